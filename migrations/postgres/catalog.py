@@ -1,0 +1,165 @@
+"""What PostgreSQL says of a table: kind, size, columns, keys, triggers, rights, and who depends on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from migrations.facts import KeyColumn
+from migrations.sql import queries
+
+if TYPE_CHECKING:
+    from migrations.definition import TableName
+    from migrations.postgres.connect import Connection
+
+_SQL = queries("catalog")
+
+#: Kinds of relation that can be walked: ordinary and partitioned tables.
+TABLES = frozenset({"r", "p"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    name: str
+    type: str
+    not_null: bool
+    generated: bool
+    identity_always: bool
+    has_default: bool
+    nondeterministic: bool
+    indexed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniqueKey:
+    """A unique key whose order a walk can follow."""
+
+    name: str
+    is_primary: bool
+    columns: tuple[KeyColumn, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trigger:
+    name: str
+    enabled: str
+    function: str
+    for_each_row: bool
+    before: bool
+    on_insert: bool
+    on_update: bool
+    of_columns: tuple[str, ...]
+    reaches_outside: bool
+
+    def fires_for(self, columns: set[str]) -> bool:
+        """Whether an UPDATE that sets these columns fires it."""
+        if not self.on_update or self.enabled in {"D", "R"}:
+            return False
+        return not self.of_columns or bool(columns & set(self.of_columns))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A relation as the catalog describes it."""
+
+    name: TableName
+    oid: int
+    kind: str
+    rows_estimate: int
+    never_analyzed: bool
+    heap_bytes: int
+    index_bytes: int
+    row_security_active: bool
+    owned: bool
+    may_select: bool
+    may_update: bool
+    replica_identity: str
+    has_children: bool
+    is_partition: bool
+    persistence: str
+    columns: tuple[Column, ...]
+    keys: tuple[UniqueKey, ...]
+    triggers: tuple[Trigger, ...]
+    publications: tuple[str, ...]
+    dependents: tuple[str, ...]
+
+    def column(self, name: str) -> Column | None:
+        return next((column for column in self.columns if column.name == name), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """The server behind a connection."""
+
+    pid: int
+    #: As in `server_version_num`: 180004 is 18.4.
+    version: int
+    in_recovery: bool
+    read_only: bool
+    may_make_temporary: bool
+    role: str
+
+
+def backend(connection: Connection) -> Backend:
+    row = connection.execute(_SQL["backend"]).fetchone()
+    return Backend(**(row or {}))
+
+
+def describe(connection: Connection, name: TableName) -> Table | None:
+    """A table, or None when there is none of that name. Runs in a transaction with an empty search_path."""
+    with connection.transaction():
+        connection.execute("SET LOCAL search_path = ''")
+        row = connection.execute(_SQL["table"], {"schema": name.schema, "name": name.name}).fetchone()
+        if row is None:
+            return None
+        of = {"oid": row["oid"]}
+        return Table(
+            name=name,
+            **{field.name: row[field.name] for field in fields(Table) if field.name in row},
+            columns=tuple(Column(**column) for column in connection.execute(_SQL["columns"], of)),
+            keys=tuple(
+                UniqueKey(
+                    name=key["name"],
+                    is_primary=key["is_primary"],
+                    columns=tuple(
+                        KeyColumn(name=column, type=type_)
+                        for column, type_ in zip(key["columns"], key["types"], strict=True)
+                    ),
+                )
+                for key in connection.execute(_SQL["keys"], of)
+            ),
+            triggers=tuple(
+                Trigger(**{**trigger, "of_columns": tuple(trigger["of_columns"])})
+                for trigger in connection.execute(_SQL["triggers"], of)
+            ),
+            publications=tuple(publication["name"] for publication in connection.execute(_SQL["publications"], of)),
+            dependents=tuple(dependent["what"] for dependent in connection.execute(_SQL["dependents"], of)),
+        )
+
+
+def similar_tables(connection: Connection, name: TableName) -> list[tuple[str, str]]:
+    """(schema, name) of tables, the likeliest meant first."""
+    rows = connection.execute(_SQL["similar_tables"], {"schema": name.schema, "name": name.name}).fetchall()
+    return [(row["schema"], row["name"]) for row in rows]
+
+
+def count_rows(connection: Connection, name: TableName) -> int:
+    """How many rows a table has, for tables too young to have an estimate."""
+    row = connection.execute(sql.SQL("SELECT count(*) AS rows FROM {}").format(name.identifier)).fetchone()
+    return int(row["rows"]) if row else 0
+
+
+def update_counters(connection: Connection, oid: int) -> dict[str, int]:
+    """`updated` and `hot` rows of a table since its statistics began."""
+    row = connection.execute(_SQL["update_counters"], {"oid": oid}).fetchone()
+    return dict(row or {"updated": 0, "hot": 0})
+
+
+def lock_holders(connection: Connection, oid: int) -> list[str]:
+    """Who holds a table, in words."""
+    rows = connection.execute(_SQL["lock_holders"], {"oid": oid}).fetchall()
+    return [
+        f"pid {row['pid']} ({row['state'] or 'background'}, {row['seconds'] or 0:.0f} s): {row['query'] or '-'}" for row in rows
+    ]

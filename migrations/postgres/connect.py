@@ -1,0 +1,136 @@
+"""Connections: how they are opened, and the settings every transaction of ours begins with.
+
+All settings are local to a transaction, so that a pooler in transaction mode cannot leak them to others.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors
+from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool
+
+from migrations.errors import Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Any: what a row holds depends on the query; `model.from_row` gives it types.
+Connection = psycopg.Connection[dict[str, Any]]
+Pool = ConnectionPool[Connection]
+
+#: Seconds to wait for a server that does not answer. Longer than a restart's refusal, shorter than a person's patience.
+CONNECT_TIMEOUT_SECONDS = 10
+
+_OPTIONS: dict[str, Any] = {
+    "row_factory": dict_row,
+    # Poolers in transaction mode do not know of prepared statements, and a plan made for one key range misleads the next.
+    "prepare_threshold": None,
+    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+    # A peer that vanished without a word is noticed within about half a minute.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+
+
+def connect(url: str, *, autocommit: bool = True, application_name: str = "backfilld") -> Connection:
+    """Open one connection. Raises Unreachable."""
+    try:
+        return psycopg.connect(url, autocommit=autocommit, application_name=application_name, **_OPTIONS)
+    except psycopg.OperationalError as exc:
+        msg = f"cannot reach PostgreSQL: {str(exc).strip()}"
+        raise Unreachable(msg) from exc
+    except psycopg.ProgrammingError as exc:
+        msg = f"BACKFILLD_DATABASE_URL is not a PostgreSQL URL: {str(exc).strip()}"
+        raise Unreachable(msg) from exc
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Connection]:
+    """A connection in autocommit mode that is closed at the end. A connection lost meanwhile raises Unreachable."""
+    with connect(url) as connection, reachable():
+        yield connection
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Translate the loss of the connection into Unreachable."""
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
+        if not lost(exc):
+            raise
+        msg = f"the connection to PostgreSQL was lost: {str(exc).strip()}"
+        raise Unreachable(msg) from exc
+
+
+def open_pool(url: str, *, size: int) -> Pool:
+    """A pool for the threads of one process; connections are opened as they are needed and checked before use."""
+    return ConnectionPool(
+        url,
+        min_size=0,
+        max_size=size,
+        # A connection left idle is one the application could have.
+        max_idle=60,
+        timeout=CONNECT_TIMEOUT_SECONDS,
+        reconnect_timeout=CONNECT_TIMEOUT_SECONDS,
+        kwargs={**_OPTIONS, "application_name": "backfilld"},
+        connection_class=psycopg.Connection[dict[str, Any]],
+        check=ConnectionPool.check_connection,
+        name="backfilld",
+        open=True,
+    )
+
+
+def lost(exc: psycopg.Error) -> bool:
+    """Whether an error means that the connection is gone, so that the outcome of a COMMIT would be unknown."""
+    if exc.sqlstate is None:
+        return isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError)
+    return exc.sqlstate.startswith("08") or isinstance(
+        exc, errors.AdminShutdown | errors.CrashShutdown | errors.CannotConnectNow | errors.IdleInTransactionSessionTimeout
+    )
+
+
+def begin_settings(
+    *, run: int, lane: int, seq: int, lock_timeout_seconds: float, statement_timeout_seconds: float, writes: str = ""
+) -> dict[str, str]:
+    """The settings of one step's transaction, for `apply_settings`.
+
+    `backfilld.batch` is how users' triggers can tell our batches from the application; `backfilld.writes` names the one
+    sync trigger whose work the batch itself does. A `statement_timeout_seconds` of 0 is no limit.
+    """
+    return {
+        "application_name": f"backfilld run={run} lane={lane} seq={seq}",
+        "lock_timeout": f"{round(lock_timeout_seconds * 1000)}ms",
+        "statement_timeout": f"{round(statement_timeout_seconds * 1000)}ms",
+        # Ends the transaction, and with it the lease, of a worker that froze.
+        "idle_in_transaction_session_timeout": "10s",
+        "backfilld.batch": "on",
+        "backfilld.writes": writes,
+        **SEMANTICS,
+    }
+
+
+#: What an expression means must not depend on who evaluates it: batch, sync trigger and verify agree on these.
+#: `row_security = off` turns rows that a policy would hide into an error.
+SEMANTICS = {
+    "row_security": "off",
+    "search_path": "",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+}
+
+
+def apply_settings(connection: Connection, settings: dict[str, str]) -> None:
+    """Set all of `settings` until the transaction ends, in one statement."""
+    calls = ", ".join(["set_config(%s, %s, true)"] * len(settings))
+    pairs = [part for item in settings.items() for part in item]
+    # The text is one fixed call repeated; the values travel as parameters.
+    connection.execute(f"SELECT {calls}".encode(), pairs)

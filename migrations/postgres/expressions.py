@@ -1,0 +1,280 @@
+"""Users' SQL expressions, checked by PostgreSQL itself before anything runs.
+
+The probe is a temporary, empty copy of the table, so that a column which is not there yet can be read and written, and so
+that nothing waits for the application. What an expression reads and calls comes from the catalog, not from guessing at text.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, LiteralString
+
+import psycopg
+from psycopg import errors, sql
+
+from migrations.errors import Finding
+from migrations.sql import queries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from migrations.definition import TableName
+    from migrations.postgres.catalog import Table
+    from migrations.postgres.connect import Connection
+
+_SQL = queries("catalog")
+
+#: PostgreSQL's lexical elements that may hold a parenthesis or a semicolon which is not one (manual, 4.1).
+_LEXEME = re.compile(
+    r"""
+      (?P<escaped>   \b[eE]' (?: [^'\\] | '' | \\. )* ' )
+    | (?P<string>    ' (?: [^'] | '' )* ' )
+    | (?P<name>      " (?: [^"] | "" )* " )
+    | (?P<dollar>    (?<![\w$]) \$ (?P<tag> [A-Za-z_\x80-\U0010ffff][\w]* )? \$ .*? \$ (?(tag)(?P=tag)) \$ )
+    | (?P<line>      -- [^\n]* )
+    | (?P<block>     /\* )
+    | (?P<open>      [(\[] )
+    | (?P<close>     [)\]] )
+    | (?P<semicolon> ; )
+    | (?P<broken>    ['"] )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_BLOCK_EDGE = re.compile(r"/\*|\*/")
+
+
+def smuggled(expression: str) -> str | None:
+    """Why a text is not one self-contained operand, or None when it is.
+
+    In parentheses that are balanced at every point, the grammar leaves room for nothing but an operand: not for a second
+    statement, not for a clause of ours to be closed and another opened.
+    """
+    depth, position = 0, 0
+    while match := _LEXEME.search(expression, position):
+        position = match.end()
+        kind = match.lastgroup if match.lastgroup != "tag" else "dollar"
+        if kind == "block":
+            end = _end_of_comment(expression, position)
+            if end is None:
+                return "a comment is not closed"
+            position = end
+        elif kind == "open":
+            depth += 1
+        elif kind == "close":
+            depth -= 1
+            if depth < 0:
+                return "a parenthesis is closed that was not opened"
+        elif kind == "semicolon":
+            return "it holds more than one statement"
+        elif kind == "broken":
+            return "a quote is not closed"
+    return "a parenthesis is not closed" if depth else None
+
+
+def _end_of_comment(text: str, position: int) -> int | None:
+    # Comments nest in PostgreSQL.
+    depth = 1
+    while depth:
+        edge = _BLOCK_EDGE.search(text, position)
+        if edge is None:
+            return None
+        depth += 1 if edge.group() == "/*" else -1
+        position = edge.end()
+    return position
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What an expression reads, and whether asking again gives the same answer."""
+
+    #: Columns of the table itself; all of them when the whole row is read.
+    reads: frozenset[str]
+    #: Other relations, by name.
+    reads_others: tuple[str, ...]
+    #: Of these, the ones whose policies hide rows from this role.
+    hidden: tuple[str, ...]
+    #: Functions that may answer differently each time, by name.
+    unrepeatable: tuple[str, ...]
+
+
+class Probe:
+    """A temporary copy of a table in which expressions are tried. Made by `probe`."""
+
+    def __init__(self, connection: Connection, table: Table, copy: sql.Identifier) -> None:
+        self._connection = connection
+        self._table = table
+        self._copy = copy
+        self._views = 0
+
+    def add_column(self, column: str, type_: str, default: str | None) -> tuple[str, bool]:
+        """Add a column to the copy; returns its type as the catalog writes it, and whether the default fills at once.
+
+        Raises Complaint: the type is not one, or brings more than a type along.
+        """
+        what = f"type {type_!r}"
+        if problem := smuggled(type_):
+            raise Complaint("type", f"{what} is not one type: {problem}")
+        with self._asking("type", what):
+            self._connection.execute(
+                sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(self._copy, sql.Identifier(column), _raw(type_))
+            )
+        added = [one for one in self._columns() if self._table.column(one["name"]) is None]
+        if len(added) != 1 or added[0]["name"] != column:
+            raise Complaint("type", f"{what} adds more than one column")
+        if added[0]["has_default"] or added[0]["not_null"] or added[0]["generated"] or added[0]["identity_always"]:
+            raise Complaint(
+                "type", f"{what} brings a default or a constraint along; name the type alone, and use default and not_null"
+            )
+        type_ = added[0]["type"]
+        if default is None:
+            return type_, False
+        if problem := smuggled(default):
+            raise Complaint("default", f"the default is not one expression: {problem}")
+        with self._asking("default", "the default"):
+            self._connection.execute(
+                sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(self._copy, sql.Identifier(column))
+            )
+            before = self._filenode()
+            self._connection.execute(
+                sql.SQL("ALTER TABLE {} ADD COLUMN {} {} DEFAULT (\n{}\n)").format(
+                    self._copy, sql.Identifier(column), _raw(type_), _raw(default)
+                )
+            )
+        return type_, self._filenode() == before
+
+    def analyse(self, expression: str, *, what: str, type_: str | None = None) -> Analysis:
+        """Have PostgreSQL parse an expression over the table. Raises Complaint with its words."""
+        if problem := smuggled(expression):
+            raise Complaint("expression", f"{what} is not one expression: {problem}")
+        self._views += 1
+        view = sql.Identifier("pg_temp", f"backfilld_probe_{self._views}")
+        with self._asking("expression", what):
+            self._connection.execute(
+                sql.SQL("CREATE TEMPORARY VIEW {} AS SELECT {} AS value FROM {}").format(
+                    sql.Identifier(f"backfilld_probe_{self._views}"), _operand(expression, type_), self._copy
+                )
+            )
+        row = self._connection.execute("SELECT %s::regclass::oid::bigint AS oid", [view.as_string()]).fetchone()
+        oid = row["oid"] if row else 0
+        reads = self._connection.execute(_SQL["view_reads"], {"view": oid}).fetchall()
+        tree = self._connection.execute(_SQL["view_tree"], {"view": oid}).fetchone()
+        nodes = tree["tree"] if tree else ""
+        own = self._own_oid()
+        # A whole-row reference leaves no column in pg_depend; it is attribute 0 of the range table entry in the tree.
+        whole_row = re.search(r"\{VAR :varno \d+ :varattno 0 ", nodes) is not None
+        columns = {row["column_name"] for row in reads if row["oid"] == own and row["column_name"]}
+        others = [row for row in reads if row["oid"] != own]
+        return Analysis(
+            reads=frozenset(column.name for column in self._table.columns) | columns if whole_row else frozenset(columns),
+            reads_others=tuple(sorted({row["relation"] for row in others})),
+            hidden=tuple(sorted({row["relation"] for row in others if row["row_security_active"]})),
+            unrepeatable=self._unrepeatable(nodes),
+        )
+
+    def check_update(self, assignments: dict[str, str], where: str | None) -> None:
+        """Have PostgreSQL plan the UPDATE itself: types that can be assigned, no aggregates, a condition that is one."""
+        sets = sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(column), _operand(text)) for column, text in assignments.items()
+        )
+        condition = sql.SQL(" WHERE {}").format(_operand(where)) if where is not None else sql.SQL("")
+        with self._asking("expression", "the update of " + ", ".join(assignments)):
+            self._connection.execute(
+                sql.SQL("EXPLAIN UPDATE {} SET {}{}").format(self._copy, sets, condition)
+            )
+
+    def has_equality(self, column: str) -> bool:
+        """Whether values of a column can be told apart by `IS DISTINCT FROM`."""
+        try:
+            with self._connection.transaction():
+                self._connection.execute(
+                    sql.SQL("EXPLAIN SELECT 1 FROM {table} WHERE {column} IS DISTINCT FROM {column}").format(
+                        table=self._copy, column=sql.Identifier(column)
+                    )
+                )
+        except errors.UndefinedFunction:
+            return False
+        return True
+
+    def _unrepeatable(self, nodes: str) -> tuple[str, ...]:
+        functions = [int(oid) for oid in re.findall(r":(?:funcid|opfuncid|aggfnoid|winfnoid) (\d+)", nodes)]
+        operators = [int(oid) for oid in re.findall(r":opno (\d+)", nodes)]
+        rows = self._connection.execute(
+            _SQL["unrepeatable_functions"], {"functions": functions, "operators": operators}
+        ).fetchall()
+        names = [f"{row['name']}()" for row in rows]
+        # CURRENT_DATE, CURRENT_USER and their like are no functions but nodes of their own.
+        if "{SQLVALUEFUNCTION " in nodes or "{NEXTVALUEEXPR " in nodes:
+            names.append("the clock or the session (CURRENT_…)")
+        return tuple(names)
+
+    def _columns(self) -> list[dict[str, object]]:
+        return self._connection.execute(_SQL["columns"], {"oid": self._own_oid()}).fetchall()
+
+    def _own_oid(self) -> int:
+        row = self._connection.execute("SELECT %s::regclass::oid::bigint AS oid", [self._copy.as_string()]).fetchone()
+        return int(row["oid"]) if row else 0
+
+    def _filenode(self) -> int:
+        row = self._connection.execute(
+            "SELECT pg_relation_filenode(%s::regclass)::bigint AS node", [self._copy.as_string()]
+        ).fetchone()
+        return int(row["node"]) if row else 0
+
+    @contextmanager
+    def _asking(self, check: str, what: str) -> Iterator[None]:
+        try:
+            with self._connection.transaction():
+                yield
+        except psycopg.Error as exc:
+            if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57")):
+                raise
+            message = exc.diag.message_primary or str(exc)
+            hint = f" ({exc.diag.message_hint})" if exc.diag.message_hint else ""
+            raise Complaint(check, f"{what}: {message}{hint}") from exc
+
+
+class Complaint(Exception):  # noqa: N818 - it is turned into a Finding, and nobody else sees it
+    """PostgreSQL does not accept a part of the migration."""
+
+    def __init__(self, check: str, problem: str) -> None:
+        super().__init__(problem)
+        self.check = check
+        self.problem = problem
+
+    def finding(self, place: str) -> Finding:
+        """As a reason for refusal. `place` names the operation."""
+        remedy = {
+            "type": "Write a type as PostgreSQL does, with its schema when it is not built in (extensions.citext)",
+            "default": "Write a constant, or an expression without columns",
+        }.get(
+            self.check,
+            "Write one SQL expression over the table's columns; names outside pg_catalog carry their schema (public.f(x))",
+        )
+        return Finding(self.check, f"{place}: {self.problem}", remedy)
+
+
+@contextmanager
+def probe(connection: Connection, table: Table) -> Iterator[Probe]:
+    """A probe of a table; everything it made is rolled back at the end."""
+    name: TableName = table.name
+    with connection.transaction(force_rollback=True):
+        connection.execute("SET LOCAL search_path = ''")
+        connection.execute("SET LOCAL lock_timeout = '2s'")
+        connection.execute(
+            sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {})").format(sql.Identifier(name.name), name.identifier)
+        )
+        yield Probe(connection, table, sql.Identifier("pg_temp", name.name))
+
+
+def _raw(text: str) -> sql.SQL:
+    return sql.SQL(text)  # type: ignore[arg-type] # a user's text, after `smuggled` found nothing
+
+
+def _operand(text: str, type_: str | None = None) -> sql.Composed:
+    operand = sql.SQL("(\n{}\n)").format(_raw(text))
+    if type_ is None:
+        return operand
+    cast: LiteralString = "CAST({} AS {})"
+    return sql.SQL(cast).format(operand, _raw(type_))

@@ -1,0 +1,31 @@
+"""Named queries: `queries("runs")["insert_run"]` is the SQL under `-- name: insert_run` in `runs.sql`.
+
+Text that never changes lives in `.sql` files, one per aggregate, where a DBA can read it and a test can EXPLAIN it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import resources
+from typing import LiteralString, cast
+
+_HEADER = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+
+
+@cache
+def queries(aggregate: str) -> dict[str, LiteralString]:
+    """The named queries of one aggregate. Raises KeyError (on use) for a name the file does not have."""
+    text = resources.files(__package__).joinpath(f"{aggregate}.sql").read_text(encoding="utf-8")
+    parts = _HEADER.split(text)[1:]
+    # The files are part of the program, so their text is as literal as if it stood here.
+    return {name: cast("LiteralString", body.strip()) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def schema_versions() -> list[tuple[int, str]]:
+    """The versions of the control schema, in order, as (number, SQL)."""
+    files = sorted(
+        (file for file in resources.files(__package__).joinpath("schema").iterdir() if file.name.endswith(".sql")),
+        key=lambda file: file.name,
+    )
+    return [(int(file.name.split("_")[0]), file.read_text(encoding="utf-8")) for file in files]

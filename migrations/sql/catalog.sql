@@ -1,0 +1,157 @@
+-- name: table
+-- What a table is, how large, and what this role may do with it.
+SELECT c.oid::bigint AS oid,
+       c.relkind::text AS kind,
+       coalesce((SELECT sum(greatest(l.reltuples, 0)) FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid
+                 WHERE p.isleaf), greatest(c.reltuples, 0))::bigint AS rows_estimate,
+       c.reltuples < 0 AS never_analyzed,
+       coalesce((SELECT sum(pg_table_size(p.relid)) FROM pg_partition_tree(c.oid) p), pg_table_size(c.oid))::bigint AS heap_bytes,
+       coalesce((SELECT sum(pg_indexes_size(p.relid)) FROM pg_partition_tree(c.oid) p), pg_indexes_size(c.oid))::bigint AS index_bytes,
+       row_security_active(c.oid) AS row_security_active,
+       pg_has_role(current_user, c.relowner, 'USAGE') AS owned,
+       has_table_privilege(c.oid, 'SELECT') AS may_select,
+       has_table_privilege(c.oid, 'UPDATE') OR has_any_column_privilege(c.oid, 'UPDATE') AS may_update,
+       c.relreplident::text AS replica_identity,
+       EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) AND c.relkind <> 'p' AS has_children,
+       c.relispartition AS is_partition,
+       c.relpersistence::text AS persistence
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s::text AND c.relname = %(name)s::text
+
+-- name: similar_tables
+-- Tables whose names are near, for a remedy.
+SELECT n.nspname AS schema, c.relname AS name
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'backfilld')
+ORDER BY n.nspname = %(schema)s::text DESC, lower(c.relname) = lower(%(name)s::text) DESC, c.relname LIMIT 500
+
+-- name: columns
+-- The columns of a table in order. Types are written under an empty search_path, so they mean the same everywhere.
+SELECT a.attname AS name,
+       format_type(a.atttypid, a.atttypmod) AS type,
+       a.attnotnull AS not_null,
+       a.attgenerated <> '' AS generated,
+       a.attidentity = 'a' AS identity_always,
+       d.adbin IS NOT NULL AS has_default,
+       coalesce(NOT l.collisdeterministic, false) AS nondeterministic,
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND a.attnum = ANY (i.indkey::smallint[])) AS indexed
+FROM pg_attribute a
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+LEFT JOIN pg_collation l ON l.oid = a.attcollation
+WHERE a.attrelid = %(oid)s::bigint::oid AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum
+
+-- name: keys
+-- Unique keys that a walk can follow: valid, whole, of NOT NULL columns, in the ascending order that comparisons of the
+-- columns themselves have. The primary key comes first, then the shortest.
+SELECT k.index_name AS name, k.is_primary, k.columns, k.types
+FROM (
+    SELECT x.relname AS index_name, i.indisprimary AS is_primary,
+           array_agg(a.attname::text ORDER BY n.n) AS columns,
+           array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY n.n) AS types,
+           bool_and(a.attnotnull
+                    AND i.indoption[n.n] & 1 = 0
+                    AND i.indcollation[n.n] = a.attcollation
+                    AND o.opcdefault
+                    AND o.opcnamespace = 'pg_catalog'::regnamespace) AS usable
+    FROM pg_index i
+    JOIN pg_class x ON x.oid = i.indexrelid
+    CROSS JOIN LATERAL generate_series(0, i.indnkeyatts - 1) AS n(n)
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[n.n]
+    JOIN pg_opclass o ON o.oid = i.indclass[n.n]
+    WHERE i.indrelid = %(oid)s::bigint::oid AND i.indisunique AND i.indisvalid AND i.indisready
+      AND i.indpred IS NULL AND i.indexprs IS NULL
+    GROUP BY x.relname, i.indisprimary
+) k
+WHERE k.usable
+ORDER BY k.is_primary DESC, cardinality(k.columns), k.index_name
+
+-- name: triggers
+-- Triggers of a table, and whether they reach outside the database.
+SELECT t.tgname AS name,
+       t.tgenabled::text AS enabled,
+       p.pronamespace::regnamespace::text || '.' || p.proname AS function,
+       (t.tgtype & 1) = 1 AS for_each_row,
+       (t.tgtype & 2) = 2 AS before,
+       (t.tgtype & 4) = 4 AS on_insert,
+       (t.tgtype & 16) = 16 AS on_update,
+       coalesce((SELECT array_agg(a.attname::text) FROM pg_attribute a
+                 WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr::smallint[])), '{}') AS of_columns,
+       coalesce(p.prosrc, '') ~* '(net\.http_|http_request|pg_notify|dblink|realtime\.|pgmq\.|cron\.)'
+           OR p.pronamespace::regnamespace::text IN ('supabase_functions', 'net') AS reaches_outside
+FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+WHERE t.tgrelid = %(oid)s::bigint::oid AND NOT t.tgisinternal
+ORDER BY t.tgname COLLATE "C"
+
+-- name: publications
+-- Publications that send every change of a table on.
+SELECT DISTINCT p.pubname AS name FROM pg_publication_tables p
+JOIN pg_class c ON c.relname = p.tablename JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = p.schemaname
+WHERE p.pubname IS NOT NULL
+  AND c.oid IN (SELECT relid FROM pg_partition_tree(%(oid)s::bigint::oid) UNION SELECT %(oid)s::bigint::oid)
+ORDER BY 1
+
+-- name: dependents
+-- Views, materialized views and functions that the catalog knows to depend on a table, and policies on it.
+SELECT DISTINCT pg_describe_object(d.classid, d.objid, 0) AS what
+FROM (
+    SELECT 'pg_class'::regclass AS classid, r.ev_class AS objid
+    FROM pg_depend e JOIN pg_rewrite r ON r.oid = e.objid
+    WHERE e.classid = 'pg_rewrite'::regclass AND e.refclassid = 'pg_class'::regclass
+      AND e.refobjid = %(oid)s::bigint::oid AND r.ev_class <> %(oid)s::bigint::oid
+    UNION
+    SELECT e.classid, e.objid FROM pg_depend e
+    WHERE e.classid IN ('pg_proc'::regclass, 'pg_policy'::regclass) AND e.refclassid = 'pg_class'::regclass
+      AND e.refobjid = %(oid)s::bigint::oid
+) d
+ORDER BY 1
+
+-- name: update_counters
+-- How many rows of a table were updated so far, and how many of them in place (HOT).
+SELECT coalesce(sum(s.n_tup_upd), 0)::bigint AS updated, coalesce(sum(s.n_tup_hot_upd), 0)::bigint AS hot
+FROM pg_stat_all_tables s
+WHERE s.relid = %(oid)s::bigint::oid OR s.relid IN (SELECT relid FROM pg_partition_tree(%(oid)s::bigint::oid))
+
+-- name: lock_holders
+-- Who holds a table, oldest transaction first: the ones a DDL statement waits for.
+SELECT a.pid, a.state, left(a.query, 80) AS query,
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds
+FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.relation = %(oid)s::bigint::oid AND l.granted AND l.pid <> pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY a.xact_start NULLS LAST LIMIT 3
+
+-- name: view_reads
+-- What a probe view reads: columns of its table by name, and other relations with their row security.
+SELECT d.refobjid::bigint AS oid,
+       d.refobjid::regclass::text AS relation,
+       a.attname AS column_name,
+       row_security_active(d.refobjid) AS row_security_active
+FROM pg_depend d
+JOIN pg_rewrite r ON r.oid = d.objid
+LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND d.refobjsubid > 0
+WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+  AND r.ev_class = %(view)s::bigint::oid AND d.refobjid <> r.ev_class
+
+-- name: view_tree
+-- The parse tree of a probe view, in which every function it calls stands by its oid.
+SELECT ev_action::text AS tree FROM pg_rewrite WHERE ev_class = %(view)s::bigint::oid
+
+-- name: unrepeatable_functions
+-- Of these functions and operators, those that may answer differently when asked again.
+SELECT DISTINCT p.proname AS name
+FROM pg_proc p
+WHERE (p.oid = ANY (%(functions)s::bigint[]::oid[])
+       OR p.oid IN (SELECT oprcode FROM pg_operator WHERE oid = ANY (%(operators)s::bigint[]::oid[])))
+  AND (p.provolatile = 'v'
+       OR p.pronamespace = 'pg_catalog'::regnamespace
+          AND p.proname IN ('now', 'transaction_timestamp', 'statement_timestamp', 'txid_current',
+                            'pg_current_xact_id', 'txid_current_snapshot', 'pg_current_snapshot')
+       OR p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = 'age' AND p.pronargs = 1)
+ORDER BY 1
+
+-- name: backend
+-- The server process behind a connection, and the server's version.
+SELECT pg_backend_pid() AS pid, current_setting('server_version_num')::integer AS version,
+       pg_is_in_recovery() AS in_recovery, current_setting('transaction_read_only') = 'on' AS read_only,
+       has_database_privilege(current_database(), 'TEMP') AS may_make_temporary, current_user::text AS role

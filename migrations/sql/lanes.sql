@@ -1,0 +1,134 @@
+-- name: read_lane
+-- A lane, without a lock: enough to know whether a message is stale.
+SELECT run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_rows, recent, rows_walked, rows_changed,
+       rows_residual, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
+FROM backfilld.lanes WHERE run = %(run)s::bigint AND lane = %(lane)s::integer
+
+-- name: claim_lane
+-- Take the lane for one step. No row: somebody else took the step meanwhile.
+SELECT run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_rows, recent, rows_walked, rows_changed,
+       rows_residual, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
+FROM backfilld.lanes
+WHERE run = %(run)s::bigint AND lane = %(lane)s::integer AND seq = %(seq)s::bigint AND done_at IS NULL
+FOR UPDATE
+
+-- name: lanes_of
+-- All lanes of a run.
+SELECT run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_rows, recent, rows_walked, rows_changed,
+       rows_residual, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
+FROM backfilld.lanes WHERE run = %(run)s::bigint ORDER BY lane
+
+-- name: insert_lane
+-- One more lane of a run. The caller holds lane 0, so that numbers do not collide.
+INSERT INTO backfilld.lanes (run, lane, kind, operation, pass, relation, bounds, batch_rows)
+SELECT %(run)s::bigint, max(lane) + 1, %(kind)s::text, %(operation)s::integer, %(pass)s::integer, %(relation)s::text,
+       %(bounds)s::jsonb, %(batch_rows)s::integer
+FROM backfilld.lanes WHERE run = %(run)s::bigint
+RETURNING lane
+
+-- name: extend_lane
+-- Residual rows next to residual rows: the lane that will mend them grows.
+UPDATE backfilld.lanes SET bounds = jsonb_set(bounds, '{upto}', %(upto)s::jsonb)
+WHERE run = %(run)s::bigint AND kind = 'backfill' AND pass = %(pass)s::integer AND operation = %(operation)s::integer
+  AND bounds -> 'upto' = %(after)s::jsonb AND seq = 0
+
+-- name: lock_conductor
+-- Keep other lanes of the run from adding lanes or waking the conductor until this transaction ends.
+SELECT seq FROM backfilld.lanes WHERE run = %(run)s::bigint AND lane = 0 FOR UPDATE
+
+-- name: advance_lane
+-- The checkpoint: cursor, counters and the next message's seq, in the transaction of the rows.
+UPDATE backfilld.lanes
+SET cursor = %(cursor)s::jsonb,
+    seq = seq + 1,
+    batch_rows = %(batch_rows)s::integer,
+    recent = %(recent)s::jsonb,
+    rows_walked = rows_walked + %(walked)s::bigint,
+    rows_changed = rows_changed + %(changed)s::bigint,
+    rows_residual = rows_residual + %(residual)s::bigint,
+    batches_committed = batches_committed + 1,
+    attempts = 0,
+    last_error = NULL,
+    next_run_at = CASE WHEN %(sleeps)s::boolean THEN NULL ELSE clock_timestamp() END,
+    enqueued_at = clock_timestamp(),
+    progressed_at = clock_timestamp(),
+    done_at = CASE WHEN %(done)s::boolean THEN clock_timestamp() END
+WHERE run = %(run)s::bigint AND lane = %(lane)s::integer AND seq = %(seq)s::bigint
+RETURNING seq
+
+-- name: postpone_lane
+-- The lane comes back by itself: after an error, with the reason and a smaller batch; after a hold, with neither.
+UPDATE backfilld.lanes
+SET next_run_at = clock_timestamp() + make_interval(secs => %(delay_seconds)s::float8),
+    attempts = %(attempts)s::integer,
+    batch_rows = %(batch_rows)s::integer,
+    batches_retried = batches_retried + %(retried)s::integer,
+    last_error = coalesce(%(error)s::jsonb, last_error)
+WHERE run = %(run)s::bigint AND lane = %(lane)s::integer AND seq = %(seq)s::bigint AND done_at IS NULL
+
+-- name: wake_conductor
+-- A lane has ended: the conductor looks whether all have.
+UPDATE backfilld.lanes SET next_run_at = clock_timestamp(), enqueued_at = clock_timestamp()
+WHERE run = %(run)s::bigint AND lane = 0 AND done_at IS NULL
+RETURNING seq
+
+-- name: wake_run
+-- Every open lane of a run may work now; sleeping conductors stay asleep unless asked for.
+UPDATE backfilld.lanes SET next_run_at = clock_timestamp(), attempts = 0, last_error = NULL
+WHERE run = %(run)s::bigint AND done_at IS NULL AND (next_run_at IS NOT NULL OR %(conductor)s::boolean)
+
+-- name: open_lanes
+-- Lanes of the present pass that are not at their end.
+SELECT count(*) AS open FROM backfilld.lanes
+WHERE run = %(run)s::bigint AND pass = %(pass)s::integer AND kind = ANY(%(kinds)s::text[]) AND done_at IS NULL
+
+-- name: pass_result
+-- What the lanes of a pass found and did.
+SELECT coalesce(sum(rows_residual), 0)::bigint AS residual, coalesce(sum(rows_walked), 0)::bigint AS walked
+FROM backfilld.lanes WHERE run = %(run)s::bigint AND pass = %(pass)s::integer AND kind = %(kind)s::text
+
+-- name: due_lanes
+-- Lanes that should be working and that nobody woke for `grace_seconds`. A lane that is being worked on is locked and
+-- skipped, so the grace only has to cover the wait in the queue.
+WITH due AS (
+    SELECT l.run, l.lane
+    FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
+    WHERE l.done_at IS NULL
+      AND r.state IN ('queued', 'running')
+      AND l.next_run_at <= clock_timestamp()
+      AND greatest(l.enqueued_at, l.next_run_at) < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8)
+      AND (l.kind = 'conductor'
+           OR l.pass = r.pass AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry')
+                                   OR r.phase = 'verify' AND l.kind = 'verify'))
+    ORDER BY l.next_run_at
+    LIMIT 1000
+    FOR UPDATE OF l SKIP LOCKED
+)
+UPDATE backfilld.lanes l SET enqueued_at = clock_timestamp()
+FROM due WHERE l.run = due.run AND l.lane = due.lane
+RETURNING l.run, l.lane, l.seq
+
+-- name: startable
+-- The lanes that a message may wake at once: those of the run's present phase and pass.
+UPDATE backfilld.lanes l SET enqueued_at = clock_timestamp()
+FROM backfilld.runs r
+WHERE l.run = %(run)s::bigint AND r.run = l.run AND l.done_at IS NULL AND l.next_run_at <= clock_timestamp()
+  AND r.state IN ('queued', 'running')
+  AND (l.kind = 'conductor'
+       OR l.pass = r.pass AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry')
+                               OR r.phase = 'verify' AND l.kind = 'verify'))
+RETURNING l.run, l.lane, l.seq
+
+-- name: in_flight
+-- Lanes of a run that somebody holds at this moment.
+WITH free AS (SELECT lane FROM backfilld.lanes WHERE run = %(run)s::bigint FOR UPDATE SKIP LOCKED)
+SELECT (SELECT count(*) FROM backfilld.lanes WHERE run = %(run)s::bigint) - (SELECT count(*) FROM free) AS held
+
+-- name: message_age
+-- Seconds the oldest due lane has waited for its step.
+SELECT coalesce(max(extract(epoch FROM clock_timestamp() - greatest(l.next_run_at, l.enqueued_at))), 0)::float8 AS seconds
+FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
+WHERE l.done_at IS NULL AND r.state IN ('queued', 'running') AND l.next_run_at <= clock_timestamp()
+  AND (l.kind = 'conductor'
+       OR l.pass = r.pass AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry')
+                               OR r.phase = 'verify' AND l.kind = 'verify'))

@@ -1,0 +1,31 @@
+-- name: read_pace
+-- The database's pace, and how old the reading behind it is.
+SELECT width, max_width, hold_reason, extract(epoch FROM clock_timestamp() - sampled_at)::float8 AS age_seconds
+FROM backfilld.pace
+
+-- name: take_pace
+-- Become the one governor of this moment. No row: another worker is reading.
+SELECT width, max_width, hold_reason, readings,
+       extract(epoch FROM clock_timestamp() - sampled_at)::float8 AS age_seconds,
+       extract(epoch FROM clock_timestamp() - widened_at)::float8 AS since_widened_seconds
+FROM backfilld.pace FOR UPDATE SKIP LOCKED
+
+-- name: write_pace
+-- The governor's verdict.
+UPDATE backfilld.pace
+SET width = %(width)s::integer,
+    hold_reason = %(hold_reason)s::text,
+    held_since = CASE WHEN %(hold_reason)s::text IS NULL THEN NULL ELSE coalesce(held_since, clock_timestamp()) END,
+    readings = %(readings)s::jsonb,
+    widened_at = CASE WHEN %(width)s::integer > width THEN clock_timestamp() ELSE coalesce(widened_at, clock_timestamp()) END,
+    sampled_at = clock_timestamp()
+
+-- name: set_max_width
+-- A person sets how many lanes may work at once, at most.
+UPDATE backfilld.pace SET max_width = %(max_width)s::integer, width = least(width, %(max_width)s::integer)
+
+-- name: take_permit
+-- One of `width` permits, for as long as this transaction lasts. No row: all are taken.
+SELECT permit FROM backfilld.permits
+WHERE permit <= (SELECT width FROM backfilld.pace)
+ORDER BY permit LIMIT 1 FOR UPDATE SKIP LOCKED

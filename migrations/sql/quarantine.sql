@@ -1,0 +1,31 @@
+-- name: set_aside
+-- A row that cannot be converted; met again, it is counted.
+INSERT INTO backfilld.quarantine (run, operation, relation, key, sqlstate, error)
+VALUES (%(run)s::bigint, %(operation)s::integer, %(relation)s::text, %(key)s::jsonb, %(sqlstate)s::text, %(error)s::text)
+ON CONFLICT (run, operation, key) DO UPDATE
+SET sqlstate = excluded.sqlstate, error = excluded.error, retry = false, attempts = backfilld.quarantine.attempts + 1,
+    quarantined_at = clock_timestamp()
+
+-- name: release
+-- A row of the quarantine was converted.
+DELETE FROM backfilld.quarantine
+WHERE run = %(run)s::bigint AND operation = %(operation)s::integer AND key = %(key)s::jsonb
+
+-- name: quarantined
+-- The rows of a run that are set aside.
+SELECT quarantine, run, operation, relation, key, sqlstate, error, retry, attempts, quarantined_at
+FROM backfilld.quarantine WHERE run = %(run)s::bigint ORDER BY quarantine LIMIT %(limit)s::integer
+
+-- name: count_quarantined
+-- How many rows of a run are set aside.
+SELECT count(*) AS quarantined FROM backfilld.quarantine WHERE run = %(run)s::bigint
+
+-- name: mark_for_retry
+-- All rows of a run that are set aside are to be tried again.
+UPDATE backfilld.quarantine SET retry = true WHERE run = %(run)s::bigint RETURNING operation
+
+-- name: next_retry
+-- The next row to try again.
+SELECT quarantine, run, operation, relation, key, sqlstate, error, retry, attempts, quarantined_at
+FROM backfilld.quarantine
+WHERE run = %(run)s::bigint AND operation = %(operation)s::integer AND retry ORDER BY quarantine LIMIT 1

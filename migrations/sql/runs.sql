@@ -1,0 +1,122 @@
+-- name: insert_run
+-- A new run of a migration. Fails on `runs_name_in_use` when the name has one already.
+INSERT INTO backfilld.runs (name, checksum, definition, settings, facts, requested_by)
+VALUES (%(name)s::text, %(checksum)s::text, %(definition)s::jsonb, %(settings)s::jsonb, %(facts)s::jsonb, %(requested_by)s::text)
+RETURNING run
+
+-- name: insert_conductor
+-- Lane 0, which does the phases.
+INSERT INTO backfilld.lanes (run, lane, kind) VALUES (%(run)s::bigint, 0, 'conductor')
+
+-- name: run_by_id
+-- One run, whole.
+SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
+       verified_at, error, hot_baseline, requested_by, created_at, updated_at, started_at, ended_at
+FROM backfilld.runs WHERE run = %(run)s::bigint
+
+-- name: run_by_name
+-- The newest run of a name.
+SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
+       verified_at, error, hot_baseline, requested_by, created_at, updated_at, started_at, ended_at
+FROM backfilld.runs WHERE name = %(name)s::text ORDER BY run DESC LIMIT 1
+
+-- name: runs
+-- Every run, newest first; those that have ended only when asked for.
+SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
+       verified_at, error, hot_baseline, requested_by, created_at, updated_at, started_at, ended_at
+FROM backfilld.runs
+WHERE %(ended)s::boolean OR ended_at IS NULL
+ORDER BY run DESC LIMIT 200
+
+-- name: lock_run
+-- Where a run stands, held until the transaction ends.
+SELECT name, state, phase, wish, settings, approved, pass FROM backfilld.runs WHERE run = %(run)s::bigint FOR UPDATE
+
+-- name: standing
+-- What a step must know before it works: the run's state and settings and the database's pace.
+SELECT r.name, r.phase, r.state, r.pass, r.settings, p.width, p.max_width, p.hold_reason,
+       extract(epoch FROM clock_timestamp() - p.sampled_at)::float8 AS age_seconds
+FROM backfilld.runs r CROSS JOIN backfilld.pace p
+WHERE r.run = %(run)s::bigint
+
+-- name: set_state
+-- A run's new state, with the wish and the error that belong to it.
+UPDATE backfilld.runs
+SET state = %(state)s::text,
+    wish = %(wish)s::text,
+    error = %(error)s::jsonb,
+    started_at = CASE WHEN %(state)s::text = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
+    ended_at = CASE WHEN %(state)s::text IN ('cancelled', 'rolled_back', 'completed') THEN clock_timestamp() END,
+    updated_at = clock_timestamp()
+WHERE run = %(run)s::bigint
+
+-- name: set_phase
+-- A run enters a phase.
+UPDATE backfilld.runs SET phase = %(phase)s::text, updated_at = clock_timestamp() WHERE run = %(run)s::bigint
+
+-- name: set_totals
+-- How many rows the walk passes over, and the table's update counters before it.
+UPDATE backfilld.runs SET rows_total = %(rows_total)s::bigint, hot_baseline = coalesce(%(hot_baseline)s::jsonb, hot_baseline)
+WHERE run = %(run)s::bigint
+
+-- name: set_pass
+-- The data is walked once more.
+UPDATE backfilld.runs SET pass = %(pass)s::integer, phase = 'backfill', verified_at = NULL, updated_at = clock_timestamp()
+WHERE run = %(run)s::bigint
+
+-- name: set_residual
+-- What a verifying walk found.
+UPDATE backfilld.runs
+SET residual_rows = %(residual)s::bigint,
+    verified_at = CASE WHEN %(verified)s::boolean THEN clock_timestamp() END,
+    updated_at = clock_timestamp()
+WHERE run = %(run)s::bigint
+
+-- name: approve
+-- A person lets a phase begin.
+UPDATE backfilld.runs SET approved = approved || %(phase)s::text, updated_at = clock_timestamp()
+WHERE run = %(run)s::bigint AND NOT approved @> ARRAY[%(phase)s::text]
+
+-- name: tune
+-- New settings for a run, from its next batch on.
+UPDATE backfilld.runs SET settings = %(settings)s::jsonb, updated_at = clock_timestamp() WHERE run = %(run)s::bigint
+
+-- name: stopping
+-- Runs that were asked to stop, and for how long they have been stopping.
+SELECT run, name, state, extract(epoch FROM clock_timestamp() - updated_at)::float8 AS seconds
+FROM backfilld.runs WHERE state IN ('pausing', 'cancelling')
+
+-- name: cancel_statements
+-- Cancel what our own backends are running for a run. A backend that has gone on to another run's batch in this
+-- very moment only repeats that batch.
+SELECT count(*) FILTER (WHERE pg_cancel_backend(pid)) AS cancelled
+FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND state = 'active' AND pid <> pg_backend_pid()
+  AND application_name LIKE 'backfilld run=' || %(run)s::bigint || ' %%'
+
+-- name: progress
+-- The numbers of a run's walk, for status and metrics.
+SELECT coalesce(sum(l.rows_changed), 0)::bigint AS rows_changed,
+       coalesce(sum(l.rows_walked) FILTER (WHERE l.kind = 'backfill' AND l.pass = 1), 0)::bigint AS rows_walked,
+       coalesce(sum(l.rows_walked) FILTER (WHERE l.kind = 'verify' AND l.pass = r.pass), 0)::bigint AS rows_verified,
+       coalesce(sum(l.batches_committed), 0)::bigint AS batches_committed,
+       coalesce(sum(l.batches_retried), 0)::bigint AS batches_retried,
+       count(*) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NULL AND l.pass = r.pass) AS lanes_open,
+       count(*) FILTER (WHERE l.kind <> 'conductor' AND l.pass = r.pass) AS lanes,
+       max(l.progressed_at) AS progressed_at,
+       coalesce(jsonb_agg(l.recent) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NULL), '[]') AS recent,
+       coalesce(jsonb_agg(jsonb_build_object('lane', l.lane) || l.last_error) FILTER (WHERE l.last_error IS NOT NULL), '[]') AS errors,
+       (SELECT count(*) FROM backfilld.quarantine q WHERE q.run = r.run) AS quarantined
+FROM backfilld.runs r JOIN backfilld.lanes l USING (run)
+WHERE r.run = %(run)s::bigint
+GROUP BY r.run
+
+-- name: hot_updates
+-- How often rows of these tables and their partitions were updated, and how often without touching an index.
+-- By name, not by regclass: to look at a name needs no privilege on its schema.
+SELECT coalesce(sum(pg_stat_get_tuples_updated(part.relid)), 0)::bigint AS updated,
+       coalesce(sum(pg_stat_get_tuples_hot_updated(part.relid)), 0)::bigint AS hot
+FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted (nspname, relname)
+JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.nspname
+JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relname
+CROSS JOIN LATERAL (SELECT c.oid AS relid UNION SELECT tree.relid::oid FROM pg_partition_tree(c.oid) tree) AS part

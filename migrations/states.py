@@ -1,0 +1,120 @@
+"""The life of a run: its states, its phases, and which change may follow which.
+
+A wish is a state: `pause` writes `pausing`, and only a worker writes `paused`, once no batch is in flight.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a run stands. A hold is not a state: it is `hold_reason`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+    FAILED = "failed"
+    COMPLETED = "completed"
+
+
+class Phase(StrEnum):
+    """The phases of a change, in order."""
+
+    EXPAND = "expand"
+    BACKFILL = "backfill"
+    VERIFY = "verify"
+    SWITCH = "switch"
+    CONTRACT = "contract"
+    DONE = "done"
+
+    @property
+    def next(self) -> Phase:
+        """The phase that follows; `done` follows itself."""
+        order = list(Phase)
+        return order[min(order.index(self) + 1, len(order) - 1)]
+
+    def is_past(self, other: Phase) -> bool:
+        """Whether a run in this phase has finished `other`."""
+        order = list(Phase)
+        return order.index(self) > order.index(other)
+
+
+class Wish(StrEnum):
+    """What a person asked of a run and the workers have not yet done."""
+
+    PAUSE = "pause"
+    CANCEL = "cancel"
+
+
+#: States in which workers take steps.
+ACTIVE = frozenset({State.QUEUED, State.RUNNING})
+#: States on the way to a stop: no new batch starts, the one in flight is let go or cancelled.
+STOPPING = frozenset({State.PAUSING, State.CANCELLING})
+#: States a run leaves only through `resume` or `enqueue`, or never.
+ENDED = frozenset({State.CANCELLED, State.ROLLED_BACK, State.COMPLETED})
+#: States in which nothing happens until somebody acts.
+RESTING = ENDED | {State.PAUSED, State.FAILED, State.WAITING}
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset(
+        {
+            State.RUNNING,  # worker: took the first step
+            State.PAUSING,  # person: pause, before any step
+            State.CANCELLING,  # person: cancel, before any step
+            State.FAILED,  # worker: the first step met an error that will not go away
+        }
+    ),
+    State.RUNNING: frozenset(
+        {
+            State.WAITING,  # worker: the next phase needs an approval
+            State.PAUSING,  # person: pause
+            State.PAUSED,  # worker: a cap or an unmended row stopped the run; `error` says which
+            State.CANCELLING,  # person: cancel
+            State.FAILED,  # worker: an error that will not go away
+            State.COMPLETED,  # worker: every phase is done and verified
+        }
+    ),
+    State.WAITING: frozenset(
+        {
+            State.RUNNING,  # person: approve
+            State.PAUSING,  # person: pause
+            State.CANCELLING,  # person: cancel
+        }
+    ),
+    State.PAUSING: frozenset(
+        {
+            State.PAUSED,  # worker: no batch is in flight any more
+            State.RUNNING,  # person: resume, before the pause was complete
+            State.CANCELLING,  # person: cancel
+        }
+    ),
+    State.PAUSED: frozenset(
+        {
+            State.RUNNING,  # person: resume, or a retry of quarantined rows
+            State.CANCELLING,  # person: cancel
+        }
+    ),
+    State.CANCELLING: frozenset({State.CANCELLED}),  # worker: no batch is in flight any more
+    State.FAILED: frozenset(
+        {
+            State.RUNNING,  # person: resume, after the cause was mended
+            State.CANCELLING,  # person: cancel
+        }
+    ),
+    State.ROLLING_BACK: frozenset({State.ROLLED_BACK, State.FAILED}),  # worker: everything added was taken away, or not
+    State.CANCELLED: frozenset(),
+    State.ROLLED_BACK: frozenset(),
+    State.COMPLETED: frozenset(),
+}
+
+
+def allowed(before: State, after: State) -> bool:
+    """Whether a run may go from one state to the other."""
+    return after in TRANSITIONS[before]

@@ -1,0 +1,24 @@
+"""The audit: who did what, and every change of state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg.types.json import Jsonb
+
+from migrations.sql import queries
+
+if TYPE_CHECKING:
+    from migrations.postgres.connect import Connection
+
+_SQL = queries("events")
+
+
+def record(connection: Connection, run: int | None, *, actor: str, what: str, **detail: Any) -> None:
+    """Add one line to the audit. Any: the detail is JSON, read by people."""
+    connection.execute(_SQL["record_event"], {"run": run, "actor": actor, "what": what, "detail": Jsonb(detail)})
+
+
+def story(connection: Connection, run: int) -> list[dict[str, Any]]:
+    """All events of a run, oldest first. Any: columns of the audit, for printing."""
+    return connection.execute(_SQL["events_of"], {"run": run}).fetchall()

@@ -1,0 +1,191 @@
+"""Lanes: claimed, advanced, postponed, and found when nobody woke them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg.types.json import Jsonb
+
+from migrations.messages import LaneMessage
+from migrations.model import Bounds, Key, Lane, Timing
+from migrations.settings import TARGET
+from migrations.sql import queries
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from migrations.model import Row
+    from migrations.postgres.connect import Connection
+
+_SQL = queries("lanes")
+
+#: Statement texts that the claim sends in one round trip together with others.
+CLAIM = _SQL["claim_lane"]
+
+
+def read(connection: Connection, run: int, lane: int) -> Lane | None:
+    """A lane, without a lock."""
+    row = connection.execute(_SQL["read_lane"], {"run": run, "lane": lane}).fetchone()
+    return Lane.from_row(row) if row else None
+
+
+def of_run(connection: Connection, run: int) -> list[Lane]:
+    """All lanes of a run, the conductor first."""
+    return [Lane.from_row(row) for row in connection.execute(_SQL["lanes_of"], {"run": run}).fetchall()]
+
+
+def lock_conductor(connection: Connection, run: int) -> None:
+    """Keep other lanes of the run from adding lanes until this transaction ends."""
+    connection.execute(_SQL["lock_conductor"], {"run": run})
+
+
+def insert(  # noqa: PLR0913 - one row; each column is named where it is called
+    connection: Connection,
+    run: int,
+    *,
+    kind: str,
+    operation: int,
+    pass_: int,
+    relation: str,
+    bounds: Bounds,
+    batch_rows: int = 1000,
+) -> int:
+    """One more lane; returns its number. The caller holds the conductor."""
+    row = connection.execute(
+        _SQL["insert_lane"],
+        {
+            "run": run,
+            "kind": kind,
+            "operation": operation,
+            "pass": pass_,
+            "relation": relation,
+            "bounds": Jsonb(bounds.to_json()),
+            "batch_rows": batch_rows,
+        },
+    ).fetchone()
+    return int(row["lane"]) if row else 0
+
+
+def extend(  # noqa: PLR0913 - names one lane by what it is for
+    connection: Connection, run: int, *, operation: int, pass_: int, after: Key | None, upto: Key | None
+) -> bool:
+    """Let the untouched lane that ends at `after` go on to `upto`; False when there is none."""
+    if after is None:
+        return False
+    cursor = connection.execute(
+        _SQL["extend_lane"],
+        {
+            "run": run,
+            "operation": operation,
+            "pass": pass_,
+            "after": Jsonb(list(after)),
+            "upto": Jsonb(list(upto) if upto is not None else None),
+        },
+    )
+    return cursor.rowcount > 0
+
+
+def advance(  # noqa: PLR0913 - the checkpoint: each counter is named where it is called
+    connection: Connection,
+    lane: Lane,
+    *,
+    cursor: Any,  # JSON: a key, or the conductor's step
+    walked: int = 0,
+    changed: int = 0,
+    residual: int = 0,
+    batch_rows: int | None = None,
+    recent: Sequence[Timing] = (),
+    done: bool = False,
+    sleeps: bool = False,
+) -> bool:
+    """Write the checkpoint of a step; False when the step was taken by somebody else, and must be rolled back."""
+    row = connection.execute(
+        _SQL["advance_lane"],
+        {
+            "run": lane.run,
+            "lane": lane.lane,
+            "seq": lane.seq,
+            "cursor": Jsonb(list(cursor) if isinstance(cursor, tuple) else cursor) if cursor is not None else None,
+            "walked": walked,
+            "changed": changed,
+            "residual": residual,
+            "batch_rows": batch_rows or lane.batch_rows,
+            "recent": Jsonb([[timing.rows, timing.seconds, timing.at] for timing in recent]),
+            "done": done,
+            "sleeps": sleeps,
+        },
+    ).fetchone()
+    return row is not None
+
+
+def postpone(  # noqa: PLR0913 - one row; each column is named where it is called
+    connection: Connection,
+    lane: Lane,
+    *,
+    delay_seconds: float,
+    attempts: int | None = None,
+    batch_rows: int | None = None,
+    error: Mapping[str, Any] | None = None,  # Any: JSON for people
+    retried: bool = False,
+) -> None:
+    """Let a lane come back by itself in `delay_seconds`. Waiting is written down, not slept."""
+    connection.execute(
+        _SQL["postpone_lane"],
+        {
+            "run": lane.run,
+            "lane": lane.lane,
+            "seq": lane.seq,
+            "delay_seconds": delay_seconds,
+            "attempts": attempts if attempts is not None else lane.attempts,
+            "batch_rows": batch_rows or lane.batch_rows,
+            "retried": int(retried),
+            "error": Jsonb(dict(error)) if error is not None else None,
+        },
+    )
+
+
+def wake_conductor(connection: Connection, run: int) -> LaneMessage | None:
+    """A lane has ended: let the conductor look whether all have. The message is to be sent after the commit."""
+    row = connection.execute(_SQL["wake_conductor"], {"run": run}).fetchone()
+    return LaneMessage(target=TARGET, run=run, lane=0, seq=row["seq"]) if row else None
+
+
+def wake_run(connection: Connection, run: int, *, conductor: bool = True) -> None:
+    """Let every open lane of a run work now, and forget its past errors."""
+    connection.execute(_SQL["wake_run"], {"run": run, "conductor": conductor})
+
+
+def count_open(connection: Connection, run: int, *, pass_: int, kinds: Sequence[str]) -> int:
+    row = connection.execute(_SQL["open_lanes"], {"run": run, "pass": pass_, "kinds": list(kinds)}).fetchone()
+    return int(row["open"]) if row else 0
+
+
+def pass_result(connection: Connection, run: int, *, pass_: int, kind: str) -> tuple[int, int]:
+    """(rows still needing work, rows walked) of a pass."""
+    row = connection.execute(_SQL["pass_result"], {"run": run, "pass": pass_, "kind": kind}).fetchone()
+    return (row["residual"], row["walked"]) if row else (0, 0)
+
+
+def due(connection: Connection, *, grace_seconds: float) -> list[LaneMessage]:
+    """Messages for lanes that should be working and that nobody woke for `grace_seconds`."""
+    return _messages(connection.execute(_SQL["due_lanes"], {"grace_seconds": grace_seconds}).fetchall())
+
+
+def startable(connection: Connection, run: int) -> list[LaneMessage]:
+    """Messages for the lanes of a run that may work now."""
+    return _messages(connection.execute(_SQL["startable"], {"run": run}).fetchall())
+
+
+def in_flight(connection: Connection, run: int) -> int:
+    """How many lanes of a run somebody holds at this moment. The caller holds the run."""
+    row = connection.execute(_SQL["in_flight"], {"run": run}).fetchone()
+    return int(row["held"]) if row else 0
+
+
+def message_age_seconds(connection: Connection) -> float:
+    row = connection.execute(_SQL["message_age"]).fetchone()
+    return float(row["seconds"]) if row else 0.0
+
+
+def _messages(rows: list[Row]) -> list[LaneMessage]:
+    return [LaneMessage(target=TARGET, run=row["run"], lane=row["lane"], seq=row["seq"]) for row in rows]

@@ -1,0 +1,60 @@
+"""The pace: how hard this database may be worked; one row, written by one governor at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg.types.json import Jsonb
+
+from migrations.model import Pace
+from migrations.sql import queries
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from migrations.postgres.connect import Connection
+
+_SQL = queries("pace")
+
+#: Statement text that the claim sends in one round trip together with others.
+TAKE_PERMIT = _SQL["take_permit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """The pace as the governor found it, held until its transaction ends."""
+
+    width: int
+    max_width: int
+    hold_reason: str | None
+    #: Any: the last readings, by signal.
+    readings: Mapping[str, Any]
+    age_seconds: float | None
+    since_widened_seconds: float | None
+
+
+def read(connection: Connection) -> Pace:
+    """The database's pace. Raises LookupError when the control schema is damaged."""
+    row = connection.execute(_SQL["read_pace"]).fetchone()
+    if row is None:
+        msg = "backfilld.pace is empty"
+        raise LookupError(msg)
+    return Pace.from_row(row)
+
+
+def take(connection: Connection) -> Taken | None:
+    """Become the one governor of this moment; None when another worker is."""
+    row = connection.execute(_SQL["take_pace"]).fetchone()
+    return Taken(**row) if row else None
+
+
+def write(connection: Connection, *, width: int, hold_reason: str | None, readings: Mapping[str, Any]) -> None:
+    """Write the verdict. Any: readings by signal, for people."""
+    connection.execute(
+        _SQL["write_pace"], {"width": width, "hold_reason": hold_reason, "readings": Jsonb(dict(readings))}
+    )
+
+
+def set_max_width(connection: Connection, max_width: int) -> None:
+    connection.execute(_SQL["set_max_width"], {"max_width": max_width})

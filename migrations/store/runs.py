@@ -1,0 +1,204 @@
+"""Runs: made, found, and moved from state to state, one allowed edge at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg import errors
+from psycopg.types.json import Jsonb
+
+from migrations.definition import RunSettings
+from migrations.errors import UsageError
+from migrations.model import Row, Run
+from migrations.sql import queries
+from migrations.states import Phase, State, Wish, allowed
+from migrations.store import events
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from migrations.definition import Migration
+    from migrations.facts import Facts
+    from migrations.postgres.connect import Connection
+
+_SQL = queries("runs")
+
+#: Who acts when no person does.
+WORKER = "worker"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What a step must know before it works."""
+
+    name: str
+    phase: Phase
+    state: State
+    pass_: int
+    settings: RunSettings
+    width: int
+    hold_reason: str | None
+    #: Seconds since the governor's reading; None when there never was one.
+    age_seconds: float | None
+
+    @classmethod
+    def from_row(cls, row: Row) -> Standing:
+        return cls(
+            name=row["name"],
+            phase=Phase(row["phase"]),
+            state=State(row["state"]),
+            pass_=row["pass"],
+            settings=RunSettings.model_validate(row["settings"]),
+            width=row["width"],
+            hold_reason=row["hold_reason"],
+            age_seconds=row["age_seconds"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A run whose row this transaction holds."""
+
+    run: int
+    name: str
+    state: State
+    phase: Phase
+    wish: Wish | None
+    settings: RunSettings
+    approved: frozenset[Phase]
+    pass_: int
+
+
+def insert(connection: Connection, migration: Migration, facts: tuple[Facts, ...], *, actor: str) -> int:
+    """A new run with its conductor; returns its id. Raises UsageError when the name is in use."""
+    try:
+        with connection.transaction():
+            row = connection.execute(
+                _SQL["insert_run"],
+                {
+                    "name": migration.name,
+                    "checksum": migration.checksum,
+                    "definition": Jsonb(migration.canonical()),
+                    "settings": Jsonb(migration.settings.model_dump(mode="json")),
+                    "facts": Jsonb([fact.to_json() for fact in facts]),
+                    "requested_by": actor,
+                },
+            ).fetchone()
+            run = int(row["run"]) if row else 0
+            connection.execute(_SQL["insert_conductor"], {"run": run})
+            events.record(connection, run, actor=actor, what="run.enqueued", checksum=migration.checksum)
+    except errors.UniqueViolation as exc:
+        msg = f"a run named {migration.name} exists already"
+        raise UsageError(msg) from exc
+    return run
+
+
+def get(connection: Connection, run: int) -> Run | None:
+    """One run, or None."""
+    row = connection.execute(_SQL["run_by_id"], {"run": run}).fetchone()
+    return Run.from_row(row) if row else None
+
+
+def find(connection: Connection, reference: str) -> Run | None:
+    """The run of an id, or the newest of a name; a name made of digits is found by name only when no id fits."""
+    if reference.isdecimal() and len(reference) < 19 and (run := get(connection, int(reference))):
+        return run
+    row = connection.execute(_SQL["run_by_name"], {"name": reference}).fetchone()
+    return Run.from_row(row) if row else None
+
+
+def listed(connection: Connection, *, ended: bool = False) -> list[Run]:
+    """Runs, newest first; those that have ended only when asked for."""
+    return [Run.from_row(row) for row in connection.execute(_SQL["runs"], {"ended": ended}).fetchall()]
+
+
+def hold(connection: Connection, run: int) -> Held | None:
+    """Lock a run's row until the transaction ends."""
+    row = connection.execute(_SQL["lock_run"], {"run": run}).fetchone()
+    if row is None:
+        return None
+    return Held(
+        run=run,
+        name=row["name"],
+        state=State(row["state"]),
+        phase=Phase(row["phase"]),
+        wish=Wish(row["wish"]) if row["wish"] else None,
+        settings=RunSettings.model_validate(row["settings"]),
+        approved=frozenset(Phase(phase) for phase in row["approved"]),
+        pass_=row["pass"],
+    )
+
+
+def set_state(  # noqa: PLR0913 - one row, one act: each part is named where it is called
+    connection: Connection,
+    held: Held,
+    state: State,
+    *,
+    actor: str,
+    reason: str,
+    wish: Wish | None = None,
+    error: Mapping[str, Any] | None = None,  # Any: JSON for people
+) -> None:
+    """Move a run that this transaction holds to another state, and say so in the audit. Raises UsageError off the table."""
+    if not allowed(held.state, state):
+        msg = f"run {held.name} is {held.state}, and cannot become {state}"
+        raise UsageError(msg)
+    connection.execute(
+        _SQL["set_state"],
+        {"run": held.run, "state": state, "wish": wish, "error": Jsonb(dict(error)) if error is not None else None},
+    )
+    events.record(
+        connection, held.run, actor=actor, what=f"run.{state}", before=held.state, reason=reason, error=dict(error or {})
+    )
+
+
+def set_phase(connection: Connection, run: int, phase: Phase) -> None:
+    connection.execute(_SQL["set_phase"], {"run": run, "phase": phase})
+    events.record(connection, run, actor=WORKER, what=f"phase.{phase}")
+
+
+def set_totals(connection: Connection, run: int, *, rows_total: int, hot_baseline: Mapping[str, int] | None = None) -> None:
+    baseline = Jsonb(dict(hot_baseline)) if hot_baseline is not None else None
+    connection.execute(_SQL["set_totals"], {"run": run, "rows_total": rows_total, "hot_baseline": baseline})
+
+
+def set_pass(connection: Connection, run: int, pass_: int, *, reason: str) -> None:
+    """Walk the data once more: the run goes back to its backfill phase."""
+    connection.execute(_SQL["set_pass"], {"run": run, "pass": pass_})
+    events.record(connection, run, actor=WORKER, what="phase.backfill", **{"pass": pass_, "reason": reason})
+
+
+def set_residual(connection: Connection, run: int, *, residual: int, verified: bool) -> None:
+    connection.execute(_SQL["set_residual"], {"run": run, "residual": residual, "verified": verified})
+    events.record(connection, run, actor=WORKER, what="run.verified" if verified else "run.residual", residual_rows=residual)
+
+
+def approve(connection: Connection, run: int, phase: Phase, *, actor: str) -> None:
+    connection.execute(_SQL["approve"], {"run": run, "phase": phase})
+    events.record(connection, run, actor=actor, what="phase.approved", phase=phase)
+
+
+def tune(connection: Connection, run: int, settings: RunSettings, *, actor: str) -> None:
+    connection.execute(_SQL["tune"], {"run": run, "settings": Jsonb(settings.model_dump(mode="json"))})
+    events.record(connection, run, actor=actor, what="run.tuned", settings=settings.model_dump(mode="json"))
+
+
+def stopping(connection: Connection) -> list[Row]:
+    """Runs that were asked to stop: `run, name, state, seconds`."""
+    return connection.execute(_SQL["stopping"]).fetchall()
+
+
+def cancel_statements(connection: Connection, run: int) -> int:
+    """Cancel what our own backends are running for a run; returns how many were."""
+    row = connection.execute(_SQL["cancel_statements"], {"run": run}).fetchone()
+    return int(row["cancelled"]) if row else 0
+
+
+def progress(connection: Connection, run: int) -> Row:
+    """The numbers of a run's walk: see `progress` in runs.sql."""
+    row = connection.execute(_SQL["progress"], {"run": run}).fetchone()
+    if row is None:
+        msg = f"run {run} has no conductor"
+        raise LookupError(msg)
+    return row

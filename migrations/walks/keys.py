@@ -1,0 +1,139 @@
+"""The key walk: a table in the order of a unique key, a range of rows at a time.
+
+Ranges are found by counting rows, never by adding to a number, so gaps in the key cost nothing. Keys travel as text with a
+cast, so any type works whose order the index knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from migrations.model import Bounds, Key
+
+if TYPE_CHECKING:
+    from migrations.definition import TableName
+    from migrations.facts import KeyColumn
+    from migrations.postgres.connect import Connection
+
+#: A statement and its parameters.
+Query = tuple[sql.Composed, list[Any]]  # Any: whatever psycopg can send
+
+#: Tables up to this many rows are split by all their keys; larger ones by a sample of about as many.
+SAMPLE_ROWS = 50_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyWalk:
+    """A table and the unique key it is walked by."""
+
+    table: TableName
+    key: tuple[KeyColumn, ...]
+
+    def within(self, bounds: Bounds) -> tuple[sql.Composable, list[str]]:
+        """The condition for keys in `bounds`."""
+        conditions: list[sql.Composable] = []
+        parameters: list[str] = []
+        for operator, edge in ((">", bounds.after), ("<=", bounds.upto)):
+            if edge is not None:
+                conditions.append(sql.SQL("{} {} {}").format(self._row(), sql.SQL(operator), self._values()))
+                parameters += edge
+        return (sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")), parameters
+
+    def at(self, key: Key) -> tuple[sql.Composable, list[str]]:
+        """The condition for exactly one key."""
+        return sql.SQL("{} = {}").format(self._row(), self._values()), list(key)
+
+    def bound(self, bounds: Bounds, rows: int) -> Query:
+        """The key `rows` rows into `bounds`; no row when there are fewer left."""
+        condition, parameters = self.within(bounds)
+        query = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {} OFFSET %s LIMIT 1").format(
+            self._texts(), self.table.identifier, condition, self._order()
+        )
+        return query, [*parameters, rows - 1]
+
+    def count(self, bounds: Bounds) -> Query:
+        """How many rows `bounds` holds."""
+        condition, parameters = self.within(bounds)
+        query = sql.SQL("SELECT count(*) AS rows FROM {} WHERE {}").format(self.table.identifier, condition)
+        return query, list(parameters)
+
+    def last(self) -> Query:
+        """The greatest key; no row for an empty table."""
+        query = sql.SQL("SELECT {} FROM {} ORDER BY {} LIMIT 1").format(
+            self._texts(), self.table.identifier, self._order(descending=True)
+        )
+        return query, []
+
+    def tiles(self, tiles: int, *, sample_percent: float) -> Query:
+        """The last key of each of `tiles` equal shares of the rows, by all rows or by a sample of pages."""
+        sample = sql.SQL(" TABLESAMPLE SYSTEM ({})").format(sample_percent) if sample_percent < 100 else sql.SQL("")
+        names = sql.SQL(", ").join(sql.Identifier(column.name) for column in self.key)
+        descending = sql.SQL(", ").join(sql.SQL("{} DESC").format(sql.Identifier("s", column.name)) for column in self.key)
+        texts = sql.SQL(", ").join(
+            sql.SQL("{}::text").format(sql.Identifier("s", column.name)) for column in self.key
+        )
+        query = sql.SQL(
+            "SELECT DISTINCT ON (s.tile_of_row) {texts} FROM ("
+            "SELECT {names}, ntile(%s) OVER (ORDER BY {order}) AS tile_of_row FROM {table}{sample}) s "
+            "ORDER BY s.tile_of_row, {descending}"
+        ).format(
+            texts=texts,
+            names=names,
+            order=self._order(),
+            table=self.table.identifier,
+            sample=sample,
+            descending=descending,
+        )
+        return query, [tiles]
+
+    def _row(self) -> sql.Composable:
+        return _tuple([self._column(column) for column in self.key])
+
+    def _values(self) -> sql.Composable:
+        # The type comes from format_type, which quotes what needs quoting.
+        return _tuple([sql.SQL("%s::{}").format(sql.SQL(column.type)) for column in self.key])  # type: ignore[arg-type]
+
+    def _texts(self) -> sql.Composed:
+        return sql.SQL(", ").join(sql.SQL("{}::text").format(self._column(column)) for column in self.key)
+
+    def _order(self, *, descending: bool = False) -> sql.Composed:
+        # Qualified, because a bare name would mean the output column, which is text.
+        direction = sql.SQL(" DESC" if descending else "")
+        return sql.SQL(", ").join(sql.Composed([self._column(column), direction]) for column in self.key)
+
+    def _column(self, column: KeyColumn) -> sql.Identifier:
+        return sql.Identifier(self.table.name, column.name)
+
+
+def _tuple(parts: list[sql.Composable]) -> sql.Composable:
+    # A row of one column would be `ROW(a)`, which no index serves.
+    return parts[0] if len(parts) == 1 else sql.SQL("({})").format(sql.SQL(", ").join(parts))
+
+
+def fetch_key(connection: Connection, query: Query) -> Key | None:
+    """The one key a query gives, or None."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(*query).fetchone()
+    return row
+
+
+def split(connection: Connection, walk: KeyWalk, *, lanes: int, rows_estimate: int) -> list[Bounds]:
+    """Cut the table into up to `lanes` slices of about equally many rows, by the real distribution of its keys.
+
+    The last slice ends at the greatest key of this moment: rows added later are the sync trigger's and verify's.
+    An empty table has no slices.
+    """
+    last = fetch_key(connection, walk.last())
+    if last is None:
+        return []
+    percent = 100.0 if rows_estimate <= SAMPLE_ROWS else max(100.0 * SAMPLE_ROWS / rows_estimate, 0.001)
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        edges = cursor.execute(*walk.tiles(lanes, sample_percent=percent)).fetchall()[: lanes - 1]
+    starts: list[Key | None] = [None, *edges]
+    ends: list[Key] = [*edges, last]
+    # A sample may end at the last key itself, and a table of few rows gives fewer tiles.
+    return [Bounds(after=start, upto=end) for start, end in zip(starts, ends, strict=True) if start != end and start != last]

@@ -1,0 +1,87 @@
+"""What a walk does to the rows it passes: which columns get which expression, and which rows still need it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+if TYPE_CHECKING:
+    from migrations.definition import TableName
+    from migrations.facts import Facts, Target
+
+
+def expression(text: str) -> sql.Composed:
+    """A user's expression as one operand.
+
+    It was checked to be one; the line breaks end a trailing comment. Percent signs are doubled because every statement
+    it becomes part of is sent with parameters.
+    """
+    return sql.SQL("(\n{}\n)").format(sql.SQL(text.replace("%", "%%")))  # type: ignore[arg-type] # checked by preflight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """A column and the expression it gets."""
+
+    target: Target
+    expression: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewrite:
+    """Set columns of a table to expressions, where a condition holds."""
+
+    table: TableName
+    facts: Facts
+    assignments: tuple[Assignment, ...]
+    where: str | None = None
+    #: Values that cannot be told from wrong ones (a fresh uuid) fill columns that are NULL, and those only.
+    fills_null: bool = False
+    #: A row whose value would be NULL is a row that cannot be converted.
+    not_null: bool = False
+    #: The sync trigger whose work the batch itself does, so that it need not fire; empty for none.
+    writes: str = ""
+
+    @property
+    def set_clause(self) -> sql.Composed:
+        return sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(one.target.column), expression(one.expression))
+            for one in self.assignments
+        )
+
+    @property
+    def needs_work(self) -> sql.Composed:
+        """True for rows that are not as they should be; false for each row once it is done.
+
+        For expressions that cannot be repeated it is only the user's condition: the walk visits each key once.
+        """
+        conditions = [expression(self.where)] if self.where is not None else []
+        if self.fills_null:
+            nulls = [sql.SQL("{} IS NULL").format(self._column(one.target)) for one in self.assignments]
+            conditions.append(sql.Composed([sql.SQL("("), sql.SQL(" OR ").join(nulls), sql.SQL(")")]))
+        elif self.facts.repeatable:
+            differs = [self._differs(one) for one in self.assignments]
+            if self.not_null:
+                differs += [sql.SQL("{} IS NULL").format(self._column(one.target)) for one in self.assignments]
+            conditions.append(sql.Composed([sql.SQL("("), sql.SQL(" OR ").join(differs), sql.SQL(")")]))
+        return sql.SQL(" AND ").join(conditions) if conditions else sql.Composed([sql.SQL("true")])
+
+    @property
+    def verifiable(self) -> bool:
+        """Whether a look at a row tells that it is done."""
+        return self.facts.repeatable or self.fills_null
+
+    def _column(self, target: Target) -> sql.Identifier:
+        # Qualified by the table's bare name: that is how the expression sees it, and an output column cannot shadow it.
+        return sql.Identifier(self.table.name, target.column)
+
+    def _differs(self, one: Assignment) -> sql.Composed:
+        # The explicit cast gives the value the column would hold; where it would not fit, the assignment fails and says so.
+        value = sql.SQL("CAST({} AS {})").format(expression(one.expression), sql.SQL(one.target.type))  # type: ignore[arg-type] # from format_type
+        if one.target.as_text:
+            return sql.SQL('{}::text COLLATE "C" IS DISTINCT FROM {}::text COLLATE "C"').format(
+                self._column(one.target), value
+            )
+        return sql.SQL("{} IS DISTINCT FROM {}").format(self._column(one.target), value)

@@ -1,0 +1,409 @@
+"""What people see in a terminal: tables, the page of one run, a plan, and the live view of `watch`.
+
+Everything here takes values and gives back something `rich` can print; nothing reads the database. Names and messages come
+from databases and files, so they are shown as they are, never read as markup and never sent raw to the terminal.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich import box
+from rich.console import Group
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from migrations.states import ENDED, Phase, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import datetime
+    from types import TracebackType
+    from typing import Self
+
+    from rich.console import Console, RenderableType
+
+    from migrations.errors import Finding
+    from migrations.model import Lane, Quarantined
+    from monitoring.progress import Progress
+
+#: Without a terminal, at most one line per run in this time, unless its state or phase changed: logs are kept and read.
+LINE_EVERY_SECONDS = 2.0
+#: A page ends with the newest events; `backfilld events` has them all.
+EVENTS_ON_A_PAGE = 8
+#: Below this, a table of runs leaves out what the page of a run has too.
+WIDE = 100
+
+STYLES: dict[State, str] = {
+    State.QUEUED: "cyan",
+    State.RUNNING: "green",
+    State.WAITING: "yellow",
+    State.PAUSING: "yellow",
+    State.PAUSED: "yellow",
+    State.CANCELLING: "yellow",
+    State.CANCELLED: "dim",
+    State.ROLLING_BACK: "yellow",
+    State.ROLLED_BACK: "dim",
+    State.FAILED: "bold red",
+    State.COMPLETED: "bold green",
+}
+
+
+# --- words and numbers -------------------------------------------------------------------------------------------------
+
+
+def safe(value: object) -> str:
+    """Text of a user's on one line, with nothing in it that a terminal would obey."""
+    return "".join(
+        c if c.isprintable() else " " if c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in str(value)
+    )
+
+
+def number(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Two units at most: 44 s, 3 min 20 s, 2 h 05 min, 3 d 4 h."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s" if minutes < 10 else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes:02} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
+def size(amount: float | None) -> str:
+    """Bytes, in the units PostgreSQL uses."""
+    if amount is None:
+        return "?"
+    value = float(amount)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TB"
+
+
+def moment(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def rate(progress: Progress) -> str:
+    return f"{number(progress.rows_per_second)} rows/s"
+
+
+def rows(progress: Progress) -> str:
+    """What has been passed over and what was changed; one number where they agree."""
+    if progress.rows_total is None:
+        return f"{number(progress.rows_done)} rows"
+    walked = f"{number(progress.rows_walked)} of {number(progress.rows_total)} rows"
+    if progress.phase is Phase.VERIFY:
+        return f"{number(progress.rows_verified)} of {number(progress.rows_total)} rows verified"
+    return walked if progress.rows_done == progress.rows_walked else f"{walked}, {number(progress.rows_done)} changed"
+
+
+def line(progress: Progress) -> str:
+    """A run on one line, for logs: no colour, no control character."""
+    parts = [f"{progress.name}: {progress.phase} {progress.state}", f"{progress.percent:.1f} %", rows(progress)]
+    if progress.state is State.RUNNING:
+        parts.append(rate(progress))
+    if progress.eta_seconds is not None:
+        parts.append(f"{duration(progress.eta_seconds)} left")
+    if progress.state is State.RUNNING:
+        parts.append(f"width {progress.width}")
+    if progress.quarantined:
+        parts.append(f"{number(progress.quarantined)} quarantined")
+    if progress.hold_reason:
+        parts.append(f"hold: {progress.hold_reason}")
+    if progress.state in {State.FAILED, State.PAUSED} and progress.errors:
+        parts.append(f"error: {progress.errors[0]['message']}")
+    return safe(", ".join(parts))
+
+
+# --- one run -----------------------------------------------------------------------------------------------------------
+
+
+def block(progress: Progress) -> RenderableType:
+    """A run in four or five lines, as `watch` shows it."""
+    head = Table.grid(expand=True, padding=(0, 1))
+    head.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    head.add_column(justify="right", no_wrap=True)
+    head.add_row(
+        Text.assemble((safe(progress.name), "bold"), (f"  run {progress.run}", "dim")),
+        Text.assemble((str(progress.phase), "cyan"), (" · ", "dim"), (str(progress.state), STYLES[progress.state])),
+    )
+    return Group(head, _bar(progress), _numbers(progress), *_remarks(progress))
+
+
+def page(
+    progress: Progress,
+    lanes: Sequence[Lane],
+    events: Sequence[Mapping[str, Any]],  # Any: columns of the audit
+) -> RenderableType:
+    """All about one run."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("phase", _phases(progress))
+    facts.add_row("verified", _verified(progress))
+    if progress.hot_update_ratio is not None:
+        facts.add_row("HOT updates", f"{progress.hot_update_ratio:.1%}")
+    facts.add_row("created", f"{moment(progress.created_at)} UTC")
+    facts.add_row("last moved", f"{moment(progress.updated_at)} UTC")
+    parts: list[RenderableType] = [block(progress), Text(), facts]
+    if progress.errors:
+        parts += [Text(), _title("errors"), _error_table(progress)]
+    walking = [lane for lane in lanes if lane.kind != "conductor"]
+    if walking:
+        parts += [Text(), _title("lanes"), lane_table(walking)]
+    if events:
+        parts += [Text(), _title("last events"), event_table(events[-EVENTS_ON_A_PAGE:])]
+    return Group(*parts)
+
+
+def _bar(progress: Progress) -> RenderableType:
+    bar = Table.grid(expand=True, padding=(0, 1))
+    bar.add_column(ratio=1)
+    bar.add_column(justify="right", no_wrap=True)
+    style = "red" if progress.state is State.FAILED else "yellow" if progress.state in _STOPPED else "green"
+    bar.add_row(
+        ProgressBar(total=100, completed=progress.percent, complete_style=style, finished_style=style),
+        Text(f"{progress.percent:.1f} %"),
+    )
+    return bar
+
+
+_STOPPED = frozenset({State.PAUSED, State.PAUSING, State.CANCELLING, State.CANCELLED, State.ROLLED_BACK})
+
+
+def _numbers(progress: Progress) -> Text:
+    parts = [rows(progress)]
+    if progress.state is State.RUNNING:
+        parts.append(rate(progress))
+        if progress.eta_seconds is not None:
+            parts.append(f"{duration(progress.eta_seconds)} left")
+        parts.append(f"{progress.lanes} lanes, width {progress.width}")
+    return Text(" · ".join(parts))
+
+
+def _remarks(progress: Progress) -> list[Text]:
+    """What a person should know or do, one line each."""
+    remarks = []
+    if progress.hold_reason:
+        remarks.append(Text.assemble(("hold  ", "yellow"), safe(progress.hold_reason)))
+    if progress.state in {State.FAILED, State.PAUSED}:
+        remarks += [Text.assemble(("error ", "red"), safe(error["message"])) for error in progress.errors[:1]]
+    if progress.quarantined:
+        rows_ = "row" if progress.quarantined == 1 else "rows"
+        remarks.append(
+            Text.assemble(
+                (f"{number(progress.quarantined)} {rows_} quarantined", "yellow"),
+                (f": backfilld quarantine list {safe(progress.name)}", "dim"),
+            )
+        )
+    return remarks
+
+
+def _phases(progress: Progress) -> Text:
+    words = []
+    for phase in Phase:
+        done = progress.phase.is_past(phase) or progress.state is State.COMPLETED
+        words.append((str(phase), "bold" if phase is progress.phase else "green" if done else "dim"))
+    return Text(" > ", style="dim").join(Text(word, style=style) for word, style in words)
+
+
+def _verified(progress: Progress) -> Text:
+    if progress.verified:
+        return Text("yes, no row needs work", style="green")
+    if progress.residual_rows:
+        return Text(f"no, {number(progress.residual_rows)} rows still needed work", style="yellow")
+    return Text("not yet")
+
+
+def _error_table(progress: Progress) -> Table:
+    table = _plain_table("lane", "class", "SQLSTATE", "message")
+    for error in progress.errors:
+        table.add_row(*(safe(error.get(key) if error.get(key) is not None else "") for key in ("lane", "class", "sqlstate", "message")))
+    return table
+
+
+def lane_table(lanes: Iterable[Lane]) -> Table:
+    table = _plain_table("lane", "kind", "table", "state", "walked", "changed", "batches", "retried", right=range(4, 8))
+    for lane in lanes:
+        state = "done" if lane.done_at is not None else "retrying" if lane.attempts else "open"
+        table.add_row(
+            str(lane.lane),
+            lane.kind,
+            safe(lane.relation),
+            Text(state, style={"done": "dim", "retrying": "yellow"}.get(state, "")),
+            number(lane.rows_walked),
+            number(lane.rows_changed),
+            number(lane.batches_committed),
+            number(lane.batches_retried),
+        )
+    return table
+
+
+def event_table(events: Iterable[Mapping[str, Any]]) -> Table:  # Any: columns of the audit
+    table = _plain_table("at (UTC)", "who", "what", "detail")
+    for event in events:
+        detail = {key: value for key, value in event["detail"].items() if value not in (None, "", {}, [])}
+        table.add_row(
+            moment(event["at"]),
+            safe(event["actor"]),
+            safe(event["what"]),
+            safe(", ".join(f"{key}: {value}" for key, value in detail.items())),
+        )
+    return table
+
+
+# --- many runs ---------------------------------------------------------------------------------------------------------
+
+
+def overview(runs: Sequence[Progress], *, width: int) -> RenderableType:
+    """Every run on a line, newest first; what holds one, or what it failed of, on the next."""
+    if not runs:
+        return Text("no runs yet: backfilld enqueue FILE", style="dim")
+    wide = width >= WIDE
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), show_edge=False)
+    table.add_column("run", justify="right", no_wrap=True)
+    table.add_column("name", ratio=1, overflow="fold")
+    table.add_column("phase", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("done", justify="right", no_wrap=True)
+    table.add_column("rows/s", justify="right", no_wrap=True)
+    table.add_column("left", justify="right", no_wrap=True)
+    if wide:
+        table.add_column("rows changed", justify="right", no_wrap=True)
+        table.add_column("quarantined", justify="right", no_wrap=True)
+    for progress in runs:
+        moving = progress.state not in ENDED
+        name = Text(safe(progress.name))
+        for remark in _remarks(progress):
+            name.append("\n")
+            name.append(remark)
+        cells: list[RenderableType] = [
+            str(progress.run),
+            name,
+            str(progress.phase),
+            Text(str(progress.state), style=STYLES[progress.state]),
+            f"{progress.percent:.1f} %",
+            number(progress.rows_per_second) if moving else "",
+            duration(progress.eta_seconds) if progress.eta_seconds is not None else "",
+        ]
+        if wide:
+            cells += [number(progress.rows_done), number(progress.quarantined) if progress.quarantined else ""]
+        table.add_row(*cells)
+    return table
+
+
+def quarantine(rows_: Sequence[Quarantined]) -> RenderableType:
+    """Rows that are set aside: which, why, and how often they were tried."""
+    if not rows_:
+        return Text("no rows are set aside", style="dim")
+    table = _plain_table("table", "key", "SQLSTATE", "error", "tries", right=[4])
+    for row in rows_:
+        tries = f"{row.attempts}, retry" if row.retry else str(row.attempts)
+        table.add_row(safe(row.relation), safe(", ".join(row.key)), safe(row.sqlstate), safe(row.error), tries)
+    return table
+
+
+# --- a plan ------------------------------------------------------------------------------------------------------------
+
+
+class TableReport(Protocol):
+    """What a plan knows of a table; see `migrations.plan`."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def refusals(findings: Sequence[Finding]) -> RenderableType:
+    """Why it cannot run, and what to do about each."""
+    lines = []
+    for finding in findings:
+        lines += [
+            Text.assemble(("refused  ", "bold red"), (safe(finding.check), "dim")),
+            Padding(Text(safe(finding.problem)), (0, 0, 0, 2)),
+            Padding(Text(safe(finding.remedy), style="green"), (0, 0, 0, 2)),
+        ]
+    return Group(*lines)
+
+
+# --- watching ----------------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """The live view: a block per run that is redrawn in a terminal; elsewhere a line whenever there is news."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
+        self._told: dict[int, _Told] = {}
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, runs: Sequence[Progress]) -> None:
+        """The runs as they are now; call it as often as you like."""
+        if self._live is not None:
+            blocks: list[RenderableType] = []
+            for progress in runs:
+                blocks += [block(progress), Text()]
+            self._live.update(Group(*blocks[:-1]), refresh=True)
+            return
+        for progress in runs:
+            self._tell(progress)
+
+    def _tell(self, progress: Progress) -> None:
+        now, text = self._clock(), line(progress)
+        told = self._told.get(progress.run)
+        standing = (progress.phase, progress.state)
+        if told is not None and told.standing == standing:
+            if told.text == text or now - told.at < LINE_EVERY_SECONDS:
+                return
+        self._told[progress.run] = _Told(now, standing, text)
+        self._console.print(Text(text), soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """The last line a run was told in."""
+
+    at: float
+    standing: tuple[Phase, State]
+    text: str
+
+
+def _title(text: str) -> Rule:
+    return Rule(Text(text, style="bold"), align="left", style="dim", characters="─")
+
+
+def _plain_table(*columns: str, right: Iterable[int] = ()) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index in right else "left", overflow="fold")
+    return table

@@ -1,0 +1,165 @@
+"""A real PostgreSQL for the tests: one embedded server per test process, a database of its own for each test.
+
+`BACKFILLD_TEST_DATABASE_URL` names a server of your own instead; its user must be a superuser. Databases called
+`backfilld_test_…` are made and dropped there, and nothing else is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from producers.embedded import EmbeddedFailed, EmbeddedPostgres, EmbeddedUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SUPABASE_EMULATION = Path(__file__).with_name("supabase_emulation.sql")
+
+
+def missing_service(reason: str) -> NoReturn:
+    """A service that cannot be had: skip on a laptop, fail in CI, where a skip would pass for success."""
+    if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def embedded_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """The embedded server of this test process, whatever the environment names.
+
+    Its bootstrap superuser is `supabase_admin`, so that `postgres` can be the ordinary role that it is on Supabase.
+    A test that stops it has to start it again.
+    """
+    try:
+        server = EmbeddedPostgres(superuser="supabase_admin")
+        server.start()
+    except (EmbeddedUnavailable, EmbeddedFailed) as error:
+        missing_service(str(error))
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def admin_url(request: pytest.FixtureRequest) -> str:
+    """A superuser's URL of the server under test, to a database that no test writes to."""
+    url = os.environ.get("BACKFILLD_TEST_DATABASE_URL")
+    if url is None:
+        server: EmbeddedPostgres = request.getfixturevalue("embedded_postgres")
+        return server.url()
+    try:
+        with psycopg.connect(url, connect_timeout=10) as connection:
+            role = connection.execute("select rolsuper from pg_roles where rolname = current_user").fetchone()
+    except psycopg.OperationalError as error:
+        missing_service(f"BACKFILLD_TEST_DATABASE_URL cannot be used: {error}")
+    if role != (True,):
+        missing_service("BACKFILLD_TEST_DATABASE_URL must name a superuser")
+    return url
+
+
+@pytest.fixture(scope="session")
+def template(admin_url: str) -> Iterator[str]:
+    """The name of a database that holds the control schema, made once; `database_url` copies it."""
+    with _database(admin_url, copy_of="template0") as url:
+        if find_spec("migrations.store.schema") is not None:
+            with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
+                import_module("migrations.store.schema").ensure(connection)
+        yield urlsplit(url).path.removeprefix("/")
+
+
+@pytest.fixture
+def database_url(admin_url: str, template: str) -> Iterator[str]:
+    """A fresh database with the control schema, as a superuser; dropped with whoever is still connected."""
+    with _database(admin_url, copy_of=template) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(admin_url: str) -> Iterator[str]:
+    """A fresh database without the control schema, as a superuser."""
+    with _database(admin_url, copy_of="template0") as url:
+        yield url
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[psycopg.Connection[dict[str, Any]]]:
+    """To the database of `database_url`: autocommit and rows as dicts (Any: a column has the type it has), as all of ours are."""
+    with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def plain_role(admin_url: str) -> Iterator[tuple[str, str]]:
+    """Name and password of a role that may log in and nothing else: it sees what row security lets it see."""
+    name, password = f"backfilld_test_plain_{secrets.token_hex(4)}", secrets.token_hex(12)
+    with psycopg.connect(admin_url, autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("create role {} login nosuperuser nobypassrls nocreatedb nocreaterole password {}").format(
+                sql.Identifier(name), sql.Literal(password)
+            )
+        )
+    yield name, password
+    with psycopg.connect(admin_url, autocommit=True) as admin:
+        admin.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def plain_role_url(database_url: str, plain_role: tuple[str, str]) -> str:
+    """The database of `database_url`, as a NOSUPERUSER NOBYPASSRLS role that owns nothing and was granted nothing."""
+    name, password = plain_role
+    return _with_user(database_url, name, password)
+
+
+@pytest.fixture
+def supabase_admin_url(embedded_postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A fresh database that looks like a Supabase project, as the superuser `supabase_admin` that users do not get.
+
+    Always on the embedded server: elsewhere the role `postgres` is a superuser, and what is tested here is that it is not.
+    """
+    with _database(embedded_postgres.url(), copy_of="template0") as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(SUPABASE_EMULATION.read_bytes())
+        yield url
+
+
+@pytest.fixture
+def supabase_url(supabase_admin_url: str) -> str:
+    """The database of `supabase_admin_url`, as `postgres`: NOSUPERUSER, BYPASSRLS, as a project's own user is."""
+    return _with_user(supabase_admin_url, "postgres", None)
+
+
+@contextmanager
+def _database(admin_url: str, *, copy_of: str) -> Iterator[str]:
+    """A database for as long as the context lasts. Each end connects anew: in between the test may restart the server."""
+    name = f"backfilld_test_{secrets.token_hex(6)}"
+    with psycopg.connect(admin_url, autocommit=True) as admin:
+        admin.execute(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(copy_of)))
+    try:
+        yield _with_database(admin_url, name)
+    finally:
+        with psycopg.connect(admin_url, autocommit=True) as admin:
+            admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+
+def _with_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{quote(name, safe='')}"))
+
+
+def _with_user(url: str, user: str, password: str | None) -> str:
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    secret = f":{quote(password, safe='')}" if password else ""
+    return urlunsplit(parts._replace(netloc=f"{quote(user, safe='')}{secret}@{place}"))
