@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from migrations.definition import Migration, RunSettings
+from migrations.facts import Facts
 from migrations.states import Phase, State, Wish
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Run:
     checksum: str
     migration: Migration
     settings: RunSettings
+    facts: tuple[Facts, ...]
     phase: Phase
     state: State
     wish: Wish | None
@@ -51,6 +53,7 @@ class Run:
             **{field.name: row[field.name] for field in fields(cls) if field.name in row and field.name not in _PARSED},
             migration=Migration.from_canonical(row["definition"]),
             settings=RunSettings.model_validate(row["settings"]),
+            facts=tuple(Facts.from_json(facts) for facts in row["facts"]),
             phase=Phase(row["phase"]),
             state=State(row["state"]),
             wish=Wish(row["wish"]) if row["wish"] else None,
@@ -59,7 +62,7 @@ class Run:
         )
 
 
-_PARSED = frozenset({"migration", "settings", "phase", "state", "wish", "approved", "pass_"})
+_PARSED = frozenset({"migration", "settings", "facts", "phase", "state", "wish", "approved", "pass_"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +116,10 @@ class Lane:
     batches_retried: int
     attempts: int
     last_error: Mapping[str, Any] | None
-    next_run_at: datetime
-    enqueued_at: datetime
+    #: None: asleep until somebody wakes it.
+    next_run_at: datetime | None
+    #: None: no message is on its way.
+    enqueued_at: datetime | None
     progressed_at: datetime | None
     done_at: datetime | None
 

@@ -62,8 +62,6 @@ class Settings(BaseSettings):
     http_port: Annotated[int, Field(ge=0, le=65535)] = 9188
     #: Modules that Python transforms may come from.
     transforms: tuple[str, ...] = ()
-    #: Lanes that may work at once in this database, at most; `backfilld pace --width` changes it while running.
-    max_width: Annotated[int, Field(ge=1, le=64)] = 8
     limits: Limits = Limits()
 
     @classmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group
@@ -19,7 +19,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from migrations.states import ENDED, Phase, State
+from migrations.errors import Finding
+from migrations.states import Phase, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-    from migrations.errors import Finding
     from migrations.model import Lane, Quarantined
+    from migrations.plan import Estimate, Plan, PlannedPhase, TableReport
     from monitoring.progress import Progress
 
 #: Without a terminal, at most one line per run in this time, unless its state or phase changed: logs are kept and read.
@@ -65,6 +66,11 @@ def safe(value: object) -> str:
     )
 
 
+def cell(value: object) -> Text:
+    """The same for a table: a bare str in one would be read as markup."""
+    return Text(safe(value))
+
+
 def number(value: float | None) -> str:
     return "?" if value is None else f"{value:,.0f}"
 
@@ -93,7 +99,7 @@ def size(amount: float | None) -> str:
     value = float(amount)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1024:
-            return f"{value:.0f} {unit}"
+            return f"{value:.1f} {unit}" if 0 < value < 10 and unit != "B" else f"{value:.0f} {unit}"
         value /= 1024
     return f"{value:.1f} TB"
 
@@ -118,17 +124,17 @@ def rows(progress: Progress) -> str:
 
 def line(progress: Progress) -> str:
     """A run on one line, for logs: no colour, no control character."""
-    parts = [f"{progress.name}: {progress.phase} {progress.state}", f"{progress.percent:.1f} %", rows(progress)]
+    parts = [f"{progress.name} (run {progress.run}): {progress.phase} {progress.state}"]
+    if progress.rows_total is not None:
+        parts += [f"{progress.percent:.1f} %", rows(progress)]
     if progress.state is State.RUNNING:
-        parts.append(rate(progress))
+        parts += [rate(progress), f"width {progress.width}"]
     if progress.eta_seconds is not None:
         parts.append(f"{duration(progress.eta_seconds)} left")
-    if progress.state is State.RUNNING:
-        parts.append(f"width {progress.width}")
     if progress.quarantined:
         parts.append(f"{number(progress.quarantined)} quarantined")
     if progress.hold_reason:
-        parts.append(f"hold: {progress.hold_reason}")
+        parts.append(progress.hold_reason if progress.state is State.WAITING else f"hold: {progress.hold_reason}")
     if progress.state in {State.FAILED, State.PAUSED} and progress.errors:
         parts.append(f"error: {progress.errors[0]['message']}")
     return safe(", ".join(parts))
@@ -140,7 +146,7 @@ def line(progress: Progress) -> str:
 def block(progress: Progress) -> RenderableType:
     """A run in four or five lines, as `watch` shows it."""
     head = Table.grid(expand=True, padding=(0, 1))
-    head.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    head.add_column(ratio=1, overflow="fold")
     head.add_column(justify="right", no_wrap=True)
     head.add_row(
         Text.assemble((safe(progress.name), "bold"), (f"  run {progress.run}", "dim")),
@@ -204,7 +210,8 @@ def _remarks(progress: Progress) -> list[Text]:
     """What a person should know or do, one line each."""
     remarks = []
     if progress.hold_reason:
-        remarks.append(Text.assemble(("hold  ", "yellow"), safe(progress.hold_reason)))
+        mark = "" if progress.state is State.WAITING else "hold  "
+        remarks.append(Text.assemble((mark, "yellow"), safe(progress.hold_reason)))
     if progress.state in {State.FAILED, State.PAUSED}:
         remarks += [Text.assemble(("error ", "red"), safe(error["message"])) for error in progress.errors[:1]]
     if progress.quarantined:
@@ -237,7 +244,12 @@ def _verified(progress: Progress) -> Text:
 def _error_table(progress: Progress) -> Table:
     table = _plain_table("lane", "class", "SQLSTATE", "message")
     for error in progress.errors:
-        table.add_row(*(safe(error.get(key) if error.get(key) is not None else "") for key in ("lane", "class", "sqlstate", "message")))
+        table.add_row(
+            *(
+                cell(error.get(key) if error.get(key) is not None else "")
+                for key in ("lane", "class", "sqlstate", "message")
+            )
+        )
     return table
 
 
@@ -248,7 +260,7 @@ def lane_table(lanes: Iterable[Lane]) -> Table:
         table.add_row(
             str(lane.lane),
             lane.kind,
-            safe(lane.relation),
+            cell(lane.relation),
             Text(state, style={"done": "dim", "retrying": "yellow"}.get(state, "")),
             number(lane.rows_walked),
             number(lane.rows_changed),
@@ -264,18 +276,33 @@ def event_table(events: Iterable[Mapping[str, Any]]) -> Table:  # Any: columns o
         detail = {key: value for key, value in event["detail"].items() if value not in (None, "", {}, [])}
         table.add_row(
             moment(event["at"]),
-            safe(event["actor"]),
-            safe(event["what"]),
-            safe(", ".join(f"{key}: {value}" for key, value in detail.items())),
+            cell(event["actor"]),
+            cell(event["what"]),
+            cell(", ".join(f"{key} {_told_short(value)}" for key, value in detail.items())),
         )
     return table
+
+
+def _told_short(value: object) -> str:
+    """A value of an event's detail in few words; `events --json` has all of it."""
+    match value:
+        case dict():
+            return (
+                str(value["message"]) if "message" in value else " ".join(f"{key}={one}" for key, one in value.items())
+            )
+        case list():
+            return " ".join(str(one) for one in value)
+        case str() if value.startswith("sha256:"):
+            return value.removeprefix("sha256:")[:12]
+        case _:
+            return str(value)
 
 
 # --- many runs ---------------------------------------------------------------------------------------------------------
 
 
 def overview(runs: Sequence[Progress], *, width: int) -> RenderableType:
-    """Every run on a line, newest first; what holds one, or what it failed of, on the next."""
+    """Every run on a line, newest first; below, what holds them, what they failed of, and which rows are set aside."""
     if not runs:
         return Text("no runs yet: backfilld enqueue FILE", style="dim")
     wide = width >= WIDE
@@ -289,26 +316,38 @@ def overview(runs: Sequence[Progress], *, width: int) -> RenderableType:
     table.add_column("left", justify="right", no_wrap=True)
     if wide:
         table.add_column("rows changed", justify="right", no_wrap=True)
-        table.add_column("quarantined", justify="right", no_wrap=True)
+        table.add_column("last moved (UTC)", no_wrap=True)
     for progress in runs:
-        moving = progress.state not in ENDED
-        name = Text(safe(progress.name))
-        for remark in _remarks(progress):
-            name.append("\n")
-            name.append(remark)
         cells: list[RenderableType] = [
             str(progress.run),
-            name,
+            cell(progress.name),
             str(progress.phase),
             Text(str(progress.state), style=STYLES[progress.state]),
             f"{progress.percent:.1f} %",
-            number(progress.rows_per_second) if moving else "",
+            number(progress.rows_per_second) if progress.state is State.RUNNING else "",
             duration(progress.eta_seconds) if progress.eta_seconds is not None else "",
         ]
         if wide:
-            cells += [number(progress.rows_done), number(progress.quarantined) if progress.quarantined else ""]
+            cells += [number(progress.rows_done), moment(progress.updated_at)]
         table.add_row(*cells)
-    return table
+    return Group(table, *_notes_on(runs))
+
+
+def _notes_on(runs: Sequence[Progress]) -> list[RenderableType]:
+    """Remarks with the runs they are about: a hold is the database's, so all runs share it and it is said once."""
+    about: dict[str, tuple[Text, list[str]]] = {}
+    for progress in runs:
+        for remark in _remarks(progress):
+            about.setdefault(remark.plain, (remark, []))[1].append(str(progress.run))
+    if not about:
+        return []
+    notes = Table.grid(padding=(0, 2))
+    notes.add_column(style="dim", no_wrap=True)
+    notes.add_column(overflow="fold")
+    for remark, numbers in about.values():
+        shown = numbers if len(numbers) < 4 else [*numbers[:2], "..."]
+        notes.add_row(f"{'run' if len(numbers) == 1 else 'runs'} {', '.join(shown)}", remark)
+    return [Text(), notes]
 
 
 def quarantine(rows_: Sequence[Quarantined]) -> RenderableType:
@@ -318,30 +357,102 @@ def quarantine(rows_: Sequence[Quarantined]) -> RenderableType:
     table = _plain_table("table", "key", "SQLSTATE", "error", "tries", right=[4])
     for row in rows_:
         tries = f"{row.attempts}, retry" if row.retry else str(row.attempts)
-        table.add_row(safe(row.relation), safe(", ".join(row.key)), safe(row.sqlstate), safe(row.error), tries)
+        table.add_row(cell(row.relation), cell(", ".join(row.key)), cell(row.sqlstate), cell(row.error), tries)
     return table
 
 
 # --- a plan ------------------------------------------------------------------------------------------------------------
 
 
-class TableReport(Protocol):
-    """What a plan knows of a table; see `migrations.plan`."""
-
-    @property
-    def name(self) -> str: ...
+def plan(plan: Plan) -> RenderableType:
+    """The tables a migration touches, its statements phase by phase with their locks, what to know, and what forbids it."""
+    parts: list[RenderableType] = [
+        Text.assemble((safe(plan.name), "bold"), ("  " + safe(plan.checksum.removeprefix("sha256:")[:12]), "dim")),
+        Text(),
+    ]
+    for report in plan.tables:
+        parts += [_table_facts(report), Text()]
+    for phase in plan.phases:
+        parts += [_phase(phase), Text()]
+    if not plan.refused:
+        parts += [Text(_estimate(plan.estimate)), Text()]
+    for warning in plan.warnings:
+        parts.append(_marked("warning", "yellow", Text(safe(warning))))
+    if plan.warnings and plan.findings:
+        parts.append(Text())
+    if plan.findings:
+        parts.append(refusals([Finding(**finding) for finding in plan.findings]))
+    return Group(*parts)
 
 
 def refusals(findings: Sequence[Finding]) -> RenderableType:
     """Why it cannot run, and what to do about each."""
-    lines = []
-    for finding in findings:
-        lines += [
-            Text.assemble(("refused  ", "bold red"), (safe(finding.check), "dim")),
-            Padding(Text(safe(finding.problem)), (0, 0, 0, 2)),
-            Padding(Text(safe(finding.remedy), style="green"), (0, 0, 0, 2)),
+    return Group(
+        *(
+            _marked("refused", "bold red", Text.assemble(safe(one.problem), ".\n", (safe(one.remedy), "green")))
+            for one in findings
+        )
+    )
+
+
+def _table_facts(report: TableReport) -> RenderableType:
+    known = [f"{number(report.rows)} rows", size(report.heap_bytes), f"indexes {size(report.index_bytes)}"]
+    if report.key:
+        known.append(f"walked by {', '.join(report.key)}")
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for title, values in (
+        ("triggers", report.triggers),
+        ("published", report.publications),
+        ("depend on it", report.dependents),
+    ):
+        if values:
+            facts.add_row(title, cell(", ".join(values)))
+    for note in report.notes:
+        facts.add_row("note", cell(note))
+    head = Text.assemble((safe(report.name), "bold cyan"), "  ", safe(" · ".join(known)))
+    return Group(head, Padding(facts, (0, 0, 0, 2))) if facts.row_count else head
+
+
+def _phase(phase: PlannedPhase) -> RenderableType:
+    head = Text(str(phase.phase), style="bold")
+    if phase.waits_for_approval:
+        head.append("  waits for approval", style="yellow")
+    if not phase.actions:
+        head.append("  nothing to do", style="dim")
+    parts: list[RenderableType] = [head]
+    for action in phase.actions:
+        remark = Text(f"lock {safe(action.lock)}", style="dim")
+        if action.note:
+            remark.append(f": {safe(action.note)}")
+        parts += [
+            Padding(Text(_sql(action.sql)), (0, 0, 0, 2), expand=False),
+            Padding(remark, (0, 0, 0, 4), expand=False),
         ]
-    return Group(*lines)
+    return Group(*parts)
+
+
+def _estimate(estimate: Estimate) -> str:
+    if not estimate.rows:
+        return "No rows to walk over."
+    return (
+        f"About {number(estimate.rows)} rows in {number(estimate.batches)} batches; at an assumed speed "
+        f"{duration(estimate.seconds)}, and more when the application needs the database."
+    )
+
+
+def _sql(text: str) -> str:
+    """Statements keep their lines: a trigger's body on one line is not read by anybody."""
+    return "\n".join(safe(part) for part in text.splitlines())
+
+
+def _marked(mark: str, style: str, text: Text) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style=style, no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(mark, text)
+    return table
 
 
 # --- watching ----------------------------------------------------------------------------------------------------------
@@ -382,9 +493,9 @@ class Watch:
         now, text = self._clock(), line(progress)
         told = self._told.get(progress.run)
         standing = (progress.phase, progress.state)
-        if told is not None and told.standing == standing:
-            if told.text == text or now - told.at < LINE_EVERY_SECONDS:
-                return
+        is_news = told is None or told.standing != standing
+        if told is not None and not is_news and (told.text == text or now - told.at < LINE_EVERY_SECONDS):
+            return
         self._told[progress.run] = _Told(now, standing, text)
         self._console.print(Text(text), soft_wrap=True)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from migrations.names import TableName
 from migrations.settings import TARGET
 from migrations.sql import queries
 from migrations.states import ACTIVE, ENDED, RESTING, Phase, State, Wish
@@ -110,7 +111,10 @@ def read(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
         # A list of a hundred runs on a database 20 ms away is two round trips, not two hundred.
         with connection.pipeline():
             cursors = [
-                (connection.execute(_SQL["progress"], {"run": run.run}), connection.execute(_SQL["hot_updates"], _tables(run)))
+                (
+                    connection.execute(_SQL["progress"], {"run": run.run}),
+                    connection.execute(_SQL["hot_updates"], _tables(run)),
+                )
                 for run in runs
             ]
         rows = [(walk.fetchone(), hot.fetchone()) for walk, hot in cursors]
@@ -231,15 +235,16 @@ def _error(error: dict[str, Any]) -> dict[str, Any]:
 def _hot_update_ratio(run: Run, hot: Mapping[str, int] | None) -> float | None:
     if run.hot_baseline is None or hot is None:
         return None
-    updated = hot["updated"] - run.hot_baseline["updated"]
+    updated = hot["updated"] - int(run.hot_baseline["updated"])
     if updated <= 0:  # nothing yet, or the statistics were reset
         return None
-    return round(min(max((hot["hot"] - run.hot_baseline["hot"]) / updated, 0.0), 1.0), 4)
+    return round(min(max((hot["hot"] - int(run.hot_baseline["hot"])) / updated, 0.0), 1.0), 4)
 
 
 def _tables(run: Run) -> dict[str, list[str]]:
-    tables = sorted({(operation.table.schema, operation.table.name) for operation in run.migration.operations})
-    return {"schemas": [schema for schema, _ in tables], "names": [name for _, name in tables]}
+    """The tables that are walked, each once: those whose counters are in the baseline."""
+    tables = [TableName.parse(relation) for relation in sorted({facts.relation for facts in run.facts if facts.key})]
+    return {"schemas": [table.schema for table in tables], "names": [table.name for table in tables]}
 
 
 def _plain(value: Any) -> Any:  # Any: one field of Progress, as JSON has it

@@ -68,7 +68,7 @@ VALKEY_SETTINGS = {
     "daemonize": "no",
 }
 
-#: A crash recovery is part of it; a start from nothing takes about 0.2 s.
+#: A crash recovery may be part of it; a start on data that is there takes about 0.1 s.
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 #: Short beside a start of 0.1 s.
@@ -380,17 +380,19 @@ class EmbeddedPostgres:
     def _end_leftover(self) -> None:
         """End a postmaster whose owner and watchdog were both killed; the folder's lock is ours, so it has no owner."""
         pid_file = self._data / "postmaster.pid"
-        if not pid_file.exists():
+        try:
+            pid = int(pid_file.read_text().splitlines()[0])
+        except FileNotFoundError:
             return
-        pid = int(pid_file.read_text().splitlines()[0])
         running = _command_line(pid)
         if str(self._data) not in running:
             # Gone. PostgreSQL takes whoever has the number now for its postmaster, and a file that leads to nobody for a crash;
             # the second it looks into itself, backends that outlived their postmaster included, so that file must stay.
             if running:
-                pid_file.unlink()
+                pid_file.unlink(missing_ok=True)  # it may be shutting down at this moment
             return
-        os.kill(pid, signal.SIGINT)
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself since we looked
+            os.kill(pid, signal.SIGINT)
         deadline = time.monotonic() + STOP_SECONDS
         while str(self._data) in _command_line(pid):
             if time.monotonic() > deadline:
@@ -546,7 +548,9 @@ class _Home:
         else:
             folder = given.resolve()
             if not folder.exists():
-                folder.mkdir(mode=0o711 if user else 0o700, parents=True)
+                folder.mkdir(mode=0o700, parents=True)
+                if user is not None:
+                    folder.chmod(0o711)
             if not _can_enter(folder, user):
                 raise EmbeddedFailed(
                     f"as root, PostgreSQL runs as the user nobody, who cannot enter {folder}; "

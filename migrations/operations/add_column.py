@@ -154,11 +154,11 @@ class AddColumn:
     def _column_statements(self) -> tuple[Statement, ...]:
         if self.facts.adopts:
             return ()
-        type_ = sql.SQL(self.facts.targets[0].type)  # type: ignore[arg-type] # as format_type wrote it
+        type_ = sql.SQL(self.facts.targets[0].type)  # as format_type wrote it
         add = sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(self.table.identifier, self._column, type_)
         if self.definition.default is None:
             return (Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite; " + _BRIEF),)
-        default = sql.SQL(" DEFAULT (\n{}\n)").format(sql.SQL(self.definition.default))  # type: ignore[arg-type] # checked by preflight
+        default = sql.SQL(" DEFAULT (\n{}\n)").format(sql.SQL(self.definition.default))  # checked by preflight
         if self.facts.default_fills and self.definition.backfill is None:
             return (Statement(sql=add + default, lock="ACCESS EXCLUSIVE", note="no rewrite: a constant default; " + _BRIEF),)
         set_default = sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET").format(self.table.identifier, self._column) + default
@@ -197,7 +197,7 @@ END"""
         )
         return sql.SQL(
             "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS {body}"
-        ).format(name=self._function_name, settings=settings, body=sql.SQL(f"{tag}\n{body}\n{tag}"))  # type: ignore[arg-type] # quoted by a tag it does not hold
+        ).format(name=self._function_name, settings=settings, body=sql.SQL(f"{tag}\n{body}\n{tag}"))  # quoted by a tag it does not hold
 
     def _trigger_statement(self) -> sql.Composed:
         return sql.SQL(

@@ -52,8 +52,11 @@ class Action:
 class Operation(Protocol):
     """One change to one table, bound to what is known of the database."""
 
-    table: TableName
-    facts: Facts
+    @property
+    def table(self) -> TableName: ...
+
+    @property
+    def facts(self) -> Facts: ...
 
     def rewrite(self) -> Rewrite | None:
         """What the lanes do to each row; None when no data moves."""

@@ -157,9 +157,10 @@ def update_counters(connection: Connection, oid: int) -> dict[str, int]:
     return dict(row or {"updated": 0, "hot": 0})
 
 
-def lock_holders(connection: Connection, oid: int) -> list[str]:
-    """Who holds a table, in words."""
-    rows = connection.execute(_SQL["lock_holders"], {"oid": oid}).fetchall()
+def lock_holders(connection: Connection, name: TableName) -> list[str]:
+    """Who holds a table, in words, the oldest transaction first."""
+    rows = connection.execute(_SQL["lock_holders"], {"table": name.identifier.as_string()}).fetchall()
     return [
-        f"pid {row['pid']} ({row['state'] or 'background'}, {row['seconds'] or 0:.0f} s): {row['query'] or '-'}" for row in rows
+        f"pid {row['pid']} ({row['state'] or 'background'}, {row['seconds'] or 0:.0f} s): {row['query'] or '-'}"
+        for row in rows
     ]

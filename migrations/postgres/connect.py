@@ -79,7 +79,7 @@ def open_pool(url: str, *, size: int) -> Pool:
         max_idle=60,
         timeout=CONNECT_TIMEOUT_SECONDS,
         reconnect_timeout=CONNECT_TIMEOUT_SECONDS,
-        kwargs={**_OPTIONS, "application_name": "backfilld"},
+        kwargs={**_OPTIONS, "application_name": "backfilld", "autocommit": True},
         connection_class=psycopg.Connection[dict[str, Any]],
         check=ConnectionPool.check_connection,
         name="backfilld",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 from psycopg import errors, sql
@@ -127,7 +127,7 @@ class Probe:
             raise Complaint(
                 "type", f"{what} brings a default or a constraint along; name the type alone, and use default and not_null"
             )
-        type_ = added[0]["type"]
+        type_ = str(added[0]["type"])
         if default is None:
             return type_, False
         if problem := smuggled(default):
@@ -209,7 +209,7 @@ class Probe:
             names.append("the clock or the session (CURRENT_…)")
         return tuple(names)
 
-    def _columns(self) -> list[dict[str, object]]:
+    def _columns(self) -> list[dict[str, Any]]:  # Any: rows of `columns` in catalog.sql
         return self._connection.execute(_SQL["columns"], {"oid": self._own_oid()}).fetchall()
 
     def _own_oid(self) -> int:
@@ -269,7 +269,7 @@ def probe(connection: Connection, table: Table) -> Iterator[Probe]:
 
 
 def _raw(text: str) -> sql.SQL:
-    return sql.SQL(text)  # type: ignore[arg-type] # a user's text, after `smuggled` found nothing
+    return sql.SQL(text)  # a user's text, after `smuggled` found nothing
 
 
 def _operand(text: str, type_: str | None = None) -> sql.Composed:

@@ -117,7 +117,7 @@ WHERE s.relid = %(oid)s::bigint::oid OR s.relid IN (SELECT relid FROM pg_partiti
 SELECT a.pid, a.state, left(a.query, 80) AS query,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds
 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-WHERE l.relation = %(oid)s::bigint::oid AND l.granted AND l.pid <> pg_backend_pid()
+WHERE l.relation = to_regclass(%(table)s::text) AND l.granted AND l.pid <> pg_backend_pid()
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ORDER BY a.xact_start NULLS LAST LIMIT 3
 

@@ -54,12 +54,14 @@ SET cursor = %(cursor)s::jsonb,
     progressed_at = clock_timestamp(),
     done_at = CASE WHEN %(done)s::boolean THEN clock_timestamp() END
 WHERE run = %(run)s::bigint AND lane = %(lane)s::integer AND seq = %(seq)s::bigint
-RETURNING seq
+RETURNING run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_rows, recent, rows_walked, rows_changed,
+          rows_residual, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
 
 -- name: postpone_lane
 -- The lane comes back by itself: after an error, with the reason and a smaller batch; after a hold, with neither.
 UPDATE backfilld.lanes
 SET next_run_at = clock_timestamp() + make_interval(secs => %(delay_seconds)s::float8),
+    enqueued_at = NULL,
     attempts = %(attempts)s::integer,
     batch_rows = %(batch_rows)s::integer,
     batches_retried = batches_retried + %(retried)s::integer,
@@ -70,12 +72,15 @@ WHERE run = %(run)s::bigint AND lane = %(lane)s::integer AND seq = %(seq)s::bigi
 -- A lane has ended: the conductor looks whether all have.
 UPDATE backfilld.lanes SET next_run_at = clock_timestamp(), enqueued_at = clock_timestamp()
 WHERE run = %(run)s::bigint AND lane = 0 AND done_at IS NULL
-RETURNING seq
+RETURNING run, lane, seq
 
 -- name: wake_run
--- Every open lane of a run may work now; sleeping conductors stay asleep unless asked for.
+-- Every open lane of a run that is not working already may work now; a sleeping conductor only when asked for.
 UPDATE backfilld.lanes SET next_run_at = clock_timestamp(), attempts = 0, last_error = NULL
-WHERE run = %(run)s::bigint AND done_at IS NULL AND (next_run_at IS NOT NULL OR %(conductor)s::boolean)
+WHERE (run, lane) IN (
+    SELECT run, lane FROM backfilld.lanes
+    WHERE run = %(run)s::bigint AND done_at IS NULL AND (next_run_at IS NOT NULL OR %(conductor)s::boolean)
+    FOR UPDATE SKIP LOCKED)
 
 -- name: open_lanes
 -- Lanes of the present pass that are not at their end.
@@ -88,15 +93,15 @@ SELECT coalesce(sum(rows_residual), 0)::bigint AS residual, coalesce(sum(rows_wa
 FROM backfilld.lanes WHERE run = %(run)s::bigint AND pass = %(pass)s::integer AND kind = %(kind)s::text
 
 -- name: due_lanes
--- Lanes that should be working and that nobody woke for `grace_seconds`. A lane that is being worked on is locked and
--- skipped, so the grace only has to cover the wait in the queue.
+-- Lanes that should be working and that no message is on its way to, or none that arrived within `grace_seconds`. A lane
+-- that is being worked on is locked and skipped, so the grace only has to cover the wait in the queue.
 WITH due AS (
     SELECT l.run, l.lane
     FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
     WHERE l.done_at IS NULL
       AND r.state IN ('queued', 'running')
       AND l.next_run_at <= clock_timestamp()
-      AND greatest(l.enqueued_at, l.next_run_at) < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8)
+      AND (l.enqueued_at IS NULL OR l.enqueued_at < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8))
       AND (l.kind = 'conductor'
            OR l.pass = r.pass AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry')
                                    OR r.phase = 'verify' AND l.kind = 'verify'))
@@ -109,14 +114,19 @@ FROM due WHERE l.run = due.run AND l.lane = due.lane
 RETURNING l.run, l.lane, l.seq
 
 -- name: startable
--- The lanes that a message may wake at once: those of the run's present phase and pass.
+-- The lanes that a message may wake at once: those of the run's present phase and pass that nobody is working on.
+WITH ready AS (
+    SELECT l.run, l.lane
+    FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
+    WHERE l.run = %(run)s::bigint AND l.done_at IS NULL AND l.next_run_at <= clock_timestamp()
+      AND r.state IN ('queued', 'running')
+      AND (l.kind = 'conductor'
+           OR l.pass = r.pass AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry')
+                                   OR r.phase = 'verify' AND l.kind = 'verify'))
+    FOR UPDATE OF l SKIP LOCKED
+)
 UPDATE backfilld.lanes l SET enqueued_at = clock_timestamp()
-FROM backfilld.runs r
-WHERE l.run = %(run)s::bigint AND r.run = l.run AND l.done_at IS NULL AND l.next_run_at <= clock_timestamp()
-  AND r.state IN ('queued', 'running')
-  AND (l.kind = 'conductor'
-       OR l.pass = r.pass AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry')
-                               OR r.phase = 'verify' AND l.kind = 'verify'))
+FROM ready WHERE l.run = ready.run AND l.lane = ready.lane
 RETURNING l.run, l.lane, l.seq
 
 -- name: in_flight
@@ -126,7 +136,7 @@ SELECT (SELECT count(*) FROM backfilld.lanes WHERE run = %(run)s::bigint) - (SEL
 
 -- name: message_age
 -- Seconds the oldest due lane has waited for its step.
-SELECT coalesce(max(extract(epoch FROM clock_timestamp() - greatest(l.next_run_at, l.enqueued_at))), 0)::float8 AS seconds
+SELECT coalesce(max(extract(epoch FROM clock_timestamp() - coalesce(l.enqueued_at, l.next_run_at))), 0)::float8 AS seconds
 FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
 WHERE l.done_at IS NULL AND r.state IN ('queued', 'running') AND l.next_run_at <= clock_timestamp()
   AND (l.kind = 'conductor'

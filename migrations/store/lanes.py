@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
@@ -12,15 +12,18 @@ from migrations.settings import TARGET
 from migrations.sql import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from migrations.model import Row
     from migrations.postgres.connect import Connection
 
 _SQL = queries("lanes")
 
-#: Statement texts that the claim sends in one round trip together with others.
+#: Statement text that the claim sends in one round trip together with others.
 CLAIM = _SQL["claim_lane"]
+
+#: A statement and its parameters, for sending in one round trip together with others.
+Statement = tuple[LiteralString, dict[str, Any]]  # Any: whatever psycopg can send
 
 
 def read(connection: Connection, run: int, lane: int) -> Lane | None:
@@ -85,8 +88,7 @@ def extend(  # noqa: PLR0913 - names one lane by what it is for
     return cursor.rowcount > 0
 
 
-def advance(  # noqa: PLR0913 - the checkpoint: each counter is named where it is called
-    connection: Connection,
+def advance_query(  # noqa: PLR0913 - the checkpoint: each counter is named where it is called
     lane: Lane,
     *,
     cursor: Any,  # JSON: a key, or the conductor's step
@@ -97,25 +99,24 @@ def advance(  # noqa: PLR0913 - the checkpoint: each counter is named where it i
     recent: Sequence[Timing] = (),
     done: bool = False,
     sleeps: bool = False,
-) -> bool:
-    """Write the checkpoint of a step; False when the step was taken by somebody else, and must be rolled back."""
-    row = connection.execute(
-        _SQL["advance_lane"],
-        {
-            "run": lane.run,
-            "lane": lane.lane,
-            "seq": lane.seq,
-            "cursor": Jsonb(list(cursor) if isinstance(cursor, tuple) else cursor) if cursor is not None else None,
-            "walked": walked,
-            "changed": changed,
-            "residual": residual,
-            "batch_rows": batch_rows or lane.batch_rows,
-            "recent": Jsonb([[timing.rows, timing.seconds, timing.at] for timing in recent]),
-            "done": done,
-            "sleeps": sleeps,
-        },
-    ).fetchone()
-    return row is not None
+) -> Statement:
+    """The checkpoint of a step, as a statement that gives the lane's new row (`Lane.from_row`).
+
+    Gives no row when the step was taken by somebody else; a transaction that holds the lane cannot meet that.
+    """
+    return _SQL["advance_lane"], {
+        "run": lane.run,
+        "lane": lane.lane,
+        "seq": lane.seq,
+        "cursor": Jsonb(cursor) if cursor is not None else None,
+        "walked": walked,
+        "changed": changed,
+        "residual": residual,
+        "batch_rows": batch_rows or lane.batch_rows,
+        "recent": Jsonb([[timing.rows, timing.seconds, timing.at] for timing in recent]),
+        "done": done,
+        "sleeps": sleeps,
+    }
 
 
 def postpone(  # noqa: PLR0913 - one row; each column is named where it is called
@@ -144,10 +145,9 @@ def postpone(  # noqa: PLR0913 - one row; each column is named where it is calle
     )
 
 
-def wake_conductor(connection: Connection, run: int) -> LaneMessage | None:
-    """A lane has ended: let the conductor look whether all have. The message is to be sent after the commit."""
-    row = connection.execute(_SQL["wake_conductor"], {"run": run}).fetchone()
-    return LaneMessage(target=TARGET, run=run, lane=0, seq=row["seq"]) if row else None
+def wake_conductor_query(run: int) -> Statement:
+    """A lane has ended: let the conductor look whether all have. Gives the row of its message, for after the commit."""
+    return _SQL["wake_conductor"], {"run": run}
 
 
 def wake_run(connection: Connection, run: int, *, conductor: bool = True) -> None:
@@ -168,12 +168,12 @@ def pass_result(connection: Connection, run: int, *, pass_: int, kind: str) -> t
 
 def due(connection: Connection, *, grace_seconds: float) -> list[LaneMessage]:
     """Messages for lanes that should be working and that nobody woke for `grace_seconds`."""
-    return _messages(connection.execute(_SQL["due_lanes"], {"grace_seconds": grace_seconds}).fetchall())
+    return messages(connection.execute(_SQL["due_lanes"], {"grace_seconds": grace_seconds}).fetchall())
 
 
 def startable(connection: Connection, run: int) -> list[LaneMessage]:
     """Messages for the lanes of a run that may work now."""
-    return _messages(connection.execute(_SQL["startable"], {"run": run}).fetchall())
+    return messages(connection.execute(_SQL["startable"], {"run": run}).fetchall())
 
 
 def in_flight(connection: Connection, run: int) -> int:
@@ -187,5 +187,6 @@ def message_age_seconds(connection: Connection) -> float:
     return float(row["seconds"]) if row else 0.0
 
 
-def _messages(rows: list[Row]) -> list[LaneMessage]:
+def messages(rows: Iterable[Row]) -> list[LaneMessage]:
+    """Rows of `run, lane, seq` as messages."""
     return [LaneMessage(target=TARGET, run=row["run"], lane=row["lane"], seq=row["seq"]) for row in rows]

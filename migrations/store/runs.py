@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _SQL = queries("runs")
 
+#: Statement text that the claim sends in one round trip together with others.
+STANDING = _SQL["standing"]
+
 #: Who acts when no person does.
 WORKER = "worker"
 
@@ -111,6 +114,15 @@ def find(connection: Connection, reference: str) -> Run | None:
 def listed(connection: Connection, *, ended: bool = False) -> list[Run]:
     """Runs, newest first; those that have ended only when asked for."""
     return [Run.from_row(row) for row in connection.execute(_SQL["runs"], {"ended": ended}).fetchall()]
+
+
+def standing(connection: Connection, run: int) -> Standing:
+    """Where a run stands, without a lock. Raises LookupError when there is no such run."""
+    row = connection.execute(STANDING, {"run": run}).fetchone()
+    if row is None:
+        msg = f"there is no run {run}"
+        raise LookupError(msg)
+    return Standing.from_row(row)
 
 
 def hold(connection: Connection, run: int) -> Held | None:

@@ -69,7 +69,7 @@ def ensure(connection: Connection) -> list[int]:
             applied = [number for number, _ in schema_versions() if number > found]
             for number, text in schema_versions():
                 if number > found:
-                    connection.execute(sql.SQL(text))  # type: ignore[arg-type] # read from a file of this package
+                    connection.execute(sql.SQL(text))  # read from a file of this package
                     connection.execute("INSERT INTO backfilld.schema_version (version) VALUES (%s)", [number])
             return applied
     except errors.InsufficientPrivilege as exc:

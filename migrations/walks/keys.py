@@ -95,7 +95,7 @@ class KeyWalk:
 
     def _values(self) -> sql.Composable:
         # The type comes from format_type, which quotes what needs quoting.
-        return _tuple([sql.SQL("%s::{}").format(sql.SQL(column.type)) for column in self.key])  # type: ignore[arg-type]
+        return _tuple([sql.SQL("%s::{}").format(sql.SQL(column.type)) for column in self.key])
 
     def _texts(self) -> sql.Composed:
         return sql.SQL(", ").join(sql.SQL("{}::text").format(self._column(column)) for column in self.key)

@@ -18,7 +18,7 @@ def expression(text: str) -> sql.Composed:
     It was checked to be one; the line breaks end a trailing comment. Percent signs are doubled because every statement
     it becomes part of is sent with parameters.
     """
-    return sql.SQL("(\n{}\n)").format(sql.SQL(text.replace("%", "%%")))  # type: ignore[arg-type] # checked by preflight
+    return sql.SQL("(\n{}\n)").format(sql.SQL(text.replace("%", "%%")))  # checked by preflight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class Rewrite:
 
     def _differs(self, one: Assignment) -> sql.Composed:
         # The explicit cast gives the value the column would hold; where it would not fit, the assignment fails and says so.
-        value = sql.SQL("CAST({} AS {})").format(expression(one.expression), sql.SQL(one.target.type))  # type: ignore[arg-type] # from format_type
+        value = sql.SQL("CAST({} AS {})").format(expression(one.expression), sql.SQL(one.target.type))  # from format_type
         if one.target.as_text:
             return sql.SQL('{}::text COLLATE "C" IS DISTINCT FROM {}::text COLLATE "C"').format(
                 self._column(one.target), value

@@ -63,7 +63,7 @@ CREATE TABLE backfilld.lanes (
     attempts           integer NOT NULL DEFAULT 0,
     last_error         jsonb,
     next_run_at        timestamptz DEFAULT clock_timestamp(), -- NULL: sleeps until somebody wakes it
-    enqueued_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    enqueued_at        timestamptz DEFAULT clock_timestamp(), -- NULL: no message is on its way
     progressed_at      timestamptz,
     done_at            timestamptz,
     PRIMARY KEY (run, lane),

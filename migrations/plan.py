@@ -1,0 +1,165 @@
+"""What a migration would do, phase by phase, with the lock each statement takes, and what it would cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from migrations.operations import actions, bind
+from migrations.states import Phase
+
+if TYPE_CHECKING:
+    from migrations.definition import Migration
+    from migrations.operations import Action, Operation
+    from migrations.postgres.catalog import Table
+    from migrations.preflight import Examination
+
+#: Rows per second and lane that an estimate starts from, until a run has measured its own: a few indexes, ordinary disks.
+ASSUMED_ROWS_PER_SECOND = 15_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedAction:
+    """One statement, as it will be sent."""
+
+    sql: str
+    lock: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedPhase:
+    phase: Phase
+    actions: tuple[PlannedAction, ...]
+    waits_for_approval: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableReport:
+    """A table as preflight saw it."""
+
+    name: str
+    rows: int
+    heap_bytes: int
+    index_bytes: int
+    #: Columns of the key that is walked.
+    key: tuple[str, ...]
+    triggers: tuple[str, ...]
+    publications: tuple[str, ...]
+    dependents: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """An order of magnitude, from an assumed speed; `status` shows the measured one."""
+
+    rows: int
+    batches: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything `plan` shows."""
+
+    name: str
+    checksum: str
+    phases: tuple[PlannedPhase, ...]
+    tables: tuple[TableReport, ...]
+    estimate: Estimate
+    warnings: tuple[str, ...]
+    findings: tuple[dict[str, str], ...]
+
+    @property
+    def refused(self) -> bool:
+        return bool(self.findings)
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        return asdict(self) | {"refused": self.refused}
+
+
+def make(migration: Migration, examination: Examination) -> Plan:
+    """Put together what preflight found and what the operations would do. A refused migration has no phases."""
+    operations = bind(migration, examination.facts) if not examination.findings else ()
+    return Plan(
+        name=migration.name,
+        checksum=migration.checksum,
+        phases=tuple(_phase(migration, operations, phase) for phase in Phase if phase is not Phase.DONE and operations),
+        tables=tuple(_report(table, operations) for table in examination.tables.values()),
+        estimate=_estimate(migration, operations, examination),
+        warnings=tuple(examination.warnings),
+        findings=tuple(asdict(finding) for finding in examination.findings),
+    )
+
+
+def _phase(migration: Migration, operations: tuple[Operation, ...], phase: Phase) -> PlannedPhase:
+    planned = [_planned(action) for action in actions(operations, phase)]
+    statements = [statement for action in planned for statement in action]
+    for operation in operations:
+        rewrite = operation.rewrite()
+        if rewrite is None:
+            continue
+        table = operation.table.identifier.as_string()
+        key = ", ".join(column.name for column in operation.facts.key)
+        if phase is Phase.BACKFILL:
+            text = (
+                f"UPDATE {table} SET {_readable(rewrite.set_clause.as_string())} "
+                f"WHERE ({key}) in the batch's range AND {_readable(rewrite.needs_work.as_string())}"
+            )
+            statements.append(
+                PlannedAction(sql=text, lock="ROW EXCLUSIVE", note="row locks for about batch_seconds; walked by " + key)
+            )
+        elif phase is Phase.VERIFY and rewrite.verifiable:
+            text = f"SELECT count(*) FROM {table} WHERE {_readable(rewrite.needs_work.as_string())}"
+            statements.insert(
+                0, PlannedAction(sql=text, lock="ACCESS SHARE", note="in batches; must find no row, or the rows are walked again")
+            )
+    waits = phase in migration.settings.approve and bool(statements)
+    return PlannedPhase(phase=phase, actions=tuple(statements), waits_for_approval=waits)
+
+
+def _planned(action: Action) -> list[PlannedAction]:
+    return [
+        PlannedAction(sql=statement.sql.as_string().strip(), lock=statement.lock, note=statement.note)
+        for statement in action.statements
+    ]
+
+
+def _readable(text: str) -> str:
+    # Percent signs are doubled for sending; the line breaks are there for comments. Neither helps a reader.
+    return text.replace("%%", "%").replace("(\n", "(").replace("\n)", ")")
+
+
+def _report(table: Table, operations: tuple[Operation, ...]) -> TableReport:
+    key = next((operation.facts.key for operation in operations if operation.table == table.name), ())
+    notes = []
+    if table.never_analyzed:
+        notes.append("never analyzed: the number of rows is not known yet")
+    notes += [
+        f"{operation.facts.relation} is walked once because the expression {operation.facts.once_because}"
+        for operation in operations
+        if operation.table == table.name and operation.facts.once_because
+    ]
+    return TableReport(
+        name=str(table.name),
+        rows=table.rows_estimate,
+        heap_bytes=table.heap_bytes,
+        index_bytes=table.index_bytes,
+        key=tuple(column.name for column in key),
+        triggers=tuple(trigger.name for trigger in table.triggers),
+        publications=table.publications,
+        dependents=table.dependents,
+        notes=tuple(notes),
+    )
+
+
+def _estimate(migration: Migration, operations: tuple[Operation, ...], examination: Examination) -> Estimate:
+    rows = sum(
+        examination.tables[operation.table].rows_estimate for operation in operations if operation.rewrite() is not None
+    )
+    settings = migration.settings
+    rows_per_batch = max(1, round(ASSUMED_ROWS_PER_SECOND * settings.batch_seconds))
+    seconds = rows / (ASSUMED_ROWS_PER_SECOND * settings.lanes) * (1 + settings.nice)
+    return Estimate(rows=rows, batches=math.ceil(rows / rows_per_batch), seconds=round(seconds, 1))

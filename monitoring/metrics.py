@@ -1,0 +1,63 @@
+"""What one process counts about itself. The numbers of runs come from the record instead: see `record`.
+
+Counters and a histogram only, so that the numbers of several processes add up, those of ended ones included.
+PROMETHEUS_MULTIPROC_DIR must be set before this is imported: prometheus_client decides then where values live.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from migrations.events import ErrorClass
+from migrations.messages import CONTROL_VERBS
+from migrations.settings import Limits
+
+#: Not prometheus_client's own: an application that imports our client keeps its metrics to itself.
+REGISTRY = CollectorRegistry()
+
+#: What a label says instead of a value outside its closed set.
+OTHER = "other"
+
+PARTS = ("wait", "statement", "commit")
+ERROR_CLASSES: tuple[str, ...] = get_args(ErrorClass)
+#: The load signals, and the reason to hold when they could not be read for too long.
+HOLD_REASONS = (*Limits.model_fields, "stale")
+
+#: Fine around the target of 0.5 s, where a change of pace shows, and around the milliseconds of a commit.
+BATCH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5, 5.0, 10.0)
+
+BATCH_SECONDS = Histogram(
+    "backfilld_batch_seconds",
+    "Wall seconds of a batch, by part: waiting for its turn, its statements, its commit.",
+    ["part"],
+    buckets=BATCH_BUCKETS,
+    registry=REGISTRY,
+)
+ERRORS = Counter("backfilld_errors", "Errors met, by what happens next.", ["class"], registry=REGISTRY)
+HOLD_SECONDS = Counter(
+    "backfilld_hold_seconds", "Seconds in which nothing might move, by load signal.", ["reason"], registry=REGISTRY
+)
+RECONCILER_WAKEUPS = Counter(
+    "backfilld_reconciler_wakeups",
+    "Due lanes that nobody had woken; many mean that messages get lost.",
+    registry=REGISTRY,
+)
+MESSAGES_DROPPED = Counter(
+    "backfilld_messages_dropped", "Messages that named a step already taken, or no lane.", registry=REGISTRY
+)
+SENDS_FAILED = Counter(
+    "backfilld_sends_failed", "Wake-ups that could not be sent; the reconciler makes up for them.", registry=REGISTRY
+)
+CONTROL_MESSAGES = Counter("backfilld_control_messages", "Control messages taken up.", ["verb"], registry=REGISTRY)
+
+# Every series starts at 0: an increase from nothing to 1 is invisible to rate().
+for _part in PARTS:
+    BATCH_SECONDS.labels(_part)
+for _class in ERROR_CLASSES:
+    ERRORS.labels(_class)
+for _reason in (*HOLD_REASONS, OTHER):
+    HOLD_SECONDS.labels(_reason)
+for _verb in (*sorted(CONTROL_VERBS), OTHER):
+    CONTROL_MESSAGES.labels(_verb)

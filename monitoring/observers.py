@@ -1,0 +1,126 @@
+"""Events become metrics and log lines, here and nowhere else: one table of what is counted, and how it is worded."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, assert_never
+
+import structlog
+
+from migrations.events import (
+    BatchCommitted,
+    BatchRetried,
+    CommitUnknown,
+    ControlApplied,
+    LaneHeld,
+    LanesWoken,
+    LoopFailed,
+    MessageDropped,
+    PaceSet,
+    PhaseEntered,
+    RowQuarantined,
+    SendFailed,
+    StateChanged,
+)
+from migrations.messages import CONTROL_VERBS
+from migrations.states import State
+from monitoring import metrics
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from migrations.events import Event
+
+
+class Observers:
+    """Counts and logs every event of a process. Never raises: the work matters more than the word about it."""
+
+    def __init__(self) -> None:
+        self._log: FilteringBoundLogger = structlog.get_logger("backfilld")
+        #: The signal of the hold that was last logged, so that a hold is one line and not one per second.
+        self._hold_signal: str | None = None
+
+    def __call__(self, event: Event, /) -> None:
+        try:
+            self._count(event)
+            self._tell(event)
+        except Exception:  # noqa: BLE001 - the edge of the engine: a batch that committed must not fail for a log line
+            with suppress(Exception):
+                self._log.exception("observer.failed", kind=type(event).__name__)
+
+    def _count(self, event: Event) -> None:  # noqa: C901, PLR0912 - one case for each event, no deeper
+        match event:
+            case BatchCommitted():
+                metrics.BATCH_SECONDS.labels("wait").observe(event.wait_seconds)
+                metrics.BATCH_SECONDS.labels("statement").observe(event.statement_seconds)
+                metrics.BATCH_SECONDS.labels("commit").observe(event.commit_seconds)
+            case BatchRetried() | LoopFailed():
+                metrics.ERRORS.labels(event.error_class).inc()
+            case RowQuarantined():
+                metrics.ERRORS.labels("data").inc()
+            case CommitUnknown():
+                metrics.ERRORS.labels("connection").inc()
+            case SendFailed():
+                metrics.SENDS_FAILED.inc()
+                metrics.ERRORS.labels("redis").inc()
+            case MessageDropped():
+                metrics.MESSAGES_DROPPED.inc()
+            case LanesWoken():
+                metrics.RECONCILER_WAKEUPS.inc(event.lanes)
+            case StateChanged():
+                # The one sign of a fatal error: the batch that met it is neither committed nor retried.
+                if event.state is State.FAILED:
+                    metrics.ERRORS.labels("fatal").inc()
+            case PaceSet():
+                if event.hold_signal is not None:
+                    reason = event.hold_signal if event.hold_signal in metrics.HOLD_REASONS else metrics.OTHER
+                    metrics.HOLD_SECONDS.labels(reason).inc(event.elapsed_seconds)
+            case ControlApplied():
+                # Whoever can write to Redis can invent verbs; they do not get series of their own.
+                metrics.CONTROL_MESSAGES.labels(event.verb if event.verb in CONTROL_VERBS else metrics.OTHER).inc()
+            case LaneHeld() | PhaseEntered():
+                pass  # told, not counted: a hold is counted in seconds, a phase shows in `backfilld_run_info`
+            case _:
+                assert_never(event)
+
+    def _tell(self, event: Event) -> None:  # noqa: C901, PLR0912 - as above
+        facts = vars(event)
+        match event:
+            case BatchCommitted():
+                self._log.debug("batch.committed", **facts)
+            case BatchRetried():
+                self._log.warning("batch.retried", **facts)
+            case RowQuarantined():
+                self._log.warning("row.quarantined", **facts)
+            case LaneHeld():
+                self._log.debug("lane.held", **facts)
+            case MessageDropped():
+                self._log.debug("message.dropped", **facts)
+            case CommitUnknown():
+                self._log.warning("commit.unknown", **facts)
+            case SendFailed():
+                self._log.warning("send.failed", **facts)
+            case LanesWoken():
+                self._log.info("lanes.woken", **facts)
+            case PhaseEntered():
+                self._log.info("phase.entered", **facts)
+            case StateChanged():
+                tell = self._log.error if event.state is State.FAILED else self._log.info
+                tell("state.changed", **facts)
+            case PaceSet():
+                self._tell_pace(event)
+            case ControlApplied():
+                self._log.info("control.applied", **facts)
+            case LoopFailed():
+                self._log.warning("loop.failed", **facts)
+            case _:
+                assert_never(event)
+
+    def _tell_pace(self, event: PaceSet) -> None:
+        before, self._hold_signal = self._hold_signal, event.hold_signal
+        if event.hold_signal == before:
+            self._log.debug("pace.set", **vars(event))
+        elif event.hold_signal is None:
+            self._log.info("pace.released", signal=before, width=event.width)
+        else:
+            self._log.info("pace.held", signal=event.hold_signal, reason=event.hold_reason)

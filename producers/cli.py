@@ -1,0 +1,548 @@
+"""`backfilld`: the verbs, what they print, and the exit codes that scripts rely on.
+
+0 done · 1 failed · 2 wrong usage or an invalid file · 3 refused by preflight · 4 not finished yet · 5 database or Redis
+unreachable · 130 interrupted. What was asked for goes to stdout; warnings and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
+
+import psycopg
+import redis
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from migrations import definition
+from migrations.errors import BackfilldError, InvalidMigration, NotFinished, Refused, UsageError
+from migrations.states import Phase, State
+from monitoring import display
+from monitoring.logs import redact
+from producers.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.console import RenderableType
+
+    from migrations.model import Quarantined
+    from monitoring.progress import Progress
+
+app = typer.Typer(
+    name="backfilld",
+    help="Change a live PostgreSQL database without losing a row, and with a way back at every step.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+quarantine_app = typer.Typer(no_args_is_help=True, help="Rows that could not be converted, and another try for them.")
+app.add_typer(quarantine_app, name="quarantine")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="The run's id or its migration's name.", show_default=False)
+]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The migration file.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="Give up waiting after this; exit code 4.")
+]
+
+
+@dataclass
+class _Globals:
+    """The options in front of the verb."""
+
+    database_url: str | None = None
+    redis_url: str | None = None
+
+
+@app.callback()
+def _global_options(
+    context: typer.Context,
+    database_url: Annotated[
+        str | None, typer.Option("--database-url", metavar="URL", help="In place of BACKFILLD_DATABASE_URL.")
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option("--redis-url", metavar="URL", help="In place of BACKFILLD_REDIS_URL.")
+    ] = None,
+) -> None:
+    context.obj = _Globals(database_url, redis_url)
+
+
+def main() -> None:
+    """The command `backfilld`."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows ? in place of a traceback
+    app(prog_name="backfilld")
+
+
+def told(verb: Callable[P, R]) -> Callable[P, R]:
+    """Errors become one message on stderr (an object with --json) and an exit code, never a traceback."""
+
+    @functools.wraps(verb)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return verb(*args, **kwargs)
+        except BackfilldError as exc:
+            _fail(exc, exc.exit_code, as_json=bool(kwargs.get("as_json")))
+        except psycopg.OperationalError as exc:
+            code = 5 if exc.sqlstate is None or exc.sqlstate[:2] in {"08", "53", "57"} else 1
+            _fail(exc, code, as_json=bool(kwargs.get("as_json")))
+        except psycopg.Error as exc:
+            _fail(exc, 1, as_json=bool(kwargs.get("as_json")))
+        except redis.RedisError as exc:
+            _fail(exc, 5, as_json=bool(kwargs.get("as_json")))
+
+    return run
+
+
+# --- before a run ------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+@told
+def init(context: typer.Context, *, as_json: Json = False) -> None:
+    """Make the schema backfilld in the database, or bring it up to date.
+
+    Example: backfilld init
+    """
+    applied = _client(context, as_json=as_json).init()
+    if as_json:
+        _print_json({"applied": applied})
+    else:
+        _say(f"schema backfilld brought to version {applied[-1]}" if applied else "schema backfilld is up to date")
+
+
+@app.command()
+@told
+def plan(context: typer.Context, file: FileArgument, *, as_json: Json = False) -> None:
+    """Show what a migration would do, with the lock each statement takes. Changes nothing.
+
+    Example: backfilld plan migrations/jobs.yaml
+    """
+    made = _client(context, as_json=as_json).plan(file)
+    if as_json:
+        _print_json(made.to_json())
+    else:
+        _print(display.plan(made))
+    if made.refused:
+        raise typer.Exit(Refused.exit_code)
+
+
+@app.command()
+@told
+def enqueue(
+    context: typer.Context,
+    file: FileArgument,
+    *,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until it is done, or only an approval is missing.")
+    ] = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Start a migration; the workers do it. May be run again: the same file finds its own run.
+
+    Example: backfilld enqueue migrations/jobs.yaml --wait --timeout 3600
+    """
+    if timeout is not None and not wait:
+        msg = "--timeout is for --wait"
+        raise UsageError(msg)
+    client = _client(context, as_json=as_json)
+    now = client.enqueue(file)
+    if wait:
+        with _watching(quiet=as_json) as show:
+            now = client.wait(now.run, timeout, show)
+    if as_json or not wait:
+        _answer(now, as_json=as_json)
+    elif now.state is State.WAITING:
+        _say(f"verified and ready to use; {now.phase} waits: backfilld approve {now.name} --phase {now.phase}")
+    else:
+        _say("done and verified")
+
+
+@app.command("run")
+@told
+def run_here(context: typer.Context, file: FileArgument, *, as_json: Json = False) -> None:
+    """Do a migration in this process, from start to end: for CI, laptops and small databases. Needs no Redis.
+
+    Example: backfilld run migrations/jobs.yaml
+    """
+    now = _client(context, as_json=as_json).record(file)
+    _become(context, "worker.solo", str(now.run), *(["--json"] if as_json else []))
+
+
+# --- looking -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+@told
+def status(
+    context: typer.Context,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id or name; all runs without.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show all runs, or one of them with its lanes and last events.
+
+    Example: backfilld status jobs-new-field --json
+    """
+    client = _client(context, as_json=as_json)
+    if run is None:
+        found = client.runs()
+        if as_json:
+            _print_json({"runs": [one.to_json() for one in found]})
+        else:
+            console = _console()
+            console.print(display.overview(found, width=console.width))
+        return
+    now = client.status(run)
+    if as_json:
+        _print_json(now.to_json())
+    else:
+        _print(display.page(now, client.lanes(now.run), client.events(now.run)))
+
+
+@app.command()
+@told
+def watch(
+    context: typer.Context,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's id or name; all that go on without.")
+    ] = None,
+) -> None:
+    """Follow one run, or all, until they are over. Ctrl-C ends the watching, not the run.
+
+    Example: backfilld watch jobs-new-field
+    """
+    now: Sequence[Progress] = ()
+    with display.Watch(_console()) as view:
+        for now in _client(context).watch(run):
+            view.show(now)
+    if not now:
+        _say("nothing is going on: backfilld enqueue FILE")
+    if any(one.state is not State.COMPLETED for one in now):
+        raise typer.Exit(1)
+
+
+@app.command()
+@told
+def events(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
+    """Show who did what to a run, and every change of its state.
+
+    Example: backfilld events jobs-new-field
+    """
+    story = _client(context, as_json=as_json).events(run)
+    if as_json:
+        _print_json({"events": [{**event, "at": event["at"].isoformat()} for event in story]})
+    else:
+        _print(display.event_table(story))
+
+
+@app.command()
+@told
+def gate(  # noqa: PLR0913 - a command's options
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The migration's name.", show_default=False)],
+    *,
+    phase: Annotated[
+        str, typer.Option("--phase", metavar="PHASE", help="The phase that must be over.")
+    ] = Phase.SWITCH.value,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the gate opens.")] = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Exit 0 when a migration's result can be relied on (verified and switched), 4 when not yet, 1 when it failed.
+
+    Example: backfilld gate jobs-new-field --wait --timeout 600
+    """
+    if timeout is not None and not wait:
+        msg = "--timeout is for --wait"
+        raise UsageError(msg)
+    client = _client(context, as_json=as_json)
+    if wait:
+        with _watching(quiet=as_json) as show:
+            client.wait_for_gate(name, phase, timeout, show)
+    elif not client.gate(name, phase):
+        now = client.status(name)
+        msg = f"run {now.name} is {now.state} in phase {now.phase}, {now.percent:.1f} % done"
+        raise NotFinished(msg + (f" ({now.hold_reason})" if now.hold_reason else ""))
+    if as_json:
+        _print_json(client.status(name).to_json())
+    else:
+        _say(f"open: {name} is verified, and {phase} is over")
+
+
+# --- control -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+@told
+def pause(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
+    """Stop a run until it is resumed. No batch is lost; the one in flight ends within about a second.
+
+    Example: backfilld pause jobs-new-field
+    """
+    _answer(_client(context, as_json=as_json).pause(run), as_json=as_json)
+
+
+@app.command()
+@told
+def resume(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
+    """Let a paused or failed run go on from where it stopped.
+
+    Example: backfilld resume jobs-new-field
+    """
+    _answer(_client(context, as_json=as_json).resume(run), as_json=as_json)
+
+
+@app.command()
+@told
+def cancel(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
+    """Stop a run for good. What it has done stays, and its name is free again.
+
+    Example: backfilld cancel jobs-new-field
+    """
+    _answer(_client(context, as_json=as_json).cancel(run), as_json=as_json)
+
+
+@app.command()
+@told
+def pace(  # noqa: PLR0913 - a command's options
+    context: typer.Context,
+    run: RunArgument,
+    *,
+    batch_seconds: Annotated[float | None, typer.Option(help="How long one batch should take.")] = None,
+    nice: Annotated[
+        float | None, typer.Option(help="Waiting for each second of work: 1 works half of the time.")
+    ] = None,
+    max_quarantined: Annotated[int | None, typer.Option(help="Rows set aside before the run pauses.")] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Lanes of this database, all runs together, that may work at once.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Change how fast a run goes, from its next batch on.
+
+    Example: backfilld pace jobs-new-field --nice 1 --width 2
+    """
+    wanted = {"batch_seconds": batch_seconds, "nice": nice, "max_quarantined": max_quarantined, "width": width}
+    now = _client(context, as_json=as_json).pace(
+        run, batch_seconds=batch_seconds, nice=nice, max_quarantined=max_quarantined, width=width
+    )
+    if as_json:
+        _print_json(now.to_json())
+    else:
+        changed = ", ".join(f"{name} {value:g}" for name, value in wanted.items() if value is not None)
+        _say(f"{now.name} (run {now.run}): {changed}, from the next batch on")
+
+
+@app.command()
+@told
+def approve(
+    context: typer.Context,
+    run: RunArgument,
+    *,
+    phase: Annotated[
+        str, typer.Option("--phase", metavar="PHASE", help="The phase that may begin.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Let a phase begin that waits for a person; may be said in advance.
+
+    Example: backfilld approve jobs-new-field --phase contract
+    """
+    _answer(_client(context, as_json=as_json).approve(run, phase), as_json=as_json)
+
+
+@quarantine_app.command("list")
+@told
+def quarantine_list(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
+    """Show the rows of a run that could not be converted, each with its error.
+
+    Example: backfilld quarantine list jobs-new-field
+    """
+    rows = _client(context, as_json=as_json).quarantine(run)
+    if as_json:
+        _print_json({"quarantined": [_row(row) for row in rows]})
+    else:
+        _print(display.quarantine(rows))
+
+
+@quarantine_app.command("retry")
+@told
+def quarantine_retry(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
+    """Try all quarantined rows of a run again, and let it go on.
+
+    Example: backfilld quarantine retry jobs-new-field
+    """
+    _answer(_client(context, as_json=as_json).retry(run), as_json=as_json)
+
+
+# --- processes and the rest --------------------------------------------------------------------------------------------
+
+
+@app.command()
+@told
+def worker(
+    context: typer.Context,
+    *,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads of each: as many lanes at once.")] = 2,
+) -> None:
+    """Run the workers that do the migrations, until told to stop.
+
+    Example: backfilld worker --processes 2 --threads 4
+    """
+    _become(context, "worker.app", "--processes", str(processes), "--threads", str(threads))
+
+
+@app.command()
+@told
+def demo() -> None:
+    """Try it out: a database, an application and a migration, all thrown away at the end. Needs nothing installed.
+
+    Example: backfilld demo
+    """
+    from producers import demo as demo_module  # noqa: PLC0415 - brings servers along that nobody else needs
+
+    demo_module.main()
+
+
+@app.command()
+@told
+def schema() -> None:
+    """Print the JSON Schema of migration files, for editors.
+
+    Example: backfilld schema > backfilld.schema.json
+    """
+    _print_json(definition.json_schema(), indent=2)
+
+
+@app.command()
+@told
+def version() -> None:
+    """Print the version.
+
+    Example: backfilld version
+    """
+    _say(f"backfilld {_version()}")
+
+
+# --- helpers, in order of use ------------------------------------------------------------------------------------------
+
+
+def _client(context: typer.Context, *, as_json: bool = False) -> Client:
+    given: _Globals = context.obj
+    return Client(given.database_url, given.redis_url, warn=functools.partial(_warn, as_json=as_json))
+
+
+def _warn(text: str, *, as_json: bool) -> None:
+    if as_json:  # so that each line of stderr is an object, warnings and the error alike
+        sys.stderr.write(json.dumps({"warning": redact(text)}) + "\n")
+    else:
+        _console(stderr=True).print(Text.assemble(("warning: ", "yellow"), display.safe(redact(text))), soft_wrap=True)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    # Made anew each time: the streams may have been replaced since this module was imported.
+    return Console(stderr=stderr, highlight=False)
+
+
+def _print(renderable: RenderableType) -> None:
+    _console().print(renderable)
+
+
+def _say(text: str) -> None:
+    _console().print(Text(display.safe(text)), soft_wrap=True)
+
+
+def _print_json(value: dict[str, Any], *, indent: int | None = None) -> None:  # Any: JSON
+    sys.stdout.write(json.dumps(value, indent=indent, default=str) + "\n")
+
+
+def _answer(now: Progress, *, as_json: bool) -> None:
+    """Where the run is now, after a command."""
+    if as_json:
+        _print_json(now.to_json())
+    else:
+        _say(display.line(now))
+
+
+@contextmanager
+def _watching(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """What to show while waiting; nothing when the output is for a program."""
+    if quiet:
+        yield None
+        return
+    with display.Watch(_console()) as view:
+        yield lambda now: view.show([now])
+
+
+def _become(context: typer.Context, module: str, *arguments: str) -> NoReturn:
+    """Go on as another module of ours: `producers` may not import `worker`, and signals reach it without a go-between."""
+    given: _Globals = context.obj
+    for variable, url in (("BACKFILLD_DATABASE_URL", given.database_url), ("BACKFILLD_REDIS_URL", given.redis_url)):
+        if url is not None:
+            os.environ[variable] = url
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell, and our own module
+
+
+def _row(row: Quarantined) -> dict[str, Any]:  # Any: JSON
+    return {
+        "operation": row.operation,
+        "table": row.relation,
+        "key": list(row.key),
+        "sqlstate": row.sqlstate,
+        "error": row.error,
+        "attempts": row.attempts,
+        "retry": row.retry,
+        "quarantined_at": row.quarantined_at.isoformat(),
+    }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("backfilld")
+    except metadata.PackageNotFoundError:
+        return "from a source tree"
+
+
+def _fail(exc: Exception, code: int, *, as_json: bool) -> NoReturn:
+    message = redact(str(exc).strip()) or type(exc).__name__
+    if as_json:
+        error: dict[str, Any] = {"class": type(exc).__name__, "exit_code": code, "message": message}  # Any: JSON
+        match exc:
+            case InvalidMigration():
+                error |= {
+                    "file": exc.file,
+                    "line": exc.line,
+                    "key": exc.key,
+                    "problem": exc.problem,
+                    "remedy": exc.remedy,
+                }
+            case Refused():
+                error["findings"] = [vars(finding) for finding in exc.findings]
+        sys.stderr.write(json.dumps({"error": error}) + "\n")
+    elif isinstance(exc, Refused):
+        _console(stderr=True).print(display.refusals(exc.findings))
+    else:
+        mark = ("not yet: ", "yellow") if isinstance(exc, NotFinished) else ("error: ", "red")
+        _console(stderr=True).print(Text.assemble(mark, display.safe(message)), soft_wrap=True)
+    raise typer.Exit(code) from exc

@@ -1,0 +1,325 @@
+"""The verbs of the command line as Python functions, for deploy scripts: `from producers import Client`."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import socket
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from migrations import definition, plan, preflight
+from migrations import settings as settings_file
+from migrations.errors import NotFinished, Unreachable, UsageError
+from migrations.messages import ControlMessage
+from migrations.postgres.connect import connected
+from migrations.settings import TARGET
+from migrations.states import ENDED, Phase, State
+from migrations.store import events, lanes, quarantine, runs, schema
+from monitoring import progress
+from producers import commands, enqueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from migrations.model import Lane, Quarantined, Run
+    from migrations.plan import Plan
+    from migrations.postgres.connect import Connection
+    from migrations.settings import Settings
+    from monitoring.progress import Progress
+
+#: How often the record is read by who waits: a person does not notice, and neither does the database.
+POLL_SECONDS = 0.5
+#: Waiting outlives a restart of PostgreSQL, as the run does; longer than this and somebody should look.
+PATIENCE_SECONDS = 60.0
+
+T = TypeVar("T")
+
+_log = logging.getLogger("backfilld")
+
+
+class Client:
+    """One target database and the workers on it.
+
+    Every method opens a connection of its own and closes it. Errors are those of `migrations.errors`: UsageError,
+    InvalidMigration and InvalidSettings (mend the call), Refused (mend the plan or the database), Unreachable (nothing
+    was changed), NotFinished (ask again later).
+    """
+
+    def __init__(
+        self,
+        database_url: str | None = None,
+        redis_url: str | None = None,
+        *,
+        actor: str | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        """What is not given comes from `BACKFILLD_…` variables and `backfilld.toml`.
+
+        `actor` is who asks, for the audit. `warn` is told what succeeded with a blemish; without it, the logger `backfilld` is.
+        """
+        given = {"database_url": database_url, "redis_url": redis_url}
+        self._settings: Settings = settings_file.load(**{name: url for name, url in given.items() if url is not None})
+        self._actor = actor or f"{_user()}@{socket.gethostname()}"
+        self._warn = warn or _log.warning
+
+    # --- before a run --------------------------------------------------------------------------------------------------
+
+    def init(self) -> list[int]:
+        """Make the schema `backfilld`, or bring it up to date; returns the versions applied, none when it was."""
+        with connected(self._settings.require_database()) as connection:
+            return schema.ensure(connection)
+
+    def plan(self, file: str | Path) -> Plan:
+        """What a migration would do here. Nothing is changed, and a plan with findings is still a plan."""
+        migration = definition.load(file)
+        with connected(self._settings.require_database()) as connection:
+            return plan.make(migration, preflight.examine(connection, migration))
+
+    def enqueue(self, file: str | Path) -> Progress:
+        """Start a migration, or find the run it has: a deploy may call this as often as it likes.
+
+        Raises UsageError when the name belongs to another migration, Refused when preflight finds a reason. When Redis is
+        not there nothing is written, so that a deploy does not go on towards workers that cannot be woken.
+        """
+        migration = definition.load(file)
+        self._settings.require_database()
+        enqueue.check(self._settings.require_redis())
+        run = self._record(migration)
+        self._wake(run)
+        return self.status(run)
+
+    def record(self, file: str | Path) -> Progress:
+        """Enqueue into PostgreSQL alone, without Redis: any worker finds the run by itself within seconds."""
+        return self.status(self._record(definition.load(file)))
+
+    def _record(self, migration: definition.Migration) -> int:
+        with connected(self._settings.require_database()) as connection:
+            schema.ensure(connection)
+            enqueued = commands.enqueue(connection, migration, actor=self._actor)
+        for warning in enqueued.warnings:
+            self._warn(warning)
+        return enqueued.run.run
+
+    def _wake(self, run: int) -> None:
+        """The run is on record, so whatever happens here it will be worked on: say what went wrong and go on."""
+        try:
+            with self._record_of_runs() as connection:
+                messages = lanes.startable(connection, run)
+            enqueue.send(self._settings.require_redis(), messages)
+        except Unreachable as exc:
+            self._warn(
+                f"the run is enqueued, but the workers could not be told ({exc}); they will find it by themselves"
+            )
+
+    # --- looking -------------------------------------------------------------------------------------------------------
+
+    def status(self, run: int | str) -> Progress:
+        """Where a run is, by id or name."""
+        with self._record_of_runs() as connection:
+            return _progress(connection, commands.find(connection, run))
+
+    def runs(self, *, ended: bool = True) -> list[Progress]:
+        """Where all runs are, newest first."""
+        with self._record_of_runs() as connection:
+            return progress.read(connection, runs.listed(connection, ended=ended))
+
+    def lanes(self, run: int | str) -> list[Lane]:
+        """The slices a run works on, the conductor first."""
+        with self._record_of_runs() as connection:
+            return lanes.of_run(connection, commands.find(connection, run).run)
+
+    def events(self, run: int | str) -> list[dict[str, Any]]:
+        """Who did what, and every change of state, oldest first. Any: columns of the audit."""
+        with self._record_of_runs() as connection:
+            return events.story(connection, commands.find(connection, run).run)
+
+    def quarantine(self, run: int | str) -> list[Quarantined]:
+        """The rows of a run that could not be converted, a thousand at most."""
+        with self._record_of_runs() as connection:
+            return quarantine.listed(connection, commands.find(connection, run).run)
+
+    # --- waiting -------------------------------------------------------------------------------------------------------
+
+    def wait(
+        self,
+        run: int | str,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Progress:
+        """Return when a run is completed, or verified and usable and only waits for an approval.
+
+        Raises RunStopped when it failed, was cancelled, or was paused by what it met, and NotFinished after `timeout` seconds.
+        """
+        return self._until(run, commands.has_ended_well, timeout=timeout, on_progress=on_progress)
+
+    def gate(self, name: str, phase: str | None = None) -> bool:
+        """Whether what a migration brings can be relied on: the phase (default: switch) is over, and the data verified.
+
+        Raises RunStopped when it failed or was cancelled, UsageError when there is no such run.
+        """
+        wanted = commands.phase_named(phase or Phase.SWITCH)
+        with self._record_of_runs() as connection:
+            return commands.is_open(commands.find(connection, name), wanted)
+
+    def wait_for_gate(
+        self,
+        name: str,
+        phase: str | None = None,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Progress:
+        """Return when the gate is open. Raises as `gate` does, and NotFinished after `timeout` seconds."""
+        wanted = commands.phase_named(phase or Phase.SWITCH)
+        return self._until(name, lambda run: commands.is_open(run, wanted), timeout=timeout, on_progress=on_progress)
+
+    def watch(self, run: int | str | None = None) -> Iterator[list[Progress]]:
+        """One run, or all that go on, again and again until they are over; runs that end meanwhile are shown to their end."""
+        seen: set[int] = set()
+
+        def look(connection: Connection) -> list[Progress]:
+            return progress.read(connection, _to_watch(connection, run, seen))
+
+        while True:
+            now = self._patiently(look)
+            seen.update(one.run for one in now)
+            yield now
+            if all(_is_over(one) for one in now):
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _until(
+        self,
+        run: int | str,
+        reached: Callable[[Run], bool],
+        *,
+        timeout: float | None,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> Progress:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._record_of_runs() as connection:
+            reference = commands.find(connection, run).run  # a name may be taken by a newer run while we wait
+
+        def look(connection: Connection) -> tuple[Run, Progress]:
+            found = commands.find(connection, reference)
+            return found, _progress(connection, found)
+
+        while True:
+            found, now = self._patiently(look)
+            if on_progress is not None:
+                on_progress(now)
+            if reached(found):
+                return now
+            if deadline is not None and time.monotonic() >= deadline:
+                msg = (
+                    f"run {now.name} is {now.state} in phase {now.phase} after {timeout:g} s, {now.percent:.1f} % done"
+                )
+                raise NotFinished(msg + (f" ({now.hold_reason})" if now.hold_reason else ""))
+            left = POLL_SECONDS if deadline is None else max(deadline - time.monotonic(), 0.0)
+            time.sleep(min(POLL_SECONDS, left))
+
+    # --- control -------------------------------------------------------------------------------------------------------
+
+    def pause(self, run: int | str) -> Progress:
+        """Stop a run until it is resumed. It is `pausing` until a worker has seen that no batch is in flight."""
+        with self._record_of_runs() as connection:
+            return self._tell(connection, commands.pause(connection, run, actor=self._actor))
+
+    def resume(self, run: int | str) -> Progress:
+        """Let a paused or failed run go on from where it stopped."""
+        with self._record_of_runs() as connection:
+            return self._tell(connection, commands.resume(connection, run, actor=self._actor))
+
+    def cancel(self, run: int | str) -> Progress:
+        """Stop a run for good. It is `cancelling` until a worker has seen that no batch is in flight."""
+        with self._record_of_runs() as connection:
+            return self._tell(connection, commands.cancel(connection, run, actor=self._actor))
+
+    def approve(self, run: int | str, phase: str) -> Progress:
+        """Let a phase begin that waits for a person, now or when it is reached."""
+        with self._record_of_runs() as connection:
+            return self._tell(connection, commands.approve(connection, run, phase, actor=self._actor))
+
+    def retry(self, run: int | str) -> Progress:
+        """Try all quarantined rows of a run again, and let it go on."""
+        with self._record_of_runs() as connection:
+            return self._tell(connection, commands.retry(connection, run, actor=self._actor))
+
+    def pace(
+        self,
+        run: int | str,
+        *,
+        batch_seconds: float | None = None,
+        nice: float | None = None,
+        max_quarantined: int | None = None,
+        width: int | None = None,
+    ) -> Progress:
+        """Change how fast a run goes, from its next batch on; `width` is how many lanes of all runs may work at once."""
+        given = {"batch_seconds": batch_seconds, "nice": nice, "max_quarantined": max_quarantined}
+        changes = {name: value for name, value in given.items() if value is not None}
+        with self._record_of_runs() as connection:
+            number = commands.tune(connection, run, changes, width=width, actor=self._actor)
+            return _progress(connection, commands.find(connection, number))
+
+    def _tell(self, connection: Connection, run: int) -> Progress:
+        """The wish is on record; the messages only make the workers look at once.
+
+        The verb is always `wake`, never the wish itself: a `pause` that is delivered late, or twice, must not stop a run
+        that was resumed meanwhile.
+        """
+        now = _progress(connection, commands.find(connection, run))
+        redis_url = self._settings.redis_url
+        if redis_url:
+            control = ControlMessage(target=TARGET, run=run, verb="wake", actor=self._actor)
+            try:
+                enqueue.send(redis_url, [control, *lanes.startable(connection, run)])
+            except Unreachable as exc:
+                self._warn(f"recorded, but the workers could not be told ({exc}); they will see it by themselves")
+        return now
+
+    # --- connections ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _record_of_runs(self) -> Iterator[Connection]:
+        """A connection to a database that has our schema. Raises UsageError when it has none."""
+        with connected(self._settings.require_database()) as connection:
+            schema.check(connection)
+            if schema.version(connection) < schema.newest():
+                msg = "the database has no schema backfilld, or an old one: backfilld init"
+                raise UsageError(msg)
+            yield connection
+
+    def _patiently(self, look: Callable[[Connection], T]) -> T:
+        """Look for one who waits anyway: again and again while PostgreSQL is away. Raises Unreachable when it stays away."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                with self._record_of_runs() as connection:
+                    return look(connection)
+            except Unreachable:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(POLL_SECONDS)
+
+
+def _progress(connection: Connection, run: Run) -> Progress:
+    return progress.read(connection, [run])[0]
+
+
+def _to_watch(connection: Connection, run: int | str | None, seen: set[int]) -> list[Run]:
+    if run is not None:
+        return [commands.find(connection, run)]
+    return [one for one in runs.listed(connection, ended=True) if one.run in seen or not _is_over(one)]
+
+
+def _is_over(run: Run | Progress) -> bool:
+    return run.state in ENDED | {State.FAILED}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"

@@ -1,0 +1,345 @@
+"""What people ask of runs, as changes to the record: each in one transaction, under the run's lock, with who asked.
+
+Nothing here talks to Redis. A command that finds its wish fulfilled already changes nothing; one that cannot mean
+anything raises UsageError and says what would.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg import errors
+from pydantic import ValidationError
+
+from migrations import preflight
+from migrations.definition import RunSettings
+from migrations.errors import BackfilldError, Refused, UsageError
+from migrations.model import Bounds
+from migrations.states import ENDED, Phase, State, Wish
+from migrations.store import events, lanes, pace, quarantine, runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from migrations.definition import Migration
+    from migrations.model import Run
+    from migrations.postgres.connect import Connection
+    from migrations.store.runs import Held
+
+#: A step of the conductor (a VALIDATE, say) may hold what a command needs; a person is told rather than left waiting.
+LOCK_TIMEOUT = "30s"
+#: Commands lock the run and then its lanes, batches the other way round: PostgreSQL ends one of the two, and it comes back.
+DEADLOCK_TRIES = 3
+
+#: The narrowest and widest that `pace --width` takes; `pace` in the schema holds the same.
+WIDTHS = range(1, 65)
+
+#: Phases that a run may wait in front of, and that a gate may ask for.
+PHASES = tuple(phase for phase in Phase if phase is not Phase.DONE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enqueued:
+    """A run of a migration: made just now, or there already."""
+
+    run: Run
+    is_new: bool
+    warnings: tuple[str, ...] = ()
+
+
+class RunStopped(BackfilldError):  # noqa: N818 - named for what it means to who waits, as all of ours are
+    """The run will not get there by itself: it failed, was cancelled, or was paused by what it met."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        error = f": {run.error.get('message', '')}" if run.error else ""
+        super().__init__(f"run {run.name} is {run.state} in phase {run.phase}{error}")
+
+
+# --- finding -----------------------------------------------------------------------------------------------------------
+
+
+def find(connection: Connection, reference: int | str) -> Run:
+    """The run of an id or a name. Raises UsageError naming what there is."""
+    run = runs.find(connection, str(reference))
+    if run is not None:
+        return run
+    names = list(dict.fromkeys(run.name for run in runs.listed(connection, ended=True)))
+    close = difflib.get_close_matches(str(reference), names, n=1)
+    hint = (
+        f"Did you mean {close[0]}?"
+        if close
+        else f"There is {', '.join(names[:10])}."
+        if names
+        else "There are none yet."
+    )
+    msg = f"there is no run {reference}. {hint}"
+    raise UsageError(msg)
+
+
+def is_open(run: Run, phase: Phase = Phase.SWITCH) -> bool:
+    """Whether what `phase` brings can be relied on: the phase is over and, from verify on, the data is proved right.
+
+    Raises RunStopped when the run failed or was cancelled: waiting for it would be in vain.
+    """
+    if run.state in {State.FAILED, State.CANCELLING, State.CANCELLED, State.ROLLING_BACK, State.ROLLED_BACK}:
+        raise RunStopped(run)
+    proved = run.verified_at is not None or Phase.VERIFY.is_past(phase)
+    return run.phase.is_past(phase) and proved
+
+
+def has_ended_well(run: Run) -> bool:
+    """Whether somebody who waits may go on: all is done, or all but what waits for an approval.
+
+    Raises RunStopped when it will not get there by itself; a run that a person paused may yet.
+    """
+    if run.state is State.PAUSED and run.error is not None:
+        raise RunStopped(run)
+    gate_is_open = is_open(run)
+    return run.state is State.COMPLETED or (run.state is State.WAITING and gate_is_open)
+
+
+# --- enqueueing --------------------------------------------------------------------------------------------------------
+
+
+def enqueue(connection: Connection, migration: Migration, *, actor: str) -> Enqueued:
+    """A run of this migration: the one there is, or a new one once preflight has nothing against it.
+
+    Raises UsageError when the name belongs to another migration, and Refused by preflight; nothing is written then.
+    """
+    existing = _same(connection, migration)
+    if existing is not None:
+        return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
+    examination = preflight.examine(connection, migration)
+    if examination.findings:
+        raise Refused(list(examination.findings))
+    try:
+        run = runs.insert(connection, migration, examination.facts, actor=actor)
+    except UsageError:
+        # Two deploys enqueue the same file at once; the one that comes second gets the run of the first.
+        existing = _same(connection, migration)
+        if existing is None:
+            raise
+        return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
+    return Enqueued(run=find(connection, run), is_new=True, warnings=tuple(examination.warnings))
+
+
+def _same(connection: Connection, migration: Migration) -> Run | None:
+    """The run that has this migration's name. Raises UsageError when it is of another migration."""
+    existing = runs.find(connection, migration.name)
+    if existing is None or existing.state in {State.CANCELLED, State.ROLLED_BACK}:
+        return None
+    if existing.checksum != migration.checksum:
+        msg = (
+            f"run {existing.run} is called {migration.name} too and does something else: its checksum is "
+            f"{_short(existing.checksum)}, that of the file {_short(migration.checksum)}. Give the changed migration a "
+            f"new name"
+            + ("" if existing.state in ENDED else f", or end the run first: backfilld cancel {existing.name}")
+        )
+        raise UsageError(msg)
+    return existing
+
+
+def _differences(run: Run, migration: Migration) -> tuple[str, ...]:
+    """Settings are not part of the checksum: say that those of the file were not taken over."""
+    if run.state in ENDED:
+        return ()
+    there, wanted = run.settings.model_dump(mode="json"), migration.settings.model_dump(mode="json")
+    different = ", ".join(name for name in wanted if wanted[name] != there[name])
+    if not different:
+        return ()
+    return (
+        f"run {run.name} goes on with its own settings; the file differs in {different} (see `backfilld pace --help`)",
+    )
+
+
+def _short(checksum: str) -> str:
+    return checksum.removeprefix("sha256:")[:12]
+
+
+# --- control -----------------------------------------------------------------------------------------------------------
+
+
+def pause(connection: Connection, reference: int | str, *, actor: str) -> int:
+    """Ask a run to stop until somebody resumes it; a worker does so once no batch is in flight."""
+
+    def act(held: Held) -> None:
+        if held.state in {State.PAUSING, State.PAUSED}:
+            return
+        if held.state not in {State.QUEUED, State.RUNNING, State.WAITING}:
+            msg = f"run {held.name} is {held.state}; only a run that is going on can be paused"
+            raise UsageError(msg)
+        runs.set_state(connection, held, State.PAUSING, actor=actor, reason="asked to pause", wish=Wish.PAUSE)
+
+    return _change(connection, reference, act)
+
+
+def resume(connection: Connection, reference: int | str, *, actor: str) -> int:
+    """Let a paused or failed run go on from where it stopped."""
+
+    def act(held: Held) -> None:
+        if held.state in {State.QUEUED, State.RUNNING}:
+            return
+        if held.state is State.WAITING:
+            msg = f"run {held.name} waits for an approval: backfilld approve {held.name} --phase {held.phase}"
+            raise UsageError(msg)
+        if held.state not in {State.PAUSING, State.PAUSED, State.FAILED}:
+            msg = f"run {held.name} is {held.state}, which nothing brings back; enqueue the migration again"
+            raise UsageError(msg)
+        runs.set_state(connection, held, State.RUNNING, actor=actor, reason="asked to resume")
+        lanes.wake_run(connection, held.run)
+
+    return _change(connection, reference, act)
+
+
+def cancel(connection: Connection, reference: int | str, *, actor: str) -> int:
+    """Ask a run to stop for good; a worker does so once no batch is in flight."""
+
+    def act(held: Held) -> None:
+        if held.state in {State.CANCELLING, State.CANCELLED}:
+            return
+        if held.state in ENDED | {State.ROLLING_BACK}:
+            msg = f"run {held.name} is {held.state}; there is nothing left to cancel"
+            raise UsageError(msg)
+        runs.set_state(connection, held, State.CANCELLING, actor=actor, reason="asked to cancel", wish=Wish.CANCEL)
+
+    return _change(connection, reference, act)
+
+
+def approve(connection: Connection, reference: int | str, phase: str, *, actor: str) -> int:
+    """Let a phase begin that waits for a person; may be said in advance, and twice."""
+    approved = _phase(phase)
+
+    def act(held: Held) -> None:
+        if held.state in {State.CANCELLING, State.CANCELLED, State.ROLLING_BACK, State.ROLLED_BACK}:
+            msg = f"run {held.name} is {held.state}; there is nothing left to approve"
+            raise UsageError(msg)
+        if approved in held.approved or held.phase.is_past(approved):
+            return
+        runs.approve(connection, held.run, approved, actor=actor)
+        if held.state is State.WAITING and held.phase is approved:
+            runs.set_state(connection, held, State.RUNNING, actor=actor, reason=f"{approved} approved")
+            lanes.wake_run(connection, held.run)
+
+    return _change(connection, reference, act)
+
+
+def tune(
+    connection: Connection,
+    reference: int | str,
+    changes: dict[str, Any],  # Any: values of RunSettings, checked there
+    *,
+    width: int | None,
+    actor: str,
+) -> int:
+    """Change how a run behaves from its next batch on, and how many lanes of this database may work at once."""
+    if not changes and width is None:
+        msg = "say what to change: --batch-seconds, --nice, --max-quarantined or --width"
+        raise UsageError(msg)
+    if width is not None and width not in WIDTHS:
+        msg = f"--width: {width} is not between {WIDTHS[0]} and {WIDTHS[-1]}"
+        raise UsageError(msg)
+
+    def act(held: Held) -> None:
+        if held.state in ENDED:
+            msg = f"run {held.name} is {held.state}; its pace does not matter any more"
+            raise UsageError(msg)
+        if changes:
+            runs.tune(connection, held.run, _tuned(held.settings, changes), actor=actor)
+        if width is not None:
+            pace.set_max_width(connection, width)
+            events.record(connection, held.run, actor=actor, what="pace.width", max_width=width)
+
+    return _change(connection, reference, act)
+
+
+def _tuned(settings: RunSettings, changes: dict[str, Any]) -> RunSettings:  # Any: checked here
+    try:
+        return RunSettings.model_validate({**settings.model_dump(mode="json"), **changes})
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        msg = f"{option}: {first['input']} is not possible: {first['msg'].removeprefix('Input ')}"
+        raise UsageError(msg) from None
+
+
+def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
+    """Try every quarantined row of a run again, once what was wrong with them is mended."""
+
+    def act(held: Held) -> None:
+        if held.state not in {State.RUNNING, State.PAUSED, State.FAILED}:
+            msg = f"run {held.name} is {held.state}; rows are tried again while it is running, paused or failed"
+            raise UsageError(msg)
+        operations = quarantine.mark_for_retry(connection, held.run)
+        if not operations:
+            msg = f"run {held.name} has no quarantined rows"
+            raise UsageError(msg)
+        _insert_retries(connection, held, operations)
+        events.record(connection, held.run, actor=actor, what="quarantine.retry", operations=sorted(operations))
+        if held.state is not State.RUNNING:
+            runs.set_state(
+                connection, held, State.RUNNING, actor=actor, reason="quarantined rows are to be tried again"
+            )
+        lanes.wake_run(connection, held.run)
+
+    return _change(connection, reference, act, adds_lanes=True)
+
+
+def _insert_retries(connection: Connection, held: Held, operations: set[int]) -> None:
+    """One lane per operation, in the walk that is going on, or in a new one when the walk is over.
+
+    A walk that is not over must not be left for a new one: its open lanes would be forgotten.
+    """
+    run = find(connection, held.run)
+    pass_ = held.pass_
+    if held.phase is not Phase.BACKFILL:
+        pass_ += 1
+        runs.set_pass(connection, held.run, pass_, reason="quarantined rows are to be tried again")
+    waiting = {
+        lane.operation
+        for lane in lanes.of_run(connection, held.run)
+        if lane.kind == "retry" and lane.pass_ == pass_ and lane.done_at is None
+    }
+    for operation in sorted(operations - waiting):
+        relation = str(run.migration.operations[operation].table)
+        lanes.insert(
+            connection, held.run, kind="retry", operation=operation, pass_=pass_, relation=relation, bounds=Bounds()
+        )
+
+
+def _change(
+    connection: Connection, reference: int | str, act: Callable[[Held], None], *, adds_lanes: bool = False
+) -> int:
+    """Do `act` under the run's lock, in one transaction; returns the run's id."""
+    for tries_left in reversed(range(DEADLOCK_TRIES)):
+        try:
+            with connection.transaction():
+                connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+                run = find(connection, reference)
+                if adds_lanes:  # before the run, in the order of the conductor's own steps
+                    lanes.lock_conductor(connection, run.run)
+                held = runs.hold(connection, run.run)
+                if held is not None:  # it was found in this transaction, but nothing kept it from being removed
+                    act(held)
+                return run.run
+        except errors.DeadlockDetected:
+            if not tries_left:
+                raise
+        except errors.LockNotAvailable as exc:
+            msg = f"run {reference} is busy with a step that takes long, and nothing was changed; try again"
+            raise BackfilldError(msg) from exc
+    raise AssertionError  # the last try returns or raises
+
+
+def phase_named(text: str) -> Phase:
+    """One of the phases by its name. Raises UsageError."""
+    return _phase(text)
+
+
+def _phase(text: str) -> Phase:
+    if text not in PHASES:
+        msg = f"--phase: {text} is not one of {', '.join(PHASES)}"
+        raise UsageError(msg)
+    return Phase(text)

@@ -1,0 +1,382 @@
+"""What people see: readable at 80 columns and at 120, and never obeying what a database or a file says."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+
+from migrations.model import Bounds, Lane, Quarantined
+from migrations.plan import Estimate, Plan, PlannedAction, PlannedPhase, TableReport
+from migrations.states import Phase, State
+from monitoring import display
+from monitoring.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+AT = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+
+RUNNING = Progress(
+    run=12,
+    name="jobs-new-field",
+    target="default",
+    phase=Phase.BACKFILL,
+    state=State.RUNNING,
+    wish=None,
+    rows_done=452_000,
+    rows_total=1_000_000,
+    percent=45.2,
+    rows_per_second=12_345.6,
+    eta_seconds=44,
+    lanes=4,
+    width=3,
+    hold_reason=None,
+    residual_rows=None,
+    verified=False,
+    quarantined=0,
+    errors=(),
+    hot_update_ratio=0.981,
+    created_at=AT,
+    updated_at=AT,
+    rows_walked=452_000,
+)
+HELD = replace(
+    RUNNING, run=13, name="orders-" + "long-" * 10 + "name", hold_reason="replica lag 4.2 s, limit 2 s", quarantined=3
+)
+FAILED = replace(
+    RUNNING,
+    run=11,
+    state=State.FAILED,
+    eta_seconds=None,
+    errors=(
+        {"lane": 2, "class": "fatal", "sqlstate": "42883", "message": "no function [bold]foo[/bold]\n\x1b[31mHINT\x07"},
+    ),
+)
+WAITING = replace(
+    RUNNING,
+    phase=Phase.CONTRACT,
+    state=State.WAITING,
+    percent=100.0,
+    eta_seconds=None,
+    verified=True,
+    hold_reason="waiting for approval of contract: backfilld approve jobs-new-field --phase contract",
+)
+
+LANE = Lane(
+    run=12,
+    lane=1,
+    kind="backfill",
+    operation=0,
+    pass_=1,
+    relation="jobs",
+    bounds=Bounds(),
+    cursor=["5"],
+    seq=3,
+    batch_rows=1000,
+    recent=(),
+    rows_walked=123_456,
+    rows_changed=120_000,
+    rows_residual=0,
+    batches_committed=120,
+    batches_retried=1,
+    attempts=0,
+    last_error=None,
+    next_run_at=AT,
+    enqueued_at=AT,
+    progressed_at=AT,
+    done_at=None,
+)
+CONDUCTOR = replace(LANE, lane=0, kind="conductor", operation=None, relation=None)
+
+EVENT: dict[str, Any] = {
+    "event": 1,
+    "at": AT,
+    "run": 12,
+    "actor": "ann@laptop",
+    "what": "run.failed",
+    "detail": {"before": "running", "error": {"class": "fatal", "message": "boom [red]"}},
+}
+
+
+def printed(renderable: RenderableType, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable)
+    return _text(console)
+
+
+def _text(console: Console) -> str:
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize(
+    "renderable",
+    [
+        pytest.param(lambda width: display.overview([HELD, RUNNING, FAILED, WAITING], width=width), id="overview"),
+        pytest.param(lambda _: display.page(FAILED, [CONDUCTOR, LANE], [EVENT] * 20), id="page"),
+        pytest.param(lambda _: display.block(HELD), id="block"),
+        pytest.param(lambda _: display.plan(plan()), id="plan"),
+    ],
+)
+def test_nothing_is_wider_than_the_terminal_or_cut_off(
+    renderable: Any, width: int
+) -> None:  # Any: a lambda of the table
+    text = printed(renderable(width), width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text
+
+
+def test_every_state_has_a_style() -> None:
+    assert set(display.STYLES) == set(State)
+
+
+@pytest.mark.parametrize(
+    "told", [display.line(FAILED), printed(display.page(FAILED, [], [])), printed(display.overview([FAILED], width=80))]
+)
+def test_what_a_database_says_is_shown_and_not_obeyed(told: str) -> None:
+    shown = " ".join(told.split())  # a table may break the line
+    assert "no function [bold]foo[/bold] \\x1b[31mHINT\\x07" in shown
+    assert not any(ord(c) < 32 and c != "\n" for c in told)
+
+
+def test_the_overview_says_a_shared_hold_once() -> None:
+    other = replace(HELD, run=14, quarantined=0)
+    text = printed(display.overview([other, HELD], width=80))
+    assert text.count("replica lag 4.2 s, limit 2 s") == 1
+    assert "runs 14, 13" in text
+
+
+def test_an_empty_overview_says_how_to_begin() -> None:
+    assert "backfilld enqueue FILE" in printed(display.overview([], width=80))
+
+
+def test_the_page_shows_numbers_lanes_errors_and_only_the_newest_events() -> None:
+    events = [{**EVENT, "what": f"event.{number:02}"} for number in range(20)]
+    text = printed(display.page(replace(FAILED, hot_update_ratio=0.981), [CONDUCTOR, LANE], events), 120)
+    for part in (
+        "452,000 of 1,000,000 rows",
+        "45.2 %",
+        "98.1%",
+        "42883",
+        "123,456",
+        "120,000",
+        "event.19",
+        "error boom [red]",
+    ):
+        assert part in text
+    assert "event.11" not in text
+    assert "conductor" not in text
+
+
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        (
+            RUNNING,
+            "jobs-new-field (run 12): backfill running, 45.2 %, 452,000 of 1,000,000 rows, 12,346 rows/s, width 3, 44 s left",
+        ),
+        (
+            replace(RUNNING, state=State.QUEUED, rows_total=None, eta_seconds=None),
+            "jobs-new-field (run 12): backfill queued",
+        ),
+        (
+            replace(RUNNING, rows_done=7, eta_seconds=None, quarantined=3, hold_reason="replica lag 4.2 s"),
+            (
+                "jobs-new-field (run 12): backfill running, 45.2 %, 452,000 of 1,000,000 rows, 7 changed, 12,346 rows/s, "
+                "width 3, 3 quarantined, hold: replica lag 4.2 s"
+            ),
+        ),
+        (
+            replace(RUNNING, phase=Phase.VERIFY, percent=100.0, rows_verified=1234),
+            "jobs-new-field (run 12): verify running, 100.0 %, 1,234 of 1,000,000 rows verified, 12,346 rows/s, width 3, 44 s left",
+        ),
+        (
+            WAITING,
+            (
+                "jobs-new-field (run 12): contract waiting, 100.0 %, 452,000 of 1,000,000 rows, "
+                "waiting for approval of contract: backfilld approve jobs-new-field --phase contract"
+            ),
+        ),
+    ],
+)
+def test_a_run_on_one_line(progress: Progress, line: str) -> None:
+    assert display.line(progress) == line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "?"),
+        (0, "0 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (601, "10 min"),
+        (3600, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_durations_have_two_units_at_most(seconds: float | None, text: str) -> None:
+    assert display.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 kB"), (456 * 1024, "456 kB"), (1.25 * 2**40, "1.2 TB"), (None, "?")],
+)
+def test_sizes_are_in_the_units_of_postgres(amount: float | None, text: str) -> None:
+    assert display.size(amount) == text
+
+
+# --- plan and quarantine -----------------------------------------------------------------------------------------------
+
+
+def plan(*, findings: tuple[dict[str, str], ...] = ()) -> Plan:
+    body = "CREATE FUNCTION f() RETURNS trigger AS $$\nBEGIN\n  RETURN NEW;\nEND $$"
+    expand = PlannedPhase(
+        phase=Phase.EXPAND,
+        actions=(
+            PlannedAction(
+                sql='ALTER TABLE "jobs" ADD COLUMN "new_field" text', lock="ACCESS EXCLUSIVE", note="for milliseconds"
+            ),
+            PlannedAction(sql=body, lock="none", note=""),
+        ),
+        waits_for_approval=False,
+    )
+    contract = PlannedPhase(
+        phase=Phase.CONTRACT,
+        actions=(PlannedAction(sql='DROP TRIGGER "t" ON "jobs"', lock="ACCESS EXCLUSIVE", note=""),),
+        waits_for_approval=True,
+    )
+    switch = PlannedPhase(phase=Phase.SWITCH, actions=(), waits_for_approval=False)
+    table = TableReport(
+        name="jobs",
+        rows=1_000_000,
+        heap_bytes=120 * 2**20,
+        index_bytes=40 * 2**20,
+        key=("tenant", "id"),
+        triggers=("audit [red]",),
+        publications=("supabase_realtime",),
+        dependents=("view open_jobs",),
+        notes=("never analyzed",),
+    )
+    return Plan(
+        name="jobs-new-field",
+        checksum="sha256:" + "ab" * 32,
+        phases=() if findings else (expand, switch, contract),
+        tables=(table,),
+        estimate=Estimate(rows=1_000_000, batches=134, seconds=66.7),
+        warnings=("every changed row is sent on",),
+        findings=findings,
+    )
+
+
+def test_a_plan_shows_the_table_each_statement_with_its_lock_and_what_to_know() -> None:
+    text = printed(display.plan(plan()), 120)
+    for part in (
+        "jobs  1,000,000 rows · 120 MB · indexes 40 MB · walked by tenant, id",
+        "audit [red]",
+        "supabase_realtime",
+        "view open_jobs",
+        "never analyzed",
+        'ALTER TABLE "jobs" ADD COLUMN "new_field" text',
+        "lock ACCESS EXCLUSIVE: for milliseconds",
+        "    RETURN NEW;\n",
+        "switch  nothing to do",
+        "contract  waits for approval",
+        "About 1,000,000 rows in 134 batches",
+        "1 min 07 s",
+        "warning  every changed row is sent on",
+    ):
+        assert part in text
+    assert "refused" not in text
+
+
+def test_a_refused_plan_says_why_and_what_to_do_and_promises_nothing() -> None:
+    finding = {"check": "row_security", "problem": "rows would be hidden", "remedy": "Use a role with BYPASSRLS"}
+    text = printed(display.plan(plan(findings=(finding,))))
+    assert "refused  rows would be hidden." in text
+    assert "Use a role with BYPASSRLS" in text
+    assert "batches" not in text
+
+
+def test_the_quarantine_shows_which_rows_and_why() -> None:
+    row = Quarantined(
+        quarantine=1,
+        run=12,
+        operation=0,
+        relation="jobs",
+        key=("4711", "a"),
+        sqlstate="22P02",
+        error="invalid input [bold]",
+        retry=True,
+        attempts=2,
+        quarantined_at=AT,
+    )
+    text = printed(display.quarantine([row]))
+    for part in ("jobs", "4711, a", "22P02", "invalid input [bold]", "2, retry"):
+        assert part in text
+    assert "no rows" in printed(display.quarantine([]))
+
+
+# --- watching ----------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_without_a_terminal_there_is_a_line_every_two_seconds_and_one_for_each_change() -> None:
+    console, clock = Console(file=io.StringIO(), width=80), Clock()
+    moving = [replace(RUNNING, rows_done=number, rows_walked=number) for number in range(6)]
+    with display.Watch(console, clock=clock) as watch:
+        for seconds, progress in [
+            (0.0, moving[0]),
+            (0.5, moving[1]),  # too soon
+            (1.9, moving[2]),  # still
+            (2.0, moving[3]),
+            (2.1, replace(moving[4], phase=Phase.VERIFY)),  # news does not wait
+            (2.2, replace(moving[4], phase=Phase.VERIFY, state=State.PAUSED)),
+            (9.0, replace(moving[4], phase=Phase.VERIFY, state=State.PAUSED)),  # nothing new
+        ]:
+            clock.now = 100.0 + seconds
+            watch.show([progress])
+    expected = [
+        display.line(moving[0]),
+        display.line(moving[3]),
+        display.line(replace(moving[4], phase=Phase.VERIFY)),
+        display.line(replace(moving[4], phase=Phase.VERIFY, state=State.PAUSED)),
+    ]
+    assert _text(console).splitlines() == expected
+    assert "\x1b" not in _text(console)
+
+
+def test_runs_are_throttled_each_for_itself() -> None:
+    console, clock = Console(file=io.StringIO(), width=80), Clock()
+    with display.Watch(console, clock=clock) as watch:
+        watch.show([RUNNING])
+        watch.show([RUNNING, HELD])
+    assert _text(console).splitlines() == [display.line(RUNNING), display.line(HELD)]
+
+
+def test_in_a_terminal_the_view_is_redrawn_and_the_cursor_comes_back() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None, legacy_windows=False)
+    with display.Watch(console) as watch:
+        watch.show([RUNNING])
+        watch.show([replace(RUNNING, percent=46.0), HELD])
+    text = _text(console)
+    assert "45.2 %" in text
+    assert "46.0 %" in text
+    assert "hold  replica lag 4.2 s, limit 2 s" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1

@@ -1,0 +1,263 @@
+"""One batch: the statements over one range of keys, inside the transaction that holds the lane.
+
+A range in which a row cannot be converted is halved until the row is alone; it goes to quarantine and the rest go on, all
+in the same transaction. Only the second attempt at a range pays for the savepoints this takes.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from migrations.model import Bounds, Key
+from migrations.postgres.outcomes import classify, in_words
+from migrations.store import lanes, quarantine
+from migrations.walks.keys import KeyWalk, fetch_key
+from migrations.walks.rewrite import expression
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from migrations.model import Lane
+    from migrations.operations import Operation
+    from migrations.postgres.connect import Connection
+    from migrations.walks.rewrite import Rewrite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What a batch did, in rows the database reported."""
+
+    walked: int = 0
+    changed: int = 0
+    residual: int = 0
+    quarantined: int = 0
+    #: SQLSTATEs of the rows that were set aside.
+    sqlstates: tuple[str, ...] = ()
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            walked=self.walked + other.walked,
+            changed=self.changed + other.changed,
+            residual=self.residual + other.residual,
+            quarantined=self.quarantined + other.quarantined,
+            sqlstates=self.sqlstates + other.sqlstates,
+        )
+
+
+class TooManyQuarantined(Exception):  # noqa: N818 - a verdict, not a mistake
+    """More rows cannot be converted than the run allows; it pauses, and nothing of this batch is kept."""
+
+    def __init__(self, key: Key, sqlstate: str, message: str, cap: int) -> None:
+        super().__init__(f"more than {cap} rows cannot be converted; the latest is {', '.join(key)}: {message}")
+        self.key = key
+        self.sqlstate = sqlstate
+        self.cap = cap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a lane's batches do, put together once per run and operation."""
+
+    number: int
+    operation: Operation
+    rewrite: Rewrite
+    walk: KeyWalk
+
+    @classmethod
+    def of(cls, operation: Operation, number: int) -> Work | None:
+        """The work of an operation, or None when it moves no data."""
+        rewrite = operation.rewrite()
+        if rewrite is None:
+            return None
+        return cls(
+            number=number,
+            operation=operation,
+            rewrite=rewrite,
+            walk=KeyWalk(table=operation.table, key=operation.facts.key),
+        )
+
+
+class Batch:
+    """The statements of one lane's batch. `connection` is in the transaction that holds the lane."""
+
+    def __init__(self, connection: Connection, work: Work, lane: Lane, *, cap: int) -> None:
+        self._connection = connection
+        self._work = work
+        self._lane = lane
+        self._cap = cap
+
+    def run(self, bounds: Bounds, *, carefully: bool) -> Tally:
+        """Do the lane's work on `bounds`; `carefully` after a first attempt met a row that cannot be converted.
+
+        Raises psycopg.Error on the first attempt, and TooManyQuarantined.
+        """
+        if carefully:
+            # A constraint that waits for COMMIT would name no row.
+            self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            tally = self._halve(bounds)
+        else:
+            tally = self._attempt(bounds)
+        if self._lane.kind == "verify" and tally.residual:
+            tally = self._tell_nulls_apart(bounds, tally)
+        return tally
+
+    def retry_one(self) -> Tally | None:
+        """Try one row of the quarantine again; None when none is left to try."""
+        row = quarantine.next_retry(self._connection, self._lane.run, operation=self._work.number)
+        if row is None:
+            return None
+        condition, parameters = self._work.walk.at(row.key)
+        try:
+            with self._connection.transaction():
+                self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                changed = self._connection.execute(self._update(condition), parameters).rowcount
+                self._check_not_null(condition, parameters)
+        except psycopg.Error as exc:
+            if classify(exc) != "data":
+                raise
+            self._set_aside(row.key, exc.sqlstate or "", in_words(exc))
+            return Tally(quarantined=0)
+        quarantine.release(self._connection, self._lane.run, operation=self._work.number, key=row.key)
+        return Tally(changed=changed)
+
+    def add_residual_lane(self, bounds: Bounds) -> None:
+        """Let the range be walked again in the next pass: residual rows next to residual rows make one lane."""
+        lane, number = self._lane, self._work.number
+        lanes.lock_conductor(self._connection, lane.run)
+        next_pass = lane.pass_ + 1
+        if not lanes.extend(
+            self._connection, lane.run, operation=number, pass_=next_pass, after=bounds.after, upto=bounds.upto
+        ):
+            lanes.insert(
+                self._connection,
+                lane.run,
+                kind="backfill",
+                operation=number,
+                pass_=next_pass,
+                relation=self._work.operation.facts.relation,
+                bounds=bounds,
+                batch_rows=lane.batch_rows,
+            )
+
+    def _attempt(self, bounds: Bounds) -> Tally:
+        condition, parameters = self._work.walk.within(bounds)
+        if self._lane.kind == "verify":
+            return Tally(residual=self._count_residual(condition, parameters))
+        return Tally(changed=self._connection.execute(self._update(condition), parameters).rowcount)
+
+    def _halve(self, bounds: Bounds) -> Tally:
+        try:
+            with self._connection.transaction():
+                return self._attempt(bounds)
+        except psycopg.Error as exc:
+            if classify(exc) != "data":
+                raise
+            failure = exc
+        key = fetch_key(self._connection, self._work.walk.bound(bounds, 1))
+        if key is None:
+            return Tally()  # the row went away meanwhile
+        rows = self._connection.execute(*self._work.walk.count(bounds)).fetchone() or {"rows": 1}
+        if rows["rows"] <= 1:
+            self._set_aside(key, failure.sqlstate or "", in_words(failure))
+            return Tally(quarantined=1, sqlstates=(failure.sqlstate or "",))
+        middle = fetch_key(self._connection, self._work.walk.bound(bounds, rows["rows"] // 2))
+        return self._halve(Bounds(after=bounds.after, upto=middle)) + self._halve(Bounds(after=middle, upto=bounds.upto))
+
+    def _update(self, condition: sql.Composable) -> sql.Composed:
+        return sql.SQL("UPDATE {} SET {} WHERE {} AND {}").format(
+            self._work.walk.table.identifier, self._work.rewrite.set_clause, condition, self._work.rewrite.needs_work
+        )
+
+    def _count_residual(self, condition: sql.Composable, parameters: list[str]) -> int:
+        """Rows that still need work, but for those known to be unconvertible."""
+        query = sql.SQL("SELECT count(*) AS residual FROM {} WHERE {} AND {} AND {}").format(
+            self._work.walk.table.identifier, condition, self._work.rewrite.needs_work, self._not_in_quarantine()
+        )
+        row = self._connection.execute(query, [*parameters, self._lane.run, self._work.number]).fetchone()
+        return int(row["residual"]) if row else 0
+
+    def _not_in_quarantine(self) -> sql.Composed:
+        return sql.SQL(
+            "NOT EXISTS (SELECT FROM backfilld.quarantine q "
+            "WHERE q.run = %s::bigint AND q.operation = %s::integer AND q.key = pg_catalog.jsonb_build_array({}))"
+        ).format(self._key_texts())
+
+    def _key_texts(self) -> sql.Composed:
+        table = self._work.walk.table.name
+        return sql.SQL(", ").join(
+            sql.SQL("{}::text").format(sql.Identifier(table, column.name)) for column in self._work.walk.key
+        )
+
+    def _tell_nulls_apart(self, bounds: Bounds, tally: Tally) -> Tally:
+        """Rows whose value is NULL although it must not be would be residual for ever: set them aside instead."""
+        if not self._work.rewrite.not_null:
+            return tally
+        condition, parameters = self._work.walk.within(bounds)
+        value = expression(self._work.rewrite.assignments[0].expression)
+        query = sql.SQL("SELECT {} FROM {} WHERE {} AND {} AND {} IS NULL AND {} LIMIT %s").format(
+            self._key_texts(),
+            self._work.walk.table.identifier,
+            condition,
+            self._work.rewrite.needs_work,
+            value,
+            self._not_in_quarantine(),
+        )
+        with self._connection.cursor(row_factory=tuple_row) as cursor:
+            found: list[Key] = cursor.execute(
+                query, [*parameters, self._lane.run, self._work.number, self._cap + 1]
+            ).fetchall()
+        column = self._work.rewrite.assignments[0].target.column
+        for key in found:
+            self._set_aside(key, _NOT_NULL, f"the expression gives NULL, and {column} is to be NOT NULL")
+        return tally + Tally(
+            residual=-len(found), quarantined=len(found), sqlstates=(_NOT_NULL,) * len(found)
+        )
+
+    def _check_not_null(self, condition: sql.Composable, parameters: list[Any]) -> None:  # Any: key values
+        if not self._work.rewrite.not_null:
+            return
+        column = sql.Identifier(self._work.rewrite.assignments[0].target.column)
+        query = sql.SQL("SELECT 1 AS one FROM {} WHERE {} AND {} IS NULL").format(
+            self._work.walk.table.identifier, condition, column
+        )
+        if self._connection.execute(query, parameters).fetchone():
+            msg = "the expression gives NULL, and the column is to be NOT NULL"
+            raise psycopg.errors.NotNullViolation(msg)
+
+    def _set_aside(self, key: Key, sqlstate: str, message: str) -> None:
+        lane = self._lane
+        quarantine.set_aside(
+            self._connection,
+            lane.run,
+            operation=self._work.number,
+            relation=self._work.operation.facts.relation,
+            key=key,
+            sqlstate=sqlstate,
+            error=message,
+        )
+        if quarantine.count(self._connection, lane.run) > self._cap:
+            raise TooManyQuarantined(key, sqlstate, message, self._cap)
+
+
+#: SQLSTATE not_null_violation.
+_NOT_NULL = "23502"
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """Roll back whatever was begun, unless it was committed; a connection that is gone needs no rollback."""
+    try:
+        yield
+    finally:
+        if not connection.closed and connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            try:
+                connection.rollback()
+            except psycopg.Error:
+                # The server ends what a lost connection leaves open; the pool will replace the connection.
+                connection.close()

@@ -1,0 +1,116 @@
+"""Taking a lane for one step: its lock, where its run stands, a permit and the batch's end, in one round trip.
+
+The transaction is the lease. There is no heartbeat and no token that expires: whoever holds the lane's row works, and a
+worker that dies or freezes loses it when the server ends its transaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg.rows import tuple_row
+
+from migrations.model import Lane
+from migrations.postgres.connect import apply_settings, begin_settings
+from migrations.states import ACTIVE, Phase
+from migrations.store import lanes, pace, runs
+from migrations.store.runs import Standing
+from worker.throttle import stale
+
+if TYPE_CHECKING:
+    from migrations.model import Key
+    from migrations.postgres.connect import Connection
+    from migrations.walks.keys import Query
+
+#: A batch waits this long for a row the application holds before it gives way. Below `deadlock_timeout` (1 s), so that in a
+#: deadlock it is always we who go.
+LOCK_TIMEOUT_SECONDS = 0.2
+#: A statement may take this many times its target before it is cancelled and the batch made smaller.
+STATEMENT_TIMEOUT_FACTOR = 10
+#: Even a batch of one row may meet a slow disk.
+LEAST_STATEMENT_TIMEOUT_SECONDS = 5.0
+#: DDL that does not scan is quick or blocked; making lanes reads a sample of the table.
+CONDUCTOR_STATEMENT_TIMEOUT_SECONDS = 60.0
+
+#: Which lanes work in which phase. The conductor works in all of them.
+KINDS: dict[Phase, frozenset[str]] = {Phase.BACKFILL: frozenset({"backfill", "retry"}), Phase.VERIFY: frozenset({"verify"})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """A lane that this transaction holds, and what is known for its step."""
+
+    lane: Lane
+    standing: Standing
+    #: The last key of the batch; None when fewer rows are left than it may take.
+    end: Key | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """The lane may not work now, and comes back by itself."""
+
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """The message has nothing to wake: its step was taken, or its run is told to stop."""
+
+    stale: bool
+
+
+def take(connection: Connection, lane: Lane, standing: Standing, *, bound: Query | None, writes: str) -> Claimed | Wait | Drop:
+    """Begin a transaction and take the lane in it.
+
+    `lane` and `standing` are as last read; they give the batch's range and the time limits. On Wait and Drop the
+    transaction is to be rolled back. Raises psycopg.Error: somebody holds the lane, or the table.
+    """
+    with connection.pipeline():
+        connection.execute("BEGIN")
+        apply_settings(connection, _settings(lane, standing, writes))
+        claimed = connection.execute(lanes.CLAIM, {"run": lane.run, "lane": lane.lane, "seq": lane.seq})
+        # Read after the lock is held, so that a wish written before it cannot be missed.
+        stands = connection.execute(runs.STANDING, {"run": lane.run})
+        permit = connection.execute(pace.TAKE_PERMIT)
+        end = connection.cursor(row_factory=tuple_row).execute(*bound) if bound else None
+    held, now = claimed.fetchone(), stands.fetchone()
+    if held is None or now is None:
+        return Drop(stale=True)
+    standing = Standing.from_row(now)
+    if not _wanted(lane, standing):
+        return Drop(stale=False)
+    if reason := stale(standing.age_seconds) or standing.hold_reason:
+        return Wait(reason=reason, seconds=1.0)
+    if lane.kind != "conductor" and permit.fetchone() is None:
+        return Wait(reason=f"all {standing.width} permits are taken", seconds=0.25)
+    return Claimed(lane=Lane.from_row(held), standing=standing, end=end.fetchone() if end else None)
+
+
+def _wanted(lane: Lane, standing: Standing) -> bool:
+    if standing.state not in ACTIVE:
+        return False
+    if lane.kind == "conductor":
+        return True
+    return lane.pass_ == standing.pass_ and lane.kind in KINDS.get(standing.phase, frozenset())
+
+
+def _settings(lane: Lane, standing: Standing, writes: str) -> dict[str, str]:
+    if lane.kind == "conductor":
+        # The ladder: a short wait first, longer ones later, so that a busy table's queue is never held up for long.
+        lock_timeout, statement_timeout = min(0.05 * (lane.attempts + 1), 0.2), CONDUCTOR_STATEMENT_TIMEOUT_SECONDS
+    else:
+        lock_timeout = LOCK_TIMEOUT_SECONDS
+        statement_timeout = max(
+            standing.settings.batch_seconds * STATEMENT_TIMEOUT_FACTOR, LEAST_STATEMENT_TIMEOUT_SECONDS
+        )
+    return begin_settings(
+        run=lane.run,
+        lane=lane.lane,
+        seq=lane.seq,
+        lock_timeout_seconds=lock_timeout,
+        statement_timeout_seconds=statement_timeout,
+        writes=writes,
+    )

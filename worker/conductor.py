@@ -1,0 +1,256 @@
+"""The conductor: lane 0 of a run, which does the phases while the other lanes walk the data.
+
+Each step is one transaction: an action of DDL, or the way from one phase to the next, together with the conductor's own
+checkpoint. A step is therefore done once or not at all, whoever is killed; and all lanes having ended is noticed once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from migrations.errors import Finding, Refused
+from migrations.events import PhaseEntered, StateChanged
+from migrations.messages import LaneMessage
+from migrations.model import Bounds
+from migrations.operations import actions
+from migrations.postgres import catalog
+from migrations.settings import TARGET
+from migrations.states import Phase, State
+from migrations.store import lanes, quarantine, runs
+from migrations.walks.keys import split
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from migrations.events import Event
+    from migrations.model import Lane, Run
+    from migrations.operations import Action, Operation
+    from migrations.postgres.connect import Connection
+    from migrations.store.runs import Held, Standing
+    from worker.batch import Work
+
+#: Walks over the data before a person is asked: an application that keeps writing rows that need work is a bug to be mended.
+MAX_PASSES = 10
+#: The step of the verify phase in which the data is known to be right.
+_JUDGED = 2
+
+
+class Conductor:
+    """One step of lane 0, in the transaction that holds it. `events` are to be told once it has committed."""
+
+    def __init__(
+        self, connection: Connection, run: Run, operations: Sequence[Operation], works: Sequence[Work], lane: Lane
+    ) -> None:
+        self._connection = connection
+        self._run = run
+        self._operations = operations
+        self._works = works
+        self._lane = lane
+        #: How far the present phase is, in steps of its own.
+        self._step: int = lane.cursor or 0
+        self.events: list[Event] = []
+
+    def step(self, standing: Standing) -> list[LaneMessage]:
+        """Do the next thing of the run's phase; returns the messages to send once it has committed.
+
+        Raises Refused when a guard finds what must not be, and psycopg.Error.
+        """
+        if standing.state is State.QUEUED:
+            self._set_state(State.RUNNING, reason="the first step")
+        phase = standing.phase
+        if self._must_wait(standing):
+            self._set_state(State.WAITING, reason=f"{phase} waits for approval")
+            return self._sleep()
+        match phase:
+            case Phase.BACKFILL:
+                return self._backfill(standing)
+            case Phase.VERIFY:
+                return self._verify(standing)
+            case Phase.EXPAND | Phase.SWITCH | Phase.CONTRACT:
+                return self._act(standing, done=0)
+            case Phase.DONE:
+                return self._sleep()
+
+    def take_back(self, action: Action) -> list[LaneMessage]:
+        """A scan met a row that breaks the rule: take the rule away and walk the data once more."""
+        for statement in action.undo:
+            self._connection.execute(statement.sql)
+        held = self._hold()
+        self._walk_again(held.pass_ + 1, reason="a row came in that breaks the constraint being validated")
+        return self._go_on(0)
+
+    def pending_action(self, standing: Standing) -> Action | None:
+        """The action that the next step would run, if it is one."""
+        step = self._step - (_JUDGED if standing.phase is Phase.VERIFY else 0)
+        planned = actions(self._operations, standing.phase)
+        return planned[step] if 0 <= step < len(planned) else None
+
+    def _must_wait(self, standing: Standing) -> bool:
+        phase = standing.phase
+        if self._step > 0 or phase not in standing.settings.approve or phase is Phase.DONE:
+            return False
+        has_work = bool(actions(self._operations, phase)) or (
+            phase in {Phase.BACKFILL, Phase.VERIFY} and bool(self._works) and standing.pass_ == 1
+        )
+        return has_work and phase not in self._hold().approved
+
+    def _act(self, standing: Standing, *, done: int) -> list[LaneMessage]:
+        """Run the phase's next action, or go on to the next phase. The first `done` steps of the phase are no actions."""
+        planned = actions(self._operations, standing.phase)
+        if self._step - done < len(planned):
+            self._execute(planned[self._step - done])
+            return self._go_on(self._step + 1)
+        return self._enter(standing.phase.next)
+
+    def _execute(self, action: Action) -> None:
+        if action.scans:
+            # Long, under a lock that lets the application go on; a pause cancels it.
+            self._connection.execute("SET LOCAL statement_timeout = 0")
+        for statement in action.statements:
+            self._connection.execute(statement.sql)
+        for guard in action.guards:
+            row = self._connection.execute(guard.sql).fetchone()
+            if row is not None:
+                value = next(iter(row.values()))
+                raise Refused([Finding("guard", f"{action.table}: {guard.problem.replace('{!r}', repr(value))}", guard.remedy)])
+
+    def _enter(self, phase: Phase) -> list[LaneMessage]:
+        if phase is Phase.DONE:
+            runs.set_phase(self._connection, self._run.run, phase)
+            self._set_state(State.COMPLETED, reason="every phase is done, and the data is verified")
+            self._checkpoint(0, done=True)
+            return []
+        runs.set_phase(self._connection, self._run.run, phase)
+        self.events.append(PhaseEntered(run=self._run.run, name=self._run.name, phase=phase))
+        return self._go_on(0)
+
+    def _backfill(self, standing: Standing) -> list[LaneMessage]:
+        """Step 0 makes the lanes and wakes them; step 1 is asked at each lane's end, and the last one's leads on."""
+        pass_ = standing.pass_
+        if self._step == 0 and pass_ == 1:
+            self._make_backfill_lanes(standing)
+        if lanes.count_open(self._connection, self._run.run, pass_=pass_, kinds=("backfill", "retry")):
+            return self._wait_for_lanes()
+        if pass_ == 1:
+            _, walked = lanes.pass_result(self._connection, self._run.run, pass_=1, kind="backfill")
+            runs.set_totals(self._connection, self._run.run, rows_total=walked)
+        return self._enter(Phase.VERIFY)
+
+    def _verify(self, standing: Standing) -> list[LaneMessage]:
+        """Steps 0 and 1 are as in `_backfill`, with a judgement at the end; from step 2 on come the actions."""
+        if self._step >= _JUDGED:
+            return self._act(standing, done=_JUDGED)
+        if self._step == 0:
+            self._make_verify_lanes(standing.pass_)
+        if lanes.count_open(self._connection, self._run.run, pass_=standing.pass_, kinds=("verify",)):
+            return self._wait_for_lanes()
+        return self._judge(standing.pass_)
+
+    def _judge(self, pass_: int) -> list[LaneMessage]:
+        """All verifying lanes of a pass have ended: only a pass that found nothing opens the way."""
+        run = self._run.run
+        residual, _ = lanes.pass_result(self._connection, run, pass_=pass_, kind="verify")
+        quarantined = quarantine.count(self._connection, run)
+        if residual:
+            runs.set_residual(self._connection, run, residual=residual + quarantined, verified=False)
+            self._walk_again(pass_ + 1, reason=f"{residual} rows still need work")
+            if pass_ % MAX_PASSES == 0:
+                self._pause(
+                    "residual",
+                    f"{residual} rows still need work after {pass_} passes: the application keeps writing them. "
+                    "Mend what writes them, then resume",
+                )
+            return self._go_on(0)
+        if quarantined:
+            runs.set_residual(self._connection, run, residual=quarantined, verified=False)
+            self._pause(
+                "quarantine",
+                f"{quarantined} rows cannot be converted; mend them, then: backfilld quarantine retry {self._run.name}",
+            )
+            return self._sleep()
+        runs.set_residual(self._connection, run, residual=0, verified=True)
+        return self._go_on(_JUDGED)
+
+    def _walk_again(self, pass_: int, *, reason: str) -> None:
+        runs.set_pass(self._connection, self._run.run, pass_, reason=reason)
+        self.events.append(PhaseEntered(run=self._run.run, name=self._run.name, phase=Phase.BACKFILL))
+
+    def _make_backfill_lanes(self, standing: Standing) -> None:
+        total = 0
+        baseline = {"updated": 0, "hot": 0}
+        for work in self._works:
+            table = catalog.describe(self._connection, work.operation.table)
+            if table is None:
+                raise Refused(
+                    [Finding("table", f"there is no table {work.operation.table} any more", "Bring it back, or cancel the run")]
+                )
+            rows = table.rows_estimate or catalog.count_rows(self._connection, table.name)
+            total += rows
+            for name, value in catalog.update_counters(self._connection, table.oid).items():
+                baseline[name] += value
+            for bounds in split(self._connection, work.walk, lanes=standing.settings.lanes, rows_estimate=rows):
+                self._insert(work, "backfill", bounds, pass_=1)
+        runs.set_totals(self._connection, self._run.run, rows_total=total, hot_baseline=baseline)
+
+    def _make_verify_lanes(self, pass_: int) -> None:
+        """The slices of the first walk, the last of them open-ended: rows added since are looked at too."""
+        walked = [lane for lane in lanes.of_run(self._connection, self._run.run) if lane.kind == "backfill" and lane.pass_ == 1]
+        for work in self._works:
+            if not work.rewrite.verifiable:
+                continue
+            slices = [lane.bounds for lane in walked if lane.operation == work.number] or [Bounds()]
+            slices[-1] = Bounds(after=slices[-1].after)
+            for bounds in slices:
+                self._insert(work, "verify", bounds, pass_=pass_)
+
+    def _insert(self, work: Work, kind: str, bounds: Bounds, *, pass_: int) -> None:
+        lanes.insert(
+            self._connection,
+            self._run.run,
+            kind=kind,
+            operation=work.number,
+            pass_=pass_,
+            relation=work.operation.facts.relation,
+            bounds=bounds,
+        )
+
+    def _pause(self, error_class: str, message: str) -> None:
+        self._set_state(State.PAUSED, reason=message, error={"class": error_class, "message": message})
+
+    def _set_state(self, state: State, *, reason: str, error: dict[str, str] | None = None) -> None:
+        runs.set_state(self._connection, self._hold(), state, actor=runs.WORKER, reason=reason, error=error)
+        self.events.append(StateChanged(run=self._run.run, name=self._run.name, state=state, reason=reason))
+
+    def _hold(self) -> Held:
+        held = runs.hold(self._connection, self._run.run)
+        if held is None:
+            msg = f"run {self._run.run} is gone"
+            raise LookupError(msg)
+        return held
+
+    def _go_on(self, step: int) -> list[LaneMessage]:
+        """The conductor's next step is due at once."""
+        self._checkpoint(step)
+        return [LaneMessage(target=TARGET, run=self._run.run, lane=0, seq=self._lane.seq + 1)]
+
+    def _wait_for_lanes(self) -> list[LaneMessage]:
+        """Sleep until a lane ends; at first, wake the lanes."""
+        self._checkpoint(1, sleeps=True)
+        return lanes.startable(self._connection, self._run.run) if self._step == 0 else []
+
+    def _checkpoint(self, step: int, *, sleeps: bool = False, done: bool = False) -> None:
+        self._connection.execute(*lanes.advance_query(self._lane, cursor=step, sleeps=sleeps, done=done))
+
+    def _sleep(self) -> list[LaneMessage]:
+        self._checkpoint(self._step, sleeps=True)
+        return []
+
+
+def violates_rule(exc: psycopg.Error, action: Action | None) -> bool:
+    """Whether a scan found a row that breaks the rule it was to prove."""
+    return action is not None and action.scans and isinstance(exc, psycopg.errors.IntegrityError)
+
+
+

@@ -1,0 +1,95 @@
+"""Making wishes true: pause and cancel, within about a second, the statement in flight included.
+
+The wish stands in PostgreSQL before any message is sent, so a stop needs no Redis: the loop polls. A message makes it look
+at once. Batches in flight get a moment to commit; what is still running then is cancelled, and repeated after a resume.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from migrations.errors import UsageError
+from migrations.events import ControlApplied, StateChanged
+from migrations.states import STOPPING, State, Wish, allowed
+from migrations.store import lanes, runs
+
+if TYPE_CHECKING:
+    from migrations.events import Observer
+    from migrations.messages import ControlMessage
+    from migrations.postgres.connect import Connection
+
+#: A batch of the default size has half of this still before it, on average; cancelling it would throw its work away.
+GRACE_SECONDS = 0.4
+#: How often the record is looked at, while nothing is stopping and while something is.
+IDLE_SECONDS = 0.25
+BUSY_SECONDS = 0.05
+
+#: What a verb wishes, and the state that says so.
+_WISHES = {"pause": (Wish.PAUSE, State.PAUSING), "cancel": (Wish.CANCEL, State.CANCELLING)}
+_STOPPED = {State.PAUSING: State.PAUSED, State.CANCELLING: State.CANCELLED}
+
+
+class Control:
+    """Brings runs that are told to stop to a stop."""
+
+    def __init__(self, *, observe: Observer) -> None:
+        self._observe = observe
+        self._look = threading.Event()
+
+    def apply(self, connection: Connection, message: ControlMessage) -> None:
+        """A control message arrived. Usually its wish is on record already; one that came by itself is written down."""
+        with connection.transaction():
+            held = runs.hold(connection, message.run)
+            if held is not None:
+                _write_wish(connection, held, message)
+        self._observe(ControlApplied(run=message.run, verb=message.verb, statements_cancelled=0))
+        self._look.set()
+
+    def run_once(self, connection: Connection) -> int:
+        """Settle every run that is told to stop; returns how many are not there yet."""
+        remaining = 0
+        for row in runs.stopping(connection):
+            if self._settle(connection, row["run"]):
+                continue
+            remaining += 1
+            if row["seconds"] >= GRACE_SECONDS:
+                cancelled = runs.cancel_statements(connection, row["run"])
+                self._observe(ControlApplied(run=row["run"], verb="stop", statements_cancelled=cancelled))
+        return remaining
+
+    def wait(self, remaining: int, stopping: threading.Event) -> None:
+        """Wait until it is time to look again, or a message arrived, or the process stops."""
+        deadline = time.monotonic() + (BUSY_SECONDS if remaining else IDLE_SECONDS)
+        while not stopping.is_set() and (left := deadline - time.monotonic()) > 0:
+            if self._look.wait(min(left, BUSY_SECONDS)):
+                self._look.clear()
+                return
+
+    def _settle(self, connection: Connection, run: int) -> bool:
+        """A stopping run whose lanes are all free has stopped. A lane that is taken from here on sees the wish."""
+        with connection.transaction():
+            held = runs.hold(connection, run)
+            if held is None or held.state not in STOPPING:
+                return True
+            if lanes.in_flight(connection, run):
+                return False
+            after = _STOPPED[held.state]
+            runs.set_state(connection, held, after, actor=runs.WORKER, reason="no batch is in flight", wish=held.wish)
+        self._observe(StateChanged(run=run, name=held.name, state=after, reason="no batch is in flight"))
+        return True
+
+
+def _write_wish(connection: Connection, held: runs.Held, message: ControlMessage) -> None:
+    if message.verb in _WISHES:
+        wish, state = _WISHES[message.verb]
+        if held.wish is not wish and allowed(held.state, state):
+            runs.set_state(connection, held, state, actor=message.actor, reason="asked by message", wish=wish)
+    elif message.verb == "resume":
+        if held.state not in {State.RUNNING, State.QUEUED, State.WAITING} and allowed(held.state, State.RUNNING):
+            runs.set_state(connection, held, State.RUNNING, actor=message.actor, reason="asked by message")
+            lanes.wake_run(connection, held.run)
+    elif message.verb != "wake":
+        msg = f"a control message asks for {message.verb!r}"
+        raise UsageError(msg)

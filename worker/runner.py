@@ -1,0 +1,429 @@
+"""One lane, step by step: the file to read first.
+
+    read the lane; a message for another step is stale, so drop it
+    take the lane, with a permit, in a transaction        told to stop? leave. held? come back later.
+    walk one batch, or let the conductor do its step
+    write the checkpoint, and commit with the rows
+    send the next message; if that fails, the reconciler finds the lane
+
+A message is good for several steps, so that the queue is out of the way of a busy lane.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import psycopg
+
+from migrations.errors import Refused
+from migrations.events import (
+    BatchCommitted,
+    BatchRetried,
+    CommitUnknown,
+    LaneHeld,
+    MessageDropped,
+    RowQuarantined,
+    SendFailed,
+    StateChanged,
+)
+from migrations.messages import LaneMessage
+from migrations.model import Bounds, Lane, Timing
+from migrations.operations import bind
+from migrations.postgres import catalog
+from migrations.postgres.outcomes import classify, in_words, ran_out_of_time
+from migrations.states import State, allowed
+from migrations.store import lanes, runs
+from migrations.walks.sizing import REMEMBERED, next_rows, smaller
+from worker import claim
+from worker.batch import Batch, Tally, TooManyQuarantined, Work, transaction
+from worker.conductor import Conductor, violates_rule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from migrations.events import Observer
+    from migrations.model import Run
+    from migrations.operations import Operation
+    from migrations.postgres.connect import Connection, Pool
+    from migrations.store.runs import Standing
+    from worker.claim import Claimed
+
+#: A message's worth of work. Long enough that the queue costs nothing, short enough that lanes take turns on few threads and
+#: that a drain ends soon. The reconciler's grace must be longer.
+SLICE_SECONDS = 2.0
+#: The first wait after an error, doubled each time; see `_backoff_seconds`.
+FIRST_BACKOFF_SECONDS = 0.25
+LONGEST_BACKOFF_SECONDS = 15.0
+#: `nice` waits in the thread, between two transactions; longer than this and the lane would look forgotten.
+LONGEST_PAUSE_SECONDS = 2.0
+
+
+class Sender(Protocol):
+    """Puts a message on the queue. Raises whatever the broker raises when it cannot."""
+
+    def __call__(self, message: LaneMessage, /) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advanced:
+    """The step committed; there is more to do in this lane."""
+
+    lane: Lane
+    standing: Standing
+    pause_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """The step committed, and these messages are what follows it."""
+
+    messages: tuple[LaneMessage, ...]
+
+
+class Left:
+    """Nothing was done: the message was stale, the run is told to stop, or the lane comes back by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What never changes in the life of a run, kept by this process."""
+
+    run: Run
+    operations: tuple[Operation, ...]
+    works: Mapping[int, Work]
+
+
+class Runner:
+    """Takes steps of lanes, one message at a time; each thread of a worker may call `advance`."""
+
+    def __init__(self, pool: Pool, *, send: Sender, observe: Observer, stopping: threading.Event) -> None:
+        self._pool = pool
+        self._send = send
+        self._observe = observe
+        self._stopping = stopping
+        self._known: dict[int, _Known] = {}
+
+    def advance(self, message: LaneMessage) -> None:
+        """Take steps of a lane until its slice of time is over, its run is told to stop, or there is nothing left.
+
+        Errors of PostgreSQL are dealt with here. Raises only when the database cannot be reached at all.
+        """
+        deadline = time.monotonic() + SLICE_SECONDS
+        with self._pool.connection() as connection:
+            lane = lanes.read(connection, message.run, message.lane)
+            if lane is None or lane.seq != message.seq or lane.done_at is not None:
+                self._observe(MessageDropped(run=message.run, lane=message.lane, seq=message.seq))
+                return
+            standing = runs.standing(connection, message.run)
+            while True:
+                outcome = self._step(connection, lane, standing)
+                match outcome:
+                    case Left():
+                        return
+                    case Ended(messages=messages):
+                        self._send_all(messages)
+                        return
+                    case Advanced(lane=lane, standing=standing, pause_seconds=pause_seconds):
+                        if pause_seconds:
+                            # `nice`, at most a few seconds, holding nothing; a stop ends it.
+                            self._stopping.wait(pause_seconds)
+                if self._stopping.is_set() or time.monotonic() > deadline:
+                    self._send_all([replace(message, seq=lane.seq)])
+                    return
+
+    def _step(self, connection: Connection, lane: Lane, standing: Standing) -> Advanced | Ended | Left:
+        """One transaction. Whatever goes wrong is put on record here, and nothing of it is kept."""
+        try:
+            return self._try_step(connection, lane, standing, carefully=False)
+        except psycopg.Error as exc:
+            if classify(exc) != "data":
+                return self._recover(connection, lane, exc)
+        except TooManyQuarantined as exc:
+            return self._pause(connection, lane, exc)
+        except Refused as exc:
+            return self._fail(connection, lane, str(exc), sqlstate=None)
+        # Some row cannot be converted. Go over the batch once more, halving it until the row is alone.
+        try:
+            return self._try_step(connection, lane, standing, carefully=True)
+        except psycopg.Error as exc:
+            return self._recover(connection, lane, exc)
+        except TooManyQuarantined as exc:
+            return self._pause(connection, lane, exc)
+
+    def _try_step(
+        self, connection: Connection, lane: Lane, standing: Standing, *, carefully: bool
+    ) -> Advanced | Ended | Left:
+        known = self._know(connection, lane.run)
+        work = known.works[lane.operation] if lane.operation is not None else None
+        bounds = Bounds(after=lane.position, upto=lane.bounds.upto)
+        bound = work.walk.bound(bounds, lane.batch_rows) if work and lane.kind != "retry" else None
+        began = time.monotonic()
+        with transaction(connection):
+            claimed = claim.take(connection, lane, standing, bound=bound, writes=work.rewrite.writes if work else "")
+            match claimed:
+                case claim.Drop(stale=stale):
+                    if stale:
+                        self._observe(MessageDropped(run=lane.run, lane=lane.lane, seq=lane.seq))
+                    return Left()
+                case claim.Wait(reason=reason, seconds=seconds):
+                    connection.rollback()
+                    self._postpone(connection, lane, delay_seconds=seconds)
+                    self._observe(LaneHeld(run=lane.run, name=standing.name, lane=lane.lane, reason=reason))
+                    return Left()
+                case claim.Claimed():
+                    waited = time.monotonic() - began
+                    if work is None:
+                        return self._conduct(connection, known, claimed)
+                    return self._walk(connection, work, claimed, bounds, waited_seconds=waited, carefully=carefully)
+
+    def _walk(  # noqa: PLR0913 - one batch: where, how far, and how long it waited
+        self,
+        connection: Connection,
+        work: Work,
+        claimed: Claimed,
+        bounds: Bounds,
+        *,
+        waited_seconds: float,
+        carefully: bool,
+    ) -> Advanced | Ended:
+        """One batch: its rows, its checkpoint, its commit."""
+        lane, standing = claimed.lane, claimed.standing
+        batch = Batch(connection, work, lane, cap=standing.settings.max_quarantined)
+        began = time.monotonic()
+        if lane.kind == "retry":
+            tally = batch.retry_one()
+            done, end, tally = tally is None, None, tally or Tally()
+        else:
+            # Fewer rows are left than the batch may take: it is the lane's last, and goes to the lane's end.
+            done, end = claimed.end is None, claimed.end or bounds.upto
+            reach = Bounds(after=bounds.after, upto=end)
+            tally = batch.run(reach, carefully=carefully)
+            walked = lane.batch_rows if claimed.end is not None else self._count(connection, work, reach)
+            tally += Tally(walked=walked)
+            if lane.kind == "verify" and tally.residual:
+                batch.add_residual_lane(reach)
+        seconds = time.monotonic() - began
+        recent = (*lane.recent, Timing(rows=tally.walked, seconds=seconds, at=time.time()))[-REMEMBERED:]
+        rows = next_rows(lane.batch_rows, recent, target_seconds=standing.settings.batch_seconds)
+        began = time.monotonic()
+        with connection.pipeline():
+            # What the rows cost decides the next batch; a repeated, halved one says nothing about it.
+            advanced = connection.execute(
+                *lanes.advance_query(
+                    lane,
+                    cursor=end if end is not None else lane.cursor,
+                    walked=tally.walked,
+                    changed=tally.changed,
+                    residual=tally.residual,
+                    batch_rows=lane.batch_rows if carefully else rows,
+                    recent=recent,
+                    done=done,
+                )
+            )
+            woken = connection.execute(*lanes.wake_conductor_query(lane.run)) if done else None
+            connection.execute("COMMIT")
+        committed = time.monotonic() - began
+        row = advanced.fetchone()
+        if row is None:
+            msg = f"lane {lane.lane} of run {lane.run} was held and is gone"
+            raise LookupError(msg)
+        self._tell(standing.name, lane, tally, waits=(waited_seconds, seconds, committed))
+        if woken is not None:
+            conductor = woken.fetchone()
+            return Ended(messages=tuple(lanes.messages([conductor] if conductor else [])))
+        pause = min(standing.settings.nice * (seconds + committed), LONGEST_PAUSE_SECONDS)
+        return Advanced(lane=Lane.from_row(row), standing=standing, pause_seconds=pause)
+
+    def _conduct(self, connection: Connection, known: _Known, claimed: Claimed) -> Ended:
+        lane, standing = claimed.lane, claimed.standing
+        conductor = Conductor(connection, known.run, known.operations, tuple(known.works.values()), lane)
+        try:
+            messages = conductor.step(standing)
+        except psycopg.Error as exc:
+            action = conductor.pending_action(standing)
+            if not violates_rule(exc, action) or action is None:
+                raise
+            connection.rollback()
+            with transaction(connection):
+                taken = claim.take(connection, lane, standing, bound=None, writes="")
+                if not isinstance(taken, claim.Claimed):
+                    return Ended(messages=())
+                conductor = Conductor(connection, known.run, known.operations, tuple(known.works.values()), taken.lane)
+                messages = conductor.take_back(action)
+                connection.execute("COMMIT")
+        else:
+            connection.execute("COMMIT")
+        for event in conductor.events:
+            self._observe(event)
+        return Ended(messages=tuple(messages))
+
+    def _recover(self, connection: Connection, lane: Lane, exc: psycopg.Error) -> Advanced | Ended | Left:
+        """An error of PostgreSQL ended the step; nothing of it was kept, unless its COMMIT was on its way."""
+        error_class = classify(exc)
+        if error_class == "connection":
+            return self._look_what_became_of(lane, exc)
+        if error_class == "fatal" or (error_class == "data" and lane.kind == "conductor"):
+            return self._fail(connection, lane, in_words(exc), sqlstate=exc.sqlstate)
+        delay = _backoff_seconds(lane.attempts)
+        message = in_words(exc)
+        if lane.kind == "conductor" and isinstance(exc, psycopg.errors.LockNotAvailable):
+            message = self._name_the_blocker(connection, lane) or message
+        error = {"class": error_class, "sqlstate": exc.sqlstate, "message": message}
+        rows = smaller(lane.batch_rows, timed_out=ran_out_of_time(exc))
+        self._postpone(connection, lane, delay_seconds=delay, batch_rows=rows, error=error)
+        self._observe(
+            BatchRetried(
+                run=lane.run,
+                name=self._name(lane.run),
+                lane=lane.lane,
+                error_class=error_class,
+                sqlstate=exc.sqlstate,
+                message=message,
+                delay_seconds=delay,
+            )
+        )
+        return Left()
+
+    def _look_what_became_of(self, lane: Lane, exc: psycopg.Error) -> Advanced | Ended | Left:
+        """The connection is gone. Whether a COMMIT went through is not guessed and not retried: `seq` tells.
+
+        The reconciler wakes the lane in either case. Should the server be about to commit still, the fence catches it:
+        the next step waits for the lane's lock and then finds another `seq`.
+        """
+        self._observe(
+            BatchRetried(
+                run=lane.run,
+                name=self._name(lane.run),
+                lane=lane.lane,
+                error_class="connection",
+                sqlstate=exc.sqlstate,
+                message=in_words(exc),
+                delay_seconds=0.0,
+            )
+        )
+        with self._pool.connection() as connection:
+            now = lanes.read(connection, lane.run, lane.lane)
+        committed = now is not None and now.seq > lane.seq
+        self._observe(CommitUnknown(run=lane.run, lane=lane.lane, committed=committed))
+        return Left()
+
+    def _fail(self, connection: Connection, lane: Lane, message: str, *, sqlstate: str | None) -> Left:
+        """An error that will not go away: the run stops, with all there is to know on record, and nothing lost."""
+        error = {
+            "class": "fatal",
+            "sqlstate": sqlstate,
+            "message": message,
+            "lane": lane.lane,
+            "relation": lane.relation,
+            "after_key": list(lane.position) if lane.kind != "conductor" and lane.position is not None else None,
+        }
+        self._stop(connection, lane, State.FAILED, error)
+        return Left()
+
+    def _pause(self, connection: Connection, lane: Lane, exc: TooManyQuarantined) -> Left:
+        """Too many rows cannot be converted: a person should look before there are more."""
+        error = {"class": "quarantine", "sqlstate": exc.sqlstate, "message": str(exc), "key": list(exc.key)}
+        self._stop(connection, lane, State.PAUSED, error)
+        return Left()
+
+    def _stop(self, connection: Connection, lane: Lane, state: State, error: Mapping[str, object]) -> None:
+        with connection.transaction():
+            held = runs.hold(connection, lane.run)
+            # A person may have stopped the run meanwhile; then that is what it is.
+            if held is None or not allowed(held.state, state):
+                return
+            reason = str(error["message"])
+            runs.set_state(connection, held, state, actor=runs.WORKER, reason=reason, error=error)
+        self._observe(StateChanged(run=lane.run, name=held.name, state=state, reason=reason))
+
+    def _postpone(
+        self,
+        connection: Connection,
+        lane: Lane,
+        *,
+        delay_seconds: float,
+        batch_rows: int | None = None,
+        error: Mapping[str, object] | None = None,
+    ) -> None:
+        """Write down when the lane comes back. If somebody holds it, it is theirs, and there is nothing to write."""
+        try:
+            with connection.transaction():
+                connection.execute("SET LOCAL lock_timeout = '100ms'")
+                lanes.postpone(
+                    connection,
+                    lane,
+                    delay_seconds=delay_seconds,
+                    attempts=lane.attempts + 1 if error else lane.attempts,
+                    batch_rows=batch_rows,
+                    error=error,
+                    retried=error is not None,
+                )
+        except psycopg.errors.LockNotAvailable:
+            self._observe(MessageDropped(run=lane.run, lane=lane.lane, seq=lane.seq))
+
+    def _name_the_blocker(self, connection: Connection, lane: Lane) -> str | None:
+        """Who holds the table that the conductor's DDL waits for."""
+        known = self._known.get(lane.run)
+        blockers = [
+            holder
+            for operation in (known.operations if known else ())
+            for holder in catalog.lock_holders(connection, operation.table)
+        ]
+        return f"waiting for a lock; held by {'; '.join(blockers)}" if blockers else None
+
+    def _count(self, connection: Connection, work: Work, bounds: Bounds) -> int:
+        row = connection.execute(*work.walk.count(bounds)).fetchone()
+        return int(row["rows"]) if row else 0
+
+    def _know(self, connection: Connection, run: int) -> _Known:
+        known = self._known.get(run)
+        if known is None:
+            found = runs.get(connection, run)
+            if found is None:
+                msg = f"there is no run {run}"
+                raise LookupError(msg)
+            operations = bind(found.migration, found.facts)
+            works = {number: work for number, one in enumerate(operations) if (work := Work.of(one, number)) is not None}
+            known = self._known[run] = _Known(run=found, operations=operations, works=works)
+        return known
+
+    def _name(self, run: int) -> str:
+        known = self._known.get(run)
+        return known.run.name if known else str(run)
+
+    def _tell(self, name: str, lane: Lane, tally: Tally, *, waits: tuple[float, float, float]) -> None:
+        wait, statement, commit = waits
+        self._observe(
+            BatchCommitted(
+                run=lane.run,
+                name=name,
+                lane=lane.lane,
+                kind=lane.kind,
+                rows_walked=tally.walked,
+                rows_changed=tally.changed,
+                rows_residual=tally.residual,
+                rows_quarantined=tally.quarantined,
+                wait_seconds=wait,
+                statement_seconds=statement,
+                commit_seconds=commit,
+            )
+        )
+        for sqlstate in tally.sqlstates:
+            self._observe(RowQuarantined(run=lane.run, name=name, lane=lane.lane, sqlstate=sqlstate))
+
+    def _send_all(self, messages: tuple[LaneMessage, ...] | list[LaneMessage]) -> None:
+        for message in messages:
+            try:
+                self._send(message)
+            except Exception as exc:  # noqa: BLE001 - whatever the broker raises, the reconciler will find the lane
+                self._observe(SendFailed(run=message.run, lane=message.lane, message=str(exc)))
+
+
+def _backoff_seconds(attempts: int) -> float:
+    # Jitter, so that lanes that met the same lock do not meet it together again.
+    longest: float = min(FIRST_BACKOFF_SECONDS * 2 ** min(attempts, 10), LONGEST_BACKOFF_SECONDS)
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreading load, not guarding secrets
