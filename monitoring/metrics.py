@@ -22,8 +22,8 @@ OTHER = "other"
 
 PARTS = ("wait", "statement", "commit")
 ERROR_CLASSES: tuple[str, ...] = get_args(ErrorClass)
-#: The load signals, and the reason to hold when they could not be read for too long.
-HOLD_REASONS = (*Limits.model_fields, "stale")
+#: The load signals.
+HOLD_REASONS = tuple(Limits.model_fields)
 
 #: Fine around the target of 0.5 s, where a change of pace shows, and around the milliseconds of a commit.
 BATCH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5, 5.0, 10.0)

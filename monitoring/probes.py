@@ -5,7 +5,7 @@ A signal that cannot be read has the value None, which stops the work as surely 
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ class WalHistory:
     its last good value for ever, and one that has just come back has none.
     """
 
-    #: A lag beyond this is told as about this much.
+    #: A lag beyond this is told as about this much; `read` sets it from the limits.
     horizon_seconds: float = 60.0
     #: (Unix time of the server, position in bytes); both grow.
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
@@ -72,19 +72,13 @@ class WalHistory:
         return next((max(0.0, at - when) for when, wal in self._samples if wal > replayed), 0.0)
 
 
-#: One for each server this process reads from. Not the caller's to keep: one that forgot would not see a standby stop.
-_HISTORIES: defaultdict[tuple[str, int], WalHistory] = defaultdict(WalHistory)
-
-
-def read(connection: Connection, limits: Limits, *, history: WalHistory | None = None) -> list[Reading]:
+def read(connection: Connection, limits: Limits, *, history: WalHistory) -> list[Reading]:
     """Read every signal in two round trips, in a transaction or in none.
 
-    `history` is what earlier calls left; without one, it is that of this process for the connection's server.
+    `history` is what earlier calls for this server left; the caller keeps it, or a standby that has stopped goes unseen.
     A query that fails makes every reading None, with the error as its detail; a lost connection raises psycopg's error.
     Inside a transaction of the caller's, our `statement_timeout` stays until it ends.
     """
-    if history is None:
-        history = _HISTORIES[connection.info.host, connection.info.port]
     # Twice the limit: enough to tell "beyond the limit" from "far beyond", and the history stays small.
     history.horizon_seconds = 2 * limits.replica_lag_seconds.hard
     try:

@@ -60,6 +60,6 @@ def _reachable() -> Iterator[None]:
     """Translate the loss of Redis into Unreachable."""
     try:
         yield
-    except (redis.RedisError, dramatiq.ConnectionError) as exc:
+    except (redis.RedisError, dramatiq.BrokerConnectionError) as exc:
         msg = f"cannot reach Redis: {str(exc).strip()}"
         raise Unreachable(msg) from exc

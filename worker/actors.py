@@ -36,9 +36,8 @@ def declare_lanes(broker: dramatiq.Broker, runner: Runner, *, observe: Observer)
                 observe(LoopFailed(loop="lanes", error_class="connection", message=str(exc)))
             except psycopg.Error as exc:
                 observe(LoopFailed(loop="lanes", error_class=classify(exc), message=str(exc).strip()))
-            except LookupError as exc:
-                # A run of another database, or one that was deleted by hand.
-                observe(LoopFailed(loop="lanes", error_class="fatal", message=str(exc)))
+            except Exception as exc:  # noqa: BLE001 - the edge of a thread: the run is marked failed, the next message is another's
+                observe(LoopFailed(loop="lanes", error_class="fatal", message=repr(exc)))
 
 
 def declare_control(broker: dramatiq.Broker, control: Control, *, database_url: str, observe: Observer) -> None:

@@ -20,6 +20,7 @@ from migrations.settings import TARGET
 from migrations.states import Phase, State
 from migrations.store import lanes, quarantine, runs
 from migrations.walks.keys import split
+from migrations.walks.sizing import FIRST_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Walks over the data before a person is asked: an application that keeps writing rows that need work is a bug to be mended.
 MAX_PASSES = 10
+#: Looking at a row costs a small part of writing it, so verifying lanes begin with batches this many times as large.
+VERIFY_HEAD_START = 20
 #: The step of the verify phase in which the data is known to be right.
 _JUDGED = 2
 
@@ -214,6 +217,7 @@ class Conductor:
             pass_=pass_,
             relation=work.operation.facts.relation,
             bounds=bounds,
+            batch_rows=FIRST_ROWS * (VERIFY_HEAD_START if kind == "verify" else 1),
         )
 
     def _pause(self, error_class: str, message: str) -> None:

@@ -146,6 +146,10 @@ class Runner:
             return self._pause(connection, lane, exc)
         except Refused as exc:
             return self._fail(connection, lane, str(exc), sqlstate=None)
+        except Exception as exc:
+            # A mistake of ours would be made again at each wake-up. Stopping the run loses nothing and shows it.
+            self._fail(connection, lane, f"{type(exc).__name__}: {exc}", sqlstate=None)
+            raise
         # Some row cannot be converted. Go over the batch once more, halving it until the row is alone.
         try:
             return self._try_step(connection, lane, standing, carefully=True)
@@ -159,8 +163,9 @@ class Runner:
     ) -> Advanced | Ended | Left:
         known = self._know(connection, lane.run)
         work = known.works[lane.operation] if lane.operation is not None else None
-        bounds = Bounds(after=lane.position, upto=lane.bounds.upto)
-        bound = work.walk.bound(bounds, lane.batch_rows) if work and lane.kind != "retry" else None
+        walks = work is not None and lane.kind != "retry"
+        bounds = Bounds(after=lane.position, upto=lane.bounds.upto) if walks else Bounds()
+        bound = work.walk.bound(bounds, lane.batch_rows) if work and walks else None
         began = time.monotonic()
         with transaction(connection):
             claimed = claim.take(connection, lane, standing, bound=bound, writes=work.rewrite.writes if work else "")
@@ -319,7 +324,7 @@ class Runner:
             "message": message,
             "lane": lane.lane,
             "relation": lane.relation,
-            "after_key": list(lane.position) if lane.kind != "conductor" and lane.position is not None else None,
+            "after_key": lane.cursor if lane.kind != "conductor" else None,
         }
         self._stop(connection, lane, State.FAILED, error)
         return Left()

@@ -69,7 +69,7 @@ def _work(settings: Settings, run: int, *, threads: int | None, quiet: bool, sto
         msg = f"there is no run {run}"
         raise BackfilldError(msg)
     observe = Observers()
-    broker: dramatiq.Broker = connect_broker(settings.redis_url) if settings.redis_url else StubBroker(middleware=[])  # type: ignore[no-untyped-call] # dramatiq leaves it untyped
+    broker: dramatiq.Broker = connect_broker(settings.redis_url) if settings.redis_url else StubBroker(middleware=[])
     tasks = parts.start_side_tasks(settings, broker, observe=observe, consume_control=False)
     lanes = parts.start_lanes(settings, broker, threads=threads or found.settings.lanes, observe=observe)
     try:

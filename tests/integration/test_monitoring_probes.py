@@ -12,7 +12,7 @@ import pytest
 
 from migrations.postgres.connect import connect
 from migrations.settings import Limits
-from monitoring.probes import Reading, read
+from monitoring.probes import Reading, WalHistory, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ LIMITS = Limits()
 
 
 def _read(connection: Connection) -> dict[str, Reading]:
-    readings = read(connection, LIMITS)
+    readings = read(connection, LIMITS, history=WalHistory())
     assert [reading.signal for reading in readings] == ["replica_lag_seconds", "blocked_sessions", "active_connections"]
     return {reading.signal: reading for reading in readings}
 
@@ -214,8 +214,8 @@ def primary(embedded_postgres: EmbeddedPostgres, standby: EmbeddedPostgres) -> I
         yield ours
 
 
-def _lag(connection: Connection) -> Reading:
-    return read(connection, LIMITS)[0]
+def _lag(connection: Connection, history: WalHistory) -> Reading:
+    return read(connection, LIMITS, history=history)[0]
 
 
 def _write(connection: Connection) -> None:
@@ -226,18 +226,19 @@ def test_a_standby_that_has_stopped_replaying_lags_more_and_more_and_an_idle_one
     primary: Connection, standby: EmbeddedPostgres
 ) -> None:
     """PostgreSQL's own replay_lag keeps its last good value while replay stands still."""
+    history = WalHistory()
     _write(primary)
-    _until(lambda: _lag(primary).value == 0)
+    _until(lambda: _lag(primary, history).value == 0)
     with connect(standby.url()) as replica:
         replica.execute("SELECT pg_wal_replay_pause()")
         try:
             _until(lambda: replica.execute("SELECT pg_get_wal_replay_pause_state() AS s").fetchone() == {"s": "paused"})
             _write(primary)
-            _until(lambda: (_lag(primary).value or 0) > 0.3)
+            _until(lambda: (_lag(primary, history).value or 0) > 0.3)
             row = primary.execute(
                 "SELECT extract(epoch FROM replay_lag)::float8 AS lag FROM pg_stat_replication"
             ).fetchone()
-            reading = _lag(primary)
+            reading = _lag(primary, history)
         finally:
             replica.execute("SELECT pg_wal_replay_resume()")
     assert row is not None
@@ -245,7 +246,7 @@ def test_a_standby_that_has_stopped_replaying_lags_more_and_more_and_an_idle_one
     assert (row["lag"] or 0.0) < reading.value
     assert "walreceiver" in reading.detail
     # Caught up and idle: 0 at once and for good.
-    _until(lambda: _lag(primary).value == 0)
+    _until(lambda: _lag(primary, history).value == 0)
 
 
 def test_a_standby_whose_lag_this_role_may_not_see_cannot_be_read(
@@ -254,9 +255,9 @@ def test_a_standby_whose_lag_this_role_may_not_see_cannot_be_read(
     primary.execute("CREATE ROLE blind LOGIN")
     try:
         with connect(embedded_postgres.url(user="blind")) as blind:
-            hidden = _lag(blind)
+            hidden = _lag(blind, WalHistory())
             primary.execute("GRANT pg_monitor TO blind")
-            seen = _lag(blind)
+            seen = _lag(blind, WalHistory())
     finally:
         primary.execute("DROP ROLE blind")
     assert hidden.value is None

@@ -288,7 +288,7 @@ def test_a_plan_shows_the_table_each_statement_with_its_lock_and_what_to_know() 
         "never analyzed",
         'ALTER TABLE "jobs" ADD COLUMN "new_field" text',
         "lock ACCESS EXCLUSIVE: for milliseconds",
-        "    RETURN NEW;\n",
+        "    RETURN NEW;",
         "switch  nothing to do",
         "contract  waits for approval",
         "About 1,000,000 rows in 134 batches",
