@@ -6,9 +6,10 @@ Seconds are wall seconds of this process; rows are rows the database reported, n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from migrations.states import Phase, State
+if TYPE_CHECKING:
+    from migrations.states import Phase, State
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ _PART = r'"(?:[^"]|"")*"|[^."]+'
 _TABLE = re.compile(rf"(?:(?P<schema>{_PART})\.)?(?P<name>{_PART})")
 
 
-class Wrong(ValueError):  # noqa: N818 - it is read as a word: raise Wrong(problem, remedy)
+class Wrong(ValueError):
     """A value breaks a rule of the file format; `at` leads from where it was found to the key that is to blame."""
 
     def __init__(self, problem: str, remedy: str, at: tuple[str | int, ...] = ()) -> None:

@@ -109,12 +109,17 @@ def _phase(migration: Migration, operations: tuple[Operation, ...], phase: Phase
                 f"WHERE ({key}) in the batch's range AND {_readable(rewrite.needs_work.as_string())}"
             )
             statements.append(
-                PlannedAction(sql=text, lock="ROW EXCLUSIVE", note="row locks for about batch_seconds; walked by " + key)
+                PlannedAction(
+                    sql=text, lock="ROW EXCLUSIVE", note="row locks for about batch_seconds; walked by " + key
+                )
             )
         elif phase is Phase.VERIFY and rewrite.verifiable:
-            text = f"SELECT count(*) FROM {table} WHERE {_readable(rewrite.needs_work.as_string())}"
+            text = f"SELECT count(*) FROM {table} WHERE {_readable(rewrite.needs_work.as_string())}"  # noqa: S608 - as above
             statements.insert(
-                0, PlannedAction(sql=text, lock="ACCESS SHARE", note="in batches; must find no row, or the rows are walked again")
+                0,
+                PlannedAction(
+                    sql=text, lock="ACCESS SHARE", note="in batches; must find no row, or the rows are walked again"
+                ),
             )
     waits = phase in migration.settings.approve and bool(statements)
     return PlannedPhase(phase=phase, actions=tuple(statements), waits_for_approval=waits)

@@ -96,7 +96,8 @@ def _examine_operation(connection: Connection, found: Examination, migration: Mi
         with probe(connection, table) as trial:
             match operation:
                 case definition.AddColumn():
-                    facts = _examine_add_column(connection, found, place, migration, table, operation, trial)
+                    adopts = _left_by_cancelled_run(connection, migration.name)
+                    facts = _examine_add_column(found, place, table, operation, trial, adopts=adopts)
                 case definition.Backfill():
                     facts = _examine_backfill(found, place, table, operation, trial)
                 case _:
@@ -126,7 +127,9 @@ def _check_table(found: Examination, place: str, table: Table, operation: Operat
     name, role = table.name, found.backend.role
     if table.kind not in catalog.TABLES:
         kinds = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index"}
-        found.refuse("table_kind", f"{place}: {name} is {kinds.get(table.kind, 'not a table')}", "Name an ordinary table")
+        found.refuse(
+            "table_kind", f"{place}: {name} is {kinds.get(table.kind, 'not a table')}", "Name an ordinary table"
+        )
         return
     if table.has_children:
         found.refuse(
@@ -136,7 +139,9 @@ def _check_table(found: Examination, place: str, table: Table, operation: Operat
         )
     if table.is_partition and operation.kind == "add_column":
         found.refuse(
-            "partition", f"{place}: {name} is a partition, and its columns are its parent's", "Name the partitioned table"
+            "partition",
+            f"{place}: {name} is a partition, and its columns are its parent's",
+            "Name the partitioned table",
         )
     if table.row_security_active:
         found.refuse(
@@ -147,7 +152,9 @@ def _check_table(found: Examination, place: str, table: Table, operation: Operat
         )
     if operation.kind == "add_column" and not table.owned:
         found.refuse(
-            "ownership", f"{place}: the role {role} does not own {name}", "Use the owner, or a role that is a member of it"
+            "ownership",
+            f"{place}: the role {role} does not own {name}",
+            "Use the owner, or a role that is a member of it",
         )
     if not (table.may_select and table.may_update):
         found.refuse(
@@ -164,35 +171,26 @@ def _check_table(found: Examination, place: str, table: Table, operation: Operat
 
 
 def _examine_add_column(  # noqa: PLR0913 - one step of `examine`, which owns all of these
-    connection: Connection,
-    found: Examination,
-    place: str,
-    migration: Migration,
-    table: Table,
-    operation: AddColumn,
-    trial: Probe,
+    found: Examination, place: str, table: Table, operation: AddColumn, trial: Probe, *, adopts: bool
 ) -> Facts:
     column = operation.column.name
     present = table.column(column)
-    adopts = False
-    if present is not None:
-        adopts = _left_by_cancelled_run(connection, migration.name)
-        if not adopts:
-            found.refuse(
-                "column",
-                f"{place}: {table.name} has a column {column} already",
-                "Choose another name, or fill the column that is there with a `backfill` operation",
-            )
-            return Facts(relation=str(table.name))
-    type_, default_fills = (present.type, False) if present else trial.add_column(
-        column, operation.column.type, operation.default
+    if present is not None and not adopts:
+        found.refuse(
+            "column",
+            f"{place}: {table.name} has a column {column} already",
+            "Choose another name, or fill the column that is there with a `backfill` operation",
+        )
+        return Facts(relation=str(table.name))
+    type_, default_fills = (
+        (present.type, False) if present else trial.add_column(column, operation.column.type, operation.default)
     )
     expression = operation.backfill or (operation.default if operation.default and not default_fills else None)
     facts = Facts(
         relation=str(table.name),
         targets=(Target(column=column, type=type_, as_text=not trial.has_equality(column)),),
         default_fills=default_fills and operation.backfill is None,
-        adopts=adopts,
+        adopts=adopts and present is not None,
     )
     if operation.default is not None:
         trial.analyse(operation.default, what="the default")
@@ -200,7 +198,7 @@ def _examine_add_column(  # noqa: PLR0913 - one step of `examine`, which owns al
         return facts
     analysis = trial.analyse(expression, what="backfill")
     trial.check_update({column: expression}, None)
-    _check_reads(found, place, table, analysis)
+    _check_reads(found, place, analysis)
     if column in analysis.reads:
         raise Complaint("expression", f"backfill reads {column}, the column it is to fill")
     generated = sorted(one.name for one in table.columns if one.generated and one.name in analysis.reads)
@@ -222,9 +220,7 @@ def _examine_add_column(  # noqa: PLR0913 - one step of `examine`, which owns al
     return replace(facts, repeatable=not analysis.unrepeatable, once_because=_once_because(analysis, set()))
 
 
-def _examine_backfill(
-    found: Examination, place: str, table: Table, operation: Backfill, trial: Probe
-) -> Facts:
+def _examine_backfill(found: Examination, place: str, table: Table, operation: Backfill, trial: Probe) -> Facts:
     targets = []
     reads: set[str] = set()
     unrepeatable: set[str] = set()
@@ -240,7 +236,7 @@ def _examine_backfill(
         if name in key_columns:
             raise Complaint("column", f"{name} is part of the key that {table.name} is walked by and cannot be set")
         analysis = trial.analyse(text, what=f"set.{name}")
-        _check_reads(found, place, table, analysis)
+        _check_reads(found, place, analysis)
         reads |= analysis.reads
         unrepeatable |= set(analysis.unrepeatable)
         targets.append(
@@ -248,11 +244,13 @@ def _examine_backfill(
         )
     if operation.where is not None:
         analysis = trial.analyse(operation.where, what="where", type_="boolean")
-        _check_reads(found, place, table, analysis)
+        _check_reads(found, place, analysis)
         # A condition over the clock is asked anew for each batch, but does not change what is written.
     trial.check_update(operation.assignments, operation.where)
-    once = _once_because(Analysis(reads=frozenset(), reads_others=(), hidden=(), unrepeatable=tuple(sorted(unrepeatable))),
-                         reads & set(operation.assignments))
+    once = _once_because(
+        Analysis(reads=frozenset(), reads_others=(), hidden=(), unrepeatable=tuple(sorted(unrepeatable))),
+        reads & set(operation.assignments),
+    )
     if once:
         found.warn(
             f"{place}: each row that is there at the start is visited exactly once, because the expression {once}; "
@@ -261,7 +259,7 @@ def _examine_backfill(
     return Facts(relation=str(table.name), targets=tuple(targets), repeatable=not once, once_because=once)
 
 
-def _check_reads(found: Examination, place: str, table: Table, analysis: Analysis) -> None:
+def _check_reads(found: Examination, place: str, analysis: Analysis) -> None:
     if analysis.hidden:
         found.refuse(
             "row_security",
@@ -313,7 +311,9 @@ def _tell_of_surroundings(found: Examination, table: Table, operation: Operation
         found.warn(f"every changed row of {table.name} is sent on by {', '.join(table.publications)}")
     indexed = sorted(name for name in written if (column := table.column(name)) is not None and column.indexed)
     if indexed:
-        found.warn(f"{', '.join(indexed)} of {table.name} is indexed, so each changed row writes every index of the table")
+        found.warn(
+            f"{', '.join(indexed)} of {table.name} is indexed, so each changed row writes every index of the table"
+        )
 
 
 def _left_by_cancelled_run(connection: Connection, name: str) -> bool:

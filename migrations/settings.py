@@ -79,7 +79,8 @@ class Settings(BaseSettings):
         """The database's URL. Raises InvalidSettings when there is none."""
         if not self.database_url:
             raise InvalidSettings(
-                "BACKFILLD_DATABASE_URL", "is not set; give the URL of the database, such as postgresql://user@host/name"
+                "BACKFILLD_DATABASE_URL",
+                "is not set; give the URL of the database, such as postgresql://user@host/name",
             )
         return self.database_url
 

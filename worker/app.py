@@ -85,9 +85,12 @@ class Child:
             FIRST_RESTART_SECONDS if lived >= WELL_SECONDS else min(self.delay_seconds * 2, LONGEST_RESTART_SECONDS)
         )
         log.error(
-            "child.died", child=self.name, pid=self.process.pid, code=self.process.returncode, restart_seconds=self.delay_seconds
+            "child.died",
+            child=self.name,
+            pid=self.process.pid,
+            code=self.process.returncode,
+            restart_seconds=self.delay_seconds,
         )
-        _forget_gauges(self.process.pid)
         self.process, self.restarts = None, self.restarts + 1
         self.restart_at = time.monotonic() + self.delay_seconds
 
@@ -141,7 +144,10 @@ def _run(settings: Settings, folder: Path, *, processes: int, threads: int, stop
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     children = [
         _child("control", ["control"], folder),
-        *(_child(f"lanes-{number}", ["lanes", "--threads", str(threads)], folder) for number in range(1, processes + 1)),
+        *(
+            _child(f"lanes-{number}", ["lanes", "--threads", str(threads)], folder)
+            for number in range(1, processes + 1)
+        ),
     ]
     record = RecordCollector(settings.require_database())
     server = Server(
@@ -200,12 +206,6 @@ def _stop(children: Sequence[Child]) -> None:
             log.error("child.killed", pid=process.pid, seconds=STOP_SECONDS)  # noqa: TRY400 - nothing to trace
             process.kill()
             process.wait()
-
-
-def _forget_gauges(pid: int) -> None:
-    from prometheus_client import multiprocess  # noqa: PLC0415 - reads PROMETHEUS_MULTIPROC_DIR, which `_run` sets
-
-    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call] # prometheus_client leaves it untyped
 
 
 if __name__ == "__main__":

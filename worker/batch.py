@@ -50,7 +50,7 @@ class Tally:
         )
 
 
-class TooManyQuarantined(Exception):  # noqa: N818 - a verdict, not a mistake
+class TooManyQuarantined(Exception):
     """More rows cannot be converted than the run allows; it pauses, and nothing of this batch is kept."""
 
     def __init__(self, key: Key, sqlstate: str, message: str, cap: int) -> None:
@@ -167,7 +167,9 @@ class Batch:
             self._set_aside(key, failure.sqlstate or "", in_words(failure))
             return Tally(quarantined=1, sqlstates=(failure.sqlstate or "",))
         middle = fetch_key(self._connection, self._work.walk.bound(bounds, rows["rows"] // 2))
-        return self._halve(Bounds(after=bounds.after, upto=middle)) + self._halve(Bounds(after=middle, upto=bounds.upto))
+        return self._halve(Bounds(after=bounds.after, upto=middle)) + self._halve(
+            Bounds(after=middle, upto=bounds.upto)
+        )
 
     def _update(self, condition: sql.Composable) -> sql.Composed:
         return sql.SQL("UPDATE {} SET {} WHERE {} AND {}").format(
@@ -215,9 +217,7 @@ class Batch:
         column = self._work.rewrite.assignments[0].target.column
         for key in found:
             self._set_aside(key, _NOT_NULL, f"the expression gives NULL, and {column} is to be NOT NULL")
-        return tally + Tally(
-            residual=-len(found), quarantined=len(found), sqlstates=(_NOT_NULL,) * len(found)
-        )
+        return tally + Tally(residual=-len(found), quarantined=len(found), sqlstates=(_NOT_NULL,) * len(found))
 
     def _check_not_null(self, condition: sql.Composable, parameters: list[Any]) -> None:  # Any: key values
         if not self._work.rewrite.not_null:

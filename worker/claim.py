@@ -34,7 +34,10 @@ LEAST_STATEMENT_TIMEOUT_SECONDS = 5.0
 CONDUCTOR_STATEMENT_TIMEOUT_SECONDS = 60.0
 
 #: Which lanes work in which phase. The conductor works in all of them.
-KINDS: dict[Phase, frozenset[str]] = {Phase.BACKFILL: frozenset({"backfill", "retry"}), Phase.VERIFY: frozenset({"verify"})}
+KINDS: dict[Phase, frozenset[str]] = {
+    Phase.BACKFILL: frozenset({"backfill", "retry"}),
+    Phase.VERIFY: frozenset({"verify"}),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,9 @@ class Drop:
     stale: bool
 
 
-def take(connection: Connection, lane: Lane, standing: Standing, *, bound: Query | None, writes: str) -> Claimed | Wait | Drop:
+def take(
+    connection: Connection, lane: Lane, standing: Standing, *, bound: Query | None, writes: str
+) -> Claimed | Wait | Drop:
     """Begin a transaction and take the lane in it.
 
     `lane` and `standing` are as last read; they give the batch's range and the time limits. On Wait and Drop the

@@ -117,7 +117,9 @@ class Conductor:
             row = self._connection.execute(guard.sql).fetchone()
             if row is not None:
                 value = next(iter(row.values()))
-                raise Refused([Finding("guard", f"{action.table}: {guard.problem.replace('{!r}', repr(value))}", guard.remedy)])
+                raise Refused(
+                    [Finding("guard", f"{action.table}: {guard.problem.replace('{!r}', repr(value))}", guard.remedy)]
+                )
 
     def _enter(self, phase: Phase) -> list[LaneMessage]:
         if phase is Phase.DONE:
@@ -187,7 +189,13 @@ class Conductor:
             table = catalog.describe(self._connection, work.operation.table)
             if table is None:
                 raise Refused(
-                    [Finding("table", f"there is no table {work.operation.table} any more", "Bring it back, or cancel the run")]
+                    [
+                        Finding(
+                            "table",
+                            f"there is no table {work.operation.table} any more",
+                            "Bring it back, or cancel the run",
+                        )
+                    ]
                 )
             rows = table.rows_estimate or catalog.count_rows(self._connection, table.name)
             total += rows
@@ -199,7 +207,11 @@ class Conductor:
 
     def _make_verify_lanes(self, pass_: int) -> None:
         """The slices of the first walk, the last of them open-ended: rows added since are looked at too."""
-        walked = [lane for lane in lanes.of_run(self._connection, self._run.run) if lane.kind == "backfill" and lane.pass_ == 1]
+        walked = [
+            lane
+            for lane in lanes.of_run(self._connection, self._run.run)
+            if lane.kind == "backfill" and lane.pass_ == 1
+        ]
         for work in self._works:
             if not work.rewrite.verifiable:
                 continue
@@ -255,6 +267,3 @@ class Conductor:
 def violates_rule(exc: psycopg.Error, action: Action | None) -> bool:
     """Whether a scan found a row that breaks the rule it was to prove."""
     return action is not None and action.scans and isinstance(exc, psycopg.errors.IntegrityError)
-
-
-

@@ -19,7 +19,7 @@ from migrations.postgres.outcomes import classify
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from migrations.events import ErrorClass, Observer
+    from migrations.events import Observer
     from migrations.postgres.connect import Connection
 
 #: Between attempts to reach a database that is away.

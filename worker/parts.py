@@ -116,9 +116,7 @@ def start_side_tasks(
 
 def _consume(broker: dramatiq.Broker, queue: str, threads: int) -> dramatiq.Worker:
     broker.emit_after("process_boot")
-    worker = dramatiq.Worker(
-        broker, queues={queue}, worker_timeout=WORKER_TIMEOUT_MILLISECONDS, worker_threads=threads
-    )
+    worker = dramatiq.Worker(broker, queues={queue}, worker_timeout=WORKER_TIMEOUT_MILLISECONDS, worker_threads=threads)
     # No hoarding: a message taken ahead waits here while another process is idle.
     worker.queue_prefetch = threads
     worker.start()

@@ -12,7 +12,6 @@ A message is good for several steps, so that the queue is out of the way of a bu
 from __future__ import annotations
 
 import random
-import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -30,7 +29,6 @@ from migrations.events import (
     SendFailed,
     StateChanged,
 )
-from migrations.messages import LaneMessage
 from migrations.model import Bounds, Lane, Timing
 from migrations.operations import bind
 from migrations.postgres import catalog
@@ -43,9 +41,11 @@ from worker.batch import Batch, Tally, TooManyQuarantined, Work, transaction
 from worker.conductor import Conductor, violates_rule
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Mapping
 
     from migrations.events import Observer
+    from migrations.messages import LaneMessage
     from migrations.model import Run
     from migrations.operations import Operation
     from migrations.postgres.connect import Connection, Pool
@@ -138,10 +138,9 @@ class Runner:
     def _step(self, connection: Connection, lane: Lane, standing: Standing) -> Advanced | Ended | Left:
         """One transaction. Whatever goes wrong is put on record here, and nothing of it is kept."""
         try:
-            return self._try_step(connection, lane, standing, carefully=False)
+            return self._try_twice(connection, lane, standing)
         except psycopg.Error as exc:
-            if classify(exc) != "data":
-                return self._recover(connection, lane, exc)
+            return self._recover(connection, lane, exc)
         except TooManyQuarantined as exc:
             return self._pause(connection, lane, exc)
         except Refused as exc:
@@ -150,13 +149,15 @@ class Runner:
             # A mistake of ours would be made again at each wake-up. Stopping the run loses nothing and shows it.
             self._fail(connection, lane, f"{type(exc).__name__}: {exc}", sqlstate=None)
             raise
-        # Some row cannot be converted. Go over the batch once more, halving it until the row is alone.
+
+    def _try_twice(self, connection: Connection, lane: Lane, standing: Standing) -> Advanced | Ended | Left:
+        """When some row of a batch cannot be converted, the batch is gone over again with care for each row."""
         try:
-            return self._try_step(connection, lane, standing, carefully=True)
+            return self._try_step(connection, lane, standing, carefully=False)
         except psycopg.Error as exc:
-            return self._recover(connection, lane, exc)
-        except TooManyQuarantined as exc:
-            return self._pause(connection, lane, exc)
+            if classify(exc) != "data" or lane.kind == "conductor":
+                raise
+        return self._try_step(connection, lane, standing, carefully=True)
 
     def _try_step(
         self, connection: Connection, lane: Lane, standing: Standing, *, carefully: bool
@@ -392,7 +393,9 @@ class Runner:
                 msg = f"there is no run {run}"
                 raise LookupError(msg)
             operations = bind(found.migration, found.facts)
-            works = {number: work for number, one in enumerate(operations) if (work := Work.of(one, number)) is not None}
+            works = {
+                number: work for number, one in enumerate(operations) if (work := Work.of(one, number)) is not None
+            }
             known = self._known[run] = _Known(run=found, operations=operations, works=works)
         return known
 

@@ -45,14 +45,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="backfilld run")
     parser.add_argument("run", type=int)
     parser.add_argument("--json", action="store_true", dest="as_json")
-    parser.add_argument("--threads", type=int, default=None, help="lanes worked on at once; as many as the run has by default")
+    parser.add_argument(
+        "--threads", type=int, default=None, help="lanes worked on at once; as many as the run has by default"
+    )
     arguments = parser.parse_args()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _signal, _frame: stopping.set())
     logs.configure(level="warning")
     try:
-        last = _work(settings_.load(), arguments.run, threads=arguments.threads, quiet=arguments.as_json, stopping=stopping)
+        last = _work(
+            settings_.load(), arguments.run, threads=arguments.threads, quiet=arguments.as_json, stopping=stopping
+        )
     except BackfilldError as exc:
         print(json.dumps({"error": {"message": str(exc)}}) if arguments.as_json else str(exc), file=sys.stderr)  # noqa: T201 - the command's answer
         return exc.exit_code

@@ -113,7 +113,9 @@ class AddColumn:
     def switch(self) -> tuple[Action, ...]:
         if not self.definition.not_null:
             return ()
-        set_not_null = sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET NOT NULL").format(self.table.identifier, self._column)
+        set_not_null = sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET NOT NULL").format(
+            self.table.identifier, self._column
+        )
         return (
             Action(
                 table=self.table,
@@ -138,7 +140,9 @@ class AddColumn:
                 table=self.table,
                 statements=(
                     Statement(
-                        sql=self._function("BEGIN RETURN NEW; END"), lock="none", note="the trigger does nothing from here on"
+                        sql=self._function("BEGIN RETURN NEW; END"),
+                        lock="none",
+                        note="the trigger does nothing from here on",
                     ),
                 ),
             ),
@@ -160,8 +164,12 @@ class AddColumn:
             return (Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite; " + _BRIEF),)
         default = sql.SQL(" DEFAULT (\n{}\n)").format(sql.SQL(self.definition.default))  # checked by preflight
         if self.facts.default_fills and self.definition.backfill is None:
-            return (Statement(sql=add + default, lock="ACCESS EXCLUSIVE", note="no rewrite: a constant default; " + _BRIEF),)
-        set_default = sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET").format(self.table.identifier, self._column) + default
+            return (
+                Statement(sql=add + default, lock="ACCESS EXCLUSIVE", note="no rewrite: a constant default; " + _BRIEF),
+            )
+        set_default = (
+            sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET").format(self.table.identifier, self._column) + default
+        )
         return (
             Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite: the default comes after; " + _BRIEF),
             Statement(sql=set_default, lock="ACCESS EXCLUSIVE", note="for rows to come"),
@@ -184,7 +192,7 @@ BEGIN
     {column} := NULL;
   END;
   RETURN NEW;
-END"""
+END"""  # noqa: S608 - the expression was checked by preflight, names are quoted
 
     def _function(self, body: str) -> sql.Composed:
         tag = "$body$"
@@ -197,14 +205,19 @@ END"""
         )
         return sql.SQL(
             "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS {body}"
-        ).format(name=self._function_name, settings=settings, body=sql.SQL(f"{tag}\n{body}\n{tag}"))  # quoted by a tag it does not hold
+        ).format(
+            name=self._function_name, settings=settings, body=sql.SQL(f"{tag}\n{body}\n{tag}")
+        )  # quoted by a tag it does not hold
 
     def _trigger_statement(self) -> sql.Composed:
         return sql.SQL(
             "CREATE OR REPLACE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW "
             "WHEN (current_setting('backfilld.writes', true) IS DISTINCT FROM {sync}) EXECUTE FUNCTION {function}()"
         ).format(
-            trigger=self._trigger, table=self.table.identifier, sync=sql.Literal(self.sync), function=self._function_name
+            trigger=self._trigger,
+            table=self.table.identifier,
+            sync=sql.Literal(self.sync),
+            function=self._function_name,
         )
 
     def _fires_last(self) -> Guard:

@@ -38,7 +38,8 @@ class Backfill:
             table=self.table,
             facts=self.facts,
             assignments=tuple(
-                Assignment(target=targets[column], expression=text) for column, text in self.definition.assignments.items()
+                Assignment(target=targets[column], expression=text)
+                for column, text in self.definition.assignments.items()
             ),
             where=self.definition.where,
         )

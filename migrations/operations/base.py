@@ -9,9 +9,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from psycopg import sql
-
 if TYPE_CHECKING:
+    from psycopg import sql
+
     from migrations.definition import TableName
     from migrations.facts import Facts
     from migrations.walks.rewrite import Rewrite

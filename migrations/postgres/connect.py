@@ -92,11 +92,12 @@ def lost(exc: psycopg.Error) -> bool:
     if exc.sqlstate is None:
         return isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError)
     return exc.sqlstate.startswith("08") or isinstance(
-        exc, errors.AdminShutdown | errors.CrashShutdown | errors.CannotConnectNow | errors.IdleInTransactionSessionTimeout
+        exc,
+        errors.AdminShutdown | errors.CrashShutdown | errors.CannotConnectNow | errors.IdleInTransactionSessionTimeout,
     )
 
 
-def begin_settings(
+def begin_settings(  # noqa: PLR0913 - each is named where it is called
     *, run: int, lane: int, seq: int, lock_timeout_seconds: float, statement_timeout_seconds: float, writes: str = ""
 ) -> dict[str, str]:
     """The settings of one step's transaction, for `apply_settings`.

@@ -125,7 +125,8 @@ class Probe:
             raise Complaint("type", f"{what} adds more than one column")
         if added[0]["has_default"] or added[0]["not_null"] or added[0]["generated"] or added[0]["identity_always"]:
             raise Complaint(
-                "type", f"{what} brings a default or a constraint along; name the type alone, and use default and not_null"
+                "type",
+                f"{what} brings a default or a constraint along; name the type alone, and use default and not_null",
             )
         type_ = str(added[0]["type"])
         if default is None:
@@ -167,7 +168,9 @@ class Probe:
         columns = {row["column_name"] for row in reads if row["oid"] == own and row["column_name"]}
         others = [row for row in reads if row["oid"] != own]
         return Analysis(
-            reads=frozenset(column.name for column in self._table.columns) | columns if whole_row else frozenset(columns),
+            reads=frozenset(column.name for column in self._table.columns) | columns
+            if whole_row
+            else frozenset(columns),
             reads_others=tuple(sorted({row["relation"] for row in others})),
             hidden=tuple(sorted({row["relation"] for row in others if row["row_security_active"]})),
             unrepeatable=self._unrepeatable(nodes),
@@ -180,9 +183,7 @@ class Probe:
         )
         condition = sql.SQL(" WHERE {}").format(_operand(where)) if where is not None else sql.SQL("")
         with self._asking("expression", "the update of " + ", ".join(assignments)):
-            self._connection.execute(
-                sql.SQL("EXPLAIN UPDATE {} SET {}{}").format(self._copy, sets, condition)
-            )
+            self._connection.execute(sql.SQL("EXPLAIN UPDATE {} SET {}{}").format(self._copy, sets, condition))
 
     def has_equality(self, column: str) -> bool:
         """Whether values of a column can be told apart by `IS DISTINCT FROM`."""
@@ -235,7 +236,7 @@ class Probe:
             raise Complaint(check, f"{what}: {message}{hint}") from exc
 
 
-class Complaint(Exception):  # noqa: N818 - it is turned into a Finding, and nobody else sees it
+class Complaint(Exception):
     """PostgreSQL does not accept a part of the migration."""
 
     def __init__(self, check: str, problem: str) -> None:

@@ -161,7 +161,13 @@ def set_state(  # noqa: PLR0913 - one row, one act: each part is named where it 
         {"run": held.run, "state": state, "wish": wish, "error": Jsonb(dict(error)) if error is not None else None},
     )
     events.record(
-        connection, held.run, actor=actor, what=f"run.{state}", before=held.state, reason=reason, error=dict(error or {})
+        connection,
+        held.run,
+        actor=actor,
+        what=f"run.{state}",
+        before=held.state,
+        reason=reason,
+        error=dict(error or {}),
     )
 
 
@@ -170,7 +176,9 @@ def set_phase(connection: Connection, run: int, phase: Phase) -> None:
     events.record(connection, run, actor=WORKER, what=f"phase.{phase}")
 
 
-def set_totals(connection: Connection, run: int, *, rows_total: int, hot_baseline: Mapping[str, int] | None = None) -> None:
+def set_totals(
+    connection: Connection, run: int, *, rows_total: int, hot_baseline: Mapping[str, int] | None = None
+) -> None:
     baseline = Jsonb(dict(hot_baseline)) if hot_baseline is not None else None
     connection.execute(_SQL["set_totals"], {"run": run, "rows_total": rows_total, "hot_baseline": baseline})
 
@@ -183,7 +191,9 @@ def set_pass(connection: Connection, run: int, pass_: int, *, reason: str) -> No
 
 def set_residual(connection: Connection, run: int, *, residual: int, verified: bool) -> None:
     connection.execute(_SQL["set_residual"], {"run": run, "residual": residual, "verified": verified})
-    events.record(connection, run, actor=WORKER, what="run.verified" if verified else "run.residual", residual_rows=residual)
+    events.record(
+        connection, run, actor=WORKER, what="run.verified" if verified else "run.residual", residual_rows=residual
+    )
 
 
 def approve(connection: Connection, run: int, phase: Phase, *, actor: str) -> None:

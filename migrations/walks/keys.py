@@ -72,10 +72,10 @@ class KeyWalk:
         """The last key of each of `tiles` equal shares of the rows, by all rows or by a sample of pages."""
         sample = sql.SQL(" TABLESAMPLE SYSTEM ({})").format(sample_percent) if sample_percent < 100 else sql.SQL("")
         names = sql.SQL(", ").join(sql.Identifier(column.name) for column in self.key)
-        descending = sql.SQL(", ").join(sql.SQL("{} DESC").format(sql.Identifier("s", column.name)) for column in self.key)
-        texts = sql.SQL(", ").join(
-            sql.SQL("{}::text").format(sql.Identifier("s", column.name)) for column in self.key
+        descending = sql.SQL(", ").join(
+            sql.SQL("{} DESC").format(sql.Identifier("s", column.name)) for column in self.key
         )
+        texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier("s", column.name)) for column in self.key)
         query = sql.SQL(
             "SELECT DISTINCT ON (s.tile_of_row) {texts} FROM ("
             "SELECT {names}, ntile(%s) OVER (ORDER BY {order}) AS tile_of_row FROM {table}{sample}) s "
@@ -117,8 +117,7 @@ def _tuple(parts: list[sql.Composable]) -> sql.Composable:
 def fetch_key(connection: Connection, query: Query) -> Key | None:
     """The one key a query gives, or None."""
     with connection.cursor(row_factory=tuple_row) as cursor:
-        row = cursor.execute(*query).fetchone()
-    return row
+        return cursor.execute(*query).fetchone()
 
 
 def split(connection: Connection, walk: KeyWalk, *, lanes: int, rows_estimate: int) -> list[Bounds]:
@@ -136,4 +135,4 @@ def split(connection: Connection, walk: KeyWalk, *, lanes: int, rows_estimate: i
     starts: list[Key | None] = [None, *edges]
     ends: list[Key] = [*edges, last]
     # A sample may end at the last key itself, and a table of few rows gives fewer tiles.
-    return [Bounds(after=start, upto=end) for start, end in zip(starts, ends, strict=True) if start != end and start != last]
+    return [Bounds(after=start, upto=end) for start, end in zip(starts, ends, strict=True) if start not in (end, last)]

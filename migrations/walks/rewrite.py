@@ -79,7 +79,9 @@ class Rewrite:
 
     def _differs(self, one: Assignment) -> sql.Composed:
         # The explicit cast gives the value the column would hold; where it would not fit, the assignment fails and says so.
-        value = sql.SQL("CAST({} AS {})").format(expression(one.expression), sql.SQL(one.target.type))  # from format_type
+        value = sql.SQL("CAST({} AS {})").format(
+            expression(one.expression), sql.SQL(one.target.type)
+        )  # from format_type
         if one.target.as_text:
             return sql.SQL('{}::text COLLATE "C" IS DISTINCT FROM {}::text COLLATE "C"').format(
                 self._column(one.target), value
