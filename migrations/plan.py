@@ -103,18 +103,17 @@ def _phase(migration: Migration, operations: tuple[Operation, ...], phase: Phase
             continue
         table = operation.table.identifier.as_string()
         key = ", ".join(column.name for column in operation.facts.key)
+        needed = _readable(rewrite.needs_work.as_string())
         if phase is Phase.BACKFILL:
-            text = (
-                f"UPDATE {table} SET {_readable(rewrite.set_clause.as_string())} "
-                f"WHERE ({key}) in the batch's range AND {_readable(rewrite.needs_work.as_string())}"
-            )
+            sets = _readable(rewrite.set_clause.as_string())
+            text = f"UPDATE {table} SET {sets} WHERE ({key}) in the batch's range AND {needed}"  # noqa: S608 - for reading
             statements.append(
                 PlannedAction(
                     sql=text, lock="ROW EXCLUSIVE", note="row locks for about batch_seconds; walked by " + key
                 )
             )
         elif phase is Phase.VERIFY and rewrite.verifiable:
-            text = f"SELECT count(*) FROM {table} WHERE {_readable(rewrite.needs_work.as_string())}"  # noqa: S608 - as above
+            text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
             statements.insert(
                 0,
                 PlannedAction(
