@@ -39,7 +39,7 @@ LINE_EVERY_SECONDS = 2.0
 #: A page ends with the newest events; `backfilld events` has them all.
 EVENTS_ON_A_PAGE = 8
 #: Below this, a table of runs leaves out what the page of a run has too.
-WIDE = 100
+WIDE = 110
 
 STYLES: dict[State, str] = {
     State.QUEUED: "cyan",
@@ -124,7 +124,8 @@ def rows(progress: Progress) -> str:
 
 def line(progress: Progress) -> str:
     """A run on one line, for logs: no colour, no control character."""
-    parts = [f"{progress.name} (run {progress.run}): {progress.phase} {progress.state}"]
+    standing = [str(progress.state)] if progress.phase is Phase.DONE else [str(progress.phase), str(progress.state)]
+    parts = [f"{progress.name} (run {progress.run}): {' '.join(standing)}"]
     if progress.rows_total is not None:
         parts += [f"{progress.percent:.1f} %", rows(progress)]
     if progress.state is State.RUNNING:
@@ -150,7 +151,10 @@ def block(progress: Progress) -> RenderableType:
     head.add_column(justify="right", no_wrap=True)
     head.add_row(
         Text.assemble((safe(progress.name), "bold"), (f"  run {progress.run}", "dim")),
-        Text.assemble((str(progress.phase), "cyan"), (" · ", "dim"), (str(progress.state), STYLES[progress.state])),
+        Text.assemble(
+            *(() if progress.phase is Phase.DONE else ((str(progress.phase), "cyan"), (" · ", "dim"))),
+            (str(progress.state), STYLES[progress.state]),
+        ),
     )
     return Group(head, _bar(progress), _numbers(progress), *_remarks(progress))
 

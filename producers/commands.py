@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 #: A step of the conductor (a VALIDATE, say) may hold what a command needs; a person is told rather than left waiting.
 LOCK_TIMEOUT = "30s"
-#: Commands lock the run and then its lanes, batches the other way round: PostgreSQL ends one of the two, and it comes back.
-DEADLOCK_TRIES = 3
 
 #: The narrowest and widest that `pace --width` takes; `pace` in the schema holds the same.
 WIDTHS = range(1, 65)
@@ -49,7 +47,7 @@ class Enqueued:
     warnings: tuple[str, ...] = ()
 
 
-class RunStopped(BackfilldError):  # noqa: N818 - named for what it means to who waits, as all of ours are
+class RunStopped(BackfilldError):
     """The run will not get there by itself: it failed, was cancelled, or was paused by what it met."""
 
     def __init__(self, run: Run) -> None:
@@ -312,25 +310,23 @@ def _insert_retries(connection: Connection, held: Held, operations: set[int]) ->
 def _change(
     connection: Connection, reference: int | str, act: Callable[[Held], None], *, adds_lanes: bool = False
 ) -> int:
-    """Do `act` under the run's lock, in one transaction; returns the run's id."""
-    for tries_left in reversed(range(DEADLOCK_TRIES)):
-        try:
-            with connection.transaction():
-                connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
-                run = find(connection, reference)
-                if adds_lanes:  # before the run, in the order of the conductor's own steps
-                    lanes.lock_conductor(connection, run.run)
-                held = runs.hold(connection, run.run)
-                if held is not None:  # it was found in this transaction, but nothing kept it from being removed
-                    act(held)
-                return run.run
-        except errors.DeadlockDetected:
-            if not tries_left:
-                raise
-        except errors.LockNotAvailable as exc:
-            msg = f"run {reference} is busy with a step that takes long, and nothing was changed; try again"
-            raise BackfilldError(msg) from exc
-    raise AssertionError  # the last try returns or raises
+    """Do `act` under the run's lock, in one transaction; returns the run's id.
+
+    Lane 0 is locked before the run, never after it: that is the order of the conductor's own steps.
+    """
+    try:
+        with connection.transaction():
+            connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+            run = find(connection, reference)
+            if adds_lanes:
+                lanes.lock_conductor(connection, run.run)
+            held = runs.hold(connection, run.run)
+            if held is not None:  # it was found in this transaction, but nothing kept it from being removed
+                act(held)
+            return run.run
+    except errors.LockNotAvailable as exc:
+        msg = f"run {reference} is busy with a step that takes long, and nothing was changed; try again"
+        raise BackfilldError(msg) from exc
 
 
 def phase_named(text: str) -> Phase:

@@ -61,8 +61,8 @@ class Site:
         path.write_text(text)
         return path
 
-    def enqueued(self) -> int:
-        return self.client().enqueue(self.file()).run
+    def enqueued(self, name: str = "jobs-shout") -> int:
+        return self.client().enqueue(self.file(JOBS.replace("jobs-shout", name))).run
 
     def run(self) -> Run:
         """The newest run, as the record has it."""
@@ -191,7 +191,8 @@ def test_the_first_enqueue_makes_the_schema(empty_database_url: str, redis_url: 
     file.write_text(JOBS)
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
         _make_tables(connection)
-    client = Client(empty_database_url, redis_url, warn=[].append)
+    warnings: list[str] = []
+    client = Client(empty_database_url, redis_url, warn=warnings.append)
     with pytest.raises(UsageError, match="backfilld init"):
         client.runs()
     client.enqueue(file)
@@ -310,54 +311,64 @@ WAYS: dict[State, tuple[State, ...]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("verb", "before", "after"),
-    [
-        ("pause", State.QUEUED, State.PAUSING),
-        ("pause", State.RUNNING, State.PAUSING),
-        ("pause", State.WAITING, State.PAUSING),
-        ("pause", State.PAUSING, State.PAUSING),
-        ("pause", State.PAUSED, State.PAUSED),
-        ("pause", State.FAILED, None),
-        ("pause", State.CANCELLING, None),
-        ("pause", State.CANCELLED, None),
-        ("resume", State.QUEUED, State.QUEUED),
-        ("resume", State.RUNNING, State.RUNNING),
-        ("resume", State.WAITING, None),
-        ("resume", State.PAUSING, State.RUNNING),
-        ("resume", State.PAUSED, State.RUNNING),
-        ("resume", State.FAILED, State.RUNNING),
-        ("resume", State.CANCELLING, None),
-        ("resume", State.CANCELLED, None),
-        ("cancel", State.QUEUED, State.CANCELLING),
-        ("cancel", State.RUNNING, State.CANCELLING),
-        ("cancel", State.WAITING, State.CANCELLING),
-        ("cancel", State.PAUSING, State.CANCELLING),
-        ("cancel", State.PAUSED, State.CANCELLING),
-        ("cancel", State.FAILED, State.CANCELLING),
-        ("cancel", State.CANCELLING, State.CANCELLING),
-        ("cancel", State.CANCELLED, State.CANCELLED),
-    ],
-)
-def test_a_verb_in_each_state(site: Site, verb: str, before: State, after: State | None) -> None:
+#: What becomes of a run in each state; None: the verb is refused.
+VERBS: dict[str, dict[State, State | None]] = {
+    "pause": {
+        State.QUEUED: State.PAUSING,
+        State.RUNNING: State.PAUSING,
+        State.WAITING: State.PAUSING,
+        State.PAUSING: State.PAUSING,
+        State.PAUSED: State.PAUSED,
+        State.FAILED: None,
+        State.CANCELLING: None,
+        State.CANCELLED: None,
+    },
+    "resume": {
+        State.QUEUED: State.QUEUED,
+        State.RUNNING: State.RUNNING,
+        State.WAITING: None,
+        State.PAUSING: State.RUNNING,
+        State.PAUSED: State.RUNNING,
+        State.FAILED: State.RUNNING,
+        State.CANCELLING: None,
+        State.CANCELLED: None,
+    },
+    "cancel": {
+        State.QUEUED: State.CANCELLING,
+        State.RUNNING: State.CANCELLING,
+        State.WAITING: State.CANCELLING,
+        State.PAUSING: State.CANCELLING,
+        State.PAUSED: State.CANCELLING,
+        State.FAILED: State.CANCELLING,
+        State.CANCELLING: State.CANCELLING,
+        State.CANCELLED: State.CANCELLED,
+    },
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_in_each_state(site: Site, verb: str) -> None:
     """Either it writes the wish with who asked, or it changes nothing; a second time it changes nothing."""
-    site.enqueued()
-    site.becomes(*WAYS[before], error=BOOM if before is State.FAILED else None)
-    was = site.events()
+    assert set(VERBS[verb]) == set(WAYS)
     ask = getattr(site.client(), verb)
-    if after is None:
-        with pytest.raises(UsageError, match="jobs-shout"):
-            ask("jobs-shout")
-        assert (site.run().state, site.events()) == (before, was)
-        return
-    now = ask("jobs-shout")
-    assert (now.state, site.run().state) == (after, after)
-    wishes = {State.PAUSING: Wish.PAUSE, State.CANCELLING: Wish.CANCEL}
-    if after is not before:
-        assert now.wish is wishes.get(after)
-        assert site.events() == [*was, ("ann@laptop", f"run.{after}")]
-    ask("jobs-shout")
-    assert len(site.events()) == len(was) + (after is not before)
+    for before, after in VERBS[verb].items():
+        name = f"jobs-{before}"
+        site.enqueued(name)
+        site.becomes(*WAYS[before], error=BOOM if before is State.FAILED else None)
+        was = site.events()
+        if after is None:
+            with pytest.raises(UsageError, match=name):
+                ask(name)
+            assert (site.run().state, site.events()) == (before, was)
+            continue
+        now = ask(name)
+        assert (now.state, site.run().state) == (after, after)
+        wishes = {State.PAUSING: Wish.PAUSE, State.CANCELLING: Wish.CANCEL}
+        if after is not before:
+            assert now.wish is wishes.get(after)
+            assert site.events() == [*was, ("ann@laptop", f"run.{after}")]
+        ask(name)
+        assert len(site.events()) == len(was) + (after is not before)
 
 
 def test_a_control_verb_wakes_the_workers_and_names_who_asked(site: Site) -> None:
@@ -405,23 +416,6 @@ def test_a_run_that_is_held_by_a_long_step_is_left_as_it_is(site: Site, monkeypa
     assert site.run().state is State.QUEUED
 
 
-def test_a_command_that_meets_a_deadlock_comes_back(site: Site) -> None:
-    """A batch holds its lane and then wants its run; `resume` holds the run and wants the lanes."""
-    run = site.enqueued()
-    site.becomes(State.RUNNING, State.PAUSED, error=BOOM)
-    attempts = 0
-
-    def act(held: runs.Held) -> None:
-        nonlocal attempts
-        attempts += 1
-        if attempts == 1:
-            raise psycopg.errors.DeadlockDetected
-        runs.set_state(site.connection, held, State.RUNNING, actor="ann", reason="test")
-
-    commands._change(site.connection, run, act)
-    assert (attempts, site.run().state) == (2, State.RUNNING)
-
-
 # --- approve and gate --------------------------------------------------------------------------------------------------
 
 
@@ -451,16 +445,18 @@ def test_approving_in_advance_or_twice_or_another_phase_wakes_nobody(site: Site)
     assert client.approve(run, "expand").state is State.WAITING  # over already
 
 
-@pytest.mark.parametrize("phase", ["done", "contrat", ""])
-def test_only_phases_that_can_wait_can_be_approved(site: Site, phase: str) -> None:
+def test_only_phases_that_can_wait_can_be_approved(site: Site) -> None:
     run = site.enqueued()
-    with pytest.raises(UsageError, match="expand, backfill, verify, switch, contract"):
-        site.client().approve(run, phase)
+    for phase in ("done", "contrat", ""):
+        with pytest.raises(UsageError, match="expand, backfill, verify, switch, contract"):
+            site.client().approve(run, phase)
 
 
-@pytest.mark.parametrize(
-    ("phase", "verified", "opened"),
-    [
+def test_a_gate_opens_when_its_phase_is_over_and_the_data_proved(site: Site) -> None:
+    run = site.enqueued()
+    site.becomes(State.RUNNING)
+    asked = ["expand", "backfill", "verify", "switch", "contract", None]
+    for phase, verified, opened in [
         (Phase.EXPAND, False, set()),
         (Phase.BACKFILL, False, {"expand"}),
         (Phase.VERIFY, False, {"expand", "backfill"}),
@@ -468,24 +464,18 @@ def test_only_phases_that_can_wait_can_be_approved(site: Site, phase: str) -> No
         (Phase.CONTRACT, True, {"expand", "backfill", "verify", "switch", None}),
         (Phase.DONE, True, {"expand", "backfill", "verify", "switch", "contract", None}),
         (Phase.DONE, False, {"expand", "backfill"}),
-    ],
-)
-def test_a_gate_opens_when_its_phase_is_over_and_the_data_proved(
-    site: Site, phase: Phase, *, verified: bool, opened: set[str | None]
-) -> None:
-    site.enqueued()
-    site.becomes(State.RUNNING)
-    site.enters(phase, verified=verified)
-    asked = ["expand", "backfill", "verify", "switch", "contract", None]
-    assert {one for one in asked if site.client().gate("jobs-shout", one)} == opened
+    ]:
+        runs.set_residual(site.connection, run, residual=0, verified=verified)
+        runs.set_phase(site.connection, run, phase)
+        assert {one for one in asked if site.client().gate("jobs-shout", one)} == opened
 
 
-@pytest.mark.parametrize("state", [State.FAILED, State.CANCELLING, State.CANCELLED])
-def test_the_gate_of_a_run_that_will_not_get_there_is_an_error(site: Site, state: State) -> None:
-    site.enqueued()
-    site.becomes(*WAYS[state], error=BOOM if state is State.FAILED else None)
-    with pytest.raises(RunStopped, match="jobs-shout"):
-        site.client().gate("jobs-shout")
+def test_the_gate_of_a_run_that_will_not_get_there_is_an_error(site: Site) -> None:
+    for state in (State.FAILED, State.CANCELLING, State.CANCELLED):
+        site.enqueued(f"jobs-{state}")
+        site.becomes(*WAYS[state], error=BOOM if state is State.FAILED else None)
+        with pytest.raises(RunStopped, match=f"jobs-{state}"):
+            site.client().gate(f"jobs-{state}")
 
 
 # --- waiting -----------------------------------------------------------------------------------------------------------
@@ -523,12 +513,12 @@ def test_wait_gives_up_after_its_timeout_and_says_where_the_run_is(site: Site) -
         site.client().wait_for_gate("jobs-shout", timeout=0)
 
 
-@pytest.mark.parametrize(("state", "error"), [(State.FAILED, BOOM), (State.PAUSED, BOOM), (State.CANCELLED, None)])
-def test_wait_does_not_wait_for_what_stopped(site: Site, state: State, error: dict[str, str] | None) -> None:
-    run = site.enqueued()
-    site.becomes(*WAYS[state], error=error)
-    with pytest.raises(RunStopped, match="boom" if error else "cancelled"):
-        site.client().wait(run, timeout=0)
+def test_wait_does_not_wait_for_what_stopped(site: Site) -> None:
+    for state, error in ((State.FAILED, BOOM), (State.PAUSED, BOOM), (State.CANCELLED, None)):
+        run = site.enqueued(f"jobs-{state}")
+        site.becomes(*WAYS[state], error=error)
+        with pytest.raises(RunStopped, match="boom" if error else "cancelled"):
+            site.client().wait(run, timeout=0)
 
 
 def test_wait_keeps_waiting_for_a_run_that_a_person_paused(site: Site) -> None:
@@ -597,24 +587,20 @@ def test_pace_changes_what_was_named_and_leaves_the_rest(site: Site) -> None:
     assert site.events()[-2:] == [("ann@laptop", "run.tuned"), ("ann@laptop", "pace.width")]
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
+def test_pace_refuses_values_that_mean_nothing_and_names_the_option(site: Site) -> None:
+    run = site.enqueued()
+    before = (site.run(), pace.read(site.connection).max_width)
+    refused: list[tuple[dict[str, Any], str]] = [  # Any: arguments of `pace`
         ({}, "--batch-seconds"),
         ({"nice": -1.0}, "--nice"),
         ({"batch_seconds": 31.0}, "--batch-seconds"),
         ({"max_quarantined": -1}, "--max-quarantined"),
         ({"nice": 1.0, "width": 0}, "--width"),
         ({"width": 65}, "--width"),
-    ],
-)
-def test_pace_refuses_values_that_mean_nothing_and_names_the_option(
-    site: Site, changes: dict[str, Any], named: str
-) -> None:
-    run = site.enqueued()
-    before = (site.run(), pace.read(site.connection).max_width)
-    with pytest.raises(UsageError, match=named):
-        site.client().pace(run, **changes)
+    ]
+    for changes, named in refused:
+        with pytest.raises(UsageError, match=named):
+            site.client().pace(run, **changes)
     assert (site.run(), pace.read(site.connection).max_width) == before
 
 

@@ -194,6 +194,10 @@ def test_the_page_shows_numbers_lanes_errors_and_only_the_newest_events() -> Non
             ),
         ),
         (
+            replace(RUNNING, phase=Phase.DONE, state=State.COMPLETED, percent=100.0, eta_seconds=None),
+            "jobs-new-field (run 12): completed, 100.0 %, 452,000 of 1,000,000 rows",
+        ),
+        (
             replace(RUNNING, phase=Phase.VERIFY, percent=100.0, rows_verified=1234),
             "jobs-new-field (run 12): verify running, 100.0 %, 1,234 of 1,000,000 rows verified, 12,346 rows/s, width 3, 44 s left",
         ),

@@ -1,0 +1,178 @@
+"""What goes away comes back, and nothing is lost meanwhile: Redis, PostgreSQL, and the daemon itself."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from fix_daemon import Daemon, Record, backfilld, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from producers.embedded import EmbeddedPostgres, EmbeddedValkey
+
+NAME = "count-up"
+ROWS = 200_000
+
+
+@pytest.fixture
+def migration(tmp_path: Path) -> Path:
+    """Adds one to every row: done twice, or not at all, it would show."""
+    file = tmp_path / "count_up.yaml"
+    file.write_text(
+        f"name: {NAME}\noperations:\n  - backfill: {{table: items, set: {{n: n + 1}}}}\n"
+        "settings: {lanes: 4, batch_seconds: 0.1, nice: 2}\n",
+        encoding="utf-8",
+    )
+    return file
+
+
+@pytest.fixture
+def items(record: Record) -> None:
+    record.connection.execute("CREATE TABLE items (id bigint PRIMARY KEY, n integer NOT NULL)")
+    record.connection.execute(f"INSERT INTO items SELECT g, 0 FROM generate_series(1, {ROWS}) g".encode())
+    record.connection.execute("ANALYZE items")
+
+
+def once(record: Record) -> bool:
+    return record.one("SELECT count(*) FROM items WHERE n <> 1") == 0
+
+
+def half(record: Record) -> bool:
+    return record.state(NAME) == "completed" or record.walked() >= ROWS // 2
+
+
+def test_redis_away_at_enqueue_is_a_clear_error_and_nothing_is_half_enqueued(
+    items: None, record: Record, migration: Path, database_url: str
+) -> None:
+    """Exit code 5, and the record knows nothing of it."""
+    nobody = "redis://127.0.0.1:1/0"
+
+    answer = backfilld("enqueue", str(migration), database_url=database_url, redis_url=nobody)
+
+    assert answer.returncode == 5
+    assert "cannot reach Redis at 127.0.0.1:1" in answer.stderr
+    assert record.one("SELECT count(*) FROM backfilld.runs") == 0
+
+
+def test_redis_that_goes_away_in_the_middle_and_comes_back_empty_loses_no_work(
+    items: None, record: Record, migration: Path, daemon: Daemon, embedded_valkey: EmbeddedValkey
+) -> None:
+    """The record still takes orders meanwhile: a pause needs no Redis."""
+    urls = {"database_url": daemon.database_url, "redis_url": daemon.redis_url}
+    assert backfilld("enqueue", str(migration), **urls).returncode == 0
+    until("some rows", lambda: record.walked() > 0)
+
+    embedded_valkey.stop()
+    paused = backfilld("pause", NAME, **urls)
+    assert paused.returncode == 0, paused.stderr
+    until("the pause, without Redis", lambda: record.state(NAME) in {"paused", "completed"})
+    embedded_valkey.start()
+    if record.state(NAME) == "paused":
+        assert backfilld("resume", NAME, **urls).returncode == 0
+
+    until("the end", lambda: record.state(NAME) == "completed")
+    assert once(record)
+
+
+def test_a_killed_daemon_leaves_no_child_behind_and_the_next_one_goes_on(
+    items: None, record: Record, migration: Path, daemon: Daemon, tmp_path: Path
+) -> None:
+    """SIGKILL of the parent in the middle; its children notice, and the run goes on where it was."""
+    urls = {"database_url": daemon.database_url, "redis_url": daemon.redis_url}
+    assert backfilld("enqueue", str(migration), **urls).returncode == 0
+    until("half of the rows", lambda: half(record))
+
+    daemon.stop(signal.SIGKILL)
+    until("the children to end", lambda: not daemon.children("lanes") and not daemon.children("control"))
+    walked = record.walked()
+    following = Daemon(daemon.database_url, daemon.redis_url, tmp_path / "following.log")
+    try:
+        following.ready()
+        until("the end", lambda: record.state(NAME) == "completed")
+        # A counter that began at zero with the process would show less than was done.
+        done = f'backfilld_rows_total{{outcome="changed",run="{NAME}"}}'
+        assert done not in following.get("/metrics"), "the series of an ended run is dropped"
+    finally:
+        following.stop()
+
+    assert 0 < walked <= ROWS
+    assert once(record)
+
+
+def test_a_daemon_told_to_stop_finishes_the_batches_in_hand(
+    items: None, record: Record, migration: Path, daemon: Daemon
+) -> None:
+    """SIGTERM ends it with exit code 0 and no batch rolled back."""
+    urls = {"database_url": daemon.database_url, "redis_url": daemon.redis_url}
+    assert backfilld("enqueue", str(migration), **urls).returncode == 0
+    until("some rows", lambda: record.walked() > 0)
+
+    assert daemon.stop() == 0
+
+    assert record.one("SELECT sum(n) FROM items") == record.walked()
+    assert record.one("SELECT coalesce(sum(batches_retried), 0) FROM backfilld.lanes") == 0
+
+
+def test_postgresql_restarted_in_the_middle_is_waited_for(
+    embedded_postgres: EmbeddedPostgres,
+    items: None,
+    record: Record,
+    migration: Path,
+    daemon: Daemon,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A crash of the server (immediate stop) in the middle: every row is done once, by the same workers."""
+    if psycopg.conninfo.conninfo_to_dict(database_url).get("port") != str(embedded_postgres.port):
+        pytest.skip("the server under test is not ours to restart: BACKFILLD_TEST_DATABASE_URL is set")
+    urls = {"database_url": daemon.database_url, "redis_url": daemon.redis_url}
+    assert backfilld("enqueue", str(migration), **urls).returncode == 0
+    until("half of the rows", lambda: half(record))
+    workers = daemon.children("lanes")
+
+    record.connection.close()
+    embedded_postgres.restart("immediate")
+    again = Record(database_url)
+    try:
+        until("the end", lambda: again.state(NAME) == "completed")
+        assert once(again)
+        assert daemon.children("lanes") == workers
+    finally:
+        again.connection.close()
+
+
+def test_a_newer_control_schema_is_refused_at_start(record: Record, daemon: Daemon, tmp_path: Path) -> None:
+    """Exit code 3, with both versions named."""
+    record.connection.execute("INSERT INTO backfilld.schema_version (version) VALUES (999)")
+
+    older = Daemon(daemon.database_url, daemon.redis_url, tmp_path / "older.log")
+
+    until("it to give up", lambda: older.process.poll() is not None)
+    assert older.stop() == 3
+    assert "has version 999, and this program knows" in older.log.read_text(encoding="utf-8")
+
+
+def test_metrics_are_right_with_several_processes_and_after_one_is_killed(
+    items: None, record: Record, migration: Path, daemon: Daemon
+) -> None:
+    """Rows are the record's own; counters of a dead process stay in the sum."""
+    urls = {"database_url": daemon.database_url, "redis_url": daemon.redis_url}
+    assert backfilld("enqueue", str(migration), **urls).returncode == 0
+    until("half of the rows", lambda: half(record))
+    daemon.kill_lanes()
+    until("the pause", lambda: backfilld("pause", NAME, **urls).returncode == 0 and record.state(NAME) == "paused")
+
+    if record.state(NAME) == "paused":
+        changed = daemon.metric(f'backfilld_rows_total{{outcome="changed",run="{NAME}"}}')
+        assert changed == record.one("SELECT sum(n) FROM items")
+        committed = record.one("SELECT sum(batches_committed) FROM backfilld.lanes WHERE kind = 'backfill'")
+        measured = daemon.metric('backfilld_batch_seconds_count{part="commit"}')
+        # A process that is killed between its commit and its note of it leaves one batch out.
+        assert committed - 2 <= measured <= committed
+        assert backfilld("resume", NAME, **urls).returncode == 0
+    until("the end", lambda: record.state(NAME) == "completed")
+    assert once(record)

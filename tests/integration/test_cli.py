@@ -1,0 +1,360 @@
+"""The command line: what it prints, where, and the exit codes that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from typer.testing import CliRunner
+
+from migrations.states import Phase, State
+from migrations.store import quarantine, runs
+from monitoring.progress import KEYS
+from producers import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from typer.testing import Result
+
+    from migrations.postgres.connect import Connection
+
+NOWHERE = "redis://127.0.0.1:1/0"
+JOBS = """
+name: jobs-shout
+operations:
+- add_column: {table: jobs, column: {name: shout, type: text}, backfill: "upper(status)"}
+"""
+
+
+@dataclass
+class Shell:
+    """A command line in a folder with a migration file, on a database with a table."""
+
+    folder: Path
+    connection: Connection
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, *arguments: str) -> Result:
+        result = CliRunner().invoke(cli.app, list(arguments), env=self.environment, prog_name="backfilld")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    def json(self, *arguments: str) -> dict[str, Any]:  # Any: JSON
+        result = self(*arguments, "--json")
+        assert result.exit_code == 0, result.stderr
+        answer: dict[str, Any] = json.loads(result.stdout)
+        return answer
+
+    def write(self, text: str = JOBS) -> str:
+        path = self.folder / "jobs.yaml"
+        path.write_text(text)
+        return str(path)
+
+    def becomes(self, *states: State, error: dict[str, str] | None = None) -> None:
+        """What a worker does: the run goes through these states."""
+        for state in states:
+            with self.connection.transaction():
+                held = runs.hold(self.connection, 1)
+                assert held is not None
+                runs.set_state(
+                    self.connection, held, state, actor=runs.WORKER, reason="test", wish=held.wish, error=error
+                )
+
+    def enters(self, phase: Phase, *, verified: bool = False) -> None:
+        runs.set_phase(self.connection, 1, phase)
+        if verified:
+            runs.set_residual(self.connection, 1, residual=0, verified=True)
+
+
+@pytest.fixture
+def shell(database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    for name in [name for name in os.environ if name.startswith("BACKFILLD_") and "TEST" not in name]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)  # no backfilld.toml of somebody's
+    with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
+        connection.execute("create table jobs (id bigint primary key, status text not null)")
+        environment = {"BACKFILLD_DATABASE_URL": database_url, "BACKFILLD_REDIS_URL": redis_url}
+        yield Shell(tmp_path, connection, environment)
+
+
+# --- every verb --------------------------------------------------------------------------------------------------------
+
+
+def test_every_verb_has_a_help_text_with_an_example() -> None:
+    listed = CliRunner().invoke(cli.app, ["--help"]).stdout
+    verbs = "init plan enqueue run status watch pause resume cancel pace approve quarantine gate worker demo schema events version"
+    for verb in verbs.split():
+        assert re.search(rf"│ {verb} ", listed), verb
+        subcommands = [["list"], ["retry"]] if verb == "quarantine" else [[]]
+        for subcommand in subcommands:
+            told = CliRunner().invoke(cli.app, [verb, *subcommand, "--help"], prog_name="backfilld")
+            assert told.exit_code == 0
+            assert f"Example: backfilld {' '.join([verb, *subcommand])}" in told.stdout
+
+
+def test_a_migration_from_its_plan_to_its_gate(shell: Shell) -> None:
+    """The verbs of an ordinary day, each with its exit code."""
+    file = shell.write()
+    assert shell("init").stdout == "schema backfilld is up to date\n"
+
+    planned = shell("plan", file)
+    assert planned.exit_code == 0
+    assert 'ADD COLUMN "shout" text' in planned.stdout
+    assert shell.json("plan", file)["phases"][0]["phase"] == "expand"
+
+    first, second = shell.json("enqueue", file), shell.json("enqueue", file)
+    assert tuple(first) == KEYS
+    assert first == second
+    assert (first["run"], first["state"]) == (1, "queued")
+
+    assert shell("gate", "jobs-shout").exit_code == 4
+    assert shell.json("pause", "jobs-shout")["wish"] == "pause"
+    assert shell("resume", "1").stdout.startswith("jobs-shout (run 1): expand running")
+    assert shell("pace", "1", "--nice", "1.5", "--width", "3").stdout == (
+        "jobs-shout (run 1): nice 1.5, width 3, from the next batch on\n"
+    )
+    assert shell("approve", "1", "--phase", "contract").exit_code == 0
+
+    shell.enters(Phase.CONTRACT, verified=True)
+    gate = shell("gate", "jobs-shout")
+    assert (gate.exit_code, gate.stdout) == (0, "open: jobs-shout is verified, and switch is over\n")
+    assert shell("gate", "jobs-shout", "--phase", "contract").exit_code == 4
+
+    shell.enters(Phase.DONE)
+    shell.becomes(State.COMPLETED)
+    assert shell.json("gate", "jobs-shout", "--phase", "contract")["state"] == "completed"
+    assert shell("watch", "1").exit_code == 0
+    assert shell("enqueue", file, "--wait").stdout.splitlines()[-1] == "done and verified"
+
+    whats = [event["what"] for event in shell.json("events", "1")["events"]]
+    assert [what for what in whats if not what.startswith(("phase", "run.verified"))] == [
+        "run.enqueued",
+        "run.pausing",
+        "run.running",
+        "run.tuned",
+        "pace.width",
+        "run.completed",
+    ]
+    assert "run.completed" in shell("events", "1").stdout
+    assert "run.completed" in shell("status", "1").stdout
+    assert "completed" in shell("status").stdout
+    assert [run["run"] for run in shell.json("status")["runs"]] == [1]
+    assert tuple(shell.json("status", "jobs-shout")) == KEYS
+
+
+def test_quarantined_rows_are_listed_and_tried_again(shell: Shell) -> None:
+    shell("enqueue", shell.write())
+    shell.becomes(State.RUNNING, State.PAUSED, error={"class": "quarantine", "message": "1 row"})
+    quarantine.set_aside(
+        shell.connection, 1, operation=0, relation="jobs", key=("7",), sqlstate="22P02", error="no number"
+    )
+    assert "no number" in shell("quarantine", "list", "1").stdout
+    (row,) = shell.json("quarantine", "list", "jobs-shout")["quarantined"]
+    assert (row["table"], row["key"], row["sqlstate"], row["attempts"], row["retry"]) == (
+        "jobs",
+        ["7"],
+        "22P02",
+        1,
+        False,
+    )
+    assert shell.json("quarantine", "retry", "1")["state"] == "running"
+
+
+def test_the_schema_is_json_schema() -> None:
+    result = CliRunner().invoke(cli.app, ["schema"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["properties"]["operations"]["minItems"] == 1
+
+
+def test_version_prints_the_version() -> None:
+    assert CliRunner().invoke(cli.app, ["version"]).stdout.startswith("backfilld ")
+
+
+# --- exit codes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["no-such-verb"], 2, "No such command"),
+        (["status", "--no-such-option"], 2, "No such option"),
+        (["approve", "1"], 2, "--phase"),
+        (["status", "4711"], 2, "there is no run 4711"),
+        (["pause", "jobs"], 2, "there is no run jobs"),
+        (["gate", "jobs"], 2, "there is no run jobs"),
+        (["watch", "jobs"], 2, "there is no run jobs"),
+        (["gate", "jobs", "--phase", "swtich"], 2, "swtich is not one of expand"),
+        (["gate", "jobs", "--timeout", "1"], 2, "--timeout is for --wait"),
+        (["enqueue", "nowhere.yaml"], 2, "nowhere.yaml:1: the file cannot be read"),
+        (["enqueue", "wrong.yaml"], 2, "wrong.yaml:3: operations[0].add_column.colum"),
+        (["plan", "wrong.yaml"], 2, "wrong.yaml:3"),
+        (["plan", "refused.yaml"], 3, "there is no table jbos"),
+        (["enqueue", "refused.yaml"], 3, "Did you mean jobs?"),
+        (["run", "refused.yaml"], 3, "there is no table jbos"),
+        (["--redis-url", NOWHERE, "enqueue", "right.yaml"], 5, "cannot reach Redis"),
+        (["--database-url", "postgresql://127.0.0.1:1/x", "status"], 5, "cannot reach PostgreSQL"),
+    ],
+)
+def test_what_cannot_be_done_has_its_exit_code_and_says_why_on_stderr(
+    shell: Shell, arguments: list[str], code: int, message: str
+) -> None:
+    (shell.folder / "right.yaml").write_text(JOBS)
+    (shell.folder / "refused.yaml").write_text(JOBS.replace("table: jobs", "table: jbos"))
+    (shell.folder / "wrong.yaml").write_text(JOBS.lstrip().replace(" column: {", " colum: {"))
+    result = shell(*arguments)
+    assert result.exit_code == code
+    assert message in " ".join((result.stdout if arguments[0] == "plan" and code == 3 else result.stderr).split())
+    assert runs.listed(shell.connection) == []
+
+
+def test_without_settings_the_missing_one_is_named(shell: Shell) -> None:
+    shell.environment.clear()
+    result = shell("status")
+    assert (result.exit_code, "BACKFILLD_DATABASE_URL" in result.stderr) == (2, True)
+
+
+def test_with_json_stdout_stays_empty_and_stderr_has_objects(shell: Shell) -> None:
+    refused = shell("enqueue", shell.write(JOBS.replace("table: jobs", "table: jbos")), "--json")
+    (error,) = [json.loads(line)["error"] for line in refused.stderr.splitlines()]
+    assert refused.stdout == ""
+    assert (error["class"], error["exit_code"], error["findings"][0]["check"]) == ("Refused", 3, "table")
+
+    invalid = shell("plan", shell.write("name: x\n"), "--json")
+    error = json.loads(invalid.stderr)["error"]
+    assert (error["class"], error["exit_code"], error["line"]) == ("InvalidMigration", 2, 1)
+
+    enqueued = shell("enqueue", shell.write(), "--json")  # preflight warns of this one
+    assert all("warning" in json.loads(line) for line in enqueued.stderr.splitlines())
+    assert json.loads(enqueued.stdout)["run"] == 1
+
+    closed = shell("gate", "jobs-shout", "--json")
+    assert (closed.exit_code, closed.stdout) == (4, "")
+    assert json.loads(closed.stderr)["error"]["class"] == "NotFinished"
+
+
+def test_a_password_is_not_printed(shell: Shell) -> None:
+    result = shell("--database-url", "postgresql://ann:s3cret@127.0.0.1:1/x?nonsense=1", "status")
+    assert result.exit_code == 5
+    assert "s3cret" not in result.output
+
+
+def test_a_role_without_rights_gets_a_message_and_no_traceback(shell: Shell, plain_role_url: str) -> None:
+    result = shell("--database-url", plain_role_url, "status")
+    assert result.exit_code == 1
+    assert "permission denied" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("states", "error", "code", "message"),
+    [
+        ((), None, 4, "queued in phase expand"),
+        ((State.FAILED,), {"class": "fatal", "message": "boom"}, 1, "boom"),
+        ((State.RUNNING, State.PAUSED), {"class": "quarantine", "message": "101 rows"}, 1, "101 rows"),
+        ((State.PAUSING, State.PAUSED), None, 4, "paused in phase expand"),
+        ((State.CANCELLING,), None, 1, "cancelling"),
+    ],
+)
+def test_enqueue_and_wait_tells_whether_it_got_there(
+    shell: Shell, states: tuple[State, ...], error: dict[str, str] | None, code: int, message: str
+) -> None:
+    file = shell.write()
+    shell("enqueue", file)
+    shell.becomes(*states, error=error)
+    result = shell("enqueue", file, "--wait", "--timeout", "0")
+    assert (result.exit_code, message in result.stderr) == (code, True)
+    assert shell("gate", "1", "--wait", "--timeout", "0").exit_code in {code, 4}
+    assert shell("enqueue", file, "--wait", "--timeout", "0", "--json").stdout == ""
+
+
+def test_waiting_for_an_approval_is_success_and_is_said(shell: Shell) -> None:
+    file = shell.write()
+    shell("enqueue", file)
+    shell.becomes(State.RUNNING)
+    shell.enters(Phase.CONTRACT, verified=True)
+    shell.becomes(State.WAITING)
+    result = shell("enqueue", file, "--wait")
+    assert result.exit_code == 0
+    assert result.stdout.endswith(
+        "verified and ready to use; contract waits: backfilld approve jobs-shout --phase contract\n"
+    )
+    assert "\x1b" not in result.output
+    assert shell.json("enqueue", file, "--wait")["state"] == "waiting"
+
+
+def test_watching_a_run_that_failed_ends_with_1(shell: Shell) -> None:
+    shell("enqueue", shell.write())
+    shell.becomes(State.FAILED, error={"class": "fatal", "message": "boom"})
+    result = shell("watch", "1")
+    assert result.exit_code == 1
+    assert result.stdout == "jobs-shout (run 1): expand failed, error: boom\n"
+    assert shell("watch").stdout == "nothing is going on: backfilld enqueue FILE\n"
+
+
+def test_ctrl_c_ends_the_watching_with_130_and_without_a_traceback(shell: Shell) -> None:
+    shell("enqueue", shell.write())
+    watching = subprocess.Popen(
+        [sys.executable, "-c", "from producers.cli import main; main()", "watch", "1"],
+        env={**os.environ, **shell.environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    assert "queued" in watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    _, stderr = watching.communicate(timeout=30)
+    assert watching.returncode == 130
+    assert "Traceback" not in stderr
+
+
+# --- becoming another process ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def become(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What this process would become: exec ends it, so that is where the test ends too."""
+    commands: list[list[str]] = []
+
+    def execv(_: str, command: list[str]) -> None:
+        commands.append(command)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execv", execv)
+    return commands
+
+
+def test_run_enqueues_without_redis_and_becomes_the_solo_worker(shell: Shell, become: list[list[str]]) -> None:
+    del shell.environment["BACKFILLD_REDIS_URL"]
+    result = shell("run", shell.write(), "--json")
+    assert result.exit_code == 0
+    assert become == [[sys.executable, "-m", "worker.solo", "1", "--json"]]
+    assert result.stdout == ""  # the object is the solo worker's to print
+    assert runs.listed(shell.connection)[0].state is State.QUEUED
+
+
+def test_worker_becomes_the_worker_with_the_settings_it_was_given(
+    shell: Shell, become: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKFILLD_DATABASE_URL", "postgresql://elsewhere/x")  # to be put back after the test
+    monkeypatch.setenv("BACKFILLD_REDIS_URL", NOWHERE)
+    shell.environment.clear()
+    shell("worker")
+    shell("--database-url", "postgresql://here/x", "worker", "--processes", "3", "--threads", "4")
+    assert become == [
+        [sys.executable, "-m", "worker.app", "--processes", "2", "--threads", "2"],
+        [sys.executable, "-m", "worker.app", "--processes", "3", "--threads", "4"],
+    ]
+    assert os.environ["BACKFILLD_DATABASE_URL"] == "postgresql://here/x"
+    assert os.environ["BACKFILLD_REDIS_URL"] == NOWHERE
