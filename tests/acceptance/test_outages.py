@@ -38,7 +38,7 @@ def items(record: Record) -> None:
 
 
 def once(record: Record) -> bool:
-    return record.one("SELECT count(*) FROM items WHERE n <> 1") == 0
+    return bool(record.one("SELECT count(*) = 0 FROM items WHERE n <> 1"))
 
 
 def half(record: Record) -> bool:

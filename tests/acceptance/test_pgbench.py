@@ -56,6 +56,11 @@ def load(accounts: None, database_url: str, told: Path) -> Iterator[subprocess.P
     process.wait()
 
 
+def walked_so_far(record: Record, share: float) -> None:
+    """Wait for a share of the rows, or for the end."""
+    until(f"{share:.0%} of the rows", lambda: record.state(NAME) == "waiting" or record.walked() >= share * 1_000_000)
+
+
 def test_a_column_is_filled_and_kept_right_under_load_while_workers_and_redis_are_killed(
     load: subprocess.Popen[bytes], told: Path, daemon: Daemon, record: Record, database_url: str, redis_url: str
 ) -> None:
@@ -66,10 +71,7 @@ def test_a_column_is_filled_and_kept_right_under_load_while_workers_and_redis_ar
     assert backfilld("enqueue", str(EXAMPLE), database_url=database_url, redis_url=redis_url).returncode == 0
     broker = redis.Redis.from_url(redis_url)
     for share in sorted(chance.uniform(0.05, 0.9) for _ in range(3)):
-        until(
-            f"{share:.0%} of the rows",
-            lambda share=share: record.state(NAME) == "waiting" or record.walked() >= share * 1_000_000,
-        )
+        walked_so_far(record, share)
         if chance.random() < 0.7:
             daemon.kill_lanes()
         broker.flushall()

@@ -1,0 +1,182 @@
+"""Runs driven by hand: the worker's own runner, without Redis, threads or waiting.
+
+`engine.drive(run)` takes one step at a time of whatever is due until the run rests. Nobody waits for a backoff: what would
+come back later comes back at once, as if the clock had been moved.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from migrations import definition
+from migrations.messages import LaneMessage
+from migrations.postgres.connect import open_pool
+from migrations.states import RESTING, State
+from migrations.store import lanes, quarantine, runs
+from producers import commands
+from worker.control import Control
+from worker.runner import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from migrations.events import Event
+    from migrations.model import Lane, Quarantined, Run
+    from migrations.postgres.connect import Connection, Pool
+
+#: A run of the tests that has not come to rest after this many steps never will.
+MOST_STEPS = 5000
+
+E = TypeVar("E")
+
+
+@dataclass
+class Engine:
+    """A database, and the parts of a worker that a test moves by hand."""
+
+    url: str
+    connection: Connection
+    pool: Pool
+    #: What the runner told its observer.
+    events: list[Event] = field(default_factory=list)
+    #: What was sent and nobody has taken up: the queue.
+    sent: list[LaneMessage] = field(default_factory=list)
+
+    def execute(self, query: str, *parameters: Any) -> list[dict[str, Any]]:  # Any: values of the test's own tables
+        cursor = self.connection.execute(query.encode(), parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def value(self, query: str, *parameters: Any) -> Any:  # Any: whatever the query gives
+        (row,) = self.execute(query, *parameters)
+        (value,) = row.values()
+        return value
+
+    def enqueue(self, text: str) -> int:
+        """A run of the migration in this text of a file; returns its id."""
+        run = commands.enqueue(self.connection, definition.parse(text), actor="test").run.run
+        self.sent.append(LaneMessage(target="default", run=run, lane=0, seq=0))
+        return run
+
+    def run(self, run: int) -> Run:
+        found = runs.get(self.connection, run)
+        assert found is not None
+        return found
+
+    def lanes(self, run: int, *kinds: str) -> list[Lane]:
+        return [lane for lane in lanes.of_run(self.connection, run) if not kinds or lane.kind in kinds]
+
+    def lane(self, run: int, lane: int) -> Lane:
+        found = lanes.read(self.connection, run, lane)
+        assert found is not None
+        return found
+
+    def quarantined(self, run: int) -> list[Quarantined]:
+        return quarantine.listed(self.connection, run)
+
+    def told(self, kind: type[E]) -> list[E]:
+        """The events of one kind, in order."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def message(self, run: int, lane: int = 0) -> LaneMessage:
+        """The message that the lane waits for."""
+        return LaneMessage(target="default", run=run, lane=lane, seq=self.lane(run, lane).seq)
+
+    def runner(
+        self,
+        *,
+        pool: Pool | None = None,
+        send: Callable[[LaneMessage], None] | None = None,
+        one_step: bool = True,
+    ) -> Runner:
+        """A worker's runner. With `one_step` it behaves as if told to stop, which ends a message after one step."""
+        stopping = threading.Event()
+        if one_step:
+            stopping.set()
+        return Runner(pool or self.pool, send=send or self.sent.append, observe=self.events.append, stopping=stopping)
+
+    def set_pace(self, *, width: int = 8, age_seconds: float = 0.0, hold_reason: str | None = None) -> None:
+        self.execute(
+            "UPDATE backfilld.pace SET sampled_at = clock_timestamp() - make_interval(secs => %s), width = %s, hold_reason = %s",
+            age_seconds,
+            width,
+            hold_reason,
+        )
+
+    def hurry(self) -> None:
+        """Move the clock: whatever would come back later comes back now, and no message is on its way any more."""
+        self.execute(
+            "UPDATE backfilld.lanes SET next_run_at = least(next_run_at, clock_timestamp()), enqueued_at = NULL "
+            "WHERE done_at IS NULL"
+        )
+
+    def due(self) -> list[LaneMessage]:
+        """What the reconciler would send at this moment, had every message been lost."""
+        self.hurry()
+        return lanes.due(self.connection, grace_seconds=0)
+
+    def step(self, *, batch_rows: int | None = None, runner: Runner | None = None) -> LaneMessage:
+        """Take up one message, sent or due. Fails when nothing moves the run any more."""
+        self.set_pace()
+        if batch_rows is not None:
+            self.execute("UPDATE backfilld.lanes SET batch_rows = %s WHERE done_at IS NULL", batch_rows)
+        if not self.sent:
+            self.sent += self.due()
+        assert self.sent, "nothing was sent and nothing is due: the run is lost"
+        message = self.sent.pop(0)
+        (runner or self.runner()).advance(message)
+        return message
+
+    def drive(
+        self,
+        run: int,
+        *,
+        batch_rows: int | None = None,
+        until: Callable[[Run], bool] | None = None,
+        shuffle: random.Random | None = None,
+    ) -> Run:
+        """Take steps until the run rests, or until `until` says so. `batch_rows` keeps batches at that size."""
+        runner = self.runner()
+        for _ in range(MOST_STEPS):
+            now = self.run(run)
+            if now.state in RESTING or (until is not None and until(now)):
+                return now
+            if now.state in {State.PAUSING, State.CANCELLING}:
+                Control(observe=self.events.append).run_once(self.connection)
+                continue
+            if shuffle is not None:
+                shuffle.shuffle(self.sent)
+            self.step(batch_rows=batch_rows, runner=runner)
+        pytest.fail(f"run {run} does not come to rest: {self.run(run)}\n{self.lanes(run)}")
+
+    def drive_to_lanes(self, run: int, kind: str = "backfill") -> list[Lane]:
+        """Drive the conductor until the lanes of this kind are there and none has moved."""
+        self.drive(run, until=lambda _run: bool(self.lanes(run, kind)))
+        return self.lanes(run, kind)
+
+    def connect(self) -> Connection:
+        """One more connection, as the application would have it."""
+        return psycopg.connect(self.url, autocommit=True, row_factory=dict_row)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine for a fresh database, with a fresh pace reading."""
+    with (
+        psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection,
+        open_pool(database_url, size=8) as pool,
+    ):
+        one = Engine(url=database_url, connection=connection, pool=pool)
+        one.set_pace()
+        yield one
+
+
+def expect(run: Run, state: State) -> None:
+    """The run is in this state; otherwise the test says why it is not."""
+    assert run.state is state, f"{run.state} in {run.phase}: {run.error}"
