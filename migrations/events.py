@@ -118,6 +118,21 @@ class StateChanged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunReported:
+    """Where a run stands, told every now and then while it works."""
+
+    run: int
+    name: str
+    phase: Phase
+    rows_done: int
+    rows_total: int | None
+    percent: float
+    rows_per_second: float
+    eta_seconds: float | None
+    hold_reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PaceSet:
     """The governor wrote its verdict."""
 
@@ -162,6 +177,7 @@ Event = (
     | LanesWoken
     | PhaseEntered
     | StateChanged
+    | RunReported
     | PaceSet
     | ControlApplied
     | LoopFailed

@@ -87,7 +87,7 @@ def make(migration: Migration, examination: Examination) -> Plan:
         name=migration.name,
         checksum=migration.checksum,
         phases=tuple(_phase(migration, operations, phase) for phase in Phase if phase is not Phase.DONE and operations),
-        tables=tuple(_report(table, operations) for table in examination.tables.values()),
+        tables=tuple(_report(table, examination.rows[name], operations) for name, table in examination.tables.items()),
         estimate=_estimate(migration, operations, examination),
         warnings=tuple(examination.warnings),
         findings=tuple(asdict(finding) for finding in examination.findings),
@@ -136,19 +136,16 @@ def _readable(text: str) -> str:
     return text.replace("%%", "%").replace("(\n", "(").replace("\n)", ")")
 
 
-def _report(table: Table, operations: tuple[Operation, ...]) -> TableReport:
+def _report(table: Table, rows: int, operations: tuple[Operation, ...]) -> TableReport:
     key = next((operation.facts.key for operation in operations if operation.table == table.name), ())
-    notes = []
-    if table.never_analyzed:
-        notes.append("never analyzed: the number of rows is not known yet")
-    notes += [
+    notes = [
         f"{operation.facts.relation} is walked once because the expression {operation.facts.once_because}"
         for operation in operations
         if operation.table == table.name and operation.facts.once_because
     ]
     return TableReport(
         name=str(table.name),
-        rows=table.rows_estimate,
+        rows=rows,
         heap_bytes=table.heap_bytes,
         index_bytes=table.index_bytes,
         key=tuple(column.name for column in key),
@@ -160,9 +157,7 @@ def _report(table: Table, operations: tuple[Operation, ...]) -> TableReport:
 
 
 def _estimate(migration: Migration, operations: tuple[Operation, ...], examination: Examination) -> Estimate:
-    rows = sum(
-        examination.tables[operation.table].rows_estimate for operation in operations if operation.rewrite() is not None
-    )
+    rows = sum(examination.rows[operation.table] for operation in operations if operation.rewrite() is not None)
     settings = migration.settings
     rows_per_batch = max(1, round(ASSUMED_ROWS_PER_SECOND * settings.batch_seconds))
     seconds = rows / (ASSUMED_ROWS_PER_SECOND * settings.lanes) * (1 + settings.nice)

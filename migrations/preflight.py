@@ -32,6 +32,8 @@ class Examination:
     backend: Backend
     facts: tuple[Facts, ...] = ()
     tables: dict[TableName, Table] = field(default_factory=dict)
+    #: About how many rows each table has.
+    rows: dict[TableName, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -88,6 +90,7 @@ def _examine_operation(connection: Connection, found: Examination, migration: Mi
     if table is None:
         return nothing
     found.tables[operation.table] = table
+    found.rows[operation.table] = catalog.estimate_rows(connection, table)
     before = len(found.findings)
     _check_table(found, place, table, operation)
     if len(found.findings) > before:

@@ -60,8 +60,6 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(default=None, repr=False)
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 9188
-    #: Modules that Python transforms may come from.
-    transforms: tuple[str, ...] = ()
     limits: Limits = Limits()
 
     @classmethod

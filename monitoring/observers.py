@@ -19,6 +19,7 @@ from migrations.events import (
     PaceSet,
     PhaseEntered,
     RowQuarantined,
+    RunReported,
     SendFailed,
     StateChanged,
 )
@@ -78,7 +79,7 @@ class Observers:
             case ControlApplied():
                 # Whoever can write to Redis can invent verbs; they do not get series of their own.
                 metrics.CONTROL_MESSAGES.labels(event.verb if event.verb in CONTROL_VERBS else metrics.OTHER).inc()
-            case LaneHeld() | PhaseEntered():
+            case LaneHeld() | PhaseEntered() | RunReported():
                 pass  # told, not counted: a hold is counted in seconds, a phase shows in `backfilld_run_info`
             case _:
                 assert_never(event)
@@ -107,6 +108,8 @@ class Observers:
             case StateChanged():
                 tell = self._log.error if event.state is State.FAILED else self._log.info
                 tell("state.changed", **facts)
+            case RunReported():
+                self._log.info("run.progress", **facts)
             case PaceSet():
                 self._tell_pace(event)
             case ControlApplied():

@@ -113,7 +113,7 @@ class Engine:
         """Move the clock: whatever would come back later comes back now, and no message is on its way any more."""
         self.execute(
             "UPDATE backfilld.lanes SET next_run_at = least(next_run_at, clock_timestamp()), enqueued_at = NULL "
-            "WHERE done_at IS NULL"
+            "WHERE done_at IS NULL AND next_run_at IS NOT NULL"
         )
 
     def due(self) -> list[LaneMessage]:

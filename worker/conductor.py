@@ -197,7 +197,7 @@ class Conductor:
                         )
                     ]
                 )
-            rows = table.rows_estimate or catalog.count_rows(self._connection, table.name)
+            rows = catalog.estimate_rows(self._connection, table)
             total += rows
             for name, value in catalog.update_counters(self._connection, table.oid).items():
                 baseline[name] += value

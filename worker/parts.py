@@ -21,6 +21,8 @@ from worker.governor import Governor
 from worker.loops import Loop
 from worker.reconciler import TICK_SECONDS as RECONCILER_SECONDS
 from worker.reconciler import Reconciler
+from worker.reporter import TICK_SECONDS as REPORTER_SECONDS
+from worker.reporter import Reporter
 from worker.runner import Runner
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class Lanes:
 
 @dataclass(kw_only=True)
 class SideTasks:
-    """The reconciler, the governor and the control, each in a thread of its own."""
+    """The reconciler, the governor, the control and the reporter, each in a thread of its own."""
 
     loops: list[Loop]
     stopping: threading.Event
@@ -90,7 +92,7 @@ def start_side_tasks(
     reconciler = Reconciler(send=sender(broker), observe=observe)
     governor = Governor(settings.limits, observe=observe)
 
-    def loop(name: str, task: Reconciler | Governor | Control, wait: object) -> Loop:
+    def loop(name: str, task: Reconciler | Governor | Control | Reporter, wait: object) -> Loop:
         return Loop(
             name,
             task.run_once,
@@ -104,6 +106,7 @@ def start_side_tasks(
         loop("governor", governor, lambda _done: stopping.wait(GOVERNOR_SECONDS)),
         loop("control", control, lambda remaining: control.wait(remaining, stopping)),
         loop("reconciler", reconciler, lambda _woken: stopping.wait(RECONCILER_SECONDS)),
+        loop("reporter", Reporter(observe=observe), lambda _told: stopping.wait(REPORTER_SECONDS)),
     ]
     for one in loops:
         one.start()

@@ -17,8 +17,8 @@ from worker import parts
 
 #: How often a child shows that it is alive, and looks whether its parent is.
 HEARTBEAT_SECONDS = 0.5
-#: A side task that has not come back for this long hangs.
-HUNG_SECONDS = 30.0
+#: A side task that has not come back for this long hangs. Longer than the slowest of them sleeps.
+HUNG_SECONDS = 60.0
 
 
 def main() -> None:

@@ -2,9 +2,6 @@
 -- What a table is, how large, and what this role may do with it.
 SELECT c.oid::bigint AS oid,
        c.relkind::text AS kind,
-       coalesce((SELECT sum(greatest(l.reltuples, 0)) FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid
-                 WHERE p.isleaf), greatest(c.reltuples, 0))::bigint AS rows_estimate,
-       c.reltuples < 0 AS never_analyzed,
        coalesce((SELECT sum(pg_table_size(p.relid)) FROM pg_partition_tree(c.oid) p), pg_table_size(c.oid))::bigint AS heap_bytes,
        coalesce((SELECT sum(pg_indexes_size(p.relid)) FROM pg_partition_tree(c.oid) p), pg_indexes_size(c.oid))::bigint AS index_bytes,
        row_security_active(c.oid) AS row_security_active,

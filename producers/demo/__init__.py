@@ -1,0 +1,65 @@
+"""`backfilld demo`: a migration under load, paused, struck and finished, on servers that are thrown away.
+
+    site         the servers, the schema and its rows, the daemon; all of it in temporary folders
+    application  sessions that keep writing, under row level security
+    story        what happens, in order: the file to read first
+    account      what must be true afterwards, and how it is told
+    screen       one line for each step; in a terminal the run's progress below them
+
+Nothing of the user's is read or changed: neither their variables, nor their `backfilld.toml`, nor any server.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from producers.demo import account
+from producers.demo.screen import Screen
+from producers.demo.site import Site, surroundings_of_its_own
+from producers.demo.story import DemoFailed, Story
+from producers.embedded import EmbeddedUnavailable
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+#: Wrong usage in the sense of the command line: what it needs is to be installed first.
+UNAVAILABLE = 2
+
+
+def main() -> None:
+    """Run the demo and end the process: 0 when every fact of the account is true, 1 when one is not, 2 without the extra."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup SIGHUP is ignored, and stays so
+            signal.signal(number, _leave)
+    sys.exit(run(Console(highlight=False), Console(stderr=True, highlight=False)))
+
+
+def run(console: Console, complaints: Console) -> int:
+    """The demo itself; returns the exit code. However it ends, nothing is left running and no file is left behind."""
+    began = time.monotonic()
+    try:
+        with surroundings_of_its_own() as folder, Screen(console) as screen:
+            site = Site(folder)
+            with site:
+                told = Story(site, screen).run()
+            left = site.left_behind()
+    except EmbeddedUnavailable as exc:
+        complaints.print(Text(f"error: {exc}", style="red"), soft_wrap=True)
+        return UNAVAILABLE
+    except DemoFailed as exc:
+        complaints.print(Text(f"failed: {exc}", style="red"), soft_wrap=True)
+        return 1
+    facts = account.judge(told, left_behind=left, seconds=time.monotonic() - began)
+    console.print(account.table(facts, plain=console.options.ascii_only))
+    return account.exit_code(facts)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """A signal unwinds everything, as Ctrl-C does."""
+    sys.exit(128 + number)
