@@ -81,7 +81,9 @@ class Latency:
     def of(cls, seconds: Sequence[float]) -> Latency:
         ordered = sorted(seconds) or [0.0]
         return cls(
-            median=ordered[len(ordered) // 2], p99=ordered[min(int(len(ordered) * 0.99), len(ordered) - 1)], longest=ordered[-1]
+            median=ordered[len(ordered) // 2],
+            p99=ordered[min(int(len(ordered) * 0.99), len(ordered) - 1)],
+            longest=ordered[-1],
         )
 
 
