@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 #: Classes and codes that go away by themselves (manual, appendix A): no resources, locks, conflicts, operator's orders,
 #: a server that takes no writes for the moment (25006: Supabase's answer to a full disk).
 _TRANSIENT = ("40", "53", "55", "57", "58", "25006")
-#: Classes that one row's values cause: data exceptions, broken constraints, errors a trigger or function raised, views' checks.
-_DATA = ("22", "23", "P0", "44")
+#: Classes that one row's values cause: a subselect with two rows, data exceptions, broken constraints, errors a trigger or
+#: function raised, views' checks, values too large (for an index) or too deeply nested.
+_DATA = ("21", "22", "23", "44", "54", "P0")
 
 
 def classify(exc: psycopg.Error) -> Literal["connection", "transient", "data", "fatal"]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 #: Wrong usage in the sense of the command line: what it needs is to be installed first.
 UNAVAILABLE = 2
+INTERRUPTED = 130
 
 
 def main() -> None:
@@ -44,20 +45,26 @@ def run(console: Console, complaints: Console) -> int:
     """The demo itself; returns the exit code. However it ends, nothing is left running and no file is left behind."""
     began = time.monotonic()
     try:
-        with surroundings_of_its_own() as folder, Screen(console) as screen:
-            site = Site(folder)
-            with site:
-                told = Story(site, screen).run()
-            left = site.left_behind()
+        with surroundings_of_its_own() as folder, Screen(console) as screen, Site(folder) as site:
+            told = Story(site, screen).run()
     except EmbeddedUnavailable as exc:
         complaints.print(Text(f"error: {exc}", style="red"), soft_wrap=True)
         return UNAVAILABLE
     except DemoFailed as exc:
         complaints.print(Text(f"failed: {exc}", style="red"), soft_wrap=True)
         return 1
-    facts = account.judge(told, left_behind=left, seconds=time.monotonic() - began)
-    console.print(account.table(facts, plain=console.options.ascii_only))
-    return account.exit_code(facts)
+    except KeyboardInterrupt:
+        complaints.print(Text("interrupted; everything was taken away", style="yellow"), soft_wrap=True)
+        return INTERRUPTED
+    facts = account.judge(told, left_behind=site.left_behind(), seconds=time.monotonic() - began)
+    console.print()
+    for line in account.lines(facts, ascii_only=console.options.ascii_only):
+        console.print(line, soft_wrap=True)
+    code = account.exit_code(facts)
+    if code:
+        untrue = ", ".join(fact.name for fact in facts if not fact.holds)
+        complaints.print(Text(f"failed: not true is {untrue}", style="red"), soft_wrap=True)
+    return code
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
 from migrations.states import Phase, State
 from monitoring import display
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from producers.demo.application import Latency
 
@@ -167,23 +166,16 @@ def exit_code(facts: Sequence[Fact]) -> int:
     return 0 if all(fact.holds for fact in facts) else 1
 
 
-def table(facts: Sequence[Fact], *, plain: bool = False) -> Table:
-    """The account; `plain` for terminals that can show ASCII only."""
-    yes, no = ("ok", "NO") if plain else ("✓", "✗")
-    account = Table.grid(padding=(0, 2, 0, 0))
-    account.title = "\nThe account"
-    account.title_justify = "left"
-    account.title_style = "bold"
-    account.add_column(no_wrap=True)
-    account.add_column(style="dim", no_wrap=True)
-    account.add_column(overflow="fold")
+def lines(facts: Sequence[Fact], *, ascii_only: bool = False) -> Iterator[Text]:
+    """The account, a line for each fact. Not a table of rich's: that fills its lines with blanks."""
+    yes, no = ("ok", "NO") if ascii_only else ("✓", "✗")
+    width = max(len(fact.name) for fact in facts)
     for fact in facts:
-        account.add_row(
-            Text(yes, style="green") if fact.holds else Text(no, style="bold red"),
-            fact.name,
-            Text(display.safe(fact.told), style="" if fact.holds else "red"),
+        yield Text.assemble(
+            (yes, "green") if fact.holds else (no, "bold red"),
+            (f"  {fact.name:{width}}  ", "dim"),
+            (display.safe(fact.told), "" if fact.holds else "red"),
         )
-    return account
 
 
 def _because(reasons: Sequence[str]) -> str:

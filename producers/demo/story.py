@@ -40,7 +40,9 @@ PAUSE_AT_PERCENT = 20.0
 KILL_AT_PERCENT = 45.0
 #: With more lanes at work than one process has threads, both processes are in the middle of a batch.
 LANES_AT_WORK = (PROCESSES - 1) * THREADS + 1
-#: The application's writes that a stillness, an approval and the time after contract must outlast; about a second's worth.
+#: The application's writes that the stillness of a pause must outlast: more than a second's worth, two looks of the reconciler.
+WRITES_WHILE_PAUSED = 250
+#: The same for the wait for an approval, and for the time after contract.
 WRITES = 100
 
 #: How often a condition is looked at. Latencies are measured with this grain.
@@ -142,7 +144,7 @@ class Story:
         )
 
         before, writes = self._lanes(), application.writes
-        self._until(lambda: application.writes >= writes + WRITES, "the application writes on")
+        self._until(lambda: application.writes >= writes + WRITES_WHILE_PAUSED, "the application writes on")
         after = self._lanes()
         self._screen.step(f"{application.writes - writes} writes of the application later no lane has moved; resume")
         self._client.resume(self._run)
@@ -163,16 +165,13 @@ class Story:
             lambda: found if len(found := self._at_work()) >= LANES_AT_WORK else None,
             f"{LANES_AT_WORK} lanes are at work at once",
         )
-        victim, percent = daemon.children()["lanes-1"], self._percent()
+        victim = daemon.children()["lanes-1"]
         os.kill(victim, signal.SIGKILL)
         self._site.valkey.flush()
         began, struck_at = time.perf_counter(), self._now()
         open_lanes = self._open_lanes()
+        self._screen.step(f"At {self._percent():.0f} %: SIGKILL to one of the two processes, and FLUSHALL to Valkey")
 
-        # The server closes the sessions of a process that is gone: those are the batches it was in.
-        lost = self._until(lambda: self._gone(at_work), "PostgreSQL rolls the dead process's batches back")
-        lanes = " and ".join(str(lane) for lane in sorted(lost.values()))
-        self._screen.step(f"At {percent:.0f} %: SIGKILL to a worker process busy with lane {lanes}, and FLUSHALL")
         self._until(
             lambda: (
                 not self._look.execute(
@@ -183,8 +182,13 @@ class Story:
             "every open lane makes a checkpoint again",
         )
         recovered = time.perf_counter() - began
+        # The server ends the sessions of a process that is gone; those with a batch in them are the lanes it was killed in.
+        lost = self._until(lambda: self._gone(at_work), "PostgreSQL rolls the dead process's batches back")
+        lanes = " and ".join(str(lane) for lane in sorted(lost.values()))
+        self._screen.step(
+            f"What it had begun in lane {lanes} was rolled back; after {recovered:.1f} s every lane moved again"
+        )
         self._until(lambda: daemon.children()["lanes-1"] != victim, "the dead process is replaced")
-        self._screen.step(f"Every open lane has a new checkpoint {recovered:.1f} s later, and the process a successor")
         return Struck(lanes_lost=len(lost), lanes_open=len(open_lanes), seconds=recovered)
 
     def _finish(self, application: Application) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, LiteralString, Self
+from typing import TYPE_CHECKING, Any, LiteralString, Self, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -14,9 +14,13 @@ from psycopg.rows import dict_row
 from producers.embedded import EmbeddedPostgres, EmbeddedValkey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import TracebackType
+
+    from psycopg.abc import Params
+
+T = TypeVar("T")
 
 #: Rows of pgbench_accounts for each unit of its scale.
 ROWS_PER_SCALE = 100_000
@@ -32,7 +36,7 @@ SETTINGS = {
 }
 
 
-class BenchBroken(Exception):  # noqa: N818 - named for what it says
+class BenchBroken(Exception):
     """Something did not happen that every measurement relies on."""
 
 
@@ -67,11 +71,11 @@ class Database:
         self.rows = rows
         self.connection = psycopg.connect(url, autocommit=True, row_factory=dict_row, application_name="bench")
 
-    def all(self, query: LiteralString, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    def all(self, query: LiteralString, parameters: Params = ()) -> list[dict[str, Any]]:
         """Any: what a query takes and gives."""
         return self.connection.execute(query, parameters).fetchall()
 
-    def one(self, query: LiteralString, parameters: Sequence[Any] = ()) -> Any:
+    def one(self, query: LiteralString, parameters: Params = ()) -> Any:
         """The first column of the first row, or None. Any: as above."""
         row = self.connection.execute(query, parameters).fetchone()
         return next(iter(row.values())) if row else None
@@ -177,7 +181,7 @@ class Stage:
     def _make_template(self, scale: int) -> None:
         template = _template(scale)
         with self._admin() as admin:
-            if admin.execute("SELECT FROM pg_database WHERE datname = %s", [template]).fetchone():
+            if admin.execute("SELECT FROM pg_database WHERE datname = %s", [template]).fetchone() is not None:
                 return
             admin.execute(sql.SQL("CREATE DATABASE {}").format(_name(template)))
         self.postgres.run("pgbench", "--initialize", "--quiet", f"--scale={scale}", database=template)

@@ -259,7 +259,6 @@ def test_a_server_process_that_is_killed_takes_nothing_with_it(engine: Engine, p
         engine.execute(f"CREATE TRIGGER die {when[point]} FOR EACH STATEMENT EXECUTE FUNCTION die()")
     engine.sent[:] = [engine.message(run, lane.lane)]
     engine.step(batch_rows=10)
-    assert engine.told(BatchRetried), engine.events
     assert engine.told(BatchRetried)[0].error_class == "connection"
     assert engine.told(CommitUnknown) == [CommitUnknown(run=run, lane=lane.lane, committed=False)]
     assert counted(engine) == {0: ROWS}
@@ -271,7 +270,7 @@ _DIE = """
 CREATE SEQUENCE deaths;
 CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  IF current_setting('backfilld.batch', true) = 'on' AND nextval('public.deaths') = 1 THEN
+  IF coalesce(current_setting('backfilld.batch', true), '') = 'on' AND nextval('public.deaths') = 1 THEN
     PERFORM pg_terminate_backend(pg_backend_pid());
   END IF;
   RETURN NULL;
