@@ -22,20 +22,26 @@ from migrations import settings as settings_
 from migrations.errors import BackfilldError, Unreachable
 from migrations.postgres import connect
 from migrations.states import ENDED, State
-from migrations.store import runs
+from migrations.store import pace, runs
+from migrations.store.lanes import startable
 from monitoring import display, logs, progress
 from monitoring.broker import connect_broker
 from monitoring.observers import Observers
 from worker import parts
+from worker.actors import sender
+from worker.throttle import stale
 
 if TYPE_CHECKING:
     import dramatiq
 
     from migrations.settings import Settings
     from monitoring.progress import Progress
+    from worker.runner import Sender
 
 #: How often progress is read and shown.
 SHOW_SECONDS = 0.5
+#: How long to wait for the governor's first reading; without one the reconciler wakes the lanes later.
+FIRST_READING_SECONDS = 5.0
 #: How long a database that went away may stay away.
 PATIENCE_SECONDS = 60.0
 
@@ -67,22 +73,37 @@ def main() -> int:
 
 def _work(settings: Settings, run: int, *, threads: int | None, quiet: bool, stopping: threading.Event) -> Progress:
     url = settings.require_database()
-    with connect.connected(url) as connection:
+    with connect.connected(url) as connection, display.Watch(Console(quiet=quiet)) as watch:
         found = runs.get(connection, run)
-    if found is None:
-        msg = f"there is no run {run}"
-        raise BackfilldError(msg)
+        if found is None:
+            msg = f"there is no run {run}"
+            raise BackfilldError(msg)
+        if found.state in ENDED:
+            now = _look(connection, run)
+            watch.show([now])
+            return now
     observe = Observers()
     broker: dramatiq.Broker = connect_broker(settings.redis_url) if settings.redis_url else StubBroker(middleware=[])
     tasks = parts.start_side_tasks(settings, broker, observe=observe, consume_control=False)
     lanes = parts.start_lanes(settings, broker, threads=threads or found.settings.lanes, observe=observe)
     try:
+        _wake(url, run, sender(broker))
         with display.Watch(Console(quiet=quiet)) as watch:
             return _watch(url, run, watch, stopping)
     finally:
         lanes.stop()
         tasks.stop()
         broker.close()
+
+
+def _wake(url: str, run: int, send: Sender) -> None:
+    """Wake the run's lanes as soon as there is a reading of the load, without which they would only be held."""
+    with connect.connected(url) as connection:
+        deadline = time.monotonic() + FIRST_READING_SECONDS
+        while stale(pace.read(connection).age_seconds) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for message in startable(connection, run):
+            send(message)
 
 
 def _watch(url: str, run: int, watch: display.Watch, stopping: threading.Event) -> Progress:

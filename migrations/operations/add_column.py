@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from migrations.definition import TableName
     from migrations.facts import Facts
 
-_BRIEF = "held for milliseconds; waits for it at most lock_timeout, then tries again"
+_BRIEF = "brief; gives way after lock_timeout, and tries again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,10 +179,9 @@ class AddColumn:
         """The sync function: the new row, read as the table is, gives the column its value."""
         column = sql.Identifier("new", self.definition.column.name).as_string()
         row = sql.Identifier(self.table.name).as_string()
-        guard = f"IF {column} IS NOT NULL THEN RETURN NEW; END IF;" if not self.facts.repeatable else ""
+        guard = f"\n  IF {column} IS NOT NULL THEN RETURN NEW; END IF;" if not self.facts.repeatable else ""
         return f"""#variable_conflict use_column
-BEGIN
-  {guard}
+BEGIN{guard}
   BEGIN
     {column} := (SELECT (
 {self.definition.backfill}

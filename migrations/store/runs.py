@@ -160,15 +160,7 @@ def set_state(  # noqa: PLR0913 - one row, one act: each part is named where it 
         _SQL["set_state"],
         {"run": held.run, "state": state, "wish": wish, "error": Jsonb(dict(error)) if error is not None else None},
     )
-    events.record(
-        connection,
-        held.run,
-        actor=actor,
-        what=f"run.{state}",
-        before=held.state,
-        reason=reason,
-        error=dict(error or {}),
-    )
+    events.record(connection, held.run, actor=actor, what=f"run.{state}", before=held.state, reason=reason)
 
 
 def set_phase(connection: Connection, run: int, phase: Phase) -> None:

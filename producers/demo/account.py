@@ -118,7 +118,7 @@ def judge(told: Told, *, left_behind: Sequence[str], seconds: float) -> tuple[Fa
         ),
         Fact(
             "recovery",
-            f"{struck.seconds:.1f} s from SIGKILL and FLUSHALL to a checkpoint of all {struck.lanes_open} lanes",
+            f"{struck.seconds:.1f} s from SIGKILL and FLUSHALL until all {struck.lanes_open} lanes moved",
             struck.lanes_lost > 0 and struck.lanes_open > 0 and struck.seconds <= LONGEST_RECOVERY_SECONDS,
         ),
         Fact(
@@ -133,7 +133,7 @@ def judge(told: Told, *, left_behind: Sequence[str], seconds: float) -> tuple[Fa
         ),
         Fact(
             "nothing lost",
-            f"{told.jobs_before:,} jobs before {told.growth:+,} by the application = {checked.jobs_after:,} after"
+            f"{told.jobs_before:,} jobs before, {told.growth:+,} by the application, {checked.jobs_after:,} after"
             if checked.jobs_after == expected
             else f"{checked.jobs_after:,} jobs after, where the ledger says {expected:,}",
             checked.jobs_after == expected,

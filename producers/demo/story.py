@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from migrations.model import Row
+    from migrations.postgres.connect import Connection
     from monitoring.progress import Progress
     from producers.demo.application import Rows
     from producers.demo.screen import Screen
@@ -65,9 +66,13 @@ class Story:
     def __init__(self, site: Site, screen: Screen) -> None:
         self._site = site
         self._screen = screen
+        #: The superuser's eye on the record, in its own session.
+        self._look: Connection
+        self._client: Client
         self._warnings: list[str] = []
-        self._shown_at = 0.0
+        #: The run's id, once there is one.
         self._run = 0
+        self._shown_at = 0.0
 
     def run(self) -> Told:
         """Do all of it. Raises DemoFailed when something does not happen, naming it."""
@@ -184,10 +189,8 @@ class Story:
         recovered = time.perf_counter() - began
         # The server ends the sessions of a process that is gone; those with a batch in them are the lanes it was killed in.
         lost = self._until(lambda: self._gone(at_work), "PostgreSQL rolls the dead process's batches back")
-        lanes = " and ".join(str(lane) for lane in sorted(lost.values()))
-        self._screen.step(
-            f"What it had begun in lane {lanes} was rolled back; after {recovered:.1f} s every lane moved again"
-        )
+        lanes = ("lane " if len(lost) == 1 else "lanes ") + " and ".join(str(lane) for lane in sorted(lost.values()))
+        self._screen.step(f"Its work in {lanes} rolled back; all lanes move again after {recovered:.1f} s")
         self._until(lambda: daemon.children()["lanes-1"] != victim, "the dead process is replaced")
         return Struck(lanes_lost=len(lost), lanes_open=len(open_lanes), seconds=recovered)
 
@@ -201,7 +204,7 @@ class Story:
         self._until(lambda: application.writes >= writes + WRITES, "the application writes on")
         application.release()
         self._until(lambda: application.is_released, "the application's next release is out")
-        self._screen.step("The application's next release writes new_field itself; contract approved")
+        self._screen.step("The application now writes new_field itself; contract is approved")
         self._client.approve(self._run, Phase.CONTRACT)
         self._until(lambda: self._stands()["state"] == State.COMPLETED, "the run is completed")
         writes = application.writes

@@ -434,15 +434,16 @@ def test_approve_lets_a_waiting_run_go_on(site: Site) -> None:
 def test_approving_in_advance_or_twice_or_another_phase_wakes_nobody(site: Site) -> None:
     run = site.enqueued()
     client = site.client()
-    client.approve(run, "switch")
-    client.approve(run, "switch")
-    assert site.run().approved == {Phase.SWITCH}
+    client.approve(run, "verify")
+    client.approve(run, "verify")
+    assert site.run().approved == {Phase.VERIFY}
     assert [what for _, what in site.events()].count("phase.approved") == 1
     site.becomes(State.RUNNING)
-    site.enters(Phase.CONTRACT)
+    site.enters(Phase.SWITCH)
     site.becomes(State.WAITING)
-    assert client.approve(run, "switch").state is State.WAITING
+    assert client.approve(run, "contract").state is State.WAITING  # not what it waits for
     assert client.approve(run, "expand").state is State.WAITING  # over already
+    assert site.run().approved == {Phase.VERIFY, Phase.CONTRACT}
 
 
 def test_only_phases_that_can_wait_can_be_approved(site: Site) -> None:
