@@ -81,6 +81,11 @@ class TableName:
         return _noted(self.name) if self.schema == "public" else f"{_noted(self.schema)}.{_noted(self.name)}"
 
 
+def sendable(part: sql.Composable) -> sql.SQL:
+    """A name or a type as it stands in a statement that is sent with parameters: psycopg would take its `%s` for one."""
+    return sql.SQL(part.as_string().replace("%", "%%"))  # quoted already
+
+
 def shown(text: str) -> str:
     """Text of a user's as a message may hold it: on one line, short, without control characters for the terminal."""
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:61])

@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from migrations.model import Bounds, Key
+from migrations.names import sendable
 from migrations.postgres.outcomes import classify, in_words
 from migrations.store import lanes, quarantine
 from migrations.walks.keys import KeyWalk, fetch_key
@@ -171,13 +172,13 @@ class Batch:
 
     def _update(self, condition: sql.Composable) -> sql.Composed:
         return sql.SQL("UPDATE {} SET {} WHERE {} AND {}").format(
-            self._work.walk.table.identifier, self._work.rewrite.set_clause, condition, self._work.rewrite.needs_work
+            self._table, self._work.rewrite.set_clause, condition, self._work.rewrite.needs_work
         )
 
     def _count_residual(self, condition: sql.Composable, parameters: list[str], *, carefully: bool) -> int:
         """Rows that still need work, but for those known to be unconvertible."""
         query = sql.SQL("SELECT count(*) AS residual FROM {} WHERE {} AND {}").format(
-            self._work.walk.table.identifier,
+            self._table,
             condition,
             self._not_in_quarantine(self._work.rewrite.needs_work, carefully=carefully),
         )
@@ -196,10 +197,16 @@ class Batch:
         return sql.SQL(form).format(held, wanted)
 
     def _key_texts(self) -> sql.Composed:
-        table = self._work.walk.table.name
+        # With the schema: a bare table name could mean the quarantine, where it stands beside it.
+        table = self._work.walk.table
         return sql.SQL(", ").join(
-            sql.SQL("{}::text").format(sql.Identifier(table, column.name)) for column in self._work.walk.key
+            sql.SQL("{}::text").format(sendable(sql.Identifier(table.schema, table.name, column.name)))
+            for column in self._work.walk.key
         )
+
+    @property
+    def _table(self) -> sql.SQL:
+        return sendable(self._work.walk.table.identifier)
 
     def _tell_nulls_apart(self, condition: sql.Composable, parameters: list[str], *, carefully: bool) -> int:
         """Rows whose value is NULL although it must not be would be residual for ever: set them aside. Returns how many."""
@@ -209,7 +216,7 @@ class Batch:
         wanted = sql.SQL("({} AND {} IS NULL)").format(self._work.rewrite.needs_work, value)
         query = sql.SQL("SELECT {} FROM {} WHERE {} AND {} LIMIT %s").format(
             self._key_texts(),
-            self._work.walk.table.identifier,
+            self._table,
             condition,
             self._not_in_quarantine(wanted, carefully=carefully),
         )
@@ -225,9 +232,9 @@ class Batch:
     def _check_not_null(self, condition: sql.Composable, parameters: list[Any]) -> None:  # Any: key values
         if not self._work.rewrite.not_null:
             return
-        column = sql.Identifier(self._work.rewrite.assignments[0].target.column)
+        column = sendable(sql.Identifier(self._work.rewrite.assignments[0].target.column))
         query = sql.SQL("SELECT 1 AS one FROM {} WHERE {} AND {} IS NULL").format(
-            self._work.walk.table.identifier, condition, column
+            self._table, condition, column
         )
         if self._connection.execute(query, parameters).fetchone():
             msg = "the expression gives NULL, and the column is to be NOT NULL"

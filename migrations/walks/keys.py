@@ -13,6 +13,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from migrations.model import Bounds, Key
+from migrations.names import sendable
 
 if TYPE_CHECKING:
     from migrations.definition import TableName
@@ -51,31 +52,30 @@ class KeyWalk:
         """The key `rows` rows into `bounds`; no row when there are fewer left."""
         condition, parameters = self.within(bounds)
         query = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {} OFFSET %s LIMIT 1").format(
-            self._texts(), self.table.identifier, condition, self._order()
+            self._texts(), self._table, condition, self._order()
         )
         return query, [*parameters, rows - 1]
 
     def count(self, bounds: Bounds) -> Query:
         """How many rows `bounds` holds."""
         condition, parameters = self.within(bounds)
-        query = sql.SQL("SELECT count(*) AS rows FROM {} WHERE {}").format(self.table.identifier, condition)
+        query = sql.SQL("SELECT count(*) AS rows FROM {} WHERE {}").format(self._table, condition)
         return query, list(parameters)
 
     def last(self) -> Query:
         """The greatest key; no row for an empty table."""
         query = sql.SQL("SELECT {} FROM {} ORDER BY {} LIMIT 1").format(
-            self._texts(), self.table.identifier, self._order(descending=True)
+            self._texts(), self._table, self._order(descending=True)
         )
         return query, []
 
     def tiles(self, tiles: int, *, sample_percent: float) -> Query:
         """The last key of each of `tiles` equal shares of the rows, by all rows or by a sample of pages."""
         sample = sql.SQL(" TABLESAMPLE SYSTEM ({})").format(sample_percent) if sample_percent < 100 else sql.SQL("")
-        names = sql.SQL(", ").join(sql.Identifier(column.name) for column in self.key)
-        descending = sql.SQL(", ").join(
-            sql.SQL("{} DESC").format(sql.Identifier("s", column.name)) for column in self.key
-        )
-        texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier("s", column.name)) for column in self.key)
+        names = sql.SQL(", ").join(sendable(sql.Identifier(column.name)) for column in self.key)
+        sampled = [sendable(sql.Identifier("s", column.name)) for column in self.key]
+        descending = sql.SQL(", ").join(sql.SQL("{} DESC").format(column) for column in sampled)
+        texts = sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in sampled)
         query = sql.SQL(
             "SELECT DISTINCT ON (s.tile_of_row) {texts} FROM ("
             "SELECT {names}, ntile(%s) OVER (ORDER BY {order}) AS tile_of_row FROM {table}{sample}) s "
@@ -84,7 +84,7 @@ class KeyWalk:
             texts=texts,
             names=names,
             order=self._order(),
-            table=self.table.identifier,
+            table=self._table,
             sample=sample,
             descending=descending,
         )
@@ -95,7 +95,7 @@ class KeyWalk:
 
     def _values(self) -> sql.Composable:
         # The type comes from format_type, which quotes what needs quoting.
-        return _tuple([sql.SQL("%s::{}").format(sql.SQL(column.type)) for column in self.key])
+        return _tuple([sql.SQL("%s::{}").format(sendable(sql.SQL(column.type))) for column in self.key])
 
     def _texts(self) -> sql.Composed:
         return sql.SQL(", ").join(sql.SQL("{}::text").format(self._column(column)) for column in self.key)
@@ -105,8 +105,12 @@ class KeyWalk:
         direction = sql.SQL(" DESC" if descending else "")
         return sql.SQL(", ").join(sql.Composed([self._column(column), direction]) for column in self.key)
 
-    def _column(self, column: KeyColumn) -> sql.Identifier:
-        return sql.Identifier(self.table.name, column.name)
+    def _column(self, column: KeyColumn) -> sql.SQL:
+        return sendable(sql.Identifier(self.table.name, column.name))
+
+    @property
+    def _table(self) -> sql.SQL:
+        return sendable(self.table.identifier)
 
 
 def _tuple(parts: list[sql.Composable]) -> sql.Composable:

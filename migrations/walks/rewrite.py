@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from migrations.names import sendable
+
 if TYPE_CHECKING:
     from migrations.definition import TableName
     from migrations.facts import Facts, Target
@@ -47,7 +49,7 @@ class Rewrite:
     @property
     def set_clause(self) -> sql.Composed:
         return sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(one.target.column), expression(one.expression))
+            sql.SQL("{} = {}").format(sendable(sql.Identifier(one.target.column)), expression(one.expression))
             for one in self.assignments
         )
 
@@ -73,14 +75,14 @@ class Rewrite:
         """Whether a look at a row tells that it is done."""
         return self.facts.repeatable or self.fills_null
 
-    def _column(self, target: Target) -> sql.Identifier:
+    def _column(self, target: Target) -> sql.SQL:
         # Qualified by the table's bare name: that is how the expression sees it, and an output column cannot shadow it.
-        return sql.Identifier(self.table.name, target.column)
+        return sendable(sql.Identifier(self.table.name, target.column))
 
     def _differs(self, one: Assignment) -> sql.Composed:
         # The explicit cast gives the value the column would hold; where it would not fit, the assignment fails and says so.
         value = sql.SQL("CAST({} AS {})").format(
-            expression(one.expression), sql.SQL(one.target.type)
+            expression(one.expression), sendable(sql.SQL(one.target.type))
         )  # from format_type
         if one.target.as_text:
             return sql.SQL('{}::text COLLATE "C" IS DISTINCT FROM {}::text COLLATE "C"').format(

@@ -59,6 +59,7 @@ def _pause_again_and_again(stage: Stage, batch_seconds: float, pauses: int) -> T
         rows = _rows_in(database, batch_seconds)
         daemon.client.pause(run)
         database.until_state(run, "paused")
+        cancelled_before = _statements_cancelled(daemon)
         for _ in range(pauses):
             database.all(
                 "UPDATE backfilld.lanes SET batch_rows = %s, recent = '[]' WHERE run = %s AND lane > 0 RETURNING lane",
@@ -68,8 +69,12 @@ def _pause_again_and_again(stage: Stage, batch_seconds: float, pauses: int) -> T
             database.until_busy(run, LANES)
             time.sleep(chance.uniform(0, min(batch_seconds, 1.0)))
             _pause(database, daemon, run, told)
-        told.statements_cancelled = sum(line["statements_cancelled"] for line in daemon.lines("control.applied"))
+        told.statements_cancelled = _statements_cancelled(daemon) - cancelled_before
     return told
+
+
+def _statements_cancelled(daemon: Daemon) -> int:
+    return sum(line["statements_cancelled"] for line in daemon.lines("control.applied"))
 
 
 def _pause(database: Database, daemon: Daemon, run: int, told: Told) -> None:

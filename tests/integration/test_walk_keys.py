@@ -62,13 +62,13 @@ CASES = {
         "k timestamptz",
         "k",
         "SELECT timestamptz '2024-03-31 00:59:59.999990+00' + n * interval '1 microsecond' FROM generate_series(1, 60) n "
-        "UNION ALL VALUES ('infinity'), ('-infinity'), ('4713-01-01 00:00:00+00 BC'), ('294276-12-31 23:59:59.999999+00')",
+        "UNION ALL VALUES (timestamptz 'infinity'), ('-infinity'), ('4713-01-01 00:00:00+00 BC'), ('294276-12-31 23:59:59.999999+00')",
     ),
     "timestamp": Keyed(
         "k timestamp", "k", "SELECT timestamp '2024-10-27 01:59:59' + n * interval '13 minutes' FROM generate_series(1, 60) n"
     ),
     "date": Keyed(
-        "k date", "k", "SELECT date '2024-02-01' + n FROM generate_series(1, 60) n UNION ALL VALUES ('infinity'), ('-infinity')"
+        "k date", "k", "SELECT date '2024-02-01' + n FROM generate_series(1, 60) n UNION ALL VALUES (date 'infinity'), ('-infinity')"
     ),
     "time": Keyed("k time", "k", "VALUES (time '00:00'), ('23:59:59.999999'), ('24:00'), ('12:30')"),
     "interval": Keyed("k interval", "k", "SELECT n * interval '1 day 3 hours' FROM generate_series(-20, 20) n"),
@@ -156,7 +156,7 @@ def test_a_walk_by_any_key_visits_every_row_once(engine: Engine, case: str) -> N
         engine.execute(
             f"CREATE TABLE t ({keyed.columns}, visits integer NOT NULL DEFAULT 0, {keyed.constraint.format(key=keyed.key)})"
         )
-    except psycopg.errors.UndefinedObject as exc:
+    except (psycopg.errors.UndefinedObject, psycopg.errors.FeatureNotSupported) as exc:
         pytest.skip(f"this server has no {exc.diag.message_primary}")
     engine.execute(f"INSERT INTO t ({keyed.key}) {keyed.rows}")
     rows = engine.value("SELECT count(*) FROM t")
@@ -270,7 +270,6 @@ def test_a_partitioned_table_is_walked_whole(engine: Engine) -> None:
     run = enqueue(engine, "t", key="id, at")
     engine.drive(run, batch_rows=6)
     assert_all_right(engine, run, "t", "id, at")
-    engine.execute("INSERT INTO t (at, id) VALUES ('2024-05-05', 1000)")
 
 
 def test_one_partition_by_itself(engine: Engine) -> None:
