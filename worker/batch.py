@@ -166,6 +166,8 @@ class Batch:
             self._set_aside(key, failure.sqlstate or "", in_words(failure))
             return Tally(quarantined=1, sqlstates=(failure.sqlstate or "",))
         middle = fetch_key(self._connection, self._work.walk.bound(bounds, rows["rows"] // 2))
+        if middle is None:
+            return self._halve(bounds)  # rows went away between the two looks; without an end, a range goes to the table's
         return self._halve(Bounds(after=bounds.after, upto=middle)) + self._halve(
             Bounds(after=middle, upto=bounds.upto)
         )
