@@ -109,7 +109,7 @@ def _examine_operation(connection: Connection, found: Examination, migration: Mi
         found.findings.append(complaint.finding(place))
         return nothing
     _tell_of_surroundings(found, table, operation)
-    return _with_key(found, place, table, facts)
+    return _with_key(found, place, table, facts) if _moves_data(operation, facts) else facts
 
 
 def _find_table(connection: Connection, found: Examination, place: str, name: TableName) -> Table | None:
@@ -280,10 +280,18 @@ def _once_because(analysis: Analysis, own: set[str]) -> str:
     return " and ".join(reasons)
 
 
+def _moves_data(operation: Operation, facts: Facts) -> bool:
+    match operation:
+        case definition.AddColumn():
+            return operation.backfill is not None or (operation.default is not None and not facts.default_fills)
+        case definition.Backfill():
+            return True
+        case _:
+            assert_never(operation)
+
+
 def _with_key(found: Examination, place: str, table: Table, facts: Facts) -> Facts:
-    """Choose the key that is walked. Nothing to walk needs no key."""
-    if not facts.targets or facts.default_fills:
-        return facts
+    """Choose the key that is walked."""
     if not table.keys:
         found.refuse(
             "key",

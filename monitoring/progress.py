@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from migrations.names import TableName
+from migrations.operations import bind
 from migrations.settings import TARGET
 from migrations.sql import queries
 from migrations.states import ACTIVE, ENDED, RESTING, Phase, State, Wish
@@ -243,7 +243,8 @@ def _hot_update_ratio(run: Run, hot: Mapping[str, int] | None) -> float | None:
 
 def _tables(run: Run) -> dict[str, list[str]]:
     """The tables that are walked, each once: those whose counters are in the baseline."""
-    tables = [TableName.parse(relation) for relation in sorted({facts.relation for facts in run.facts if facts.key})]
+    walked = {operation.table for operation in bind(run.migration, run.facts) if operation.rewrite() is not None}
+    tables = sorted(walked, key=str)
     return {"schemas": [table.schema for table in tables], "names": [table.name for table in tables]}
 
 

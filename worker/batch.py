@@ -167,7 +167,9 @@ class Batch:
             return Tally(quarantined=1, sqlstates=(failure.sqlstate or "",))
         middle = fetch_key(self._connection, self._work.walk.bound(bounds, rows["rows"] // 2))
         if middle is None:
-            return self._halve(bounds)  # rows went away between the two looks; without an end, a range goes to the table's
+            return self._halve(
+                bounds
+            )  # rows went away between the two looks; without an end, a range goes to the table's
         return self._halve(Bounds(after=bounds.after, upto=middle)) + self._halve(
             Bounds(after=middle, upto=bounds.upto)
         )
@@ -235,9 +237,7 @@ class Batch:
         if not self._work.rewrite.not_null:
             return
         column = sendable(sql.Identifier(self._work.rewrite.assignments[0].target.column))
-        query = sql.SQL("SELECT 1 AS one FROM {} WHERE {} AND {} IS NULL").format(
-            self._table, condition, column
-        )
+        query = sql.SQL("SELECT 1 AS one FROM {} WHERE {} AND {} IS NULL").format(self._table, condition, column)
         if self._connection.execute(query, parameters).fetchone():
             msg = "the expression gives NULL, and the column is to be NOT NULL"
             raise psycopg.errors.NotNullViolation(msg)

@@ -184,25 +184,18 @@ class Conductor:
 
     def _make_backfill_lanes(self, standing: Standing) -> None:
         total = 0
-        baseline = {"updated": 0, "hot": 0}
+        counters: dict[int, dict[str, int]] = {}
         for work in self._works:
             table = catalog.describe(self._connection, work.operation.table)
             if table is None:
-                raise Refused(
-                    [
-                        Finding(
-                            "table",
-                            f"there is no table {work.operation.table} any more",
-                            "Bring it back, or cancel the run",
-                        )
-                    ]
-                )
+                gone = f"there is no table {work.operation.table} any more"
+                raise Refused([Finding("table", gone, "Bring it back, or cancel the run")])
             rows = catalog.estimate_rows(self._connection, table)
             total += rows
-            for name, value in catalog.update_counters(self._connection, table.oid).items():
-                baseline[name] += value
+            counters[table.oid] = catalog.update_counters(self._connection, table.oid)
             for bounds in split(self._connection, work.walk, lanes=standing.settings.lanes, rows_estimate=rows):
                 self._insert(work, "backfill", bounds, pass_=1)
+        baseline = {name: sum(counter[name] for counter in counters.values()) for name in ("updated", "hot")}
         runs.set_totals(self._connection, self._run.run, rows_total=total, hot_baseline=baseline)
 
     def _make_verify_lanes(self, pass_: int) -> None:

@@ -13,7 +13,7 @@ from psycopg import errors
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
-from migrations.errors import Unreachable
+from migrations.errors import InvalidSettings, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,15 +39,18 @@ _OPTIONS: dict[str, Any] = {
 
 
 def connect(url: str, *, autocommit: bool = True, application_name: str = "backfilld") -> Connection:
-    """Open one connection. Raises Unreachable."""
+    """Open one connection. Raises Unreachable, and InvalidSettings for a URL that is none."""
     try:
         return psycopg.connect(url, autocommit=autocommit, application_name=application_name, **_OPTIONS)
     except psycopg.OperationalError as exc:
         msg = f"cannot reach PostgreSQL: {str(exc).strip()}"
         raise Unreachable(msg) from exc
-    except psycopg.ProgrammingError as exc:
-        msg = f"BACKFILLD_DATABASE_URL is not a PostgreSQL URL: {str(exc).strip()}"
-        raise Unreachable(msg) from exc
+    except psycopg.ProgrammingError:
+        # libpq's message quotes what it could not read, and a password may be in it.
+        raise InvalidSettings(
+            "BACKFILLD_DATABASE_URL",
+            "is not a URL or connection string that libpq understands: postgresql://user@host/name",
+        ) from None
 
 
 @contextmanager

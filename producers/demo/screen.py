@@ -63,11 +63,6 @@ class Screen:
         """Where the run is; seen in a terminal only."""
         self._show(display.block(progress))
 
-    @property
-    def is_live(self) -> bool:
-        """Whether `progress` and `busy` are seen by anybody."""
-        return self._live is not None
-
     def _show(self, renderable: RenderableType) -> None:
         if self._live is not None:
             self._live.update(Group(Text(), renderable))

@@ -97,13 +97,18 @@ class Place:
 
 
 @pytest.fixture
-def place() -> Iterator[Place]:
-    """Not tmp_path, which pytest closes to other users: as root, PostgreSQL runs as another one."""
+def installed() -> None:
+    """The extra `embedded` is there."""
     try:
         EmbeddedPostgres()
         EmbeddedValkey()
     except EmbeddedUnavailable as error:
         missing_service(str(error))
+
+
+@pytest.fixture
+def place(installed: None) -> Iterator[Place]:
+    """Not tmp_path, which pytest closes to other users: as root, PostgreSQL runs as another one."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o711)
     (folder / "tmp").mkdir(mode=0o711)
@@ -225,7 +230,7 @@ def test_one_fact_that_is_not_true_fails_the_demo(untrue: str, changes: dict[str
 
 
 def test_the_exit_code_is_that_of_the_account(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    installed: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong = replace(TOLD, checked=replace(TOLD.checked, residual_rows=7))
     monkeypatch.setattr(story.Story, "run", lambda _story: wrong)

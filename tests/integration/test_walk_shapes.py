@@ -43,7 +43,7 @@ def wrong(engine: Engine) -> int:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3])
-@pytest.mark.parametrize("text", [LOWER % 1, LOWER % 4, ADD % "true"])
+@pytest.mark.parametrize("text", [LOWER % 4, ADD % "true"], ids=["in place", "new column"])
 def test_a_tiny_table(engine: Engine, rows: int, text: str) -> None:
     make_jobs(engine, rows)
     run = engine.enqueue(text)
@@ -197,32 +197,32 @@ def test_a_batch_that_ends_with_the_table_leaves_an_empty_one(engine: Engine) ->
 JOBS = KeyWalk(table=TableName("public", "jobs"), key=(KeyColumn(name="id", type="bigint"),))
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3, 7, 64])
-@pytest.mark.parametrize("rows", [0, 1, 2, 6, 63, 64, 65, 500])
-def test_slices_cover_the_table_without_overlap(engine: Engine, lanes: int, rows: int) -> None:
-    make_jobs(engine, rows)
-    slices = split(engine.connection, JOBS, lanes=lanes, rows_estimate=rows)
-    assert_tiled(slices, last=str(rows) if rows else None)
-    assert len(slices) == min(lanes, rows)
-    held = [engine.connection.execute(*JOBS.count(one)).fetchone() for one in slices]
-    counts = [int(row["rows"]) for row in held if row]
-    assert sum(counts) == rows
-    assert not counts or max(counts) - min(counts) <= 1
+def test_slices_cover_the_table_without_overlap(engine: Engine) -> None:
+    make_jobs(engine, 0)
+    for rows in (0, 1, 2, 6, 63, 64, 65, 500):
+        engine.execute("TRUNCATE jobs")
+        engine.execute("INSERT INTO jobs SELECT n, '' FROM generate_series(1, %s) n", rows)
+        for lanes in (1, 2, 3, 7, 64):
+            slices = split(engine.connection, JOBS, lanes=lanes, rows_estimate=rows)
+            assert_tiled(slices, last=str(rows) if rows else None)
+            assert len(slices) == min(lanes, rows)
+            held = [engine.connection.execute(*JOBS.count(one)).fetchone() for one in slices]
+            counts = [int(row["rows"]) for row in held if row]
+            assert sum(counts) == rows
+            assert not counts or max(counts) - min(counts) <= 1
 
 
 def test_slices_by_a_sample_cover_the_table(engine: Engine) -> None:
     make_jobs(engine, 20_000)
-    engine.execute("ANALYZE jobs")
     slices = split(engine.connection, JOBS, lanes=8, rows_estimate=SAMPLE_ROWS * 4)
     assert_tiled(slices, last="20000")
     assert 2 <= len(slices) <= 8
 
 
 def test_slices_by_a_sample_of_nothing_are_one(engine: Engine) -> None:
-    """The estimate is far too high, so that the sample finds no page."""
-    make_jobs(engine, 5)
-    slices = split(engine.connection, JOBS, lanes=8, rows_estimate=10**12)
-    assert slices == [Bounds(after=None, upto=("5",))] or len(slices) > 1
+    """The estimate is far too high, so that the sample finds a page once in a thousand times, and here at most the only one."""
+    make_jobs(engine, 1)
+    assert split(engine.connection, JOBS, lanes=8, rows_estimate=10**12) == [Bounds(after=None, upto=("1",))]
 
 
 def assert_tiled(slices: list[Bounds], *, last: str | None) -> None:

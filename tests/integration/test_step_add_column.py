@@ -1,0 +1,377 @@
+"""`add_column`, phase by phase: the sync trigger keeps what the application writes right, and NOT NULL comes without a scan."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from fix_runs import expect
+from migrations.model import Run
+from migrations.states import Phase, State
+from producers import commands
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fix_runs import Engine
+
+ADD = """
+name: shout
+operations:
+  - add_column: {table: jobs, column: {name: shout, type: text}, backfill: "upper(status)", not_null: %s}
+settings: {lanes: 2, approve: %s}
+"""
+ROWS = 40
+
+
+@pytest.fixture(autouse=True)
+def jobs(engine: Engine) -> None:
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text)")
+    engine.execute("INSERT INTO jobs SELECT n, 'open ' || n FROM generate_series(1, %s) n", ROWS)
+
+
+def wrong(engine: Engine) -> int:
+    return int(engine.value("SELECT count(*) FROM jobs WHERE shout IS DISTINCT FROM upper(status)"))
+
+
+def leftovers(engine: Engine) -> list[str]:
+    """What the change itself needed and must not stay."""
+    rows = engine.execute(
+        "SELECT tgname AS name FROM pg_trigger WHERE tgname LIKE '%backfilld%' "
+        "UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'backfilld'::regnamespace "
+        "UNION ALL SELECT conname FROM pg_constraint WHERE conname LIKE 'backfilld%'"
+    )
+    return [row["name"] for row in rows]
+
+
+def during(phase: Phase) -> Callable[[Run], bool]:
+    return lambda run: run.phase is phase
+
+
+#: What an application may do to a row, as statements; `wrong` must stay 0 after each.
+WRITES = {
+    "INSERT": "INSERT INTO jobs VALUES (100, 'new')",
+    "INSERT with a value of its own": "INSERT INTO jobs (id, status, shout) VALUES (100, 'new', 'mine')",
+    "UPDATE of what is read": "UPDATE jobs SET status = 'changed' WHERE id = 7",
+    "UPDATE of the new column": "UPDATE jobs SET shout = 'mine' WHERE id = 7",
+    "UPDATE of both": "UPDATE jobs SET shout = 'mine', status = 'x' WHERE id > 20",
+    "UPDATE of the key": "UPDATE jobs SET id = id + 1000 WHERE id = 7",
+    "ON CONFLICT DO UPDATE": "INSERT INTO jobs VALUES (7, 'again') ON CONFLICT (id) DO UPDATE SET status = excluded.status",
+    "MERGE": "MERGE INTO jobs USING (VALUES (7, 'merged'), (101, 'merged')) v (id, status) ON v.id = jobs.id "
+    "WHEN MATCHED THEN UPDATE SET status = v.status WHEN NOT MATCHED THEN INSERT (id, status) VALUES (v.id, v.status)",
+    "NULL": "UPDATE jobs SET status = NULL WHERE id = 7",
+    "as a replica does": "SET session_replication_role = replica; UPDATE jobs SET status = 'replicated' WHERE id = 7; "
+    "INSERT INTO jobs VALUES (102, 'replicated'); RESET session_replication_role",
+    "with an odd search_path": "SET search_path = ''; UPDATE public.jobs SET status = 'odd' WHERE id = 7; RESET search_path",
+    "DELETE": "DELETE FROM jobs WHERE id = 7",
+}
+
+
+def test_what_the_application_writes_is_right_at_once(engine: Engine) -> None:
+    """During expand, backfill and verify, and while contract waits: the trigger is there all the time."""
+    run = engine.enqueue(ADD % ("false", "[contract]"))
+    engine.drive(run, until=during(Phase.BACKFILL))
+    for phase in (Phase.BACKFILL, Phase.VERIFY, Phase.CONTRACT):
+        engine.drive(run, batch_rows=5, until=during(phase))
+        for name, statement in WRITES.items():
+            before = engine.execute("SELECT id, status FROM jobs WHERE shout IS DISTINCT FROM upper(status)")
+            with engine.connect() as application, application.transaction(force_rollback=True):
+                for part in statement.split("; "):
+                    application.execute(part.encode())
+                written = application.execute(
+                    "SELECT id, status FROM jobs WHERE shout IS DISTINCT FROM upper(status) AND (id = 7 OR id > 99)"
+                ).fetchall()
+            assert all(row in before for row in written), (phase, name)
+        with engine.connect() as application:
+            with application.cursor().copy("COPY jobs (id, status, shout) FROM STDIN") as copy:
+                copy.write_row((200 + list(Phase).index(phase), "copied", "mine"))
+            application.execute(WRITES["UPDATE of both"])
+    now = engine.drive(run)
+    expect(now, State.WAITING)
+    assert wrong(engine) == 0
+
+
+def test_rows_written_during_the_walk_are_right_at_its_end(engine: Engine) -> None:
+    run = engine.enqueue(ADD % ("true", "[]"))
+    engine.drive(run, until=during(Phase.BACKFILL))
+    number = 1000
+    while engine.run(run).state is not State.COMPLETED:
+        engine.step(batch_rows=4)
+        if engine.run(run).phase is not Phase.DONE and not engine.run(run).phase.is_past(Phase.SWITCH):
+            number += 1
+            engine.execute("INSERT INTO jobs VALUES (%s, 'new')", number)
+            engine.execute("UPDATE jobs SET status = status || '!' WHERE id = %s", number % ROWS + 1)
+    assert wrong(engine) == 0
+    assert engine.run(run).pass_ == 1, "nothing was left for a second walk"
+
+
+def test_contract_takes_the_trigger_and_its_function_away(engine: Engine) -> None:
+    run = engine.enqueue(ADD % ("true", "[contract]"))
+    now = engine.drive(run)
+    expect(now, State.WAITING)
+    assert (now.phase, now.verified_at is not None) == (Phase.CONTRACT, True)
+    assert len(leftovers(engine)) == 2, "the sync trigger and its function"
+
+    commands.approve(engine.connection, run, "contract", actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    assert leftovers(engine) == []
+    assert wrong(engine) == 0
+    engine.execute("INSERT INTO jobs VALUES (100, 'new', 'the column is an ordinary one now')")
+
+
+def test_contract_begins_with_the_functions_body(engine: Engine) -> None:
+    """Between the two steps the trigger is there and does nothing."""
+    run = engine.enqueue(ADD % ("false", "[]"))
+    engine.drive(run, until=lambda run: run.phase is Phase.CONTRACT and engine.lane(run.run, 0).cursor == 1)
+    engine.execute("INSERT INTO jobs VALUES (100, 'new', 'mine')")
+    assert engine.value("SELECT shout FROM jobs WHERE id = 100") == "mine"
+
+
+def test_a_value_that_cannot_be_computed_fails_no_statement_of_the_application(engine: Engine) -> None:
+    run = engine.enqueue(
+        "name: n\noperations: [{add_column: {table: jobs, column: {name: n, type: integer}, "
+        "backfill: \"replace(status, 'open ', '')::integer\"}}]\nsettings: {approve: []}"
+    )
+    engine.drive(run, until=during(Phase.VERIFY))
+    engine.execute("INSERT INTO jobs VALUES (100, 'not a number')")
+    engine.execute("UPDATE jobs SET status = 'nor this' WHERE id = 3")
+    assert [row["n"] for row in engine.execute("SELECT n FROM jobs WHERE id IN (3, 100)")] == [None, None]
+
+    expect(engine.drive(run), State.PAUSED)
+    assert {row.key: row.sqlstate for row in engine.quarantined(run)} == {("3",): "22P02", ("100",): "22P02"}
+
+    engine.execute("UPDATE jobs SET status = 'open 5' WHERE id IN (3, 100)")
+    commands.retry(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    assert engine.value("SELECT count(*) FROM jobs WHERE n::text = replace(status, 'open ', '')") == ROWS + 1
+
+
+def test_a_value_that_does_not_fit_its_type_is_quarantined_not_cut(engine: Engine) -> None:
+    engine.execute("UPDATE jobs SET status = 'much too long' WHERE id = 9")
+    run = engine.enqueue(
+        "name: n\noperations: [{add_column: {table: jobs, column: {name: short, type: varchar(7)}, backfill: status}}]"
+    )
+    engine.drive(run, batch_rows=10, until=during(Phase.VERIFY))
+    engine.execute("INSERT INTO jobs VALUES (100, 'this one too')")
+    expect(engine.drive(run), State.PAUSED)
+    assert {row.key: row.sqlstate for row in engine.quarantined(run)} == {("9",): "22001", ("100",): "22001"}
+    assert engine.value("SELECT count(*) FROM jobs WHERE short = status") == ROWS - 1
+
+
+def test_the_new_column_is_not_null_without_a_scan_under_an_exclusive_lock(engine: Engine) -> None:
+    """PostgreSQL says at DEBUG1 what proves the column NOT NULL; and VALIDATE leaves the table to others meanwhile."""
+    run = engine.enqueue(ADD % ("true", "[]"))
+    engine.drive(run, until=during(Phase.SWITCH))
+    name = engine.value("SELECT current_database()")
+    engine.connection.execute(sql.SQL("ALTER DATABASE {} SET client_min_messages = debug1").format(sql.Identifier(name)))
+    notices: list[str] = []
+    with psycopg_pool_of_one(engine) as pool:
+        with pool.connection() as connection:
+            connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+        engine.set_pace()
+        engine.sent.clear()
+        while engine.run(run).phase is Phase.SWITCH:
+            engine.step(runner=engine.runner(pool=pool))
+    assert any("existing constraints on column" in notice and "are sufficient" in notice for notice in notices), notices
+    assert not any("verifying table" in notice for notice in notices)
+    expect(engine.drive(run), State.COMPLETED)
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        engine.execute("INSERT INTO jobs VALUES (100, NULL, NULL)")
+    assert leftovers(engine) == []
+
+
+def psycopg_pool_of_one(engine: Engine):  # type: ignore[no-untyped-def]  # noqa: ANN201 - the pool's own context manager
+    from migrations.postgres.connect import open_pool  # noqa: PLC0415
+
+    return open_pool(engine.url, size=1)
+
+
+def test_rows_without_a_value_are_quarantined_when_the_column_is_to_be_not_null(engine: Engine) -> None:
+    engine.execute("UPDATE jobs SET status = NULL WHERE id IN (3, 33)")
+    run = engine.enqueue(ADD % ("true", "[]"))
+    now = engine.drive(run, batch_rows=10)
+    expect(now, State.PAUSED)
+    assert {row.key: row.sqlstate for row in engine.quarantined(run)} == {("3",): "23502", ("33",): "23502"}
+    assert now.phase is Phase.VERIFY
+
+    engine.execute("UPDATE jobs SET status = 'mended' WHERE status IS NULL")
+    commands.retry(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    assert wrong(engine) == 0
+
+
+def test_a_column_that_may_be_null_takes_nulls(engine: Engine) -> None:
+    engine.execute("UPDATE jobs SET status = NULL WHERE id IN (3, 33)")
+    run = engine.enqueue(ADD % ("false", "[]"))
+    expect(engine.drive(run, batch_rows=10), State.COMPLETED)
+    assert wrong(engine) == 0
+
+
+def test_a_row_without_a_value_that_comes_during_validate(engine: Engine) -> None:
+    """After the walk has judged, and before the constraint is there to refuse it."""
+    run = engine.enqueue(ADD % ("true", "[]"))
+    engine.drive(run, until=lambda run: run.verified_at is not None)
+    engine.execute("INSERT INTO jobs VALUES (100, NULL)")
+    now = engine.drive(run)
+    expect(now, State.PAUSED)
+    assert {row.key: row.sqlstate for row in engine.quarantined(run)} == {("100",): "23502"}
+    assert now.verified_at is None
+
+    engine.execute("DELETE FROM jobs WHERE id = 100")
+    commands.retry(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    assert leftovers(engine) == []
+
+
+def test_from_the_constraint_on_the_application_cannot_write_null(engine: Engine) -> None:
+    """NOT VALID refuses new rows at once; those are errors of the application, not of ours."""
+    run = engine.enqueue(ADD % ("true", "[]"))
+    engine.drive(run, until=lambda run: run.phase is Phase.VERIFY and engine.lane(run.run, 0).cursor == 3)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        engine.execute("INSERT INTO jobs VALUES (100, NULL)")
+
+
+@pytest.mark.parametrize("name", ["~~late", "~backfilld_zzz", "🐘"])
+def test_a_trigger_that_would_fire_after_ours_fails_the_run_and_leaves_nothing(engine: Engine, name: str) -> None:
+    engine.execute("CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN new; END $$")
+    engine.connection.execute(
+        sql.SQL("CREATE TRIGGER {} BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION late()").format(sql.Identifier(name))
+    )
+    run = engine.enqueue(ADD % ("true", "[]"))
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert name in now.error["message"]
+    assert "Rename it" in now.error["message"]
+    assert leftovers(engine) == []
+    assert engine.value("SELECT count(*) FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'shout'") == 0
+
+    engine.connection.execute(sql.SQL("ALTER TRIGGER {} ON jobs RENAME TO early").format(sql.Identifier(name)))
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+
+
+def test_a_users_trigger_may_change_what_is_read(engine: Engine) -> None:
+    """It fires before ours, so ours sees what it made of the row."""
+    engine.execute(
+        "CREATE FUNCTION trimmed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.status := trim(new.status); RETURN new; END $$;"
+        "CREATE TRIGGER zzz BEFORE INSERT OR UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION trimmed()"
+    )
+    run = engine.enqueue(ADD % ("true", "[contract]"))
+    engine.drive(run, until=during(Phase.BACKFILL))
+    engine.execute("INSERT INTO jobs VALUES (100, '  new  ')")
+    assert engine.value("SELECT shout FROM jobs WHERE id = 100") == "NEW"
+    expect(engine.drive(run), State.WAITING)
+    assert wrong(engine) == 0
+
+
+DEFAULTS = {
+    "a constant": ("default: \"'x'\"", "shout = 'x'", False),
+    "a constant, not null": ("default: \"'x'\", not_null: true", "shout = 'x'", False),
+    "a volatile one": ("default: gen_random_uuid()", "shout ~ '^[0-9a-f-]{36}$'", True),
+    "a volatile one, not null": ("default: gen_random_uuid(), not_null: true", "shout ~ '^[0-9a-f-]{36}$'", True),
+    "with a backfill": ("default: \"'new'\", backfill: \"upper(status)\"", "shout = upper(status)", True),
+    "with a volatile backfill": ("default: \"'new'\", backfill: gen_random_uuid()::text", "shout ~ '^[0-9a-f-]{36}$'", True),
+    "nothing": ("", "shout IS NULL", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DEFAULTS)
+def test_defaults(engine: Engine, case: str) -> None:
+    settings, rule, walks = DEFAULTS[case]
+    settings = settings.replace("gen_random_uuid()", '"gen_random_uuid()::text"').replace('""', '"').replace("::text\"::text", "::text\"")
+    comma = ", " if settings else ""
+    run = engine.enqueue(
+        "name: d\noperations: [{add_column: {table: jobs, column: {name: shout, type: text}"
+        f"{comma}{settings}}}}}]\nsettings: {{approve: [contract]}}"
+    )
+    before = engine.value("SELECT pg_relation_filenode('jobs')")
+    engine.drive(run, until=during(Phase.BACKFILL))
+    engine.execute("INSERT INTO jobs (id, status) VALUES (100, 'while it runs')")
+    engine.drive(run, until=during(Phase.CONTRACT))
+    engine.execute("INSERT INTO jobs (id, status) VALUES (101, 'later')")
+    commands.approve(engine.connection, run, "contract", actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    assert engine.value(f"SELECT count(*) FROM jobs WHERE {rule}".replace("%", "%%")) == ROWS + 2
+    assert engine.value("SELECT pg_relation_filenode('jobs')") == before, "the table was rewritten"
+    assert bool(engine.lanes(run, "backfill")) is walks
+    if "uuid" in rule or "9a-f" in rule:
+        assert engine.value("SELECT count(DISTINCT shout) FROM jobs") == ROWS + 2
+    if "default" in settings:
+        engine.execute("INSERT INTO jobs (id, status) VALUES (102, 'after')")
+        assert engine.value("SELECT shout IS NOT NULL FROM jobs WHERE id = 102")
+    not_null = engine.value("SELECT attnotnull FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'shout'")
+    assert not_null is ("not_null" in settings)
+    assert leftovers(engine) == []
+
+
+def test_a_run_enqueued_again_after_a_cancel_takes_the_column_over(engine: Engine) -> None:
+    run = engine.enqueue(ADD % ("true", "[]"))
+    engine.drive(run, batch_rows=5, until=lambda _run: any(lane.seq for lane in engine.lanes(run, "backfill")))
+    commands.cancel(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.CANCELLED)
+    again = engine.enqueue(ADD % ("true", "[]"))
+    assert again != run
+    expect(engine.drive(again), State.COMPLETED)
+    assert wrong(engine) == 0
+    assert leftovers(engine) == []
+
+
+@pytest.mark.parametrize("body", ["'$body$'", "'$body_$' || '$body$'", "status || ' -- no comment'", "'it''s; \" %s %% {} \\ '", "'a' -- a comment"])
+def test_an_expression_is_taken_as_it_stands(engine: Engine, body: str) -> None:
+    """By the batch, by the trigger and by verify."""
+    import json  # noqa: PLC0415
+
+    add = {"table": "jobs", "column": {"name": "shout", "type": "text"}, "backfill": body, "not_null": True}
+    run = engine.enqueue(json.dumps({"name": "x", "operations": [{"add_column": add}], "settings": {"approve": []}}))
+    engine.drive(run, until=during(Phase.BACKFILL))
+    engine.execute("INSERT INTO jobs VALUES (100, 'new')")
+    expect(engine.drive(run), State.COMPLETED)
+    wanted = engine.connection.execute(f"SELECT count(*) AS n FROM jobs WHERE shout = (\n{body}\n)".encode()).fetchone()
+    assert wanted == {"n": ROWS + 1}
+
+
+def test_the_application_needs_no_right_in_our_schema(engine: Engine, plain_role_url: str) -> None:
+    role = psycopg.conninfo.conninfo_to_dict(plain_role_url)["user"]
+    engine.connection.execute(sql.SQL("GRANT SELECT, INSERT, UPDATE ON jobs TO {}").format(sql.Identifier(str(role))))
+    run = engine.enqueue(ADD % ("true", "[contract]"))
+    engine.drive(run, until=during(Phase.BACKFILL))
+    with psycopg.connect(plain_role_url, autocommit=True) as application:
+        application.execute("INSERT INTO jobs VALUES (100, 'new')")
+        application.execute("UPDATE jobs SET status = 'mine' WHERE id = 5")
+    expect(engine.drive(run), State.WAITING)
+    assert wrong(engine) == 0
+    with psycopg.connect(plain_role_url, autocommit=True) as application, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        application.execute("SELECT FROM backfilld.quarantine")
+    engine.connection.execute(sql.SQL("REVOKE ALL ON jobs FROM {}").format(sql.Identifier(str(role))))
+
+
+def test_writers_meet_no_half_of_contract(engine: Engine) -> None:
+    """Applications write all through the phases that change the table; none of their statements fails."""
+    run = engine.enqueue(ADD % ("true", "[]"))
+    stop, failures = threading.Event(), []
+
+    def write(number: int) -> None:
+        with engine.connect() as application:
+            while not stop.is_set():
+                try:
+                    application.execute("INSERT INTO jobs (id, status) VALUES (%s, 'w') ON CONFLICT (id) DO UPDATE SET status = 'v'", [number])
+                except psycopg.errors.NotNullViolation:
+                    return  # contract is over: the column is the application's to fill
+                except psycopg.Error as exc:
+                    failures.append(exc)
+
+    threads = [threading.Thread(target=write, args=(1000 + number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        expect(engine.drive(run), State.COMPLETED)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
