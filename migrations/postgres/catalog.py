@@ -19,8 +19,8 @@ _SQL = queries("catalog")
 #: Kinds of relation that can be walked: ordinary and partitioned tables.
 TABLES = frozenset({"r", "p"})
 
-#: Counting this much takes some ten milliseconds, and spares small tables an estimate that is far off.
-COUNTED_BYTES = 16 * 1024 * 1024
+#: Pages whose rows are counted: 16 MB, some ten milliseconds, and a few per cent off at most.
+SAMPLED_PAGES = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,8 @@ class Table:
     name: TableName
     oid: int
     kind: str
+    #: Of the table itself, without what is stored out of line.
+    pages: int
     heap_bytes: int
     index_bytes: int
     row_security_active: bool
@@ -147,18 +149,18 @@ def similar_tables(connection: Connection, name: TableName) -> list[tuple[str, s
 
 
 def estimate_rows(connection: Connection, table: Table) -> int:
-    """About how many rows a table has: counted when it is small, else as the planner sees it.
+    """About how many rows a table has: counted when it is small, else on a sample of its pages.
 
-    The planner scales its statistics by the table's present size, so they may be old, or missing. A table that this role
-    cannot read counts as empty.
+    Not the planner's statistics: they are off by half for a table that was never analyzed, as after a bulk load.
+    A table that this role cannot read counts as empty.
     """
     if table.kind not in TABLES or not table.may_select or table.row_security_active:
         return 0
-    if table.heap_bytes <= COUNTED_BYTES:
-        row = connection.execute(sql.SQL("SELECT count(*) AS rows FROM {}").format(table.name.identifier)).fetchone()
-        return int(row["rows"]) if row else 0
-    row = connection.execute(sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {}").format(table.name.identifier)).fetchone()
-    return int(row["QUERY PLAN"][0]["Plan"]["Plan Rows"]) if row else 0
+    percent = min(100.0, 100.0 * SAMPLED_PAGES / max(table.pages, 1))
+    sample = sql.SQL(" TABLESAMPLE SYSTEM ({})").format(percent) if percent < 100 else sql.SQL("")
+    query = sql.SQL("SELECT count(*) AS rows FROM {}{}").format(table.name.identifier, sample)
+    row = connection.execute(query).fetchone()
+    return round(row["rows"] * 100 / percent) if row else 0
 
 
 def update_counters(connection: Connection, oid: int) -> dict[str, int]:

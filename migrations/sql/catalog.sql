@@ -2,6 +2,8 @@
 -- What a table is, how large, and what this role may do with it.
 SELECT c.oid::bigint AS oid,
        c.relkind::text AS kind,
+       (coalesce((SELECT sum(pg_relation_size(p.relid)) FROM pg_partition_tree(c.oid) p), pg_relation_size(c.oid))
+        / current_setting('block_size')::bigint)::bigint AS pages,
        coalesce((SELECT sum(pg_table_size(p.relid)) FROM pg_partition_tree(c.oid) p), pg_table_size(c.oid))::bigint AS heap_bytes,
        coalesce((SELECT sum(pg_indexes_size(p.relid)) FROM pg_partition_tree(c.oid) p), pg_indexes_size(c.oid))::bigint AS index_bytes,
        row_security_active(c.oid) AS row_security_active,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from fix_runs import expect
-from migrations.model import Run
+from migrations.postgres.connect import open_pool
 from migrations.states import Phase, State
 from producers import commands
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fix_runs import Engine
+
+    from migrations.model import Run
 
 ADD = """
 name: shout
@@ -169,7 +172,7 @@ def test_the_new_column_is_not_null_without_a_scan_under_an_exclusive_lock(engin
     name = engine.value("SELECT current_database()")
     engine.connection.execute(sql.SQL("ALTER DATABASE {} SET client_min_messages = debug1").format(sql.Identifier(name)))
     notices: list[str] = []
-    with psycopg_pool_of_one(engine) as pool:
+    with open_pool(engine.url, size=1) as pool:
         with pool.connection() as connection:
             connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
         engine.set_pace()
@@ -182,12 +185,6 @@ def test_the_new_column_is_not_null_without_a_scan_under_an_exclusive_lock(engin
     with pytest.raises(psycopg.errors.NotNullViolation):
         engine.execute("INSERT INTO jobs VALUES (100, NULL, NULL)")
     assert leftovers(engine) == []
-
-
-def psycopg_pool_of_one(engine: Engine):  # type: ignore[no-untyped-def]  # noqa: ANN201 - the pool's own context manager
-    from migrations.postgres.connect import open_pool  # noqa: PLC0415
-
-    return open_pool(engine.url, size=1)
 
 
 def test_rows_without_a_value_are_quarantined_when_the_column_is_to_be_not_null(engine: Engine) -> None:
@@ -235,7 +232,7 @@ def test_from_the_constraint_on_the_application_cannot_write_null(engine: Engine
         engine.execute("INSERT INTO jobs VALUES (100, NULL)")
 
 
-@pytest.mark.parametrize("name", ["~~late", "~backfilld_zzz", "🐘"])
+@pytest.mark.parametrize("name", ["~~late", "~zzz", "🐘"])
 def test_a_trigger_that_would_fire_after_ours_fails_the_run_and_leaves_nothing(engine: Engine, name: str) -> None:
     engine.execute("CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN new; END $$")
     engine.connection.execute(
@@ -269,43 +266,49 @@ def test_a_users_trigger_may_change_what_is_read(engine: Engine) -> None:
     assert wrong(engine) == 0
 
 
-DEFAULTS = {
-    "a constant": ("default: \"'x'\"", "shout = 'x'", False),
-    "a constant, not null": ("default: \"'x'\", not_null: true", "shout = 'x'", False),
-    "a volatile one": ("default: gen_random_uuid()", "shout ~ '^[0-9a-f-]{36}$'", True),
-    "a volatile one, not null": ("default: gen_random_uuid(), not_null: true", "shout ~ '^[0-9a-f-]{36}$'", True),
-    "with a backfill": ("default: \"'new'\", backfill: \"upper(status)\"", "shout = upper(status)", True),
-    "with a volatile backfill": ("default: \"'new'\", backfill: gen_random_uuid()::text", "shout ~ '^[0-9a-f-]{36}$'", True),
-    "nothing": ("", "shout IS NULL", False),
-}  # fmt: skip
+UUID = "shout ~ '^[0-9a-f-]{36}$'"
+
+#: What the operation says besides, what every row must hold in the end, and whether lanes have to walk for it.
+DEFAULTS: dict[str, tuple[dict[str, object], str, bool]] = {
+    "a constant": ({"default": "'x'"}, "shout = 'x'", False),
+    "a constant, not null": ({"default": "'x'", "not_null": True}, "shout = 'x'", False),
+    "a volatile one": ({"default": "gen_random_uuid()::text"}, UUID, True),
+    "a volatile one, not null": ({"default": "gen_random_uuid()::text", "not_null": True}, UUID, True),
+    "with a backfill": ({"default": "'new'", "backfill": "upper(status)"}, "shout = upper(status)", True),
+    "with a volatile backfill": (
+        {"default": "'new'", "backfill": "gen_random_uuid()::text"},
+        f"CASE WHEN id < 100 THEN {UUID} ELSE shout = 'new' END",
+        True,
+    ),
+    "a volatile backfill": ({"backfill": "gen_random_uuid()::text", "not_null": True}, UUID, True),
+    "nothing": ({}, "shout IS NULL", False),
+}
 
 
 @pytest.mark.parametrize("case", DEFAULTS)
 def test_defaults(engine: Engine, case: str) -> None:
-    settings, rule, walks = DEFAULTS[case]
-    settings = settings.replace("gen_random_uuid()", '"gen_random_uuid()::text"').replace('""', '"').replace("::text\"::text", "::text\"")
-    comma = ", " if settings else ""
-    run = engine.enqueue(
-        "name: d\noperations: [{add_column: {table: jobs, column: {name: shout, type: text}"
-        f"{comma}{settings}}}}}]\nsettings: {{approve: [contract]}}"
-    )
+    also, rule, walks = DEFAULTS[case]
+    add = {"table": "jobs", "column": {"name": "shout", "type": "text"}, **also}
+    run = engine.enqueue(json.dumps({"name": "d", "operations": [{"add_column": add}], "settings": {"approve": ["switch"]}}))
     before = engine.value("SELECT pg_relation_filenode('jobs')")
     engine.drive(run, until=during(Phase.BACKFILL))
     engine.execute("INSERT INTO jobs (id, status) VALUES (100, 'while it runs')")
-    engine.drive(run, until=during(Phase.CONTRACT))
+    engine.drive(run, until=during(Phase.VERIFY))
     engine.execute("INSERT INTO jobs (id, status) VALUES (101, 'later')")
-    commands.approve(engine.connection, run, "contract", actor="ann")
+    if engine.drive(run).state is State.WAITING:
+        commands.approve(engine.connection, run, "switch", actor="ann")
     expect(engine.drive(run), State.COMPLETED)
-    assert engine.value(f"SELECT count(*) FROM jobs WHERE {rule}".replace("%", "%%")) == ROWS + 2
+
+    assert engine.value(f"SELECT count(*) FROM jobs WHERE {rule}") == ROWS + 2
     assert engine.value("SELECT pg_relation_filenode('jobs')") == before, "the table was rewritten"
     assert bool(engine.lanes(run, "backfill")) is walks
-    if "uuid" in rule or "9a-f" in rule:
+    if rule is UUID:
         assert engine.value("SELECT count(DISTINCT shout) FROM jobs") == ROWS + 2
-    if "default" in settings:
+    if "default" in also:
         engine.execute("INSERT INTO jobs (id, status) VALUES (102, 'after')")
         assert engine.value("SELECT shout IS NOT NULL FROM jobs WHERE id = 102")
     not_null = engine.value("SELECT attnotnull FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'shout'")
-    assert not_null is ("not_null" in settings)
+    assert not_null is ("not_null" in also)
     assert leftovers(engine) == []
 
 
@@ -324,8 +327,6 @@ def test_a_run_enqueued_again_after_a_cancel_takes_the_column_over(engine: Engin
 @pytest.mark.parametrize("body", ["'$body$'", "'$body_$' || '$body$'", "status || ' -- no comment'", "'it''s; \" %s %% {} \\ '", "'a' -- a comment"])
 def test_an_expression_is_taken_as_it_stands(engine: Engine, body: str) -> None:
     """By the batch, by the trigger and by verify."""
-    import json  # noqa: PLC0415
-
     add = {"table": "jobs", "column": {"name": "shout", "type": "text"}, "backfill": body, "not_null": True}
     run = engine.enqueue(json.dumps({"name": "x", "operations": [{"add_column": add}], "settings": {"approve": []}}))
     engine.drive(run, until=during(Phase.BACKFILL))

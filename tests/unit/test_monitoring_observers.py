@@ -21,6 +21,7 @@ from migrations.events import (
     PaceSet,
     PhaseEntered,
     RowQuarantined,
+    RunReported,
     SendFailed,
     StateChanged,
 )
@@ -54,6 +55,17 @@ RETRIED = BatchRetried(
     message="deadlock detected",
     delay_seconds=0.5,
 )
+REPORT = RunReported(
+    run=1,
+    name="jobs",
+    phase=Phase.BACKFILL,
+    rows_done=10,
+    rows_total=100,
+    percent=10.0,
+    rows_per_second=5.0,
+    eta_seconds=18,
+    hold_reason=None,
+)
 HELD = PaceSet(width=0, hold_signal="replica_lag_seconds", hold_reason="s1 is 31.0 s behind", elapsed_seconds=1.5)
 RELEASED = PaceSet(width=2, hold_signal=None, hold_reason=None, elapsed_seconds=1.0)
 
@@ -76,6 +88,7 @@ def _value(name: str, **labels: str) -> float:
         (PhaseEntered(run=1, name="jobs", phase=Phase.VERIFY), "info", "phase.entered"),
         (StateChanged(run=1, name="jobs", state=State.PAUSED, reason="operator"), "info", "state.changed"),
         (StateChanged(run=1, name="jobs", state=State.FAILED, reason="22012"), "error", "state.changed"),
+        (REPORT, "info", "run.progress"),
         (HELD, "info", "pace.held"),
         (RELEASED, "debug", "pace.set"),
         (ControlApplied(run=1, verb="pause", statements_cancelled=1), "info", "control.applied"),
