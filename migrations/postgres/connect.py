@@ -129,6 +129,7 @@ SEMANTICS = {
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
     "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
 }
 
 

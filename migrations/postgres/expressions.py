@@ -26,14 +26,18 @@ if TYPE_CHECKING:
 
 _SQL = queries("catalog")
 
-#: PostgreSQL's lexical elements that may hold a parenthesis or a semicolon which is not one (manual, 4.1).
+#: PostgreSQL's lexical elements that may hold a parenthesis or a semicolon which is not one (manual, 4.1). Where this lexer
+#: and PostgreSQL's could differ it must see more code, never less: names go on with `$` and with every character beyond
+#: ASCII, a carriage return ends a line comment, and an escape string that is continued keeps its backslashes.
 _LEXEME = re.compile(
     r"""
-      (?P<escaped>   \b[eE]' (?: [^'\\] | '' | \\. )* ' )
-    | (?P<string>    ' (?: [^'] | '' )* ' )
-    | (?P<name>      " (?: [^"] | "" )* " )
-    | (?P<dollar>    (?<![\w$]) \$ (?P<tag> [A-Za-z_\x80-\U0010ffff][\w]* )? \$ .*? \$ (?(tag)(?P=tag)) \$ )
-    | (?P<line>      -- [^\n]* )
+      (?P<continued> (?<![\w$\x80-\U0010ffff]) [eE]' (?: [^'\\] | '' | \\. )*+ ' (?: \s | -- [^\n\r]* )+ ' )
+    | (?P<escaped>   (?<![\w$\x80-\U0010ffff]) [eE]' (?: [^'\\] | '' | \\. )*+ ' )
+    | (?P<string>    ' (?: [^'] | '' )*+ ' )
+    | (?P<name>      " (?: [^"] | "" )*+ " )
+    | (?P<dollar>    (?<![\w$\x80-\U0010ffff])
+                     \$ (?P<tag> [A-Za-z_\x80-\U0010ffff] [A-Za-z_0-9\x80-\U0010ffff]* )? \$ .*? \$ (?(tag)(?P=tag)) \$ )
+    | (?P<line>      -- [^\n\r]* )
     | (?P<block>     /\* )
     | (?P<open>      [(\[] )
     | (?P<close>     [)\]] )
@@ -70,6 +74,8 @@ def smuggled(expression: str) -> str | None:
             return "it holds more than one statement"
         elif kind == "broken":
             return "a quote is not closed"
+        elif kind == "continued":
+            return "an E'…' string goes on in another one; write it as one, or join them with ||"
     return "a parenthesis is not closed" if depth else None
 
 
@@ -128,6 +134,9 @@ class Probe:
                 "type",
                 f"{what} brings a default or a constraint along; name the type alone, and use default and not_null",
             )
+        # What ALTER TABLE takes for more than a type (COLLATE, UNIQUE, another subcommand) would be lost without a word.
+        with self._asking("type", what):
+            self._connection.execute(sql.SQL("SELECT CAST(NULL AS {}) WHERE false").format(_raw(type_)))
         type_ = str(added[0]["type"])
         if default is None:
             return type_, False
@@ -262,6 +271,7 @@ def probe(connection: Connection, table: Table) -> Iterator[Probe]:
     name: TableName = table.name
     with connection.transaction(force_rollback=True):
         connection.execute("SET LOCAL search_path = ''")
+        connection.execute("SET LOCAL standard_conforming_strings = on")  # as `smuggled` reads them
         connection.execute("SET LOCAL lock_timeout = '2s'")
         connection.execute(
             sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {})").format(sql.Identifier(name.name), name.identifier)

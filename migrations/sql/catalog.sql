@@ -83,8 +83,9 @@ WHERE t.tgrelid = %(oid)s::bigint::oid AND NOT t.tgisinternal
 ORDER BY t.tgname COLLATE "C"
 
 -- name: publications
--- Publications that send every change of a table on.
+-- Publications that send every updated row of a table on.
 SELECT DISTINCT p.pubname AS name FROM pg_publication_tables p
+JOIN pg_publication b ON b.pubname = p.pubname AND b.pubupdate
 JOIN pg_class c ON c.relname = p.tablename JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = p.schemaname
 WHERE p.pubname IS NOT NULL
   AND c.oid IN (SELECT relid FROM pg_partition_tree(%(oid)s::bigint::oid) UNION SELECT %(oid)s::bigint::oid)

@@ -12,7 +12,7 @@ import redis
 from fix_daemon import Record, backfilld, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from fix_daemon import Daemon
@@ -100,9 +100,9 @@ def test_whatever_is_killed_every_row_is_right(
         except psycopg.OperationalError:
             return False
 
-    blows = {
+    blows: dict[str, Callable[[], object]] = {
         "worker": daemon.kill_lanes,
-        "redis": lambda: broker.flushall(),  # noqa: PLW0108 - redis-py leaves the method itself untyped
+        "redis": broker.flushall,
         "postgresql": lambda: embedded_postgres.restart("immediate"),
         "pause": lambda: (backfilld("pause", NAME, **urls), backfilld("resume", NAME, **urls)),
     }

@@ -56,15 +56,17 @@ def measure(stage: Stage, repetitions: int) -> Section:
     near: list[Walk] = []
     far: list[Walk] = []
     round_trips: list[float] = []
-    for _ in range(repetitions):
-        with stage.database(SCALE) as database:
-            near.append(_walk(stage, database, database.url))
-        with (
-            stage.database(SCALE) as database,
-            Delay(database.url, round_trip_seconds=ROUND_TRIP_SECONDS) as delay,
-        ):
-            round_trips.append(_round_trip_seconds(delay.url))
-            far.append(_walk(stage, database, delay.url))
+    for repetition in range(repetitions):
+        for is_far in (False, True) if repetition % 2 == 0 else (True, False):
+            with (
+                stage.database(SCALE) as database,
+                Delay(database.url, round_trip_seconds=ROUND_TRIP_SECONDS) as delay,
+            ):
+                if is_far:
+                    round_trips.append(_round_trip_seconds(delay.url))
+                    far.append(_walk(stage, database, delay.url))
+                else:
+                    near.append(_walk(stage, database, database.url))
     milliseconds = ROUND_TRIP_SECONDS * 1000
     return Section(
         name="busy",

@@ -31,6 +31,7 @@ SETTINGS = {
     "fsync": "on",  # what is measured is what a server does that keeps its data
     "shared_buffers": "1GB",  # all tables fit: the disk of the machine is not what is compared
     "max_wal_size": "16GB",  # no checkpoint within a measurement; each begins after one
+    "min_wal_size": "4GB",  # files of the last measurement's WAL are kept for the next, not made anew within it
     "checkpoint_timeout": "1h",
     "autovacuum": "off",  # it would come in the middle of some measurements and not of others
 }

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from fix_runs import expect
 from psycopg import sql
 
-from fix_runs import expect
 from migrations.postgres.connect import open_pool
 from migrations.states import Phase, State
 from producers import commands
@@ -170,7 +170,9 @@ def test_the_new_column_is_not_null_without_a_scan_under_an_exclusive_lock(engin
     run = engine.enqueue(ADD % ("true", "[]"))
     engine.drive(run, until=during(Phase.SWITCH))
     name = engine.value("SELECT current_database()")
-    engine.connection.execute(sql.SQL("ALTER DATABASE {} SET client_min_messages = debug1").format(sql.Identifier(name)))
+    engine.connection.execute(
+        sql.SQL("ALTER DATABASE {} SET client_min_messages = debug1").format(sql.Identifier(name))
+    )
     notices: list[str] = []
     with open_pool(engine.url, size=1) as pool:
         with pool.connection() as connection:
@@ -236,7 +238,9 @@ def test_from_the_constraint_on_the_application_cannot_write_null(engine: Engine
 def test_a_trigger_that_would_fire_after_ours_fails_the_run_and_leaves_nothing(engine: Engine, name: str) -> None:
     engine.execute("CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN new; END $$")
     engine.connection.execute(
-        sql.SQL("CREATE TRIGGER {} BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION late()").format(sql.Identifier(name))
+        sql.SQL("CREATE TRIGGER {} BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION late()").format(
+            sql.Identifier(name)
+        )
     )
     run = engine.enqueue(ADD % ("true", "[]"))
     now = engine.drive(run)
@@ -245,7 +249,9 @@ def test_a_trigger_that_would_fire_after_ours_fails_the_run_and_leaves_nothing(e
     assert name in now.error["message"]
     assert "Rename it" in now.error["message"]
     assert leftovers(engine) == []
-    assert engine.value("SELECT count(*) FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'shout'") == 0
+    assert (
+        engine.value("SELECT count(*) FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'shout'") == 0
+    )
 
     engine.connection.execute(sql.SQL("ALTER TRIGGER {} ON jobs RENAME TO early").format(sql.Identifier(name)))
     commands.resume(engine.connection, run, actor="ann")
@@ -289,7 +295,9 @@ DEFAULTS: dict[str, tuple[dict[str, object], str, bool]] = {
 def test_defaults(engine: Engine, case: str) -> None:
     also, rule, walks = DEFAULTS[case]
     add = {"table": "jobs", "column": {"name": "shout", "type": "text"}, **also}
-    run = engine.enqueue(json.dumps({"name": "d", "operations": [{"add_column": add}], "settings": {"approve": ["switch"]}}))
+    run = engine.enqueue(
+        json.dumps({"name": "d", "operations": [{"add_column": add}], "settings": {"approve": ["switch"]}})
+    )
     before = engine.value("SELECT pg_relation_filenode('jobs')")
     engine.drive(run, until=during(Phase.BACKFILL))
     engine.execute("INSERT INTO jobs (id, status) VALUES (100, 'while it runs')")
@@ -307,7 +315,9 @@ def test_defaults(engine: Engine, case: str) -> None:
     if "default" in also:
         engine.execute("INSERT INTO jobs (id, status) VALUES (102, 'after')")
         assert engine.value("SELECT shout IS NOT NULL FROM jobs WHERE id = 102")
-    not_null = engine.value("SELECT attnotnull FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'shout'")
+    not_null = engine.value(
+        "SELECT attnotnull FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'shout'"
+    )
     assert not_null is ("not_null" in also)
     assert leftovers(engine) == []
 
@@ -324,7 +334,10 @@ def test_a_run_enqueued_again_after_a_cancel_takes_the_column_over(engine: Engin
     assert leftovers(engine) == []
 
 
-@pytest.mark.parametrize("body", ["'$body$'", "'$body_$' || '$body$'", "status || ' -- no comment'", "'it''s; \" %s %% {} \\ '", "'a' -- a comment"])
+@pytest.mark.parametrize(
+    "body",
+    ["'$body$'", "'$body_$' || '$body$'", "status || ' -- no comment'", "'it''s; \" %s %% {} \\ '", "'a' -- a comment"],
+)
 def test_an_expression_is_taken_as_it_stands(engine: Engine, body: str) -> None:
     """By the batch, by the trigger and by verify."""
     add = {"table": "jobs", "column": {"name": "shout", "type": "text"}, "backfill": body, "not_null": True}
@@ -346,7 +359,10 @@ def test_the_application_needs_no_right_in_our_schema(engine: Engine, plain_role
         application.execute("UPDATE jobs SET status = 'mine' WHERE id = 5")
     expect(engine.drive(run), State.WAITING)
     assert wrong(engine) == 0
-    with psycopg.connect(plain_role_url, autocommit=True) as application, pytest.raises(psycopg.errors.InsufficientPrivilege):
+    with (
+        psycopg.connect(plain_role_url, autocommit=True) as application,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
         application.execute("SELECT FROM backfilld.quarantine")
     engine.connection.execute(sql.SQL("REVOKE ALL ON jobs FROM {}").format(sql.Identifier(str(role))))
 
@@ -360,7 +376,10 @@ def test_writers_meet_no_half_of_contract(engine: Engine) -> None:
         with engine.connect() as application:
             while not stop.is_set():
                 try:
-                    application.execute("INSERT INTO jobs (id, status) VALUES (%s, 'w') ON CONFLICT (id) DO UPDATE SET status = 'v'", [number])
+                    application.execute(
+                        "INSERT INTO jobs (id, status) VALUES (%s, 'w') ON CONFLICT (id) DO UPDATE SET status = 'v'",
+                        [number],
+                    )
                 except psycopg.errors.NotNullViolation:
                     return  # contract is over: the column is the application's to fill
                 except psycopg.Error as exc:

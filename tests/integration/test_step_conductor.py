@@ -7,8 +7,8 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-
 from fix_runs import expect
+
 from migrations.events import BatchRetried, PhaseEntered, StateChanged
 from migrations.messages import LaneMessage
 from migrations.postgres.connect import open_pool
@@ -92,7 +92,7 @@ def test_a_connection_cut_at_the_commit_of_every_step(
 @pytest.mark.parametrize("seed", range(3))
 def test_messages_in_any_order(engine: Engine, seed: int) -> None:
     run = engine.enqueue(EVERYTHING % "[]")
-    engine.drive(run, batch_rows=3, shuffle=random.Random(seed))  # noqa: S311 - a repeatable order, no secret
+    engine.drive(run, batch_rows=3, shuffle=random.Random(seed))
     assert_done_once(engine, run)
 
 
@@ -139,7 +139,10 @@ def test_a_phase_waits_for_approval_before_it_begins(engine: Engine, phase: Phas
     expect(now, State.WAITING)
     assert now.phase is phase
     if phase is Phase.EXPAND:
-        assert engine.value("SELECT count(*) FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'shout'") == 0
+        assert (
+            engine.value("SELECT count(*) FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'shout'")
+            == 0
+        )
     if phase is Phase.BACKFILL:
         assert not engine.lanes(run, "backfill")
     assert engine.due() == [], "nothing comes back by itself"
@@ -167,7 +170,9 @@ def test_a_paused_run_that_waited_for_approval_waits_again(engine: Engine) -> No
 
 
 def test_a_plain_backfill_has_nothing_to_approve(engine: Engine) -> None:
-    run = engine.enqueue('name: plain\noperations: [{backfill: {table: counters, set: {n: "n + 1"}}}]\nsettings: {approve: [contract, switch]}')
+    run = engine.enqueue(
+        'name: plain\noperations: [{backfill: {table: counters, set: {n: "n + 1"}}}]\nsettings: {approve: [contract, switch]}'
+    )
     expect(engine.drive(run), State.COMPLETED)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-
 from fix_runs import expect
+
 from migrations.events import LaneHeld, PaceSet
 from migrations.messages import LaneMessage
 from migrations.settings import Limit, Limits
@@ -28,7 +28,9 @@ ROWS = 80
 def run(engine: Engine) -> int:
     engine.execute("CREATE TABLE counters (id bigint PRIMARY KEY, n integer NOT NULL DEFAULT 0)")
     engine.execute("INSERT INTO counters (id) SELECT generate_series(1, %s)", ROWS)
-    return engine.enqueue('name: inc\noperations: [{backfill: {table: counters, set: {n: "n + 1"}}}]\nsettings: {lanes: 4}')
+    return engine.enqueue(
+        'name: inc\noperations: [{backfill: {table: counters, set: {n: "n + 1"}}}]\nsettings: {lanes: 4}'
+    )
 
 
 def untouched(engine: Engine) -> bool:
@@ -119,7 +121,7 @@ def test_no_more_batches_at_once_than_the_width(engine: Engine, run: int, width:
 
 def test_a_permit_cannot_be_leaked_by_a_crash(engine: Engine, run: int) -> None:
     lane = engine.drive_to_lanes(run)[0]
-    with pytest.raises(psycopg.OperationalError), engine.connect() as other, other.transaction():
+    with pytest.raises(psycopg.OperationalError), engine.connect() as other, other.transaction():  # noqa: PT012 - it ends at its COMMIT
         other.execute(pace.TAKE_PERMIT)
         engine.set_pace(width=1)
         engine.runner().advance(engine.message(run, lane.lane))

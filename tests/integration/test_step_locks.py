@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import psycopg
 import pytest
-
 from fix_runs import expect
+
 from migrations.events import BatchRetried
 from migrations.states import Phase, State
 from worker.claim import LOCK_TIMEOUT_SECONDS
@@ -50,7 +50,7 @@ class Application(threading.Thread):
                 self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
                 self.statements += 1
 
-    def __enter__(self) -> Application:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

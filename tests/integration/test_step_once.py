@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-
 from fix_runs import expect
+
 from migrations.events import BatchCommitted, BatchRetried, CommitUnknown, LanesWoken, MessageDropped, SendFailed
 from migrations.postgres.connect import open_pool
 from migrations.states import Phase, State
@@ -69,7 +69,7 @@ def test_every_row_is_visited_once(engine: Engine) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_messages_that_are_lost_doubled_and_late_change_nothing(engine: Engine, seed: int) -> None:
     run = start(engine, lanes=3)
-    chance = random.Random(seed)  # noqa: S311 - a repeatable choice, no secret
+    chance = random.Random(seed)
     late: list[LaneMessage] = []
     for _ in range(1000):
         if engine.run(run).state is State.COMPLETED:

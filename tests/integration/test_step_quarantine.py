@@ -1,18 +1,20 @@
 """Rows that cannot be converted: set aside with their key and their error, while the rest go on."""
 
 from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 import pytest
-
 from fix_runs import expect
+
 from migrations.events import BatchRetried, RowQuarantined, StateChanged
-from migrations.model import Key
 from migrations.states import Phase, State
 from producers import commands
 
 if TYPE_CHECKING:
     from fix_runs import Engine
+
+    from migrations.model import Key
 
 ROWS = 100
 
@@ -40,7 +42,9 @@ def keys(engine: Engine, run: int) -> dict[Key, str]:
 
 
 def right(engine: Engine) -> int:
-    return int(engine.value("SELECT count(*) FROM jobs WHERE number = CASE WHEN total ~ '^[0-9]+$' THEN total::integer END"))
+    return int(
+        engine.value("SELECT count(*) FROM jobs WHERE number = CASE WHEN total ~ '^[0-9]+$' THEN total::integer END")
+    )
 
 
 #: How a row of the middle of a batch is spoilt, by which SQLSTATE it is known, and how it is mended.
@@ -61,29 +65,37 @@ POISONS = {
         "DELETE FROM jobs WHERE id < 0",
     ),
     "a trigger that raises": (
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'not this one'; END $$; "
-        "CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW WHEN (old.id IN (37, 38, 80)) EXECUTE FUNCTION refuse()",
+        (
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'not this one'; END $$; "
+            "CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW WHEN (old.id IN (37, 38, 80)) EXECUTE FUNCTION refuse()"
+        ),
         "P0001",
         "DROP TRIGGER refuse ON jobs",
     ),
     "a deferred constraint": (
-        "CREATE TABLE others (number integer PRIMARY KEY); "
-        "INSERT INTO others SELECT n FROM generate_series(1, 100) n WHERE n NOT IN (37, 38, 80); "
-        "ALTER TABLE jobs ADD FOREIGN KEY (number) REFERENCES others DEFERRABLE INITIALLY DEFERRED",
+        (
+            "CREATE TABLE others (number integer PRIMARY KEY); "
+            "INSERT INTO others SELECT n FROM generate_series(1, 100) n WHERE n NOT IN (37, 38, 80); "
+            "ALTER TABLE jobs ADD FOREIGN KEY (number) REFERENCES others DEFERRABLE INITIALLY DEFERRED"
+        ),
         "23503",
         "INSERT INTO others VALUES (37), (38), (80)",
     ),
     "a subselect that gives two rows": (
-        "CREATE TABLE totals (id bigint, total text); INSERT INTO totals SELECT id, total FROM jobs; "
-        "INSERT INTO totals SELECT id, total FROM jobs WHERE id IN (37, 38, 80)",
+        (
+            "CREATE TABLE totals (id bigint, total text); INSERT INTO totals SELECT id, total FROM jobs; "
+            "INSERT INTO totals SELECT id, total FROM jobs WHERE id IN (37, 38, 80)"
+        ),
         "21000",
         "DELETE FROM totals a USING totals b WHERE a.id = b.id AND a.ctid > b.ctid",
     ),
     "a value too long for its index": (
-        "ALTER TABLE jobs ALTER number TYPE text; CREATE INDEX ON jobs (number); "
-        "UPDATE jobs SET total = (SELECT string_agg(md5(n::text || jobs.id::text), '') FROM generate_series(1, 500) n) "
-        "WHERE id IN (37, 38, 80)",
+        (
+            "ALTER TABLE jobs ALTER number TYPE text; CREATE INDEX ON jobs (number); "
+            "UPDATE jobs SET total = (SELECT string_agg(md5(n::text || jobs.id::text), '') FROM generate_series(1, 500) n) "
+            "WHERE id IN (37, 38, 80)"
+        ),
         "54000",
         "UPDATE jobs SET total = id WHERE id IN (37, 38, 80)",
     ),
@@ -113,7 +125,9 @@ def test_poisoned_rows_are_set_aside_and_the_others_converted(engine: Engine, po
     assert now.verified_at is None
     assert keys(engine, run) == {("37",): sqlstate, ("38",): sqlstate, ("80",): sqlstate}
     assert all(row.error and row.relation == "jobs" for row in engine.quarantined(run))
-    converted = engine.value("SELECT count(*) FROM jobs WHERE id > 0 AND id NOT IN (37, 38, 80) AND number::text = total")
+    converted = engine.value(
+        "SELECT count(*) FROM jobs WHERE id > 0 AND id NOT IN (37, 38, 80) AND number::text = total"
+    )
     assert converted == ROWS - 3
     assert engine.value("SELECT count(*) FROM jobs WHERE id IN (37, 38, 80) AND number IS NULL") == 3
 
@@ -175,7 +189,9 @@ def test_a_row_that_is_gone_by_the_time_of_the_retry_is_forgotten(engine: Engine
 
 
 def test_a_retried_row_of_a_walk_that_cannot_be_repeated_is_changed_once(engine: Engine) -> None:
-    engine.execute("CREATE TABLE counters (id bigint PRIMARY KEY, n integer NOT NULL DEFAULT 0 CHECK (id <> 5 OR n = 0))")
+    engine.execute(
+        "CREATE TABLE counters (id bigint PRIMARY KEY, n integer NOT NULL DEFAULT 0 CHECK (id <> 5 OR n = 0))"
+    )
     engine.execute("INSERT INTO counters SELECT generate_series(1, 20)")
     run = engine.enqueue('name: increment\noperations: [{backfill: {table: counters, set: {n: "n + 1"}}}]')
     expect(engine.drive(run), State.PAUSED)

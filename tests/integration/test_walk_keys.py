@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from fix_runs import expect
 from psycopg import sql
 
-from fix_runs import expect
 from migrations.events import BatchCommitted
 from migrations.states import State
 from producers import commands
@@ -181,7 +181,9 @@ def test_a_quarantined_row_is_known_by_its_key(engine: Engine, case: str) -> Non
     engine.execute(f"INSERT INTO t ({keyed.key}) {keyed.rows}")
     engine.execute("ALTER TABLE t ADD CHECK (n = 0 OR ok)")
     rows = engine.value("SELECT count(*) FROM t")
-    run = engine.enqueue('name: q\noperations: [{backfill: {table: t, set: {n: "1"}}}]\nsettings: {max_quarantined: 1000}')
+    run = engine.enqueue(
+        'name: q\noperations: [{backfill: {table: t, set: {n: "1"}}}]\nsettings: {max_quarantined: 1000}'
+    )
     expect(engine.drive(run, batch_rows=30), State.PAUSED)
     assert len(engine.quarantined(run)) == rows
 

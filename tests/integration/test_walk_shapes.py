@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
-
 from fix_runs import expect
+
+from migrations.definition import TableName
 from migrations.events import BatchCommitted
+from migrations.facts import KeyColumn
 from migrations.model import Bounds
 from migrations.states import Phase, State
 from migrations.walks.keys import SAMPLE_ROWS, KeyWalk, split
-from migrations.facts import KeyColumn
-from migrations.definition import TableName
 from producers import commands
 from worker.conductor import MAX_PASSES
 
@@ -175,7 +176,9 @@ def test_several_operations_on_one_table_and_on_others(engine: Engine) -> None:
     now = engine.drive(run, batch_rows=9)
     expect(now, State.COMPLETED)
     assert engine.execute("SELECT DISTINCT n FROM counters") == [{"n": 1}]
-    assert engine.value("SELECT count(*) FROM jobs WHERE a = status || id AND b = upper(status) AND slug = 'open'") == 40
+    assert (
+        engine.value("SELECT count(*) FROM jobs WHERE a = status || id AND b = upper(status) AND slug = 'open'") == 40
+    )
 
 
 def test_a_batch_takes_as_many_rows_as_its_lane_says(engine: Engine) -> None:
@@ -231,4 +234,4 @@ def assert_tiled(slices: list[Bounds], *, last: str | None) -> None:
         return
     assert slices[0].after is None
     assert slices[-1].upto == (last,)
-    assert all(before.upto == after.after for before, after in zip(slices, slices[1:], strict=False))
+    assert all(before.upto == after.after for before, after in itertools.pairwise(slices))

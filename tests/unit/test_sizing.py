@@ -44,7 +44,7 @@ def test_it_finds_the_size_that_takes_the_target(seconds_per_row: float, target:
     """From one row up or from the most down, against a table whose rows all cost the same."""
     wanted = min(max(target / seconds_per_row, LEAST_ROWS), MOST_ROWS)
     for first in (LEAST_ROWS, MOST_ROWS):
-        rows, recent = first, []
+        rows, recent = first, list[Timing]()
         for _ in range(60):
             recent = [*recent, timing(rows, rows * seconds_per_row)][-REMEMBERED:]
             rows = next_rows(rows, recent, target_seconds=target)
