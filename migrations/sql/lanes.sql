@@ -95,12 +95,19 @@ FROM backfilld.lanes WHERE run = %(run)s::bigint AND pass = %(pass)s::integer AN
 -- name: due_lanes
 -- Lanes that should be working and that no message is on its way to, or none that arrived within `grace_seconds`. A lane
 -- that is being worked on is locked and skipped, so the grace only has to cover the wait in the queue.
+-- A conductor sleeps only while lanes work. One that sleeps without any missed its wake-up: `wake_run` skips a lane that a late
+-- message looks at in that very moment.
 WITH due AS (
     SELECT l.run, l.lane
     FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
     WHERE l.done_at IS NULL
       AND r.state IN ('queued', 'running')
-      AND l.next_run_at <= clock_timestamp()
+      AND (l.next_run_at <= clock_timestamp()
+           OR l.kind = 'conductor' AND l.next_run_at IS NULL
+              AND NOT EXISTS (SELECT FROM backfilld.lanes w
+                              WHERE w.run = l.run AND w.done_at IS NULL AND w.pass = r.pass
+                                AND (r.phase = 'backfill' AND w.kind IN ('backfill', 'retry')
+                                     OR r.phase = 'verify' AND w.kind = 'verify')))
       AND (l.enqueued_at IS NULL OR l.enqueued_at < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8))
       AND (l.kind = 'conductor'
            OR l.pass = r.pass AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry')

@@ -350,13 +350,17 @@ def test_an_expression_is_taken_as_it_stands(engine: Engine, body: str) -> None:
 
 
 def test_the_application_needs_no_right_in_our_schema(engine: Engine, plain_role_url: str) -> None:
+    """Nor in the tables that the expression reads: the trigger reads them as the role of the run."""
     role = psycopg.conninfo.conninfo_to_dict(plain_role_url)["user"]
     engine.connection.execute(sql.SQL("GRANT SELECT, INSERT, UPDATE ON jobs TO {}").format(sql.Identifier(str(role))))
-    run = engine.enqueue(ADD % ("true", "[contract]"))
+    engine.execute("CREATE TABLE suffixes AS SELECT ''::text AS suffix")
+    text = ADD.replace("upper(status)", "upper(status) || (SELECT s.suffix FROM public.suffixes s)")
+    run = engine.enqueue(text % ("true", "[contract]"))
     engine.drive(run, until=during(Phase.BACKFILL))
     with psycopg.connect(plain_role_url, autocommit=True) as application:
         application.execute("INSERT INTO jobs VALUES (100, 'new')")
         application.execute("UPDATE jobs SET status = 'mine' WHERE id = 5")
+    assert engine.value("SELECT count(*) FROM jobs WHERE id IN (5, 100) AND shout = upper(status)") == 2
     expect(engine.drive(run), State.WAITING)
     assert wrong(engine) == 0
     with (
@@ -365,6 +369,31 @@ def test_the_application_needs_no_right_in_our_schema(engine: Engine, plain_role
     ):
         application.execute("SELECT FROM backfilld.quarantine")
     engine.connection.execute(sql.SQL("REVOKE ALL ON jobs FROM {}").format(sql.Identifier(str(role))))
+
+
+def test_an_expression_means_the_same_whoever_evaluates_it(engine: Engine) -> None:
+    """Batch, trigger and verify, in a database and for an application with settings of their own."""
+    name = engine.value("SELECT current_database()")
+    for setting in (
+        "TimeZone = 'Asia/Tokyo'",
+        "DateStyle = 'ISO, DMY'",
+        "IntervalStyle = 'iso_8601'",
+        "extra_float_digits = -5",
+    ):
+        engine.connection.execute(f'ALTER DATABASE "{name}" SET {setting}'.encode())
+    engine.execute("ALTER TABLE jobs ADD at timestamptz, ADD gone interval, ADD f float8")
+    engine.execute("UPDATE jobs SET at = timestamptz '2024-05-06 22:00+00', gone = '1 day 2 hours', f = 1.0 / 3")
+    text = "concat_ws(' ', at::text, at::date::text, gone::text, f::text)"
+    add = {"table": "jobs", "column": {"name": "told", "type": "text"}, "backfill": text, "not_null": True}
+    run = engine.enqueue(json.dumps({"name": "x", "operations": [{"add_column": add}], "settings": {"approve": []}}))
+    engine.drive(run, batch_rows=10, until=during(Phase.VERIFY))
+    with engine.connect() as application:
+        application.execute("SET TimeZone = 'America/Lima'; SET DateStyle = 'German'")
+        application.execute("UPDATE jobs SET status = 'x' WHERE id < 10")
+    expect(engine.drive(run, batch_rows=10), State.COMPLETED)
+    assert engine.run(run).pass_ == 1, "verify agreed with the trigger and the batch"
+    wanted = "2024-05-06 22:00:00+00 2024-05-06 1 day 02:00:00 0.3333333333333333"
+    assert engine.execute("SELECT DISTINCT told FROM jobs") == [{"told": wanted}]
 
 
 def test_writers_meet_no_half_of_contract(engine: Engine) -> None:

@@ -71,6 +71,14 @@ def test_every_step_by_another_process_with_its_messages_lost(engine: Engine) ->
     assert [event.state for event in engine.told(StateChanged)] == [State.RUNNING, State.COMPLETED]
 
 
+def test_a_run_goes_through_on_its_messages_alone(engine: Engine) -> None:
+    """No reconciler is needed when nothing is lost: each step sends what follows it, the last lane's the conductor."""
+    run = engine.enqueue(EVERYTHING % "[]")
+    while engine.sent:
+        engine.step()
+    assert_done_once(engine, run)
+
+
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_connection_cut_at_the_commit_of_every_step(
     engine: Engine, proxy: Callable[[str], Proxy], *, committed: bool
@@ -89,7 +97,7 @@ def test_a_connection_cut_at_the_commit_of_every_step(
     assert_done_once(engine, run)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_messages_in_any_order(engine: Engine, seed: int) -> None:
     run = engine.enqueue(EVERYTHING % "[]")
     engine.drive(run, batch_rows=3, shuffle=random.Random(seed))

@@ -237,6 +237,26 @@ def test_a_pause_is_undone_before_it_was_complete(engine: Engine, run: int) -> N
     assert counted(engine) == {1: ROWS}
 
 
+def test_a_resume_that_meets_the_conductor_locked_is_not_lost(engine: Engine) -> None:
+    """A late message looks at lane 0 in the very moment of the resume, sees a paused run, and leaves."""
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, total text, n integer)")
+    engine.execute("INSERT INTO jobs VALUES (1, 'abc')")
+    run = engine.enqueue('name: m\noperations: [{backfill: {table: jobs, set: {n: "total::integer"}}}]')
+    expect(engine.drive(run), State.PAUSED)
+    engine.execute("DELETE FROM backfilld.quarantine")
+    with engine.connect() as late, late.transaction():
+        late.execute("SELECT FROM backfilld.lanes WHERE run = %s AND lane = 0 FOR UPDATE", [run])
+        commands.resume(engine.connection, run, actor="ann")
+    expect(engine.run(run), State.RUNNING)
+    assert [message.lane for message in engine.due()] == [0]
+    expect(engine.drive(run), State.COMPLETED)
+
+
+def test_a_conductor_that_waits_for_lanes_is_left_asleep(engine: Engine, run: int) -> None:
+    lanes = engine.drive_to_lanes(run)
+    assert sorted(message.lane for message in engine.due()) == [lane.lane for lane in lanes]
+
+
 def test_a_pause_turns_into_a_cancel(engine: Engine, run: int) -> None:
     engine.drive_to_lanes(run)
     commands.pause(engine.connection, run, actor="ann")

@@ -159,6 +159,8 @@ def test_a_batch_that_takes_too_long_becomes_a_tenth(engine: Engine) -> None:
 
 def test_the_settings_of_a_batch_are_its_own(engine: Engine) -> None:
     """Every limit is there while a batch runs, and none is left on the connection afterwards."""
+    name = engine.value("SELECT current_database()")
+    engine.execute(f"ALTER DATABASE \"{name}\" SET TimeZone = 'Asia/Tokyo'")
     engine.execute(
         "CREATE TABLE seen (name text, value text);"
         "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "

@@ -66,7 +66,7 @@ def test_every_row_is_visited_once(engine: Engine) -> None:
     assert_once(engine, engine.drive(run, batch_rows=7).run)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_messages_that_are_lost_doubled_and_late_change_nothing(engine: Engine, seed: int) -> None:
     run = start(engine, lanes=3)
     chance = random.Random(seed)
@@ -104,7 +104,6 @@ def test_a_stale_message_does_nothing(engine: Engine) -> None:
 
 
 def test_the_same_message_in_two_threads_at_once_is_done_once(engine: Engine) -> None:
-    """A lock on a row of the batch keeps the first step in flight until the second has arrived."""
     run = start(engine, lanes=1)
     (lane,) = engine.drive_to_lanes(run)
     engine.execute("UPDATE backfilld.lanes SET batch_rows = 10 WHERE lane = %s", lane.lane)
