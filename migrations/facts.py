@@ -43,6 +43,8 @@ class Facts:
     repeatable: bool = True
     #: Why not, in words for people; empty when repeatable.
     once_because: str = ""
+    #: The condition reads a column that is set, so that it can be false for a row that is done.
+    condition_may_end: bool = False
     #: The column is there already, left by a cancelled run of the same name.
     adopts: bool = False
     #: Adding the column with its default fills every row at once, without a rewrite.

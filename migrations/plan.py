@@ -112,7 +112,7 @@ def _phase(migration: Migration, operations: tuple[Operation, ...], phase: Phase
                     sql=text, lock="ROW EXCLUSIVE", note="row locks for about batch_seconds; walked by " + key
                 )
             )
-        elif phase is Phase.VERIFY and rewrite.verifiable:
+        elif phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
             text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
             statements.insert(
                 0,

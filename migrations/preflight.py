@@ -248,9 +248,11 @@ def _examine_backfill(found: Examination, place: str, table: Table, operation: B
         targets.append(
             Target(column=name, type=column.type, as_text=column.nondeterministic or not trial.has_equality(name))
         )
+    condition_may_end = False
     if operation.where is not None:
         analysis = trial.analyse(operation.where, what="where", type_="boolean")
         _check_reads(found, place, analysis)
+        condition_may_end = bool(analysis.reads & set(operation.assignments))
         # A condition over the clock is asked anew for each batch, but does not change what is written.
     trial.check_update(operation.assignments, operation.where)
     once = _once_because(
@@ -258,11 +260,21 @@ def _examine_backfill(found: Examination, place: str, table: Table, operation: B
         reads & set(operation.assignments),
     )
     if once:
-        found.warn(
-            f"{place}: each row that is there at the start is visited exactly once, because the expression {once}; "
-            "rows added later are not touched"
+        later = (
+            "rows that meet the condition later are walked too, unless a row that was changed still meets it"
+            if condition_may_end
+            else "rows added later are not touched"
         )
-    return Facts(relation=str(table.name), targets=tuple(targets), repeatable=not once, once_because=once)
+        found.warn(
+            f"{place}: each row that is there at the start is visited exactly once, because the expression {once}; {later}"
+        )
+    return Facts(
+        relation=str(table.name),
+        targets=tuple(targets),
+        repeatable=not once,
+        once_because=once,
+        condition_may_end=condition_may_end,
+    )
 
 
 def _check_reads(found: Examination, place: str, analysis: Analysis) -> None:

@@ -36,6 +36,8 @@ class Tally:
 
     walked: int = 0
     changed: int = 0
+    #: For a verifying batch, rows that need work; for another, changed rows that still meet the user's condition, where
+    #: it was asked.
     residual: int = 0
     quarantined: int = 0
     #: SQLSTATEs of the rows that were set aside.
@@ -148,7 +150,15 @@ class Batch:
             residual = self._count_residual(condition, parameters, carefully=carefully)
             nulls = self._tell_nulls_apart(condition, parameters, carefully=carefully) if residual else 0
             return Tally(residual=residual - nulls, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls)
-        return Tally(changed=self._connection.execute(self._update(condition), parameters).rowcount)
+        still = self._work.rewrite.condition_tells
+        if still is None:
+            return Tally(changed=self._connection.execute(self._update(condition), parameters).rowcount)
+        query = sql.SQL(
+            "WITH changed AS ({} RETURNING {} AS still) "
+            "SELECT count(*) AS changed, count(*) FILTER (WHERE still) AS residual FROM changed"
+        ).format(self._update(condition), still)
+        row = self._connection.execute(query, parameters).fetchone() or {}
+        return Tally(changed=row["changed"], residual=row["residual"])
 
     def _halve(self, bounds: Bounds) -> Tally:
         try:

@@ -79,7 +79,8 @@ def take(
         claimed = connection.execute(lanes.CLAIM, {"run": lane.run, "lane": lane.lane, "seq": lane.seq})
         # Read after the lock is held, so that a wish written before it cannot be missed.
         stands = connection.execute(runs.STANDING, {"run": lane.run})
-        permit = connection.execute(pace.TAKE_PERMIT)
+        # The conductor does no batches: a VALIDATE that takes an hour must not keep other runs from working.
+        permit = connection.execute(pace.TAKE_PERMIT) if lane.kind != "conductor" else None
         end = connection.cursor(row_factory=tuple_row).execute(*bound) if bound else None
     held, now = claimed.fetchone(), stands.fetchone()
     if held is None or now is None:
@@ -89,7 +90,7 @@ def take(
         return Drop(stale=False)
     if reason := stale(standing.age_seconds) or standing.hold_reason:
         return Wait(reason=reason, seconds=1.0)
-    if lane.kind != "conductor" and permit.fetchone() is None:
+    if permit is not None and permit.fetchone() is None:
         return Wait(reason=f"all {standing.width} permits are taken", seconds=0.25)
     return Claimed(lane=Lane.from_row(held), standing=standing, end=end.fetchone() if end else None)
 

@@ -200,15 +200,13 @@ class Conductor:
 
     def _make_verify_lanes(self, pass_: int) -> None:
         """The slices of the first walk, the last of them open-ended: rows added since are looked at too."""
-        walked = [
-            lane
-            for lane in lanes.of_run(self._connection, self._run.run)
-            if lane.kind == "backfill" and lane.pass_ == 1
-        ]
+        walked = [lane for lane in lanes.of_run(self._connection, self._run.run) if lane.kind == "backfill"]
         for work in self._works:
-            if not work.rewrite.verifiable:
+            own = [lane for lane in walked if lane.operation == work.number]
+            condition_ended = work.rewrite.condition_tells is not None and not any(lane.rows_residual for lane in own)
+            if not (work.rewrite.verifiable or condition_ended):
                 continue
-            slices = [lane.bounds for lane in walked if lane.operation == work.number] or [Bounds()]
+            slices = [lane.bounds for lane in own if lane.pass_ == 1] or [Bounds()]
             slices[-1] = Bounds(after=slices[-1].after)
             for bounds in slices:
                 self._insert(work, "verify", bounds, pass_=pass_)

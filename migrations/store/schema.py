@@ -32,6 +32,7 @@ def version(connection: Connection) -> int:
 
 def check(connection: Connection) -> None:
     """Refuse a database whose control schema this program does not know. Raises Refused."""
+    check_dates(connection)
     found = version(connection)
     if found > newest():
         raise Refused(
@@ -40,6 +41,21 @@ def check(connection: Connection) -> None:
                     "schema_version",
                     f"the schema backfilld in the database has version {found}, and this program knows {newest()}",
                     "Use the release that made it, or a newer one",
+                )
+            ]
+        )
+
+
+def check_dates(connection: Connection) -> None:
+    """Refuse dates in another notation than ISO, in which our own timestamps could not be read. Raises Refused."""
+    row = connection.execute("SELECT current_setting('DateStyle') AS style, current_user::text AS role").fetchone()
+    if row and not row["style"].startswith("ISO"):
+        raise Refused(
+            [
+                Finding(
+                    "date_style",
+                    f"the DateStyle of this role is {row['style']}",
+                    f"ALTER ROLE {row['role']} SET DateStyle = 'ISO, MDY' (the application's own roles may keep theirs)",
                 )
             ]
         )

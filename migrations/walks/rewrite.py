@@ -75,6 +75,16 @@ class Rewrite:
         """Whether a look at a row tells that it is done."""
         return self.facts.repeatable or self.fills_null
 
+    @property
+    def condition_tells(self) -> sql.Composed | None:
+        """The user's condition, where it alone can tell that a row is done: to be asked of every row that was changed.
+
+        If it is false for all of them, rows that meet it need work, and can be verified and walked again by it.
+        """
+        if self.verifiable or self.where is None or not self.facts.condition_may_end:
+            return None
+        return expression(self.where)
+
     def _column(self, target: Target) -> sql.SQL:
         # Qualified by the table's bare name: that is how the expression sees it, and an output column cannot shadow it.
         return sendable(sql.Identifier(self.table.name, target.column))
