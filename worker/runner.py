@@ -33,7 +33,7 @@ from migrations.model import Bounds, Lane, Timing
 from migrations.operations import bind
 from migrations.postgres import catalog
 from migrations.postgres.outcomes import classify, in_words, ran_out_of_time
-from migrations.states import State, allowed
+from migrations.states import STOPPING, State, allowed
 from migrations.store import lanes, runs
 from migrations.walks.sizing import REMEMBERED, next_rows, smaller
 from worker import claim
@@ -274,6 +274,10 @@ class Runner:
             return self._look_what_became_of(lane, exc)
         if error_class == "fatal" or (error_class == "data" and lane.kind == "conductor"):
             return self._fail(connection, lane, in_words(exc), sqlstate=exc.sqlstate)
+        if ran_out_of_time(exc) and runs.standing(connection, lane.run).state in STOPPING:
+            # Cancelled because somebody said stop, not because the batch was too large.
+            self._postpone(connection, lane, delay_seconds=0.0)
+            return Left()
         delay = _backoff_seconds(lane.attempts)
         message = in_words(exc)
         if lane.kind == "conductor" and isinstance(exc, psycopg.errors.LockNotAvailable):
