@@ -69,7 +69,8 @@ class Daemon:
         self._written = log.open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "worker.app", "--processes", str(processes), "--threads", str(threads)],
-            env=environment(database_url, redis_url),
+            # One that is killed leaves its folder of metrics behind; here it goes with the test's own.
+            env=environment(database_url, redis_url) | {"TMPDIR": str(log.parent)},
             stdin=subprocess.DEVNULL,
             stdout=self._written,
             stderr=self._written,
