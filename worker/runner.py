@@ -213,11 +213,11 @@ class Runner:
             if lane.kind == "verify" and tally.residual:
                 batch.add_residual_lane(reach)
         seconds = time.monotonic() - began
+        # What the rows cost decides the next batch; a repeated, halved one says nothing about it.
         recent = (*lane.recent, Timing(rows=tally.walked, seconds=seconds, at=time.time()))[-REMEMBERED:]
         rows = next_rows(lane.batch_rows, recent, target_seconds=standing.settings.batch_seconds)
         began = time.monotonic()
         with connection.pipeline():
-            # What the rows cost decides the next batch; a repeated, halved one says nothing about it.
             advanced = connection.execute(
                 *lanes.advance_query(
                     lane,

@@ -91,9 +91,9 @@ class Rewrite:
 
     def _differs(self, one: Assignment) -> sql.Composed:
         # The explicit cast gives the value the column would hold; where it would not fit, the assignment fails and says so.
-        value = sql.SQL("CAST({} AS {})").format(
-            expression(one.expression), sendable(sql.SQL(one.target.type))
-        )  # from format_type
+        # The type's text is format_type's own.
+        type_ = sendable(sql.SQL(one.target.type))
+        value = sql.SQL("CAST({} AS {})").format(expression(one.expression), type_)
         if one.target.as_text:
             return sql.SQL('{}::text COLLATE "C" IS DISTINCT FROM {}::text COLLATE "C"').format(
                 self._column(one.target), value
