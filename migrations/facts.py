@@ -43,6 +43,8 @@ class Facts:
     repeatable: bool = True
     #: Why not, in words for people; empty when repeatable.
     once_because: str = ""
+    #: Why the table has to be walked by its key, in words for people; empty when it may be walked by pages.
+    keys_because: str = ""
     #: The condition reads a column that is set, so that it can be false for a row that is done.
     condition_may_end: bool = False
     #: The column is there already, left by a cancelled run of the same name.
@@ -57,6 +59,7 @@ class Facts:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         return cls(
             **{
+                "keys_because": "it was enqueued by an earlier release",
                 **value,
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),

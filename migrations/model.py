@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from migrations.definition import Migration, RunSettings
@@ -40,7 +40,8 @@ class Run:
     residual_rows: int | None
     verified_at: datetime | None
     error: Mapping[str, Any] | None
-    hot_baseline: Mapping[str, Any] | None
+    #: Sizes of the tables that are walked, in bytes, before the walk and after it.
+    space: Mapping[str, Any] | None
     requested_by: str
     created_at: datetime
     updated_at: datetime
@@ -85,6 +86,32 @@ class Bounds:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """The pages a lane walks: from `first` up to before `last` (None: to the end) of one file of the table.
+
+    What belongs to the table and not to the lane's progress is here as well, so that a batch needs no look at the table.
+    """
+
+    first: int
+    last: int | None
+    #: `pg_relation_filenode`: another one means that the table was rewritten, and pages are not where they were.
+    filenode: int
+    #: About how many rows a page holds.
+    rows_per_page: float
+    #: In how many rounds a page is rewritten, to begin with.
+    stripes: int = 1
+    #: How many pages are gone round together.
+    group_pages: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(**value)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timing:
     """One past batch: how many rows it walked, how long its statements took, and when it ended (Unix time)."""
 
@@ -103,8 +130,8 @@ class Lane:
     operation: int | None
     pass_: int
     relation: str | None
-    bounds: Bounds
-    #: The last key that is done; for the conductor, the step of the phase it is in.
+    bounds: Bounds | Stretch
+    #: The last key that is done, or the place among the pages; for the conductor, the step of the phase it is in.
     cursor: Any
     seq: int
     batch_rows: int
@@ -112,6 +139,8 @@ class Lane:
     rows_walked: int
     rows_changed: int
     rows_residual: int
+    #: About how many rows the lane will have walked at its end; None when nobody knows.
+    rows_expected: int | None
     batches_committed: int
     batches_retried: int
     attempts: int
@@ -129,14 +158,18 @@ class Lane:
         return cls(
             **{field.name: row[field.name] for field in fields(cls) if field.name not in parsed},
             pass_=row["pass"],
-            bounds=Bounds.from_json(row["bounds"]),
+            bounds=_bounds(row["bounds"]),
             recent=tuple(Timing(rows=rows, seconds=seconds, at=at) for rows, seconds, at in row["recent"]),
         )
 
     @property
-    def position(self) -> Key | None:
-        """The key to go on after."""
-        return tuple(self.cursor) if self.cursor is not None else self.bounds.after
+    def rows_left(self) -> int:
+        """About how many rows the lane has still before it; 0 when nobody knows."""
+        return max((self.rows_expected or 0) - self.rows_walked, 0)
+
+
+def _bounds(value: Mapping[str, Any]) -> Bounds | Stretch:
+    return Stretch.from_json(value) if "first" in value else Bounds.from_json(value)
 
 
 @dataclass(frozen=True, kw_only=True)

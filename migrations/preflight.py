@@ -18,7 +18,7 @@ from migrations.postgres.expressions import Analysis, Complaint, Probe, probe
 
 if TYPE_CHECKING:
     from migrations.definition import AddColumn, Backfill, Migration, Operation
-    from migrations.postgres.catalog import Backend, Table
+    from migrations.postgres.catalog import Backend, Leaf, Table
     from migrations.postgres.connect import Connection
 
 #: Page-wise TID range scans and CREATE OR REPLACE TRIGGER came with 14.
@@ -109,7 +109,17 @@ def _examine_operation(connection: Connection, found: Examination, migration: Mi
         found.findings.append(complaint.finding(place))
         return nothing
     _tell_of_surroundings(found, table, operation)
-    return _with_key(found, place, table, facts) if _moves_data(operation, facts) else facts
+    if not _moves_data(operation, facts):
+        return facts
+    facts = _with_key(found, place, table, facts)
+    because = _keys_because(connection, table, facts)
+    if because and migration.settings.walk == "pages":
+        found.refuse(
+            "walk",
+            f"{place}: {table.name} cannot be walked by pages, because {because}",
+            "Remove `walk: pages` from the settings; it is walked by key then",
+        )
+    return replace(facts, keys_because=because)
 
 
 def _find_table(connection: Connection, found: Examination, place: str, name: TableName) -> Table | None:
@@ -316,6 +326,30 @@ def _with_key(found: Examination, place: str, table: Table, facts: Facts) -> Fac
         )
         return facts
     return replace(facts, key=table.keys[0].columns)
+
+
+def _keys_because(connection: Connection, table: Table, facts: Facts) -> str:
+    """Why a table cannot be walked by pages; empty when it can."""
+    if facts.once_because:
+        return f"the expression {facts.once_because}, and a row that moves to another page would be met twice or never"
+    because = [reason for leaf in catalog.leaves(connection, table) if (reason := _not_by_pages(leaf))]
+    deciding = catalog.partition_columns(connection, table)
+    moving = sorted({target.column for target in facts.targets} & {name for name in deciding if name is not None})
+    if moving:
+        because.append(f"{', '.join(moving)} decides in which partition a row is")
+    if None in deciding:
+        because.append("an expression decides in which partition a row is")
+    return because[0] if because else ""
+
+
+def _not_by_pages(leaf: Leaf) -> str:
+    if leaf.kind == "f":
+        return f"{leaf.name} is a foreign table"
+    if not leaf.heap:
+        return f"{leaf.name} is not stored as PostgreSQL's heap"
+    if leaf.row_security_active:
+        return f"row security is active on {leaf.name} itself"
+    return "" if leaf.may_update else f"this role may not read and update {leaf.name} itself"
 
 
 def _tell_of_surroundings(found: Examination, table: Table, operation: Operation) -> None:

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from migrations.operations import bind
 from migrations.settings import TARGET
 from migrations.sql import queries
 from migrations.states import ACTIVE, ENDED, RESTING, Phase, State, Wish
 from migrations.store import pace as pace_store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from migrations.model import Pace, Row, Run
     from migrations.postgres.connect import Connection
@@ -61,7 +60,7 @@ class Progress:
     quarantined: int
     #: `{lane?, class, sqlstate, message, …}`; the run's own error first. Any: JSON for people.
     errors: tuple[dict[str, Any], ...]
-    #: Of the updates since the run began, the share that touched no index; None when unknown.
+    #: Of the rows that were changed, the share that touched no index (HOT updates); None when unknown.
     hot_update_ratio: float | None
     created_at: datetime
     #: When the run last changed its state or moved.
@@ -110,26 +109,20 @@ def read(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
         pace = pace_store.read(connection)
         # A list of a hundred runs on a database 20 ms away is two round trips, not two hundred.
         with connection.pipeline():
-            cursors = [
-                (
-                    connection.execute(_SQL["progress"], {"run": run.run}),
-                    connection.execute(_SQL["hot_updates"], _tables(run)),
-                )
-                for run in runs
-            ]
-        rows = [(walk.fetchone(), hot.fetchone()) for walk, hot in cursors]
+            cursors = [connection.execute(_SQL["progress"], {"run": run.run}) for run in runs]
+        rows = [walk.fetchone() for walk in cursors]
     if clock is None:
         msg = "PostgreSQL has no clock"
         raise LookupError(msg)
     return [
-        measure(run, walk, pace, now=clock["now"], hot=hot)
-        for run, (walk, hot) in zip(runs, rows, strict=True)
+        measure(run, walk, pace, now=clock["now"])
+        for run, walk in zip(runs, rows, strict=True)
         if walk is not None  # removed between being found and being read
     ]
 
 
-def measure(run: Run, walk: Row, pace: Pace, *, now: datetime, hot: Mapping[str, int] | None = None) -> Progress:
-    """Put the numbers together: `walk` is the row of the query `progress`, `hot` that of `hot_updates`."""
+def measure(run: Run, walk: Row, pace: Pace, *, now: datetime) -> Progress:
+    """Put the numbers together: `walk` is the row of the query `progress`."""
     rate = 0.0 if run.state in RESTING else _rows_per_second(walk, now)
     moved_at: datetime | None = walk["progressed_at"]
     return Progress(
@@ -151,7 +144,7 @@ def measure(run: Run, walk: Row, pace: Pace, *, now: datetime, hot: Mapping[str,
         verified=run.verified_at is not None,
         quarantined=walk["quarantined"],
         errors=_errors(run, walk),
-        hot_update_ratio=_hot_update_ratio(run, hot),
+        hot_update_ratio=_hot_update_ratio(walk),
         created_at=run.created_at,
         updated_at=max(run.updated_at, moved_at) if moved_at is not None else run.updated_at,
         rows_walked=walk["rows_walked"],
@@ -232,20 +225,10 @@ def _error(error: dict[str, Any]) -> dict[str, Any]:
     return lane | known | {key: value for key, value in error.items() if key not in {"lane", *known}}
 
 
-def _hot_update_ratio(run: Run, hot: Mapping[str, int] | None) -> float | None:
-    if run.hot_baseline is None or hot is None:
+def _hot_update_ratio(walk: Row) -> float | None:
+    if walk["rows_hot"] is None or not walk["rows_changed_counted"]:
         return None
-    updated = hot["updated"] - int(run.hot_baseline["updated"])
-    if updated <= 0:  # nothing yet, or the statistics were reset
-        return None
-    return round(min(max((hot["hot"] - int(run.hot_baseline["hot"])) / updated, 0.0), 1.0), 4)
-
-
-def _tables(run: Run) -> dict[str, list[str]]:
-    """The tables that are walked, each once: those whose counters are in the baseline."""
-    walked = {operation.table for operation in bind(run.migration, run.facts) if operation.rewrite() is not None}
-    tables = sorted(walked, key=str)
-    return {"schemas": [table.schema for table in tables], "names": [table.name for table in tables]}
+    return float(round(min(walk["rows_hot"] / walk["rows_changed_counted"], 1.0), 4))
 
 
 def _plain(value: Any) -> Any:  # Any: one field of Progress, as JSON has it

@@ -1,4 +1,4 @@
-"""One batch: the statements over one range of keys, inside the transaction that holds the lane.
+"""One batch: the statements over one range of keys or pages, inside the transaction that holds the lane.
 
 A range in which a row cannot be converted is halved until the row is alone; it goes to quarantine and the rest go on, all
 in the same transaction. Only the second attempt at a range pays for the savepoints this takes.
@@ -7,19 +7,22 @@ in the same transaction. Only the second attempt at a range pays for the savepoi
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from migrations.model import Bounds, Key
+from migrations.definition import TableName
+from migrations.model import Bounds, Key, Stretch
 from migrations.names import sendable
 from migrations.postgres.outcomes import classify, in_words
 from migrations.store import lanes, quarantine
 from migrations.walks.keys import KeyWalk, fetch_key
+from migrations.walks.pages import PageReach, PageWalk
 from migrations.walks.rewrite import expression
+from migrations.walks.stride import Reach, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,12 +33,24 @@ if TYPE_CHECKING:
     from migrations.walks.rewrite import Rewrite
 
 
+#: Rows of a table and its partitions that this session has updated in place so far.
+HOT_UPDATES = """
+SELECT coalesce(pg_stat_get_xact_tuples_hot_updated(t.oid), 0)
+       + coalesce((SELECT sum(pg_stat_get_xact_tuples_hot_updated(p.relid)) FROM pg_partition_tree(t.oid) p
+                   WHERE p.relid <> t.oid), 0) AS hot
+FROM (SELECT to_regclass(%s::text) AS oid) t
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tally:
     """What a batch did, in rows the database reported."""
 
+    #: Rows that were looked at; a verifying batch counts them, another does not.
     walked: int = 0
     changed: int = 0
+    #: Of the changed rows, those that stayed on their page and touched no index.
+    hot: int = 0
     #: For a verifying batch, rows that need work; for another, changed rows that still meet the user's condition, where
     #: it was asked.
     residual: int = 0
@@ -47,6 +62,7 @@ class Tally:
         return Tally(
             walked=self.walked + other.walked,
             changed=self.changed + other.changed,
+            hot=self.hot + other.hot,
             residual=self.residual + other.residual,
             quarantined=self.quarantined + other.quarantined,
             sqlstates=self.sqlstates + other.sqlstates,
@@ -85,6 +101,12 @@ class Work:
             walk=KeyWalk(table=operation.table, key=operation.facts.key),
         )
 
+    def walk_of(self, lane: Lane) -> KeyWalk | PageWalk:
+        """How this lane walks."""
+        if isinstance(lane.bounds, Stretch) and lane.relation is not None:
+            return PageWalk(relation=TableName.parse(lane.relation), alias=self.operation.table.name)
+        return self.walk
+
 
 class Batch:
     """The statements of one lane's batch. `connection` is in the transaction that holds the lane."""
@@ -94,17 +116,23 @@ class Batch:
         self._work = work
         self._lane = lane
         self._cap = cap
+        self._walk = work.walk_of(lane)
 
-    def run(self, bounds: Bounds, *, carefully: bool) -> Tally:
-        """Do the lane's work on `bounds`; `carefully` after a first attempt met a row that cannot be converted.
+    def run(self, reach: Reach, *, carefully: bool) -> Tally:
+        """Do the lane's work on what `reach` covers; `carefully` after a first attempt met a row that cannot be converted.
 
         Raises psycopg.Error on the first attempt, and TooManyQuarantined.
         """
         if carefully:
             # A constraint that waits for COMMIT would name no row.
             self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            return self._halve(bounds)
-        return self._attempt(bounds, carefully=False)
+            return self._halve(reach)
+        return self._attempt(reach, carefully=False)
+
+    def count(self, bounds: Bounds) -> int:
+        """How many rows a range of keys holds."""
+        row = self._connection.execute(*self._work.walk.count(bounds)).fetchone()
+        return int(row["rows"]) if row else 0
 
     def retry_one(self) -> Tally | None:
         """Try one row of the quarantine again; None when none is left to try."""
@@ -125,102 +153,175 @@ class Batch:
         quarantine.release(self._connection, self._lane.run, operation=self._work.number, key=row.key)
         return Tally(changed=changed)
 
-    def add_residual_lane(self, bounds: Bounds) -> None:
-        """Let the range be walked again in the next pass: residual rows next to residual rows make one lane."""
+    def add_residual_lane(self, reach: Reach) -> None:
+        """Let what `reach` covers be walked again in the next pass: residual rows next to residual rows make one lane."""
         lane, number = self._lane, self._work.number
         lanes.lock_conductor(self._connection, lane.run)
         next_pass = lane.pass_ + 1
-        if not lanes.extend(
-            self._connection, lane.run, operation=number, pass_=next_pass, after=bounds.after, upto=bounds.upto
-        ):
+        bounds: Bounds | Stretch
+        match reach, lane.bounds:
+            case PageReach(), Stretch():
+                bounds = replace(lane.bounds, first=reach.first, last=reach.last)
+            case Bounds(), _:
+                bounds = reach
+            case _:
+                msg = f"lane {lane.lane} of run {lane.run} has looked at {reach}"
+                raise TypeError(msg)
+        if not lanes.extend(self._connection, lane.run, operation=number, pass_=next_pass, bounds=bounds):
             lanes.insert(
                 self._connection,
                 lane.run,
                 kind="backfill",
                 operation=number,
                 pass_=next_pass,
-                relation=self._work.operation.facts.relation,
+                relation=lane.relation or self._work.operation.facts.relation,
                 bounds=bounds,
                 batch_rows=lane.batch_rows,
+                awake=False,  # the conductor lets as many begin as the run wants
             )
 
-    def _attempt(self, bounds: Bounds, *, carefully: bool) -> Tally:
-        condition, parameters = self._work.walk.within(bounds)
+    def _attempt(self, reach: Reach, *, carefully: bool) -> Tally:
+        condition, parameters = self._within(reach)
         if self._lane.kind == "verify":
-            residual = self._count_residual(condition, parameters, carefully=carefully)
+            walked, residual = self._count_residual(condition, parameters, carefully=carefully)
             nulls = self._tell_nulls_apart(condition, parameters, carefully=carefully) if residual else 0
-            return Tally(residual=residual - nulls, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls)
+            return Tally(walked=walked, residual=residual - nulls, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls)
+        with self._connection.pipeline():
+            # PostgreSQL's counters go on from earlier transactions, so what this one did is a difference.
+            before = self._connection.execute(HOT_UPDATES, [self._relation])
+            changed = self._connection.execute(self._change(condition), parameters)
+            after = self._connection.execute(HOT_UPDATES, [self._relation])
+        hot = _hot(after) - _hot(before)
+        if self._work.rewrite.condition_tells is None:
+            return Tally(changed=changed.rowcount, hot=hot)
+        row = changed.fetchone() or {}
+        return Tally(changed=row["changed"], residual=row["residual"], hot=hot)
+
+    def _change(self, condition: sql.Composable) -> sql.Composed:
+        """The statement that does the work, and tells what is still to do where the user's condition can tell."""
         still = self._work.rewrite.condition_tells
         if still is None:
-            return Tally(changed=self._connection.execute(self._update(condition), parameters).rowcount)
-        query = sql.SQL(
+            return self._update(condition)
+        return sql.SQL(
             "WITH changed AS ({} RETURNING {} AS still) "
             "SELECT count(*) AS changed, count(*) FILTER (WHERE still) AS residual FROM changed"
         ).format(self._update(condition), still)
-        row = self._connection.execute(query, parameters).fetchone() or {}
-        return Tally(changed=row["changed"], residual=row["residual"])
 
-    def _halve(self, bounds: Bounds) -> Tally:
+    def _within(self, reach: Reach) -> tuple[sql.Composable, list[str]]:
+        match reach:
+            case Bounds():
+                return self._work.walk.within(reach)
+            case Row(key=key):
+                return self._work.walk.at(key)
+            case PageReach():
+                if isinstance(self._walk, PageWalk):
+                    return self._walk.within(reach)
+                msg = f"lane {self._lane.lane} of run {self._lane.run} walks keys, not pages"
+                raise TypeError(msg)
+
+    def _halve(self, reach: Reach) -> Tally:
         try:
             with self._connection.transaction():
-                return self._attempt(bounds, carefully=True)
+                return self._attempt(reach, carefully=True)
         except psycopg.Error as exc:
             if classify(exc) != "data":
                 raise
             failure = exc
-        key = fetch_key(self._connection, self._work.walk.bound(bounds, 1))
-        if key is None:
-            return Tally()  # the row went away meanwhile
-        rows = self._connection.execute(*self._work.walk.count(bounds)).fetchone() or {"rows": 1}
-        if rows["rows"] <= 1:
-            self._set_aside(key, failure.sqlstate or "", in_words(failure))
-            return Tally(quarantined=1, sqlstates=(failure.sqlstate or "",))
-        middle = fetch_key(self._connection, self._work.walk.bound(bounds, rows["rows"] // 2))
-        if middle is None:
-            return self._halve(
-                bounds
-            )  # rows went away between the two looks; without an end, a range goes to the table's
-        return self._halve(Bounds(after=bounds.after, upto=middle)) + self._halve(
-            Bounds(after=middle, upto=bounds.upto)
-        )
+        if isinstance(reach, Row):
+            self._set_aside(reach.key, failure.sqlstate or "", in_words(failure))
+            return Tally(walked=1, quarantined=1, sqlstates=(failure.sqlstate or "",))
+        tally = Tally()
+        for part in self._parts(reach):
+            if isinstance(part, Row) and isinstance(reach, Bounds):
+                # It was alone in its range and was tried just now.
+                self._set_aside(part.key, failure.sqlstate or "", in_words(failure))
+                tally += Tally(walked=1, quarantined=1, sqlstates=(failure.sqlstate or "",))
+            else:
+                tally += self._halve(part)
+        return tally
+
+    def _parts(self, reach: Bounds | PageReach) -> list[Reach]:
+        """Smaller parts of what could not be done at once, down to single rows; none when its rows went away meanwhile."""
+        match reach:
+            case PageReach(last=last) if last is None or last - reach.first > 1:
+                middle = self._middle_page(reach)
+                return [replace(reach, last=middle), replace(reach, first=middle)] if middle else self._rows(reach)
+            case PageReach():
+                return self._rows(reach)
+            case Bounds():
+                walk = self._work.walk
+                key = fetch_key(self._connection, walk.bound(reach, 1))
+                if key is None:
+                    return []
+                rows = max(self.count(reach), 1)
+                if rows == 1:
+                    return [Row(key=key)]
+                middle_key = fetch_key(self._connection, walk.bound(reach, rows // 2))
+                if middle_key is None:
+                    return [reach]  # rows went away between the two looks; without an end, a range goes to the table's
+                return [Bounds(after=reach.after, upto=middle_key), Bounds(after=middle_key, upto=reach.upto)]
+
+    def _middle_page(self, reach: PageReach) -> int | None:
+        """A page between the ends; None when only one is left."""
+        last = reach.last
+        if last is None and isinstance(self._walk, PageWalk):
+            with self._connection.cursor(row_factory=tuple_row) as cursor:
+                row = cursor.execute(*self._walk.look()).fetchone()
+            last = row[1] if row else None
+        middle = (reach.first + (last or 0)) // 2
+        return middle if middle > reach.first else None
+
+    def _rows(self, reach: PageReach) -> list[Reach]:
+        condition, parameters = self._within(reach)
+        query = sql.SQL("SELECT {} FROM {} WHERE {}").format(self._key_texts(), self._table, condition)
+        with self._connection.cursor(row_factory=tuple_row) as cursor:
+            keys: list[Key] = cursor.execute(query, parameters).fetchall()
+        return [Row(key=key) for key in keys]
 
     def _update(self, condition: sql.Composable) -> sql.Composed:
         return sql.SQL("UPDATE {} SET {} WHERE {} AND {}").format(
             self._table, self._work.rewrite.set_clause, condition, self._work.rewrite.needs_work
         )
 
-    def _count_residual(self, condition: sql.Composable, parameters: list[str], *, carefully: bool) -> int:
-        """Rows that still need work, but for those known to be unconvertible."""
-        query = sql.SQL("SELECT count(*) AS residual FROM {} WHERE {} AND {}").format(
-            self._table,
-            condition,
-            self._not_in_quarantine(self._work.rewrite.needs_work, carefully=carefully),
+    def _count_residual(self, condition: sql.Composable, parameters: list[str], *, carefully: bool) -> tuple[int, int]:
+        """(rows, those of them that still need work), but for those known to be unconvertible."""
+        query = sql.SQL("SELECT count(*) AS rows, count(*) FILTER (WHERE {}) AS residual FROM {} WHERE {}").format(
+            self._not_in_quarantine(self._work.rewrite.needs_work, carefully=carefully), self._table, condition
         )
-        row = self._connection.execute(query, [*parameters, self._lane.run, self._work.number]).fetchone()
-        return int(row["residual"]) if row else 0
+        row = self._connection.execute(query, [self._lane.run, self._work.number, *parameters]).fetchone()
+        return (int(row["rows"]), int(row["residual"])) if row else (0, 0)
 
     def _not_in_quarantine(self, wanted: sql.Composable, *, carefully: bool) -> sql.Composed:
         """The condition `wanted`, for rows that are not set aside."""
-        # CASE keeps the expression from being evaluated, and from raising again, for a row that is; it costs a look into
-        # the quarantine for every row, where the other form is one join.
-        form = "CASE WHEN EXISTS {} THEN false ELSE {} END" if carefully else "(NOT EXISTS {} AND {})"
         held = sql.SQL(
-            "(SELECT FROM backfilld.quarantine q "
-            "WHERE q.run = %s::bigint AND q.operation = %s::integer AND q.key = pg_catalog.jsonb_build_array({}))"
+            '(SELECT FROM backfilld.quarantine "~backfilld" WHERE "~backfilld".run = %s::bigint '
+            'AND "~backfilld".operation = %s::integer AND "~backfilld".key = pg_catalog.jsonb_build_array({}))'
         ).format(self._key_texts())
-        return sql.SQL(form).format(held, wanted)
+        if carefully:
+            # CASE keeps the expression from being evaluated, and from raising again, for a row that is set aside; it costs
+            # a look into the quarantine for every row, where the other form looks for those that need work.
+            return sql.SQL("CASE WHEN EXISTS {} THEN false ELSE {} END").format(held, wanted)
+        return sql.SQL("({} AND NOT EXISTS {})").format(wanted, held)
 
     def _key_texts(self) -> sql.Composed:
-        # With the schema: a bare table name could mean the quarantine, where it stands beside it.
-        table = self._work.walk.table
         return sql.SQL(", ").join(
-            sql.SQL("{}::text").format(sendable(sql.Identifier(table.schema, table.name, column.name)))
+            sql.SQL("{}::text").format(sendable(sql.Identifier(self._work.walk.table.name, column.name)))
             for column in self._work.walk.key
         )
 
     @property
-    def _table(self) -> sql.SQL:
+    def _table(self) -> sql.Composable:
+        if isinstance(self._walk, PageWalk):
+            # By the name that expressions know, which is the partitioned table's where this is a leaf of it.
+            return sql.SQL("{} AS {}").format(
+                sendable(self._walk.relation.identifier), sendable(sql.Identifier(self._walk.alias))
+            )
         return sendable(self._work.walk.table.identifier)
+
+    @property
+    def _relation(self) -> str:
+        relation = self._walk.relation if isinstance(self._walk, PageWalk) else self._work.walk.table
+        return relation.identifier.as_string()
 
     def _tell_nulls_apart(self, condition: sql.Composable, parameters: list[str], *, carefully: bool) -> int:
         """Rows whose value is NULL although it must not be would be residual for ever: set them aside. Returns how many."""
@@ -269,6 +370,11 @@ class Batch:
 
 #: SQLSTATE not_null_violation.
 _NOT_NULL = "23502"
+
+
+def _hot(cursor: psycopg.Cursor[dict[str, Any]]) -> int:  # Any: a row
+    row = cursor.fetchone()
+    return int(row["hot"]) if row else 0
 
 
 @contextmanager

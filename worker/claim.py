@@ -1,4 +1,4 @@
-"""Taking a lane for one step: its lock, where its run stands, a permit and the batch's end, in one round trip.
+"""Taking a lane for one step: its lock, where its run stands, a permit and a look ahead, in one round trip.
 
 The transaction is the lease. There is no heartbeat and no token that expires: whoever holds the lane's row works, and a
 worker that dies or freezes loses it when the server ends its transaction.
@@ -19,9 +19,9 @@ from migrations.store.runs import Standing
 from worker.throttle import stale
 
 if TYPE_CHECKING:
-    from migrations.model import Key
     from migrations.postgres.connect import Connection
     from migrations.walks.keys import Query
+    from migrations.walks.stride import Seen
 
 #: A batch waits this long for a row the application holds before it gives way. Below `deadlock_timeout` (1 s), so that in a
 #: deadlock it is always we who go.
@@ -46,8 +46,8 @@ class Claimed:
 
     lane: Lane
     standing: Standing
-    #: The last key of the batch; None when fewer rows are left than it may take.
-    end: Key | None
+    #: What the walk asked to know before its batch.
+    seen: Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Drop:
 
 
 def take(
-    connection: Connection, lane: Lane, standing: Standing, *, bound: Query | None, writes: str
+    connection: Connection, lane: Lane, standing: Standing, *, look: Query | None, writes: str
 ) -> Claimed | Wait | Drop:
     """Begin a transaction and take the lane in it.
 
@@ -81,7 +81,7 @@ def take(
         stands = connection.execute(runs.STANDING, {"run": lane.run})
         # The conductor does no batches: a VALIDATE that takes an hour must not keep other runs from working.
         permit = connection.execute(pace.TAKE_PERMIT) if lane.kind != "conductor" else None
-        end = connection.cursor(row_factory=tuple_row).execute(*bound) if bound else None
+        seen = connection.cursor(row_factory=tuple_row).execute(*look) if look else None
     held, now = claimed.fetchone(), stands.fetchone()
     if held is None or now is None:
         return Drop(stale=True)
@@ -92,7 +92,7 @@ def take(
         return Wait(reason=reason, seconds=1.0)
     if permit is not None and permit.fetchone() is None:
         return Wait(reason=f"all {standing.width} permits are taken", seconds=0.25)
-    return Claimed(lane=Lane.from_row(held), standing=standing, end=end.fetchone() if end else None)
+    return Claimed(lane=Lane.from_row(held), standing=standing, seen=seen.fetchone() if seen else None)
 
 
 def _wanted(lane: Lane, standing: Standing) -> bool:

@@ -6,14 +6,16 @@ checkpoint. A step is therefore done once or not at all, whoever is killed; and 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
 
+from migrations.definition import TableName
 from migrations.errors import Finding, Refused
 from migrations.events import PhaseEntered, StateChanged
 from migrations.messages import LaneMessage
-from migrations.model import Bounds
+from migrations.model import Bounds, Stretch
 from migrations.operations import actions
 from migrations.postgres import catalog
 from migrations.settings import TARGET
@@ -21,12 +23,13 @@ from migrations.states import Phase, State
 from migrations.store import lanes, quarantine, runs
 from migrations.walks.keys import split
 from migrations.walks.sizing import FIRST_ROWS
+from migrations.walks.survey import stretches, to_open_end, walk_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from migrations.events import Event
-    from migrations.model import Lane, Run
+    from migrations.model import Key, Lane, Run
     from migrations.operations import Action, Operation
     from migrations.postgres.connect import Connection
     from migrations.store.runs import Held, Standing
@@ -137,10 +140,11 @@ class Conductor:
         if self._step == 0 and pass_ == 1:
             self._make_backfill_lanes(standing)
         if lanes.count_open(self._connection, self._run.run, pass_=pass_, kinds=("backfill", "retry")):
-            return self._wait_for_lanes()
+            return self._wait_for_lanes(standing)
         if pass_ == 1:
             _, walked = lanes.pass_result(self._connection, self._run.run, pass_=1, kind="backfill")
             runs.set_totals(self._connection, self._run.run, rows_total=walked)
+            self._measure_space("after")
         return self._enter(Phase.VERIFY)
 
     def _verify(self, standing: Standing) -> list[LaneMessage]:
@@ -148,16 +152,19 @@ class Conductor:
         if self._step >= _JUDGED:
             return self._act(standing, done=_JUDGED)
         if self._step == 0:
-            self._make_verify_lanes(standing.pass_)
+            self._make_verify_lanes(standing)
         if lanes.count_open(self._connection, self._run.run, pass_=standing.pass_, kinds=("verify",)):
-            return self._wait_for_lanes()
+            return self._wait_for_lanes(standing)
         return self._judge(standing.pass_)
 
     def _judge(self, pass_: int) -> list[LaneMessage]:
         """All verifying lanes of a pass have ended: only a pass that found nothing opens the way."""
         run = self._run.run
-        residual, _ = lanes.pass_result(self._connection, run, pass_=pass_, kind="verify")
+        residual, seen = lanes.pass_result(self._connection, run, pass_=pass_, kind="verify")
         quarantined = quarantine.count(self._connection, run)
+        if rewritten := self._rewritten_under(pass_):
+            self._walk_again(pass_ + 1, reason=f"{rewritten} was rewritten while it was being verified")
+            return self._go_on(0)
         if residual:
             runs.set_residual(self._connection, run, residual=residual + quarantined, verified=False)
             self._walk_again(pass_ + 1, reason=f"{residual} rows still need work")
@@ -175,6 +182,9 @@ class Conductor:
                 f"{quarantined} rows cannot be converted; mend them, then: backfilld quarantine retry {self._run.name}",
             )
             return self._sleep()
+        if any(isinstance(lane.bounds, Stretch) for lane in lanes.of_run(self._connection, run)):
+            # A walk by pages estimates how many rows it passes; this is how many there were.
+            runs.set_totals(self._connection, run, rows_total=seen)
         runs.set_residual(self._connection, run, residual=0, verified=True)
         return self._go_on(_JUDGED)
 
@@ -183,8 +193,9 @@ class Conductor:
         self.events.append(PhaseEntered(run=self._run.run, name=self._run.name, phase=Phase.BACKFILL))
 
     def _make_backfill_lanes(self, standing: Standing) -> None:
+        """As many lanes as the run wants begin at once; more, as for the leaves of a partitioned table, wait for their turn."""
+        planned: list[tuple[Work, TableName, Bounds | Stretch, int]] = []
         total = 0
-        counters: dict[int, dict[str, int]] = {}
         for work in self._works:
             table = catalog.describe(self._connection, work.operation.table)
             if table is None:
@@ -192,35 +203,97 @@ class Conductor:
                 raise Refused([Finding("table", gone, "Bring it back, or cancel the run")])
             rows = catalog.estimate_rows(self._connection, table)
             total += rows
-            counters[table.oid] = catalog.update_counters(self._connection, table.oid)
-            for bounds in split(self._connection, work.walk, lanes=standing.settings.lanes, rows_estimate=rows):
-                self._insert(work, "backfill", bounds, pass_=1)
-        baseline = {name: sum(counter[name] for counter in counters.values()) for name in ("updated", "hot")}
-        runs.set_totals(self._connection, self._run.run, rows_total=total, hot_baseline=baseline)
+            if walk_for(work.operation.facts, standing.settings) == "pages":
+                planned += [
+                    (work, leaf, stretch, expected)
+                    for leaf, stretch, expected in stretches(self._connection, table, work.rewrite, standing.settings)
+                ]
+            else:
+                slices = split(self._connection, work.walk, lanes=standing.settings.lanes, rows_estimate=rows)
+                planned += [(work, table.name, bounds, rows // len(slices)) for bounds in slices]
+        for number, (work, relation, bounds, expected) in enumerate(planned):
+            awake = number < standing.settings.lanes
+            self._insert(work, "backfill", bounds, pass_=1, relation=relation, rows_expected=expected, awake=awake)
+        runs.set_totals(self._connection, self._run.run, rows_total=total)
+        self._measure_space("before")
 
-    def _make_verify_lanes(self, pass_: int) -> None:
-        """The slices of the first walk, the last of them open-ended: rows added since are looked at too."""
+    def _measure_space(self, moment: str) -> None:
+        tables = {work.operation.table for work in self._works}
+        measured = [catalog.sizes(self._connection, table) for table in tables]
+        sizes = {part: sum(one[part] for one in measured) for part in ("heap_bytes", "index_bytes")}
+        runs.set_space(self._connection, self._run.run, moment=moment, sizes=sizes)
+
+    def _rewritten_under(self, pass_: int) -> str | None:
+        """A table that got another file while its pages were being verified: rows may have moved past the lanes."""
+        for lane in lanes.of_run(self._connection, self._run.run):
+            if lane.kind == "verify" and lane.pass_ == pass_ and isinstance(lane.bounds, Stretch) and lane.relation:
+                table = TableName.parse(lane.relation)
+                if catalog.filenode(self._connection, table) != lane.bounds.filenode:
+                    return str(table)
+        return None
+
+    def _make_verify_lanes(self, standing: Standing) -> None:
+        """The whole table once more, to the open end: rows added since are looked at too."""
         walked = [lane for lane in lanes.of_run(self._connection, self._run.run) if lane.kind == "backfill"]
+        number = 0
         for work in self._works:
             own = [lane for lane in walked if lane.operation == work.number]
             condition_ended = work.rewrite.condition_tells is not None and not any(lane.rows_residual for lane in own)
             if not (work.rewrite.verifiable or condition_ended):
                 continue
-            slices = [lane.bounds for lane in own if lane.pass_ == 1] or [Bounds()]
-            slices[-1] = Bounds(after=slices[-1].after)
-            for bounds in slices:
-                self._insert(work, "verify", bounds, pass_=pass_)
+            first = [lane for lane in own if lane.pass_ == 1]
+            for bounds, expected in self._verify_slices(work, first, standing):
+                awake, number = number < standing.settings.lanes, number + 1
+                table = work.operation.table
+                self._insert(
+                    work, "verify", bounds, pass_=standing.pass_, relation=table, rows_expected=expected, awake=awake
+                )
 
-    def _insert(self, work: Work, kind: str, bounds: Bounds, *, pass_: int) -> None:
+    def _verify_slices(
+        self, work: Work, first: Sequence[Lane], standing: Standing
+    ) -> list[tuple[Bounds | Stretch, int | None]]:
+        """Pages where the sync trigger keeps every row right that moves meanwhile; keys where nothing does.
+
+        A row that is not right and moves to where the walk has been would be missed by pages. By keys none is.
+        """
+        slices: list[tuple[Bounds, int]] = _in_key_order(first)
+        if any(isinstance(lane.bounds, Stretch) for lane in first):
+            table = catalog.describe(self._connection, work.operation.table)
+            if table is None:
+                gone = f"there is no table {work.operation.table} any more"
+                raise Refused([Finding("table", gone, "Bring it back, or cancel the run")])
+            rows = catalog.estimate_rows(self._connection, table)
+            if table.kind == "r" and work.rewrite.writes:
+                return [*to_open_end(self._connection, table, standing.settings, rows=rows)]
+            keys = split(self._connection, work.walk, lanes=standing.settings.lanes, rows_estimate=rows)
+            slices = [(bounds, rows // len(keys)) for bounds in keys]
+        if not slices:
+            return [(Bounds(), 0)]
+        last, expected = slices[-1]
+        return [*slices[:-1], (replace(last, upto=None), expected)]
+
+    def _insert(  # noqa: PLR0913 - one row; each column is named where it is called
+        self,
+        work: Work,
+        kind: str,
+        bounds: Bounds | Stretch,
+        *,
+        pass_: int,
+        relation: TableName,
+        rows_expected: int | None,
+        awake: bool = True,
+    ) -> None:
         lanes.insert(
             self._connection,
             self._run.run,
             kind=kind,
             operation=work.number,
             pass_=pass_,
-            relation=work.operation.facts.relation,
+            relation=str(relation),
             bounds=bounds,
             batch_rows=FIRST_ROWS * (VERIFY_HEAD_START if kind == "verify" else 1),
+            rows_expected=rows_expected,
+            awake=awake,
         )
 
     def _pause(self, error_class: str, message: str) -> None:
@@ -242,10 +315,14 @@ class Conductor:
         self._checkpoint(step)
         return [LaneMessage(target=TARGET, run=self._run.run, lane=0, seq=self._lane.seq + 1)]
 
-    def _wait_for_lanes(self) -> list[LaneMessage]:
+    def _wait_for_lanes(self, standing: Standing) -> list[LaneMessage]:
         """Sleep until a lane ends; at first, wake the lanes."""
         self._checkpoint(1, sleeps=True)
-        return lanes.startable(self._connection, self._run.run) if self._step == 0 else []
+        if self._step > 0:
+            return []
+        ready = lanes.startable(self._connection, self._run.run)
+        wanted = standing.settings.lanes - sum(message.lane > 0 for message in ready)
+        return [*ready, *lanes.wake_sleepers(self._connection, self._run.run, lanes=max(wanted, 0))]
 
     def _checkpoint(self, step: int, *, sleeps: bool = False, done: bool = False) -> None:
         self._connection.execute(*lanes.advance_query(self._lane, cursor=step, sleeps=sleeps, done=done))
@@ -253,6 +330,17 @@ class Conductor:
     def _sleep(self) -> list[LaneMessage]:
         self._checkpoint(self._step, sleeps=True)
         return []
+
+
+def _in_key_order(walked: Sequence[Lane]) -> list[tuple[Bounds, int]]:
+    """The slices of a walk by key, each with the rows it had, in order: a lane that was split is not before its other half."""
+    after = {lane.bounds.after: lane for lane in walked if isinstance(lane.bounds, Bounds)}
+    found: list[tuple[Bounds, int]] = []
+    key: Key | None = None
+    while (lane := after.pop(key, None)) is not None and isinstance(lane.bounds, Bounds):
+        found.append((lane.bounds, lane.rows_walked))
+        key = lane.bounds.upto
+    return found
 
 
 def violates_rule(exc: psycopg.Error, action: Action | None) -> bool:

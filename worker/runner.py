@@ -34,9 +34,10 @@ from migrations.operations import bind
 from migrations.postgres import catalog
 from migrations.postgres.outcomes import classify, in_words, ran_out_of_time
 from migrations.states import STOPPING, State, allowed
-from migrations.store import lanes, runs
+from migrations.store import events, lanes, runs
+from migrations.walks import stride
 from migrations.walks.sizing import REMEMBERED, next_rows, smaller
-from worker import claim
+from worker import balance, claim
 from worker.batch import Batch, Tally, TooManyQuarantined, Work, transaction
 from worker.conductor import Conductor, violates_rule
 
@@ -49,7 +50,9 @@ if TYPE_CHECKING:
     from migrations.model import Run
     from migrations.operations import Operation
     from migrations.postgres.connect import Connection, Pool
+    from migrations.store.lanes import Statement
     from migrations.store.runs import Standing
+    from migrations.walks.stride import Stride
     from worker.claim import Claimed
 
 #: A message's worth of work. Long enough that the queue costs nothing, short enough that lanes take turns on few threads and
@@ -164,12 +167,10 @@ class Runner:
     ) -> Advanced | Ended | Left:
         known = self._know(connection, lane.run)
         work = known.works[lane.operation] if lane.operation is not None else None
-        walks = work is not None and lane.kind != "retry"
-        bounds = Bounds(after=lane.position, upto=lane.bounds.upto) if walks else Bounds()
-        bound = work.walk.bound(bounds, lane.batch_rows) if work and walks else None
+        look = stride.look(work.walk_of(lane), lane) if work and lane.kind != "retry" else None
         began = time.monotonic()
         with transaction(connection):
-            claimed = claim.take(connection, lane, standing, bound=bound, writes=work.rewrite.writes if work else "")
+            claimed = claim.take(connection, lane, standing, look=look, writes=work.rewrite.writes if work else "")
             match claimed:
                 case claim.Drop(stale=stale):
                     if stale:
@@ -184,65 +185,84 @@ class Runner:
                     waited = time.monotonic() - began
                     if work is None:
                         return self._conduct(connection, known, claimed)
-                    return self._walk(connection, work, claimed, bounds, waited_seconds=waited, carefully=carefully)
+                    return self._walk(connection, work, claimed, waited_seconds=waited, carefully=carefully)
 
-    def _walk(  # noqa: PLR0913 - one batch: where, how far, and how long it waited
-        self,
-        connection: Connection,
-        work: Work,
-        claimed: Claimed,
-        bounds: Bounds,
-        *,
-        waited_seconds: float,
-        carefully: bool,
+    def _walk(
+        self, connection: Connection, work: Work, claimed: Claimed, *, waited_seconds: float, carefully: bool
     ) -> Advanced | Ended:
         """One batch: its rows, its checkpoint, its commit."""
         lane, standing = claimed.lane, claimed.standing
         batch = Batch(connection, work, lane, cap=standing.settings.max_quarantined)
         began = time.monotonic()
         if lane.kind == "retry":
-            tally = batch.retry_one()
-            done, end, tally = tally is None, None, tally or Tally()
+            done, cursor, tally = _retried(batch.retry_one())
         else:
-            # Fewer rows are left than the batch may take: it is the lane's last, and goes to the lane's end.
-            done, end = claimed.end is None, claimed.end or bounds.upto
-            reach = Bounds(after=bounds.after, upto=end)
-            tally = batch.run(reach, carefully=carefully)
-            walked = lane.batch_rows if claimed.end is not None else self._count(connection, work, reach)
-            tally += Tally(walked=walked)
-            if lane.kind == "verify" and tally.residual:
-                batch.add_residual_lane(reach)
+            step = stride.stride(lane, claimed.seen)
+            tally = self._cover(connection, batch, lane, step, carefully=carefully)
+            cursor, done = step.landing(changed=tally.changed, hot=tally.hot)
         seconds = time.monotonic() - began
         # What the rows cost decides the next batch; a repeated, halved one says nothing about it.
         recent = (*lane.recent, Timing(rows=tally.walked, seconds=seconds, at=time.time()))[-REMEMBERED:]
         rows = next_rows(lane.batch_rows, recent, target_seconds=standing.settings.batch_seconds)
+        retires = not done and balance.steps_back(lane, standing)
+        shares = not (done or retires or carefully) and balance.gives(lane, standing)
         began = time.monotonic()
         with connection.pipeline():
             advanced = connection.execute(
                 *lanes.advance_query(
                     lane,
-                    cursor=end if end is not None else lane.cursor,
+                    cursor=cursor,
                     walked=tally.walked,
                     changed=tally.changed,
                     residual=tally.residual,
+                    hot=tally.hot if lane.kind == "backfill" else None,
                     batch_rows=lane.batch_rows if carefully else rows,
                     recent=recent,
                     done=done,
+                    sleeps=retires,
                 )
             )
-            woken = connection.execute(*lanes.wake_conductor_query(lane.run)) if done else None
-            connection.execute("COMMIT")
-        committed = time.monotonic() - began
+            woken = [connection.execute(*query) for query in (_at_end(lane, standing) if done else ())]
+            if not shares:
+                connection.execute("COMMIT")
         row = advanced.fetchone()
         if row is None:
             msg = f"lane {lane.lane} of run {lane.run} was held and is gone"
             raise LookupError(msg)
+        after = Lane.from_row(row)
+        messages = lanes.messages(found for one in woken if (found := one.fetchone()))
+        if shares:
+            after, messages = self._share(connection, work, after)
+        committed = time.monotonic() - began
         self._tell(standing.name, lane, tally, waits=(waited_seconds, seconds, committed))
-        if woken is not None:
-            conductor = woken.fetchone()
-            return Ended(messages=tuple(lanes.messages([conductor] if conductor else [])))
+        if done or retires:
+            return Ended(messages=tuple(messages))
+        self._send_all(messages)
         pause = min(standing.settings.nice * (seconds + committed), LONGEST_PAUSE_SECONDS)
-        return Advanced(lane=Lane.from_row(row), standing=standing, pause_seconds=pause)
+        return Advanced(lane=after, standing=standing, pause_seconds=pause)
+
+    def _cover(self, connection: Connection, batch: Batch, lane: Lane, step: Stride, *, carefully: bool) -> Tally:
+        """Do the work on what the stride covers, and say how many rows that was."""
+        reach = step.reach
+        if reach is None:
+            events.record(connection, lane.run, actor=runs.WORKER, what="table.rewritten", lane=lane.lane)
+            return Tally()
+        tally = batch.run(reach, carefully=carefully)
+        if lane.kind == "verify":
+            if tally.residual:
+                batch.add_residual_lane(reach)
+            return tally
+        walked = step.rows if step.rows is not None or not isinstance(reach, Bounds) else batch.count(reach)
+        return replace(tally, walked=walked or 0)
+
+    def _share(self, connection: Connection, work: Work, lane: Lane) -> tuple[Lane, list[LaneMessage]]:
+        """Give half of the lane's rest away, and commit."""
+        message = balance.share(connection, work, lane)
+        with connection.pipeline():
+            now = connection.execute(*lanes.read_query(lane.run, lane.lane))
+            connection.execute("COMMIT")
+        row = now.fetchone()
+        return (Lane.from_row(row) if row else lane), ([message] if message else [])
 
     def _conduct(self, connection: Connection, known: _Known, claimed: Claimed) -> Ended:
         lane, standing = claimed.lane, claimed.standing
@@ -255,7 +275,7 @@ class Runner:
                 raise
             connection.rollback()
             with transaction(connection):
-                taken = claim.take(connection, lane, standing, bound=None, writes="")
+                taken = claim.take(connection, lane, standing, look=None, writes="")
                 if not isinstance(taken, claim.Claimed):
                     return Ended(messages=())
                 conductor = Conductor(connection, known.run, known.operations, tuple(known.works.values()), taken.lane)
@@ -385,10 +405,6 @@ class Runner:
         ]
         return f"waiting for a lock; held by {'; '.join(blockers)}" if blockers else None
 
-    def _count(self, connection: Connection, work: Work, bounds: Bounds) -> int:
-        row = connection.execute(*work.walk.count(bounds)).fetchone()
-        return int(row["rows"]) if row else 0
-
     def _know(self, connection: Connection, run: int) -> _Known:
         known = self._known.get(run)
         if known is None:
@@ -433,6 +449,18 @@ class Runner:
                 self._send(message)
             except Exception as exc:  # noqa: BLE001 - whatever the broker raises, the reconciler will find the lane
                 self._observe(SendFailed(run=message.run, lane=message.lane, message=str(exc)))
+
+
+def _retried(tally: Tally | None) -> tuple[bool, None, Tally]:
+    """(whether that was all, the cursor, what was done) of a step of a retrying lane."""
+    return tally is None, None, tally or Tally()
+
+
+def _at_end(lane: Lane, standing: Standing) -> list[Statement]:
+    """A lane has ended: the conductor looks whether all have, and the next one that waits for its turn begins."""
+    conductor = lanes.wake_conductor_query(lane.run)
+    wanted = lane.kind != "retry" and standing.lanes_awake <= standing.settings.lanes
+    return [conductor, lanes.wake_sleeper_query(lane.run)] if wanted else [conductor]
 
 
 def _backoff_seconds(attempts: int) -> float:

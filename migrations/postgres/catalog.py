@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from migrations.facts import KeyColumn
+from migrations.names import TableName
 from migrations.sql import queries
 
 if TYPE_CHECKING:
-    from migrations.definition import TableName
     from migrations.postgres.connect import Connection
 
 _SQL = queries("catalog")
@@ -33,6 +33,8 @@ class Column:
     has_default: bool
     nondeterministic: bool
     indexed: bool
+    #: Generated, and computed when it is read.
+    virtual: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,24 @@ class Table:
 
     def column(self, name: str) -> Column | None:
         return next((column for column in self.columns if column.name == name), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaf:
+    """A table that holds rows: a leaf of a partitioned one, or the table itself."""
+
+    name: TableName
+    oid: int
+    kind: str
+    #: Stored as PostgreSQL's own heap, in which a page walk knows its way.
+    heap: bool
+    filenode: int
+    pages: int
+    row_security_active: bool
+    may_update: bool
+    indexes: int
+    #: Columns that an index holds, or needs for an expression or a condition: writing one of them writes every index.
+    indexed_columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +183,32 @@ def estimate_rows(connection: Connection, table: Table) -> int:
     return round(row["rows"] * 100 / percent) if row else 0
 
 
-def update_counters(connection: Connection, oid: int) -> dict[str, int]:
-    """`updated` and `hot` rows of a table since its statistics began."""
-    row = connection.execute(_SQL["update_counters"], {"oid": oid}).fetchone()
-    return dict(row or {"updated": 0, "hot": 0})
+def leaves(connection: Connection, table: Table) -> list[Leaf]:
+    """The tables that hold a table's rows: its leaf partitions, or itself."""
+    return [
+        Leaf(
+            name=TableName(row["schema"], row["table_name"]),
+            indexed_columns=tuple(row["indexed_columns"]),
+            **{field.name: row[field.name] for field in fields(Leaf) if field.name not in {"name", "indexed_columns"}},
+        )
+        for row in connection.execute(_SQL["leaves"], {"oid": table.oid}).fetchall()
+    ]
+
+
+def partition_columns(connection: Connection, table: Table) -> set[str | None]:
+    """The columns that decide in which partition a row is; None stands for an expression."""
+    return {row["name"] for row in connection.execute(_SQL["partition_columns"], {"oid": table.oid}).fetchall()}
+
+
+def filenode(connection: Connection, name: TableName) -> int | None:
+    """The file a table is in at this moment; a rewrite gives it another one. None when there is no such table."""
+    row = connection.execute(_SQL["filenode"], {"table": name.identifier.as_string()}).fetchone()
+    return row["filenode"] if row else None
+
+
+def sizes(connection: Connection, name: TableName) -> dict[str, int]:
+    """`heap_bytes`, with what is stored out of line, and `index_bytes` of a table and its partitions."""
+    return dict(connection.execute(_SQL["sizes"], {"table": name.identifier.as_string()}).fetchone() or {})
 
 
 def lock_holders(connection: Connection, name: TableName) -> list[str]:

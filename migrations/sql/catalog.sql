@@ -33,12 +33,56 @@ SELECT a.attname AS name,
        a.attidentity = 'a' AS identity_always,
        d.adbin IS NOT NULL AS has_default,
        coalesce(NOT l.collisdeterministic, false) AS nondeterministic,
-       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND a.attnum = ANY (i.indkey::smallint[])) AS indexed
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND a.attnum = ANY (i.indkey::smallint[])) AS indexed,
+       a.attgenerated = 'v' AS virtual
 FROM pg_attribute a
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 LEFT JOIN pg_collation l ON l.oid = a.attcollation
 WHERE a.attrelid = %(oid)s::bigint::oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
+
+-- name: leaves
+-- The tables that hold a table's rows: its leaf partitions, or itself; how large they are, and what their indexes hold, the
+-- columns of expressions and conditions included.
+SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS table_name, c.relkind::text AS kind,
+       coalesce(am.amname = 'heap', false) AS heap,
+       coalesce(pg_relation_filenode(c.oid), 0)::bigint AS filenode,
+       CASE WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) / current_setting('block_size')::bigint ELSE 0 END AS pages,
+       row_security_active(c.oid) AS row_security_active,
+       has_table_privilege(c.oid, 'SELECT')
+           AND (has_table_privilege(c.oid, 'UPDATE') OR has_any_column_privilege(c.oid, 'UPDATE')) AS may_update,
+       (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid) AS indexes,
+       coalesce((SELECT array_agg(DISTINCT a.attname::text)
+                 FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid
+                 WHERE i.indrelid = c.oid
+                   AND (a.attnum = ANY (i.indkey::smallint[])
+                        OR EXISTS (SELECT FROM pg_depend d
+                                   WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                                     AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+                                     AND d.refobjsubid = a.attnum))), '{}') AS indexed_columns
+FROM (SELECT t.relid::oid AS oid FROM pg_partition_tree(%(oid)s::bigint::oid) t WHERE t.isleaf
+      UNION SELECT p.oid FROM pg_class p WHERE p.oid = %(oid)s::bigint::oid AND p.relkind <> 'p') leaf
+JOIN pg_class c ON c.oid = leaf.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_am am ON am.oid = c.relam
+ORDER BY n.nspname, c.relname
+
+-- name: partition_columns
+-- The columns by which rows are sent to partitions, at every level; NULL for an expression.
+SELECT DISTINCT a.attname::text AS name
+FROM pg_partition_tree(%(oid)s::bigint::oid) t
+JOIN pg_partitioned_table p ON p.partrelid = t.relid
+CROSS JOIN LATERAL unnest(p.partattrs::smallint[]) AS k(attnum)
+LEFT JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.attnum AND k.attnum > 0
+
+-- name: filenode
+-- The file of a table at this moment; NULL when there is none.
+SELECT pg_relation_filenode(to_regclass(%(table)s::text))::bigint AS filenode
+
+-- name: sizes
+-- Bytes of a table and its partitions, and of their indexes.
+SELECT coalesce(sum(pg_table_size(t.oid)), 0)::bigint AS heap_bytes, coalesce(sum(pg_indexes_size(t.oid)), 0)::bigint AS index_bytes
+FROM (SELECT r.oid::oid AS oid FROM (SELECT to_regclass(%(table)s::text) AS oid) r WHERE r.oid IS NOT NULL
+      UNION SELECT p.relid::oid FROM pg_partition_tree(to_regclass(%(table)s::text)) p) t
 
 -- name: keys
 -- Unique keys that a walk can follow: valid, whole, of NOT NULL columns, in the ascending order that comparisons of the
@@ -105,12 +149,6 @@ FROM (
       AND e.refobjid = %(oid)s::bigint::oid
 ) d
 ORDER BY 1
-
--- name: update_counters
--- How many rows of a table were updated so far, and how many of them in place (HOT).
-SELECT coalesce(sum(s.n_tup_upd), 0)::bigint AS updated, coalesce(sum(s.n_tup_hot_upd), 0)::bigint AS hot
-FROM pg_stat_all_tables s
-WHERE s.relid = %(oid)s::bigint::oid OR s.relid IN (SELECT relid FROM pg_partition_tree(%(oid)s::bigint::oid))
 
 -- name: lock_holders
 -- Who holds a table, oldest transaction first: the ones a DDL statement waits for.

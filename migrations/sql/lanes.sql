@@ -1,13 +1,13 @@
 -- name: read_lane
 -- A lane, without a lock: enough to know whether a message is stale.
 SELECT run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_rows, recent, rows_walked, rows_changed,
-       rows_residual, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
+       rows_residual, rows_expected, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
 FROM backfilld.lanes WHERE run = %(run)s::bigint AND lane = %(lane)s::integer
 
 -- name: claim_lane
 -- Take the lane for one step. No row: somebody else took the step meanwhile.
 SELECT run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_rows, recent, rows_walked, rows_changed,
-       rows_residual, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
+       rows_residual, rows_expected, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
 FROM backfilld.lanes
 WHERE run = %(run)s::bigint AND lane = %(lane)s::integer AND seq = %(seq)s::bigint AND done_at IS NULL
 FOR UPDATE
@@ -15,26 +15,53 @@ FOR UPDATE
 -- name: lanes_of
 -- All lanes of a run.
 SELECT run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_rows, recent, rows_walked, rows_changed,
-       rows_residual, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
+       rows_residual, rows_expected, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
 FROM backfilld.lanes WHERE run = %(run)s::bigint ORDER BY lane
 
 -- name: insert_lane
--- One more lane of a run. The caller holds lane 0, so that numbers do not collide.
-INSERT INTO backfilld.lanes (run, lane, kind, operation, pass, relation, bounds, batch_rows)
+-- One more lane of a run. The caller holds lane 0, so that numbers do not collide. One that is not awake sleeps until
+-- another lane's end.
+INSERT INTO backfilld.lanes (run, lane, kind, operation, pass, relation, bounds, cursor, batch_rows, rows_expected,
+                             next_run_at, enqueued_at)
 SELECT %(run)s::bigint, max(lane) + 1, %(kind)s::text, %(operation)s::integer, %(pass)s::integer, %(relation)s::text,
-       %(bounds)s::jsonb, %(batch_rows)s::integer
+       %(bounds)s::jsonb, %(cursor)s::jsonb, %(batch_rows)s::integer, %(rows_expected)s::bigint,
+       CASE WHEN %(awake)s::boolean THEN clock_timestamp() END, CASE WHEN %(awake)s::boolean THEN clock_timestamp() END
 FROM backfilld.lanes WHERE run = %(run)s::bigint
-RETURNING lane
+RETURNING run, lane, seq
 
 -- name: extend_lane
 -- Residual rows next to residual rows: the lane that will mend them grows.
-UPDATE backfilld.lanes SET bounds = jsonb_set(bounds, '{upto}', %(upto)s::jsonb)
+UPDATE backfilld.lanes SET bounds = jsonb_set(bounds, ARRAY[%(edge)s::text], %(ends)s::jsonb)
 WHERE run = %(run)s::bigint AND kind = 'backfill' AND pass = %(pass)s::integer AND operation = %(operation)s::integer
-  AND bounds -> 'upto' = %(after)s::jsonb AND seq = 0
+  AND bounds -> %(edge)s::text = %(begins)s::jsonb AND seq = 0
 
 -- name: lock_conductor
 -- Keep other lanes of the run from adding lanes or waking the conductor until this transaction ends.
 SELECT seq FROM backfilld.lanes WHERE run = %(run)s::bigint AND lane = 0 FOR UPDATE
+
+-- name: try_lock_conductor
+-- The same, where nobody has it; no row when somebody does.
+SELECT seq FROM backfilld.lanes WHERE run = %(run)s::bigint AND lane = 0 FOR UPDATE SKIP LOCKED
+
+-- name: shorten_lane
+-- A lane gives a part of what it has before it to another.
+UPDATE backfilld.lanes
+SET bounds = %(bounds)s::jsonb, cursor = %(cursor)s::jsonb, rows_expected = greatest(rows_expected - %(given)s::bigint, 0)
+WHERE run = %(run)s::bigint AND lane = %(lane)s::integer
+
+-- name: wake_sleepers
+-- Lanes that wait for their turn begin, those first in number.
+WITH next AS (
+    SELECT l.run, l.lane
+    FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
+    WHERE l.run = %(run)s::bigint AND l.done_at IS NULL AND l.next_run_at IS NULL AND l.kind <> 'conductor' AND l.pass = r.pass
+      AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry') OR r.phase = 'verify' AND l.kind = 'verify')
+    ORDER BY l.lane LIMIT %(lanes)s::integer
+    FOR UPDATE OF l SKIP LOCKED
+)
+UPDATE backfilld.lanes l SET next_run_at = clock_timestamp(), enqueued_at = clock_timestamp()
+FROM next WHERE l.run = next.run AND l.lane = next.lane
+RETURNING l.run, l.lane, l.seq
 
 -- name: advance_lane
 -- The checkpoint: cursor, counters and the next message's seq, in the transaction of the rows.
@@ -46,6 +73,7 @@ SET cursor = %(cursor)s::jsonb,
     rows_walked = rows_walked + %(walked)s::bigint,
     rows_changed = rows_changed + %(changed)s::bigint,
     rows_residual = rows_residual + %(residual)s::bigint,
+    rows_hot = coalesce(rows_hot + %(hot)s::bigint, rows_hot, %(hot)s::bigint),
     batches_committed = batches_committed + 1,
     attempts = 0,
     last_error = NULL,
@@ -55,7 +83,7 @@ SET cursor = %(cursor)s::jsonb,
     done_at = CASE WHEN %(done)s::boolean THEN clock_timestamp() END
 WHERE run = %(run)s::bigint AND lane = %(lane)s::integer AND seq = %(seq)s::bigint
 RETURNING run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_rows, recent, rows_walked, rows_changed,
-          rows_residual, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
+          rows_residual, rows_expected, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
 
 -- name: postpone_lane
 -- The lane comes back by itself: after an error, with the reason and a smaller batch; after a hold, with neither.
@@ -75,11 +103,13 @@ WHERE run = %(run)s::bigint AND lane = 0 AND done_at IS NULL
 RETURNING run, lane, seq
 
 -- name: wake_run
--- Every open lane of a run that is not working already may work now; a sleeping conductor only when asked for.
+-- Every open lane of a run that is not working already may work now; a sleeping conductor only when asked for, and lanes
+-- that wait for their turn go on waiting.
 UPDATE backfilld.lanes SET next_run_at = clock_timestamp(), attempts = 0, last_error = NULL
 WHERE (run, lane) IN (
     SELECT run, lane FROM backfilld.lanes
-    WHERE run = %(run)s::bigint AND done_at IS NULL AND (next_run_at IS NOT NULL OR %(conductor)s::boolean)
+    WHERE run = %(run)s::bigint AND done_at IS NULL
+      AND (next_run_at IS NOT NULL OR kind = 'conductor' AND %(conductor)s::boolean)
     FOR UPDATE SKIP LOCKED)
 
 -- name: open_lanes
@@ -96,7 +126,7 @@ FROM backfilld.lanes WHERE run = %(run)s::bigint AND pass = %(pass)s::integer AN
 -- Lanes that should be working and that no message is on its way to, or none that arrived within `grace_seconds`. A lane
 -- that is being worked on is locked and skipped, so the grace only has to cover the wait in the queue.
 -- A conductor sleeps only while lanes work. One that sleeps without any missed its wake-up: `wake_run` skips a lane that a late
--- message looks at in that very moment.
+-- message looks at in that very moment. Lanes that wait for their turn are due when fewer work than the run may have.
 WITH due AS (
     SELECT l.run, l.lane
     FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
@@ -107,7 +137,11 @@ WITH due AS (
               AND NOT EXISTS (SELECT FROM backfilld.lanes w
                               WHERE w.run = l.run AND w.done_at IS NULL AND w.pass = r.pass
                                 AND (r.phase = 'backfill' AND w.kind IN ('backfill', 'retry')
-                                     OR r.phase = 'verify' AND w.kind = 'verify')))
+                                     OR r.phase = 'verify' AND w.kind = 'verify'))
+           OR l.kind <> 'conductor' AND l.next_run_at IS NULL
+              AND (SELECT count(*) FROM backfilld.lanes w
+                   WHERE w.run = l.run AND w.done_at IS NULL AND w.kind <> 'conductor' AND w.pass = r.pass
+                     AND (w.next_run_at IS NOT NULL OR w.lane < l.lane)) < (r.settings ->> 'lanes')::integer)
       AND (l.enqueued_at IS NULL OR l.enqueued_at < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8))
       AND (l.kind = 'conductor'
            OR l.pass = r.pass AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry')
@@ -116,7 +150,9 @@ WITH due AS (
     LIMIT 1000
     FOR UPDATE OF l SKIP LOCKED
 )
-UPDATE backfilld.lanes l SET enqueued_at = clock_timestamp()
+UPDATE backfilld.lanes l SET enqueued_at = clock_timestamp(),
+                             next_run_at = CASE WHEN l.kind = 'conductor' THEN l.next_run_at
+                                                ELSE coalesce(l.next_run_at, clock_timestamp()) END
 FROM due WHERE l.run = due.run AND l.lane = due.lane
 RETURNING l.run, l.lane, l.seq
 

@@ -11,19 +11,19 @@ INSERT INTO backfilld.lanes (run, lane, kind) VALUES (%(run)s::bigint, 0, 'condu
 -- name: run_by_id
 -- One run, whole.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, hot_baseline, requested_by, created_at, updated_at, started_at, ended_at
+       verified_at, error, space, requested_by, created_at, updated_at, started_at, ended_at
 FROM backfilld.runs WHERE run = %(run)s::bigint
 
 -- name: run_by_name
 -- The newest run of a name.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, hot_baseline, requested_by, created_at, updated_at, started_at, ended_at
+       verified_at, error, space, requested_by, created_at, updated_at, started_at, ended_at
 FROM backfilld.runs WHERE name = %(name)s::text ORDER BY run DESC LIMIT 1
 
 -- name: runs
 -- Every run, newest first; those that have ended only when asked for.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, hot_baseline, requested_by, created_at, updated_at, started_at, ended_at
+       verified_at, error, space, requested_by, created_at, updated_at, started_at, ended_at
 FROM backfilld.runs
 WHERE %(ended)s::boolean OR ended_at IS NULL
 ORDER BY run DESC LIMIT 200
@@ -33,10 +33,19 @@ ORDER BY run DESC LIMIT 200
 SELECT name, state, phase, wish, settings, approved, pass FROM backfilld.runs WHERE run = %(run)s::bigint FOR UPDATE
 
 -- name: standing
--- What a step must know before it works: the run's state and settings and the database's pace.
+-- What a step must know before it works: the run's state and settings, the lanes beside it and the database's pace.
 SELECT r.name, r.phase, r.state, r.pass, r.settings, p.width, p.max_width, p.hold_reason,
-       extract(epoch FROM clock_timestamp() - p.sampled_at)::float8 AS age_seconds
+       extract(epoch FROM clock_timestamp() - p.sampled_at)::float8 AS age_seconds,
+       lanes.awake AS lanes_awake, lanes.asleep AS lanes_asleep, lanes.last AS last_lane, lanes.most_left
 FROM backfilld.runs r CROSS JOIN backfilld.pace p
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE l.next_run_at IS NOT NULL) AS awake,
+           count(*) FILTER (WHERE l.next_run_at IS NULL) AS asleep,
+           max(l.lane) FILTER (WHERE l.next_run_at IS NOT NULL) AS last,
+           max(l.rows_expected - l.rows_walked) AS most_left
+    FROM backfilld.lanes l
+    WHERE l.run = r.run AND l.done_at IS NULL AND l.kind <> 'conductor' AND l.pass = r.pass
+) lanes
 WHERE r.run = %(run)s::bigint
 
 -- name: set_state
@@ -55,8 +64,12 @@ WHERE run = %(run)s::bigint
 UPDATE backfilld.runs SET phase = %(phase)s::text, updated_at = clock_timestamp() WHERE run = %(run)s::bigint
 
 -- name: set_totals
--- How many rows the walk passes over, and the table's update counters before it.
-UPDATE backfilld.runs SET rows_total = %(rows_total)s::bigint, hot_baseline = coalesce(%(hot_baseline)s::jsonb, hot_baseline)
+-- How many rows the walk passes over.
+UPDATE backfilld.runs SET rows_total = %(rows_total)s::bigint WHERE run = %(run)s::bigint
+
+-- name: set_space
+-- How large the tables are, at one moment of the walk.
+UPDATE backfilld.runs SET space = coalesce(space, '{}') || jsonb_build_object(%(moment)s::text, %(sizes)s::jsonb)
 WHERE run = %(run)s::bigint
 
 -- name: set_pass
@@ -99,6 +112,8 @@ WHERE datname = current_database() AND usename = current_user AND state = 'activ
 SELECT coalesce(sum(l.rows_changed), 0)::bigint AS rows_changed,
        coalesce(sum(l.rows_walked) FILTER (WHERE l.kind = 'backfill' AND l.pass = 1), 0)::bigint AS rows_walked,
        coalesce(sum(l.rows_walked) FILTER (WHERE l.kind = 'verify' AND l.pass = r.pass), 0)::bigint AS rows_verified,
+       sum(l.rows_hot)::bigint AS rows_hot,
+       coalesce(sum(l.rows_changed) FILTER (WHERE l.rows_hot IS NOT NULL), 0)::bigint AS rows_changed_counted,
        coalesce(sum(l.batches_committed), 0)::bigint AS batches_committed,
        coalesce(sum(l.batches_retried), 0)::bigint AS batches_retried,
        count(*) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NULL AND l.pass = r.pass) AS lanes_open,
@@ -110,13 +125,3 @@ SELECT coalesce(sum(l.rows_changed), 0)::bigint AS rows_changed,
 FROM backfilld.runs r JOIN backfilld.lanes l USING (run)
 WHERE r.run = %(run)s::bigint
 GROUP BY r.run
-
--- name: hot_updates
--- How often rows of these tables and their partitions were updated, and how often without touching an index.
--- By name, not by regclass: to look at a name needs no privilege on its schema.
-SELECT coalesce(sum(pg_stat_get_tuples_updated(part.relid)), 0)::bigint AS updated,
-       coalesce(sum(pg_stat_get_tuples_hot_updated(part.relid)), 0)::bigint AS hot
-FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted (nspname, relname)
-JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.nspname
-JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relname
-CROSS JOIN LATERAL (SELECT c.oid AS relid UNION SELECT tree.relid::oid FROM pg_partition_tree(c.oid) tree) AS part

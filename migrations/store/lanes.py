@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from psycopg.types.json import Jsonb
 
 from migrations.messages import LaneMessage
-from migrations.model import Bounds, Key, Lane, Timing
+from migrations.model import Bounds, Lane, Stretch, Timing
 from migrations.settings import TARGET
 from migrations.sql import queries
 
@@ -26,9 +26,14 @@ CLAIM = _SQL["claim_lane"]
 Statement = tuple[LiteralString, dict[str, Any]]  # Any: whatever psycopg can send
 
 
+def read_query(run: int, lane: int) -> Statement:
+    """A lane, without a lock, as a statement."""
+    return _SQL["read_lane"], {"run": run, "lane": lane}
+
+
 def read(connection: Connection, run: int, lane: int) -> Lane | None:
     """A lane, without a lock."""
-    row = connection.execute(_SQL["read_lane"], {"run": run, "lane": lane}).fetchone()
+    row = connection.execute(*read_query(run, lane)).fetchone()
     return Lane.from_row(row) if row else None
 
 
@@ -42,6 +47,11 @@ def lock_conductor(connection: Connection, run: int) -> None:
     connection.execute(_SQL["lock_conductor"], {"run": run})
 
 
+def try_lock_conductor(connection: Connection, run: int) -> bool:
+    """`lock_conductor` where nobody has it; False when somebody does."""
+    return connection.execute(_SQL["try_lock_conductor"], {"run": run}).fetchone() is not None
+
+
 def insert(  # noqa: PLR0913 - one row; each column is named where it is called
     connection: Connection,
     run: int,
@@ -50,11 +60,17 @@ def insert(  # noqa: PLR0913 - one row; each column is named where it is called
     operation: int,
     pass_: int,
     relation: str,
-    bounds: Bounds,
+    bounds: Bounds | Stretch,
+    cursor: Any = None,  # JSON: where in its bounds it begins
     batch_rows: int = 1000,
-) -> int:
-    """One more lane; returns its number. The caller holds the conductor."""
-    row = connection.execute(
+    rows_expected: int | None = None,
+    awake: bool = True,
+) -> LaneMessage:
+    """One more lane; returns the message that wakes it. The caller holds the conductor.
+
+    A lane that is not awake begins when another ends.
+    """
+    rows = connection.execute(
         _SQL["insert_lane"],
         {
             "run": run,
@@ -63,17 +79,41 @@ def insert(  # noqa: PLR0913 - one row; each column is named where it is called
             "pass": pass_,
             "relation": relation,
             "bounds": Jsonb(bounds.to_json()),
+            "cursor": Jsonb(cursor) if cursor is not None else None,
             "batch_rows": batch_rows,
+            "rows_expected": rows_expected,
+            "awake": awake,
         },
-    ).fetchone()
-    return int(row["lane"]) if row else 0
+    ).fetchall()
+    return messages(rows)[0]
 
 
-def extend(  # noqa: PLR0913 - names one lane by what it is for
-    connection: Connection, run: int, *, operation: int, pass_: int, after: Key | None, upto: Key | None
-) -> bool:
-    """Let the untouched lane that ends at `after` go on to `upto`; False when there is none."""
-    if after is None:
+def shorten(
+    connection: Connection,
+    lane: Lane,
+    *,
+    bounds: Bounds | Stretch,
+    cursor: Any,  # JSON: as in `insert`
+    given: int,
+) -> None:
+    """Take `given` rows, about, from what a lane has before it."""
+    connection.execute(
+        _SQL["shorten_lane"],
+        {
+            "run": lane.run,
+            "lane": lane.lane,
+            "bounds": Jsonb(bounds.to_json()),
+            "cursor": Jsonb(cursor) if cursor is not None else None,
+            "given": given,
+        },
+    )
+
+
+def extend(connection: Connection, run: int, *, operation: int, pass_: int, bounds: Bounds | Stretch) -> bool:
+    """Let the untouched lane that ends where `bounds` begin go on to their end; False when there is none."""
+    begins, edge = ("first", "last") if isinstance(bounds, Stretch) else ("after", "upto")
+    values: dict[str, Any] = bounds.to_json()  # Any: keys or pages
+    if values[begins] is None:
         return False
     cursor = connection.execute(
         _SQL["extend_lane"],
@@ -81,8 +121,9 @@ def extend(  # noqa: PLR0913 - names one lane by what it is for
             "run": run,
             "operation": operation,
             "pass": pass_,
-            "after": Jsonb(list(after)),
-            "upto": Jsonb(list(upto) if upto is not None else None),
+            "edge": edge,
+            "begins": Jsonb(values[begins]),
+            "ends": Jsonb(values[edge]),
         },
     )
     return cursor.rowcount > 0
@@ -95,6 +136,7 @@ def advance_query(  # noqa: PLR0913 - the checkpoint: each counter is named wher
     walked: int = 0,
     changed: int = 0,
     residual: int = 0,
+    hot: int | None = None,
     batch_rows: int | None = None,
     recent: Sequence[Timing] = (),
     done: bool = False,
@@ -112,6 +154,7 @@ def advance_query(  # noqa: PLR0913 - the checkpoint: each counter is named wher
         "walked": walked,
         "changed": changed,
         "residual": residual,
+        "hot": hot,
         "batch_rows": batch_rows or lane.batch_rows,
         "recent": Jsonb([[timing.rows, timing.seconds, timing.at] for timing in recent]),
         "done": done,
@@ -148,6 +191,16 @@ def postpone(  # noqa: PLR0913 - one row; each column is named where it is calle
 def wake_conductor_query(run: int) -> Statement:
     """A lane has ended: let the conductor look whether all have. Gives the row of its message, for after the commit."""
     return _SQL["wake_conductor"], {"run": run}
+
+
+def wake_sleeper_query(run: int) -> Statement:
+    """A lane has ended: let the next that waits for its turn begin. Gives the row of its message, if there is one."""
+    return _SQL["wake_sleepers"], {"run": run, "lanes": 1}
+
+
+def wake_sleepers(connection: Connection, run: int, *, lanes: int) -> list[LaneMessage]:
+    """Let so many lanes that wait for their turn begin; returns their messages."""
+    return messages(connection.execute(_SQL["wake_sleepers"], {"run": run, "lanes": lanes}).fetchall())
 
 
 def wake_run(connection: Connection, run: int, *, conductor: bool = True) -> None:

@@ -44,6 +44,13 @@ class Standing:
     hold_reason: str | None
     #: Seconds since the governor's reading; None when there never was one.
     age_seconds: float | None
+    #: Lanes of the walk that are not at their end: those at work, and those that wait for their turn.
+    lanes_awake: int
+    lanes_asleep: int
+    #: The greatest number of a lane at work: the first to step back when fewer are wanted.
+    last_lane: int | None
+    #: What the lane with the largest rest has before it, in rows.
+    most_left: int | None
 
     @classmethod
     def from_row(cls, row: Row) -> Standing:
@@ -56,6 +63,10 @@ class Standing:
             width=row["width"],
             hold_reason=row["hold_reason"],
             age_seconds=row["age_seconds"],
+            lanes_awake=row["lanes_awake"],
+            lanes_asleep=row["lanes_asleep"],
+            last_lane=row["last_lane"],
+            most_left=row["most_left"],
         )
 
 
@@ -168,11 +179,14 @@ def set_phase(connection: Connection, run: int, phase: Phase) -> None:
     events.record(connection, run, actor=WORKER, what=f"phase.{phase}")
 
 
-def set_totals(
-    connection: Connection, run: int, *, rows_total: int, hot_baseline: Mapping[str, int] | None = None
-) -> None:
-    baseline = Jsonb(dict(hot_baseline)) if hot_baseline is not None else None
-    connection.execute(_SQL["set_totals"], {"run": run, "rows_total": rows_total, "hot_baseline": baseline})
+def set_totals(connection: Connection, run: int, *, rows_total: int) -> None:
+    connection.execute(_SQL["set_totals"], {"run": run, "rows_total": rows_total})
+
+
+def set_space(connection: Connection, run: int, *, moment: str, sizes: Mapping[str, int]) -> None:
+    """Write down how large the tables are, `before` the walk or `after` it; in bytes."""
+    connection.execute(_SQL["set_space"], {"run": run, "moment": moment, "sizes": Jsonb(dict(sizes))})
+    events.record(connection, run, actor=WORKER, what=f"space.{moment}", **sizes)
 
 
 def set_pass(connection: Connection, run: int, pass_: int, *, reason: str) -> None:

@@ -69,8 +69,9 @@ class KeyWalk:
         )
         return query, []
 
-    def tiles(self, tiles: int, *, sample_percent: float) -> Query:
-        """The last key of each of `tiles` equal shares of the rows, by all rows or by a sample of pages."""
+    def tiles(self, tiles: int, *, sample_percent: float, within: Bounds = Bounds()) -> Query:  # noqa: B008 - a frozen value
+        """The last key of each of `tiles` equal shares of the rows in a range, by all rows or by a sample of pages."""
+        condition, parameters = self.within(within)
         sample = sql.SQL(" TABLESAMPLE SYSTEM ({})").format(sample_percent) if sample_percent < 100 else sql.SQL("")
         names = sql.SQL(", ").join(sendable(sql.Identifier(column.name)) for column in self.key)
         sampled = [sendable(sql.Identifier("s", column.name)) for column in self.key]
@@ -78,7 +79,7 @@ class KeyWalk:
         texts = sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in sampled)
         query = sql.SQL(
             "SELECT DISTINCT ON (s.tile_of_row) {texts} FROM ("
-            "SELECT {names}, ntile(%s) OVER (ORDER BY {order}) AS tile_of_row FROM {table}{sample}) s "
+            "SELECT {names}, ntile(%s) OVER (ORDER BY {order}) AS tile_of_row FROM {table}{sample} WHERE {condition}) s "
             "ORDER BY s.tile_of_row, {descending}"
         ).format(
             texts=texts,
@@ -87,8 +88,9 @@ class KeyWalk:
             table=self._table,
             sample=sample,
             descending=descending,
+            condition=condition,
         )
-        return query, [tiles]
+        return query, [tiles, *parameters]
 
     def _row(self) -> sql.Composable:
         return _tuple([self._column(column) for column in self.key])
@@ -133,10 +135,25 @@ def split(connection: Connection, walk: KeyWalk, *, lanes: int, rows_estimate: i
     last = fetch_key(connection, walk.last())
     if last is None:
         return []
-    percent = 100.0 if rows_estimate <= SAMPLE_ROWS else max(100.0 * SAMPLE_ROWS / rows_estimate, 0.001)
     with connection.cursor(row_factory=tuple_row) as cursor:
-        edges = cursor.execute(*walk.tiles(lanes, sample_percent=percent)).fetchall()[: lanes - 1]
+        edges = cursor.execute(*walk.tiles(lanes, sample_percent=_percent(rows_estimate))).fetchall()[: lanes - 1]
     starts: list[Key | None] = [None, *edges]
     ends: list[Key] = [*edges, last]
     # A sample may end at the last key itself, and a table of few rows gives fewer tiles.
     return [Bounds(after=start, upto=end) for start, end in zip(starts, ends, strict=True) if start not in (end, last)]
+
+
+def middle(connection: Connection, walk: KeyWalk, bounds: Bounds, *, rows_estimate: int) -> Key | None:
+    """A key that has about as many rows of `bounds` before it as after it; None when a sample of the table shows none.
+
+    `rows_estimate` is of the whole table.
+    """
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        edges: list[Key] = cursor.execute(
+            *walk.tiles(2, sample_percent=_percent(rows_estimate), within=bounds)
+        ).fetchall()
+    return edges[0] if len(edges) > 1 and edges[0] != bounds.upto else None
+
+
+def _percent(rows_estimate: int) -> float:
+    return 100.0 if rows_estimate <= SAMPLE_ROWS else max(100.0 * SAMPLE_ROWS / rows_estimate, 0.001)

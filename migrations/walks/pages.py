@@ -1,0 +1,264 @@
+"""The page walk: a table in the order of its pages, a stripe of every page at a time.
+
+The first update of a full page is dear: there is no room for the new version, so it goes to another page and every index gets
+an entry. Once that has committed, the room of the old version is free again, and the next row of the page finds it: a HOT
+update, no index entry and no new page. So a lane takes a *group* of pages and goes round it in as many rounds as there are
+*stripes*, changing one row in so many of each page in a round. Only the first round pays.
+
+The room of an old version is free when no snapshot can see it any more. A group is therefore gone round in several batches:
+by the time a page comes up again, the batches that other lanes were running at the first visit are over.
+
+Pages are read by TID range scans, which prune them; a TID scan by a list would not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Self
+
+from psycopg import sql
+
+from migrations.names import sendable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from migrations.definition import TableName
+    from migrations.model import Stretch
+    from migrations.walks.keys import Query
+
+#: Rounds for tables with the primary key's index alone, and for others. Measured (docs/benchmarks): eight rounds halve what
+#: a single index costs, sixteen save more than the scans they take as soon as there is a second index.
+FEW_STRIPES, MANY_STRIPES = 8, 16
+#: Batches in a round, at least: a page must not come up again while another lane's batch still sees what it was.
+BATCHES_A_ROUND = 4
+#: Pages of a batch that is cut short for the sake of that. Fewer would pay more for the transaction than for the rows.
+LEAST_PAGES = 16
+#: Groups smaller than this are not worth the rounds.
+LEAST_GROUP_PAGES = 64
+#: A group is read as often as there are stripes, and should stay in memory meanwhile: at most 128 MB.
+MOST_GROUP_PAGES = 16_384
+#: How far a group may grow when its pages come up again too early.
+MOST_SCALE = 8
+#: What a page has for rows and their line pointers (8 kB less its header).
+PAGE_BYTES = 8168
+LINE_POINTER_BYTES = 4
+#: Below this many changed rows a share of them says nothing.
+ENOUGH_ROWS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageReach:
+    """What one batch covers: pages from `first` to before `last` (None: to the end), one stripe of them."""
+
+    first: int
+    last: int | None
+    stripes: int = 1
+    stripe: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """Rows that were changed, and how many of them in place."""
+
+    changed: int = 0
+    hot: int = 0
+
+    @property
+    def hot_ratio(self) -> float | None:
+        return self.hot / self.changed if self.changed >= ENOUGH_ROWS else None
+
+    def plus(self, changed: int, hot: int) -> Count:
+        return Count(changed=self.changed + changed, hot=self.hot + hot)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a lane is: a group of pages, the round it is in, and the page it goes on with."""
+
+    first: int
+    last: int | None
+    stripes: int
+    stripe: int
+    page: int
+    #: Rounds that the room on the pages asks for; fewer are done where few rows need work.
+    level: int
+    #: Fewer rounds than this were tried and did not do.
+    floor: int = 2
+    #: How many times larger than planned the group is.
+    scale: int = 1
+    #: Of this group: the first round, and the others.
+    opening: Count = Count()
+    following: Count = Count()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(**{**value, "opening": Count(**value["opening"]), "following": Count(**value["following"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageWalk:
+    """A table or a leaf of a partitioned one, and the name its columns go by in expressions."""
+
+    relation: TableName
+    alias: str
+
+    def within(self, reach: PageReach) -> tuple[sql.Composable, list[str]]:
+        """The condition for rows that `reach` covers."""
+        ctid = sendable(sql.Identifier(self.alias, "ctid"))
+        conditions: list[sql.Composable] = [sql.SQL("{} >= %s::pg_catalog.tid").format(ctid)]
+        parameters = [f"({reach.first},0)"]
+        if reach.last is not None:
+            conditions.append(sql.SQL("{} < %s::pg_catalog.tid").format(ctid))
+            parameters.append(f"({reach.last},0)")
+        if reach.stripes > 1:
+            # The low byte of the line pointer, as the type's own send function writes it: exactly one row in so many of every
+            # page, whatever the key. A tenth of what the cast to text costs; a hash of the key leaves some pages with more.
+            conditions.append(
+                sql.SQL("pg_catalog.get_byte(pg_catalog.tidsend({}), 5) %% {} = {}").format(
+                    ctid, sql.Literal(reach.stripes), sql.Literal(reach.stripe)
+                )
+            )
+        return sql.SQL(" AND ").join(conditions), parameters
+
+    def look(self) -> Query:
+        """(file of the table, its pages) at this moment; NULLs when the table is gone."""
+        query = sql.SQL(
+            "SELECT pg_catalog.pg_relation_filenode(t.oid)::bigint, pg_catalog.pg_relation_size(t.oid) "
+            "/ pg_catalog.current_setting('block_size')::bigint FROM (SELECT pg_catalog.to_regclass(%s::text) AS oid) t"
+        )
+        return sql.Composed([query]), [self.relation.identifier.as_string()]
+
+
+def begin(stretch: Stretch) -> Place:
+    """Where a lane begins."""
+    return _group(stretch, stretch.first, level=stretch.stripes, stripes=stretch.stripes, floor=2, scale=1)
+
+
+def reach(stretch: Stretch, place: Place, *, rows: int, pages: int) -> PageReach:
+    """The pages of the next batch, for about `rows` rows, in a table that has `pages` by now."""
+    wanted = max(1, round(rows * place.stripes / max(stretch.rows_per_page, 0.01)))
+    if place.last is None:
+        last = place.page + wanted
+        return PageReach(first=place.page, last=last if last < pages else None)
+    if place.stripes > 1:
+        wanted = min(wanted, max(math.ceil((place.last - place.first) / BATCHES_A_ROUND), LEAST_PAGES))
+    return PageReach(
+        first=place.page, last=min(place.page + wanted, place.last), stripes=place.stripes, stripe=place.stripe
+    )
+
+
+def after(stretch: Stretch, place: Place, done: PageReach, *, changed: int, hot: int) -> Place | None:
+    """Where the lane is after a batch that changed so many rows; None at its end."""
+    if done.last is None:
+        return None
+    counted = (
+        replace(place, opening=place.opening.plus(changed, hot))
+        if place.stripe == 0
+        else replace(place, following=place.following.plus(changed, hot))
+    )
+    if place.last is None or done.last < place.last:
+        return replace(counted, page=done.last)
+    if place.stripe + 1 < place.stripes:
+        return replace(counted, stripe=place.stripe + 1, page=place.first)
+    if stretch.last is not None and place.last >= stretch.last:
+        return None
+    level, floor, scale = _learn(stretch, counted)
+    # Rounds that would find less than one row to change on a page are scans for nothing.
+    needed = math.ceil((counted.opening.changed + counted.following.changed) / (place.last - place.first))
+    return _group(stretch, place.last, level=level, stripes=max(1, min(level, needed)), floor=floor, scale=scale)
+
+
+def pages_done(stretch: Stretch, place: Place | None) -> float:
+    """How many pages a lane has behind it; a page in its third round of eight counts as a quarter."""
+    if place is None:
+        return float((stretch.last or 0) - stretch.first)
+    if place.last is None:
+        return float(place.page - stretch.first)
+    rounds = (place.stripe * (place.last - place.first) + place.page - place.first) / place.stripes
+    return place.first - stretch.first + rounds
+
+
+def split(stretch: Stretch, place: Place) -> tuple[tuple[Stretch, Place], tuple[Stretch, Place], float] | None:
+    """Give away half of what a lane has before it: what it keeps, what is given, and how many pages that counts as.
+
+    None when there is too little, or in the middle of a round over the last group.
+    """
+    if stretch.last is None or place.last is None:
+        return None
+    untouched = stretch.last - place.last
+    if place.stripes == 1 or untouched >= place.last - place.first:
+        middle = ((place.page if place.stripes == 1 else place.last) + stretch.last) // 2
+        if min(middle - place.page, stretch.last - middle) < LEAST_PAGES:
+            return None
+        kept, given = replace(stretch, last=middle), replace(stretch, first=middle)
+        return (kept, replace(place, last=min(place.last, middle))), (given, begin(given)), float(stretch.last - middle)
+    if place.page != place.first or place.last - place.first < 2 * LEAST_GROUP_PAGES:
+        return None
+    middle = (place.first + place.last) // 2
+    kept, given = replace(stretch, last=middle), replace(stretch, first=middle)
+    rounds_left = (place.stripes - place.stripe) / place.stripes
+    return (
+        (kept, replace(place, last=middle)),
+        (given, replace(place, first=middle, page=middle, opening=Count(), following=Count())),
+        (place.last - middle) * rounds_left + untouched,
+    )
+
+
+def _group(stretch: Stretch, first: int, *, level: int, stripes: int, floor: int, scale: int) -> Place:  # noqa: PLR0913 - a Place
+    if stretch.last is None:
+        return Place(first=first, last=None, stripes=1, stripe=0, page=first, level=1)
+    size = stretch.group_pages * scale
+    rest = stretch.last - first
+    # Not a rest that is too small for rounds of its own.
+    last = stretch.last if rest < size + size // 2 else first + size
+    if last - first < LEAST_GROUP_PAGES:
+        stripes = 1
+    return Place(first=first, last=last, stripes=stripes, stripe=0, page=first, level=level, floor=floor, scale=scale)
+
+
+def _learn(stretch: Stretch, place: Place) -> tuple[int, int, int]:
+    """(rounds, least rounds, scale) for the next group, by what was HOT in this one."""
+    level, floor, scale = place.level, place.floor, place.scale
+    opening, following = place.opening.hot_ratio, place.following.hot_ratio
+    if opening is not None and opening >= 0.9:
+        # The pages had room for the first round: fewer, larger rounds may do.
+        return max(min(floor, level), level // 2), floor, scale
+    if opening is not None and level < stretch.stripes and place.stripes == level:
+        # They had not: go back, and do not try that again.
+        level = min(level * 2, stretch.stripes)
+        floor = level
+    if following is not None and following < 0.5:
+        # What the first round left is not free yet when the next one comes: somebody's snapshot still sees it. Come later.
+        if scale >= MOST_SCALE and following < 0.2:
+            return 1, floor, scale
+        scale = min(scale * 2, MOST_SCALE)
+    return level, floor, scale
+
+
+def stripes_for(*, rows_per_page: float, row_bytes: float, indexes: int, in_place: bool) -> int:
+    """How many rounds a table's pages are rewritten in.
+
+    `row_bytes` is a row's size on its page, `in_place` whether the updates can be HOT at all: no index holds a column that is
+    written. Where pages have room for some rows (a fillfactor, deleted rows), so many can be done at once, and fewer rounds do.
+    """
+    if not in_place or rows_per_page < 2:
+        return 1
+    stripes = FEW_STRIPES if indexes <= 1 else MANY_STRIPES
+    room = (PAGE_BYTES - rows_per_page * (row_bytes + LINE_POINTER_BYTES)) / PAGE_BYTES
+    if room > 0:
+        # A quarter more than fits on average, for pages that are fuller than others.
+        stripes = min(stripes, math.ceil(1.25 / room))
+    return max(1, min(stripes, math.floor(rows_per_page)))
+
+
+def cut(pages: int, pieces: int, *, stretch: Stretch) -> list[Stretch]:
+    """The pages of a table in up to `pieces` equal stretches, each like `stretch` but for its ends."""
+    pieces = max(1, min(pieces, pages // LEAST_GROUP_PAGES))
+    edges = [round(pages * piece / pieces) for piece in range(pieces + 1)]
+    return [replace(stretch, first=first, last=last) for first, last in pairwise(edges)]
