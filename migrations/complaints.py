@@ -87,6 +87,9 @@ def _words(error: ErrorDetails, path: Path, document: Document, schema: Schema) 
                 f"{_called(value, written)} stands where a list is expected",
                 "Write each entry on a line of its own behind a dash, or all of them as [a, b].",
             )
+        case "literal_error":
+            words = _listed(node["enum"])
+            return f"{_called(value, written)} is not one of the words that can stand here", f"Write {words}."
         case "too_short":
             return "there is no column to set", "Write at least one `column: expression`."
         case _:

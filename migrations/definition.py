@@ -182,10 +182,10 @@ class RunSettings(_Model):
         le=100,
         description="Time spent waiting for each second of work: 0 never waits, 1 works half of the time. Unit: ratio.",
     )
-    walk: Literal["pages", "keys"] | None = Field(
-        default=None,
-        description="How tables are walked: by pages, a stripe of each at a time, which is quickest and lets tables grow least, "
-        "or by key. Left out, by pages wherever that is right.",
+    walk: Literal["auto", "pages", "keys"] = Field(
+        default="auto",
+        description="How tables are walked: by `pages`, a stripe of each at a time, which is quickest and lets tables grow "
+        "least, or by `keys`; `auto` is by pages wherever that is right.",
     )
     approve: Approvals = Field(
         default=(Phase.CONTRACT,),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from migrations.operations import Action, Operation
     from migrations.postgres.catalog import Table
     from migrations.preflight import Examination
+    from migrations.walks.forecast import Forecast
 
 #: Rows per second and lane that an estimate starts from, until a run has measured its own: a few indexes, ordinary disks.
 ASSUMED_ROWS_PER_SECOND = 15_000
@@ -48,6 +49,8 @@ class TableReport:
     triggers: tuple[str, ...]
     publications: tuple[str, ...]
     dependents: tuple[str, ...]
+    #: How each operation on it walks it, and what that will take.
+    walks: tuple[Forecast, ...]
     notes: tuple[str, ...]
 
 
@@ -86,32 +89,51 @@ def make(migration: Migration, examination: Examination) -> Plan:
     return Plan(
         name=migration.name,
         checksum=migration.checksum,
-        phases=tuple(_phase(migration, operations, phase) for phase in Phase if phase is not Phase.DONE and operations),
-        tables=tuple(_report(table, examination.rows[name], operations) for name, table in examination.tables.items()),
+        phases=tuple(
+            _phase(migration, operations, phase, walks=examination.forecasts)
+            for phase in Phase
+            if phase is not Phase.DONE and operations
+        ),
+        tables=tuple(
+            _report(
+                table,
+                examination.rows[name],
+                operations,
+                walks=tuple(
+                    one
+                    for operation, one in zip(operations, examination.forecasts, strict=False)
+                    if one is not None and operation.table == name
+                ),
+            )
+            for name, table in examination.tables.items()
+        ),
         estimate=_estimate(migration, operations, examination),
         warnings=tuple(examination.warnings),
         findings=tuple(asdict(finding) for finding in examination.findings),
     )
 
 
-def _phase(migration: Migration, operations: tuple[Operation, ...], phase: Phase) -> PlannedPhase:
+def _phase(
+    migration: Migration, operations: tuple[Operation, ...], phase: Phase, *, walks: tuple[Forecast | None, ...]
+) -> PlannedPhase:
     planned = [_planned(action) for action in actions(operations, phase)]
     statements = [statement for action in planned for statement in action]
-    for operation in operations:
+    for operation, walk in zip(operations, walks, strict=True):
         rewrite = operation.rewrite()
-        if rewrite is None:
+        if rewrite is None or walk is None:
             continue
         table = operation.table.identifier.as_string()
         key = ", ".join(column.name for column in operation.facts.key)
         needed = _readable(rewrite.needs_work.as_string())
         if phase is Phase.BACKFILL:
             sets = _readable(rewrite.set_clause.as_string())
-            text = f"UPDATE {table} SET {sets} WHERE ({key}) in the batch's range AND {needed}"  # noqa: S608 - for reading
-            statements.append(
-                PlannedAction(
-                    sql=text, lock="ROW EXCLUSIVE", note="row locks for about batch_seconds; walked by " + key
-                )
-            )
+            where, by = (f"({key}) in the batch's range", key)
+            if walk.walk == "pages":
+                where = "ctid in the batch's pages" + (" and its stripe" if walk.stripes > 1 else "")
+                by = "pages" + (f", in {walk.stripes} rounds" if walk.stripes > 1 else "")
+            text = f"UPDATE {table} SET {sets} WHERE {where} AND {needed}"  # noqa: S608 - for reading
+            note = f"row locks for about batch_seconds; walked by {by}"
+            statements.append(PlannedAction(sql=text, lock="ROW EXCLUSIVE", note=note))
         elif phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
             text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
             statements.insert(
@@ -136,7 +158,7 @@ def _readable(text: str) -> str:
     return text.replace("%%", "%").replace("(\n", "(").replace("\n)", ")")
 
 
-def _report(table: Table, rows: int, operations: tuple[Operation, ...]) -> TableReport:
+def _report(table: Table, rows: int, operations: tuple[Operation, ...], *, walks: tuple[Forecast, ...]) -> TableReport:
     key = next((operation.facts.key for operation in operations if operation.table == table.name), ())
     notes = [
         f"{operation.facts.relation} is walked once because the expression {operation.facts.once_because}"
@@ -152,6 +174,7 @@ def _report(table: Table, rows: int, operations: tuple[Operation, ...]) -> Table
         triggers=tuple(trigger.name for trigger in table.triggers),
         publications=table.publications,
         dependents=table.dependents,
+        walks=walks,
         notes=tuple(notes),
     )
 

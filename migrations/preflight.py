@@ -13,8 +13,10 @@ from migrations import definition
 from migrations.definition import TableName
 from migrations.errors import Finding
 from migrations.facts import Facts, Target
+from migrations.operations import bind
 from migrations.postgres import catalog, pooler
 from migrations.postgres.expressions import Analysis, Complaint, Probe, probe
+from migrations.walks.forecast import Forecast, forecast
 
 if TYPE_CHECKING:
     from migrations.definition import AddColumn, Backfill, Migration, Operation
@@ -34,6 +36,8 @@ class Examination:
     tables: dict[TableName, Table] = field(default_factory=dict)
     #: About how many rows each table has.
     rows: dict[TableName, int] = field(default_factory=dict)
+    #: How each operation will walk its table; None where it moves no data. Empty when the migration is refused.
+    forecasts: tuple[Forecast | None, ...] = ()
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -52,6 +56,13 @@ def examine(connection: Connection, migration: Migration) -> Examination:
     if not found.findings:
         found.facts = tuple(
             _examine_operation(connection, found, migration, number) for number in range(len(migration.operations))
+        )
+    if not found.findings:
+        found.forecasts = tuple(
+            forecast(connection, found.tables[operation.table], rewrite, migration.settings)
+            if (rewrite := operation.rewrite()) is not None
+            else None
+            for operation in bind(migration, found.facts)
         )
     return found
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from migrations.model import Lane, Quarantined
     from migrations.plan import Estimate, Plan, PlannedPhase, TableReport
+    from migrations.walks.forecast import Forecast
     from monitoring.progress import Progress
 
 #: Without a terminal, at most one line per run in this time, unless its state or phase changed: logs are kept and read.
@@ -172,6 +173,8 @@ def page(
     facts.add_row("verified", _verified(progress))
     if progress.hot_update_ratio is not None:
         facts.add_row("HOT updates", f"{progress.hot_update_ratio:.1%}")
+    if progress.space is not None and "after" in progress.space:
+        facts.add_row("size", _sizes(progress.space["before"], progress.space["after"]))
     facts.add_row("created", f"{moment(progress.created_at)} UTC")
     facts.add_row("last moved", f"{moment(progress.updated_at)} UTC")
     parts: list[RenderableType] = [block(progress), Text(), facts]
@@ -183,6 +186,15 @@ def page(
     if events:
         parts += [Text(), _title("last events"), event_table(events[-EVENTS_ON_A_PAGE:])]
     return Group(*parts)
+
+
+def _sizes(before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    """What the walk made of the tables and their indexes."""
+    return ", ".join(
+        f"{what} {size(before[part])} > {size(after[part])}"
+        + (f" ({after[part] / before[part] - 1:+.0%})" if before[part] else "")
+        for what, part in (("heap", "heap_bytes"), ("indexes", "index_bytes"))
+    )
 
 
 def _bar(progress: Progress) -> RenderableType:
@@ -402,7 +414,7 @@ def refusals(findings: Sequence[Finding]) -> RenderableType:
 def _table_facts(report: TableReport) -> RenderableType:
     known = [f"{number(report.rows)} rows", size(report.heap_bytes), f"indexes {size(report.index_bytes)}"]
     if report.key:
-        known.append(f"walked by {', '.join(report.key)}")
+        known.append(f"key {', '.join(report.key)}")
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -413,10 +425,31 @@ def _table_facts(report: TableReport) -> RenderableType:
     ):
         if values:
             facts.add_row(title, cell(", ".join(values)))
+    for walk in report.walks:
+        facts.add_row("walked", cell(_walk(walk)))
+        facts.add_row("grows", cell(_growth(walk, report)))
     for note in report.notes:
         facts.add_row("note", cell(note))
     head = Text.assemble((safe(report.name), "bold cyan"), "  ", safe(" · ".join(known)))
     return Group(head, Padding(facts, (0, 0, 0, 2))) if facts.row_count else head
+
+
+def _walk(walk: Forecast) -> str:
+    if walk.walk == "keys":
+        return f"by key, because {walk.because}" if walk.because else "by key, as the file asks"
+    return f"by pages, in {walk.stripes} rounds" if walk.stripes > 1 else "by pages"
+
+
+def _growth(walk: Forecast, report: TableReport) -> str:
+    """Before vacuum gives anything back."""
+    grown = [
+        f"{what} by about {size(growth)} (+{growth / of:.0%})" if of else f"{what} by about {size(growth)}"
+        for what, growth, of in (
+            ("heap", walk.heap_growth_bytes, report.heap_bytes),
+            ("indexes", walk.index_growth_bytes, report.index_bytes),
+        )
+    ]
+    return f"{', '.join(grown)}; about {size(walk.wal_bytes)} of WAL"
 
 
 def _phase(phase: PlannedPhase) -> RenderableType:

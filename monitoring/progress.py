@@ -17,7 +17,7 @@ from migrations.states import ACTIVE, ENDED, RESTING, Phase, State, Wish
 from migrations.store import pace as pace_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from migrations.model import Pace, Row, Run
     from migrations.postgres.connect import Connection
@@ -69,6 +69,8 @@ class Progress:
     #: Rows the first walk has passed over, and of them those the present verifying walk has; not part of `to_json`.
     rows_walked: int = 0
     rows_verified: int = 0
+    #: Sizes of the tables before the walk and after it, in bytes; not part of `to_json` either. Any: JSON.
+    space: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The documented keys, in their documented order. Any: JSON."""
@@ -149,6 +151,7 @@ def measure(run: Run, walk: Row, pace: Pace, *, now: datetime) -> Progress:
         updated_at=max(run.updated_at, moved_at) if moved_at is not None else run.updated_at,
         rows_walked=walk["rows_walked"],
         rows_verified=walk["rows_verified"],
+        space=run.space,
     )
 
 

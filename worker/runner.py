@@ -29,7 +29,7 @@ from migrations.events import (
     SendFailed,
     StateChanged,
 )
-from migrations.model import Bounds, Lane, Timing
+from migrations.model import Bounds, Lane, Stretch, Timing
 from migrations.operations import bind
 from migrations.postgres import catalog
 from migrations.postgres.outcomes import classify, in_words, ran_out_of_time
@@ -349,7 +349,7 @@ class Runner:
             "message": message,
             "lane": lane.lane,
             "relation": lane.relation,
-            "after_key": lane.cursor if lane.kind != "conductor" else None,
+            **_whereabouts(lane),
         }
         self._stop(connection, lane, State.FAILED, error)
         return Left()
@@ -449,6 +449,15 @@ class Runner:
                 self._send(message)
             except Exception as exc:  # noqa: BLE001 - whatever the broker raises, the reconciler will find the lane
                 self._observe(SendFailed(run=message.run, lane=message.lane, message=str(exc)))
+
+
+def _whereabouts(lane: Lane) -> dict[str, object]:
+    """Where in its table a lane is, for people."""
+    if lane.kind == "conductor":
+        return {}
+    if isinstance(lane.bounds, Stretch):
+        return {"from_page": lane.cursor["page"] if lane.cursor is not None else lane.bounds.first}
+    return {"after_key": lane.cursor}
 
 
 def _retried(tally: Tally | None) -> tuple[bool, None, Tally]:

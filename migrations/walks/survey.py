@@ -9,12 +9,13 @@ from psycopg import sql
 
 from migrations.model import Stretch
 from migrations.postgres import catalog
+from migrations.postgres.catalog import Leaf
 from migrations.walks import pages
 
 if TYPE_CHECKING:
     from migrations.definition import RunSettings, TableName
     from migrations.facts import Facts
-    from migrations.postgres.catalog import Leaf, Table
+    from migrations.postgres.catalog import Table
     from migrations.postgres.connect import Connection
     from migrations.walks.rewrite import Rewrite
 
@@ -57,6 +58,26 @@ def survey(connection: Connection, table: Table, rewrite: Rewrite) -> list[Surve
     total = sum(leaf.pages for leaf in leaves)
     written = {one.target.column for one in rewrite.assignments}
     return [_survey(connection, leaf, table, written, total_pages=total) for leaf in leaves]
+
+
+def of_whole(connection: Connection, table: Table, rewrite: Rewrite) -> Survey:
+    """Look at a sample of a table under its own name, whatever it consists of."""
+    leaves = catalog.leaves(connection, table)
+    written = {one.target.column for one in rewrite.assignments}
+    largest = max(leaves, key=lambda leaf: leaf.indexes, default=None)
+    whole = Leaf(
+        name=table.name,
+        oid=table.oid,
+        kind=table.kind,
+        heap=all(leaf.heap for leaf in leaves),
+        filenode=0,
+        pages=table.pages,
+        row_security_active=table.row_security_active,
+        may_update=table.may_update,
+        indexes=largest.indexes if largest else 0,
+        indexed_columns=largest.indexed_columns if largest else (),
+    )
+    return _survey(connection, whole, table, written, total_pages=table.pages)
 
 
 def stretches(

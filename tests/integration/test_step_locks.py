@@ -21,7 +21,7 @@ ADD = """
 name: shout
 operations:
   - add_column: {table: jobs, column: {name: shout, type: text}, backfill: "upper(status)", not_null: true}
-settings: {lanes: 1, approve: []}
+settings: {lanes: 1, walk: keys, approve: []}
 """
 ROWS = 40
 

@@ -22,13 +22,13 @@ IN_PLACE = """
 name: convert
 operations:
   - backfill: {table: jobs, set: {number: "total::integer"}}
-settings: {lanes: 2, max_quarantined: %d}
+settings: {lanes: 2, walk: keys, max_quarantined: %d}
 """
 NEW_COLUMN = """
 name: convert
 operations:
   - add_column: {table: jobs, column: {name: number, type: integer}, backfill: "total::integer", not_null: %s}
-settings: {lanes: 2, approve: []}
+settings: {lanes: 2, walk: keys, approve: []}
 """
 
 

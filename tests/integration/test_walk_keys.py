@@ -131,7 +131,7 @@ def enqueue(engine: Engine, table: str, *, key: str = "k") -> int:
         operations:
           - backfill: {{table: {table}, set: {{visits: "visits + 1"}}}}
           - add_column: {{table: {table}, column: {{name: seen, type: text}}, backfill: 'ROW({key})::text', not_null: true}}
-        settings: {{lanes: 4, approve: []}}
+        settings: {{lanes: 4, walk: keys, approve: []}}
         """
     )
 
@@ -182,7 +182,7 @@ def test_a_quarantined_row_is_known_by_its_key(engine: Engine, case: str) -> Non
     engine.execute("ALTER TABLE t ADD CHECK (n = 0 OR ok)")
     rows = engine.value("SELECT count(*) FROM t")
     run = engine.enqueue(
-        'name: q\noperations: [{backfill: {table: t, set: {n: "1"}}}]\nsettings: {max_quarantined: 1000}'
+        'name: q\noperations: [{backfill: {table: t, set: {n: "1"}}}]\nsettings: {max_quarantined: 1000, walk: keys}'
     )
     expect(engine.drive(run, batch_rows=30), State.PAUSED)
     assert len(engine.quarantined(run)) == rows

@@ -13,7 +13,7 @@ from migrations.events import BatchCommitted
 from migrations.model import Bounds, Stretch
 from migrations.states import State
 from migrations.store import runs
-from producers import commands
+from monitoring import progress
 
 if TYPE_CHECKING:
     from fix_runs import Engine
@@ -38,9 +38,7 @@ WRONG = {
 
 def make_jobs(engine: Engine, rows: int) -> None:
     engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text NOT NULL, slug text, pad text)")
-    engine.execute(
-        "INSERT INTO jobs SELECT n, 'Open ' || n, NULL, repeat('x', 60) FROM generate_series(1, %s) n", rows
-    )
+    engine.execute("INSERT INTO jobs SELECT n, 'Open ' || n, NULL, repeat('x', 60) FROM generate_series(1, %s) n", rows)
     engine.execute("CREATE INDEX jobs_status ON jobs (status)")
 
 
@@ -67,12 +65,14 @@ def test_most_updates_stay_on_their_page_and_the_table_hardly_grows(engine: Engi
     lanes = engine.lanes(run, "backfill")
     assert {stretch.stripes for stretch in stretches(engine, run)} == {16}
     assert sum(lane.rows_changed for lane in lanes) == 20_000
-    assert engine.value("SELECT sum(rows_hot) FROM backfilld.lanes WHERE run = %s", run) > 0.75 * 20_000  # the new value makes rows wider
+    assert (
+        engine.value("SELECT sum(rows_hot) FROM backfilld.lanes WHERE run = %s", run) > 0.75 * 20_000
+    )  # the new value makes rows wider
     assert engine.value("SELECT pg_relation_size('jobs')") < 1.35 * before
     assert now.space is not None
     assert now.space["before"]["heap_bytes"] < now.space["after"]["heap_bytes"]
     assert now.rows_total == 20_000
-    assert 0.75 < (commands.status(engine.connection, run).hot_update_ratio or 0) <= 1
+    assert 0.75 < (progress.read(engine.connection, [now])[0].hot_update_ratio or 0) <= 1
 
 
 def test_every_row_is_changed_once_whatever_the_order_of_the_lanes(engine: Engine) -> None:
@@ -184,12 +184,20 @@ def test_the_leaves_of_a_partitioned_table_are_walked_one_after_the_other(engine
     """Leaves with their columns in another order, in another schema, empty, and of very different sizes."""
     # Given
     engine.execute('CREATE SCHEMA "Odd Schema"')
-    engine.execute("CREATE TABLE jobs (id bigint, day date, status text, slug text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day)")
+    engine.execute(
+        "CREATE TABLE jobs (id bigint, day date, status text, slug text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day)"
+    )
     engine.execute("CREATE TABLE jobs_a PARTITION OF jobs FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')")
-    engine.execute('CREATE TABLE "Odd Schema"."b.%s" (gone text, slug text, status text, day date NOT NULL, id bigint NOT NULL)')
+    engine.execute(
+        'CREATE TABLE "Odd Schema"."b.%s" (gone text, slug text, status text, day date NOT NULL, id bigint NOT NULL)'
+    )
     engine.execute('ALTER TABLE "Odd Schema"."b.%s" DROP COLUMN gone')
-    engine.execute('ALTER TABLE jobs ATTACH PARTITION "Odd Schema"."b.%s" FOR VALUES FROM (\'2026-02-01\') TO (\'2026-03-01\')')
-    engine.execute("CREATE TABLE jobs_c PARTITION OF jobs FOR VALUES FROM ('2026-03-01') TO ('2026-04-01') PARTITION BY HASH (id)")
+    engine.execute(
+        "ALTER TABLE jobs ATTACH PARTITION \"Odd Schema\".\"b.%s\" FOR VALUES FROM ('2026-02-01') TO ('2026-03-01')"
+    )
+    engine.execute(
+        "CREATE TABLE jobs_c PARTITION OF jobs FOR VALUES FROM ('2026-03-01') TO ('2026-04-01') PARTITION BY HASH (id)"
+    )
     engine.execute("CREATE TABLE jobs_c0 PARTITION OF jobs_c FOR VALUES WITH (MODULUS 2, REMAINDER 0)")
     engine.execute("CREATE TABLE jobs_c1 PARTITION OF jobs_c FOR VALUES WITH (MODULUS 2, REMAINDER 1)")
     engine.execute("CREATE TABLE jobs_d PARTITION OF jobs FOR VALUES FROM ('2026-04-01') TO ('2026-05-01')")
@@ -328,7 +336,9 @@ def test_values_stored_out_of_line_and_one_row_to_a_page(engine: Engine) -> None
     engine.execute("ALTER TABLE jobs ALTER wide SET STORAGE PLAIN")
     engine.execute("INSERT INTO jobs SELECT n, 'Open' || n, NULL, repeat('x', 5000) FROM generate_series(1, 300) n")
     engine.execute("ALTER TABLE jobs ADD out_of_line text DEFAULT NULL")
-    engine.execute("UPDATE jobs SET out_of_line = (SELECT string_agg(md5((id * n)::text), '') FROM generate_series(1, 200) n)")
+    engine.execute(
+        "UPDATE jobs SET out_of_line = (SELECT string_agg(md5((id * n)::text), '') FROM generate_series(1, 200) n)"
+    )
     run = engine.enqueue(SET % 2)
     expect(engine.drive(run, batch_rows=20), State.COMPLETED)
     assert {stretch.stripes for stretch in stretches(engine, run)} == {1}

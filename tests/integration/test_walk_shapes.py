@@ -24,13 +24,13 @@ LOWER = """
 name: lower
 operations:
   - backfill: {table: jobs, set: {slug: "lower(status)"}}
-settings: {lanes: %d}
+settings: {lanes: %d, walk: keys}
 """
 ADD = """
 name: add
 operations:
   - add_column: {table: jobs, column: {name: shout, type: text}, backfill: "upper(status)", not_null: %s}
-settings: {lanes: 3, approve: []}
+settings: {lanes: 3, walk: keys, approve: []}
 """
 
 

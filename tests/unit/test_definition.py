@@ -152,6 +152,7 @@ def test_the_canonical_form_is_a_valid_file_with_every_setting() -> None:
             "lanes": 2,
             "batch_seconds": 0.5,
             "nice": 0.0,
+            "walk": "auto",
             "approve": ["contract"],
             "max_quarantined": 100,
         },
@@ -382,6 +383,7 @@ BROKEN = [
     Broken("with a unit", settings("batch_seconds: 500ms"), 5, "settings.batch_seconds", "the text `500ms` is not a number", "plain digits"),
     Broken("not a number", settings("nice: .nan"), 5, "settings.nice", "`.nan` is not a number from 0 to 100", "plain digits"),
     Broken("below zero", settings("nice: -1"), 5, "settings.nice", "`-1` is not a number from 0 to 100", "such as 0"),
+    Broken("unknown walk", settings("walk: sideways"), 5, "settings.walk", "the text `sideways` is not one of the words", "Write `auto`, `pages` or `keys`"),
     Broken("no list", settings("approve: contract"), 5, "settings.approve", "the text `contract` stands where a list", "[a, b]"),
     Broken("unknown phase", settings("approve:", "  - contract", "  - deploy"), 7, "settings.approve[1]", "`deploy` is not a phase", "expand, backfill, verify, switch, contract"),
     Broken("done", settings("approve: [done]"), 5, "settings.approve[0]", "nothing comes after `done`", "Remove"),
@@ -532,7 +534,7 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
     keys = {key for node in found for key in node["properties"]}
     assert keys == {
         *("name", "operations", "settings", "add_column", "backfill", "table", "column", "type", "default", "not_null"),
-        *("set", "where", "lanes", "batch_seconds", "nice", "approve", "max_quarantined"),
+        *("set", "where", "lanes", "batch_seconds", "nice", "walk", "approve", "max_quarantined"),
     }
     for node in found:
         assert node["additionalProperties"] is False

@@ -13,6 +13,7 @@ from rich.console import Console
 from migrations.model import Bounds, Lane, Quarantined
 from migrations.plan import Estimate, Plan, PlannedAction, PlannedPhase, TableReport
 from migrations.states import Phase, State
+from migrations.walks.forecast import Forecast
 from monitoring import display
 from monitoring.progress import Progress
 
@@ -82,6 +83,7 @@ LANE = Lane(
     rows_walked=123_456,
     rows_changed=120_000,
     rows_residual=0,
+    rows_expected=None,
     batches_committed=120,
     batches_retried=1,
     attempts=0,
@@ -269,6 +271,24 @@ def plan(*, findings: tuple[dict[str, str], ...] = ()) -> Plan:
         triggers=("audit [red]",),
         publications=("supabase_realtime",),
         dependents=("view open_jobs",),
+        walks=(
+            Forecast(
+                walk="pages",
+                because="",
+                stripes=16,
+                heap_growth_bytes=12 * 2**20,
+                index_growth_bytes=2 * 2**20,
+                wal_bytes=300 * 2**20,
+            ),
+            Forecast(
+                walk="keys",
+                because="the expression reads [n], which it sets",
+                stripes=1,
+                heap_growth_bytes=120 * 2**20,
+                index_growth_bytes=40 * 2**20,
+                wal_bytes=500 * 2**20,
+            ),
+        ),
         notes=("never analyzed",),
     )
     return Plan(
@@ -285,7 +305,10 @@ def plan(*, findings: tuple[dict[str, str], ...] = ()) -> Plan:
 def test_a_plan_shows_the_table_each_statement_with_its_lock_and_what_to_know() -> None:
     text = printed(display.plan(plan()), 120)
     for part in (
-        "jobs  1,000,000 rows · 120 MB · indexes 40 MB · walked by tenant, id",
+        "jobs  1,000,000 rows · 120 MB · indexes 40 MB · key tenant, id",
+        "by pages, in 16 rounds",
+        "heap by about 12 MB (+10%), indexes by about 2.0 MB (+5%); about 300 MB of WAL",
+        "by key, because the expression reads [n], which it sets",
         "audit [red]",
         "supabase_realtime",
         "view open_jobs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -16,9 +17,7 @@ OFFSETS = (*range(1, 24), *range(250, 270))
 
 
 def stretch(first: int = 0, last: int | None = 500, *, stripes: int = 8, group_pages: int = 128) -> Stretch:
-    return Stretch(
-        first=first, last=last, filenode=1, rows_per_page=60.0, stripes=stripes, group_pages=group_pages
-    )
+    return Stretch(first=first, last=last, filenode=1, rows_per_page=60.0, stripes=stripes, group_pages=group_pages)
 
 
 def covered(reach: pages.PageReach, *, size: int) -> Counter[tuple[int, int]]:
@@ -173,7 +172,7 @@ def test_a_table_is_cut_into_equal_stretches_without_a_gap(size: int, pieces: in
     cut = pages.cut(size, pieces, stretch=stretch(last=size))
     assert cut[0].first == 0
     assert cut[-1].last == size
-    assert all(one.last == other.first for one, other in zip(cut, cut[1:], strict=False))
+    assert all(one.last == other.first for one, other in pairwise(cut))
     assert len(cut) == max(1, min(pieces, size // pages.LEAST_GROUP_PAGES))
 
 
@@ -192,9 +191,7 @@ def test_a_group_is_shared_between_two_rounds_when_nothing_else_is_left() -> Non
     lane = stretch(last=400, group_pages=400)
     place = pages.begin(lane)
     while place.stripe < 4:
-        after = pages.after(
-            lane, place, pages.reach(lane, place, rows=700, pages=400), changed=700, hot=0
-        )
+        after = pages.after(lane, place, pages.reach(lane, place, rows=700, pages=400), changed=700, hot=0)
         assert after is not None
         place = after
     parts = pages.split(lane, place)

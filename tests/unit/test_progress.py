@@ -37,7 +37,7 @@ RUN = Run(
     residual_rows=None,
     verified_at=None,
     error=None,
-    hot_baseline=None,
+    space=None,
     requested_by="ann@laptop",
     created_at=EARLIER,
     updated_at=EARLIER,
@@ -46,6 +46,8 @@ RUN = Run(
 )
 PACE = Pace(width=3, max_width=8, hold_reason=None, age_seconds=1.0)
 WALK: dict[str, Any] = {
+    "rows_hot": None,
+    "rows_changed_counted": 0,
     "rows_changed": 0,
     "rows_walked": 0,
     "rows_verified": 0,
@@ -60,8 +62,8 @@ WALK: dict[str, Any] = {
 }
 
 
-def measured(run: Run = RUN, pace: Pace = PACE, hot: dict[str, int] | None = None, **walk: Any) -> Progress:
-    return measure(run, {**WALK, **walk}, pace, now=NOW, hot=hot)
+def measured(run: Run = RUN, pace: Pace = PACE, **walk: Any) -> Progress:
+    return measure(run, {**WALK, **walk}, pace, now=NOW)
 
 
 def timings(*, batches: int, rows: int, seconds: float, ended: float = WORKERS_NOW) -> list[list[float]]:
@@ -227,20 +229,10 @@ def test_what_lanes_stumbled_over_is_not_an_error_of_a_run_that_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("baseline", "hot", "ratio"),
-    [
-        (None, {"updated": 10, "hot": 5}, None),
-        ({"updated": 0, "hot": 0}, None, None),
-        ({"updated": 100, "hot": 90}, {"updated": 100, "hot": 90}, None),
-        ({"updated": 100, "hot": 90}, {"updated": 5, "hot": 5}, None),  # the statistics were reset
-        ({"updated": 100, "hot": 90}, {"updated": 300, "hot": 240}, 0.75),
-        ({"updated": 100, "hot": 0}, {"updated": 103, "hot": 1}, 0.3333),
-    ],
+    ("changed", "hot", "ratio"), [(0, None, None), (0, 0, None), (10, None, None), (200, 150, 0.75), (3, 1, 0.3333)]
 )
-def test_hot_update_ratio_is_of_the_updates_since_the_run_began(
-    baseline: dict[str, int] | None, hot: dict[str, int] | None, ratio: float | None
-) -> None:
-    assert measured(replace(RUN, hot_baseline=baseline), hot=hot).hot_update_ratio == ratio
+def test_hot_update_ratio_is_of_the_rows_that_were_changed(changed: int, hot: int | None, ratio: float | None) -> None:
+    assert measured(rows_hot=hot, rows_changed_counted=changed).hot_update_ratio == ratio
 
 
 @pytest.mark.parametrize(
