@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from psycopg import sql
+
 from migrations.operations import actions, bind
 from migrations.states import Phase
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from migrations.operations import Action, Operation
     from migrations.postgres.catalog import Table
     from migrations.preflight import Examination
+    from migrations.walks.rewrite import Rewrite
 
 #: Rows per second and lane that an estimate starts from, until a run has measured its own: a few indexes, ordinary disks.
 ASSUMED_ROWS_PER_SECOND = 15_000
@@ -105,8 +108,7 @@ def _phase(migration: Migration, operations: tuple[Operation, ...], phase: Phase
         key = ", ".join(column.name for column in operation.facts.key)
         needed = _readable(rewrite.needs_work.as_string())
         if phase is Phase.BACKFILL:
-            sets = _readable(rewrite.set_clause.as_string())
-            text = f"UPDATE {table} SET {sets} WHERE ({key}) in the batch's range AND {needed}"  # noqa: S608 - for reading
+            text = f"UPDATE {table} SET {_sets(rewrite)} WHERE ({key}) in the batch's range AND {needed}"  # noqa: S608 - for reading
             statements.append(
                 PlannedAction(
                     sql=text, lock="ROW EXCLUSIVE", note="row locks for about batch_seconds; walked by " + key
@@ -124,6 +126,15 @@ def _phase(migration: Migration, operations: tuple[Operation, ...], phase: Phase
     return PlannedPhase(phase=phase, actions=tuple(statements), waits_for_approval=waits)
 
 
+def _sets(rewrite: Rewrite) -> str:
+    if rewrite.transform is None:
+        return _readable(rewrite.set_clause.as_string())
+    columns = ", ".join(sql.Identifier(target.column).as_string() for target in rewrite.facts.targets)
+    return (
+        f"({columns}) = the values of the Python function {rewrite.transform}, handed {', '.join(rewrite.facts.reads)}"
+    )
+
+
 def _planned(action: Action) -> list[PlannedAction]:
     return [
         PlannedAction(sql=statement.sql.as_string().strip(), lock=statement.lock, note=statement.note)
@@ -139,7 +150,7 @@ def _readable(text: str) -> str:
 def _report(table: Table, rows: int, operations: tuple[Operation, ...]) -> TableReport:
     key = next((operation.facts.key for operation in operations if operation.table == table.name), ())
     notes = [
-        f"{operation.facts.relation} is walked once because the expression {operation.facts.once_because}"
+        f"{operation.facts.relation} is walked once because {_subject(operation)}{operation.facts.once_because}"
         for operation in operations
         if operation.table == table.name and operation.facts.once_because
     ]
@@ -154,6 +165,11 @@ def _report(table: Table, rows: int, operations: tuple[Operation, ...]) -> Table
         dependents=table.dependents,
         notes=tuple(notes),
     )
+
+
+def _subject(operation: Operation) -> str:
+    rewrite = operation.rewrite()
+    return "" if rewrite is not None and rewrite.transform is not None else "the expression "
 
 
 def _estimate(migration: Migration, operations: tuple[Operation, ...], examination: Examination) -> Estimate:

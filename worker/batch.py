@@ -20,9 +20,10 @@ from migrations.postgres.outcomes import classify, in_words
 from migrations.store import lanes, quarantine
 from migrations.walks.keys import KeyWalk, fetch_key
 from migrations.walks.rewrite import expression
+from worker.transform import Transform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from migrations.model import Lane
     from migrations.operations import Operation
@@ -71,18 +72,25 @@ class Work:
     operation: Operation
     rewrite: Rewrite
     walk: KeyWalk
+    #: The Python function that gives the values, where they do not come from SQL.
+    transform: Transform | None = None
 
     @classmethod
-    def of(cls, operation: Operation, number: int) -> Work | None:
-        """The work of an operation, or None when it moves no data."""
+    def of(cls, operation: Operation, number: int, *, transforms: Sequence[str] = ()) -> Work | None:
+        """The work of an operation, or None when it moves no data. `transforms` are the modules a function may come from.
+
+        Raises Refused when it comes from another, or is not there.
+        """
         rewrite = operation.rewrite()
         if rewrite is None:
             return None
+        walk = KeyWalk(table=operation.table, key=operation.facts.key)
         return cls(
             number=number,
             operation=operation,
             rewrite=rewrite,
-            walk=KeyWalk(table=operation.table, key=operation.facts.key),
+            walk=walk,
+            transform=Transform.of(rewrite, walk, allowed=transforms),
         )
 
 
@@ -115,7 +123,7 @@ class Batch:
         try:
             with self._connection.transaction():
                 self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-                changed = self._connection.execute(self._update(condition), parameters).rowcount
+                changed = self._change(condition, parameters).changed
                 self._check_not_null(condition, parameters)
         except psycopg.Error as exc:
             if classify(exc) != "data":
@@ -150,6 +158,13 @@ class Batch:
             residual = self._count_residual(condition, parameters, carefully=carefully)
             nulls = self._tell_nulls_apart(condition, parameters, carefully=carefully) if residual else 0
             return Tally(residual=residual - nulls, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls)
+        return self._change(condition, parameters)
+
+    def _change(self, condition: sql.Composable, parameters: list[Any]) -> Tally:  # Any: key values
+        """Change the rows that need work, by SQL or by a function."""
+        if self._work.transform is not None:
+            written = self._work.transform.apply(self._connection, self._lane.run, condition, parameters)
+            return Tally(changed=written.changed, residual=written.still)
         still = self._work.rewrite.condition_tells
         if still is None:
             return Tally(changed=self._connection.execute(self._update(condition), parameters).rowcount)

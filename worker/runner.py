@@ -42,7 +42,7 @@ from worker.conductor import Conductor, violates_rule
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from migrations.events import Observer
     from migrations.messages import LaneMessage
@@ -100,11 +100,20 @@ class _Known:
 class Runner:
     """Takes steps of lanes, one message at a time; each thread of a worker may call `advance`."""
 
-    def __init__(self, pool: Pool, *, send: Sender, observe: Observer, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        send: Sender,
+        observe: Observer,
+        stopping: threading.Event,
+        transforms: Sequence[str] = (),
+    ) -> None:
         self._pool = pool
         self._send = send
         self._observe = observe
         self._stopping = stopping
+        self._transforms = transforms
         self._known: dict[int, _Known] = {}
 
     def advance(self, message: LaneMessage) -> None:
@@ -398,7 +407,9 @@ class Runner:
                 raise LookupError(msg)
             operations = bind(found.migration, found.facts)
             works = {
-                number: work for number, one in enumerate(operations) if (work := Work.of(one, number)) is not None
+                number: work
+                for number, one in enumerate(operations)
+                if (work := Work.of(one, number, transforms=self._transforms)) is not None
             }
             known = self._known[run] = _Known(run=found, operations=operations, works=works)
         return known
