@@ -285,7 +285,7 @@ def _examine_transform(  # noqa: PLR0913, PLR0917 - one step of `examine`, which
         Target(column=name, type=_settable(table, name).type, as_text=True, plain_type=plain[name])
         for name in operation.written
     )
-    reads = tuple(_column(table, name).name for name in operation.reads or plain)
+    reads = tuple(_column(table, name).name for name in operation.reads or [column.name for column in table.columns])
     condition_may_end = False
     if operation.where is not None:
         analysis = trial.analyse(operation.where, what="where", type_="boolean")

@@ -297,7 +297,8 @@ class Transform:
                 sql.SQL("{} = {}").format(sendable(sql.Identifier(name)), cast)
                 for name, cast in zip(self._written, casts, strict=True)
             ),
-            sql.SQL(", ").join([sql.SQL("%s::text[]")] * (len(keys) + len(news))),
+            # Binary, which needs no quoting: as fast as COPY into a temporary table, and half as long as with %s.
+            sql.SQL(", ").join([sql.SQL("%b::text[]")] * (len(keys) + len(news))),
             sql.Identifier(_VALUES),
             sql.SQL(", ").join(sql.Identifier(name) for name in [*keys, *news]),
             condition,
@@ -356,8 +357,10 @@ def _text(value: Any, target: Target, dump: Dumps) -> str | None:  # Any: whatev
     """A value in PostgreSQL's own notation. Raises WrongRows when there is none for it."""
     if value is None:
         return None
-    if target.plain_type.startswith(("json", "jsonb")):
-        value = _document(value) if not target.plain_type.endswith("[]") else _documents(value)
+    if target.plain_type in {"json", "jsonb"}:
+        value = _document(value)
+    elif target.plain_type in {"json[]", "jsonb[]"}:
+        value = _documents(value)
     elif type(value) is str:
         return value
     try:
