@@ -176,11 +176,10 @@ class Transform:
         cursor = connection.cursor(row_factory=tuple_row)
         # A timedelta holds no months, so that an interval would come back as another one.
         cursor.adapters.register_loader("interval", TextLoader)
-        with connection.pipeline():
-            connection.execute(
-                "SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [f"{IDLE_SECONDS}s"]
-            )
-            cursor.execute(query, parameters)
+        # Not a pipeline: psycopg ends one with a Flush, which stops the server's clock for idle transactions, and a worker that
+        # froze in the function would keep its rows.
+        connection.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [f"{IDLE_SECONDS}s"])
+        cursor.execute(query, parameters)
         width = len(self._key)
         try:
             found = cursor.fetchall()
