@@ -159,7 +159,7 @@ class Transform:
         except (psycopg.DataError, psycopg.ProgrammingError, UnicodeError) as exc:
             if isinstance(exc, psycopg.Error) and exc.sqlstate is not None:
                 raise
-            # psycopg cannot send it: a NUL in a text, half a surrogate pair, an object of a class it does not know.
+            # psycopg cannot send it, such as half a surrogate pair.
             raise WrongRows(f"a value cannot be sent to PostgreSQL: {_clean(str(exc))}") from exc
 
     def _read(
@@ -380,7 +380,7 @@ def _documents(value: Any) -> Any:  # Any: JSON, in a list for each dimension
 
 
 def _called(value: object) -> str:
-    return f"a {type(value).__name__}"
+    return f"a value of class {type(value).__name__}"
 
 
 def _last_line(exc: BaseException) -> str:
