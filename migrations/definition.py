@@ -32,7 +32,9 @@ from migrations.names import TableName, Wrong, shown
 from migrations.states import Phase
 from migrations.values import (  # noqa: TC001 - pydantic reads the annotations while the program runs
     Approvals,
+    Columns,
     Expression,
+    Function,
     MigrationName,
     Name,
     Table,
@@ -113,7 +115,16 @@ class AddColumn(_Model):
 
 
 class Backfill(_Model):
-    """Change the contents of columns that are there already, row by row."""
+    """Change the contents of columns that are there already, row by row: by SQL expressions, or by a Python function."""
+
+    model_config = ConfigDict(
+        json_schema_extra={  # `_one_way_to_change_rows`, for editors
+            "oneOf": [
+                {"required": ["set"], "properties": {"transform": False, "writes": False, "reads": False}},
+                {"required": ["transform", "writes"], "properties": {"set": False}},
+            ]
+        }
+    )
 
     kind: ClassVar[Literal["backfill"]] = "backfill"
 
@@ -121,17 +132,64 @@ class Backfill(_Model):
         description="The table: `table` or `schema.table` (default schema: public), exact, never folded.",
         examples=["jobs", "Odd Schema.Order", '"a.b".c'],
     )
-    assignments: dict[Name, Expression] = Field(
+    assignments: Annotated[dict[Name, Expression], Field(min_length=1)] | None = Field(
+        default=None,
         alias="set",
-        min_length=1,
         description="Column names, each with the SQL expression of its new value.",
         examples=[{"status": "lower(status)"}],
+    )
+    transform: Function | None = Field(
+        default=None,
+        description="In place of `set`: the Python function `module:function` that is handed rows and gives them back.",
+        examples=["myapp.backfills:normalise_phone"],
+    )
+    writes: Columns | None = Field(
+        default=None, description="The columns that `transform` gives new values.", examples=[["phone_e164"]]
+    )
+    reads: Columns | None = Field(
+        default=None,
+        description="The columns that `transform` is handed beside the key (default: every column of the table).",
+        examples=[["phone", "country"]],
     )
     where: Expression | None = Field(
         default=None,
         description="SQL condition: only these rows are changed, and none may be left when the run is verified.",
         examples=["status <> lower(status)"],
     )
+
+    @model_validator(mode="after")
+    def _one_way_to_change_rows(self) -> Self:
+        if self.assignments is not None and self.transform is not None:
+            raise Wrong(
+                "`set` and `transform` are two ways to change the same rows",
+                "Keep one of the two.",
+                at=("transform",),
+            )
+        if self.assignments is not None and (self.writes or self.reads) is not None:
+            raise Wrong(
+                "`writes` and `reads` are for a `transform`, and SQL names its columns itself",
+                "Remove it.",
+                at=("writes" if self.writes is not None else "reads",),
+            )
+        if self.assignments is None and self.transform is None:
+            at = "transform" if (self.writes or self.reads) is not None else "set"
+            raise Wrong(
+                f"the key `{at}` is missing",
+                "Add `set:` with SQL expressions or `transform:` with a Python function to the operation.",
+                at=(at,),
+            )
+        if self.transform is not None and self.writes is None:
+            raise Wrong(
+                "the key `writes` is missing: which columns a function changes cannot be seen from here",
+                "Add `writes:` with the columns that the function gives new values, for example [phone_e164].",
+                at=("writes",),
+            )
+        return self
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The columns that get new values."""
+        return self.writes or tuple(self.assignments or ())
 
 
 Operation = AddColumn | Backfill
@@ -244,9 +302,10 @@ class Migration(_Model):
                     _refuse_second(column, filled, "filled", at)
                     added[column] = index
                 case Backfill():
-                    for name in operation.assignments:
+                    for number, name in enumerate(operation.written):
                         column = (operation.table, name)
-                        _refuse_second(column, added, "added", ("operations", index, operation.kind, "set", name))
+                        key = ("writes", number) if operation.writes else ("set", name)
+                        _refuse_second(column, added, "added", ("operations", index, operation.kind, *key))
                         filled[column] = index
         return self
 

@@ -28,6 +28,8 @@ class Target:
     type: str
     #: Compare as text: the type has no equality, or one that takes different values for the same.
     as_text: bool = False
+    #: The type without a domain and a limit of length, so that text cast to it is never cut; empty where nothing is cast.
+    plain_type: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class Facts:
     #: The key that is walked; empty when there is nothing to walk.
     key: tuple[KeyColumn, ...] = ()
     targets: tuple[Target, ...] = ()
+    #: The columns that a Python function is handed beside the key.
+    reads: tuple[str, ...] = ()
     #: Whether writing the values again would give the same values, so that rows may be looked at twice.
     repeatable: bool = True
     #: Why not, in words for people; empty when repeatable.
@@ -63,5 +67,6 @@ class Facts:
                 **value,
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),
+                "reads": tuple(value.get("reads", ())),
             }
         )

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from psycopg import sql
+
 from migrations.operations import actions, bind
 from migrations.states import Phase
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from migrations.postgres.catalog import Table
     from migrations.preflight import Examination
     from migrations.walks.forecast import Forecast
+    from migrations.walks.rewrite import Rewrite
 
 #: Rows per second and lane that an estimate starts from, until a run has measured its own: a few indexes, ordinary disks.
 ASSUMED_ROWS_PER_SECOND = 15_000
@@ -126,12 +129,11 @@ def _phase(
         key = ", ".join(column.name for column in operation.facts.key)
         needed = _readable(rewrite.needs_work.as_string())
         if phase is Phase.BACKFILL:
-            sets = _readable(rewrite.set_clause.as_string())
             where, by = (f"({key}) in the batch's range", key)
             if walk.walk == "pages":
                 where = "ctid in the batch's pages" + (" and its stripe" if walk.stripes > 1 else "")
                 by = "pages" + (f", in {walk.stripes} rounds" if walk.stripes > 1 else "")
-            text = f"UPDATE {table} SET {sets} WHERE {where} AND {needed}"  # noqa: S608 - for reading
+            text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
             note = f"row locks for about batch_seconds; walked by {by}"
             statements.append(PlannedAction(sql=text, lock="ROW EXCLUSIVE", note=note))
         elif phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
@@ -144,6 +146,15 @@ def _phase(
             )
     waits = phase in migration.settings.approve and bool(statements)
     return PlannedPhase(phase=phase, actions=tuple(statements), waits_for_approval=waits)
+
+
+def _sets(rewrite: Rewrite) -> str:
+    if rewrite.transform is None:
+        return _readable(rewrite.set_clause.as_string())
+    columns = ", ".join(sql.Identifier(target.column).as_string() for target in rewrite.facts.targets)
+    return (
+        f"({columns}) = the values of the Python function {rewrite.transform}, handed {', '.join(rewrite.facts.reads)}"
+    )
 
 
 def _planned(action: Action) -> list[PlannedAction]:
@@ -161,7 +172,7 @@ def _readable(text: str) -> str:
 def _report(table: Table, rows: int, operations: tuple[Operation, ...], *, walks: tuple[Forecast, ...]) -> TableReport:
     key = next((operation.facts.key for operation in operations if operation.table == table.name), ())
     notes = [
-        f"{operation.facts.relation} is walked once because the expression {operation.facts.once_because}"
+        f"{operation.facts.relation} is walked once because {_subject(operation)}{operation.facts.once_because}"
         for operation in operations
         if operation.table == table.name and operation.facts.once_because
     ]
@@ -177,6 +188,11 @@ def _report(table: Table, rows: int, operations: tuple[Operation, ...], *, walks
         walks=walks,
         notes=tuple(notes),
     )
+
+
+def _subject(operation: Operation) -> str:
+    rewrite = operation.rewrite()
+    return "" if rewrite is not None and rewrite.transform is not None else "the expression "
 
 
 def _estimate(migration: Migration, operations: tuple[Operation, ...], examination: Examination) -> Estimate:

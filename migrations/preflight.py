@@ -9,6 +9,8 @@ import difflib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
+from psycopg import sql
+
 from migrations import definition
 from migrations.definition import TableName
 from migrations.errors import Finding
@@ -20,11 +22,14 @@ from migrations.walks.forecast import Forecast, forecast
 
 if TYPE_CHECKING:
     from migrations.definition import AddColumn, Backfill, Migration, Operation
-    from migrations.postgres.catalog import Backend, Leaf, Table
+    from migrations.postgres.catalog import Backend, Column, Leaf, Table
     from migrations.postgres.connect import Connection
 
 #: Page-wise TID range scans and CREATE OR REPLACE TRIGGER came with 14.
 OLDEST_SERVER = 140_000
+
+#: Why a function's rows are walked once, in words.
+_BECAUSE_PYTHON = "SQL cannot ask whether a row is as the function would have it"
 
 
 @dataclass(kw_only=True)
@@ -112,8 +117,10 @@ def _examine_operation(connection: Connection, found: Examination, migration: Mi
                 case definition.AddColumn():
                     adopts = _left_by_cancelled_run(connection, migration.name)
                     facts = _examine_add_column(found, place, table, operation, trial, adopts=adopts)
-                case definition.Backfill():
+                case definition.Backfill(transform=None):
                     facts = _examine_backfill(found, place, table, operation, trial)
+                case definition.Backfill():
+                    facts = _examine_transform(connection, found, place, table, operation, trial)
                 case _:
                     assert_never(operation)
     except Complaint as complaint:
@@ -251,17 +258,9 @@ def _examine_backfill(found: Examination, place: str, table: Table, operation: B
     targets = []
     reads: set[str] = set()
     unrepeatable: set[str] = set()
-    key_columns = {column.name for key in table.keys[:1] for column in key.columns}
-    for name, text in operation.assignments.items():
-        column = table.column(name)
-        if column is None:
-            near = difflib.get_close_matches(name, [one.name for one in table.columns], n=1)
-            hint = f". Did you mean {near[0]}?" if near else ""
-            raise Complaint("column", f"{table.name} has no column {name}{hint}")
-        if column.generated or column.identity_always:
-            raise Complaint("column", f"{name} is computed by PostgreSQL and cannot be set")
-        if name in key_columns:
-            raise Complaint("column", f"{name} is part of the key that {table.name} is walked by and cannot be set")
+    assignments = operation.assignments or {}
+    for name, text in assignments.items():
+        column = _settable(table, name)
         analysis = trial.analyse(text, what=f"set.{name}")
         _check_reads(found, place, analysis)
         reads |= analysis.reads
@@ -273,12 +272,12 @@ def _examine_backfill(found: Examination, place: str, table: Table, operation: B
     if operation.where is not None:
         analysis = trial.analyse(operation.where, what="where", type_="boolean")
         _check_reads(found, place, analysis)
-        condition_may_end = bool(analysis.reads & set(operation.assignments))
+        condition_may_end = bool(analysis.reads & set(assignments))
         # A condition over the clock is asked anew for each batch, but does not change what is written.
-    trial.check_update(operation.assignments, operation.where)
+    trial.check_update(assignments, operation.where)
     once = _once_because(
         Analysis(reads=frozenset(), reads_others=(), hidden=(), unrepeatable=tuple(sorted(unrepeatable))),
-        reads & set(operation.assignments),
+        reads & set(assignments),
     )
     if once:
         later = (
@@ -296,6 +295,65 @@ def _examine_backfill(found: Examination, place: str, table: Table, operation: B
         once_because=once,
         condition_may_end=condition_may_end,
     )
+
+
+def _examine_transform(  # noqa: PLR0913, PLR0917 - one step of `examine`, which owns all of these
+    connection: Connection, found: Examination, place: str, table: Table, operation: Backfill, trial: Probe
+) -> Facts:
+    """The columns and the condition; the function itself is for the worker, which alone may import it."""
+    plain = catalog.plain_types(connection, table)
+    targets = tuple(
+        Target(column=name, type=_settable(table, name).type, as_text=True, plain_type=plain[name])
+        for name in operation.written
+    )
+    reads = tuple(_column(table, name).name for name in operation.reads or [column.name for column in table.columns])
+    condition_may_end = False
+    if operation.where is not None:
+        analysis = trial.analyse(operation.where, what="where", type_="boolean")
+        _check_reads(found, place, analysis)
+        condition_may_end = bool(analysis.reads & set(operation.written))
+    trial.check_update({name: sql.Identifier(name).as_string() for name in operation.written}, operation.where)
+    later = (
+        "rows that meet the condition later are handed over too, unless a row that was handed over still meets it"
+        if condition_may_end
+        else "rows added later are not touched"
+    )
+    found.warn(
+        f"{place}: the values come from the Python function {operation.transform}, which is not imported here and cannot "
+        "be tried out; every worker of this database must be told to allow its module in BACKFILLD_TRANSFORMS"
+    )
+    found.warn(f"{place}: each row that is there at the start is handed over once, because {_BECAUSE_PYTHON}; {later}")
+    if operation.reads is None:
+        found.warn(
+            f"{place}: the function is handed all {len(reads)} columns of {table.name}; name those it needs in `reads`"
+        )
+    return Facts(
+        relation=str(table.name),
+        targets=targets,
+        reads=reads,
+        repeatable=False,
+        once_because=_BECAUSE_PYTHON,
+        condition_may_end=condition_may_end,
+    )
+
+
+def _settable(table: Table, name: str) -> Column:
+    """A column that a backfill may write. Raises Complaint."""
+    column = _column(table, name)
+    if column.generated or column.identity_always:
+        raise Complaint("column", f"{name} is computed by PostgreSQL and cannot be set")
+    if name in {column.name for key in table.keys[:1] for column in key.columns}:
+        raise Complaint("column", f"{name} is part of the key that {table.name} is walked by and cannot be set")
+    return column
+
+
+def _column(table: Table, name: str) -> Column:
+    column = table.column(name)
+    if column is None:
+        near = difflib.get_close_matches(name, [one.name for one in table.columns], n=1)
+        hint = f". Did you mean {near[0]}?" if near else ""
+        raise Complaint("column", f"{table.name} has no column {name}{hint}")
+    return column
 
 
 def _check_reads(found: Examination, place: str, analysis: Analysis) -> None:
@@ -368,7 +426,7 @@ def _tell_of_surroundings(found: Examination, table: Table, operation: Operation
         case definition.AddColumn():
             written = {operation.column.name}
         case definition.Backfill():
-            written = set(operation.assignments)
+            written = set(operation.written)
         case _:
             assert_never(operation)
     for trigger in table.triggers:

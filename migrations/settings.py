@@ -5,12 +5,27 @@ Read once where a process starts, and passed down from there.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from migrations.errors import InvalidSettings, UsageError
 
@@ -49,6 +64,27 @@ class Limits(BaseModel):
     commit_seconds: Limit = Limit(soft=0.25, hard=2.0)
 
 
+def _listed(value: object) -> object:
+    """`a, b` or a JSON list, as an environment variable holds it."""
+    if not isinstance(value, str):
+        return value
+    return (
+        json.loads(value)
+        if value.lstrip().startswith("[")
+        else [part.strip() for part in value.split(",") if part.strip()]
+    )
+
+
+def _check_module(name: str) -> str:
+    if not all(part.isidentifier() for part in name.split(".")):
+        msg = f"{name!r} is not the name of a module or package, such as myapp.backfills"
+        raise ValueError(msg)
+    return name
+
+
+ModuleName = Annotated[str, AfterValidator(_check_module)]
+
+
 class Settings(BaseSettings):
     """Everything a process is told from outside."""
 
@@ -61,6 +97,8 @@ class Settings(BaseSettings):
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 9188
     limits: Limits = Limits()
+    #: Modules and packages that Python functions of migrations may come from; nothing else is imported.
+    transforms: Annotated[tuple[ModuleName, ...], NoDecode, BeforeValidator(_listed)] = ()
 
     @classmethod
     def settings_customise_sources(

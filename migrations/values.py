@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from migrations.names import NAME_BYTES, TableName, Wrong, check_encodable, check_name, shown
 from migrations.states import Phase
@@ -14,6 +14,9 @@ from migrations.states import Phase
 APPROVABLE = tuple(phase for phase in Phase if phase is not Phase.DONE)
 
 _NAME_PATTERN = r"^(?![0-9]+$)[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+
+_FUNCTION_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 
 
 def _check_migration_name(name: str) -> str:
@@ -30,6 +33,24 @@ def _check_expression(text: str) -> str:
     if not check_encodable(text).strip():
         raise Wrong("the text is empty", "Write the SQL, or remove the key.")
     return text.strip()  # a block scalar ends in a line break that means nothing
+
+
+def _check_function(text: str) -> str:
+    if re.fullmatch(_FUNCTION_PATTERN.removesuffix("$"), text) is None:
+        raise Wrong(
+            f"`{shown(text)}` does not name a function of a module",
+            "Write the module, a colon and the function, such as myapp.backfills:normalise_phone.",
+        )
+    return text
+
+
+def _check_columns(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise Wrong("there is no column in the list", "Write at least one column, or remove the key.")
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise Wrong(f"`{shown(name)}` is in the list twice", "Keep one of the two.", at=(index,))
+    return names
 
 
 def _check_table(value: object) -> TableName:
@@ -70,6 +91,16 @@ Name = Annotated[
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": NAME_BYTES}),
 ]
 Expression = Annotated[str, AfterValidator(_check_expression), WithJsonSchema({"type": "string", "pattern": r"\S"})]
+#: A Python function, by its module and its name. Only a worker imports it, and only where it was told to.
+Function = Annotated[
+    str, AfterValidator(_check_function), WithJsonSchema({"type": "string", "pattern": _FUNCTION_PATTERN})
+]
+#: At least one, each at most once.
+Columns = Annotated[
+    tuple[Name, ...],
+    Field(strict=False, json_schema_extra={"minItems": 1, "uniqueItems": True}),  # a file has lists, not tuples
+    AfterValidator(_check_columns),
+]
 Table = Annotated[
     TableName,
     PlainValidator(_check_table),

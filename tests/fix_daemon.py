@@ -19,7 +19,7 @@ import pytest
 from psycopg.rows import dict_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 #: Generous: the machine that runs the tests may be slow and shared. Reaching it is a failure, not a measurement.
 PATIENCE_SECONDS = 90.0
@@ -62,7 +62,16 @@ def environment(database_url: str, redis_url: str | None) -> dict[str, str]:
 class Daemon:
     """`backfilld worker`, running."""
 
-    def __init__(self, database_url: str, redis_url: str, log: Path, *, processes: int = 2, threads: int = 2) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        redis_url: str,
+        log: Path,
+        *,
+        processes: int = 2,
+        threads: int = 2,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.database_url = database_url
         self.redis_url = redis_url
         self.log = log
@@ -70,7 +79,7 @@ class Daemon:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "worker.app", "--processes", str(processes), "--threads", str(threads)],
             # One that is killed leaves its folder of metrics behind; here it goes with the test's own.
-            env=environment(database_url, redis_url) | {"TMPDIR": str(log.parent)},
+            env=environment(database_url, redis_url) | {"TMPDIR": str(log.parent), **(variables or {})},
             stdin=subprocess.DEVNULL,
             stdout=self._written,
             stderr=self._written,

@@ -141,9 +141,10 @@ class Engine:
         batch_rows: int | None = None,
         until: Callable[[Run], bool] | None = None,
         shuffle: random.Random | None = None,
+        runner: Runner | None = None,
     ) -> Run:
         """Take steps until the run rests, or until `until` says so. `batch_rows` keeps batches at that size."""
-        runner = self.runner()
+        runner = runner or self.runner()
         for _ in range(MOST_STEPS):
             state = State(self.value("SELECT state FROM backfilld.runs WHERE run = %s", run))
             if state in RESTING or (until is not None and until(self.run(run))):

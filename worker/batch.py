@@ -23,9 +23,10 @@ from migrations.walks.keys import KeyWalk, fetch_key
 from migrations.walks.pages import PageReach, PageWalk
 from migrations.walks.rewrite import expression
 from migrations.walks.stride import Reach, Row
+from worker.transform import Transform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from migrations.model import Lane
     from migrations.operations import Operation
@@ -49,8 +50,8 @@ class Tally:
     #: Rows that were looked at; a verifying batch counts them, another does not.
     walked: int = 0
     changed: int = 0
-    #: Of the changed rows, those that stayed on their page and touched no index.
-    hot: int = 0
+    #: Of the changed rows, those that stayed on their page and touched no index; None when they were not counted.
+    hot: int | None = None
     #: For a verifying batch, rows that need work; for another, changed rows that still meet the user's condition, where
     #: it was asked.
     residual: int = 0
@@ -62,7 +63,7 @@ class Tally:
         return Tally(
             walked=self.walked + other.walked,
             changed=self.changed + other.changed,
-            hot=self.hot + other.hot,
+            hot=self.hot if other.hot is None else (self.hot or 0) + other.hot,
             residual=self.residual + other.residual,
             quarantined=self.quarantined + other.quarantined,
             sqlstates=self.sqlstates + other.sqlstates,
@@ -87,18 +88,25 @@ class Work:
     operation: Operation
     rewrite: Rewrite
     walk: KeyWalk
+    #: The Python function that gives the values, where they do not come from SQL.
+    transform: Transform | None = None
 
     @classmethod
-    def of(cls, operation: Operation, number: int) -> Work | None:
-        """The work of an operation, or None when it moves no data."""
+    def of(cls, operation: Operation, number: int, *, transforms: Sequence[str] = ()) -> Work | None:
+        """The work of an operation, or None when it moves no data. `transforms` are the modules a function may come from.
+
+        Raises Refused when it comes from another, or is not there.
+        """
         rewrite = operation.rewrite()
         if rewrite is None:
             return None
+        walk = KeyWalk(table=operation.table, key=operation.facts.key)
         return cls(
             number=number,
             operation=operation,
             rewrite=rewrite,
-            walk=KeyWalk(table=operation.table, key=operation.facts.key),
+            walk=walk,
+            transform=Transform.of(rewrite, walk, allowed=transforms),
         )
 
     def walk_of(self, lane: Lane) -> KeyWalk | PageWalk:
@@ -143,7 +151,7 @@ class Batch:
         try:
             with self._connection.transaction():
                 self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-                changed = self._connection.execute(self._update(condition), parameters).rowcount
+                changed = self._change(condition, parameters).changed
                 self._check_not_null(condition, parameters)
         except psycopg.Error as exc:
             if classify(exc) != "data":
@@ -186,10 +194,17 @@ class Batch:
             walked, residual = self._count_residual(condition, parameters, carefully=carefully)
             nulls = self._tell_nulls_apart(condition, parameters, carefully=carefully) if residual else 0
             return Tally(walked=walked, residual=residual - nulls, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls)
+        return self._change(condition, parameters)
+
+    def _change(self, condition: sql.Composable, parameters: list[Any]) -> Tally:  # Any: key values
+        """Change the rows that need work, by SQL or by a function."""
+        if self._work.transform is not None:
+            written = self._work.transform.apply(self._connection, self._lane.run, condition, parameters)
+            return Tally(changed=written.changed, residual=written.still)
         with self._connection.pipeline():
             # PostgreSQL's counters go on from earlier transactions, so what this one did is a difference.
             before = self._connection.execute(HOT_UPDATES, [self._relation])
-            changed = self._connection.execute(self._change(condition), parameters)
+            changed = self._connection.execute(self._statement(condition), parameters)
             after = self._connection.execute(HOT_UPDATES, [self._relation])
         hot = _hot(after) - _hot(before)
         if self._work.rewrite.condition_tells is None:
@@ -197,7 +212,7 @@ class Batch:
         row = changed.fetchone() or {}
         return Tally(changed=row["changed"], residual=row["residual"], hot=hot)
 
-    def _change(self, condition: sql.Composable) -> sql.Composed:
+    def _statement(self, condition: sql.Composable) -> sql.Composed:
         """The statement that does the work, and tells what is still to do where the user's condition can tell."""
         still = self._work.rewrite.condition_tells
         if still is None:

@@ -78,7 +78,7 @@ def start_lanes(settings: Settings, broker: dramatiq.Broker, *, threads: int, ob
     stopping = threading.Event()
     # One more than there are threads: after a lost connection a thread looks what became of its commit.
     pool = open_pool(settings.require_database(), size=threads + 1)
-    runner = Runner(pool, send=sender(broker), observe=observe, stopping=stopping)
+    runner = Runner(pool, send=sender(broker), observe=observe, stopping=stopping, transforms=settings.transforms)
     declare_lanes(broker, runner, observe=observe)
     return Lanes(worker=_consume(broker, LANES_QUEUE, threads), pool=pool, stopping=stopping)
 

@@ -43,7 +43,7 @@ from worker.conductor import Conductor, violates_rule
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from migrations.events import Observer
     from migrations.messages import LaneMessage
@@ -103,11 +103,20 @@ class _Known:
 class Runner:
     """Takes steps of lanes, one message at a time; each thread of a worker may call `advance`."""
 
-    def __init__(self, pool: Pool, *, send: Sender, observe: Observer, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        send: Sender,
+        observe: Observer,
+        stopping: threading.Event,
+        transforms: Sequence[str] = (),
+    ) -> None:
         self._pool = pool
         self._send = send
         self._observe = observe
         self._stopping = stopping
+        self._transforms = transforms
         self._known: dict[int, _Known] = {}
 
     def advance(self, message: LaneMessage) -> None:
@@ -199,7 +208,7 @@ class Runner:
         else:
             step = stride.stride(lane, claimed.seen)
             tally = self._cover(connection, batch, lane, step, carefully=carefully)
-            cursor, done = step.landing(changed=tally.changed, hot=tally.hot)
+            cursor, done = step.landing(changed=tally.changed, hot=tally.hot or 0)
         seconds = time.monotonic() - began
         # What the rows cost decides the next batch; a repeated, halved one says nothing about it.
         recent = (*lane.recent, Timing(rows=tally.walked, seconds=seconds, at=time.time()))[-REMEMBERED:]
@@ -414,7 +423,9 @@ class Runner:
                 raise LookupError(msg)
             operations = bind(found.migration, found.facts)
             works = {
-                number: work for number, one in enumerate(operations) if (work := Work.of(one, number)) is not None
+                number: work
+                for number, one in enumerate(operations)
+                if (work := Work.of(one, number, transforms=self._transforms)) is not None
             }
             known = self._known[run] = _Known(run=found, operations=operations, works=works)
         return known

@@ -4,7 +4,7 @@ backfill  lanes set the values
 verify    every row is looked at; rows changed or added since are walked again, until a pass finds none
 
 There is nothing to expand, to switch or to contract. An expression that reads a column it sets is walked by key, and each key
-that was there at the start is visited exactly once.
+that was there at the start is visited exactly once. So is a table that a Python function changes: SQL cannot ask what it did.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class Backfill:
             facts=self.facts,
             assignments=tuple(
                 Assignment(target=targets[column], expression=text)
-                for column, text in self.definition.assignments.items()
+                for column, text in (self.definition.assignments or {}).items()
             ),
             where=self.definition.where,
+            transform=self.definition.transform,
         )
 
     def expand(self) -> tuple[Action, ...]:

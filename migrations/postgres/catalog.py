@@ -162,6 +162,11 @@ def describe(connection: Connection, name: TableName) -> Table | None:
         )
 
 
+def plain_types(connection: Connection, table: Table) -> dict[str, str]:
+    """The type of each column without a domain and a limit of length. Runs in a transaction with an empty search_path."""
+    return {row["name"]: row["type"] for row in connection.execute(_SQL["plain_types"], {"oid": table.oid})}
+
+
 def similar_tables(connection: Connection, name: TableName) -> list[tuple[str, str]]:
     """(schema, name) of tables, the likeliest meant first."""
     rows = connection.execute(_SQL["similar_tables"], {"schema": name.schema, "name": name.name}).fetchall()

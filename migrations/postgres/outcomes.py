@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 #: a server that takes no writes for the moment (25006: Supabase's answer to a full disk).
 _TRANSIENT = ("40", "53", "55", "57", "58", "25006")
 #: Classes that one row's values cause: a subselect with two rows, data exceptions, broken constraints, errors a trigger or
-#: function raised, views' checks, values too large (for an index) or too deeply nested.
-_DATA = ("21", "22", "23", "44", "54", "P0")
+#: function raised, views' checks, values too large (for an index) or too deeply nested; and of our own, a Python function.
+_DATA = ("21", "22", "23", "44", "54", "P0", "PY")
 
 
 def classify(exc: psycopg.Error) -> Literal["connection", "transient", "data", "fatal"]:

@@ -84,6 +84,18 @@ SELECT coalesce(sum(pg_table_size(t.oid)), 0)::bigint AS heap_bytes, coalesce(su
 FROM (SELECT r.oid::oid AS oid FROM (SELECT to_regclass(%(table)s::text) AS oid) r WHERE r.oid IS NOT NULL
       UNION SELECT p.relid::oid FROM pg_partition_tree(to_regclass(%(table)s::text)) p) t
 
+-- name: plain_types
+-- The types of a table's columns without a domain and a limit of length. Text cast to one of these is never cut to fit;
+-- what is too long meets its limit when it is assigned, and is an error there.
+WITH RECURSIVE bare AS (
+    SELECT a.attname AS name, a.atttypid AS type
+    FROM pg_attribute a WHERE a.attrelid = %(oid)s::bigint::oid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT b.name, t.typbasetype FROM bare b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
+)
+SELECT b.name, format_type(b.type, -1) AS type
+FROM bare b JOIN pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'
+
 -- name: keys
 -- Unique keys that a walk can follow: valid, whole, of NOT NULL columns, in the ascending order that comparisons of the
 -- columns themselves have. The primary key comes first, then the shortest.

@@ -39,6 +39,8 @@ class Rewrite:
     facts: Facts
     assignments: tuple[Assignment, ...]
     where: str | None = None
+    #: The Python function that gives the values of `facts.targets`, in place of assignments.
+    transform: str | None = None
     #: Values that cannot be told from wrong ones (a fresh uuid) fill columns that are NULL, and those only.
     fills_null: bool = False
     #: A row whose value would be NULL is a row that cannot be converted.

@@ -56,14 +56,14 @@ def survey(connection: Connection, table: Table, rewrite: Rewrite) -> list[Surve
     """Look at a sample of each leaf of a table, or of the table itself."""
     leaves = catalog.leaves(connection, table)
     total = sum(leaf.pages for leaf in leaves)
-    written = {one.target.column for one in rewrite.assignments}
+    written = {target.column for target in rewrite.facts.targets}
     return [_survey(connection, leaf, table, written, total_pages=total) for leaf in leaves]
 
 
 def of_whole(connection: Connection, table: Table, rewrite: Rewrite) -> Survey:
     """Look at a sample of a table under its own name, whatever it consists of."""
     leaves = catalog.leaves(connection, table)
-    written = {one.target.column for one in rewrite.assignments}
+    written = {target.column for target in rewrite.facts.targets}
     largest = max(leaves, key=lambda leaf: leaf.indexes, default=None)
     whole = Leaf(
         name=table.name,

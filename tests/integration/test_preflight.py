@@ -15,13 +15,13 @@ from fix_runs import expect
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from migrations import definition, preflight
+from migrations import definition, plan, preflight
 from migrations.errors import Refused
 from migrations.events import StateChanged
-from migrations.facts import KeyColumn
+from migrations.facts import Facts, KeyColumn
 from migrations.postgres import connect, pooler
 from migrations.postgres.connect import open_pool
-from migrations.states import State
+from migrations.states import Phase, State
 from worker.runner import Runner
 
 if TYPE_CHECKING:
@@ -463,3 +463,79 @@ def test_an_indexed_column_is_told(engine: Engine) -> None:
 
 def test_a_computed_column_is_told(engine: Engine) -> None:
     assert any("computed until contract" in warning for warning in examine(engine.connection, add()).warnings)
+
+
+# --- Functions over rows
+
+
+def transform(*, table: str = "jobs", writes: tuple[str, ...] = ("slug",), **also: Any) -> dict[str, Any]:
+    body = {"table": table, "transform": "nowhere.backfills:f", "writes": [*writes], **also}
+    return {"backfill": body}
+
+
+@pytest.mark.parametrize(
+    ("operation", "check", "problem"),
+    [
+        (transform(writes=("slog",)), "column", "jobs has no column slog. Did you mean slug?"),
+        (transform(writes=("twice",)), "column", "twice is computed by PostgreSQL"),
+        (transform(writes=("serial",)), "column", "serial is computed by PostgreSQL"),
+        (transform(writes=("slug", "id")), "column", "id is part of the key"),
+        (transform(reads=["status", "stat"]), "column", "jobs has no column stat. Did you mean status?"),
+        (transform(where="slog IS NULL"), "expression", 'column "slog" does not exist'),
+        (transform(where="slug IS NULL) OR (true"), "expression", "a parenthesis"),
+        (transform(table="keyless"), "key", "keyless has no primary key"),
+    ],
+)
+def test_what_a_function_may_not_read_or_write(
+    engine: Engine, operation: dict[str, Any], check: str, problem: str
+) -> None:
+    found = examine(engine.connection, operation)
+    assert checks(found) == [check]
+    assert problem in told(found)
+
+
+def test_a_function_is_not_imported_and_its_columns_are_known(engine: Engine) -> None:
+    """`nowhere` is no module: the machine that deploys need not have it."""
+    engine.execute(
+        "CREATE DOMAIN code AS varchar(3); ALTER TABLE jobs ADD COLUMN code code, ADD COLUMN flag character(2)"
+    )
+    found = examine(engine.connection, transform(writes=("code", "flag"), reads=["status"], where="code IS NULL"))
+
+    assert not found.findings
+    (facts,) = found.facts
+    assert facts.reads == ("status",)
+    assert [(target.type, target.plain_type) for target in facts.targets] == [
+        ("public.code", "character varying"),
+        ("character(2)", "bpchar"),
+    ]
+    assert (facts.repeatable, facts.condition_may_end) == (False, True)
+    assert Facts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
+
+
+def test_what_a_person_should_know_of_a_function_is_told(engine: Engine) -> None:
+    engine.execute(
+        "CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'; "
+        "CREATE TRIGGER stamp BEFORE UPDATE OF slug ON jobs FOR EACH ROW EXECUTE FUNCTION stamp()"
+    )
+    warnings = "\n".join(examine(engine.connection, transform()).warnings)
+    assert "BACKFILLD_TRANSFORMS" in warnings
+    assert "handed over once" in warnings
+    assert "rows added later are not touched" in warnings
+    assert "all 9 columns of jobs" in warnings
+    assert "the trigger stamp on jobs fires" in warnings
+    assert "all 9 columns" not in "\n".join(examine(engine.connection, transform(reads=["n"])).warnings)
+
+
+def test_the_plan_says_where_the_values_come_from(engine: Engine) -> None:
+    migration = definition.parse(
+        json.dumps({"name": "m", "operations": [transform(reads=["status"], where="slug IS NULL")]})
+    )
+    shown = plan.make(migration, preflight.examine(engine.connection, migration))
+
+    (backfill_phase,) = [phase for phase in shown.phases if phase.phase is Phase.BACKFILL]
+    (update,) = backfill_phase.actions
+    assert '("slug") = the values of the Python function nowhere.backfills:f, handed status' in update.sql
+    assert "slug IS NULL" in update.sql
+    assert "SQL cannot ask" in shown.tables[0].notes[0]
+    (verify,) = [phase for phase in shown.phases if phase.phase is Phase.VERIFY]
+    assert [action.sql for action in verify.actions] == ['SELECT count(*) FROM "public"."jobs" WHERE (slug IS NULL)']

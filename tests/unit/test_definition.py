@@ -64,6 +64,22 @@ def test_a_file_becomes_a_migration() -> None:
     )
 
 
+def test_a_function_over_rows_becomes_a_backfill() -> None:
+    (operation,) = parse(transform(reads="[a, Order]", where="c IS NULL")).operations
+    assert operation == Backfill(
+        table=TableName("public", "t"), transform="m:f", writes=("c",), reads=("a", "Order"), where="c IS NULL"
+    )
+    assert operation.written == ("c",)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("m:f", "m:g"), ("[c]", "[c, d]"), ("[a]", "[b]"), ("reads: [a]", "where: a")]
+)
+def test_the_checksum_covers_the_function_and_its_columns(before: str, after: str) -> None:
+    text = transform(reads="[a]")
+    assert parse(text.replace(before, after)).checksum != parse(text).checksum
+
+
 def test_settings_have_defaults() -> None:
     migration = parse("{name: a, operations: [{backfill: {table: t, set: {c: '1'}}}]}")
     assert migration.settings == RunSettings(
@@ -263,6 +279,12 @@ def added(**changes: str) -> str:
     return operation("add_column:\n" + "\n".join(f"      {key}: {value}" for key, value in keys.items()))
 
 
+def transform(**changes: str) -> str:
+    """A file with one function over rows: table on line 4, transform on 5, writes on 6, further keys from 7."""
+    keys = {"table": "t", "transform": "m:f", "writes": "[c]", **changes}
+    return operation("backfill:\n" + "\n".join(f"      {key}: {value}" for key, value in keys.items()))
+
+
 def settings(*lines: str) -> str:
     """A file with settings from line 5."""
     return operation("backfill: {table: t, set: {c: '1'}}") + "settings:\n" + "\n".join(f"  {line}" for line in lines)
@@ -353,7 +375,7 @@ BROKEN = [
     Broken("NUL in a table", added(table='"a\\0"'), 4, f"{ADD}.table", "NUL", "Remove"),
     Broken("a long schema", added(table=f"{'s' * 64}.t"), 4, f"{ADD}.table", "64 bytes", "at most 63"),
     # backfill
-    Broken("nothing to set", operation("backfill:\n      table: t"), 3, f"{FILL}.set", "`set` is missing", f"under `{FILL}`"),
+    Broken("nothing to set", operation("backfill:\n      table: t"), 3, f"{FILL}.set", "`set` is missing", "`transform:`"),
     Broken("set is empty", operation("backfill:\n      table: t\n      set: {}"), 5, f"{FILL}.set", "no column to set", "at least one"),
     Broken("set is text", operation("backfill:\n      table: t\n      set: c = 1"), 5, f"{FILL}.set", "the text `c = 1` stands where keys", "`column: expression`"),
     Broken("set is a list", operation("backfill:\n      table: t\n      set: [c]"), 5, f"{FILL}.set", "a list stands where keys", "`column: expression`"),
@@ -363,7 +385,23 @@ BROKEN = [
     Broken("the name in the code", operation("backfill:\n      table: t\n      assignments: {c: x}"), 5, f"{FILL}.assignments", "no key `assignments`", "`set`"),
     Broken("where is a boolean", operation("backfill:\n      table: t\n      set: {c: x}\n      where: true"), 6, f"{FILL}.where", "read by YAML as true", "Quote it"),
     Broken("where is empty", operation("backfill:\n      table: t\n      set: {c: x}\n      where: ''"), 6, f"{FILL}.where", "the text is empty", "remove"),
+    # backfill with a function
+    Broken("both", transform(set="{c: x}"), 5, f"{FILL}.transform", "two ways", "one of the two"),
+    Broken("writes beside set", operation("backfill:\n      table: t\n      set: {c: x}\n      writes: [c]"), 6, f"{FILL}.writes", "for a `transform`", "Remove"),
+    Broken("reads beside set", operation("backfill:\n      table: t\n      set: {c: x}\n      reads: [c]"), 6, f"{FILL}.reads", "for a `transform`", "Remove"),
+    Broken("no function", operation("backfill:\n      table: t\n      writes: [c]"), 3, f"{FILL}.transform", "`transform` is missing", "`transform:`"),
+    Broken("no writes", operation("backfill:\n      table: t\n      transform: m:f"), 3, f"{FILL}.writes", "`writes` is missing", "`writes:`"),
+    Broken("a module alone", transform(transform="myapp.backfills"), 5, f"{FILL}.transform", "does not name a function", "myapp.backfills:normalise_phone"),
+    Broken("a path", transform(transform="../evil.py:f"), 5, f"{FILL}.transform", "does not name a function", "a colon"),
+    Broken("a call", transform(transform="'os:system(1)'"), 5, f"{FILL}.transform", "does not name a function", "a colon"),
+    Broken("a method", transform(transform="m:A.f"), 5, f"{FILL}.transform", "does not name a function", "a colon"),
+    Broken("writes nothing", transform(writes="[]"), 6, f"{FILL}.writes", "no column in the list", "at least one"),
+    Broken("writes twice", transform(writes="[c, c]"), 6, f"{FILL}.writes[1]", "`c` is in the list twice", "one of the two"),
+    Broken("writes as text", transform(writes="c"), 6, f"{FILL}.writes", "stands where a list", "[a, b]"),
+    Broken("writes a number", transform(writes="[5]"), 6, f"{FILL}.writes[0]", "`5` is read by YAML as a number", '"5"'),
+    Broken("reads a mapping", transform(reads="{a: b}"), 7, f"{FILL}.reads", "a mapping stands where a list", "[a, b]"),
     # Between operations
+    Broken("added, then transformed", f"name: a\noperations:\n  - {COLUMN}\n  - backfill:\n      table: t\n      transform: m:f\n      writes: [b, c]", 7, "operations[1].backfill.writes[1]", "`c` of `t` is added by operations[0] already", "migration of its own"),
     Broken("added twice", f"name: a\noperations:\n  - {COLUMN}\n  - {COLUMN.replace('table: t', 'table: public.t')}", 4, "operations[1].add_column.column.name", "`c` of `t` is added by operations[0] already", "one operation"),
     Broken("added, then filled", f"name: a\noperations:\n  - {COLUMN}\n  - backfill:\n      table: t\n      set: {{c: x}}", 6, "operations[1].backfill.set.c", "`c` of `t` is added by operations[0] already", "migration of its own"),
     Broken("filled, then added", f"name: a\noperations:\n  - backfill: {{table: t, set: {{c: x}}}}\n  - {COLUMN}", 4, "operations[1].add_column.column.name", "`c` of `t` is filled by operations[0] already", "migration of its own"),
@@ -452,6 +490,9 @@ def holes(of: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     | holes({"table": "t", "set": {"c": "1"}, "where": "x"}).map(
         lambda body: {"name": "a", "operations": [{"backfill": body}]}
     )
+    | holes({"table": "t", "transform": "m:f", "writes": ["c"], "reads": ["d"]}).map(
+        lambda body: {"name": "a", "operations": [{"backfill": body}]}
+    )
     | holes({"table": "t", "column": {"name": "c", "type": "text"}, "backfill": "x", "not_null": True}).map(
         lambda body: {"name": "a", "operations": [{"add_column": body}]}
     )
@@ -534,7 +575,19 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
     keys = {key for node in found for key in node["properties"]}
     assert keys == {
         *("name", "operations", "settings", "add_column", "backfill", "table", "column", "type", "default", "not_null"),
-        *("set", "where", "lanes", "batch_seconds", "nice", "walk", "approve", "max_quarantined"),
+        *(
+            "set",
+            "transform",
+            "writes",
+            "reads",
+            "where",
+            "lanes",
+            "batch_seconds",
+            "nice",
+            "walk",
+            "approve",
+            "max_quarantined",
+        ),
     }
     for node in found:
         assert node["additionalProperties"] is False
@@ -558,7 +611,7 @@ def test_the_examples_are_there() -> None:
 #: Broken by rules that span more than one value, or count bytes: a JSON Schema cannot say them.
 BEYOND_THE_SCHEMA = {
     *("NUL in SQL", "NUL in a table", "half a character", "a long column name", "a long schema", "three parts"),
-    *("added twice", "added, then filled", "filled, then added", "a name with a line break"),
+    *("added twice", "added, then filled", "filled, then added", "a name with a line break", "added, then transformed"),
 }
 #: What the reader refuses before there is a document, or PyYAML's own loader reads in another way.
 BEFORE_THE_SCHEMA = {
