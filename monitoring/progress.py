@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from migrations import windows
 from migrations.operations import bind
 from migrations.settings import TARGET
 from migrations.sql import queries
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from migrations.model import Pace, Row, Run
     from migrations.postgres.connect import Connection
+    from migrations.store.pace import Stop
 
 #: A reading older than this holds every lane (they fail closed), so it is the reason to show.
 STALE_SECONDS = 15.0
@@ -107,7 +109,7 @@ def read(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         clock = connection.execute("SELECT clock_timestamp() AS now").fetchone()
-        pace = pace_store.read(connection)
+        pace, stop = pace_store.read(connection), pace_store.read_stop(connection)
         # A list of a hundred runs on a database 20 ms away is two round trips, not two hundred.
         with connection.pipeline():
             cursors = [
@@ -122,13 +124,15 @@ def read(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
         msg = "PostgreSQL has no clock"
         raise LookupError(msg)
     return [
-        measure(run, walk, pace, now=clock["now"], hot=hot)
+        measure(run, walk, pace, now=clock["now"], hot=hot, stop=stop)
         for run, (walk, hot) in zip(runs, rows, strict=True)
         if walk is not None  # removed between being found and being read
     ]
 
 
-def measure(run: Run, walk: Row, pace: Pace, *, now: datetime, hot: Mapping[str, int] | None = None) -> Progress:
+def measure(  # noqa: PLR0913 - what was read, each by its name
+    run: Run, walk: Row, pace: Pace, *, now: datetime, hot: Mapping[str, int] | None = None, stop: Stop | None = None
+) -> Progress:
     """Put the numbers together: `walk` is the row of the query `progress`, `hot` that of `hot_updates`."""
     rate = 0.0 if run.state in RESTING else _rows_per_second(walk, now)
     moved_at: datetime | None = walk["progressed_at"]
@@ -146,7 +150,7 @@ def measure(run: Run, walk: Row, pace: Pace, *, now: datetime, hot: Mapping[str,
         eta_seconds=_eta_seconds(run, walk, rate),
         lanes=walk["lanes"],
         width=pace.width,
-        hold_reason=_hold_reason(run, walk, pace),
+        hold_reason=_hold_reason(run, walk, pace, stop, now),
         residual_rows=run.residual_rows,
         verified=run.verified_at is not None,
         quarantined=walk["quarantined"],
@@ -202,12 +206,16 @@ def _eta_seconds(run: Run, walk: Row, rate: float) -> int | None:
     return math.ceil(left / rate) if left > 0 else None
 
 
-def _hold_reason(run: Run, walk: Row, pace: Pace) -> str | None:
+def _hold_reason(run: Run, walk: Row, pace: Pace, stop: Stop | None, now: datetime) -> str | None:  # noqa: PLR0911 - one return a reason
     """Why nothing moves, by what a person would have to know first."""
     if run.state is State.WAITING:
         return f"waiting for approval of {run.phase}: backfilld approve {run.name} --phase {run.phase}"
     if run.state not in ACTIVE:
         return None  # the state, the wish or the error says it
+    if stop is not None:
+        return stop.reason
+    if shut := windows.shut(run.settings.windows, now):
+        return shut[0]
     if pace.hold_reason:
         return pace.hold_reason
     if pace.age_seconds is None:

@@ -13,10 +13,11 @@ from migrations.errors import UsageError
 from migrations.model import Row, Run
 from migrations.sql import queries
 from migrations.states import Phase, State, Wish, allowed
-from migrations.store import events
+from migrations.store import events, pace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from migrations.definition import Migration
     from migrations.facts import Facts
@@ -44,6 +45,9 @@ class Standing:
     hold_reason: str | None
     #: Seconds since the governor's reading; None when there never was one.
     age_seconds: float | None
+    stop: pace.Stop | None
+    #: By the database's clock.
+    now: datetime
 
     @classmethod
     def from_row(cls, row: Row) -> Standing:
@@ -56,6 +60,8 @@ class Standing:
             width=row["width"],
             hold_reason=row["hold_reason"],
             age_seconds=row["age_seconds"],
+            stop=pace.stop_of(row),
+            now=row["now"],
         )
 
 
@@ -207,6 +213,12 @@ def cancel_statements(connection: Connection, run: int) -> int:
     """Cancel what our own backends are running for a run; returns how many were."""
     row = connection.execute(_SQL["cancel_statements"], {"run": run}).fetchone()
     return int(row["cancelled"]) if row else 0
+
+
+def cancel_all_statements(connection: Connection, *, grace_seconds: float) -> dict[int, int]:
+    """Cancel what our own backends have run for longer than the grace, for any run; returns how many for which."""
+    rows = connection.execute(_SQL["cancel_all_statements"], {"grace_seconds": grace_seconds}).fetchall()
+    return {row["run"]: row["cancelled"] for row in rows if row["cancelled"]}
 
 
 def progress(connection: Connection, run: int) -> Row:
