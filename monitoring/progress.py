@@ -206,24 +206,31 @@ def _eta_seconds(run: Run, walk: Row, rate: float) -> int | None:
     return math.ceil(left / rate) if left > 0 else None
 
 
-def _hold_reason(run: Run, walk: Row, pace: Pace, stop: Stop | None, now: datetime) -> str | None:  # noqa: PLR0911 - one return a reason
+def _hold_reason(run: Run, walk: Row, pace: Pace, stop: Stop | None, now: datetime) -> str | None:
     """Why nothing moves, by what a person would have to know first."""
     if run.state is State.WAITING:
         return f"waiting for approval of {run.phase}: backfilld approve {run.name} --phase {run.phase}"
     if run.state not in ACTIVE:
         return None  # the state, the wish or the error says it
+    if stop is None and (shut := windows.shut(run.settings.windows, now)):
+        return shut[0]
+    if held := hold_of_all(pace, stop):
+        return held
+    waiting = sorted(walk["errors"], key=lambda error: int(error.get("lane", 0)))  # the conductor holds up all others
+    return str(waiting[0].get("message") or waiting[0].get("reason") or "") or None if waiting else None
+
+
+def hold_of_all(pace: Pace, stop: Stop | None) -> str | None:
+    """Why no run of the database may work, or None."""
     if stop is not None:
         return stop.reason
-    if shut := windows.shut(run.settings.windows, now):
-        return shut[0]
     if pace.hold_reason:
         return pace.hold_reason
     if pace.age_seconds is None:
         return "no load reading yet: is a worker running?"
     if pace.age_seconds > STALE_SECONDS:
         return f"no load reading for {pace.age_seconds:.0f} s"
-    waiting = sorted(walk["errors"], key=lambda error: int(error.get("lane", 0)))  # the conductor holds up all others
-    return str(waiting[0].get("message") or waiting[0].get("reason") or "") or None if waiting else None
+    return None
 
 
 def _errors(run: Run, walk: Row) -> tuple[dict[str, Any], ...]:

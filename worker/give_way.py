@@ -50,6 +50,8 @@ class GiveWay:
 
     def run_once(self, connection: Connection) -> int:
         """One look; returns how many batches are running."""
+        if not self._is_busy and not self._any(connection):
+            return 0
         batches = connection.execute(_SQL["give_way"], {"default_ms": _DEFAULT_MS}).fetchall()
         going = {(batch["pid"], batch["xact_start"]): batch for batch in batches if batch["cancelled"]}
         for which, batch in going.items():
@@ -62,8 +64,15 @@ class GiveWay:
 
     def wait(self, batches: int, stopping: threading.Event) -> None:
         """Wait until it is time to look again, or the process stops."""
-        busy = batches or time.monotonic() - self._busy_at < LINGER_SECONDS
-        stopping.wait(BUSY_SECONDS if busy else IDLE_SECONDS)
+        stopping.wait(BUSY_SECONDS if batches or self._is_busy else IDLE_SECONDS)
+
+    @property
+    def _is_busy(self) -> bool:
+        return time.monotonic() - self._busy_at < LINGER_SECONDS
+
+    def _any(self, connection: Connection) -> bool:
+        row = connection.execute(_SQL["batch_runs"]).fetchone()
+        return bool(row and row["runs"])
 
     def _tell(self, connection: Connection, batch: Row) -> None:
         waited = {

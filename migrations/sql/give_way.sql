@@ -1,3 +1,7 @@
+-- name: batch_runs
+-- Whether any batch runs on this server. The function behind pg_stat_activity, without the names that the view looks up.
+SELECT EXISTS (SELECT FROM pg_stat_get_activity(NULL) a WHERE starts_with(a.application_name, 'backfilld run=')) AS runs
+
 -- name: give_way
 -- The batches that run at this moment, one a row. One that others have waited for longer than its run allows, directly or
 -- behind each other, is cancelled, and the row says who had waited longest.
@@ -7,10 +11,10 @@
 -- A conductor counts while it works (VALIDATE) and not while it waits for its own lock.
 WITH RECURSIVE sessions AS MATERIALIZED (
     SELECT a.pid, coalesce(a.application_name, '') AS name, a.xact_start,
-           a.usename = current_user AND a.state = 'active' AS may_be_ours,
+           a.usesysid = quote_ident(current_user)::regrole AND a.state = 'active' AS may_be_ours,
            regexp_match(a.application_name, '^backfilld run=(\d{1,18}) lane=(\d{1,9}) ') AS lane,
            a.wait_event_type = 'Lock' AS waits, a.backend_type IS NULL AS hidden, a.backend_type = 'autovacuum worker' AS vacuums
-    FROM pg_stat_activity a
+    FROM pg_stat_get_activity(NULL) a
     WHERE a.datid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) AND a.pid <> pg_backend_pid()
 ), batches AS MATERIALIZED (
     SELECT s.pid, s.xact_start, r.run, s.lane[2]::integer AS lane, p.give_way_ms

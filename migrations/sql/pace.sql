@@ -43,3 +43,7 @@ WHERE stopped_at IS NULL RETURNING stopped_at
 -- A person lifts the stop. No row: there was none.
 UPDATE backfilld.pace SET stopped_at = NULL, stopped_by = NULL
 WHERE stopped_at IS NOT NULL RETURNING only_row
+
+-- name: readings
+-- The load signals as the governor last read them.
+SELECT readings FROM backfilld.pace

@@ -102,3 +102,9 @@ def resume_all(connection: Connection, *, actor: str) -> bool:
         return False
     events.record(connection, None, actor=actor, what="all.resumed")
     return True
+
+
+def readings(connection: Connection) -> dict[str, Any]:
+    """The load signals as last read, by name; empty before the first reading. Any: a number, or None."""
+    row = connection.execute(_SQL["readings"]).fetchone()
+    return dict(row["readings"]) if row else {}

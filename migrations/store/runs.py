@@ -199,9 +199,17 @@ def approve(connection: Connection, run: int, phase: Phase, *, actor: str) -> No
     events.record(connection, run, actor=actor, what="phase.approved", phase=phase)
 
 
-def tune(connection: Connection, run: int, settings: RunSettings, *, actor: str) -> None:
+def tune(
+    connection: Connection,
+    run: int,
+    settings: RunSettings,
+    *,
+    changes: Mapping[str, tuple[Any, Any]],  # Any: JSON
+    actor: str,
+) -> None:
+    """New settings, of which `changes` names the ones that are new: before and after."""
     connection.execute(_SQL["tune"], {"run": run, "settings": Jsonb(settings.model_dump(mode="json"))})
-    events.record(connection, run, actor=actor, what="run.tuned", settings=settings.model_dump(mode="json"))
+    events.record(connection, run, actor=actor, what="run.tuned", **changes)
 
 
 def stopping(connection: Connection) -> list[Row]:
