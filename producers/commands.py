@@ -240,6 +240,8 @@ def tune(
 
     Returns what was named, each with what it was before. Without a run only the width can be changed.
     """
+    if not changes and width is None:
+        return ()
     if width is not None and width not in WIDTHS:
         msg = f"--width: {width} is not between {WIDTHS[0]} and {WIDTHS[-1]}"
         raise UsageError(msg)

@@ -601,6 +601,14 @@ def test_pace_alone_shows_and_changes_nothing(site: Site) -> None:
     assert (site.run(), site.events()) == before
 
 
+def test_the_pace_of_a_run_that_has_ended_can_be_looked_at_and_not_changed(site: Site) -> None:
+    run = site.enqueued()
+    site.becomes(State.CANCELLING, State.CANCELLED)
+    assert site.client().pace(run).settings == site.run().settings
+    with pytest.raises(UsageError, match="does not matter any more"):
+        site.client().pace(run, nice=1)
+
+
 def test_new_windows_wake_what_waits_for_the_old_ones(site: Site) -> None:
     run = site.enqueued()
     site.client().pace(run, windows=["Mon 01:00-02:00 UTC"])

@@ -10,12 +10,14 @@ from fix_daemon import backfilld, until
 from fix_runs import expect
 
 from migrations.events import BatchGaveWay, BatchRetried, ControlApplied, LaneHeld, StopSwitched
+from migrations.settings import Limits
 from migrations.states import State
 from migrations.store import pace
 from monitoring import progress
 from producers import commands
 from worker.claim import LONGEST_SHUT_SECONDS
 from worker.control import GRACE_SECONDS, Control
+from worker.governor import Governor
 
 if TYPE_CHECKING:
     from fix_daemon import Daemon, Record
@@ -123,7 +125,7 @@ def test_a_pause_under_a_stop_is_settled_and_a_resume_of_all_leaves_it(engine: E
 
 def test_the_governors_verdict_leaves_the_switch_alone(engine: Engine, run: int) -> None:
     stop = commands.stop_all(engine.connection, actor="ann")
-    pace.write(engine.connection, width=2, hold_reason=None, readings={})
+    assert Governor(Limits(), observe=engine.events.append).run_once(engine.connection) == 1
     assert pace.read_stop(engine.connection) == stop
 
 
