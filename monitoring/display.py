@@ -324,8 +324,10 @@ def pace(report: PaceReport) -> list[str]:
     told = [f"database: width {report.width} of at most {report.max_width}{held}"]
     for signal in report.signals:
         value = "cannot be read" if signal.value is None else f"{signal.value:.3g}"
-        limits = f", slower from {signal.soft:g}, held from {signal.hard:g}" if signal.hard is not None else ""
-        told.append(f"  {signal.name.replace('_', ' ')}: {value}{limits}")
+        detail = f" ({signal.detail})" if signal.detail else ""
+        slower = f", slower from {signal.soft:g}" if signal.soft is not None else ""
+        stops = f", held from {signal.hard:g}" if signal.hard is not None else ""
+        told.append(f"  {signal.name.replace('_', ' ')}: {value}{detail}{slower}{stops}")
     if report.run and report.settings:
         settings = report.settings.model_dump(mode="json", exclude={"approve"})
         told.append(f"{report.run.name} (run {report.run.run}):")

@@ -29,16 +29,24 @@ class Changed:
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """A load signal as it was last read, beside its limits as this process knows them."""
+    """A load signal as it was last read, beside its limits: the governor's own, or else those that this process knows."""
 
     name: str
     #: None: it could not be read, which holds.
     value: float | None
     soft: float | None
     hard: float | None
+    #: Whose value it is, or why there is none.
+    detail: str = ""
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
-        return {"signal": self.name, "value": self.value, "soft": self.soft, "hard": self.hard}
+        return {
+            "signal": self.name,
+            "value": self.value,
+            "soft": self.soft,
+            "hard": self.hard,
+            "detail": self.detail,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +91,20 @@ def read(connection: Connection, limits: Limits, run: Run | None, *, changed: Se
     )
 
 
-def _signals(readings: Mapping[str, Any], limits: Limits) -> tuple[Signal, ...]:  # Any: what the governor wrote
+def _signals(readings: Mapping[str, Any], limits: Limits) -> tuple[Signal, ...]:
+    """The readings as the governor wrote them: a value alone, or with its limits and a detail. Any: JSON."""
     found = []
-    for name, value in readings.items():
+    for name, read in readings.items():
         limit = getattr(limits, name, None)
+        known = {"soft": limit.soft, "hard": limit.hard} if limit else {}
+        told = {**known, **read} if isinstance(read, dict) else {**known, "value": read}
         found.append(
-            Signal(name=name, value=value, soft=limit.soft if limit else None, hard=limit.hard if limit else None)
+            Signal(
+                name=name,
+                value=told.get("value"),
+                soft=told.get("soft"),
+                hard=told.get("hard"),
+                detail=told.get("detail") or "",
+            )
         )
     return tuple(found)

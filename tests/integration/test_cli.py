@@ -177,12 +177,13 @@ def test_the_pace_is_shown_and_changed(shell: Shell) -> None:
     shell("enqueue", shell.write())
     shell.connection.execute(
         "UPDATE backfilld.pace SET width = 2, sampled_at = clock_timestamp(), hold_reason = 'replica lag 42, limit 30', "
-        """readings = '{"replica_lag_seconds": 42, "blocked_sessions": null, "of_a_later_release": 1.5}'"""
+        """readings = '{"replica_lag_seconds": 42, "blocked_sessions": null, "my_own": """
+        """{"value": 1.5, "soft": 1, "hard": 2, "detail": "queue of ann"}}'"""
     )
     of_database = [
         "database: width 2 of at most 8, hold: replica lag 42, limit 30",
         "  blocked sessions: cannot be read, slower from 1, held from 4",
-        "  of a later release: 1.5",
+        "  my own: 1.5 (queue of ann), slower from 1, held from 2",
         "  replica lag seconds: 42, slower from 5, held from 30",
     ]
     assert sorted(shell("pace").stdout.splitlines()) == sorted(of_database)
@@ -210,7 +211,8 @@ def test_the_pace_is_shown_and_changed(shell: Shell) -> None:
     assert set(told) == {*KEYS, "settings", "max_width", "readings", "changed"}
     assert told["changed"] == {"max_quarantined": {"before": 100, "after": 7}}
     assert (told["settings"]["lanes"], told["settings"]["windows"], told["max_width"]) == (4, [], 8)
-    assert {"signal": "replica_lag_seconds", "value": 42, "soft": 5, "hard": 30} in told["readings"]
+    lag = {"signal": "replica_lag_seconds", "value": 42, "soft": 5, "hard": 30, "detail": ""}
+    assert lag in told["readings"]
 
     assert shell("pace", "--width", "3").stdout == "database: width at most 8 → 3, for all runs\n"
     assert shell.json("pace") == {
