@@ -30,7 +30,8 @@ from migrations.complaints import first_complaint
 from migrations.errors import InvalidMigration
 from migrations.names import TableName, Wrong, shown
 from migrations.states import Phase
-from migrations.values import (  # noqa: TC001 - pydantic reads the annotations while the program runs
+from migrations.values import (
+    MOST_WINDOWS,
     Approvals,
     Columns,
     Expression,
@@ -38,6 +39,7 @@ from migrations.values import (  # noqa: TC001 - pydantic reads the annotations 
     MigrationName,
     Name,
     Table,
+    Windows,
 )
 
 __all__ = [
@@ -256,6 +258,21 @@ class RunSettings(_Model):
         ge=0,
         le=100_000,
         description="Rows that may fail and be set aside before the run pauses. Unit: rows.",
+    )
+    give_way_ms: int = Field(
+        default=250,
+        ge=0,
+        le=60_000,
+        description="How long a session may wait for a batch before the batch is cancelled and made smaller; 0 never "
+        "gives way. Unit: milliseconds.",
+    )
+    windows: Windows = Field(
+        default=(),
+        strict=False,  # a file has lists, not tuples
+        description="Hours in which the run may work, by the database's clock: days, hours and a time zone. Without any it may "
+        "always. Unit: local time.",
+        examples=[["Mon-Fri 22:00-06:00 Europe/Berlin"]],
+        json_schema_extra={"maxItems": MOST_WINDOWS},
     )
 
 

@@ -155,6 +155,37 @@ class ControlApplied:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StopSwitched:
+    """A person stopped all runs of the database, or lifted the stop."""
+
+    stopped: bool
+    #: Who stopped them and since when; None once the stop is lifted.
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionWaited:
+    """A session of others had waited too long for a batch of ours, which was cancelled for it."""
+
+    run: int
+    lane: int
+    pid: int
+    application_name: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchGaveWay:
+    """A batch was cancelled before its time was up; the lane tries again after `delay_seconds` with `batch_rows`."""
+
+    run: int
+    name: str
+    lane: int
+    batch_rows: int
+    delay_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoopFailed:
     """A side task of a worker (reconciler, governor, control) met an error and goes on at its next tick."""
 
@@ -180,6 +211,9 @@ Event = (
     | RunReported
     | PaceSet
     | ControlApplied
+    | StopSwitched
+    | SessionWaited
+    | BatchGaveWay
     | LoopFailed
 )
 

@@ -9,9 +9,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Pl
 
 from migrations.names import NAME_BYTES, TableName, Wrong, check_encodable, check_name, shown
 from migrations.states import Phase
+from migrations.windows import EXAMPLE, PATTERN, parse
 
 #: Phases a run can stop before. `done` is not one: nothing comes after it.
 APPROVABLE = tuple(phase for phase in Phase if phase is not Phase.DONE)
+
+#: Every claim of a lane looks at each; nobody plans a week in more pieces.
+MOST_WINDOWS = 20
 
 _NAME_PATTERN = r"^(?![0-9]+$)[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
@@ -82,6 +86,17 @@ def _check_once_each(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
     return phases
 
 
+def _check_window(text: str) -> str:
+    parse(text)
+    return text
+
+
+def _check_few(windows: tuple[str, ...]) -> tuple[str, ...]:
+    if len(windows) > MOST_WINDOWS:
+        raise Wrong(f"there are {len(windows)} windows, and a run may have {MOST_WINDOWS}", "Join some of them.")
+    return windows
+
+
 MigrationName = Annotated[
     str, AfterValidator(_check_migration_name), WithJsonSchema({"type": "string", "pattern": _NAME_PATTERN})
 ]
@@ -112,3 +127,10 @@ ApprovablePhase = Annotated[
 ]
 #: Each at most once; the order does not matter.
 Approvals = Annotated[tuple[ApprovablePhase, ...], AfterValidator(_check_once_each)]
+Window = Annotated[
+    str,
+    AfterValidator(_check_window),
+    WithJsonSchema({"type": "string", "pattern": PATTERN, "examples": [EXAMPLE]}),
+]
+#: A run works while any of them is open.
+Windows = Annotated[tuple[Window, ...], AfterValidator(_check_few)]

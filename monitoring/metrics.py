@@ -36,6 +36,11 @@ BATCH_SECONDS = Histogram(
     registry=REGISTRY,
 )
 ERRORS = Counter("backfilld_errors", "Errors met, by what happens next.", ["class"], registry=REGISTRY)
+GIVE_WAYS = Counter(
+    "backfilld_give_way",
+    "Batches cancelled before their time was up, so that a session which waited for them could go on.",
+    registry=REGISTRY,
+)
 HOLD_SECONDS = Counter(
     "backfilld_hold_seconds", "Seconds in which nothing might move, by load signal.", ["reason"], registry=REGISTRY
 )

@@ -9,6 +9,7 @@ import structlog
 
 from migrations.events import (
     BatchCommitted,
+    BatchGaveWay,
     BatchRetried,
     CommitUnknown,
     ControlApplied,
@@ -21,7 +22,9 @@ from migrations.events import (
     RowQuarantined,
     RunReported,
     SendFailed,
+    SessionWaited,
     StateChanged,
+    StopSwitched,
 )
 from migrations.messages import CONTROL_VERBS
 from migrations.states import State
@@ -79,7 +82,9 @@ class Observers:
             case ControlApplied():
                 # Whoever can write to Redis can invent verbs; they do not get series of their own.
                 metrics.CONTROL_MESSAGES.labels(event.verb if event.verb in CONTROL_VERBS else metrics.OTHER).inc()
-            case LaneHeld() | PhaseEntered() | RunReported():
+            case BatchGaveWay():
+                metrics.GIVE_WAYS.inc()
+            case LaneHeld() | PhaseEntered() | RunReported() | StopSwitched() | SessionWaited():
                 pass  # told, not counted: a hold is counted in seconds, a phase shows in `backfilld_run_info`
             case _:
                 assert_never(event)
@@ -114,6 +119,12 @@ class Observers:
                 self._tell_pace(event)
             case ControlApplied():
                 self._log.info("control.applied", **facts)
+            case StopSwitched():
+                self._log.warning("all.stopped" if event.stopped else "all.resumed", **facts)
+            case SessionWaited():
+                self._log.info("session.waited", **facts)
+            case BatchGaveWay():
+                self._log.info("batch.gave_way", **facts)
             case LoopFailed():
                 self._log.warning("loop.failed", **facts)
             case _:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from migrations import windows
 from migrations.settings import TARGET
 from migrations.sql import queries
 from migrations.states import ACTIVE, ENDED, RESTING, Phase, State, Wish
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from migrations.model import Pace, Row, Run
     from migrations.postgres.connect import Connection
+    from migrations.store.pace import Stop
 
 #: A reading older than this holds every lane (they fail closed), so it is the reason to show.
 STALE_SECONDS = 15.0
@@ -108,7 +110,7 @@ def read(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         clock = connection.execute("SELECT clock_timestamp() AS now").fetchone()
-        pace = pace_store.read(connection)
+        pace, stop = pace_store.read(connection), pace_store.read_stop(connection)
         # A list of a hundred runs on a database 20 ms away is two round trips, not two hundred.
         with connection.pipeline():
             cursors = [connection.execute(_SQL["progress"], {"run": run.run}) for run in runs]
@@ -117,13 +119,13 @@ def read(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
         msg = "PostgreSQL has no clock"
         raise LookupError(msg)
     return [
-        measure(run, walk, pace, now=clock["now"])
+        measure(run, walk, pace, now=clock["now"], stop=stop)
         for run, walk in zip(runs, rows, strict=True)
         if walk is not None  # removed between being found and being read
     ]
 
 
-def measure(run: Run, walk: Row, pace: Pace, *, now: datetime) -> Progress:
+def measure(run: Run, walk: Row, pace: Pace, *, now: datetime, stop: Stop | None = None) -> Progress:
     """Put the numbers together: `walk` is the row of the query `progress`."""
     rate = 0.0 if run.state in RESTING else _rows_per_second(walk, now)
     moved_at: datetime | None = walk["progressed_at"]
@@ -141,7 +143,7 @@ def measure(run: Run, walk: Row, pace: Pace, *, now: datetime) -> Progress:
         eta_seconds=_eta_seconds(run, walk, rate),
         lanes=walk["lanes"],
         width=pace.width,
-        hold_reason=_hold_reason(run, walk, pace),
+        hold_reason=_hold_reason(run, walk, pace, stop, now),
         residual_rows=run.residual_rows,
         verified=run.verified_at is not None,
         quarantined=walk["quarantined"],
@@ -198,20 +200,31 @@ def _eta_seconds(run: Run, walk: Row, rate: float) -> int | None:
     return math.ceil(left / rate) if left > 0 else None
 
 
-def _hold_reason(run: Run, walk: Row, pace: Pace) -> str | None:
+def _hold_reason(run: Run, walk: Row, pace: Pace, stop: Stop | None, now: datetime) -> str | None:
     """Why nothing moves, by what a person would have to know first."""
     if run.state is State.WAITING:
         return f"waiting for approval of {run.phase}: backfilld approve {run.name} --phase {run.phase}"
     if run.state not in ACTIVE:
         return None  # the state, the wish or the error says it
+    if stop is None and (shut := windows.shut(run.settings.windows, now)):
+        return shut[0]
+    if held := hold_of_all(pace, stop):
+        return held
+    waiting = sorted(walk["errors"], key=lambda error: int(error.get("lane", 0)))  # the conductor holds up all others
+    return str(waiting[0].get("message") or waiting[0].get("reason") or "") or None if waiting else None
+
+
+def hold_of_all(pace: Pace, stop: Stop | None) -> str | None:
+    """Why no run of the database may work, or None."""
+    if stop is not None:
+        return stop.reason
     if pace.hold_reason:
         return pace.hold_reason
     if pace.age_seconds is None:
         return "no load reading yet: is a worker running?"
     if pace.age_seconds > STALE_SECONDS:
         return f"no load reading for {pace.age_seconds:.0f} s"
-    waiting = sorted(walk["errors"], key=lambda error: int(error.get("lane", 0)))  # the conductor holds up all others
-    return str(waiting[0].get("message") or waiting[0].get("reason") or "") or None if waiting else None
+    return None
 
 
 def _errors(run: Run, walk: Row) -> tuple[dict[str, Any], ...]:

@@ -25,6 +25,7 @@ from rich.text import Text
 from migrations import definition
 from migrations.errors import BackfilldError, InvalidMigration, NotFinished, Refused, UsageError
 from migrations.states import Phase, State
+from migrations.windows import EXAMPLE
 from monitoring import display
 from monitoring.logs import redact
 from producers.client import Client
@@ -54,6 +55,11 @@ R = TypeVar("R")
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="The run's id or its migration's name.", show_default=False)
 ]
+RunOrAll = Annotated[
+    str | None,
+    typer.Argument(metavar="RUN", help="The run's id or its migration's name; or give --all.", show_default=False),
+]
+All = Annotated[bool, typer.Option("--all", help="All runs of the database, those enqueued later included.")]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The migration file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Timeout = Annotated[
@@ -292,22 +298,43 @@ def gate(  # noqa: PLR0913 - a command's options
 
 @app.command()
 @told
-def pause(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
-    """Stop a run until it is resumed. No batch is lost; the one in flight ends within about a second.
+def pause(context: typer.Context, run: RunOrAll = None, *, all_runs: All = False, as_json: Json = False) -> None:
+    """Stop a run until it is resumed, or with --all every run of the database. No batch is lost; the one in flight ends within
+    about a second.
 
     Example: backfilld pause jobs-new-field
     """
-    _answer(_client(context, as_json=as_json).pause(run), as_json=as_json)
+    client = _client(context, as_json=as_json)
+    one = _one_or_all(run, "pause", all_runs=all_runs)
+    if one is not None:
+        _answer(client.pause(one), as_json=as_json)
+        return
+    stop = client.pause_all()
+    if as_json:
+        _print_json(
+            {"stopped": True, "stopped_by": stop.by, "stopped_at": stop.at.isoformat(), "hold_reason": stop.reason}
+        )
+    else:
+        _say(stop.reason)
 
 
 @app.command()
 @told
-def resume(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
-    """Let a paused or failed run go on from where it stopped.
+def resume(context: typer.Context, run: RunOrAll = None, *, all_runs: All = False, as_json: Json = False) -> None:
+    """Let a paused or failed run go on from where it stopped, or with --all lift the stop of all runs.
 
     Example: backfilld resume jobs-new-field
     """
-    _answer(_client(context, as_json=as_json).resume(run), as_json=as_json)
+    client = _client(context, as_json=as_json)
+    one = _one_or_all(run, "resume", all_runs=all_runs)
+    if one is not None:
+        _answer(client.resume(one), as_json=as_json)
+        return
+    was_stopped = client.resume_all()
+    if as_json:
+        _print_json({"stopped": False, "stopped_by": None, "stopped_at": None, "hold_reason": None})
+    else:
+        _say("all runs may go on" if was_stopped else "there was no stop of all runs")
 
 
 @app.command()
@@ -324,31 +351,51 @@ def cancel(context: typer.Context, run: RunArgument, *, as_json: Json = False) -
 @told
 def pace(  # noqa: PLR0913 - a command's options
     context: typer.Context,
-    run: RunArgument,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's id or name; the database without.")
+    ] = None,
     *,
+    lanes: Annotated[int | None, typer.Option(help="Slices of its tables that are worked on at once.")] = None,
     batch_seconds: Annotated[float | None, typer.Option(help="How long one batch should take.")] = None,
     nice: Annotated[
         float | None, typer.Option(help="Waiting for each second of work: 1 works half of the time.")
     ] = None,
+    give_way_ms: Annotated[
+        int | None, typer.Option(help="How long others may wait for a batch before it is cancelled; 0: for ever.")
+    ] = None,
     max_quarantined: Annotated[int | None, typer.Option(help="Rows set aside before the run pauses.")] = None,
+    window: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help=f"Hours to work in, such as '{EXAMPLE}'; may be given several times."),
+    ] = None,
+    any_time: Annotated[bool, typer.Option("--any-time", help="Take all windows away.")] = False,
     width: Annotated[
         int | None, typer.Option(help="Lanes of this database, all runs together, that may work at once.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Change how fast a run goes, from its next batch on.
+    """Show how hard the database and a run may be worked, or change it: what is named, from the next batch on.
 
     Example: backfilld pace jobs-new-field --nice 1 --width 2
     """
-    wanted = {"batch_seconds": batch_seconds, "nice": nice, "max_quarantined": max_quarantined, "width": width}
+    if any_time and window:
+        msg = "--any-time takes the windows away that --window names; give one of the two"
+        raise UsageError(msg)
     now = _client(context, as_json=as_json).pace(
-        run, batch_seconds=batch_seconds, nice=nice, max_quarantined=max_quarantined, width=width
+        run,
+        lanes=lanes,
+        batch_seconds=batch_seconds,
+        nice=nice,
+        give_way_ms=give_way_ms,
+        max_quarantined=max_quarantined,
+        windows=() if any_time else window or None,
+        width=width,
     )
     if as_json:
         _print_json(now.to_json())
     else:
-        changed = ", ".join(f"{name} {value:g}" for name, value in wanted.items() if value is not None)
-        _say(f"{now.name} (run {now.run}): {changed}, from the next batch on")
+        for line in display.changes(now) if now.changed else display.pace(now):
+            _say(line)
 
 
 @app.command()
@@ -473,6 +520,14 @@ def _say(text: str) -> None:
 
 def _print_json(value: dict[str, Any], *, indent: int | None = None) -> None:  # Any: JSON
     sys.stdout.write(json.dumps(value, indent=indent, default=str) + "\n")
+
+
+def _one_or_all(run: str | None, verb: str, *, all_runs: bool) -> str | None:
+    """The run that was named, or None for all. Raises UsageError for neither and for both."""
+    if (run is None) is all_runs:
+        return run
+    msg = f"name a run, or all of them: backfilld {verb} RUN, or backfilld {verb} --all"
+    raise UsageError(msg)
 
 
 def _answer(now: Progress, *, as_json: bool) -> None:

@@ -17,17 +17,19 @@ from migrations.postgres.connect import connected
 from migrations.settings import TARGET
 from migrations.states import ENDED, Phase, State
 from migrations.store import events, lanes, quarantine, runs, schema
-from monitoring import progress
+from monitoring import pace, progress
 from producers import commands, enqueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from migrations.model import Lane, Quarantined, Run
     from migrations.plan import Plan
     from migrations.postgres.connect import Connection
     from migrations.settings import Settings
+    from migrations.store.pace import Stop
+    from monitoring.pace import PaceReport
     from monitoring.progress import Progress
 
 #: How often the record is read by who waits: a person does not notice, and neither does the database.
@@ -247,21 +249,49 @@ class Client:
         with self._record_of_runs() as connection:
             return self._tell(connection, commands.retry(connection, run, actor=self._actor))
 
-    def pace(
+    def pause_all(self) -> Stop:
+        """Stop all runs of the database, those of the future included, until `resume_all`. Needs no Redis.
+
+        It holds them and is no state of theirs. Asked for again it changes nothing, and returns who asked first.
+        """
+        with self._record_of_runs() as connection:
+            return commands.stop_all(connection, actor=self._actor)
+
+    def resume_all(self) -> bool:
+        """Lift the stop of all runs; False when there was none. A run that is paused by itself stays paused."""
+        with self._record_of_runs() as connection:
+            return commands.resume_all(connection, actor=self._actor)
+
+    def pace(  # noqa: PLR0913 - what can be changed, each by its name
         self,
-        run: int | str,
+        run: int | str | None = None,
         *,
+        lanes: int | None = None,
         batch_seconds: float | None = None,
         nice: float | None = None,
+        give_way_ms: int | None = None,
         max_quarantined: int | None = None,
+        windows: Sequence[str] | None = None,
         width: int | None = None,
-    ) -> Progress:
-        """Change how fast a run goes, from its next batch on; `width` is how many lanes of all runs may work at once."""
-        given = {"batch_seconds": batch_seconds, "nice": nice, "max_quarantined": max_quarantined}
+    ) -> PaceReport:
+        """Change what is named, from a run's next batch on, and return the pace; with nothing named, only that.
+
+        `width` is how many lanes of all runs of the database may work at once; it needs no run. No windows, `windows=()`, is
+        any time.
+        """
+        given = {
+            "lanes": lanes,
+            "batch_seconds": batch_seconds,
+            "nice": nice,
+            "give_way_ms": give_way_ms,
+            "max_quarantined": max_quarantined,
+            "windows": None if windows is None else list(windows),
+        }
         changes = {name: value for name, value in given.items() if value is not None}
         with self._record_of_runs() as connection:
-            number = commands.tune(connection, run, changes, width=width, actor=self._actor)
-            return _progress(connection, commands.find(connection, number))
+            changed = commands.tune(connection, run, changes, width=width, actor=self._actor)
+            found = None if run is None else commands.find(connection, run)
+            return pace.read(connection, self._settings.limits, found, changed=changed)
 
     def _tell(self, connection: Connection, run: int) -> Progress:
         """The wish is on record; the messages only make the workers look at once.

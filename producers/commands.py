@@ -7,6 +7,7 @@ anything raises UsageError and says what would.
 from __future__ import annotations
 
 import difflib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,18 @@ from migrations import preflight
 from migrations.definition import RunSettings
 from migrations.errors import BackfilldError, Refused, UsageError
 from migrations.model import Bounds
+from migrations.names import Wrong
 from migrations.states import ENDED, Phase, State, Wish
 from migrations.store import events, lanes, pace, quarantine, runs
+from monitoring.pace import Changed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from migrations.definition import Migration
     from migrations.model import Run
     from migrations.postgres.connect import Connection
+    from migrations.store.pace import Stop
     from migrations.store.runs import Held
 
 #: A step of the conductor (a VALIDATE, say) may hold what a command needs; a person is told rather than left waiting.
@@ -226,31 +230,55 @@ def approve(connection: Connection, reference: int | str, phase: str, *, actor: 
 
 def tune(
     connection: Connection,
-    reference: int | str,
+    reference: int | str | None,
     changes: dict[str, Any],  # Any: values of RunSettings, checked there
     *,
     width: int | None,
     actor: str,
-) -> int:
-    """Change how a run behaves from its next batch on, and how many lanes of this database may work at once."""
+) -> tuple[Changed, ...]:
+    """Change how a run behaves from its next batch on, and how many lanes of this database may work at once.
+
+    Returns what was named, each with what it was before. Without a run only the width can be changed.
+    """
     if not changes and width is None:
-        msg = "say what to change: --batch-seconds, --nice, --max-quarantined or --width"
-        raise UsageError(msg)
+        return ()
     if width is not None and width not in WIDTHS:
         msg = f"--width: {width} is not between {WIDTHS[0]} and {WIDTHS[-1]}"
         raise UsageError(msg)
+    changed: list[Changed] = []
 
     def act(held: Held) -> None:
         if held.state in ENDED:
             msg = f"run {held.name} is {held.state}; its pace does not matter any more"
             raise UsageError(msg)
         if changes:
-            runs.tune(connection, held.run, _tuned(held.settings, changes), actor=actor)
+            changed.extend(_tune(connection, held, changes, actor=actor))
         if width is not None:
-            pace.set_max_width(connection, width)
-            events.record(connection, held.run, actor=actor, what="pace.width", max_width=width)
+            changed.append(_set_width(connection, width, run=held.run, actor=actor))
 
-    return _change(connection, reference, act)
+    if reference is not None:
+        _change(connection, reference, act)
+        return tuple(changed)
+    if changes:
+        option = _option(next(iter(changes)))
+        msg = f"{option} is a run's own; name the run: backfilld pace RUN {option} …"
+        raise UsageError(msg)
+    if width is not None:
+        with _at_once(connection, "the pace of this database"):
+            changed.append(_set_width(connection, width, run=None, actor=actor))
+    return tuple(changed)
+
+
+def _tune(connection: Connection, held: Held, changes: dict[str, Any], *, actor: str) -> list[Changed]:  # Any: as above
+    settings = _tuned(held.settings, changes)
+    before, after = held.settings.model_dump(mode="json"), settings.model_dump(mode="json")
+    different = {name: (before[name], after[name]) for name in changes if before[name] != after[name]}
+    if different:
+        runs.tune(connection, held.run, settings, changes=different, actor=actor)
+    if "windows" in different:
+        # What sleeps until the old window opens looks at the new ones.
+        lanes.wake_run(connection, held.run, conductor=False)
+    return [Changed(name=name, before=before[name], after=after[name]) for name in changes]
 
 
 def _tuned(settings: RunSettings, changes: dict[str, Any]) -> RunSettings:  # Any: checked here
@@ -258,9 +286,42 @@ def _tuned(settings: RunSettings, changes: dict[str, Any]) -> RunSettings:  # An
         return RunSettings.model_validate({**settings.model_dump(mode="json"), **changes})
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        msg = f"{option}: {first['input']} is not possible: {first['msg'].removeprefix('Input ')}"
+        option = _option(str(first["loc"][0]))
+        wrong = first.get("ctx", {}).get("error")
+        if isinstance(wrong, Wrong):
+            msg = f"{option}: {wrong}"
+        else:
+            msg = f"{option}: {first['input']} is not possible: {first['msg'].removeprefix('Input ')}"
         raise UsageError(msg) from None
+
+
+def _option(setting: str) -> str:
+    return "--window" if setting == "windows" else "--" + setting.replace("_", "-")
+
+
+def _set_width(connection: Connection, width: int, *, run: int | None, actor: str) -> Changed:
+    before = pace.read(connection).max_width
+    if width != before:
+        pace.set_max_width(connection, width)
+        events.record(connection, run, actor=actor, what="pace.width", max_width=(before, width))
+    return Changed(name="width", before=before, after=width)
+
+
+def stop_all(connection: Connection, *, actor: str) -> Stop:
+    """Stop all runs of the database, those of the future included, until somebody lifts the stop; returns who asked first."""
+    with _at_once(connection, "the pace of this database"):
+        pace.stop_all(connection, actor=actor)
+        stop = pace.read_stop(connection)
+    if stop is None:  # lifted by somebody else in this very moment
+        msg = "the stop was lifted while it was asked for; ask again"
+        raise BackfilldError(msg)
+    return stop
+
+
+def resume_all(connection: Connection, *, actor: str) -> bool:
+    """Lift the stop of all runs; a run that is paused by itself stays paused. False when there was none."""
+    with _at_once(connection, "the pace of this database"):
+        return pace.resume_all(connection, actor=actor)
 
 
 def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
@@ -314,18 +375,25 @@ def _change(
 
     Lane 0 is locked before the run, never after it: that is the order of the conductor's own steps.
     """
+    with _at_once(connection, f"run {reference}"):
+        run = find(connection, reference)
+        if adds_lanes:
+            lanes.lock_conductor(connection, run.run)
+        held = runs.hold(connection, run.run)
+        if held is not None:  # it was found in this transaction, but nothing kept it from being removed
+            act(held)
+        return run.run
+
+
+@contextmanager
+def _at_once(connection: Connection, what: str) -> Iterator[None]:
+    """One transaction that does not wait for ever. Raises BackfilldError when somebody holds what it needs."""
     try:
         with connection.transaction():
             connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
-            run = find(connection, reference)
-            if adds_lanes:
-                lanes.lock_conductor(connection, run.run)
-            held = runs.hold(connection, run.run)
-            if held is not None:  # it was found in this transaction, but nothing kept it from being removed
-                act(held)
-            return run.run
+            yield
     except errors.LockNotAvailable as exc:
-        msg = f"run {reference} is busy with a step that takes long, and nothing was changed; try again"
+        msg = f"{what} is busy with a step that takes long, and nothing was changed; try again"
         raise BackfilldError(msg) from exc
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.rows import tuple_row
 
+from migrations import windows
 from migrations.model import Lane
 from migrations.postgres.connect import apply_settings, begin_settings
 from migrations.states import ACTIVE, Phase
@@ -32,6 +33,8 @@ STATEMENT_TIMEOUT_FACTOR = 10
 LEAST_STATEMENT_TIMEOUT_SECONDS = 5.0
 #: DDL that does not scan is quick or blocked; making lanes reads a sample of the table.
 CONDUCTOR_STATEMENT_TIMEOUT_SECONDS = 60.0
+#: Outside its windows a lane looks again after this at the latest, should its record have been written by hand.
+LONGEST_SHUT_SECONDS = 60.0
 
 #: Which lanes work in which phase. The conductor works in all of them.
 KINDS: dict[Phase, frozenset[str]] = {
@@ -88,8 +91,8 @@ def take(
     standing = Standing.from_row(now)
     if not _wanted(lane, standing):
         return Drop(stale=False)
-    if reason := stale(standing.age_seconds) or standing.hold_reason:
-        return Wait(reason=reason, seconds=1.0)
+    if wait := _held(standing):
+        return wait
     if permit is not None and permit.fetchone() is None:
         return Wait(reason=f"all {standing.width} permits are taken", seconds=0.25)
     return Claimed(lane=Lane.from_row(held), standing=standing, seen=seen.fetchone() if seen else None)
@@ -103,20 +106,33 @@ def _wanted(lane: Lane, standing: Standing) -> bool:
     return lane.pass_ == standing.pass_ and lane.kind in KINDS.get(standing.phase, frozenset())
 
 
-def _settings(lane: Lane, standing: Standing, writes: str) -> dict[str, str]:
+def _held(standing: Standing) -> Wait | None:
+    """What holds every lane of the run, its conductor included: a person, its windows, or the load."""
+    if standing.stop is not None:
+        return Wait(reason=standing.stop.reason, seconds=1.0)
+    if shut := windows.shut(standing.settings.windows, standing.now):
+        reason, opens_in_seconds = shut
+        return Wait(reason=reason, seconds=min(opens_in_seconds, LONGEST_SHUT_SECONDS))
+    if load := stale(standing.age_seconds) or standing.hold_reason:
+        return Wait(reason=load, seconds=1.0)
+    return None
+
+
+def statement_timeout_seconds(lane: Lane, standing: Standing) -> float:
+    """How long one statement of the lane's step may take."""
     if lane.kind == "conductor":
-        # The ladder: a short wait first, longer ones later, so that a busy table's queue is never held up for long.
-        lock_timeout, statement_timeout = min(0.05 * (lane.attempts + 1), 0.2), CONDUCTOR_STATEMENT_TIMEOUT_SECONDS
-    else:
-        lock_timeout = LOCK_TIMEOUT_SECONDS
-        statement_timeout = max(
-            standing.settings.batch_seconds * STATEMENT_TIMEOUT_FACTOR, LEAST_STATEMENT_TIMEOUT_SECONDS
-        )
+        return CONDUCTOR_STATEMENT_TIMEOUT_SECONDS
+    return max(standing.settings.batch_seconds * STATEMENT_TIMEOUT_FACTOR, LEAST_STATEMENT_TIMEOUT_SECONDS)
+
+
+def _settings(lane: Lane, standing: Standing, writes: str) -> dict[str, str]:
+    # The ladder: a short wait first, longer ones later, so that a busy table's queue is never held up for long.
+    ladder = min(0.05 * (lane.attempts + 1), 0.2)
     return begin_settings(
         run=lane.run,
         lane=lane.lane,
         seq=lane.seq,
-        lock_timeout_seconds=lock_timeout,
-        statement_timeout_seconds=statement_timeout,
+        lock_timeout_seconds=ladder if lane.kind == "conductor" else LOCK_TIMEOUT_SECONDS,
+        statement_timeout_seconds=statement_timeout_seconds(lane, standing),
         writes=writes,
     )

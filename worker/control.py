@@ -1,4 +1,4 @@
-"""Making wishes true: pause and cancel, within about a second, the statement in flight included.
+"""Making wishes true: pause, cancel, and the stop of all runs, within about a second, the statement in flight included.
 
 The wish stands in PostgreSQL before any message is sent, so a stop needs no Redis: the loop polls. A message makes it look
 at once. Batches in flight get a moment to commit; what is still running then is cancelled, and repeated after a resume.
@@ -11,9 +11,9 @@ import time
 from typing import TYPE_CHECKING
 
 from migrations.errors import UsageError
-from migrations.events import ControlApplied, StateChanged
+from migrations.events import ControlApplied, StateChanged, StopSwitched
 from migrations.states import STOPPING, State, Wish, allowed
-from migrations.store import lanes, runs
+from migrations.store import lanes, pace, runs
 
 if TYPE_CHECKING:
     from migrations.events import Observer
@@ -25,6 +25,8 @@ GRACE_SECONDS = 0.4
 #: How often the record is looked at, while nothing is stopping and while something is.
 IDLE_SECONDS = 0.25
 BUSY_SECONDS = 0.05
+#: After the stop of all runs the record is looked at as often as while something is stopping, for this long.
+SETTLED_SECONDS = 2.0
 
 #: What a verb wishes, and the state that says so.
 _WISHES = {"pause": (Wish.PAUSE, State.PAUSING), "cancel": (Wish.CANCEL, State.CANCELLING)}
@@ -37,6 +39,9 @@ class Control:
     def __init__(self, *, observe: Observer) -> None:
         self._observe = observe
         self._look = threading.Event()
+        #: The stop of all runs as it was last seen, and since when (`time.monotonic`).
+        self._stop: pace.Stop | None = None
+        self._switched = 0.0
 
     def apply(self, connection: Connection, message: ControlMessage) -> None:
         """A control message arrived. Usually its wish is on record already; one that came by itself is written down."""
@@ -49,7 +54,7 @@ class Control:
 
     def run_once(self, connection: Connection) -> int:
         """Settle every run that is told to stop; returns how many are not there yet."""
-        remaining = 0
+        remaining = self._look_at_the_switch(connection)
         for row in runs.stopping(connection):
             if self._settle(connection, row["run"]):
                 continue
@@ -58,6 +63,24 @@ class Control:
                 cancelled = runs.cancel_statements(connection, row["run"])
                 self._observe(ControlApplied(run=row["run"], verb="stop", statements_cancelled=cancelled))
         return remaining
+
+    def _look_at_the_switch(self, connection: Connection) -> int:
+        """While all runs are stopped, no batch outlives its grace; returns 1 as long as some may have to be cancelled.
+
+        What began before the switch was thrown, and what read the record in the moment before, is found by its age: a lane
+        that only looks and finds itself held is gone much sooner.
+        """
+        stop, before = pace.read_stop(connection), self._stop
+        self._stop = stop
+        if stop != before:
+            self._observe(StopSwitched(stopped=stop is not None, reason=stop.reason if stop else None))
+            self._switched = time.monotonic()
+        if stop is None:
+            return 0
+        cancelled = runs.cancel_all_statements(connection, grace_seconds=GRACE_SECONDS)
+        for run, statements in cancelled.items():
+            self._observe(ControlApplied(run=run, verb="stop", statements_cancelled=statements))
+        return int(time.monotonic() - self._switched < SETTLED_SECONDS)
 
     def wait(self, remaining: int, stopping: threading.Event) -> None:
         """Wait until it is time to look again, or a message arrived, or the process stops."""

@@ -16,6 +16,7 @@ from migrations.messages import CONTROL_QUEUE, LANES_QUEUE
 from migrations.postgres.connect import open_pool
 from worker.actors import declare_control, declare_lanes, sender
 from worker.control import Control
+from worker.give_way import GiveWay
 from worker.governor import TICK_SECONDS as GOVERNOR_SECONDS
 from worker.governor import Governor
 from worker.loops import Loop
@@ -54,7 +55,7 @@ class Lanes:
 
 @dataclass(kw_only=True)
 class SideTasks:
-    """The reconciler, the governor, the control and the reporter, each in a thread of its own."""
+    """The reconciler, the governor, the control, the one who gives way and the reporter, each in a thread of its own."""
 
     loops: list[Loop]
     stopping: threading.Event
@@ -91,20 +92,22 @@ def start_side_tasks(
     control = Control(observe=observe)
     reconciler = Reconciler(send=sender(broker), observe=observe)
     governor = Governor(settings.limits, observe=observe)
+    give_way = GiveWay(observe=observe)
 
-    def loop(name: str, task: Reconciler | Governor | Control | Reporter, wait: object) -> Loop:
+    def loop(name: str, task: Reconciler | Governor | Control | GiveWay | Reporter, wait: object) -> Loop:
         return Loop(
             name,
             task.run_once,
             database_url=database_url,
             stopping=stopping,
-            wait=wait,  # type: ignore[arg-type] # one of the three callables below
+            wait=wait,  # type: ignore[arg-type] # one of the callables below
             observe=observe,
         )
 
     loops = [
         loop("governor", governor, lambda _done: stopping.wait(GOVERNOR_SECONDS)),
         loop("control", control, lambda remaining: control.wait(remaining, stopping)),
+        loop("give way", give_way, lambda batches: give_way.wait(batches, stopping)),
         loop("reconciler", reconciler, lambda _woken: stopping.wait(RECONCILER_SECONDS)),
         loop("reporter", Reporter(observe=observe), lambda _told: stopping.wait(REPORTER_SECONDS)),
     ]

@@ -21,6 +21,7 @@ import psycopg
 from migrations.errors import Refused
 from migrations.events import (
     BatchCommitted,
+    BatchGaveWay,
     BatchRetried,
     CommitUnknown,
     LaneHeld,
@@ -149,9 +150,12 @@ class Runner:
 
     def _step(self, connection: Connection, lane: Lane, standing: Standing) -> Advanced | Ended | Left:
         """One transaction. Whatever goes wrong is put on record here, and nothing of it is kept."""
+        began = time.monotonic()
         try:
             return self._try_twice(connection, lane, standing)
         except psycopg.Error as exc:
+            if ran_out_of_time(exc) and time.monotonic() - began < claim.statement_timeout_seconds(lane, standing):
+                return self._give_way(connection, lane)
             return self._recover(connection, lane, exc)
         except TooManyQuarantined as exc:
             return self._pause(connection, lane, exc)
@@ -303,16 +307,14 @@ class Runner:
             return self._look_what_became_of(lane, exc)
         if error_class == "fatal" or (error_class == "data" and lane.kind == "conductor"):
             return self._fail(connection, lane, in_words(exc), sqlstate=exc.sqlstate)
-        if ran_out_of_time(exc) and runs.standing(connection, lane.run).state in STOPPING:
-            # Cancelled because somebody said stop, not because the batch was too large.
-            self._postpone(connection, lane, delay_seconds=0.0)
+        if ran_out_of_time(exc) and self._told_to_stop(connection, lane):
             return Left()
         delay = _backoff_seconds(lane.attempts)
         message = in_words(exc)
         if lane.kind == "conductor" and isinstance(exc, psycopg.errors.LockNotAvailable):
             message = self._name_the_blocker(connection, lane) or message
         error = {"class": error_class, "sqlstate": exc.sqlstate, "message": message}
-        rows = smaller(lane.batch_rows, timed_out=ran_out_of_time(exc))
+        rows = smaller(_real_size(lane), timed_out=ran_out_of_time(exc))
         self._postpone(connection, lane, delay_seconds=delay, batch_rows=rows, error=error)
         self._observe(
             BatchRetried(
@@ -326,6 +328,31 @@ class Runner:
             )
         )
         return Left()
+
+    def _give_way(self, connection: Connection, lane: Lane) -> Left:
+        """The step was cancelled before its time was up: somebody said stop, or waited for what it held (`give_way.py`).
+
+        Half as many rows are held half as long; a step that cannot be made smaller comes later and later instead.
+        """
+        if self._told_to_stop(connection, lane):
+            return Left()
+        can_be_halved = lane.kind != "conductor" and lane.batch_rows > 1
+        delay = _backoff_seconds(0 if can_be_halved else lane.attempts)
+        rows = smaller(_real_size(lane), timed_out=False)
+        error = {"class": "gave_way", "sqlstate": "57014", "message": "gave way to a session that waited for it"}
+        self._postpone(connection, lane, delay_seconds=delay, batch_rows=rows, error=error)
+        self._observe(
+            BatchGaveWay(run=lane.run, name=self._name(lane.run), lane=lane.lane, batch_rows=rows, delay_seconds=delay)
+        )
+        return Left()
+
+    def _told_to_stop(self, connection: Connection, lane: Lane) -> bool:
+        """Whether a step was cancelled because somebody said stop, and not for what it did. It comes back as it was."""
+        standing = runs.standing(connection, lane.run)
+        if standing.state not in STOPPING and standing.stop is None:
+            return False
+        self._postpone(connection, lane, delay_seconds=0.0)
+        return True
 
     def _look_what_became_of(self, lane: Lane, exc: psycopg.Error) -> Advanced | Ended | Left:
         """The connection is gone. Whether a COMMIT went through is not guessed and not retried: `seq` tells.
@@ -460,6 +487,12 @@ class Runner:
                 self._send(message)
             except Exception as exc:  # noqa: BLE001 - whatever the broker raises, the reconciler will find the lane
                 self._observe(SendFailed(run=message.run, lane=message.lane, message=str(exc)))
+
+
+def _real_size(lane: Lane) -> int:
+    """How many rows a batch of the lane takes: less than its size says where a group of pages ends before."""
+    walked = [timing.rows for timing in lane.recent if timing.rows > 0]
+    return min(lane.batch_rows, max(walked)) if walked else lane.batch_rows
 
 
 def _whereabouts(lane: Lane) -> dict[str, object]:

@@ -29,3 +29,21 @@ UPDATE backfilld.pace SET max_width = %(max_width)s::integer, width = least(widt
 SELECT permit FROM backfilld.permits
 WHERE permit <= (SELECT width FROM backfilld.pace)
 ORDER BY permit LIMIT 1 FOR UPDATE SKIP LOCKED
+
+-- name: read_stop
+-- Who stopped all runs, and when. No row: nobody did.
+SELECT stopped_at, stopped_by FROM backfilld.pace WHERE stopped_at IS NOT NULL
+
+-- name: stop_all
+-- A person stops all runs. No row: they are stopped already.
+UPDATE backfilld.pace SET stopped_at = clock_timestamp(), stopped_by = %(actor)s::text
+WHERE stopped_at IS NULL RETURNING stopped_at
+
+-- name: resume_all
+-- A person lifts the stop. No row: there was none.
+UPDATE backfilld.pace SET stopped_at = NULL, stopped_by = NULL
+WHERE stopped_at IS NOT NULL RETURNING only_row
+
+-- name: readings
+-- The load signals as the governor last read them.
+SELECT readings FROM backfilld.pace

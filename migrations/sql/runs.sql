@@ -34,8 +34,8 @@ SELECT name, state, phase, wish, settings, approved, pass FROM backfilld.runs WH
 
 -- name: standing
 -- What a step must know before it works: the run's state and settings, the lanes beside it and the database's pace.
-SELECT r.name, r.phase, r.state, r.pass, r.settings, p.width, p.max_width, p.hold_reason,
-       extract(epoch FROM clock_timestamp() - p.sampled_at)::float8 AS age_seconds,
+SELECT r.name, r.phase, r.state, r.pass, r.settings, p.width, p.max_width, p.hold_reason, p.stopped_at, p.stopped_by,
+       extract(epoch FROM clock_timestamp() - p.sampled_at)::float8 AS age_seconds, clock_timestamp() AS now,
        lanes.awake AS lanes_awake, lanes.asleep AS lanes_asleep, lanes.last AS last_lane, lanes.most_left
 FROM backfilld.runs r CROSS JOIN backfilld.pace p
 CROSS JOIN LATERAL (
@@ -106,6 +106,17 @@ SELECT count(*) FILTER (WHERE pg_cancel_backend(pid)) AS cancelled
 FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user AND state = 'active' AND pid <> pg_backend_pid()
   AND application_name LIKE 'backfilld run=' || %(run)s::bigint || ' %%'
+
+-- name: cancel_all_statements
+-- Cancel what our own backends are running for any run, and have been for longer than the grace: whoever looks at a lane
+-- only to find it held is gone sooner.
+SELECT (regexp_match(application_name, '^backfilld run=(\d{1,18}) '))[1]::bigint AS run,
+       count(*) FILTER (WHERE pg_cancel_backend(pid)) AS cancelled
+FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND state = 'active' AND pid <> pg_backend_pid()
+  AND application_name ~ '^backfilld run=\d{1,18} '
+  AND xact_start < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8)
+GROUP BY 1
 
 -- name: progress
 -- The numbers of a run's walk, for status and metrics.

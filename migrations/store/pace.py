@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from psycopg.types.json import Jsonb
 
 from migrations.model import Pace
 from migrations.sql import queries
+from migrations.store import events
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from migrations.postgres.connect import Connection
 
@@ -58,3 +61,50 @@ def write(connection: Connection, *, width: int, hold_reason: str | None, readin
 
 def set_max_width(connection: Connection, max_width: int) -> None:
     connection.execute(_SQL["set_max_width"], {"max_width": max_width})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """All runs are stopped, by a person. It holds them, and is no state of theirs: each keeps its own."""
+
+    at: datetime
+    by: str
+
+    @property
+    def reason(self) -> str:
+        return (
+            f"stopped for all runs by {self.by} at {self.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC: backfilld resume --all"
+        )
+
+
+def stop_of(row: Mapping[str, Any]) -> Stop | None:
+    """The stop in a row that has `stopped_at` and `stopped_by`. Any: a row."""
+    return Stop(at=row["stopped_at"], by=row["stopped_by"]) if row["stopped_at"] is not None else None
+
+
+def read_stop(connection: Connection) -> Stop | None:
+    """The stop that holds all runs; None when nobody asked for one."""
+    row = connection.execute(_SQL["read_stop"]).fetchone()
+    return stop_of(row) if row else None
+
+
+def stop_all(connection: Connection, *, actor: str) -> bool:
+    """Stop all runs, those of the future included; False when they are already."""
+    if connection.execute(_SQL["stop_all"], {"actor": actor}).fetchone() is None:
+        return False
+    events.record(connection, None, actor=actor, what="all.stopped")
+    return True
+
+
+def resume_all(connection: Connection, *, actor: str) -> bool:
+    """Lift the stop; False when there was none."""
+    if connection.execute(_SQL["resume_all"]).fetchone() is None:
+        return False
+    events.record(connection, None, actor=actor, what="all.resumed")
+    return True
+
+
+def readings(connection: Connection) -> dict[str, Any]:
+    """The load signals as last read, by name; empty before the first reading. Any: a number, or None."""
+    row = connection.execute(_SQL["readings"]).fetchone()
+    return dict(row["readings"]) if row else {}

@@ -13,10 +13,11 @@ from migrations.errors import UsageError
 from migrations.model import Row, Run
 from migrations.sql import queries
 from migrations.states import Phase, State, Wish, allowed
-from migrations.store import events
+from migrations.store import events, pace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from migrations.definition import Migration
     from migrations.facts import Facts
@@ -51,6 +52,9 @@ class Standing:
     last_lane: int | None
     #: What the lane with the largest rest has before it, in rows.
     most_left: int | None
+    stop: pace.Stop | None
+    #: By the database's clock.
+    now: datetime
 
     @classmethod
     def from_row(cls, row: Row) -> Standing:
@@ -67,6 +71,8 @@ class Standing:
             lanes_asleep=row["lanes_asleep"],
             last_lane=row["last_lane"],
             most_left=row["most_left"],
+            stop=pace.stop_of(row),
+            now=row["now"],
         )
 
 
@@ -207,9 +213,17 @@ def approve(connection: Connection, run: int, phase: Phase, *, actor: str) -> No
     events.record(connection, run, actor=actor, what="phase.approved", phase=phase)
 
 
-def tune(connection: Connection, run: int, settings: RunSettings, *, actor: str) -> None:
+def tune(
+    connection: Connection,
+    run: int,
+    settings: RunSettings,
+    *,
+    changes: Mapping[str, tuple[Any, Any]],  # Any: JSON
+    actor: str,
+) -> None:
+    """New settings, of which `changes` names the ones that are new: before and after."""
     connection.execute(_SQL["tune"], {"run": run, "settings": Jsonb(settings.model_dump(mode="json"))})
-    events.record(connection, run, actor=actor, what="run.tuned", settings=settings.model_dump(mode="json"))
+    events.record(connection, run, actor=actor, what="run.tuned", **changes)
 
 
 def stopping(connection: Connection) -> list[Row]:
@@ -221,6 +235,12 @@ def cancel_statements(connection: Connection, run: int) -> int:
     """Cancel what our own backends are running for a run; returns how many were."""
     row = connection.execute(_SQL["cancel_statements"], {"run": run}).fetchone()
     return int(row["cancelled"]) if row else 0
+
+
+def cancel_all_statements(connection: Connection, *, grace_seconds: float) -> dict[int, int]:
+    """Cancel what our own backends have run for longer than the grace, for any run; returns how many for which."""
+    rows = connection.execute(_SQL["cancel_all_statements"], {"grace_seconds": grace_seconds}).fetchall()
+    return {row["run"]: row["cancelled"] for row in rows if row["cancelled"]}
 
 
 def progress(connection: Connection, run: int) -> Row:

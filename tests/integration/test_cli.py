@@ -123,7 +123,7 @@ def test_a_migration_from_its_plan_to_its_gate(shell: Shell) -> None:
     assert shell.json("pause", "jobs-shout")["wish"] == "pause"
     assert shell("resume", "1").stdout.startswith("jobs-shout (run 1): expand running")
     assert shell("pace", "1", "--nice", "1.5", "--width", "3").stdout == (
-        "jobs-shout (run 1): nice 1.5, width 3, from the next batch on\n"
+        "jobs-shout (run 1): nice 0 → 1.5, from the next batch on\ndatabase: width at most 8 → 3, for all runs\n"
     )
     assert shell("approve", "1", "--phase", "contract").exit_code == 0
 
@@ -172,6 +172,102 @@ def test_quarantined_rows_are_listed_and_tried_again(shell: Shell) -> None:
     assert shell.json("quarantine", "retry", "1")["state"] == "running"
 
 
+def test_the_pace_is_shown_and_changed(shell: Shell) -> None:
+    """Only what is named is changed, and said with what it was before."""
+    shell("enqueue", shell.write())
+    shell.connection.execute(
+        "UPDATE backfilld.pace SET width = 2, sampled_at = clock_timestamp(), hold_reason = 'replica lag 42, limit 30', "
+        """readings = '{"replica_lag_seconds": 42, "blocked_sessions": null, "my_own": """
+        """{"value": 1.5, "soft": 1, "hard": 2, "detail": "queue of ann"}}'"""
+    )
+    of_database = [
+        "database: width 2 of at most 8, hold: replica lag 42, limit 30",
+        "  blocked sessions: cannot be read, slower from 1, held from 4",
+        "  my own: 1.5 (queue of ann), slower from 1, held from 2",
+        "  replica lag seconds: 42, slower from 5, held from 30",
+    ]
+    assert sorted(shell("pace").stdout.splitlines()) == sorted(of_database)
+    shown = shell("pace", "jobs-shout").stdout.splitlines()
+    assert set(of_database) < set(shown)
+    assert shown[4:] == [
+        "jobs-shout (run 1):",
+        "  lanes: 2",
+        "  batch_seconds: 0.5",
+        "  nice: 0",
+        "  max_quarantined: 100",
+        "  give_way_ms: 250",
+        "  windows: any time",
+    ]
+
+    night, day = "Mon-Fri 22:00-06:00 Europe/Berlin", "Sat,Sun 08:00-20:00 UTC"
+    changed = shell("pace", "1", "--lanes", "4", "--give-way-ms", "100", "--window", night, "--window", day)
+    assert changed.stdout == (
+        f"jobs-shout (run 1): lanes 2 → 4, give_way_ms 250 → 100, windows any time → {night}; {day}, from the next batch on\n"
+    )
+    assert shell("pace", "1", "--lanes", "4", "--any-time").stdout == (
+        f"jobs-shout (run 1): lanes 4 (as it was), windows {night}; {day} → any time, from the next batch on\n"
+    )
+    told = shell.json("pace", "1", "--max-quarantined", "7")
+    assert set(told) == {*KEYS, "settings", "max_width", "readings", "changed"}
+    assert told["changed"] == {"max_quarantined": {"before": 100, "after": 7}}
+    assert (told["settings"]["lanes"], told["settings"]["windows"], told["max_width"]) == (4, [], 8)
+    lag = {"signal": "replica_lag_seconds", "value": 42, "soft": 5, "hard": 30, "detail": ""}
+    assert lag in told["readings"]
+
+    assert shell("pace", "--width", "3").stdout == "database: width at most 8 → 3, for all runs\n"
+    assert shell.json("pace") == {
+        "width": 2,
+        "max_width": 3,
+        "hold_reason": "replica lag 42, limit 30",
+        "readings": told["readings"],
+        "changed": {},
+    }
+    events = [event for event in shell.json("events", "1")["events"] if event["what"] == "run.tuned"]
+    assert [event["detail"] for event in events] == [
+        {"lanes": [2, 4], "give_way_ms": [250, 100], "windows": [[], [night, day]]},
+        {"windows": [[night, day], []]},
+        {"max_quarantined": [100, 7]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--lanes", "65", "--lanes: 65 is not possible: should be less than or equal to 64"),
+        ("--give-way-ms", "-1", "--give-way-ms: -1 is not possible"),
+        ("--window", "nights", "--window: `nights` is not a window. Write days, hours and a time zone"),
+        ("--window", "daily 01:00-02:00 Europe/Berln", "Did you mean Europe/Berlin?"),
+    ],
+)
+def test_a_pace_that_cannot_be_is_refused_with_a_remedy(shell: Shell, option: str, value: str, message: str) -> None:
+    shell("enqueue", shell.write())
+    result = shell("pace", "1", option, value)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in " ".join(result.stderr.split())
+
+
+def test_all_runs_are_stopped_and_may_go_on(shell: Shell) -> None:
+    """Without Redis, which has no part in it; a second stop changes nothing, and neither does a second resume."""
+    shell("enqueue", shell.write())
+    del shell.environment["BACKFILLD_REDIS_URL"]
+    stopped = shell.json("pause", "--all")
+    assert list(stopped) == ["stopped", "stopped_by", "stopped_at", "hold_reason"]
+    assert re.fullmatch(
+        r"stopped for all runs by \S+ at 20\d\d-\d\d-\d\d \d\d:\d\d UTC: backfilld resume --all", stopped["hold_reason"]
+    )
+    assert shell("pause", "--all").stdout == f"{stopped['hold_reason']}\n"
+    now = shell.json("status", "1")
+    assert (now["state"], now["hold_reason"]) == ("queued", stopped["hold_reason"])
+    assert stopped["hold_reason"] in shell("pace").stdout
+
+    assert shell.json("resume", "--all") == dict.fromkeys(stopped) | {"stopped": False}
+    assert shell("resume", "--all").stdout == "there was no stop of all runs\n"
+    shell("pause", "--all")
+    assert shell("resume", "--all").stdout == "all runs may go on\n"
+    whats = shell.connection.execute("SELECT what FROM backfilld.events WHERE run IS NULL ORDER BY event").fetchall()
+    assert [row["what"] for row in whats] == ["all.stopped", "all.resumed"] * 2
+
+
 def test_the_schema_is_json_schema() -> None:
     result = CliRunner().invoke(cli.app, ["schema"])
     assert result.exit_code == 0
@@ -197,6 +293,14 @@ def test_version_prints_the_version() -> None:
         (["watch", "jobs"], 2, "there is no run jobs"),
         (["gate", "jobs", "--phase", "swtich"], 2, "swtich is not one of expand"),
         (["gate", "jobs", "--timeout", "1"], 2, "--timeout is for --wait"),
+        (["pause"], 2, "name a run, or all of them: backfilld pause RUN, or backfilld pause --all"),
+        (["pause", "jobs", "--all"], 2, "name a run, or all of them"),
+        (["pause", ""], 2, "there is no run"),
+        (["resume"], 2, "backfilld resume --all"),
+        (["pace", "jobs"], 2, "there is no run jobs"),
+        (["pace", "--nice", "1"], 2, "--nice is a run's own; name the run: backfilld pace RUN --nice"),
+        (["pace", "--width", "65"], 2, "--width: 65 is not between 1 and 64"),
+        (["pace", "jobs", "--any-time", "--window", "daily 01:00-02:00 UTC"], 2, "give one of the two"),
         (["enqueue", "nowhere.yaml"], 2, "nowhere.yaml:1: the file cannot be read"),
         (["enqueue", "wrong.yaml"], 2, "wrong.yaml:3: operations[0].add_column.colum"),
         (["plan", "wrong.yaml"], 2, "wrong.yaml:3"),

@@ -576,11 +576,67 @@ def test_pace_changes_what_was_named_and_leaves_the_rest(site: Site) -> None:
     assert site.events()[-2:] == [("ann@laptop", "run.tuned"), ("ann@laptop", "pace.width")]
 
 
+def test_pace_alone_shows_and_changes_nothing(site: Site) -> None:
+    run = site.enqueued()
+    before = (site.run(), site.events())
+    shown = site.client().pace(run)
+    assert (shown.settings, shown.changed, shown.max_width) == (site.run().settings, (), 8)
+    assert site.client().pace().run is None
+    # and so does setting what is set already
+    (same,) = site.client().pace(run, nice=site.run().settings.nice).changed
+    assert same.before == same.after
+    assert (site.run(), site.events()) == before
+
+
+def test_the_pace_of_a_run_that_has_ended_can_be_looked_at_and_not_changed(site: Site) -> None:
+    run = site.enqueued()
+    site.becomes(State.CANCELLING, State.CANCELLED)
+    assert site.client().pace(run).settings == site.run().settings
+    with pytest.raises(UsageError, match="does not matter any more"):
+        site.client().pace(run, nice=1)
+
+
+def test_new_windows_wake_what_waits_for_the_old_ones(site: Site) -> None:
+    run = site.enqueued()
+    site.client().pace(run, windows=["Mon 01:00-02:00 UTC"])
+    conductor = lanes.read(site.connection, run, 0)
+    assert conductor is not None
+    lanes.postpone(site.connection, conductor, delay_seconds=3600)
+    assert lanes.due(site.connection, grace_seconds=0) == []
+    site.client().pace(run, windows=())
+    assert [message.lane for message in lanes.due(site.connection, grace_seconds=0)] == [0]
+
+
+def test_the_width_needs_no_run(site: Site) -> None:
+    assert site.client().pace(width=3).max_width == 3
+    assert pace.read(site.connection).max_width == 3
+
+
+# --- all runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_of_all_runs_holds_them_and_leaves_their_states(site: Site) -> None:
+    site.enqueued()
+    stop = site.client().pause_all()
+    assert (stop.by, site.run().state) == ("ann@laptop", State.QUEUED)
+    assert site.client(actor="bob@desk").pause_all() == stop
+    later = site.enqueued("jobs-later")
+    assert site.client().status(later).hold_reason == stop.reason
+    assert site.client().pause(later).state is State.PAUSING
+
+    assert site.client().resume_all()
+    assert not site.client().resume_all()
+    assert site.run().state is State.PAUSING
+    assert site.client().status(1).hold_reason != stop.reason
+
+
 def test_pace_refuses_values_that_mean_nothing_and_names_the_option(site: Site) -> None:
     run = site.enqueued()
     before = (site.run(), pace.read(site.connection).max_width)
     refused: list[tuple[dict[str, Any], str]] = [  # Any: arguments of `pace`
-        ({}, "--batch-seconds"),
+        ({"lanes": 0}, "--lanes"),
+        ({"give_way_ms": 60_001}, "--give-way-ms"),
+        ({"windows": ["daily 01:00-02:00 Nowhere"]}, "--window.*no time zone Nowhere"),
         ({"nice": -1.0}, "--nice"),
         ({"batch_seconds": 31.0}, "--batch-seconds"),
         ({"max_quarantined": -1}, "--max-quarantined"),

@@ -136,6 +136,7 @@ RULES: dict[str, tuple[str, str]] = {
     "a second pace": ("INSERT INTO backfilld.pace (only_row) VALUES (false)", "pace_only_row_check"),
     "a pace of the same": ("INSERT INTO backfilld.pace DEFAULT VALUES", "pace_pkey"),
     "a width too wide": ("UPDATE backfilld.pace SET width = 65", "pace_width_check"),
+    "a stop that nobody asked for": ("UPDATE backfilld.pace SET stopped_at = now()", "a_stop_has_somebody_who_asked"),
     "a permit too many": ("INSERT INTO backfilld.permits VALUES (65)", "permits_permit_check"),
     "a row set aside twice": (
         ("INSERT INTO backfilld.quarantine (run, operation, relation, key, sqlstate, error) "

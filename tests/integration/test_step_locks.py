@@ -12,6 +12,7 @@ from fix_runs import expect
 
 from migrations.events import BatchRetried
 from migrations.states import Phase, State
+from worker import claim
 from worker.claim import LOCK_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -142,13 +143,13 @@ def test_in_a_deadlock_with_the_application_it_is_always_us_who_go(engine: Engin
     assert engine.value("SELECT count(*) FROM jobs WHERE shout = upper(status)") == ROWS
 
 
-def test_a_batch_that_takes_too_long_becomes_a_tenth(engine: Engine) -> None:
-    """As far as its time limit: the test's trigger asks for the cancel that `statement_timeout` would bring."""
-    run = engine.enqueue(ADD)
+def test_a_batch_that_takes_too_long_becomes_a_tenth(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "LEAST_STATEMENT_TIMEOUT_SECONDS", 0.2)
+    run = engine.enqueue(ADD.replace("lanes: 1", "lanes: 1, batch_seconds: 0.01"))
     (lane,) = engine.drive_to_lanes(run)
     engine.execute("UPDATE backfilld.lanes SET batch_rows = 30 WHERE lane = %s", lane.lane)
     engine.execute(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE SQLSTATE '57014'; END $$;"
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); END $$;"
         "CREATE TRIGGER slow BEFORE UPDATE ON jobs FOR EACH ROW WHEN (old.id = 20) EXECUTE FUNCTION slow()"
     )
     engine.sent[:] = [engine.message(run, lane.lane)]

@@ -256,7 +256,7 @@ def test_a_lane_shares_its_rest_when_more_are_wanted(engine: Engine, walk: str) 
     engine.step(batch_rows=200)
     # When
     settings = engine.run(run).settings.model_copy(update={"lanes": 4})
-    runs.tune(engine.connection, run, settings, actor="test")
+    runs.tune(engine.connection, run, settings, changes={}, actor="test")
     now = engine.drive(run, batch_rows=200)
     # Then
     expect(now, State.COMPLETED)
@@ -298,7 +298,7 @@ def test_a_lane_steps_back_when_fewer_are_wanted_and_comes_again(engine: Engine)
     run = engine.enqueue(SET % 3)
     lanes = engine.drive_to_lanes(run)
     settings = engine.run(run).settings
-    runs.tune(engine.connection, run, settings.model_copy(update={"lanes": 1}), actor="test")
+    runs.tune(engine.connection, run, settings.model_copy(update={"lanes": 1}), changes={}, actor="test")
     # When
     for lane in reversed(lanes):
         engine.execute("UPDATE backfilld.lanes SET batch_rows = 100")

@@ -104,6 +104,9 @@ def test_settings_stored_as_json_are_read_again(document: dict[str, Any]) -> Non
         ("batch_seconds: 1", "batch_seconds: 30"),
         ("nice: 0.5", "nice: 1e2"),
         ("max_quarantined: 0", "max_quarantined: 100000"),
+        ("max_quarantined: 0", "give_way_ms: 0"),
+        ("max_quarantined: 0", "give_way_ms: 60000"),
+        ("max_quarantined: 0", "windows: [Mon-Fri 22:00-06:00 Europe/Berlin, 'Sat,Sun 00:00-24:00 UTC']"),
         ("[switch, contract]", "[]"),
         ("[switch, contract]", "[expand, backfill, verify, switch, contract]"),
         ("not_null: true", "not_null: false"),
@@ -171,6 +174,8 @@ def test_the_canonical_form_is_a_valid_file_with_every_setting() -> None:
             "walk": "auto",
             "approve": ["contract"],
             "max_quarantined": 100,
+            "give_way_ms": 250,
+            "windows": [],
         },
     }
     assert not list(Draft202012Validator(json_schema()).iter_errors(canonical))
@@ -426,6 +431,15 @@ BROKEN = [
     Broken("unknown phase", settings("approve:", "  - contract", "  - deploy"), 7, "settings.approve[1]", "`deploy` is not a phase", "expand, backfill, verify, switch, contract"),
     Broken("done", settings("approve: [done]"), 5, "settings.approve[0]", "nothing comes after `done`", "Remove"),
     Broken("a phase twice", settings("approve:", "  - contract", "  - contract"), 7, "settings.approve[1]", "`contract` is in the list twice", "one of the two"),
+    Broken("no patience", settings("give_way_ms: -1"), 5, "settings.give_way_ms", "`-1` is not a whole number from 0 to 60000", "such as 250"),
+    Broken("patience in seconds", settings("give_way_ms: 0.25"), 5, "settings.give_way_ms", "`0.25` is not a whole number", "such as 250"),
+    Broken("one window, no list", settings("windows: daily 01:00-05:00 UTC"), 5, "settings.windows", "stands where a list", "behind a dash"),
+    Broken("no window", settings("windows:", "  - daily 01:00-05:00 UTC", "  - nights"), 7, "settings.windows[1]", "`nights` is not a window", "such as Mon-Fri 22:00-06:00 Europe/Berlin"),
+    Broken("a window without a zone", settings("windows: [Mon 01:00-05:00]"), 5, "settings.windows[0]", "`Mon 01:00-05:00` is not a window", "a time zone"),
+    Broken("a zone nobody lives in", settings("windows: [daily 01:00-05:00 Europe/Berln]"), 5, "settings.windows[0]", "no time zone Europe/Berln", "Did you mean Europe/Berlin?"),
+    Broken("a window of no time", settings("windows: [daily 01:00-01:00 UTC]"), 5, "settings.windows[0]", "closes in the minute", "00:00-24:00"),
+    Broken("a number as window", settings("windows: [5]"), 5, "settings.windows[0]", "`5` is read by YAML as a number", "Quote it"),
+    Broken("many windows", settings(f"windows: [{', '.join(['daily 01:00-05:00 UTC'] * 21)}]"), 5, "settings.windows", "there are 21 windows", "Join"),
     Broken("a number as phase", settings("approve: [5]"), 5, "settings.approve[0]", "`5` is not a phase", "contract"),
     # Several mistakes: the first in the file is told
     Broken("two in order", settings("lanes: 0", "nice: -1"), 5, "settings.lanes", "`0`", "2"),
@@ -496,9 +510,17 @@ def holes(of: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     | holes({"table": "t", "column": {"name": "c", "type": "text"}, "backfill": "x", "not_null": True}).map(
         lambda body: {"name": "a", "operations": [{"add_column": body}]}
     )
-    | holes({"lanes": 1, "batch_seconds": 1.0, "nice": 0.0, "approve": ["switch"], "max_quarantined": 5}).map(
-        lambda body: {"name": "a", "operations": [{"backfill": {"table": "t", "set": {"c": "1"}}}], "settings": body}
-    )
+    | holes(
+        {
+            "lanes": 1,
+            "batch_seconds": 1.0,
+            "nice": 0.0,
+            "approve": ["switch"],
+            "max_quarantined": 5,
+            "give_way_ms": 100,
+            "windows": ["daily 01:00-05:00 UTC"],
+        }
+    ).map(lambda body: {"name": "a", "operations": [{"backfill": {"table": "t", "set": {"c": "1"}}}], "settings": body})
 )
 def test_no_stored_definition_brings_any_other_error(stored: dict[str, Any]) -> None:
     """Every kind of error that the models can raise has words of its own."""
@@ -587,6 +609,8 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
             "walk",
             "approve",
             "max_quarantined",
+            "give_way_ms",
+            "windows",
         ),
     }
     for node in found:
@@ -612,6 +636,7 @@ def test_the_examples_are_there() -> None:
 BEYOND_THE_SCHEMA = {
     *("NUL in SQL", "NUL in a table", "half a character", "a long column name", "a long schema", "three parts"),
     *("added twice", "added, then filled", "filled, then added", "a name with a line break", "added, then transformed"),
+    *("a zone nobody lives in", "a window of no time"),
 }
 #: What the reader refuses before there is a document, or PyYAML's own loader reads in another way.
 BEFORE_THE_SCHEMA = {

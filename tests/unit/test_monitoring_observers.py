@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from migrations.events import (
     BatchCommitted,
+    BatchGaveWay,
     BatchRetried,
     CommitUnknown,
     ControlApplied,
@@ -23,7 +24,9 @@ from migrations.events import (
     RowQuarantined,
     RunReported,
     SendFailed,
+    SessionWaited,
     StateChanged,
+    StopSwitched,
 )
 from migrations.settings import Limits
 from migrations.states import Phase, State
@@ -55,6 +58,7 @@ RETRIED = BatchRetried(
     message="deadlock detected",
     delay_seconds=0.5,
 )
+GAVE_WAY = BatchGaveWay(run=1, name="jobs", lane=2, batch_rows=50, delay_seconds=0.2)
 REPORT = RunReported(
     run=1,
     name="jobs",
@@ -92,6 +96,10 @@ def _value(name: str, **labels: str) -> float:
         (HELD, "info", "pace.held"),
         (RELEASED, "debug", "pace.set"),
         (ControlApplied(run=1, verb="pause", statements_cancelled=1), "info", "control.applied"),
+        (StopSwitched(stopped=True, reason="stopped for all runs by ann"), "warning", "all.stopped"),
+        (StopSwitched(stopped=False, reason=None), "warning", "all.resumed"),
+        (SessionWaited(run=1, lane=2, pid=4711, application_name="shop", seconds=0.26), "info", "session.waited"),
+        (GAVE_WAY, "info", "batch.gave_way"),
         (LoopFailed(loop="governor", error_class="connection", message="gone"), "warning", "loop.failed"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
@@ -130,6 +138,7 @@ def test_a_committed_batch_tells_all_its_numbers() -> None:
         (SendFailed(run=1, lane=1, message=""), "backfilld_errors_total", {"class": "redis"}, 1),
         (MessageDropped(run=1, lane=1, seq=1), "backfilld_messages_dropped_total", {}, 1),
         (LanesWoken(lanes=4), "backfilld_reconciler_wakeups_total", {}, 4),
+        (GAVE_WAY, "backfilld_give_way_total", {}, 1),
         (HELD, "backfilld_hold_seconds_total", {"reason": "replica_lag_seconds"}, 1.5),
         (
             PaceSet(width=0, hold_signal="of my own", hold_reason="x", elapsed_seconds=2),

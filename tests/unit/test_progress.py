@@ -12,6 +12,7 @@ import pytest
 from migrations import definition
 from migrations.model import Pace, Run
 from migrations.states import Phase, State, Wish
+from migrations.store.pace import Stop
 from monitoring.progress import KEYS, Progress, measure
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -212,6 +213,29 @@ def test_hold_reason_is_what_a_person_has_to_know_first(
     phase = Phase.CONTRACT if state is State.WAITING else RUN.phase
     pace = replace(PACE, hold_reason=hold, age_seconds=age)
     assert measured(replace(RUN, state=state, phase=phase), pace, errors=errors).hold_reason == reason
+
+
+STOP = Stop(at=EARLIER, by="ann@laptop")
+AT_NIGHT = MIGRATION.settings.model_copy(update={"windows": ("daily 01:00-05:00 Europe/Berlin",)})
+SHUT = "outside its window; opens Tue 01:00 Europe/Berlin"
+
+
+@pytest.mark.parametrize(
+    ("state", "stop", "reason"),
+    [
+        (State.RUNNING, STOP, "stopped for all runs by ann@laptop at 2026-05-04 11:00 UTC: backfilld resume --all"),
+        (State.QUEUED, STOP, STOP.reason),
+        (State.RUNNING, None, SHUT),
+        (State.QUEUED, None, SHUT),
+        (State.PAUSED, STOP, None),
+    ],
+)
+def test_a_stop_of_all_runs_is_told_before_a_window_and_both_before_the_load(
+    state: State, stop: Stop | None, reason: str | None
+) -> None:
+    """Whether or not a lane has tried since."""
+    held, run = replace(PACE, hold_reason="replica lag 4.2 s"), replace(RUN, state=state, settings=AT_NIGHT)
+    assert measure(run, WALK, held, now=NOW, stop=stop).hold_reason == reason
 
 
 def test_the_errors_of_the_run_come_before_those_of_its_lanes_and_keep_what_else_is_known() -> None:

@@ -1,0 +1,110 @@
+"""How hard a database and a run on it may be worked at this moment, and why: what `backfilld pace` shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from migrations.store import pace as pace_store
+from monitoring import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from migrations.definition import RunSettings
+    from migrations.model import Run
+    from migrations.postgres.connect import Connection
+    from migrations.settings import Limits
+    from monitoring.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """Something that a person set, and what it was before. Any: a setting of a run, or the width."""
+
+    name: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """A load signal as it was last read, beside its limits: the governor's own, or else those that this process knows."""
+
+    name: str
+    #: None: it could not be read, which holds.
+    value: float | None
+    soft: float | None
+    hard: float | None
+    #: Whose value it is, or why there is none.
+    detail: str = ""
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        return {
+            "signal": self.name,
+            "value": self.value,
+            "soft": self.soft,
+            "hard": self.hard,
+            "detail": self.detail,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaceReport:
+    """The pace of a database, and of one run on it where one was named."""
+
+    width: int
+    max_width: int
+    #: What holds the run; without a run, what holds them all.
+    hold_reason: str | None
+    signals: tuple[Signal, ...]
+    changed: tuple[Changed, ...] = ()
+    run: Progress | None = None
+    settings: RunSettings | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of a run's status where there is one, and those of the pace. Any: JSON."""
+        told = self.run.to_json() if self.run else {}
+        if self.settings:
+            told["settings"] = self.settings.model_dump(mode="json")
+        return told | {
+            "width": self.width,
+            "max_width": self.max_width,
+            "hold_reason": self.hold_reason,
+            "readings": [signal.to_json() for signal in self.signals],
+            "changed": {one.name: {"before": one.before, "after": one.after} for one in self.changed},
+        }
+
+
+def read(connection: Connection, limits: Limits, run: Run | None, *, changed: Sequence[Changed] = ()) -> PaceReport:
+    """The pace at this moment. The connection must not be in a transaction."""
+    now = pace_store.read(connection)
+    told = progress.read(connection, [run])[0] if run else None
+    return PaceReport(
+        width=now.width,
+        max_width=now.max_width,
+        hold_reason=told.hold_reason if told else progress.hold_of_all(now, pace_store.read_stop(connection)),
+        signals=_signals(pace_store.readings(connection), limits),
+        changed=tuple(changed),
+        run=told,
+        settings=run.settings if run else None,
+    )
+
+
+def _signals(readings: Mapping[str, Any], limits: Limits) -> tuple[Signal, ...]:
+    """The readings as the governor wrote them: a value alone, or with its limits and a detail. Any: JSON."""
+    found = []
+    for name, read in readings.items():
+        limit = getattr(limits, name, None)
+        known = {"soft": limit.soft, "hard": limit.hard} if limit else {}
+        told = {**known, **read} if isinstance(read, dict) else {**known, "value": read}
+        found.append(
+            Signal(
+                name=name,
+                value=told.get("value"),
+                soft=told.get("soft"),
+                hard=told.get("hard"),
+                detail=told.get("detail") or "",
+            )
+        )
+    return tuple(found)
