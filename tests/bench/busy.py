@@ -14,6 +14,7 @@ from bench.figures import Figure, Section, Table, Target, number
 from bench.stage import BenchBroken, until
 
 if TYPE_CHECKING:
+    from bench.effort import Effort
     from bench.stage import Database, Stage
 
 SCALE = 10
@@ -52,14 +53,14 @@ class Walk:
         return self.rows / self.wall_seconds
 
 
-def measure(stage: Stage, repetitions: int) -> Section:
+def measure(stage: Stage, effort: Effort) -> Section:
     near: list[Walk] = []
     far: list[Walk] = []
     round_trips: list[float] = []
-    for repetition in range(repetitions):
+    for repetition in range(effort.repetitions):
         for is_far in (False, True) if repetition % 2 == 0 else (True, False):
             with (
-                stage.database(SCALE) as database,
+                stage.database(effort.scale(SCALE)) as database,
                 Delay(database.url, round_trip_seconds=ROUND_TRIP_SECONDS) as delay,
             ):
                 if is_far:
@@ -70,7 +71,7 @@ def measure(stage: Stage, repetitions: int) -> Section:
     milliseconds = ROUND_TRIP_SECONDS * 1000
     return Section(
         name="busy",
-        title=f"A busy lane: one lane, one process of one thread, batch_seconds 0.5 (medians of {repetitions})",
+        title=f"A busy lane: one lane, one process of one thread, batch_seconds 0.5 (medians of {effort.repetitions})",
         method=(
             "Time inside PostgreSQL is the sum over the lane's batches of backfilld_batch_seconds, parts wait + statement + "
             "commit, from /metrics while the run waits for the approval of verify. These are times of round trips as the "
