@@ -61,13 +61,14 @@ def measure(stage: Stage, effort: Effort) -> Section:
         title=f"Scale: {sizes[0]:,} to {sizes[-1]:,} rows, {WAY.name} (medians of {effort.repetitions})",
         method=(
             f"Tables of {ONCE_FROM_ROWS:,} rows and more are walked once. revenue = total in a table of four columns (id, total, status, revenue) with its key and one index, about 60 bytes a "
-            "row. Flat: how much more a row costs in the table where it costs most than in the one where it costs least. "
+            "row. Flat: how much more a row costs in the table where it costs most than in the one where it costs least, "
+            "with what a phase costs whatever the table; for a row more: without that, from one size to the next. "
             + METHOD
         ),
         tables=(
             Table(
-                columns=("rows", "seconds", "rows/s", "µs/row", "WAL MB", "WAL bytes/row"),
-                rows=tuple(_row(rows, ones) for rows, ones in walked.items()),
+                columns=("rows", "seconds", "rows/s", "µs/row", "µs for a row more", "WAL MB", "WAL bytes/row"),
+                rows=tuple(_row(walked, rows) for rows in walked),
             ),
         ),
         figures=(
@@ -116,13 +117,20 @@ def _template(rows: int) -> Template:
     return Template(name=f"narrow_{rows}", table="narrow", key="id", rows=rows, fill=fill)
 
 
-def _row(rows: int, ones: list[Walked]) -> tuple[str, ...]:
-    seconds, wal = (statistics.median(getattr(one, what) for one in ones) for what in ("seconds", "wal"))
+def _row(walked: dict[int, list[Walked]], rows: int) -> tuple[str, ...]:
+    seconds, wal = _median(walked[rows], "seconds"), _median(walked[rows], "wal")
+    smaller = max((other for other in walked if other < rows), default=None)
+    more = 1e6 * (seconds - _median(walked[smaller], "seconds")) / (rows - smaller) if smaller else None
     return (
         f"{rows:,}",
         number(seconds),
         number(rows / seconds),
         number(1e6 * seconds / rows),
+        number(more) if more is not None else "",
         number(wal / MEGABYTE),
         number(wal / rows),
     )
+
+
+def _median(ones: list[Walked], what: str) -> float:
+    return statistics.median(getattr(one, what) for one in ones)
