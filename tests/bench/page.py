@@ -23,7 +23,7 @@ def markdown(table: Table) -> str:
     """The same cells, as Markdown; a bar in a name would end its cell."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (table.columns, *table.rows)]
     rule = ["---", *(["---:"] * (len(table.columns) - 1))]
-    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in (cells[0], rule, *cells[1:]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:]))
 
 
 def block(section: Section, *, where: str, machine: dict[str, str], pictures: Sequence[tuple[str, str]]) -> str:

@@ -95,6 +95,7 @@ def _spans(plot: Spans) -> Any:  # Any: as above
     axis.set_yticks(range(len(plot.rows)), [name for name, _, _ in plot.rows])
     axis.invert_yaxis()
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: number(value))  # 100, not ten to the second
     axis.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
     _plain(axis)
     return figure
