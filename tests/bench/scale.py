@@ -133,4 +133,5 @@ def _row(walked: dict[int, list[Walked]], rows: int) -> tuple[str, ...]:
 
 
 def _median(ones: list[Walked], what: str) -> float:
-    return statistics.median(getattr(one, what) for one in ones)
+    values: list[float] = [getattr(one, what) for one in ones]
+    return statistics.median(values)

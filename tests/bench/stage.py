@@ -348,6 +348,9 @@ def accounts(scale: int) -> Template:
     def fill(stage: Stage, name: str) -> None:
         stage.pgbench("--initialize", "--quiet", f"--scale={scale}", database=name)
         with psycopg.connect(stage.url(name), autocommit=True) as connection:
+            connection.execute(
+                "ALTER TABLE pgbench_accounts SET (autovacuum_enabled = off)"
+            )  # as on a server of our own
             connection.execute("VACUUM (FREEZE, ANALYZE)")
 
     return Template(
