@@ -14,7 +14,7 @@ from bench.figures import Figure, Section, Spans, Table, Target, number
 from bench.load import CLIENTS, TRANSACTIONS_PER_SECOND, Latencies, Load, due_within
 from bench.matrix import in_another_order
 from bench.stage import accounts
-from bench.ways import HAS_WALKS, KEYS, METHOD, PAGES, WAYS, Backfilld, Change, check
+from bench.ways import METHOD, PAGES, WAYS, Change, check
 
 if TYPE_CHECKING:
     from bench.effort import Effort
@@ -35,9 +35,6 @@ CHANGE = Change(column="revenue", expression="bid * 100")
 COLUMNS = (
     "way", "rows/s", "seconds", "idle p50 ms", "p95", "p99", "max", "beside p50 ms", "p95", "p99", "max", "p99 ratio",
 )  # fmt: skip
-
-#: The way that is judged.
-JUDGED: Backfilld = PAGES if HAS_WALKS else KEYS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +60,12 @@ def measure(stage: Stage, effort: Effort) -> Section:
     numbers, of = count(1), (len(WAYS) + 1) * effort.repetitions
     for repetition in range(effort.repetitions):
         alone.append(_alone(stage, template))
-        tell(f"beside {next(numbers)}/{of}: {JUDGED.name}, alone: {alone[-1]:,.0f} rows/s")
+        tell(f"beside {next(numbers)}/{of}: {PAGES.name}, alone: {alone[-1]:,.0f} rows/s")
         for way in in_another_order(WAYS, repetition):
             one = _measure(stage, template, way, idle_seconds=idle_seconds, after_seconds=after_seconds)
             measured[way.name].append(one)
             tell(f"beside {next(numbers)}/{of}: {way.name}: {one.seconds:.1f} s, p99 {one.p99_ratio:.2f} times idle")
-    judged = measured[JUDGED.name]
+    judged = measured[PAGES.name]
     return Section(
         name="beside",
         title=(
@@ -83,7 +80,7 @@ def measure(stage: Stage, effort: Effort) -> Section:
             "daemon is there, with nothing to do), then the way until it is verified, by transactions that were due in that time, "
             f"whenever they ended; pgbench goes on for {after_seconds:.0f} s more. Where the way was quicker than that, "
             "idle is the same time immediately before it. Ratios are of one such pair. "
-            f"backfilld has no setting for this but its defaults. Alone is {JUDGED.name} without pgbench. " + METHOD
+            f"backfilld has no setting for this but its defaults. Alone is {PAGES.name} without pgbench. " + METHOD
         ),
         tables=(
             Table(
@@ -93,13 +90,13 @@ def measure(stage: Stage, effort: Effort) -> Section:
         ),
         figures=(
             Figure(
-                name=f"{JUDGED.name}: p99 beside to p99 idle",
+                name=f"{PAGES.name}: p99 beside to p99 idle",
                 values=tuple(one.p99_ratio for one in judged),
                 unit="times",
                 target=Target(at="most", value=1.25),
             ),
             Figure(
-                name=f"{JUDGED.name}: rows/s beside to rows/s alone",
+                name=f"{PAGES.name}: rows/s beside to rows/s alone",
                 values=tuple(100 * one.rows_per_second / other for one, other in zip(judged, alone, strict=True)),
                 unit="%",
                 target=Target(at="least", value=25),
@@ -130,7 +127,7 @@ def _template(scale: int) -> Template:
 
 def _alone(stage: Stage, template: Template) -> float:
     """Rows a second with nobody to give way to."""
-    with stage.copy_of(template) as database, JUDGED.ready(stage, database, CHANGE) as do:
+    with stage.copy_of(template) as database, PAGES.ready(stage, database, CHANGE) as do:
         return template.rows / do().seconds
 
 

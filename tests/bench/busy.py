@@ -131,15 +131,15 @@ def _walk(stage: Stage, database: Database, url: str) -> Walk:
         database.until_state(run, "waiting")
         after = daemon.batch_seconds()
     lane = database.all(
-        "SELECT rows_walked, batches_committed, extract(epoch FROM progressed_at)::float8 AS ended "
+        "SELECT rows_changed, batches_committed, extract(epoch FROM progressed_at)::float8 AS ended "
         "FROM backfilld.lanes WHERE run = %s AND lane = 1",
         [run],
     )[0]
     phase = database.event_at(run, "phase.backfill")
-    if lane["rows_walked"] != database.rows or phase is None:
-        raise BenchBroken(f"the lane walked {lane['rows_walked']} of {database.rows} rows")
+    if lane["rows_changed"] != database.rows or phase is None:
+        raise BenchBroken(f"the lane changed {lane['rows_walked']} of {database.rows} rows")
     return Walk(
-        rows=lane["rows_walked"],
+        rows=lane["rows_changed"],
         batches=lane["batches_committed"],
         seconds={part: after[part] - before[part] for part in PARTS},
         wall_seconds=lane["ended"] - began,

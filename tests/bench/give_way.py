@@ -12,7 +12,6 @@ from bench.daemon import COSTLY, Daemon
 from bench.effort import tell
 from bench.figures import Figure, Section, Target
 from bench.stage import NotHere
-from bench.ways import HAS_WALKS
 
 from migrations.definition import RunSettings
 
@@ -50,10 +49,9 @@ def measure(stage: Stage, effort: Effort) -> Section:
 def _waits(stage: Stage, times: int) -> list[float]:
     chance = random.Random(3)
     waits: list[float] = []
-    settings = {"walk": "keys"} if HAS_WALKS else {}
     with stage.database(SCALE) as database, Daemon(stage, database, processes=1) as daemon:
         run = daemon.enqueue(
-            expression=COSTLY, lanes=1, batch_seconds=BATCH_SECONDS, give_way_ms=GIVE_WAY_MS, **settings
+            expression=COSTLY, walk="keys", lanes=1, batch_seconds=BATCH_SECONDS, give_way_ms=GIVE_WAY_MS
         )
         database.until_busy(run, 1)
         rows = rows_in(database, BATCH_SECONDS)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bench.effort import tell
 from bench.figures import MEGABYTE, Bars, Figure, Section, Table, Target, number
 from bench.tables import BASE, FIVE_INDEXES, KINDS, KINDS_QUICK, NO_INDEX
-from bench.ways import HAS_WALKS, METHOD, ONE_UPDATE, PAGES, WAYS, Change, check
+from bench.ways import METHOD, ONE_UPDATE, PAGES, WAYS, Change, check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -117,7 +117,7 @@ def measure(stage: Stage, effort: Effort) -> Section:
             "share of updates that needed no new index entry (pg_stat_user_tables). " + METHOD
         ),
         tables=tuple(on_kind.table() for on_kind in measured),
-        figures=_figures(measured) if HAS_WALKS else (),
+        figures=_figures(measured),
         plots=_plots(measured),
     )
 

@@ -11,7 +11,7 @@ import psycopg
 from bench.effort import tell
 from bench.figures import MEGABYTE, Figure, Section, Table, Target, number
 from bench.stage import Template
-from bench.ways import HAS_WALKS, KEYS, METHOD, PAGES, Backfilld, Change, check
+from bench.ways import METHOD, PAGES, Change, check
 from psycopg import sql
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ ROWS_QUICK = (30_000, 100_000, 300_000)
 #: A walk of minutes is its own median.
 ONCE_FROM_ROWS = 3_000_000
 CHANGE = Change(column="revenue", expression="total")
-WAY: Backfilld = PAGES if HAS_WALKS else KEYS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,7 @@ def measure(stage: Stage, effort: Effort) -> Section:
         stage.forget(_template(rows))
     return Section(
         name="scale",
-        title=f"Scale: {sizes[0]:,} to {sizes[-1]:,} rows, {WAY.name} (medians of {effort.repetitions})",
+        title=f"Scale: {sizes[0]:,} to {sizes[-1]:,} rows, {PAGES.name} (medians of {effort.repetitions})",
         method=(
             f"Tables of {ONCE_FROM_ROWS:,} rows and more are walked once. revenue = total in a table of four columns (id, total, status, revenue) with its key and one index, about 60 bytes a "
             "row. Flat: how much more a row costs in the table where it costs most than in the one where it costs least, "
@@ -90,7 +89,7 @@ def _flat(name: str, walked: dict[int, list[Walked]], cost: Callable[[Walked], f
 
 def _walk(stage: Stage, rows: int) -> Walked:
     with stage.copy_of(_template(rows)) as database:
-        with WAY.ready(stage, database, CHANGE) as do:
+        with PAGES.ready(stage, database, CHANGE) as do:
             before = database.sizes()
             done = do()
             grown = database.sizes().since(before)

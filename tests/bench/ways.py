@@ -17,17 +17,11 @@ from bench.daemon import Daemon
 from bench.stage import BenchBroken
 from psycopg import sql
 
-from migrations.definition import RunSettings
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from bench.stage import Database, Stage
-
-#: This version lets a migration choose its walk. Without that, the ways by pages are left out, and what there is is called
-#: by keys.
-HAS_WALKS = "walk" in RunSettings.model_fields
 
 #: Before every key of its type.
 BEFORE_ALL: dict[str, int | UUID] = {"bigint": 0, "integer": 0, "uuid": UUID(int=0)}
@@ -108,16 +102,13 @@ class Backfilld:
             yield partial(self._run, daemon, database, change)
 
     def _run(self, daemon: Daemon, database: Database, change: Change) -> Done:
-        run = daemon.rewrite(database.table, change.column, change.expression, **self._settings())
+        run = daemon.rewrite(database.table, change.column, change.expression, walk=self.walk, lanes=self.lanes)
         database.until_state(run, "completed")
         times = {what: database.event_at(run, what) for what in ("phase.backfill", "phase.verify", "run.completed")}
         began, ended, verified = times.values()
         if began is None or ended is None or verified is None:
             raise BenchBroken(f"run {run} lacks an event of {times}")
         return Done(began=began, ended=ended, verified=verified)
-
-    def _settings(self) -> dict[str, Any]:  # Any: what a migration file takes
-        return {"lanes": self.lanes} | ({"walk": self.walk} if HAS_WALKS else {})
 
 
 def _one_update(database: Database, change: Change) -> None:
@@ -224,15 +215,17 @@ def check(database: Database, change: Change) -> None:
 
 
 ONE_UPDATE = ByHand("one UPDATE", _one_update)
-KEYS = Backfilld(walk="keys", lanes=2)
+#: The way that is judged.
 PAGES = Backfilld(walk="pages", lanes=2)
 
 WAYS: tuple[Way, ...] = (
     ONE_UPDATE,
     ByHand(f"keys, {BATCH_ROWS:,} a batch", _key_batches),
     ByHand("keys, sized by time", _timed_batches),
-    KEYS,
-    *((Backfilld(walk="pages", lanes=1), PAGES, Backfilld(walk="pages", lanes=4)) if HAS_WALKS else ()),
+    Backfilld(walk="keys", lanes=2),
+    Backfilld(walk="pages", lanes=1),
+    PAGES,
+    Backfilld(walk="pages", lanes=4),
 )
 
 #: What is said of them wherever they are measured.
