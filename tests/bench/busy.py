@@ -137,7 +137,7 @@ def _walk(stage: Stage, database: Database, url: str) -> Walk:
     )[0]
     phase = database.event_at(run, "phase.backfill")
     if lane["rows_changed"] != database.rows or phase is None:
-        raise BenchBroken(f"the lane changed {lane['rows_walked']} of {database.rows} rows")
+        raise BenchBroken(f"the lane changed {lane['rows_changed']} of {database.rows} rows")
     return Walk(
         rows=lane["rows_changed"],
         batches=lane["batches_committed"],

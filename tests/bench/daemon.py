@@ -86,11 +86,18 @@ class Daemon:
     def enqueue(self, *, expression: str = CHEAP, **settings: Any) -> int:
         """Add a column `x` to pgbench_accounts with this value; returns the run. Any: what a migration file takes."""
         column = {"table": "pgbench_accounts", "column": {"name": "x", "type": "bigint"}, "backfill": expression}
-        return self._enqueue({"add_column": column}, settings)
+        return self.start({"add_column": column}, settings)
 
     def rewrite(self, table: str, column: str, expression: str, **settings: Any) -> int:
         """Give a column that is there this value in every row; returns the run. Any: as above."""
-        return self._enqueue({"backfill": {"table": table, "set": {column: expression}}}, settings)
+        return self.start({"backfill": {"table": table, "set": {column: expression}}}, settings)
+
+    def start(self, operation: dict[str, Any], settings: dict[str, Any]) -> int:
+        """Enqueue a migration of this operation; returns the run. Any: as above."""
+        migration = {"name": "bench", "operations": [operation], "settings": {"approve": []} | settings}
+        file = self._stage.folder / "bench.yaml"
+        file.write_text(yaml.safe_dump(migration), encoding="utf-8")
+        return self.client.enqueue(file).run
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """Its log lines of one kind. Any: JSON."""
@@ -118,12 +125,6 @@ class Daemon:
             for line in self._get("/metrics").splitlines()
             if line.startswith(prefix)
         }
-
-    def _enqueue(self, operation: dict[str, Any], settings: dict[str, Any]) -> int:
-        migration = {"name": "bench", "operations": [operation], "settings": {"approve": []} | settings}
-        file = self._stage.folder / "bench.yaml"
-        file.write_text(yaml.safe_dump(migration), encoding="utf-8")
-        return self.client.enqueue(file).run
 
     def _is_ready(self) -> bool:
         if self._process.poll() is not None:

@@ -36,6 +36,7 @@ from bench import (  # noqa: E402 - see above
     replica,
     scale,
     speed,
+    transform,
     trigger,
 )
 from bench.effort import Effort, tell  # noqa: E402
@@ -63,6 +64,7 @@ MEASUREMENTS: dict[str, Callable[[Stage, Effort], Section]] = {
     "recovery": recovery.measure,
     "give_way": give_way.measure,
     "replica": replica.measure,
+    "transform": transform.measure,
     "trigger": trigger.measure,
 }
 
