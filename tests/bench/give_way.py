@@ -11,7 +11,7 @@ from bench.control import rows_in
 from bench.daemon import COSTLY, Daemon
 from bench.effort import tell
 from bench.figures import Figure, Section, Target
-from bench.stage import NotHere
+from bench.stage import BenchBroken, NotHere
 
 from migrations.definition import RunSettings
 
@@ -36,8 +36,8 @@ def measure(stage: Stage, effort: Effort) -> Section:
         title=f"Give way: {len(waits)} waits for a row of a batch of {BATCH_SECONDS:.0f} s, give_way_ms {GIVE_WAY_MS}",
         method=(
             "One lane by keys, a tenth of a millisecond a row. Before each wait the lane is given a batch of ten seconds in the "
-            "record, and is in the middle of its UPDATE; at a random moment a session of ours updates the row that the batch has "
-            "locked first, in a transaction of its own. Waited: from sending that statement until it has returned."
+            "record, and is in the middle of its UPDATE; at a random moment a session of ours updates a row that the batch has "
+            "locked, one of its first, in a transaction of its own. Waited: from sending that statement until it has returned."
         ),
         figures=(
             Figure(name="waited for the row", values=milliseconds, unit="ms", target=most),
@@ -67,20 +67,26 @@ def _waits(stage: Stage, times: int) -> list[float]:
                 daemon.client.resume(run)
                 database.until_busy(run, 1)
                 time.sleep(chance.uniform(0.2, 1.5))
-                waits.append(_wait(database, application, run))
+                waits.append(_wait(database, application, run, offset=number))
                 tell(f"give_way {number + 1}/{times}: {1000 * waits[-1]:.0f} ms")
                 daemon.client.pause(run)
                 database.until_state(run, "paused")
     return waits
 
 
-def _wait(database: Database, application: psycopg.Connection[tuple[object, ...]], run: int) -> float:
-    """Want the row behind the lane's last checkpoint: the first that the batch has locked."""
-    first = database.one(
-        "SELECT min(aid) FROM pgbench_accounts WHERE aid > coalesce("
-        "(SELECT (cursor ->> 0)::int FROM backfilld.lanes WHERE run = %s AND lane = 1), 0)",
-        [run],
+def _wait(database: Database, application: psycopg.Connection[tuple[object, ...]], run: int, *, offset: int) -> float:
+    """Want a row close behind the lane's last checkpoint, where its batch began. Each is wanted once: its next version is
+    elsewhere in the table.
+    """
+    wanted = database.one(
+        "SELECT aid FROM pgbench_accounts WHERE aid > coalesce("
+        "(SELECT (cursor ->> 0)::int FROM backfilld.lanes WHERE run = %s AND lane = 1), 0) ORDER BY aid OFFSET %s LIMIT 1",
+        [run, offset],
     )
-    began = time.monotonic()
-    application.execute("UPDATE pgbench_accounts SET filler = filler WHERE aid = %s", [first])
-    return time.monotonic() - began
+    try:
+        application.execute("SELECT FROM pgbench_accounts WHERE aid = %s FOR NO KEY UPDATE NOWAIT", [wanted])
+    except psycopg.errors.LockNotAvailable:
+        began = time.monotonic()
+        application.execute("UPDATE pgbench_accounts SET filler = filler WHERE aid = %s", [wanted])
+        return time.monotonic() - began
+    raise BenchBroken(f"row {wanted} is not held by the batch")
