@@ -83,15 +83,12 @@ def _spans(plot: Spans) -> Any:  # Any: as above
         for values, shift, face in ((without, -0.16, "none"), (with_, 0.16, _color(name))):
             axis.plot(values, [at + shift] * len(values), color=_color(name), linewidth=1, alpha=0.6)
             axis.scatter(values, [at + shift] * len(values), s=26, facecolors=face, edgecolors=_color(name), zorder=3)
-            for mark, value in zip(plot.marks, values, strict=True):
-                axis.annotate(
-                    f"{mark} {number(value)}",
-                    (value, at + shift),
-                    (0, 4),
-                    textcoords="offset points",
-                    fontsize=6,
-                    ha="center",
-                )
+            # The first and the third are named, away from each other; those close by are in the table.
+            for mark, side in ((0, "right"), (2, "left")):
+                text = f"{plot.marks[mark]} {number(values[mark])}"
+                offset = -5 if side == "right" else 5
+                place = (values[mark], at + shift)
+                axis.annotate(text, place, (offset, 3), textcoords="offset points", fontsize=7, ha=side)
     axis.set_yticks(range(len(plot.rows)), [name for name, _, _ in plot.rows])
     axis.invert_yaxis()
     axis.set_xscale("log")
