@@ -14,7 +14,7 @@ from bench.figures import Figure, Section, Spans, Table, Target, number
 from bench.load import CLIENTS, TRANSACTIONS_PER_SECOND, Latencies, Load, due_within
 from bench.matrix import in_another_order
 from bench.stage import accounts
-from bench.ways import METHOD, PAGES, WAYS, Change, check
+from bench.ways import METHOD, PAGES, WAYS, WAYS_QUICK, Change, check
 
 if TYPE_CHECKING:
     from bench.effort import Effort
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SCALE = 10
 IDLE_SECONDS, IDLE_SECONDS_QUICK = 20.0, 4.0
 #: Caches of new connections are cold, and what became due while they were made has to be caught up with.
-WARM_UP_SECONDS = 5.0
+WARM_UP_SECONDS, WARM_UP_SECONDS_QUICK = 5.0, 2.0
 #: Until transactions that were due during the way, and waited for it, have ended: the most that 8 clients catch up with.
 AFTER_SECONDS, AFTER_SECONDS_QUICK = 5.0, 2.0
 
@@ -53,16 +53,25 @@ class Beside:
 
 def measure(stage: Stage, effort: Effort) -> Section:
     template = _template(effort.scale(SCALE))
+    warm_up_seconds = WARM_UP_SECONDS_QUICK if effort.is_quick else WARM_UP_SECONDS
     idle_seconds = IDLE_SECONDS_QUICK if effort.is_quick else IDLE_SECONDS
     after_seconds = AFTER_SECONDS_QUICK if effort.is_quick else AFTER_SECONDS
-    measured: dict[str, list[Beside]] = {way.name: [] for way in WAYS}
+    ways = WAYS_QUICK if effort.is_quick else WAYS
+    measured: dict[str, list[Beside]] = {way.name: [] for way in ways}
     alone: list[float] = []
-    numbers, of = count(1), (len(WAYS) + 1) * effort.repetitions
+    numbers, of = count(1), (len(ways) + 1) * effort.repetitions
     for repetition in range(effort.repetitions):
         alone.append(_alone(stage, template))
         tell(f"beside {next(numbers)}/{of}: {PAGES.name}, alone: {alone[-1]:,.0f} rows/s")
-        for way in in_another_order(WAYS, repetition):
-            one = _measure(stage, template, way, idle_seconds=idle_seconds, after_seconds=after_seconds)
+        for way in in_another_order(ways, repetition):
+            one = _measure(
+                stage,
+                template,
+                way,
+                warm_up_seconds=warm_up_seconds,
+                idle_seconds=idle_seconds,
+                after_seconds=after_seconds,
+            )
             measured[way.name].append(one)
             tell(f"beside {next(numbers)}/{of}: {way.name}: {one.seconds:.1f} s, p99 {one.p99_ratio:.2f} times idle")
     judged = measured[PAGES.name]
@@ -131,10 +140,12 @@ def _alone(stage: Stage, template: Template) -> float:
         return template.rows / do().seconds
 
 
-def _measure(stage: Stage, template: Template, way: Way, *, idle_seconds: float, after_seconds: float) -> Beside:
+def _measure(
+    stage: Stage, template: Template, way: Way, *, warm_up_seconds: float, idle_seconds: float, after_seconds: float
+) -> Beside:
     with stage.copy_of(template) as database:
         with way.ready(stage, database, CHANGE) as do, Load(stage, database) as load:
-            time.sleep(WARM_UP_SECONDS + idle_seconds)
+            time.sleep(warm_up_seconds + idle_seconds)
             began = time.time()
             done = do()
             time.sleep(after_seconds)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bench.effort import tell
 from bench.figures import MEGABYTE, Bars, Figure, Section, Table, Target, number
 from bench.tables import BASE, FIVE_INDEXES, KINDS, KINDS_QUICK, NO_INDEX
-from bench.ways import METHOD, ONE_UPDATE, PAGES, WAYS, Change, check
+from bench.ways import METHOD, ONE_UPDATE, PAGES, WAYS, WAYS_QUICK, Change, check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,11 +99,12 @@ class OnKind:
 def measure(stage: Stage, effort: Effort) -> Section:
     rows = effort.rows_of(ROWS, ROWS_QUICK)
     kinds = KINDS_QUICK if effort.is_quick else KINDS
-    measured = [OnKind(kind, {way.name: [] for way in WAYS}) for kind in kinds]
-    numbers, of = count(1), len(kinds) * len(WAYS) * effort.repetitions
+    ways = WAYS_QUICK if effort.is_quick else WAYS
+    measured = [OnKind(kind, {way.name: [] for way in ways}) for kind in kinds]
+    numbers, of = count(1), len(kinds) * len(ways) * effort.repetitions
     for repetition in range(effort.repetitions):
         for on_kind in measured:
-            for way in in_another_order(WAYS, repetition):
+            for way in in_another_order(ways, repetition):
                 one = _measure(stage, on_kind.kind, way, rows)
                 on_kind.ways[way.name].append(one)
                 tell(f"ways {next(numbers)}/{of}: {on_kind.kind.name}, {way.name}: {one.seconds:.1f} s")

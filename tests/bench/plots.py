@@ -92,6 +92,7 @@ def _spans(plot: Spans) -> Any:  # Any: as above
     axis.set_yticks(range(len(plot.rows)), [name for name, _, _ in plot.rows])
     axis.invert_yaxis()
     axis.set_xscale("log")
+    axis.margins(x=0.1)  # for the names of the first and the last mark
     axis.xaxis.set_major_formatter(lambda value, _: number(value))  # 100, not ten to the second
     axis.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
     _plain(axis)

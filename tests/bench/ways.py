@@ -215,18 +215,21 @@ def check(database: Database, change: Change) -> None:
 
 
 ONE_UPDATE = ByHand("one UPDATE", _one_update)
+KEY_BATCHES = ByHand(f"keys, {BATCH_ROWS:,} a batch", _key_batches)
 #: The way that is judged.
 PAGES = Backfilld(walk="pages", lanes=2)
 
 WAYS: tuple[Way, ...] = (
     ONE_UPDATE,
-    ByHand(f"keys, {BATCH_ROWS:,} a batch", _key_batches),
+    KEY_BATCHES,
     ByHand("keys, sized by time", _timed_batches),
     Backfilld(walk="keys", lanes=2),
     Backfilld(walk="pages", lanes=1),
     PAGES,
     Backfilld(walk="pages", lanes=4),
 )
+
+WAYS_QUICK: tuple[Way, ...] = (ONE_UPDATE, KEY_BATCHES, PAGES)
 
 #: What is said of them wherever they are measured.
 METHOD = (
