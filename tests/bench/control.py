@@ -13,6 +13,7 @@ from bench.figures import Figure, Section, Target
 from bench.stage import BenchBroken, until
 
 if TYPE_CHECKING:
+    from bench.effort import Effort
     from bench.stage import Database, Stage
 
 SCALE = 10
@@ -32,8 +33,8 @@ class Told:
     statements_cancelled: int = 0
 
 
-def measure(stage: Stage, repetitions: int) -> Section:
-    pauses = PAUSES if repetitions > 1 else PAUSES_QUICK
+def measure(stage: Stage, effort: Effort) -> Section:
+    pauses = PAUSES_QUICK if effort.is_quick else PAUSES
     told = {seconds: _pause_again_and_again(stage, seconds, pauses) for seconds in BATCH_SECONDS}
     return Section(
         name="control",
@@ -56,7 +57,7 @@ def _pause_again_and_again(stage: Stage, batch_seconds: float, pauses: int) -> T
     with stage.database(SCALE) as database, Daemon(stage, database, processes=2) as daemon:
         run = daemon.enqueue(expression=COSTLY, lanes=LANES, batch_seconds=batch_seconds)
         database.until_busy(run, LANES)
-        rows = _rows_in(database, batch_seconds)
+        rows = rows_in(database, batch_seconds)
         daemon.client.pause(run)
         database.until_state(run, "paused")
         cancelled_before = _statements_cancelled(daemon)
@@ -100,7 +101,7 @@ def _taken_up(daemon: Daemon, since: float) -> float | None:
     return min((at for at in times if at >= since), default=None)
 
 
-def _rows_in(database: Database, seconds: float) -> int:
+def rows_in(database: Database, seconds: float) -> int:
     """How many rows a lane gets done in this time; the UPDATE computes each value twice."""
     began = time.monotonic()
     sample = 500

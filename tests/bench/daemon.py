@@ -34,11 +34,20 @@ COSTLY = "abalance + length(md5(repeat(aid::text, 4000)))"
 class Daemon:
     """`backfilld worker`, from its first reading of the load until the end of the context."""
 
-    def __init__(self, stage: Stage, database: Database, *, processes: int, url: str | None = None) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        database: Database,
+        *,
+        processes: int,
+        url: str | None = None,
+        variables: dict[str, str] | None = None,
+    ) -> None:
         """One thread for lanes in each process. `url` is where the daemon, and only it, finds the database."""
         self._stage = stage
         self._database = database
         self._processes = processes
+        self._variables = variables or {}
         self._url = url or database.url
         self._log = stage.folder / f"daemon-{next(_numbers)}.log"
         # Its warnings are about what is meant here: the trigger computes the column.
@@ -54,7 +63,8 @@ class Daemon:
                     "BACKFILLD_DATABASE_URL": self._url,
                     "BACKFILLD_REDIS_URL": self._stage.valkey.url,
                     "BACKFILLD_HTTP_PORT": "0",
-                },
+                }
+                | self._variables,
                 cwd=self._stage.folder,  # not where a backfilld.toml of the user's may lie
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -76,7 +86,15 @@ class Daemon:
     def enqueue(self, *, expression: str = CHEAP, **settings: Any) -> int:
         """Add a column `x` to pgbench_accounts with this value; returns the run. Any: what a migration file takes."""
         column = {"table": "pgbench_accounts", "column": {"name": "x", "type": "bigint"}, "backfill": expression}
-        migration = {"name": "bench", "operations": [{"add_column": column}], "settings": {"approve": []} | settings}
+        return self.start({"add_column": column}, settings)
+
+    def rewrite(self, table: str, column: str, expression: str, **settings: Any) -> int:
+        """Give a column that is there this value in every row; returns the run. Any: as above."""
+        return self.start({"backfill": {"table": table, "set": {column: expression}}}, settings)
+
+    def start(self, operation: dict[str, Any], settings: dict[str, Any]) -> int:
+        """Enqueue a migration of this operation; returns the run. Any: as above."""
+        migration = {"name": "bench", "operations": [operation], "settings": {"approve": []} | settings}
         file = self._stage.folder / "bench.yaml"
         file.write_text(yaml.safe_dump(migration), encoding="utf-8")
         return self.client.enqueue(file).run

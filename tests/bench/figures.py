@@ -76,6 +76,28 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bars:
+    """A plot: panels of the same ways, a bar for each."""
+
+    #: Of the file.
+    name: str
+    title: str
+    panels: tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
+    #: What the bars are to be seen against.
+    line: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spans:
+    """A plot: for each way a few marks on one line, without it (hollow) and with it (filled)."""
+
+    name: str
+    title: str
+    marks: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """One measurement's answer."""
 
@@ -85,6 +107,7 @@ class Section:
     method: str
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = field(default=())
+    plots: tuple[Bars | Spans, ...] = ()
 
     def __str__(self) -> str:
         parts = [self.title, *(str(table) for table in self.tables)]

@@ -14,6 +14,7 @@ from bench.figures import MEGABYTE, Figure, Section, Table, Target, number
 from bench.stage import ROWS_PER_SCALE, BenchBroken, until
 
 if TYPE_CHECKING:
+    from bench.effort import Effort
     from bench.stage import Stage
 
 SMALL, LARGE = 1, 30
@@ -35,12 +36,13 @@ class Used:
     keys: int = 0
 
 
-def measure(stage: Stage, repetitions: int) -> Section:
-    used = {scale: [_run(stage, scale) for _ in range(repetitions)] for scale in (SMALL, LARGE)}
+def measure(stage: Stage, effort: Effort) -> Section:
+    large = effort.scale(LARGE)
+    used = {scale: [_run(stage, scale) for _ in range(effort.repetitions)] for scale in (SMALL, large)}
     rows = {scale: f"{scale * ROWS_PER_SCALE:,} rows" for scale in used}
     return Section(
         name="memory",
-        title=f"Memory: {rows[SMALL]} and {rows[LARGE]} (medians of {repetitions})",
+        title=f"Memory: {rows[SMALL]} and {rows[large]} (medians of {effort.repetitions})",
         method=(
             f"VmHWM (the peak) and VmRSS (at the end of the run) from /proc of the two processes that work on {LANES} lanes, "
             "batch_seconds 0.5, a fresh daemon for each run. Change: how far the process that is farther off after the large run "
@@ -115,7 +117,7 @@ def _mean(runs: list[Used], what: str) -> list[float]:
 
 def _change(name: str, used: dict[int, list[Used]], what: str) -> Figure:
     """The process that changed most, of those of a repetition."""
-    pairs = zip(_mean(used[SMALL], what), (getattr(one, what) for one in used[LARGE]), strict=True)
+    pairs = zip(_mean(used[SMALL], what), (getattr(one, what) for one in used[max(used)]), strict=True)
     return Figure(
         name=name,
         values=tuple(max(100 * abs(process / small - 1) for process in large) for small, large in pairs),

@@ -13,6 +13,7 @@ from bench.figures import Figure, Section, Target
 from bench.stage import until
 
 if TYPE_CHECKING:
+    from bench.effort import Effort
     from bench.stage import Database, Stage
 
 SCALE = 10
@@ -20,8 +21,8 @@ LANES = 2
 KILLS, KILLS_QUICK = 5, 2
 
 
-def measure(stage: Stage, repetitions: int) -> Section:
-    kills = KILLS if repetitions > 1 else KILLS_QUICK
+def measure(stage: Stage, effort: Effort) -> Section:
+    kills = KILLS_QUICK if effort.is_quick else KILLS
     seconds = tuple(_recoveries(stage, kills))
     most = Target(at="most", value=5)
     return Section(

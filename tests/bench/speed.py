@@ -12,6 +12,7 @@ from bench.figures import MEGABYTE, Figure, Section, Table, Target, number
 from bench.stage import ROWS_PER_SCALE
 
 if TYPE_CHECKING:
+    from bench.effort import Effort
     from bench.stage import Database, Sizes, Stage
 
 SCALE = 10
@@ -44,12 +45,13 @@ class Timed:
     grown: Sizes
 
 
-def measure(stage: Stage, repetitions: int) -> Section:
+def measure(stage: Stage, effort: Effort) -> Section:
+    scale = effort.scale(SCALE)
     timed: dict[str, list[Timed]] = {name: [] for name in (ONE_UPDATE, KEY_BATCHES, BACKFILL_PHASE, WHOLE_RUN)}
-    for repetition in range(repetitions):
+    for repetition in range(effort.repetitions):
         for number_ in range(len(WAYS)):  # in another order each time: the one before leaves its work to the disk
             way = WAYS[(number_ + repetition) % len(WAYS)]
-            with stage.database(SCALE) as database:
+            with stage.database(scale) as database:
                 match way:
                     case "update":
                         timed[ONE_UPDATE].append(_one_update(database))
@@ -61,7 +63,7 @@ def measure(stage: Stage, repetitions: int) -> Section:
                         timed[WHOLE_RUN].append(run)
     return Section(
         name="speed",
-        title=f"Speed: x = {CHEAP} in {SCALE * ROWS_PER_SCALE:,} rows (medians of {repetitions})",
+        title=f"Speed: x = {CHEAP} in {scale * ROWS_PER_SCALE:,} rows (medians of {effort.repetitions})",
         method=(
             "x is a new column, bigint, NULL. Each way gets a fresh, vacuumed table in memory, after a CHECKPOINT. "
             f"backfilld adds the column with its sync trigger: {LANES} lanes, 2 processes of 1 thread, batch_seconds 0.5. Its "
@@ -73,7 +75,7 @@ def measure(stage: Stage, repetitions: int) -> Section:
         tables=(
             Table(
                 columns=("way", "seconds", "rows/s", "ratio", "WAL MB", "heap MB", "index MB"),
-                rows=tuple(_row(name, timed) for name in timed),
+                rows=tuple(_row(name, timed, scale * ROWS_PER_SCALE) for name in timed),
             ),
         ),
         figures=(
@@ -121,13 +123,13 @@ def _figure(name: str, timed: dict[str, list[Timed]], way: str, target: Target |
     return Figure(name=name, values=_ratios(timed, way), unit="times", target=target)
 
 
-def _row(name: str, timed: dict[str, list[Timed]]) -> tuple[str, ...]:
+def _row(name: str, timed: dict[str, list[Timed]], rows: int) -> tuple[str, ...]:
     ways = timed[name]
     seconds = statistics.median(way.seconds for way in ways)
     return (
         name,
         number(seconds),
-        number(SCALE * ROWS_PER_SCALE / seconds),
+        number(rows / seconds),
         number(statistics.median(_ratios(timed, name))),
         *(
             number(statistics.median(getattr(way.grown, part) for way in ways) / MEGABYTE)

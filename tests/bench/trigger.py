@@ -12,6 +12,7 @@ from bench.figures import Figure, Section, Table, number
 from bench.stage import ROWS_PER_SCALE, BenchBroken
 
 if TYPE_CHECKING:
+    from bench.effort import Effort
     from bench.stage import Database, Stage
 
 SCALE = 1
@@ -31,10 +32,10 @@ BULK_UPDATE = f"UPDATE, {BULK_ROWS:,} rows"
 WRITES = (*SCRIPTS, BULK_INSERT, BULK_UPDATE)
 
 
-def measure(stage: Stage, repetitions: int) -> Section:
+def measure(stage: Stage, effort: Effort) -> Section:
     without: dict[str, list[float]] = {name: [] for name in WRITES}
     with_trigger: dict[str, list[float]] = {name: [] for name in WRITES}
-    for _ in range(repetitions):
+    for _ in range(effort.repetitions):
         for has_trigger, times in ((False, without), (True, with_trigger)):
             with stage.database(SCALE) as database:
                 _prepare(stage, database, has_trigger=has_trigger)
@@ -42,7 +43,7 @@ def measure(stage: Stage, repetitions: int) -> Section:
                     times[name].append(microseconds)
     return Section(
         name="trigger",
-        title=f"Sync trigger: microseconds per row that the application writes (medians of {repetitions})",
+        title=f"Sync trigger: microseconds per row that the application writes (medians of {effort.repetitions})",
         method=(
             f"One row a statement: pgbench, one client, {STATEMENTS:,} statements, its latency average, the round trip included. "
             f"{BULK_ROWS:,} rows a statement: {BULK_STATEMENTS} statements, their time divided by their rows. With the trigger: "
@@ -109,9 +110,7 @@ def _measure(stage: Stage, database: Database) -> dict[str, float]:
 def _pgbench(stage: Stage, database: Database, script: str) -> float:
     file = stage.folder / "bench.sql"
     file.write_text(script + "\n", encoding="utf-8")
-    done = stage.postgres.run(
-        "pgbench", "--no-vacuum", f"--file={file}", f"--transactions={STATEMENTS}", database=database.name
-    )
+    done = stage.pgbench("--no-vacuum", f"--file={file}", f"--transactions={STATEMENTS}", database=database.name)
     found = re.search(r"latency average = ([\d.]+) ms", done.stdout)
     if found is None:
         raise BenchBroken(f"pgbench says {done.stdout!r}")
