@@ -164,6 +164,13 @@ class StopSwitched:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SessionFrozen:
+    """A session of ours held a lane and did nothing: its worker is frozen, and it was ended."""
+
+    application_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class SessionWaited:
     """A session of others had waited too long for a batch of ours, which was cancelled for it."""
 
@@ -212,6 +219,7 @@ Event = (
     | PaceSet
     | ControlApplied
     | StopSwitched
+    | SessionFrozen
     | SessionWaited
     | BatchGaveWay
     | LoopFailed

@@ -22,6 +22,7 @@ from migrations.events import (
     RowQuarantined,
     RunReported,
     SendFailed,
+    SessionFrozen,
     SessionWaited,
     StateChanged,
     StopSwitched,
@@ -84,7 +85,7 @@ class Observers:
                 metrics.CONTROL_MESSAGES.labels(event.verb if event.verb in CONTROL_VERBS else metrics.OTHER).inc()
             case BatchGaveWay():
                 metrics.GIVE_WAYS.inc()
-            case LaneHeld() | PhaseEntered() | RunReported() | StopSwitched() | SessionWaited():
+            case LaneHeld() | PhaseEntered() | RunReported() | StopSwitched() | SessionFrozen() | SessionWaited():
                 pass  # told, not counted: a hold is counted in seconds, a phase shows in `backfilld_run_info`
             case _:
                 assert_never(event)
@@ -121,6 +122,8 @@ class Observers:
                 self._log.info("control.applied", **facts)
             case StopSwitched():
                 self._log.warning("all.stopped" if event.stopped else "all.resumed", **facts)
+            case SessionFrozen():
+                self._log.warning("session.frozen", **facts)
             case SessionWaited():
                 self._log.info("session.waited", **facts)
             case BatchGaveWay():

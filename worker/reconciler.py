@@ -1,10 +1,13 @@
-"""The only way back for lost messages, dead workers and wiped brokers alike: due lanes that nobody woke are woken."""
+"""The only way back for lost messages, dead workers and wiped brokers alike: due lanes that nobody woke are woken.
+
+A worker that froze with a lane in hand is not dead: its session is ended, and the lane is free.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from migrations.events import LanesWoken, SendFailed
+from migrations.events import LanesWoken, SendFailed, SessionFrozen
 from migrations.store import lanes
 from worker.runner import SLICE_SECONDS
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 TICK_SECONDS = 0.5
 #: How long a message may be on its way. Longer than a slice, so that a lane waiting behind another is not woken twice.
 GRACE_SECONDS = SLICE_SECONDS + 0.5
+#: How long a session of ours may hold a lane and do nothing. A little more than `idle_in_transaction_session_timeout`, which is
+#: to come first where it can.
+FROZEN_SECONDS = 12.0
 #: Any constant does, as long as all workers use the same.
 _LOCK = 0x7265636F6E63696C  # "reconcil"
 
@@ -24,9 +30,10 @@ _LOCK = 0x7265636F6E63696C  # "reconcil"
 class Reconciler:
     """Wakes lanes; one at a time in a database, whoever gets there first."""
 
-    def __init__(self, *, send: Sender, observe: Observer) -> None:
+    def __init__(self, *, send: Sender, observe: Observer, frozen_seconds: float = FROZEN_SECONDS) -> None:
         self._send = send
         self._observe = observe
+        self._frozen_seconds = frozen_seconds
 
     def run_once(self, connection: Connection) -> int:
         """Find and wake due lanes; returns how many were woken."""
@@ -36,7 +43,10 @@ class Reconciler:
             row = connection.execute("SELECT pg_try_advisory_xact_lock(%s) AS mine", [_LOCK]).fetchone()
             if not row or not row["mine"]:
                 return 0
+            frozen = lanes.end_frozen(connection, seconds=self._frozen_seconds)
             due = lanes.due(connection, grace_seconds=GRACE_SECONDS)
+        for name in frozen:
+            self._observe(SessionFrozen(application_name=name))
         woken = 0
         for message in due:
             try:

@@ -178,7 +178,12 @@ class Transform:
         cursor.adapters.register_loader("interval", TextLoader)
         # Not a pipeline: psycopg ends one with a Flush, which stops the server's clock for idle transactions, and a worker that
         # froze in the function would keep its rows.
-        connection.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [f"{IDLE_SECONDS}s"])
+        # The name tells the reconciler that it is not frozen when it is idle.
+        connection.execute(
+            "SELECT set_config('idle_in_transaction_session_timeout', %s, true), "
+            "set_config('application_name', current_setting('application_name') || ' python', true)",
+            [f"{IDLE_SECONDS}s"],
+        )
         cursor.execute(query, parameters)
         width = len(self._key)
         try:

@@ -185,3 +185,13 @@ WHERE l.done_at IS NULL AND r.state IN ('queued', 'running') AND l.next_run_at <
   AND (l.kind = 'conductor'
        OR l.pass = r.pass AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry')
                                OR r.phase = 'verify' AND l.kind = 'verify'))
+
+-- name: end_frozen
+-- Sessions of ours that hold a lane and do nothing. The server's own limit does not see all of them: a pipeline ends with a
+-- Flush, after which its clock for idle transactions stands still. A Python function is busy while its session is idle.
+SELECT a.pid, a.application_name, extract(epoch FROM clock_timestamp() - a.state_change)::float8 AS seconds,
+       pg_terminate_backend(a.pid) AS ended
+FROM pg_stat_activity a
+WHERE a.datname = current_database() AND a.usename = current_user AND a.state LIKE 'idle in transaction%%'
+  AND a.application_name LIKE 'backfilld run=%%' AND a.application_name NOT LIKE '%% python'
+  AND a.state_change < clock_timestamp() - make_interval(secs => %(seconds)s::float8)

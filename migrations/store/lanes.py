@@ -224,6 +224,11 @@ def due(connection: Connection, *, grace_seconds: float) -> list[LaneMessage]:
     return messages(connection.execute(_SQL["due_lanes"], {"grace_seconds": grace_seconds}).fetchall())
 
 
+def end_frozen(connection: Connection, *, seconds: float) -> list[str]:
+    """End sessions of ours that have held a lane for so long without doing anything; returns their names."""
+    return [row["application_name"] for row in connection.execute(_SQL["end_frozen"], {"seconds": seconds}).fetchall()]
+
+
 def startable(connection: Connection, run: int) -> list[LaneMessage]:
     """Messages for the lanes of a run that may work now."""
     return messages(connection.execute(_SQL["startable"], {"run": run}).fetchall())

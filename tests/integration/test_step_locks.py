@@ -10,10 +10,11 @@ import psycopg
 import pytest
 from fix_runs import expect
 
-from migrations.events import BatchRetried
+from migrations.events import BatchRetried, SessionFrozen
 from migrations.states import Phase, State
 from worker import claim
 from worker.claim import LOCK_TIMEOUT_SECONDS
+from worker.reconciler import Reconciler
 
 if TYPE_CHECKING:
     from fix_runs import Engine
@@ -205,3 +206,22 @@ def test_a_worker_that_freezes_in_a_transaction_loses_its_lease(engine: Engine) 
         frozen.execute("SELECT")
     frozen.close()
     expect(engine.drive(run), State.COMPLETED)
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [("backfilld run=1 lane=1 seq=3", "ended"), ("backfilld run=1 lane=1 seq=3 python", "left"), ("app", "left")],
+)
+def test_a_session_that_holds_a_lane_and_does_nothing_is_ended(engine: Engine, name: str, outcome: str) -> None:
+    """After a pipeline the server's own clock for idle transactions stands still: see `end_frozen` in lanes.sql."""
+    frozen = engine.connect()
+    with frozen.pipeline():
+        frozen.execute("BEGIN")
+        frozen.execute("SELECT set_config('application_name', %s, true)", [name])
+    engine.value("SELECT pg_sleep(0.05)::text")
+    Reconciler(send=engine.sent.append, observe=engine.events.append, frozen_seconds=0.0).run_once(engine.connection)
+    assert [event.application_name for event in engine.told(SessionFrozen)] == ([name] if outcome == "ended" else [])
+    if outcome == "ended":
+        with pytest.raises(psycopg.OperationalError):
+            frozen.execute("SELECT")
+    frozen.close()
