@@ -41,7 +41,7 @@ def gives(lane: Lane, standing: Standing) -> bool:
     )
 
 
-def share(connection: Connection, work: Work, lane: Lane) -> LaneMessage | None:
+def share(connection: Connection, work: Work, lane: Lane, standing: Standing) -> LaneMessage | None:
     """Give half of what the lane has before it to a new one; returns the message that wakes it, for after the commit.
 
     None when the rest cannot be cut, or when somebody else adds lanes at this moment; the next checkpoint tries again.
@@ -53,7 +53,7 @@ def share(connection: Connection, work: Work, lane: Lane) -> LaneMessage | None:
         case Stretch():
             return _share_pages(connection, lane, lane.bounds)
         case Bounds():
-            return _share_keys(connection, work, lane, lane.bounds)
+            return _share_keys(connection, work, lane, lane.bounds, rows_total=standing.rows_total or lane.rows_left)
 
 
 def _share_pages(connection: Connection, lane: Lane, stretch: Stretch) -> LaneMessage | None:
@@ -67,11 +67,11 @@ def _share_pages(connection: Connection, lane: Lane, stretch: Stretch) -> LaneMe
     return _insert(connection, lane, given, cursor=there.to_json(), rows=rows)
 
 
-def _share_keys(connection: Connection, work: Work, lane: Lane, bounds: Bounds) -> LaneMessage | None:
+def _share_keys(
+    connection: Connection, work: Work, lane: Lane, bounds: Bounds, *, rows_total: int
+) -> LaneMessage | None:
     done = tuple(lane.cursor) if lane.cursor is not None else bounds.after
-    # The sample is of the whole table, and a lane knows only its own part of it.
-    table_rows = (lane.rows_expected or 0) * max(lane.lane, 1)
-    key = middle(connection, work.walk, Bounds(after=done, upto=bounds.upto), rows_estimate=table_rows)
+    key = middle(connection, work.walk, Bounds(after=done, upto=bounds.upto), rows_estimate=rows_total)
     if key is None:
         return None
     rows = lane.rows_left // 2

@@ -245,7 +245,7 @@ class Runner:
         after = Lane.from_row(row)
         messages = lanes.messages(found for one in woken if (found := one.fetchone()))
         if shares:
-            after, messages = self._share(connection, work, after)
+            after, messages = self._share(connection, work, after, standing)
         committed = time.monotonic() - began
         self._tell(standing.name, lane, tally, waits=(waited_seconds, seconds, committed))
         if done or retires:
@@ -268,9 +268,11 @@ class Runner:
         walked = step.rows if step.rows is not None or not isinstance(reach, Bounds) else batch.count(reach)
         return replace(tally, walked=walked or 0)
 
-    def _share(self, connection: Connection, work: Work, lane: Lane) -> tuple[Lane, list[LaneMessage]]:
+    def _share(
+        self, connection: Connection, work: Work, lane: Lane, standing: Standing
+    ) -> tuple[Lane, list[LaneMessage]]:
         """Give half of the lane's rest away, and commit."""
-        message = balance.share(connection, work, lane)
+        message = balance.share(connection, work, lane, standing)
         with connection.pipeline():
             now = connection.execute(*lanes.read_query(lane.run, lane.lane))
             connection.execute("COMMIT")

@@ -63,6 +63,7 @@ class AddColumn:
             assignments=(Assignment(target=self.facts.targets[0], expression=self.expression),),
             fills_null=not self.facts.repeatable,
             not_null=self.definition.not_null,
+            synced=self.definition.backfill is not None,
             writes=self.sync,
         )
 

@@ -41,6 +41,8 @@ class Standing:
     state: State
     pass_: int
     settings: RunSettings
+    #: About how many rows all walks pass over; None before they were planned.
+    rows_total: int | None
     width: int
     hold_reason: str | None
     #: Seconds since the governor's reading; None when there never was one.
@@ -64,6 +66,7 @@ class Standing:
             state=State(row["state"]),
             pass_=row["pass"],
             settings=RunSettings.model_validate(row["settings"]),
+            rows_total=row["rows_total"],
             width=row["width"],
             hold_reason=row["hold_reason"],
             age_seconds=row["age_seconds"],

@@ -45,6 +45,8 @@ class Rewrite:
     fills_null: bool = False
     #: A row whose value would be NULL is a row that cannot be converted.
     not_null: bool = False
+    #: A sync trigger gives every row that is written meanwhile its value.
+    synced: bool = False
     #: The sync trigger whose work the batch itself does, so that it need not fire; empty for none.
     writes: str = ""
 
