@@ -194,6 +194,7 @@ def test_the_pace_is_shown_and_changed(shell: Shell) -> None:
         "  lanes: 2",
         "  batch_seconds: 0.5",
         "  nice: 0",
+        "  walk: auto",
         "  max_quarantined: 100",
         "  give_way_ms: 250",
         "  windows: any time",

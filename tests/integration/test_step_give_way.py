@@ -235,22 +235,21 @@ def test_a_role_that_does_not_see_who_waits_gives_way_all_the_same(
         f"GRANT SELECT, UPDATE ON counters TO {name}; GRANT USAGE ON SCHEMA backfilld TO {name}; "
         f"GRANT SELECT ON backfilld.runs TO {name}; GRANT INSERT ON backfilld.events TO {name}"
     )
-    with (  # noqa: PT012 - the batch has to be under way
+    with (
         psycopg.connect(plain_role_url, autocommit=True) as batch,
         psycopg.connect(plain_role_url, autocommit=True, row_factory=dict_row) as eyes,
-        pytest.raises(psycopg.errors.QueryCanceled),
-        batch.transaction(),
     ):
-        batch.execute(
-            "SELECT set_config('application_name', %s, true)", [f"backfilld run={run} lane={lane.lane} seq=0"]
-        )
-        batch.execute("UPDATE counters SET n = n WHERE id = 1")
-        waiter = Waiter(engine)
-        one = GiveWay(observe=engine.events.append)
-        looking = threading.Thread(target=until, args=("it to go", lambda: one.run_once(eyes) and one._going))
-        looking.start()
-        batch.execute("SELECT pg_sleep(60)")
-    looking.join()
+        with pytest.raises(psycopg.errors.QueryCanceled), batch.transaction():  # noqa: PT012 - the batch has to be under way
+            batch.execute(
+                "SELECT set_config('application_name', %s, true)", [f"backfilld run={run} lane={lane.lane} seq=0"]
+            )
+            batch.execute("UPDATE counters SET n = n WHERE id = 1")
+            waiter = Waiter(engine)
+            one = GiveWay(observe=engine.events.append)
+            looking = threading.Thread(target=until, args=("it to go", lambda: one.run_once(eyes) and one._going))
+            looking.start()
+            batch.execute("SELECT pg_sleep(60)")
+        looking.join()
     waiter.join(timeout=10)
     assert [event.pid for event in engine.told(SessionWaited)] == [waiter.pid]
 

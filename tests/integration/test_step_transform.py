@@ -621,7 +621,8 @@ def change(rows):
 """)
     backfills = site.module()
 
-    monkeypatch.setattr("worker.transform.LEAST_STATEMENT_TIMEOUT_SECONDS", 0.5)
+    for module in ("transform", "claim"):
+        monkeypatch.setattr(f"worker.{module}.LEAST_STATEMENT_TIMEOUT_SECONDS", 0.5)
     run = engine.enqueue(
         (DIGITS % ("", 0))
         .replace("lanes: 2", "lanes: 1, batch_seconds: 0.01")
