@@ -54,6 +54,7 @@ class Progress:
     rows_per_second: float
     #: Until the present walk (backfill, or verify) is over; None when unknown or done.
     eta_seconds: int | None
+    #: As many as it may have at work.
     lanes: int
     width: int
     hold_reason: str | None
@@ -141,7 +142,7 @@ def measure(run: Run, walk: Row, pace: Pace, *, now: datetime, stop: Stop | None
         percent=_percent(run, walk),
         rows_per_second=round(rate, 1),
         eta_seconds=_eta_seconds(run, walk, rate),
-        lanes=walk["lanes"],
+        lanes=run.settings.lanes,
         width=pace.width,
         hold_reason=_hold_reason(run, walk, pace, stop, now),
         residual_rows=run.residual_rows,

@@ -55,7 +55,6 @@ WALK: dict[str, Any] = {
     "batches_committed": 0,
     "batches_retried": 0,
     "lanes_open": 2,
-    "lanes": 2,
     "progressed_at": NOW,
     "recent": [],
     "errors": [],
