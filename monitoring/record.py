@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 from migrations.events import LoopFailed, nobody
 from migrations.postgres.connect import apply_settings
 from migrations.sql import queries
-from monitoring.probes import STANDBYS, WalHistory, replica_lag
+from monitoring.probes import STANDBYS, History, replica_lag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +67,7 @@ class RecordCollector(Collector):
         #: The reading under way. Scrapes that meet share it, so that only one thread at a time uses the connection.
         self._reading: Future[Snapshot] | None = None
         self._connection: Connection | None = None
-        self._history = WalHistory(LAG_HORIZON_SECONDS)
+        self._history = History(LAG_HORIZON_SECONDS)
         self._was_up = True
 
     def collect(self) -> Iterator[Metric]:

@@ -58,7 +58,7 @@ SLICE_SECONDS = 2.0
 #: The first wait after an error, doubled each time; see `_backoff_seconds`.
 FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 15.0
-#: `nice` waits in the thread, between two transactions; longer than this and the lane would look forgotten.
+#: `nice` and the pace's rest are waited for in the thread, between two transactions; longer than this and the lane would look forgotten.
 LONGEST_PAUSE_SECONDS = 2.0
 
 
@@ -129,7 +129,7 @@ class Runner:
                         return
                     case Advanced(lane=lane, standing=standing, pause_seconds=pause_seconds):
                         if pause_seconds:
-                            # `nice`, at most a few seconds, holding nothing; a stop ends it.
+                            # `nice` or the pace's rest, at most a few seconds, holding nothing; a stop ends it.
                             self._stopping.wait(pause_seconds)
                 if self._stopping.is_set() or time.monotonic() > deadline:
                     self._send_all([replace(message, seq=lane.seq)])
@@ -215,7 +215,7 @@ class Runner:
         seconds = time.monotonic() - began
         # What the rows cost decides the next batch; a repeated, halved one says nothing about it.
         recent = (*lane.recent, Timing(rows=tally.walked, seconds=seconds, at=time.time()))[-REMEMBERED:]
-        rows = next_rows(lane.batch_rows, recent, target_seconds=standing.settings.batch_seconds)
+        rows = next_rows(lane.batch_rows, recent, target_seconds=standing.target_seconds)
         began = time.monotonic()
         with connection.pipeline():
             advanced = connection.execute(
@@ -241,7 +241,7 @@ class Runner:
         if woken is not None:
             conductor = woken.fetchone()
             return Ended(messages=tuple(lanes.messages([conductor] if conductor else [])))
-        pause = min(standing.settings.nice * (seconds + committed), LONGEST_PAUSE_SECONDS)
+        pause = min(standing.rest_ratio * (seconds + committed), LONGEST_PAUSE_SECONDS)
         return Advanced(lane=Lane.from_row(row), standing=standing, pause_seconds=pause)
 
     def _conduct(self, connection: Connection, known: _Known, claimed: Claimed) -> Ended:

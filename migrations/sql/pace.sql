@@ -5,7 +5,7 @@ FROM backfilld.pace
 
 -- name: take_pace
 -- Become the one governor of this moment. No row: another worker is reading.
-SELECT width, max_width, hold_reason, readings,
+SELECT width, max_width, hold_reason, memory,
        extract(epoch FROM clock_timestamp() - sampled_at)::float8 AS age_seconds,
        extract(epoch FROM clock_timestamp() - widened_at)::float8 AS since_widened_seconds
 FROM backfilld.pace FOR UPDATE SKIP LOCKED
@@ -14,11 +14,21 @@ FROM backfilld.pace FOR UPDATE SKIP LOCKED
 -- The governor's verdict.
 UPDATE backfilld.pace
 SET width = %(width)s::integer,
+    batch_seconds = %(batch_seconds)s::float8,
+    rest = %(rest)s::float8,
     hold_reason = %(hold_reason)s::text,
     held_since = CASE WHEN %(hold_reason)s::text IS NULL THEN NULL ELSE coalesce(held_since, clock_timestamp()) END,
     readings = %(readings)s::jsonb,
+    memory = %(memory)s::jsonb,
     widened_at = CASE WHEN %(width)s::integer > width THEN clock_timestamp() ELSE coalesce(widened_at, clock_timestamp()) END,
     sampled_at = clock_timestamp()
+
+-- name: canary
+-- A commit of the smallest kind, and whether a batch of ours is under way beside it. A message in the WAL and not a row: it is
+-- written, flushed and replicated as a row is, and leaves nothing for a vacuum, however long a reader holds that back.
+SELECT pg_logical_emit_message(true, 'backfilld', '') IS NOT NULL AS written,
+       EXISTS (SELECT FROM pg_stat_activity a
+               WHERE starts_with(a.application_name, 'backfilld run=') AND a.state <> 'idle') AS working
 
 -- name: set_max_width
 -- A person sets how many lanes may work at once, at most.

@@ -34,7 +34,7 @@ SELECT name, state, phase, wish, settings, approved, pass FROM backfilld.runs WH
 
 -- name: standing
 -- What a step must know before it works: the run's state and settings and the database's pace.
-SELECT r.name, r.phase, r.state, r.pass, r.settings, p.width, p.max_width, p.hold_reason,
+SELECT r.name, r.phase, r.state, r.pass, r.settings, p.width, p.max_width, p.hold_reason, p.batch_seconds, p.rest,
        extract(epoch FROM clock_timestamp() - p.sampled_at)::float8 AS age_seconds
 FROM backfilld.runs r CROSS JOIN backfilld.pace p
 WHERE r.run = %(run)s::bigint

@@ -42,8 +42,22 @@ class Standing:
     settings: RunSettings
     width: int
     hold_reason: str | None
+    #: How long a batch may last at the present pace; None: as long as the run says.
+    batch_seconds: float | None
+    #: Seconds a lane rests for each second of work.
+    rest: float
     #: Seconds since the governor's reading; None when there never was one.
     age_seconds: float | None
+
+    @property
+    def target_seconds(self) -> float:
+        """How long a batch should last: the run's own wish, or less when the pace says so."""
+        return min(self.settings.batch_seconds, self.batch_seconds or self.settings.batch_seconds)
+
+    @property
+    def rest_ratio(self) -> float:
+        """Seconds of rest after each second of work: the run's `nice`, or more when the pace says so."""
+        return max(self.settings.nice, self.rest)
 
     @classmethod
     def from_row(cls, row: Row) -> Standing:
@@ -55,6 +69,8 @@ class Standing:
             settings=RunSettings.model_validate(row["settings"]),
             width=row["width"],
             hold_reason=row["hold_reason"],
+            batch_seconds=row["batch_seconds"],
+            rest=row["rest"],
             age_seconds=row["age_seconds"],
         )
 
