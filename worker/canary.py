@@ -92,6 +92,11 @@ class Canary:
         )
 
     @property
+    def silent_seconds(self) -> float:
+        """Since the last commit."""
+        return time.monotonic() - self._samples[-1].at if self._samples else math.inf
+
+    @property
     def working(self) -> bool:
         """Whether a batch of ours was seen lately."""
         return any(sample.working for sample in self._recent())

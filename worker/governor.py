@@ -46,20 +46,21 @@ class Governor:
         self._canary = Canary()
         #: When the last verdict was given here, or left to another worker (`time.monotonic`).
         self._judged_at = 0.0
-        #: This worker gave the last verdict, and there are runs to give it for.
-        self._on_duty = False
+        #: This worker gave the last verdict; there are runs it was given for.
+        self._on_duty = self._working = False
 
     def tick(self, connection: Connection) -> int:
-        """A verdict when it is time, and else a canary: what the loop calls every `TICK_SECONDS`."""
+        """What the loop calls every `TICK_SECONDS`: a verdict when it is time, and else a canary, seldom where no run is."""
         if time.monotonic() - self._judged_at >= VERDICT_SECONDS:
             return self.run_once(connection)
-        if self._on_duty:
+        if self._working or (self._on_duty and self._canary.silent_seconds >= VERDICT_SECONDS):
             self._canary.sing(connection)
         return 0
 
     def run_once(self, connection: Connection) -> int:
         """One verdict; returns 1 when this worker gave it, 0 when another does."""
-        self._judged_at, self._on_duty = time.monotonic(), False
+        self._judged_at = time.monotonic()
+        self._on_duty = self._working = False
         self._canary.begin(connection)
         with connection.transaction():
             taken = pace.take(connection)
@@ -69,8 +70,7 @@ class Governor:
             readings = [*readings, self._canary.reading, *self._custom.read()]
             verdict = self._decide(taken, readings, others=scene.others)
             self._write(connection, taken, verdict, readings, tell=scene.runs)
-        self._canary.sing(connection)
-        self._on_duty = scene.runs
+        self._on_duty, self._working = True, scene.runs
         self._observe(
             PaceSet(
                 width=verdict.width,

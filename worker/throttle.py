@@ -136,7 +136,7 @@ def decide(  # noqa: PLR0913 - what a verdict depends on; each is named where it
         elapsed_seconds=elapsed_seconds,
     )
     work = max(LEAST_SHARE, share * (1 - pressure))
-    narrow = _narrower(width) if hold_signal else _width(width, max_width, pressure, since_widened_seconds)
+    narrow = _narrower(width) if hold_signal else _width(width, max_width, since_widened_seconds, pressure=pressure, share=share)
     allowed = 0.0 if hold_signal else work * narrow / max_width
     tell = hold_signal is None and not (memory.told_work / 2 < allowed < memory.told_work * 2)
     return Verdict(
@@ -247,8 +247,9 @@ def _share(memory: Memory, *, slowed: float, hold_signal: str | None, working: b
     return min(1.0, max(LEAST_SHARE, share))
 
 
-def _width(width: int, max_width: int, pressure: float, since_widened_seconds: float | None) -> int:
-    ceiling = max(1, min(max_width, math.floor(max_width * (1 - pressure))))
+def _width(width: int, max_width: int, since_widened_seconds: float | None, *, pressure: float, share: float) -> int:
+    # The share counts for lanes as well: eight that work a tenth of their time are in more people's way than one.
+    ceiling = max(1, min(math.floor(max_width * (1 - pressure)), math.ceil(max_width * share)))
     if width > ceiling:
         return ceiling
     may_widen = since_widened_seconds is None or since_widened_seconds >= WIDEN_SECONDS

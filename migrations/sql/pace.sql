@@ -3,6 +3,10 @@
 SELECT width, max_width, hold_reason, extract(epoch FROM clock_timestamp() - sampled_at)::float8 AS age_seconds
 FROM backfilld.pace
 
+-- name: pace_readings
+-- The pace and the load signals behind it, for metrics.
+SELECT width, rest, readings FROM backfilld.pace
+
 -- name: take_pace
 -- Become the one governor of this moment. No row: another worker is reading.
 SELECT width, max_width, hold_reason, memory,

@@ -14,8 +14,8 @@ import socket
 import threading
 import time
 from concurrent.futures import Future, wait
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 from urllib.parse import quote, unquote, urlsplit
 
@@ -27,7 +27,6 @@ from monitoring.probes.reading import Reading, unreadable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from migrations.postgres.connect import Connection
     from migrations.settings import Signal
 
 #: A value older than this is none (as in block/spirit). One failed answer is not yet a hold; a minute of them is.
@@ -67,8 +66,6 @@ class _Source:
     _error: str = "no answer yet"
     _fetching: Future[float] | None = None
     _asked: bool = False
-    #: Kept between readings of SQL; used by one thread at a time.
-    _connection: Connection | None = field(default=None, repr=False)
 
     def ask(self) -> None:
         """Start to fetch the next value, unless that is under way."""
@@ -124,11 +121,12 @@ class _Source:
                 assert_never(self.signal.kind)
 
     def _ask_database(self) -> float:
-        if self._connection is None or self._connection.closed or self._connection.broken:
-            self._connection = connect(self.database_url, application_name=f"backfilld signal {self.signal.name}")
-        connection = self._connection
+        # A connection for each reading: nothing to keep alive or to mend, and a server that is away is an answer late.
         try:
-            with connection.transaction():
+            with (
+                connect(self.database_url, application_name=f"backfilld signal {self.signal.name}") as connection,
+                connection.transaction(),
+            ):
                 apply_settings(
                     connection,
                     {
@@ -158,36 +156,41 @@ def _get(signal: Signal, url: str) -> bytes:
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     client = kind(host, parts.port, timeout=timeout)
     late = threading.Event()
+    opened: list[socket.socket] = []
 
     def cut() -> None:
         late.set()
         with suppress(OSError, AttributeError):  # not connected yet, or gone already
-            client.sock.shutdown(socket.SHUT_RDWR)
+            # The client lets go of its socket once the answer has begun, and has one before it says that it is connected.
+            (opened[0] if opened else client.sock).shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(timeout, cut)
     timer.daemon = True
     timer.start()
     try:
-        client.request(
-            "GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), headers=_headers(signal)
-        )
-        answer = client.getresponse()
-        body = answer.read(MOST_BYTES + 1)
-        if late.is_set():
-            raise TimeoutError
-        if answer.status != http.client.OK:
-            raise ValueError(f"{host} answers {answer.status} {answer.reason}")
-        if len(body) > MOST_BYTES:
-            raise ValueError(f"{host} answers with more than {MOST_BYTES} bytes")
+        with closing(client):
+            client.connect()
+            opened.append(client.sock)
+            client.request(
+                "GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), headers=_headers(signal)
+            )
+            with client.getresponse() as answer:
+                body = answer.read(MOST_BYTES + 1)
     except (OSError, http.client.HTTPException) as exc:
         if late.is_set() or isinstance(exc, TimeoutError):
             raise TimeoutError(f"no answer within {timeout:g} s from {host}") from exc
         raise
-    else:
-        return body
     finally:
         timer.cancel()
-        client.close()
+        for one in opened:
+            one.close()
+    if late.is_set():
+        raise TimeoutError(f"no answer within {timeout:g} s from {host}")
+    if answer.status != http.client.OK:
+        raise ValueError(f"{host} answers {answer.status} {answer.reason}")
+    if len(body) > MOST_BYTES:
+        raise ValueError(f"{host} answers with more than {MOST_BYTES} bytes")
+    return body
 
 
 def _headers(signal: Signal) -> dict[str, str]:

@@ -5,3 +5,6 @@
 ALTER TABLE backfilld.pace
     ADD COLUMN rest   double precision NOT NULL DEFAULT 0 CHECK (rest >= 0),
     ADD COLUMN memory jsonb NOT NULL DEFAULT '{}';
+
+-- Readings are kept with their limits and details from here on; the next verdict writes them.
+UPDATE backfilld.pace SET readings = '{}';
