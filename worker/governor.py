@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from migrations.postgres.connect import Connection
     from migrations.settings import Limits, Signal
     from migrations.store.pace import Taken
-    from monitoring.probes import Reading
+    from monitoring.probes import Reading, Span
     from worker.throttle import Verdict
 
 #: Between two commits of the canary.
@@ -43,6 +43,7 @@ class Governor:
         self._observe = observe
         self._database = probes.Database(limits)
         self._custom = probes.Custom(signals, database_url=database_url)
+        self._statements = probes.Statements()
         self._canary = Canary()
         #: When the last verdict was given here, or left to another worker (`time.monotonic`).
         self._judged_at = 0.0
@@ -68,7 +69,8 @@ class Governor:
                 return 0
             readings, scene = self._database.read(connection)
             readings = [*readings, self._canary.reading, *self._custom.read()]
-            verdict = self._decide(taken, readings, others=scene.others)
+            span = self._statements.read(connection)
+            verdict = self._decide(taken, readings, span, others=scene.others)
             self._write(connection, taken, verdict, readings, tell=scene.runs)
         self._on_duty, self._working = True, scene.runs
         self._observe(
@@ -83,11 +85,11 @@ class Governor:
         )
         return 1
 
-    def _decide(self, taken: Taken, readings: list[Reading], *, others: int) -> Verdict:
+    def _decide(self, taken: Taken, readings: list[Reading], span: Span | None, *, others: int) -> Verdict:
         """The verdict; adds what others feel to `readings`."""
         elapsed = min(taken.age_seconds or VERDICT_SECONDS, throttle.STALE_SECONDS)
         memory = throttle.Memory.from_json(taken.memory)
-        latency, memory = throttle.feel(self._canary.felt, memory, others=others, elapsed_seconds=elapsed)
+        latency, memory = throttle.feel(self._canary.felt, memory, span=span, others=others, elapsed_seconds=elapsed)
         readings.append(latency)
         return throttle.decide(
             readings,

@@ -11,7 +11,7 @@ What "slowed down" means is learned: the baseline follows, slowly, what is measu
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from monitoring.probes.reading import Reading
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from migrations.settings import Limit
+    from monitoring.probes.statements import Span
 
 #: Up slowly: a lane more only when the last one has had time to show in the readings (replay lag lags by seconds).
 WIDEN_SECONDS = 3.0
@@ -52,6 +53,12 @@ USUAL_BATCH_SECONDS = 0.5
 FOLLOW_SECONDS = 30.0
 #: Differences below this are the network's and the scheduler's, whoever works.
 FLOOR_SECONDS = 0.003
+#: The same for the mean of statements: thousands of calls, timed inside the server.
+STATEMENT_FLOOR_SECONDS = 0.001
+#: Fewer calls tell nothing.
+FEWEST_CALLS = 20
+#: Statements whose baseline is kept.
+STATEMENTS_KEPT = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +81,10 @@ class Memory:
     share: float = 1.0
     #: What a small commit takes while we rest; None until it was measured.
     commit_baseline_seconds: float | None = None
+    #: What each statement of others takes while we rest, by its number in pg_stat_statements.
+    statement_baselines: Mapping[str, float] = field(default_factory=dict)
+    #: How many times slower than that they were when last asked.
+    statements_slowdown: float = 1.0
     #: Sessions of others, and for how long so many were not seen.
     others: int = 0
     others_age_seconds: float = 0.0
@@ -136,7 +147,11 @@ def decide(  # noqa: PLR0913 - what a verdict depends on; each is named where it
         elapsed_seconds=elapsed_seconds,
     )
     work = max(LEAST_SHARE, share * (1 - pressure))
-    narrow = _narrower(width) if hold_signal else _width(width, max_width, since_widened_seconds, pressure=pressure, share=share)
+    narrow = (
+        _narrower(width)
+        if hold_signal
+        else _width(width, max_width, since_widened_seconds, pressure=pressure, share=share)
+    )
     allowed = 0.0 if hold_signal else work * narrow / max_width
     tell = hold_signal is None and not (memory.told_work / 2 < allowed < memory.told_work * 2)
     return Verdict(
@@ -151,20 +166,31 @@ def decide(  # noqa: PLR0913 - what a verdict depends on; each is named where it
     )
 
 
-def feel(felt: Felt, memory: Memory, *, others: int, elapsed_seconds: float) -> tuple[Reading, Memory]:
-    """How many times slower others are than without us, and the baseline moved towards what was measured at rest.
+def feel(
+    felt: Felt, memory: Memory, *, span: Span | None = None, others: int, elapsed_seconds: float
+) -> tuple[Reading, Memory]:
+    """How many times slower others are than without us, and the baselines moved towards what was measured at rest.
 
-    Where there are no others nobody is slowed down.
+    The worse of two: what the canary's commits take, and what statements of others do, where that is known (`span`, when it
+    was asked just now). Where there are no others nobody is slowed down.
     """
     name = "foreground_latency"
     baseline = _follow(memory.commit_baseline_seconds, felt, elapsed_seconds=elapsed_seconds)
     memory = replace(memory, commit_baseline_seconds=baseline)
+    if span is not None:
+        memory = _listen(memory, span, resting=felt.rested_share == 1)
     if not others and not memory.others:
         return Reading(signal=name, value=1.0, detail="nobody else is at work"), memory
+    commits = slowdown(felt.seconds, baseline) if felt.seconds is not None and baseline is not None else 1.0
+    if memory.statements_slowdown > commits:
+        times = memory.statements_slowdown
+        return Reading(
+            signal=name, value=times, detail="statements of others, against what they take without us"
+        ), memory
     if felt.seconds is None or baseline is None:
         return Reading(signal=name, value=1.0, detail="not known yet"), memory
     detail = f"a small commit takes {felt.seconds * 1000:.1f} ms, without us {baseline * 1000:.1f} ms"
-    return Reading(signal=name, value=slowdown(felt.seconds, baseline), detail=detail), memory
+    return Reading(signal=name, value=commits, detail=detail), memory
 
 
 def slowdown(seconds: float, baseline: float) -> float:
@@ -190,6 +216,31 @@ def _follow(baseline: float | None, felt: Felt, *, elapsed_seconds: float) -> fl
     weight = felt.rested_share if felt.rested_seconds < baseline else felt.rested_share**3
     step = 1 - math.exp(-weight * elapsed_seconds / FOLLOW_SECONDS)
     return baseline + (felt.rested_seconds - baseline) * step
+
+
+def _listen(memory: Memory, span: Span, *, resting: bool) -> Memory:
+    """What statements took against their baselines, and the baselines.
+
+    Only a statement that was seen while we rested has one: so a batch of ours is never among them.
+    """
+    known = [spent for spent in span.statements if spent.statement in memory.statement_baselines]
+    calls = sum(spent.calls for spent in known)
+    expected = sum(
+        spent.calls * (memory.statement_baselines[spent.statement] + STATEMENT_FLOOR_SECONDS) for spent in known
+    )
+    times = sum(spent.seconds for spent in known) / expected if calls >= FEWEST_CALLS else 1.0
+    memory = replace(memory, statements_slowdown=max(1.0, times))
+    if not resting:
+        return memory
+    step = 1 - math.exp(-span.seconds / FOLLOW_SECONDS)
+    heard = {}
+    for spent in span.statements:
+        mean = spent.seconds / spent.calls
+        before = memory.statement_baselines.get(spent.statement, mean)
+        heard[spent.statement] = round(before + (mean - before) * step, 6)
+    # Those heard of now come first, where not all can be kept.
+    baselines = list((heard | {k: v for k, v in memory.statement_baselines.items() if k not in heard}).items())
+    return replace(memory, statement_baselines=dict(baselines[:STATEMENTS_KEPT]))
 
 
 def _hold(readings: Sequence[Reading], limits: Mapping[str, Limit]) -> tuple[str | None, str | None]:

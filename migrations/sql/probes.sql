@@ -155,9 +155,10 @@ WHERE a.pid <> pg_backend_pid()
   AND NOT starts_with(coalesce(a.application_name, ''), 'backfilld')
   AND (a.backend_type = 'client backend' OR a.backend_type IS NULL)
 
--- name: statements_view
--- Where pg_stat_statements is, if this role may read what others run.
+-- name: statements_function
+-- In which schema the function behind the view pg_stat_statements is, if this role may call it.
 SELECT n.nspname AS schema
-FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
-WHERE e.extname = 'pg_stat_statements'
-  AND pg_has_role('pg_read_all_stats', 'USAGE') AND has_schema_privilege(n.oid, 'USAGE')
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE p.proname = 'pg_stat_statements' AND p.proargtypes = '16'::oidvector
+  AND has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE')
+ORDER BY p.oid LIMIT 1

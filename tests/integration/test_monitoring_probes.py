@@ -12,8 +12,9 @@ import pytest
 
 from migrations.postgres.connect import connect
 from migrations.settings import Limit, Limits
-from monitoring.probes import Database, Reading, Scene
+from monitoring.probes import Database, Reading, Scene, Spent, Statements
 from monitoring.probes import database as database_probes
+from monitoring.probes import statements as statement_probes
 from producers.embedded import EmbeddedPostgres
 
 if TYPE_CHECKING:
@@ -529,3 +530,66 @@ def test_who_else_is_at_work_is_seen(database_url: str) -> None:
             "VALUES ('m', 'c', '{}', '{}', '[]', 'me')"
         )
         assert database.read(ours)[1].runs
+
+
+# --- what statements of others take ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counters(connection: Connection) -> None:
+    """A function that answers as pg_stat_statements does, from a table: the embedded server comes without extensions."""
+    connection.execute(
+        "CREATE SCHEMA extensions;"
+        "CREATE TABLE extensions.counted (queryid bigint, calls bigint, total_exec_time float8);"
+        "INSERT INTO extensions.counted VALUES (1, 100, 500), (2, 50, 5), (NULL, 9, 9);"
+        "CREATE FUNCTION extensions.pg_stat_statements(showtext boolean, OUT dbid oid, OUT queryid bigint, OUT calls bigint, "
+        "OUT total_exec_time float8) RETURNS SETOF record LANGUAGE sql AS "
+        "'SELECT d.oid, c.queryid, c.calls, c.total_exec_time FROM extensions.counted c, pg_database d "
+        "WHERE d.datname = current_database()'"
+    )
+
+
+def test_statements_are_what_the_counters_have_grown_by(
+    database_url: str, connection: Connection, counters: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statement_probes, "EVERY_SECONDS", 0.0)
+    statements = Statements()
+    with connect(database_url, application_name="backfilld governor") as ours:
+        assert statements.read(ours) is None, "the first says nothing of how much has grown"
+        connection.execute(
+            "UPDATE extensions.counted SET calls = calls + 10, total_exec_time = total_exec_time + 40 WHERE queryid = 1"
+        )
+        span = statements.read(ours)
+        assert span is not None
+        assert span.statements == (Spent(statement="1", calls=10, seconds=span.statements[0].seconds),)
+        assert span.statements[0].seconds == pytest.approx(0.04)
+        connection.execute("UPDATE extensions.counted SET calls = 1, total_exec_time = 1")
+        reset = statements.read(ours)
+        assert reset is not None
+        assert reset.statements == ()
+
+
+def test_statements_are_not_asked_more_often_than_they_should(database_url: str, counters: None) -> None:
+    statements = Statements()
+    with connect(database_url, application_name="backfilld governor") as ours:
+        statements.read(ours)
+        assert [statements.read(ours) for _ in range(3)] == [None, None, None]
+        assert statements._before, "the one that was due"
+
+
+@pytest.mark.parametrize("broken", ["nothing is there", "it may not be called", "it raises"])
+def test_where_statements_cannot_be_read_nothing_is_known_and_nothing_is_harmed(
+    database_url: str, plain_role_url: str, connection: Connection, broken: str, request: pytest.FixtureRequest
+) -> None:
+    url = database_url
+    if broken != "nothing is there":
+        request.getfixturevalue("counters")
+    if broken == "it may not be called":
+        url = plain_role_url
+    if broken == "it raises":
+        connection.execute("DROP TABLE extensions.counted")
+    statements = Statements()
+    with connect(url, application_name="backfilld governor") as ours, ours.transaction():
+        assert statements.read(ours) is None
+        assert statements._next_look > time.monotonic(), "asked again in a minute"
+        assert ours.execute("SELECT 1 AS one").fetchone() == {"one": 1}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrations.settings import Limit, Limits, limits_by_name
-from monitoring.probes import Reading
+from monitoring.probes import Reading, Span, Spent
 from worker.throttle import (
     CROWD,
     FLOOR_SECONDS,
@@ -21,6 +21,7 @@ from worker.throttle import (
     POLITE_SHARE,
     SHORT_BATCH_SECONDS,
     STALE_SECONDS,
+    STATEMENTS_KEPT,
     WIDEN_SECONDS,
     Felt,
     Memory,
@@ -47,6 +48,8 @@ MEMORIES = st.builds(
     others=st.integers(0, 100),
     others_age_seconds=st.floats(0, 10),
     hold_signal=st.one_of(st.none(), st.sampled_from(SIGNALS)),
+    statement_baselines=st.dictionaries(st.text("0123456789", min_size=1), st.floats(0, 10), max_size=5),
+    statements_slowdown=st.floats(1, 10),
     told_work=st.floats(0, 1),
 )
 
@@ -350,6 +353,53 @@ def test_the_baseline_stays_within_what_was_measured(samples: list[tuple[float, 
     assert memory.commit_baseline_seconds is not None
     measured = [rested for _, rested, _ in samples]
     assert min(measured) - 1e-9 <= memory.commit_baseline_seconds <= max(measured) + 1e-9
+
+
+def span(*statements: tuple[str, int, float], seconds: float = 3.0) -> Span:
+    return Span(
+        seconds=seconds,
+        statements=tuple(Spent(statement=name, calls=calls, seconds=calls * mean) for name, calls, mean in statements),
+    )
+
+
+REST = Felt(seconds=0.001, rested_seconds=0.001, rested_share=1.0)
+WORK = Felt(seconds=0.001)
+
+
+def test_statements_of_others_are_compared_with_what_they_took_at_rest() -> None:
+    app = span(("1", 300, 0.002), ("2", 300, 0.010))
+    reading, memory = feel(REST, Memory(), span=app, others=4, elapsed_seconds=1)
+    assert reading.value == 1
+    assert memory.statement_baselines == {"1": 0.002, "2": 0.010}
+    slow = span(("1", 300, 0.010), ("2", 300, 0.018))
+    reading, memory = feel(WORK, memory, span=slow, others=4, elapsed_seconds=1)
+    assert reading.value == pytest.approx(2)
+    assert "statements of others" in reading.detail
+    assert memory.statement_baselines == {"1": 0.002, "2": 0.010}, "nothing is learned while we work"
+    again, memory = feel(WORK, memory, others=4, elapsed_seconds=1)
+    assert again.value == reading.value, "until they are asked again"
+    assert feel(WORK, memory, span=app, others=4, elapsed_seconds=1)[0].value == 1
+
+
+def test_a_statement_never_seen_at_rest_counts_for_nothing() -> None:
+    """As our own batches: long, and run only while we work."""
+    _, memory = feel(REST, Memory(), span=span(("1", 300, 0.002)), others=4, elapsed_seconds=1)
+    reading, _ = feel(WORK, memory, span=span(("1", 300, 0.002), ("ours", 300, 0.1)), others=4, elapsed_seconds=1)
+    assert reading.value == 1
+
+
+def test_few_calls_tell_nothing() -> None:
+    _, memory = feel(REST, Memory(), span=span(("1", 300, 0.002)), others=4, elapsed_seconds=1)
+    assert feel(WORK, memory, span=span(("1", 3, 9.0)), others=4, elapsed_seconds=1)[0].value == 1
+
+
+def test_the_baselines_of_statements_are_bounded_and_follow_at_rest() -> None:
+    memory = Memory()
+    for number in range(200):
+        _, memory = feel(REST, memory, span=span((str(number), 10, 0.1), ("1", 9, 1.0)), others=1, elapsed_seconds=1)
+    assert len(memory.statement_baselines) == STATEMENTS_KEPT
+    assert "199" in memory.statement_baselines
+    assert memory.statement_baselines["1"] == pytest.approx(1.0, abs=0.01)
 
 
 # --- the loop ----------------------------------------------------------------------------------------------------------
