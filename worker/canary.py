@@ -1,4 +1,8 @@
-"""The canary: a commit of the smallest kind, made again and again, that feels what the application's commits feel."""
+"""The canary: a commit of the smallest kind, made again and again, that feels what the application's commits feel.
+
+Beside each it counts the sessions of others that are inside a transaction. So many, divided by how many transactions end in a
+second, is how long one takes (Little's law), waiting for locks and for a processor included, which a small commit never does.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from worker.throttle import Felt
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from migrations.model import Row
     from migrations.postgres.connect import Connection
 
 #: What is judged. Longer would answer late, shorter would follow every hiccup.
@@ -26,6 +31,9 @@ WINDOW_SECONDS = 5.0
 QUANTILE = 0.8
 #: Before the first verdict, so that it is not given on one commit alone.
 FIRST_SAMPLES = 8
+#: Fewer looks at who is busy, or fewer transactions, are no average. Our own side tasks make about ten transactions a second.
+FEWEST_LOOKS = 15
+FEWEST_PER_SECOND = 40.0
 #: A standby that confirms nothing would keep a commit for ever, and the governor with it.
 STATEMENT_TIMEOUT = "5s"
 
@@ -33,9 +41,12 @@ STATEMENT_TIMEOUT = "5s"
 @dataclass(frozen=True)
 class _Sample:
     at: float
-    seconds: float
+    #: None: nothing was committed, only looked.
+    seconds: float | None
     #: A batch of ours was under way.
     working: bool
+    #: Sessions of others inside a transaction.
+    busy: int
 
 
 @dataclass
@@ -43,6 +54,8 @@ class Canary:
     """Commits, and remembers how long each took."""
 
     _samples: deque[_Sample] = field(default_factory=deque)
+    #: How many transactions of others had ended, and when.
+    _ended: deque[tuple[float, int]] = field(default_factory=deque)
     #: Why the last commit failed.
     _error: str | None = None
 
@@ -62,9 +75,26 @@ class Canary:
             connection.rollback()
             self._error = exc.diag.message_primary or str(exc)
             return
-        now = time.monotonic()
         self._error = None
-        self._samples.append(_Sample(now, now - began, working=row is None or bool(row["working"])))
+        self._remember(time.monotonic() - began, row)
+
+    def look(self, connection: Connection) -> None:
+        """Only count who is there: for the time when no run is at work, and no commit of ours should be either."""
+        self._remember(None, connection.execute(pace.CROWD).fetchone())
+
+    def count(self, transactions: int | None) -> None:
+        """How many transactions of others have ended by now."""
+        if transactions is None or (self._ended and transactions < self._ended[-1][1]):
+            self._ended.clear()  # unknown, or the counters were reset
+        if transactions is not None:
+            self._ended.append((time.monotonic(), transactions))
+        while self._ended and self._ended[0][0] < time.monotonic() - WINDOW_SECONDS - 1:
+            self._ended.popleft()
+
+    def _remember(self, seconds: float | None, row: Row | None) -> None:
+        now = time.monotonic()
+        if row is not None:
+            self._samples.append(_Sample(now, seconds, working=row["working"], busy=row["busy"]))
         while self._samples and self._samples[0].at < now - WINDOW_SECONDS:
             self._samples.popleft()
 
@@ -89,17 +119,28 @@ class Canary:
             seconds=_quantile(recent),
             rested_seconds=_quantile(rested),
             rested_share=len(rested) / len(recent) if recent else 0.0,
+            response_seconds=self._response_seconds(recent),
         )
 
     @property
     def silent_seconds(self) -> float:
         """Since the last commit."""
-        return time.monotonic() - self._samples[-1].at if self._samples else math.inf
+        last = next((sample.at for sample in reversed(self._samples) if sample.seconds is not None), -math.inf)
+        return time.monotonic() - last
 
     @property
     def working(self) -> bool:
         """Whether a batch of ours was seen lately."""
         return any(sample.working for sample in self._recent())
+
+    def _response_seconds(self, recent: Sequence[_Sample]) -> float | None:
+        """What a transaction of others takes on average; None when there are too few of them, or too few looks."""
+        if len(self._ended) < 2 or len(recent) < FEWEST_LOOKS:
+            return None
+        (began, before), (ended, after) = self._ended[0], self._ended[-1]
+        per_second = (after - before) / (ended - began)
+        busy = sum(sample.busy for sample in recent) / len(recent)
+        return busy / per_second if per_second >= FEWEST_PER_SECOND else None
 
     def _recent(self) -> list[_Sample]:
         since = time.monotonic() - WINDOW_SECONDS
@@ -107,7 +148,5 @@ class Canary:
 
 
 def _quantile(samples: Sequence[_Sample]) -> float | None:
-    if not samples:
-        return None
-    ordered = sorted(sample.seconds for sample in samples)
-    return ordered[math.ceil(QUANTILE * len(ordered)) - 1]
+    ordered = sorted(sample.seconds for sample in samples if sample.seconds is not None)
+    return ordered[math.ceil(QUANTILE * len(ordered)) - 1] if ordered else None

@@ -47,8 +47,8 @@ class Governor:
         self._canary = Canary()
         #: When the last verdict was given here, or left to another worker (`time.monotonic`).
         self._judged_at = 0.0
-        #: This worker gave the last verdict; there are runs it was given for.
-        self._on_duty = self._working = False
+        #: This worker gave the last verdict; there are runs it was given for; and others, whose baseline can be learned.
+        self._on_duty = self._working = self._crowded = False
 
     def tick(self, connection: Connection) -> int:
         """What the loop calls every `TICK_SECONDS`: a verdict when it is time, and else a canary, seldom where no run is."""
@@ -56,6 +56,8 @@ class Governor:
             return self.run_once(connection)
         if self._working or (self._on_duty and self._canary.silent_seconds >= VERDICT_SECONDS):
             self._canary.sing(connection)
+        elif self._on_duty and self._crowded:
+            self._canary.look(connection)
         return 0
 
     def run_once(self, connection: Connection) -> int:
@@ -68,11 +70,12 @@ class Governor:
             if taken is None:
                 return 0
             readings, scene = self._database.read(connection)
+            self._canary.count(scene.transactions)
             readings = [*readings, self._canary.reading, *self._custom.read()]
             span = self._statements.read(connection)
             verdict = self._decide(taken, readings, span, others=scene.others)
             self._write(connection, taken, verdict, readings, tell=scene.runs)
-        self._on_duty, self._working = True, scene.runs
+        self._on_duty, self._working, self._crowded = True, scene.runs, scene.others >= throttle.CROWD
         self._observe(
             PaceSet(
                 width=verdict.width,

@@ -52,9 +52,9 @@ USUAL_BATCH_SECONDS = 0.5
 #: short enough that a baseline that is not true any more does not hold for minutes.
 FOLLOW_SECONDS = 30.0
 #: Differences below this are the network's and the scheduler's, whoever works.
-FLOOR_SECONDS = 0.003
-#: The same for the mean of statements: thousands of calls, timed inside the server.
-STATEMENT_FLOOR_SECONDS = 0.001
+FLOOR_SECONDS = 0.005
+#: The same for means of others' statements and transactions: of many, and timed inside the server.
+MEAN_FLOOR_SECONDS = 0.002
 #: Fewer calls tell nothing.
 FEWEST_CALLS = 20
 #: Statements whose baseline is kept.
@@ -71,6 +71,8 @@ class Felt:
     rested_seconds: float | None = None
     #: How much of it was.
     rested_share: float = 0.0
+    #: What a transaction of others took on average; None when it is not known.
+    response_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,8 @@ class Memory:
     share: float = 1.0
     #: What a small commit takes while we rest; None until it was measured.
     commit_baseline_seconds: float | None = None
+    #: What a transaction of others takes on average while we rest.
+    response_baseline_seconds: float | None = None
     #: What each statement of others takes while we rest, by its number in pg_stat_statements.
     statement_baselines: Mapping[str, float] = field(default_factory=dict)
     #: How many times slower than that they were when last asked.
@@ -171,31 +175,39 @@ def feel(
 ) -> tuple[Reading, Memory]:
     """How many times slower others are than without us, and the baselines moved towards what was measured at rest.
 
-    The worse of two: what the canary's commits take, and what statements of others do, where that is known (`span`, when it
-    was asked just now). Where there are no others nobody is slowed down.
+    The worst of three: what the canary's commits take, what transactions of others take on average, and what their statements
+    do, where that is known (`span`, when it was asked just now). Without a crowd nobody is slowed down.
     """
-    name = "foreground_latency"
-    baseline = _follow(memory.commit_baseline_seconds, felt, elapsed_seconds=elapsed_seconds)
-    memory = replace(memory, commit_baseline_seconds=baseline)
+    memory = replace(
+        memory,
+        commit_baseline_seconds=_follow(memory.commit_baseline_seconds, felt, elapsed_seconds=elapsed_seconds),
+        response_baseline_seconds=_follow_response(memory.response_baseline_seconds, felt, elapsed_seconds),
+    )
     if span is not None:
         memory = _listen(memory, span, resting=felt.rested_share == 1)
-    if not others and not memory.others:
-        return Reading(signal=name, value=1.0, detail="nobody else is at work"), memory
-    commits = slowdown(felt.seconds, baseline) if felt.seconds is not None and baseline is not None else 1.0
-    if memory.statements_slowdown > commits:
-        times = memory.statements_slowdown
-        return Reading(
-            signal=name, value=times, detail="statements of others, against what they take without us"
-        ), memory
-    if felt.seconds is None or baseline is None:
-        return Reading(signal=name, value=1.0, detail="not known yet"), memory
-    detail = f"a small commit takes {felt.seconds * 1000:.1f} ms, without us {baseline * 1000:.1f} ms"
-    return Reading(signal=name, value=commits, detail=detail), memory
+    if max(others, memory.others) < CROWD:
+        return Reading(signal="foreground_latency", value=1.0, detail="nobody else is at work"), memory
+    return max(_slowdowns(felt, memory), key=lambda reading: reading.value or 0.0), memory
 
 
-def slowdown(seconds: float, baseline: float) -> float:
+def _slowdowns(felt: Felt, memory: Memory) -> list[Reading]:
+    """What is known of others' latency, each as a reading."""
+    name = "foreground_latency"
+    found = [Reading(signal=name, value=1.0, detail="not known yet")]
+    if felt.seconds is not None and (baseline := memory.commit_baseline_seconds) is not None:
+        detail = f"a small commit takes {felt.seconds * 1000:.1f} ms, without us {baseline * 1000:.1f} ms"
+        found.insert(0, Reading(signal=name, value=slowdown(felt.seconds, baseline), detail=detail))
+    if (seconds := felt.response_seconds) is not None and (baseline := memory.response_baseline_seconds) is not None:
+        detail = f"a transaction of others takes {seconds * 1000:.1f} ms, without us {baseline * 1000:.1f} ms"
+        times = slowdown(seconds, baseline, floor=MEAN_FLOOR_SECONDS)
+        found.append(Reading(signal=name, value=times, detail=detail))
+    detail = "statements of others, against what they take without us"
+    return [*found, Reading(signal=name, value=memory.statements_slowdown, detail=detail)]
+
+
+def slowdown(seconds: float, baseline: float, *, floor: float = FLOOR_SECONDS) -> float:
     """Times slower than the baseline; what is within the floor is no slowdown, and 1 is the least."""
-    return max(1.0, seconds / (baseline + FLOOR_SECONDS))
+    return max(1.0, seconds / (baseline + floor))
 
 
 def stale(age_seconds: float | None) -> str | None:
@@ -218,6 +230,16 @@ def _follow(baseline: float | None, felt: Felt, *, elapsed_seconds: float) -> fl
     return baseline + (felt.rested_seconds - baseline) * step
 
 
+def _follow_response(baseline: float | None, felt: Felt, elapsed_seconds: float) -> float | None:
+    # An average over all of the last seconds: it tells of rest only when all of them were.
+    if felt.response_seconds is None or felt.rested_share < 1:
+        return baseline
+    if baseline is None:
+        return felt.response_seconds
+    step = 1 - math.exp(-elapsed_seconds / FOLLOW_SECONDS)
+    return baseline + (felt.response_seconds - baseline) * step
+
+
 def _listen(memory: Memory, span: Span, *, resting: bool) -> Memory:
     """What statements took against their baselines, and the baselines.
 
@@ -225,9 +247,7 @@ def _listen(memory: Memory, span: Span, *, resting: bool) -> Memory:
     """
     known = [spent for spent in span.statements if spent.statement in memory.statement_baselines]
     calls = sum(spent.calls for spent in known)
-    expected = sum(
-        spent.calls * (memory.statement_baselines[spent.statement] + STATEMENT_FLOOR_SECONDS) for spent in known
-    )
+    expected = sum(spent.calls * (memory.statement_baselines[spent.statement] + MEAN_FLOOR_SECONDS) for spent in known)
     times = sum(spent.seconds for spent in known) / expected if calls >= FEWEST_CALLS else 1.0
     memory = replace(memory, statements_slowdown=max(1.0, times))
     if not resting:

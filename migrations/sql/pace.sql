@@ -28,11 +28,25 @@ SET width = %(width)s::integer,
     sampled_at = clock_timestamp()
 
 -- name: canary
--- A commit of the smallest kind, and whether a batch of ours is under way beside it. A message in the WAL and not a row: it is
--- written, flushed and replicated as a row is, and leaves nothing for a vacuum, however long a reader holds that back.
+-- A commit of the smallest kind, and beside it what `crowd` sees. A message in the WAL and not a row: it is written, flushed and
+-- replicated as a row is, and leaves nothing for a vacuum, however long a reader holds that back.
 SELECT pg_logical_emit_message(true, 'backfilld', '') IS NOT NULL AS written,
-       EXISTS (SELECT FROM pg_stat_activity a
-               WHERE starts_with(a.application_name, 'backfilld run=') AND a.state <> 'idle') AS working
+       coalesce(bool_or(starts_with(a.application_name, 'backfilld run=') AND a.state <> 'idle'), false) AS working,
+       count(*) FILTER (WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+                          AND NOT starts_with(a.application_name, 'backfilld')
+                          AND (a.state IN ('active', 'fastpath function call')
+                               OR a.state = 'idle in transaction' AND a.state_change > clock_timestamp() - interval '5 seconds')) AS busy
+FROM pg_stat_activity a
+
+-- name: crowd
+-- Whether a batch of ours is under way, and how many sessions of others are inside a transaction: what the canary sees
+-- without a commit. One that was left open is nobody's waiting.
+SELECT coalesce(bool_or(starts_with(a.application_name, 'backfilld run=') AND a.state <> 'idle'), false) AS working,
+       count(*) FILTER (WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+                          AND NOT starts_with(a.application_name, 'backfilld')
+                          AND (a.state IN ('active', 'fastpath function call')
+                               OR a.state = 'idle in transaction' AND a.state_change > clock_timestamp() - interval '5 seconds')) AS busy
+FROM pg_stat_activity a
 
 -- name: set_max_width
 -- A person sets how many lanes may work at once, at most.

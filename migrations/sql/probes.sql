@@ -145,10 +145,12 @@ GROUP BY 1
 
 -- name: others
 -- Sessions of others in this database that have run something within two seconds, or may have: what they do is hidden from a
--- role without pg_monitor. And whether a run may be at work.
+-- role without pg_monitor. Whether a run may be at work, and how many transactions have ended here, batches of runs left out.
 SELECT count(*) FILTER (WHERE a.backend_type IS NULL OR a.state IN ('active', 'fastpath function call', 'disabled')
                            OR a.state_change >= clock_timestamp() - interval '2 seconds') AS sessions,
-       EXISTS (SELECT FROM backfilld.runs WHERE state IN ('queued', 'running')) AS runs
+       EXISTS (SELECT FROM backfilld.runs WHERE state IN ('queued', 'running')) AS runs,
+       (SELECT d.xact_commit + d.xact_rollback FROM pg_stat_database d WHERE d.datname = current_database())
+       - (SELECT coalesce(sum(l.batches_committed), 0) FROM backfilld.lanes l)::bigint AS transactions
 FROM pg_stat_activity a
 WHERE a.pid <> pg_backend_pid()
   AND a.datname = current_database()

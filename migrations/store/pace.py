@@ -21,6 +21,7 @@ _SQL = queries("pace")
 TAKE_PERMIT = _SQL["take_permit"]
 #: Statement text that the canary sends in one round trip together with others.
 CANARY = _SQL["canary"]
+CROWD = _SQL["crowd"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,8 @@ class Scene:
     others: int
     #: A run may be at work.
     runs: bool
+    #: How many transactions have ended in this database, batches of runs left out; None: unknown. Only its growth tells.
+    transactions: int | None = None
 
 
 #: Unknown: as if somebody were there.
@@ -177,7 +179,7 @@ class Database:
 
     def _look_around(self, rows: Sequence[Row]) -> list[Reading]:
         (row,) = rows
-        self._scene = Scene(others=row["sessions"], runs=row["runs"])
+        self._scene = Scene(others=row["sessions"], runs=row["runs"], transactions=row["transactions"])
         return []
 
 

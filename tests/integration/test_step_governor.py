@@ -387,6 +387,26 @@ def test_a_canary_that_fails_is_a_signal_that_cannot_be_read(engine: Engine, mon
     assert pace.read(engine.connection).hold_reason is None
 
 
+def test_what_a_transaction_of_others_takes_is_their_number_by_their_rate(engine: Engine) -> None:
+    """Three sessions wait for a row; a hundred transactions a second end: each takes thirty milliseconds."""
+    canary = Canary()
+    others = [engine.connect() for _ in range(3)]
+    for other in others:
+        other.execute("BEGIN")
+    assert canary.felt.response_seconds is None, "nothing was counted yet"
+    canary.count(1000)
+    canary._ended[0] = (time.monotonic() - 2, 1000)
+    canary.count(1200)
+    for _ in range(20):
+        canary.look(engine.connection)
+    assert canary.felt.response_seconds == pytest.approx(0.03, rel=0.2)
+    assert canary.felt.seconds is None, "no commit of ours"
+    canary.count(7)
+    assert canary.felt.response_seconds is None, "the counters were reset"
+    for other in others:
+        other.close()
+
+
 def test_the_canary_leaves_nothing_to_vacuum(engine: Engine) -> None:
     canary = Canary()
     size = "SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relnamespace = 'backfilld'::regnamespace"

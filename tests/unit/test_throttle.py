@@ -45,6 +45,7 @@ MEMORIES = st.builds(
     Memory,
     share=st.floats(LEAST_SHARE, 1),
     commit_baseline_seconds=st.one_of(st.none(), st.floats(0, 10)),
+    response_baseline_seconds=st.one_of(st.none(), st.floats(0, 10)),
     others=st.integers(0, 100),
     others_age_seconds=st.floats(0, 10),
     hold_signal=st.one_of(st.none(), st.sampled_from(SIGNALS)),
@@ -297,36 +298,35 @@ def felt(seconds: float, rested: float | None = None, share: float = 1.0) -> Fel
 
 def test_what_is_within_the_floor_is_no_slowdown() -> None:
     assert slowdown(0.0009 + FLOOR_SECONDS, 0.001) == 1
-    assert slowdown(0.020, 0.002) == 4
-    assert slowdown(0.020 + FLOOR_SECONDS, 0.010) == pytest.approx(0.023 / 0.013)
+    assert slowdown(4 * (0.002 + FLOOR_SECONDS), 0.002) == pytest.approx(4)
+    assert slowdown(0.03, 0.01, floor=0.0) == pytest.approx(3)
 
 
 def test_a_baseline_is_learned_at_rest_and_kept_while_we_work() -> None:
-    reading, memory = feel(felt(0.05), Memory(), others=1, elapsed_seconds=1)
+    reading, memory = feel(felt(0.05), Memory(), others=CROWD, elapsed_seconds=1)
     assert (reading.value, memory.commit_baseline_seconds) == (1, None)
-    reading, memory = feel(felt(0.01, 0.01), memory, others=1, elapsed_seconds=1)
+    reading, memory = feel(felt(0.01, 0.01), memory, others=CROWD, elapsed_seconds=1)
     assert (reading.value, memory.commit_baseline_seconds) == (1, 0.01)
-    reading, memory = feel(felt(0.039), memory, others=1, elapsed_seconds=10)
+    reading, memory = feel(felt(0.045), memory, others=CROWD, elapsed_seconds=10)
     assert reading.value == pytest.approx(3)
     assert memory.commit_baseline_seconds == 0.01
-    assert reading.detail == "a small commit takes 39.0 ms, without us 10.0 ms"
+    assert reading.detail == "a small commit takes 45.0 ms, without us 10.0 ms"
 
 
 def test_nobody_is_slowed_down_where_nobody_is() -> None:
     memory = Memory(commit_baseline_seconds=0.01)
-    assert feel(felt(1.0), memory, others=0, elapsed_seconds=1)[0].value == 1
-    assert feel(felt(1.0), memory, others=1, elapsed_seconds=1)[0].value != 1
+    for few in range(CROWD):
+        assert feel(felt(1.0), memory, others=few, elapsed_seconds=1)[0].value == 1
+    assert feel(felt(1.0), memory, others=CROWD, elapsed_seconds=1)[0].value != 1
     assert feel(felt(1.0), replace(memory, others=2), others=0, elapsed_seconds=1)[0].value != 1
 
 
 def test_a_stale_baseline_does_not_hold_for_ever() -> None:
     """The disk has become ten times slower, and not for us: while we are held the baseline learns it."""
-    memory, seconds = Memory(commit_baseline_seconds=0.01, others=4), 0
-    while feel(felt(0.1, 0.1), memory, others=4, elapsed_seconds=1)[0].value or LIMITS["foreground_latency"].hard <= 0:
+    memory, value, seconds = Memory(commit_baseline_seconds=0.01, others=4), 100.0, 0
+    while value >= LIMITS["foreground_latency"].hard:
         reading, memory = feel(felt(0.1, 0.1), memory, others=4, elapsed_seconds=1)
-        if (reading.value or 0) < LIMITS["foreground_latency"].hard:
-            break
-        seconds += 1
+        value, seconds = reading.value or 0.0, seconds + 1
     assert 5 <= seconds <= 30
 
 
@@ -355,6 +355,21 @@ def test_the_baseline_stays_within_what_was_measured(samples: list[tuple[float, 
     assert min(measured) - 1e-9 <= memory.commit_baseline_seconds <= max(measured) + 1e-9
 
 
+def test_transactions_of_others_are_compared_with_what_they_took_at_rest() -> None:
+    """Which tells of row locks and of the processor, as a small commit cannot."""
+    rest = Felt(seconds=0.001, rested_seconds=0.001, rested_share=1.0, response_seconds=0.004)
+    reading, memory = feel(rest, Memory(), others=4, elapsed_seconds=1)
+    assert (reading.value, memory.response_baseline_seconds) == (1, 0.004)
+    work = Felt(seconds=0.001, rested_seconds=0.001, rested_share=0.5, response_seconds=0.012)
+    reading, memory = feel(work, memory, others=4, elapsed_seconds=1)
+    assert reading.value == pytest.approx(2)
+    assert reading.detail == "a transaction of others takes 12.0 ms, without us 4.0 ms"
+    assert memory.response_baseline_seconds == 0.004, "half of it was work"
+    for _ in range(120):
+        reading, memory = feel(replace(work, rested_share=1.0), memory, others=4, elapsed_seconds=1)
+    assert reading.value == 1
+
+
 def span(*statements: tuple[str, int, float], seconds: float = 3.0) -> Span:
     return Span(
         seconds=seconds,
@@ -371,7 +386,7 @@ def test_statements_of_others_are_compared_with_what_they_took_at_rest() -> None
     reading, memory = feel(REST, Memory(), span=app, others=4, elapsed_seconds=1)
     assert reading.value == 1
     assert memory.statement_baselines == {"1": 0.002, "2": 0.010}
-    slow = span(("1", 300, 0.010), ("2", 300, 0.018))
+    slow = span(("1", 300, 0.012), ("2", 300, 0.020))
     reading, memory = feel(WORK, memory, span=slow, others=4, elapsed_seconds=1)
     assert reading.value == pytest.approx(2)
     assert "statements of others" in reading.detail
@@ -464,13 +479,13 @@ def test_the_loop_settles(room: float, replay: float) -> None:
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.floats(0.2, 10), min_size=10, max_size=60))
 def test_it_never_oscillates_without_bound(rooms: list[float]) -> None:
-    """Whatever the load does, work never grows by more than half or two lanes from one verdict to the next."""
+    """Whatever the load does: from one verdict to the next work no more than doubles, but for the first few lanes."""
     database = Simulated(room=1, replay=100)
     for room in rooms:
         database.room = room
         database.tick()
     for before, after in itertools.pairwise(database.works):
-        assert after <= max(1.5 * before, before + 2)
+        assert after <= 2 * before + 3
 
 
 @pytest.mark.parametrize(
