@@ -51,10 +51,14 @@ USUAL_BATCH_SECONDS = 0.5
 #: The baseline comes two thirds closer to what is measured at rest in this time. Long enough to outlast our own after-effects,
 #: short enough that a baseline that is not true any more does not hold for minutes.
 FOLLOW_SECONDS = 30.0
+#: The first baseline wants this much rest.
+MOSTLY = 0.9
 #: Differences below this are the network's and the scheduler's, whoever works.
 FLOOR_SECONDS = 0.005
 #: The same for means of others' statements and transactions: of many, and timed inside the server.
-MEAN_FLOOR_SECONDS = 0.002
+MEAN_FLOOR_SECONDS = 0.001
+#: And for the mean of one statement, of which a transaction has several.
+STATEMENT_FLOOR_SECONDS = 0.0002
 #: Fewer calls tell nothing.
 FEWEST_CALLS = 20
 #: Statements whose baseline is kept.
@@ -180,11 +184,15 @@ def feel(
     """
     memory = replace(
         memory,
-        commit_baseline_seconds=_follow(memory.commit_baseline_seconds, felt, elapsed_seconds=elapsed_seconds),
-        response_baseline_seconds=_follow_response(memory.response_baseline_seconds, felt, elapsed_seconds),
+        commit_baseline_seconds=_follow(
+            memory.commit_baseline_seconds, felt.rested_seconds, rested=felt.rested_share, seconds=elapsed_seconds
+        ),
+        response_baseline_seconds=_follow(
+            memory.response_baseline_seconds, felt.response_seconds, rested=felt.rested_share, seconds=elapsed_seconds
+        ),
     )
     if span is not None:
-        memory = _listen(memory, span, resting=felt.rested_share == 1)
+        memory = _listen(memory, span, rested=felt.rested_share)
     if max(others, memory.others) < CROWD:
         return Reading(signal="foreground_latency", value=1.0, detail="nobody else is at work"), memory
     return max(_slowdowns(felt, memory), key=lambda reading: reading.value or 0.0), memory
@@ -219,48 +227,39 @@ def stale(age_seconds: float | None) -> str | None:
     return None
 
 
-def _follow(baseline: float | None, felt: Felt, *, elapsed_seconds: float) -> float | None:
-    if felt.rested_seconds is None:
+def _follow(baseline: float | None, measured: float | None, *, rested: float, seconds: float) -> float | None:
+    """The baseline after `seconds` of which we rested this share."""
+    if measured is None:
         return baseline
     if baseline is None:
-        return felt.rested_seconds
-    # In a short gap between batches what they left behind is felt still: upwards it counts for little, and downwards for all.
-    weight = felt.rested_share if felt.rested_seconds < baseline else felt.rested_share**3
-    step = 1 - math.exp(-weight * elapsed_seconds / FOLLOW_SECONDS)
-    return baseline + (felt.rested_seconds - baseline) * step
+        return measured if rested >= MOSTLY else None
+    # Beside batches what they cost is felt as well: upwards that counts for little, and downwards for all. It counts for
+    # something, or a run that is down to a tenth of its time for a slowness that is not its own would never get out of it.
+    weight = rested if measured < baseline else rested**3
+    return baseline + (measured - baseline) * (1 - math.exp(-weight * seconds / FOLLOW_SECONDS))
 
 
-def _follow_response(baseline: float | None, felt: Felt, elapsed_seconds: float) -> float | None:
-    # An average over all of the last seconds: it tells of rest only when all of them were.
-    if felt.response_seconds is None or felt.rested_share < 1:
-        return baseline
-    if baseline is None:
-        return felt.response_seconds
-    step = 1 - math.exp(-elapsed_seconds / FOLLOW_SECONDS)
-    return baseline + (felt.response_seconds - baseline) * step
-
-
-def _listen(memory: Memory, span: Span, *, resting: bool) -> Memory:
+def _listen(memory: Memory, span: Span, *, rested: float) -> Memory:
     """What statements took against their baselines, and the baselines.
 
     Only a statement that was seen while we rested has one: so a batch of ours is never among them.
     """
-    known = [spent for spent in span.statements if spent.statement in memory.statement_baselines]
+    before = memory.statement_baselines
+    known = [spent for spent in span.statements if spent.statement in before]
     calls = sum(spent.calls for spent in known)
-    expected = sum(spent.calls * (memory.statement_baselines[spent.statement] + MEAN_FLOOR_SECONDS) for spent in known)
+    expected = sum(spent.calls * (before[spent.statement] + STATEMENT_FLOOR_SECONDS) for spent in known)
     times = sum(spent.seconds for spent in known) / expected if calls >= FEWEST_CALLS else 1.0
-    memory = replace(memory, statements_slowdown=max(1.0, times))
-    if not resting:
-        return memory
-    step = 1 - math.exp(-span.seconds / FOLLOW_SECONDS)
-    heard = {}
-    for spent in span.statements:
-        mean = spent.seconds / spent.calls
-        before = memory.statement_baselines.get(spent.statement, mean)
-        heard[spent.statement] = round(before + (mean - before) * step, 6)
+    heard = {
+        spent.statement: round(
+            _follow(before.get(spent.statement), spent.seconds / spent.calls, rested=rested, seconds=span.seconds)
+            or 0.0,
+            6,
+        )
+        for spent in (span.statements if rested == 1 else known)
+    }
     # Those heard of now come first, where not all can be kept.
-    baselines = list((heard | {k: v for k, v in memory.statement_baselines.items() if k not in heard}).items())
-    return replace(memory, statement_baselines=dict(baselines[:STATEMENTS_KEPT]))
+    baselines = [*heard.items(), *((name, mean) for name, mean in before.items() if name not in heard)]
+    return replace(memory, statements_slowdown=max(1.0, times), statement_baselines=dict(baselines[:STATEMENTS_KEPT]))
 
 
 def _hold(readings: Sequence[Reading], limits: Mapping[str, Limit]) -> tuple[str | None, str | None]:
