@@ -29,8 +29,8 @@ STALE_SECONDS = 15.0
 
 #: A lane works at least a tenth of its time: slower than that is a hold, which has a name and a reason.
 LEAST_SHARE = 0.1
-#: With others busy a run begins with half of its time. What it costs them shows within seconds, and then it is learned.
-POLITE_SHARE = 0.5
+#: Beside a crowd a run begins with a third of its time. What it costs them shows within seconds, and then it is learned.
+POLITE_SHARE = 1 / 3
 #: This many sessions of others at once are a load; one alone may be somebody who looks on.
 CROWD = 2
 #: How long others count as being there after they were last seen: a pause between two requests is not their end.
@@ -56,7 +56,7 @@ MOSTLY = 0.9
 #: Differences below this are the network's and the scheduler's, whoever works.
 FLOOR_SECONDS = 0.005
 #: The same for means of others' statements and transactions: of many, and timed inside the server.
-MEAN_FLOOR_SECONDS = 0.001
+MEAN_FLOOR_SECONDS = 0.0005
 #: And for the mean of one statement, of which a transaction has several.
 STATEMENT_FLOOR_SECONDS = 0.0002
 #: Fewer calls tell nothing.
@@ -150,6 +150,7 @@ def decide(  # noqa: PLR0913 - what a verdict depends on; each is named where it
     share = _share(
         memory,
         slowed=_grade(felt, limits) if felt else 0.0,
+        well=felt is None or _well(felt, limits),
         hold_signal=hold_signal,
         working=working,
         elapsed_seconds=elapsed_seconds,
@@ -292,6 +293,12 @@ def _grade(reading: Reading, limits: Mapping[str, Limit]) -> float:
     return min(1.0, max(0.0, (reading.value - limit.soft) / (limit.hard - limit.soft)))
 
 
+def _well(felt: Reading, limits: Mapping[str, Limit]) -> bool:
+    # Half-way to the soft limit the share rests where it is: the slowest requests feel more than the average does.
+    limit = limits.get(felt.signal)
+    return limit is None or (felt.value or 0.0) <= (1 + limit.soft) / 2
+
+
 def _company(memory: Memory, others: int, elapsed_seconds: float) -> Memory:
     """Others are there until they have not been seen for a while."""
     age = memory.others_age_seconds + elapsed_seconds
@@ -300,7 +307,9 @@ def _company(memory: Memory, others: int, elapsed_seconds: float) -> Memory:
     return replace(memory, others_age_seconds=age)
 
 
-def _share(memory: Memory, *, slowed: float, hold_signal: str | None, working: bool, elapsed_seconds: float) -> float:
+def _share(
+    memory: Memory, *, slowed: float, well: bool, hold_signal: str | None, working: bool, elapsed_seconds: float
+) -> float:
     share = memory.share
     if hold_signal is not None:
         # Once, as it begins: while nothing works there is nothing to learn. Another signal's hold says nothing of the share.
@@ -308,7 +317,7 @@ def _share(memory: Memory, *, slowed: float, hold_signal: str | None, working: b
             share /= 2
     elif slowed > 0:
         share *= 1 - min(0.5, BRAKE_PER_SECOND * slowed * elapsed_seconds)
-    else:
+    elif well:
         share += elapsed_seconds * (RECOVER_PER_SECOND if memory.others else RECOVER_ALONE_PER_SECOND)
     if memory.others >= CROWD and not working:
         share = min(
@@ -318,8 +327,9 @@ def _share(memory: Memory, *, slowed: float, hold_signal: str | None, working: b
 
 
 def _width(width: int, max_width: int, since_widened_seconds: float | None, *, pressure: float, share: float) -> int:
-    # The share counts for lanes as well: eight that work a tenth of their time are in more people's way than one.
-    ceiling = max(1, min(math.floor(max_width * (1 - pressure)), math.ceil(max_width * share)))
+    # The share counts for lanes as well, and more: two that work at once are in people's way at once, and one that works twice
+    # as long is not. A third of the time is for one lane of eight, half for two.
+    ceiling = max(1, min(math.floor(max_width * (1 - pressure)), math.ceil(max_width * share**2)))
     if width > ceiling:
         return ceiling
     may_widen = since_widened_seconds is None or since_widened_seconds >= WIDEN_SECONDS

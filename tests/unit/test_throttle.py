@@ -18,6 +18,7 @@ from worker.throttle import (
     LEAST_BATCH_SECONDS,
     LEAST_SHARE,
     LEAVE_SECONDS,
+    MEAN_FLOOR_SECONDS,
     POLITE_SHARE,
     SHORT_BATCH_SECONDS,
     STALE_SECONDS,
@@ -234,11 +235,12 @@ def test_beside_others_a_batch_is_short_from_the_start() -> None:
     assert (beside.batch_seconds, beside.rest) == (SHORT_BATCH_SECONDS, 0)
 
 
-def test_beside_a_crowd_a_run_begins_with_half_of_its_time() -> None:
+def test_beside_a_crowd_a_run_begins_with_one_lane_and_a_third_of_its_time() -> None:
     idle = verdict(calm(), others=CROWD, working=False)
     assert idle.memory.share == POLITE_SHARE
-    assert idle.rest == pytest.approx(1)
-    assert idle.slow_reason == "lanes work 50% of their time beside 2 sessions of others"
+    assert idle.rest == pytest.approx(2)
+    assert idle.width == 1
+    assert idle.slow_reason == "lanes work 33% of their time beside 2 sessions of others"
     begun = verdict(calm(), others=CROWD, working=True, memory=idle.memory)
     assert begun.memory.share > POLITE_SHARE
 
@@ -262,6 +264,13 @@ def test_a_slowed_foreground_takes_time_from_the_lanes_and_gives_it_back_slowly(
     assert down == sorted(down, reverse=True)
     assert up == sorted(up)
     assert down[0] - down[1] > 5 * (up[1] - up[0])
+
+
+def test_near_the_soft_limit_the_share_rests_where_it_is() -> None:
+    """The slowest requests feel more than the average does."""
+    memory = Memory(share=0.5, others=4)
+    assert verdict(with_value("foreground_latency", 1.2), memory=memory, others=4).memory.share == 0.5
+    assert verdict(with_value("foreground_latency", 1.1), memory=memory, others=4).memory.share > 0.5
 
 
 def test_other_signals_leave_nothing_behind() -> None:
@@ -362,7 +371,7 @@ def test_transactions_of_others_are_compared_with_what_they_took_at_rest() -> No
     assert (reading.value, memory.response_baseline_seconds) == (1, 0.004)
     work = replace(rest, rested_share=0.1, response_seconds=0.010)
     reading, after = feel(work, memory, others=4, elapsed_seconds=1)
-    assert reading.value == pytest.approx(2, rel=0.01)
+    assert reading.value == pytest.approx(0.010 / (0.004 + MEAN_FLOOR_SECONDS), rel=0.01)
     assert reading.detail == "a transaction of others takes 10.0 ms, without us 4.0 ms"
     assert after.response_baseline_seconds == pytest.approx(0.004, rel=0.001)
     assert feel(work, Memory(), others=4, elapsed_seconds=1)[1].response_baseline_seconds is None
