@@ -307,7 +307,7 @@ def _company(memory: Memory, others: int, elapsed_seconds: float) -> Memory:
     return replace(memory, others_age_seconds=age)
 
 
-def _share(
+def _share(  # noqa: PLR0913 - what the share depends on; each is named where it is called
     memory: Memory, *, slowed: float, well: bool, hold_signal: str | None, working: bool, elapsed_seconds: float
 ) -> float:
     share = memory.share
