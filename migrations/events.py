@@ -137,6 +137,10 @@ class PaceSet:
     """The governor wrote its verdict."""
 
     width: int
+    #: The longest a batch may last; None: as long as its run says.
+    batch_seconds: float | None = None
+    #: Seconds a lane rests for each second of work.
+    rest: float = 0.0
     #: A reason from a closed set of signal names, or None when work may go on.
     hold_signal: str | None
     #: The reason in words, for people.

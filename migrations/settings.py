@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,7 +16,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -28,6 +30,9 @@ from pydantic_settings import (
 )
 
 from migrations.errors import InvalidSettings, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: The one target there is today; messages and reports carry its name, so that more can follow.
 TARGET = "default"
@@ -42,26 +47,104 @@ class Limit(BaseModel):
     hard: Annotated[float, Field(gt=0)]
 
     @model_validator(mode="after")
-    def _ordered(self) -> Limit:
+    def _ordered(self) -> Self:
         if self.soft >= self.hard:
             msg = f"soft ({self.soft:g}) must be below hard ({self.hard:g})"
             raise ValueError(msg)
         return self
 
 
+def _switched_off(value: object) -> object:
+    """TOML has no null, and a variable no type: both say `off`."""
+    return None if value == "off" else value
+
+
+#: `off` (None): the signal is neither read nor judged.
+Judged = Annotated[Limit | None, BeforeValidator(_switched_off)]
+
+_GIB = float(2**30)
+
+
 class Limits(BaseModel):
-    """When the application comes first. Defaults are those measured or published by peers; all can be set."""
+    """When the application comes first.
+
+    Each default is measured, published by a peer, or PostgreSQL's own; docs/governor.md says which. None of them holds a small
+    database that is well.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     #: Seconds a standby's replay is behind, idle-safe.
-    replica_lag_seconds: Limit = Limit(soft=5, hard=30)
+    replica_lag_seconds: Judged = Limit(soft=5, hard=30)
+    #: Bytes of WAL that the slot furthest behind keeps. Soft is PostgreSQL's default `max_wal_size`, what the disk has to bear
+    #: between two checkpoints anyway.
+    slot_retained_bytes: Judged = Limit(soft=_GIB, hard=8 * _GIB)
+    #: How much of `max_slot_wal_keep_size` is used up; at 1 a slot is lost, and what its consumer has not read with it.
+    slot_used_share: Judged = Limit(soft=0.5, hard=0.8)
+    #: Segments of WAL that wait for the archiver; 42 is GitLab's.
+    archive_backlog_segments: Judged = Limit(soft=10, hard=42)
+    #: Bytes of WAL the server writes in a second, whoever writes them. How many are too many only its owner knows.
+    wal_bytes_per_second: Judged = None
     #: Sessions that have waited for our batches for a quarter of a second or more.
-    blocked_sessions: Limit = Limit(soft=1, hard=4)
+    blocked_sessions: Judged = Limit(soft=1, hard=4)
+    #: Sessions of this database that have waited for a lock for a quarter of a second or more, whoever holds it.
+    lock_waiters: Judged = Limit(soft=4, hard=20)
     #: Sessions running a statement, ours left out, as a share of `max_connections`.
-    active_connections: Limit = Limit(soft=0.5, hard=0.8)
-    #: Seconds a one-row write of our own takes to commit.
-    commit_seconds: Limit = Limit(soft=0.25, hard=2.0)
+    active_connections: Judged = Limit(soft=0.5, hard=0.8)
+    #: Sessions, idle ones and ours included, as a share of `max_connections`.
+    connections: Judged = Limit(soft=0.85, hard=0.95)
+    #: Seconds a small write of our own takes to commit.
+    commit_seconds: Judged = Limit(soft=0.25, hard=2.0)
+    #: How many times slower than without us statements and commits of others are.
+    foreground_latency: Judged = Limit(soft=1.25, hard=3.0)
+    #: Seconds the oldest snapshot of others has kept vacuum from what was deleted since. Generous: a dump takes an hour.
+    snapshot_age_seconds: Judged = Limit(soft=3600, hard=6 * 3600)
+    #: Dead rows as a share of a table that a run is changing. A backfill of every row alone makes 0.5.
+    dead_tuples: Judged = Limit(soft=0.6, hard=0.75)
+
+
+class Signal(Limit):
+    """A load signal of the operator's own: one number, and higher is worse."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    kind: Literal["sql", "promql", "http"]
+    #: May be negative here: a number that should be high is asked for with a minus.
+    soft: float
+    hard: float
+    #: `sql` and `promql`: what to ask.
+    query: str | None = None
+    #: `promql`: the server, as in http://prometheus:9090. `http`: what to get.
+    url: Annotated[str | None, Field(repr=False)] = None
+    #: `http`: where in the JSON of the answer the number is, as in `data.load.0`; without one the body is the number.
+    path: str | None = None
+    #: Sent as the header Authorization.
+    authorization: SecretStr | None = None
+    #: For the whole answer, connecting included.
+    timeout_seconds: Annotated[float, Field(gt=0, le=10)] = 2.0
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.name in Limits.model_fields:
+            msg = f"{self.name} is the name of a signal that is there already"
+            raise ValueError(msg)
+        needed = {"sql": ("query",), "promql": ("query", "url"), "http": ("url",)}[self.kind]
+        for field in ("query", "url"):
+            if (getattr(self, field) is None) == (field in needed):
+                msg = f"a signal of kind {self.kind} {'needs' if field in needed else 'has no'} {field}"
+                raise ValueError(msg)
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            msg = "url must begin with http:// or https://"
+            raise ValueError(msg)
+        if self.path is not None and self.kind != "http":
+            msg = f"a signal of kind {self.kind} has no path"
+            raise ValueError(msg)
+        return self
+
+
+def limits_by_name(limits: Limits, signals: Sequence[Signal] = ()) -> dict[str, Limit]:
+    """The signals that are judged, with their limits."""
+    judged: dict[str, Limit] = {name: limit for name in Limits.model_fields if (limit := getattr(limits, name))}
+    return judged | {signal.name: signal for signal in signals}
 
 
 def _listed(value: object) -> object:
@@ -99,6 +182,17 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     #: Modules and packages that Python functions of migrations may come from; nothing else is imported.
     transforms: Annotated[tuple[ModuleName, ...], NoDecode, BeforeValidator(_listed)] = ()
+    #: Load signals of the operator's own. A few: each is a label of a metric.
+    signals: Annotated[tuple[Signal, ...], Field(max_length=20)] = ()
+
+    @field_validator("signals")
+    @classmethod
+    def _named_once(cls, signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
+        names = [signal.name for signal in signals]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            msg = f"two signals are called {twice}"
+            raise ValueError(msg)
+        return signals
 
     @classmethod
     def settings_customise_sources(

@@ -6,13 +6,16 @@ PROMETHEUS_MULTIPROC_DIR must be set before this is imported: prometheus_client 
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from migrations.events import ErrorClass
 from migrations.messages import CONTROL_VERBS
 from migrations.settings import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: Not prometheus_client's own: an application that imports our client keeps its metrics to itself.
 REGISTRY = CollectorRegistry()
@@ -22,8 +25,8 @@ OTHER = "other"
 
 PARTS = ("wait", "statement", "commit")
 ERROR_CLASSES: tuple[str, ...] = get_args(ErrorClass)
-#: The load signals.
-HOLD_REASONS = tuple(Limits.model_fields)
+#: The load signals; see also `know_signals`.
+HOLD_REASONS = set(Limits.model_fields)
 
 #: Fine around the target of 0.5 s, where a change of pace shows, and around the milliseconds of a commit.
 BATCH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5, 5.0, 10.0)
@@ -62,7 +65,14 @@ for _part in PARTS:
     BATCH_SECONDS.labels(_part)
 for _class in ERROR_CLASSES:
     ERRORS.labels(_class)
-for _reason in (*HOLD_REASONS, OTHER):
+for _reason in (*sorted(HOLD_REASONS), OTHER):
     HOLD_SECONDS.labels(_reason)
 for _verb in (*sorted(CONTROL_VERBS), OTHER):
     CONTROL_MESSAGES.labels(_verb)
+
+
+def know_signals(names: Iterable[str]) -> None:
+    """The operator's own signals have names of their own among the reasons of a hold: they are few, and from the settings."""
+    for name in names:
+        HOLD_REASONS.add(name)
+        HOLD_SECONDS.labels(name)

@@ -19,10 +19,10 @@ from psycopg.rows import dict_row
 from migrations.events import LoopFailed, nobody
 from migrations.postgres.connect import apply_settings
 from migrations.sql import queries
-from monitoring.probes import STANDBYS, WalHistory, replica_lag
+from monitoring.probes import STANDBYS, History, replica_lag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from prometheus_client.metrics_core import Metric
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _RUNS = queries("metrics")["runs_not_ended"]
 _MESSAGE_AGE = queries("lanes")["message_age"]
-_PACE = queries("pace")["read_pace"]
+_PACE = queries("pace")["pace_readings"]
 
 #: No query may cost the application more than this.
 STATEMENT_TIMEOUT = "2s"
@@ -50,6 +50,9 @@ class Snapshot:
     runs: Sequence[Row]
     message_age_seconds: float
     width: int
+    rest: float
+    #: Each load signal as the governor wrote it: `value` (None: could not be read), `soft`, `hard`.
+    readings: Mapping[str, Mapping[str, float | None]]
     #: None: this role may not know.
     replica_lag_seconds: float | None
 
@@ -67,7 +70,7 @@ class RecordCollector(Collector):
         #: The reading under way. Scrapes that meet share it, so that only one thread at a time uses the connection.
         self._reading: Future[Snapshot] | None = None
         self._connection: Connection | None = None
-        self._history = WalHistory(LAG_HORIZON_SECONDS)
+        self._history = History(LAG_HORIZON_SECONDS)
         self._was_up = True
 
     def collect(self) -> Iterator[Metric]:
@@ -121,12 +124,15 @@ class RecordCollector(Collector):
             apply_settings(connection, _SETTINGS)
             runs = connection.execute(_RUNS)
             age = connection.execute(_MESSAGE_AGE)
-            pace = connection.execute(_PACE)
+            paces = connection.execute(_PACE)
             standbys = connection.execute(STANDBYS)
+            (pace,) = paces.fetchall()
             return Snapshot(
                 runs=runs.fetchall(),
                 message_age_seconds=age.fetchall()[0]["seconds"],
-                width=pace.fetchall()[0]["width"],
+                width=pace["width"],
+                rest=pace["rest"],
+                readings=pace["readings"],
                 replica_lag_seconds=replica_lag(standbys.fetchall(), self._history).value,
             )
 
@@ -166,12 +172,38 @@ def _of_database(snapshot: Snapshot) -> Iterator[Metric]:
         value=snapshot.message_age_seconds,
     )
     yield GaugeMetricFamily("backfilld_width", "Lanes that may work at once.", value=snapshot.width)
+    yield GaugeMetricFamily(
+        "backfilld_rest_ratio", "Seconds a lane rests for each second of work.", value=snapshot.rest
+    )
+    yield from _of_signals(snapshot.readings)
     if snapshot.replica_lag_seconds is not None:
         yield GaugeMetricFamily(
             "backfilld_replica_lag_seconds",
             "Seconds the slowest standby is behind in replaying; 0 without one.",
             value=snapshot.replica_lag_seconds,
         )
+
+
+def _of_signals(readings: Mapping[str, Mapping[str, float | None]]) -> Iterator[Metric]:
+    values = GaugeMetricFamily(
+        "backfilld_signal",
+        "The load signals at the last verdict; absent when one could not be read.",
+        labels=["signal"],
+    )
+    limits = GaugeMetricFamily(
+        "backfilld_signal_limit",
+        "Where a load signal begins to slow the work (soft), and where it stops it (hard).",
+        labels=["signal", "limit"],
+    )
+    for signal, reading in readings.items():
+        for metric, labels, key in (
+            (values, [signal], "value"),
+            (limits, [signal, "soft"], "soft"),
+            (limits, [signal, "hard"], "hard"),
+        ):
+            if (number := reading[key]) is not None:
+                metric.add_metric(labels, number)
+    yield from (values, limits)
 
 
 def _of_runs(runs: Sequence[Row]) -> Iterator[Metric]:

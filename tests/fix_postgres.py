@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -99,6 +100,30 @@ def connection(database_url: str) -> Iterator[psycopg.Connection[dict[str, Any]]
     """To the database of `database_url`: autocommit and rows as dicts (Any: a column has the type it has), as all of ours are."""
     with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
         yield connection
+
+
+@pytest.fixture
+def embedded_database_url(embedded_postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A fresh database with the control schema, always on the embedded server, which may have a standby."""
+    with _database(embedded_postgres.url(), copy_of="template0") as url:
+        with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
+            import_module("migrations.store.schema").ensure(connection)
+        yield url
+
+
+@pytest.fixture
+def standby(embedded_postgres: EmbeddedPostgres) -> Iterator[EmbeddedPostgres]:
+    """A streaming replica of the embedded server, which no other test finds there."""
+    replica = embedded_postgres.standby()
+    try:
+        replica.start()
+        yield replica
+    finally:
+        replica.close()
+        with psycopg.connect(embedded_postgres.url(), autocommit=True) as primary:
+            deadline = time.monotonic() + 30
+            while primary.execute("SELECT FROM pg_stat_replication").fetchall():
+                assert time.monotonic() < deadline, "the primary still sees its standby"
 
 
 @pytest.fixture(scope="session")

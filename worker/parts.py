@@ -14,6 +14,7 @@ import dramatiq
 
 from migrations.messages import CONTROL_QUEUE, LANES_QUEUE
 from migrations.postgres.connect import open_pool
+from monitoring import metrics
 from worker.actors import declare_control, declare_lanes, sender
 from worker.control import Control
 from worker.give_way import GiveWay
@@ -27,8 +28,10 @@ from worker.reporter import Reporter
 from worker.runner import Runner
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from migrations.events import Observer
-    from migrations.postgres.connect import Pool
+    from migrations.postgres.connect import Connection, Pool
     from migrations.settings import Settings
 
 #: How often an idle consumer asks for messages. The default of a second would cost a third of a busy lane's time and most of
@@ -91,13 +94,14 @@ def start_side_tasks(
     database_url, stopping = settings.require_database(), threading.Event()
     control = Control(observe=observe)
     reconciler = Reconciler(send=sender(broker), observe=observe)
-    governor = Governor(settings.limits, observe=observe)
+    governor = Governor(settings.limits, observe=observe, signals=settings.signals, database_url=database_url)
+    metrics.know_signals(signal.name for signal in settings.signals)
     give_way = GiveWay(observe=observe)
 
-    def loop(name: str, task: Reconciler | Governor | Control | GiveWay | Reporter, wait: object) -> Loop:
+    def loop(name: str, task: Callable[[Connection], int], wait: object) -> Loop:
         return Loop(
             name,
-            task.run_once,
+            task,
             database_url=database_url,
             stopping=stopping,
             wait=wait,  # type: ignore[arg-type] # one of the callables below
@@ -105,11 +109,11 @@ def start_side_tasks(
         )
 
     loops = [
-        loop("governor", governor, lambda _done: stopping.wait(GOVERNOR_SECONDS)),
-        loop("control", control, lambda remaining: control.wait(remaining, stopping)),
-        loop("give way", give_way, lambda batches: give_way.wait(batches, stopping)),
-        loop("reconciler", reconciler, lambda _woken: stopping.wait(RECONCILER_SECONDS)),
-        loop("reporter", Reporter(observe=observe), lambda _told: stopping.wait(REPORTER_SECONDS)),
+        loop("governor", governor.tick, lambda _done: stopping.wait(GOVERNOR_SECONDS)),
+        loop("control", control.run_once, lambda remaining: control.wait(remaining, stopping)),
+        loop("give way", give_way.run_once, lambda batches: give_way.wait(batches, stopping)),
+        loop("reconciler", reconciler.run_once, lambda _woken: stopping.wait(RECONCILER_SECONDS)),
+        loop("reporter", Reporter(observe=observe).run_once, lambda _told: stopping.wait(REPORTER_SECONDS)),
     ]
     for one in loops:
         one.start()

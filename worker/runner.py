@@ -62,7 +62,7 @@ SLICE_SECONDS = 2.0
 #: The first wait after an error, doubled each time; see `_backoff_seconds`.
 FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 15.0
-#: `nice` waits in the thread, between two transactions; longer than this and the lane would look forgotten.
+#: `nice` and the pace's rest are waited for in the thread, between two transactions; longer than this and the lane would look forgotten.
 LONGEST_PAUSE_SECONDS = 2.0
 
 
@@ -142,7 +142,7 @@ class Runner:
                         return
                     case Advanced(lane=lane, standing=standing, pause_seconds=pause_seconds):
                         if pause_seconds:
-                            # `nice`, at most a few seconds, holding nothing; a stop ends it.
+                            # `nice` or the pace's rest, at most a few seconds, holding nothing; a stop ends it.
                             self._stopping.wait(pause_seconds)
                 if self._stopping.is_set() or time.monotonic() > deadline:
                     self._send_all([replace(message, seq=lane.seq)])
@@ -216,7 +216,7 @@ class Runner:
         seconds = time.monotonic() - began
         # What the rows cost decides the next batch; a repeated, halved one says nothing about it.
         recent = (*lane.recent, Timing(rows=tally.walked, seconds=seconds, at=time.time()))[-REMEMBERED:]
-        rows = next_rows(lane.batch_rows, recent, target_seconds=standing.settings.batch_seconds)
+        rows = next_rows(lane.batch_rows, recent, target_seconds=standing.target_seconds)
         retires = not done and balance.steps_back(lane, standing)
         shares = not (done or retires or carefully) and balance.gives(lane, standing)
         began = time.monotonic()
@@ -251,7 +251,7 @@ class Runner:
         if done or retires:
             return Ended(messages=tuple(messages))
         self._send_all(messages)
-        pause = min(standing.settings.nice * (seconds + committed), LONGEST_PAUSE_SECONDS)
+        pause = min(standing.rest_ratio * (seconds + committed), LONGEST_PAUSE_SECONDS)
         return Advanced(lane=after, standing=standing, pause_seconds=pause)
 
     def _cover(self, connection: Connection, batch: Batch, lane: Lane, step: Stride, *, carefully: bool) -> Tally:

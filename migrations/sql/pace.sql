@@ -3,9 +3,13 @@
 SELECT width, max_width, hold_reason, extract(epoch FROM clock_timestamp() - sampled_at)::float8 AS age_seconds
 FROM backfilld.pace
 
+-- name: pace_readings
+-- The pace and the load signals behind it, for metrics.
+SELECT width, rest, readings FROM backfilld.pace
+
 -- name: take_pace
 -- Become the one governor of this moment. No row: another worker is reading.
-SELECT width, max_width, hold_reason, readings,
+SELECT width, max_width, hold_reason, memory,
        extract(epoch FROM clock_timestamp() - sampled_at)::float8 AS age_seconds,
        extract(epoch FROM clock_timestamp() - widened_at)::float8 AS since_widened_seconds
 FROM backfilld.pace FOR UPDATE SKIP LOCKED
@@ -14,11 +18,35 @@ FROM backfilld.pace FOR UPDATE SKIP LOCKED
 -- The governor's verdict.
 UPDATE backfilld.pace
 SET width = %(width)s::integer,
+    batch_seconds = %(batch_seconds)s::float8,
+    rest = %(rest)s::float8,
     hold_reason = %(hold_reason)s::text,
     held_since = CASE WHEN %(hold_reason)s::text IS NULL THEN NULL ELSE coalesce(held_since, clock_timestamp()) END,
     readings = %(readings)s::jsonb,
+    memory = %(memory)s::jsonb,
     widened_at = CASE WHEN %(width)s::integer > width THEN clock_timestamp() ELSE coalesce(widened_at, clock_timestamp()) END,
     sampled_at = clock_timestamp()
+
+-- name: canary
+-- A commit of the smallest kind, and beside it what `crowd` sees. A message in the WAL and not a row: it is written, flushed and
+-- replicated as a row is, and leaves nothing for a vacuum, however long a reader holds that back.
+SELECT pg_logical_emit_message(true, 'backfilld', '') IS NOT NULL AS written,
+       coalesce(bool_or(starts_with(a.application_name, 'backfilld run=') AND a.state <> 'idle'), false) AS working,
+       count(*) FILTER (WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+                          AND NOT starts_with(a.application_name, 'backfilld')
+                          AND (a.state IN ('active', 'fastpath function call')
+                               OR a.state = 'idle in transaction' AND a.state_change > clock_timestamp() - interval '5 seconds')) AS busy
+FROM pg_stat_activity a
+
+-- name: crowd
+-- Whether a batch of ours is under way, and how many sessions of others are inside a transaction: what the canary sees
+-- without a commit. One that was left open is nobody's waiting.
+SELECT coalesce(bool_or(starts_with(a.application_name, 'backfilld run=') AND a.state <> 'idle'), false) AS working,
+       count(*) FILTER (WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+                          AND NOT starts_with(a.application_name, 'backfilld')
+                          AND (a.state IN ('active', 'fastpath function call')
+                               OR a.state = 'idle in transaction' AND a.state_change > clock_timestamp() - interval '5 seconds')) AS busy
+FROM pg_stat_activity a
 
 -- name: set_max_width
 -- A person sets how many lanes may work at once, at most.

@@ -34,7 +34,8 @@ SELECT name, state, phase, wish, settings, approved, pass FROM backfilld.runs WH
 
 -- name: standing
 -- What a step must know before it works: the run's state and settings, the lanes beside it and the database's pace.
-SELECT r.name, r.phase, r.state, r.pass, r.settings, r.rows_total, p.width, p.max_width, p.hold_reason, p.stopped_at, p.stopped_by,
+SELECT r.name, r.phase, r.state, r.pass, r.settings, r.rows_total, p.width, p.max_width, p.hold_reason, p.batch_seconds, p.rest,
+       p.stopped_at, p.stopped_by,
        extract(epoch FROM clock_timestamp() - p.sampled_at)::float8 AS age_seconds, clock_timestamp() AS now,
        lanes.awake AS lanes_awake, lanes.asleep AS lanes_asleep, lanes.last AS last_lane, lanes.most_left
 FROM backfilld.runs r CROSS JOIN backfilld.pace p

@@ -22,6 +22,9 @@ _SQL = queries("pace")
 
 #: Statement text that the claim sends in one round trip together with others.
 TAKE_PERMIT = _SQL["take_permit"]
+#: Statement text that the canary sends in one round trip together with others.
+CANARY = _SQL["canary"]
+CROWD = _SQL["crowd"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +34,8 @@ class Taken:
     width: int
     max_width: int
     hold_reason: str | None
-    #: Any: the last readings, by signal.
-    readings: Mapping[str, Any]
+    #: Any: what the governor remembers, as `worker.throttle.Memory` writes it.
+    memory: Mapping[str, Any]
     age_seconds: float | None
     since_widened_seconds: float | None
 
@@ -52,10 +55,27 @@ def take(connection: Connection) -> Taken | None:
     return Taken(**row) if row else None
 
 
-def write(connection: Connection, *, width: int, hold_reason: str | None, readings: Mapping[str, Any]) -> None:
-    """Write the verdict. Any: readings by signal, for people."""
+def write(  # noqa: PLR0913 - one row; each column is named where it is called
+    connection: Connection,
+    *,
+    width: int,
+    batch_seconds: float | None,
+    rest: float,
+    hold_reason: str | None,
+    readings: Mapping[str, Any],
+    memory: Mapping[str, Any],
+) -> None:
+    """Write the verdict. Any: readings by signal, for people; the memory, for the next governor."""
     connection.execute(
-        _SQL["write_pace"], {"width": width, "hold_reason": hold_reason, "readings": Jsonb(dict(readings))}
+        _SQL["write_pace"],
+        {
+            "width": width,
+            "batch_seconds": batch_seconds,
+            "rest": rest,
+            "hold_reason": hold_reason,
+            "readings": Jsonb(dict(readings)),
+            "memory": Jsonb(dict(memory)),
+        },
     )
 
 

@@ -45,6 +45,10 @@ class Standing:
     rows_total: int | None
     width: int
     hold_reason: str | None
+    #: How long a batch may last at the present pace; None: as long as the run says.
+    batch_seconds: float | None
+    #: Seconds a lane rests for each second of work.
+    rest: float
     #: Seconds since the governor's reading; None when there never was one.
     age_seconds: float | None
     #: Lanes of the walk that are not at their end: those at work, and those that wait for their turn.
@@ -58,6 +62,16 @@ class Standing:
     #: By the database's clock.
     now: datetime
 
+    @property
+    def target_seconds(self) -> float:
+        """How long a batch should last: the run's own wish, or less when the pace says so."""
+        return min(self.settings.batch_seconds, self.batch_seconds or self.settings.batch_seconds)
+
+    @property
+    def rest_ratio(self) -> float:
+        """Seconds of rest after each second of work: the run's `nice`, or more when the pace says so."""
+        return max(self.settings.nice, self.rest)
+
     @classmethod
     def from_row(cls, row: Row) -> Standing:
         return cls(
@@ -69,6 +83,8 @@ class Standing:
             rows_total=row["rows_total"],
             width=row["width"],
             hold_reason=row["hold_reason"],
+            batch_seconds=row["batch_seconds"],
+            rest=row["rest"],
             age_seconds=row["age_seconds"],
             lanes_awake=row["lanes_awake"],
             lanes_asleep=row["lanes_asleep"],

@@ -104,6 +104,21 @@ def test_the_counts_of_a_run_are_those_of_its_lanes(connection: Connection, reco
     assert samples["backfilld_database_up",] == 1
 
 
+def test_the_load_signals_are_told_with_their_limits(connection: Connection, record: RecordCollector) -> None:
+    readings = {
+        "replica_lag_seconds": {"value": 0.5, "soft": 5, "hard": 30, "detail": "s1 is 0.5 s behind"},
+        "queue": {"value": None, "soft": 1, "hard": 2, "detail": "no answer"},
+    }
+    connection.execute("UPDATE backfilld.pace SET rest = 1.5, readings = %s", [Jsonb(readings)])
+    samples = _scrape(record)
+    assert samples["backfilld_rest_ratio",] == 1.5
+    assert samples["backfilld_signal", "replica_lag_seconds"] == 0.5
+    assert ("backfilld_signal", "queue") not in samples, "no value is not a value"
+    # Labels are sorted by their names: limit, then signal.
+    assert samples["backfilld_signal_limit", "soft", "queue"] == 1
+    assert samples["backfilld_signal_limit", "hard", "replica_lag_seconds"] == 30
+
+
 def test_a_row_taken_back_from_the_quarantine_was_changed_and_not_found_unchanged(
     connection: Connection, record: RecordCollector
 ) -> None:

@@ -233,6 +233,12 @@ def test_the_series_of_closed_sets_are_there_from_the_start() -> None:
         assert metrics.REGISTRY.get_sample_value("backfilld_hold_seconds_total", {"reason": signal}) is not None
 
 
+def test_a_signal_of_the_operators_has_a_series_of_its_own_once_it_is_known() -> None:
+    metrics.know_signals(["queue_length"])
+    Observers()(PaceSet(width=1, hold_signal="queue_length", hold_reason="x", elapsed_seconds=2))
+    assert metrics.REGISTRY.get_sample_value("backfilld_hold_seconds_total", {"reason": "queue_length"}) == 2
+
+
 def test_no_metric_is_a_gauge() -> None:
     """A gauge of several processes needs a rule for adding up, and one that outlives its process lies."""
     assert {metric.type for metric in metrics.REGISTRY.collect()} == {"counter", "histogram"}

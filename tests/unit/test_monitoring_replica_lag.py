@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from migrations.settings import Limits
-from monitoring.probes import SIGNALS, WalHistory, replica_lag
+from monitoring.probes import History, replica_lag
 
 
 def _row(**columns: Any) -> dict[str, Any]:  # Any: a row of the query
@@ -22,12 +21,8 @@ def _row(**columns: Any) -> dict[str, Any]:  # Any: a row of the query
     } | columns
 
 
-def test_signals_are_named_as_the_limits_that_judge_them() -> None:
-    assert set(SIGNALS) == set(Limits.model_fields) - {"commit_seconds"}
-
-
 def test_seconds_behind_are_counted_from_when_the_wal_first_passed_the_position() -> None:
-    history = WalHistory(60)
+    history = History(60)
     for at, wal in [(10.0, 100), (11.0, 200), (12.0, 300)]:
         history.add(at, wal)
     assert history.seconds_behind(300, 20.0) == 0
@@ -37,14 +32,14 @@ def test_seconds_behind_are_counted_from_when_the_wal_first_passed_the_position(
 
 
 def test_an_idle_database_does_not_make_its_wal_younger() -> None:
-    history = WalHistory(60)
+    history = History(60)
     for at in (10.0, 50.0, 5000.0):
         history.add(at, 100)
     assert history.seconds_behind(99, 5000.0) == 4990
 
 
 def test_the_history_is_bounded_and_still_tells_beyond_from_within() -> None:
-    history = WalHistory(60)
+    history = History(60)
     for second in range(10_000):
         history.add(float(second), second)
     assert len(history._samples) <= 62
@@ -53,7 +48,7 @@ def test_the_history_is_bounded_and_still_tells_beyond_from_within() -> None:
 
 
 def test_a_wal_that_went_backwards_is_another_servers() -> None:
-    history = WalHistory(60)
+    history = History(60)
     history.add(10.0, 5000)
     history.add(11.0, 100)
     assert history.seconds_behind(50, 12.0) == 1
@@ -80,9 +75,17 @@ def test_a_wal_that_went_backwards_is_another_servers() -> None:
     ],
 )
 def test_the_lag_is_the_slowest_standbys(rows: list[dict[str, Any]], value: float | None, words: str) -> None:
-    history = WalHistory(600)
+    history = History(600)
     history.add(50.0, 4500)
     reading = replica_lag(rows, history)
     assert reading.signal == "replica_lag_seconds"
     assert reading.value == value
     assert words in reading.detail
+
+
+def test_a_long_horizon_needs_no_sample_for_every_second() -> None:
+    history = History(36_000)
+    for second in range(10_000):
+        history.add(float(second), second)
+    assert len(history._samples) < 300
+    assert history.seconds_behind(5_000, 10_000.0) == pytest.approx(5_000, rel=0.01)
