@@ -101,6 +101,8 @@ class Limits(BaseModel):
     snapshot_age_seconds: Judged = Limit(soft=3600, hard=6 * 3600)
     #: Dead rows as a share of a table that a run is changing. A backfill of every row alone makes 0.5.
     dead_tuples: Judged = Limit(soft=0.6, hard=0.75)
+    #: By how much a table has grown since a run began to change it, as a share of what it was. One UPDATE makes 1.
+    table_growth: Judged = Limit(soft=1.25, hard=2.0)
 
 
 class Signal(Limit):

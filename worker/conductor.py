@@ -229,10 +229,13 @@ class Conductor:
         self._measure_space("before")
 
     def _measure_space(self, moment: str) -> None:
+        """Write down how large the tables are, and, before the walk, how large each that a lane walks is."""
         tables = {work.operation.table for work in self._works}
         measured = [catalog.sizes(self._connection, table) for table in tables]
         sizes = {part: sum(one[part] for one in measured) for part in ("heap_bytes", "index_bytes")}
-        runs.set_space(self._connection, self._run.run, moment=moment, sizes=sizes)
+        walked = {lane.relation for lane in lanes.of_run(self._connection, self._run.run) if lane.relation is not None}
+        each = {name: catalog.sizes(self._connection, TableName.parse(name))["heap_bytes"] for name in walked}
+        runs.set_space(self._connection, self._run.run, moment=moment, sizes=sizes, tables=each)
 
     def _rewritten_under(self, pass_: int) -> str | None:
         """A table that got another file while its pages were being verified: rows may have moved past the lanes."""

@@ -123,10 +123,11 @@ WITH here AS MATERIALIZED (
 SELECT here.at, here.next_xid, h.holder, h.seconds, h.xid FROM here LEFT JOIN holders h ON true
 
 -- name: changing
--- The tables that runs are changing at this moment, in the notation of migration files.
-SELECT DISTINCT l.relation
+-- The tables that runs are changing at this moment, in the notation of migration files, and how large each was before.
+SELECT l.relation, min((r.space #>> ARRAY['before', 'tables', l.relation])::bigint) AS bytes_before
 FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
-WHERE r.state = 'running' AND l.done_at IS NULL AND l.relation IS NOT NULL
+WHERE r.state = 'running' AND r.phase = 'backfill' AND l.done_at IS NULL AND l.relation IS NOT NULL
+GROUP BY l.relation
 
 -- name: dead_tuples
 -- Live and dead rows of these tables and their partitions, and what vacuum is about. By name, not by regclass: to look at a
@@ -142,6 +143,17 @@ JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.nspname
 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relname
 CROSS JOIN LATERAL (SELECT c.oid AS relid UNION SELECT tree.relid::oid FROM pg_partition_tree(c.oid) tree) AS part
 GROUP BY 1
+
+-- name: table_sizes
+-- Bytes of these tables and their partitions, what is stored out of line included.
+SELECT wanted.nspname || '.' || wanted.relname AS relation, wanted.bytes_before,
+       sum(pg_table_size(part.relid))::bigint AS bytes
+FROM unnest(%(schemas)s::text[], %(names)s::text[], %(bytes_before)s::bigint[]) AS wanted (nspname, relname, bytes_before)
+JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.nspname
+JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relname
+CROSS JOIN LATERAL (SELECT c.oid AS relid UNION SELECT tree.relid::oid FROM pg_partition_tree(c.oid) tree) AS part
+WHERE wanted.bytes_before > 0
+GROUP BY 1, 2
 
 -- name: others
 -- Sessions of others in this database that have run something within two seconds, or may have: what they do is hidden from a

@@ -208,9 +208,12 @@ def set_totals(connection: Connection, run: int, *, rows_total: int) -> None:
     connection.execute(_SQL["set_totals"], {"run": run, "rows_total": rows_total})
 
 
-def set_space(connection: Connection, run: int, *, moment: str, sizes: Mapping[str, int]) -> None:
-    """Write down how large the tables are, `before` the walk or `after` it; in bytes."""
-    connection.execute(_SQL["set_space"], {"run": run, "moment": moment, "sizes": Jsonb(dict(sizes))})
+def set_space(
+    connection: Connection, run: int, *, moment: str, sizes: Mapping[str, int], tables: Mapping[str, int]
+) -> None:
+    """Write down how large the tables are, `before` the walk or `after` it, all in all and each; in bytes."""
+    of_moment = Jsonb({**sizes, "tables": dict(tables)})
+    connection.execute(_SQL["set_space"], {"run": run, "moment": moment, "sizes": of_moment})
     events.record(connection, run, actor=WORKER, what=f"space.{moment}", **sizes)
 
 

@@ -35,6 +35,8 @@ STANDBYS = _SQL["standbys"]
 STATEMENT_TIMEOUT = "2s"
 #: What all queries together may take; what is left then counts as unreadable. Well below the age at which a verdict is none.
 PATIENCE_SECONDS = 6.0
+#: A table that grew by less is no burden, whatever its share.
+LEAST_GROWTH_BYTES = 64 * 2**20
 #: Fewer dead rows than this are no burden, whatever their share: autovacuum looks once a minute, and a table of ten rows that
 #: is written ten times meanwhile is well.
 FEWEST_DEAD_TUPLES = 50_000
@@ -76,7 +78,8 @@ class Database:
         self._xids = History(2 * limits.snapshot_age_seconds.hard if limits.snapshot_age_seconds else 60.0)
         #: Time and place of the WAL at the last reading.
         self._wal_before: tuple[float, int] | None = None
-        self._changing: tuple[TableName, ...] = ()
+        #: Tables that are being changed, and how large they were before.
+        self._changing: tuple[tuple[TableName, int | None], ...] = ()
         self._scene = CROWDED
         #: Queries that failed when they were last asked.
         self._suspects: frozenset[str] = frozenset()
@@ -133,9 +136,10 @@ class Database:
 
     def _probes(self) -> list[_Probe]:
         tables = {
-            "schemas": [table.schema for table in self._changing],
-            "names": [table.name for table in self._changing],
+            "schemas": [table.schema for table, _ in self._changing],
+            "names": [table.name for table, _ in self._changing],
         }
+        sizes = tables | {"bytes_before": [before for _, before in self._changing]}
         return [
             _Probe("standbys", ("replica_lag_seconds",), lambda rows: [replica_lag(rows, self._wal)]),
             _Probe("slots", ("slot_retained_bytes", "slot_used_share"), _slots),
@@ -147,6 +151,7 @@ class Database:
             _Probe("all_sessions", ("connections",), _connections),
             _Probe("horizon", ("snapshot_age_seconds",), self._snapshot_age),
             _Probe("dead_tuples", ("dead_tuples",), _dead_tuples, tables),
+            _Probe("table_sizes", ("table_growth",), _table_growth, sizes),
             _Probe("changing", (), self._remember_tables),
             _Probe("others", (), self._look_around),
         ]
@@ -174,7 +179,7 @@ class Database:
 
     def _remember_tables(self, rows: Sequence[Row]) -> list[Reading]:
         # For the next reading: not worth a round trip of its own.
-        self._changing = tuple(TableName.parse(row["relation"]) for row in rows)
+        self._changing = tuple((TableName.parse(row["relation"]), row["bytes_before"]) for row in rows)
         return []
 
     def _look_around(self, rows: Sequence[Row]) -> list[Reading]:
@@ -258,5 +263,17 @@ def _dead_tuples(rows: Sequence[Row]) -> list[Reading]:
             )
             worst = Reading(
                 signal="dead_tuples", value=share, detail=f"{row['relation']}: {row['dead']} dead rows, {vacuum}"
+            )
+    return [worst]
+
+
+def _table_growth(rows: Sequence[Row]) -> list[Reading]:
+    worst = Reading(signal="table_growth", value=0.0, detail="")
+    for row in rows:
+        grown = row["bytes"] - row["bytes_before"]
+        share = grown / row["bytes_before"]
+        if grown >= LEAST_GROWTH_BYTES and share > (worst.value or 0.0):
+            worst = Reading(
+                signal="table_growth", value=share, detail=f"{row['relation']} has grown by {grown / 2**20:.0f} MiB"
             )
     return [worst]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from migrations.postgres.connect import connect
 from migrations.settings import Limit, Limits
@@ -483,8 +484,8 @@ def test_dead_rows_of_the_tables_that_runs_change_are_a_share_with_what_vacuum_d
         for _ in range(2):
             assert _read(ours, database)["dead_tuples"].value == 0, "no run changes it"
         connection.execute(
-            "INSERT INTO backfilld.runs (name, checksum, definition, settings, facts, requested_by, state) "
-            "VALUES ('m', 'c', '{}', '{}', '[]', 'me', 'running')"
+            "INSERT INTO backfilld.runs (name, checksum, definition, settings, facts, requested_by, state, phase) "
+            "VALUES ('m', 'c', '{}', '{}', '[]', 'me', 'running', 'backfill')"
         )
         connection.execute(
             "INSERT INTO backfilld.lanes (run, lane, kind, operation, relation) VALUES (1, 1, 'backfill', 0, 'Odd.full_of_dead')"
@@ -500,8 +501,8 @@ def test_dead_rows_of_the_tables_that_runs_change_are_a_share_with_what_vacuum_d
 def test_a_table_with_few_dead_rows_is_well_whatever_their_share(database_url: str, connection: Connection) -> None:
     connection.execute("CREATE TABLE small (id int)")
     connection.execute(
-        "INSERT INTO backfilld.runs (name, checksum, definition, settings, facts, requested_by, state) "
-        "VALUES ('m', 'c', '{}', '{}', '[]', 'me', 'running')"
+        "INSERT INTO backfilld.runs (name, checksum, definition, settings, facts, requested_by, state, phase) "
+        "VALUES ('m', 'c', '{}', '{}', '[]', 'me', 'running', 'backfill')"
     )
     connection.execute(
         "INSERT INTO backfilld.lanes (run, lane, kind, operation, relation) VALUES (1, 1, 'backfill', 0, 'small')"
@@ -514,6 +515,35 @@ def test_a_table_with_few_dead_rows_is_well_whatever_their_share(database_url: s
     with connect(database_url, application_name="backfilld governor") as ours:
         for _ in range(2):
             assert _read(ours, database)["dead_tuples"].value == 0
+
+
+def test_how_much_a_table_has_grown_since_a_run_began_to_change_it(
+    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given
+    monkeypatch.setattr(database_probes, "LEAST_GROWTH_BYTES", 8192)
+    connection.execute("CREATE TABLE growing WITH (autovacuum_enabled = off) AS SELECT generate_series(1, 2260) AS id")
+    before = connection.execute("SELECT pg_table_size('growing') AS bytes").fetchone()
+    assert before is not None
+    connection.execute(
+        "INSERT INTO backfilld.runs (name, checksum, definition, settings, facts, requested_by, state, phase, space) "
+        "VALUES ('m', 'c', '{}', '{}', '[]', 'me', 'running', 'backfill', %s)",
+        [Jsonb({"before": {"tables": {"growing": before["bytes"]}}})],
+    )
+    connection.execute(
+        "INSERT INTO backfilld.lanes (run, lane, kind, operation, relation) VALUES (1, 1, 'backfill', 0, 'growing')"
+    )
+    database = Database(LIMITS)
+    with connect(database_url, application_name="backfilld governor") as ours:
+        for _ in range(2):
+            assert _read(ours, database)["table_growth"].value == 0
+        # When
+        for _ in range(3):
+            connection.execute("INSERT INTO growing SELECT generate_series(1, 2260)")
+        reading = _read(ours, database)["table_growth"]
+    # Then
+    assert 1.5 < _value(reading) < 3.5
+    assert reading.detail.startswith("public.growing has grown by ")
 
 
 def test_who_else_is_at_work_is_seen(database_url: str) -> None:
