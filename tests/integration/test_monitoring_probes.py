@@ -550,11 +550,16 @@ def test_who_else_is_at_work_is_seen(database_url: str) -> None:
     """Sessions of this database, ours left out, that have run something within two seconds."""
     database = Database(LIMITS)
     with connect(database_url, application_name="backfilld governor") as ours, ExitStack() as stack:
-        assert database.read(ours)[1] == Scene(others=0, runs=False)
+        before = database.read(ours)[1]
+        assert (before.others, before.runs) == (0, False)
         for _ in range(3):
             stack.enter_context(psycopg.connect(database_url, autocommit=True)).execute("SELECT")
-        assert database.read(ours)[1] == Scene(others=3, runs=False)
+        assert database.read(ours)[1].others == 3
         _until(lambda: database.read(ours)[1].others == 0)
+        after = database.read(ours)[1]
+        assert before.transactions is not None
+        assert after.transactions is not None
+        assert after.transactions >= before.transactions + 3
         ours.execute(
             "INSERT INTO backfilld.runs (name, checksum, definition, settings, facts, requested_by) "
             "VALUES ('m', 'c', '{}', '{}', '[]', 'me')"
