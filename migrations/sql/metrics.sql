@@ -1,8 +1,8 @@
 -- name: runs_not_ended
 -- What the record says of every run that has not ended. A row that was walked and neither changed nor set aside was as it
--- should be already. How many rows remain is unknown (NULL) until they have been counted.
+-- should be already; a walk by pages does not count what it passes. How many rows remain is unknown (NULL) until they have been counted.
 SELECT r.name, r.phase, r.state, lanes.changed,
-       greatest(lanes.walked - lanes.changed - quarantine.quarantined, 0)::bigint AS unchanged,
+       greatest(lanes.unchanged - quarantine.quarantined, 0)::bigint AS unchanged,
        quarantine.quarantined, lanes.committed, lanes.retried,
        CASE WHEN r.phase NOT IN ('expand', 'backfill') THEN 0
             WHEN r.pass > 1 THEN greatest(r.residual_rows - lanes.changed_in_pass, 0)
@@ -13,7 +13,8 @@ FROM backfilld.runs r
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(l.rows_changed), 0)::bigint AS changed,
            coalesce(sum(l.rows_changed) FILTER (WHERE l.pass = r.pass), 0)::bigint AS changed_in_pass,
-           coalesce(sum(l.rows_walked) FILTER (WHERE l.kind IN ('backfill', 'retry')), 0)::bigint AS walked,
+           coalesce(sum(l.rows_walked - l.rows_changed)
+                    FILTER (WHERE l.kind IN ('backfill', 'retry') AND NOT l.bounds ? 'first'), 0)::bigint AS unchanged,
            coalesce(sum(l.rows_walked) FILTER (WHERE l.kind = 'backfill' AND l.pass = 1), 0)::bigint AS walked_first,
            coalesce(sum(l.batches_committed), 0)::bigint AS committed,
            coalesce(sum(l.batches_retried), 0)::bigint AS retried,
