@@ -177,6 +177,8 @@ class Daemon:
             "BACKFILLD_DATABASE_URL": database_url,
             "BACKFILLD_REDIS_URL": redis_url,
             "BACKFILLD_HTTP_PORT": "0",  # any that is free
+            # On a laptop that is busy with other things the defaults would rather wait than be done while somebody looks on.
+            "BACKFILLD_LIMITS__FOREGROUND_LATENCY": '{"soft": 3, "hard": 10}',
             "TMPDIR": str(self._folder),
         }
         command = ["worker", "--processes", str(PROCESSES), "--threads", str(THREADS)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -20,7 +22,6 @@ from producers.embedded import EmbeddedPostgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from migrations.postgres.connect import Connection
 
@@ -345,15 +346,20 @@ def test_the_room_that_is_left_to_slots_is_measured_where_it_is_limited(embedded
             ours.execute("SELECT pg_reload_conf()")
 
 
-def test_segments_that_wait_for_the_archiver_are_counted(tmp_path: Path) -> None:
+@pytest.fixture
+def gate() -> Iterator[Path]:
+    """A file that the server's own user can look for; pytest's folders are closed to it."""
+    with TemporaryDirectory(prefix="backfilld-gate-") as folder:
+        Path(folder).chmod(0o755)
+        one = Path(folder) / "gate"
+        one.touch()
+        yield one
+
+
+def test_segments_that_wait_for_the_archiver_are_counted(gate: Path) -> None:
     """An archiver that works, and then one that does not."""
-    gate = tmp_path / "gate"
     settings = {"archive_mode": "on", "archive_command": f"test -e {gate}"}
-    tmp_path.chmod(0o755)
-    gate.touch()
     with EmbeddedPostgres(settings=settings) as server, connect(server.url()) as ours:
-        for parent in (tmp_path, *tmp_path.parents[:2]):
-            parent.chmod(0o755)  # the server's own user looks for the gate
 
         def backlog() -> Reading:
             return _read(ours)["archive_backlog_segments"]
