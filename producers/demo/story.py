@@ -218,8 +218,7 @@ class Story:
             """
             SELECT r.state, r.phase, r.verified_at IS NOT NULL AS verified,
                    (SELECT count(*) FROM backfilld.quarantine q WHERE q.run = r.run) AS quarantined,
-                   (SELECT sum(l.rows_walked) FROM backfilld.lanes l
-                    WHERE l.run = r.run AND l.kind = 'backfill' AND l.pass = 1)::bigint AS walked,
+                   coalesce(r.rows_total, 0) AS walked,
                    (SELECT extract(epoch FROM max(e.at) - min(e.at)) FROM backfilld.events e
                     WHERE e.run = r.run AND e.what IN ('phase.backfill', 'phase.verify'))::float8 AS seconds
             FROM backfilld.runs r WHERE r.run = %s
