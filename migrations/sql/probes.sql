@@ -123,25 +123,32 @@ WITH here AS MATERIALIZED (
 SELECT here.at, here.next_xid, h.holder, h.seconds, h.xid FROM here LEFT JOIN holders h ON true
 
 -- name: changing
--- The tables that runs are changing at this moment, in the notation of migration files, and how large each was before.
-SELECT l.relation, min((r.space #>> ARRAY['before', 'tables', l.relation])::bigint) AS bytes_before
+-- The tables that runs are changing at this moment, in the notation of migration files, how large each was before, and
+-- about how many rows the run walks.
+SELECT l.relation, min((r.space #>> ARRAY['before', 'tables', l.relation])::bigint) AS bytes_before,
+       max(r.rows_total) AS rows_total
 FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
 WHERE r.state = 'running' AND r.phase = 'backfill' AND l.done_at IS NULL AND l.relation IS NOT NULL
 GROUP BY l.relation
 
 -- name: dead_tuples
 -- Live and dead rows of these tables and their partitions, and what vacuum is about. By name, not by regclass: to look at a
--- name needs no privilege on its schema.
-SELECT wanted.nspname || '.' || wanted.relname AS relation, sum(pg_stat_get_live_tuples(part.relid))::bigint AS live,
+-- name needs no privilege on its schema. The counters begin at nothing after a crash, a restore or a reset; then the last
+-- vacuum's count tells, or what the run counted.
+SELECT wanted.nspname || '.' || wanted.relname AS relation,
+       coalesce(nullif(sum(greatest(pg_stat_get_live_tuples(part.relid), part.reltuples, 0)), 0), max(wanted.rows_total), 0)::bigint
+       AS live,
        sum(pg_stat_get_dead_tuples(part.relid))::bigint AS dead,
        bool_or(EXISTS (SELECT FROM pg_stat_progress_vacuum v WHERE v.relid = part.relid)) AS vacuuming,
        NOT current_setting('autovacuum')::boolean
        OR bool_or(EXISTS (SELECT FROM pg_class o, unnest(o.reloptions) option
                           WHERE o.oid = part.relid AND option ~* '^autovacuum_enabled=(f|of|no?$|0)')) AS autovacuum_off
-FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted (nspname, relname)
+FROM unnest(%(schemas)s::text[], %(names)s::text[], %(rows_total)s::bigint[]) AS wanted (nspname, relname, rows_total)
 JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.nspname
 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relname
-CROSS JOIN LATERAL (SELECT c.oid AS relid UNION SELECT tree.relid::oid FROM pg_partition_tree(c.oid) tree) AS part
+CROSS JOIN LATERAL (SELECT o.oid AS relid, CASE WHEN o.relkind = 'p' THEN 0 ELSE o.reltuples END::bigint AS reltuples
+                    FROM pg_class o
+                    WHERE o.oid = c.oid OR o.oid IN (SELECT tree.relid FROM pg_partition_tree(c.oid) tree)) AS part
 GROUP BY 1
 
 -- name: table_sizes

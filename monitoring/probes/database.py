@@ -78,8 +78,8 @@ class Database:
         self._xids = History(2 * limits.snapshot_age_seconds.hard if limits.snapshot_age_seconds else 60.0)
         #: Time and place of the WAL at the last reading.
         self._wal_before: tuple[float, int] | None = None
-        #: Tables that are being changed, and how large they were before.
-        self._changing: tuple[tuple[TableName, int | None], ...] = ()
+        #: Tables that are being changed, how large they were before, and about how many rows a run walks.
+        self._changing: tuple[tuple[TableName, int | None, int | None], ...] = ()
         self._scene = CROWDED
         #: Queries that failed when they were last asked.
         self._suspects: frozenset[str] = frozenset()
@@ -136,10 +136,11 @@ class Database:
 
     def _probes(self) -> list[_Probe]:
         tables = {
-            "schemas": [table.schema for table, _ in self._changing],
-            "names": [table.name for table, _ in self._changing],
+            "schemas": [table.schema for table, _, _ in self._changing],
+            "names": [table.name for table, _, _ in self._changing],
         }
-        sizes = tables | {"bytes_before": [before for _, before in self._changing]}
+        sizes = tables | {"bytes_before": [before for _, before, _ in self._changing]}
+        rows = tables | {"rows_total": [total for _, _, total in self._changing]}
         return [
             _Probe("standbys", ("replica_lag_seconds",), lambda rows: [replica_lag(rows, self._wal)]),
             _Probe("slots", ("slot_retained_bytes", "slot_used_share"), _slots),
@@ -150,7 +151,7 @@ class Database:
             _Probe("active_sessions", ("active_connections",), _active_connections),
             _Probe("all_sessions", ("connections",), _connections),
             _Probe("horizon", ("snapshot_age_seconds",), self._snapshot_age),
-            _Probe("dead_tuples", ("dead_tuples",), _dead_tuples, tables),
+            _Probe("dead_tuples", ("dead_tuples",), _dead_tuples, rows),
             _Probe("table_sizes", ("table_growth",), _table_growth, sizes),
             _Probe("changing", (), self._remember_tables),
             _Probe("others", (), self._look_around),
@@ -179,7 +180,9 @@ class Database:
 
     def _remember_tables(self, rows: Sequence[Row]) -> list[Reading]:
         # For the next reading: not worth a round trip of its own.
-        self._changing = tuple((TableName.parse(row["relation"]), row["bytes_before"]) for row in rows)
+        self._changing = tuple(
+            (TableName.parse(row["relation"]), row["bytes_before"], row["rows_total"]) for row in rows
+        )
         return []
 
     def _look_around(self, rows: Sequence[Row]) -> list[Reading]:

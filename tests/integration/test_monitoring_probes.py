@@ -523,6 +523,33 @@ def test_a_table_with_few_dead_rows_is_well_whatever_their_share(database_url: s
             assert _read(ours, database)["dead_tuples"].value == 0
 
 
+def test_dead_rows_are_no_share_of_counters_that_were_reset(
+    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash or a restore the counter of live rows begins at nothing, and each batch of ours adds dead ones."""
+    monkeypatch.setattr(database_probes, "FEWEST_DEAD_TUPLES", 100)
+    connection.execute("CREATE TABLE counted (id int) WITH (autovacuum_enabled = off)")
+    connection.execute("INSERT INTO counted SELECT generate_series(1, 2000)")
+    connection.execute(
+        "INSERT INTO backfilld.runs (name, checksum, definition, settings, facts, requested_by, state, phase, rows_total) "
+        "VALUES ('m', 'c', '{}', '{}', '[]', 'me', 'running', 'backfill', 2000)"
+    )
+    connection.execute(
+        "INSERT INTO backfilld.lanes (run, lane, kind, operation, relation) VALUES (1, 1, 'backfill', 0, 'counted')"
+    )
+    seen = "SELECT pg_stat_get_dead_tuples('counted'::regclass) AS dead"
+    database = Database(LIMITS)
+    with connect(database_url, application_name="backfilld governor") as ours:
+        _read(ours, database)
+        for vacuumed in (False, True):
+            if vacuumed:
+                connection.execute("VACUUM counted")
+            connection.execute("SELECT pg_stat_reset_single_table_counters('counted'::regclass)")
+            connection.execute("UPDATE counted SET id = -id WHERE abs(id) <= 200")
+            _until(lambda: connection.execute(seen).fetchall() == [{"dead": 200}])
+            assert _value(_read(ours, database)["dead_tuples"]) == pytest.approx(200 / 2200)
+
+
 def test_how_much_a_table_has_grown_since_a_run_began_to_change_it(
     database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
