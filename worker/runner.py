@@ -210,7 +210,7 @@ class Runner:
         if lane.kind == "retry":
             done, cursor, tally = _retried(batch.retry_one())
         else:
-            step = stride.stride(lane, claimed.seen)
+            step = stride.stride(lane, claimed.seen, politely=standing.batch_seconds is not None)
             tally = self._cover(connection, batch, lane, step, carefully=carefully)
             cursor, done = step.landing(changed=tally.changed, hot=tally.hot or 0)
         seconds = time.monotonic() - began

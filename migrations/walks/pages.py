@@ -36,6 +36,9 @@ FEW_STRIPES, MANY_STRIPES = 8, 16
 BATCHES_A_ROUND = 4
 #: Pages of a batch that is cut short for the sake of that. Fewer would pay more for the transaction than for the rows.
 LEAST_PAGES = 16
+#: Pages of a batch of the first round, beside others: the WAL holds each whole, once after a checkpoint, and a commit of
+#: theirs waits until all of it is on disk. 1 MB.
+POLITE_PAGES = 128
 #: Groups smaller than this are not worth the rounds.
 LEAST_GROUP_PAGES = 64
 #: A group is read as often as there are stripes, and should stay in memory meanwhile: at most 128 MB.
@@ -140,9 +143,11 @@ def begin(stretch: Stretch) -> Place:
     return _group(stretch, stretch.first, level=stretch.stripes, stripes=stretch.stripes, floor=2, scale=1)
 
 
-def reach(stretch: Stretch, place: Place, *, rows: int, pages: int) -> PageReach:
-    """The pages of the next batch, for about `rows` rows, in a table that has `pages` by now."""
+def reach(stretch: Stretch, place: Place, *, rows: int, pages: int, politely: bool = False) -> PageReach:
+    """The pages of the next batch, for about `rows` rows, in a table that has `pages` by now; `politely` beside others."""
     wanted = max(1, round(rows * place.stripes / max(stretch.rows_per_page, 0.01)))
+    if politely and place.stripe == 0:
+        wanted = min(wanted, POLITE_PAGES)
     if place.last is None:
         last = place.page + wanted
         return PageReach(first=place.page, last=last if last < pages else None)

@@ -50,11 +50,11 @@ def look(walk: KeyWalk | PageWalk, lane: Lane) -> Query:
             return walk.bound(_ahead(lane), lane.batch_rows)
 
 
-def stride(lane: Lane, seen: Seen) -> Stride:
-    """The lane's next batch."""
+def stride(lane: Lane, seen: Seen, *, politely: bool) -> Stride:
+    """The lane's next batch; `politely` beside others."""
     match lane.bounds:
         case Stretch():
-            return _page_stride(lane, lane.bounds, seen)
+            return _page_stride(lane, lane.bounds, seen, politely=politely)
         case Bounds():
             return KeyStride(ahead=_ahead(lane), end=seen, size=lane.batch_rows)
 
@@ -115,13 +115,15 @@ class Rewritten:
         return None, True
 
 
-def _page_stride(lane: Lane, stretch: Stretch, seen: Seen) -> PageStride | Rewritten:
+def _page_stride(lane: Lane, stretch: Stretch, seen: Seen, *, politely: bool) -> PageStride | Rewritten:
     filenode, size = seen or (None, None)
     # A verifying lane goes on: whether pages moved under any of them is asked when all have ended.
     if lane.kind != "verify" and filenode != stretch.filenode:
         return Rewritten()
     place = Place.from_json(lane.cursor) if lane.cursor is not None else pages.begin(stretch)
-    covered = pages.reach(stretch, place, rows=lane.batch_rows, pages=size or 0)
+    covered = pages.reach(
+        stretch, place, rows=lane.batch_rows, pages=size or 0, politely=politely and lane.kind != "verify"
+    )
     return PageStride(stretch=stretch, place=place, reach=covered)
 
 
