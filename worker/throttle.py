@@ -37,8 +37,8 @@ CROWD = 2
 LEAVE_SECONDS = 10.0
 #: The share that is lost in a second at the hard limit of `foreground_latency`; in proportion below it.
 BRAKE_PER_SECOND = 0.5
-#: The share that comes back in a second, beside others and alone. From least to all in 23 s: slower than a checkpoint's worst.
-RECOVER_PER_SECOND = 0.04
+#: The share that comes back in a second, beside others and alone. From least to all in 45 s: slower than a checkpoint passes.
+RECOVER_PER_SECOND = 0.02
 RECOVER_ALONE_PER_SECOND = 0.1
 
 #: Whoever wants a row of a batch waits for its end: beside others a batch lasts a tenth of a second at most.
