@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -63,6 +64,16 @@ def test_a_group_is_gone_round_in_several_batches_even_if_one_could_take_it_all(
     place = pages.begin(lane)
     reach = pages.reach(lane, place, rows=1_000_000, pages=1000)
     assert reach.last == 250
+
+
+def test_beside_others_the_first_round_writes_few_whole_pages_at_a_time() -> None:
+    """A commit of theirs waits until they are on disk; in later rounds pages are in the WAL already."""
+    lane = stretch(last=4000, group_pages=4000)
+    place = pages.begin(lane)
+    first = pages.reach(lane, place, rows=1_000_000, pages=4000, politely=True)
+    assert first.last == pages.POLITE_PAGES
+    second = pages.reach(lane, replace(place, stripe=1), rows=1_000_000, pages=4000, politely=True)
+    assert second.last == 1000
 
 
 def test_what_a_lane_has_behind_it_adds_up_to_its_pages() -> None:
