@@ -17,20 +17,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 #: Operations of the design that a file may not use yet; named, so that nobody takes them for a typing error.
-PLANNED = frozenset(
-    {
-        "rename_column",
-        "change_type",
-        "set_not_null",
-        "drop_column",
-        "add_check",
-        "add_foreign_key",
-        "add_unique",
-        "create_index",
-        "drop_index",
-        "sql",
-    }
-)
+PLANNED = frozenset({"rebuild_table", "change_primary_key", "split_column", "merge_columns"})
 
 Schema = dict[str, Any]  # JSON Schema is JSON: mappings of anything
 

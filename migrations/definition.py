@@ -10,10 +10,9 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -26,29 +25,46 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema
 
 from migrations import yaml_nodes
+from migrations.changes import (
+    AddCheck,
+    AddColumn,
+    AddForeignKey,
+    AddUnique,
+    Backfill,
+    ChangeType,
+    ColumnSpec,
+    CreateIndex,
+    DropColumn,
+    DropIndex,
+    FileModel,
+    Operation,
+    RenameColumn,
+    SetNotNull,
+    Sql,
+)
 from migrations.complaints import first_complaint
 from migrations.errors import InvalidMigration
 from migrations.names import TableName, Wrong, shown
 from migrations.states import Phase
-from migrations.values import (
-    MOST_WINDOWS,
-    Approvals,
-    Columns,
-    Expression,
-    Function,
-    MigrationName,
-    Name,
-    Table,
-    Windows,
-)
+from migrations.values import MOST_WINDOWS, Approvals, MigrationName, Windows
 
 __all__ = [
+    "AddCheck",
     "AddColumn",
+    "AddForeignKey",
+    "AddUnique",
     "Backfill",
+    "ChangeType",
     "ColumnSpec",
+    "CreateIndex",
+    "DropColumn",
+    "DropIndex",
     "Migration",
     "Operation",
+    "RenameColumn",
     "RunSettings",
+    "SetNotNull",
+    "Sql",
     "TableName",
     "json_schema",
     "load",
@@ -61,149 +77,23 @@ MAX_FILE_BYTES = 1024 * 1024
 MAX_OPERATIONS = 50
 
 
-class _Model(BaseModel):
-    """Strict, so that YAML's booleans and numbers are not taken for text; by field name for code, by alias for files."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, populate_by_name=True, serialize_by_alias=True, allow_inf_nan=False
-    )
-
-
-class ColumnSpec(_Model):
-    """A column to add."""
-
-    name: Name = Field(description="The column's name, exact, never folded to lower case.", examples=["new_field"])
-    type: Expression = Field(description="The column's type, as in CREATE TABLE.", examples=["text", "numeric(12, 2)"])
-
-
-class AddColumn(_Model):
-    """Add a column, fill it in every existing row, keep it right while the application writes, and verify it."""
-
-    model_config = ConfigDict(
-        json_schema_extra={  # `_not_null_has_values`, for editors
-            "if": {"properties": {"not_null": {"const": True}}, "required": ["not_null"]},
-            "then": {"anyOf": [{"required": ["backfill"]}, {"required": ["default"]}]},
-        }
-    )
-
-    kind: ClassVar[Literal["add_column"]] = "add_column"
-
-    table: Table = Field(
-        description="The table: `table` or `schema.table` (default schema: public), exact, never folded.",
-        examples=["jobs", "Odd Schema.Order", '"a.b".c'],
-    )
-    column: ColumnSpec = Field(description="The new column.")
-    backfill: Expression | None = Field(
-        default=None,
-        description="SQL expression over the columns of the row that gives the new column's value.",
-        examples=["upper(status)"],
-    )
-    default: Expression | None = Field(
-        default=None, description="SQL expression of the new column's DEFAULT.", examples=["'new'", "now()"]
-    )
-    not_null: bool = Field(
-        default=False, description="Make the column NOT NULL once it is filled; needs `backfill` or `default`."
-    )
-
-    @model_validator(mode="after")
-    def _not_null_has_values(self) -> Self:
-        if self.not_null and self.backfill is None and self.default is None:
-            raise Wrong(
-                "a NOT NULL column needs a value for the rows that are there already",
-                "Add `backfill:` or `default:`, or remove `not_null:`.",
-                at=("not_null",),
-            )
-        return self
-
-
-class Backfill(_Model):
-    """Change the contents of columns that are there already, row by row: by SQL expressions, or by a Python function."""
-
-    model_config = ConfigDict(
-        json_schema_extra={  # `_one_way_to_change_rows`, for editors
-            "oneOf": [
-                {"required": ["set"], "properties": {"transform": False, "writes": False, "reads": False}},
-                {"required": ["transform", "writes"], "properties": {"set": False}},
-            ]
-        }
-    )
-
-    kind: ClassVar[Literal["backfill"]] = "backfill"
-
-    table: Table = Field(
-        description="The table: `table` or `schema.table` (default schema: public), exact, never folded.",
-        examples=["jobs", "Odd Schema.Order", '"a.b".c'],
-    )
-    assignments: Annotated[dict[Name, Expression], Field(min_length=1)] | None = Field(
-        default=None,
-        alias="set",
-        description="Column names, each with the SQL expression of its new value.",
-        examples=[{"status": "lower(status)"}],
-    )
-    transform: Function | None = Field(
-        default=None,
-        description="In place of `set`: the Python function `module:function` that is handed rows and gives them back.",
-        examples=["myapp.backfills:normalise_phone"],
-    )
-    writes: Columns | None = Field(
-        default=None, description="The columns that `transform` gives new values.", examples=[["phone_e164"]]
-    )
-    reads: Columns | None = Field(
-        default=None,
-        description="The columns that `transform` is handed beside the key (default: every column of the table).",
-        examples=[["phone", "country"]],
-    )
-    where: Expression | None = Field(
-        default=None,
-        description="SQL condition: only these rows are changed, and none may be left when the run is verified.",
-        examples=["status <> lower(status)"],
-    )
-
-    @model_validator(mode="after")
-    def _one_way_to_change_rows(self) -> Self:
-        if self.assignments is not None and self.transform is not None:
-            raise Wrong(
-                "`set` and `transform` are two ways to change the same rows",
-                "Keep one of the two.",
-                at=("transform",),
-            )
-        if self.assignments is not None and (self.writes or self.reads) is not None:
-            raise Wrong(
-                "`writes` and `reads` are for a `transform`, and SQL names its columns itself",
-                "Remove it.",
-                at=("writes" if self.writes is not None else "reads",),
-            )
-        if self.assignments is None and self.transform is None:
-            at = "transform" if (self.writes or self.reads) is not None else "set"
-            raise Wrong(
-                f"the key `{at}` is missing",
-                "Add `set:` with SQL expressions or `transform:` with a Python function to the operation.",
-                at=(at,),
-            )
-        if self.transform is not None and self.writes is None:
-            raise Wrong(
-                "the key `writes` is missing: which columns a function changes cannot be seen from here",
-                "Add `writes:` with the columns that the function gives new values, for example [phone_e164].",
-                at=("writes",),
-            )
-        return self
-
-    @property
-    def written(self) -> tuple[str, ...]:
-        """The columns that get new values."""
-        return self.writes or tuple(self.assignments or ())
-
-
-Operation = AddColumn | Backfill
-
-
-class Entry(_Model):
+class Entry(FileModel):
     """One operation: its kind as the only key, and what it needs below that."""
 
     model_config = ConfigDict(title="Operation", json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     add_column: AddColumn | None = Field(default=None, description="Add a column and fill it.")
+    rename_column: RenameColumn | None = Field(default=None, description="Give a column another name.")
+    change_type: ChangeType | None = Field(default=None, description="Give a column another type.")
+    set_not_null: SetNotNull | None = Field(default=None, description="Make a column NOT NULL.")
+    drop_column: DropColumn | None = Field(default=None, description="Take a column away.")
+    add_check: AddCheck | None = Field(default=None, description="Add a CHECK constraint.")
+    add_foreign_key: AddForeignKey | None = Field(default=None, description="Add a foreign key.")
+    add_unique: AddUnique | None = Field(default=None, description="Add a UNIQUE constraint.")
+    create_index: CreateIndex | None = Field(default=None, description="Build an index.")
+    drop_index: DropIndex | None = Field(default=None, description="Take an index away.")
     backfill: Backfill | None = Field(default=None, description="Change the contents of existing columns.")
+    sql: Sql | None = Field(default=None, description="Run SQL of one's own.")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -217,17 +107,18 @@ class Entry(_Model):
 
 def _unwrap(value: object) -> Operation:
     """From `{add_column: {…}}` to the operation itself; pydantic joins the errors found here to its own."""
-    if isinstance(value, AddColumn | Backfill):
+    if isinstance(value, Operation):
         return value
     entry = Entry.model_validate(value, by_alias=True, by_name=False)
-    return cast("Operation", entry.add_column or entry.backfill)  # exactly one is there: `_exactly_one`
+    (kind,) = entry.model_fields_set  # exactly one is there: `_exactly_one`
+    return cast("Operation", getattr(entry, kind))
 
 
 def _wrap(operation: Operation, inner: SerializerFunctionWrapHandler) -> dict[str, object]:
     return {operation.kind: inner(operation)}
 
 
-class RunSettings(_Model):
+class RunSettings(FileModel):
     """How a run behaves; may be changed while it runs."""
 
     lanes: int = Field(
@@ -274,9 +165,20 @@ class RunSettings(_Model):
         examples=[["Mon-Fri 22:00-06:00 Europe/Berlin"]],
         json_schema_extra={"maxItems": MOST_WINDOWS},
     )
+    journal: bool = Field(
+        default=True,
+        description="Whether in-place changes keep the old values, so that `rollback` can bring them back. Unit: on or off.",
+    )
+    retention_days: float = Field(
+        default=7.0,
+        ge=0,
+        le=3650,
+        description="How long the old values are kept once the run is completed; `backfilld purge` ends what is over. "
+        "Unit: days.",
+    )
 
 
-class Migration(_Model):
+class Migration(FileModel):
     """A migration file for `backfilld`."""
 
     name: MigrationName = Field(
@@ -308,22 +210,15 @@ class Migration(_Model):
     @model_validator(mode="after")
     def _columns_are_settled_once(self) -> Self:
         """Two operations that fill one column would undo each other's work, and neither could be verified."""
-        added: dict[tuple[TableName, str], int] = {}
-        filled: dict[tuple[TableName, str], int] = {}
+        settled: dict[tuple[TableName, str], tuple[str, int]] = {}
         for index, operation in enumerate(self.operations):
-            match operation:
-                case AddColumn():
-                    column = (operation.table, operation.column.name)
-                    at: yaml_nodes.Path = ("operations", index, operation.kind, "column", "name")
-                    _refuse_second(column, added, "added", at)
-                    _refuse_second(column, filled, "filled", at)
-                    added[column] = index
-                case Backfill():
-                    for number, name in enumerate(operation.written):
-                        column = (operation.table, name)
-                        key = ("writes", number) if operation.writes else ("set", name)
-                        _refuse_second(column, added, "added", ("operations", index, operation.kind, *key))
-                        filled[column] = index
+            for name, what, key in _settles(operation):
+                column = (cast("TableName", operation.table), name)
+                at: yaml_nodes.Path = ("operations", index, operation.kind, *key)
+                earlier = settled.get(column)
+                if earlier is not None and (earlier[0], what) != ("filled", "filled"):
+                    _refuse_second(column, earlier, at)
+                settled.setdefault(column, (what, index))
         return self
 
     @property
@@ -354,16 +249,38 @@ class Migration(_Model):
             raise first_complaint(exc, document, file=file, schema=json_schema()) from None
 
 
-def _refuse_second(
-    column: tuple[TableName, str], earlier: dict[tuple[TableName, str], int], done: str, at: yaml_nodes.Path
-) -> None:
-    if column in earlier:
-        table, name = column
-        raise Wrong(
-            f"the column `{shown(name)}` of `{shown(str(table))}` is {done} by operations[{earlier[column]}] already",
-            "Settle the column in one operation, or move the second one to a migration of its own.",
-            at=at,
-        )
+def _settles(operation: Operation) -> list[tuple[str, str, tuple[str | int, ...]]]:
+    """The columns an operation settles: their names, what it does to them, and where in the file that is said."""
+    settled: list[tuple[str, str, tuple[str | int, ...]]] = []
+    match operation:
+        case AddColumn():
+            settled = [(operation.column.name, "added", ("column", "name"))]
+        case Backfill():
+            settled = [
+                (name, "filled", ("writes", number) if operation.writes else ("set", name))
+                for number, name in enumerate(operation.written)
+            ]
+        case RenameColumn():
+            settled = [(operation.old, "renamed", ("from",)), (operation.new, "added", ("to",))]
+        case ChangeType():
+            settled = [(operation.column, "changed", ("column",))]
+        case DropColumn():
+            settled = [(operation.column, "dropped", ("column",))]
+        case SetNotNull():
+            settled = [(operation.column, "filled", ("column",))]
+        case AddCheck() | AddForeignKey() | AddUnique() | CreateIndex() | DropIndex() | Sql():
+            pass
+    return settled
+
+
+def _refuse_second(column: tuple[TableName, str], earlier: tuple[str, int], at: yaml_nodes.Path) -> None:
+    table, name = column
+    done, index = earlier
+    raise Wrong(
+        f"the column `{shown(name)}` of `{shown(str(table))}` is {done} by operations[{index}] already",
+        "Settle the column in one operation, or move the second one to a migration of its own.",
+        at=at,
+    )
 
 
 def load(path: str | Path) -> Migration:

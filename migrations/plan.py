@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from migrations.operations import actions, bind
+from migrations.operations import Action, bind, steps
 from migrations.states import Phase
 
 if TYPE_CHECKING:
     from migrations.definition import Migration
-    from migrations.operations import Action, Operation
+    from migrations.operations import Operation, Step
     from migrations.postgres.catalog import Table
     from migrations.preflight import Examination
     from migrations.walks.forecast import Forecast
@@ -119,13 +119,13 @@ def make(migration: Migration, examination: Examination) -> Plan:
 def _phase(
     migration: Migration, operations: tuple[Operation, ...], phase: Phase, *, walks: tuple[Forecast | None, ...]
 ) -> PlannedPhase:
-    planned = [_planned(action) for action in actions(operations, phase)]
+    planned = [_planned(step) for step in steps(operations, phase)]
     statements = [statement for action in planned for statement in action]
     for operation, walk in zip(operations, walks, strict=True):
         rewrite = operation.rewrite()
         if rewrite is None or walk is None:
             continue
-        table = operation.table.identifier.as_string()
+        table = rewrite.table.identifier.as_string()
         key = ", ".join(column.name for column in operation.facts.key)
         needed = _readable(rewrite.needs_work.as_string())
         if phase is Phase.BACKFILL:
@@ -157,10 +157,12 @@ def _sets(rewrite: Rewrite) -> str:
     )
 
 
-def _planned(action: Action) -> list[PlannedAction]:
+def _planned(step: Step) -> list[PlannedAction]:
+    if not isinstance(step, Action):
+        return [PlannedAction(sql=f"-- {step.kind}: {step.table}", lock="ROW EXCLUSIVE", note=step.note)]
     return [
         PlannedAction(sql=statement.sql.as_string().strip(), lock=statement.lock, note=statement.note)
-        for statement in action.statements
+        for statement in step.statements
     ]
 
 
@@ -196,7 +198,9 @@ def _subject(operation: Operation) -> str:
 
 
 def _estimate(migration: Migration, operations: tuple[Operation, ...], examination: Examination) -> Estimate:
-    rows = sum(examination.rows[operation.table] for operation in operations if operation.rewrite() is not None)
+    rows = sum(
+        examination.rows[rewrite.table] for operation in operations if (rewrite := operation.rewrite()) is not None
+    )
     settings = migration.settings
     rows_per_batch = max(1, round(ASSUMED_ROWS_PER_SECOND * settings.batch_seconds))
     seconds = rows / (ASSUMED_ROWS_PER_SECOND * settings.lanes) * (1 + settings.nice)

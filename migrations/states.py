@@ -54,7 +54,7 @@ class Wish(StrEnum):
 
 
 #: States in which workers take steps.
-ACTIVE = frozenset({State.QUEUED, State.RUNNING})
+ACTIVE = frozenset({State.QUEUED, State.RUNNING, State.ROLLING_BACK})
 #: States on the way to a stop: no new batch starts, the one in flight is let go or cancelled.
 STOPPING = frozenset({State.PAUSING, State.CANCELLING})
 #: States a run leaves only through `resume` or `enqueue`, or never.
@@ -69,6 +69,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
             State.PAUSING,  # person: pause, before any step
             State.CANCELLING,  # person: cancel, before any step
             State.FAILED,  # worker: the first step met an error that will not go away
+            State.ROLLING_BACK,  # person: rollback, before any step
         }
     ),
     State.RUNNING: frozenset(
@@ -79,6 +80,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
             State.CANCELLING,  # person: cancel
             State.FAILED,  # worker: an error that will not go away
             State.COMPLETED,  # worker: every phase is done and verified
+            State.ROLLING_BACK,  # person: rollback
         }
     ),
     State.WAITING: frozenset(
@@ -86,6 +88,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
             State.RUNNING,  # person: approve
             State.PAUSING,  # person: pause
             State.CANCELLING,  # person: cancel
+            State.ROLLING_BACK,  # person: rollback
         }
     ),
     State.PAUSING: frozenset(
@@ -93,12 +96,14 @@ TRANSITIONS: dict[State, frozenset[State]] = {
             State.PAUSED,  # worker: no batch is in flight any more
             State.RUNNING,  # person: resume, before the pause was complete
             State.CANCELLING,  # person: cancel
+            State.ROLLING_BACK,  # person: rollback
         }
     ),
     State.PAUSED: frozenset(
         {
             State.RUNNING,  # person: resume, or a retry of quarantined rows
             State.CANCELLING,  # person: cancel
+            State.ROLLING_BACK,  # person: rollback
         }
     ),
     State.CANCELLING: frozenset({State.CANCELLED}),  # worker: no batch is in flight any more
@@ -106,12 +111,13 @@ TRANSITIONS: dict[State, frozenset[State]] = {
         {
             State.RUNNING,  # person: resume, after the cause was mended
             State.CANCELLING,  # person: cancel
+            State.ROLLING_BACK,  # person: rollback; resume, where it was the rollback that failed
         }
     ),
     State.ROLLING_BACK: frozenset({State.ROLLED_BACK, State.FAILED}),  # worker: everything added was taken away, or not
-    State.CANCELLED: frozenset(),
+    State.CANCELLED: frozenset({State.ROLLING_BACK}),  # person: rollback of what the cancelled run left
     State.ROLLED_BACK: frozenset(),
-    State.COMPLETED: frozenset(),
+    State.COMPLETED: frozenset({State.ROLLING_BACK}),  # person: rollback, as long as old values are kept
 }
 
 

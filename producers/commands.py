@@ -190,8 +190,29 @@ def resume(connection: Connection, reference: int | str, *, actor: str) -> int:
         if held.state not in {State.PAUSING, State.PAUSED, State.FAILED}:
             msg = f"run {held.name} is {held.state}, which nothing brings back; enqueue the migration again"
             raise UsageError(msg)
-        runs.set_state(connection, held, State.RUNNING, actor=actor, reason="asked to resume")
+        after = State.RUNNING if held.rollback is None else State.ROLLING_BACK
+        runs.set_state(connection, held, after, actor=actor, reason="asked to resume")
         lanes.wake_run(connection, held.run)
+
+    return _change(connection, reference, act)
+
+
+def rollback(connection: Connection, reference: int | str, *, actor: str) -> int:
+    """Take a run back, from wherever it is; a worker begins once no batch is in flight."""
+
+    def act(held: Held) -> None:
+        if held.state in {State.ROLLING_BACK, State.ROLLED_BACK}:
+            return
+        if held.state is State.CANCELLING:
+            msg = f"run {held.name} is being cancelled; ask again when it is"
+            raise UsageError(msg)
+        if held.rollback is None:
+            runs.set_rollback(connection, held.run, {})
+        runs.set_state(connection, held, State.ROLLING_BACK, actor=actor, reason="asked to roll back")
+        if held.state in ENDED:
+            lanes.reopen_conductor(connection, held.run)
+        else:
+            lanes.wake_run(connection, held.run)
 
     return _change(connection, reference, act)
 

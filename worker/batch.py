@@ -21,7 +21,7 @@ from migrations.postgres.outcomes import classify, in_words
 from migrations.store import lanes, quarantine
 from migrations.walks.keys import KeyWalk, fetch_key
 from migrations.walks.pages import PageReach, PageWalk
-from migrations.walks.rewrite import expression
+from migrations.walks.rewrite import Rewrite, expression
 from migrations.walks.stride import Reach, Row
 from worker.transform import Transform
 
@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from migrations.model import Lane
-    from migrations.operations import Operation
+    from migrations.operations import Operation, Walk
     from migrations.postgres.connect import Connection
-    from migrations.walks.rewrite import Rewrite
 
 
 #: Rows of a table and its partitions that this session has updated in place so far.
@@ -100,7 +99,7 @@ class Work:
         rewrite = operation.rewrite()
         if rewrite is None:
             return None
-        walk = KeyWalk(table=operation.table, key=operation.facts.key)
+        walk = KeyWalk(table=rewrite.table, key=operation.facts.key)
         return cls(
             number=number,
             operation=operation,
@@ -109,10 +108,22 @@ class Work:
             transform=Transform.of(rewrite, walk, allowed=transforms),
         )
 
+    @classmethod
+    def of_walk(cls, operation: Operation, walk: Walk) -> Work:
+        """The work of a walk between two steps."""
+        rewrite = walk.rewrite or Rewrite(table=walk.table, facts=operation.facts, assignments=())
+        by_key = KeyWalk(table=walk.table, key=walk.key)
+        return cls(number=walk.operation, operation=operation, rewrite=rewrite, walk=by_key)
+
+    @property
+    def table(self) -> TableName:
+        """The table whose rows are changed."""
+        return self.rewrite.table
+
     def walk_of(self, lane: Lane) -> KeyWalk | PageWalk:
         """How this lane walks."""
         if isinstance(lane.bounds, Stretch) and lane.relation is not None:
-            return PageWalk(relation=TableName.parse(lane.relation), alias=self.operation.table.name)
+            return PageWalk(relation=TableName.parse(lane.relation), alias=self.table.name)
         return self.walk
 
 

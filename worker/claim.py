@@ -14,7 +14,7 @@ from psycopg.rows import tuple_row
 from migrations import windows
 from migrations.model import Lane
 from migrations.postgres.connect import apply_settings, begin_settings
-from migrations.states import ACTIVE, Phase
+from migrations.states import ACTIVE, Phase, State
 from migrations.store import lanes, pace, runs
 from migrations.store.runs import Standing
 from worker.throttle import stale
@@ -36,11 +36,14 @@ CONDUCTOR_STATEMENT_TIMEOUT_SECONDS = 60.0
 #: Outside its windows a lane looks again after this at the latest, should its record have been written by hand.
 LONGEST_SHUT_SECONDS = 60.0
 
-#: Which lanes work in which phase. The conductor works in all of them.
+#: Which lanes work in which phase, beside the conductor; `backfilld.may_work` in the schema says the same.
 KINDS: dict[Phase, frozenset[str]] = {
     Phase.BACKFILL: frozenset({"backfill", "retry"}),
     Phase.VERIFY: frozenset({"verify"}),
+    Phase.CONTRACT: frozenset({"archive"}),
 }
+#: Which lanes work while a run is rolled back.
+KINDS_BACK = frozenset({"archive", "restore", "undo"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,8 @@ def _wanted(lane: Lane, standing: Standing) -> bool:
         return False
     if lane.kind == "conductor":
         return True
-    return lane.pass_ == standing.pass_ and lane.kind in KINDS.get(standing.phase, frozenset())
+    kinds = KINDS_BACK if standing.state is State.ROLLING_BACK else KINDS.get(standing.phase, frozenset())
+    return lane.pass_ == standing.pass_ and lane.kind in kinds
 
 
 def _held(standing: Standing) -> Wait | None:

@@ -16,22 +16,25 @@ from migrations.errors import Finding, Refused
 from migrations.events import PhaseEntered, StateChanged
 from migrations.messages import LaneMessage
 from migrations.model import Bounds, Stretch
-from migrations.operations import actions
+from migrations.operations import Action, Walk, steps
 from migrations.postgres import catalog
+from migrations.rollback import way_back
 from migrations.settings import TARGET
-from migrations.states import Phase, State
+from migrations.states import Phase, State, allowed
 from migrations.store import lanes, quarantine, runs
-from migrations.walks.keys import split
+from migrations.walks.keys import KeyWalk, split
 from migrations.walks.sizing import FIRST_ROWS
 from migrations.walks.survey import stretches, to_open_end, walk_for
+from worker import ddl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from migrations.events import Event
     from migrations.model import Key, Lane, Run
-    from migrations.operations import Action, Operation
+    from migrations.operations import Operation, Step
     from migrations.postgres.connect import Connection
+    from migrations.rollback import BackStep
     from migrations.store.runs import Held, Standing
     from worker.batch import Work
 
@@ -65,6 +68,8 @@ class Conductor:
         """
         if standing.state is State.QUEUED:
             self._set_state(State.RUNNING, reason="the first step")
+        if standing.state is State.ROLLING_BACK:
+            return self._roll_back(standing)
         phase = standing.phase
         if self._must_wait(standing):
             self._set_state(State.WAITING, reason=f"{phase} waits for approval")
@@ -79,54 +84,98 @@ class Conductor:
             case Phase.DONE:
                 return self._sleep()
 
-    def take_back(self, action: Action) -> list[LaneMessage]:
-        """A scan met a row that breaks the rule: take the rule away and walk the data once more."""
-        for statement in action.undo:
-            self._connection.execute(statement.sql)
-        held = self._hold()
-        self._walk_again(held.pass_ + 1, reason="a row came in that breaks the constraint being validated")
+    def walk_again(self, standing: Standing, *, reason: str) -> list[LaneMessage]:
+        """A scan met a row that breaks a rule: take back what verify has done so far, and walk the data once more."""
+        done = steps(self._operations, Phase.VERIFY)[: self._step - _JUDGED]
+        for step in reversed(done):
+            for back in step.back:
+                if isinstance(back, Action) and back.index is None:
+                    self._execute(back)
+        self._walk_again(standing.pass_ + 1, reason=reason)
         return self._go_on(0)
 
-    def pending_action(self, standing: Standing) -> Action | None:
-        """The action that the next step would run, if it is one."""
-        step = self._step - (_JUDGED if standing.phase is Phase.VERIFY else 0)
-        planned = actions(self._operations, standing.phase)
+    def pending(self, standing: Standing) -> Step | None:
+        """The step that the conductor would do next, if there is one."""
+        if standing.state is State.ROLLING_BACK:
+            if not standing.rollback:
+                return None
+            planned = tuple(back.step for back in self._way_back(standing))
+            step = self._step
+        else:
+            planned = steps(self._operations, standing.phase)
+            step = self._step - (_JUDGED if standing.phase is Phase.VERIFY else 0)
         return planned[step] if 0 <= step < len(planned) else None
 
     def _must_wait(self, standing: Standing) -> bool:
         phase = standing.phase
         if self._step > 0 or phase not in standing.settings.approve or phase is Phase.DONE:
             return False
-        has_work = bool(actions(self._operations, phase)) or (
+        has_work = bool(steps(self._operations, phase)) or (
             phase in {Phase.BACKFILL, Phase.VERIFY} and bool(self._works) and standing.pass_ == 1
         )
         return has_work and phase not in self._hold().approved
 
     def _act(self, standing: Standing, *, done: int) -> list[LaneMessage]:
-        """Run the phase's next action, or go on to the next phase. The first `done` steps of the phase are no actions."""
-        planned = actions(self._operations, standing.phase)
+        """Do the phase's next step, or go on to the next phase. The first `done` steps of the phase are the conductor's own."""
+        planned = steps(self._operations, standing.phase)
         if self._step - done < len(planned):
-            self._execute(planned[self._step - done])
-            return self._go_on(self._step + 1)
+            return self._do(planned[self._step - done], standing)
         return self._enter(standing.phase.next)
 
+    def _do(self, step: Step, standing: Standing) -> list[LaneMessage]:
+        match step:
+            case Walk():
+                return self._walk(step, standing)
+            case Action():
+                self._execute(step)
+                return self._go_on(self._step + 1)
+
+    def _walk(self, walk: Walk, standing: Standing) -> list[LaneMessage]:
+        """Make the lanes of a walk between two steps, wait for them, and go on."""
+        made, unfinished = lanes.of_walk(self._connection, self._run.run, kind=walk.kind, operation=walk.operation)
+        if not made:
+            unfinished = made = self._make_walk_lanes(walk, standing)
+            if made:
+                self._checkpoint(self._step, sleeps=True)
+                return lanes.startable(self._connection, self._run.run)
+        if unfinished:
+            return self._sleep()
+        return self._go_on(self._step + 1)
+
+    def _roll_back(self, standing: Standing) -> list[LaneMessage]:
+        """Take back the next of what was done; at first, when no batch is in flight any more, write down what that is."""
+        run = self._run.run
+        if not standing.rollback:
+            if lanes.in_flight(self._connection, run):
+                return self._sleep()
+            lanes.end_forward(self._connection, run)
+            done = max(self._step - (_JUDGED if standing.phase is Phase.VERIFY else 0), 0)
+            runs.set_rollback(self._connection, run, {"phase": standing.phase, "step": done})
+            return self._go_on(0)
+        planned = self._way_back(standing)
+        if self._step < len(planned):
+            back = planned[self._step]
+            if back.phase is not standing.phase:
+                runs.set_phase(self._connection, run, back.phase)
+                self.events.append(PhaseEntered(run=run, name=self._run.name, phase=back.phase))
+            return self._do(back.step, standing)
+        runs.set_phase(self._connection, run, Phase.EXPAND)
+        runs.keep_until(self._connection, run, days=standing.settings.retention_days)
+        self._set_state(State.ROLLED_BACK, reason="everything that was done is taken back")
+        self._checkpoint(0, done=True)
+        return []
+
+    def _way_back(self, standing: Standing) -> tuple[BackStep, ...]:
+        began = standing.rollback or {}
+        return way_back(self._operations, phase=Phase(began["phase"]), done=began["step"])
+
     def _execute(self, action: Action) -> None:
-        if action.scans:
-            # Long, under a lock that lets the application go on; a pause cancels it.
-            self._connection.execute("SET LOCAL statement_timeout = 0")
-        for statement in action.statements:
-            self._connection.execute(statement.sql)
-        for guard in action.guards:
-            row = self._connection.execute(guard.sql).fetchone()
-            if row is not None:
-                value = next(iter(row.values()))
-                raise Refused(
-                    [Finding("guard", f"{action.table}: {guard.problem.replace('{!r}', repr(value))}", guard.remedy)]
-                )
+        ddl.execute(self._connection, action)
 
     def _enter(self, phase: Phase) -> list[LaneMessage]:
         if phase is Phase.DONE:
             runs.set_phase(self._connection, self._run.run, phase)
+            runs.keep_until(self._connection, self._run.run, days=self._run.settings.retention_days)
             self._set_state(State.COMPLETED, reason="every phase is done, and the data is verified")
             self._checkpoint(0, done=True)
             return []
@@ -208,9 +257,9 @@ class Conductor:
         planned: list[tuple[Work, TableName, Bounds | Stretch, int]] = []
         total = 0
         for work in self._works:
-            table = catalog.describe(self._connection, work.operation.table)
+            table = catalog.describe(self._connection, work.table)
             if table is None:
-                gone = f"there is no table {work.operation.table} any more"
+                gone = f"there is no table {work.table} any more"
                 raise Refused([Finding("table", gone, "Bring it back, or cancel the run")])
             rows = catalog.estimate_rows(self._connection, table)
             total += rows
@@ -228,9 +277,33 @@ class Conductor:
         runs.set_totals(self._connection, self._run.run, rows_total=total)
         self._measure_space("before")
 
+    def _make_walk_lanes(self, walk: Walk, standing: Standing) -> int:
+        """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
+        table = catalog.describe(self._connection, walk.table)
+        if table is None:
+            gone = f"there is no table {walk.table} any more"
+            raise Refused([Finding("table", gone, "Bring it back, then resume")])
+        rows = catalog.estimate_rows(self._connection, table)
+        by_key = KeyWalk(table=walk.table, key=walk.key)
+        slices = split(self._connection, by_key, lanes=standing.settings.lanes, rows_estimate=rows)
+        for bounds in slices:
+            last = bounds is slices[-1] and walk.to_open_end
+            lanes.insert(
+                self._connection,
+                self._run.run,
+                kind=walk.kind,
+                operation=walk.operation,
+                pass_=standing.pass_,
+                relation=str(walk.table),
+                bounds=replace(bounds, upto=None) if last else bounds,
+                batch_rows=FIRST_ROWS,
+                rows_expected=rows // len(slices),
+            )
+        return len(slices)
+
     def _measure_space(self, moment: str) -> None:
         """Write down how large the tables are, and, before the walk, how large each that a lane walks is."""
-        tables = {work.operation.table for work in self._works}
+        tables = {work.table for work in self._works}
         measured = [catalog.sizes(self._connection, table) for table in tables]
         sizes = {part: sum(one[part] for one in measured) for part in ("heap_bytes", "index_bytes")}
         walked = {lane.relation for lane in lanes.of_run(self._connection, self._run.run) if lane.relation is not None}
@@ -258,7 +331,7 @@ class Conductor:
             first = [lane for lane in own if lane.pass_ == 1]
             for bounds, expected in self._verify_slices(work, first, standing):
                 awake, number = number < standing.settings.lanes, number + 1
-                table = work.operation.table
+                table = work.table
                 self._insert(
                     work, "verify", bounds, pass_=standing.pass_, relation=table, rows_expected=expected, awake=awake
                 )
@@ -274,9 +347,9 @@ class Conductor:
         """
         slices: list[tuple[Bounds, int]] = _in_key_order(first)
         if any(isinstance(lane.bounds, Stretch) for lane in first):
-            table = catalog.describe(self._connection, work.operation.table)
+            table = catalog.describe(self._connection, work.table)
             if table is None:
-                gone = f"there is no table {work.operation.table} any more"
+                gone = f"there is no table {work.table} any more"
                 raise Refused([Finding("table", gone, "Bring it back, or cancel the run")])
             rows = catalog.estimate_rows(self._connection, table)
             if table.kind == "r" and work.rewrite.synced and work.rewrite.not_null:
@@ -316,7 +389,7 @@ class Conductor:
         self._set_state(State.PAUSED, reason=message, error={"class": error_class, "message": message})
 
     def _set_state(self, state: State, *, reason: str, error: dict[str, str] | None = None) -> None:
-        runs.set_state(self._connection, self._hold(), state, actor=runs.WORKER, reason=reason, error=error)
+        runs.set_state(self._connection, self._hold_for(state), state, actor=runs.WORKER, reason=reason, error=error)
         self.events.append(StateChanged(run=self._run.run, name=self._run.name, state=state, reason=reason))
 
     def _hold(self) -> Held:
@@ -324,6 +397,13 @@ class Conductor:
         if held is None:
             msg = f"run {self._run.run} is gone"
             raise LookupError(msg)
+        return held
+
+    def _hold_for(self, state: State) -> Held:
+        """The run, held, and free to become this. Raises Overtaken when a person has said something else meanwhile."""
+        held = self._hold()
+        if not allowed(held.state, state):
+            raise runs.Overtaken
         return held
 
     def _go_on(self, step: int) -> list[LaneMessage]:
@@ -359,6 +439,6 @@ def _in_key_order(walked: Sequence[Lane]) -> list[tuple[Bounds, int]]:
     return found
 
 
-def violates_rule(exc: psycopg.Error, action: Action | None) -> bool:
+def violates_rule(exc: psycopg.Error, step: Step | None) -> bool:
     """Whether a scan found a row that breaks the rule it was to prove."""
-    return action is not None and action.scans and isinstance(exc, psycopg.errors.IntegrityError)
+    return isinstance(step, Action) and step.scans and isinstance(exc, psycopg.errors.IntegrityError)

@@ -94,10 +94,14 @@ class Control:
         """A stopping run whose lanes are all free has stopped. A lane that is taken from here on sees the wish."""
         with connection.transaction():
             held = runs.hold(connection, run)
-            if held is None or held.state not in STOPPING:
+            turning_back = held is not None and held.state is State.ROLLING_BACK and not held.rollback
+            if held is None or (held.state not in STOPPING and not turning_back):
                 return True
             if lanes.in_flight(connection, run):
                 return False
+            if turning_back:
+                lanes.wake_run(connection, run)
+                return True
             after = _STOPPED[held.state]
             runs.set_state(connection, held, after, actor=runs.WORKER, reason="no batch is in flight", wish=held.wish)
         self._observe(StateChanged(run=run, name=held.name, state=after, reason="no batch is in flight"))
@@ -110,8 +114,9 @@ def _write_wish(connection: Connection, held: runs.Held, message: ControlMessage
         if held.wish is not wish and allowed(held.state, state):
             runs.set_state(connection, held, state, actor=message.actor, reason="asked by message", wish=wish)
     elif message.verb == "resume":
-        if held.state not in {State.RUNNING, State.QUEUED, State.WAITING} and allowed(held.state, State.RUNNING):
-            runs.set_state(connection, held, State.RUNNING, actor=message.actor, reason="asked by message")
+        after = State.RUNNING if held.rollback is None else State.ROLLING_BACK
+        if held.state not in {State.RUNNING, State.QUEUED, State.WAITING} and allowed(held.state, after):
+            runs.set_state(connection, held, after, actor=message.actor, reason="asked by message")
             lanes.wake_run(connection, held.run)
     elif message.verb != "wake":
         msg = f"a control message asks for {message.verb!r}"

@@ -31,7 +31,7 @@ from migrations.events import (
     StateChanged,
 )
 from migrations.model import Bounds, Lane, Stretch, Timing
-from migrations.operations import bind
+from migrations.operations import bind, walks
 from migrations.postgres import catalog
 from migrations.postgres.outcomes import classify, in_words, ran_out_of_time
 from migrations.states import STOPPING, State, allowed
@@ -98,7 +98,16 @@ class _Known:
 
     run: Run
     operations: tuple[Operation, ...]
+    #: What the lanes of the backfill and verify phases do, by the operation's number.
     works: Mapping[int, Work]
+    #: What the lanes of walks between two steps do, by kind and operation.
+    walks: Mapping[tuple[str, int], Work]
+
+    def work_of(self, lane: Lane) -> Work | None:
+        """What the lane's batches do; None for the conductor."""
+        if lane.operation is None:
+            return None
+        return self.walks.get((lane.kind, lane.operation)) or self.works[lane.operation]
 
 
 class Runner:
@@ -159,6 +168,9 @@ class Runner:
             return self._recover(connection, lane, exc)
         except TooManyQuarantined as exc:
             return self._pause(connection, lane, exc)
+        except runs.Overtaken:
+            self._postpone(connection, lane, delay_seconds=0.0)
+            return Left()
         except Refused as exc:
             return self._fail(connection, lane, str(exc), sqlstate=None)
         except Exception as exc:
@@ -179,7 +191,7 @@ class Runner:
         self, connection: Connection, lane: Lane, standing: Standing, *, carefully: bool
     ) -> Advanced | Ended | Left:
         known = self._know(connection, lane.run)
-        work = known.works[lane.operation] if lane.operation is not None else None
+        work = known.work_of(lane)
         look = stride.look(work.walk_of(lane), lane) if work and lane.kind != "retry" else None
         began = time.monotonic()
         with transaction(connection):
@@ -285,8 +297,7 @@ class Runner:
         try:
             messages = conductor.step(standing)
         except psycopg.Error as exc:
-            action = conductor.pending_action(standing)
-            if not violates_rule(exc, action) or action is None:
+            if not violates_rule(exc, conductor.pending(standing)):
                 raise
             connection.rollback()
             with transaction(connection):
@@ -294,7 +305,9 @@ class Runner:
                 if not isinstance(taken, claim.Claimed):
                     return Ended(messages=())
                 conductor = Conductor(connection, known.run, known.operations, tuple(known.works.values()), taken.lane)
-                messages = conductor.take_back(action)
+                messages = conductor.walk_again(
+                    taken.standing, reason="a row came in that breaks the constraint being validated"
+                )
                 connection.execute("COMMIT")
         else:
             connection.execute("COMMIT")
@@ -351,7 +364,8 @@ class Runner:
     def _told_to_stop(self, connection: Connection, lane: Lane) -> bool:
         """Whether a step was cancelled because somebody said stop, and not for what it did. It comes back as it was."""
         standing = runs.standing(connection, lane.run)
-        if standing.state not in STOPPING and standing.stop is None:
+        turning_back = standing.state is State.ROLLING_BACK and not standing.rollback
+        if standing.state not in STOPPING and standing.stop is None and not turning_back:
             return False
         self._postpone(connection, lane, delay_seconds=0.0)
         return True
@@ -439,6 +453,7 @@ class Runner:
         blockers = [
             holder
             for operation in (known.operations if known else ())
+            if operation.table is not None
             for holder in catalog.lock_holders(connection, operation.table)
         ]
         return f"waiting for a lock; held by {'; '.join(blockers)}" if blockers else None
@@ -456,7 +471,11 @@ class Runner:
                 for number, one in enumerate(operations)
                 if (work := Work.of(one, number, transforms=self._transforms)) is not None
             }
-            known = self._known[run] = _Known(run=found, operations=operations, works=works)
+            between = {
+                (kind, number): Work.of_walk(operations[number], walk)
+                for (kind, number), walk in walks(operations).items()
+            }
+            known = self._known[run] = _Known(run=found, operations=operations, works=works, walks=between)
         return known
 
     def _name(self, run: int) -> str:

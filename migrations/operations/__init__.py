@@ -2,37 +2,71 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 from migrations import definition
 from migrations.operations.add_column import AddColumn
 from migrations.operations.backfill import Backfill
-from migrations.operations.base import Action, Guard, Operation, Statement
+from migrations.operations.base import Action, Guard, Index, Operation, Statement, Step, Walk
+from migrations.states import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from migrations.definition import Migration
     from migrations.facts import Facts
-    from migrations.states import Phase
 
-__all__ = ["Action", "Guard", "Operation", "Statement", "actions", "bind"]
+__all__ = ["Action", "Guard", "Index", "Operation", "Statement", "Step", "Walk", "bind", "bind_one", "steps", "walks"]
 
 
 def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
     """The operations of a migration, each with its facts."""
-    bound: list[Operation] = []
-    for number, (operation, known) in enumerate(zip(migration.operations, facts, strict=True)):
-        match operation:
-            case definition.AddColumn():
-                bound.append(AddColumn(definition=operation, facts=known, migration=migration.name, number=number))
-            case definition.Backfill():
-                bound.append(Backfill(definition=operation, facts=known))
-            case _:
-                assert_never(operation)
-    return tuple(bound)
+    return tuple(
+        bind_one(migration, number, known)
+        for number, (_, known) in enumerate(zip(migration.operations, facts, strict=True))
+    )
 
 
-def actions(operations: Sequence[Operation], phase: Phase) -> tuple[Action, ...]:
-    """The actions of a phase, operation by operation. The backfill phase has none: its work is done by lanes."""
-    return tuple(action for operation in operations for action in getattr(operation, phase.value, tuple)())
+def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
+    """One operation of a migration with its facts."""
+    operation = migration.operations[number]
+    match operation:
+        case definition.AddColumn():
+            return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
+        case definition.Backfill():
+            return Backfill(definition=operation, facts=facts)
+        case _:
+            raise NotImplementedError(operation.kind)
+
+
+def walks(operations: Sequence[Operation]) -> dict[tuple[str, int], Walk]:
+    """Every walk between two steps, forward or on the way back, by its kind and its operation's number."""
+    found: dict[tuple[str, int], Walk] = {}
+
+    def look(several: Sequence[Step]) -> None:
+        for step in several:
+            if isinstance(step, Walk):
+                found[step.kind, step.operation] = step
+            look(step.back)
+
+    for phase in Phase:
+        look(steps(operations, phase))
+    for operation in operations:
+        look(operation.undo())
+    return found
+
+
+def steps(operations: Sequence[Operation], phase: Phase) -> tuple[Step, ...]:
+    """The steps of a phase, operation by operation. The backfill phase has none: its work is done by lanes."""
+    match phase:
+        case Phase.EXPAND:
+            each = [operation.expand() for operation in operations]
+        case Phase.VERIFY:
+            each = [operation.verify() for operation in operations]
+        case Phase.SWITCH:
+            each = [operation.switch() for operation in operations]
+        case Phase.CONTRACT:
+            each = [operation.contract() for operation in operations]
+        case Phase.BACKFILL | Phase.DONE:
+            each = []
+    return tuple(step for several in each for step in several)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from migrations.operations.base import Action, Guard, Statement, object_name
+from migrations.operations.base import Action, Guard, Statement, Step, object_name
 from migrations.postgres.connect import SEMANTICS
 from migrations.walks.rewrite import Assignment, Rewrite
 
@@ -67,10 +67,13 @@ class AddColumn:
             writes=self.sync,
         )
 
-    def expand(self) -> tuple[Action, ...]:
+    def undo(self) -> tuple[Step, ...]:
+        return ()
+
+    def expand(self) -> tuple[Step, ...]:
         statements = [*self._column_statements()]
         if self.definition.backfill is None:
-            return (Action(table=self.table, statements=tuple(statements)),) if statements else ()
+            return (Action(table=self.table, statements=tuple(statements), back=(self._gone(),)),) if statements else ()
         statements += [
             Statement(sql=self._function(self._body()), lock="none"),
             Statement(sql=self._trigger_statement(), lock="SHARE ROW EXCLUSIVE", note=_BRIEF),
@@ -80,9 +83,11 @@ class AddColumn:
                 note="fires under session_replication_role = replica too",
             ),
         ]
-        return (Action(table=self.table, statements=tuple(statements), guards=(self._fires_last(),)),)
+        return (
+            Action(table=self.table, statements=tuple(statements), guards=(self._fires_last(),), back=(self._gone(),)),
+        )
 
-    def verify(self) -> tuple[Action, ...]:
+    def verify(self) -> tuple[Step, ...]:
         if not self.definition.not_null:
             return ()
         add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} CHECK ({} IS NOT NULL) NOT VALID").format(
@@ -96,6 +101,7 @@ class AddColumn:
                     self._drop_check(),
                     Statement(sql=add, lock="ACCESS EXCLUSIVE", note=_BRIEF),
                 ),
+                back=(Action(table=self.table, statements=(self._drop_check(),)),),
             ),
             Action(
                 table=self.table,
@@ -107,11 +113,10 @@ class AddColumn:
                     ),
                 ),
                 scans=True,
-                undo=(self._drop_check(),),
             ),
         )
 
-    def switch(self) -> tuple[Action, ...]:
+    def switch(self) -> tuple[Step, ...]:
         if not self.definition.not_null:
             return ()
         set_not_null = sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET NOT NULL").format(
@@ -128,10 +133,11 @@ class AddColumn:
                     ),
                     self._drop_check(),
                 ),
+                back=(Action(table=self.table, statements=(self._drop_not_null(),)),),
             ),
         )
 
-    def contract(self) -> tuple[Action, ...]:
+    def contract(self) -> tuple[Step, ...]:
         if self.definition.backfill is None:
             return ()
         drop_trigger = sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(self._trigger, self.table.identifier)
@@ -235,6 +241,24 @@ END"""  # noqa: S608 - the expression was checked by preflight, names are quoted
     def _drop_check(self) -> Statement:
         drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(self.table.identifier, self._check)
         return Statement(sql=drop, lock="ACCESS EXCLUSIVE", note=_BRIEF)
+
+    def _drop_not_null(self) -> Statement:
+        drop = sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL").format(self.table.identifier, self._column)
+        return Statement(sql=drop, lock="ACCESS EXCLUSIVE", note=_BRIEF)
+
+    def _gone(self) -> Action:
+        """Take away all that expand added; what the column holds until contract is computed, so nothing is lost."""
+        drop_trigger = sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(self._trigger, self.table.identifier)
+        drop_function = sql.SQL("DROP FUNCTION IF EXISTS {}()").format(self._function_name)
+        drop_column = sql.SQL("ALTER TABLE {} DROP COLUMN IF EXISTS {}").format(self.table.identifier, self._column)
+        return Action(
+            table=self.table,
+            statements=(
+                Statement(sql=drop_trigger, lock="ACCESS EXCLUSIVE", note=_BRIEF),
+                Statement(sql=drop_column, lock="ACCESS EXCLUSIVE", note=_BRIEF),
+                Statement(sql=drop_function, lock="none"),
+            ),
+        )
 
     @property
     def _column(self) -> sql.Identifier:

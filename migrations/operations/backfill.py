@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from migrations.definition import Backfill as Definition
     from migrations.definition import TableName
     from migrations.facts import Facts
-    from migrations.operations.base import Action
+    from migrations.operations.base import Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +45,17 @@ class Backfill:
             transform=self.definition.transform,
         )
 
-    def expand(self) -> tuple[Action, ...]:
+    def expand(self) -> tuple[Step, ...]:
         return ()
 
-    def verify(self) -> tuple[Action, ...]:
+    def undo(self) -> tuple[Step, ...]:
         return ()
 
-    def switch(self) -> tuple[Action, ...]:
+    def verify(self) -> tuple[Step, ...]:
         return ()
 
-    def contract(self) -> tuple[Action, ...]:
+    def switch(self) -> tuple[Step, ...]:
+        return ()
+
+    def contract(self) -> tuple[Step, ...]:
         return ()

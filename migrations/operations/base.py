@@ -1,19 +1,21 @@
-"""What every operation is: actions for each phase, and the rewrite that its lanes do.
+"""What every operation is: steps for each phase, the way back of each step, and the rewrite that its lanes do.
 
-An action is one short transaction of DDL. Operations return actions as data, so that `plan` shows what `enqueue` will do.
+A step is an action, one short transaction of DDL, or a walk, which lanes do. Operations return steps as data, so that `plan`
+shows what `enqueue` will do, and so that the record of a run (its phase, and how many steps of it are done) says exactly what
+there is to take back.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from psycopg import sql
 
     from migrations.definition import TableName
-    from migrations.facts import Facts
+    from migrations.facts import Facts, KeyColumn
     from migrations.walks.rewrite import Rewrite
 
 
@@ -31,7 +33,7 @@ class Guard:
     """A query that must give no row once an action's statements have run, or the action is rolled back."""
 
     sql: sql.Composed
-    #: What a row means; `{}` takes the row's first column.
+    #: What a row means; `{!r}` takes the row's first column.
     problem: str
     remedy: str
 
@@ -40,41 +42,86 @@ class Guard:
 class Action:
     """Statements that happen together or not at all."""
 
-    table: TableName
+    #: The table they are about; None for raw SQL that names none.
+    table: TableName | None
     statements: tuple[Statement, ...]
+    #: Tables that are locked in ACCESS EXCLUSIVE mode before the first statement, all at once and in the order of their names.
+    locks: tuple[TableName, ...] = ()
     guards: tuple[Guard, ...] = ()
     #: Reads the whole table, under a lock that lets the application go on; runs without a time limit.
     scans: bool = False
-    #: Run when a scan finds a row that breaks the rule, before the data is walked once more.
-    undo: tuple[Statement, ...] = ()
+    #: The index that the one statement builds or drops CONCURRENTLY, outside of a transaction; None for ordinary actions.
+    index: Index | None = None
+    #: Rows that break the rule a scan or an index is to prove: a query that gives their keys as texts, a few at most.
+    offenders: sql.Composed | None = None
+    #: Takes the action back, step by step, once it has committed.
+    back: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """What an action without a transaction leaves behind, by which its outcome is told."""
+
+    schema: str
+    name: str
+    #: Whether the index is there when all is done.
+    present: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """What lanes do between two actions."""
+
+    #: archive: copy what is about to be dropped into the archive · restore: give rows what they had, by a rewrite ·
+    #: undo: give rows back what the journal says they had.
+    kind: Literal["archive", "restore", "undo"]
+    #: The operation it belongs to, by its number in the file. An operation has one walk of each kind.
+    operation: int
+    table: TableName
+    #: The unique key that is walked.
+    key: tuple[KeyColumn, ...]
+    #: Whether rows that are added while it goes on, at the end of the key's order, are walked too.
+    to_open_end: bool = True
+    #: What the lanes do to each row, where it can be said as a rewrite.
+    rewrite: Rewrite | None = None
+    note: str = ""
+    back: tuple[Step, ...] = ()
+
+
+Step = Action | Walk
 
 
 class Operation(Protocol):
     """One change to one table, bound to what is known of the database."""
 
     @property
-    def table(self) -> TableName: ...
+    def table(self) -> TableName | None:
+        """The table; None for raw SQL that names none."""
 
     @property
     def facts(self) -> Facts: ...
 
     def rewrite(self) -> Rewrite | None:
-        """What the lanes do to each row; None when no data moves."""
+        """What the lanes do to each row in the backfill phase; None when no data moves."""
         ...
 
-    def expand(self) -> tuple[Action, ...]:
+    def expand(self) -> tuple[Step, ...]:
         """Add the new, beside the old."""
         ...
 
-    def verify(self) -> tuple[Action, ...]:
+    def undo(self) -> tuple[Step, ...]:
+        """Take back what the lanes of the backfill phase did to columns that were there before."""
+        ...
+
+    def verify(self) -> tuple[Step, ...]:
         """Prove rules about the data, after a walk has found every row right."""
         ...
 
-    def switch(self) -> tuple[Action, ...]:
+    def switch(self) -> tuple[Step, ...]:
         """Let the application rely on the new."""
         ...
 
-    def contract(self) -> tuple[Action, ...]:
+    def contract(self) -> tuple[Step, ...]:
         """Take away what only the change itself needed."""
         ...
 

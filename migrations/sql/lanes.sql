@@ -55,7 +55,7 @@ WITH next AS (
     SELECT l.run, l.lane
     FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
     WHERE l.run = %(run)s::bigint AND l.done_at IS NULL AND l.next_run_at IS NULL AND l.kind <> 'conductor' AND l.pass = r.pass
-      AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry') OR r.phase = 'verify' AND l.kind = 'verify')
+      AND backfilld.may_work(r.state, r.phase, l.kind)
     ORDER BY l.lane LIMIT %(lanes)s::integer
     FOR UPDATE OF l SKIP LOCKED
 )
@@ -131,21 +131,19 @@ WITH due AS (
     SELECT l.run, l.lane
     FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
     WHERE l.done_at IS NULL
-      AND r.state IN ('queued', 'running')
+      AND r.state IN ('queued', 'running', 'rolling_back')
+      AND backfilld.may_work(r.state, r.phase, l.kind)
+      AND (l.kind = 'conductor' OR l.pass = r.pass)
       AND (l.next_run_at <= clock_timestamp()
            OR l.kind = 'conductor' AND l.next_run_at IS NULL
               AND NOT EXISTS (SELECT FROM backfilld.lanes w
-                              WHERE w.run = l.run AND w.done_at IS NULL AND w.pass = r.pass
-                                AND (r.phase = 'backfill' AND w.kind IN ('backfill', 'retry')
-                                     OR r.phase = 'verify' AND w.kind = 'verify'))
+                              WHERE w.run = l.run AND w.done_at IS NULL AND w.pass = r.pass AND w.kind <> 'conductor'
+                                AND backfilld.may_work(r.state, r.phase, w.kind))
            OR l.kind <> 'conductor' AND l.next_run_at IS NULL
               AND (SELECT count(*) FROM backfilld.lanes w
                    WHERE w.run = l.run AND w.done_at IS NULL AND w.kind <> 'conductor' AND w.pass = r.pass
                      AND (w.next_run_at IS NOT NULL OR w.lane < l.lane)) < (r.settings ->> 'lanes')::integer)
       AND (l.enqueued_at IS NULL OR l.enqueued_at < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8))
-      AND (l.kind = 'conductor'
-           OR l.pass = r.pass AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry')
-                                   OR r.phase = 'verify' AND l.kind = 'verify'))
     ORDER BY l.next_run_at
     LIMIT 1000
     FOR UPDATE OF l SKIP LOCKED
@@ -162,10 +160,7 @@ WITH ready AS (
     SELECT l.run, l.lane
     FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
     WHERE l.run = %(run)s::bigint AND l.done_at IS NULL AND l.next_run_at <= clock_timestamp()
-      AND r.state IN ('queued', 'running')
-      AND (l.kind = 'conductor'
-           OR l.pass = r.pass AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry')
-                                   OR r.phase = 'verify' AND l.kind = 'verify'))
+      AND backfilld.may_work(r.state, r.phase, l.kind) AND (l.kind = 'conductor' OR l.pass = r.pass)
     FOR UPDATE OF l SKIP LOCKED
 )
 UPDATE backfilld.lanes l SET enqueued_at = clock_timestamp()
@@ -181,10 +176,8 @@ SELECT (SELECT count(*) FROM backfilld.lanes WHERE run = %(run)s::bigint) - (SEL
 -- Seconds the oldest due lane has waited for its step.
 SELECT coalesce(max(extract(epoch FROM clock_timestamp() - coalesce(l.enqueued_at, l.next_run_at))), 0)::float8 AS seconds
 FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
-WHERE l.done_at IS NULL AND r.state IN ('queued', 'running') AND l.next_run_at <= clock_timestamp()
-  AND (l.kind = 'conductor'
-       OR l.pass = r.pass AND (r.phase = 'backfill' AND l.kind IN ('backfill', 'retry')
-                               OR r.phase = 'verify' AND l.kind = 'verify'))
+WHERE l.done_at IS NULL AND l.next_run_at <= clock_timestamp()
+  AND backfilld.may_work(r.state, r.phase, l.kind) AND (l.kind = 'conductor' OR l.pass = r.pass)
 
 -- name: end_frozen
 -- Sessions of ours that hold a lane and do nothing. The server's own limit does not see all of them: a pipeline ends with a
@@ -195,3 +188,18 @@ FROM pg_stat_activity a
 WHERE a.datname = current_database() AND a.usename = current_user AND a.state LIKE 'idle in transaction%%'
   AND a.application_name LIKE 'backfilld run=%%' AND a.application_name NOT LIKE '%% python'
   AND a.state_change < clock_timestamp() - make_interval(secs => %(seconds)s::float8)
+
+-- name: end_forward
+-- A run turns back: what its lanes had still before them is not done any more.
+UPDATE backfilld.lanes SET done_at = clock_timestamp()
+WHERE run = %(run)s::bigint AND kind <> 'conductor' AND done_at IS NULL
+
+-- name: reopen_conductor
+-- A run that was at its end turns back: its conductor has work again.
+UPDATE backfilld.lanes SET done_at = NULL, next_run_at = clock_timestamp(), enqueued_at = NULL
+WHERE run = %(run)s::bigint AND lane = 0
+
+-- name: lanes_of_walk
+-- How many lanes a walk between two steps has, and how many of them are not at their end.
+SELECT count(*) AS lanes, count(*) FILTER (WHERE done_at IS NULL) AS open FROM backfilld.lanes
+WHERE run = %(run)s::bigint AND kind = %(kind)s::text AND operation = %(operation)s::integer

@@ -167,7 +167,7 @@ GROUP BY 1, 2
 -- role without pg_monitor. Whether a run may be at work, and how many transactions have ended here, batches of runs left out.
 SELECT count(*) FILTER (WHERE a.backend_type IS NULL OR a.state IN ('active', 'fastpath function call', 'disabled')
                            OR a.state_change >= clock_timestamp() - interval '2 seconds') AS sessions,
-       EXISTS (SELECT FROM backfilld.runs WHERE state IN ('queued', 'running')) AS runs,
+       EXISTS (SELECT FROM backfilld.runs WHERE state IN ('queued', 'running', 'rolling_back')) AS runs,
        (SELECT d.xact_commit + d.xact_rollback FROM pg_stat_database d WHERE d.datname = current_database())
        - (SELECT coalesce(sum(l.batches_committed), 0) FROM backfilld.lanes l)::bigint AS transactions
 FROM pg_stat_activity a

@@ -11,30 +11,30 @@ INSERT INTO backfilld.lanes (run, lane, kind) VALUES (%(run)s::bigint, 0, 'condu
 -- name: run_by_id
 -- One run, whole.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, requested_by, created_at, updated_at, started_at, ended_at
+       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, started_at, ended_at
 FROM backfilld.runs WHERE run = %(run)s::bigint
 
 -- name: run_by_name
 -- The newest run of a name.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, requested_by, created_at, updated_at, started_at, ended_at
+       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, started_at, ended_at
 FROM backfilld.runs WHERE name = %(name)s::text ORDER BY run DESC LIMIT 1
 
 -- name: runs
 -- Every run, newest first; those that have ended only when asked for.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, requested_by, created_at, updated_at, started_at, ended_at
+       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, started_at, ended_at
 FROM backfilld.runs
 WHERE %(ended)s::boolean OR ended_at IS NULL
 ORDER BY run DESC LIMIT 200
 
 -- name: lock_run
 -- Where a run stands, held until the transaction ends.
-SELECT name, state, phase, wish, settings, approved, pass FROM backfilld.runs WHERE run = %(run)s::bigint FOR UPDATE
+SELECT name, state, phase, wish, settings, approved, pass, rollback FROM backfilld.runs WHERE run = %(run)s::bigint FOR UPDATE
 
 -- name: standing
 -- What a step must know before it works: the run's state and settings, the lanes beside it and the database's pace.
-SELECT r.name, r.phase, r.state, r.pass, r.settings, r.rows_total, p.width, p.max_width, p.hold_reason, p.batch_seconds, p.rest,
+SELECT r.name, r.phase, r.state, r.pass, r.settings, r.rows_total, r.rollback, p.width, p.max_width, p.hold_reason, p.batch_seconds, p.rest,
        p.stopped_at, p.stopped_by,
        extract(epoch FROM clock_timestamp() - p.sampled_at)::float8 AS age_seconds, clock_timestamp() AS now,
        lanes.awake AS lanes_awake, lanes.asleep AS lanes_asleep, lanes.last AS last_lane, lanes.most_left
@@ -96,9 +96,18 @@ WHERE run = %(run)s::bigint AND NOT approved @> ARRAY[%(phase)s::text]
 UPDATE backfilld.runs SET settings = %(settings)s::jsonb, updated_at = clock_timestamp() WHERE run = %(run)s::bigint
 
 -- name: stopping
--- Runs that were asked to stop, and for how long they have been stopping.
+-- Runs that were asked to stop or to turn back, and for how long they have been stopping.
 SELECT run, name, state, extract(epoch FROM clock_timestamp() - updated_at)::float8 AS seconds
-FROM backfilld.runs WHERE state IN ('pausing', 'cancelling')
+FROM backfilld.runs WHERE state IN ('pausing', 'cancelling') OR state = 'rolling_back' AND rollback = '{}'
+
+-- name: set_rollback
+-- Where a rollback begins: nothing yet, or the phase and the step that the run had reached.
+UPDATE backfilld.runs SET rollback = %(rollback)s::jsonb, updated_at = clock_timestamp() WHERE run = %(run)s::bigint
+
+-- name: keep_until
+-- From now on old values are kept for so many days.
+UPDATE backfilld.runs SET kept_until = clock_timestamp() + make_interval(secs => %(days)s::float8 * 86400)
+WHERE run = %(run)s::bigint
 
 -- name: cancel_statements
 -- Cancel what our own backends are running for a run. A backend that has gone on to another run's batch in this

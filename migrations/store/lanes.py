@@ -188,6 +188,22 @@ def postpone(  # noqa: PLR0913 - one row; each column is named where it is calle
     )
 
 
+def end_forward(connection: Connection, run: int) -> None:
+    """The run turns back: whatever its lanes had still before them is not done any more."""
+    connection.execute(_SQL["end_forward"], {"run": run})
+
+
+def reopen_conductor(connection: Connection, run: int) -> None:
+    """Give the conductor of a run that was at its end work again."""
+    connection.execute(_SQL["reopen_conductor"], {"run": run})
+
+
+def of_walk(connection: Connection, run: int, *, kind: str, operation: int) -> tuple[int, int]:
+    """(lanes, those of them that are not at their end) of a walk between two steps."""
+    row = connection.execute(_SQL["lanes_of_walk"], {"run": run, "kind": kind, "operation": operation}).fetchone()
+    return (row["lanes"], row["open"]) if row else (0, 0)
+
+
 def wake_conductor_query(run: int) -> Statement:
     """A lane has ended: let the conductor look whether all have. Gives the row of its message, for after the commit."""
     return _SQL["wake_conductor"], {"run": run}

@@ -41,6 +41,8 @@ class Standing:
     state: State
     pass_: int
     settings: RunSettings
+    #: Where a rollback began; see `Run.rollback`.
+    rollback: Mapping[str, Any] | None
     #: About how many rows all walks pass over; None before they were planned.
     rows_total: int | None
     width: int
@@ -80,6 +82,7 @@ class Standing:
             state=State(row["state"]),
             pass_=row["pass"],
             settings=RunSettings.model_validate(row["settings"]),
+            rollback=row["rollback"],
             rows_total=row["rows_total"],
             width=row["width"],
             hold_reason=row["hold_reason"],
@@ -107,6 +110,12 @@ class Held:
     settings: RunSettings
     approved: frozenset[Phase]
     pass_: int
+    #: Where a rollback began; see `Run.rollback`.
+    rollback: Mapping[str, Any] | None
+
+
+class Overtaken(Exception):
+    """The run's state was changed by somebody else in this very moment; the step is not kept, and looks again."""
 
 
 def insert(connection: Connection, migration: Migration, facts: tuple[Facts, ...], *, actor: str) -> int:
@@ -175,6 +184,7 @@ def hold(connection: Connection, run: int) -> Held | None:
         settings=RunSettings.model_validate(row["settings"]),
         approved=frozenset(Phase(phase) for phase in row["approved"]),
         pass_=row["pass"],
+        rollback=row["rollback"],
     )
 
 
@@ -197,6 +207,20 @@ def set_state(  # noqa: PLR0913 - one row, one act: each part is named where it 
         {"run": held.run, "state": state, "wish": wish, "error": Jsonb(dict(error)) if error is not None else None},
     )
     events.record(connection, held.run, actor=actor, what=f"run.{state}", before=held.state, reason=reason)
+
+
+def set_rollback(
+    connection: Connection,
+    run: int,
+    rollback: Mapping[str, Any],  # Any: JSON
+) -> None:
+    """Where a rollback begins: nothing yet, or `phase` and `step`."""
+    connection.execute(_SQL["set_rollback"], {"run": run, "rollback": Jsonb(dict(rollback))})
+
+
+def keep_until(connection: Connection, run: int, *, days: float) -> None:
+    """Keep the run's old values for so many days from now on."""
+    connection.execute(_SQL["keep_until"], {"run": run, "days": days})
 
 
 def set_phase(connection: Connection, run: int, phase: Phase) -> None:

@@ -348,10 +348,10 @@ BROKEN = [
     Broken("an empty entry", operation("{}"), 3, "operations[0]", "this one holds 0", "dash"),
     Broken("two in one entry", operation(f"{COLUMN[1:-1]}\n    backfill: {{table: u, set: {{c: x}}}}"), 3, "operations[0]", "this one holds 2", "dash of its own"),
     Broken("a typing error", operation("add_colum: {table: t}"), 3, "operations[0].add_colum", "no operation `add_colum`", "Did you mean `add_column`?"),
-    Broken("unheard of", operation("truncate: {table: t}"), 3, "operations[0].truncate", "no operation `truncate`", "`add_column` or `backfill`"),
+    Broken("unheard of", operation("truncate: {table: t}"), 3, "operations[0].truncate", "no operation `truncate`", "`add_column`, `rename_column`"),
     *[
-        Broken(f"{kind}, to come", operation(f"{kind}: {{table: t}}"), 3, f"operations[0].{kind}", f"`{kind}` is not supported by this version", "This version has `add_column` or `backfill`")
-        for kind in ("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique", "create_index", "drop_index", "sql")
+        Broken(f"{kind}, to come", operation(f"{kind}: {{table: t}}"), 3, f"operations[0].{kind}", f"`{kind}` is not supported by this version", "This version has `add_column`, `rename_column`")
+        for kind in ("rebuild_table", "change_primary_key", "split_column", "merge_columns")
     ],
     Broken("a body of text", operation("add_column: t"), 3, ADD, "the text `t` stands where keys", "`table`, `column`"),
     # add_column

@@ -1,0 +1,146 @@
+"""What must be true before a migration may run, found by asking the database; nothing is changed.
+
+`examine` gives all reasons for refusal at once, what a careful person should know besides, and the facts that the steps need.
+Each operation has a file of its own here, which is handed a `Case` and gives the operation's facts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from migrations import definition
+from migrations.facts import Facts
+from migrations.operations import bind, bind_one
+from migrations.postgres import catalog, pooler
+from migrations.postgres.expressions import Complaint, probe
+from migrations.preflight import add_column, backfill
+from migrations.preflight.findings import Case, Examination
+from migrations.preflight.surroundings import tell_of_surroundings
+from migrations.preflight.tables import check_table, find_table
+from migrations.preflight.walks import keys_because, with_key
+from migrations.walks.forecast import forecast
+
+if TYPE_CHECKING:
+    from migrations.definition import Migration
+    from migrations.postgres.connect import Connection
+
+__all__ = ["OLDEST_SERVER", "Examination", "examine"]
+
+#: Page-wise TID range scans and CREATE OR REPLACE TRIGGER came with 14.
+OLDEST_SERVER = 140_000
+
+
+def examine(connection: Connection, migration: Migration) -> Examination:
+    """Ask the database whether a migration can run safely. Raises only for the loss of the connection."""
+    found = Examination(backend=catalog.backend(connection))
+    _check_server(connection, found, migration)
+    if not found.findings:
+        found.facts = tuple(
+            _examine_operation(connection, found, migration, number) for number in range(len(migration.operations))
+        )
+    if not found.findings:
+        found.forecasts = tuple(
+            forecast(connection, found.tables[rewrite.table], rewrite, migration.settings)
+            if (rewrite := operation.rewrite()) is not None
+            else None
+            for operation in bind(migration, found.facts)
+        )
+    return found
+
+
+def _check_server(connection: Connection, found: Examination, migration: Migration) -> None:
+    backend = found.backend
+    if backend.version < OLDEST_SERVER:
+        found.refuse("server_version", f"the server is PostgreSQL {backend.version // 10_000}", "Use 14 or newer")
+    if backend.in_recovery or backend.read_only:
+        found.refuse(
+            "read_only",
+            "this server does not take writes (a standby, or read-only by default)",
+            "Give the URL of the primary, and check default_transaction_read_only",
+        )
+    elif not backend.may_make_temporary:
+        found.refuse(
+            "temporary_tables",
+            f"the role {backend.role} may not make temporary tables, in which expressions are tried out",
+            f"GRANT TEMPORARY ON DATABASE {connection.info.dbname} TO {backend.role}",
+        )
+    if any(not isinstance(operation, definition.Backfill) for operation in migration.operations) and (
+        pooler.in_transaction_mode(connection)
+    ):
+        found.refuse(
+            "pooler",
+            "the connection goes through a pooler in transaction mode, which is not safe for schema changes",
+            "Use the database's direct address or a session-mode pooler (on Supabase port 5432, not 6543)",
+        )
+
+
+def _examine_operation(connection: Connection, found: Examination, migration: Migration, number: int) -> Facts:
+    operation = migration.operations[number]
+    place = f"operations[{number}].{operation.kind}"
+    if operation.table is None:
+        return Facts(relation="")
+    nothing = Facts(relation=str(operation.table))
+    before = len(found.findings)
+    table = found.tables.get(operation.table) or find_table(connection, found, place, operation.table)
+    if table is not None:
+        found.tables[operation.table] = table
+        found.rows[operation.table] = catalog.estimate_rows(connection, table)
+        check_table(found, place, table, operation)
+    if table is None or len(found.findings) > before:
+        return nothing
+    try:
+        with probe(connection, table) as trial:
+            case = Case(
+                connection=connection,
+                found=found,
+                migration=migration,
+                number=number,
+                place=place,
+                table=table,
+                trial=trial,
+            )
+            _add_earlier_columns(case)
+            facts = _examine_case(case)
+    except Complaint as complaint:
+        found.findings.append(complaint.finding(place))
+        return nothing
+    return facts if len(found.findings) > before else _with_walk(case, facts)
+
+
+def _add_earlier_columns(case: Case) -> None:
+    """Columns that earlier operations of the file add to the table are there for the later ones."""
+    for earlier in case.migration.operations[: case.number]:
+        if isinstance(earlier, definition.AddColumn) and earlier.table == case.table.name:
+            column = earlier.column
+            if case.table.column(column.name) is None:
+                case.trial.add_column(column.name, column.type, None)
+
+
+def _with_walk(case: Case, facts: Facts) -> Facts:
+    """How the operation walks its table, if it moves data."""
+    if bind_one(case.migration, case.number, facts).rewrite() is None:
+        return facts
+    tell_of_surroundings(case.found, case.table, {target.column for target in facts.targets})
+    facts = with_key(case.found, case.place, case.table, facts)
+    because = keys_because(case.connection, case.table, facts)
+    if because and case.migration.settings.walk == "pages":
+        case.refuse(
+            "walk",
+            f"{case.table.name} cannot be walked by pages, because {because}",
+            "Remove `walk: pages` from the settings; it is walked by key then",
+        )
+    return replace(facts, keys_because=because)
+
+
+def _examine_case(case: Case) -> Facts:
+    """The facts of one operation. Raises Complaint."""
+    operation = case.migration.operations[case.number]
+    match operation:
+        case definition.AddColumn():
+            return add_column.examine(case, operation)
+        case definition.Backfill():
+            return backfill.examine(case, operation)
+        case _:
+            case.refuse("operation", f"{operation.kind} is not there yet", "Wait for it")
+            return Facts(relation=str(case.table.name))

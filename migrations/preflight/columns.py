@@ -1,0 +1,53 @@
+"""Columns that an operation names, and what its expressions read."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from migrations.postgres.expressions import Complaint
+
+if TYPE_CHECKING:
+    from migrations.postgres.catalog import Column, Table
+    from migrations.postgres.expressions import Analysis
+    from migrations.preflight.findings import Case
+
+
+def settable(table: Table, name: str) -> Column:
+    """A column that a backfill may write. Raises Complaint."""
+    column = column_of(table, name)
+    if column.generated or column.identity_always:
+        raise Complaint("column", f"{name} is computed by PostgreSQL and cannot be set")
+    if name in {column.name for key in table.keys[:1] for column in key.columns}:
+        raise Complaint("column", f"{name} is part of the key that {table.name} is walked by and cannot be set")
+    return column
+
+
+def column_of(table: Table, name: str) -> Column:
+    """A column of a table, by its exact name. Raises Complaint with the one that is likely meant."""
+    column = table.column(name)
+    if column is None:
+        near = difflib.get_close_matches(name, [one.name for one in table.columns], n=1)
+        hint = f". Did you mean {near[0]}?" if near else ""
+        raise Complaint("column", f"{table.name} has no column {name}{hint}")
+    return column
+
+
+def check_reads(case: Case, analysis: Analysis) -> None:
+    """Refuse an expression that reads a table whose policies hide rows from this role."""
+    if analysis.hidden:
+        case.refuse(
+            "row_security",
+            f"the expression reads {', '.join(analysis.hidden)}, whose policies hide rows from {case.found.backend.role}",
+            "Use a role with BYPASSRLS",
+        )
+
+
+def once_because(analysis: Analysis, own: set[str]) -> str:
+    """Why an expression cannot be asked twice, in words; empty when it can. `own` are the columns it reads and sets."""
+    reasons = []
+    if own:
+        reasons.append(f"reads {', '.join(sorted(own))}, which it sets")
+    if analysis.unrepeatable:
+        reasons.append(f"calls {', '.join(analysis.unrepeatable)}, which may answer differently each time")
+    return " and ".join(reasons)

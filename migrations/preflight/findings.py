@@ -1,0 +1,61 @@
+"""What preflight found, and what it knows while it looks at one operation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from migrations.errors import Finding
+
+if TYPE_CHECKING:
+    from migrations.definition import Migration, TableName
+    from migrations.facts import Facts
+    from migrations.postgres.catalog import Backend, Table
+    from migrations.postgres.connect import Connection
+    from migrations.postgres.expressions import Probe
+    from migrations.walks.forecast import Forecast
+
+
+@dataclass(kw_only=True)
+class Examination:
+    """What preflight found."""
+
+    backend: Backend
+    facts: tuple[Facts, ...] = ()
+    tables: dict[TableName, Table] = field(default_factory=dict)
+    #: About how many rows each table has.
+    rows: dict[TableName, int] = field(default_factory=dict)
+    #: How each operation will walk its table; None where it moves no data. Empty when the migration is refused.
+    forecasts: tuple[Forecast | None, ...] = ()
+    findings: list[Finding] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def refuse(self, check: str, problem: str, remedy: str) -> None:
+        self.findings.append(Finding(check, problem, remedy))
+
+    def warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One operation under examination."""
+
+    connection: Connection
+    found: Examination
+    migration: Migration
+    number: int
+    #: Where it stands in the file, for people.
+    place: str
+    table: Table
+    #: A temporary copy of the table, in which expressions and DDL can be tried.
+    trial: Probe
+
+    def refuse(self, check: str, problem: str, remedy: str) -> None:
+        """Put down a reason why the migration cannot run; `problem` is told with its place in the file."""
+        self.found.refuse(check, f"{self.place}: {problem}", remedy)
+
+    def warn(self, text: str) -> None:
+        """Put down what a careful person should know; told with its place in the file."""
+        self.found.warn(f"{self.place}: {text}")
