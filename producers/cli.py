@@ -339,6 +339,16 @@ def resume(context: typer.Context, run: RunOrAll = None, *, all_runs: All = Fals
 
 @app.command()
 @told
+def rollback(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
+    """Take a run back, from wherever it is: what it added goes, what it changed or dropped comes back.
+
+    Example: backfilld rollback jobs-new-field
+    """
+    _answer(_client(context, as_json=as_json).rollback(run), as_json=as_json)
+
+
+@app.command()
+@told
 def cancel(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
     """Stop a run for good. What it has done stays, and its name is free again.
 

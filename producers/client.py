@@ -239,6 +239,11 @@ class Client:
         with self._record_of_runs() as connection:
             return self._tell(connection, commands.cancel(connection, run, actor=self._actor))
 
+    def rollback(self, run: int | str) -> Progress:
+        """Take a run back, from wherever it is. It is `rolling_back` until everything it did is taken back."""
+        with self._record_of_runs() as connection:
+            return self._tell(connection, commands.rollback(connection, run, actor=self._actor))
+
     def approve(self, run: int | str, phase: str) -> Progress:
         """Let a phase begin that waits for a person, now or when it is reached."""
         with self._record_of_runs() as connection:

@@ -206,6 +206,13 @@ def rollback(connection: Connection, reference: int | str, *, actor: str) -> int
         if held.state is State.CANCELLING:
             msg = f"run {held.name} is being cancelled; ask again when it is"
             raise UsageError(msg)
+        newest = find(connection, held.name)
+        if newest.run != held.run:
+            msg = (
+                f"run {held.run} is {held.state}, and run {newest.run} has its name and what it left; "
+                f"roll that one back: backfilld rollback {newest.run}"
+            )
+            raise UsageError(msg)
         if held.rollback is None:
             runs.set_rollback(connection, held.run, {})
         runs.set_state(connection, held, State.ROLLING_BACK, actor=actor, reason="asked to roll back")
