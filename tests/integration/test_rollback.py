@@ -87,7 +87,6 @@ def test_each_phase_is_entered_backwards(engine: Engine) -> None:
         "phase.switch",
         "phase.verify",
         "phase.expand",
-        "phase.expand",
         "run.rolled_back",
     ]
     assert engine.value("SELECT actor FROM backfilld.events WHERE what = 'run.rolling_back'") == "ann"
