@@ -61,8 +61,10 @@ class AttachedStatistics:
 
     schema: str
     name: str
-    #: The columns and expressions of `CREATE STATISTICS … ON`, over the new column while it is parked.
+    #: The columns and expressions of `CREATE STATISTICS … ON`, over the new column while it is parked, and over the old one
+    #: in use.
     new: str
+    old: str
     #: Empty for statistics of a single expression, which have no kinds.
     kinds: str
     comment: str | None

@@ -242,7 +242,7 @@ def attached_rules(
     keys = tuple(
         AttachedRule(
             name=row["name"],
-            new=row["renamed"],
+            new=f"{row['head']}{TableName(row['schema'], row['table_name']).identifier.as_string()}{row['tail']}",
             old=row["definition"].removesuffix(" NOT VALID"),
             references=TableName(row["schema"], row["table_name"]),
             valid=row["is_valid"],
@@ -264,6 +264,7 @@ def attached_statistics(
             schema=row["schema"],
             name=row["name"],
             new=new.statistics[row["oid"]],
+            old=row["columns"],
             kinds=row["kinds"] or "",
             comment=row["comment"],
         )
@@ -368,10 +369,10 @@ def try_dependents(connection: Connection, table: TableName, found: Sequence[Att
             ]
         elif one.kind == "function":
             row = connection.execute(_SQL["function"], {"oid": one.oid}).fetchone() or {}
-            tried.append((what, sql.SQL(row["definition"]).format()))
+            tried.append((what, sql.Composed([sql.SQL(row["definition"])])))
         elif one.kind == "trigger":
             row = connection.execute("SELECT pg_get_triggerdef(%s::bigint::oid, true) AS definition", [one.oid]).fetchone() or {}
-            tried.append((what, sql.SQL(row["definition"]).format()))
+            tried.append((what, sql.Composed([sql.SQL(row["definition"])])))
     connection.execute(sql.SQL("SET LOCAL search_path = pg_temp, {}").format(schema))
     for what, statement in tried:
         with _accepting("attachments", what):
@@ -384,8 +385,24 @@ def try_dependents(connection: Connection, table: TableName, found: Sequence[Att
             )
 
 
-def try_foreign_key(connection: Connection, table: TableName, key: AttachedRule) -> None:
-    """Whether the columns of a foreign key can be compared with those it refers to, in the copy `successor` made."""
+def try_foreign_keys(connection: Connection, table: TableName, found: Sequence[Attached], name: str) -> None:
+    """Add the foreign keys to the copy `successor` made, each to a copy of what it refers to. Raises Complaint."""
+    mine = {one.name for one in found if one.kind == "foreign key"}
+    for row in connection.execute(_SQL["foreign_keys"], _of(table, name)).fetchall():
+        if row["name"] not in mine:
+            continue
+        referred = TableName(row["schema"], row["table_name"])
+        with connection.transaction(force_rollback=True), _accepting(
+            "attachments", f"the foreign key {row['name']} is not accepted for the new type"
+        ):
+            connection.execute(
+                sql.SQL('CREATE TEMPORARY TABLE "~backfilld referred" (LIKE {} INCLUDING INDEXES)').format(referred.identifier)
+            )
+            connection.execute(
+                sql.SQL('ALTER TABLE {} ADD {}pg_temp."~backfilld referred"{}').format(
+                    sql.Identifier("pg_temp", table.name), sql.SQL(row["head"]), sql.SQL(row["tail"])
+                )
+            )
 
 
 def _of(table: TableName, name: str) -> dict[str, str]:

@@ -130,15 +130,16 @@ FROM pg_constraint n WHERE n.conrelid = %(table)s::text::regclass AND n.contype 
 ORDER BY n.conname
 
 -- name: foreign_keys
--- The foreign keys of a table, each also as it reads when one of its columns has another name.
+-- The foreign keys of a table, each also as it reads when one of its columns has another name: what stands before and after
+-- the table it refers to.
 SELECT n.conname::text AS name, n.convalidated AS is_valid, pg_get_constraintdef(n.oid) AS definition,
        obj_description(n.oid, 'pg_constraint') AS comment,
        s.nspname::text AS schema, r.relname::text AS table_name,
-       format('FOREIGN KEY (%%s) REFERENCES %%I.%%I (%%s)%%s%%s%%s%%s%%s',
+       format('FOREIGN KEY (%%s) REFERENCES ',
               (SELECT string_agg(CASE WHEN a.attname = %(column)s::text THEN quote_ident(%(named)s::text) ELSE quote_ident(a.attname) END,
                                  ', ' ORDER BY k.n)
-               FROM unnest(n.conkey) WITH ORDINALITY k(num, n) JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = k.num),
-              s.nspname, r.relname,
+               FROM unnest(n.conkey) WITH ORDINALITY k(num, n) JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = k.num)) AS head,
+       format(' (%%s)%%s%%s%%s%%s%%s',
               (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.n)
                FROM unnest(n.confkey) WITH ORDINALITY k(num, n) JOIN pg_attribute a ON a.attrelid = n.confrelid AND a.attnum = k.num),
               CASE n.confmatchtype WHEN 'f' THEN ' MATCH FULL' WHEN 'p' THEN ' MATCH PARTIAL' ELSE '' END,
@@ -152,7 +153,7 @@ SELECT n.conname::text AS name, n.convalidated AS is_valid, pg_get_constraintdef
                                                    THEN to_jsonb(n) -> 'confdelsetcols' END) k
                JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = k.value::smallint),
               CASE WHEN n.condeferrable THEN ' DEFERRABLE' ELSE '' END
-              || CASE WHEN n.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END) AS renamed
+              || CASE WHEN n.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END) AS tail
 FROM pg_constraint n
 JOIN pg_class r ON r.oid = n.confrelid JOIN pg_namespace s ON s.oid = r.relnamespace
 WHERE n.conrelid = %(table)s::text::regclass AND n.contype = 'f' AND n.conparentid = 0
