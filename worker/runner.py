@@ -472,7 +472,7 @@ class Runner:
                 if (work := Work.of(one, number, transforms=self._transforms)) is not None
             }
             between = {
-                (kind, number): Work.of_walk(operations[number], walk)
+                (kind, number): Work.of_walk(operations[number], walk, run=run)
                 for (kind, number), walk in walks(operations).items()
             }
             known = self._known[run] = _Known(run=found, operations=operations, works=works, walks=between)
