@@ -193,10 +193,11 @@ class Conductor:
         if self._step < len(planned):
             back = planned[self._step]
             if back.phase is not standing.phase:
-                runs.set_phase(self._connection, run, back.phase)
+                runs.set_phase(self._connection, run, back.phase, back=True)
                 self.events.append(PhaseEntered(run=run, name=self._run.name, phase=back.phase))
             return self._do(back.step, standing)
-        runs.set_phase(self._connection, run, Phase.EXPAND)
+        if standing.phase is not Phase.EXPAND:
+            runs.set_phase(self._connection, run, Phase.EXPAND, back=True)
         runs.keep_until(self._connection, run, days=standing.settings.retention_days)
         self._set_state(State.ROLLED_BACK, reason="everything that was done is taken back")
         self._checkpoint(0, done=True)
