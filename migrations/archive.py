@@ -49,11 +49,6 @@ def restored(  # noqa: PLR0913 - one expression; each part is named where it is 
     )
 
 
-def is_archived(*, table: TableName, key: Sequence[KeyColumn], operation: int) -> str:
-    """SQL over a row of `table`: whether the archive has it."""
-    return f"EXISTS (SELECT FROM {_held(table, key, operation, None)})"
-
-
 def in_run(rewrite: Rewrite, run: int) -> Rewrite:
     """The rewrite, with the archive of this run in its expressions."""
     partition = f"backfilld.archive_{run}"

@@ -33,6 +33,42 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """A constraint, in the words in which PostgreSQL itself writes it under an empty search_path."""
+
+    name: str
+    definition: str
+    #: Whether it was proved for all rows.
+    valid: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """A column that goes, with all that has to be made again should it come back."""
+
+    type: str
+    not_null: bool
+    #: Quoted, with its schema; None for the type's own.
+    collation: str | None = None
+    #: SQL of its DEFAULT.
+    default: str | None = None
+    comment: str | None = None
+    #: (privilege, role, whether it may be granted on); the role is None for PUBLIC.
+    grants: tuple[tuple[str, str | None, bool], ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            **{
+                **value,
+                "grants": tuple((privilege, role, may_grant) for privilege, role, may_grant in value["grants"]),
+                "constraints": tuple(Constraint(**one) for one in value["constraints"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of one operation."""
 
@@ -55,6 +91,8 @@ class Facts:
     adopts: bool = False
     #: Adding the column with its default fills every row at once, without a rewrite.
     default_fills: bool = False
+    #: For a column that is to be dropped.
+    dropped: Dropped | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,5 +106,6 @@ class Facts:
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),
                 "reads": tuple(value.get("reads", ())),
+                "dropped": Dropped.from_json(value["dropped"]) if value.get("dropped") else None,
             }
         )

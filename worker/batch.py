@@ -53,8 +53,8 @@ class Tally:
     changed: int = 0
     #: Of the changed rows, those that stayed on their page and touched no index; None when they were not counted.
     hot: int | None = None
-    #: For a verifying batch, rows that need work; for an archiving one, rows that the archive did not have; for another, changed
-    #: rows that still meet the user's condition, where it was asked.
+    #: For a verifying batch, rows that need work; for one that archives or restores, rows that the archive did not have; for
+    #: another, changed rows that still meet the user's condition, where it was asked.
     residual: int = 0
     quarantined: int = 0
     #: SQLSTATEs of the rows that were set aside.
@@ -163,6 +163,12 @@ class Batch:
         row = self._connection.execute(*self._work.walk.count(bounds)).fetchone()
         return int(row["rows"]) if row else 0
 
+    def _count_unarchived(self, condition: sql.Composable, parameters: list[str]) -> int:
+        """Rows that have come since the archive was made."""
+        query = keep.unarchived(self._work.walk, condition, run=self._lane.run, operation=self._work.number)
+        row = self._connection.execute(query, parameters).fetchone()
+        return int(row["rows"]) if row else 0
+
     def retry_one(self) -> Tally | None:
         """Try one row of the quarantine again; None when none is left to try."""
         row = quarantine.next_retry(self._connection, self._lane.run, operation=self._work.number)
@@ -217,7 +223,12 @@ class Batch:
             return Tally(walked=walked, residual=residual - nulls, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls)
         if self._work.archived is not None:
             return self._archive(self._work.archived, condition, parameters)
-        return self._change(condition, parameters)
+        tally = self._change(condition, parameters)
+        return (
+            replace(tally, residual=self._count_unarchived(condition, parameters))
+            if self._lane.kind == "restore"
+            else tally
+        )
 
     def _archive(self, archived: Archived, condition: sql.Composable, parameters: list[str]) -> Tally:
         """Copy into the archive what it does not have as it is."""

@@ -140,20 +140,28 @@ class Conductor:
         if done.open:
             return self._sleep()
         if done.lanes and not self._must_look_again(walk, done):
-            events.record(
-                self._connection,
-                run,
-                actor=runs.WORKER,
-                what=f"{walk.kind}.done",
-                operation=walk.operation,
-                rows=done.walked,
-                changed=done.changed,
-            )
+            self._tell_walked(walk, done)
             return self._go_on(self._step + 1)
         if self._make_walk_lanes(walk, standing):
             self._checkpoint(self._step, sleeps=True)
             return lanes.startable(self._connection, run)
         return self._go_on(self._step + 1)
+
+    def _tell_walked(self, walk: Walk, done: Walked) -> None:
+        """Put on record what a walk did; once, though two steps of the way back may need the same walk."""
+        run, what = self._run.run, f"{walk.kind}.done"
+        if events.count(self._connection, run, what=what, operation=walk.operation):
+            return
+        events.record(
+            self._connection,
+            run,
+            actor=runs.WORKER,
+            what=what,
+            operation=walk.operation,
+            rows=done.walked,
+            changed=done.changed,
+            missing=done.residual,
+        )
 
     def _must_look_again(self, walk: Walk, done: Walked) -> bool:
         """Whether rows were missing in the archive when its lanes looked: they are copied, and all rows are looked at again.
@@ -317,7 +325,7 @@ class Conductor:
 
     def _make_walk_lanes(self, walk: Walk, standing: Standing) -> int:
         """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
-        if walk.kind == "archive":
+        if walk.kind in {"archive", "restore"}:  # a restore may find that nothing was archived
             kept.make_partition(self._connection, "archive", self._run.run)
         table = catalog.describe(self._connection, walk.table)
         if table is None:

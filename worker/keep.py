@@ -43,6 +43,20 @@ def archiving(
     )
 
 
+def unarchived(walk: KeyWalk, condition: sql.Composable, *, run: int, operation: int) -> sql.Composed:
+    """Give `rows`: how many rows that meet the condition the archive does not have."""
+    return sql.SQL(
+        'SELECT count(*) AS rows FROM {table} WHERE {condition} AND NOT EXISTS (SELECT FROM {archive} "~archive" '
+        'WHERE "~archive".operation = {operation} AND "~archive".key = {key})'
+    ).format(
+        table=sendable(walk.table.identifier),
+        condition=condition,
+        archive=kept.partition("archive", run).identifier,
+        operation=sql.Literal(operation),
+        key=key_array(walk),
+    )
+
+
 def key_array(walk: KeyWalk) -> sql.Composed:
     """A row's key as the journal and the archive write it."""
     texts = sql.SQL(", ").join(_text(walk.table.name, column.name) for column in walk.key)
@@ -50,4 +64,5 @@ def key_array(walk: KeyWalk) -> sql.Composed:
 
 
 def _text(table: str, column: str) -> sql.Composed:
-    return sql.SQL("{}::text").format(sendable(sql.Identifier(table, column)))
+    # With a collation, because the column may have one of its own.
+    return sql.SQL('{}::text COLLATE "C"').format(sendable(sql.Identifier(table, column)))
