@@ -195,7 +195,7 @@ class Conductor:
                 return self._sleep()
             lanes.end_forward(self._connection, run)
             done = max(self._step - (_JUDGED if standing.phase is Phase.VERIFY else 0), 0)
-            runs.set_rollback(self._connection, run, {"phase": standing.phase, "step": done})
+            runs.set_rollback(self._connection, run, {"phase": standing.phase, "step": done, "pass": standing.pass_})
             return self._go_on(0)
         planned = self._way_back(standing)
         if self._step < len(planned):
@@ -213,7 +213,7 @@ class Conductor:
 
     def _way_back(self, standing: Standing) -> tuple[BackStep, ...]:
         began = standing.rollback or {}
-        return way_back(self._operations, phase=Phase(began["phase"]), done=began["step"])
+        return way_back(self._operations, phase=Phase(began["phase"]), done=began["step"], pass_=began["pass"])
 
     def _execute(self, action: Action) -> None:
         ddl.execute(self._connection, action)

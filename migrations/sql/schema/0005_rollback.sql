@@ -10,7 +10,7 @@
 -- Lanes name the partition of their run and never the parent, so that dropping one run's partition, which locks the parent for
 -- a moment, finds nobody there. `run` comes last in the keys for the same reason: a partition holds one run only.
 
--- Where a rollback began: {"phase": …, "step": …}; {} until the conductor has taken it up, NULL while the run goes forward.
+-- Where a rollback began: {"phase": …, "step": …, "pass": …}; {} until the conductor has taken it up, NULL while the run goes forward.
 ALTER TABLE backfilld.runs
     ADD COLUMN rollback   jsonb,
     ADD COLUMN kept_until timestamptz, -- old values are kept until then; NULL: as long as the run lasts
