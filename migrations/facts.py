@@ -59,6 +59,42 @@ class IndexDefinition:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """A constraint, in the words in which PostgreSQL itself writes it under an empty search_path."""
+
+    name: str
+    definition: str
+    #: Whether it was proved for all rows.
+    valid: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """A column that goes, with all that has to be made again should it come back."""
+
+    type: str
+    not_null: bool
+    #: Quoted, with its schema; None for the type's own.
+    collation: str | None = None
+    #: SQL of its DEFAULT.
+    default: str | None = None
+    comment: str | None = None
+    #: (privilege, role, whether it may be granted on); the role is None for PUBLIC.
+    grants: tuple[tuple[str, str | None, bool], ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            **{
+                **value,
+                "grants": tuple((privilege, role, may_grant) for privilege, role, may_grant in value["grants"]),
+                "constraints": tuple(Constraint(**one) for one in value["constraints"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of one operation."""
 
@@ -85,6 +121,8 @@ class Facts:
     index: IndexDefinition | None = None
     #: The columns by which rows are named to people, where the operation walks none.
     named_by: tuple[str, ...] = ()
+    #: For a column that is to be dropped.
+    dropped: Dropped | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -100,5 +138,6 @@ class Facts:
                 "reads": tuple(value.get("reads", ())),
                 "index": IndexDefinition.from_json(index) if (index := value.get("index")) else None,
                 "named_by": tuple(value.get("named_by", ())),
+                "dropped": Dropped.from_json(value["dropped"]) if value.get("dropped") else None,
             }
         )

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
+from migrations.archive import in_run
 from migrations.definition import TableName
 from migrations.model import Bounds, Key, Stretch
 from migrations.names import sendable
@@ -23,13 +24,14 @@ from migrations.walks.keys import KeyWalk, fetch_key
 from migrations.walks.pages import PageReach, PageWalk
 from migrations.walks.rewrite import Rewrite, expression
 from migrations.walks.stride import Reach, Row
+from worker import keep
 from worker.transform import Transform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from migrations.model import Lane
-    from migrations.operations import Operation, Walk
+    from migrations.operations import Archived, Operation, Walk
     from migrations.postgres.connect import Connection
 
 
@@ -51,8 +53,8 @@ class Tally:
     changed: int = 0
     #: Of the changed rows, those that stayed on their page and touched no index; None when they were not counted.
     hot: int | None = None
-    #: For a verifying batch, rows that need work; for another, changed rows that still meet the user's condition, where
-    #: it was asked.
+    #: For a verifying batch, rows that need work; for one that archives or restores, rows that the archive did not have; for
+    #: another, changed rows that still meet the user's condition, where it was asked.
     residual: int = 0
     quarantined: int = 0
     #: SQLSTATEs of the rows that were set aside.
@@ -89,6 +91,8 @@ class Work:
     walk: KeyWalk
     #: The Python function that gives the values, where they do not come from SQL.
     transform: Transform | None = None
+    #: What an archiving lane copies.
+    archived: Archived | None = None
 
     @classmethod
     def of(cls, operation: Operation, number: int, *, transforms: Sequence[str] = ()) -> Work | None:
@@ -109,11 +113,17 @@ class Work:
         )
 
     @classmethod
-    def of_walk(cls, operation: Operation, walk: Walk) -> Work:
+    def of_walk(cls, operation: Operation, walk: Walk, *, run: int) -> Work:
         """The work of a walk between two steps."""
         rewrite = walk.rewrite or Rewrite(table=walk.table, facts=operation.facts, assignments=())
         by_key = KeyWalk(table=walk.table, key=walk.key)
-        return cls(number=walk.operation, operation=operation, rewrite=rewrite, walk=by_key)
+        return cls(
+            number=walk.operation,
+            operation=operation,
+            rewrite=in_run(rewrite, run),
+            walk=by_key,
+            archived=walk.archived,
+        )
 
     @property
     def table(self) -> TableName:
@@ -151,6 +161,12 @@ class Batch:
     def count(self, bounds: Bounds) -> int:
         """How many rows a range of keys holds."""
         row = self._connection.execute(*self._work.walk.count(bounds)).fetchone()
+        return int(row["rows"]) if row else 0
+
+    def _count_unarchived(self, condition: sql.Composable, parameters: list[str]) -> int:
+        """Rows that have come since the archive was made."""
+        query = keep.unarchived(self._work.walk, condition, run=self._lane.run, operation=self._work.number)
+        row = self._connection.execute(query, parameters).fetchone()
         return int(row["rows"]) if row else 0
 
     def retry_one(self) -> Tally | None:
@@ -205,7 +221,20 @@ class Batch:
             walked, residual = self._count_residual(condition, parameters, carefully=carefully)
             nulls = self._tell_nulls_apart(condition, parameters, carefully=carefully) if residual else 0
             return Tally(walked=walked, residual=residual - nulls, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls)
-        return self._change(condition, parameters)
+        if self._work.archived is not None:
+            return self._archive(self._work.archived, condition, parameters)
+        tally = self._change(condition, parameters)
+        return (
+            replace(tally, residual=self._count_unarchived(condition, parameters))
+            if self._lane.kind == "restore"
+            else tally
+        )
+
+    def _archive(self, archived: Archived, condition: sql.Composable, parameters: list[str]) -> Tally:
+        """Copy into the archive what it does not have as it is."""
+        query = keep.archiving(self._work.walk, archived, condition, run=self._lane.run, operation=self._work.number)
+        row = self._connection.execute(query, parameters).fetchone() or {}
+        return Tally(changed=row["changed"], residual=row["missing"])
 
     def _change(self, condition: sql.Composable, parameters: list[Any]) -> Tally:  # Any: key values
         """Change the rows that need work, by SQL or by a function."""

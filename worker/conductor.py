@@ -21,7 +21,7 @@ from migrations.postgres import catalog
 from migrations.rollback import way_back
 from migrations.settings import TARGET
 from migrations.states import Phase, State, allowed
-from migrations.store import lanes, quarantine, runs
+from migrations.store import events, kept, lanes, quarantine, runs
 from migrations.walks.keys import KeyWalk, split
 from migrations.walks.sizing import FIRST_ROWS
 from migrations.walks.survey import stretches, to_open_end, walk_for
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from migrations.operations import Operation, Step
     from migrations.postgres.connect import Connection
     from migrations.rollback import BackStep
+    from migrations.store.lanes import Walked
     from migrations.store.runs import Held, Standing
     from worker.batch import Work
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 MAX_PASSES = 10
 #: Looking at a row costs a small part of writing it, so verifying lanes begin with batches this many times as large.
 VERIFY_HEAD_START = 20
+#: Rounds of an archive: one copies, and one more looks at every row again; more where rows come in behind the lanes meanwhile.
+ARCHIVE_ROUNDS = 4
 #: The step of the verify phase in which the data is known to be right.
 _JUDGED = 2
 
@@ -131,16 +134,58 @@ class Conductor:
                 return self._go_on(self._step + 1)
 
     def _walk(self, walk: Walk, standing: Standing) -> list[LaneMessage]:
-        """Make the lanes of a walk between two steps, wait for them, and go on."""
-        made, unfinished = lanes.of_walk(self._connection, self._run.run, kind=walk.kind, operation=walk.operation)
-        if not made:
-            unfinished = made = self._make_walk_lanes(walk, standing)
-            if made:
-                self._checkpoint(self._step, sleeps=True)
-                return lanes.startable(self._connection, self._run.run)
-        if unfinished:
+        """Make the lanes of a walk between two steps, wait for them, look at what they did, and go on."""
+        run = self._run.run
+        done = lanes.of_walk(self._connection, run, kind=walk.kind, operation=walk.operation)
+        if done.open:
             return self._sleep()
+        if done.lanes and not self._must_look_again(walk, done):
+            self._tell_walked(walk, done)
+            return self._go_on(self._step + 1)
+        if self._make_walk_lanes(walk, standing):
+            self._checkpoint(self._step, sleeps=True)
+            return lanes.startable(self._connection, run)
         return self._go_on(self._step + 1)
+
+    def _tell_walked(self, walk: Walk, done: Walked) -> None:
+        """Put on record what a walk did; once, though two steps of the way back may need the same walk."""
+        run, what = self._run.run, f"{walk.kind}.done"
+        if events.count(self._connection, run, what=what, operation=walk.operation):
+            return
+        events.record(
+            self._connection,
+            run,
+            actor=runs.WORKER,
+            what=what,
+            operation=walk.operation,
+            rows=done.walked,
+            changed=done.changed,
+            missing=done.residual,
+        )
+
+    def _must_look_again(self, walk: Walk, done: Walked) -> bool:
+        """Whether rows were missing in the archive when its lanes looked: they are copied, and all rows are looked at again.
+
+        On a table to which rows are added all the time some are always missing: those that were added behind the lanes. After
+        `ARCHIVE_ROUNDS` every row that was there when the last round began is known to have its copy.
+        """
+        if walk.kind != "archive":
+            return False
+        run, operation = self._run.run, walk.operation
+        before = events.count(self._connection, run, what="archive.round", operation=operation)
+        events.record(
+            self._connection,
+            run,
+            actor=runs.WORKER,
+            what="archive.round",
+            operation=operation,
+            rows=done.walked,
+            missing=done.residual,
+        )
+        if not done.residual or before + 1 >= ARCHIVE_ROUNDS:
+            return False
+        lanes.forget_walk(self._connection, run, kind=walk.kind, operation=operation)
+        return True
 
     def _roll_back(self, standing: Standing) -> list[LaneMessage]:
         """Take back the next of what was done; at first, when no batch is in flight any more, write down what that is."""
@@ -280,6 +325,8 @@ class Conductor:
 
     def _make_walk_lanes(self, walk: Walk, standing: Standing) -> int:
         """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
+        if walk.kind in {"archive", "restore"}:  # a restore may find that nothing was archived
+            kept.make_partition(self._connection, "archive", self._run.run)
         table = catalog.describe(self._connection, walk.table)
         if table is None:
             gone = f"there is no table {walk.table} any more"

@@ -297,7 +297,8 @@ class Runner:
         try:
             messages = conductor.step(standing)
         except psycopg.Error as exc:
-            if not violates_rule(exc, conductor.pending(standing)):
+            # On the way back there is no walk that could mend the row: the run fails, and goes on once a person has.
+            if standing.state is State.ROLLING_BACK or not violates_rule(exc, conductor.pending(standing)):
                 raise
             connection.rollback()
             with transaction(connection):
@@ -474,7 +475,7 @@ class Runner:
                 if (work := Work.of(one, number, transforms=self._transforms)) is not None
             }
             between = {
-                (kind, number): Work.of_walk(operations[number], walk)
+                (kind, number): Work.of_walk(operations[number], walk, run=run)
                 for (kind, number), walk in walks(operations).items()
             }
             known = self._known[run] = _Known(run=found, operations=operations, works=works, walks=between)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from migrations import definition
 from migrations.operations.add_column import AddColumn
 from migrations.operations.backfill import Backfill
-from migrations.operations.base import Action, Guard, Index, Operation, Statement, Step, Walk
+from migrations.operations.base import Action, Archived, Guard, Index, Operation, Statement, Step, Walk
+from migrations.operations.drop_column import DropColumn
 from migrations.states import Phase
 
 if TYPE_CHECKING:
@@ -16,7 +17,20 @@ if TYPE_CHECKING:
     from migrations.definition import Migration
     from migrations.facts import Facts
 
-__all__ = ["Action", "Guard", "Index", "Operation", "Statement", "Step", "Walk", "bind", "bind_one", "steps", "walks"]
+__all__ = [
+    "Action",
+    "Archived",
+    "Guard",
+    "Index",
+    "Operation",
+    "Statement",
+    "Step",
+    "Walk",
+    "bind",
+    "bind_one",
+    "steps",
+    "walks",
+]
 
 
 def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
@@ -35,6 +49,8 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
             return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.Backfill():
             return Backfill(definition=operation, facts=facts)
+        case definition.DropColumn():
+            return DropColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case _:
             raise NotImplementedError(operation.kind)
 
