@@ -116,6 +116,8 @@ class Attachments:
     #: The type that it has, with its collation where that is not the type's own.
     type: str
     collation: str | None
+    #: The type without a domain and a limit of length: a cast to it cuts nothing off.
+    plain_type: str
     #: Whether values of the old type have no equality, and are compared as texts.
     as_text: bool
     not_null: bool

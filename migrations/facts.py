@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from migrations.attachments import Attachments
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeyColumn:
@@ -123,12 +125,16 @@ class Facts:
     named_by: tuple[str, ...] = ()
     #: For a column that is to be dropped.
     dropped: Dropped | None = None
+    #: What hangs on a column that is to have another type.
+    attachments: Attachments | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
+        from migrations.attachments import Attachments  # noqa: PLC0415 - it holds definitions of indexes, which are here
+
         return cls(
             **{
                 "keys_because": "it was enqueued by an earlier release",
@@ -138,6 +144,7 @@ class Facts:
                 "reads": tuple(value.get("reads", ())),
                 "index": IndexDefinition.from_json(index) if (index := value.get("index")) else None,
                 "named_by": tuple(value.get("named_by", ())),
+                "attachments": Attachments.from_json(held) if (held := value.get("attachments")) else None,
                 "dropped": Dropped.from_json(value["dropped"]) if value.get("dropped") else None,
             }
         )

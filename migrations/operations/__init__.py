@@ -8,6 +8,7 @@ from migrations import definition
 from migrations.operations.add_column import AddColumn
 from migrations.operations.backfill import Backfill
 from migrations.operations.base import Action, Archived, Guard, Index, Operation, Statement, Step, Walk
+from migrations.operations.change_type import ChangeType
 from migrations.operations.drop_column import DropColumn
 from migrations.states import Phase
 
@@ -49,6 +50,8 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
             return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.Backfill():
             return Backfill(definition=operation, facts=facts)
+        case definition.ChangeType():
+            return ChangeType(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.DropColumn():
             return DropColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case _:

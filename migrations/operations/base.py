@@ -47,6 +47,8 @@ class Action:
     statements: tuple[Statement, ...]
     #: Tables that are locked in ACCESS EXCLUSIVE mode before the first statement, all at once and in the order of their names.
     locks: tuple[TableName, ...] = ()
+    #: What must be so before the first statement, once the tables are locked: as a guard is, before the fact.
+    requires: tuple[Guard, ...] = ()
     guards: tuple[Guard, ...] = ()
     #: Reads the whole table, under a lock that lets the application go on; runs without a time limit.
     scans: bool = False

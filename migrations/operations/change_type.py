@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from migrations.archive import Archived, restored
+from migrations.archive import restored
 from migrations.attachments import Attachments
 from migrations.facts import Target
 from migrations.names import TableName
 from migrations.operations import concurrently
-from migrations.operations.base import Action, Guard, Statement, Step, Walk, object_name
+from migrations.operations.base import Action, Archived, Guard, Statement, Step, Walk, object_name
 from migrations.operations.sync import BRIEF, created, dropped, fires_last, silenced, turned
 from migrations.postgres import attachments
 from migrations.postgres.sync import Misfits, Pair, Side, SyncTrigger
@@ -65,12 +65,12 @@ class ChangeType:
     @property
     def up(self) -> str:
         """The new value, over a row in which the column's name means the old one."""
-        return self.definition.up or cast(self.column, self.facts.targets[0].type)
+        return self.definition.up or cast(self.column, self.facts.targets[0].plain_type)
 
     @property
     def down(self) -> str:
         """The old value, over a row in which the column's name means the new one."""
-        return self.definition.down or cast(self.column, self._held.type)
+        return self.definition.down or cast(self.column, self._held.plain_type)
 
     def rewrite(self) -> Rewrite:
         return Rewrite(
@@ -210,7 +210,9 @@ class ChangeType:
     def _switched_back(self) -> tuple[Step, ...]:
         held = self._held
         steps: list[Step] = [
-            concurrently.build(self.table, index.old, named_by=self._key) for index in held.indexes if not index.harmless
+            concurrently.build(self.table, index.old, named_by=self._key)
+            for index in held.indexes
+            if not index.harmless
         ]
         steps.append(
             Action(
@@ -367,7 +369,8 @@ class ChangeType:
             yield _granted(grant, self.table.identifier, column=self.column)
         if held.comment is not None:
             yield _commented(
-                sql.SQL("COLUMN {}").format(sql.Identifier(self.table.schema, self.table.name, self.column)), held.comment
+                sql.SQL("COLUMN {}").format(sql.Identifier(self.table.schema, self.table.name, self.column)),
+                held.comment,
             )
         for index in held.indexes:
             if index.comment is not None and index.constraint is not None:
@@ -393,9 +396,7 @@ class ChangeType:
                 )
             )
         if held.options:
-            yield self._alter(
-                sql.SQL("ALTER COLUMN {} SET ({})").format(sql.Identifier(column), sql.SQL(held.options))
-            )
+            yield self._alter(sql.SQL("ALTER COLUMN {} SET ({})").format(sql.Identifier(column), sql.SQL(held.options)))
 
     # What depends on the column
 
@@ -476,7 +477,8 @@ class ChangeType:
         row = sql.Identifier(self.table.name).as_string()
         names = [(stands, self.column), *((read, read) for read in reads)]
         scope = ", ".join(
-            f"{row}.{sql.Identifier(column).as_string()} AS {sql.Identifier(name).as_string()}" for column, name in names
+            f"{row}.{sql.Identifier(column).as_string()} AS {sql.Identifier(name).as_string()}"
+            for column, name in names
         )
         return f"(SELECT (\n{expression}\n) FROM (SELECT {scope}) AS {row})"  # noqa: S608 - checked by preflight, names are quoted
 
@@ -560,9 +562,7 @@ class ChangeType:
     def _drop_constraint(self, name: str, *, rule: AttachedRule | None = None) -> Statement:
         references = rule.references if rule is not None else None
         also = f"on {references} too; " if references is not None else ""
-        return self._alter(
-            sql.SQL("DROP CONSTRAINT IF EXISTS {}").format(sql.Identifier(name)), note=also + BRIEF
-        )
+        return self._alter(sql.SQL("DROP CONSTRAINT IF EXISTS {}").format(sql.Identifier(name)), note=also + BRIEF)
 
     def _not_null_set(self) -> tuple[Statement, ...]:
         return (
@@ -683,7 +683,7 @@ class ChangeType:
 
 
 def cast(column: str, type_: str) -> str:
-    """A column as another type. The type is format_type's own text."""
+    """A column as another type, which is format_type's own text. One with a limit would cut off what is too long."""
     return f"CAST({sql.Identifier(column).as_string()} AS {type_})"
 
 
@@ -733,9 +733,7 @@ def _viewed(view: AttachedView) -> Iterable[Statement]:
     """The view as it was, with its owner, privileges and comments, whatever default privileges add to a new one."""
     name = sql.Identifier(view.schema, view.name)
     options = sql.SQL(" WITH ({})").format(sql.SQL(view.options)) if view.options else sql.SQL("")
-    yield Statement(
-        sql=sql.SQL("CREATE VIEW {}{} AS {}").format(name, options, sql.SQL(view.definition)), lock="none"
-    )
+    yield Statement(sql=sql.SQL("CREATE VIEW {}{} AS {}").format(name, options, sql.SQL(view.definition)), lock="none")
     yield Statement(sql=sql.SQL("ALTER VIEW {} OWNER TO {}").format(name, sql.SQL(view.owner)), lock="none")
     literal = sql.Literal(name.as_string())
     revoke = sql.SQL(

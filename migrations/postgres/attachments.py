@@ -41,19 +41,31 @@ _SQL = queries("attachments")
 
 #: What cannot be taken along to another column, by the kind that `attached` gives: what to say, and what to do instead.
 IN_THE_WAY = {
-    "primary key": ("the primary key {} holds it", "A primary key is changed by an operation of its own, which is not there yet"),
+    "primary key": (
+        "the primary key {} holds it",
+        "A primary key is changed by an operation of its own, which is not there yet",
+    ),
     "inbound": (
         "the foreign key {} of another row refers to it",
         "Change both sides in turn: drop that foreign key, change both columns, and add it again with `add_foreign_key`",
     ),
     "generated": ("the generated column {} reads it", "Drop that column first, and add it again afterwards"),
-    "identity": ("it is an identity column ({})", "Keep its type, or make its sequence an ordinary default first (DROP IDENTITY)"),
+    "identity": (
+        "it is an identity column ({})",
+        "Keep its type, or make its sequence an ordinary default first (DROP IDENTITY)",
+    ),
     "materialized view": ("the materialized view {} reads it", "Drop that view first, and make it again afterwards"),
     "rule": ("the rule {} reads it", "Drop that rule first, and make it again afterwards"),
-    "publication": ("{} names it in a list of columns or in a filter", "Take the table out of it first, and add it again afterwards"),
+    "publication": (
+        "{} names it in a list of columns or in a filter",
+        "Take the table out of it first, and add it again afterwards",
+    ),
     "constraint": ("the constraint {} holds it", "Drop that constraint first, and add it again afterwards"),
     "other": ("{} depends on it, or on a view that reads it", "Drop that first, and make it again afterwards"),
 }
+
+
+_FIRST = "Drop it first, and make it again afterwards"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +152,9 @@ def successor(
     copy = sql.Identifier("pg_temp", table.name)
     with connection.transaction(force_rollback=True):
         connection.execute(
-            sql.SQL("ALTER TABLE {} RENAME TO {}").format(copy, sql.Identifier(f"~backfilld probe {connection.info.backend_pid}"))
+            sql.SQL("ALTER TABLE {} RENAME TO {}").format(
+                copy, sql.Identifier(f"~backfilld probe {connection.info.backend_pid}")
+            )
         )
         connection.execute(
             sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING ALL)").format(
@@ -151,7 +165,9 @@ def successor(
         alter = sql.SQL("ALTER TABLE {} ").format(copy)
         connection.execute(alter + sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(column))
         if type_ is not None:
-            with _accepting("attachments", f"an index, a check or statistics on {name} cannot be made for the new type"):
+            with _accepting(
+                "attachments", f"an index, a check or statistics on {name} cannot be made for the new type"
+            ):
                 connection.execute(alter + sql.SQL("ALTER COLUMN {} TYPE {} USING NULL").format(column, type_))
         if named != name:
             connection.execute(alter + sql.SQL("RENAME COLUMN {} TO {}").format(column, sql.Identifier(named)))
@@ -169,16 +185,20 @@ def definitions(connection: Connection, table: TableName, copy: sql.Identifier) 
     their_statistics = [row["oid"] for row in connection.execute(_SQL["statistics"], _of(table, ""))]
     return Definitions(
         # LIKE copies in the order of the oids, so the n-th of the copy was made from the n-th of the table.
-        indexes={
-            oid: one.definition for oid, one in zip(theirs, made, strict=True) if one.definition is not None
-        },
+        indexes={oid: one.definition for oid, one in zip(theirs, made, strict=True) if one.definition is not None},
         statistics={oid: row["columns"] for oid, row in zip(their_statistics, statistics, strict=True)},
         checks={row["name"]: row["definition"].removesuffix(" NOT VALID") for row in checks},
     )
 
 
 def attached_indexes(
-    connection: Connection, table: TableName, found: Sequence[Attached], new: Definitions, old: Definitions, *, names: Names
+    connection: Connection,
+    table: TableName,
+    found: Sequence[Attached],
+    new: Definitions,
+    old: Definitions,
+    *,
+    names: Names,
 ) -> tuple[AttachedIndex, ...]:
     """The indexes among what hangs on a column. Raises Complaint."""
     mine = {one.oid for one in found if one.kind == "index"}
@@ -189,17 +209,23 @@ def attached_indexes(
             continue
         name = row["name"]
         if not row["is_valid"]:
-            raise Complaint("index", f"the index {name} is INVALID: drop it (DROP INDEX CONCURRENTLY), or build it again")
+            raise Complaint(
+                "index", f"the index {name} is INVALID", "Drop it (DROP INDEX CONCURRENTLY), or build it again"
+            )
         if row["is_exclusion"]:
-            raise Complaint("index", f"the exclusion constraint {name} holds it: drop it first, and add it again afterwards")
+            raise Complaint("index", f"the exclusion constraint {name} holds it", _FIRST)
         if row["is_identity"]:
-            raise Complaint("index", f"the index {name} is the table's replica identity: choose another one first")
+            raise Complaint("index", f"the index {name} is the table's replica identity", "Choose another one first")
         here = own[row["oid"]]
         result.append(
             AttachedIndex(
                 name=name,
-                new=replace(new.indexes[row["oid"]], name=names.new(len(result)), tablespace=here.tablespace, comment=""),
-                old=replace(old.indexes[row["oid"]], name=names.old(len(result)), tablespace=here.tablespace, comment=""),
+                new=replace(
+                    new.indexes[row["oid"]], name=names.new(len(result)), tablespace=here.tablespace, comment=""
+                ),
+                old=replace(
+                    old.indexes[row["oid"]], name=names.old(len(result)), tablespace=here.tablespace, comment=""
+                ),
                 harmless=not row["may_fail"],
                 constraint=row["constraint"],
                 comment=row["constraint_comment"] or here.comment or None,
@@ -287,7 +313,7 @@ def attached_views(connection: Connection, found: Sequence[Attached]) -> tuple[A
             ("has triggers", row["has_triggers"]),
         ):
             if is_so:
-                raise Complaint("view", f"the view {one.name} reads it and {fault}: drop it first, and make it again afterwards")
+                raise Complaint("view", f"the view {one.name} reads it and {fault}", _FIRST)
         result.append(
             AttachedView(
                 schema=row["schema"],
@@ -305,10 +331,16 @@ def attached_views(connection: Connection, found: Sequence[Attached]) -> tuple[A
 
 def attached_policies(connection: Connection, found: Sequence[Attached]) -> tuple[AttachedPolicy, ...]:
     """The policies among what hangs on a column. Raises Complaint for one of a table this role does not own."""
-    rows = [connection.execute(_SQL["policy"], {"oid": one.oid}).fetchone() or {} for one in found if one.kind == "policy"]
+    rows = [
+        connection.execute(_SQL["policy"], {"oid": one.oid}).fetchone() or {} for one in found if one.kind == "policy"
+    ]
     for row in rows:
         if not row["owned"]:
-            raise Complaint("policy", f"the policy {row['name']} of {row['table_name']} reads it, and that table belongs to another role")
+            raise Complaint(
+                "policy",
+                f"the policy {row['name']} of {row['table_name']} reads it, and that table belongs to another role",
+                _FIRST,
+            )
     return tuple(
         AttachedPolicy(
             name=row["name"],
@@ -322,25 +354,49 @@ def attached_policies(connection: Connection, found: Sequence[Attached]) -> tupl
 
 def attached_functions(connection: Connection, found: Sequence[Attached]) -> tuple[str, ...]:
     """The functions among what hangs on a column, as the statements that make them. Raises Complaint."""
-    rows = [connection.execute(_SQL["function"], {"oid": one.oid}).fetchone() or {} for one in found if one.kind == "function"]
+    rows = [
+        connection.execute(_SQL["function"], {"oid": one.oid}).fetchone() or {}
+        for one in found
+        if one.kind == "function"
+    ]
     for row in rows:
         if not (row["owned"] and row["atomic"]):
             why = "belongs to another role" if row["atomic"] else "names it in a way that cannot be made anew"
-            raise Complaint("function", f"the function {row['name']} reads it and {why}: drop it first, and make it again afterwards")
+            raise Complaint("function", f"the function {row['name']} reads it and {why}", _FIRST)
     return tuple(row["definition"] for row in rows)
 
 
 def attached_triggers(connection: Connection, found: Sequence[Attached]) -> tuple[AttachedTrigger, ...]:
     """The triggers of the table among what hangs on a column."""
     words = {"O": "ENABLE", "D": "DISABLE", "A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}
-    rows = [connection.execute(_SQL["trigger"], {"oid": one.oid}).fetchone() or {} for one in found if one.kind == "trigger"]
+    rows = [
+        connection.execute(_SQL["trigger"], {"oid": one.oid}).fetchone() or {} for one in found if one.kind == "trigger"
+    ]
     return tuple(
-        AttachedTrigger(name=row["name"], definition=row["definition"], enabled=words[row["enabled"]], comment=row["comment"])
+        AttachedTrigger(
+            name=row["name"], definition=row["definition"], enabled=words[row["enabled"]], comment=row["comment"]
+        )
         for row in rows
     )
 
 
-def try_dependents(connection: Connection, table: TableName, found: Sequence[Attached], default: str | None, name: str) -> None:
+def rewrites(connection: Connection, table: TableName, name: str, type_: sql.Composable) -> bool:
+    """Whether a plain ALTER COLUMN … TYPE would write the table, or an index of it, anew. Found by doing it to a copy."""
+    with successor(connection, table, name, named=name, type_=None) as copy:
+        before = connection.execute(_SQL["files"], {"table": copy.as_string()}).fetchone()
+        try:
+            with connection.transaction():
+                connection.execute(
+                    sql.SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {}").format(copy, sql.Identifier(name), type_)
+                )
+        except psycopg.Error:
+            return True
+        return before != connection.execute(_SQL["files"], {"table": copy.as_string()}).fetchone()
+
+
+def try_dependents(
+    connection: Connection, table: TableName, found: Sequence[Attached], default: str | None, name: str
+) -> None:
     """Make everything that depends on the column once more, over the copy `successor` made, where the column is the new one.
 
     PostgreSQL writes names that are on the search_path without their schema. Written with the table's schema on it, and read
@@ -356,7 +412,12 @@ def try_dependents(connection: Connection, table: TableName, found: Sequence[Att
         if one.kind == "view":
             row = connection.execute(_SQL["view"], {"oid": one.oid}).fetchone() or {}
             tried.append(
-                (what, sql.SQL("CREATE TEMPORARY VIEW {} AS {}").format(sql.Identifier(row["name"]), sql.SQL(row["definition"])))
+                (
+                    what,
+                    sql.SQL("CREATE TEMPORARY VIEW {} AS {}").format(
+                        sql.Identifier(row["name"]), sql.SQL(row["definition"])
+                    ),
+                )
             )
         elif one.kind == "policy":
             row = connection.execute(_SQL["policy"], {"oid": one.oid}).fetchone() or {}
@@ -371,7 +432,12 @@ def try_dependents(connection: Connection, table: TableName, found: Sequence[Att
             row = connection.execute(_SQL["function"], {"oid": one.oid}).fetchone() or {}
             tried.append((what, sql.Composed([sql.SQL(row["definition"])])))
         elif one.kind == "trigger":
-            row = connection.execute("SELECT pg_get_triggerdef(%s::bigint::oid, true) AS definition", [one.oid]).fetchone() or {}
+            row = (
+                connection.execute(
+                    "SELECT pg_get_triggerdef(%s::bigint::oid, true) AS definition", [one.oid]
+                ).fetchone()
+                or {}
+            )
             tried.append((what, sql.Composed([sql.SQL(row["definition"])])))
     connection.execute(sql.SQL("SET LOCAL search_path = pg_temp, {}").format(schema))
     for what, statement in tried:
@@ -381,7 +447,9 @@ def try_dependents(connection: Connection, table: TableName, found: Sequence[Att
     if default is not None:
         with _accepting("default", "the default cannot be cast to the new type"):
             connection.execute(
-                sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}").format(copy, sql.Identifier(name), sql.SQL(default))
+                sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}").format(
+                    copy, sql.Identifier(name), sql.SQL(default)
+                )
             )
 
 
@@ -392,11 +460,14 @@ def try_foreign_keys(connection: Connection, table: TableName, found: Sequence[A
         if row["name"] not in mine:
             continue
         referred = TableName(row["schema"], row["table_name"])
-        with connection.transaction(force_rollback=True), _accepting(
-            "attachments", f"the foreign key {row['name']} is not accepted for the new type"
+        with (
+            connection.transaction(force_rollback=True),
+            _accepting("attachments", f"the foreign key {row['name']} is not accepted for the new type"),
         ):
             connection.execute(
-                sql.SQL('CREATE TEMPORARY TABLE "~backfilld referred" (LIKE {} INCLUDING INDEXES)').format(referred.identifier)
+                sql.SQL('CREATE TEMPORARY TABLE "~backfilld referred" (LIKE {} INCLUDING INDEXES)').format(
+                    referred.identifier
+                )
             )
             connection.execute(
                 sql.SQL('ALTER TABLE {} ADD {}pg_temp."~backfilld referred"{}').format(
@@ -421,4 +492,5 @@ def _accepting(check: str, what: str) -> Iterator[None]:
     except psycopg.Error as exc:
         if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57")):
             raise
-        raise Complaint(check, f"{what}: {exc.diag.message_primary or exc}") from exc
+        remedy = "Drop it first and make it again for the new type afterwards, or choose another type"
+        raise Complaint(check, f"{what}: {exc.diag.message_primary or exc}", remedy) from exc

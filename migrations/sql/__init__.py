@@ -32,7 +32,7 @@ def literally(query: LiteralString, parameters: Mapping[str, str]) -> sql.Compos
     """A named query with its parameters in its text, for a statement that is sent without any."""
     parts = _PARAMETER.split(query.replace("%%", "%"))
     return sql.Composed(
-        sql.Literal(parameters[part]) if number % 2 else sql.SQL(part) for number, part in enumerate(parts)
+        [sql.Literal(parameters[part]) if number % 2 else sql.SQL(part) for number, part in enumerate(parts)]
     )
 
 

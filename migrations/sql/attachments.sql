@@ -217,3 +217,9 @@ WHERE l.lanname IN ('sql', 'plpgsql') AND n.nspname NOT IN ('pg_catalog', 'infor
   AND p.prosqlbody IS NULL
   AND strpos(p.prosrc, %(column)s::text) > 0 AND strpos(p.prosrc, %(name)s::text) > 0
 ORDER BY 1
+
+-- name: files
+-- The files of a table and of its indexes, which are others once it was written anew.
+SELECT pg_relation_filenode(%(table)s::text::regclass)::bigint AS heap,
+       (SELECT string_agg(pg_relation_filenode(i.indexrelid)::text, ' ' ORDER BY i.indexrelid) FROM pg_index i
+        WHERE i.indrelid = %(table)s::text::regclass) AS indexes
