@@ -22,9 +22,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from migrations.archive import restored
-from migrations.attachments import Attachments
 from migrations.facts import Target
-from migrations.names import TableName
 from migrations.operations import concurrently
 from migrations.operations.base import Action, Archived, Guard, Statement, Step, Walk, object_name
 from migrations.operations.sync import BRIEF, created, dropped, fires_last, silenced, turned
@@ -33,11 +31,19 @@ from migrations.postgres.sync import Misfits, Pair, Side, SyncTrigger
 from migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from migrations.attachments import AttachedPolicy, AttachedRule, AttachedTrigger, AttachedView, Grant
+    from migrations.attachments import (
+        AttachedPolicy,
+        AttachedRule,
+        AttachedTrigger,
+        AttachedView,
+        Attachments,
+        Grant,
+    )
     from migrations.definition import ChangeType as Definition
     from migrations.facts import Facts
+    from migrations.names import TableName
 
 _SCAN = "scans the table while reads and writes go on"
 _PROVED = "no scan: the validated check proves it; "
@@ -157,7 +163,7 @@ class ChangeType:
                 ),
                 statements=(
                     *self._dependents_dropped(),
-                    *self._old_parked(),
+                    *self._parked(held.old_column, names=[index.old.name for index in held.indexes]),
                     *self._new_in_use(),
                     *self._dependents_made(),
                     turned(self._trigger, self._after()),
@@ -228,7 +234,7 @@ class ChangeType:
                 ),
                 statements=(
                     *self._dependents_dropped(),
-                    *self._new_parked(),
+                    *self._parked(held.new_column, names=[index.new.name for index in held.indexes]),
                     *self._old_in_use(),
                     *self._dependents_made(),
                     turned(self._trigger, self._before()),
@@ -236,9 +242,7 @@ class ChangeType:
                 guards=self._as_before(),
             )
         )
-        for rule in held.rules:
-            if rule.valid:
-                steps.append(self._validated(rule.name, rule=rule, text=rule.old))
+        steps += [self._validated(rule.name, rule=rule, text=rule.old) for rule in held.rules if rule.valid]
         if held.not_null:
             steps += [
                 self._validated(self._not_null, offenders=self._offenders(sql.SQL("{} IS NULL").format(self._column))),
@@ -276,21 +280,25 @@ class ChangeType:
 
     # The two columns change places
 
-    def _old_parked(self) -> Iterable[Statement]:
+    def _parked(self, column: str, *, names: Sequence[str]) -> Iterable[Statement]:
+        """The column in use gets this name, its indexes these; what may not hang on a parked column comes off."""
         held = self._held
         for rule in held.rules:
             yield self._drop_constraint(rule.name, rule=rule)
-        yield from self._bare()
-        for index in held.indexes:
+        if held.not_null:
+            yield self._alter(sql.SQL("ALTER COLUMN {} DROP NOT NULL").format(self._column))
+        if held.default is not None or held.new_default is not None:
+            yield self._alter(sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(self._column))
+        for index, name in zip(held.indexes, names, strict=True):
             if index.harmless:
-                yield self._rename_index(index.name, index.old.name)
+                yield self._rename_index(index.name, name)
             elif index.constraint is not None:
                 yield self._drop_constraint(index.name)
             else:
                 yield self._drop_index(index.name)
         for one in held.statistics:
             yield _drop_statistics(one.schema, one.name)
-        yield self._rename(self.column, held.old_column)
+        yield self._rename(self.column, column)
 
     def _new_in_use(self) -> Iterable[Statement]:
         held = self._held
@@ -317,22 +325,6 @@ class ChangeType:
         if held.sequence is not None:
             yield self._owned_sequence(held.sequence, widened=held.widens_sequence)
 
-    def _new_parked(self) -> Iterable[Statement]:
-        held = self._held
-        for rule in held.rules:
-            yield self._drop_constraint(rule.name, rule=rule)
-        yield from self._bare()
-        for index in held.indexes:
-            if index.harmless:
-                yield self._rename_index(index.name, index.new.name)
-            elif index.constraint is not None:
-                yield self._drop_constraint(index.name)
-            else:
-                yield self._drop_index(index.name)
-        for one in held.statistics:
-            yield _drop_statistics(one.schema, one.name)
-        yield self._rename(self.column, held.new_column)
-
     def _old_in_use(self) -> Iterable[Statement]:
         held = self._held
         yield self._rename(held.old_column, self.column)
@@ -352,13 +344,6 @@ class ChangeType:
         if held.sequence is not None:
             yield self._owned_sequence(held.sequence, widened=False)
 
-    def _bare(self) -> Iterable[Statement]:
-        """Take NOT NULL and the DEFAULT off the column in use."""
-        if self._held.not_null:
-            yield self._alter(sql.SQL("ALTER COLUMN {} DROP NOT NULL").format(self._column))
-        if self._held.default is not None or self._held.new_default is not None:
-            yield self._alter(sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(self._column))
-
     def _belongings(self, default: str | None) -> Iterable[Statement]:
         """Give the column in use what belongs to the name: default, privileges, comments."""
         held = self._held
@@ -372,16 +357,21 @@ class ChangeType:
                 sql.SQL("COLUMN {}").format(sql.Identifier(self.table.schema, self.table.name, self.column)),
                 held.comment,
             )
+        yield from self._comments()
+
+    def _comments(self) -> Iterable[Statement]:
+        """What was made anew gets its comment."""
+        held = self._held
+        constraints = [(index.name, index.comment) for index in held.indexes if index.constraint is not None]
+        for name, text in [*constraints, *((rule.name, rule.comment) for rule in held.rules)]:
+            if text is not None:
+                of = sql.SQL("CONSTRAINT {} ON {}").format(sql.Identifier(name), self.table.identifier)
+                yield _commented(of, text)
         for index in held.indexes:
-            if index.comment is not None and index.constraint is not None:
-                yield self._constraint_commented(index.name, index.comment)
-            elif index.comment is not None:
+            if index.comment is not None and index.constraint is None:
                 yield _commented(
                     sql.SQL("INDEX {}").format(sql.Identifier(self.table.schema, index.name)), index.comment
                 )
-        for rule in held.rules:
-            if rule.comment is not None:
-                yield self._constraint_commented(rule.name, rule.comment)
         for one in held.statistics:
             if one.comment is not None:
                 yield _commented(sql.SQL("STATISTICS {}").format(sql.Identifier(one.schema, one.name)), one.comment)
@@ -619,9 +609,6 @@ class ChangeType:
             sql.Identifier(self.table.schema, self.table.name, self.column),
         )
         return Statement(sql=alter, lock="none", note="SHARE ROW EXCLUSIVE on the sequence")
-
-    def _constraint_commented(self, name: str, text: str) -> Statement:
-        return _commented(sql.SQL("CONSTRAINT {} ON {}").format(sql.Identifier(name), self.table.identifier), text)
 
     def _alter(self, what: sql.Composable, *, lock: str = "ACCESS EXCLUSIVE", note: str = BRIEF) -> Statement:
         return Statement(sql=sql.SQL("ALTER TABLE {} {}").format(self.table.identifier, what), lock=lock, note=note)

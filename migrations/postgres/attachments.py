@@ -32,7 +32,6 @@ from migrations.sql import literally, queries
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from migrations.attachments import Attachments
     from migrations.facts import IndexDefinition
     from migrations.model import Row
     from migrations.postgres.connect import Connection
@@ -80,6 +79,21 @@ class Attached:
     @property
     def digest(self) -> str:
         return hashlib.md5((self.definition or "").encode(), usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """A temporary copy of a table, with everything on it."""
+
+    name: sql.Identifier
+    #: The names of its indexes and statistics, by the oid of what each was made from.
+    indexes: dict[int, str]
+    statistics: dict[int, str]
+
+    @property
+    def named(self) -> dict[str, str]:
+        """For the queries of a table."""
+        return {"table": self.name.as_string()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,56 +156,113 @@ def mentions(connection: Connection, table: TableName, name: str) -> list[str]:
 
 
 @contextmanager
-def successor(
-    connection: Connection, table: TableName, name: str, *, named: str, type_: sql.Composable | None
-) -> Iterator[sql.Identifier]:
+def successor(  # noqa: PLR0913 - one copy; each part is named where it is called
+    connection: Connection,
+    table: TableName,
+    name: str,
+    *,
+    named: str,
+    type_: sql.Composable | None,
+    found: Sequence[Attached] = (),
+) -> Iterator[Copy]:
     """A temporary copy of the table, with everything on it, in which the column has this name and type; undone at the end.
 
     Runs inside a probe, whose own copy gives way. Raises Complaint: something on the column cannot be had for the type.
     """
-    copy = sql.Identifier("pg_temp", table.name)
+    temporary = sql.Identifier("pg_temp", table.name)
+    column = sql.Identifier(name)
+    alter = sql.SQL("ALTER TABLE {} ").format(temporary)
     with connection.transaction(force_rollback=True):
-        connection.execute(
-            sql.SQL("ALTER TABLE {} RENAME TO {}").format(
-                copy, sql.Identifier(f"~backfilld probe {connection.info.backend_pid}")
-            )
-        )
+        connection.execute(alter + sql.SQL("RENAME TO {}").format(sql.Identifier("~backfilld probe")))
         connection.execute(
             sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING ALL)").format(
                 sql.Identifier(table.name), table.identifier
             )
         )
-        column = sql.Identifier(name)
-        alter = sql.SQL("ALTER TABLE {} ").format(copy)
+        copy = Copy(
+            name=temporary,
+            indexes=_copied(connection, table, temporary, "indexes"),
+            statistics=_copied(connection, table, temporary, "statistics"),
+        )
         connection.execute(alter + sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(column))
         if type_ is not None:
-            with _accepting(
-                "attachments", f"an index, a check or statistics on {name} cannot be made for the new type"
-            ):
-                connection.execute(alter + sql.SQL("ALTER COLUMN {} TYPE {} USING NULL").format(column, type_))
+            statement = alter + sql.SQL("ALTER COLUMN {} TYPE {} USING NULL").format(column, type_)
+            try:
+                with connection.transaction():
+                    connection.execute(statement)
+            except psycopg.Error as exc:
+                _raise_unless_refused(exc)
+                what = _culprit(connection, copy, found, statement)
+                raise _complaint("attachments", f"{what} cannot be had for the new type of {name}", exc) from exc
         if named != name:
             connection.execute(alter + sql.SQL("RENAME COLUMN {} TO {}").format(column, sql.Identifier(named)))
         yield copy
 
 
-def definitions(connection: Connection, table: TableName, copy: sql.Identifier) -> Definitions:
-    """How everything reads in the copy that `successor` made."""
-    of_copy = {"table": copy.as_string()}
-    theirs = [row["oid"] for row in connection.execute(_SQL["indexes"], _of(table, ""))]
-    oid = connection.execute("SELECT %s::text::regclass::oid::bigint AS oid", [copy.as_string()]).fetchone() or {}
-    made = sorted(indexes.of_table(connection, oid["oid"]), key=lambda one: one.oid)
-    checks = connection.execute(_SQL["checks"], of_copy).fetchall()
-    statistics = connection.execute(_SQL["statistics"], of_copy).fetchall()
-    their_statistics = [row["oid"] for row in connection.execute(_SQL["statistics"], _of(table, ""))]
+def _copied(connection: Connection, table: TableName, copy: sql.Identifier, what: str) -> dict[int, str]:
+    # LIKE copies in the order of the oids, so the n-th of the copy was made from the n-th of the table. Names stay.
+    theirs = connection.execute(_SQL[what], _of(table, "")).fetchall()
+    ours = connection.execute(_SQL[what], {"table": copy.as_string()}).fetchall()
+    return {their["oid"]: our["name"] for their, our in zip(theirs, ours, strict=True)}
+
+
+def definitions(connection: Connection, copy: Copy, found: Sequence[Attached]) -> Definitions:
+    """How everything that hangs on the column reads in the copy that `successor` made."""
+    made = {one.name: one for one in _definitions_on(connection, copy.name)}
+    checks = connection.execute(_SQL["checks"], copy.named).fetchall()
+    columns = {row["name"]: row["columns"] for row in connection.execute(_SQL["statistics"], copy.named)}
     return Definitions(
-        # LIKE copies in the order of the oids, so the n-th of the copy was made from the n-th of the table.
-        indexes={oid: one.definition for oid, one in zip(theirs, made, strict=True) if one.definition is not None},
-        statistics={oid: row["columns"] for oid, row in zip(their_statistics, statistics, strict=True)},
+        indexes={
+            one.oid: _settled(connection, copy, made[copy.indexes[one.oid]]) for one in found if one.kind == "index"
+        },
+        statistics={oid: columns[name] for oid, name in copy.statistics.items()},
         checks={row["name"]: row["definition"].removesuffix(" NOT VALID") for row in checks},
     )
 
 
-def attached_indexes(
+def _settled(connection: Connection, copy: Copy, definition: IndexDefinition) -> IndexDefinition:
+    """The definition in words that stay the same when an index is built from them: PostgreSQL may write others once more."""
+    name = "~backfilld settled"
+    for _ in range(3):
+        connection.execute(
+            sql.SQL("CREATE {}INDEX {} ON {} {}").format(
+                sql.SQL("UNIQUE " if definition.unique else ""),
+                sql.Identifier(name),
+                copy.name,
+                sql.SQL(definition.rest),  # PostgreSQL's own text
+            )
+        )
+        (made,) = [one for one in _definitions_on(connection, copy.name) if one.name == name]
+        connection.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier("pg_temp", name)))
+        if made.rest == definition.rest:
+            break
+        definition = made
+    return definition
+
+
+def _culprit(connection: Connection, copy: Copy, found: Sequence[Attached], statement: sql.Composed) -> str:
+    """The thing without which the statement is accepted, in words; of several together none is named."""
+    for one in found:
+        match one.kind:
+            case "check" | "unique":
+                drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(copy.name, sql.Identifier(one.name))
+            case "index":
+                drop = sql.SQL("DROP INDEX {}").format(sql.Identifier("pg_temp", copy.indexes[one.oid]))
+            case "statistics":
+                drop = sql.SQL("DROP STATISTICS {}").format(sql.Identifier("pg_temp", copy.statistics[one.oid]))
+            case _:
+                continue
+        try:
+            with connection.transaction(force_rollback=True):
+                connection.execute(drop)
+                connection.execute(statement)
+        except psycopg.Error:
+            continue
+        return f"the {one.kind} {one.name}"
+    return "what hangs on it"
+
+
+def attached_indexes(  # noqa: PLR0913 - one list; each part is named where it is called
     connection: Connection,
     table: TableName,
     found: Sequence[Attached],
@@ -202,7 +273,7 @@ def attached_indexes(
 ) -> tuple[AttachedIndex, ...]:
     """The indexes among what hangs on a column. Raises Complaint."""
     mine = {one.oid for one in found if one.kind == "index"}
-    own = {one.oid: one.definition for one in _of_table(connection, table)}
+    own = {one.name: one for one in _definitions_on(connection, table.identifier)}
     result: list[AttachedIndex] = []
     for row in connection.execute(_SQL["indexes"], _of(table, "")):
         if row["oid"] not in mine:
@@ -216,7 +287,7 @@ def attached_indexes(
             raise Complaint("index", f"the exclusion constraint {name} holds it", _FIRST)
         if row["is_identity"]:
             raise Complaint("index", f"the index {name} is the table's replica identity", "Choose another one first")
-        here = own[row["oid"]]
+        here = own[name]
         result.append(
             AttachedIndex(
                 name=name,
@@ -248,7 +319,7 @@ class Names:
         return self.old_form.format(number)
 
 
-def attached_rules(
+def attached_rules(  # noqa: PLR0913 - two lists; each part is named where it is called
     connection: Connection, table: TableName, name: str, found: Sequence[Attached], new: Definitions, *, named: str
 ) -> tuple[tuple[AttachedRule, ...], tuple[AttachedRule, ...]]:
     """The CHECK constraints and the outgoing foreign keys among what hangs on a column."""
@@ -383,15 +454,15 @@ def attached_triggers(connection: Connection, found: Sequence[Attached]) -> tupl
 def rewrites(connection: Connection, table: TableName, name: str, type_: sql.Composable) -> bool:
     """Whether a plain ALTER COLUMN … TYPE would write the table, or an index of it, anew. Found by doing it to a copy."""
     with successor(connection, table, name, named=name, type_=None) as copy:
-        before = connection.execute(_SQL["files"], {"table": copy.as_string()}).fetchone()
+        before = connection.execute(_SQL["files"], copy.named).fetchone()
         try:
             with connection.transaction():
                 connection.execute(
-                    sql.SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {}").format(copy, sql.Identifier(name), type_)
+                    sql.SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {}").format(copy.name, sql.Identifier(name), type_)
                 )
         except psycopg.Error:
             return True
-        return before != connection.execute(_SQL["files"], {"table": copy.as_string()}).fetchone()
+        return before != connection.execute(_SQL["files"], copy.named).fetchone()
 
 
 def try_dependents(
@@ -405,7 +476,8 @@ def try_dependents(
     """
     schema = sql.Identifier(table.schema)
     copy = sql.Identifier("pg_temp", table.name)
-    connection.execute(sql.SQL("SET LOCAL search_path = {}").format(schema))
+    # Not without pg_temp, which comes first where it is not named, and would hide the table itself.
+    connection.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(schema))
     tried: list[tuple[str, sql.Composed]] = []
     for one in found:
         what = f"the {one.kind} {one.name} is not accepted for the new type"
@@ -480,9 +552,10 @@ def _of(table: TableName, name: str) -> dict[str, str]:
     return {"table": table.identifier.as_string(), "column": name, "named": name}
 
 
-def _of_table(connection: Connection, table: TableName) -> list[Any]:
-    row = connection.execute("SELECT %s::text::regclass::oid::bigint AS oid", [table.identifier.as_string()]).fetchone()
-    return indexes.of_table(connection, row["oid"]) if row else []
+def _definitions_on(connection: Connection, table: sql.Identifier) -> list[IndexDefinition]:
+    row = connection.execute("SELECT %s::text::regclass::oid::bigint AS oid", [table.as_string()]).fetchone()
+    named = indexes.of_table(connection, row["oid"]) if row else []
+    return [one.definition for one in named if one.definition is not None]
 
 
 @contextmanager
@@ -490,7 +563,16 @@ def _accepting(check: str, what: str) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as exc:
-        if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57")):
-            raise
-        remedy = "Drop it first and make it again for the new type afterwards, or choose another type"
-        raise Complaint(check, f"{what}: {exc.diag.message_primary or exc}", remedy) from exc
+        _raise_unless_refused(exc)
+        raise _complaint(check, what, exc) from exc
+
+
+def _raise_unless_refused(exc: psycopg.Error) -> None:
+    """What is not about the statement goes on as it is: a lost connection, a shutdown."""
+    if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57")):
+        raise exc
+
+
+def _complaint(check: str, what: str, exc: psycopg.Error) -> Complaint:
+    remedy = "Drop it first and make it again for the new type afterwards, or choose another type"
+    return Complaint(check, f"{what}: {exc.diag.message_primary or exc}", remedy)

@@ -68,7 +68,7 @@ def examine(case: Case, operation: ChangeType) -> Facts:
         default = f"CAST(({own['default']}) AS {type_})"
 
     new_type = sql.SQL(type_)  # as format_type wrote it
-    with attachments.successor(case.connection, table.name, name, named=name, type_=new_type):
+    with attachments.successor(case.connection, table.name, name, named=name, type_=new_type, found=found):
         down = _analysed(
             case,
             operation.down or cast(name, plain[name]),
@@ -79,9 +79,9 @@ def examine(case: Case, operation: ChangeType) -> Facts:
         attachments.try_dependents(case.connection, table.name, found, default, name)
         attachments.try_foreign_keys(case.connection, table.name, found, name)
     with attachments.successor(case.connection, table.name, name, named=new_column, type_=new_type) as copy:
-        new = attachments.definitions(case.connection, table.name, copy)
+        new = attachments.definitions(case.connection, copy, found)
     with attachments.successor(case.connection, table.name, name, named=old_column, type_=None) as copy:
-        old = attachments.definitions(case.connection, table.name, copy)
+        old = attachments.definitions(case.connection, copy, found)
 
     forms = [f"{object_name(f'backfilld_{side}', case.migration.name, case.number)}_{{}}" for side in ("new", "old")]
     checks, foreign_keys = attachments.attached_rules(case.connection, table.name, name, found, new, named=new_column)
@@ -224,8 +224,8 @@ def _tell(  # noqa: PLR0913 - one place for all warnings; each part is named whe
         )
     if not last:
         case.warn(
-            f"{name} goes to the end of {table}: what names no columns (SELECT *, INSERT without a list) sees another order from "
-            "the switch on"
+            f"{name} goes to the end of {table}: what names no columns (SELECT *, INSERT without a list) sees another order "
+            "after the switch"
         )
     remade = [f"{one.kind} {one.name}" for one in found if one.kind in _REMADE]
     if remade:
