@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from fix_runs import expect
 
+from migrations import definition
 from migrations.errors import Refused
 from migrations.states import Phase, State
 from producers import commands
@@ -66,7 +67,7 @@ def names(seen: dict[tuple[str, str], str]) -> set[tuple[str, str]]:
 
 def change(column: str, type_: str, *, name: str = "change", more: str = "", approve: str = "[contract]") -> str:
     return (
-        f"name: {name}\noperations:\n  - change_type: {{table: jobs, column: {column}, type: {type_}{more}}}\n"
+        f'name: {name}\noperations:\n  - change_type: {{table: jobs, column: {column}, type: "{type_}"{more}}}\n'
         f"settings: {{lanes: 2, approve: {approve}}}\n"
     )
 
@@ -206,3 +207,316 @@ def test_after_contract_the_archive_brings_the_old_column_back(engine: Engine, j
     after = {row["id"]: row["value"] for row in engine.execute(f"SELECT id, {column}::text AS value FROM jobs")}
     assert all(after[row["id"]] == row["value"] for row in values if row["id"] != 60)
     assert after[60] == old_value
+
+
+class Application:
+    """Somebody who writes all the time, by the column's name, and counts what fails."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.errors: list[str] = []
+        self.written = 0
+        self._stop = threading.Event()
+        self._engine = engine
+        self._threads = [threading.Thread(target=self._write, args=(seed,)) for seed in range(2)]
+
+    def __enter__(self) -> Application:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _write(self, seed: int) -> None:
+        with self._engine.connect() as connection:
+            # A prepared statement that gives the column back fails once when its type changes, whoever changes it.
+            connection.prepare_threshold = None
+            number = 1000 * (seed + 1)
+            while not self._stop.is_set():
+                number += 1
+                for statement in (
+                    "INSERT INTO jobs (id, device, number) VALUES (%(n)s, %(n)s %% 90 + 1, %(n)s)",
+                    "UPDATE jobs SET device = (device + 1) %% 90 + 1 WHERE id = %(n)s %% 50 + 1",
+                    "UPDATE jobs SET info = '{}' WHERE id = %(n)s",
+                    "INSERT INTO jobs (id, number) VALUES (%(n)s, %(n)s) ON CONFLICT (number) DO UPDATE SET device = 9",
+                    "SELECT device FROM jobs_view WHERE number = %(n)s",
+                    "DELETE FROM jobs WHERE id = %(n)s - 2 AND %(n)s %% 7 = 0",
+                ):
+                    try:
+                        connection.execute(statement, {"n": number})
+                        self.written += 1
+                    except psycopg.Error as exc:
+                        self.errors.append(f"{statement}: {exc}")
+
+
+def test_writers_notice_nothing_from_expand_to_contract_and_back(engine: Engine, jobs: None) -> None:
+    """No statement of an application fails over the whole run, and at its end every value is right on either side."""
+    engine.execute("DROP POLICY devices_used ON devices")
+    before = picture(engine)
+    with Application(engine) as application:
+        run = engine.enqueue(change("device", "bigint"))
+        expect(engine.drive(run, batch_rows=20), State.WAITING)
+        expect(approved(engine, run), State.COMPLETED)
+        written = application.written
+        rolled_back(engine, run)
+    assert application.errors == []
+    assert application.written > written > 0
+    assert picture(engine) == before
+
+
+def test_up_to_contract_both_columns_say_the_same(engine: Engine, jobs: None) -> None:
+    run = engine.enqueue(change("device", "bigint", approve="[switch, contract]"))
+    with Application(engine) as application:
+        expect(engine.drive(run), State.WAITING)
+        assert engine.value("SELECT count(*) FROM jobs WHERE device IS DISTINCT FROM device_backfilld_new") == 0
+        approved(engine, run, "switch")
+        assert engine.run(run).phase is Phase.CONTRACT
+        assert engine.value("SELECT count(*) FROM jobs WHERE device IS DISTINCT FROM device_backfilld_old") == 0
+    assert application.errors == []
+
+
+def test_a_policy_on_the_altered_column(engine: Engine, jobs: None) -> None:
+    """The policy goes on to hide what it hid, at every step, and the old column can be dropped for all that."""
+    role = "policed_" + engine.value("SELECT md5(current_database())")[:8]
+    engine.execute(f"CREATE ROLE {role}; GRANT SELECT, INSERT ON jobs TO {role}; CREATE POLICY few ON jobs TO {role} USING (device < 5)")
+
+    def seen() -> int:
+        with engine.connect() as connection, connection.transaction():
+            connection.execute(f"SET LOCAL ROLE {role}".encode())
+            row = connection.execute("SELECT count(*) AS n FROM jobs").fetchone()
+        return int((row or {})["n"])
+
+    try:
+        engine.execute("DROP POLICY jobs_mine ON jobs")
+        few = seen()
+        assert 0 < few < 60
+        run = engine.enqueue(change("device", "bigint"))
+        while engine.run(run).state is not State.COMPLETED:
+            if engine.run(run).state is State.WAITING:
+                commands.approve(engine.connection, run, "contract", actor="ann")
+            engine.step()
+            assert seen() == few
+        with engine.connect() as connection:
+            connection.execute(f"SET ROLE {role}".encode())
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("INSERT INTO jobs (id, device) VALUES (99, 80)")
+        rolled_back(engine, run)
+        assert seen() == few
+    finally:
+        engine.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+def test_rows_that_do_not_fit_block_the_way_back_and_are_named(engine: Engine, jobs: None) -> None:
+    run = engine.enqueue(change("number", "bigint"))
+    engine.drive(run)
+    engine.execute("UPDATE jobs SET number = 3000000000 + id WHERE id IN (5, 6)")
+    commands.rollback(engine.connection, run, actor="ann")
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "does not fit the old type (integer)" in now.error["message"]
+    assert "2 (5; 6)" in now.error["message"]
+
+    engine.execute("UPDATE jobs SET number = 1000 + id WHERE id IN (5, 6)")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert engine.value("SELECT array_agg(number ORDER BY id) FROM jobs WHERE id IN (5, 6)") == [1005, 1006]
+
+
+def test_the_founding_case(engine: Engine) -> None:
+    """Rows that are not JSON are set aside with key and error, and the run is not done until they are mended and retried."""
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, device_info text)")
+    engine.execute("""INSERT INTO jobs SELECT n, CASE WHEN n % 100 = 0 THEN 'not json ' || n ELSE '{"n": ' || n || '}' END
+                      FROM generate_series(1, 3700) n""")
+    engine.execute("INSERT INTO jobs VALUES (5000, NULL)")
+    run = engine.enqueue(change("device_info", "jsonb"))
+    now = engine.drive(run)
+    expect(now, State.PAUSED)
+    assert now.phase is Phase.VERIFY
+    aside = engine.quarantined(run)
+    assert {row.key for row in aside} == {(str(n),) for n in range(100, 3701, 100)}
+    assert {row.sqlstate for row in aside} == {"22P02"}
+    assert "invalid input syntax for type json" in aside[0].error
+
+    engine.execute("UPDATE jobs SET device_info = to_json(device_info)::text WHERE id % 100 = 0 AND id <= 3700")
+    commands.retry(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.WAITING)
+    expect(approved(engine, run), State.COMPLETED)
+    assert engine.value("SELECT device_info FROM jobs WHERE id = 100") == "not json 100"
+    assert engine.value("SELECT count(*) FROM jobs WHERE device_info -> 'n' = to_jsonb(id)") == 3663
+
+
+def test_a_value_that_comes_to_fit_no_more_before_the_switch_stops_it(engine: Engine, jobs: None) -> None:
+    """After verify a statement writes what is no JSON: it goes through, and the switch waits until the row is mended."""
+    run = engine.enqueue(change("info", "jsonb", approve="[switch, contract]"))
+    engine.drive(run)
+    engine.execute("UPDATE jobs SET info = 'no json' WHERE id = 9")
+    now = approved(engine, run, "switch")
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "does not fit the new type, with their keys: '1 (9)'" in now.error["message"]
+    engine.execute("UPDATE jobs SET info = '[]' WHERE id = 9")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.WAITING)
+    assert engine.value("SELECT info FROM jobs WHERE id = 9") == []
+
+
+def test_what_is_made_meanwhile_stops_the_switch(engine: Engine, jobs: None) -> None:
+    """An index or a view of the time between would hang on the column that is about to go."""
+    run = engine.enqueue(change("at", "timestamptz", approve="[switch, contract]"))
+    engine.drive(run)
+    engine.execute("CREATE INDEX meanwhile ON jobs (at)")
+    now = approved(engine, run, "switch")
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "the 'index meanwhile' of column at is not what it was" in now.error["message"]
+    engine.execute("DROP INDEX meanwhile")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.WAITING)
+
+    engine.execute("CREATE VIEW since AS SELECT at FROM jobs")
+    commands.rollback(engine.connection, run, actor="ann")
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "the 'view public.since' was made since" in now.error["message"]
+    engine.execute("DROP VIEW since")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+
+
+def test_a_view_gets_no_privileges_from_defaults(engine: Engine, jobs: None) -> None:
+    """On Supabase everything new in public may be read by everybody; a view that is made anew is not new."""
+    engine.execute("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC")
+    before = picture(engine)
+    run = engine.enqueue(change("info", "jsonb"))
+    engine.drive(run)
+    assert engine.value("SELECT has_table_privilege('pg_monitor', 'jobs_view', 'SELECT')") is False
+    rolled_back(engine, run)
+    assert picture(engine) == before
+
+
+#: After how many steps of the whole the run is told to go back: a few of each phase, and in the middle of lanes.
+STOPS = range(2, 40, 3)
+
+
+def test_back_from_every_step(engine: Engine) -> None:
+    """Wherever the run is told to go back, the table is what it was, with every value that was written meanwhile."""
+    engine.execute(
+        "CREATE TABLE other (n integer PRIMARY KEY); INSERT INTO other SELECT generate_series(0, 99);"
+        'CREATE TABLE jobs (id bigint PRIMARY KEY, "a""b%" integer NOT NULL DEFAULT 3 REFERENCES other CHECK ("a""b%" >= 0));'
+        'CREATE UNIQUE INDEX "un%" ON jobs ("a""b%", id); CREATE INDEX ON jobs ("a""b%");'
+        'CREATE VIEW v AS SELECT "a""b%" AS n FROM jobs;'
+        "INSERT INTO jobs SELECT n, n % 100 FROM generate_series(1, 40) n"
+    )
+    before = picture(engine)
+    ended: list[State] = []
+    for stop in STOPS:
+        run = engine.enqueue(change("'a\"b%'", "bigint", name=f"change-{stop}", approve="[]"))
+        for _ in range(stop):
+            if engine.run(run).state is State.COMPLETED:
+                break
+            engine.step(batch_rows=9)
+        ended.append(engine.run(run).state)
+        engine.execute('UPDATE jobs SET "a""b%%" = %s WHERE id = 7', stop)
+        rolled_back(engine, run)
+        engine.sent.clear()
+        assert picture(engine) == before, f"after {stop} steps"
+        assert engine.value('SELECT "a""b%" FROM jobs WHERE id = 7') == stop
+        assert engine.value('SELECT count(*) FROM jobs WHERE "a""b%" = id % 100 AND id <> 7') == 39
+    assert ended[-1] is State.COMPLETED, "the stops reach the end"
+
+
+REFUSED = {
+    "a primary key": ("id", "numeric", "", "the primary key jobs_pkey holds it"),
+    "an inbound foreign key": ("number", "bigint", "CREATE TABLE t (n integer REFERENCES jobs (number))", "refers to it"),
+    "a generated column": ("device", "bigint", "ALTER TABLE jobs ADD g integer GENERATED ALWAYS AS (device + 1) STORED", "generated column g"),
+    "a materialized view": ("info", "jsonb", "CREATE MATERIALIZED VIEW m AS SELECT * FROM jobs_view", "materialized view public.m"),
+    "a rule": ("info", "jsonb", "CREATE RULE r AS ON UPDATE TO jobs WHERE new.info = '' DO INSTEAD NOTHING", "the rule r"),
+    "a column list": ("info", "jsonb", "CREATE PUBLICATION p FOR TABLE jobs (id, info)", "publication p"),
+    "an expression index": ("info", "jsonb", "CREATE INDEX i ON jobs (lower(info))", "the index i cannot be had for the new type"),
+    "a check": ("info", "jsonb", "ALTER TABLE jobs ADD CONSTRAINT c CHECK (info <> '')", "the check c cannot be had for the new type"),
+    "a foreign key": ("device", "text", "DROP VIEW jobs_view CASCADE", "the foreign key jobs_device_fk is not accepted"),
+    "a view": ("info", "jsonb", "CREATE VIEW short AS SELECT left(info, 3) FROM jobs", "the view public.short is not accepted"),
+    "a view with a trigger": (
+        "info",
+        "jsonb",
+        "CREATE TRIGGER i INSTEAD OF INSERT ON jobs_view FOR EACH ROW EXECUTE FUNCTION noted()",
+        "depends on it",
+    ),
+    "a policy": ("info", "jsonb", "CREATE POLICY p ON jobs USING (info LIKE '%x%')", "the policy p on public.jobs is not accepted"),
+    "a trigger": (
+        "info",
+        "jsonb",
+        "CREATE TRIGGER t AFTER UPDATE ON jobs FOR EACH ROW WHEN (new.info LIKE 'x%') EXECUTE FUNCTION noted()",
+        "the trigger t is not accepted",
+    ),
+    "no cast up": ("info", "point[]", "", "Write `up:`"),
+    "a replica identity": (
+        "number",
+        "bigint",
+        "ALTER TABLE jobs REPLICA IDENTITY USING INDEX jobs_number_key",
+        "replica identity",
+    ),
+    "an invalid index": (
+        "info",
+        "jsonb",
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'jobs_info'::regclass",
+        "jobs_info is INVALID",
+    ),
+    "a name that is taken": ("info", "jsonb", "ALTER TABLE jobs ADD info_backfilld_new text", "has a column info_backfilld_new"),
+    "no such column": ("inf", "jsonb", "", "Did you mean info?"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(engine: Engine, jobs: None, case: str) -> None:
+    column, type_, statement, words = REFUSED[case]
+    if case == "a replica identity":
+        engine.execute("ALTER TABLE jobs ALTER number SET NOT NULL")
+    if statement:
+        engine.execute(statement)
+    before = picture(engine)
+    with pytest.raises(Refused) as refused:
+        engine.enqueue(change(column, type_))
+    assert words in str(refused.value)
+    assert picture(engine) == before
+
+
+def test_two_operations_about_the_column_are_refused(engine: Engine, jobs: None) -> None:
+    text = change("info", "jsonb").replace("settings:", "  - backfill: {table: jobs, set: {info: \"'{}'\"}}\nsettings:")
+    with pytest.raises(Refused, match=r"operations\[1\].backfill is about jobs.info too"):
+        engine.enqueue(text)
+
+
+def test_up_and_down_of_ones_own(engine: Engine) -> None:
+    """`down` names the column, which then has the new type; both read the rest of the row, and need not undo each other."""
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, price numeric(8, 2), currency text)")
+    engine.execute("INSERT INTO jobs SELECT n, n + 0.5, 'EUR' FROM generate_series(1, 30) n")
+    more = ", up: \"jsonb_build_object('amount', price, 'in', jobs.currency)\", down: \"(price ->> 'amount')::numeric\""
+    run = engine.enqueue(change("price", "jsonb", more=more))
+    expect(engine.drive(run), State.WAITING)
+    assert engine.value("SELECT price FROM jobs WHERE id = 3") == {"amount": 3.5, "in": "EUR"}
+    engine.execute("UPDATE jobs SET price = '{\"amount\": 9, \"in\": \"USD\"}' WHERE id = 3")
+    assert float(engine.value("SELECT price_backfilld_old FROM jobs WHERE id = 3")) == 9
+    engine.execute("UPDATE jobs SET price_backfilld_old = 4 WHERE id = 4")
+    assert engine.value("SELECT price FROM jobs WHERE id = 4") == {"amount": 4.0, "in": "EUR"}
+    rolled_back(engine, run)
+    assert float(engine.value("SELECT sum(price) FROM jobs")) == sum(n + 0.5 for n in range(1, 31)) + 5.5 - 0.5
+
+
+def test_text_that_is_too_long_is_not_cut(engine: Engine) -> None:
+    """A cast to varchar(3) would cut; here the row is set aside."""
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, code text)")
+    engine.execute("INSERT INTO jobs VALUES (1, 'abc'), (2, 'abcd')")
+    run = engine.enqueue(change("code", "varchar(3)"))
+    expect(engine.drive(run), State.PAUSED)
+    assert [(row.key, row.sqlstate) for row in engine.quarantined(run)] == [(("2",), "22001")]
+
+
+def test_a_change_that_needs_no_rewrite_says_so(engine: Engine, jobs: None) -> None:
+    text = change("status", "varchar(30)")
+    warned = commands.enqueue(engine.connection, definition.parse(text), actor="me").warnings
+    assert any("without writing the table anew" in warning for warning in warned)
