@@ -18,6 +18,11 @@ def execute(connection: Connection, action: Action) -> None:
         connection.execute("SET LOCAL statement_timeout = 0")
     for statement in action.statements:
         connection.execute(statement.sql)
+    check(connection, action)
+
+
+def check(connection: Connection, action: Action) -> None:
+    """Ask an action's guards. Raises Refused when one finds what must not be."""
     for guard in action.guards:
         row = connection.execute(guard.sql).fetchone()
         if row is not None:

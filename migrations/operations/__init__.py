@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 from migrations import definition
 from migrations.operations.add_column import AddColumn
+from migrations.operations.add_unique import AddUnique
 from migrations.operations.backfill import Backfill
 from migrations.operations.base import Action, Guard, Index, Operation, Statement, Step, Walk
+from migrations.operations.create_index import CreateIndex
+from migrations.operations.drop_index import DropIndex
 from migrations.states import Phase
 
 if TYPE_CHECKING:
@@ -35,6 +38,12 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
             return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.Backfill():
             return Backfill(definition=operation, facts=facts)
+        case definition.AddUnique():
+            return AddUnique(definition=operation, facts=facts)
+        case definition.CreateIndex():
+            return CreateIndex(definition=operation, facts=facts)
+        case definition.DropIndex():
+            return DropIndex(definition=operation, facts=facts)
         case _:
             raise NotImplementedError(operation.kind)
 
