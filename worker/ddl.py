@@ -19,16 +19,21 @@ def execute(connection: Connection, action: Action) -> None:
         in_order = sorted(action.locks, key=lambda table: (table.schema, table.name))
         tables = sql.SQL(", ").join(table.identifier for table in in_order)
         connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables))
-    _check(connection, action, action.requires)
+    _ask(connection, action, action.requires)
     if action.scans:
         # Long, under a lock that lets the application go on; a pause cancels it.
         connection.execute("SET LOCAL statement_timeout = 0")
     for statement in action.statements:
         connection.execute(statement.sql)
-    _check(connection, action, action.guards)
+    check(connection, action)
 
 
-def _check(connection: Connection, action: Action, guards: tuple[Guard, ...]) -> None:
+def check(connection: Connection, action: Action) -> None:
+    """Ask an action's guards. Raises Refused when one finds what must not be."""
+    _ask(connection, action, action.guards)
+
+
+def _ask(connection: Connection, action: Action, guards: tuple[Guard, ...]) -> None:
     for guard in guards:
         row = connection.execute(guard.sql).fetchone()
         if row is not None:

@@ -41,6 +41,7 @@ from migrations.walks.sizing import REMEMBERED, next_rows, smaller
 from worker import balance, claim
 from worker.batch import Batch, Tally, TooManyQuarantined, Work, transaction
 from worker.conductor import Conductor, violates_rule
+from worker.index_build import IndexBuilds, Violated
 
 if TYPE_CHECKING:
     import threading
@@ -127,6 +128,7 @@ class Runner:
         self._observe = observe
         self._stopping = stopping
         self._transforms = transforms
+        self._index_builds = IndexBuilds(pool=pool, stopping=stopping)
         self._known: dict[int, _Known] = {}
 
     def advance(self, message: LaneMessage) -> None:
@@ -166,7 +168,7 @@ class Runner:
             if ran_out_of_time(exc) and time.monotonic() - began < claim.statement_timeout_seconds(lane, standing):
                 return self._give_way(connection, lane)
             return self._recover(connection, lane, exc)
-        except TooManyQuarantined as exc:
+        except (TooManyQuarantined, Violated) as exc:
             return self._pause(connection, lane, exc)
         except runs.Overtaken:
             self._postpone(connection, lane, delay_seconds=0.0)
@@ -293,7 +295,7 @@ class Runner:
 
     def _conduct(self, connection: Connection, known: _Known, claimed: Claimed) -> Ended:
         lane, standing = claimed.lane, claimed.standing
-        conductor = Conductor(connection, known.run, known.operations, tuple(known.works.values()), lane)
+        conductor = self._conductor(connection, known, lane)
         try:
             messages = conductor.step(standing)
         except psycopg.Error as exc:
@@ -305,7 +307,7 @@ class Runner:
                 taken = claim.take(connection, lane, standing, look=None, writes="")
                 if not isinstance(taken, claim.Claimed):
                     return Ended(messages=())
-                conductor = Conductor(connection, known.run, known.operations, tuple(known.works.values()), taken.lane)
+                conductor = self._conductor(connection, known, taken.lane)
                 messages = conductor.walk_again(
                     taken.standing, reason="a row came in that breaks the constraint being validated"
                 )
@@ -315,6 +317,10 @@ class Runner:
         for event in conductor.events:
             self._observe(event)
         return Ended(messages=tuple(messages))
+
+    def _conductor(self, connection: Connection, known: _Known, lane: Lane) -> Conductor:
+        works = tuple(known.works.values())
+        return Conductor(connection, known.run, known.operations, works, lane, index_builds=self._index_builds)
 
     def _recover(self, connection: Connection, lane: Lane, exc: psycopg.Error) -> Advanced | Ended | Left:
         """An error of PostgreSQL ended the step; nothing of it was kept, unless its COMMIT was on its way."""
@@ -407,10 +413,16 @@ class Runner:
         self._stop(connection, lane, State.FAILED, error)
         return Left()
 
-    def _pause(self, connection: Connection, lane: Lane, exc: TooManyQuarantined) -> Left:
-        """Too many rows cannot be converted: a person should look before there are more."""
-        error = {"class": "quarantine", "sqlstate": exc.sqlstate, "message": str(exc), "key": list(exc.key)}
-        self._stop(connection, lane, State.PAUSED, error)
+    def _pause(self, connection: Connection, lane: Lane, exc: TooManyQuarantined | Violated) -> Left:
+        """A person should look: too many rows cannot be converted, or rows break a rule that was to be proved.
+
+        A rollback cannot be paused, so it fails; `resume` goes on with it.
+        """
+        error: dict[str, object] = {"class": "violated", "sqlstate": exc.sqlstate, "message": str(exc)}
+        if isinstance(exc, TooManyQuarantined):
+            error |= {"class": "quarantine", "key": list(exc.key)}
+        goes_back = runs.standing(connection, lane.run).state is State.ROLLING_BACK
+        self._stop(connection, lane, State.FAILED if goes_back else State.PAUSED, error)
         return Left()
 
     def _stop(self, connection: Connection, lane: Lane, state: State, error: Mapping[str, object]) -> None:

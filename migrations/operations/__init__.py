@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 from migrations import definition
 from migrations.operations.add_column import AddColumn
+from migrations.operations.add_unique import AddUnique
 from migrations.operations.backfill import Backfill
 from migrations.operations.base import Action, Archived, Guard, Index, Operation, Statement, Step, Walk
 from migrations.operations.change_type import ChangeType
+from migrations.operations.create_index import CreateIndex
 from migrations.operations.drop_column import DropColumn
+from migrations.operations.drop_index import DropIndex
 from migrations.states import Phase
 
 if TYPE_CHECKING:
@@ -54,6 +57,12 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
             return ChangeType(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.DropColumn():
             return DropColumn(definition=operation, facts=facts, migration=migration.name, number=number)
+        case definition.AddUnique():
+            return AddUnique(definition=operation, facts=facts)
+        case definition.CreateIndex():
+            return CreateIndex(definition=operation, facts=facts)
+        case definition.DropIndex():
+            return DropIndex(definition=operation, facts=facts)
         case _:
             raise NotImplementedError(operation.kind)
 

@@ -14,7 +14,7 @@ from migrations.facts import Facts
 from migrations.operations import bind, bind_one
 from migrations.postgres import catalog, pooler
 from migrations.postgres.expressions import Complaint, probe
-from migrations.preflight import add_column, backfill, change_type, drop_column
+from migrations.preflight import add_column, add_unique, backfill, change_type, create_index, drop_column, drop_index
 from migrations.preflight.findings import Case, Examination
 from migrations.preflight.surroundings import tell_of_surroundings
 from migrations.preflight.tables import check_table, find_table
@@ -145,6 +145,12 @@ def _examine_case(case: Case) -> Facts:
             return change_type.examine(case, operation)
         case definition.DropColumn():
             return drop_column.examine(case, operation)
+        case definition.AddUnique():
+            return add_unique.examine(case, operation)
+        case definition.CreateIndex():
+            return create_index.examine(case, operation)
+        case definition.DropIndex():
+            return drop_index.examine(case, operation)
         case _:
             case.refuse("operation", f"{operation.kind} is not there yet", "Wait for it")
             return Facts(relation=str(case.table.name))

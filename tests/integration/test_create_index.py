@@ -1,0 +1,321 @@
+"""`create_index`: built while the application goes on, whatever becomes of the worker, and dropped on the way back."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from fix_daemon import until
+from fix_runs import expect
+from psycopg import sql
+
+from migrations.names import TableName
+from migrations.postgres import indexes
+from migrations.postgres.connect import open_pool
+from migrations.states import Phase, State
+from producers import commands
+from worker.control import Control
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fix_runs import Engine
+
+    from migrations.messages import LaneMessage
+    from migrations.model import Run
+    from migrations.postgres.connect import Connection
+
+ROWS = 200
+NAME = "jobs_status_idx"
+BUILDER = "application_name LIKE 'backfilld run=% index'"
+BUILDING = f"SELECT count(*) FROM pg_stat_activity WHERE {BUILDER} AND datname = current_database()"
+
+
+def migration(*operations: dict[str, Any], name: str = "index", approve: tuple[str, ...] = ()) -> str:
+    """Any: what a file may say."""
+    return json.dumps({"name": name, "operations": operations, "settings": {"lanes": 1, "approve": approve}})
+
+
+def create(**also: Any) -> dict[str, Any]:
+    return {
+        "create_index": {"table": "jobs", "name": NAME, **({"columns": ["status"]} if "on" not in also else {}), **also}
+    }
+
+
+CREATE = migration(create())
+UNIQUE = migration(create(unique=True))
+
+
+@pytest.fixture(autouse=True)
+def jobs(engine: Engine) -> None:
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text)")
+    engine.execute("INSERT INTO jobs SELECT n, 'open ' || n FROM generate_series(1, %s) n", ROWS)
+
+
+def index(engine: Engine, name: str = NAME, schema: str = "public") -> indexes.Named | None:
+    return indexes.find(engine.connection, schema, name)
+
+
+def is_valid(engine: Engine) -> bool:
+    found = index(engine)
+    return found is not None and found.valid
+
+
+def to_build(run: Run) -> bool:
+    """The next step is the build."""
+    return run.phase is Phase.VERIFY and run.verified_at is not None
+
+
+def drive_to_build(engine: Engine, text: str = CREATE) -> int:
+    run = engine.enqueue(text)
+    engine.drive(run, until=to_build)
+    return run
+
+
+@contextmanager
+def aside(engine: Engine, message: LaneMessage, **runner: Any) -> Iterator[threading.Thread]:
+    """A worker that takes one step, beside the test. Any: options of `Engine.runner`."""
+    thread = threading.Thread(target=engine.runner(**runner).advance, args=(message,))
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+
+
+@contextmanager
+def open_writer(engine: Engine) -> Iterator[Connection]:
+    """A transaction that has written the table: a build waits for its end."""
+    with engine.connect() as application, application.transaction():
+        application.execute("UPDATE jobs SET status = status WHERE id = 1")
+        yield application
+
+
+@contextmanager
+def open_snapshot(engine: Engine) -> Iterator[Connection]:
+    """A transaction with a snapshot, which has to do with another table: a build waits for it at its end."""
+    with engine.connect() as application:
+        application.execute("CREATE TABLE IF NOT EXISTS others (id bigint)")
+        application.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        with application.transaction():
+            application.execute("SELECT FROM others")
+            yield application
+
+
+def phase_of_build(engine: Engine) -> str | None:
+    rows = engine.execute("SELECT phase FROM pg_stat_progress_create_index WHERE datname = current_database()")
+    return rows[0]["phase"] if rows else None
+
+
+HOLDERS: dict[str, tuple[Callable[[Engine], Any], str]] = {
+    "a writer": (open_writer, "waiting for writers before build"),
+    "a snapshot": (open_snapshot, "waiting for old snapshots"),
+}
+
+
+# --- what is built -----------------------------------------------------------------------------------------------------
+
+BUILT: dict[str, tuple[dict[str, Any], str]] = {
+    "columns": ({"columns": ["status", "id"]}, "USING btree (status, id)"),
+    "unique": ({"unique": True}, "USING btree (status)"),
+    "expressions": ({"on": "lower(status), id DESC -- newest"}, "USING btree (lower(status), id DESC)"),
+    "partial": ({"where": "status LIKE '100%' -- %s"}, "USING btree (status) WHERE (status ~~ '100%'::text)"),
+    "include": ({"columns": ["id"], "include": ["status"]}, "USING btree (id) INCLUDE (status)"),
+    "method": ({"method": "hash"}, "USING hash (status)"),
+}
+
+
+@pytest.mark.parametrize("case", BUILT)
+def test_an_index_is_built_and_dropped_on_the_way_back(engine: Engine, case: str) -> None:
+    also, rest = BUILT[case]
+    run = engine.enqueue(migration(create(**also)))
+    expect(engine.drive(run), State.COMPLETED)
+    found = index(engine)
+    assert found is not None
+    assert found.valid
+    assert found.definition is not None
+    assert (found.definition.rest, found.definition.unique) == (rest, also.get("unique", False))
+    told = engine.execute("SELECT what, detail FROM backfilld.events WHERE what LIKE 'index.%%'")
+    assert [(event["what"], event["detail"]["index"]) for event in told] == [("index.built", NAME)]
+
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert index(engine) is None
+
+
+@pytest.mark.parametrize(
+    "names", [("Order", 'a%b "c" USING (%s)'), ('"a.b"."x"" y"', "é" * 31), ("select", "Mixed.Case")]
+)
+def test_any_names(engine: Engine, names: tuple[str, str]) -> None:
+    table, name = TableName.parse(names[0]), names[1]
+    engine.connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(table.schema)))
+    engine.connection.execute(sql.SQL('CREATE TABLE {} ("a%b" text PRIMARY KEY, "x""y" int)').format(table.identifier))
+    create_ = {"table": names[0], "name": name, "columns": ['x"y', "a%b"], "where": "\"a%b\" <> '%s'", "unique": True}
+    run = engine.enqueue(migration({"create_index": create_}))
+    expect(engine.drive(run), State.COMPLETED)
+    found = index(engine, name, table.schema)
+    assert found is not None
+    assert (found.table, found.valid) == (table, True)
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert index(engine, name, table.schema) is None
+
+
+def test_a_column_that_the_same_file_adds_is_indexed_after_its_walk(engine: Engine) -> None:
+    add = {"add_column": {"table": "jobs", "column": {"name": "shout", "type": "text"}, "backfill": "upper(status)"}}
+    run = engine.enqueue(migration(add, create(columns=["shout"])))
+    engine.drive(run, until=lambda run: run.phase is Phase.VERIFY)
+    assert index(engine) is None, "the walk would pay for it"
+    expect(engine.drive(run), State.COMPLETED)
+    assert is_valid(engine)
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert index(engine) is None
+
+
+def test_the_owner_of_the_table_needs_no_other_right(engine: Engine, supabase_url: str) -> None:
+    """As on Supabase: NOSUPERUSER, with builds to cancel and sessions to end that are its own."""
+    from migrations.store import schema  # noqa: PLC0415 - this test alone has a database without the schema
+
+    with (
+        psycopg.connect(supabase_url, autocommit=True, row_factory=psycopg.rows.dict_row) as connection,
+        open_pool(supabase_url, size=4) as pool,
+    ):
+        schema.ensure(connection)
+        connection.execute("CREATE TABLE public.jobs (id bigint PRIMARY KEY, status text)")
+        connection.execute("INSERT INTO public.jobs SELECT n, 'open ' || n FROM generate_series(1, 10) n")
+        owner = type(engine)(url=supabase_url, connection=connection, pool=pool)
+        owner.set_pace()
+        run = drive_to_build(owner, UNIQUE)
+        with open_writer(owner), aside(owner, owner.message(run)):
+            until("the build to wait", lambda: phase_of_build(owner), patience_seconds=20)
+            commands.pause(connection, run, actor="ann")
+        expect(owner.drive(run), State.PAUSED)
+        commands.resume(connection, run, actor="ann")
+        expect(owner.drive(run), State.COMPLETED)
+        assert is_valid(owner)
+
+
+# --- while it is built -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_a_pause_during_the_build_takes_effect_within_a_second(engine: Engine, holder: str) -> None:
+    holds, phase = HOLDERS[holder]
+    run = drive_to_build(engine)
+    before = engine.lane(run, 0)
+    with holds(engine):
+        with aside(engine, engine.message(run)) as worker:
+            until("the build to wait", lambda: phase_of_build(engine) == phase)
+            # When
+            commands.pause(engine.connection, run, actor="ann")
+            worker.join(timeout=2.5)
+            assert not worker.is_alive()
+        # Then the step came back as it was
+        after = engine.lane(run, 0)
+        assert (after.seq, after.attempts, after.last_error) == (before.seq, 0, None)
+        assert engine.value(BUILDING) == 0
+        Control(observe=engine.events.append).run_once(engine.connection)
+        expect(engine.run(run), State.PAUSED)
+        if holder == "a snapshot":
+            assert index(engine) is None, "nobody uses the table, so what was INVALID could go at once"
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    assert is_valid(engine)
+
+
+def test_what_could_not_be_removed_at_once_is_on_record_and_goes_with_the_next_attempt(engine: Engine) -> None:
+    run = drive_to_build(engine)
+    with open_writer(engine), aside(engine, engine.message(run)):
+        until("the build to wait", lambda: phase_of_build(engine))
+        commands.pause(engine.connection, run, actor="ann")
+    assert index(engine) is not None
+    assert not is_valid(engine)
+    (left,) = engine.execute("SELECT detail FROM backfilld.events WHERE what = 'index.left_invalid'")
+    assert left["detail"] == {"index": NAME, "table": "jobs"}
+    engine.drive(run)
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert index(engine) is None
+
+
+def test_the_stop_of_all_runs_and_a_rollback_end_the_build_too(engine: Engine) -> None:
+    run = drive_to_build(engine)
+    with open_snapshot(engine):
+        with aside(engine, engine.message(run)):
+            until("the build to wait", lambda: phase_of_build(engine))
+            commands.stop_all(engine.connection, actor="ann")
+        assert index(engine) is None
+        commands.resume_all(engine.connection, actor="ann")
+        with aside(engine, engine.message(run)):
+            until("the build to wait", lambda: phase_of_build(engine))
+            commands.rollback(engine.connection, run, actor="ann")
+        expect(engine.drive(run), State.ROLLED_BACK)
+    assert index(engine) is None
+
+
+def test_the_lane_is_held_and_nothing_of_it_is_in_the_builds_way(engine: Engine) -> None:
+    """The transaction that holds the lane has neither a lock on the table nor a snapshot, and looks up all the time."""
+    run = drive_to_build(engine)
+    with open_writer(engine), aside(engine, engine.message(run)):
+        until("the build to wait", lambda: phase_of_build(engine))
+        holder = (
+            "SELECT pid, xact_start, state_change, backend_xmin FROM pg_stat_activity "
+            "WHERE application_name LIKE 'backfilld waits for an index%%' AND datname = current_database()"
+        )
+        (first,) = engine.execute(holder)
+        until("two more looks", lambda: engine.execute(holder)[0]["state_change"] > first["state_change"])
+        locks = engine.execute("SELECT FROM pg_locks WHERE pid = %s AND relation = 'jobs'::regclass", first["pid"])
+        assert locks == []
+        assert until("the moment between two looks", lambda: engine.execute(holder)[0]["backend_xmin"] is None)
+        # Another worker that gets the same message finds the lane held, and leaves it alone
+        engine.runner().advance(engine.message(run))
+        assert engine.value(BUILDING) == 1
+        commands.pause(engine.connection, run, actor="ann")
+
+
+def test_writers_go_on_during_the_build(engine: Engine) -> None:
+    run = drive_to_build(engine)
+    stop, failures, written = threading.Event(), [], []
+
+    def write() -> None:
+        with engine.connect() as application:
+            number = 1000
+            while not stop.is_set():
+                number += 1
+                try:
+                    application.execute("SET statement_timeout = '300ms'")
+                    application.execute("INSERT INTO jobs VALUES (%s, 'w' || %s)", [number, number])
+                    application.execute("DELETE FROM jobs WHERE id = %s", [number - 5])
+                    written.append(number)
+                except psycopg.Error as exc:
+                    failures.append(exc)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        until("the first row", lambda: written)
+        with open_snapshot(engine), aside(engine, engine.message(run)):
+            until("the build to be at its end", lambda: phase_of_build(engine) == "waiting for old snapshots")
+            seen = len(written)
+            until("rows that the new index has to take", lambda: len(written) > seen + 20)
+            engine.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND state = 'idle in transaction' AND datname = current_database()"
+            )
+    except psycopg.errors.AdminShutdown:
+        pass  # the holder's end
+    finally:
+        stop.set()
+        thread.join()
+    expect(engine.drive(run), State.COMPLETED)
+    assert failures == []
+    assert is_valid(engine)
+    engine.execute("SET enable_seqscan = off")
+    by_index = engine.value("SELECT count(*) FROM jobs WHERE status > ''")
+    engine.execute("SET enable_seqscan = on; SET enable_indexscan = off; SET enable_bitmapscan = off")
+    assert by_index == engine.value("SELECT count(*) FROM jobs WHERE status > ''")
