@@ -154,19 +154,13 @@ def _refuse_what_is_in_the_way(case: Case, operation: ChangeType, found: list[At
 
 
 def _columns_of(operation: definition.Operation) -> set[str]:
-    """The columns that an operation names."""
+    """The columns on which an operation makes something, beside those it settles, which the file settles once."""
     match operation:
-        case definition.ChangeType() | definition.SetNotNull() | definition.DropColumn():
-            return {operation.column}
-        case definition.RenameColumn():
-            return {operation.old, operation.new}
         case definition.AddForeignKey() | definition.AddUnique():
             return set(operation.columns)
         case definition.CreateIndex():
             return set(operation.columns or ()) | set(operation.include or ())
-        case definition.Backfill():
-            return set(operation.written)
-        case definition.AddColumn() | definition.AddCheck() | definition.DropIndex() | definition.Sql():
+        case _:
             return set()
 
 

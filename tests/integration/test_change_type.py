@@ -147,7 +147,7 @@ def jobs(engine: Engine) -> Any:
 PAIRS = {
     "int to bigint": ("number", "bigint", "70", "70"),
     "int to bigint, a foreign key": ("device", "bigint", "50", "50"),
-    "text to jsonb": ("info", "jsonb", '\'{"b":  1}\'', '{"b": 1}'),
+    "text to jsonb": ("info", "jsonb", "'{\"b\":  1}'", '{"b": 1}'),
     "varchar to enum": ("status", "public.status", "'done'", "done"),
     "timestamp to timestamptz": ("at", "timestamptz", "'2026-03-01 12:00+02'", "2026-03-01 10:00:00"),
 }
@@ -167,9 +167,19 @@ def test_everything_on_the_column_goes_with_it_and_comes_back(engine: Engine, jo
     # Given the switch is done, everything is there again under its name, and what names a type names the new one.
     switched = picture(engine)
     assert names(switched) == names(before)
-    assert type_.removeprefix("public.") in switched["column", f"jobs.{column}"].replace("timestamp with time zone", "timestamptz")
+    assert type_.removeprefix("public.") in switched["column", f"jobs.{column}"].replace(
+        "timestamp with time zone", "timestamptz"
+    )
     different = {name for name in names(before) if switched[name] != before[name]}
-    assert {kind for kind, _ in different} <= {"column", "view", "constraint", "policy", "index", "trigger", "statistics"}, different
+    assert {kind for kind, _ in different} <= {
+        "column",
+        "view",
+        "constraint",
+        "policy",
+        "index",
+        "trigger",
+        "statistics",
+    }, different
     for kind, name in different:  # the same but for casts to the type
         if kind in {"index", "constraint"}:
             assert before[kind, name].split("(")[0] == switched[kind, name].split("(")[0]
@@ -178,9 +188,14 @@ def test_everything_on_the_column_goes_with_it_and_comes_back(engine: Engine, jo
 
     # When a value is written through the new type and the run is rolled back, it is there in the old one.
     engine.execute(f"UPDATE jobs SET {column} = {given} WHERE id = 60")
-    engine.execute(f"INSERT INTO jobs (id, number, {column}) VALUES (61, 61, {given})" if column != "number" else
-                   "INSERT INTO jobs (id, number) VALUES (61, 71)")
-    engine.execute("INSERT INTO jobs (id, number) VALUES (62, 1000)" if column != "number" else "INSERT INTO jobs (id) VALUES (62)")
+    engine.execute(
+        f"INSERT INTO jobs (id, number, {column}) VALUES (61, 61, {given})"
+        if column != "number"
+        else "INSERT INTO jobs (id, number) VALUES (61, 71)"
+    )
+    engine.execute(
+        "INSERT INTO jobs (id, number) VALUES (62, 1000)" if column != "number" else "INSERT INTO jobs (id) VALUES (62)"
+    )
     rolled_back(engine, run)
     assert picture(engine) == before
     after = {row["id"]: row["value"] for row in engine.execute(f"SELECT id, {column}::text AS value FROM jobs")}
@@ -280,7 +295,9 @@ def test_up_to_contract_both_columns_say_the_same(engine: Engine, jobs: None) ->
 def test_a_policy_on_the_altered_column(engine: Engine, jobs: None) -> None:
     """The policy goes on to hide what it hid, at every step, and the old column can be dropped for all that."""
     role = "policed_" + engine.value("SELECT md5(current_database())")[:8]
-    engine.execute(f"CREATE ROLE {role}; GRANT SELECT, INSERT ON jobs TO {role}; CREATE POLICY few ON jobs TO {role} USING (device < 5)")
+    engine.execute(
+        f"CREATE ROLE {role}; GRANT SELECT, INSERT ON jobs TO {role}; CREATE POLICY few ON jobs TO {role} USING (device < 5)"
+    )
 
     def seen() -> int:
         with engine.connect() as connection, connection.transaction():
@@ -399,7 +416,7 @@ def test_a_view_gets_no_privileges_from_defaults(engine: Engine, jobs: None) -> 
 
 
 #: After how many steps of the whole the run is told to go back: a few of each phase, and in the middle of lanes.
-STOPS = range(2, 40, 3)
+STOPS = range(2, 51, 3)
 
 
 def test_back_from_every_step(engine: Engine) -> None:
@@ -431,22 +448,68 @@ def test_back_from_every_step(engine: Engine) -> None:
 
 REFUSED = {
     "a primary key": ("id", "numeric", "", "the primary key jobs_pkey holds it"),
-    "an inbound foreign key": ("number", "bigint", "CREATE TABLE t (n integer REFERENCES jobs (number))", "refers to it"),
-    "a generated column": ("device", "bigint", "ALTER TABLE jobs ADD g integer GENERATED ALWAYS AS (device + 1) STORED", "generated column g"),
-    "a materialized view": ("info", "jsonb", "CREATE MATERIALIZED VIEW m AS SELECT * FROM jobs_view", "materialized view public.m"),
-    "a rule": ("info", "jsonb", "CREATE RULE r AS ON UPDATE TO jobs WHERE new.info = '' DO INSTEAD NOTHING", "the rule r"),
+    "an inbound foreign key": (
+        "number",
+        "bigint",
+        "CREATE TABLE t (n integer REFERENCES jobs (number))",
+        "refers to it",
+    ),
+    "a generated column": (
+        "device",
+        "bigint",
+        "ALTER TABLE jobs ADD g integer GENERATED ALWAYS AS (device + 1) STORED",
+        "generated column g",
+    ),
+    "a materialized view": (
+        "info",
+        "jsonb",
+        "CREATE MATERIALIZED VIEW m AS SELECT * FROM jobs_view",
+        "materialized view public.m",
+    ),
+    "a rule": (
+        "info",
+        "jsonb",
+        "CREATE RULE r AS ON UPDATE TO jobs WHERE new.info = '' DO INSTEAD NOTHING",
+        "the rule r",
+    ),
     "a column list": ("info", "jsonb", "CREATE PUBLICATION p FOR TABLE jobs (id, info)", "publication p"),
-    "an expression index": ("info", "jsonb", "CREATE INDEX i ON jobs (lower(info))", "the index i cannot be had for the new type"),
-    "a check": ("info", "jsonb", "ALTER TABLE jobs ADD CONSTRAINT c CHECK (info <> '')", "the check c cannot be had for the new type"),
-    "a foreign key": ("device", "text", "DROP VIEW jobs_view CASCADE", "the foreign key jobs_device_fk is not accepted"),
-    "a view": ("info", "jsonb", "CREATE VIEW short AS SELECT left(info, 3) FROM jobs", "the view public.short is not accepted"),
+    "an expression index": (
+        "info",
+        "jsonb",
+        "CREATE INDEX i ON jobs (lower(info))",
+        "the index i cannot be had for the new type",
+    ),
+    "a check": (
+        "info",
+        "jsonb",
+        "ALTER TABLE jobs ADD CONSTRAINT c CHECK (info <> '')",
+        "the check c cannot be had for the new type",
+    ),
+    "a foreign key": (
+        "device",
+        "text",
+        "DROP VIEW jobs_view CASCADE; DROP INDEX jobs_device_status; DROP POLICY jobs_mine ON jobs; DROP POLICY devices_used ON devices;"
+        "DROP FUNCTION most",
+        "the foreign key jobs_device_fk is not accepted",
+    ),
+    "a view": (
+        "info",
+        "jsonb",
+        "CREATE VIEW short AS SELECT left(info, 3) FROM jobs",
+        "the view public.short is not accepted",
+    ),
     "a view with a trigger": (
         "info",
         "jsonb",
         "CREATE TRIGGER i INSTEAD OF INSERT ON jobs_view FOR EACH ROW EXECUTE FUNCTION noted()",
         "depends on it",
     ),
-    "a policy": ("info", "jsonb", "CREATE POLICY p ON jobs USING (info LIKE '%x%')", "the policy p on public.jobs is not accepted"),
+    "a policy": (
+        "info",
+        "jsonb",
+        "CREATE POLICY p ON jobs USING (info LIKE '%x%')",
+        "the policy p on public.jobs is not accepted",
+    ),
     "a trigger": (
         "info",
         "jsonb",
@@ -466,7 +529,12 @@ REFUSED = {
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'jobs_info'::regclass",
         "jobs_info is INVALID",
     ),
-    "a name that is taken": ("info", "jsonb", "ALTER TABLE jobs ADD info_backfilld_new text", "has a column info_backfilld_new"),
+    "a name that is taken": (
+        "info",
+        "jsonb",
+        "ALTER TABLE jobs ADD info_backfilld_new text",
+        "has a column info_backfilld_new",
+    ),
     "no such column": ("inf", "jsonb", "", "Did you mean info?"),
 }
 
@@ -486,8 +554,10 @@ def test_what_is_refused(engine: Engine, jobs: None, case: str) -> None:
 
 
 def test_two_operations_about_the_column_are_refused(engine: Engine, jobs: None) -> None:
-    text = change("info", "jsonb").replace("settings:", "  - backfill: {table: jobs, set: {info: \"'{}'\"}}\nsettings:")
-    with pytest.raises(Refused, match=r"operations\[1\].backfill is about jobs.info too"):
+    text = change("info", "jsonb").replace(
+        "settings:", "  - create_index: {table: jobs, name: i, columns: [info]}\nsettings:"
+    )
+    with pytest.raises(Refused, match=r"operations\[1\].create_index is about jobs.info too"):
         engine.enqueue(text)
 
 
@@ -499,7 +569,7 @@ def test_up_and_down_of_ones_own(engine: Engine) -> None:
     run = engine.enqueue(change("price", "jsonb", more=more))
     expect(engine.drive(run), State.WAITING)
     assert engine.value("SELECT price FROM jobs WHERE id = 3") == {"amount": 3.5, "in": "EUR"}
-    engine.execute("UPDATE jobs SET price = '{\"amount\": 9, \"in\": \"USD\"}' WHERE id = 3")
+    engine.execute('UPDATE jobs SET price = \'{"amount": 9, "in": "USD"}\' WHERE id = 3')
     assert float(engine.value("SELECT price_backfilld_old FROM jobs WHERE id = 3")) == 9
     engine.execute("UPDATE jobs SET price_backfilld_old = 4 WHERE id = 4")
     assert engine.value("SELECT price FROM jobs WHERE id = 4") == {"amount": 4.0, "in": "EUR"}
@@ -516,7 +586,17 @@ def test_text_that_is_too_long_is_not_cut(engine: Engine) -> None:
     assert [(row.key, row.sqlstate) for row in engine.quarantined(run)] == [(("2",), "22001")]
 
 
-def test_a_change_that_needs_no_rewrite_says_so(engine: Engine, jobs: None) -> None:
-    text = change("status", "varchar(30)")
-    warned = commands.enqueue(engine.connection, definition.parse(text), actor="me").warnings
-    assert any("without writing the table anew" in warning for warning in warned)
+def test_a_change_that_needs_no_rewrite_says_so(engine: Engine) -> None:
+    """Found by doing it to a copy: an index that computes something would be built anew."""
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, a varchar(20), b varchar(20), c integer)")
+    engine.execute("CREATE INDEX ON jobs (a); CREATE INDEX ON jobs (lower(b))")
+    said = {
+        column: any(
+            "without writing the table anew" in warning
+            for warning in commands.enqueue(
+                engine.connection, definition.parse(change(column, type_, name=f"m-{column}")), actor="ann"
+            ).warnings
+        )
+        for column, type_ in (("a", "varchar(30)"), ("b", "varchar(30)"), ("c", "bigint"))
+    }
+    assert said == {"a": True, "b": False, "c": False}
