@@ -473,7 +473,10 @@ class ChangeType:
         return f"(SELECT (\n{expression}\n) FROM (SELECT {scope}) AS {row})"  # noqa: S608 - checked by preflight, names are quoted
 
     def _misfit(self, mirror: str, type_: str) -> Guard:
-        """No row may be without a value in the parked column because its value in the other one did not fit."""
+        """No row may be without a value in the parked column because its value in the other one did not fit.
+
+        Such a row was put down by the sync trigger, or set aside by the lanes that restore.
+        """
         at = sql.SQL(" AND ").join(
             sql.SQL("t.{} = CAST(m.key[{}] AS {})").format(
                 sql.Identifier(column.name), sql.Literal(place), sql.SQL(column.type)
@@ -482,16 +485,19 @@ class ChangeType:
         )
         query = sql.SQL(
             "SELECT count(*) || ' (' || string_agg(array_to_string(m.key, ', '), '; ') FILTER (WHERE m.place <= {named}) || ')' "
-            "AS keys FROM (SELECT m.key, row_number() OVER (ORDER BY m.key) AS place FROM backfilld.misfits m "
-            "JOIN {table} t ON {at} WHERE m.operation = {number} AND m.run = (SELECT max(r.run) FROM backfilld.runs r "
-            "WHERE r.name = {migration}) AND t.{column} IS DISTINCT FROM NULL AND t.{mirror} IS NOT DISTINCT FROM NULL) m "
-            "HAVING count(*) > 0"
+            "AS keys FROM (SELECT m.key, row_number() OVER (ORDER BY m.key) AS place FROM ("
+            "SELECT f.key FROM backfilld.misfits f WHERE f.operation = {number} AND f.run = {run} "
+            "UNION SELECT ARRAY(SELECT jsonb_array_elements_text(q.key)) FROM backfilld.quarantine q "
+            "WHERE q.operation = {number} AND q.run = {run}) m JOIN {table} t ON {at} "
+            "WHERE t.{column} IS DISTINCT FROM NULL AND t.{mirror} IS NOT DISTINCT FROM NULL) m HAVING count(*) > 0"
         ).format(
             named=sql.Literal(_NAMED),
             table=self.table.identifier,
             at=at,
             number=sql.Literal(self.number),
-            migration=sql.Literal(self.migration),
+            run=sql.SQL("(SELECT max(r.run) FROM backfilld.runs r WHERE r.name = {})").format(
+                sql.Literal(self.migration)
+            ),
             column=self._column,
             mirror=sql.Identifier(mirror),
         )
@@ -513,7 +519,7 @@ class ChangeType:
         add = Action(
             table=self.table,
             locks=self._refers(rule),
-            statements=(self._drop_constraint(name, rule=rule), self._add_constraint(name, text, rule=rule)),
+            statements=(self._add_constraint(name, text, rule=rule),),
             back=(gone,),
         )
         if rule is None:

@@ -221,5 +221,5 @@ ORDER BY 1
 -- name: files
 -- The files of a table and of its indexes, which are others once it was written anew.
 SELECT pg_relation_filenode(%(table)s::text::regclass)::bigint AS heap,
-       (SELECT string_agg(pg_relation_filenode(i.indexrelid)::text, ' ' ORDER BY i.indexrelid) FROM pg_index i
+       (SELECT string_agg(pg_relation_filenode(i.indexrelid)::text, ' ' ORDER BY pg_relation_filenode(i.indexrelid)) FROM pg_index i
         WHERE i.indrelid = %(table)s::text::regclass) AS indexes

@@ -342,6 +342,23 @@ def test_rows_that_do_not_fit_block_the_way_back_and_are_named(engine: Engine, j
     assert engine.value("SELECT array_agg(number ORDER BY id) FROM jobs WHERE id IN (5, 6)") == [1005, 1006]
 
 
+def test_after_contract_too_a_row_that_does_not_fit_is_named(engine: Engine, jobs: None) -> None:
+    """The old column is restored, but for a row that cannot be: going on would lose its value."""
+    run = engine.enqueue(change("number", "bigint", approve="[]"))
+    expect(engine.drive(run), State.COMPLETED)
+    engine.execute("UPDATE jobs SET number = 3000000000 WHERE id = 5")
+    commands.rollback(engine.connection, run, actor="ann")
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "does not fit the old type (integer), with their keys: '1 (5)'" in now.error["message"]
+
+    engine.execute("UPDATE jobs SET number = 1005 WHERE id = 5")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert engine.value("SELECT number FROM jobs WHERE id = 5") == 1005
+
+
 def test_the_founding_case(engine: Engine) -> None:
     """Rows that are not JSON are set aside with key and error, and the run is not done until they are mended and retried."""
     engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, device_info text)")
@@ -516,7 +533,8 @@ REFUSED = {
         "CREATE TRIGGER t AFTER UPDATE ON jobs FOR EACH ROW WHEN (new.info LIKE 'x%') EXECUTE FUNCTION noted()",
         "the trigger t is not accepted",
     ),
-    "no cast up": ("info", "point[]", "", "Write `up:`"),
+    "no cast up": ("device", "jsonb", "", "Write `up:`"),
+    "no cast down": ("plain", "point", "ALTER TABLE jobs ADD plain integer", "Write `down:`"),
     "a replica identity": (
         "number",
         "bigint",
@@ -548,7 +566,7 @@ def test_what_is_refused(engine: Engine, jobs: None, case: str) -> None:
         engine.execute(statement)
     before = picture(engine)
     with pytest.raises(Refused) as refused:
-        engine.enqueue(change(column, type_))
+        engine.enqueue(change(column, type_, more=", up: 'point(plain, 1)'" if column == "plain" else ""))
     assert words in str(refused.value)
     assert picture(engine) == before
 
