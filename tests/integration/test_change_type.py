@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg
 import pytest
 from fix_runs import expect
+from psycopg.rows import dict_row
 
 from migrations import definition
 from migrations.errors import Refused
+from migrations.postgres.connect import open_pool
 from migrations.states import Phase, State
+from migrations.store import schema
 from producers import commands
 
 if TYPE_CHECKING:
@@ -468,6 +471,25 @@ def test_a_view_gets_no_privileges_from_defaults(engine: Engine, jobs: None) -> 
     assert picture(engine) == before
 
 
+def test_the_owner_of_the_tables_needs_no_other_right(engine: Engine, supabase_url: str) -> None:
+    """As on Supabase: NOSUPERUSER and BYPASSRLS, with a view of the application's that others may read."""
+    with (
+        psycopg.connect(supabase_url, autocommit=True, row_factory=dict_row) as connection,
+        open_pool(supabase_url, size=4) as pool,
+    ):
+        schema.ensure(connection)
+        owner = type(engine)(url=supabase_url, connection=connection, pool=pool)
+        owner.set_pace()
+        owner.execute((JOBS % {"reader": "anon"}).replace("CREATE ROLE anon;", ""))
+        before = picture(owner)
+        run = owner.enqueue(change("device", "bigint"))
+        expect(owner.drive(run), State.WAITING)
+        assert names(picture(owner)) == names(before)
+        expect(approved(owner, run), State.COMPLETED)
+        rolled_back(owner, run)
+        assert picture(owner) == before
+
+
 #: After how many steps of the whole the run is told to go back: a few of each phase, and in the middle of lanes.
 STOPS = range(2, 51, 3)
 
@@ -541,8 +563,8 @@ REFUSED = {
     "a foreign key": (
         "device",
         "text",
-        "DROP VIEW jobs_view CASCADE; DROP INDEX jobs_device_status; DROP POLICY jobs_mine ON jobs; DROP FUNCTION most;\n"
-        + "DROP POLICY devices_used ON devices",
+        """DROP VIEW jobs_view CASCADE; DROP INDEX jobs_device_status; DROP POLICY jobs_mine ON jobs;
+           DROP POLICY devices_used ON devices; DROP FUNCTION most""",
         "the foreign key jobs_device_fk is not accepted",
     ),
     "a view": (
