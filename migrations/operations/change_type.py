@@ -524,7 +524,21 @@ class ChangeType:
         )
         if rule is None:
             return add, self._validated(name)
-        return (add, self._validated(name, rule=rule, text=text)) if rule.valid else (add,)
+        looks = (self._looked_for(rule),) if rule.valid and _condition(rule.new) is not None else ()
+        return (*looks, add, self._validated(name, rule=rule, text=text)) if rule.valid else (add,)
+
+    def _looked_for(self, rule: AttachedRule) -> Action:
+        """No row may break a check before it stands: it would fail each UPDATE of such a row, whatever that changes."""
+        keys = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in self._key)
+        query = sql.SQL("SELECT concat_ws(', ', {}) AS key FROM {} WHERE NOT {} LIMIT 1").format(
+            keys, self.table.identifier, sql.SQL(_condition(rule.new) or "")
+        )
+        guard = Guard(
+            sql=query,
+            problem=f"the new value of {self.column} breaks the check {rule.name}, in the row {{!r}} for one",
+            remedy="Mend the rows and resume; or roll back, and take the check away first",
+        )
+        return Action(table=self.table, statements=(), guards=(guard,), scans=True)
 
     def _validated(
         self,
@@ -534,8 +548,8 @@ class ChangeType:
         text: str = "",
         offenders: sql.Composed | None = None,
     ) -> Action:
-        if rule is not None and rule.references is None and text.endswith(")"):
-            offenders = self._offenders(sql.SQL("NOT {}").format(sql.SQL(text.removeprefix("CHECK "))))
+        if rule is not None and (condition := _condition(text)) is not None:
+            offenders = self._offenders(sql.SQL("NOT {}").format(sql.SQL(condition)))
         validate = sql.SQL("VALIDATE CONSTRAINT {}").format(sql.Identifier(name))
         return Action(
             table=self.table,
@@ -678,6 +692,11 @@ class ChangeType:
 def cast(column: str, type_: str) -> str:
     """A column as another type, which is format_type's own text. One with a limit would cut off what is too long."""
     return f"CAST({sql.Identifier(column).as_string()} AS {type_})"
+
+
+def _condition(text: str) -> str | None:
+    """The condition of a CHECK, in its parentheses; None for a foreign key, and for a check with a clause behind it."""
+    return text.removeprefix("CHECK ") if text.startswith("CHECK ") and text.endswith(")") else None
 
 
 def _operand(expression: str) -> sql.Composed:

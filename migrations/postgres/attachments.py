@@ -465,6 +465,12 @@ def rewrites(connection: Connection, table: TableName, name: str, type_: sql.Com
         return before != connection.execute(_SQL["files"], copy.named).fetchone()
 
 
+def file_of(connection: Connection, oid: int) -> int:
+    """The file of a table at this moment."""
+    row = connection.execute("SELECT pg_relation_filenode(%s::bigint::oid)::bigint AS file", [oid]).fetchone()
+    return int(row["file"]) if row else 0
+
+
 def try_dependents(
     connection: Connection, table: TableName, found: Sequence[Attached], default: str | None, name: str
 ) -> None:

@@ -45,7 +45,14 @@ def examine(case: Case, operation: ChangeType) -> Facts:
     if len(case.found.findings) > before:
         return facts
 
+    file = attachments.file_of(case.connection, _copy(case))
     type_, _ = case.trial.add_column(new_column, operation.type, None)
+    if attachments.file_of(case.connection, _copy(case)) != file:
+        raise Complaint(
+            "type",
+            f"to add a column of type {type_} is to write the table anew, under a lock that stops the application",
+            "Use the type that the domain is made of, and put its rule into an `add_check`",
+        )
     plain = catalog.plain_types(case.connection, replace(table, oid=_copy(case)))
     target = Target(
         column=new_column,
@@ -234,6 +241,11 @@ def _tell(  # noqa: PLR0913 - one place for all warnings; each part is named whe
     if mentioned := attachments.mentions(case.connection, table, name):
         case.warn(
             f"functions that name {name} in their text see the new type from the switch on: {', '.join(mentioned)}"
+        )
+    if table_publications := case.table.publications:
+        case.warn(
+            f"{table} is published ({', '.join(table_publications)}): what receives it needs the columns {held.new_column}, and "
+            f"from the switch on {held.old_column}, before they are there"
         )
     case.warn(
         f"a statement that was prepared and gives {name} back fails once, and is to be prepared anew, after the switch"

@@ -611,6 +611,12 @@ REFUSED = {
         "ALTER TABLE jobs ADD info_backfilld_new text",
         "has a column info_backfilld_new",
     ),
+    "a domain with a rule": (
+        "info",
+        "public.short",
+        "CREATE DOMAIN short AS text CHECK (length(value) < 99)",
+        "is to write the table anew",
+    ),
     "no such column": ("inf", "jsonb", "", "Did you mean info?"),
 }
 
@@ -627,6 +633,22 @@ def test_what_is_refused(engine: Engine, jobs: None, case: str) -> None:
         engine.enqueue(change(column, type_, more=", up: 'point(plain, 1)'" if column == "plain" else ""))
     assert words in str(refused.value)
     assert picture(engine) == before
+
+
+def test_a_check_that_the_new_values_break_is_looked_for_before_it_stands(engine: Engine) -> None:
+    """The application goes on to write such rows; the run stops, and goes on when they are mended."""
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, n integer CHECK (n < 100), other text)")
+    engine.execute("INSERT INTO jobs SELECT i, i FROM generate_series(1, 60) i")
+    run = engine.enqueue(change("n", "bigint", more=", up: 'n * 2', down: 'n / 2'"))
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "the new value of n breaks the check jobs_n_check, in the row '50' for one" in now.error["message"]
+    engine.execute("UPDATE jobs SET other = 'still written' WHERE id = 55")
+    engine.execute("UPDATE jobs SET n = 1 WHERE id >= 50")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.WAITING)
+    assert engine.value("SELECT max(n) FROM jobs") == 98
 
 
 def test_two_operations_about_the_column_are_refused(engine: Engine, jobs: None) -> None:
