@@ -121,7 +121,7 @@ class Conductor:
             runs.set_phase(self._connection, self._run.run, Phase.VERIFY)
             self._pause(
                 "violated",
-                f"{rule.table}: {problem}{_named(offenders)}. The rule is taken back meanwhile. Mend the data, then: "
+                f"{rule.table}: {problem}{_named(offenders)}. The rule does not stand meanwhile: mend the rows, then: "
                 f"backfilld resume {self._run.name}",
             )
         return self._go_on(0)
@@ -474,9 +474,8 @@ def _in_key_order(walked: Sequence[Lane]) -> list[tuple[Bounds, int]]:
 def _named(offenders: tuple[str, ...] | None) -> str:
     if not offenders:
         return ""
-    some = len(offenders) >= NAMED_ROWS
-    count = f"at least {len(offenders)} rows break it" if some else f"{len(offenders)} row(s) break it"
-    return f"; {count}, by key: {', '.join(offenders)}"
+    rows = "one row" if len(offenders) == 1 else f"{len(offenders)} rows"
+    return f" ({'at least ' if len(offenders) >= NAMED_ROWS else ''}{rows}, by key: {', '.join(offenders)})"
 
 
 def breaks_rule(exc: psycopg.Error) -> bool:

@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 
 
 def execute(connection: Connection, action: Action) -> None:
-    """Run the statements of an action, then its guards. Raises Refused when a guard finds what must not be."""
+    """Run the statements of an action, then its guards.
+
+    Raises Refused when a guard finds what must not be, and psycopg.Error, also when a look finds a row that breaks a rule.
+    """
     if action.scans:
         # Long, under a lock that lets the application go on; a pause cancels it.
         connection.execute("SET LOCAL statement_timeout = 0")
     for statement in action.statements:
-        connection.execute(statement.sql)
+        cursor = connection.execute(statement.sql)
+        if action.looks_for and cursor.fetchone() is not None:
+            msg = f"rows break {action.looks_for}"
+            raise psycopg.errors.CheckViolation(msg)
     for guard in action.guards:
         row = connection.execute(guard.sql).fetchone()
         if row is not None:

@@ -1,6 +1,6 @@
 """Add a CHECK constraint.
 
-verify    ADD CONSTRAINT … CHECK (…) NOT VALID, and VALIDATE, which scans while the application goes on
+verify    no row breaks it; then ADD CONSTRAINT … CHECK (…) NOT VALID, and VALIDATE, which scans while the application goes on
 
 No data moves. A row that breaks the check stops the run, which names a few of them by key; the check is taken back until they
 are mended.
@@ -54,12 +54,13 @@ class AddCheck:
         return Rule(
             table=self.table,
             name=self.definition.name,
+            words=f"the check {self.definition.name}",
             body=check_body(self.definition.check),
             columns=self.facts.rule_columns,
             lock="ACCESS EXCLUSIVE",
             offenders=naming(self.table, self.facts.key, broken),
             replaces=self.facts.adopts,
-        ).steps()
+        ).steps(looks=True)
 
     def switch(self) -> tuple[Step, ...]:
         return ()

@@ -1,6 +1,6 @@
 """Add a foreign key.
 
-verify    ADD CONSTRAINT … FOREIGN KEY … NOT VALID, and VALIDATE, which scans while the application goes on
+verify    no row breaks it; then ADD CONSTRAINT … FOREIGN KEY … NOT VALID, and VALIDATE, which scans while the application goes on
 
 No data moves. A row that refers to nothing stops the run, which names a few of them by key; the foreign key is taken back until
 they are mended.
@@ -65,12 +65,13 @@ class AddForeignKey:
         return Rule(
             table=self.table,
             name=self.definition.name,
+            words=f"the foreign key {self.definition.name}",
             body=foreign_key_body(self.definition, self.facts.referenced, table=referenced.identifier),
             columns=self.definition.columns,
             lock=f"SHARE ROW EXCLUSIVE, on {referenced} too" if referenced != self.table else "SHARE ROW EXCLUSIVE",
             offenders=naming(self.table, self.facts.key, self._refers_to_nothing()),
             replaces=self.facts.adopts,
-        ).steps()
+        ).steps(looks=True)
 
     def switch(self) -> tuple[Step, ...]:
         return ()

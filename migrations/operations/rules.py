@@ -1,7 +1,8 @@
 """Rules about the data of a table: added so that they hold for whatever is written from then on, then proved for all rows.
 
-A rule that is added NOT VALID already holds an UPDATE of an old row to it, so it stands only while it is being proved: when the
-scan meets a row that breaks it, the rule is taken back before lanes walk again or a person is asked.
+A rule that is added NOT VALID already holds an UPDATE of an old row to it, and the application's statement would fail for what it
+did not do. So where no walk has just looked at every row, rows that break the rule are looked for before it is added; and when
+the scan meets one nevertheless, the rule is taken back before lanes walk again or a person is asked.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Rule:
 
     table: TableName
     name: str
+    #: What it is called in messages.
+    words: str
     #: What stands behind its name: CHECK (…), FOREIGN KEY (…) REFERENCES ….
     body: sql.Composable
     #: The columns it is about; empty when that cannot be told.
@@ -41,8 +44,8 @@ class Rule:
     #: Whether one of this name is there already, left by a cancelled run.
     replaces: bool = False
 
-    def steps(self) -> tuple[Step, ...]:
-        """Add it, and prove it."""
+    def steps(self, *, looks: bool) -> tuple[Step, ...]:
+        """Look for rows that break it, where no walk has; add it; and prove it."""
         constraint = sql.Identifier(self.name)
         add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID").format(
             self.table.identifier, constraint, self.body
@@ -50,6 +53,7 @@ class Rule:
         validate = sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(self.table.identifier, constraint)
         before = (self.drop(),) if self.replaces else ()
         return (
+            *((self._look(),) if looks else ()),
             Action(
                 table=self.table,
                 statements=(*before, Statement(sql=add, lock=self.lock, note="no scan; " + BRIEF)),
@@ -70,6 +74,17 @@ class Rule:
             ),
         )
 
+    def _look(self) -> Action:
+        look = Statement(sql=self.offenders, lock="ACCESS SHARE", note="scans the table; must find no row")
+        return Action(
+            table=self.table,
+            statements=(look,),
+            scans=True,
+            offenders=self.offenders,
+            proves=self.columns,
+            looks_for=self.words,
+        )
+
     def drop(self) -> Statement:
         """Take it away, if it is there."""
         drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(
@@ -83,6 +98,7 @@ def not_null_check(table: TableName, column: str, *, name: str, key: Sequence[Ke
     return Rule(
         table=table,
         name=name,
+        words=f"NOT NULL of {column}",
         body=sql.SQL("CHECK ({} IS NOT NULL)").format(sql.Identifier(column)),
         columns=(column,),
         lock="ACCESS EXCLUSIVE",

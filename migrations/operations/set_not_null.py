@@ -54,7 +54,7 @@ class SetNotNull:
         return ()
 
     def verify(self) -> tuple[Step, ...]:
-        return self._check.steps()
+        return self._check.steps(looks=self.definition.backfill is None)
 
     def switch(self) -> tuple[Step, ...]:
         return (not_null(self.table, self.definition.column, proof=self._check),)
