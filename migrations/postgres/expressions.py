@@ -15,6 +15,7 @@ import psycopg
 from psycopg import errors, sql
 
 from migrations.errors import Finding
+from migrations.postgres.outcomes import in_words
 from migrations.sql import queries
 
 if TYPE_CHECKING:
@@ -262,9 +263,8 @@ class Probe:
         except psycopg.Error as exc:
             if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57")):
                 raise
-            message = exc.diag.message_primary or str(exc)
             hint = f" ({exc.diag.message_hint})" if exc.diag.message_hint else ""
-            raise Complaint(check, f"{what}: {message}{hint}") from exc
+            raise Complaint(check, f"{what}: {in_words(exc)}{hint}") from exc
 
 
 class Complaint(Exception):

@@ -35,6 +35,9 @@ def examine(case: Case, operation: AddForeignKey) -> Facts:
         check_column(case, name)
     if referenced is None:
         return nothing
+    if referenced.kind not in catalog.TABLES:
+        case.refuse("table_kind", f"{referenced.name} is not a table", "Refer to an ordinary table")
+        return nothing
     adopts = takes_over(case, operation.name)
     _check_tables(case, operation, referenced)
     columns = _referenced_columns(case, operation, referenced)
@@ -63,9 +66,6 @@ def examine(case: Case, operation: AddForeignKey) -> Facts:
 
 def _check_tables(case: Case, operation: AddForeignKey, referenced: Table) -> None:
     table, role = case.table, case.found.backend.role
-    if referenced.kind not in catalog.TABLES:
-        case.refuse("table_kind", f"{referenced.name} is not a table", "Refer to an ordinary table")
-        return
     if table.kind == "p" and case.found.backend.version < _PARTITIONED_NOT_VALID:
         case.refuse(
             "partitioned",
