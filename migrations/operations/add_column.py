@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from migrations.operations.base import Action, Guard, Statement, Step, object_name
+from migrations.operations.rules import BRIEF, Rule, not_null, not_null_check
 from migrations.postgres.connect import SEMANTICS
 from migrations.walks.rewrite import Assignment, Rewrite
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from migrations.definition import AddColumn as Definition
     from migrations.definition import TableName
     from migrations.facts import Facts
-
-_BRIEF = "brief; gives way after lock_timeout, and tries again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,7 @@ class AddColumn:
             return (Action(table=self.table, statements=tuple(statements), back=(self._gone(),)),) if statements else ()
         statements += [
             Statement(sql=self._function(self._body()), lock="none"),
-            Statement(sql=self._trigger_statement(), lock="SHARE ROW EXCLUSIVE", note=_BRIEF),
+            Statement(sql=self._trigger_statement(), lock="SHARE ROW EXCLUSIVE", note=BRIEF),
             Statement(
                 sql=sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(self.table.identifier, self._trigger),
                 lock="SHARE ROW EXCLUSIVE",
@@ -88,54 +87,13 @@ class AddColumn:
         )
 
     def verify(self) -> tuple[Step, ...]:
-        if not self.definition.not_null:
-            return ()
-        add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} CHECK ({} IS NOT NULL) NOT VALID").format(
-            self.table.identifier, self._check, self._column
-        )
-        validate = sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(self.table.identifier, self._check)
-        return (
-            Action(
-                table=self.table,
-                statements=(
-                    self._drop_check(),
-                    Statement(sql=add, lock="ACCESS EXCLUSIVE", note=_BRIEF),
-                ),
-                back=(Action(table=self.table, statements=(self._drop_check(),)),),
-            ),
-            Action(
-                table=self.table,
-                statements=(
-                    Statement(
-                        sql=validate,
-                        lock="SHARE UPDATE EXCLUSIVE",
-                        note="scans the table while reads and writes go on",
-                    ),
-                ),
-                scans=True,
-            ),
-        )
+        # Where no lane has just looked at every row, the application may have written a NULL over the default.
+        return self._not_null.steps(looks=self.expression is None) if self.definition.not_null else ()
 
     def switch(self) -> tuple[Step, ...]:
         if not self.definition.not_null:
             return ()
-        set_not_null = sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET NOT NULL").format(
-            self.table.identifier, self._column
-        )
-        return (
-            Action(
-                table=self.table,
-                statements=(
-                    Statement(
-                        sql=set_not_null,
-                        lock="ACCESS EXCLUSIVE",
-                        note="no scan: the validated check proves it; " + _BRIEF,
-                    ),
-                    self._drop_check(),
-                ),
-                back=(Action(table=self.table, statements=(self._drop_not_null(),)),),
-            ),
-        )
+        return (not_null(self.table, self.definition.column.name, proof=self._not_null),)
 
     def contract(self) -> tuple[Step, ...]:
         if self.definition.backfill is None:
@@ -156,7 +114,7 @@ class AddColumn:
             Action(
                 table=self.table,
                 statements=(
-                    Statement(sql=drop_trigger, lock="ACCESS EXCLUSIVE", note=_BRIEF),
+                    Statement(sql=drop_trigger, lock="ACCESS EXCLUSIVE", note=BRIEF),
                     Statement(sql=drop_function, lock="none"),
                 ),
             ),
@@ -168,17 +126,17 @@ class AddColumn:
         type_ = sql.SQL(self.facts.targets[0].type)  # as format_type wrote it
         add = sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(self.table.identifier, self._column, type_)
         if self.definition.default is None:
-            return (Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite; " + _BRIEF),)
+            return (Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite; " + BRIEF),)
         default = sql.SQL(" DEFAULT (\n{}\n)").format(sql.SQL(self.definition.default))  # checked by preflight
         if self.facts.default_fills and self.definition.backfill is None:
             return (
-                Statement(sql=add + default, lock="ACCESS EXCLUSIVE", note="no rewrite: a constant default; " + _BRIEF),
+                Statement(sql=add + default, lock="ACCESS EXCLUSIVE", note="no rewrite: a constant default; " + BRIEF),
             )
         set_default = (
             sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET").format(self.table.identifier, self._column) + default
         )
         return (
-            Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite: the default comes after; " + _BRIEF),
+            Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite: the default comes after; " + BRIEF),
             Statement(sql=set_default, lock="ACCESS EXCLUSIVE", note="for rows to come"),
         )
 
@@ -238,14 +196,6 @@ END"""  # noqa: S608 - the expression was checked by preflight, names are quoted
             remedy="Rename it so that its name sorts before a tilde (~)",
         )
 
-    def _drop_check(self) -> Statement:
-        drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(self.table.identifier, self._check)
-        return Statement(sql=drop, lock="ACCESS EXCLUSIVE", note=_BRIEF)
-
-    def _drop_not_null(self) -> Statement:
-        drop = sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL").format(self.table.identifier, self._column)
-        return Statement(sql=drop, lock="ACCESS EXCLUSIVE", note=_BRIEF)
-
     def _gone(self) -> Action:
         """Take away all that expand added; what the column holds until contract is computed, so nothing is lost."""
         drop_trigger = sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(self._trigger, self.table.identifier)
@@ -254,8 +204,8 @@ END"""  # noqa: S608 - the expression was checked by preflight, names are quoted
         return Action(
             table=self.table,
             statements=(
-                Statement(sql=drop_trigger, lock="ACCESS EXCLUSIVE", note=_BRIEF),
-                Statement(sql=drop_column, lock="ACCESS EXCLUSIVE", note=_BRIEF),
+                Statement(sql=drop_trigger, lock="ACCESS EXCLUSIVE", note=BRIEF),
+                Statement(sql=drop_column, lock="ACCESS EXCLUSIVE", note=BRIEF),
                 Statement(sql=drop_function, lock="none"),
             ),
         )
@@ -265,8 +215,9 @@ END"""  # noqa: S608 - the expression was checked by preflight, names are quoted
         return sql.Identifier(self.definition.column.name)
 
     @property
-    def _check(self) -> sql.Identifier:
-        return sql.Identifier(object_name("backfilld_not_null", self.migration, self.number))
+    def _not_null(self) -> Rule:
+        name = object_name("backfilld_not_null", self.migration, self.number)
+        return not_null_check(self.table, self.definition.column.name, name=name, key=self.facts.key)
 
     @property
     def _function_name(self) -> sql.Identifier:

@@ -271,7 +271,8 @@ def test_a_partitioned_table_is_referred_to(engine: Engine) -> None:
     engine.execute("UPDATE orders SET part = 100 WHERE id = 7")
     commands.resume(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.COMPLETED)
-    assert not any("NOT VALID" in rule for rule in rules(engine).values())
+    # Before PostgreSQL 18 its parts, one for each partition, go on being shown as NOT VALID.
+    assert rules(engine)["fk"] == "FOREIGN KEY (part) REFERENCES parts(id)"
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
         engine.execute("DELETE FROM parts WHERE id = 100")
 
