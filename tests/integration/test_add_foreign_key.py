@@ -320,7 +320,7 @@ def test_a_name_that_is_taken_is_refused(engine: Engine) -> None:
 def test_rights_in_the_referenced_table(engine: Engine, plain_role_url: str) -> None:
     role = sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(plain_role_url)["user"]))
     for statement in ("ALTER TABLE orders OWNER TO {}", "GRANT USAGE ON SCHEMA public TO {}"):
-        engine.connection.execute(sql.SQL(statement).format(role))  # type: ignore[arg-type] # of this list
+        engine.connection.execute(sql.SQL(statement).format(role))
     with psycopg.connect(plain_role_url, autocommit=True, row_factory=dict_row) as plain:
         refused = examine(plain, key())
         assert {finding.check for finding in refused.findings} == {"privileges"}
