@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from migrations.operations.base import Action, Guard, Statement, Step, object_name
-from migrations.operations.rules import BRIEF, Rule, not_null, not_null_check
+from migrations.operations.rules import Rule, not_null, not_null_check
 from migrations.postgres.connect import SEMANTICS
 from migrations.walks.rewrite import Assignment, Rewrite
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from migrations.definition import AddColumn as Definition
     from migrations.definition import TableName
     from migrations.facts import Facts
+
+_BRIEF = "brief; gives way after lock_timeout, and tries again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class AddColumn:
             return (Action(table=self.table, statements=tuple(statements), back=(self._gone(),)),) if statements else ()
         statements += [
             Statement(sql=self._function(self._body()), lock="none"),
-            Statement(sql=self._trigger_statement(), lock="SHARE ROW EXCLUSIVE", note=BRIEF),
+            Statement(sql=self._trigger_statement(), lock="SHARE ROW EXCLUSIVE", note=_BRIEF),
             Statement(
                 sql=sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(self.table.identifier, self._trigger),
                 lock="SHARE ROW EXCLUSIVE",
@@ -114,7 +116,7 @@ class AddColumn:
             Action(
                 table=self.table,
                 statements=(
-                    Statement(sql=drop_trigger, lock="ACCESS EXCLUSIVE", note=BRIEF),
+                    Statement(sql=drop_trigger, lock="ACCESS EXCLUSIVE", note=_BRIEF),
                     Statement(sql=drop_function, lock="none"),
                 ),
             ),
@@ -126,17 +128,17 @@ class AddColumn:
         type_ = sql.SQL(self.facts.targets[0].type)  # as format_type wrote it
         add = sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(self.table.identifier, self._column, type_)
         if self.definition.default is None:
-            return (Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite; " + BRIEF),)
+            return (Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite; " + _BRIEF),)
         default = sql.SQL(" DEFAULT (\n{}\n)").format(sql.SQL(self.definition.default))  # checked by preflight
         if self.facts.default_fills and self.definition.backfill is None:
             return (
-                Statement(sql=add + default, lock="ACCESS EXCLUSIVE", note="no rewrite: a constant default; " + BRIEF),
+                Statement(sql=add + default, lock="ACCESS EXCLUSIVE", note="no rewrite: a constant default; " + _BRIEF),
             )
         set_default = (
             sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET").format(self.table.identifier, self._column) + default
         )
         return (
-            Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite: the default comes after; " + BRIEF),
+            Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite: the default comes after; " + _BRIEF),
             Statement(sql=set_default, lock="ACCESS EXCLUSIVE", note="for rows to come"),
         )
 
@@ -204,8 +206,8 @@ END"""  # noqa: S608 - the expression was checked by preflight, names are quoted
         return Action(
             table=self.table,
             statements=(
-                Statement(sql=drop_trigger, lock="ACCESS EXCLUSIVE", note=BRIEF),
-                Statement(sql=drop_column, lock="ACCESS EXCLUSIVE", note=BRIEF),
+                Statement(sql=drop_trigger, lock="ACCESS EXCLUSIVE", note=_BRIEF),
+                Statement(sql=drop_column, lock="ACCESS EXCLUSIVE", note=_BRIEF),
                 Statement(sql=drop_function, lock="none"),
             ),
         )
