@@ -121,19 +121,16 @@ class Lookout:
         """Look who is in the way, again and again, from another connection, for as long as the step lasts."""
         timeout = self.standing.settings.lock_timeout_ms / 1000
         every = FIRST_LOOK * timeout
-        if self._over.wait(every):
-            return
         try:
-            with self._pool.connection(timeout=timeout) as connection:
-                while True:
+            while not self._over.wait(every):
+                # Given back between two looks: a VALIDATE of an hour must not keep a connection that others may need.
+                with self._pool.connection(timeout=timeout) as connection:
                     queue = locks.queue(connection, pid, self.lock)
                     if queue is not None:
                         self.queue = queue
                         self._send_away(connection, queue, pid)
-                    else:
-                        every = min(every * RARER, LONGEST_SECONDS)
-                    if self._over.wait(every):
-                        return
+                if queue is None:
+                    every = min(every * RARER, LONGEST_SECONDS)
         except (psycopg.Error, PoolTimeout):
             return  # who was in the way is looked up once more afterwards; nothing else depends on it
 

@@ -484,7 +484,7 @@ class Runner:
                     connection,
                     lane,
                     delay_seconds=delay_seconds,
-                    attempts=lane.attempts + 1 if error else lane.attempts,
+                    attempts=lane.attempts + 1 if error and retried else lane.attempts,
                     batch_rows=batch_rows,
                     error=error,
                     retried=error is not None and retried,

@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
@@ -28,7 +29,7 @@ from worker import ddl, ladder
 from worker.lookout import Blocked, Lookout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from fix_proxy import Proxy
 
@@ -206,6 +207,11 @@ class Application(threading.Thread):
         self.join()
 
 
+def went_on(everybody: Sequence[Application], before: Sequence[int]) -> bool:
+    """Whether each of them has had a statement of his done since."""
+    return all(one.error or one.statements > done for one, done in zip(everybody, before, strict=True))
+
+
 def test_readers_and_writers_go_on_while_a_reader_never_ends(engine: Engine) -> None:
     """None of theirs has to wait for him: they queue behind our tries alone, and those end by themselves."""
     run = engine.enqueue(ADD % "lock_timeout_ms: 50")
@@ -219,7 +225,7 @@ def test_readers_and_writers_go_on_while_a_reader_never_ends(engine: Engine) -> 
         for _ in range(8):
             before = [one.statements for one in everybody]
             engine.step()
-            until(lambda before=before: all(one.statements > done for one, done in zip(everybody, before, strict=True)))
+            until(partial(went_on, everybody, before))
         assert engine.told(BatchRetried), "it was tried"
         assert engine.run(run).phase is Phase.EXPAND
     assert [one.error for one in everybody] == [None] * 5
