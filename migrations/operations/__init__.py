@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from migrations import definition
 from migrations.operations.add_column import AddColumn
 from migrations.operations.backfill import Backfill
-from migrations.operations.base import Action, Guard, Index, Operation, Statement, Step, Walk
+from migrations.operations.base import Action, Guard, Index, Keeps, Operation, Statement, Step, Walk
 from migrations.states import Phase
 
 if TYPE_CHECKING:
@@ -16,7 +16,20 @@ if TYPE_CHECKING:
     from migrations.definition import Migration
     from migrations.facts import Facts
 
-__all__ = ["Action", "Guard", "Index", "Operation", "Statement", "Step", "Walk", "bind", "bind_one", "steps", "walks"]
+__all__ = [
+    "Action",
+    "Guard",
+    "Index",
+    "Keeps",
+    "Operation",
+    "Statement",
+    "Step",
+    "Walk",
+    "bind",
+    "bind_one",
+    "steps",
+    "walks",
+]
 
 
 def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
