@@ -8,6 +8,7 @@ from migrations import definition
 from migrations.operations.add_column import AddColumn
 from migrations.operations.backfill import Backfill
 from migrations.operations.base import Action, Guard, Index, Keeps, Operation, Statement, Step, Walk
+from migrations.operations.sql import Sql
 from migrations.states import Phase
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
             return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.Backfill():
             return Backfill(definition=operation, facts=facts)
+        case definition.Sql():
+            return Sql(definition=operation, facts=facts)
         case _:
             raise NotImplementedError(operation.kind)
 
