@@ -93,7 +93,7 @@ _TELLING = (
 class Seen:
     """What a statement did to the copies; by rule, where it was not run."""
 
-    #: The strongest lock on a table; empty where it was not measured.
+    #: The strongest lock on a table; empty where it was not measured, as behind a stronger one that is held already.
     lock: str = ""
     rewrites: bool = False
     scans: bool = False
@@ -288,14 +288,14 @@ class _Stage:
         now = self._locks()
         new = {_written(mode) for _, mode in now - locks}
         held = {_written(mode) for _, mode in now}
-        # A mode that is held already does not show again: then what the operation says of itself must do.
-        taken = new | ({statement.lock} & held) or ({"none"} if statement.lock == "none" else held)
+        # A mode that is held already does not show again: then what the statement is known to take must be among those.
+        taken = new | ({statement.lock} & (held | {"none"}))
         heard = " · ".join(self._heard)
         files_now = self._files()
         concurrent = _CONCURRENTLY.match(statement.sql.as_string()) is not None
         rewrites = any(files_now.get(oid, file) != file for oid, file in files.items()) or "rewriting table" in heard
         return Seen(
-            lock=statement.lock if concurrent else max(taken, key=_strength, default="none"),
+            lock="" if concurrent else max(taken, key=_strength, default="" if held else "none"),
             rewrites=rewrites,
             scans="verifying table" in heard or "validating foreign key" in heard,
             # A rewrite builds the table's indexes anew by itself.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from migrations import definition
 from migrations.facts import Facts
 from migrations.operations import bind, bind_one
-from migrations.postgres import catalog, pooler
+from migrations.postgres import catalog, dependents, pooler
 from migrations.postgres.expressions import Complaint, probe
 from migrations.preflight import add_column, backfill, sql
 from migrations.preflight.findings import Case, Examination
@@ -41,6 +41,7 @@ def examine(connection: Connection, migration: Migration) -> Examination:
             _examine_operation(connection, found, migration, number) for number in range(len(migration.operations))
         )
     if not found.findings:
+        found.dependents = {name: dependents.of_table(connection, table) for name, table in found.tables.items()}
         found.rehearsal = rehearse(connection, found, migration, found.facts)
     if not found.findings:
         found.forecasts = tuple(

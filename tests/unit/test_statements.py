@@ -49,7 +49,9 @@ def test_words_are_read_without_comments_and_strings() -> None:
 
 
 def test_names_with_a_schema_are_found_and_exchanged() -> None:
-    (statement,) = split("""INSERT INTO Public.Jobs SELECT public.jobs.id, "a""b". "C" FROM "a""b"."C" WHERE '"public"."jobs"' < x.y.z""")
+    (statement,) = split(
+        """INSERT INTO Public.Jobs SELECT public.jobs.id, "a""b". "C" FROM "a""b"."C" WHERE '"public"."jobs"' < x.y.z"""
+    )
     found = {name for _, _, name in statement.qualified}
     assert found == {("public", "jobs"), ('a"b', "C"), ("x", "y")}
     other = statement.renamed({("public", "jobs"): sql.Identifier("pg_temp", "jobs")})
