@@ -24,8 +24,16 @@ CREATE TABLE public.job_parts (
     PRIMARY KEY (job_id, part)
 );
 
+CREATE TABLE public.orders (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    customer_id bigint,
+    total numeric NOT NULL DEFAULT 0
+);
+CREATE INDEX orders_customer_idx ON public.orders (customer_id);
+
 CREATE TABLE public.users (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    email text,
     phone text,
     country text,
     phone_e164 text
@@ -45,4 +53,5 @@ INSERT INTO public.customers (email) SELECT 'customer' || n || '@example.org' FR
 INSERT INTO public.jobs (customer_id, status, total, device_info, legacy_code)
 SELECT n % 100 + 1, CASE WHEN n % 3 = 0 THEN 'In Progress' ELSE 'open' END, n, '{"os": "linux"}', 'L' || n
 FROM generate_series(1, 1000) n;
-INSERT INTO public.users (phone, country) SELECT '030 ' || n, 'DE' FROM generate_series(1, 1000) n;
+INSERT INTO public.orders (customer_id, total) SELECT n % 100 + 1, n FROM generate_series(1, 1000) n;
+INSERT INTO public.users (email, phone, country) SELECT 'user' || n || '@example.org', '030 ' || n, 'DE' FROM generate_series(1, 1000) n;

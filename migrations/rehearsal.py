@@ -269,7 +269,8 @@ class _Stage:
         text = _CONCURRENTLY.sub(r"\1", statement.sql.as_string().strip())
         because, text = self._for_copies(text)
         if because:
-            self._astray.add(number)
+            if not text.startswith("SELECT"):  # which leaves the copy as it is
+                self._astray.add(number)
             return Seen(by_rule_because=because)
         locks, files = self._locks(), self._files()
         self._heard.clear()
