@@ -275,7 +275,8 @@ def _deed(seen: Seen) -> str:
         (seen.scans, "scans the table"),
         (seen.proved, "scans nothing: a constraint proves it"),
     )
-    return next((words for is_so, words in deeds if is_so), "")
+    deed = next((words for is_so, words in deeds if is_so), "")
+    return "; ".join(part for part in (deed, *(f"locks {one} too" for one in seen.also)) if part)
 
 
 def _sets(rewrite: Rewrite) -> str:

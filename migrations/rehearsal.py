@@ -95,6 +95,8 @@ class Seen:
 
     #: The strongest lock on a table; empty where it was not measured, as behind a stronger one that is held already.
     lock: str = ""
+    #: Other tables that the application cannot write meanwhile, each with its lock.
+    also: tuple[str, ...] = ()
     rewrites: bool = False
     scans: bool = False
     builds_index: bool = False
@@ -283,9 +285,9 @@ class _Stage:
             self._fail(number, statement, exc)
             self._astray.add(number)
             return Seen(by_rule_because=f"on an empty copy it fails ({exc.diag.message_primary or exc})")
-        return self._see(statement, locks, files)
+        return self._see(number, statement, locks, files)
 
-    def _see(self, statement: Statement, locks: set[tuple[int, str]], files: dict[int, int]) -> Seen:
+    def _see(self, number: int, statement: Statement, locks: set[tuple[int, str]], files: dict[int, int]) -> Seen:
         now = self._locks()
         new = {_written(mode) for _, mode in now - locks}
         held = {_written(mode) for _, mode in now}
@@ -297,11 +299,22 @@ class _Stage:
         rewrites = any(files_now.get(oid, file) != file for oid, file in files.items()) or "rewriting table" in heard
         return Seen(
             lock="" if concurrent else max(taken, key=_strength, default="" if held else "none"),
+            also=self._others(number, now - locks),
             rewrites=rewrites,
             scans="verifying table" in heard or "validating foreign key" in heard,
             # A rewrite builds the table's indexes anew by itself.
             builds_index="building index" in heard and not rewrites and not concurrent,
             proved="are sufficient to prove" in heard,
+        )
+
+    def _others(self, number: int, taken: set[tuple[int, str]]) -> tuple[str, ...]:
+        """The locks on tables that are not the operation's own and that keep the application from writing."""
+        own = self._migration.operations[number].table
+        return tuple(
+            f"{table} in {_written(mode)}"
+            for table, oid in self._copies.items()
+            for other, mode in sorted(taken)
+            if own is not None and table != own and oid == other and _written(mode) in BLOCKING
         )
 
     def _for_copies(self, text: str) -> tuple[str, str]:

@@ -61,7 +61,7 @@ def rank(
 ) -> tuple[Risk, ...]:
     """The risks of a migration, the highest first."""
     found = [
-        *_of_loss(migration, operations),
+        *_of_loss(migration),
         *_of_fates(fates),
         *_of_rehearsal(examination, operations),
         *_of_growth(examination),
@@ -70,23 +70,23 @@ def rank(
     return tuple(sorted(dict.fromkeys(found), key=lambda risk: LEVELS.index(risk.level)))
 
 
-def _of_loss(migration: Migration, operations: Sequence[Operation]) -> list[Risk]:
+def _of_loss(migration: Migration) -> list[Risk]:
     found: list[Risk] = []
     days = f"{migration.settings.retention_days:g} days"
-    for number, (of, operation) in enumerate(zip(migration.operations, operations, strict=True)):
+    for number, of in enumerate(migration.operations):
         if isinstance(of, definition.DropColumn):
             reason = f"{of.table}.{of.column} is dropped, and its archive is kept for {days}"
             found.append(
                 Risk(level="high", operation=number, reason=reason, remedy="Approve contract once nobody misses it")
             )
-        in_place = operation.rewrite() is not None and isinstance(of, definition.Backfill)
-        if in_place and not migration.settings.journal:
-            reason = f"the old values of {', '.join(of.written)} are not kept"  # type: ignore[union-attr] # `in_place`
+        written = _written_in_place(of)
+        if written and not migration.settings.journal:
+            reason = f"the old values of {', '.join(written)} are not kept"
             found.append(
                 Risk(level="high", operation=number, reason=reason, remedy="Leave `journal` on, or have a backup")
             )
-        elif in_place:
-            reason = f"values are changed in place; the old ones are kept until {days} after the run"
+        elif written:
+            reason = f"{', '.join(written)} is changed in place; the old values are kept until {days} after the run"
             found.append(
                 Risk(level="low", operation=number, reason=reason, remedy="`rollback` brings them back until then")
             )
@@ -102,6 +102,13 @@ def _of_loss(migration: Migration, operations: Sequence[Operation]) -> list[Risk
                 if rule in lint.RULES
             ]
     return found
+
+
+def _written_in_place(of: definition.Operation) -> tuple[str, ...]:
+    """Columns that were there before and whose values a run replaces."""
+    if isinstance(of, definition.SetNotNull):
+        return (of.column,) if of.backfill is not None else ()
+    return of.written if isinstance(of, definition.Backfill) else ()
 
 
 def _of_fates(fates: dict[TableName, tuple[Fate, ...]]) -> list[Risk]:
