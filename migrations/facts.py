@@ -59,6 +59,37 @@ class IndexDefinition:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Twin:
+    """What a second column needs in order to serve in place of one that is there."""
+
+    #: Without a domain, which would have to be proved for every row before the column is filled.
+    type: str
+    #: As written in SQL; empty for the type's own.
+    collation: str = ""
+    #: The DEFAULT, where asking it again gives the same; empty for none.
+    default: str = ""
+    #: The column has a DEFAULT that cannot be asked again, or is an identity.
+    fills_itself: bool = False
+    comment: str = ""
+    #: Privileges on the column itself: which, whose, and whether they may be passed on. An empty name is PUBLIC.
+    grants: tuple[tuple[str, str, bool], ...] = ()
+    #: Its indexes, while it has the new name; and while it has the old one.
+    indexes: tuple[IndexDefinition, ...] = ()
+    indexes_as_old: tuple[IndexDefinition, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            **{
+                **value,
+                "grants": tuple((privilege, grantee, grantable) for privilege, grantee, grantable in value["grants"]),
+                "indexes": tuple(IndexDefinition.from_json(one) for one in value["indexes"]),
+                "indexes_as_old": tuple(IndexDefinition.from_json(one) for one in value["indexes_as_old"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of one operation."""
 
@@ -85,6 +116,8 @@ class Facts:
     index: IndexDefinition | None = None
     #: The columns by which rows are named to people, where the operation walks none.
     named_by: tuple[str, ...] = ()
+    #: The column that has the same values while one is renamed.
+    twin: Twin | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -100,5 +133,6 @@ class Facts:
                 "reads": tuple(value.get("reads", ())),
                 "index": IndexDefinition.from_json(index) if (index := value.get("index")) else None,
                 "named_by": tuple(value.get("named_by", ())),
+                "twin": Twin.from_json(twin) if (twin := value.get("twin")) else None,
             }
         )

@@ -8,6 +8,7 @@ from migrations import definition
 from migrations.operations.add_column import AddColumn
 from migrations.operations.backfill import Backfill
 from migrations.operations.base import Action, Guard, Index, Operation, Statement, Step, Walk
+from migrations.operations.rename_column import RenameColumn
 from migrations.states import Phase
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
             return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.Backfill():
             return Backfill(definition=operation, facts=facts)
+        case definition.RenameColumn():
+            return RenameColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case _:
             raise NotImplementedError(operation.kind)
 

@@ -60,9 +60,6 @@ class SyncTrigger:
         It runs as the role of the run, so that the application needs no right in our schema, and under settings of its own,
         so that an expression means the same whoever writes.
         """
-        tag = "$body$"
-        while tag in body:
-            tag = tag.replace("$body", "$body_")
         settings = sql.SQL(" ").join(
             sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
             for name, value in SEMANTICS.items()
@@ -70,9 +67,7 @@ class SyncTrigger:
         )
         return sql.SQL(
             "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS {body}"
-        ).format(
-            name=self._function, settings=settings, body=sql.SQL(f"{tag}\n{body}\n{tag}")
-        )  # quoted by a tag it does not hold
+        ).format(name=self._function, settings=settings, body=dollar_quoted(body))
 
     @property
     def create(self) -> sql.Composed:
@@ -243,6 +238,14 @@ def assignment(
       -- The application comes first: its statement goes on.
       {instead}
     END;"""  # noqa: S608 - the expression was checked by preflight, names are quoted
+
+
+def dollar_quoted(body: str) -> sql.SQL:
+    """A body of code as one literal, by a tag that it does not hold."""
+    tag = "$body$"
+    while tag in body:
+        tag = tag.replace("$body", "$body_")
+    return sql.SQL(f"{tag}\n{body}\n{tag}")
 
 
 def _changed(side: Side) -> str:
