@@ -264,7 +264,9 @@ def _given(side: Side) -> str:
     if side.default is None:
         return f"CASE WHEN {null} THEN 0 ELSE 2 END"
     default = f"ROW(CAST((\n{side.default}\n) AS {side.type}))::record"
-    return f"CASE WHEN ROW({value})::record OPERATOR(pg_catalog.*=) {default} THEN 0 WHEN {null} THEN 1 ELSE 2 END"
+    # Cast too: a column of a domain is of another type than its domain's base.
+    given = f"ROW(CAST({value} AS {side.type}))::record"
+    return f"CASE WHEN {given} OPERATOR(pg_catalog.*=) {default} THEN 0 WHEN {null} THEN 1 ELSE 2 END"
 
 
 def _new(column: str) -> str:

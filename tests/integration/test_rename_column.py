@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+import yaml
 from fix_runs import expect
 from psycopg import sql
 
@@ -161,12 +162,12 @@ def writing(engine: Engine, *statements: str) -> Iterator[list[psycopg.Error]]:
 
 def test_writers_of_either_name_over_the_whole_run(engine: Engine, jobs: None) -> None:
     """No statement fails, and in no snapshot do the two columns differ once the name may be used."""
-    engine.execute("CREATE SEQUENCE s START 1000")
+    engine.execute("CREATE SEQUENCE s")
     run = engine.enqueue(RENAME % "[switch, contract]")
     by_old = (
         "UPDATE jobs SET total = total + 1 WHERE id % 5 = 0",
-        "WITH gone AS (DELETE FROM jobs WHERE id < nextval('s') - 10 AND id >= 1000) "
-        "INSERT INTO jobs (id, total) VALUES (nextval('s'), 3)",
+        "INSERT INTO jobs (id, total) VALUES (1000 + nextval('s') % 50, 3) ON CONFLICT (id) DO NOTHING",
+        "DELETE FROM jobs WHERE id BETWEEN 1000 AND 1049",
         "INSERT INTO jobs (id, total) VALUES (7, 1) ON CONFLICT (id) DO UPDATE SET total = excluded.total + jobs.total",
     )
     by_new = tuple(statement.replace("total", "revenue") for statement in by_old)
@@ -299,3 +300,362 @@ def test_insert_between_drop_column_and_drop_trigger(engine: Engine, jobs: None)
         expect(engine.drive(run), State.COMPLETED)
     assert errors == []
     assert engine.value("SELECT count(*) FROM jobs WHERE id >= 1000 AND revenue IS DISTINCT FROM 3") == 0
+
+
+# Whatever depends on the column.
+
+EVERYTHING = """
+CREATE TABLE customers (id bigint PRIMARY KEY);
+INSERT INTO customers SELECT generate_series(1, 40);
+CREATE TABLE jobs (
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    total bigint NOT NULL CONSTRAINT positive CHECK (total > 0) REFERENCES customers ON UPDATE CASCADE,
+    twice bigint GENERATED ALWAYS AS (total * 2) STORED,
+    status text NOT NULL DEFAULT 'open'
+);
+INSERT INTO jobs (total) SELECT n FROM generate_series(1, 40) n;
+CREATE VIEW totals AS SELECT id, total FROM jobs;
+CREATE MATERIALIZED VIEW sums AS SELECT sum(total) AS total FROM jobs;
+CREATE FUNCTION total_of(n bigint) RETURNS bigint LANGUAGE sql STABLE
+    BEGIN ATOMIC SELECT j.total FROM jobs j WHERE j.id = n; END;
+CREATE POLICY "all" ON jobs USING (total > 0) WITH CHECK (total > 0 AND total < 1000000);
+CREATE FUNCTION told() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN new; END $$;
+CREATE TRIGGER told AFTER UPDATE OF total ON jobs FOR EACH ROW WHEN (old.total <> new.total) EXECUTE FUNCTION told();
+CREATE STATISTICS dependent (dependencies) ON total, status FROM jobs;
+ALTER TABLE jobs ALTER total SET STATISTICS 77;
+GRANT SELECT (total), UPDATE (total) ON jobs TO PUBLIC;
+COMMENT ON COLUMN jobs.total IS 'what it''s worth: 100%';
+CREATE PUBLICATION thrifty FOR TABLE jobs (id, total) WITH (publish = 'insert');
+ALTER TABLE jobs ADD PRIMARY KEY (id);
+"""
+
+PICTURE = """
+SELECT 'column' AS what, a.attnum || ' ' || attname || ' ' || format_type(atttypid, atttypmod) || attnotnull || attstattarget
+    || coalesce(attacl::text, '-') || coalesce(col_description(attrelid, attnum), '-')
+    || coalesce(pg_get_expr(adbin, adrelid), '-') || attidentity::text || attgenerated::text AS value
+FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE attrelid = 'jobs'::regclass AND a.attnum > 0 AND NOT attisdropped
+UNION ALL SELECT 'constraint', conname || pg_get_constraintdef(oid) || convalidated FROM pg_constraint
+    WHERE conrelid = 'jobs'::regclass OR confrelid = 'jobs'::regclass
+UNION ALL SELECT 'index', pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'jobs'::regclass AND indisvalid
+UNION ALL SELECT 'view', pg_get_viewdef(oid) FROM pg_class WHERE relkind IN ('v', 'm') AND relnamespace = 'public'::regnamespace
+UNION ALL SELECT 'function', pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION ALL SELECT 'function', proname FROM pg_proc WHERE pronamespace = 'backfilld'::regnamespace
+UNION ALL SELECT 'policy', polname || pg_get_expr(polqual, polrelid) || pg_get_expr(polwithcheck, polrelid) FROM pg_policy
+UNION ALL SELECT 'trigger', pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'jobs'::regclass AND NOT tgisinternal
+UNION ALL SELECT 'statistics', pg_get_statisticsobjdef(oid) FROM pg_statistic_ext
+UNION ALL SELECT 'publication', pubname || ' ' || attnames::text FROM pg_publication_tables
+ORDER BY 1, 2
+"""
+
+
+def picture(engine: Engine) -> list[dict[str, Any]]:
+    """All that the catalog says of the table and of what depends on it, and all of ours that is left."""
+    return engine.execute(PICTURE)
+
+
+def renamed(engine: Engine) -> list[dict[str, Any]]:
+    """What a plain ALTER TABLE … RENAME COLUMN makes of it."""
+    with engine.connection.transaction(force_rollback=True):
+        engine.execute("ALTER TABLE jobs RENAME COLUMN total TO revenue")
+        return picture(engine)
+
+
+def test_everything_that_depends_on_the_column_follows_it(engine: Engine) -> None:
+    """In the end the catalog says what a plain RENAME would have made of it: policies on the renamed column included."""
+    engine.execute(EVERYTHING)
+    wanted = renamed(engine)
+    for phase in at_each_phase(engine, RENAME):
+        engine.execute("UPDATE customers SET id = id + 1000 WHERE id = 7")
+        seen = "SELECT revenue, twice, total_of(7), (SELECT v.total FROM totals v WHERE v.id = 7) AS seen FROM jobs WHERE id = 7"
+        assert engine.execute(seen) == [{"revenue": 1007, "twice": 2014, "total_of": 1007, "seen": 1007}]
+        engine.execute("UPDATE customers SET id = 7 WHERE id = 1007")
+        for column in ("total", "revenue") if phase is not Phase.DONE else ():
+            assert engine.value("SELECT twice FROM jobs WHERE id = 9") == 18
+            engine.execute(f"UPDATE jobs SET {column} = 10 WHERE id = 9")
+            assert engine.value("SELECT twice FROM jobs WHERE id = 9") == 20
+            engine.execute(f"UPDATE jobs SET {column} = 9 WHERE id = 9")
+            for value, error in (
+                (-1, psycopg.errors.CheckViolation),
+                (None, psycopg.errors.NotNullViolation),
+                (41, psycopg.errors.ForeignKeyViolation),
+            ):
+                with pytest.raises(error):
+                    engine.execute(f"UPDATE jobs SET {column} = %s WHERE id = 9", value)
+    assert picture(engine) == wanted
+
+
+def steps_to_the_end(engine: Engine) -> int:
+    run = engine.enqueue(RENAME % "[]")
+    steps = 0
+    while engine.run(run).state is not State.COMPLETED:
+        engine.step(batch_rows=25)
+        steps += 1
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    return steps
+
+
+def test_back_from_after_every_step(engine: Engine) -> None:
+    """Until and after contract: the catalog is as it was, and what was written under either name is kept."""
+    engine.execute(EVERYTHING)
+    before = picture(engine)
+    for number in range(steps_to_the_end(engine) + 1):
+        engine.sent.clear()
+        run = engine.enqueue(RENAME % "[]")
+        for _ in range(number):
+            engine.step(batch_rows=25)
+        there = sorted({"total", "revenue"} & columns(engine))
+        for column in there:
+            engine.execute(f"INSERT INTO jobs ({column}) VALUES (%s)", 30 + len(column))
+        commands.rollback(engine.connection, run, actor="ann")
+        expect(engine.drive(run), State.ROLLED_BACK)
+        assert picture(engine) == before, f"after {number} steps"
+        kept = engine.execute("DELETE FROM jobs WHERE id > 40 RETURNING total")
+        assert sorted(row["total"] for row in kept) == sorted(30 + len(column) for column in there)
+
+
+def test_after_contract_writers_of_the_new_name_go_on_until_it_is_gone(engine: Engine, jobs: None) -> None:
+    """The old name comes back with every value, the switch is turned back, and only then the new name goes."""
+    run = engine.enqueue(RENAME % "[]")
+    expect(engine.drive(run), State.COMPLETED)
+    engine.execute("UPDATE jobs SET revenue = revenue + 1000")
+    commands.rollback(engine.connection, run, actor="ann")
+    write = "UPDATE jobs SET revenue = revenue + 1 WHERE id % 5 = 0"
+    with writing(engine, write, write) as errors:
+        expect(engine.drive(run, batch_rows=10), State.ROLLED_BACK)
+    assert {type(error) for error in errors} <= {psycopg.errors.UndefinedColumn}
+    assert columns(engine) == {"id", "status", "total"}
+    assert engine.value("SELECT count(*) FROM jobs WHERE total >= 1000 + id") == ROWS
+
+
+#: DEFAULTs; and what a row holds that was inserted without either name, with NULL for the new one, and with a value for it.
+DEFAULTS: dict[str, tuple[str, object, object]] = {
+    "a constant": ("integer DEFAULT 7", 7, None),
+    "none": ("integer", None, None),
+    "a sequence": ("serial", 41, 41),
+    "an identity": ("integer GENERATED BY DEFAULT AS IDENTITY (START 41)", 41, 41),
+    "of its domain": ("sevens", 7, None),
+    "random": ("integer DEFAULT 5 + random() * 0", 5, 5),
+    "the clock": ("integer DEFAULT extract(year FROM now() + interval '5000 years') / 1000", 7, 7),
+}
+
+
+@pytest.mark.parametrize("case", DEFAULTS)
+def test_defaults(engine: Engine, case: str) -> None:
+    type_, by_default, by_null = DEFAULTS[case]
+    engine.execute("CREATE DOMAIN sevens AS integer DEFAULT 7")
+    engine.execute(f"CREATE TABLE jobs (id bigint PRIMARY KEY, total {type_})")
+    if case == "a sequence":
+        engine.execute("SELECT setval('jobs_total_seq', 40)")
+    for phase in at_each_phase(engine, RENAME):
+        if phase is Phase.DONE:
+            break
+        for column in ("total", "revenue"):
+            engine.execute("DELETE FROM jobs")
+            engine.execute("INSERT INTO jobs (id) VALUES (1)")
+            engine.execute(f"INSERT INTO jobs (id, {column}) VALUES (2, 99)")
+            itself = column == ("total" if phase is Phase.SWITCH else "revenue")
+            if "sequence" not in case and "identity" not in case:
+                engine.execute(f"INSERT INTO jobs (id, {column}) VALUES (3, NULL)")
+                assert engine.value("SELECT total FROM jobs WHERE id = 3") == (None if itself else by_null), column
+                assert engine.value("SELECT total FROM jobs WHERE id = 1") == by_default
+            assert engine.value("SELECT total FROM jobs WHERE id = 2") == 99
+            assert apart(engine) == 0
+    engine.execute("DELETE FROM jobs")
+    engine.execute("INSERT INTO jobs (id) VALUES (1)")
+    assert (engine.value("SELECT revenue FROM jobs") is None) == (by_default is None)
+
+
+def test_composite_key(engine: Engine) -> None:
+    """The table is walked by the very columns of which one is renamed, and its key is changed while that goes on."""
+    engine.execute("CREATE TABLE jobs (total bigint, b text, c text, PRIMARY KEY (b, total))")
+    engine.execute("INSERT INTO jobs SELECT n, n % 3, n FROM generate_series(1, 40) n")
+    run = engine.enqueue(RENAME.replace("lanes: 2", "lanes: 2, walk: keys") % "[contract]")
+    expect(engine.drive(run, batch_rows=7), State.WAITING)
+    engine.execute(
+        "UPDATE jobs SET revenue = revenue + 100 WHERE b = '1'; UPDATE jobs SET total = total + 100 WHERE b = '2'"
+    )
+    assert apart(engine) == 0
+    commands.approve(engine.connection, run, "contract", actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    assert (
+        engine.value("SELECT count(*) FROM jobs WHERE revenue = c::bigint + CASE b WHEN '0' THEN 0 ELSE 100 END") == 40
+    )
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run, batch_rows=7), State.ROLLED_BACK)
+    assert engine.value("SELECT count(*) FROM jobs WHERE total = c::bigint + CASE b WHEN '0' THEN 0 ELSE 100 END") == 40
+
+
+def test_partitions(engine: Engine) -> None:
+    """One of which has its columns in another order; rows are written through the parent and past it, and move."""
+    engine.execute(
+        "CREATE TABLE jobs (id bigint, region text, total numeric, PRIMARY KEY (id, region)) PARTITION BY LIST (region);"
+        "CREATE TABLE jobs_a PARTITION OF jobs FOR VALUES IN ('a');"
+        "CREATE TABLE jobs_b (total numeric, region text NOT NULL, gone int, id bigint NOT NULL);"
+        "ALTER TABLE jobs_b DROP gone; ALTER TABLE jobs ATTACH PARTITION jobs_b FOR VALUES IN ('b');"
+        "INSERT INTO jobs SELECT n, CASE n % 2 WHEN 0 THEN 'a' ELSE 'b' END, n FROM generate_series(1, 40) n"
+    )
+    for phase in at_each_phase(engine, RENAME):
+        for number, column in enumerate(("total", "revenue") if phase is not Phase.DONE else ()):
+            with engine.connect() as application:
+                application.execute("SET session_replication_role = replica")
+                application.execute(f"UPDATE jobs_b SET {column} = {column} + 1 WHERE id < 20".encode())
+                application.execute(f"UPDATE jobs SET region = 'b', {column} = 5 WHERE id = {2 + 2 * number}".encode())
+            with engine.connection.transaction(force_rollback=True):
+                engine.execute("CREATE TABLE jobs_c PARTITION OF jobs FOR VALUES IN ('c')")
+                engine.execute(f"INSERT INTO jobs (id, region, {column}) VALUES (100, 'c', 5)")
+                engine.execute(f"INSERT INTO jobs_c (id, region, {column}) VALUES (101, 'c', 5)")
+                assert engine.value("SELECT count(*) FROM jobs WHERE revenue = 5 AND total = 5 AND region = 'c'") == 2
+            assert apart(engine) == 0
+            engine.execute("UPDATE jobs SET region = 'a' WHERE id % 2 = 0")
+    assert columns(engine, "jobs_b") == {"id", "region", "revenue"}
+
+
+def test_odd_names(engine: Engine) -> None:
+    """Quotes, percent signs, dollars, and 63 bytes."""
+    old, new = 'To"tal %s $body$', "%" + "é" * 31
+    table = sql.Identifier("Odd Schema", 'a%b"c')
+    engine.connection.execute(
+        sql.SQL('CREATE SCHEMA "Odd Schema"; CREATE TABLE {} ("Id %" bigint PRIMARY KEY, {} text DEFAULT {})').format(
+            table, sql.Identifier(old), sql.Literal("it's 100%s")
+        )
+    )
+    engine.connection.execute(sql.SQL('INSERT INTO {} ("Id %") SELECT generate_series(1, 40)').format(table))
+    text = definition.parse(
+        yaml.safe_dump(
+            {
+                "name": "odd",
+                "operations": [{"rename_column": {"table": 'Odd Schema."a%b""c"', "from": old, "to": new}}],
+                "settings": {"approve": ["contract"]},
+            }
+        )
+    )
+    run = commands.enqueue(engine.connection, text, actor="test").run.run
+    expect(engine.drive(run, batch_rows=15), State.WAITING)
+    for number, column in enumerate((old, new)):
+        engine.connection.execute(
+            sql.SQL('INSERT INTO {} ("Id %", {}) VALUES ({}, {})').format(
+                table, sql.Identifier(column), sql.Literal(100 + number), sql.Literal("50%")
+            )
+        )
+    both = sql.SQL("SELECT {} AS a, {} AS b, count(*) AS n FROM {} GROUP BY 1, 2 ORDER BY 3").format(
+        sql.Identifier(old), sql.Identifier(new), table
+    )
+    wanted = [{"a": "50%", "b": "50%", "n": 2}, {"a": "it's 100%s", "b": "it's 100%s", "n": 40}]
+    assert engine.connection.execute(both).fetchall() == wanted
+    commands.approve(engine.connection, run, "contract", actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+
+
+def test_a_role_with_rights_on_the_column_alone_has_them_under_both_names(
+    engine: Engine, plain_role_url: str, jobs: None
+) -> None:
+    role = sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(plain_role_url)["user"]))
+    engine.connection.execute(
+        sql.SQL("GRANT SELECT (id, total), INSERT (id, total), UPDATE (total) ON jobs TO {}").format(role)
+    )
+    for phase in at_each_phase(engine, RENAME):
+        with psycopg.connect(plain_role_url, autocommit=True) as application:
+            for column in ("total", "revenue") if phase is not Phase.DONE else ("revenue",):
+                application.execute(f"UPDATE jobs SET {column} = 5 WHERE id = 7".encode())
+                application.execute(f"INSERT INTO jobs (id, {column}) VALUES (100, 5)".encode())
+                found = application.execute(f"SELECT {column} FROM jobs WHERE id IN (7, 100)".encode()).fetchall()
+                assert found == [(5,), (5,)]
+                engine.execute("DELETE FROM jobs WHERE id = 100")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                application.execute("SELECT status FROM jobs")
+    engine.connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
+
+
+def examined(engine: Engine, text: str = RENAME % "[]") -> tuple[str, str]:
+    """What preflight has to say: reasons for refusal, and warnings."""
+    with connected(engine.url) as connection:
+        found = examine(connection, definition.parse(text))
+    return "\n".join(map(str, found.findings)), "\n".join(found.warnings)
+
+
+#: Tables, operations beside the rename, and what preflight says to them.
+REFUSED = {
+    "no such column": ("totl int", "", "has no column total. Did you mean totl?"),
+    "the name is taken": ("total int, revenue int", "", "has a column revenue already"),
+    "a generated column": ("n int, total int GENERATED ALWAYS AS (n * 2) STORED", "", "is computed by PostgreSQL"),
+    "another operation reads it": (
+        "total int, name text",
+        "- add_column: {table: jobs, column: {name: x, type: int}, backfill: 'Total + 1'}",
+        "operations[1].add_column names total too",
+    ),
+    "another operation writes it": ("total int", "- backfill: {table: jobs, set: {id: 'total'}}", "names total too"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(engine: Engine, case: str) -> None:
+    columns_, beside, wanted = REFUSED[case]
+    engine.execute(f"CREATE TABLE jobs (id bigint PRIMARY KEY, {columns_})")
+    text = (RENAME % "[]").replace("settings:", f"  {beside}\nsettings:") if beside else RENAME % "[]"
+    assert wanted in examined(engine, text)[0]
+
+
+def test_what_is_refused_of_partitions_parents_and_system_columns(engine: Engine) -> None:
+    engine.execute("CREATE TABLE jobs (id bigint, total int, PRIMARY KEY (id, total)) PARTITION BY LIST (total)")
+    assert "total decides in which partition of jobs a row is" in examined(engine)[0]
+    engine.execute(
+        "DROP TABLE jobs; CREATE TABLE parents (total int); CREATE TABLE jobs (id bigint PRIMARY KEY) INHERITS (parents)"
+    )
+    assert "total comes from the parent" in examined(engine)[0]
+    assert "keeps in every table" in examined(engine, (RENAME % "[]").replace("revenue}", "xmin}"))[0]
+    engine.execute("DROP TABLE jobs; CREATE TABLE jobs (id bigint PRIMARY KEY, total int) PARTITION BY LIST (id)")
+    engine.execute("CREATE TABLE jobs_a PARTITION OF jobs DEFAULT; CREATE INDEX ON jobs (total)")
+    assert "an index of a partitioned table cannot be built" in examined(engine)[0]
+
+
+def test_what_is_left_by_a_cancelled_run_is_to_be_taken_back_first(engine: Engine, jobs: None) -> None:
+    run = engine.enqueue(RENAME % "[]")
+    engine.drive(run, until=during(Phase.BACKFILL))
+    commands.cancel(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.CANCELLED)
+    with pytest.raises(Refused, match="take that back first: backfilld rollback revenue"):
+        engine.enqueue(RENAME % "[]")
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    expect(engine.drive(engine.enqueue(RENAME % "[]")), State.COMPLETED)
+
+
+def test_what_a_careful_person_should_know(engine: Engine, jobs: None) -> None:
+    engine.execute(
+        "ALTER TABLE jobs ALTER total SET DEFAULT random();"
+        "CREATE FUNCTION summed() RETURNS numeric LANGUAGE sql AS 'SELECT sum(Total) FROM jobs';"
+        "CREATE FUNCTION other() RETURNS int LANGUAGE sql AS 'SELECT 1 AS totals /* jobs */';"
+        "CREATE FUNCTION elsewhere() RETURNS int LANGUAGE sql AS 'SELECT 1 AS total';"
+        "CREATE FUNCTION called() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.total := 1; RETURN new; END $$;"
+        "CREATE TRIGGER called BEFORE UPDATE OF total ON jobs FOR EACH ROW EXECUTE FUNCTION called();"
+        "CREATE PUBLICATION p FOR TABLE jobs"
+    )
+    refused, warned = examined(engine)
+    assert refused == ""
+    assert "a prepared SELECT * fails once in each connection (0A000)" in warned
+    assert "functions that a trigger of the table calls name total in their text: public.called()." in warned
+    assert "functions that are there name total in their text: public.summed()." in warned
+    assert "the trigger called fires for UPDATE OF total" in warned
+    assert "the DEFAULT of total is no constant" in warned
+    assert "a subscriber without a column revenue stops" in warned
+
+
+def test_somebody_who_made_something_of_the_old_name_keeps_it(engine: Engine, jobs: None) -> None:
+    """PostgreSQL refuses the drop in its own words, and the run fails with all as it was."""
+    run = engine.enqueue(RENAME % "[contract]")
+    expect(engine.drive(run), State.WAITING)
+    engine.execute("CREATE VIEW late AS SELECT total FROM jobs")
+    commands.approve(engine.connection, run, "contract", actor="ann")
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "other objects depend on it" in now.error["message"]
+    engine.execute("UPDATE jobs SET total = 5 WHERE id = 7")
+    assert apart(engine) == 0
+    engine.execute("DROP VIEW late")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
