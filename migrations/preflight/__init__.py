@@ -133,7 +133,7 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
     return replace(facts, keys_because=because)
 
 
-def _examine_case(case: Case) -> Facts:
+def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one for each operation
     """The facts of one operation. Raises Complaint."""
     operation = case.migration.operations[case.number]
     match operation:
