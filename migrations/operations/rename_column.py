@@ -21,7 +21,7 @@ from psycopg import sql
 from migrations.facts import Twin
 from migrations.operations import concurrently
 from migrations.operations.base import Action, Statement, Step, Walk, object_name
-from migrations.operations.sync import BRIEF, created, dropped, fires_last, turned
+from migrations.operations.sync import BRIEF, created, dropped, fires, fires_last, turned
 from migrations.postgres.sync import Pair, Side, SyncTrigger, dollar_quoted
 from migrations.walks.rewrite import Assignment, Rewrite
 
@@ -175,7 +175,7 @@ class RenameColumn:
                 turned(self._trigger, self._body(column=column, twin=twin)),
                 Statement(sql=swap, lock="ACCESS EXCLUSIVE", note="the two columns swap their names; " + BRIEF),
             ),
-            guards=(fires_last(self._trigger),),
+            guards=(fires(self._trigger), fires_last(self._trigger)),
             back=back,
         )
 

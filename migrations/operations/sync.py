@@ -52,3 +52,12 @@ def fires_last(trigger: SyncTrigger) -> Guard:
         problem="the trigger {!r} fires after the sync trigger and could change what it read",
         remedy="Rename it so that its name sorts before a tilde (~)",
     )
+
+
+def fires(trigger: SyncTrigger) -> Guard:
+    """Nobody has disabled the sync trigger meanwhile, as a restore with --disable-triggers does."""
+    return Guard(
+        sql=trigger.silent,
+        problem="the sync trigger {!r} was dropped or disabled, so what was written meanwhile is in one of the columns only",
+        remedy="Take the run back with `backfilld rollback`, and begin again",
+    )

@@ -105,6 +105,16 @@ class SyncTrigger:
         ).format(table=sql.Literal(self.table.identifier.as_string()), trigger=sql.Literal(self.trigger_name))
 
     @property
+    def silent(self) -> sql.Composed:
+        """A query that gives the trigger's name when it is not there, or does not fire for everybody; partitions included."""
+        return sql.SQL(
+            "SELECT {trigger} AS tgname FROM pg_catalog.pg_class c WHERE (c.oid = {table}::pg_catalog.regclass "
+            "OR c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree({table}::pg_catalog.regclass) p)) "
+            "AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = {trigger} "
+            "AND t.tgenabled = 'A')"
+        ).format(table=sql.Literal(self.table.identifier.as_string()), trigger=sql.Literal(self.trigger_name))
+
+    @property
     def trigger_name(self) -> str:
         # Triggers fire in the byte order of their names, and a tilde comes after every letter.
         return f"~backfilld_{self.name}"
