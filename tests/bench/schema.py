@@ -291,7 +291,7 @@ def _behind_a_reader(
         until(
             "the column to be there",
             lambda: database.one(
-                "SELECT count(*) FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'extra'"
+                "SELECT count(*) = 1 FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'extra'"
             ),
         )
         went_on = time.monotonic() - gone
