@@ -39,7 +39,7 @@ from migrations.walks import stride
 from migrations.walks.sizing import REMEMBERED, next_rows, smaller
 from worker import balance, claim, ddl, ladder
 from worker.batch import Batch, Tally, TooManyQuarantined, Work, transaction
-from worker.conductor import Conductor, violates_rule
+from worker.conductor import Conductor, breaks_rule
 from worker.lookout import Blocked, Lookout
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from migrations.events import Observer
     from migrations.messages import LaneMessage
     from migrations.model import Run
-    from migrations.operations import Operation
+    from migrations.operations import Action, Operation
     from migrations.postgres.connect import Connection, Pool
     from migrations.store.lanes import Statement
     from migrations.store.runs import Standing
@@ -108,6 +108,10 @@ class _Known:
         if lane.operation is None:
             return None
         return self.walks.get((lane.kind, lane.operation)) or self.works[lane.operation]
+
+    def conductor(self, connection: Connection, lookout: Lookout) -> Conductor:
+        """The conductor of the run, for one step of its lane."""
+        return Conductor(connection, self.run, self.operations, tuple(self.works.values()), lookout)
 
 
 class Runner:
@@ -297,28 +301,48 @@ class Runner:
 
     def _conduct(self, connection: Connection, known: _Known, claimed: Claimed) -> Ended:
         lane, standing = claimed.lane, claimed.standing
-        works = tuple(known.works.values())
         lookout = Lookout(self._pool, lane, standing, observe=self._observe)
-        conductor = Conductor(connection, known.run, known.operations, works, lookout)
+        conductor = known.conductor(connection, lookout)
         try:
             with lookout.watching(), ddl.together(connection, conductor.pending(standing)):
                 messages = conductor.step(standing)
                 connection.execute("COMMIT")
         except psycopg.Error as exc:
-            if not violates_rule(exc, conductor.pending(standing)):
+            rule = conductor.rule(standing)
+            if rule is None or not breaks_rule(exc):
                 raise
             connection.rollback()
+            return self._take_back(connection, known, claimed, rule, problem=in_words(exc))
+        lookout.put_on_record(connection, committed=True)
+        for event in conductor.events:
+            self._observe(event)
+        return Ended(messages=tuple(messages))
+
+    def _take_back(
+        self, connection: Connection, known: _Known, claimed: Claimed, rule: Action, *, problem: str
+    ) -> Ended:
+        """A row breaks a rule that was to be proved, so the rule does not stand any longer.
+
+        Which rows do is asked before that and in a transaction of its own: the question may take as long as the scan did, and
+        taking the rule back needs a lock that stops the application.
+        """
+        lane, standing = claimed.lane, claimed.standing
+        offenders = None
+        lookout = Lookout(self._pool, lane, standing, observe=self._observe)
+        if known.conductor(connection, lookout).gives_up(standing, rule):
             with transaction(connection):
-                taken = claim.take(connection, lane, standing, look=None, writes="")
-                if not isinstance(taken, claim.Claimed):
+                if not isinstance(claim.take(connection, lane, standing, look=None, writes=""), claim.Claimed):
                     return Ended(messages=())
-                lookout = Lookout(self._pool, taken.lane, taken.standing, observe=self._observe)
-                conductor = Conductor(connection, known.run, known.operations, works, lookout)
-                with lookout.watching():
-                    messages = conductor.walk_again(
-                        taken.standing, reason="a row came in that breaks the constraint being validated"
-                    )
-                    connection.execute("COMMIT")
+                offenders = ddl.offenders(connection, rule)
+        with transaction(connection):
+            taken = claim.take(connection, lane, standing, look=None, writes="")
+            if not isinstance(taken, claim.Claimed):
+                return Ended(messages=())
+            lookout = Lookout(self._pool, taken.lane, taken.standing, observe=self._observe, again_scans=True)
+            conductor = known.conductor(connection, lookout)
+            with lookout.watching():
+                messages = conductor.take_back(taken.standing, rule, problem=problem, offenders=offenders)
+                connection.execute("COMMIT")
         lookout.put_on_record(connection, committed=True)
         for event in conductor.events:
             self._observe(event)
@@ -367,7 +391,7 @@ class Runner:
             self._stop(connection, lane, state, {**error, "message": late, "lane": lane.lane})
             return Left()
         pause = ladder.pause_seconds(wait, lookout.blockers, settings)
-        delay = ladder.next_look_seconds(pause, chance=random.random())  # noqa: S311 - spreading load, not guarding secrets
+        delay = ladder.next_look_seconds(pause, scans=lookout.again_scans, chance=random.random())  # noqa: S311 - spreading load, not guarding secrets
         tried = blocked.sqlstate is not None
         self._postpone(connection, lane, delay_seconds=delay, error={**error, "wait": wait.to_json()}, retried=tried)
         if tried:
