@@ -12,6 +12,7 @@ from migrations import definition
 from migrations.fates import fate
 from migrations.operations import Action, bind, steps
 from migrations.operations.sql import lock_of
+from migrations.postgres.locks import needed
 from migrations.postgres.statements import split
 from migrations.rehearsal import BLOCKING, Place, Seen
 from migrations.risks import Fate, rank
@@ -243,13 +244,12 @@ def _of_step(step: Step, place: Place, rehearsal: Rehearsal | None) -> list[Plan
         text = f"-- {step.kind}: {step.table}"
         return [PlannedAction(sql=text, lock="ROW EXCLUSIVE", note=step.note, operation=place.operation)]
     planned = []
-    if step.locks:
-        tables = ", ".join(table.identifier.as_string() for table in sorted(step.locks, key=str))
+    if (lock := needed(step)) is not None and lock.first:
         planned.append(
             PlannedAction(
-                sql=f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE",
-                lock="ACCESS EXCLUSIVE",
-                note="all at once, and until the step is done",
+                sql=lock.statement.as_string(),
+                lock=lock.mode,
+                note="the strongest that the step needs, at once; gives way after lock_timeout, and tries again",
                 operation=place.operation,
                 step=place.step,
                 hold="brief",
