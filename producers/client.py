@@ -157,6 +157,15 @@ class Client:
         """
         return self._until(run, commands.has_ended_well, timeout=timeout, on_progress=on_progress)
 
+    def wait_for_rollback(
+        self,
+        run: int | str,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Progress:
+        """Return when a run is rolled back. Raises RunStopped when it failed on the way, NotFinished after `timeout` seconds."""
+        return self._until(run, commands.is_rolled_back, timeout=timeout, on_progress=on_progress)
+
     def gate(self, name: str, phase: str | None = None) -> bool:
         """Whether what a migration brings can be relied on: the phase (default: switch) is over, and the data verified.
 

@@ -103,6 +103,13 @@ def has_ended_well(run: Run) -> bool:
     return run.state is State.COMPLETED or (run.state is State.WAITING and gate_is_open)
 
 
+def is_rolled_back(run: Run) -> bool:
+    """Whether everything a run did is taken back. Raises RunStopped when it is not on the way there."""
+    if run.state not in {State.ROLLING_BACK, State.ROLLED_BACK}:
+        raise RunStopped(run)
+    return run.state is State.ROLLED_BACK
+
+
 # --- enqueueing --------------------------------------------------------------------------------------------------------
 
 

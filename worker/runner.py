@@ -38,10 +38,10 @@ from migrations.states import STOPPING, State, allowed
 from migrations.store import events, lanes, runs
 from migrations.walks import stride
 from migrations.walks.sizing import REMEMBERED, next_rows, smaller
-from worker import balance, claim
+from worker import balance, claim, ddl
 from worker.batch import Batch, Tally, TooManyQuarantined, Work, transaction
-from worker.conductor import Conductor, violates_rule
-from worker.index_build import IndexBuilds, Violated
+from worker.conductor import Conductor, breaks_rule
+from worker.index_build import IndexBuilds
 
 if TYPE_CHECKING:
     import threading
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from migrations.events import Observer
     from migrations.messages import LaneMessage
     from migrations.model import Run
-    from migrations.operations import Operation
+    from migrations.operations import Action, Operation
     from migrations.postgres.connect import Connection, Pool
     from migrations.store.lanes import Statement
     from migrations.store.runs import Standing
@@ -103,12 +103,18 @@ class _Known:
     works: Mapping[int, Work]
     #: What the lanes of walks between two steps do, by kind and operation.
     walks: Mapping[tuple[str, int], Work]
+    index_builds: IndexBuilds
 
     def work_of(self, lane: Lane) -> Work | None:
         """What the lane's batches do; None for the conductor."""
         if lane.operation is None:
             return None
         return self.walks.get((lane.kind, lane.operation)) or self.works[lane.operation]
+
+    def conductor(self, connection: Connection, lane: Lane) -> Conductor:
+        """The conductor of the run, for one step of its lane."""
+        works = tuple(self.works.values())
+        return Conductor(connection, self.run, self.operations, works, lane, index_builds=self.index_builds)
 
 
 class Runner:
@@ -168,7 +174,7 @@ class Runner:
             if ran_out_of_time(exc) and time.monotonic() - began < claim.statement_timeout_seconds(lane, standing):
                 return self._give_way(connection, lane)
             return self._recover(connection, lane, exc)
-        except (TooManyQuarantined, Violated) as exc:
+        except TooManyQuarantined as exc:
             return self._pause(connection, lane, exc)
         except runs.Overtaken:
             self._postpone(connection, lane, delay_seconds=0.0)
@@ -295,31 +301,45 @@ class Runner:
 
     def _conduct(self, connection: Connection, known: _Known, claimed: Claimed) -> Ended:
         lane, standing = claimed.lane, claimed.standing
-        conductor = self._conductor(connection, known, lane)
+        conductor = known.conductor(connection, lane)
         try:
             messages = conductor.step(standing)
         except psycopg.Error as exc:
-            if not violates_rule(exc, conductor.pending(standing)):
+            rule = conductor.rule(standing)
+            if rule is None or not breaks_rule(exc):
                 raise
             connection.rollback()
-            with transaction(connection):
-                taken = claim.take(connection, lane, standing, look=None, writes="")
-                if not isinstance(taken, claim.Claimed):
-                    return Ended(messages=())
-                conductor = self._conductor(connection, known, taken.lane)
-                messages = conductor.walk_again(
-                    taken.standing, reason="a row came in that breaks the constraint being validated"
-                )
-                connection.execute("COMMIT")
-        else:
-            connection.execute("COMMIT")
+            return self._take_back(connection, known, claimed, rule, problem=in_words(exc))
+        connection.execute("COMMIT")
         for event in conductor.events:
             self._observe(event)
         return Ended(messages=tuple(messages))
 
-    def _conductor(self, connection: Connection, known: _Known, lane: Lane) -> Conductor:
-        works = tuple(known.works.values())
-        return Conductor(connection, known.run, known.operations, works, lane, index_builds=self._index_builds)
+    def _take_back(
+        self, connection: Connection, known: _Known, claimed: Claimed, rule: Action, *, problem: str
+    ) -> Ended:
+        """A row breaks a rule that was to be proved, so the rule does not stand any longer.
+
+        Which rows do is asked before that and in a transaction of its own: the question may take as long as the scan did, and
+        taking the rule back needs a lock that stops the application.
+        """
+        lane, standing = claimed.lane, claimed.standing
+        offenders = None
+        if known.conductor(connection, lane).gives_up(standing, rule):
+            with transaction(connection):
+                if not isinstance(claim.take(connection, lane, standing, look=None, writes=""), claim.Claimed):
+                    return Ended(messages=())
+                offenders = ddl.offenders(connection, rule)
+        with transaction(connection):
+            taken = claim.take(connection, lane, standing, look=None, writes="")
+            if not isinstance(taken, claim.Claimed):
+                return Ended(messages=())
+            conductor = known.conductor(connection, taken.lane)
+            messages = conductor.take_back(taken.standing, rule, problem=problem, offenders=offenders)
+            connection.execute("COMMIT")
+        for event in conductor.events:
+            self._observe(event)
+        return Ended(messages=tuple(messages))
 
     def _recover(self, connection: Connection, lane: Lane, exc: psycopg.Error) -> Advanced | Ended | Left:
         """An error of PostgreSQL ended the step; nothing of it was kept, unless its COMMIT was on its way."""
@@ -412,16 +432,10 @@ class Runner:
         self._stop(connection, lane, State.FAILED, error)
         return Left()
 
-    def _pause(self, connection: Connection, lane: Lane, exc: TooManyQuarantined | Violated) -> Left:
-        """A person should look: too many rows cannot be converted, or rows break a rule that was to be proved.
-
-        A rollback cannot be paused, so it fails; `resume` goes on with it.
-        """
-        error: dict[str, object] = {"class": "violated", "sqlstate": exc.sqlstate, "message": str(exc)}
-        if isinstance(exc, TooManyQuarantined):
-            error |= {"class": "quarantine", "key": list(exc.key)}
-        goes_back = runs.standing(connection, lane.run).state is State.ROLLING_BACK
-        self._stop(connection, lane, State.FAILED if goes_back else State.PAUSED, error)
+    def _pause(self, connection: Connection, lane: Lane, exc: TooManyQuarantined) -> Left:
+        """Too many rows cannot be converted: a person should look before there are more."""
+        error = {"class": "quarantine", "sqlstate": exc.sqlstate, "message": str(exc), "key": list(exc.key)}
+        self._stop(connection, lane, State.PAUSED, error)
         return Left()
 
     def _stop(self, connection: Connection, lane: Lane, state: State, error: Mapping[str, object]) -> None:
@@ -489,7 +503,9 @@ class Runner:
                 (kind, number): Work.of_walk(operations[number], walk)
                 for (kind, number), walk in walks(operations).items()
             }
-            known = self._known[run] = _Known(run=found, operations=operations, works=works, walks=between)
+            known = self._known[run] = _Known(
+                run=found, operations=operations, works=works, walks=between, index_builds=self._index_builds
+            )
         return known
 
     def _name(self, run: int) -> str:

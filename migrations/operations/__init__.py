@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from migrations import definition
+from migrations.operations.add_check import AddCheck
 from migrations.operations.add_column import AddColumn
+from migrations.operations.add_foreign_key import AddForeignKey
 from migrations.operations.add_unique import AddUnique
 from migrations.operations.backfill import Backfill
 from migrations.operations.base import Action, Guard, Index, Operation, Statement, Step, Walk
 from migrations.operations.create_index import CreateIndex
 from migrations.operations.drop_index import DropIndex
+from migrations.operations.set_not_null import SetNotNull
 from migrations.states import Phase
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
     )
 
 
-def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
+def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # noqa: PLR0911 - one for each operation
     """One operation of a migration with its facts."""
     operation = migration.operations[number]
     match operation:
@@ -38,6 +41,12 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
             return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.Backfill():
             return Backfill(definition=operation, facts=facts)
+        case definition.SetNotNull():
+            return SetNotNull(definition=operation, facts=facts, migration=migration.name, number=number)
+        case definition.AddCheck():
+            return AddCheck(definition=operation, facts=facts)
+        case definition.AddForeignKey():
+            return AddForeignKey(definition=operation, facts=facts)
         case definition.AddUnique():
             return AddUnique(definition=operation, facts=facts)
         case definition.CreateIndex():
