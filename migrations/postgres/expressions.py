@@ -82,6 +82,10 @@ def smuggled(expression: str) -> str | None:
     return "a parenthesis is not closed" if depth else None
 
 
+#: The index that is tried on a copy.
+_PROBE_INDEX = "backfilld_probe_index"
+
+
 def _end_of_comment(text: str, position: int) -> int | None:
     # Comments nest in PostgreSQL.
     depth = 1
@@ -244,18 +248,19 @@ class Probe:
         return True
 
     def _try_index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
+        probe_name = sql.Identifier(_PROBE_INDEX)  # the index's own may be that of its table
         create = sql.SQL("CREATE {}INDEX {} ON {} {}").format(
-            sql.SQL("UNIQUE " if unique else ""), sql.Identifier(name), self._copy, rest
+            sql.SQL("UNIQUE " if unique else ""), probe_name, self._copy, rest
         )
         with self._asking("index", f"the index {name}"):
             self._connection.execute(create)
         (definition,) = [
             one.definition
             for one in indexes.of_table(self._connection, self._own_oid())
-            if one.definition is not None and one.definition.name == name
+            if one.definition is not None and one.definition.name == _PROBE_INDEX
         ]
-        self._connection.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier("pg_temp", name)))
-        return replace(definition, tablespace="")  # temporary tables may have one of their own
+        self._connection.execute(sql.SQL("DROP INDEX pg_temp.{}").format(probe_name))
+        return replace(definition, name=name, tablespace="")  # temporary tables may have a tablespace of their own
 
     def _unrepeatable(self, nodes: str) -> tuple[str, ...]:
         functions = [int(oid) for oid in re.findall(r":(?:funcid|opfuncid|aggfnoid|winfnoid) (\d+)", nodes)]

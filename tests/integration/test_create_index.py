@@ -13,12 +13,18 @@ from fix_daemon import until
 from fix_runs import expect
 from psycopg import sql
 
+from migrations import definition
+from migrations.errors import Refused
+from migrations.events import BatchGaveWay
 from migrations.names import TableName
 from migrations.postgres import indexes
 from migrations.postgres.connect import open_pool
+from migrations.preflight import examine
 from migrations.states import Phase, State
+from monitoring import display, progress
 from producers import commands
 from worker.control import Control
+from worker.give_way import GiveWay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -319,3 +325,232 @@ def test_writers_go_on_during_the_build(engine: Engine) -> None:
     by_index = engine.value("SELECT count(*) FROM jobs WHERE status > ''")
     engine.execute("SET enable_seqscan = on; SET enable_indexscan = off; SET enable_bitmapscan = off")
     assert by_index == engine.value("SELECT count(*) FROM jobs WHERE status > ''")
+
+
+def test_status_shows_how_far_the_build_is_and_whom_it_waits_for(engine: Engine) -> None:
+    run = drive_to_build(engine)
+    with open_writer(engine) as writer:
+        with aside(engine, engine.message(run)):
+            until("the build to wait", lambda: phase_of_build(engine) == "waiting for writers before build")
+            (now,) = progress.read(engine.connection, [engine.run(run)])
+            commands.pause(engine.connection, run, actor="ann")
+        pid = writer.info.backend_pid
+    assert now.index_work is not None
+    assert now.percent < 100
+    told = [now.hold_reason or "", display.line(now)]
+    for line in told:
+        assert f"waits for pid {pid} (idle in transaction" in line
+        assert "UPDATE jobs SET status = status" in line
+    assert 'CREATE INDEX CONCURRENTLY "jobs_status_idx"' in told[1]
+    assert "waiting for writers before build" in told[1]
+    engine.drive(run)
+    assert progress.read(engine.connection, [engine.run(run)])[0].index_work is None
+
+
+def test_the_build_gives_way_to_whoever_waits_for_its_table(engine: Engine) -> None:
+    """A writer that then changes the table would be in a deadlock with the build, and might be the one to lose."""
+    run = drive_to_build(engine)
+    with open_writer(engine) as application, aside(engine, engine.message(run)) as worker:
+        until("the build to wait", lambda: phase_of_build(engine))
+        changing = threading.Thread(
+            target=application.execute, args=("ALTER TABLE jobs ALTER status SET STATISTICS 10",)
+        )
+        changing.start()
+        give_way = GiveWay(observe=engine.events.append)
+        until("the build to go", lambda: give_way.run_once(engine.connection) >= 0 and not worker.is_alive())
+        changing.join(timeout=5)
+        assert not changing.is_alive()
+    assert engine.told(BatchGaveWay)
+    expect(engine.drive(run), State.COMPLETED)
+    assert is_valid(engine)
+
+
+# --- whatever becomes of the worker ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", ["waiting for writers before build", "waiting for old snapshots"])
+@pytest.mark.parametrize("lost", ["the lane", "the build", "both"])
+def test_a_build_whose_connections_are_lost_is_built_by_the_next_worker(engine: Engine, phase: str, lost: str) -> None:
+    """As a killed worker leaves it: INVALID, and perhaps still under way on the server."""
+    run = drive_to_build(engine)
+    names = {
+        "the lane": "backfilld waits for an index%",
+        "the build": "backfilld run=% index",
+        "both": "backfilld %ind%",
+    }
+    holder = open_writer if "writers" in phase else open_snapshot
+    with holder(engine), aside(engine, engine.message(run)):
+        until("the build to wait", lambda: phase_of_build(engine) == phase)
+        engine.execute(
+            "SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity "
+            "WHERE application_name LIKE %s AND datname = current_database() OFFSET 0) theirs",
+            names[lost],
+        )
+    assert engine.run(run).state is State.RUNNING
+    expect(engine.drive(run), State.COMPLETED)
+    assert is_valid(engine)
+    assert engine.value(BUILDING) == 0
+
+
+def test_a_build_that_a_dead_worker_left_running_is_ended_first(engine: Engine) -> None:
+    run = drive_to_build(engine)
+    orphan = engine.connect()
+    orphan.execute("SELECT set_config('application_name', %s, false)", [f"backfilld run={run} lane=0 seq=1 index"])
+    failures: list[psycopg.Error] = []
+
+    def build() -> None:
+        try:
+            orphan.execute('CREATE INDEX CONCURRENTLY "jobs_status_idx" ON public.jobs USING btree (status)')
+        except psycopg.Error as exc:
+            failures.append(exc)
+
+    with open_snapshot(engine) as holder:
+        left = threading.Thread(target=build)
+        left.start()
+        until("the orphan to wait", lambda: phase_of_build(engine) == "waiting for old snapshots")
+        with aside(engine, engine.message(run)):
+            left.join(timeout=20)
+            assert isinstance(failures[0], psycopg.errors.AdminShutdown)
+            until("its successor to wait", lambda: phase_of_build(engine) == "waiting for old snapshots")
+            holder.execute("COMMIT")
+    expect(engine.drive(run), State.COMPLETED)
+    assert is_valid(engine)
+
+
+def test_an_index_that_is_there_already_is_not_built_twice(engine: Engine) -> None:
+    """The worker was killed between the build and its checkpoint."""
+    run = drive_to_build(engine)
+    engine.execute(f"CREATE INDEX {NAME} ON jobs (status)")
+    there = index(engine)
+    expect(engine.drive(run), State.COMPLETED)
+    assert index(engine) == there
+
+
+@pytest.mark.parametrize(
+    "other", ["CREATE INDEX {} ON jobs (id)", "CREATE INDEX {} ON others (status)", "CREATE VIEW {} AS SELECT 1"]
+)
+def test_what_somebody_else_made_under_the_name_is_left_alone(engine: Engine, other: str) -> None:
+    """By the build and by the way back."""
+    engine.execute("CREATE TABLE others (status text)")
+    run = drive_to_build(engine)
+    engine.execute(other.format(NAME))
+    there = index(engine)
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert NAME in now.error["message"]
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert index(engine) == there
+
+
+def test_an_invalid_leftover_is_removed_and_built_anew(engine: Engine) -> None:
+    run = drive_to_build(engine, UNIQUE)
+    engine.execute("UPDATE jobs SET status = 'same' WHERE id < 3")
+    with engine.connect() as other, pytest.raises(psycopg.errors.UniqueViolation):
+        other.execute(f"CREATE UNIQUE INDEX CONCURRENTLY {NAME} ON jobs (status)")
+    there = index(engine)
+    assert there is not None
+    assert not there.valid
+    engine.execute("UPDATE jobs SET status = id::text WHERE id < 3")
+    expect(engine.drive(run), State.COMPLETED)
+    now = index(engine)
+    assert now is not None
+    assert now.valid
+    assert now.oid != there.oid
+
+
+@pytest.mark.parametrize("phase", [Phase.EXPAND, Phase.BACKFILL, Phase.VERIFY, Phase.SWITCH, Phase.CONTRACT])
+def test_back_from_every_phase(engine: Engine, phase: Phase) -> None:
+    run = engine.enqueue(CREATE)
+    engine.drive(run, until=lambda run: run.phase is phase)
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert index(engine) is None
+
+
+# --- duplicates --------------------------------------------------------------------------------------------------------
+
+
+def test_duplicates_pause_the_run_with_their_keys_and_nothing_is_left(engine: Engine) -> None:
+    engine.execute("UPDATE jobs SET status = 'same' WHERE id IN (7, 77)")
+    run = engine.enqueue(UNIQUE)
+    now = engine.drive(run)
+    expect(now, State.PAUSED)
+    assert now.error is not None
+    assert now.error["class"] == "violated"
+    for part in ("Key (status)=(same) is duplicated", "7, 77", "backfilld resume"):
+        assert part in now.error["message"]
+    assert index(engine) is None, "one that is INVALID would refuse duplicates of the application's"
+    engine.execute("INSERT INTO jobs VALUES (1000, 'same')")
+
+    engine.execute("UPDATE jobs SET status = 'other ' || id WHERE status = 'same'")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        engine.execute("INSERT INTO jobs VALUES (1001, 'other 7')")
+
+
+def test_a_run_paused_by_duplicates_can_be_rolled_back(engine: Engine) -> None:
+    """With another index of the same file that was built already."""
+    engine.execute("UPDATE jobs SET status = 'same' WHERE id IN (7, 77)")
+    first = create(name="first_idx", columns=["status", "id"])
+    run = engine.enqueue(migration(first, create(unique=True)))
+    expect(engine.drive(run), State.PAUSED)
+    assert index(engine, "first_idx") is not None
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert (index(engine), index(engine, "first_idx")) == (None, None)
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a name in use": (
+        {"name": "jobs_pkey"},
+        "there is an index of jobs called jobs_pkey already",
+        "Choose another name",
+    ),
+    "a table's name": ({"name": "jobs"}, "there is a table called jobs already", "Choose another name"),
+    "the same index": ({"name": "there"}, "there already", "remove the operation"),
+    "no column": ({"columns": ["stat"]}, 'column "stat" does not exist', ""),
+    "no method": ({"method": "btre"}, 'access method "btre" does not exist', ""),
+    "two statements": ({"on": "status); DROP TABLE jobs; --"}, "`on` is not one list or expression", ""),
+    "a condition that is none": ({"where": "status"}, "argument of WHERE must be type boolean", ""),
+    "partitioned": ({"table": "parts", "columns": ["id"]}, "parts is partitioned", "ATTACH PARTITION"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_a_remedy(engine: Engine, case: str) -> None:
+    engine.execute("CREATE INDEX there ON jobs (status)")
+    engine.execute("CREATE TABLE parts (id bigint PRIMARY KEY) PARTITION BY RANGE (id)")
+    also, problem, remedy = REFUSED[case]
+    with pytest.raises(Refused) as refused:
+        engine.enqueue(migration(create(**also)))
+    assert problem in str(refused.value)
+    assert remedy in str(refused.value)
+
+
+def test_two_indexes_of_one_name_are_refused(engine: Engine) -> None:
+    with pytest.raises(Refused, match="an earlier operation of the file makes"):
+        engine.enqueue(migration(create(), create(columns=["id"])))
+
+
+def test_an_index_that_does_the_same_is_told_of(engine: Engine) -> None:
+    engine.execute("CREATE INDEX there ON jobs (status)")
+    found = examine(engine.connection, definition.parse(CREATE))
+    assert found.findings == []
+    assert any("the index there is the same" in warning for warning in found.warnings)
+
+
+def test_what_a_cancelled_run_left_is_taken_over(engine: Engine) -> None:
+    run = drive_to_build(engine)
+    with open_writer(engine), aside(engine, engine.message(run)):
+        until("the build to wait", lambda: phase_of_build(engine))
+        commands.cancel(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.CANCELLED)
+    assert index(engine) is not None
+    again = engine.enqueue(CREATE)
+    expect(engine.drive(again), State.COMPLETED)
+    assert is_valid(engine)
