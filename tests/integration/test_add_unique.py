@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from fix_daemon import until
+from fix_indexes import aside, open_writer, phase_of_build, to_build
 from fix_runs import expect
 from psycopg import sql
-from test_create_index import aside, open_writer, phase_of_build, to_build
 
 from migrations import definition
 from migrations.errors import Refused
@@ -149,7 +149,7 @@ def test_what_cannot_be_is_refused(engine: Engine) -> None:
     engine.execute("ALTER TABLE users ADD CONSTRAINT there CHECK (id > 0)")
     with pytest.raises(Refused, match="users has a constraint there already: CHECK"):
         engine.enqueue(unique(name="there"))
-    with pytest.raises(Refused, match='column "nothing" named in key does not exist|column "nothing" does not exist'):
+    with pytest.raises(Refused, match='column "nothing" does not exist'):
         engine.enqueue(unique(columns=["nothing"]))
     found = examine(engine.connection, definition.parse(unique()))
     assert any("rows in which email is NULL are not held to the constraint" in one for one in found.warnings)

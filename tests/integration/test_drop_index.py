@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 from fix_daemon import until
+from fix_indexes import BUILDING, aside, index, open_writer
 from fix_runs import expect
 from psycopg import sql
-from test_create_index import BUILDING, aside, index, open_writer
 
 from migrations import definition
 from migrations.errors import Refused
@@ -45,7 +45,7 @@ def jobs(engine: Engine) -> None:
 
 
 def make(engine: Engine, text: str, name: str = NAME) -> None:
-    engine.connection.execute(sql.SQL(text).format(sql.Identifier(name)))  # type: ignore[arg-type] # a test's own text
+    engine.connection.execute(sql.SQL(text).format(sql.Identifier(name)))
 
 
 def definition_of(engine: Engine) -> str:
@@ -55,16 +55,16 @@ def definition_of(engine: Engine) -> str:
 @pytest.mark.parametrize("case", DEFINITIONS)
 def test_an_index_is_dropped_and_comes_back_as_it_was(engine: Engine, case: str) -> None:
     make(engine, DEFINITIONS[case])
-    engine.execute(f"COMMENT ON INDEX {NAME} IS 'for the page of open jobs; 100 %%''s'")
+    engine.execute(f"COMMENT ON INDEX {NAME} IS 'for the page of open jobs; 100 %''s'")
     before = definition_of(engine)
     run = engine.enqueue(drop())
     expect(engine.drive(run), State.COMPLETED)
-    assert index(engine) is None
+    assert index(engine, NAME) is None
 
     commands.rollback(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.ROLLED_BACK)
     assert definition_of(engine) == before
-    found = index(engine)
+    found = index(engine, NAME)
     assert found is not None
     assert found.valid
     assert engine.value("SELECT obj_description(%s::regclass)", NAME) == "for the page of open jobs; 100 %'s"
@@ -74,21 +74,21 @@ def test_it_waits_for_approval_by_default(engine: Engine) -> None:
     make(engine, DEFINITIONS["columns"])
     run = engine.enqueue(drop(approve=("contract",)))
     expect(engine.drive(run), State.WAITING)
-    assert index(engine) is not None
+    assert index(engine, NAME) is not None
     commands.approve(engine.connection, run, "contract", actor="ann")
     expect(engine.drive(run), State.COMPLETED)
-    assert index(engine) is None
+    assert index(engine, NAME) is None
 
 
 @pytest.mark.parametrize("phase", [Phase.EXPAND, Phase.BACKFILL, Phase.VERIFY, Phase.SWITCH, Phase.CONTRACT])
 def test_back_from_every_phase(engine: Engine, phase: Phase) -> None:
     make(engine, DEFINITIONS["partial"])
-    there = index(engine)
+    there = index(engine, NAME)
     run = engine.enqueue(drop())
     engine.drive(run, until=lambda run: run.phase is phase)
     commands.rollback(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.ROLLED_BACK)
-    assert index(engine) == there
+    assert index(engine, NAME) == there
 
 
 def test_a_pause_and_a_rollback_in_the_middle_of_the_drop(engine: Engine) -> None:
@@ -107,7 +107,7 @@ def test_a_pause_and_a_rollback_in_the_middle_of_the_drop(engine: Engine) -> Non
         commands.rollback(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.ROLLED_BACK)
     assert definition_of(engine) == before
-    found = index(engine)
+    found = index(engine, NAME)
     assert found is not None
     assert found.valid
 
@@ -122,11 +122,11 @@ def test_the_way_back_meets_duplicates_that_came_meanwhile(engine: Engine) -> No
     expect(now, State.FAILED)
     assert now.error is not None
     assert "Key (status)=(open 7) is duplicated" in now.error["message"]
-    assert index(engine) is None
+    assert index(engine, NAME) is None
     engine.execute("DELETE FROM jobs WHERE id = 1000")
     commands.resume(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.ROLLED_BACK)
-    assert index(engine) is not None
+    assert index(engine, NAME) is not None
 
 
 def test_an_index_that_became_another_is_left_alone(engine: Engine) -> None:
@@ -134,12 +134,12 @@ def test_an_index_that_became_another_is_left_alone(engine: Engine) -> None:
     run = engine.enqueue(drop())
     engine.execute(f"DROP INDEX {NAME}")
     make(engine, DEFINITIONS["hash"])
-    there = index(engine)
+    there = index(engine, NAME)
     now = engine.drive(run)
     expect(now, State.FAILED)
     assert now.error is not None
     assert "is not what it was" in now.error["message"]
-    assert index(engine) == there
+    assert index(engine, NAME) == there
 
 
 def test_an_invalid_index_can_be_dropped(engine: Engine) -> None:
@@ -147,7 +147,7 @@ def test_an_invalid_index_can_be_dropped(engine: Engine) -> None:
     with engine.connect() as other, pytest.raises(psycopg.errors.UniqueViolation):
         other.execute(f"CREATE UNIQUE INDEX CONCURRENTLY {NAME} ON jobs (status)")
     expect(engine.drive(engine.enqueue(drop())), State.COMPLETED)
-    assert index(engine) is None
+    assert index(engine, NAME) is None
 
 
 def test_readers_and_writers_go_on_while_it_waits(engine: Engine) -> None:

@@ -43,7 +43,7 @@ def tried(engine: Engine, rest: str, *, unique: bool = False) -> IndexDefinition
     table = catalog.describe(engine.connection, ODD)
     assert table is not None
     with probe(engine.connection, table) as trial:
-        return trial.index(ODD_INDEX, sql.SQL(rest), unique=unique)  # type: ignore[arg-type] # a test's own text
+        return trial.index(ODD_INDEX, sql.SQL(rest), unique=unique)
 
 
 @pytest.mark.parametrize("case", RESTS)
