@@ -62,10 +62,9 @@ class RenameColumn:
         return (self._added(self.new, column=self.old, back=(self._gone(self.new),)),)
 
     def verify(self) -> tuple[Step, ...]:
-        named_by = [column.name for column in self.facts.key]
         analyze = sql.SQL("ANALYZE {} ({})").format(self.table.identifier, sql.Identifier(self.new))
         return (
-            *(concurrently.build(self.table, index, named_by=named_by) for index in self._twin.indexes),
+            *(concurrently.build(self.table, index, key=self.facts.key) for index in self._twin.indexes),
             Action(
                 table=self.table,
                 statements=(
