@@ -20,9 +20,10 @@ from psycopg import sql
 
 from migrations.facts import Twin
 from migrations.operations import concurrently
-from migrations.operations.base import Action, Statement, Step, Walk, object_name
-from migrations.operations.sync import BRIEF, created, dropped, fires, fires_last, turned
-from migrations.postgres.sync import Pair, Side, SyncTrigger, dollar_quoted
+from migrations.operations.base import Action, Keeps, Statement, Step, Walk, object_name
+from migrations.operations.rules import BRIEF
+from migrations.operations.sync import created, dropped, fires, fires_last, turned
+from migrations.postgres.sync import Pair, Side, SyncTrigger
 from migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
@@ -160,20 +161,21 @@ class RenameColumn:
     def _swapped(self, *, column: str, twin: str) -> Action:
         """The column gets this name, and its twin that one, which are each other's until then."""
         aside = object_name("backfilld_swap", self.migration, self.number)
-        renames = sql.SQL("\n").join(
-            sql.SQL("  ALTER TABLE {} RENAME COLUMN {} TO {};").format(
-                self.table.identifier, sql.Identifier(before), sql.Identifier(after)
+        renames = tuple(
+            Statement(
+                sql=sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(
+                    self.table.identifier, sql.Identifier(before), sql.Identifier(after)
+                ),
+                lock="ACCESS EXCLUSIVE",
+                note=BRIEF,
             )
             for before, after in ((twin, aside), (column, twin), (aside, column))
         )
-        # One statement, so that the application waits for one round trip and not for three.
-        swap = sql.SQL("DO {}").format(dollar_quoted(f"BEGIN\n{renames.as_string()}\nEND"))
         return Action(
             table=self.table,
-            statements=(
-                turned(self._trigger, self._body(column=column, twin=twin)),
-                Statement(sql=swap, lock="ACCESS EXCLUSIVE", note="the two columns swap their names; " + BRIEF),
-            ),
+            statements=(turned(self._trigger, self._body(column=column, twin=twin)), *renames),
+            # Both hold the same, so that nothing but the names may be otherwise.
+            keeps=Keeps(renamed=((column, twin), (twin, column))),
         )
 
     def _body(self, *, column: str, twin: str) -> str:

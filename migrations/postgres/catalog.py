@@ -131,16 +131,6 @@ class Nature:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mention:
-    """A function whose body is a text in which a word stands."""
-
-    name: str
-    body: str
-    #: A trigger of the table calls it.
-    of_trigger: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class Backend:
     """The server behind a connection."""
 
@@ -210,12 +200,6 @@ def column_grants(connection: Connection, table: Table, column: str) -> list[tup
 def deferrable_indexes(connection: Connection, table: Table) -> set[str]:
     """The names of indexes that may hold duplicates inside of a transaction."""
     return {row["name"] for row in connection.execute(_SQL["deferrable_indexes"], {"oid": table.oid}).fetchall()}
-
-
-def mentions(connection: Connection, table: Table, word: str) -> list[Mention]:
-    """Functions whose body is a text that holds this word, also as a part of another one."""
-    rows = connection.execute(_SQL["functions_with_text"], {"oid": table.oid, "word": word}).fetchall()
-    return [Mention(**row) for row in rows]
 
 
 def similar_tables(connection: Connection, name: TableName) -> list[tuple[str, str]]:
@@ -301,12 +285,3 @@ def filenode(connection: Connection, name: TableName) -> int | None:
 def sizes(connection: Connection, name: TableName) -> dict[str, int]:
     """`heap_bytes`, with what is stored out of line, and `index_bytes` of a table and its partitions."""
     return dict(connection.execute(_SQL["sizes"], {"table": name.identifier.as_string()}).fetchone() or {})
-
-
-def lock_holders(connection: Connection, name: TableName) -> list[str]:
-    """Who holds a table, in words, the oldest transaction first."""
-    rows = connection.execute(_SQL["lock_holders"], {"table": name.identifier.as_string()}).fetchall()
-    return [
-        f"pid {row['pid']} ({row['state'] or 'background'}, {row['seconds'] or 0:.0f} s): {row['query'] or '-'}"
-        for row in rows
-    ]

@@ -162,15 +162,6 @@ FROM (
 ) d
 ORDER BY 1
 
--- name: lock_holders
--- Who holds a table, oldest transaction first: the ones a DDL statement waits for.
-SELECT a.pid, a.state, left(a.query, 80) AS query,
-       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds
-FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-WHERE l.relation = to_regclass(%(table)s::text) AND l.granted AND l.pid <> pg_backend_pid()
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-ORDER BY a.xact_start NULLS LAST LIMIT 3
-
 -- name: view_reads
 -- What a probe view reads: columns of its table by name, and other relations with their row security.
 SELECT d.refobjid::bigint AS oid,
@@ -299,15 +290,3 @@ ORDER BY 2, 1
 SELECT c.relname AS name
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = %(oid)s::bigint::oid AND NOT i.indimmediate
-
--- name: functions_with_text
--- Functions whose body is a text in which a word stands, whatever its case; and whether a trigger of the table calls them.
-SELECT p.oid::regprocedure::text AS name, p.prosrc AS body,
-       EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = %(oid)s::bigint::oid AND t.tgfoid = p.oid) AS of_trigger
-FROM pg_proc p
-JOIN pg_language l ON l.oid = p.prolang
-JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE l.lanname NOT IN ('internal', 'c') AND coalesce(p.prosrc, '') <> ''
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'backfilld') AND n.nspname NOT LIKE 'pg\_temp%%'
-  AND strpos(lower(p.prosrc), lower(%(word)s::text)) > 0
-ORDER BY 1
