@@ -45,7 +45,9 @@ def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
     )
 
 
-def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # noqa: PLR0911 - one for each operation
+def bind_one(  # noqa: PLR0911 - one for each operation
+    migration: Migration, number: int, facts: Facts
+) -> Operation:
     """One operation of a migration with its facts."""
     operation = migration.operations[number]
     match operation:

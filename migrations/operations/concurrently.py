@@ -90,7 +90,7 @@ def _dropped(
 
 def _duplicates(table: TableName, definition: IndexDefinition, *, named_by: Sequence[str]) -> sql.Composed:
     """A query for rows that a unique index cannot hold, each by the values of `named_by`, or by where it is stored."""
-    names = [sql.Identifier(column) for column in named_by] or [sql.SQL("ctid")]
+    names: list[sql.Composable] = [sql.Identifier(column) for column in named_by] or [sql.SQL("ctid")]
     keys = [sql.SQL("({})").format(sql.SQL(key)) for key in definition.keys]
     held = [sql.SQL("({})").format(sql.SQL(definition.where))] if definition.where else []
     # Not a GROUP BY and a join: `=` would be looked up by its name, and a type outside of pg_catalog has its own elsewhere.
