@@ -33,6 +33,32 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexDefinition:
+    """An index, in the words in which PostgreSQL itself writes it under an empty search_path."""
+
+    #: In the schema of its table.
+    name: str
+    unique: bool
+    #: From USING to the end: the access method, columns and expressions, INCLUDE, WITH, WHERE.
+    rest: str
+    #: What it orders by, each column or expression as an operand.
+    keys: tuple[str, ...]
+    #: Its condition; empty when it holds all rows.
+    where: str = ""
+    #: Empty for the database's own.
+    tablespace: str = ""
+    comment: str = ""
+
+    def same_as(self, other: IndexDefinition | None) -> bool:
+        """Whether both are the same for every statement that uses them."""
+        return other is not None and (self.name, self.unique, self.rest) == (other.name, other.unique, other.rest)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(**{**value, "keys": tuple(value["keys"])})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Constraint:
     """A constraint, in the words in which PostgreSQL itself writes it under an empty search_path."""
 
@@ -56,6 +82,9 @@ class Dropped:
     #: (privilege, role, whether it may be granted on); the role is None for PUBLIC.
     grants: tuple[tuple[str, str | None, bool], ...] = ()
     constraints: tuple[Constraint, ...] = ()
+    indexes: tuple[IndexDefinition, ...] = ()
+    #: Of the indexes, the names of those that are UNIQUE constraints.
+    unique: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -64,6 +93,8 @@ class Dropped:
                 **value,
                 "grants": tuple((privilege, role, may_grant) for privilege, role, may_grant in value["grants"]),
                 "constraints": tuple(Constraint(**one) for one in value["constraints"]),
+                "indexes": tuple(IndexDefinition.from_json(one) for one in value["indexes"]),
+                "unique": tuple(value["unique"]),
             }
         )
 
@@ -91,6 +122,10 @@ class Facts:
     adopts: bool = False
     #: Adding the column with its default fills every row at once, without a rewrite.
     default_fills: bool = False
+    #: The index that is built or dropped.
+    index: IndexDefinition | None = None
+    #: The columns by which rows are named to people, where the operation walks none.
+    named_by: tuple[str, ...] = ()
     #: For a column that is to be dropped.
     dropped: Dropped | None = None
 
@@ -106,6 +141,8 @@ class Facts:
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),
                 "reads": tuple(value.get("reads", ())),
+                "index": IndexDefinition.from_json(index) if (index := value.get("index")) else None,
+                "named_by": tuple(value.get("named_by", ())),
                 "dropped": Dropped.from_json(value["dropped"]) if value.get("dropped") else None,
             }
         )

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 from psycopg import errors, sql
 
 from migrations.errors import Finding
+from migrations.postgres import indexes
 from migrations.sql import queries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from migrations.definition import TableName
+    from migrations.facts import IndexDefinition
     from migrations.postgres.catalog import Table
     from migrations.postgres.connect import Connection
 
@@ -195,6 +197,16 @@ class Probe:
         with self._asking("expression", "the update of " + ", ".join(assignments)):
             self._connection.execute(sql.SQL("EXPLAIN UPDATE {} SET {}{}").format(self._copy, sets, condition))
 
+    def index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
+        """Build an index on the copy, and take its definition as PostgreSQL writes it.
+
+        `rest` is what follows the table's name in CREATE INDEX; users' texts in it were found self-contained by `smuggled`.
+        Raises Complaint.
+        """
+        # Written, read and written again: what comes out then is what the table's own index will be found to be.
+        first = self._try_index(name, rest, unique=unique)
+        return self._try_index(name, _raw(first.rest), unique=unique)
+
     def has_equality(self, column: str) -> bool:
         """Whether values of a column can be told apart by `IS DISTINCT FROM`."""
         try:
@@ -207,6 +219,20 @@ class Probe:
         except errors.UndefinedFunction:
             return False
         return True
+
+    def _try_index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
+        create = sql.SQL("CREATE {}INDEX {} ON {} {}").format(
+            sql.SQL("UNIQUE " if unique else ""), sql.Identifier(name), self._copy, rest
+        )
+        with self._asking("index", f"the index {name}"):
+            self._connection.execute(create)
+        (definition,) = [
+            one.definition
+            for one in indexes.of_table(self._connection, self._own_oid())
+            if one.definition is not None and one.definition.name == name
+        ]
+        self._connection.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier("pg_temp", name)))
+        return replace(definition, tablespace="")  # temporary tables may have one of their own
 
     def _unrepeatable(self, nodes: str) -> tuple[str, ...]:
         functions = [int(oid) for oid in re.findall(r":(?:funcid|opfuncid|aggfnoid|winfnoid) (\d+)", nodes)]
@@ -259,6 +285,7 @@ class Complaint(Exception):
         remedy = {
             "type": "Write a type as PostgreSQL does, with its schema when it is not built in (extensions.citext)",
             "default": "Write a constant, or an expression without columns",
+            "index": "Write what CREATE INDEX takes; names outside pg_catalog carry their schema (public.f(x))",
         }.get(
             self.check,
             "Write one SQL expression over the table's columns; names outside pg_catalog carry their schema (public.f(x))",
