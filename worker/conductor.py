@@ -161,6 +161,7 @@ class Conductor:
             rows=done.walked,
             changed=done.changed,
             missing=done.residual,
+            **(kept.left(self._connection, run, operation=walk.operation) if walk.kind == "undo" else {}),
         )
 
     def _must_look_again(self, walk: Walk, done: Walked) -> bool:
@@ -300,6 +301,8 @@ class Conductor:
 
     def _make_backfill_lanes(self, standing: Standing) -> None:
         """As many lanes as the run wants begin at once; more, as for the leaves of a partitioned table, wait for their turn."""
+        if any(work.journal for work in self._works):
+            kept.make_partition(self._connection, "journal", self._run.run)
         planned: list[tuple[Work, TableName, Bounds | Stretch, int]] = []
         total = 0
         for work in self._works:
@@ -325,6 +328,8 @@ class Conductor:
 
     def _make_walk_lanes(self, walk: Walk, standing: Standing) -> int:
         """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
+        if walk.kind == "undo":
+            return self._make_undo_lanes(walk, standing)
         if walk.kind in {"archive", "restore"}:  # a restore may find that nothing was archived
             kept.make_partition(self._connection, "archive", self._run.run)
         table = catalog.describe(self._connection, walk.table)
@@ -344,6 +349,26 @@ class Conductor:
                 pass_=standing.pass_,
                 relation=str(walk.table),
                 bounds=replace(bounds, upto=None) if last else bounds,
+                batch_rows=FIRST_ROWS,
+                rows_expected=rows // len(slices),
+            )
+        return len(slices)
+
+    def _make_undo_lanes(self, walk: Walk, standing: Standing) -> int:
+        """Cut what the journal holds of an operation into lanes; none where nothing was written into it."""
+        run, operation = self._run.run, walk.operation
+        if not kept.has_partition(self._connection, "journal", run):
+            return 0
+        slices, rows = kept.journal_slices(self._connection, run, operation=operation, lanes=standing.settings.lanes)
+        for bounds in slices:
+            lanes.insert(
+                self._connection,
+                run,
+                kind=walk.kind,
+                operation=operation,
+                pass_=standing.pass_,
+                relation=str(walk.table),
+                bounds=bounds,
                 batch_rows=FIRST_ROWS,
                 rows_expected=rows // len(slices),
             )

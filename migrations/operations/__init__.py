@@ -48,7 +48,7 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
         case definition.AddColumn():
             return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.Backfill():
-            return Backfill(definition=operation, facts=facts)
+            return Backfill(definition=operation, facts=facts, number=number)
         case definition.DropColumn():
             return DropColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case _:
