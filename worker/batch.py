@@ -178,19 +178,6 @@ class Batch:
         row = self._connection.execute(*self._work.walk.count(bounds)).fetchone()
         return int(row["rows"]) if row else 0
 
-    def _undo(self, table: KeyWalk, condition: sql.Composable, parameters: list[str]) -> Tally:
-        """Give rows back what the journal says they were."""
-        targets = self._work.operation.facts.targets
-        query = keep.undoing(self._work.walk, table, targets, condition, operation=self._work.number)
-        row = self._connection.execute(query, parameters).fetchone()
-        return Tally(changed=int(row["changed"]) if row else 0)
-
-    def _count_unarchived(self, condition: sql.Composable, parameters: list[str]) -> int:
-        """Rows that have come since the archive was made."""
-        query = keep.unarchived(self._work.walk, condition, run=self._lane.run, operation=self._work.number)
-        row = self._connection.execute(query, parameters).fetchone()
-        return int(row["rows"]) if row else 0
-
     def retry_one(self) -> Tally | None:
         """Try one row of the quarantine again; None when none is left to try."""
         row = quarantine.next_retry(self._connection, self._lane.run, operation=self._work.number)
@@ -245,18 +232,31 @@ class Batch:
             return Tally(walked=walked, residual=residual - nulls, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls)
         if self._work.archived is not None:
             return self._archive(self._work.archived, condition, parameters)
+        if self._work.undoes is not None:
+            return self._undo(self._work.undoes, condition, parameters)
         tally = self._change(condition, parameters)
-        return (
-            replace(tally, residual=self._count_unarchived(condition, parameters))
-            if self._lane.kind == "restore"
-            else tally
-        )
+        if self._lane.kind == "restore":
+            tally = replace(tally, residual=self._count_unarchived(condition, parameters))
+        return tally
 
     def _archive(self, archived: Archived, condition: sql.Composable, parameters: list[str]) -> Tally:
         """Copy into the archive what it does not have as it is."""
         query = keep.archiving(self._work.walk, archived, condition, run=self._lane.run, operation=self._work.number)
         row = self._connection.execute(query, parameters).fetchone() or {}
         return Tally(changed=row["changed"], residual=row["missing"])
+
+    def _undo(self, table: KeyWalk, condition: sql.Composable, parameters: list[str]) -> Tally:
+        """Give rows back what the journal says they were."""
+        targets = self._work.operation.facts.targets
+        query = keep.undoing(self._work.walk, table, targets, condition, operation=self._work.number)
+        row = self._connection.execute(query, parameters).fetchone()
+        return Tally(changed=int(row["changed"]) if row else 0)
+
+    def _count_unarchived(self, condition: sql.Composable, parameters: list[str]) -> int:
+        """Rows that have come since the archive was made."""
+        query = keep.unarchived(self._work.walk, condition, run=self._lane.run, operation=self._work.number)
+        row = self._connection.execute(query, parameters).fetchone()
+        return int(row["rows"]) if row else 0
 
     def _change(self, condition: sql.Composable, parameters: list[Any]) -> Tally:  # Any: key values
         """Change the rows that need work, by SQL or by a function."""
