@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from psycopg import sql
@@ -11,11 +12,13 @@ from migrations.model import Bounds
 from migrations.names import TableName
 from migrations.postgres import catalog
 from migrations.sql import queries
+from migrations.store import events
 from migrations.walks.keys import KeyWalk, split_within
 
 if TYPE_CHECKING:
     from migrations.model import Key
     from migrations.postgres.connect import Connection
+    from migrations.store.runs import Held
 
 _SQL = queries("kept")
 
@@ -83,3 +86,39 @@ def left(connection: Connection, run: int, *, operation: int) -> dict[str, Any]:
         {"operation": operation, "most": MOST_KEYS},
     ).fetchone()
     return {"left": row["rows"], "keys": row["keys"]} if row else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purged:
+    """What was kept for a run, and is not any more."""
+
+    run: int
+    name: str
+    journal_bytes: int
+    archive_bytes: int
+    misfits: int
+
+
+def overdue(connection: Connection) -> list[int]:
+    """Runs whose old values have been kept for as long as they were to be."""
+    return [row["run"] for row in connection.execute(_SQL["overdue"]).fetchall()]
+
+
+def size(connection: Connection, run: int) -> dict[str, int]:
+    """`journal_bytes`, `archive_bytes` and `misfits` of a run."""
+    return dict(connection.execute(_SQL["kept"], {"run": run}).fetchone() or {})
+
+
+def purge(connection: Connection, held: Held, *, actor: str) -> Purged:
+    """Drop what is kept for a run that this transaction holds; there is no way back to its old values from then on.
+
+    A partition's end locks the parent for a moment. Lanes lock it only for their session's first row, so that hardly anybody is
+    in the way, and whoever is keeps us waiting no longer than the caller's lock_timeout. Files go after the locks.
+    """
+    kept = size(connection, held.run)
+    for table in (partition("journal", held.run), partition("archive", held.run)):
+        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table.identifier))
+    connection.execute(_SQL["forget_misfits"], {"run": held.run})
+    connection.execute(_SQL["set_purged"], {"run": held.run})
+    events.record(connection, held.run, actor=actor, what="run.purged", **kept)
+    return Purged(run=held.run, name=held.name, **kept)
