@@ -8,6 +8,9 @@ contract  the sync trigger goes, first its function's body, so that no statement
 
 Until contract the column is computed: the trigger gives each inserted or updated row the expression's value, whoever wrote it.
 A value that cannot be computed becomes NULL rather than an error of the application's; verify finds the row.
+
+From contract on, and without `backfill:` from the beginning, the application may write into the column. A run that goes back
+from there archives the column before it drops it.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from migrations.operations.base import Action, Guard, Statement, Step, object_name
+from migrations.operations.base import Action, Archived, Guard, Statement, Step, Walk, object_name
 from migrations.postgres.connect import SEMANTICS
 from migrations.walks.rewrite import Assignment, Rewrite
 
@@ -73,7 +76,9 @@ class AddColumn:
     def expand(self) -> tuple[Step, ...]:
         statements = [*self._column_statements()]
         if self.definition.backfill is None:
-            return (Action(table=self.table, statements=tuple(statements), back=(self._gone(),)),) if statements else ()
+            # Nothing computes the column, so what is in it may be the application's from the beginning.
+            back = (*self._keep(), self._gone())
+            return (Action(table=self.table, statements=tuple(statements), back=back),) if statements else ()
         statements += [
             Statement(sql=self._function(self._body()), lock="none"),
             Statement(sql=self._trigger_statement(), lock="SHARE ROW EXCLUSIVE", note=_BRIEF),
@@ -152,6 +157,7 @@ class AddColumn:
                         note="the trigger does nothing from here on",
                     ),
                 ),
+                back=self._keep(),
             ),
             Action(
                 table=self.table,
@@ -246,8 +252,22 @@ END"""  # noqa: S608 - the expression was checked by preflight, names are quoted
         drop = sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL").format(self.table.identifier, self._column)
         return Statement(sql=drop, lock="ACCESS EXCLUSIVE", note=_BRIEF)
 
+    def _keep(self) -> tuple[Step, ...]:
+        """Before the column goes on the way back: what the application has written into it is archived."""
+        if not self.facts.key:
+            return ()
+        walk = Walk(
+            kind="archive",
+            operation=self.number,
+            table=self.table,
+            key=self.facts.key,
+            archived=Archived(old=self.definition.column.name),
+            note="what the application wrote into the column is kept in the archive",
+        )
+        return (walk,)
+
     def _gone(self) -> Action:
-        """Take away all that expand added; what the column holds until contract is computed, so nothing is lost."""
+        """Take away all that expand added; what the column holds is computed, or was archived before."""
         drop_trigger = sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(self._trigger, self.table.identifier)
         drop_function = sql.SQL("DROP FUNCTION IF EXISTS {}()").format(self._function_name)
         drop_column = sql.SQL("ALTER TABLE {} DROP COLUMN IF EXISTS {}").format(self.table.identifier, self._column)

@@ -37,7 +37,13 @@ def examine(case: Case, operation: AddColumn) -> Facts:
         targets=(Target(column=column, type=type_, as_text=not trial.has_equality(column)),),
         default_fills=default_fills and operation.backfill is None,
         adopts=adopts and present is not None,
+        key=table.keys[0].columns if table.keys else (),
     )
+    if not table.keys:
+        case.warn(
+            f"{table.name} has no key by which rows could be archived: what the application writes into {column} is lost "
+            "should the run be rolled back"
+        )
     if operation.default is not None:
         trial.analyse(operation.default, what="the default")
     if expression is None:
