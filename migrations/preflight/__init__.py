@@ -14,7 +14,7 @@ from migrations.facts import Facts
 from migrations.operations import bind, bind_one
 from migrations.postgres import catalog, pooler
 from migrations.postgres.expressions import Complaint, probe
-from migrations.preflight import add_column, backfill, drop_column
+from migrations.preflight import add_check, add_column, add_foreign_key, backfill, drop_column, set_not_null
 from migrations.preflight.findings import Case, Examination
 from migrations.preflight.surroundings import tell_of_surroundings
 from migrations.preflight.tables import check_table, find_table
@@ -133,7 +133,7 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
     return replace(facts, keys_because=because)
 
 
-def _examine_case(case: Case) -> Facts:
+def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one case for each operation
     """The facts of one operation. Raises Complaint."""
     operation = case.migration.operations[case.number]
     match operation:
@@ -143,6 +143,12 @@ def _examine_case(case: Case) -> Facts:
             return backfill.examine(case, operation)
         case definition.DropColumn():
             return drop_column.examine(case, operation)
+        case definition.SetNotNull():
+            return set_not_null.examine(case, operation)
+        case definition.AddCheck():
+            return add_check.examine(case, operation)
+        case definition.AddForeignKey():
+            return add_foreign_key.examine(case, operation)
         case _:
             case.refuse("operation", f"{operation.kind} is not there yet", "Wait for it")
             return Facts(relation=str(case.table.name))
