@@ -130,6 +130,10 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
             f"{case.table.name} cannot be walked by pages, because {because}",
             "Remove `walk: pages` from the settings; it is walked by key then",
         )
+    if bind_one(case.migration, case.number, facts).undo() and not case.migration.settings.journal:
+        case.warn(
+            "with `journal: off` nothing is kept of what it replaces: once rows are changed, this run cannot be rolled back"
+        )
     return replace(facts, keys_because=because)
 
 

@@ -29,6 +29,7 @@ from bench import (  # noqa: E402 - see above
     busy,
     control,
     give_way,
+    journal,
     matrix,
     memory,
     page,
@@ -66,6 +67,7 @@ MEASUREMENTS: dict[str, Callable[[Stage, Effort], Section]] = {
     "replica": replica.measure,
     "transform": transform.measure,
     "trigger": trigger.measure,
+    "journal": journal.measure,
 }
 
 
