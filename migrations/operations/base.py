@@ -45,7 +45,8 @@ class Action:
     #: The table they are about; None for raw SQL that names none.
     table: TableName | None
     statements: tuple[Statement, ...]
-    #: Tables that are locked in ACCESS EXCLUSIVE mode before the first statement, all at once and in the order of their names.
+    #: Tables that are locked before the first statement, all at once and in the order of their names, with the strongest lock
+    #: that any of the statements takes, and `table` with them; see `migrations.postgres.locks`.
     locks: tuple[TableName, ...] = ()
     guards: tuple[Guard, ...] = ()
     #: Reads the whole table, under a lock that lets the application go on; runs without a time limit.
