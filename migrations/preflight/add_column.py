@@ -39,7 +39,6 @@ def examine(case: Case, operation: AddColumn) -> Facts:
         targets=(Target(column=column, type=type_, as_text=not trial.has_equality(column)),),
         default_fills=default_fills and operation.backfill is None,
         adopts=adopts and present is not None,
-        key=table.keys[0].columns if table.keys else (),
     )
     if not table.keys:
         case.warn(
