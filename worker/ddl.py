@@ -10,6 +10,7 @@ from psycopg.rows import tuple_row
 
 from migrations.errors import Finding, Refused
 from migrations.operations import Action
+from migrations.postgres import fingerprint
 from migrations.postgres.expressions import smuggled
 from migrations.postgres.locks import needed
 from migrations.postgres.outcomes import classify
@@ -17,8 +18,10 @@ from migrations.postgres.outcomes import classify
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from migrations.names import TableName
     from migrations.operations import Statement, Step
     from migrations.postgres.connect import Connection
+    from migrations.postgres.fingerprint import Difference
 
 
 @contextmanager
@@ -49,6 +52,7 @@ def execute(connection: Connection, action: Action) -> None:
     if action.scans:
         # Long, under a lock that lets the application go on; a pause cancels it.
         connection.execute("SET LOCAL statement_timeout = 0")
+    before = fingerprint.read(connection, action.table) if action.keeps and action.table else frozenset()
     for statement in action.statements:
         cursor = connection.execute(statement.sql)
         if action.looks_for and cursor.fetchone() is not None:
@@ -61,6 +65,22 @@ def execute(connection: Connection, action: Action) -> None:
             raise Refused(
                 [Finding("guard", f"{action.table}: {guard.problem.replace('{!r}', repr(value))}", guard.remedy)]
             )
+    if action.keeps and action.table:
+        _check_kept(action.table, fingerprint.compare(before, fingerprint.read(connection, action.table), action.keeps))
+
+
+def _check_kept(table: TableName, difference: Difference) -> None:
+    """Raises Refused when something is otherwise that nobody asked to change; the transaction is rolled back by it."""
+    if difference:
+        raise Refused(
+            [
+                Finding(
+                    "fingerprint",
+                    f"{table}: this would have changed what it was not asked to ({difference})",
+                    "Nothing was changed. Tell us, with the output of `backfilld plan`; or change what is named by hand first",
+                )
+            ]
+        )
 
 
 def offenders(connection: Connection, rule: Action) -> tuple[str, ...] | None:

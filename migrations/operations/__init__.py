@@ -9,9 +9,11 @@ from migrations.operations.add_check import AddCheck
 from migrations.operations.add_column import AddColumn
 from migrations.operations.add_foreign_key import AddForeignKey
 from migrations.operations.backfill import Backfill
-from migrations.operations.base import Action, Archived, Guard, Index, Operation, Statement, Step, Walk
+from migrations.operations.base import Action, Archived, Guard, Index, Keeps, Operation, Statement, Step, Walk
 from migrations.operations.drop_column import DropColumn
+from migrations.operations.rename_column import RenameColumn
 from migrations.operations.set_not_null import SetNotNull
+from migrations.operations.sql import Sql
 from migrations.states import Phase
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ __all__ = [
     "Archived",
     "Guard",
     "Index",
+    "Keeps",
     "Operation",
     "Statement",
     "Step",
@@ -44,7 +47,9 @@ def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
     )
 
 
-def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
+def bind_one(  # noqa: PLR0911 - one for each operation
+    migration: Migration, number: int, facts: Facts
+) -> Operation:
     """One operation of a migration with its facts."""
     operation = migration.operations[number]
     match operation:
@@ -54,12 +59,16 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
             return Backfill(definition=operation, facts=facts, number=number)
         case definition.DropColumn():
             return DropColumn(definition=operation, facts=facts, migration=migration.name, number=number)
+        case definition.RenameColumn():
+            return RenameColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.SetNotNull():
             return SetNotNull(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.AddCheck():
             return AddCheck(definition=operation, facts=facts)
         case definition.AddForeignKey():
             return AddForeignKey(definition=operation, facts=facts)
+        case definition.Sql():
+            return Sql(definition=operation, facts=facts)
         case _:
             raise NotImplementedError(operation.kind)
 

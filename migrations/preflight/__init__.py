@@ -12,13 +12,23 @@ from typing import TYPE_CHECKING
 from migrations import definition
 from migrations.facts import Facts
 from migrations.operations import bind, bind_one
-from migrations.postgres import catalog, pooler
+from migrations.postgres import catalog, dependents, pooler
 from migrations.postgres.expressions import Complaint, probe
-from migrations.preflight import add_check, add_column, add_foreign_key, backfill, drop_column, set_not_null
+from migrations.preflight import (
+    add_check,
+    add_column,
+    add_foreign_key,
+    backfill,
+    drop_column,
+    rename_column,
+    set_not_null,
+    sql,
+)
 from migrations.preflight.findings import Case, Examination
 from migrations.preflight.surroundings import tell_of_surroundings
 from migrations.preflight.tables import check_table, find_table
 from migrations.preflight.walks import keys_because, with_key
+from migrations.rehearsal import rehearse
 from migrations.walks.forecast import forecast
 
 if TYPE_CHECKING:
@@ -39,6 +49,9 @@ def examine(connection: Connection, migration: Migration) -> Examination:
         found.facts = tuple(
             _examine_operation(connection, found, migration, number) for number in range(len(migration.operations))
         )
+    if not found.findings:
+        found.dependents = {name: dependents.of_table(connection, table) for name, table in found.tables.items()}
+        found.rehearsal = rehearse(connection, found, migration, found.facts)
     if not found.findings:
         found.forecasts = tuple(
             forecast(connection, found.tables[rewrite.table], rewrite, migration.settings)
@@ -78,8 +91,8 @@ def _check_server(connection: Connection, found: Examination, migration: Migrati
 def _examine_operation(connection: Connection, found: Examination, migration: Migration, number: int) -> Facts:
     operation = migration.operations[number]
     place = f"operations[{number}].{operation.kind}"
-    if operation.table is None:
-        return Facts(relation="")
+    if isinstance(operation, definition.Sql):
+        return sql.examine(connection, found, operation, number)
     nothing = Facts(relation=str(operation.table))
     before = len(found.findings)
     table = found.tables.get(operation.table) or find_table(connection, found, place, operation.table)
@@ -137,7 +150,7 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
     return replace(facts, keys_because=because)
 
 
-def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one case for each operation
+def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one for each operation
     """The facts of one operation. Raises Complaint."""
     operation = case.migration.operations[case.number]
     match operation:
@@ -147,6 +160,8 @@ def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one case for each ope
             return backfill.examine(case, operation)
         case definition.DropColumn():
             return drop_column.examine(case, operation)
+        case definition.RenameColumn():
+            return rename_column.examine(case, operation)
         case definition.SetNotNull():
             return set_not_null.examine(case, operation)
         case definition.AddCheck():
