@@ -10,8 +10,9 @@ from migrations.operations.add_column import AddColumn
 from migrations.operations.add_foreign_key import AddForeignKey
 from migrations.operations.add_unique import AddUnique
 from migrations.operations.backfill import Backfill
-from migrations.operations.base import Action, Guard, Index, Keeps, Operation, Statement, Step, Walk
+from migrations.operations.base import Action, Archived, Guard, Index, Keeps, Operation, Statement, Step, Walk
 from migrations.operations.create_index import CreateIndex
+from migrations.operations.drop_column import DropColumn
 from migrations.operations.drop_index import DropIndex
 from migrations.operations.rename_column import RenameColumn
 from migrations.operations.set_not_null import SetNotNull
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Action",
+    "Archived",
     "Guard",
     "Index",
     "Keeps",
@@ -55,7 +57,9 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # n
         case definition.AddColumn():
             return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.Backfill():
-            return Backfill(definition=operation, facts=facts)
+            return Backfill(definition=operation, facts=facts, number=number)
+        case definition.DropColumn():
+            return DropColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.RenameColumn():
             return RenameColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.SetNotNull():

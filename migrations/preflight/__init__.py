@@ -21,6 +21,7 @@ from migrations.preflight import (
     add_unique,
     backfill,
     create_index,
+    drop_column,
     drop_index,
     rename_column,
     set_not_null,
@@ -145,10 +146,14 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
             f"{case.table.name} cannot be walked by pages, because {because}",
             "Remove `walk: pages` from the settings; it is walked by key then",
         )
+    if bind_one(case.migration, case.number, facts).undo() and not case.migration.settings.journal:
+        case.warn(
+            "with `journal: off` nothing is kept of what it replaces: once rows are changed, this run cannot be rolled back"
+        )
     return replace(facts, keys_because=because)
 
 
-def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one for each operation
+def _examine_case(case: Case) -> Facts:  # noqa: C901, PLR0911 - one for each operation
     """The facts of one operation. Raises Complaint."""
     operation = case.migration.operations[case.number]
     match operation:
@@ -156,6 +161,8 @@ def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one for each operatio
             return add_column.examine(case, operation)
         case definition.Backfill():
             return backfill.examine(case, operation)
+        case definition.DropColumn():
+            return drop_column.examine(case, operation)
         case definition.RenameColumn():
             return rename_column.examine(case, operation)
         case definition.SetNotNull():
