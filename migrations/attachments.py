@@ -76,10 +76,14 @@ class AttachedView:
 
     schema: str
     name: str
+    #: Its name as PostgreSQL writes it, with its schema, and in quotes where it must be.
+    written: str
     definition: str
     #: Storage parameters (security_invoker=true), as in WITH (…).
     options: str
     owner: str
+    #: Whether privileges were ever granted; without, `grants` are the owner's own.
+    has_grants: bool
     grants: tuple[Grant, ...]
     comment: str | None
     column_comments: tuple[tuple[str, str], ...]

@@ -61,6 +61,37 @@ class IndexDefinition:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Twin:
+    """What a second column needs in order to serve in place of one that is there."""
+
+    #: Without a domain, which would have to be proved for every row before the column is filled.
+    type: str
+    #: As written in SQL; empty for the type's own.
+    collation: str = ""
+    #: The DEFAULT, where asking it again gives the same; empty for none.
+    default: str = ""
+    #: The column has a DEFAULT that cannot be asked again, or is an identity.
+    fills_itself: bool = False
+    comment: str = ""
+    #: Privileges on the column itself: which, whose, and whether they may be passed on. An empty name is PUBLIC.
+    grants: tuple[tuple[str, str, bool], ...] = ()
+    #: Its indexes, while it has the new name; and while it has the old one.
+    indexes: tuple[IndexDefinition, ...] = ()
+    indexes_as_old: tuple[IndexDefinition, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            **{
+                **value,
+                "grants": tuple((privilege, grantee, grantable) for privilege, grantee, grantable in value["grants"]),
+                "indexes": tuple(IndexDefinition.from_json(one) for one in value["indexes"]),
+                "indexes_as_old": tuple(IndexDefinition.from_json(one) for one in value["indexes_as_old"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Constraint:
     """A constraint, in the words in which PostgreSQL itself writes it under an empty search_path."""
 
@@ -84,6 +115,9 @@ class Dropped:
     #: (privilege, role, whether it may be granted on); the role is None for PUBLIC.
     grants: tuple[tuple[str, str | None, bool], ...] = ()
     constraints: tuple[Constraint, ...] = ()
+    indexes: tuple[IndexDefinition, ...] = ()
+    #: Of the indexes, the names of those that are UNIQUE constraints.
+    unique: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -92,6 +126,8 @@ class Dropped:
                 **value,
                 "grants": tuple((privilege, role, may_grant) for privilege, role, may_grant in value["grants"]),
                 "constraints": tuple(Constraint(**one) for one in value["constraints"]),
+                "indexes": tuple(IndexDefinition.from_json(one) for one in value["indexes"]),
+                "unique": tuple(value["unique"]),
             }
         )
 
@@ -102,7 +138,7 @@ class Facts:
 
     #: The table, in the notation of migration files.
     relation: str
-    #: The key that is walked; empty when there is nothing to walk.
+    #: The key that is walked, or by which rows are named; empty when there is none.
     key: tuple[KeyColumn, ...] = ()
     targets: tuple[Target, ...] = ()
     #: The columns that a Python function is handed beside the key.
@@ -121,12 +157,17 @@ class Facts:
     default_fills: bool = False
     #: The index that is built or dropped.
     index: IndexDefinition | None = None
-    #: The columns by which rows are named to people, where the operation walks none.
-    named_by: tuple[str, ...] = ()
+    #: The column that has the same values while one is renamed.
+    twin: Twin | None = None
     #: For a column that is to be dropped.
     dropped: Dropped | None = None
     #: What hangs on a column that is to have another type.
     attachments: Attachments | None = None
+    #: The columns that a CHECK is about; empty when that cannot be told.
+    rule_columns: tuple[str, ...] = ()
+    #: The columns that a foreign key refers to, and the operators (`OPERATOR(schema.=)`) that compare them with its own.
+    referenced: tuple[str, ...] = ()
+    equalities: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -141,10 +182,10 @@ class Facts:
                 **value,
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),
-                "reads": tuple(value.get("reads", ())),
                 "index": IndexDefinition.from_json(index) if (index := value.get("index")) else None,
-                "named_by": tuple(value.get("named_by", ())),
-                "attachments": Attachments.from_json(held) if (held := value.get("attachments")) else None,
                 "dropped": Dropped.from_json(value["dropped"]) if value.get("dropped") else None,
+                "attachments": Attachments.from_json(held) if (held := value.get("attachments")) else None,
+                "twin": Twin.from_json(twin) if (twin := value.get("twin")) else None,
+                **{name: tuple(value.get(name, ())) for name in ("reads", "rule_columns", "referenced", "equalities")},
             }
         )

@@ -7,7 +7,9 @@ from databases and files, so they are shown as they are, never read as markup an
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -24,7 +26,6 @@ from migrations.states import Phase, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from datetime import datetime
     from types import TracebackType
     from typing import Self
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from migrations.model import Lane, Quarantined
     from migrations.plan import Estimate, Plan, PlannedPhase, TableReport
+    from migrations.risks import Risk
     from migrations.walks.forecast import Forecast
     from monitoring.pace import Changed, PaceReport
     from monitoring.progress import Progress
@@ -134,9 +136,11 @@ def line(progress: Progress) -> str:
         parts += [rate(progress), f"width {progress.width}"]
     if progress.eta_seconds is not None:
         parts.append(f"{duration(progress.eta_seconds)} left")
+    if progress.index_work is not None:
+        parts.append(progress.index_work.in_words)
     if progress.quarantined:
         parts.append(f"{number(progress.quarantined)} quarantined")
-    if progress.hold_reason:
+    if progress.hold_reason and not progress.index_work:
         parts.append(progress.hold_reason if progress.state is State.WAITING else f"hold: {progress.hold_reason}")
     if progress.state in {State.FAILED, State.PAUSED} and progress.errors:
         parts.append(f"error: {progress.errors[0]['message']}")
@@ -176,6 +180,8 @@ def page(
         facts.add_row("HOT updates", f"{progress.hot_update_ratio:.1%}")
     if progress.space is not None and "after" in progress.space:
         facts.add_row("size", _sizes(progress.space["before"], progress.space["after"]))
+    if progress.rollback is not None and progress.state is not State.ROLLED_BACK:
+        facts.add_row("rollback", _way_back(progress.rollback))
     facts.add_row("created", f"{moment(progress.created_at)} UTC")
     facts.add_row("last moved", f"{moment(progress.updated_at)} UTC")
     parts: list[RenderableType] = [block(progress), Text(), facts]
@@ -187,6 +193,14 @@ def page(
     if events:
         parts += [Text(), _title("last events"), event_table(events[-EVENTS_ON_A_PAGE:])]
     return Group(*parts)
+
+
+def _way_back(rollback: Mapping[str, Any]) -> Text:  # Any: JSON
+    """Whether the run can still be rolled back, and what is in the way."""
+    if not rollback["possible"]:
+        return Text(f"not possible: {rollback['because']}", style="yellow")
+    until = rollback["kept_until"]
+    return Text(f"possible until {moment(datetime.fromisoformat(until))} UTC" if until else "possible")
 
 
 def _sizes(before: Mapping[str, int], after: Mapping[str, int]) -> str:
@@ -226,7 +240,9 @@ def _numbers(progress: Progress) -> Text:
 def _remarks(progress: Progress) -> list[Text]:
     """What a person should know or do, one line each."""
     remarks = []
-    if progress.hold_reason:
+    if progress.index_work is not None:
+        remarks.append(Text.assemble(("index ", "cyan"), safe(progress.index_work.in_words)))
+    elif progress.hold_reason:
         mark = "" if progress.state is State.WAITING else "hold  "
         remarks.append(Text.assemble((mark, "yellow"), safe(progress.hold_reason)))
     if progress.state in {State.FAILED, State.PAUSED}:
@@ -435,12 +451,14 @@ def plan(plan: Plan) -> RenderableType:
         Text.assemble((safe(plan.name), "bold"), ("  " + safe(plan.checksum.removeprefix("sha256:")[:12]), "dim")),
         Text(),
     ]
+    named = len(plan.operations) > 1
+    if named:
+        parts += [_marked(f"[{one.number}]", "cyan", Text(safe(one.summary))) for one in plan.operations]
+        parts.append(Text())
     for report in plan.tables:
         parts += [_table_facts(report), Text()]
-    for phase in plan.phases:
-        parts += [_phase(phase), Text()]
     if not plan.refused:
-        parts += [Text(_estimate(plan.estimate)), Text()]
+        parts += _changes(plan, named=named)
     for warning in plan.warnings:
         parts.append(_marked("warning", "yellow", Text(safe(warning))))
     if plan.warnings and plan.findings:
@@ -448,6 +466,20 @@ def plan(plan: Plan) -> RenderableType:
     if plan.findings:
         parts.append(refusals([Finding(**finding) for finding in plan.findings]))
     return Group(*parts)
+
+
+def _changes(plan: Plan, *, named: bool) -> list[RenderableType]:
+    """The phases, what they cost, what becomes of others, and what may go wrong."""
+    parts: list[RenderableType] = []
+    for phase in plan.phases:
+        parts += [_phase(phase, named=named), Text()]
+    parts += [Text(_estimate(plan.estimate)), Text()]
+    for report in plan.tables:
+        if report.fates:
+            parts += [_fates(report, named=named), Text()]
+    if plan.risks:
+        parts += [_risks(plan.risks, named=named), Text()]
+    return parts
 
 
 def refusals(findings: Sequence[Finding]) -> RenderableType:
@@ -470,7 +502,7 @@ def _table_facts(report: TableReport) -> RenderableType:
     for title, values in (
         ("triggers", report.triggers),
         ("published", report.publications),
-        ("depend on it", report.dependents),
+        ("depend on it", () if report.fates else report.dependents),
     ):
         if values:
             facts.add_row(title, cell(", ".join(values)))
@@ -501,19 +533,55 @@ def _growth(walk: Forecast, report: TableReport) -> str:
     return f"{', '.join(grown)}; about {size(walk.wal_bytes)} of WAL"
 
 
-def _phase(phase: PlannedPhase) -> RenderableType:
+def _fates(report: TableReport, *, named: bool) -> RenderableType:
+    """What will happen to each thing that depends on a table; what fares alike stands together."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold", ratio=2)
+    table.add_column(overflow="fold", ratio=3)
+    alike: dict[tuple[int, str], list[str]] = {}
+    for one in report.fates:
+        alike.setdefault((one.operation, one.fate), []).append(f"{one.kind} {one.name}")
+    for (operation, fate), several in alike.items():
+        mark = f"[{operation}] " if named else ""
+        table.add_row(cell(mark + ", ".join(several)), cell(fate))
+    return Group(Text(f"what depends on {safe(report.name)}", style="bold"), Padding(table, (0, 0, 0, 2)))
+
+
+def _risks(risks: Sequence[Risk], *, named: bool) -> RenderableType:
+    styles = {"high": "bold red", "medium": "yellow", "low": "dim"}
+    parts: list[RenderableType] = [Text("risks", style="bold")]
+    for risk in risks:
+        mark = f"[{risk.operation}] " if named and risk.operation is not None else ""
+        said = Text.assemble(safe(mark + risk.reason), ".\n", (safe(risk.remedy), "green"))
+        parts.append(Padding(_marked(f"{risk.level:<6}", styles[risk.level], said), (0, 0, 0, 2)))
+    return Group(*parts)
+
+
+def _phase(phase: PlannedPhase, *, named: bool = False) -> RenderableType:
     head = Text(str(phase.phase), style="bold")
     if phase.waits_for_approval:
         head.append("  waits for approval", style="yellow")
     if not phase.actions:
         head.append("  nothing to do", style="dim")
     parts: list[RenderableType] = [head]
-    for action in phase.actions:
-        remark = Text(f"lock {safe(action.lock)}", style="dim")
-        if action.note:
-            remark.append(f": {safe(action.note)}")
+    transactions = [(action.operation, action.step) for action in phase.actions]
+    sizes = Counter[tuple[int | None, int | None] | None](one for one in transactions if one[1] is not None)
+    before: tuple[int | None, int | None] | None = None
+    for action, step in zip(phase.actions, transactions, strict=True):
+        if step != before and max(sizes[step], sizes[before]) > 1:
+            parts.append(
+                Padding(Text("in one transaction:" if sizes[step] > 1 else "by itself:", style="dim"), (0, 0, 0, 2))
+            )
+        before = step
+        known = ", ".join(part for part in (action.lock, action.hold, action.known) if part)
+        remark = Text(f"lock {safe(known)}", style="dim")
+        # A note of the operation's own tells of a scan in better words.
+        does = "" if "scan" in action.does and "scan" in action.note else action.does
+        if said := "; ".join(part for part in (does, action.note) if part):
+            remark.append(f": {safe(said)}")
+        mark = f"[{action.operation}] " if named and action.operation is not None else ""
         parts += [
-            Padding(Text(_sql(action.sql)), (0, 0, 0, 2), expand=False),
+            Padding(Text.assemble((mark, "cyan"), _sql(action.sql)), (0, 0, 0, 2), expand=False),
             Padding(remark, (0, 0, 0, 4), expand=False),
         ]
     return Group(*parts)

@@ -7,9 +7,10 @@ import logging
 import socket
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from migrations import definition, plan, preflight
+from migrations import definition, obstacles, plan, preflight
 from migrations import settings as settings_file
 from migrations.errors import NotFinished, Unreachable, UsageError
 from migrations.messages import ControlMessage
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from migrations.plan import Plan
     from migrations.postgres.connect import Connection
     from migrations.settings import Settings
+    from migrations.store.kept import Purged
     from migrations.store.pace import Stop
     from monitoring.pace import PaceReport
     from monitoring.progress import Progress
@@ -119,9 +121,11 @@ class Client:
     # --- looking -------------------------------------------------------------------------------------------------------
 
     def status(self, run: int | str) -> Progress:
-        """Where a run is, by id or name."""
+        """Where a run is, by id or name, and whether it can still be rolled back."""
         with self._record_of_runs() as connection:
-            return _progress(connection, commands.find(connection, run))
+            found = commands.find(connection, run)
+            way_back = obstacles.look(connection, found)
+            return replace(_progress(connection, found), rollback=way_back.to_json())
 
     def runs(self, *, ended: bool = True) -> list[Progress]:
         """Where all runs are, newest first."""
@@ -253,6 +257,14 @@ class Client:
         with self._record_of_runs() as connection:
             return self._tell(connection, commands.rollback(connection, run, actor=self._actor))
 
+    def purge(self, run: int | str | None = None, *, now: bool = False) -> list[Purged]:
+        """Drop the old values of runs whose retention is over, or of one run; with `now`, of that one before its time.
+
+        Returns what is gone. From then on these runs cannot be rolled back where they changed or dropped values.
+        """
+        with self._record_of_runs() as connection:
+            return commands.purge(connection, run, now=now, actor=self._actor)
+
     def approve(self, run: int | str, phase: str) -> Progress:
         """Let a phase begin that waits for a person, now or when it is reached."""
         with self._record_of_runs() as connection:
@@ -284,6 +296,10 @@ class Client:
         batch_seconds: float | None = None,
         nice: float | None = None,
         give_way_ms: int | None = None,
+        lock_timeout_ms: int | None = None,
+        lock_deadline_seconds: float | None = None,
+        cancel_blockers: str | None = None,
+        cancel_after_seconds: float | None = None,
         max_quarantined: int | None = None,
         windows: Sequence[str] | None = None,
         width: int | None = None,
@@ -298,6 +314,10 @@ class Client:
             "batch_seconds": batch_seconds,
             "nice": nice,
             "give_way_ms": give_way_ms,
+            "lock_timeout_ms": lock_timeout_ms,
+            "lock_deadline_seconds": lock_deadline_seconds,
+            "cancel_blockers": cancel_blockers,
+            "cancel_after_seconds": cancel_after_seconds,
             "max_quarantined": max_quarantined,
             "windows": None if windows is None else list(windows),
         }

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import psycopg
-
 from migrations.definition import TableName
 from migrations.errors import Finding, Refused
 from migrations.events import PhaseEntered, StateChanged
 from migrations.messages import LaneMessage
 from migrations.model import Bounds, Stretch
 from migrations.operations import Action, Walk, steps
+from migrations.operations.rules import NAMED_ROWS
 from migrations.postgres import catalog
+from migrations.postgres.outcomes import classify
 from migrations.rollback import way_back
 from migrations.settings import TARGET
 from migrations.states import Phase, State, allowed
@@ -30,6 +30,8 @@ from worker import ddl
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import psycopg
+
     from migrations.events import Event
     from migrations.model import Key, Lane, Run
     from migrations.operations import Operation, Step
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from migrations.store.runs import Held, Standing
     from worker.batch import Work
     from worker.index_build import IndexBuilds
+    from worker.lookout import Lookout
 
 #: Walks over the data before a person is asked: an application that keeps writing rows that need work is a bug to be mended.
 MAX_PASSES = 10
@@ -59,7 +62,7 @@ class Conductor:
         run: Run,
         operations: Sequence[Operation],
         works: Sequence[Work],
-        lane: Lane,
+        lookout: Lookout,
         *,
         index_builds: IndexBuilds,
     ) -> None:
@@ -67,16 +70,17 @@ class Conductor:
         self._run = run
         self._operations = operations
         self._works = works
-        self._lane = lane
+        self._lane = lookout.lane
+        self._lookout = lookout
         self._index_builds = index_builds
         #: How far the present phase is, in steps of its own.
-        self._step: int = lane.cursor or 0
+        self._step: int = self._lane.cursor or 0
         self.events: list[Event] = []
 
     def step(self, standing: Standing) -> list[LaneMessage]:
         """Do the next thing of the run's phase; returns the messages to send once it has committed.
 
-        Raises Refused when a guard finds what must not be, and psycopg.Error.
+        Raises Refused when a guard finds what must not be, Blocked when somebody is in the way of a lock, and psycopg.Error.
         """
         if standing.state is State.QUEUED:
             self._set_state(State.RUNNING, reason="the first step")
@@ -96,14 +100,52 @@ class Conductor:
             case Phase.DONE:
                 return self._sleep()
 
-    def walk_again(self, standing: Standing, *, reason: str) -> list[LaneMessage]:
-        """A scan met a row that breaks a rule: take back what verify has done so far, and walk the data once more."""
+    def rule(self, standing: Standing) -> Action | None:
+        """The rule about the data that the next step is to prove; None when it is another kind of step."""
+        if standing.phase is not Phase.VERIFY or standing.state is State.ROLLING_BACK:
+            return None
+        step = self.pending(standing)
+        return step if isinstance(step, Action) and (step.scans or step.offenders is not None) else None
+
+    def gives_up(self, standing: Standing, rule: Action) -> bool:
+        """Whether a row that breaks a rule is a person's to mend: no lane of the run would, or they have tried often enough.
+
+        Where a scan found it that comes after a look, the look of the next pass tells: by then the rule does not stand any more.
+        """
+        mends = any(
+            work.table == rule.table
+            and (not rule.proves or {target.column for target in work.rewrite.facts.targets} & set(rule.proves))
+            for work in self._works
+        )
+        looked = not rule.looks_for and any(
+            isinstance(step, Action) and step.looks_for and step.offenders == rule.offenders
+            for step in steps(self._operations, Phase.VERIFY)
+        )
+        # Lanes that walk again write the same values again, and none that are not unique become so.
+        return standing.pass_ % MAX_PASSES == 0 or rule.index is not None or not (mends or looked)
+
+    def take_back(
+        self, standing: Standing, rule: Action, *, problem: str, offenders: tuple[str, ...] | None
+    ) -> list[LaneMessage]:
+        """A row breaks a rule: take back what verify has done so far, and walk the data once more, now or when a person says so.
+
+        `offenders` are keys of such rows; None when they are not known. A rule that no row breaks any more is tried again.
+        """
         done = steps(self._operations, Phase.VERIFY)[: self._step - _JUDGED]
         for step in reversed(done):
             for back in step.back:
                 if isinstance(back, Action) and back.index is None:
                     self._execute(back)
-        self._walk_again(standing.pass_ + 1, reason=reason)
+        self._walk_again(standing.pass_ + 1, reason=f"{rule.table}: {problem}")
+        tired = standing.pass_ % MAX_PASSES == 0
+        if self.gives_up(standing, rule) and (tired or offenders != ()):
+            # No lane has anything to walk; what is to be done once more is to look at every row.
+            runs.set_phase(self._connection, self._run.run, Phase.VERIFY)
+            self._pause(
+                "violated",
+                f"{rule.table}: {problem}{_named(offenders)}. The rule does not stand meanwhile: mend the rows, then: "
+                f"backfilld resume {self._run.name}",
+            )
         return self._go_on(0)
 
     def pending(self, standing: Standing) -> Step | None:
@@ -175,6 +217,7 @@ class Conductor:
             rows=done.walked,
             changed=done.changed,
             missing=done.residual,
+            **(kept.left(self._connection, run, operation=walk.operation) if walk.kind == "undo" else {}),
         )
 
     def _must_look_again(self, walk: Walk, done: Walked) -> bool:
@@ -231,6 +274,7 @@ class Conductor:
         return way_back(self._operations, phase=Phase(began["phase"]), done=began["step"], pass_=began["pass"])
 
     def _execute(self, action: Action) -> None:
+        self._lookout.before(self._connection, action)
         ddl.execute(self._connection, action)
 
     def _enter(self, phase: Phase) -> list[LaneMessage]:
@@ -315,6 +359,8 @@ class Conductor:
 
     def _make_backfill_lanes(self, standing: Standing) -> None:
         """As many lanes as the run wants begin at once; more, as for the leaves of a partitioned table, wait for their turn."""
+        if any(work.journal for work in self._works):
+            kept.make_partition(self._connection, "journal", self._run.run)
         planned: list[tuple[Work, TableName, Bounds | Stretch, int]] = []
         total = 0
         for work in self._works:
@@ -340,6 +386,8 @@ class Conductor:
 
     def _make_walk_lanes(self, walk: Walk, standing: Standing) -> int:
         """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
+        if walk.kind == "undo":
+            return self._make_undo_lanes(walk, standing)
         if walk.kind in {"archive", "restore"}:  # a restore may find that nothing was archived
             kept.make_partition(self._connection, "archive", self._run.run)
         table = catalog.describe(self._connection, walk.table)
@@ -359,6 +407,26 @@ class Conductor:
                 pass_=standing.pass_,
                 relation=str(walk.table),
                 bounds=replace(bounds, upto=None) if last else bounds,
+                batch_rows=FIRST_ROWS,
+                rows_expected=rows // len(slices),
+            )
+        return len(slices)
+
+    def _make_undo_lanes(self, walk: Walk, standing: Standing) -> int:
+        """Cut what the journal holds of an operation into lanes; none where nothing was written into it."""
+        run, operation = self._run.run, walk.operation
+        if not kept.has_partition(self._connection, "journal", run):
+            return 0
+        slices, rows = kept.journal_slices(self._connection, run, operation=operation, lanes=standing.settings.lanes)
+        for bounds in slices:
+            lanes.insert(
+                self._connection,
+                run,
+                kind=walk.kind,
+                operation=operation,
+                pass_=standing.pass_,
+                relation=str(walk.table),
+                bounds=bounds,
                 batch_rows=FIRST_ROWS,
                 rows_expected=rows // len(slices),
             )
@@ -502,6 +570,13 @@ def _in_key_order(walked: Sequence[Lane]) -> list[tuple[Bounds, int]]:
     return found
 
 
-def violates_rule(exc: psycopg.Error, step: Step | None) -> bool:
-    """Whether a scan found a row that breaks the rule it was to prove."""
-    return isinstance(step, Action) and step.scans and isinstance(exc, psycopg.errors.IntegrityError)
+def _named(offenders: tuple[str, ...] | None) -> str:
+    if not offenders:
+        return ""
+    rows = "one row" if len(offenders) == 1 else f"{len(offenders)} rows"
+    return f" ({'at least ' if len(offenders) >= NAMED_ROWS else ''}{rows}, by key: {', '.join(offenders)})"
+
+
+def breaks_rule(exc: psycopg.Error) -> bool:
+    """Whether a scan met a row that breaks the rule it was to prove, or for which the rule itself is an error."""
+    return classify(exc) == "data"

@@ -27,7 +27,7 @@ from migrations.definition import TableName
 from migrations.errors import Finding, Refused
 from migrations.postgres import indexes
 from migrations.postgres.connect import SEMANTICS, open_session
-from migrations.postgres.outcomes import classify, in_words
+from migrations.postgres.outcomes import classify
 from migrations.states import ACTIVE, State
 from migrations.store import events, runs
 from worker import ddl
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
 
-    from migrations.model import Lane, Row
+    from migrations.model import Lane
     from migrations.operations import Action, Index
     from migrations.postgres.connect import Connection, Pool
     from migrations.postgres.indexes import Named
@@ -49,8 +49,6 @@ DRAIN_SECONDS = 10.0
 END_SECONDS = 5.0
 #: A run that is told to stop has stopped within a second, whatever holds up the removal of what is INVALID.
 HASTY_SECONDS = 0.5
-#: Duplicates are looked for in the whole table; the first of them is in the error anyway.
-OFFENDERS_SECONDS = 30.0
 
 #: No limit of time. Of the waits for locks neither: readers and writers do not queue behind this lock, whoever else does makes
 #: the build give way (`give_way.sql`), and a limit would only leave an INVALID index behind, again and again.
@@ -63,14 +61,6 @@ _SETTINGS = {
 }
 
 
-class Violated(Exception):
-    """Rows break the rule that a step was to prove; a person mends them, and resumes the run."""
-
-    def __init__(self, message: str, sqlstate: str | None) -> None:
-        super().__init__(message)
-        self.sqlstate = sqlstate
-
-
 @dataclass(frozen=True, kw_only=True)
 class IndexBuilds:
     """What a worker needs to carry out actions that build or drop an index."""
@@ -81,7 +71,7 @@ class IndexBuilds:
     def carry_out(self, connection: Connection, lane: Lane, action: Action) -> None:
         """Carry out an action with an index. `connection` is in the transaction that holds the lane.
 
-        Raises Refused, Violated, psycopg.Error, and Overtaken when the run or the worker is told to stop.
+        Raises Refused, psycopg.Error, and Overtaken when the run or the worker is told to stop.
         """
         if action.index is None:
             msg = f"run {lane.run}: the action is about no index"
@@ -127,11 +117,9 @@ class _IndexBuild:
         began = time.monotonic()
         try:
             self._execute(session, self._action.statements[0].sql)
-        except psycopg.errors.UniqueViolation as exc:
-            self._execute(session, self._removal)
-            raise Violated(self._duplicates(session, exc), exc.sqlstate) from exc
         except psycopg.Error as exc:
             if self._holds_the_lane and classify(exc) in {"data", "fatal"}:
+                # The run stops for a person. What is INVALID and unique refuses duplicates all the same, so it goes first.
                 self._execute(session, self._removal)
             else:
                 self._remove_hastily(session)
@@ -162,18 +150,6 @@ class _IndexBuild:
         else:
             problem = f"there is an index {name} already, and it is another: {found.definition.rest}"
         return Refused([Finding("index", problem, "Drop or rename it, then resume; or roll the run back")])
-
-    def _duplicates(self, session: Connection, exc: psycopg.Error) -> str:
-        """What a person must know to mend the rows that cannot be unique."""
-        told = f"the index {self._index.name} cannot be built: {in_words(exc)}"
-        rows: list[Row] = []
-        if self._action.offenders is not None:
-            with suppress(psycopg.errors.QueryCanceled):
-                _set(session, "statement_timeout", f"{OFFENDERS_SECONDS}s")
-                rows = self._execute(session, self._action.offenders)
-        if rows:
-            told += "; rows that are not unique: " + ", ".join(" ".join(map(str, row.values())) for row in rows)
-        return f"{told}. Mend them, then resume"
 
     # --- what an attempt leaves behind ---------------------------------------------------------------------------------
 
@@ -211,10 +187,10 @@ class _IndexBuild:
 
     # --- the statement, and looking up meanwhile -----------------------------------------------------------------------
 
-    def _execute(self, session: Connection, statement: sql.Composed) -> list[Row]:
-        """Run a statement aside, for as long as the run is meant to work and the lane is ours. Returns its rows."""
+    def _execute(self, session: Connection, statement: sql.Composed) -> None:
+        """Run a statement aside, for as long as the run is meant to work and the lane is ours."""
         self._look_up()
-        outcome: Future[list[Row]] = Future()
+        outcome: Future[None] = Future()
         # A thread that the end of the process does not wait for: then the session is closed, and the server ends the build.
         Thread(
             target=_run_into, args=(outcome, session, statement), name=f"backfilld-index-{self._lane.run}", daemon=True
@@ -226,7 +202,7 @@ class _IndexBuild:
             self._cancel(session)
             wait([outcome], timeout=END_SECONDS)
             raise
-        return outcome.result()
+        outcome.result()
 
     def _look_up(self) -> None:
         """Raises Overtaken when the run or this worker is told to stop, and psycopg.Error when the lane is lost."""
@@ -285,10 +261,10 @@ class _IndexBuild:
         events.record(self._connection, self._lane.run, actor=runs.WORKER, what=what, **self._named, seconds=seconds)
 
 
-def _run_into(outcome: Future[list[Row]], session: Connection, statement: sql.Composed) -> None:
+def _run_into(outcome: Future[None], session: Connection, statement: sql.Composed) -> None:
     try:
-        cursor = session.execute(statement)
-        outcome.set_result(cursor.fetchall() if cursor.description else [])
+        session.execute(statement)
+        outcome.set_result(None)
     except BaseException as exc:  # noqa: BLE001 - a thread's edge: raised again in the thread that waits
         outcome.set_exception(exc)
 

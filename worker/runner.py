@@ -32,16 +32,16 @@ from migrations.events import (
 )
 from migrations.model import Bounds, Lane, Stretch, Timing
 from migrations.operations import bind, walks
-from migrations.postgres import catalog
 from migrations.postgres.outcomes import classify, in_words, ran_out_of_time
 from migrations.states import STOPPING, State, allowed
 from migrations.store import events, lanes, runs
 from migrations.walks import stride
 from migrations.walks.sizing import REMEMBERED, next_rows, smaller
-from worker import balance, claim
+from worker import balance, claim, ddl, ladder
 from worker.batch import Batch, Tally, TooManyQuarantined, Work, transaction
-from worker.conductor import Conductor, violates_rule
-from worker.index_build import IndexBuilds, Violated
+from worker.conductor import Conductor, breaks_rule
+from worker.index_build import IndexBuilds
+from worker.lookout import Blocked, Lookout
 
 if TYPE_CHECKING:
     import threading
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from migrations.events import Observer
     from migrations.messages import LaneMessage
     from migrations.model import Run
-    from migrations.operations import Operation
+    from migrations.operations import Action, Operation
     from migrations.postgres.connect import Connection, Pool
     from migrations.store.lanes import Statement
     from migrations.store.runs import Standing
@@ -103,12 +103,18 @@ class _Known:
     works: Mapping[int, Work]
     #: What the lanes of walks between two steps do, by kind and operation.
     walks: Mapping[tuple[str, int], Work]
+    index_builds: IndexBuilds
 
     def work_of(self, lane: Lane) -> Work | None:
         """What the lane's batches do; None for the conductor."""
         if lane.operation is None:
             return None
         return self.walks.get((lane.kind, lane.operation)) or self.works[lane.operation]
+
+    def conductor(self, connection: Connection, lookout: Lookout) -> Conductor:
+        """The conductor of the run, for one step of its lane."""
+        works = tuple(self.works.values())
+        return Conductor(connection, self.run, self.operations, works, lookout, index_builds=self.index_builds)
 
 
 class Runner:
@@ -159,7 +165,9 @@ class Runner:
                     self._send_all([replace(message, seq=lane.seq)])
                     return
 
-    def _step(self, connection: Connection, lane: Lane, standing: Standing) -> Advanced | Ended | Left:
+    def _step(  # noqa: PLR0911 - one for each way a step can end
+        self, connection: Connection, lane: Lane, standing: Standing
+    ) -> Advanced | Ended | Left:
         """One transaction. Whatever goes wrong is put on record here, and nothing of it is kept."""
         began = time.monotonic()
         try:
@@ -168,8 +176,10 @@ class Runner:
             if ran_out_of_time(exc) and time.monotonic() - began < claim.statement_timeout_seconds(lane, standing):
                 return self._give_way(connection, lane)
             return self._recover(connection, lane, exc)
-        except (TooManyQuarantined, Violated) as exc:
+        except TooManyQuarantined as exc:
             return self._pause(connection, lane, exc)
+        except Blocked as exc:
+            return self._wait_for_lock(connection, lane, exc)
         except runs.Overtaken:
             self._postpone(connection, lane, delay_seconds=0.0)
             return Left()
@@ -295,32 +305,55 @@ class Runner:
 
     def _conduct(self, connection: Connection, known: _Known, claimed: Claimed) -> Ended:
         lane, standing = claimed.lane, claimed.standing
-        conductor = self._conductor(connection, known, lane)
+        lookout = Lookout(self._pool, lane, standing, observe=self._observe)
+        conductor = known.conductor(connection, lookout)
         try:
-            messages = conductor.step(standing)
+            with lookout.watching(), ddl.together(connection, conductor.pending(standing)):
+                messages = conductor.step(standing)
+                connection.execute("COMMIT")
         except psycopg.Error as exc:
-            # On the way back there is no walk that could mend the row: the run fails, and goes on once a person has.
-            if standing.state is State.ROLLING_BACK or not violates_rule(exc, conductor.pending(standing)):
+            rule = conductor.rule(standing)
+            if rule is None or not breaks_rule(exc):
                 raise
             connection.rollback()
+            return self._take_back(connection, known, claimed, rule, problem=in_words(exc))
+        return self._conducted(connection, conductor, lookout, messages)
+
+    def _take_back(
+        self, connection: Connection, known: _Known, claimed: Claimed, rule: Action, *, problem: str
+    ) -> Ended:
+        """A row breaks a rule that was to be proved, so the rule does not stand any longer.
+
+        Which rows do is asked before that and in a transaction of its own: the question may take as long as the scan did, and
+        taking the rule back needs a lock that stops the application.
+        """
+        lane, standing = claimed.lane, claimed.standing
+        offenders = None
+        lookout = Lookout(self._pool, lane, standing, observe=self._observe)
+        if known.conductor(connection, lookout).gives_up(standing, rule):
             with transaction(connection):
-                taken = claim.take(connection, lane, standing, look=None, writes="")
-                if not isinstance(taken, claim.Claimed):
+                if not isinstance(claim.take(connection, lane, standing, look=None, writes=""), claim.Claimed):
                     return Ended(messages=())
-                conductor = self._conductor(connection, known, taken.lane)
-                messages = conductor.walk_again(
-                    taken.standing, reason="a row came in that breaks the constraint being validated"
-                )
+                offenders = ddl.offenders(connection, rule)
+        with transaction(connection):
+            taken = claim.take(connection, lane, standing, look=None, writes="")
+            if not isinstance(taken, claim.Claimed):
+                return Ended(messages=())
+            lookout = Lookout(self._pool, taken.lane, taken.standing, observe=self._observe, again_scans=True)
+            conductor = known.conductor(connection, lookout)
+            with lookout.watching():
+                messages = conductor.take_back(taken.standing, rule, problem=problem, offenders=offenders)
                 connection.execute("COMMIT")
-        else:
-            connection.execute("COMMIT")
+        return self._conducted(connection, conductor, lookout, messages)
+
+    def _conducted(
+        self, connection: Connection, conductor: Conductor, lookout: Lookout, messages: list[LaneMessage]
+    ) -> Ended:
+        """A step of the conductor has committed: tell what happened in it."""
+        lookout.put_on_record(connection, committed=True)
         for event in conductor.events:
             self._observe(event)
         return Ended(messages=tuple(messages))
-
-    def _conductor(self, connection: Connection, known: _Known, lane: Lane) -> Conductor:
-        works = tuple(known.works.values())
-        return Conductor(connection, known.run, known.operations, works, lane, index_builds=self._index_builds)
 
     def _recover(self, connection: Connection, lane: Lane, exc: psycopg.Error) -> Advanced | Ended | Left:
         """An error of PostgreSQL ended the step; nothing of it was kept, unless its COMMIT was on its way."""
@@ -333,8 +366,6 @@ class Runner:
             return Left()
         delay = _backoff_seconds(lane.attempts)
         message = in_words(exc)
-        if lane.kind == "conductor" and isinstance(exc, psycopg.errors.LockNotAvailable):
-            message = self._name_the_blocker(connection, lane) or message
         error = {"class": error_class, "sqlstate": exc.sqlstate, "message": message}
         rows = smaller(_real_size(lane), timed_out=ran_out_of_time(exc))
         self._postpone(connection, lane, delay_seconds=delay, batch_rows=rows, error=error)
@@ -349,6 +380,41 @@ class Runner:
                 delay_seconds=delay,
             )
         )
+        return Left()
+
+    def _wait_for_lock(self, connection: Connection, lane: Lane, blocked: Blocked) -> Left:
+        """The conductor did not get the lock of its DDL: who is in the way is told, and the way is looked at again soon.
+
+        When it has waited too long, the run pauses; one that is rolled back fails, as nothing else is between that and its end.
+        """
+        lookout = blocked.lookout
+        lookout.put_on_record(connection, committed=False)
+        settings, wait, message = lookout.standing.settings, lookout.wait, lookout.in_words
+        blockers = [blocker.to_json() for blocker in lookout.blockers]
+        error = {"class": "blocked", "sqlstate": blocked.sqlstate, "message": message, "blockers": blockers}
+        if wait.seconds >= settings.lock_deadline_seconds:
+            late = f"{message}. Waited {wait.seconds:.0f} s; end what is in the way, or let the run wait longer, then resume"
+            state = State.PAUSED if allowed(lookout.standing.state, State.PAUSED) else State.FAILED
+            self._stop(connection, lane, state, {**error, "message": late, "lane": lane.lane})
+            return Left()
+        pause = ladder.pause_seconds(wait, lookout.blockers, settings)
+        delay = ladder.next_look_seconds(pause, scans=lookout.again_scans, chance=random.random())  # noqa: S311 - spreading load, not guarding secrets
+        tried = blocked.sqlstate is not None
+        self._postpone(connection, lane, delay_seconds=delay, error={**error, "wait": wait.to_json()}, retried=tried)
+        if tried:
+            self._observe(
+                BatchRetried(
+                    run=lane.run,
+                    name=self._name(lane.run),
+                    lane=lane.lane,
+                    error_class="transient",
+                    sqlstate=blocked.sqlstate,
+                    message=message,
+                    delay_seconds=delay,
+                )
+            )
+        else:
+            self._observe(LaneHeld(run=lane.run, name=self._name(lane.run), lane=lane.lane, reason=message))
         return Left()
 
     def _give_way(self, connection: Connection, lane: Lane) -> Left:
@@ -413,16 +479,10 @@ class Runner:
         self._stop(connection, lane, State.FAILED, error)
         return Left()
 
-    def _pause(self, connection: Connection, lane: Lane, exc: TooManyQuarantined | Violated) -> Left:
-        """A person should look: too many rows cannot be converted, or rows break a rule that was to be proved.
-
-        A rollback cannot be paused, so it fails; `resume` goes on with it.
-        """
-        error: dict[str, object] = {"class": "violated", "sqlstate": exc.sqlstate, "message": str(exc)}
-        if isinstance(exc, TooManyQuarantined):
-            error |= {"class": "quarantine", "key": list(exc.key)}
-        goes_back = runs.standing(connection, lane.run).state is State.ROLLING_BACK
-        self._stop(connection, lane, State.FAILED if goes_back else State.PAUSED, error)
+    def _pause(self, connection: Connection, lane: Lane, exc: TooManyQuarantined) -> Left:
+        """Too many rows cannot be converted: a person should look before there are more."""
+        error = {"class": "quarantine", "sqlstate": exc.sqlstate, "message": str(exc), "key": list(exc.key)}
+        self._stop(connection, lane, State.PAUSED, error)
         return Left()
 
     def _stop(self, connection: Connection, lane: Lane, state: State, error: Mapping[str, object]) -> None:
@@ -437,7 +497,7 @@ class Runner:
             runs.set_state(connection, held, state, actor=runs.WORKER, reason=reason, error=error)
         self._observe(StateChanged(run=lane.run, name=held.name, state=state, reason=reason))
 
-    def _postpone(
+    def _postpone(  # noqa: PLR0913 - one row; each column is named where it is called
         self,
         connection: Connection,
         lane: Lane,
@@ -445,6 +505,7 @@ class Runner:
         delay_seconds: float,
         batch_rows: int | None = None,
         error: Mapping[str, object] | None = None,
+        retried: bool = True,
     ) -> None:
         """Write down when the lane comes back. If somebody holds it, it is theirs, and there is nothing to write."""
         try:
@@ -454,24 +515,13 @@ class Runner:
                     connection,
                     lane,
                     delay_seconds=delay_seconds,
-                    attempts=lane.attempts + 1 if error else lane.attempts,
+                    attempts=lane.attempts + 1 if error and retried else lane.attempts,
                     batch_rows=batch_rows,
                     error=error,
-                    retried=error is not None,
+                    retried=error is not None and retried,
                 )
         except psycopg.errors.LockNotAvailable:
             self._observe(MessageDropped(run=lane.run, lane=lane.lane, seq=lane.seq))
-
-    def _name_the_blocker(self, connection: Connection, lane: Lane) -> str | None:
-        """Who holds the table that the conductor's DDL waits for."""
-        known = self._known.get(lane.run)
-        blockers = [
-            holder
-            for operation in (known.operations if known else ())
-            if operation.table is not None
-            for holder in catalog.lock_holders(connection, operation.table)
-        ]
-        return f"waiting for a lock; held by {'; '.join(blockers)}" if blockers else None
 
     def _know(self, connection: Connection, run: int) -> _Known:
         known = self._known.get(run)
@@ -484,13 +534,16 @@ class Runner:
             works = {
                 number: work
                 for number, one in enumerate(operations)
-                if (work := Work.of(one, number, transforms=self._transforms)) is not None
+                if (work := Work.of(one, number, run=run, journals=found.settings.journal, transforms=self._transforms))
+                is not None
             }
             between = {
                 (kind, number): Work.of_walk(operations[number], walk, run=run)
                 for (kind, number), walk in walks(operations).items()
             }
-            known = self._known[run] = _Known(run=found, operations=operations, works=works, walks=between)
+            known = self._known[run] = _Known(
+                run=found, operations=operations, works=works, walks=between, index_builds=self._index_builds
+            )
         return known
 
     def _name(self, run: int) -> str:

@@ -39,23 +39,47 @@ class Guard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Keeps:
+    """What an action may change in the catalog entry of its table; all else must be as before, or the action is rolled back.
+
+    Names that begin with `backfilld_` or `~backfilld_` are ours and never compared.
+    """
+
+    #: Columns that have another name afterwards, (before, after). For two that change places, both ways.
+    renamed: tuple[tuple[str, str], ...] = ()
+    #: Columns, by their name afterwards, that have another type. What mentions them must be there, its words may differ.
+    retyped: tuple[str, ...] = ()
+    #: Columns that come or go.
+    columns: tuple[str, ...] = ()
+    #: Lines that are not compared, (kind, name) as `fingerprint.sql` gives them: ("constraint", "jobs_total_check").
+    may_differ: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Action:
     """Statements that happen together or not at all."""
 
     #: The table they are about; None for raw SQL that names none.
     table: TableName | None
     statements: tuple[Statement, ...]
-    #: Tables that are locked in ACCESS EXCLUSIVE mode before the first statement, all at once and in the order of their names.
+    #: Tables that are locked before the first statement, all at once and in the order of their names, with the strongest lock
+    #: that any of the statements takes, and `table` with them; see `migrations.postgres.locks`.
     locks: tuple[TableName, ...] = ()
     #: What must be so before the first statement, once the tables are locked: as a guard is, before the fact.
     requires: tuple[Guard, ...] = ()
     guards: tuple[Guard, ...] = ()
+    #: What of the table may be otherwise afterwards; None compares nothing.
+    keeps: Keeps | None = None
     #: Reads the whole table, under a lock that lets the application go on; runs without a time limit.
     scans: bool = False
     #: The index that the one statement builds or drops CONCURRENTLY, outside of a transaction; None for ordinary actions.
     index: Index | None = None
     #: Rows that break the rule a scan or an index is to prove: a query that gives their keys as texts, a few at most.
     offenders: sql.Composed | None = None
+    #: The columns that this rule is about, so that lanes which write one of them may mend such rows; empty for any column.
+    proves: tuple[str, ...] = ()
+    #: Where the one statement only looks, and must find no row: the rule that such a row breaks, in words; empty elsewhere.
+    looks_for: str = ""
     #: Takes the action back, step by step, once it has committed.
     back: tuple[Step, ...] = ()
 

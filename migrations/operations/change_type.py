@@ -24,8 +24,9 @@ from psycopg import sql
 from migrations.archive import restored
 from migrations.facts import Target
 from migrations.operations import concurrently
-from migrations.operations.base import Action, Archived, Guard, Statement, Step, Walk, object_name
-from migrations.operations.sync import BRIEF, created, dropped, fires_last, silenced, turned
+from migrations.operations.base import Action, Archived, Guard, Keeps, Statement, Step, Walk, object_name
+from migrations.operations.rules import BRIEF, naming
+from migrations.operations.sync import created, dropped, fires_last, silenced, turned
 from migrations.postgres import attachments
 from migrations.postgres.sync import Misfits, Pair, Side, SyncTrigger
 from migrations.walks.rewrite import Assignment, Rewrite
@@ -119,7 +120,7 @@ class ChangeType:
     def verify(self) -> tuple[Step, ...]:
         held = self._held
         new = sql.Identifier(held.new_column)
-        steps: list[Step] = [concurrently.build(self.table, index.new, named_by=self._key) for index in held.indexes]
+        steps: list[Step] = [concurrently.build(self.table, index.new, key=self.facts.key) for index in held.indexes]
         for number, rule in enumerate(held.rules):
             steps += self._proved(self._rule_name(number), rule.new, rule=rule)
         if held.not_null:
@@ -169,6 +170,7 @@ class ChangeType:
                     turned(self._trigger, self._after()),
                 ),
                 guards=self._as_before(),
+                keeps=self._keeps(),
                 back=self._switched_back(),
             ),
         )
@@ -216,7 +218,7 @@ class ChangeType:
     def _switched_back(self) -> tuple[Step, ...]:
         held = self._held
         steps: list[Step] = [
-            concurrently.build(self.table, index.old, named_by=self._key)
+            concurrently.build(self.table, index.old, key=self.facts.key)
             for index in held.indexes
             if not index.harmless
         ]
@@ -240,6 +242,8 @@ class ChangeType:
                     turned(self._trigger, self._before()),
                 ),
                 guards=self._as_before(),
+                # It comes back once it is proved.
+                keeps=self._keeps(("not null", self.column)),
             )
         )
         steps += [self._validated(rule.name, rule=rule, text=rule.old) for rule in held.rules if rule.valid]
@@ -423,6 +427,12 @@ class ChangeType:
                 sql.SQL("TRIGGER {} ON {}").format(sql.Identifier(trigger.name), self.table.identifier), trigger.comment
             )
 
+    def _keeps(self, *more: tuple[str, str]) -> Keeps:
+        """All else must be as it was. Where a view had no privileges of its own it has them in words now; see `_as_before`."""
+        held = self._held
+        views = [("view", view.written) for view in held.views if not view.has_grants]
+        return Keeps(retyped=(self.column,), columns=(held.new_column, held.old_column), may_differ=(*views, *more))
+
     def _as_before(self) -> tuple[Guard, ...]:
         """Views are made anew, so their privileges must be the ones they had."""
         return tuple(_same_grants(view) for view in self._held.views)
@@ -529,16 +539,15 @@ class ChangeType:
 
     def _looked_for(self, rule: AttachedRule) -> Action:
         """No row may break a check before it stands: it would fail each UPDATE of such a row, whatever that changes."""
-        keys = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in self._key)
-        query = sql.SQL("SELECT concat_ws(', ', {}) AS key FROM {} WHERE NOT {} LIMIT 1").format(
-            keys, self.table.identifier, sql.SQL(_condition(rule.new) or "")
+        look = self._offenders(sql.SQL("NOT {}").format(sql.SQL(_condition(rule.new) or "")))
+        return Action(
+            table=self.table,
+            statements=(Statement(sql=look, lock="ACCESS SHARE", note="scans the table; must find no row"),),
+            scans=True,
+            offenders=look,
+            proves=(self.column,),
+            looks_for=f"the check {rule.name} with their new values of {self.column}",
         )
-        guard = Guard(
-            sql=query,
-            problem=f"the new value of {self.column} breaks the check {rule.name}, in the row {{!r}} for one",
-            remedy="Mend the rows and resume; or roll back, and take the check away first",
-        )
-        return Action(table=self.table, statements=(), guards=(guard,), scans=True)
 
     def _validated(
         self,
@@ -556,13 +565,12 @@ class ChangeType:
             statements=(self._alter(validate, lock="SHARE UPDATE EXCLUSIVE", note=_SCAN),),
             scans=True,
             offenders=offenders,
+            # The lanes write the new column: they mend a NULL there. A rule about its values is a person's to mend.
+            proves=(self._held.new_column,) if rule is None else (self.column,),
         )
 
     def _offenders(self, condition: sql.Composable) -> sql.Composed:
-        keys = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in self._key)
-        return sql.SQL("SELECT {} FROM {} WHERE {} LIMIT {}").format(
-            keys, self.table.identifier, condition, sql.Literal(_NAMED)
-        )
+        return naming(self.table, self.facts.key, condition)
 
     def _add_constraint(self, name: str, text: str, *, rule: AttachedRule | None = None) -> Statement:
         add = sql.SQL("ADD CONSTRAINT {} {} NOT VALID").format(sql.Identifier(name), sql.SQL(text))

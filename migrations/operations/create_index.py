@@ -43,7 +43,7 @@ class CreateIndex:
     def verify(self) -> tuple[Step, ...]:
         if self.facts.index is None:  # refused by preflight
             return ()
-        return (concurrently.build(self.table, self.facts.index, named_by=self.facts.named_by),)
+        return (concurrently.build(self.table, self.facts.index, key=self.facts.key),)
 
     def switch(self) -> tuple[Step, ...]:
         return ()

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from migrations.archive import restored
+from migrations.operations import concurrently
 from migrations.operations.base import Action, Archived, Statement, Step, Walk, object_name
 from migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from migrations.definition import DropColumn as Definition
     from migrations.definition import TableName
-    from migrations.facts import Constraint, Dropped, Facts
+    from migrations.facts import Constraint, Dropped, Facts, IndexDefinition
 
 _BRIEF = "brief; gives way after lock_timeout, and tries again"
 _SCAN = "scans the table while reads and writes go on"
@@ -72,7 +73,10 @@ class DropColumn:
 
     def _again(self) -> tuple[Step, ...]:
         """The column as it was: first its values, then what it carried."""
-        carried = [step for constraint in self._dropped.constraints for step in self._carried(constraint)]
+        carried = [
+            *(step for index in self._dropped.indexes for step in self._index(index)),
+            *(step for constraint in self._dropped.constraints for step in self._constraint(constraint)),
+        ]
         return (Action(table=self.table, statements=self._added()), self._restore(), *carried)
 
     def _added(self) -> tuple[Statement, ...]:
@@ -153,7 +157,16 @@ class DropColumn:
             ),
         )
 
-    def _carried(self, kept: Constraint) -> tuple[Step, ...]:
+    def _index(self, kept: IndexDefinition) -> tuple[Step, ...]:
+        """An index that the column carried, again; and the UNIQUE constraint that it was."""
+        build = concurrently.build(self.table, kept, key=self.facts.key)
+        if kept.name not in self._dropped.unique:
+            return (build,)
+        name = sql.Identifier(kept.name)
+        add = self._alter("ADD CONSTRAINT {} UNIQUE USING INDEX {}", name, name, note=_BRIEF)
+        return (build, Action(table=self.table, statements=(add,)))
+
+    def _constraint(self, kept: Constraint) -> tuple[Step, ...]:
         """A constraint that the column carried, again."""
         name = sql.Identifier(kept.name)
         # As pg_get_constraintdef wrote it, without the word that says it was not validated either.

@@ -56,7 +56,7 @@ class DropIndex:
             concurrently.drop(
                 self.table,
                 self.facts.index,
-                named_by=self.facts.named_by,
+                key=self.facts.key,
                 guards=(self._is_gone(self.facts.index.name),),
             ),
         )

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from migrations.operations.base import Guard, Statement
+from migrations.operations.rules import BRIEF
 from migrations.postgres.sync import NEUTRAL
 
 if TYPE_CHECKING:
     from migrations.postgres.sync import SyncTrigger
-
-#: A lock that lets nothing else in, held for moments.
-BRIEF = "brief; gives way after lock_timeout, and tries again"
 
 
 def created(trigger: SyncTrigger, body: str) -> tuple[Statement, ...]:
@@ -51,4 +49,13 @@ def fires_last(trigger: SyncTrigger) -> Guard:
         sql=trigger.later,
         problem="the trigger {!r} fires after the sync trigger and could change what it read",
         remedy="Rename it so that its name sorts before a tilde (~)",
+    )
+
+
+def fires(trigger: SyncTrigger) -> Guard:
+    """Nobody has disabled the sync trigger meanwhile, as a restore with --disable-triggers does."""
+    return Guard(
+        sql=trigger.silent,
+        problem="the sync trigger {!r} was dropped or disabled, so what was written meanwhile is in one of the columns only",
+        remedy="Take the run back with `backfilld rollback`, and begin again",
     )

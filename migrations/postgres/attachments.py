@@ -389,9 +389,11 @@ def attached_views(connection: Connection, found: Sequence[Attached]) -> tuple[A
             AttachedView(
                 schema=row["schema"],
                 name=row["name"],
+                written=one.name,
                 definition=row["definition"].rstrip().removesuffix(";"),
                 options=row["options"] or "",
                 owner=row["owner"],
+                has_grants=row["has_grants"],
                 grants=grants(row["grants"]),
                 comment=row["comment"],
                 column_comments=tuple((column, text) for column, text in row["column_comments"]),

@@ -12,6 +12,8 @@ from migrations.names import TableName
 from migrations.sql import queries
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from migrations.postgres.connect import Connection
 
 _SQL = queries("catalog")
@@ -150,6 +152,22 @@ class Dependent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Nature:
+    """What one column is made of."""
+
+    #: Without domains.
+    type: str
+    #: As written in SQL; empty for the type's own.
+    collation: str
+    #: Its own or its domain's; empty for none.
+    default: str
+    identity: bool
+    #: From a parent, or from the type of a typed table: it is not for this table to rename.
+    inherited: bool
+    comment: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Backend:
     """The server behind a connection."""
 
@@ -202,6 +220,23 @@ def describe(connection: Connection, name: TableName) -> Table | None:
 def plain_types(connection: Connection, table: Table) -> dict[str, str]:
     """The type of each column without a domain and a limit of length. Runs in a transaction with an empty search_path."""
     return {row["name"]: row["type"] for row in connection.execute(_SQL["plain_types"], {"oid": table.oid})}
+
+
+def nature(connection: Connection, table: Table, column: str) -> Nature:
+    """What a column of a table is made of. Runs in a transaction with an empty search_path."""
+    row = connection.execute(_SQL["column_nature"], {"oid": table.oid, "column": column}).fetchone()
+    return Nature(**(row or {}))
+
+
+def column_grants(connection: Connection, table: Table, column: str) -> list[tuple[str, str, bool]]:
+    """(privilege, whose, whether it may be passed on) of a column itself; an empty name is PUBLIC."""
+    rows = connection.execute(_SQL["column_grants"], {"oid": table.oid, "column": column}).fetchall()
+    return [(row["privilege"], row["grantee"], row["grantable"]) for row in rows]
+
+
+def deferrable_indexes(connection: Connection, table: Table) -> set[str]:
+    """The names of indexes that may hold duplicates inside of a transaction."""
+    return {row["name"] for row in connection.execute(_SQL["deferrable_indexes"], {"oid": table.oid}).fetchall()}
 
 
 def similar_tables(connection: Connection, name: TableName) -> list[tuple[str, str]]:
@@ -263,6 +298,42 @@ def partition_columns(connection: Connection, table: Table) -> set[str | None]:
     return {row["name"] for row in connection.execute(_SQL["partition_columns"], {"oid": table.oid}).fetchall()}
 
 
+def constraint(connection: Connection, table: Table, name: str) -> tuple[str, bool] | None:
+    """(kind, whether it is validated) of a table's constraint; None when there is none of that name."""
+    row = connection.execute(_SQL["constraint"], {"oid": table.oid, "name": name}).fetchone()
+    return (row["kind"], row["validated"]) if row else None
+
+
+def referable_keys(connection: Connection, table: Table) -> list[tuple[bool, tuple[str, ...]]]:
+    """(whether it is the primary key, columns) of each unique key that a foreign key may refer to, the primary key first."""
+    rows = connection.execute(_SQL["referable_keys"], {"oid": table.oid}).fetchall()
+    return [(row["is_primary"], tuple(row["columns"])) for row in rows]
+
+
+def may_reference(connection: Connection, table: Table, columns: Sequence[str]) -> bool:
+    """Whether this role may make foreign keys that refer to these columns."""
+    row = connection.execute(_SQL["may_reference"], {"oid": table.oid, "columns": list(columns)}).fetchone()
+    return bool(row and row["may_reference"])
+
+
+def has_index_on(connection: Connection, table: Table, columns: Sequence[str]) -> bool:
+    """Whether an index finds the rows of a value of these columns."""
+    found = connection.execute(_SQL["index_that_begins_with"], {"oid": table.oid, "columns": list(columns)})
+    return found.fetchone() is not None
+
+
+def unproved_not_null(connection: Connection, table: Table, column: str) -> str | None:
+    """The NOT NULL constraint of a column that is not validated, if there is one."""
+    row = connection.execute(_SQL["unproved_not_null"], {"oid": table.oid, "column": column}).fetchone()
+    return str(row["name"]) if row else None
+
+
+def partitions_not_null(connection: Connection, table: Table, column: str) -> list[str]:
+    """Partitions in which a column is NOT NULL by themselves."""
+    rows = connection.execute(_SQL["partitions_not_null"], {"oid": table.oid, "column": column}).fetchall()
+    return [row["name"] for row in rows]
+
+
 def filenode(connection: Connection, name: TableName) -> int | None:
     """The file a table is in at this moment; a rewrite gives it another one. None when there is no such table."""
     row = connection.execute(_SQL["filenode"], {"table": name.identifier.as_string()}).fetchone()
@@ -272,12 +343,3 @@ def filenode(connection: Connection, name: TableName) -> int | None:
 def sizes(connection: Connection, name: TableName) -> dict[str, int]:
     """`heap_bytes`, with what is stored out of line, and `index_bytes` of a table and its partitions."""
     return dict(connection.execute(_SQL["sizes"], {"table": name.identifier.as_string()}).fetchone() or {})
-
-
-def lock_holders(connection: Connection, name: TableName) -> list[str]:
-    """Who holds a table, in words, the oldest transaction first."""
-    rows = connection.execute(_SQL["lock_holders"], {"table": name.identifier.as_string()}).fetchall()
-    return [
-        f"pid {row['pid']} ({row['state'] or 'background'}, {row['seconds'] or 0:.0f} s): {row['query'] or '-'}"
-        for row in rows
-    ]

@@ -16,10 +16,11 @@ from psycopg import errors, sql
 
 from migrations.errors import Finding
 from migrations.postgres import indexes
+from migrations.postgres.outcomes import in_words
 from migrations.sql import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from migrations.definition import TableName
     from migrations.facts import IndexDefinition
@@ -31,7 +32,7 @@ _SQL = queries("catalog")
 #: PostgreSQL's lexical elements that may hold a parenthesis or a semicolon which is not one (manual, 4.1). Where this lexer
 #: and PostgreSQL's could differ it must see more code, never less: names go on with `$` and with every character beyond
 #: ASCII, a carriage return ends a line comment, and an escape string that is continued keeps its backslashes.
-_LEXEME = re.compile(
+LEXEME = re.compile(
     r"""
       (?P<continued> (?<![\w$\x80-\U0010ffff]) [eE]' (?: [^'\\] | '' | \\. )*+ ' (?: \s | -- [^\n\r]* )+ ' )
     | (?P<escaped>   (?<![\w$\x80-\U0010ffff]) [eE]' (?: [^'\\] | '' | \\. )*+ ' )
@@ -48,6 +49,8 @@ _LEXEME = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+#: A column of the copy that no table of a user's has.
+_ASIDE = "~backfilld aside"
 _BLOCK_EDGE = re.compile(r"/\*|\*/")
 
 
@@ -58,11 +61,11 @@ def smuggled(expression: str) -> str | None:
     statement, not for a clause of ours to be closed and another opened.
     """
     depth, position = 0, 0
-    while match := _LEXEME.search(expression, position):
+    while match := LEXEME.search(expression, position):
         position = match.end()
         kind = match.lastgroup if match.lastgroup != "tag" else "dollar"
         if kind == "block":
-            end = _end_of_comment(expression, position)
+            end = end_of_comment(expression, position)
             if end is None:
                 return "a comment is not closed"
             position = end
@@ -81,7 +84,11 @@ def smuggled(expression: str) -> str | None:
     return "a parenthesis is not closed" if depth else None
 
 
-def _end_of_comment(text: str, position: int) -> int | None:
+#: The index that is tried on a copy.
+_PROBE_INDEX = "backfilld_probe_index"
+
+
+def end_of_comment(text: str, position: int) -> int | None:
     # Comments nest in PostgreSQL.
     depth = 1
     while depth:
@@ -197,6 +204,66 @@ class Probe:
         with self._asking("expression", "the update of " + ", ".join(assignments)):
             self._connection.execute(sql.SQL("EXPLAIN UPDATE {} SET {}{}").format(self._copy, sets, condition))
 
+    def twin_indexes(
+        self, column: str, twin: str, definitions: Sequence[IndexDefinition], *, type_: str, collation: str
+    ) -> list[tuple[IndexDefinition, IndexDefinition]]:
+        """Of these indexes, those that hold a column, each for its twin: while it has its own name, and the column's.
+
+        PostgreSQL itself writes the definitions, on the copy, in which the columns are renamed for that. Raises Complaint.
+        """
+        with self._connection.transaction(force_rollback=True):
+            self._make_indexes(definitions)
+            self._rename(column, twin)
+            renamed = self._indexes()
+        held = [renamed[one.name] for one in definitions if renamed[one.name].rest != one.rest]
+        collated = sql.SQL(" COLLATE {}").format(_raw(collation)) if collation else sql.SQL("")
+        with self._connection.transaction(force_rollback=True):
+            self._connection.execute(
+                sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(self._copy, sql.Identifier(twin), _raw(type_))
+                + collated
+            )
+            self._make_indexes(held)
+            as_twin = self._indexes()
+            self._rename(column, _ASIDE)
+            self._rename(twin, column)
+            as_column = self._indexes()
+        return [(as_twin[one.name], as_column[one.name]) for one in held]
+
+    def is_constant(self, expression: str, type_: str) -> bool:
+        """Whether an expression without columns gives the same whoever asks and whenever: PostgreSQL would store it."""
+        try:
+            with self._connection.transaction(force_rollback=True):
+                self._connection.execute(
+                    sql.SQL("ALTER TABLE {} ADD COLUMN {} {} GENERATED ALWAYS AS {} STORED").format(
+                        self._copy, sql.Identifier(_ASIDE), _raw(type_), _operand(expression)
+                    )
+                )
+        except errors.InvalidObjectDefinition:
+            return False
+        return True
+
+    def add_constraint(self, name: str, body: sql.Composable, *, check: str, what: str) -> None:
+        """Add a constraint to the copy. Raises Complaint with PostgreSQL's words."""
+        with self._asking(check, what):
+            self._connection.execute(
+                sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(self._copy, sql.Identifier(name), body)
+            )
+
+    def copy_of(self, table: TableName) -> sql.Identifier:
+        """A temporary copy of another table with its unique keys, which the copy of this one may refer to."""
+        name = table.name if table.name != self._table.name.name else "referenced"
+        self._connection.execute(
+            sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING INDEXES)").format(
+                sql.Identifier(name), table.identifier
+            )
+        )
+        return sql.Identifier("pg_temp", name)
+
+    def equalities(self, foreign_key: str) -> tuple[str, ...]:
+        """The operators by which a foreign key of the copy compares, the referenced column on the left."""
+        rows = self._connection.execute(_SQL["equalities"], {"oid": self._own_oid(), "name": foreign_key}).fetchall()
+        return tuple(f"OPERATOR({sql.Identifier(row['schema']).as_string()}.{row['name']})" for row in rows)
+
     def index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
         """Build an index on the copy, and take its definition as PostgreSQL writes it.
 
@@ -220,19 +287,41 @@ class Probe:
             return False
         return True
 
+    def _rename(self, before: str, after: str) -> None:
+        self._connection.execute(
+            sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(
+                self._copy, sql.Identifier(before), sql.Identifier(after)
+            )
+        )
+
+    def _make_indexes(self, definitions: Sequence[IndexDefinition]) -> None:
+        for one in definitions:
+            create = sql.SQL("CREATE {}INDEX {} ON {} {}").format(
+                sql.SQL("UNIQUE " if one.unique else ""), sql.Identifier(one.name), self._copy, _raw(one.rest)
+            )
+            with self._asking("index", f"the index {one.name}"):
+                self._connection.execute(create)
+
+    def _indexes(self) -> dict[str, IndexDefinition]:
+        """The indexes of the copy, by their names."""
+        found = [one.definition for one in indexes.of_table(self._connection, self._own_oid())]
+        # Temporary tables may have a tablespace of their own.
+        return {one.name: replace(one, tablespace="") for one in found if one is not None}
+
     def _try_index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
+        probe_name = sql.Identifier(_PROBE_INDEX)  # the index's own may be that of its table
         create = sql.SQL("CREATE {}INDEX {} ON {} {}").format(
-            sql.SQL("UNIQUE " if unique else ""), sql.Identifier(name), self._copy, rest
+            sql.SQL("UNIQUE " if unique else ""), probe_name, self._copy, rest
         )
         with self._asking("index", f"the index {name}"):
             self._connection.execute(create)
         (definition,) = [
             one.definition
             for one in indexes.of_table(self._connection, self._own_oid())
-            if one.definition is not None and one.definition.name == name
+            if one.definition is not None and one.definition.name == _PROBE_INDEX
         ]
-        self._connection.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier("pg_temp", name)))
-        return replace(definition, tablespace="")  # temporary tables may have one of their own
+        self._connection.execute(sql.SQL("DROP INDEX pg_temp.{}").format(probe_name))
+        return replace(definition, name=name, tablespace="")  # temporary tables may have a tablespace of their own
 
     def _unrepeatable(self, nodes: str) -> tuple[str, ...]:
         functions = [int(oid) for oid in re.findall(r":(?:funcid|opfuncid|aggfnoid|winfnoid) (\d+)", nodes)]
@@ -267,9 +356,8 @@ class Probe:
         except psycopg.Error as exc:
             if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57")):
                 raise
-            message = exc.diag.message_primary or str(exc)
             hint = f" ({exc.diag.message_hint})" if exc.diag.message_hint else ""
-            raise Complaint(check, f"{what}: {message}{hint}") from exc
+            raise Complaint(check, f"{what}: {in_words(exc)}{hint}") from exc
 
 
 class Complaint(Exception):
@@ -287,6 +375,7 @@ class Complaint(Exception):
             "type": "Write a type as PostgreSQL does, with its schema when it is not built in (extensions.citext)",
             "default": "Write a constant, or an expression without columns",
             "index": "Write what CREATE INDEX takes; names outside pg_catalog carry their schema (public.f(x))",
+            "foreign_key": "Refer to columns of a unique key whose types PostgreSQL compares with these",
         }.get(
             self.check,
             "Write one SQL expression over the table's columns; names outside pg_catalog carry their schema (public.f(x))",

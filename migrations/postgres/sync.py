@@ -60,9 +60,6 @@ class SyncTrigger:
         It runs as the role of the run, so that the application needs no right in our schema, and under settings of its own,
         so that an expression means the same whoever writes.
         """
-        tag = "$body$"
-        while tag in body:
-            tag = tag.replace("$body", "$body_")
         settings = sql.SQL(" ").join(
             sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
             for name, value in SEMANTICS.items()
@@ -70,9 +67,7 @@ class SyncTrigger:
         )
         return sql.SQL(
             "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS {body}"
-        ).format(
-            name=self._function, settings=settings, body=sql.SQL(f"{tag}\n{body}\n{tag}")
-        )  # quoted by a tag it does not hold
+        ).format(name=self._function, settings=settings, body=_dollar_quoted(body))
 
     @property
     def create(self) -> sql.Composed:
@@ -107,6 +102,16 @@ class SyncTrigger:
             "OR t.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree({table}::pg_catalog.regclass) p)) "
             "AND t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0 "
             'AND t.tgname COLLATE "C" > {trigger} COLLATE "C"'
+        ).format(table=sql.Literal(self.table.identifier.as_string()), trigger=sql.Literal(self.trigger_name))
+
+    @property
+    def silent(self) -> sql.Composed:
+        """A query that gives the trigger's name when it is not there, or does not fire for everybody; partitions included."""
+        return sql.SQL(
+            "SELECT {trigger} AS tgname FROM pg_catalog.pg_class c WHERE (c.oid = {table}::pg_catalog.regclass "
+            "OR c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree({table}::pg_catalog.regclass) p)) "
+            "AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = {trigger} "
+            "AND t.tgenabled = 'A')"
         ).format(table=sql.Literal(self.table.identifier.as_string()), trigger=sql.Literal(self.trigger_name))
 
     @property
@@ -245,6 +250,14 @@ def assignment(
     END;"""  # noqa: S608 - the expression was checked by preflight, names are quoted
 
 
+def _dollar_quoted(body: str) -> sql.SQL:
+    """A body of code as one literal, by a tag that it does not hold."""
+    tag = "$body$"
+    while tag in body:
+        tag = tag.replace("$body", "$body_")
+    return sql.SQL(f"{tag}\n{body}\n{tag}")
+
+
 def _changed(side: Side) -> str:
     # By image: any type has one, and no operator is looked up.
     old = sql.Identifier("old", side.column).as_string()
@@ -261,7 +274,9 @@ def _given(side: Side) -> str:
     if side.default is None:
         return f"CASE WHEN {null} THEN 0 ELSE 2 END"
     default = f"ROW(CAST((\n{side.default}\n) AS {side.type}))::record"
-    return f"CASE WHEN ROW({value})::record OPERATOR(pg_catalog.*=) {default} THEN 0 WHEN {null} THEN 1 ELSE 2 END"
+    # Cast too: a column of a domain is of another type than its domain's base.
+    given = f"ROW(CAST({value} AS {side.type}))::record"
+    return f"CASE WHEN {given} OPERATOR(pg_catalog.*=) {default} THEN 0 WHEN {null} THEN 1 ELSE 2 END"
 
 
 def _new(column: str) -> str:

@@ -12,13 +12,27 @@ from typing import TYPE_CHECKING
 from migrations import definition
 from migrations.facts import Facts
 from migrations.operations import bind, bind_one
-from migrations.postgres import catalog, pooler
+from migrations.postgres import catalog, dependents, pooler
 from migrations.postgres.expressions import Complaint, probe
-from migrations.preflight import add_column, add_unique, backfill, change_type, create_index, drop_column, drop_index
+from migrations.preflight import (
+    add_check,
+    add_column,
+    add_foreign_key,
+    add_unique,
+    backfill,
+    change_type,
+    create_index,
+    drop_column,
+    drop_index,
+    rename_column,
+    set_not_null,
+    sql,
+)
 from migrations.preflight.findings import Case, Examination
 from migrations.preflight.surroundings import tell_of_surroundings
 from migrations.preflight.tables import check_table, find_table
 from migrations.preflight.walks import keys_because, with_key
+from migrations.rehearsal import rehearse
 from migrations.walks.forecast import forecast
 
 if TYPE_CHECKING:
@@ -39,6 +53,9 @@ def examine(connection: Connection, migration: Migration) -> Examination:
         found.facts = tuple(
             _examine_operation(connection, found, migration, number) for number in range(len(migration.operations))
         )
+    if not found.findings:
+        found.dependents = {name: dependents.of_table(connection, table) for name, table in found.tables.items()}
+        found.rehearsal = rehearse(connection, found, migration, found.facts)
     if not found.findings:
         found.forecasts = tuple(
             forecast(connection, found.tables[rewrite.table], rewrite, migration.settings)
@@ -78,8 +95,8 @@ def _check_server(connection: Connection, found: Examination, migration: Migrati
 def _examine_operation(connection: Connection, found: Examination, migration: Migration, number: int) -> Facts:
     operation = migration.operations[number]
     place = f"operations[{number}].{operation.kind}"
-    if operation.table is None:
-        return Facts(relation="")
+    if isinstance(operation, definition.Sql):
+        return sql.examine(connection, found, operation, number)
     nothing = Facts(relation=str(operation.table))
     before = len(found.findings)
     table = found.tables.get(operation.table) or find_table(connection, found, place, operation.table)
@@ -130,10 +147,14 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
             f"{case.table.name} cannot be walked by pages, because {because}",
             "Remove `walk: pages` from the settings; it is walked by key then",
         )
+    if bind_one(case.migration, case.number, facts).undo() and not case.migration.settings.journal:
+        case.warn(
+            "with `journal: off` nothing is kept of what it replaces: once rows are changed, this run cannot be rolled back"
+        )
     return replace(facts, keys_because=because)
 
 
-def _examine_case(case: Case) -> Facts:
+def _examine_case(case: Case) -> Facts:  # noqa: C901, PLR0911 - one for each operation
     """The facts of one operation. Raises Complaint."""
     operation = case.migration.operations[case.number]
     match operation:
@@ -145,6 +166,14 @@ def _examine_case(case: Case) -> Facts:
             return change_type.examine(case, operation)
         case definition.DropColumn():
             return drop_column.examine(case, operation)
+        case definition.RenameColumn():
+            return rename_column.examine(case, operation)
+        case definition.SetNotNull():
+            return set_not_null.examine(case, operation)
+        case definition.AddCheck():
+            return add_check.examine(case, operation)
+        case definition.AddForeignKey():
+            return add_foreign_key.examine(case, operation)
         case definition.AddUnique():
             return add_unique.examine(case, operation)
         case definition.CreateIndex():

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from migrations.facts import Constraint, Dropped, Facts, Target
-from migrations.postgres import catalog
+from migrations.postgres import catalog, indexes
 from migrations.preflight.columns import column_of
 from migrations.preflight.walks import with_key
 
@@ -55,6 +55,8 @@ def examine(case: Case, operation: DropColumn) -> Facts:
         for one in dependents
         if one.kind in {"constraint c", "constraint f"}
     )
+    mine = {one.name for one in dependents if one.kind in {"index", "constraint u"}}
+    found = indexes.of_table(case.connection, table.oid) if mine else []
     if dependents:
         names = ", ".join(one.what for one in dependents)
         case.warn(f"with {name} go {names}; a rollback brings them back")
@@ -72,6 +74,8 @@ def examine(case: Case, operation: DropColumn) -> Facts:
             comment=details.comment,
             grants=details.grants,
             constraints=constraints,
+            indexes=tuple(one.definition for one in found if one.definition and one.definition.name in mine),
+            unique=tuple(one.name for one in dependents if one.kind == "constraint u"),
         ),
     )
     return with_key(case.found, case.place, table, facts)

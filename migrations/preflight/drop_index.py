@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from migrations.facts import Facts
 from migrations.postgres import indexes
-from migrations.preflight.indexes import naming_columns
+from migrations.preflight.indexes import naming_key
 
 if TYPE_CHECKING:
     from migrations.definition import DropIndex
@@ -41,7 +41,7 @@ def examine(case: Case, operation: DropIndex) -> Facts:
         )
     if found.definition.unique and found.valid:
         case.warn(f"{operation.name} is unique, and nothing will refuse duplicates any more")
-    return Facts(relation=str(case.table.name), index=found.definition, named_by=naming_columns(case))
+    return Facts(relation=str(case.table.name), index=found.definition, key=naming_key(case))
 
 
 def _refuse_absent(case: Case, operation: DropIndex, found: Named | None) -> None:

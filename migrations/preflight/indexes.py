@@ -16,7 +16,7 @@ from migrations.preflight.add_column import left_by_cancelled_run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from migrations.facts import IndexDefinition
+    from migrations.facts import IndexDefinition, KeyColumn
     from migrations.postgres.indexes import Named
     from migrations.preflight.findings import Case
 
@@ -50,12 +50,12 @@ def built(case: Case, name: str, rest: sql.Composable, *, unique: bool) -> Facts
     wanted = case.trial.index(name, rest, unique=unique)
     _check_name(case, wanted)
     _tell_of_twins(case, wanted)
-    return Facts(relation=str(case.table.name), index=wanted, named_by=naming_columns(case))
+    return Facts(relation=str(case.table.name), index=wanted, key=naming_key(case))
 
 
-def naming_columns(case: Case) -> tuple[str, ...]:
-    """The columns of the key by which rows are named to people; none for a table without a key."""
-    return tuple(column.name for column in case.table.keys[0].columns) if case.table.keys else ()
+def naming_key(case: Case) -> tuple[KeyColumn, ...]:
+    """The key by which rows are named to people; none for a table without one."""
+    return case.table.keys[0].columns if case.table.keys else ()
 
 
 def listed(columns: Sequence[str]) -> sql.Composed:

@@ -175,6 +175,7 @@ ORDER BY s.oid
 SELECT n.nspname::text AS schema, c.relname::text AS name, pg_get_viewdef(c.oid) AS definition,
        array_to_string(c.reloptions, ', ') AS options,
        quote_ident(pg_get_userbyid(c.relowner)) AS owner, pg_has_role(current_user, c.relowner, 'USAGE') AS owned,
+       c.relacl IS NOT NULL AS has_grants,
        obj_description(c.oid, 'pg_class') AS comment,
        coalesce((SELECT json_agg(json_build_array(a.attname, col_description(c.oid, a.attnum)) ORDER BY a.attnum)
                  FROM pg_attribute a WHERE a.attrelid = c.oid AND col_description(c.oid, a.attnum) IS NOT NULL), '[]') AS column_comments,

@@ -162,15 +162,6 @@ FROM (
 ) d
 ORDER BY 1
 
--- name: lock_holders
--- Who holds a table, oldest transaction first: the ones a DDL statement waits for.
-SELECT a.pid, a.state, left(a.query, 80) AS query,
-       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds
-FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-WHERE l.relation = to_regclass(%(table)s::text) AND l.granted AND l.pid <> pg_backend_pid()
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-ORDER BY a.xact_start NULLS LAST LIMIT 3
-
 -- name: view_reads
 -- What a probe view reads: columns of its table by name, and other relations with their row security.
 SELECT d.refobjid::bigint AS oid,
@@ -198,6 +189,61 @@ WHERE (p.oid = ANY (%(functions)s::bigint[]::oid[])
           AND p.proname IN ('now', 'transaction_timestamp', 'statement_timestamp', 'txid_current',
                             'pg_current_xact_id', 'txid_current_snapshot', 'pg_current_snapshot')
        OR p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = 'age' AND p.pronargs = 1)
+ORDER BY 1
+
+-- name: constraint
+-- A constraint of a table by its name.
+SELECT c.contype::text AS kind, c.convalidated AS validated
+FROM pg_constraint c WHERE c.conrelid = %(oid)s::bigint::oid AND c.conname = %(name)s::text
+
+-- name: referable_keys
+-- Unique keys that a foreign key may refer to, the primary key first.
+SELECT i.indisprimary AS is_primary, array_agg(a.attname::text ORDER BY n.n) AS columns
+FROM pg_index i
+CROSS JOIN LATERAL generate_series(0, i.indnkeyatts - 1) AS n(n)
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[n.n]
+WHERE i.indrelid = %(oid)s::bigint::oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+  AND i.indpred IS NULL AND i.indexprs IS NULL
+GROUP BY i.indexrelid, i.indisprimary
+ORDER BY i.indisprimary DESC, i.indexrelid
+
+-- name: may_reference
+-- Whether this role may make foreign keys that refer to these columns.
+SELECT has_table_privilege(%(oid)s::bigint::oid, 'REFERENCES')
+       OR coalesce((SELECT bool_and(has_column_privilege(%(oid)s::bigint::oid, c.name, 'REFERENCES'))
+                    FROM unnest(%(columns)s::text[]) AS c(name)), false) AS may_reference
+
+-- name: index_that_begins_with
+-- An index that finds the rows of a value of these columns: a whole one that begins with them, in any order.
+SELECT x.relname AS name
+FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
+WHERE i.indrelid = %(oid)s::bigint::oid AND i.indisvalid AND i.indpred IS NULL AND m.amname IN ('btree', 'hash')
+  AND %(columns)s::text[] <@ (SELECT array_agg(a.attname::text)
+                              FROM generate_series(0, cardinality(%(columns)s::text[]) - 1) AS n(n)
+                              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[n.n])
+LIMIT 1
+
+-- name: equalities
+-- The operators by which a foreign key compares, column by column.
+SELECT n.nspname AS schema, o.oprname AS name
+FROM pg_constraint c
+CROSS JOIN LATERAL unnest(c.conpfeqop) WITH ORDINALITY AS e(operator, place)
+JOIN pg_operator o ON o.oid = e.operator JOIN pg_namespace n ON n.oid = o.oprnamespace
+WHERE c.conrelid = %(oid)s::bigint::oid AND c.conname = %(name)s::text
+ORDER BY e.place
+
+-- name: unproved_not_null
+-- NOT NULL constraints of a column that are not validated (PostgreSQL 18 and newer).
+SELECT c.conname AS name
+FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+WHERE c.conrelid = %(oid)s::bigint::oid AND c.contype = 'n' AND NOT c.convalidated AND a.attname = %(column)s::text
+
+-- name: partitions_not_null
+-- Partitions in which a column is NOT NULL.
+SELECT p.relid::regclass::text AS name
+FROM pg_partition_tree(%(oid)s::bigint::oid) p
+JOIN pg_attribute a ON a.attrelid = p.relid AND a.attname = %(column)s::text AND NOT a.attisdropped
+WHERE p.level > 0 AND a.attnotnull
 ORDER BY 1
 
 -- name: backend
@@ -253,3 +299,42 @@ FROM (
       AND c.contype IS DISTINCT FROM 'n'
 ) e
 ORDER BY e.kind, e.what
+
+-- name: column_nature
+-- What one column is made of: its type without domains, its DEFAULT or its domain's, and what keeps it from being renamed.
+WITH RECURSIVE bare AS (
+    SELECT 0 AS depth, a.atttypid AS type, a.atttypmod AS typmod
+    FROM pg_attribute a WHERE a.attrelid = %(oid)s::bigint::oid AND a.attname = %(column)s::text
+    UNION ALL
+    SELECT b.depth + 1, t.typbasetype, t.typtypmod FROM bare b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
+)
+SELECT format_type(b.type, b.typmod) AS type,
+       CASE WHEN a.attcollation <> t.typcollation
+            THEN (SELECT format('%%I.%%I', n.nspname, c.collname)
+                  FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace WHERE c.oid = a.attcollation)
+            ELSE '' END AS collation,
+       coalesce(CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END,
+                (SELECT y.typdefault FROM bare o JOIN pg_type y ON y.oid = o.type
+                 WHERE y.typtype = 'd' AND y.typdefault IS NOT NULL ORDER BY o.depth LIMIT 1), '') AS default,
+       a.attidentity <> '' AS identity,
+       a.attinhcount > 0 OR r.reloftype <> 0 AS inherited,
+       coalesce(col_description(a.attrelid, a.attnum), '') AS comment
+FROM bare b JOIN pg_type t ON t.oid = b.type AND t.typtype <> 'd'
+JOIN pg_attribute a ON a.attrelid = %(oid)s::bigint::oid AND a.attname = %(column)s::text
+JOIN pg_class r ON r.oid = a.attrelid
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+
+-- name: column_grants
+-- Privileges that were granted on one column; PUBLIC is an empty name.
+SELECT x.privilege_type AS privilege, coalesce(r.rolname, '')::text AS grantee, x.is_grantable AS grantable
+FROM pg_attribute a
+CROSS JOIN LATERAL aclexplode(a.attacl) x
+LEFT JOIN pg_roles r ON r.oid = x.grantee
+WHERE a.attrelid = %(oid)s::bigint::oid AND a.attname = %(column)s::text
+ORDER BY 2, 1
+
+-- name: deferrable_indexes
+-- Indexes that serve deferrable constraints: they may hold duplicates inside of a transaction.
+SELECT c.relname AS name
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid = %(oid)s::bigint::oid AND NOT i.indimmediate

@@ -29,12 +29,14 @@ from bench import (  # noqa: E402 - see above
     busy,
     control,
     give_way,
+    journal,
     matrix,
     memory,
     page,
     recovery,
     replica,
     scale,
+    schema,
     speed,
     transform,
     trigger,
@@ -64,8 +66,10 @@ MEASUREMENTS: dict[str, Callable[[Stage, Effort], Section]] = {
     "recovery": recovery.measure,
     "give_way": give_way.measure,
     "replica": replica.measure,
+    "schema": schema.measure,
     "transform": transform.measure,
     "trigger": trigger.measure,
+    "journal": journal.measure,
 }
 
 

@@ -49,7 +49,7 @@ def make(engine: Engine, type_: str = "text", value: str = "'v' || n", column: s
         "CREATE TYPE public.mood AS ENUM ('so so'); CREATE TYPE public.pair AS (a int, b text);"
         "CREATE DOMAIN public.short AS varchar(5) CHECK (VALUE <> 'x');"
         'CREATE SCHEMA "Odd Schema";'
-        'CREATE TABLE "Odd Schema"."Order" (tenant text COLLATE "C", id bigint, "old" text, "key" text, '
+        'CREATE TABLE "Odd Schema"."Order" (tenant text COLLATE "POSIX", id bigint, "old" text, "key" text, '
         f'"a%b ""c""" {type_} {column}, PRIMARY KEY (tenant, id));'
     )
     engine.execute(

@@ -98,3 +98,6 @@ BEGIN
 END
 $$;
 REVOKE ALL ON FUNCTION backfilld.make_partition(text, bigint) FROM PUBLIC;
+
+-- Runs that are on their way have not written down what they replaced so far, and half a journal would promise too much.
+UPDATE backfilld.runs SET settings = settings || '{"journal": false}' WHERE ended_at IS NULL AND phase <> 'expand';
