@@ -59,6 +59,37 @@ class IndexDefinition:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Twin:
+    """What a second column needs in order to serve in place of one that is there."""
+
+    #: Without a domain, which would have to be proved for every row before the column is filled.
+    type: str
+    #: As written in SQL; empty for the type's own.
+    collation: str = ""
+    #: The DEFAULT, where asking it again gives the same; empty for none.
+    default: str = ""
+    #: The column has a DEFAULT that cannot be asked again, or is an identity.
+    fills_itself: bool = False
+    comment: str = ""
+    #: Privileges on the column itself: which, whose, and whether they may be passed on. An empty name is PUBLIC.
+    grants: tuple[tuple[str, str, bool], ...] = ()
+    #: Its indexes, while it has the new name; and while it has the old one.
+    indexes: tuple[IndexDefinition, ...] = ()
+    indexes_as_old: tuple[IndexDefinition, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            **{
+                **value,
+                "grants": tuple((privilege, grantee, grantable) for privilege, grantee, grantable in value["grants"]),
+                "indexes": tuple(IndexDefinition.from_json(one) for one in value["indexes"]),
+                "indexes_as_old": tuple(IndexDefinition.from_json(one) for one in value["indexes_as_old"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of one operation."""
 
@@ -81,6 +112,8 @@ class Facts:
     adopts: bool = False
     #: Adding the column with its default fills every row at once, without a rewrite.
     default_fills: bool = False
+    #: The column that has the same values while one is renamed.
+    twin: Twin | None = None
     #: The columns that a CHECK is about; empty when that cannot be told.
     rule_columns: tuple[str, ...] = ()
     #: The columns that a foreign key refers to, and the operators (`OPERATOR(schema.=)`) that compare them with its own.
@@ -101,6 +134,7 @@ class Facts:
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),
                 "index": IndexDefinition.from_json(index) if (index := value.get("index")) else None,
+                "twin": Twin.from_json(twin) if (twin := value.get("twin")) else None,
                 **{name: tuple(value.get(name, ())) for name in ("reads", "rule_columns", "referenced", "equalities")},
             }
         )

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from migrations.store.runs import Held, Standing
     from worker.batch import Work
     from worker.index_build import IndexBuilds
+    from worker.lookout import Lookout
 
 #: Walks over the data before a person is asked: an application that keeps writing rows that need work is a bug to be mended.
 MAX_PASSES = 10
@@ -58,7 +59,7 @@ class Conductor:
         run: Run,
         operations: Sequence[Operation],
         works: Sequence[Work],
-        lane: Lane,
+        lookout: Lookout,
         *,
         index_builds: IndexBuilds,
     ) -> None:
@@ -66,16 +67,17 @@ class Conductor:
         self._run = run
         self._operations = operations
         self._works = works
-        self._lane = lane
+        self._lane = lookout.lane
+        self._lookout = lookout
         self._index_builds = index_builds
         #: How far the present phase is, in steps of its own.
-        self._step: int = lane.cursor or 0
+        self._step: int = self._lane.cursor or 0
         self.events: list[Event] = []
 
     def step(self, standing: Standing) -> list[LaneMessage]:
         """Do the next thing of the run's phase; returns the messages to send once it has committed.
 
-        Raises Refused when a guard finds what must not be, and psycopg.Error.
+        Raises Refused when a guard finds what must not be, Blocked when somebody is in the way of a lock, and psycopg.Error.
         """
         if standing.state is State.QUEUED:
             self._set_state(State.RUNNING, reason="the first step")
@@ -103,14 +105,22 @@ class Conductor:
         return step if isinstance(step, Action) and (step.scans or step.offenders is not None) else None
 
     def gives_up(self, standing: Standing, rule: Action) -> bool:
-        """Whether a row that breaks a rule is a person's to mend: no lane of the run would, or they have tried often enough."""
+        """Whether a row that breaks a rule is a person's to mend: no lane of the run would, or they have tried often enough.
+
+        Where a scan found it that comes after a look, the look of the next pass tells: by then the rule does not stand any more.
+        """
         mends = any(
             work.table == rule.table
             and (not rule.proves or {target.column for target in work.rewrite.facts.targets} & set(rule.proves))
             for work in self._works
         )
         # Lanes that walk again write the same values again, and none that are not unique become so.
-        return not mends or rule.index is not None or standing.pass_ % MAX_PASSES == 0
+        mends = mends and rule.index is None
+        looked = not rule.looks_for and any(
+            isinstance(step, Action) and step.looks_for and step.offenders == rule.offenders
+            for step in steps(self._operations, Phase.VERIFY)
+        )
+        return standing.pass_ % MAX_PASSES == 0 or not (mends or looked)
 
     def take_back(
         self, standing: Standing, rule: Action, *, problem: str, offenders: tuple[str, ...] | None
@@ -219,6 +229,7 @@ class Conductor:
         return way_back(self._operations, phase=Phase(began["phase"]), done=began["step"], pass_=began["pass"])
 
     def _execute(self, action: Action) -> None:
+        self._lookout.before(self._connection, action)
         ddl.execute(self._connection, action)
 
     def _enter(self, phase: Phase) -> list[LaneMessage]:

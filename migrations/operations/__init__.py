@@ -10,10 +10,12 @@ from migrations.operations.add_column import AddColumn
 from migrations.operations.add_foreign_key import AddForeignKey
 from migrations.operations.add_unique import AddUnique
 from migrations.operations.backfill import Backfill
-from migrations.operations.base import Action, Guard, Index, Operation, Statement, Step, Walk
+from migrations.operations.base import Action, Guard, Index, Keeps, Operation, Statement, Step, Walk
 from migrations.operations.create_index import CreateIndex
 from migrations.operations.drop_index import DropIndex
+from migrations.operations.rename_column import RenameColumn
 from migrations.operations.set_not_null import SetNotNull
+from migrations.operations.sql import Sql
 from migrations.states import Phase
 
 if TYPE_CHECKING:
@@ -22,7 +24,20 @@ if TYPE_CHECKING:
     from migrations.definition import Migration
     from migrations.facts import Facts
 
-__all__ = ["Action", "Guard", "Index", "Operation", "Statement", "Step", "Walk", "bind", "bind_one", "steps", "walks"]
+__all__ = [
+    "Action",
+    "Guard",
+    "Index",
+    "Keeps",
+    "Operation",
+    "Statement",
+    "Step",
+    "Walk",
+    "bind",
+    "bind_one",
+    "steps",
+    "walks",
+]
 
 
 def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
@@ -33,7 +48,9 @@ def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
     )
 
 
-def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # noqa: PLR0911 - one for each operation
+def bind_one(  # noqa: C901, PLR0911 - one for each operation
+    migration: Migration, number: int, facts: Facts
+) -> Operation:
     """One operation of a migration with its facts."""
     operation = migration.operations[number]
     match operation:
@@ -41,6 +58,8 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # n
             return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.Backfill():
             return Backfill(definition=operation, facts=facts)
+        case definition.RenameColumn():
+            return RenameColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.SetNotNull():
             return SetNotNull(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.AddCheck():
@@ -53,6 +72,8 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # n
             return CreateIndex(definition=operation, facts=facts)
         case definition.DropIndex():
             return DropIndex(definition=operation, facts=facts)
+        case definition.Sql():
+            return Sql(definition=operation, facts=facts)
         case _:
             raise NotImplementedError(operation.kind)
 

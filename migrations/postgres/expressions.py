@@ -20,7 +20,7 @@ from migrations.postgres.outcomes import in_words
 from migrations.sql import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from migrations.definition import TableName
     from migrations.facts import IndexDefinition
@@ -32,7 +32,7 @@ _SQL = queries("catalog")
 #: PostgreSQL's lexical elements that may hold a parenthesis or a semicolon which is not one (manual, 4.1). Where this lexer
 #: and PostgreSQL's could differ it must see more code, never less: names go on with `$` and with every character beyond
 #: ASCII, a carriage return ends a line comment, and an escape string that is continued keeps its backslashes.
-_LEXEME = re.compile(
+LEXEME = re.compile(
     r"""
       (?P<continued> (?<![\w$\x80-\U0010ffff]) [eE]' (?: [^'\\] | '' | \\. )*+ ' (?: \s | -- [^\n\r]* )+ ' )
     | (?P<escaped>   (?<![\w$\x80-\U0010ffff]) [eE]' (?: [^'\\] | '' | \\. )*+ ' )
@@ -49,6 +49,8 @@ _LEXEME = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+#: A column of the copy that no table of a user's has.
+_ASIDE = "~backfilld aside"
 _BLOCK_EDGE = re.compile(r"/\*|\*/")
 
 
@@ -59,11 +61,11 @@ def smuggled(expression: str) -> str | None:
     statement, not for a clause of ours to be closed and another opened.
     """
     depth, position = 0, 0
-    while match := _LEXEME.search(expression, position):
+    while match := LEXEME.search(expression, position):
         position = match.end()
         kind = match.lastgroup if match.lastgroup != "tag" else "dollar"
         if kind == "block":
-            end = _end_of_comment(expression, position)
+            end = end_of_comment(expression, position)
             if end is None:
                 return "a comment is not closed"
             position = end
@@ -86,7 +88,7 @@ def smuggled(expression: str) -> str | None:
 _PROBE_INDEX = "backfilld_probe_index"
 
 
-def _end_of_comment(text: str, position: int) -> int | None:
+def end_of_comment(text: str, position: int) -> int | None:
     # Comments nest in PostgreSQL.
     depth = 1
     while depth:
@@ -202,6 +204,54 @@ class Probe:
         with self._asking("expression", "the update of " + ", ".join(assignments)):
             self._connection.execute(sql.SQL("EXPLAIN UPDATE {} SET {}{}").format(self._copy, sets, condition))
 
+    def index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
+        """Build an index on the copy, and take its definition as PostgreSQL writes it.
+
+        `rest` is what follows the table's name in CREATE INDEX; users' texts in it were found self-contained by `smuggled`.
+        Raises Complaint.
+        """
+        # Written, read and written again: what comes out then is what the table's own index will be found to be.
+        first = self._try_index(name, rest, unique=unique)
+        return self._try_index(name, _raw(first.rest), unique=unique)
+
+    def twin_indexes(
+        self, column: str, twin: str, definitions: Sequence[IndexDefinition], *, type_: str, collation: str
+    ) -> list[tuple[IndexDefinition, IndexDefinition]]:
+        """Of these indexes, those that hold a column, each for its twin: while it has its own name, and the column's.
+
+        PostgreSQL itself writes the definitions, on the copy, in which the columns are renamed for that. Raises Complaint.
+        """
+        with self._connection.transaction(force_rollback=True):
+            self._make_indexes(definitions)
+            self._rename(column, twin)
+            renamed = self._indexes()
+        held = [renamed[one.name] for one in definitions if renamed[one.name].rest != one.rest]
+        collated = sql.SQL(" COLLATE {}").format(_raw(collation)) if collation else sql.SQL("")
+        with self._connection.transaction(force_rollback=True):
+            self._connection.execute(
+                sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(self._copy, sql.Identifier(twin), _raw(type_))
+                + collated
+            )
+            self._make_indexes(held)
+            as_twin = self._indexes()
+            self._rename(column, _ASIDE)
+            self._rename(twin, column)
+            as_column = self._indexes()
+        return [(as_twin[one.name], as_column[one.name]) for one in held]
+
+    def is_constant(self, expression: str, type_: str) -> bool:
+        """Whether an expression without columns gives the same whoever asks and whenever: PostgreSQL would store it."""
+        try:
+            with self._connection.transaction(force_rollback=True):
+                self._connection.execute(
+                    sql.SQL("ALTER TABLE {} ADD COLUMN {} {} GENERATED ALWAYS AS {} STORED").format(
+                        self._copy, sql.Identifier(_ASIDE), _raw(type_), _operand(expression)
+                    )
+                )
+        except errors.InvalidObjectDefinition:
+            return False
+        return True
+
     def add_constraint(self, name: str, body: sql.Composable, *, check: str, what: str) -> None:
         """Add a constraint to the copy. Raises Complaint with PostgreSQL's words."""
         with self._asking(check, what):
@@ -224,16 +274,6 @@ class Probe:
         rows = self._connection.execute(_SQL["equalities"], {"oid": self._own_oid(), "name": foreign_key}).fetchall()
         return tuple(f"OPERATOR({sql.Identifier(row['schema']).as_string()}.{row['name']})" for row in rows)
 
-    def index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
-        """Build an index on the copy, and take its definition as PostgreSQL writes it.
-
-        `rest` is what follows the table's name in CREATE INDEX; users' texts in it were found self-contained by `smuggled`.
-        Raises Complaint.
-        """
-        # Written, read and written again: what comes out then is what the table's own index will be found to be.
-        first = self._try_index(name, rest, unique=unique)
-        return self._try_index(name, _raw(first.rest), unique=unique)
-
     def has_equality(self, column: str) -> bool:
         """Whether values of a column can be told apart by `IS DISTINCT FROM`."""
         try:
@@ -246,6 +286,27 @@ class Probe:
         except errors.UndefinedFunction:
             return False
         return True
+
+    def _rename(self, before: str, after: str) -> None:
+        self._connection.execute(
+            sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(
+                self._copy, sql.Identifier(before), sql.Identifier(after)
+            )
+        )
+
+    def _make_indexes(self, definitions: Sequence[IndexDefinition]) -> None:
+        for one in definitions:
+            create = sql.SQL("CREATE {}INDEX {} ON {} {}").format(
+                sql.SQL("UNIQUE " if one.unique else ""), sql.Identifier(one.name), self._copy, _raw(one.rest)
+            )
+            with self._asking("index", f"the index {one.name}"):
+                self._connection.execute(create)
+
+    def _indexes(self) -> dict[str, IndexDefinition]:
+        """The indexes of the copy, by their names."""
+        found = [one.definition for one in indexes.of_table(self._connection, self._own_oid())]
+        # Temporary tables may have a tablespace of their own.
+        return {one.name: replace(one, tablespace="") for one in found if one is not None}
 
     def _try_index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
         probe_name = sql.Identifier(_PROBE_INDEX)  # the index's own may be that of its table

@@ -108,9 +108,7 @@ def test_orphans_are_named_and_stop_no_statement_of_the_application(engine: Engi
     now = engine.run(run)
     assert now.error is not None
     assert now.error["class"] == "violated"
-    assert "orders: rows break the foreign key fk (2 rows, by key: " in now.error["message"]
-    assert "7" in now.error["message"]
-    assert "17" in now.error["message"]
+    assert "orders: rows break the foreign key fk (2 rows, by key: 7, 17)" in now.error["message"]
     assert rules(engine) == {}
     engine.execute("INSERT INTO customers VALUES (99)")
     engine.execute("DELETE FROM orders WHERE id = 17")
@@ -125,11 +123,12 @@ def test_an_orphan_that_comes_between_the_look_and_the_key(engine: Engine) -> No
     engine.execute("UPDATE orders SET customer_id = 99 WHERE id = 7")
     engine.step()
     assert rules(engine) == {"fk": PROVED["fk"] + " NOT VALID"}
+    engine.step()
+    assert rules(engine) == {}
     now = engine.drive(run)
     expect(now, State.PAUSED)
     assert now.error is not None
-    assert 'violates foreign key constraint "fk"' in now.error["message"]
-    assert "(one row, by key: 7)" in now.error["message"]
+    assert "rows break the foreign key fk (one row, by key: 7)" in now.error["message"]
     assert rules(engine) == {}
 
 
@@ -271,7 +270,8 @@ def test_a_partitioned_table_is_referred_to(engine: Engine) -> None:
     engine.execute("UPDATE orders SET part = 100 WHERE id = 7")
     commands.resume(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.COMPLETED)
-    assert not any("NOT VALID" in rule for rule in rules(engine).values())
+    # Before PostgreSQL 18 its parts, one for each partition, go on being shown as NOT VALID.
+    assert rules(engine)["fk"] == "FOREIGN KEY (part) REFERENCES parts(id)"
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
         engine.execute("DELETE FROM parts WHERE id = 100")
 
@@ -319,7 +319,7 @@ def test_a_name_that_is_taken_is_refused(engine: Engine) -> None:
 def test_rights_in_the_referenced_table(engine: Engine, plain_role_url: str) -> None:
     role = sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(plain_role_url)["user"]))
     for statement in ("ALTER TABLE orders OWNER TO {}", "GRANT USAGE ON SCHEMA public TO {}"):
-        engine.connection.execute(sql.SQL(statement).format(role))  # type: ignore[arg-type] # of this list
+        engine.connection.execute(sql.SQL(statement).format(role))
     with psycopg.connect(plain_role_url, autocommit=True, row_factory=dict_row) as plain:
         refused = examine(plain, key())
         assert {finding.check for finding in refused.findings} == {"privileges"}

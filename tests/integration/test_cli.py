@@ -197,6 +197,10 @@ def test_the_pace_is_shown_and_changed(shell: Shell) -> None:
         "  walk: auto",
         "  max_quarantined: 100",
         "  give_way_ms: 250",
+        "  lock_timeout_ms: 100",
+        "  lock_deadline_seconds: 1800",
+        "  cancel_blockers: never",
+        "  cancel_after_seconds: 60",
         "  windows: any time",
     ]
 
