@@ -154,7 +154,7 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
     return replace(facts, keys_because=because)
 
 
-def _examine_case(case: Case) -> Facts:  # noqa: C901, PLR0911 - one for each operation
+def _examine_case(case: Case) -> Facts:  # noqa: C901, PLR0911, PLR0912 - one for each operation
     """The facts of one operation. Raises Complaint."""
     operation = case.migration.operations[case.number]
     match operation:
