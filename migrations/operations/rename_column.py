@@ -20,7 +20,7 @@ from psycopg import sql
 
 from migrations.facts import Twin
 from migrations.operations import concurrently
-from migrations.operations.base import Action, Statement, Step, Walk, object_name
+from migrations.operations.base import Action, Keeps, Statement, Step, Walk, object_name
 from migrations.operations.sync import BRIEF, created, dropped, fires, fires_last, turned
 from migrations.postgres.sync import Pair, Side, SyncTrigger, dollar_quoted
 from migrations.walks.rewrite import Assignment, Rewrite
@@ -176,6 +176,7 @@ class RenameColumn:
                 Statement(sql=swap, lock="ACCESS EXCLUSIVE", note="the two columns swap their names; " + BRIEF),
             ),
             guards=(fires(self._trigger), fires_last(self._trigger)),
+            keeps=Keeps(renamed=((column, twin), (twin, column))),
             back=back,
         )
 
