@@ -155,8 +155,6 @@ class Facts:
     default_fills: bool = False
     #: The index that is built or dropped.
     index: IndexDefinition | None = None
-    #: The columns by which rows are named to people, where the operation walks none.
-    named_by: tuple[str, ...] = ()
     #: The column that has the same values while one is renamed.
     twin: Twin | None = None
     #: For a column that is to be dropped.
@@ -179,7 +177,6 @@ class Facts:
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),
                 "index": IndexDefinition.from_json(index) if (index := value.get("index")) else None,
-                "named_by": tuple(value.get("named_by", ())),
                 "dropped": Dropped.from_json(value["dropped"]) if value.get("dropped") else None,
                 "twin": Twin.from_json(twin) if (twin := value.get("twin")) else None,
                 **{name: tuple(value.get(name, ())) for name in ("reads", "rule_columns", "referenced", "equalities")},

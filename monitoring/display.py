@@ -7,6 +7,7 @@ from databases and files, so they are shown as they are, never read as markup an
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -135,9 +136,11 @@ def line(progress: Progress) -> str:
         parts += [rate(progress), f"width {progress.width}"]
     if progress.eta_seconds is not None:
         parts.append(f"{duration(progress.eta_seconds)} left")
+    if progress.index_work is not None:
+        parts.append(progress.index_work.in_words)
     if progress.quarantined:
         parts.append(f"{number(progress.quarantined)} quarantined")
-    if progress.hold_reason:
+    if progress.hold_reason and not progress.index_work:
         parts.append(progress.hold_reason if progress.state is State.WAITING else f"hold: {progress.hold_reason}")
     if progress.state in {State.FAILED, State.PAUSED} and progress.errors:
         parts.append(f"error: {progress.errors[0]['message']}")
@@ -237,7 +240,9 @@ def _numbers(progress: Progress) -> Text:
 def _remarks(progress: Progress) -> list[Text]:
     """What a person should know or do, one line each."""
     remarks = []
-    if progress.hold_reason:
+    if progress.index_work is not None:
+        remarks.append(Text.assemble(("index ", "cyan"), safe(progress.index_work.in_words)))
+    elif progress.hold_reason:
         mark = "" if progress.state is State.WAITING else "hold  "
         remarks.append(Text.assemble((mark, "yellow"), safe(progress.hold_reason)))
     if progress.state in {State.FAILED, State.PAUSED}:
@@ -559,7 +564,15 @@ def _phase(phase: PlannedPhase, *, named: bool = False) -> RenderableType:
     if not phase.actions:
         head.append("  nothing to do", style="dim")
     parts: list[RenderableType] = [head]
-    for action in phase.actions:
+    transactions = [(action.operation, action.step) for action in phase.actions]
+    sizes = Counter[tuple[int | None, int | None] | None](one for one in transactions if one[1] is not None)
+    before: tuple[int | None, int | None] | None = None
+    for action, step in zip(phase.actions, transactions, strict=True):
+        if step != before and max(sizes[step], sizes[before]) > 1:
+            parts.append(
+                Padding(Text("in one transaction:" if sizes[step] > 1 else "by itself:", style="dim"), (0, 0, 0, 2))
+            )
+        before = step
         known = ", ".join(part for part in (action.lock, action.hold, action.known) if part)
         remark = Text(f"lock {safe(known)}", style="dim")
         # A note of the operation's own tells of a scan in better words.

@@ -40,6 +40,7 @@ from migrations.walks.sizing import REMEMBERED, next_rows, smaller
 from worker import balance, claim, ddl, ladder
 from worker.batch import Batch, Tally, TooManyQuarantined, Work, transaction
 from worker.conductor import Conductor, breaks_rule
+from worker.index_build import IndexBuilds
 from worker.lookout import Blocked, Lookout
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class _Known:
     works: Mapping[int, Work]
     #: What the lanes of walks between two steps do, by kind and operation.
     walks: Mapping[tuple[str, int], Work]
+    index_builds: IndexBuilds
 
     def work_of(self, lane: Lane) -> Work | None:
         """What the lane's batches do; None for the conductor."""
@@ -111,7 +113,8 @@ class _Known:
 
     def conductor(self, connection: Connection, lookout: Lookout) -> Conductor:
         """The conductor of the run, for one step of its lane."""
-        return Conductor(connection, self.run, self.operations, tuple(self.works.values()), lookout)
+        works = tuple(self.works.values())
+        return Conductor(connection, self.run, self.operations, works, lookout, index_builds=self.index_builds)
 
 
 class Runner:
@@ -131,6 +134,7 @@ class Runner:
         self._observe = observe
         self._stopping = stopping
         self._transforms = transforms
+        self._index_builds = IndexBuilds(pool=pool, stopping=stopping)
         self._known: dict[int, _Known] = {}
 
     def advance(self, message: LaneMessage) -> None:
@@ -325,9 +329,8 @@ class Runner:
         """
         lane, standing = claimed.lane, claimed.standing
         offenders = None
-        if known.conductor(connection, Lookout(self._pool, lane, standing, observe=self._observe)).gives_up(
-            standing, rule
-        ):
+        lookout = Lookout(self._pool, lane, standing, observe=self._observe)
+        if known.conductor(connection, lookout).gives_up(standing, rule):
             with transaction(connection):
                 if not isinstance(claim.take(connection, lane, standing, look=None, writes=""), claim.Claimed):
                     return Ended(messages=())
@@ -336,7 +339,7 @@ class Runner:
             taken = claim.take(connection, lane, standing, look=None, writes="")
             if not isinstance(taken, claim.Claimed):
                 return Ended(messages=())
-            lookout = Lookout(self._pool, taken.lane, taken.standing, observe=self._observe)
+            lookout = Lookout(self._pool, taken.lane, taken.standing, observe=self._observe, again_scans=True)
             conductor = known.conductor(connection, lookout)
             with lookout.watching():
                 messages = conductor.take_back(taken.standing, rule, problem=problem, offenders=offenders)
@@ -395,7 +398,7 @@ class Runner:
             self._stop(connection, lane, state, {**error, "message": late, "lane": lane.lane})
             return Left()
         pause = ladder.pause_seconds(wait, lookout.blockers, settings)
-        delay = ladder.next_look_seconds(pause, chance=random.random())  # noqa: S311 - spreading load, not guarding secrets
+        delay = ladder.next_look_seconds(pause, scans=lookout.again_scans, chance=random.random())  # noqa: S311 - spreading load, not guarding secrets
         tried = blocked.sqlstate is not None
         self._postpone(connection, lane, delay_seconds=delay, error={**error, "wait": wait.to_json()}, retried=tried)
         if tried:
@@ -538,7 +541,9 @@ class Runner:
                 (kind, number): Work.of_walk(operations[number], walk, run=run)
                 for (kind, number), walk in walks(operations).items()
             }
-            known = self._known[run] = _Known(run=found, operations=operations, works=works, walks=between)
+            known = self._known[run] = _Known(
+                run=found, operations=operations, works=works, walks=between, index_builds=self._index_builds
+            )
         return known
 
     def _name(self, run: int) -> str:

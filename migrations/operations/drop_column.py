@@ -159,7 +159,7 @@ class DropColumn:
 
     def _index(self, kept: IndexDefinition) -> tuple[Step, ...]:
         """An index that the column carried, again; and the UNIQUE constraint that it was."""
-        build = concurrently.build(self.table, kept, named_by=[one.name for one in self.facts.key])
+        build = concurrently.build(self.table, kept, key=self.facts.key)
         if kept.name not in self._dropped.unique:
             return (build,)
         name = sql.Identifier(kept.name)

@@ -18,8 +18,11 @@ from migrations.preflight import (
     add_check,
     add_column,
     add_foreign_key,
+    add_unique,
     backfill,
+    create_index,
     drop_column,
+    drop_index,
     rename_column,
     set_not_null,
     sql,
@@ -150,7 +153,7 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
     return replace(facts, keys_because=because)
 
 
-def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one for each operation
+def _examine_case(case: Case) -> Facts:  # noqa: C901, PLR0911 - one for each operation
     """The facts of one operation. Raises Complaint."""
     operation = case.migration.operations[case.number]
     match operation:
@@ -168,6 +171,12 @@ def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one for each operatio
             return add_check.examine(case, operation)
         case definition.AddForeignKey():
             return add_foreign_key.examine(case, operation)
+        case definition.AddUnique():
+            return add_unique.examine(case, operation)
+        case definition.CreateIndex():
+            return create_index.examine(case, operation)
+        case definition.DropIndex():
+            return drop_index.examine(case, operation)
         case _:
             case.refuse("operation", f"{operation.kind} is not there yet", "Wait for it")
             return Facts(relation=str(case.table.name))

@@ -108,9 +108,7 @@ def test_orphans_are_named_and_stop_no_statement_of_the_application(engine: Engi
     now = engine.run(run)
     assert now.error is not None
     assert now.error["class"] == "violated"
-    assert "orders: rows break the foreign key fk (2 rows, by key: " in now.error["message"]
-    assert "7" in now.error["message"]
-    assert "17" in now.error["message"]
+    assert "orders: rows break the foreign key fk (2 rows, by key: 7, 17)" in now.error["message"]
     assert rules(engine) == {}
     engine.execute("INSERT INTO customers VALUES (99)")
     engine.execute("DELETE FROM orders WHERE id = 17")
