@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from migrations.attachments import Attachments
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeyColumn:
@@ -159,6 +161,8 @@ class Facts:
     twin: Twin | None = None
     #: For a column that is to be dropped.
     dropped: Dropped | None = None
+    #: What hangs on a column that is to have another type.
+    attachments: Attachments | None = None
     #: The columns that a CHECK is about; empty when that cannot be told.
     rule_columns: tuple[str, ...] = ()
     #: The columns that a foreign key refers to, and the operators (`OPERATOR(schema.=)`) that compare them with its own.
@@ -170,6 +174,8 @@ class Facts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
+        from migrations.attachments import Attachments  # noqa: PLC0415 - it holds definitions of indexes, which are here
+
         return cls(
             **{
                 "keys_because": "it was enqueued by an earlier release",
@@ -178,6 +184,7 @@ class Facts:
                 "targets": tuple(Target(**target) for target in value["targets"]),
                 "index": IndexDefinition.from_json(index) if (index := value.get("index")) else None,
                 "dropped": Dropped.from_json(value["dropped"]) if value.get("dropped") else None,
+                "attachments": Attachments.from_json(held) if (held := value.get("attachments")) else None,
                 "twin": Twin.from_json(twin) if (twin := value.get("twin")) else None,
                 **{name: tuple(value.get(name, ())) for name in ("reads", "rule_columns", "referenced", "equalities")},
             }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from migrations import definition
 from migrations.operations.add_check import AddCheck
@@ -11,6 +11,7 @@ from migrations.operations.add_foreign_key import AddForeignKey
 from migrations.operations.add_unique import AddUnique
 from migrations.operations.backfill import Backfill
 from migrations.operations.base import Action, Archived, Guard, Index, Keeps, Operation, Statement, Step, Walk
+from migrations.operations.change_type import ChangeType
 from migrations.operations.create_index import CreateIndex
 from migrations.operations.drop_column import DropColumn
 from migrations.operations.drop_index import DropIndex
@@ -50,7 +51,7 @@ def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
     )
 
 
-def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # noqa: C901, PLR0911 - one for each operation
+def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # noqa: C901, PLR0911, PLR0912 - one for each operation
     """One operation of a migration with its facts."""
     operation = migration.operations[number]
     match operation:
@@ -58,6 +59,8 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # n
             return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.Backfill():
             return Backfill(definition=operation, facts=facts, number=number)
+        case definition.ChangeType():
+            return ChangeType(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.DropColumn():
             return DropColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.RenameColumn():
@@ -77,7 +80,7 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # n
         case definition.Sql():
             return Sql(definition=operation, facts=facts)
         case _:
-            raise NotImplementedError(operation.kind)
+            assert_never(operation)
 
 
 def walks(operations: Sequence[Operation]) -> dict[tuple[str, int], Walk]:

@@ -65,6 +65,8 @@ class Action:
     #: Tables that are locked before the first statement, all at once and in the order of their names, with the strongest lock
     #: that any of the statements takes, and `table` with them; see `migrations.postgres.locks`.
     locks: tuple[TableName, ...] = ()
+    #: What must be so before the first statement, once the tables are locked: as a guard is, before the fact.
+    requires: tuple[Guard, ...] = ()
     guards: tuple[Guard, ...] = ()
     #: What of the table may be otherwise afterwards; None compares nothing.
     keeps: Keeps | None = None
