@@ -42,7 +42,7 @@ class Run:
     error: Mapping[str, Any] | None
     #: Sizes of the tables that are walked, in bytes, before the walk and after it.
     space: Mapping[str, Any] | None
-    #: Where a rollback began: `phase` and `step`; empty until the conductor has taken it up, None while the run goes forward.
+    #: Where a rollback began: `phase`, `step` and `pass`; empty until the conductor has taken it up, None while the run goes forward.
     rollback: Mapping[str, Any] | None
     #: Until when old values are kept; None: as long as the run lasts.
     kept_until: datetime | None

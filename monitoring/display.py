@@ -341,7 +341,7 @@ def pace(report: PaceReport) -> list[str]:
         stops = f", held from {signal.hard:g}" if signal.hard is not None else ""
         told.append(f"  {signal.name.replace('_', ' ')}: {value}{detail}{slower}{stops}")
     if report.run and report.settings:
-        settings = report.settings.model_dump(mode="json", exclude={"approve"})
+        settings = report.settings.model_dump(mode="json", exclude={"approve", "journal", "retention_days"})
         told.append(f"{report.run.name} (run {report.run.run}):")
         told += [f"  {name}: {_setting(value)}" for name, value in settings.items()]
     return told

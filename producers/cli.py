@@ -339,6 +339,42 @@ def resume(context: typer.Context, run: RunOrAll = None, *, all_runs: All = Fals
 
 @app.command()
 @told
+def rollback(  # noqa: PLR0913 - the options of a verb
+    context: typer.Context,
+    run: RunArgument,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is rolled back.")] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="Do it in this process, as `run` does; needs no worker.")
+    ] = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Take a run back, from wherever it is: what it added goes, what it changed or dropped comes back.
+
+    Example: backfilld rollback jobs-new-field --wait
+    """
+    if timeout is not None and not wait:
+        msg = "--timeout is for --wait"
+        raise UsageError(msg)
+    if wait and here:
+        msg = "--here waits by itself; leave --wait out"
+        raise UsageError(msg)
+    client = _client(context, as_json=as_json)
+    now = client.rollback(run)
+    if here:
+        _become(context, "worker.solo", str(now.run), *(["--json"] if as_json else []))
+    if wait:
+        with _watching(quiet=as_json) as show:
+            now = client.wait_for_rollback(now.run, timeout, show)
+    if as_json or not wait:
+        _answer(now, as_json=as_json)
+    else:
+        _say("rolled back")
+
+
+@app.command()
+@told
 def cancel(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
     """Stop a run for good. What it has done stays, and its name is free again.
 

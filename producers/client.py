@@ -157,6 +157,15 @@ class Client:
         """
         return self._until(run, commands.has_ended_well, timeout=timeout, on_progress=on_progress)
 
+    def wait_for_rollback(
+        self,
+        run: int | str,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Progress:
+        """Return when a run is rolled back. Raises RunStopped when it failed on the way, NotFinished after `timeout` seconds."""
+        return self._until(run, commands.is_rolled_back, timeout=timeout, on_progress=on_progress)
+
     def gate(self, name: str, phase: str | None = None) -> bool:
         """Whether what a migration brings can be relied on: the phase (default: switch) is over, and the data verified.
 
@@ -238,6 +247,11 @@ class Client:
         """Stop a run for good. It is `cancelling` until a worker has seen that no batch is in flight."""
         with self._record_of_runs() as connection:
             return self._tell(connection, commands.cancel(connection, run, actor=self._actor))
+
+    def rollback(self, run: int | str) -> Progress:
+        """Take a run back, from wherever it is. It is `rolling_back` until everything it did is taken back."""
+        with self._record_of_runs() as connection:
+            return self._tell(connection, commands.rollback(connection, run, actor=self._actor))
 
     def approve(self, run: int | str, phase: str) -> Progress:
         """Let a phase begin that waits for a person, now or when it is reached."""

@@ -103,6 +103,13 @@ def has_ended_well(run: Run) -> bool:
     return run.state is State.COMPLETED or (run.state is State.WAITING and gate_is_open)
 
 
+def is_rolled_back(run: Run) -> bool:
+    """Whether everything a run did is taken back. Raises RunStopped when it is not on the way there."""
+    if run.state not in {State.ROLLING_BACK, State.ROLLED_BACK}:
+        raise RunStopped(run)
+    return run.state is State.ROLLED_BACK
+
+
 # --- enqueueing --------------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +212,13 @@ def rollback(connection: Connection, reference: int | str, *, actor: str) -> int
             return
         if held.state is State.CANCELLING:
             msg = f"run {held.name} is being cancelled; ask again when it is"
+            raise UsageError(msg)
+        newest = find(connection, held.name)
+        if newest.run != held.run:
+            msg = (
+                f"run {held.run} is {held.state}, and run {newest.run} has its name and what it left; "
+                f"roll that one back: backfilld rollback {newest.run}"
+            )
             raise UsageError(msg)
         if held.rollback is None:
             runs.set_rollback(connection, held.run, {})

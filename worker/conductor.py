@@ -150,16 +150,17 @@ class Conductor:
                 return self._sleep()
             lanes.end_forward(self._connection, run)
             done = max(self._step - (_JUDGED if standing.phase is Phase.VERIFY else 0), 0)
-            runs.set_rollback(self._connection, run, {"phase": standing.phase, "step": done})
+            runs.set_rollback(self._connection, run, {"phase": standing.phase, "step": done, "pass": standing.pass_})
             return self._go_on(0)
         planned = self._way_back(standing)
         if self._step < len(planned):
             back = planned[self._step]
             if back.phase is not standing.phase:
-                runs.set_phase(self._connection, run, back.phase)
+                runs.set_phase(self._connection, run, back.phase, back=True)
                 self.events.append(PhaseEntered(run=run, name=self._run.name, phase=back.phase))
             return self._do(back.step, standing)
-        runs.set_phase(self._connection, run, Phase.EXPAND)
+        if standing.phase is not Phase.EXPAND:
+            runs.set_phase(self._connection, run, Phase.EXPAND, back=True)
         runs.keep_until(self._connection, run, days=standing.settings.retention_days)
         self._set_state(State.ROLLED_BACK, reason="everything that was done is taken back")
         self._checkpoint(0, done=True)
@@ -167,7 +168,7 @@ class Conductor:
 
     def _way_back(self, standing: Standing) -> tuple[BackStep, ...]:
         began = standing.rollback or {}
-        return way_back(self._operations, phase=Phase(began["phase"]), done=began["step"])
+        return way_back(self._operations, phase=Phase(began["phase"]), done=began["step"], pass_=began["pass"])
 
     def _execute(self, action: Action) -> None:
         ddl.execute(self._connection, action)

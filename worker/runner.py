@@ -416,6 +416,8 @@ class Runner:
         with connection.transaction():
             held = runs.hold(connection, lane.run)
             # A person may have stopped the run meanwhile; then that is what it is.
+            if held is not None and state is State.PAUSED and held.state is State.ROLLING_BACK:
+                state = State.FAILED  # there is no pause on the way back; `rollback` or `resume` goes on
             if held is None or not allowed(held.state, state):
                 return
             reason = str(error["message"])

@@ -134,7 +134,7 @@ def _look(connection: connect.Connection, run: int) -> Progress:
 
 
 def _exit_code(last: Progress, *, stopped: bool) -> int:
-    if last.state is State.COMPLETED:
+    if last.state in {State.COMPLETED, State.ROLLED_BACK}:
         return 0
     if last.state is State.WAITING:
         return 0 if last.verified else 4

@@ -122,11 +122,12 @@ class Probe:
         what = f"type {type_!r}"
         if problem := smuggled(type_):
             raise Complaint("type", f"{what} is not one type: {problem}")
+        present = {one["name"] for one in self._columns()}
         with self._asking("type", what):
             self._connection.execute(
                 sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(self._copy, sql.Identifier(column), _raw(type_))
             )
-        added = [one for one in self._columns() if self._table.column(one["name"]) is None]
+        added = [one for one in self._columns() if one["name"] not in present]
         if len(added) != 1 or added[0]["name"] != column:
             raise Complaint("type", f"{what} adds more than one column")
         if added[0]["has_default"] or added[0]["not_null"] or added[0]["generated"] or added[0]["identity_always"]:

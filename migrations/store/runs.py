@@ -223,9 +223,10 @@ def keep_until(connection: Connection, run: int, *, days: float) -> None:
     connection.execute(_SQL["keep_until"], {"run": run, "days": days})
 
 
-def set_phase(connection: Connection, run: int, phase: Phase) -> None:
+def set_phase(connection: Connection, run: int, phase: Phase, *, back: bool = False) -> None:
+    """The run enters a phase: to do its work, or, on the way `back`, to take it back."""
     connection.execute(_SQL["set_phase"], {"run": run, "phase": phase})
-    events.record(connection, run, actor=WORKER, what=f"phase.{phase}")
+    events.record(connection, run, actor=WORKER, what=f"phase.{phase}", **({"direction": "back"} if back else {}))
 
 
 def set_totals(connection: Connection, run: int, *, rows_total: int) -> None:

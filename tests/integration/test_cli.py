@@ -466,6 +466,24 @@ def test_run_enqueues_without_redis_and_becomes_the_solo_worker(shell: Shell, be
     assert runs.listed(shell.connection)[0].state is State.QUEUED
 
 
+def test_rollback_here_becomes_the_solo_worker(shell: Shell, become: list[list[str]]) -> None:
+    del shell.environment["BACKFILLD_REDIS_URL"]
+    shell("run", shell.write())
+    assert shell("rollback", "1", "--here").exit_code == 0
+    assert become[-1] == [sys.executable, "-m", "worker.solo", "1"]
+    assert runs.listed(shell.connection)[0].state is State.ROLLING_BACK
+
+
+def test_rollback_waits_when_it_is_told_to(shell: Shell) -> None:
+    shell("enqueue", shell.write())
+    waited = shell("rollback", "1", "--wait", "--timeout", "0")
+    assert waited.exit_code == 4
+    assert "is rolling_back" in waited.stderr
+    assert shell("rollback", "1", "--timeout", "1").exit_code == 2
+    assert shell("rollback", "1", "--wait", "--here").exit_code == 2
+    assert shell("rollback", "nobody").exit_code == 2
+
+
 def test_worker_becomes_the_worker_with_the_settings_it_was_given(
     shell: Shell, become: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

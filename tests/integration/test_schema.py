@@ -157,7 +157,7 @@ def test_the_rules_are_the_databases_own(engine: Engine) -> None:
 @pytest.mark.parametrize("state", ["cancelled", "rolled_back"])
 def test_a_name_is_free_again_after_its_run_was_taken_back(engine: Engine, state: str) -> None:
     engine.execute(RUN)
-    engine.execute("UPDATE backfilld.runs SET state = %s, ended_at = now()", state)
+    engine.execute("UPDATE backfilld.runs SET state = %s, ended_at = now(), rollback = '{}'", state)
     engine.execute(RUN)
     assert engine.value("SELECT count(*) FROM backfilld.runs") == 2
 

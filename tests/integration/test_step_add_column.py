@@ -45,7 +45,7 @@ def leftovers(engine: Engine) -> list[str]:
     """What the change itself needed and must not stay."""
     rows = engine.execute(
         "SELECT tgname AS name FROM pg_trigger WHERE tgname LIKE '%backfilld%' "
-        "UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'backfilld'::regnamespace "
+        "UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'backfilld'::regnamespace AND prorettype = 'trigger'::regtype "
         "UNION ALL SELECT conname FROM pg_constraint WHERE conname LIKE 'backfilld%'"
     )
     return [row["name"] for row in rows]

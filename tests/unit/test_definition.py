@@ -176,6 +176,8 @@ def test_the_canonical_form_is_a_valid_file_with_every_setting() -> None:
             "max_quarantined": 100,
             "give_way_ms": 250,
             "windows": [],
+            "journal": True,
+            "retention_days": 7.0,
         },
     }
     assert not list(Draft202012Validator(json_schema()).iter_errors(canonical))
@@ -344,7 +346,7 @@ BROKEN = [
     Broken("no entry", "name: a\noperations: []\n", 2, "operations", "no operation", "at least one"),
     Broken("too many", "name: a\noperations:\n" + "  - backfill: {table: t, set: {c: x}}\n" * 51, 2, "operations", "51 operations", "Split"),
     Broken("not a list", "name: a\noperations: " + COLUMN, 2, "operations", "a mapping stands where a list", "dash"),
-    Broken("not a mapping", operation("add_column"), 3, "operations[0]", "the text `add_column` stands where keys", "`add_column` or `backfill`"),
+    Broken("not a mapping", operation("add_column"), 3, "operations[0]", "the text `add_column` stands where keys", "`add_column`, `rename_column`"),
     Broken("an empty entry", operation("{}"), 3, "operations[0]", "this one holds 0", "dash"),
     Broken("two in one entry", operation(f"{COLUMN[1:-1]}\n    backfill: {{table: u, set: {{c: x}}}}"), 3, "operations[0]", "this one holds 2", "dash of its own"),
     Broken("a typing error", operation("add_colum: {table: t}"), 3, "operations[0].add_colum", "no operation `add_colum`", "Did you mean `add_column`?"),
@@ -611,7 +613,12 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
             "max_quarantined",
             "give_way_ms",
             "windows",
+            "journal",
+            "retention_days",
         ),
+        *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
+        *("create_index", "drop_index", "sql", "from", "to", "up", "down", "check", "columns", "references"),
+        *("on_delete", "on_update", "on", "unique", "method", "include", "run", "rollback", "phase", "allow"),
     }
     for node in found:
         assert node["additionalProperties"] is False
@@ -682,6 +689,12 @@ def test_the_files_in_the_reference_are_valid(block: str) -> None:
     assert schema_errors(yaml.safe_load(block)) == []
 
 
+OTHERS = {
+    *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
+    *("create_index", "drop_index", "sql"),
+}
+
+
 def test_the_reference_has_a_row_for_every_key_with_its_default() -> None:
     rows = {
         row[0].strip("` "): row
@@ -692,7 +705,7 @@ def test_the_reference_has_a_row_for_every_key_with_its_default() -> None:
         shown = f"[{', '.join(default)}]" if isinstance(default, list) else str(default)
         assert rows[name][2] == f"`{shown}`"
     for node in objects(json_schema()):
-        for key in set(node["properties"]) - {"add_column", "backfill", "type"}:
+        for key in set(node["properties"]) - {"add_column", "backfill", "type", *OTHERS}:
             assert key in rows
     assert {"column.name", "column.type", "backfill"} <= set(rows)
 

@@ -7,7 +7,7 @@
 -- Values are kept as the texts that PostgreSQL writes and reads. They are personal data: no grants, row security without a
 -- policy, and dropped with their partition when `kept_until` is over (`backfilld purge`).
 
--- Where a rollback began: {"phase": …, "step": …}; {} until the conductor has taken it up, NULL while the run goes forward.
+-- Where a rollback began: {"phase": …, "step": …, "pass": …}; {} until the conductor has taken it up, NULL while the run goes forward.
 ALTER TABLE backfilld.runs
     ADD COLUMN rollback   jsonb,
     ADD COLUMN kept_until timestamptz, -- old values are kept until then; NULL: as long as the run lasts
