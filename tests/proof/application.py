@@ -21,7 +21,7 @@ from psycopg.types.json import Jsonb
 from proof.scenarios import OneOf, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from proof.scenarios import Scenario, Shows
 
@@ -30,7 +30,7 @@ REST_SECONDS = 0.002
 #: A statement that waits for longer is as good as failed.
 LONGEST_WAIT = "10s"
 #: Keys of the first rows are this far apart: there is room for others between them.
-_GAP = 10
+_GAP = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,8 @@ class _Writer:
         self, application: Application, url: str, scenario: Scenario, *, seed: int, number: int, of: int
     ) -> None:
         self.ledger: dict[int, Row] = {}
+        #: Every key that a row has had. None is taken twice, as none comes twice out of a sequence.
+        self._used: set[int] = set()
         self._application = application
         self._scenario = scenario
         self._chance = random.Random(f"{seed} {number}")
@@ -148,7 +150,7 @@ class _Writer:
 
     def _add(self, version: Mapping[str, Shows]) -> None:
         if len(self.ledger) < self._scenario.rows:
-            self._insert(self._new_key(), self._new_row(), version)
+            self._insert(self._new_key(), self._new_row(version), version)
         else:
             self._remove(version)
 
@@ -168,7 +170,8 @@ class _Writer:
         if key is None:
             return
         there = self.ledger[key]
-        changes = {name: value for name, value in self._new_row().items() if name not in self._scenario.constant}
+        new = self._new_row(version)
+        changes = {name: new[name] for name in sorted(self._shown_by(version) - self._scenario.constant)}
         row = Row(there | changes)
         setting = self._showing(version, changes, row)
         query = self._insertion(version) + sql.SQL(" ON CONFLICT (id) DO UPDATE SET {}").format(
@@ -179,7 +182,7 @@ class _Writer:
         there.written |= set(changes)
 
     def _copy(self, version: Mapping[str, Shows]) -> None:
-        row, key = self._new_row(), self._new_key()
+        row, key = self._new_row(version), self._new_key()
         query = sql.SQL("COPY {} (id, {}) FROM STDIN").format(
             self._table, sql.SQL(", ").join([sql.Identifier(column) for column in version])
         )
@@ -193,11 +196,11 @@ class _Writer:
     def _change(self, version: Mapping[str, Shows]) -> None:
         key = self._some_key()
         if key is not None:
-            self._update([key], self._some_changes(), version)
+            self._update([key], self._some_changes(version), version)
 
     def _change_many(self, version: Mapping[str, Shows]) -> None:
         keys = self._chance.sample(sorted(self.ledger), k=min(len(self.ledger), 4))
-        self._update(keys, self._some_changes(), version)
+        self._update(keys, self._some_changes(version, but=self._scenario.unique), version)
 
     def _update(self, keys: list[int], changes: dict[str, Any], version: Mapping[str, Shows]) -> None:
         """Set the columns that show what changes, and no others; each of the rows gets the same values."""
@@ -248,18 +251,35 @@ class _Writer:
         """A key of this writer's that no row has, before, between or behind the others."""
         while True:
             key = self._chance.randrange(1, 2 * (self._scenario.rows + 1) * _GAP)
-            if key % _GAP and key % self._of == self._number and key not in self.ledger:
+            if key % _GAP and key % self._of == self._number and key not in self._used:
+                self._used.add(key)
                 return key
 
-    def _new_row(self) -> Row:
-        row = Row({name: draw(self._chance) for name, draw in self._scenario.fields.items()})
+    def _new_row(self, version: Mapping[str, Shows]) -> Row:
+        """New values for what the version of the application knows; NULL for what it does not."""
+        shown = self._shown_by(version)
+        row = Row({name: draw(self._chance) if name in shown else None for name, draw in self._scenario.fields.items()})
         row.written = set(row)
         return row
 
-    def _some_changes(self) -> dict[str, Any]:  # Any: values of fields
-        fields = sorted(self._scenario.fields.keys() - self._scenario.constant)
-        chosen = self._chance.sample(fields, k=self._chance.randrange(1, len(fields) + 1))
+    def _some_changes(
+        self, version: Mapping[str, Shows], *, but: Collection[str] = ()
+    ) -> dict[str, Any]:  # Any: values
+        names = sorted(self._shown_by(version) - self._scenario.constant - set(but))
+        chosen = self._chance.sample(names, k=self._chance.randrange(1, len(names) + 1)) if names else []
         return {name: self._scenario.fields[name](self._chance) for name in chosen}
+
+    def _shown_by(self, version: Mapping[str, Shows]) -> set[str]:
+        """The fields that a version of the application knows."""
+        sample = {name: draw(random.Random(0)) for name, draw in self._scenario.fields.items()}
+        return {
+            name
+            for name in sample
+            if any(
+                _depends(shows, Row({other: sample[other] for other in sample if other != name}))
+                for shows in version.values()
+            )
+        }
 
 
 def _depends(shows: Shows, hidden: Row) -> bool:

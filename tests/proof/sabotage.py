@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from migrations.operations import Action
 from migrations.operations.add_column import AddColumn
 from worker.batch import Batch
 from worker.conductor import Conductor
@@ -12,7 +13,7 @@ from worker.conductor import Conductor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from migrations.operations import Action, Step
+    from migrations.operations import Step
     from migrations.store.runs import Standing
     from worker.batch import Tally
 
@@ -27,7 +28,7 @@ def _checkpoint_apart() -> None:
         batch._connection.execute("BEGIN")
         return tally
 
-    Batch.run = broken  # type: ignore[method-assign] # this is the mistake
+    Batch.run = broken  # type: ignore[method-assign, assignment] # this is the mistake
 
 
 def _no_sync_trigger() -> None:
@@ -36,10 +37,11 @@ def _no_sync_trigger() -> None:
 
     def broken(operation: AddColumn) -> tuple[Step, ...]:
         (action,) = expand(operation)
+        assert isinstance(action, Action)
         kept = tuple(statement for statement in action.statements if "TRIGGER" not in statement.sql.as_string())
         return (replace(action, statements=kept),)
 
-    AddColumn.expand = broken  # type: ignore[method-assign] # this is the mistake
+    AddColumn.expand = broken  # type: ignore[method-assign, assignment] # this is the mistake
 
 
 def _half_a_way_back() -> None:
@@ -50,7 +52,7 @@ def _half_a_way_back() -> None:
         action = gone(operation)
         return replace(action, statements=action.statements[:-1])
 
-    AddColumn._gone = broken  # type: ignore[method-assign] # this is the mistake
+    AddColumn._gone = broken  # type: ignore[method-assign, assignment] # this is the mistake
 
 
 def _blind_verify() -> None:
@@ -59,7 +61,7 @@ def _blind_verify() -> None:
     def broken(conductor: Conductor, standing: Standing) -> list[Any]:
         return conductor._act(standing, done=0)
 
-    Conductor._verify = broken  # type: ignore[method-assign] # this is the mistake
+    Conductor._verify = broken  # type: ignore[method-assign, assignment] # this is the mistake
 
 
 WAYS: dict[str, Callable[[], None]] = {

@@ -6,9 +6,12 @@ columns it finds and writes them. What the columns must hold is thereby said wit
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal
 
 
@@ -70,6 +73,8 @@ class Scenario:
     fields: Mapping[str, Draw]
     #: Those that it writes with a new row and never again.
     constant: frozenset[str] = frozenset()
+    #: Those of which no two rows may have the same value.
+    unique: frozenset[str] = frozenset()
     #: How the rows got their values that are there at the beginning, where that is another way.
     first: Mapping[str, Draw] = field(default_factory=dict)
     #: The columns that the application knows before the migration.
@@ -136,4 +141,178 @@ LOWER = Scenario(
     returns="never",
 )
 
-SCENARIOS = {scenario.name: scenario for scenario in (ADD_COLUMN, COUNT_UP, LOWER)}
+SET_NOT_NULL = Scenario(
+    name="set_not_null",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});",
+    operations="""[{set_not_null: {table: items, column: status, backfill: "'unknown'"}}]""",
+    fields={"status": word, "n": number},
+    first={"status": lambda chance: chance.choice([None, word(chance)])},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": lambda row: "unknown" if row["status"] is None else row["status"], "n": shown("n")},
+    meanwhile={"status": lambda row: OneOf((None, "unknown")) if row["status"] is None else row["status"]},
+    back={"status": lambda row: OneOf((None, "unknown")) if row["status"] is None and row.moved else row["status"]},
+    reference="UPDATE items SET status = 'unknown' WHERE status IS NULL; ALTER TABLE items ALTER status SET NOT NULL",
+)
+
+ADD_CHECK = Scenario(
+    name="add_check",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});",
+    operations='[{add_check: {table: items, name: small_n, check: "n < 10000000"}}]',
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="ALTER TABLE items ADD CONSTRAINT small_n CHECK (n < 10000000)",
+)
+
+ADD_FOREIGN_KEY = Scenario(
+    name="add_foreign_key",
+    schema="CREATE TABLE customers (id integer PRIMARY KEY); INSERT INTO customers SELECT generate_series(1, 9);"
+    f"CREATE TABLE items (id bigint PRIMARY KEY, status text, customer integer, {_PADDING});",
+    operations="[{add_foreign_key: {table: items, name: items_customer, columns: [customer], "
+    "references: {table: customers}, on_delete: restrict}}]",
+    fields={"status": word, "customer": lambda chance: chance.choice([None, 1, 2, 3, 9])},
+    before={"status": shown("status"), "customer": shown("customer")},
+    after={"status": shown("status"), "customer": shown("customer")},
+    reference="ALTER TABLE items ADD CONSTRAINT items_customer FOREIGN KEY (customer) REFERENCES customers ON DELETE RESTRICT",
+)
+
+ADD_UNIQUE = Scenario(
+    name="add_unique",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});",
+    operations="[{add_unique: {table: items, name: items_status_key, columns: [status]}}]",
+    fields={"status": word, "n": number},
+    unique=frozenset({"status"}),
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="ALTER TABLE items ADD CONSTRAINT items_status_key UNIQUE (status)",
+)
+
+CREATE_INDEX = Scenario(
+    name="create_index",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});",
+    operations="[{create_index: {table: items, name: items_lower, on: 'lower(status) DESC', include: [n], where: 'n > 0'}}]",
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="CREATE INDEX items_lower ON items (lower(status) DESC) INCLUDE (n) WHERE n > 0",
+)
+
+DROP_INDEX = Scenario(
+    name="drop_index",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});"
+    "CREATE INDEX items_n ON items (n DESC) WITH (fillfactor = 80) WHERE status IS NOT NULL;"
+    "COMMENT ON INDEX items_n IS 'for the list';",
+    operations="[{drop_index: {table: items, name: items_n}}]",
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="DROP INDEX items_n",
+)
+
+SQL = Scenario(
+    name="sql",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});",
+    operations="""
+  - sql: {table: items, run: "CREATE VIEW public.some_items AS SELECT id, n FROM public.items", rollback: "DROP VIEW public.some_items"}
+  - sql:
+      table: items
+      phase: switch
+      run: "CREATE FUNCTION public.items_of(text) RETURNS bigint STABLE BEGIN ATOMIC SELECT count(*) FROM public.items WHERE status = $1; END"
+      rollback: "DROP FUNCTION public.items_of(text)"
+""",
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="CREATE VIEW some_items AS SELECT id, n FROM items;"
+    "CREATE FUNCTION items_of(text) RETURNS bigint STABLE BEGIN ATOMIC SELECT count(*) FROM items WHERE status = $1; END",
+)
+
+RENAME_COLUMN = Scenario(
+    name="rename_column",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, total integer, {_PADDING});",
+    operations="[{rename_column: {table: items, from: total, to: revenue}}]",
+    fields={"status": word, "total": number},
+    before={"status": shown("status"), "total": shown("total")},
+    after={"status": shown("status"), "revenue": shown("total")},
+    reference="ALTER TABLE items RENAME total TO revenue",
+)
+
+#: As PostgreSQL writes it, so that it is the same text after the way there and back.
+_JSON = {"status": word, "info": lambda chance: json.dumps({"a": chance.randrange(10**6)})}
+
+TEXT_TO_JSONB = Scenario(
+    name="text_to_jsonb",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, info text NOT NULL DEFAULT '{{}}', {_PADDING});"
+    "CREATE INDEX items_info ON items (info);",
+    operations='[{change_type: {table: items, column: info, type: jsonb, up: "info::jsonb", down: "info::text"}}]',
+    fields=_JSON,
+    before={"status": shown("status"), "info": shown("info")},
+    after={"status": shown("status"), "info": lambda row: json.loads(row["info"])},
+    meanwhile={"info": lambda row: OneOf((row["info"], json.loads(row["info"])))},
+    reference="""
+        DROP INDEX items_info;
+        ALTER TABLE items ALTER info DROP DEFAULT, ALTER info TYPE jsonb USING info::jsonb, ALTER info SET DEFAULT '{}';
+        CREATE INDEX items_info ON items (info);
+    """,
+)
+
+INT_TO_BIGINT = Scenario(
+    name="int_to_bigint",
+    schema="CREATE TABLE branches (id integer PRIMARY KEY); INSERT INTO branches SELECT generate_series(1, 9);"
+    f"CREATE TABLE items (id bigint PRIMARY KEY, status text, balance integer NOT NULL DEFAULT 0, {_PADDING},"
+    " branch integer REFERENCES branches, CONSTRAINT solvent CHECK (balance > -2000000), UNIQUE (balance, id));"
+    "COMMENT ON COLUMN items.balance IS 'in cents';",
+    operations="[{change_type: {table: items, column: balance, type: bigint}}]",
+    fields={"status": word, "balance": number},
+    before={"status": shown("status"), "balance": shown("balance")},
+    after={"status": shown("status"), "balance": shown("balance")},
+    reference="ALTER TABLE items ALTER balance TYPE bigint",
+)
+
+DROP_COLUMN = Scenario(
+    name="drop_column",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, {_PADDING}, legacy text DEFAULT 'none');"
+    "CREATE INDEX items_legacy ON items (legacy); COMMENT ON COLUMN items.legacy IS 'not used';",
+    operations="[{drop_column: {table: items, column: legacy}}]",
+    fields={"status": word, "legacy": lambda chance: chance.choice([None, word(chance)])},
+    before={"status": shown("status"), "legacy": shown("legacy")},
+    after={"status": shown("status")},
+    # A row that changed its key once the column was gone is another one to the archive.
+    back={"legacy": lambda row: OneOf((row["legacy"], None, "none")) if row.moved else row["legacy"]},
+    reference="ALTER TABLE items DROP COLUMN legacy",
+)
+
+#: Several at once, on a table with names that have to be quoted.
+TOGETHER = Scenario(
+    name="together",
+    schema=f"""CREATE TABLE "Order" (id bigint PRIMARY KEY, "a%b" integer, "it's" text NOT NULL, {_PADDING});""",
+    table="Order",
+    operations="""
+  - add_column: {table: Order, column: {name: "Shout", type: text}, backfill: "upper(\"it's\")", not_null: true}
+  - add_column: {table: Order, column: {name: "100%", type: uuid}, default: gen_random_uuid(), not_null: true}
+  - add_check: {table: Order, name: "not %s", check: "\"a%b\" < 10000000"}
+  - create_index: {table: Order, name: "by \"a%b\"", columns: ["a%b", "it's"]}
+""",
+    fields={"n": number, "status": word},
+    before={"a%b": shown("n"), "it's": shown("status")},
+    after={"a%b": shown("n"), "it's": shown("status"), "Shout": lambda row: row["status"].upper()},
+    reference="""
+        ALTER TABLE "Order" ADD "Shout" text, ADD "100%" uuid DEFAULT gen_random_uuid() NOT NULL;
+        UPDATE "Order" SET "Shout" = upper("it's");
+        ALTER TABLE "Order" ALTER "Shout" SET NOT NULL, ADD CONSTRAINT "not %s" CHECK ("a%b" < 10000000);
+        CREATE INDEX "by ""a%b""" ON "Order" ("a%b", "it's");
+    """,
+)
+
+_ALL = (
+    ADD_COLUMN, COUNT_UP, LOWER, SET_NOT_NULL, ADD_CHECK, ADD_FOREIGN_KEY, ADD_UNIQUE, CREATE_INDEX, DROP_INDEX, SQL,
+    RENAME_COLUMN, TEXT_TO_JSONB, INT_TO_BIGINT, DROP_COLUMN, TOGETHER,
+)  # fmt: skip
+
+
+def _is_there(scenario: Scenario) -> bool:
+    kinds = re.findall(r"^\s*-\s(\w+):|\[\{(\w+):", scenario.operations, re.MULTILINE)
+    return all(find_spec(f"migrations.operations.{one or other}") for one, other in kinds)
+
+
+SCENARIOS = {scenario.name: scenario for scenario in _ALL if _is_there(scenario)}
