@@ -300,7 +300,7 @@ TOGETHER = Scenario(
         ALTER TABLE "Order" ADD "Shout" text, ADD "100%" uuid DEFAULT gen_random_uuid() NOT NULL;
         UPDATE "Order" SET "Shout" = upper("it's");
         ALTER TABLE "Order" ALTER "Shout" SET NOT NULL, ADD CONSTRAINT "not %s" CHECK ("a%b" < 10000000);
-        CREATE INDEX "by ""a%b""" ON "Order" ("a%b", "it's");
+        CREATE INDEX "by a%b" ON "Order" ("a%b", "it's");
     """,
 )
 
