@@ -190,7 +190,7 @@ ADD_UNIQUE = Scenario(
 CREATE_INDEX = Scenario(
     name="create_index",
     schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});",
-    operations="[{create_index: {table: items, name: items_lower, on: 'lower(status) DESC', include: [n], where: 'n > 0'}}]",
+    operations="""[{create_index: {table: items, name: items_lower, "on": lower(status) DESC, include: [n], where: n > 0}}]""",
     fields={"status": word, "n": number},
     before={"status": shown("status"), "n": shown("n")},
     after={"status": shown("status"), "n": shown("n")},
@@ -288,10 +288,10 @@ TOGETHER = Scenario(
     schema=f"""CREATE TABLE "Order" (id bigint PRIMARY KEY, "a%b" integer, "it's" text NOT NULL, {_PADDING});""",
     table="Order",
     operations="""
-  - add_column: {table: Order, column: {name: "Shout", type: text}, backfill: "upper(\"it's\")", not_null: true}
-  - add_column: {table: Order, column: {name: "100%", type: uuid}, default: gen_random_uuid(), not_null: true}
-  - add_check: {table: Order, name: "not %s", check: "\"a%b\" < 10000000"}
-  - create_index: {table: Order, name: "by \"a%b\"", columns: ["a%b", "it's"]}
+  - add_column: {table: Order, column: {name: Shout, type: text}, backfill: 'upper("it''s")', not_null: true}
+  - add_column: {table: Order, column: {name: 100%, type: uuid}, default: gen_random_uuid(), not_null: true}
+  - add_check: {table: Order, name: not %s, check: '"a%b" < 10000000'}
+  - create_index: {table: Order, name: by a%b, columns: [a%b, it's]}
 """,
     fields={"n": number, "status": word},
     before={"a%b": shown("n"), "it's": shown("status")},
