@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from proof.scenarios import Scenario, Shows
 
 #: Between two statements of a writer: the processor is shared with the workers.
-REST_SECONDS = 0.002
+REST_SECONDS = 0.004
 #: A statement that waits for longer is as good as failed.
 LONGEST_WAIT = "10s"
 #: Keys of the first rows are this far apart: there is room for others between them.
@@ -103,6 +103,8 @@ class _Writer:
         self, application: Application, url: str, scenario: Scenario, *, seed: int, number: int, of: int
     ) -> None:
         self.ledger: dict[int, Row] = {}
+        #: Keys of the first rows that it leaves alone: with time it would have written all others.
+        self._resting: set[int] = set()
         #: Every key that a row has had. None is taken twice, as none comes twice out of a sequence.
         self._used: set[int] = set()
         self._application = application
@@ -122,6 +124,8 @@ class _Writer:
         draws = {**self._scenario.fields, **self._scenario.first}
         for key in range(_GAP, (self._scenario.rows + 1) * _GAP, _GAP):
             if key // _GAP % self._of == self._number:
+                if key // _GAP % 3 == 0:
+                    self._resting.add(key)
                 self._insert(
                     key, Row({name: draw(self._chance) for name, draw in draws.items()}), self._scenario.before
                 )
@@ -199,8 +203,7 @@ class _Writer:
             self._update([key], self._some_changes(version), version)
 
     def _change_many(self, version: Mapping[str, Shows]) -> None:
-        keys = self._chance.sample(sorted(self.ledger), k=min(len(self.ledger), 4))
-        self._update(keys, self._some_changes(version, but=self._scenario.unique), version)
+        self._update(self._some_keys(4), self._some_changes(version, but=self._scenario.unique), version)
 
     def _update(self, keys: list[int], changes: dict[str, Any], version: Mapping[str, Shows]) -> None:
         """Set the columns that show what changes, and no others; each of the rows gets the same values."""
@@ -245,7 +248,12 @@ class _Writer:
         application.longest_wait_seconds = max(application.longest_wait_seconds, time.monotonic() - began)
 
     def _some_key(self) -> int | None:
-        return self._chance.choice(sorted(self.ledger)) if self.ledger else None
+        keys = self._some_keys(1)
+        return keys[0] if keys else None
+
+    def _some_keys(self, most: int) -> list[int]:
+        keys = sorted(self.ledger.keys() - self._resting)
+        return self._chance.sample(keys, k=min(len(keys), most))
 
     def _new_key(self) -> int:
         """A key of this writer's that no row has, before, between or behind the others."""
