@@ -38,7 +38,7 @@ class Facts:
 
     #: The table, in the notation of migration files.
     relation: str
-    #: The key that is walked; empty when there is nothing to walk.
+    #: The key that is walked, or by which rows are named; empty when there is none.
     key: tuple[KeyColumn, ...] = ()
     targets: tuple[Target, ...] = ()
     #: The columns that a Python function is handed beside the key.
@@ -55,6 +55,11 @@ class Facts:
     adopts: bool = False
     #: Adding the column with its default fills every row at once, without a rewrite.
     default_fills: bool = False
+    #: The columns that a CHECK is about; empty when that cannot be told.
+    rule_columns: tuple[str, ...] = ()
+    #: The columns that a foreign key refers to, and the operators (`OPERATOR(schema.=)`) that compare them with its own.
+    referenced: tuple[str, ...] = ()
+    equalities: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,6 +72,6 @@ class Facts:
                 **value,
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),
-                "reads": tuple(value.get("reads", ())),
+                **{name: tuple(value.get(name, ())) for name in ("reads", "rule_columns", "referenced", "equalities")},
             }
         )

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import psycopg
-
 from migrations.definition import TableName
 from migrations.errors import Finding, Refused
 from migrations.events import PhaseEntered, StateChanged
 from migrations.messages import LaneMessage
 from migrations.model import Bounds, Stretch
 from migrations.operations import Action, Walk, steps
+from migrations.operations.rules import NAMED_ROWS
 from migrations.postgres import catalog
+from migrations.postgres.outcomes import classify
 from migrations.rollback import way_back
 from migrations.settings import TARGET
 from migrations.states import Phase, State, allowed
@@ -29,6 +29,8 @@ from worker import ddl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import psycopg
 
     from migrations.events import Event
     from migrations.model import Key, Lane, Run
@@ -84,14 +86,44 @@ class Conductor:
             case Phase.DONE:
                 return self._sleep()
 
-    def walk_again(self, standing: Standing, *, reason: str) -> list[LaneMessage]:
-        """A scan met a row that breaks a rule: take back what verify has done so far, and walk the data once more."""
+    def rule(self, standing: Standing) -> Action | None:
+        """The rule about the data that the next step is to prove; None when it is another kind of step."""
+        if standing.phase is not Phase.VERIFY or standing.state is State.ROLLING_BACK:
+            return None
+        step = self.pending(standing)
+        return step if isinstance(step, Action) and (step.scans or step.offenders is not None) else None
+
+    def gives_up(self, standing: Standing, rule: Action) -> bool:
+        """Whether a row that breaks a rule is a person's to mend: no lane of the run would, or they have tried often enough."""
+        mends = any(
+            work.table == rule.table
+            and (not rule.proves or {target.column for target in work.rewrite.facts.targets} & set(rule.proves))
+            for work in self._works
+        )
+        return not mends or standing.pass_ % MAX_PASSES == 0
+
+    def take_back(
+        self, standing: Standing, rule: Action, *, problem: str, offenders: tuple[str, ...] | None
+    ) -> list[LaneMessage]:
+        """A row breaks a rule: take back what verify has done so far, and walk the data once more, now or when a person says so.
+
+        `offenders` are keys of such rows; None when they are not known. A rule that no row breaks any more is tried again.
+        """
         done = steps(self._operations, Phase.VERIFY)[: self._step - _JUDGED]
         for step in reversed(done):
             for back in step.back:
                 if isinstance(back, Action) and back.index is None:
                     self._execute(back)
-        self._walk_again(standing.pass_ + 1, reason=reason)
+        self._walk_again(standing.pass_ + 1, reason=f"{rule.table}: {problem}")
+        tired = standing.pass_ % MAX_PASSES == 0
+        if self.gives_up(standing, rule) and (tired or offenders != ()):
+            # No lane has anything to walk; what is to be done once more is to look at every row.
+            runs.set_phase(self._connection, self._run.run, Phase.VERIFY)
+            self._pause(
+                "violated",
+                f"{rule.table}: {problem}{_named(offenders)}. The rule does not stand meanwhile: mend the rows, then: "
+                f"backfilld resume {self._run.name}",
+            )
         return self._go_on(0)
 
     def pending(self, standing: Standing) -> Step | None:
@@ -440,6 +472,13 @@ def _in_key_order(walked: Sequence[Lane]) -> list[tuple[Bounds, int]]:
     return found
 
 
-def violates_rule(exc: psycopg.Error, step: Step | None) -> bool:
-    """Whether a scan found a row that breaks the rule it was to prove."""
-    return isinstance(step, Action) and step.scans and isinstance(exc, psycopg.errors.IntegrityError)
+def _named(offenders: tuple[str, ...] | None) -> str:
+    if not offenders:
+        return ""
+    rows = "one row" if len(offenders) == 1 else f"{len(offenders)} rows"
+    return f" ({'at least ' if len(offenders) >= NAMED_ROWS else ''}{rows}, by key: {', '.join(offenders)})"
+
+
+def breaks_rule(exc: psycopg.Error) -> bool:
+    """Whether a scan met a row that breaks the rule it was to prove, or for which the rule itself is an error."""
+    return classify(exc) == "data"

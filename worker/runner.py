@@ -38,9 +38,9 @@ from migrations.states import STOPPING, State, allowed
 from migrations.store import events, lanes, runs
 from migrations.walks import stride
 from migrations.walks.sizing import REMEMBERED, next_rows, smaller
-from worker import balance, claim
+from worker import balance, claim, ddl
 from worker.batch import Batch, Tally, TooManyQuarantined, Work, transaction
-from worker.conductor import Conductor, violates_rule
+from worker.conductor import Conductor, breaks_rule
 
 if TYPE_CHECKING:
     import threading
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from migrations.events import Observer
     from migrations.messages import LaneMessage
     from migrations.model import Run
-    from migrations.operations import Operation
+    from migrations.operations import Action, Operation
     from migrations.postgres.connect import Connection, Pool
     from migrations.store.lanes import Statement
     from migrations.store.runs import Standing
@@ -108,6 +108,10 @@ class _Known:
         if lane.operation is None:
             return None
         return self.walks.get((lane.kind, lane.operation)) or self.works[lane.operation]
+
+    def conductor(self, connection: Connection, lane: Lane) -> Conductor:
+        """The conductor of the run, for one step of its lane."""
+        return Conductor(connection, self.run, self.operations, tuple(self.works.values()), lane)
 
 
 class Runner:
@@ -293,23 +297,41 @@ class Runner:
 
     def _conduct(self, connection: Connection, known: _Known, claimed: Claimed) -> Ended:
         lane, standing = claimed.lane, claimed.standing
-        conductor = Conductor(connection, known.run, known.operations, tuple(known.works.values()), lane)
+        conductor = known.conductor(connection, lane)
         try:
             messages = conductor.step(standing)
         except psycopg.Error as exc:
-            if not violates_rule(exc, conductor.pending(standing)):
+            rule = conductor.rule(standing)
+            if rule is None or not breaks_rule(exc):
                 raise
             connection.rollback()
+            return self._take_back(connection, known, claimed, rule, problem=in_words(exc))
+        connection.execute("COMMIT")
+        for event in conductor.events:
+            self._observe(event)
+        return Ended(messages=tuple(messages))
+
+    def _take_back(
+        self, connection: Connection, known: _Known, claimed: Claimed, rule: Action, *, problem: str
+    ) -> Ended:
+        """A row breaks a rule that was to be proved, so the rule does not stand any longer.
+
+        Which rows do is asked before that and in a transaction of its own: the question may take as long as the scan did, and
+        taking the rule back needs a lock that stops the application.
+        """
+        lane, standing = claimed.lane, claimed.standing
+        offenders = None
+        if known.conductor(connection, lane).gives_up(standing, rule):
             with transaction(connection):
-                taken = claim.take(connection, lane, standing, look=None, writes="")
-                if not isinstance(taken, claim.Claimed):
+                if not isinstance(claim.take(connection, lane, standing, look=None, writes=""), claim.Claimed):
                     return Ended(messages=())
-                conductor = Conductor(connection, known.run, known.operations, tuple(known.works.values()), taken.lane)
-                messages = conductor.walk_again(
-                    taken.standing, reason="a row came in that breaks the constraint being validated"
-                )
-                connection.execute("COMMIT")
-        else:
+                offenders = ddl.offenders(connection, rule)
+        with transaction(connection):
+            taken = claim.take(connection, lane, standing, look=None, writes="")
+            if not isinstance(taken, claim.Claimed):
+                return Ended(messages=())
+            conductor = known.conductor(connection, taken.lane)
+            messages = conductor.take_back(taken.standing, rule, problem=problem, offenders=offenders)
             connection.execute("COMMIT")
         for event in conductor.events:
             self._observe(event)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from migrations import definition
+from migrations.operations.add_check import AddCheck
 from migrations.operations.add_column import AddColumn
+from migrations.operations.add_foreign_key import AddForeignKey
 from migrations.operations.backfill import Backfill
 from migrations.operations.base import Action, Guard, Index, Operation, Statement, Step, Walk
+from migrations.operations.set_not_null import SetNotNull
 from migrations.states import Phase
 
 if TYPE_CHECKING:
@@ -35,6 +38,12 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
             return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.Backfill():
             return Backfill(definition=operation, facts=facts)
+        case definition.SetNotNull():
+            return SetNotNull(definition=operation, facts=facts, migration=migration.name, number=number)
+        case definition.AddCheck():
+            return AddCheck(definition=operation, facts=facts)
+        case definition.AddForeignKey():
+            return AddForeignKey(definition=operation, facts=facts)
         case _:
             raise NotImplementedError(operation.kind)
 

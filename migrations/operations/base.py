@@ -54,6 +54,10 @@ class Action:
     index: Index | None = None
     #: Rows that break the rule a scan or an index is to prove: a query that gives their keys as texts, a few at most.
     offenders: sql.Composed | None = None
+    #: The columns that this rule is about, so that lanes which write one of them may mend such rows; empty for any column.
+    proves: tuple[str, ...] = ()
+    #: Where the one statement only looks, and must find no row: the rule that such a row breaks, in words; empty elsewhere.
+    looks_for: str = ""
     #: Takes the action back, step by step, once it has committed.
     back: tuple[Step, ...] = ()
 

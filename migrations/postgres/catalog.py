@@ -12,6 +12,8 @@ from migrations.names import TableName
 from migrations.sql import queries
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from migrations.postgres.connect import Connection
 
 _SQL = queries("catalog")
@@ -203,6 +205,42 @@ def leaves(connection: Connection, table: Table) -> list[Leaf]:
 def partition_columns(connection: Connection, table: Table) -> set[str | None]:
     """The columns that decide in which partition a row is; None stands for an expression."""
     return {row["name"] for row in connection.execute(_SQL["partition_columns"], {"oid": table.oid}).fetchall()}
+
+
+def constraint(connection: Connection, table: Table, name: str) -> tuple[str, bool] | None:
+    """(kind, whether it is validated) of a table's constraint; None when there is none of that name."""
+    row = connection.execute(_SQL["constraint"], {"oid": table.oid, "name": name}).fetchone()
+    return (row["kind"], row["validated"]) if row else None
+
+
+def referable_keys(connection: Connection, table: Table) -> list[tuple[bool, tuple[str, ...]]]:
+    """(whether it is the primary key, columns) of each unique key that a foreign key may refer to, the primary key first."""
+    rows = connection.execute(_SQL["referable_keys"], {"oid": table.oid}).fetchall()
+    return [(row["is_primary"], tuple(row["columns"])) for row in rows]
+
+
+def may_reference(connection: Connection, table: Table, columns: Sequence[str]) -> bool:
+    """Whether this role may make foreign keys that refer to these columns."""
+    row = connection.execute(_SQL["may_reference"], {"oid": table.oid, "columns": list(columns)}).fetchone()
+    return bool(row and row["may_reference"])
+
+
+def has_index_on(connection: Connection, table: Table, columns: Sequence[str]) -> bool:
+    """Whether an index finds the rows of a value of these columns."""
+    found = connection.execute(_SQL["index_that_begins_with"], {"oid": table.oid, "columns": list(columns)})
+    return found.fetchone() is not None
+
+
+def unproved_not_null(connection: Connection, table: Table, column: str) -> str | None:
+    """The NOT NULL constraint of a column that is not validated, if there is one."""
+    row = connection.execute(_SQL["unproved_not_null"], {"oid": table.oid, "column": column}).fetchone()
+    return str(row["name"]) if row else None
+
+
+def partitions_not_null(connection: Connection, table: Table, column: str) -> list[str]:
+    """Partitions in which a column is NOT NULL by themselves."""
+    rows = connection.execute(_SQL["partitions_not_null"], {"oid": table.oid, "column": column}).fetchall()
+    return [row["name"] for row in rows]
 
 
 def filenode(connection: Connection, name: TableName) -> int | None:

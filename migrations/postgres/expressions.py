@@ -15,6 +15,7 @@ import psycopg
 from psycopg import errors, sql
 
 from migrations.errors import Finding
+from migrations.postgres.outcomes import in_words
 from migrations.sql import queries
 
 if TYPE_CHECKING:
@@ -195,6 +196,28 @@ class Probe:
         with self._asking("expression", "the update of " + ", ".join(assignments)):
             self._connection.execute(sql.SQL("EXPLAIN UPDATE {} SET {}{}").format(self._copy, sets, condition))
 
+    def add_constraint(self, name: str, body: sql.Composable, *, check: str, what: str) -> None:
+        """Add a constraint to the copy. Raises Complaint with PostgreSQL's words."""
+        with self._asking(check, what):
+            self._connection.execute(
+                sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(self._copy, sql.Identifier(name), body)
+            )
+
+    def copy_of(self, table: TableName) -> sql.Identifier:
+        """A temporary copy of another table with its unique keys, which the copy of this one may refer to."""
+        name = table.name if table.name != self._table.name.name else "referenced"
+        self._connection.execute(
+            sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING INDEXES)").format(
+                sql.Identifier(name), table.identifier
+            )
+        )
+        return sql.Identifier("pg_temp", name)
+
+    def equalities(self, foreign_key: str) -> tuple[str, ...]:
+        """The operators by which a foreign key of the copy compares, the referenced column on the left."""
+        rows = self._connection.execute(_SQL["equalities"], {"oid": self._own_oid(), "name": foreign_key}).fetchall()
+        return tuple(f"OPERATOR({sql.Identifier(row['schema']).as_string()}.{row['name']})" for row in rows)
+
     def has_equality(self, column: str) -> bool:
         """Whether values of a column can be told apart by `IS DISTINCT FROM`."""
         try:
@@ -241,9 +264,8 @@ class Probe:
         except psycopg.Error as exc:
             if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57")):
                 raise
-            message = exc.diag.message_primary or str(exc)
             hint = f" ({exc.diag.message_hint})" if exc.diag.message_hint else ""
-            raise Complaint(check, f"{what}: {message}{hint}") from exc
+            raise Complaint(check, f"{what}: {in_words(exc)}{hint}") from exc
 
 
 class Complaint(Exception):
@@ -259,6 +281,7 @@ class Complaint(Exception):
         remedy = {
             "type": "Write a type as PostgreSQL does, with its schema when it is not built in (extensions.citext)",
             "default": "Write a constant, or an expression without columns",
+            "foreign_key": "Refer to columns of a unique key whose types PostgreSQL compares with these",
         }.get(
             self.check,
             "Write one SQL expression over the table's columns; names outside pg_catalog carry their schema (public.f(x))",

@@ -14,7 +14,7 @@ from migrations.facts import Facts
 from migrations.operations import bind, bind_one
 from migrations.postgres import catalog, pooler
 from migrations.postgres.expressions import Complaint, probe
-from migrations.preflight import add_column, backfill
+from migrations.preflight import add_check, add_column, add_foreign_key, backfill, set_not_null
 from migrations.preflight.findings import Case, Examination
 from migrations.preflight.surroundings import tell_of_surroundings
 from migrations.preflight.tables import check_table, find_table
@@ -141,6 +141,12 @@ def _examine_case(case: Case) -> Facts:
             return add_column.examine(case, operation)
         case definition.Backfill():
             return backfill.examine(case, operation)
+        case definition.SetNotNull():
+            return set_not_null.examine(case, operation)
+        case definition.AddCheck():
+            return add_check.examine(case, operation)
+        case definition.AddForeignKey():
+            return add_foreign_key.examine(case, operation)
         case _:
             case.refuse("operation", f"{operation.kind} is not there yet", "Wait for it")
             return Facts(relation=str(case.table.name))

@@ -200,6 +200,61 @@ WHERE (p.oid = ANY (%(functions)s::bigint[]::oid[])
        OR p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = 'age' AND p.pronargs = 1)
 ORDER BY 1
 
+-- name: constraint
+-- A constraint of a table by its name.
+SELECT c.contype::text AS kind, c.convalidated AS validated
+FROM pg_constraint c WHERE c.conrelid = %(oid)s::bigint::oid AND c.conname = %(name)s::text
+
+-- name: referable_keys
+-- Unique keys that a foreign key may refer to, the primary key first.
+SELECT i.indisprimary AS is_primary, array_agg(a.attname::text ORDER BY n.n) AS columns
+FROM pg_index i
+CROSS JOIN LATERAL generate_series(0, i.indnkeyatts - 1) AS n(n)
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[n.n]
+WHERE i.indrelid = %(oid)s::bigint::oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+  AND i.indpred IS NULL AND i.indexprs IS NULL
+GROUP BY i.indexrelid, i.indisprimary
+ORDER BY i.indisprimary DESC, i.indexrelid
+
+-- name: may_reference
+-- Whether this role may make foreign keys that refer to these columns.
+SELECT has_table_privilege(%(oid)s::bigint::oid, 'REFERENCES')
+       OR coalesce((SELECT bool_and(has_column_privilege(%(oid)s::bigint::oid, c.name, 'REFERENCES'))
+                    FROM unnest(%(columns)s::text[]) AS c(name)), false) AS may_reference
+
+-- name: index_that_begins_with
+-- An index that finds the rows of a value of these columns: a whole one that begins with them, in any order.
+SELECT x.relname AS name
+FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
+WHERE i.indrelid = %(oid)s::bigint::oid AND i.indisvalid AND i.indpred IS NULL AND m.amname IN ('btree', 'hash')
+  AND %(columns)s::text[] <@ (SELECT array_agg(a.attname::text)
+                              FROM generate_series(0, cardinality(%(columns)s::text[]) - 1) AS n(n)
+                              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[n.n])
+LIMIT 1
+
+-- name: equalities
+-- The operators by which a foreign key compares, column by column.
+SELECT n.nspname AS schema, o.oprname AS name
+FROM pg_constraint c
+CROSS JOIN LATERAL unnest(c.conpfeqop) WITH ORDINALITY AS e(operator, place)
+JOIN pg_operator o ON o.oid = e.operator JOIN pg_namespace n ON n.oid = o.oprnamespace
+WHERE c.conrelid = %(oid)s::bigint::oid AND c.conname = %(name)s::text
+ORDER BY e.place
+
+-- name: unproved_not_null
+-- NOT NULL constraints of a column that are not validated (PostgreSQL 18 and newer).
+SELECT c.conname AS name
+FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+WHERE c.conrelid = %(oid)s::bigint::oid AND c.contype = 'n' AND NOT c.convalidated AND a.attname = %(column)s::text
+
+-- name: partitions_not_null
+-- Partitions in which a column is NOT NULL.
+SELECT p.relid::regclass::text AS name
+FROM pg_partition_tree(%(oid)s::bigint::oid) p
+JOIN pg_attribute a ON a.attrelid = p.relid AND a.attname = %(column)s::text AND NOT a.attisdropped
+WHERE p.level > 0 AND a.attnotnull
+ORDER BY 1
+
 -- name: backend
 -- The server process behind a connection, and the server's version.
 SELECT pg_backend_pid() AS pid, current_setting('server_version_num')::integer AS version,

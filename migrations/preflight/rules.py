@@ -1,0 +1,46 @@
+"""What rules about a table's data share: that their name is free, and the columns they are about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from migrations import definition
+from migrations.postgres import catalog
+from migrations.preflight.add_column import left_by_cancelled_run
+from migrations.preflight.columns import column_of
+
+if TYPE_CHECKING:
+    from migrations.facts import KeyColumn
+    from migrations.preflight.findings import Case
+
+
+def naming_key(case: Case) -> tuple[KeyColumn, ...]:
+    """The key by which rows are named to people; empty when the table has none."""
+    return case.table.keys[0].columns if case.table.keys else ()
+
+
+def takes_over(case: Case, name: str) -> bool:
+    """Whether a cancelled run of this migration left a constraint of that name; one of anybody else's is refused."""
+    there = catalog.constraint(case.connection, case.table, name)
+    if there is None:
+        return False
+    if left_by_cancelled_run(case.connection, case.migration.name):
+        return True
+    table, constraint = case.table.name.identifier.as_string(), sql.Identifier(name).as_string()
+    remedy = "Choose another name, or remove the operation"
+    if not there[1]:
+        remedy = f"It is not validated: ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}, or choose another name"
+    case.refuse("constraint", f"{case.table.name} has a constraint {name} already", remedy)
+    return False
+
+
+def check_column(case: Case, name: str) -> None:
+    """The table has the column, or an earlier operation of the file adds it. Raises Complaint."""
+    added = any(
+        isinstance(earlier, definition.AddColumn) and (earlier.table, earlier.column.name) == (case.table.name, name)
+        for earlier in case.migration.operations[: case.number]
+    )
+    if not added:
+        column_of(case.table, name)
