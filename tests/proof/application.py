@@ -266,7 +266,13 @@ class _Writer:
     def _new_row(self, version: Mapping[str, Shows]) -> Row:
         """New values for what the version of the application knows; NULL for what it does not."""
         shown = self._shown_by(version)
-        row = Row({name: draw(self._chance) if name in shown else None for name, draw in self._scenario.fields.items()})
+        scenario = self._scenario
+        row = Row(
+            {
+                name: draw(self._chance) if name in shown else scenario.defaults.get(name)
+                for name, draw in scenario.fields.items()
+            }
+        )
         row.written = set(row)
         return row
 

@@ -23,7 +23,7 @@ from proof.kills import Kill
 from proof.scenarios import OneOf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from proof.nursery import Nursery, Outcome
     from proof.scenarios import Row, Scenario, Shows
@@ -161,8 +161,15 @@ class Trial:
         state = self.work("rollback")["state"]
         if state != "rolled_back":
             raise self.wrong(f"the run is {state}")
+        self._settle()
         self.application.versions = (self.scenario.before,)
         self._act_and_look()
+
+    def _settle(self) -> None:
+        """Where more than one value was right after the way back, the one that is there is the application's from here on."""
+        for column in self.scenario.back:
+            for key, value in self._read([column]).items():
+                (self.application.ledger[key][column],) = value
 
     def can_return(self) -> bool:
         """Whether the run, as it stands, can be rolled back to what was there before."""
@@ -214,7 +221,7 @@ class Trial:
 
     def _note(self, job: Job, outcome: Outcome) -> None:
         self.deaths.learn(outcome)
-        how = f"died {job.kill}: {' '.join(outcome.last.split())}" if outcome.killed else f"ended: {outcome.said}"
+        how = f"died {job.kill}: {' '.join(outcome.last.split())[:80]}" if outcome.killed else f"ended: {outcome.said}"
         self.log.append(f"{', '.join(job.asks) or 'a worker'}, after {outcome.count} statements {how}")
         if outcome.signal and not outcome.killed:
             raise self.wrong(
@@ -256,7 +263,7 @@ class Trial:
             case {"state": "rolling_back"} if (run["began"] or run["phase"]) in {"contract", "done"}:
                 self._compare({}, "rolling back after contract began")
             case {"state": "rolling_back"}:
-                self._compare({**scenario.before, **scenario.meanwhile, **scenario.back}, "rolling back")
+                self._compare({**scenario.before, **scenario.meanwhile}, "rolling back")
             case {"phase": "contract", "state": "waiting"}:
                 self._compare({**scenario.before, **scenario.meanwhile}, "switched, by the old application")
                 self._compare(scenario.after, "switched, by the new application")
@@ -267,15 +274,8 @@ class Trial:
 
     def _compare(self, columns: Mapping[str, Shows], moment: str) -> None:
         """The table against the ledger: no row lost, doubled or brought back, no value another than it must be."""
-        ledger = self.application.ledger
-        query = sql.SQL("SELECT {} FROM {}").format(
-            sql.SQL(", ").join(sql.Identifier(name) for name in ("id", *columns)), sql.Identifier(self.scenario.table)
-        )
-        with self.connection.cursor(row_factory=tuple_row) as cursor:
-            found = cursor.execute(query).fetchall()
-        there = {row[0]: row[1:] for row in found}
-        problems = [f"{len(found) - len(there)} keys are there twice"] if len(found) != len(there) else []
-        problems += [f"row {key} is lost: {dict(ledger[key])}" for key in ledger.keys() - there.keys()]
+        ledger, there = self.application.ledger, self._read(columns)
+        problems = [f"row {key} is lost: {dict(ledger[key])}" for key in ledger.keys() - there.keys()]
         problems += [
             f"row {key} is there and was never written, or was deleted" for key in there.keys() - ledger.keys()
         ]
@@ -287,6 +287,17 @@ class Trial:
                     problems.append(f"row {key}: {name} is {value!r}, and must be {wanted!r}, for {row}")
         if problems:
             raise self.wrong(f"{moment}: " + "\n  ".join(problems[:10]))
+
+    def _read(self, columns: Iterable[str]) -> dict[int, tuple[Any, ...]]:  # Any: values of columns
+        query = sql.SQL("SELECT {} FROM {}").format(
+            sql.SQL(", ").join(sql.Identifier(name) for name in ("id", *columns)), sql.Identifier(self.scenario.table)
+        )
+        with self.connection.cursor(row_factory=tuple_row) as cursor:
+            found = cursor.execute(query).fetchall()
+        there = {row[0]: row[1:] for row in found}
+        if len(there) != len(found):
+            raise self.wrong(f"{len(found) - len(there)} keys are there twice")
+        return there
 
     def _compare_catalog(self, wanted: frozenset[str], moment: str) -> None:
         if problem := difference(wanted, fingerprint(self.connection)):
