@@ -115,6 +115,8 @@ class _Writer:
             url,
             autocommit=True,
             row_factory=tuple_row,
+            # Values as literals: an application that says of what type its parameters are goes no further than the switch.
+            cursor_factory=psycopg.ClientCursor,
             application_name="the application",
             options=f"-c lock_timeout={LONGEST_WAIT}",
         )

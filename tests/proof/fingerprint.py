@@ -22,13 +22,16 @@ _QUERIES = {
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname NOT IN ({_OTHERS}) AND n.nspname NOT LIKE 'pg_temp%'""",
     "column": f"""
-        SELECT c.oid::regclass, a.attname, rank() OVER (PARTITION BY c.oid ORDER BY a.attnum),
-               format_type(a.atttypid, a.atttypmod), a.attcollation::regcollation, a.attnotnull, a.attidentity,
+        SELECT c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod), a.attcollation::regcollation, a.attnotnull, a.attidentity,
                a.attgenerated, a.attstorage, a.attcompression, a.attstattarget, a.attoptions, a.attacl,
                pg_get_expr(d.adbin, d.adrelid)
         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE n.nspname NOT IN ({_OTHERS}) AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind <> 'i'""",
+    "position": f"""
+        SELECT a.attrelid::regclass, a.attname, rank() OVER (PARTITION BY a.attrelid ORDER BY a.attnum)
+        FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname NOT IN ({_OTHERS}) AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p')""",
     "constraint": f"""
         SELECT c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid), c.convalidated, c.condeferrable, c.connoinherit
         FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace
@@ -73,12 +76,14 @@ _QUERIES = {
 }
 
 
-def fingerprint(connection: psycopg.Connection[dict[str, Any]]) -> frozenset[str]:  # Any: a column has the type it has
-    """One line for each thing in the database that a run may have touched."""
+def fingerprint(connection: psycopg.Connection[dict[str, Any]], *, positions: bool = True) -> frozenset[str]:
+    """One line for each thing in the database that a run may have touched; `positions` tells the order of columns, too."""
     lines = set()
     with connection.transaction():
         connection.execute("SET LOCAL search_path = ''")
         for kind, query in _QUERIES.items():
+            if kind == "position" and not positions:
+                continue
             for row in connection.execute(query.encode()):
                 lines.add(f"{kind}: " + " | ".join("" if value is None else str(value) for value in row.values()))
     return frozenset(lines)

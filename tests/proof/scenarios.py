@@ -89,6 +89,8 @@ class Scenario:
     back: Mapping[str, Shows] = field(default_factory=dict)
     #: What a person would type who may stop the application for it.
     reference: str = ""
+    #: Whether columns are in the same order after the way back as before.
+    keeps_order: bool = True
     #: How far a run can be rolled back to what was there before.
     returns: Literal["always", "until contract", "never"] = "always"
     rows: int = 24
@@ -269,7 +271,7 @@ INT_TO_BIGINT = Scenario(
     fields={"status": word, "balance": number},
     before={"status": shown("status"), "balance": shown("balance")},
     after={"status": shown("status"), "balance": shown("balance")},
-    reference="ALTER TABLE items ALTER balance TYPE bigint",
+    reference="ALTER TABLE items ALTER balance TYPE bigint; ALTER TABLE items ALTER balance SET DEFAULT 0::bigint",
 )
 
 DROP_COLUMN = Scenario(
@@ -284,6 +286,7 @@ DROP_COLUMN = Scenario(
     # A row that changed its key once the column was gone is another one to the archive.
     back={"legacy": lambda row: OneOf((row["legacy"], None, "none")) if row.moved else row["legacy"]},
     reference="ALTER TABLE items DROP COLUMN legacy",
+    keeps_order=False,
 )
 
 #: Several at once, on a table with names that have to be quoted.
