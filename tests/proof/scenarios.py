@@ -256,7 +256,7 @@ TEXT_TO_JSONB = Scenario(
     meanwhile={"info": lambda row: OneOf((row["info"], json.loads(row["info"])))},
     reference="""
         DROP INDEX items_info;
-        ALTER TABLE items ALTER info DROP DEFAULT, ALTER info TYPE jsonb USING info::jsonb, ALTER info SET DEFAULT '{}';
+        ALTER TABLE items ALTER info DROP DEFAULT, ALTER info TYPE jsonb USING info::jsonb, ALTER info SET DEFAULT ('{}'::text)::jsonb;
         CREATE INDEX items_info ON items (info);
     """,
 )
