@@ -89,11 +89,11 @@ class Scenario:
     back: Mapping[str, Shows] = field(default_factory=dict)
     #: What a person would type who may stop the application for it.
     reference: str = ""
-    #: Whether columns are in the same order after the way back as before.
+    #: Whether columns are in the same order as before even where what comes back had been dropped.
     keeps_order: bool = True
     #: How far a run can be rolled back to what was there before.
     returns: Literal["always", "until contract", "never"] = "always"
-    rows: int = 24
+    rows: int = 18
 
 
 _PADDING = "padding text NOT NULL DEFAULT repeat('x', 700)"
@@ -259,6 +259,7 @@ TEXT_TO_JSONB = Scenario(
         ALTER TABLE items ALTER info DROP DEFAULT, ALTER info TYPE jsonb USING info::jsonb, ALTER info SET DEFAULT ('{}'::text)::jsonb;
         CREATE INDEX items_info ON items (info);
     """,
+    keeps_order=False,
 )
 
 INT_TO_BIGINT = Scenario(
@@ -272,6 +273,7 @@ INT_TO_BIGINT = Scenario(
     before={"status": shown("status"), "balance": shown("balance")},
     after={"status": shown("status"), "balance": shown("balance")},
     reference="ALTER TABLE items ALTER balance TYPE bigint; ALTER TABLE items ALTER balance SET DEFAULT 0::bigint",
+    keeps_order=False,
 )
 
 DROP_COLUMN = Scenario(

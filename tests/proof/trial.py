@@ -78,12 +78,12 @@ class Once:
 
 @dataclass
 class Often:
-    """Four of five workers die, each at a statement that is left to chance."""
+    """Two of three workers die, each at a statement that is left to chance."""
 
     chance: random.Random
 
     def next(self) -> Kill | None:
-        if self.chance.random() < 0.2:
+        if self.chance.random() < 0.35:
             return None
         # A step has up to some twenty statements, a run some hundreds: both the next ones and far ones are of interest.
         return Kill(at=self.chance.randrange(1, self.chance.choice([15, 60, 200])), sent=self.chance.random() < 0.5)
@@ -121,6 +121,7 @@ class Trial:
     #: What has happened, for whoever reads a failure.
     log: list[str] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    _order_is_kept: bool = True
 
     # --- what a person does, with workers that die -------------------------------------------------------------------------
 
@@ -151,17 +152,16 @@ class Trial:
 
     def back(self) -> None:
         """Roll the run back from wherever it is; the old application is there again."""
-        at = self._run()
-        if at is None:
+        if self._run() is None:
             return  # it died before there was anything
-        if at["phase"] in {"contract", "done"} and at["state"] != "waiting":
-            self.application.versions = ()
-        else:
-            self.application.versions = (self.scenario.before,)
+        contracts = self._contracts()
+        self.application.versions = () if contracts else (self.scenario.before,)
+        self._order_is_kept = self.scenario.keeps_order or not contracts
         state = self.work("rollback")["state"]
         if state != "rolled_back":
             raise self.wrong(f"the run is {state}")
         self._settle()
+        self.before, self._order_is_kept = fingerprint(self.connection), True
         self.application.versions = (self.scenario.before,)
         self._act_and_look()
 
@@ -173,9 +173,14 @@ class Trial:
 
     def can_return(self) -> bool:
         """Whether the run, as it stands, can be rolled back to what was there before."""
+        return self.scenario.returns == "always" or (
+            self.scenario.returns == "until contract" and not self._contracts()
+        )
+
+    def _contracts(self) -> bool:
+        """Whether the run is so far that the old may be gone."""
         at = self._run()
-        contracts = at is not None and at["phase"] in {"contract", "done"} and at["state"] != "waiting"
-        return self.scenario.returns == "always" or (self.scenario.returns == "until contract" and not contracts)
+        return at is not None and at["phase"] in {"contract", "done"} and at["state"] != "waiting"
 
     def work(self, *asks: str) -> dict[str, Any]:  # Any: JSON
         """Workers one after the other, until one comes to its end by itself; returns what that said of the run."""
@@ -253,7 +258,7 @@ class Trial:
                 self._compare(scenario.before, "before")
             case {"state": "rolled_back"}:
                 self._compare({**scenario.before, **scenario.back}, "rolled back")
-                self._compare_catalog(self.before, "rolled back", positions=self.scenario.keeps_order)
+                self._compare_catalog(self.before, "rolled back", positions=self._order_is_kept)
             case {"state": "completed"}:
                 if not run["verified"]:
                     raise self.wrong("the run is completed, and was not verified")
