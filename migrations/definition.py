@@ -157,6 +157,31 @@ class RunSettings(FileModel):
         description="How long a session may wait for a batch before the batch is cancelled and made smaller; 0 never "
         "gives way. Unit: milliseconds.",
     )
+    lock_timeout_ms: int = Field(
+        default=100,
+        ge=10,
+        le=1000,
+        description="How long one try of a schema change may wait for its lock, and others queue behind it. "
+        "Unit: milliseconds.",
+    )
+    lock_deadline_seconds: float = Field(
+        default=1800.0,
+        ge=1,
+        le=604_800,
+        description="How long a schema change tries in all before the run pauses and names who is in the way. Unit: seconds.",
+    )
+    cancel_blockers: Literal["never", "idle", "queries", "all"] = Field(
+        default="never",
+        description="Who may be sent away when in the way of a schema change: nobody (`never`), sessions that are `idle` in a "
+        "transaction (they are ended), `queries` that run (they are cancelled), or `all` of these.",
+    )
+    cancel_after_seconds: float = Field(
+        default=60.0,
+        ge=1,
+        le=86_400,
+        description="How long a session must have been idle, or its query have run, before `cancel_blockers` sends it away. "
+        "Unit: seconds.",
+    )
     windows: Windows = Field(
         default=(),
         strict=False,  # a file has lists, not tuples

@@ -197,6 +197,22 @@ class BatchGaveWay:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockerSentAway:
+    """A session that kept our DDL from its lock was cancelled or ended, as the run's policy says."""
+
+    run: int
+    name: str
+    how: Literal["cancelled", "ended"]
+    pid: int
+    application_name: str
+    role: str | None
+    state: str | None
+    query: str | None
+    #: How old its transaction was.
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoopFailed:
     """A side task of a worker (reconciler, governor, control) met an error and goes on at its next tick."""
 
@@ -226,6 +242,7 @@ Event = (
     | SessionFrozen
     | SessionWaited
     | BatchGaveWay
+    | BlockerSentAway
     | LoopFailed
 )
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from psycopg import sql
 
+from migrations import definition
+from migrations.fates import fate
 from migrations.operations import Action, bind, steps
+from migrations.operations.sql import lock_of
+from migrations.postgres.statements import split
+from migrations.rehearsal import BLOCKING, Place, Seen
+from migrations.risks import Fate, rank
 from migrations.states import Phase
 
 if TYPE_CHECKING:
     from migrations.definition import Migration
+    from migrations.names import TableName
     from migrations.operations import Operation, Step
     from migrations.postgres.catalog import Table
     from migrations.preflight import Examination
+    from migrations.rehearsal import Rehearsal
+    from migrations.risks import Risk
     from migrations.walks.forecast import Forecast
     from migrations.walks.rewrite import Rewrite
 
@@ -30,6 +39,24 @@ class PlannedAction:
     sql: str
     lock: str
     note: str
+    #: The operation, by its number in the file.
+    operation: int | None = None
+    #: How long the lock is held: brief, or as long as the table is large.
+    hold: str = ""
+    #: What it does to the whole table: rewrites it, scans it, builds an index on it; empty for nothing.
+    does: str = ""
+    #: How lock and deed are known: measured on a copy, or by rule.
+    known: Literal["measured", "by rule", ""] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedOperation:
+    """One operation of the file, as other parts of the plan refer to it."""
+
+    number: int
+    kind: str
+    table: str | None
+    summary: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +82,8 @@ class TableReport:
     #: How each operation on it walks it, and what that will take.
     walks: tuple[Forecast, ...]
     notes: tuple[str, ...]
+    #: What will happen to each thing that depends on it.
+    fates: tuple[Fate, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +106,8 @@ class Plan:
     estimate: Estimate
     warnings: tuple[str, ...]
     findings: tuple[dict[str, str], ...]
+    operations: tuple[PlannedOperation, ...] = ()
+    risks: tuple[Risk, ...] = ()
 
     @property
     def refused(self) -> bool:
@@ -89,11 +120,12 @@ class Plan:
 def make(migration: Migration, examination: Examination) -> Plan:
     """Put together what preflight found and what the operations would do. A refused migration has no phases."""
     operations = bind(migration, examination.facts) if not examination.findings else ()
+    fates = {name: _fates(migration, examination, operations, name) for name in examination.tables}
     return Plan(
         name=migration.name,
         checksum=migration.checksum,
         phases=tuple(
-            _phase(migration, operations, phase, walks=examination.forecasts)
+            _phase(migration, operations, phase, examination)
             for phase in Phase
             if phase is not Phase.DONE and operations
         ),
@@ -107,45 +139,144 @@ def make(migration: Migration, examination: Examination) -> Plan:
                     for operation, one in zip(operations, examination.forecasts, strict=False)
                     if one is not None and operation.table == name
                 ),
+                fates=fates[name],
             )
             for name, table in examination.tables.items()
         ),
         estimate=_estimate(migration, operations, examination),
         warnings=tuple(examination.warnings),
         findings=tuple(asdict(finding) for finding in examination.findings),
+        operations=tuple(
+            PlannedOperation(
+                number=number,
+                kind=of.kind,
+                table=str(of.table) if of.table is not None else None,
+                summary=_summary(of),
+            )
+            for number, of in enumerate(migration.operations)
+        ),
+        risks=rank(migration, examination, operations, fates) if operations else (),
     )
 
 
+def _summary(of: definition.Operation) -> str:
+    """An operation in a few words, as a person would tell it to another."""
+    match of:
+        case definition.AddColumn():
+            what = f"{of.column.name} {of.column.type}"
+        case definition.Backfill():
+            what = ", ".join(of.written)
+        case definition.RenameColumn():
+            what = f"{of.old} to {of.new}"
+        case definition.ChangeType():
+            what = f"{of.column} to {of.type}"
+        case definition.SetNotNull() | definition.DropColumn():
+            what = of.column
+        case definition.Sql():
+            return f"sql in {of.phase}"
+        case _:
+            what = of.name
+    return f"{of.kind} {of.table}: {what}"
+
+
+def _fates(
+    migration: Migration, examination: Examination, operations: tuple[Operation, ...], table: TableName
+) -> tuple[Fate, ...]:
+    return tuple(
+        Fate(operation=number, kind=dependent.kind, name=dependent.name, fate=words)
+        for number, (operation, of) in enumerate(zip(operations, migration.operations, strict=False))
+        if _is_about(of, table)
+        for dependent in examination.dependents.get(table, ())
+        if (words := fate(operation, of, dependent))
+    )
+
+
+def _is_about(of: definition.Operation, table: TableName) -> bool:
+    if of.table is not None or not isinstance(of, definition.Sql):
+        return of.table == table
+    changing = [
+        one for one in split(of.run) if lock_of(one.bare) not in {"none", "ACCESS SHARE", "SHARE UPDATE EXCLUSIVE"}
+    ]
+    return any(name == (table.schema, table.name) for one in changing for _, _, name in one.qualified[:1])
+
+
 def _phase(
-    migration: Migration, operations: tuple[Operation, ...], phase: Phase, *, walks: tuple[Forecast | None, ...]
+    migration: Migration, operations: tuple[Operation, ...], phase: Phase, examination: Examination
 ) -> PlannedPhase:
-    planned = [_planned(step) for step in steps(operations, phase)]
-    statements = [statement for action in planned for statement in action]
-    for operation, walk in zip(operations, walks, strict=True):
-        rewrite = operation.rewrite()
-        if rewrite is None or walk is None:
-            continue
-        table = rewrite.table.identifier.as_string()
-        key = ", ".join(column.name for column in operation.facts.key)
-        needed = _readable(rewrite.needs_work.as_string())
-        if phase is Phase.BACKFILL:
-            where, by = (f"({key}) in the batch's range", key)
-            if walk.walk == "pages":
-                where = "ctid in the batch's pages" + (" and its stripe" if walk.stripes > 1 else "")
-                by = "pages" + (f", in {walk.stripes} rounds" if walk.stripes > 1 else "")
-            text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
-            note = f"row locks for about batch_seconds; walked by {by}"
-            statements.append(PlannedAction(sql=text, lock="ROW EXCLUSIVE", note=note))
-        elif phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
-            text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
-            statements.insert(
-                0,
-                PlannedAction(
-                    sql=text, lock="ACCESS SHARE", note="in batches; must find no row, or the rows are walked again"
-                ),
+    planned: list[PlannedAction] = []
+    for number, operation in enumerate(operations):
+        forecast = examination.forecasts[number] if examination.forecasts else None
+        planned += _of_lanes(number, operation, phase, forecast)
+        for step_number, step in enumerate(steps([operation], phase)):
+            planned += _of_step(step, Place(phase, number, step_number, 0), examination.rehearsal)
+    waits = phase in migration.settings.approve and bool(planned)
+    return PlannedPhase(phase=phase, actions=tuple(planned), waits_for_approval=waits)
+
+
+def _of_lanes(number: int, operation: Operation, phase: Phase, walk: Forecast | None) -> list[PlannedAction]:
+    """What the lanes do in a phase, as one statement that stands for all of their batches."""
+    rewrite = operation.rewrite()
+    if rewrite is None or walk is None:
+        return []
+    table = rewrite.table.identifier.as_string()
+    key = ", ".join(column.name for column in operation.facts.key)
+    needed = _readable(rewrite.needs_work.as_string())
+    if phase is Phase.BACKFILL:
+        where, by = (f"({key}) in the batch's range", key)
+        if walk.walk == "pages":
+            where = "ctid in the batch's pages" + (" and its stripe" if walk.stripes > 1 else "")
+            by = "pages" + (f", in {walk.stripes} rounds" if walk.stripes > 1 else "")
+        text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
+        note = f"row locks for about batch_seconds; walked by {by}"
+        return [PlannedAction(sql=text, lock="ROW EXCLUSIVE", note=note, operation=number)]
+    if phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
+        text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
+        note = "in batches; must find no row, or the rows are walked again"
+        return [PlannedAction(sql=text, lock="ACCESS SHARE", note=note, operation=number)]
+    return []
+
+
+def _of_step(step: Step, place: Place, rehearsal: Rehearsal | None) -> list[PlannedAction]:
+    if not isinstance(step, Action):
+        text = f"-- {step.kind}: {step.table}"
+        return [PlannedAction(sql=text, lock="ROW EXCLUSIVE", note=step.note, operation=place.operation)]
+    planned = []
+    for number, statement in enumerate(step.statements):
+        seen = rehearsal.at(replace(place, statement=number)) if rehearsal is not None else Seen(by_rule_because="-")
+        long = step.scans or step.index is not None or (seen.measured and seen.is_long)
+        planned.append(
+            PlannedAction(
+                sql=statement.sql.as_string().strip(),
+                lock=seen.lock or statement.lock,
+                note=statement.note.removeprefix("brief; ").replace("; brief; ", "; "),
+                operation=place.operation,
+                hold=_hold(seen.lock or statement.lock, long=long),
+                does=_deed(seen),
+                known="measured" if seen.lock else "by rule",
             )
-    waits = phase in migration.settings.approve and bool(statements)
-    return PlannedPhase(phase=phase, actions=tuple(statements), waits_for_approval=waits)
+        )
+    return planned
+
+
+def _hold(lock: str, *, long: bool) -> str:
+    if lock == "none":
+        return ""
+    if not long:
+        return "brief"
+    return "as long as the table is large" + ("" if lock in BLOCKING else ", while reads and writes go on")
+
+
+def _deed(seen: Seen) -> str:
+    if not seen.measured:
+        return ""
+    deeds = (
+        (seen.rewrites, "rewrites the table"),
+        (seen.builds_index, "builds an index"),
+        (seen.scans, "scans the table"),
+        (seen.proved, "scans nothing: a constraint proves it"),
+    )
+    deed = next((words for is_so, words in deeds if is_so), "")
+    return "; ".join(part for part in (deed, *(f"locks {one} too" for one in seen.also)) if part)
 
 
 def _sets(rewrite: Rewrite) -> str:
@@ -157,21 +288,14 @@ def _sets(rewrite: Rewrite) -> str:
     )
 
 
-def _planned(step: Step) -> list[PlannedAction]:
-    if not isinstance(step, Action):
-        return [PlannedAction(sql=f"-- {step.kind}: {step.table}", lock="ROW EXCLUSIVE", note=step.note)]
-    return [
-        PlannedAction(sql=statement.sql.as_string().strip(), lock=statement.lock, note=statement.note)
-        for statement in step.statements
-    ]
-
-
 def _readable(text: str) -> str:
     # Percent signs are doubled for sending; the line breaks are there for comments. Neither helps a reader.
     return text.replace("%%", "%").replace("(\n", "(").replace("\n)", ")")
 
 
-def _report(table: Table, rows: int, operations: tuple[Operation, ...], *, walks: tuple[Forecast, ...]) -> TableReport:
+def _report(
+    table: Table, rows: int, operations: tuple[Operation, ...], *, walks: tuple[Forecast, ...], fates: tuple[Fate, ...]
+) -> TableReport:
     key = next((operation.facts.key for operation in operations if operation.table == table.name), ())
     notes = [
         f"{operation.facts.relation} is walked once because {_subject(operation)}{operation.facts.once_because}"
@@ -189,6 +313,7 @@ def _report(table: Table, rows: int, operations: tuple[Operation, ...], *, walks
         dependents=table.dependents,
         walks=walks,
         notes=tuple(notes),
+        fates=fates,
     )
 
 

@@ -67,6 +67,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
         {
             State.RUNNING,  # worker: took the first step
             State.PAUSING,  # person: pause, before any step
+            State.PAUSED,  # worker: the first step could not get its lock in time; `error` says why
             State.CANCELLING,  # person: cancel, before any step
             State.FAILED,  # worker: the first step met an error that will not go away
             State.ROLLING_BACK,  # person: rollback, before any step

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from migrations.model import Lane, Quarantined
     from migrations.plan import Estimate, Plan, PlannedPhase, TableReport
+    from migrations.risks import Risk
     from migrations.walks.forecast import Forecast
     from monitoring.pace import Changed, PaceReport
     from monitoring.progress import Progress
@@ -435,12 +436,14 @@ def plan(plan: Plan) -> RenderableType:
         Text.assemble((safe(plan.name), "bold"), ("  " + safe(plan.checksum.removeprefix("sha256:")[:12]), "dim")),
         Text(),
     ]
+    named = len(plan.operations) > 1
+    if named:
+        parts += [_marked(f"[{one.number}]", "cyan", Text(safe(one.summary))) for one in plan.operations]
+        parts.append(Text())
     for report in plan.tables:
         parts += [_table_facts(report), Text()]
-    for phase in plan.phases:
-        parts += [_phase(phase), Text()]
     if not plan.refused:
-        parts += [Text(_estimate(plan.estimate)), Text()]
+        parts += _changes(plan, named=named)
     for warning in plan.warnings:
         parts.append(_marked("warning", "yellow", Text(safe(warning))))
     if plan.warnings and plan.findings:
@@ -448,6 +451,20 @@ def plan(plan: Plan) -> RenderableType:
     if plan.findings:
         parts.append(refusals([Finding(**finding) for finding in plan.findings]))
     return Group(*parts)
+
+
+def _changes(plan: Plan, *, named: bool) -> list[RenderableType]:
+    """The phases, what they cost, what becomes of others, and what may go wrong."""
+    parts: list[RenderableType] = []
+    for phase in plan.phases:
+        parts += [_phase(phase, named=named), Text()]
+    parts += [Text(_estimate(plan.estimate)), Text()]
+    for report in plan.tables:
+        if report.fates:
+            parts += [_fates(report, named=named), Text()]
+    if plan.risks:
+        parts += [_risks(plan.risks, named=named), Text()]
+    return parts
 
 
 def refusals(findings: Sequence[Finding]) -> RenderableType:
@@ -470,7 +487,7 @@ def _table_facts(report: TableReport) -> RenderableType:
     for title, values in (
         ("triggers", report.triggers),
         ("published", report.publications),
-        ("depend on it", report.dependents),
+        ("depend on it", () if report.fates else report.dependents),
     ):
         if values:
             facts.add_row(title, cell(", ".join(values)))
@@ -501,7 +518,31 @@ def _growth(walk: Forecast, report: TableReport) -> str:
     return f"{', '.join(grown)}; about {size(walk.wal_bytes)} of WAL"
 
 
-def _phase(phase: PlannedPhase) -> RenderableType:
+def _fates(report: TableReport, *, named: bool) -> RenderableType:
+    """What will happen to each thing that depends on a table; what fares alike stands together."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold", ratio=2)
+    table.add_column(overflow="fold", ratio=3)
+    alike: dict[tuple[int, str], list[str]] = {}
+    for one in report.fates:
+        alike.setdefault((one.operation, one.fate), []).append(f"{one.kind} {one.name}")
+    for (operation, fate), several in alike.items():
+        mark = f"[{operation}] " if named else ""
+        table.add_row(cell(mark + ", ".join(several)), cell(fate))
+    return Group(Text(f"what depends on {safe(report.name)}", style="bold"), Padding(table, (0, 0, 0, 2)))
+
+
+def _risks(risks: Sequence[Risk], *, named: bool) -> RenderableType:
+    styles = {"high": "bold red", "medium": "yellow", "low": "dim"}
+    parts: list[RenderableType] = [Text("risks", style="bold")]
+    for risk in risks:
+        mark = f"[{risk.operation}] " if named and risk.operation is not None else ""
+        said = Text.assemble(safe(mark + risk.reason), ".\n", (safe(risk.remedy), "green"))
+        parts.append(Padding(_marked(f"{risk.level:<6}", styles[risk.level], said), (0, 0, 0, 2)))
+    return Group(*parts)
+
+
+def _phase(phase: PlannedPhase, *, named: bool = False) -> RenderableType:
     head = Text(str(phase.phase), style="bold")
     if phase.waits_for_approval:
         head.append("  waits for approval", style="yellow")
@@ -509,11 +550,15 @@ def _phase(phase: PlannedPhase) -> RenderableType:
         head.append("  nothing to do", style="dim")
     parts: list[RenderableType] = [head]
     for action in phase.actions:
-        remark = Text(f"lock {safe(action.lock)}", style="dim")
-        if action.note:
-            remark.append(f": {safe(action.note)}")
+        known = ", ".join(part for part in (action.lock, action.hold, action.known) if part)
+        remark = Text(f"lock {safe(known)}", style="dim")
+        # A note of the operation's own tells of a scan in better words.
+        does = "" if "scan" in action.does and "scan" in action.note else action.does
+        if said := "; ".join(part for part in (does, action.note) if part):
+            remark.append(f": {safe(said)}")
+        mark = f"[{action.operation}] " if named and action.operation is not None else ""
         parts += [
-            Padding(Text(_sql(action.sql)), (0, 0, 0, 2), expand=False),
+            Padding(Text.assemble((mark, "cyan"), _sql(action.sql)), (0, 0, 0, 2), expand=False),
             Padding(remark, (0, 0, 0, 4), expand=False),
         ]
     return Group(*parts)

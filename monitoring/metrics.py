@@ -44,6 +44,12 @@ GIVE_WAYS = Counter(
     "Batches cancelled before their time was up, so that a session which waited for them could go on.",
     registry=REGISTRY,
 )
+BLOCKERS_SENT_AWAY = Counter(
+    "backfilld_blockers_sent_away",
+    "Sessions that kept DDL from its lock and were cancelled or ended by a run's policy.",
+    ["how"],
+    registry=REGISTRY,
+)
 HOLD_SECONDS = Counter(
     "backfilld_hold_seconds", "Seconds in which nothing might move, by load signal.", ["reason"], registry=REGISTRY
 )
@@ -67,6 +73,8 @@ for _class in ERROR_CLASSES:
     ERRORS.labels(_class)
 for _reason in (*sorted(HOLD_REASONS), OTHER):
     HOLD_SECONDS.labels(_reason)
+for _how in ("cancelled", "ended"):
+    BLOCKERS_SENT_AWAY.labels(_how)
 for _verb in (*sorted(CONTROL_VERBS), OTHER):
     CONTROL_MESSAGES.labels(_verb)
 

@@ -11,6 +11,7 @@ from migrations.events import (
     BatchCommitted,
     BatchGaveWay,
     BatchRetried,
+    BlockerSentAway,
     CommitUnknown,
     ControlApplied,
     LaneHeld,
@@ -85,6 +86,8 @@ class Observers:
                 metrics.CONTROL_MESSAGES.labels(event.verb if event.verb in CONTROL_VERBS else metrics.OTHER).inc()
             case BatchGaveWay():
                 metrics.GIVE_WAYS.inc()
+            case BlockerSentAway():
+                metrics.BLOCKERS_SENT_AWAY.labels(event.how).inc()
             case LaneHeld() | PhaseEntered() | RunReported() | StopSwitched() | SessionFrozen() | SessionWaited():
                 pass  # told, not counted: a hold is counted in seconds, a phase shows in `backfilld_run_info`
             case _:
@@ -128,6 +131,8 @@ class Observers:
                 self._log.info("session.waited", **facts)
             case BatchGaveWay():
                 self._log.info("batch.gave_way", **facts)
+            case BlockerSentAway():
+                self._log.warning("blocker.sent_away", **facts)
             case LoopFailed():
                 self._log.warning("loop.failed", **facts)
             case _:

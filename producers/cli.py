@@ -399,6 +399,19 @@ def pace(  # noqa: PLR0913 - a command's options
     give_way_ms: Annotated[
         int | None, typer.Option(help="How long others may wait for a batch before it is cancelled; 0: for ever.")
     ] = None,
+    lock_timeout_ms: Annotated[
+        int | None, typer.Option(help="How long one try of a schema change may wait for its lock.")
+    ] = None,
+    lock_deadline_seconds: Annotated[
+        float | None, typer.Option(help="How long a schema change tries before the run pauses.")
+    ] = None,
+    cancel_blockers: Annotated[
+        str | None,
+        typer.Option(metavar="WHO", help="Who is sent away when in its way: never, idle, queries or all."),
+    ] = None,
+    cancel_after_seconds: Annotated[
+        float | None, typer.Option(help="How long they must have been idle, or their query have run.")
+    ] = None,
     max_quarantined: Annotated[int | None, typer.Option(help="Rows set aside before the run pauses.")] = None,
     window: Annotated[
         list[str] | None,
@@ -423,6 +436,10 @@ def pace(  # noqa: PLR0913 - a command's options
         batch_seconds=batch_seconds,
         nice=nice,
         give_way_ms=give_way_ms,
+        lock_timeout_ms=lock_timeout_ms,
+        lock_deadline_seconds=lock_deadline_seconds,
+        cancel_blockers=cancel_blockers,
+        cancel_after_seconds=cancel_after_seconds,
         max_quarantined=max_quarantined,
         windows=() if any_time else window or None,
         width=width,

@@ -130,13 +130,13 @@ def statement_timeout_seconds(lane: Lane, standing: Standing) -> float:
 
 
 def _settings(lane: Lane, standing: Standing, writes: str) -> dict[str, str]:
-    # The ladder: a short wait first, longer ones later, so that a busy table's queue is never held up for long.
-    ladder = min(0.05 * (lane.attempts + 1), 0.2)
+    # What the conductor waits for is a table, and whoever comes after waits behind it: `ladder.py` says how often.
+    for_a_table = standing.settings.lock_timeout_ms / 1000
     return begin_settings(
         run=lane.run,
         lane=lane.lane,
         seq=lane.seq,
-        lock_timeout_seconds=ladder if lane.kind == "conductor" else LOCK_TIMEOUT_SECONDS,
+        lock_timeout_seconds=for_a_table if lane.kind == "conductor" else LOCK_TIMEOUT_SECONDS,
         statement_timeout_seconds=statement_timeout_seconds(lane, standing),
         writes=writes,
     )

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from migrations.rollback import BackStep
     from migrations.store.runs import Held, Standing
     from worker.batch import Work
+    from worker.lookout import Lookout
 
 #: Walks over the data before a person is asked: an application that keeps writing rows that need work is a bug to be mended.
 MAX_PASSES = 10
@@ -52,21 +53,27 @@ class Conductor:
     """One step of lane 0, in the transaction that holds it. `events` are to be told once it has committed."""
 
     def __init__(
-        self, connection: Connection, run: Run, operations: Sequence[Operation], works: Sequence[Work], lane: Lane
+        self,
+        connection: Connection,
+        run: Run,
+        operations: Sequence[Operation],
+        works: Sequence[Work],
+        lookout: Lookout,
     ) -> None:
         self._connection = connection
         self._run = run
         self._operations = operations
         self._works = works
-        self._lane = lane
+        self._lane = lookout.lane
+        self._lookout = lookout
         #: How far the present phase is, in steps of its own.
-        self._step: int = lane.cursor or 0
+        self._step: int = self._lane.cursor or 0
         self.events: list[Event] = []
 
     def step(self, standing: Standing) -> list[LaneMessage]:
         """Do the next thing of the run's phase; returns the messages to send once it has committed.
 
-        Raises Refused when a guard finds what must not be, and psycopg.Error.
+        Raises Refused when a guard finds what must not be, Blocked when somebody is in the way of a lock, and psycopg.Error.
         """
         if standing.state is State.QUEUED:
             self._set_state(State.RUNNING, reason="the first step")
@@ -203,6 +210,7 @@ class Conductor:
         return way_back(self._operations, phase=Phase(began["phase"]), done=began["step"], pass_=began["pass"])
 
     def _execute(self, action: Action) -> None:
+        self._lookout.before(self._connection, action)
         ddl.execute(self._connection, action)
 
     def _enter(self, phase: Phase) -> list[LaneMessage]:

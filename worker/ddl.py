@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg.rows import tuple_row
 
 from migrations.errors import Finding, Refused
+from migrations.operations import Action
+from migrations.postgres import fingerprint
+from migrations.postgres.expressions import smuggled
+from migrations.postgres.locks import needed
 from migrations.postgres.outcomes import classify
 
 if TYPE_CHECKING:
-    from migrations.operations import Action
+    from collections.abc import Iterator
+
+    from migrations.names import TableName
+    from migrations.operations import Statement, Step
     from migrations.postgres.connect import Connection
+    from migrations.postgres.fingerprint import Difference
+
+
+@contextmanager
+def together(connection: Connection, step: Step | None) -> Iterator[None]:
+    """Send the statements of an action, its checkpoint and its COMMIT in one round trip, or two where a guard is asked.
+
+    The lock is then held for as long as the server works, not for as long as the network needs to and fro. The first statement
+    that fails is the error, and none after it is done. What may hold several statements cannot be sent so.
+    """
+    if isinstance(step, Action) and step.index is None and all(_is_one(statement) for statement in step.statements):
+        with connection.pipeline():
+            yield
+    else:
+        yield
+
+
+def _is_one(statement: Statement) -> bool:
+    return smuggled(statement.sql.as_string()) is None
 
 
 def execute(connection: Connection, action: Action) -> None:
@@ -20,9 +47,12 @@ def execute(connection: Connection, action: Action) -> None:
 
     Raises Refused when a guard finds what must not be, and psycopg.Error, also when a look finds a row that breaks a rule.
     """
+    if (lock := needed(action)) is not None and lock.first:
+        connection.execute(lock.statement)
     if action.scans:
         # Long, under a lock that lets the application go on; a pause cancels it.
         connection.execute("SET LOCAL statement_timeout = 0")
+    before = fingerprint.read(connection, action.table) if action.keeps and action.table else frozenset()
     for statement in action.statements:
         cursor = connection.execute(statement.sql)
         if action.looks_for and cursor.fetchone() is not None:
@@ -35,6 +65,22 @@ def execute(connection: Connection, action: Action) -> None:
             raise Refused(
                 [Finding("guard", f"{action.table}: {guard.problem.replace('{!r}', repr(value))}", guard.remedy)]
             )
+    if action.keeps and action.table:
+        _check_kept(action.table, fingerprint.compare(before, fingerprint.read(connection, action.table), action.keeps))
+
+
+def _check_kept(table: TableName, difference: Difference) -> None:
+    """Raises Refused when something is otherwise that nobody asked to change; the transaction is rolled back by it."""
+    if difference:
+        raise Refused(
+            [
+                Finding(
+                    "fingerprint",
+                    f"{table}: this would have changed what it was not asked to ({difference})",
+                    "Nothing was changed. Tell us, with the output of `backfilld plan`; or change what is named by hand first",
+                )
+            ]
+        )
 
 
 def offenders(connection: Connection, rule: Action) -> tuple[str, ...] | None:

@@ -80,8 +80,9 @@ class SideTasks:
 def start_lanes(settings: Settings, broker: dramatiq.Broker, *, threads: int, observe: Observer) -> Lanes:
     """Start `threads` threads that take steps of lanes."""
     stopping = threading.Event()
-    # One more than there are threads: after a lost connection a thread looks what became of its commit.
-    pool = open_pool(settings.require_database(), size=threads + 1)
+    # Two more than there are threads: after a lost connection a thread looks what became of its commit, and beside DDL that
+    # waits for a lock another connection looks who is in the way.
+    pool = open_pool(settings.require_database(), size=threads + 2)
     runner = Runner(pool, send=sender(broker), observe=observe, stopping=stopping, transforms=settings.transforms)
     declare_lanes(broker, runner, observe=observe)
     return Lanes(worker=_consume(broker, LANES_QUEUE, threads), pool=pool, stopping=stopping)

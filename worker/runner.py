@@ -32,15 +32,15 @@ from migrations.events import (
 )
 from migrations.model import Bounds, Lane, Stretch, Timing
 from migrations.operations import bind, walks
-from migrations.postgres import catalog
 from migrations.postgres.outcomes import classify, in_words, ran_out_of_time
 from migrations.states import STOPPING, State, allowed
 from migrations.store import events, lanes, runs
 from migrations.walks import stride
 from migrations.walks.sizing import REMEMBERED, next_rows, smaller
-from worker import balance, claim, ddl
+from worker import balance, claim, ddl, ladder
 from worker.batch import Batch, Tally, TooManyQuarantined, Work, transaction
 from worker.conductor import Conductor, breaks_rule
+from worker.lookout import Blocked, Lookout
 
 if TYPE_CHECKING:
     import threading
@@ -109,9 +109,9 @@ class _Known:
             return None
         return self.walks.get((lane.kind, lane.operation)) or self.works[lane.operation]
 
-    def conductor(self, connection: Connection, lane: Lane) -> Conductor:
+    def conductor(self, connection: Connection, lookout: Lookout) -> Conductor:
         """The conductor of the run, for one step of its lane."""
-        return Conductor(connection, self.run, self.operations, tuple(self.works.values()), lane)
+        return Conductor(connection, self.run, self.operations, tuple(self.works.values()), lookout)
 
 
 class Runner:
@@ -161,7 +161,9 @@ class Runner:
                     self._send_all([replace(message, seq=lane.seq)])
                     return
 
-    def _step(self, connection: Connection, lane: Lane, standing: Standing) -> Advanced | Ended | Left:
+    def _step(  # noqa: PLR0911 - one for each way a step can end
+        self, connection: Connection, lane: Lane, standing: Standing
+    ) -> Advanced | Ended | Left:
         """One transaction. Whatever goes wrong is put on record here, and nothing of it is kept."""
         began = time.monotonic()
         try:
@@ -172,6 +174,8 @@ class Runner:
             return self._recover(connection, lane, exc)
         except TooManyQuarantined as exc:
             return self._pause(connection, lane, exc)
+        except Blocked as exc:
+            return self._wait_for_lock(connection, lane, exc)
         except runs.Overtaken:
             self._postpone(connection, lane, delay_seconds=0.0)
             return Left()
@@ -297,19 +301,19 @@ class Runner:
 
     def _conduct(self, connection: Connection, known: _Known, claimed: Claimed) -> Ended:
         lane, standing = claimed.lane, claimed.standing
-        conductor = known.conductor(connection, lane)
+        lookout = Lookout(self._pool, lane, standing, observe=self._observe)
+        conductor = known.conductor(connection, lookout)
         try:
-            messages = conductor.step(standing)
+            with lookout.watching(), ddl.together(connection, conductor.pending(standing)):
+                messages = conductor.step(standing)
+                connection.execute("COMMIT")
         except psycopg.Error as exc:
             rule = conductor.rule(standing)
             if rule is None or not breaks_rule(exc):
                 raise
             connection.rollback()
             return self._take_back(connection, known, claimed, rule, problem=in_words(exc))
-        connection.execute("COMMIT")
-        for event in conductor.events:
-            self._observe(event)
-        return Ended(messages=tuple(messages))
+        return self._conducted(connection, conductor, lookout, messages)
 
     def _take_back(
         self, connection: Connection, known: _Known, claimed: Claimed, rule: Action, *, problem: str
@@ -321,7 +325,9 @@ class Runner:
         """
         lane, standing = claimed.lane, claimed.standing
         offenders = None
-        if known.conductor(connection, lane).gives_up(standing, rule):
+        if known.conductor(connection, Lookout(self._pool, lane, standing, observe=self._observe)).gives_up(
+            standing, rule
+        ):
             with transaction(connection):
                 if not isinstance(claim.take(connection, lane, standing, look=None, writes=""), claim.Claimed):
                     return Ended(messages=())
@@ -330,9 +336,18 @@ class Runner:
             taken = claim.take(connection, lane, standing, look=None, writes="")
             if not isinstance(taken, claim.Claimed):
                 return Ended(messages=())
-            conductor = known.conductor(connection, taken.lane)
-            messages = conductor.take_back(taken.standing, rule, problem=problem, offenders=offenders)
-            connection.execute("COMMIT")
+            lookout = Lookout(self._pool, taken.lane, taken.standing, observe=self._observe)
+            conductor = known.conductor(connection, lookout)
+            with lookout.watching():
+                messages = conductor.take_back(taken.standing, rule, problem=problem, offenders=offenders)
+                connection.execute("COMMIT")
+        return self._conducted(connection, conductor, lookout, messages)
+
+    def _conducted(
+        self, connection: Connection, conductor: Conductor, lookout: Lookout, messages: list[LaneMessage]
+    ) -> Ended:
+        """A step of the conductor has committed: tell what happened in it."""
+        lookout.put_on_record(connection, committed=True)
         for event in conductor.events:
             self._observe(event)
         return Ended(messages=tuple(messages))
@@ -348,8 +363,6 @@ class Runner:
             return Left()
         delay = _backoff_seconds(lane.attempts)
         message = in_words(exc)
-        if lane.kind == "conductor" and isinstance(exc, psycopg.errors.LockNotAvailable):
-            message = self._name_the_blocker(connection, lane) or message
         error = {"class": error_class, "sqlstate": exc.sqlstate, "message": message}
         rows = smaller(_real_size(lane), timed_out=ran_out_of_time(exc))
         self._postpone(connection, lane, delay_seconds=delay, batch_rows=rows, error=error)
@@ -364,6 +377,41 @@ class Runner:
                 delay_seconds=delay,
             )
         )
+        return Left()
+
+    def _wait_for_lock(self, connection: Connection, lane: Lane, blocked: Blocked) -> Left:
+        """The conductor did not get the lock of its DDL: who is in the way is told, and the way is looked at again soon.
+
+        When it has waited too long, the run pauses; one that is rolled back fails, as nothing else is between that and its end.
+        """
+        lookout = blocked.lookout
+        lookout.put_on_record(connection, committed=False)
+        settings, wait, message = lookout.standing.settings, lookout.wait, lookout.in_words
+        blockers = [blocker.to_json() for blocker in lookout.blockers]
+        error = {"class": "blocked", "sqlstate": blocked.sqlstate, "message": message, "blockers": blockers}
+        if wait.seconds >= settings.lock_deadline_seconds:
+            late = f"{message}. Waited {wait.seconds:.0f} s; end what is in the way, or let the run wait longer, then resume"
+            state = State.PAUSED if allowed(lookout.standing.state, State.PAUSED) else State.FAILED
+            self._stop(connection, lane, state, {**error, "message": late, "lane": lane.lane})
+            return Left()
+        pause = ladder.pause_seconds(wait, lookout.blockers, settings)
+        delay = ladder.next_look_seconds(pause, chance=random.random())  # noqa: S311 - spreading load, not guarding secrets
+        tried = blocked.sqlstate is not None
+        self._postpone(connection, lane, delay_seconds=delay, error={**error, "wait": wait.to_json()}, retried=tried)
+        if tried:
+            self._observe(
+                BatchRetried(
+                    run=lane.run,
+                    name=self._name(lane.run),
+                    lane=lane.lane,
+                    error_class="transient",
+                    sqlstate=blocked.sqlstate,
+                    message=message,
+                    delay_seconds=delay,
+                )
+            )
+        else:
+            self._observe(LaneHeld(run=lane.run, name=self._name(lane.run), lane=lane.lane, reason=message))
         return Left()
 
     def _give_way(self, connection: Connection, lane: Lane) -> Left:
@@ -446,7 +494,7 @@ class Runner:
             runs.set_state(connection, held, state, actor=runs.WORKER, reason=reason, error=error)
         self._observe(StateChanged(run=lane.run, name=held.name, state=state, reason=reason))
 
-    def _postpone(
+    def _postpone(  # noqa: PLR0913 - one row; each column is named where it is called
         self,
         connection: Connection,
         lane: Lane,
@@ -454,6 +502,7 @@ class Runner:
         delay_seconds: float,
         batch_rows: int | None = None,
         error: Mapping[str, object] | None = None,
+        retried: bool = True,
     ) -> None:
         """Write down when the lane comes back. If somebody holds it, it is theirs, and there is nothing to write."""
         try:
@@ -463,24 +512,13 @@ class Runner:
                     connection,
                     lane,
                     delay_seconds=delay_seconds,
-                    attempts=lane.attempts + 1 if error else lane.attempts,
+                    attempts=lane.attempts + 1 if error and retried else lane.attempts,
                     batch_rows=batch_rows,
                     error=error,
-                    retried=error is not None,
+                    retried=error is not None and retried,
                 )
         except psycopg.errors.LockNotAvailable:
             self._observe(MessageDropped(run=lane.run, lane=lane.lane, seq=lane.seq))
-
-    def _name_the_blocker(self, connection: Connection, lane: Lane) -> str | None:
-        """Who holds the table that the conductor's DDL waits for."""
-        known = self._known.get(lane.run)
-        blockers = [
-            holder
-            for operation in (known.operations if known else ())
-            if operation.table is not None
-            for holder in catalog.lock_holders(connection, operation.table)
-        ]
-        return f"waiting for a lock; held by {'; '.join(blockers)}" if blockers else None
 
     def _know(self, connection: Connection, run: int) -> _Known:
         known = self._known.get(run)

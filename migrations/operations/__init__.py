@@ -9,8 +9,9 @@ from migrations.operations.add_check import AddCheck
 from migrations.operations.add_column import AddColumn
 from migrations.operations.add_foreign_key import AddForeignKey
 from migrations.operations.backfill import Backfill
-from migrations.operations.base import Action, Guard, Index, Operation, Statement, Step, Walk
+from migrations.operations.base import Action, Guard, Index, Keeps, Operation, Statement, Step, Walk
 from migrations.operations.set_not_null import SetNotNull
+from migrations.operations.sql import Sql
 from migrations.states import Phase
 
 if TYPE_CHECKING:
@@ -19,7 +20,20 @@ if TYPE_CHECKING:
     from migrations.definition import Migration
     from migrations.facts import Facts
 
-__all__ = ["Action", "Guard", "Index", "Operation", "Statement", "Step", "Walk", "bind", "bind_one", "steps", "walks"]
+__all__ = [
+    "Action",
+    "Guard",
+    "Index",
+    "Keeps",
+    "Operation",
+    "Statement",
+    "Step",
+    "Walk",
+    "bind",
+    "bind_one",
+    "steps",
+    "walks",
+]
 
 
 def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
@@ -44,6 +58,8 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
             return AddCheck(definition=operation, facts=facts)
         case definition.AddForeignKey():
             return AddForeignKey(definition=operation, facts=facts)
+        case definition.Sql():
+            return Sql(definition=operation, facts=facts)
         case _:
             raise NotImplementedError(operation.kind)
 

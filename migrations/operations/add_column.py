@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from migrations.operations.base import Action, Guard, Statement, Step, object_name
+from migrations.operations.rules import Rule, not_null, not_null_check
 from migrations.postgres.connect import SEMANTICS
 from migrations.walks.rewrite import Assignment, Rewrite
 
@@ -88,54 +89,13 @@ class AddColumn:
         )
 
     def verify(self) -> tuple[Step, ...]:
-        if not self.definition.not_null:
-            return ()
-        add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} CHECK ({} IS NOT NULL) NOT VALID").format(
-            self.table.identifier, self._check, self._column
-        )
-        validate = sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(self.table.identifier, self._check)
-        return (
-            Action(
-                table=self.table,
-                statements=(
-                    self._drop_check(),
-                    Statement(sql=add, lock="ACCESS EXCLUSIVE", note=_BRIEF),
-                ),
-                back=(Action(table=self.table, statements=(self._drop_check(),)),),
-            ),
-            Action(
-                table=self.table,
-                statements=(
-                    Statement(
-                        sql=validate,
-                        lock="SHARE UPDATE EXCLUSIVE",
-                        note="scans the table while reads and writes go on",
-                    ),
-                ),
-                scans=True,
-            ),
-        )
+        # Where no lane has just looked at every row, the application may have written a NULL over the default.
+        return self._not_null.steps(looks=self.expression is None) if self.definition.not_null else ()
 
     def switch(self) -> tuple[Step, ...]:
         if not self.definition.not_null:
             return ()
-        set_not_null = sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET NOT NULL").format(
-            self.table.identifier, self._column
-        )
-        return (
-            Action(
-                table=self.table,
-                statements=(
-                    Statement(
-                        sql=set_not_null,
-                        lock="ACCESS EXCLUSIVE",
-                        note="no scan: the validated check proves it; " + _BRIEF,
-                    ),
-                    self._drop_check(),
-                ),
-                back=(Action(table=self.table, statements=(self._drop_not_null(),)),),
-            ),
-        )
+        return (not_null(self.table, self.definition.column.name, proof=self._not_null),)
 
     def contract(self) -> tuple[Step, ...]:
         if self.definition.backfill is None:
@@ -238,14 +198,6 @@ END"""  # noqa: S608 - the expression was checked by preflight, names are quoted
             remedy="Rename it so that its name sorts before a tilde (~)",
         )
 
-    def _drop_check(self) -> Statement:
-        drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(self.table.identifier, self._check)
-        return Statement(sql=drop, lock="ACCESS EXCLUSIVE", note=_BRIEF)
-
-    def _drop_not_null(self) -> Statement:
-        drop = sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL").format(self.table.identifier, self._column)
-        return Statement(sql=drop, lock="ACCESS EXCLUSIVE", note=_BRIEF)
-
     def _gone(self) -> Action:
         """Take away all that expand added; what the column holds until contract is computed, so nothing is lost."""
         drop_trigger = sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(self._trigger, self.table.identifier)
@@ -265,8 +217,9 @@ END"""  # noqa: S608 - the expression was checked by preflight, names are quoted
         return sql.Identifier(self.definition.column.name)
 
     @property
-    def _check(self) -> sql.Identifier:
-        return sql.Identifier(object_name("backfilld_not_null", self.migration, self.number))
+    def _not_null(self) -> Rule:
+        name = object_name("backfilld_not_null", self.migration, self.number)
+        return not_null_check(self.table, self.definition.column.name, name=name, key=self.facts.key)
 
     @property
     def _function_name(self) -> sql.Identifier:

@@ -39,15 +39,35 @@ class Guard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Keeps:
+    """What an action may change in the catalog entry of its table; all else must be as before, or the action is rolled back.
+
+    Names that begin with `backfilld_` or `~backfilld_` are ours and never compared.
+    """
+
+    #: Columns that have another name afterwards, (before, after). For two that change places, both ways.
+    renamed: tuple[tuple[str, str], ...] = ()
+    #: Columns, by their name afterwards, that have another type. What mentions them must be there, its words may differ.
+    retyped: tuple[str, ...] = ()
+    #: Columns that come or go.
+    columns: tuple[str, ...] = ()
+    #: Lines that are not compared, (kind, name) as `fingerprint.sql` gives them: ("constraint", "jobs_total_check").
+    may_differ: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Action:
     """Statements that happen together or not at all."""
 
     #: The table they are about; None for raw SQL that names none.
     table: TableName | None
     statements: tuple[Statement, ...]
-    #: Tables that are locked in ACCESS EXCLUSIVE mode before the first statement, all at once and in the order of their names.
+    #: Tables that are locked before the first statement, all at once and in the order of their names, with the strongest lock
+    #: that any of the statements takes, and `table` with them; see `migrations.postgres.locks`.
     locks: tuple[TableName, ...] = ()
     guards: tuple[Guard, ...] = ()
+    #: What of the table may be otherwise afterwards; None compares nothing.
+    keeps: Keeps | None = None
     #: Reads the whole table, under a lock that lets the application go on; runs without a time limit.
     scans: bool = False
     #: The index that the one statement builds or drops CONCURRENTLY, outside of a transaction; None for ordinary actions.

@@ -252,12 +252,3 @@ def filenode(connection: Connection, name: TableName) -> int | None:
 def sizes(connection: Connection, name: TableName) -> dict[str, int]:
     """`heap_bytes`, with what is stored out of line, and `index_bytes` of a table and its partitions."""
     return dict(connection.execute(_SQL["sizes"], {"table": name.identifier.as_string()}).fetchone() or {})
-
-
-def lock_holders(connection: Connection, name: TableName) -> list[str]:
-    """Who holds a table, in words, the oldest transaction first."""
-    rows = connection.execute(_SQL["lock_holders"], {"table": name.identifier.as_string()}).fetchall()
-    return [
-        f"pid {row['pid']} ({row['state'] or 'background'}, {row['seconds'] or 0:.0f} s): {row['query'] or '-'}"
-        for row in rows
-    ]

@@ -30,7 +30,7 @@ _SQL = queries("catalog")
 #: PostgreSQL's lexical elements that may hold a parenthesis or a semicolon which is not one (manual, 4.1). Where this lexer
 #: and PostgreSQL's could differ it must see more code, never less: names go on with `$` and with every character beyond
 #: ASCII, a carriage return ends a line comment, and an escape string that is continued keeps its backslashes.
-_LEXEME = re.compile(
+LEXEME = re.compile(
     r"""
       (?P<continued> (?<![\w$\x80-\U0010ffff]) [eE]' (?: [^'\\] | '' | \\. )*+ ' (?: \s | -- [^\n\r]* )+ ' )
     | (?P<escaped>   (?<![\w$\x80-\U0010ffff]) [eE]' (?: [^'\\] | '' | \\. )*+ ' )
@@ -57,11 +57,11 @@ def smuggled(expression: str) -> str | None:
     statement, not for a clause of ours to be closed and another opened.
     """
     depth, position = 0, 0
-    while match := _LEXEME.search(expression, position):
+    while match := LEXEME.search(expression, position):
         position = match.end()
         kind = match.lastgroup if match.lastgroup != "tag" else "dollar"
         if kind == "block":
-            end = _end_of_comment(expression, position)
+            end = end_of_comment(expression, position)
             if end is None:
                 return "a comment is not closed"
             position = end
@@ -80,7 +80,7 @@ def smuggled(expression: str) -> str | None:
     return "a parenthesis is not closed" if depth else None
 
 
-def _end_of_comment(text: str, position: int) -> int | None:
+def end_of_comment(text: str, position: int) -> int | None:
     # Comments nest in PostgreSQL.
     depth = 1
     while depth:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from migrations import definition
 from migrations.facts import Facts
 from migrations.operations import bind, bind_one
-from migrations.postgres import catalog, pooler
+from migrations.postgres import catalog, dependents, pooler
 from migrations.postgres.expressions import Complaint, probe
-from migrations.preflight import add_check, add_column, add_foreign_key, backfill, set_not_null
+from migrations.preflight import add_check, add_column, add_foreign_key, backfill, set_not_null, sql
 from migrations.preflight.findings import Case, Examination
 from migrations.preflight.surroundings import tell_of_surroundings
 from migrations.preflight.tables import check_table, find_table
 from migrations.preflight.walks import keys_because, with_key
+from migrations.rehearsal import rehearse
 from migrations.walks.forecast import forecast
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def examine(connection: Connection, migration: Migration) -> Examination:
         found.facts = tuple(
             _examine_operation(connection, found, migration, number) for number in range(len(migration.operations))
         )
+    if not found.findings:
+        found.dependents = {name: dependents.of_table(connection, table) for name, table in found.tables.items()}
+        found.rehearsal = rehearse(connection, found, migration, found.facts)
     if not found.findings:
         found.forecasts = tuple(
             forecast(connection, found.tables[rewrite.table], rewrite, migration.settings)
@@ -78,8 +82,8 @@ def _check_server(connection: Connection, found: Examination, migration: Migrati
 def _examine_operation(connection: Connection, found: Examination, migration: Migration, number: int) -> Facts:
     operation = migration.operations[number]
     place = f"operations[{number}].{operation.kind}"
-    if operation.table is None:
-        return Facts(relation="")
+    if isinstance(operation, definition.Sql):
+        return sql.examine(connection, found, operation, number)
     nothing = Facts(relation=str(operation.table))
     before = len(found.findings)
     table = found.tables.get(operation.table) or find_table(connection, found, place, operation.table)

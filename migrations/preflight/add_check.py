@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from migrations.facts import Facts
 from migrations.operations.add_check import check_body
-from migrations.preflight.rules import naming_key, takes_over
+from migrations.preflight.rules import takes_over
+from migrations.preflight.walks import key_of
 
 if TYPE_CHECKING:
     from migrations.definition import AddCheck
@@ -26,7 +27,7 @@ def examine(case: Case, operation: AddCheck) -> Facts:
     generated = any(column.generated and column.name in analysis.reads for column in case.table.columns)
     return Facts(
         relation=str(case.table.name),
-        key=naming_key(case),
+        key=key_of(case.table),
         # What a generated column is computed from is not asked; any column may be.
         rule_columns=() if generated else tuple(sorted(analysis.reads)),
         adopts=takes_over(case, operation.name),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from migrations.facts import Facts, Target
 from migrations.postgres.expressions import Complaint
 from migrations.preflight.columns import check_reads, once_because
+from migrations.preflight.walks import key_of
 
 if TYPE_CHECKING:
     from migrations.definition import AddColumn
@@ -34,6 +35,7 @@ def examine(case: Case, operation: AddColumn) -> Facts:
     expression = operation.backfill or (operation.default if operation.default and not default_fills else None)
     facts = Facts(
         relation=str(table.name),
+        key=key_of(table),
         targets=(Target(column=column, type=type_, as_text=not trial.has_equality(column)),),
         default_fills=default_fills and operation.backfill is None,
         adopts=adopts and present is not None,

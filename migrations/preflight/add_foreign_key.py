@@ -11,8 +11,9 @@ from migrations.operations.add_foreign_key import foreign_key_body
 from migrations.postgres import catalog
 from migrations.postgres.expressions import Complaint
 from migrations.preflight.columns import column_of
-from migrations.preflight.rules import check_column, naming_key, takes_over
+from migrations.preflight.rules import check_column, takes_over
 from migrations.preflight.tables import find_table
+from migrations.preflight.walks import key_of
 
 if TYPE_CHECKING:
     from migrations.definition import AddForeignKey
@@ -57,7 +58,7 @@ def examine(case: Case, operation: AddForeignKey) -> Facts:
     _tell_of_index(case, operation)
     return Facts(
         relation=str(table.name),
-        key=naming_key(case),
+        key=key_of(table),
         referenced=columns,
         equalities=case.trial.equalities(operation.name),
         adopts=adopts,

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from migrations.facts import Facts
     from migrations.postgres.catalog import Backend, Table
     from migrations.postgres.connect import Connection
+    from migrations.postgres.dependents import Dependent
     from migrations.postgres.expressions import Probe
+    from migrations.rehearsal import Rehearsal
     from migrations.walks.forecast import Forecast
 
 
@@ -27,6 +29,10 @@ class Examination:
     rows: dict[TableName, int] = field(default_factory=dict)
     #: How each operation will walk its table; None where it moves no data. Empty when the migration is refused.
     forecasts: tuple[Forecast | None, ...] = ()
+    #: What depends on each table.
+    dependents: dict[TableName, tuple[Dependent, ...]] = field(default_factory=dict)
+    #: What each statement did to empty copies of the tables. Empty when the migration is refused before.
+    rehearsal: Rehearsal | None = None
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

@@ -12,13 +12,7 @@ from migrations.preflight.add_column import left_by_cancelled_run
 from migrations.preflight.columns import column_of
 
 if TYPE_CHECKING:
-    from migrations.facts import KeyColumn
     from migrations.preflight.findings import Case
-
-
-def naming_key(case: Case) -> tuple[KeyColumn, ...]:
-    """The key by which rows are named to people; empty when the table has none."""
-    return case.table.keys[0].columns if case.table.keys else ()
 
 
 def takes_over(case: Case, name: str) -> bool:

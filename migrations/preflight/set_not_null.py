@@ -9,7 +9,7 @@ from psycopg import sql
 from migrations.facts import Facts, Target
 from migrations.postgres import catalog
 from migrations.preflight.columns import check_reads, column_of, settable
-from migrations.preflight.rules import naming_key
+from migrations.preflight.walks import key_of
 
 if TYPE_CHECKING:
     from migrations.definition import SetNotNull
@@ -38,7 +38,7 @@ def examine(case: Case, operation: SetNotNull) -> Facts:
     # Filled where it is NULL and only there, a row may be looked at twice whatever the expression answers.
     return Facts(
         relation=str(table.name),
-        key=naming_key(case),
+        key=key_of(table),
         targets=(Target(column=column.name, type=column.type, as_text=not case.trial.has_equality(operation.column)),),
     )
 

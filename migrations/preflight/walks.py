@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 from migrations.postgres import catalog
 
 if TYPE_CHECKING:
-    from migrations.facts import Facts
+    from migrations.facts import Facts, KeyColumn
     from migrations.postgres.catalog import Leaf, Table
     from migrations.postgres.connect import Connection
     from migrations.preflight.findings import Examination
+
+
+def key_of(table: Table) -> tuple[KeyColumn, ...]:
+    """The key that a table is walked by and its rows are named by; empty when there is none."""
+    return table.keys[0].columns if table.keys else ()
 
 
 def with_key(found: Examination, place: str, table: Table, facts: Facts) -> Facts:
@@ -24,7 +29,7 @@ def with_key(found: Examination, place: str, table: Table, facts: Facts) -> Fact
             "rewrites the table; a unique index made CONCURRENTLY on NOT NULL columns does not",
         )
         return facts
-    return replace(facts, key=table.keys[0].columns)
+    return replace(facts, key=key_of(table))
 
 
 def keys_because(connection: Connection, table: Table, facts: Facts) -> str:

@@ -162,15 +162,6 @@ FROM (
 ) d
 ORDER BY 1
 
--- name: lock_holders
--- Who holds a table, oldest transaction first: the ones a DDL statement waits for.
-SELECT a.pid, a.state, left(a.query, 80) AS query,
-       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds
-FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-WHERE l.relation = to_regclass(%(table)s::text) AND l.granted AND l.pid <> pg_backend_pid()
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-ORDER BY a.xact_start NULLS LAST LIMIT 3
-
 -- name: view_reads
 -- What a probe view reads: columns of its table by name, and other relations with their row security.
 SELECT d.refobjid::bigint AS oid,

@@ -35,6 +35,7 @@ from bench import (  # noqa: E402 - see above
     recovery,
     replica,
     scale,
+    schema,
     speed,
     transform,
     trigger,
@@ -64,6 +65,7 @@ MEASUREMENTS: dict[str, Callable[[Stage, Effort], Section]] = {
     "recovery": recovery.measure,
     "give_way": give_way.measure,
     "replica": replica.measure,
+    "schema": schema.measure,
     "transform": transform.measure,
     "trigger": trigger.measure,
 }

@@ -271,7 +271,8 @@ def test_a_partitioned_table_is_referred_to(engine: Engine) -> None:
     engine.execute("UPDATE orders SET part = 100 WHERE id = 7")
     commands.resume(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.COMPLETED)
-    assert not any("NOT VALID" in rule for rule in rules(engine).values())
+    # Before PostgreSQL 18 its parts, one for each partition, go on being shown as NOT VALID.
+    assert rules(engine)["fk"] == "FOREIGN KEY (part) REFERENCES parts(id)"
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
         engine.execute("DELETE FROM parts WHERE id = 100")
 
@@ -319,7 +320,7 @@ def test_a_name_that_is_taken_is_refused(engine: Engine) -> None:
 def test_rights_in_the_referenced_table(engine: Engine, plain_role_url: str) -> None:
     role = sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(plain_role_url)["user"]))
     for statement in ("ALTER TABLE orders OWNER TO {}", "GRANT USAGE ON SCHEMA public TO {}"):
-        engine.connection.execute(sql.SQL(statement).format(role))  # type: ignore[arg-type] # of this list
+        engine.connection.execute(sql.SQL(statement).format(role))
     with psycopg.connect(plain_role_url, autocommit=True, row_factory=dict_row) as plain:
         refused = examine(plain, key())
         assert {finding.check for finding in refused.findings} == {"privileges"}

@@ -197,7 +197,13 @@ def test_the_pace_is_shown_and_changed(shell: Shell) -> None:
         "  walk: auto",
         "  max_quarantined: 100",
         "  give_way_ms: 250",
+        "  lock_timeout_ms: 100",
+        "  lock_deadline_seconds: 1800",
+        "  cancel_blockers: never",
+        "  cancel_after_seconds: 60",
         "  windows: any time",
+        "  journal: True",
+        "  retention_days: 7",
     ]
 
     night, day = "Mon-Fri 22:00-06:00 Europe/Berlin", "Sat,Sun 08:00-20:00 UTC"

@@ -322,6 +322,22 @@ def test_defaults(engine: Engine, case: str) -> None:
     assert leftovers(engine) == []
 
 
+def test_a_null_written_over_a_default_is_named_before_the_rule_stands(engine: Engine) -> None:
+    """No lane walks for a constant default, so none would mend it; and the application may go on writing the row."""
+    add = {"table": "jobs", "column": {"name": "shout", "type": "text"}, "default": "'x'", "not_null": True}
+    run = engine.enqueue(json.dumps({"name": "d", "operations": [{"add_column": add}]}))
+    engine.drive(run, until=during(Phase.VERIFY))
+    engine.execute("UPDATE jobs SET shout = NULL WHERE id = 7")
+    now = engine.drive(run)
+    expect(now, State.PAUSED)
+    assert now.error is not None
+    assert now.error["message"].startswith("jobs: rows break NOT NULL of shout (one row, by key: 7)")
+    engine.execute("UPDATE jobs SET status = 'seen' WHERE id = 7")
+    engine.execute("UPDATE jobs SET shout = 'y' WHERE id = 7")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+
+
 def test_a_run_enqueued_again_after_a_cancel_takes_the_column_over(engine: Engine) -> None:
     run = engine.enqueue(ADD % ("true", "[]"))
     engine.drive(run, batch_rows=5, until=lambda _run: any(lane.seq for lane in engine.lanes(run, "backfill")))

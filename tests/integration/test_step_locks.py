@@ -79,30 +79,14 @@ def test_ddl_behind_a_long_reader_gives_way_to_the_application(engine: Engine, p
             assert engine.run(run).phase is phase
             error = engine.lane(run, 0).last_error
             assert error is not None
-            assert error["sqlstate"] == "55P03"
-            assert f"pid {reader.info.backend_pid} " in error["message"]
+            assert error["class"] == "blocked"
+            assert f"held by pid {reader.info.backend_pid} " in error["message"]
             assert "SELECT count(*) FROM jobs" in error["message"]
-            assert len(engine.told(BatchRetried)) == 6
+            assert {event.sqlstate for event in engine.told(BatchRetried)} == {"55P03"}
             served = application.statements
         expect(engine.drive(run), State.COMPLETED)
         assert application.statements > served > 0
     assert application.longest_seconds < 1.0, f"our lock_timeout is at most {LOCK_TIMEOUT_SECONDS} s"
-
-
-def test_each_try_for_the_lock_waits_a_little_longer_up_to_a_limit(engine: Engine) -> None:
-    run = engine.enqueue(ADD)
-    waits = []
-    with engine.connect() as reader, reader.transaction():
-        reader.execute("SELECT FROM jobs LIMIT 1")
-        for _ in range(6):
-            began = time.monotonic()
-            engine.step()
-            waits.append(time.monotonic() - began)
-    assert waits[0] < 0.2 <= waits[5] + 0.01
-    assert max(waits) < 0.5
-    delays = [event.delay_seconds for event in engine.told(BatchRetried)]
-    assert max(delays[3:]) > max(delays[:1])
-    assert engine.lane(run, 0).attempts == 6
 
 
 def test_a_row_the_application_holds_makes_the_batch_smaller_and_it_goes_on_later(engine: Engine) -> None:

@@ -11,6 +11,7 @@ from migrations.events import (
     BatchCommitted,
     BatchGaveWay,
     BatchRetried,
+    BlockerSentAway,
     CommitUnknown,
     ControlApplied,
     ErrorClass,
@@ -60,6 +61,17 @@ RETRIED = BatchRetried(
     delay_seconds=0.5,
 )
 GAVE_WAY = BatchGaveWay(run=1, name="jobs", lane=2, batch_rows=50, delay_seconds=0.2)
+SENT_AWAY = BlockerSentAway(
+    run=1,
+    name="jobs",
+    how="ended",
+    pid=4711,
+    application_name="psql",
+    role="ann",
+    state="idle in transaction",
+    query="UPDATE jobs SET status = 'open'",
+    seconds=73.0,
+)
 REPORT = RunReported(
     run=1,
     name="jobs",
@@ -102,6 +114,7 @@ def _value(name: str, **labels: str) -> float:
         (SessionFrozen(application_name="backfilld run=1 lane=1 seq=3"), "warning", "session.frozen"),
         (SessionWaited(run=1, lane=2, pid=4711, application_name="shop", seconds=0.26), "info", "session.waited"),
         (GAVE_WAY, "info", "batch.gave_way"),
+        (SENT_AWAY, "warning", "blocker.sent_away"),
         (LoopFailed(loop="governor", error_class="connection", message="gone"), "warning", "loop.failed"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
@@ -141,6 +154,7 @@ def test_a_committed_batch_tells_all_its_numbers() -> None:
         (MessageDropped(run=1, lane=1, seq=1), "backfilld_messages_dropped_total", {}, 1),
         (LanesWoken(lanes=4), "backfilld_reconciler_wakeups_total", {}, 4),
         (GAVE_WAY, "backfilld_give_way_total", {}, 1),
+        (SENT_AWAY, "backfilld_blockers_sent_away_total", {"how": "ended"}, 1),
         (HELD, "backfilld_hold_seconds_total", {"reason": "replica_lag_seconds"}, 1.5),
         (
             PaceSet(width=0, hold_signal="of my own", hold_reason="x", elapsed_seconds=2),

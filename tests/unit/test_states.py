@@ -35,7 +35,7 @@ def test_only_a_running_run_completes() -> None:
 
 def test_a_stop_is_a_wish_before_it_is_a_fact() -> None:
     assert {before for before in State if allowed(before, State.CANCELLED)} == {State.CANCELLING}
-    assert {before for before in State if allowed(before, State.PAUSED)} == {State.PAUSING, State.RUNNING}
+    assert {before for before in State if allowed(before, State.PAUSED)} == {State.PAUSING, State.RUNNING, State.QUEUED}
 
 
 def test_whatever_is_not_over_can_be_cancelled() -> None:

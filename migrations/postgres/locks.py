@@ -1,0 +1,222 @@
+"""Locks on tables: which one an action needs, who is in the way of it, and how one of those is sent away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+
+from migrations.sql import queries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from migrations.definition import TableName
+    from migrations.model import Row
+    from migrations.operations import Action
+    from migrations.postgres.connect import Connection
+
+_SQL = queries("locks")
+
+#: The modes, from the weakest to the strongest, each with the ones it waits for (manual, 13.3).
+_CONFLICTS = {
+    "ACCESS SHARE": ("ACCESS EXCLUSIVE",),
+    "ROW SHARE": ("EXCLUSIVE", "ACCESS EXCLUSIVE"),
+    "ROW EXCLUSIVE": ("SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"),
+    "SHARE UPDATE EXCLUSIVE": (
+        *("SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"),
+    ),
+    "SHARE": ("ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"),
+    "SHARE ROW EXCLUSIVE": (
+        *("ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"),
+    ),
+    "EXCLUSIVE": (
+        *("ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE"),
+        "ACCESS EXCLUSIVE",
+    ),
+    "ACCESS EXCLUSIVE": (
+        *("ACCESS SHARE", "ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE"),
+        *("EXCLUSIVE", "ACCESS EXCLUSIVE"),
+    ),
+}
+MODES = tuple(_CONFLICTS)
+
+#: As many of those in the way are named in a message; the record has them all.
+NAMED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needed:
+    """The lock that an action needs, of the strongest mode that any of its statements takes."""
+
+    #: In the order of their names: two transactions that lock several tables in one order cannot wait for each other.
+    tables: tuple[TableName, ...]
+    mode: str
+    #: Whether it is taken before the first statement, by a LOCK TABLE.
+    #: Several tables are, so that no transaction waits for the second one with the first in hand, and so is a table whose
+    #: lock would be raised half-way. What needs one table, and asks for its strongest lock first, leaves that to the
+    #: statement: it knows best what it needs (ONLY, partitions, IF EXISTS), and LOCK TABLE takes no foreign table and wants
+    #: rights that an owner may have taken from himself.
+    first: bool
+
+    @property
+    def statement(self) -> sql.Composed:
+        tables = sql.SQL(", ").join(table.identifier for table in self.tables)
+        return sql.SQL("LOCK TABLE {} IN {} MODE").format(tables, sql.SQL(self.mode))  # one of MODES
+
+    def __str__(self) -> str:
+        return " and ".join(str(table) for table in self.tables)
+
+
+def needed(action: Action) -> Needed | None:
+    """What an action must lock; None when it takes no lock on a table, or none that is known beforehand."""
+    modes = [mode for statement in action.statements if (mode := _mode(statement.lock)) is not None]
+    tables = {*action.locks, *(() if action.table is None else (action.table,))}
+    if not tables or action.index is not None or not (modes or action.locks):
+        return None
+    strongest = max(modes, key=MODES.index, default=MODES[-1])
+    return Needed(
+        tables=tuple(sorted(tables, key=lambda table: (table.schema, table.name))),
+        mode=strongest,
+        first=bool(action.locks) or modes[0] != strongest,
+    )
+
+
+def _mode(words: str) -> str | None:
+    """The mode that a statement's `lock` begins with; None for `none`."""
+    return max((mode for mode in MODES if words.upper().startswith(mode)), key=len, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocker:
+    """A session, or a prepared transaction, that is in the way of a lock. What this role may not see is None."""
+
+    #: None: a prepared transaction, which has no session.
+    pid: int | None
+    gid: str | None
+    application_name: str
+    role: str | None
+    backend_type: str | None
+    state: str | None
+    query: str | None
+    #: Since its transaction began.
+    transaction_seconds: float | None
+    #: Since it began to do what it does: its statement, or its idleness.
+    state_seconds: float | None
+    #: The moment of that.
+    since: datetime | None
+    #: Whether it waits for a lock itself.
+    waits: bool
+    #: Whether it is connected to this database.
+    is_here: bool
+    #: An autovacuum that PostgreSQL itself does not send away for anybody.
+    prevents_wraparound: bool | None
+    is_ours: bool
+    may_be_signalled: bool
+
+    @property
+    def is_idle(self) -> bool:
+        return (self.state or "").startswith("idle in transaction")
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record. Any: JSON for people."""
+        seconds = self.transaction_seconds
+        return {
+            "pid": self.pid,
+            "application_name": self.application_name or self.gid or "",
+            "role": self.role,
+            "state": self.state,
+            "seconds": round(seconds, 1) if seconds is not None else None,
+            "query": self.query,
+        }
+
+    def __str__(self) -> str:
+        """`pid 123 (psql, idle in transaction, 73 s): UPDATE …`."""
+        age = f"{self.transaction_seconds:.0f} s" if self.transaction_seconds is not None else ""
+        if self.pid is None:
+            return f"the prepared transaction {self.gid!r} ({age})" if self.gid else "a prepared transaction"
+        if self.backend_type is None:
+            return f"pid {self.pid} (this role may not see more; grant it pg_monitor)"
+        what = self.application_name or (self.backend_type if self.backend_type != "client backend" else "")
+        doing = "waits itself" if self.waits and not self.is_idle else self.state
+        return f"pid {self.pid} ({', '.join(part for part in (what, doing, age) if part)}): {self.query or '-'}"
+
+
+def in_words(blockers: Sequence[Blocker]) -> str:
+    """Who is in the way, the oldest transaction first; whoever does not wait himself before those who do."""
+    ordered = sorted(blockers, key=lambda blocker: blocker.waits)
+    named = "; ".join(str(blocker) for blocker in ordered[:NAMED])
+    return named + (f"; and {len(ordered) - NAMED} more" if len(ordered) > NAMED else "")
+
+
+def holders(connection: Connection, lock: Needed) -> list[Blocker]:
+    """Who holds what a lock would have to wait for, as far as can be seen without asking for it."""
+    return _in_the_way(connection.execute(_SQL["in_the_way"], _who(lock, waiting=None)).fetchall())
+
+
+def prepare(connection: Connection, *, lock_timeout_ms: int) -> int:
+    """Make ready for a try, in its transaction; returns the session's pid, which libpq does not know behind a pooler.
+
+    An ordinary autovacuum goes for whoever has waited for `deadlock_timeout`, a second unless set: longer than we ever wait.
+    Where this role may, we have it sooner; and in a deadlock it is us who find out, and go.
+    """
+    row = connection.execute(
+        _SOONER if connection.info.server_version >= _PARAMETER_PRIVILEGES else "SELECT pg_backend_pid() AS pid",
+        {"timeout": f"{max(lock_timeout_ms // 2, 1)}ms"},
+    ).fetchone()
+    return int(row["pid"]) if row else 0
+
+
+#: PostgreSQL 14 knows no rights on settings; there it stays as it is.
+_PARAMETER_PRIVILEGES = 150_000
+_SOONER = (
+    "SELECT pg_backend_pid() AS pid, CASE WHEN has_parameter_privilege('deadlock_timeout', 'SET') "
+    "THEN set_config('deadlock_timeout', %(timeout)s::text, true) END AS deadlock_timeout"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """A session of ours that waits for a lock, and who it waits for."""
+
+    #: The table as PostgreSQL writes it, or `a row`.
+    awaited: str
+    blockers: tuple[Blocker, ...]
+
+
+def queue(connection: Connection, pid: int, lock: Needed | None) -> Queue | None:
+    """Whom this session waits for, to the head of the queue; None when it waits for no lock."""
+    with connection.pipeline():
+        waits = connection.execute(_SQL["awaited"], {"waiting": pid})
+        found = connection.execute(_SQL["in_the_way"], _who(lock, waiting=pid))
+        awaited, rows = waits.fetchone(), found.fetchall()
+    if awaited is None or not rows:
+        return None
+    return Queue(awaited=awaited["relation"] or "a row", blockers=tuple(_in_the_way(rows)))
+
+
+def send_away(connection: Connection, blocker: Blocker, *, waiting: int, ends: bool) -> bool:
+    """Cancel the statement of a blocker, or end its session; False when it is gone, or does something else by now."""
+    row = connection.execute(
+        _SQL["send_away"],
+        {"waiting": waiting, "pid": blocker.pid, "ends": ends, "state": blocker.state, "since": blocker.since},
+    ).fetchone()
+    return row is not None and bool(row["sent"])
+
+
+def _who(lock: Needed | None, *, waiting: int | None) -> dict[str, Any]:  # Any: whatever psycopg can send
+    return {
+        "waiting": waiting,
+        "tables": [table.identifier.as_string() for table in lock.tables] if lock else [],
+        "modes": [_as_in_pg_locks(mode) for mode in _CONFLICTS[lock.mode]] if lock else [],
+    }
+
+
+def _as_in_pg_locks(mode: str) -> str:
+    return mode.title().replace(" ", "") + "Lock"
+
+
+def _in_the_way(rows: Sequence[Row]) -> list[Blocker]:
+    return [Blocker(**row) for row in rows]

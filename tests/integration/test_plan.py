@@ -1,0 +1,46 @@
+"""What `plan` shows a person of each example, kept in files that a person can read."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from migrations import definition, plan, preflight
+from monitoring import display
+
+if TYPE_CHECKING:
+    from fix_golden import Golden
+    from fix_runs import Engine
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+#: pgbench makes its own tables.
+PGBENCH = "CREATE TABLE pgbench_accounts (aid integer PRIMARY KEY, bid integer, abalance integer, filler character(84))"
+#: Sizes and what is reckoned from them depend on the server's version and build.
+_SIZE = re.compile(r"\b\d+(\.\d+)? (B|kB|MB|GB)\b|\(\+\d+%\)|\babout \d+%")
+
+
+def shown(engine: Engine, file: Path) -> str:
+    migration = definition.load(file)
+    made = plan.make(migration, preflight.examine(engine.connection, migration))
+    page = io.StringIO()
+    Console(file=page, width=100, color_system=None).print(display.plan(made))
+    text = _SIZE.sub("<size>", page.getvalue())
+    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
+def test_each_example_is_planned_as_its_file_shows(engine: Engine, golden: Golden) -> None:
+    engine.execute((EXAMPLES / "schema.sql").read_text(encoding="utf-8"))
+    engine.execute(PGBENCH)
+    different = [
+        file.stem
+        for file in sorted(EXAMPLES.glob("*.yaml"))
+        if not golden.holds(f"plan/{file.stem}.txt", shown(engine, file))
+    ]
+    assert different == [], "look at what `pytest --write-golden` writes for these, and commit it"
+    assert golden.names("plan") == sorted(f"{file.stem}.txt" for file in EXAMPLES.glob("*.yaml")), (
+        "one for each example"
+    )
