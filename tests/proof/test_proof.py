@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from contextlib import contextmanager
 from dataclasses import replace
@@ -141,7 +142,7 @@ def test_by_chance(begin: Begin, seed: int) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(20, 220))
+@pytest.mark.parametrize("seed", range(*map(int, os.environ.get("BACKFILLD_PROOF_SEEDS", "20:220").split(":"))))
 def test_by_chance_for_long(begin: Begin, seed: int) -> None:
     fire(begin, by_turns(seed), seed)
 
@@ -154,7 +155,7 @@ def test_at_every_statement(begin: Begin, name: str, way: str) -> None:
     scenario = SCENARIOS[name]
     if way == "back" and scenario.returns == "never":
         pytest.skip("it has no way back")
-    for at in count(1):
+    for at in count(1, int(os.environ.get("BACKFILLD_PROOF_STRIDE", "1"))):
         for sent in (False, True):
             with begin(scenario, seed=at, deaths=Once(at=at, sent=sent)) as one:
                 if way == "forward":
