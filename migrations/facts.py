@@ -33,6 +33,63 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexDefinition:
+    """An index, in the words in which PostgreSQL itself writes it under an empty search_path."""
+
+    #: In the schema of its table.
+    name: str
+    unique: bool
+    #: From USING to the end: the access method, columns and expressions, INCLUDE, WITH, WHERE.
+    rest: str
+    #: What it orders by, each column or expression as an operand.
+    keys: tuple[str, ...]
+    #: Its condition; empty when it holds all rows.
+    where: str = ""
+    #: Empty for the database's own.
+    tablespace: str = ""
+    comment: str = ""
+
+    def same_as(self, other: IndexDefinition | None) -> bool:
+        """Whether both are the same for every statement that uses them."""
+        return other is not None and (self.name, self.unique, self.rest) == (other.name, other.unique, other.rest)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(**{**value, "keys": tuple(value["keys"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twin:
+    """What a second column needs in order to serve in place of one that is there."""
+
+    #: Without a domain, which would have to be proved for every row before the column is filled.
+    type: str
+    #: As written in SQL; empty for the type's own.
+    collation: str = ""
+    #: The DEFAULT, where asking it again gives the same; empty for none.
+    default: str = ""
+    #: The column has a DEFAULT that cannot be asked again, or is an identity.
+    fills_itself: bool = False
+    comment: str = ""
+    #: Privileges on the column itself: which, whose, and whether they may be passed on. An empty name is PUBLIC.
+    grants: tuple[tuple[str, str, bool], ...] = ()
+    #: Its indexes, while it has the new name; and while it has the old one.
+    indexes: tuple[IndexDefinition, ...] = ()
+    indexes_as_old: tuple[IndexDefinition, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            **{
+                **value,
+                "grants": tuple((privilege, grantee, grantable) for privilege, grantee, grantable in value["grants"]),
+                "indexes": tuple(IndexDefinition.from_json(one) for one in value["indexes"]),
+                "indexes_as_old": tuple(IndexDefinition.from_json(one) for one in value["indexes_as_old"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of one operation."""
 
@@ -55,6 +112,12 @@ class Facts:
     adopts: bool = False
     #: Adding the column with its default fills every row at once, without a rewrite.
     default_fills: bool = False
+    #: The index that is built or dropped.
+    index: IndexDefinition | None = None
+    #: The columns by which rows are named to people, where the operation walks none.
+    named_by: tuple[str, ...] = ()
+    #: The column that has the same values while one is renamed.
+    twin: Twin | None = None
     #: The columns that a CHECK is about; empty when that cannot be told.
     rule_columns: tuple[str, ...] = ()
     #: The columns that a foreign key refers to, and the operators (`OPERATOR(schema.=)`) that compare them with its own.
@@ -72,6 +135,9 @@ class Facts:
                 **value,
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),
+                "index": IndexDefinition.from_json(index) if (index := value.get("index")) else None,
+                "named_by": tuple(value.get("named_by", ())),
+                "twin": Twin.from_json(twin) if (twin := value.get("twin")) else None,
                 **{name: tuple(value.get(name, ())) for name in ("reads", "rule_columns", "referenced", "equalities")},
             }
         )

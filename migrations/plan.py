@@ -12,6 +12,7 @@ from migrations import definition
 from migrations.fates import fate
 from migrations.operations import Action, bind, steps
 from migrations.operations.sql import lock_of
+from migrations.postgres.locks import needed
 from migrations.postgres.statements import split
 from migrations.rehearsal import BLOCKING, Place, Seen
 from migrations.risks import Fate, rank
@@ -41,6 +42,8 @@ class PlannedAction:
     note: str
     #: The operation, by its number in the file.
     operation: int | None = None
+    #: The operation's step in this phase: statements of one step are one transaction. None for batches.
+    step: int | None = None
     #: How long the lock is held: brief, or as long as the table is large.
     hold: str = ""
     #: What it does to the whole table: rewrites it, scans it, builds an index on it; empty for nothing.
@@ -241,6 +244,18 @@ def _of_step(step: Step, place: Place, rehearsal: Rehearsal | None) -> list[Plan
         text = f"-- {step.kind}: {step.table}"
         return [PlannedAction(sql=text, lock="ROW EXCLUSIVE", note=step.note, operation=place.operation)]
     planned = []
+    if (lock := needed(step)) is not None and lock.first:
+        planned.append(
+            PlannedAction(
+                sql=lock.statement.as_string(),
+                lock=lock.mode,
+                note="the strongest that the step needs, at once; gives way after lock_timeout, and tries again",
+                operation=place.operation,
+                step=place.step,
+                hold="brief",
+                known="by rule",
+            )
+        )
     for number, statement in enumerate(step.statements):
         seen = rehearsal.at(replace(place, statement=number)) if rehearsal is not None else Seen(by_rule_because="-")
         long = step.scans or step.index is not None or (seen.measured and seen.is_long)
@@ -250,11 +265,15 @@ def _of_step(step: Step, place: Place, rehearsal: Rehearsal | None) -> list[Plan
                 lock=seen.lock or statement.lock,
                 note=statement.note.removeprefix("brief; ").replace("; brief; ", "; "),
                 operation=place.operation,
+                step=place.step,
                 hold=_hold(seen.lock or statement.lock, long=long),
                 does=_deed(seen),
                 known="measured" if seen.lock else "by rule",
             )
         )
+    if step.keeps is not None and planned:
+        kept = "the table's entry in the catalog must then be as before, but for what was asked"
+        planned[-1] = replace(planned[-1], note="; ".join(part for part in (planned[-1].note, kept) if part))
     return planned
 
 

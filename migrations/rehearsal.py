@@ -13,6 +13,7 @@ What names anything else that is permanent is not run: its lock is then told by 
 from __future__ import annotations
 
 import re
+import secrets
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -63,18 +64,21 @@ _TIMEOUTS = {"lock_timeout": "50ms", "statement_timeout": "5s"}
 #: More tables than this are not copied: what names the others is told by rule.
 _MOST_COPIES = 20
 
-#: First words of what can be run on a copy. Not DO and not SELECT: what they call may do anything.
+#: First words of what can be run on a copy. Not DO, and nothing that reads or writes rows: what it calls may do anything.
 _CAN_RUN = re.compile(
     r"(ALTER TABLE|CREATE (UNIQUE )?INDEX|DROP INDEX|CREATE (OR REPLACE )?(VIEW|FUNCTION|TRIGGER|CONSTRAINT TRIGGER)|CREATE POLICY"
-    r"|CREATE TABLE|CREATE STATISTICS|DROP (VIEW|FUNCTION|TRIGGER|POLICY|TABLE|STATISTICS)|COMMENT ON|GRANT|REVOKE|UPDATE"
-    r"|DELETE FROM|TRUNCATE)\b"
+    r"|CREATE TABLE(?!.* AS )|CREATE STATISTICS|DROP (VIEW|FUNCTION|TRIGGER|POLICY|TABLE|STATISTICS)|COMMENT ON|GRANT|REVOKE"
+    r"|TRUNCATE)\b",
+    re.DOTALL,
 )
+#: What is not run, and leaves a copy as it is all the same.
+_ABOUT_ROWS = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE)\b", re.IGNORECASE)
 #: What makes a relation whose name is then ours to change, and where the name stands.
 _MAKES = re.compile(r"CREATE (OR REPLACE )?(VIEW|TABLE|STATISTICS)( IF NOT EXISTS)?\b")
 _CONCURRENTLY = re.compile(r"\A(\s*(?:CREATE\s+(?:UNIQUE\s+)?INDEX|DROP\s+INDEX))\s+CONCURRENTLY\b", re.IGNORECASE)
 
-#: Errors that a copy answers as the table itself would. Not 42704 and 42P16: triggers, policies and foreign keys are not
-#: copied, and temporary tables may not do all that others may.
+#: Errors that a copy answers as the table itself would. Not 42704, 42809 and 42P16: triggers, policies and foreign keys are
+#: not copied, a partitioned table's copy is an ordinary one, and temporary tables may not do all that others may.
 _TELLING = (
     errors.SyntaxError,
     errors.UndefinedColumn,
@@ -84,7 +88,6 @@ _TELLING = (
     errors.CannotCoerce,
     errors.InvalidObjectDefinition,
     errors.InvalidColumnReference,
-    errors.WrongObjectType,
     errors.GroupingError,
 )
 
@@ -211,6 +214,7 @@ class _Stage:
         self._found = found
         self._migration = migration
         self._copies = copies
+        self._token = secrets.token_hex(8)
         self._operations = [self._bound(number, known) for number, known in enumerate(facts)]
         self._names = {(table.schema, table.name): sql.Identifier("pg_temp", table.name) for table in copies}
         #: Tables of which a statement was left out, so that the copy may no longer be what the table would be.
@@ -233,7 +237,7 @@ class _Stage:
         return rehearsal
 
     def _bound(self, number: int, facts: Facts) -> Operation:
-        """An operation on the copy, under a name that no migration can have."""
+        """An operation on the copy, under a name that no migration and no other rehearsal has."""
         operation = self._migration.operations[number]
         if operation.table in self._copies and not isinstance(operation, definition.Sql):
             copy = TableName("pg_temp", operation.table.name)
@@ -242,7 +246,7 @@ class _Stage:
         operations = list(self._migration.operations)
         operations[number] = operation
         rehearsed = self._migration.model_copy(
-            update={"name": f"rehearsal of {self._migration.name}", "operations": tuple(operations)}
+            update={"name": f"rehearsal {self._token}", "operations": tuple(operations)}
         )
         return bind_one(rehearsed, number, facts)
 
@@ -271,7 +275,7 @@ class _Stage:
         text = _CONCURRENTLY.sub(r"\1", statement.sql.as_string().strip())
         because, text = self._for_copies(text)
         if because:
-            if not text.startswith("SELECT"):  # which leaves the copy as it is
+            if _ABOUT_ROWS.match(text) is None:
                 self._astray.add(number)
             return Seen(by_rule_because=because)
         locks, files = self._locks(), self._files()

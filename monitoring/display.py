@@ -7,6 +7,7 @@ from databases and files, so they are shown as they are, never read as markup an
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -549,7 +550,15 @@ def _phase(phase: PlannedPhase, *, named: bool = False) -> RenderableType:
     if not phase.actions:
         head.append("  nothing to do", style="dim")
     parts: list[RenderableType] = [head]
-    for action in phase.actions:
+    transactions = [(action.operation, action.step) for action in phase.actions]
+    sizes = Counter[tuple[int | None, int | None] | None](one for one in transactions if one[1] is not None)
+    before: tuple[int | None, int | None] | None = None
+    for action, step in zip(phase.actions, transactions, strict=True):
+        if step != before and max(sizes[step], sizes[before]) > 1:
+            parts.append(
+                Padding(Text("in one transaction:" if sizes[step] > 1 else "by itself:", style="dim"), (0, 0, 0, 2))
+            )
+        before = step
         known = ", ".join(part for part in (action.lock, action.hold, action.known) if part)
         remark = Text(f"lock {safe(known)}", style="dim")
         # A note of the operation's own tells of a scan in better words.

@@ -101,13 +101,20 @@ class Conductor:
         return step if isinstance(step, Action) and (step.scans or step.offenders is not None) else None
 
     def gives_up(self, standing: Standing, rule: Action) -> bool:
-        """Whether a row that breaks a rule is a person's to mend: no lane of the run would, or they have tried often enough."""
+        """Whether a row that breaks a rule is a person's to mend: no lane of the run would, or they have tried often enough.
+
+        Where a scan found it that comes after a look, the look of the next pass tells: by then the rule does not stand any more.
+        """
         mends = any(
             work.table == rule.table
             and (not rule.proves or {target.column for target in work.rewrite.facts.targets} & set(rule.proves))
             for work in self._works
         )
-        return not mends or standing.pass_ % MAX_PASSES == 0
+        looked = not rule.looks_for and any(
+            isinstance(step, Action) and step.looks_for and step.offenders == rule.offenders
+            for step in steps(self._operations, Phase.VERIFY)
+        )
+        return standing.pass_ % MAX_PASSES == 0 or not (mends or looked)
 
     def take_back(
         self, standing: Standing, rule: Action, *, problem: str, offenders: tuple[str, ...] | None

@@ -95,4 +95,5 @@ def offenders(connection: Connection, rule: Action) -> tuple[str, ...] | None:
         if classify(exc) != "data":
             raise
         return None  # the rule's own expression is an error for some row
-    return tuple(key[0] if len(key) == 1 else f"({', '.join(key)})" for key in found)
+    keys = (key[0] if len(key) == 1 else f"({', '.join(key)})" for key in found)
+    return tuple(sorted(keys, key=lambda key: (len(key), key)))  # numbers in their order, though they are texts

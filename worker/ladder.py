@@ -96,9 +96,13 @@ def pause_seconds(wait: Wait, blockers: Sequence[Blocker], settings: RunSettings
     return max(wait.tried_at + pause - wait.looked_at, 0.0)
 
 
-def next_look_seconds(pause: float | None, *, chance: float) -> float:
-    """When to come back: for the next try, or to see before whether the way is free. `chance` is between 0 and 1."""
-    return min(LOOK_SECONDS if pause is None else max(pause, 0.1), LOOK_SECONDS) * (1 - JITTER + 2 * JITTER * chance)
+def next_look_seconds(pause: float | None, *, scans: bool = False, chance: float) -> float:
+    """When to come back: for the next try, or to see before whether the way is free. `chance` is between 0 and 1.
+
+    A step that `scans` before it comes to its lock comes back rarely.
+    """
+    seconds = LOOK_SECONDS if pause is None else min(max(pause, 0.1), LOOK_SECONDS)
+    return (RARELY_SECONDS if scans else seconds) * (1 - JITTER + 2 * JITTER * chance)
 
 
 def way_out(blocker: Blocker, settings: RunSettings) -> Literal["cancel", "end"] | None:

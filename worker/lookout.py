@@ -46,8 +46,12 @@ class Blocked(Exception):
 class Lookout:
     """One for each step of a conductor."""
 
-    def __init__(self, pool: Pool, lane: Lane, standing: Standing, *, observe: Observer) -> None:
+    def __init__(
+        self, pool: Pool, lane: Lane, standing: Standing, *, observe: Observer, again_scans: bool = False
+    ) -> None:
         self._pool = pool
+        #: Whether the table is scanned once more when the step is tried again.
+        self.again_scans = again_scans
         self.lane = lane
         self.standing = standing
         self._observe = observe

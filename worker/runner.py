@@ -325,9 +325,8 @@ class Runner:
         """
         lane, standing = claimed.lane, claimed.standing
         offenders = None
-        if known.conductor(connection, Lookout(self._pool, lane, standing, observe=self._observe)).gives_up(
-            standing, rule
-        ):
+        lookout = Lookout(self._pool, lane, standing, observe=self._observe)
+        if known.conductor(connection, lookout).gives_up(standing, rule):
             with transaction(connection):
                 if not isinstance(claim.take(connection, lane, standing, look=None, writes=""), claim.Claimed):
                     return Ended(messages=())
@@ -336,7 +335,7 @@ class Runner:
             taken = claim.take(connection, lane, standing, look=None, writes="")
             if not isinstance(taken, claim.Claimed):
                 return Ended(messages=())
-            lookout = Lookout(self._pool, taken.lane, taken.standing, observe=self._observe)
+            lookout = Lookout(self._pool, taken.lane, taken.standing, observe=self._observe, again_scans=True)
             conductor = known.conductor(connection, lookout)
             with lookout.watching():
                 messages = conductor.take_back(taken.standing, rule, problem=problem, offenders=offenders)
@@ -395,7 +394,7 @@ class Runner:
             self._stop(connection, lane, state, {**error, "message": late, "lane": lane.lane})
             return Left()
         pause = ladder.pause_seconds(wait, lookout.blockers, settings)
-        delay = ladder.next_look_seconds(pause, chance=random.random())  # noqa: S311 - spreading load, not guarding secrets
+        delay = ladder.next_look_seconds(pause, scans=lookout.again_scans, chance=random.random())  # noqa: S311 - spreading load, not guarding secrets
         tried = blocked.sqlstate is not None
         self._postpone(connection, lane, delay_seconds=delay, error={**error, "wait": wait.to_json()}, retried=tried)
         if tried:

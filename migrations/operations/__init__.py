@@ -10,6 +10,7 @@ from migrations.operations.add_column import AddColumn
 from migrations.operations.add_foreign_key import AddForeignKey
 from migrations.operations.backfill import Backfill
 from migrations.operations.base import Action, Guard, Index, Keeps, Operation, Statement, Step, Walk
+from migrations.operations.rename_column import RenameColumn
 from migrations.operations.set_not_null import SetNotNull
 from migrations.operations.sql import Sql
 from migrations.states import Phase
@@ -44,7 +45,9 @@ def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
     )
 
 
-def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
+def bind_one(  # noqa: PLR0911 - one for each operation
+    migration: Migration, number: int, facts: Facts
+) -> Operation:
     """One operation of a migration with its facts."""
     operation = migration.operations[number]
     match operation:
@@ -52,6 +55,8 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
             return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.Backfill():
             return Backfill(definition=operation, facts=facts)
+        case definition.RenameColumn():
+            return RenameColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.SetNotNull():
             return SetNotNull(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.AddCheck():

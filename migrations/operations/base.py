@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from psycopg import sql
 
     from migrations.definition import TableName
-    from migrations.facts import Facts, KeyColumn
+    from migrations.facts import Facts, IndexDefinition, KeyColumn
     from migrations.walks.rewrite import Rewrite
 
 
@@ -90,6 +90,8 @@ class Index:
     name: str
     #: Whether the index is there when all is done.
     present: bool
+    #: What is built; or, for a drop, what is dropped: an index of that name which is another is left alone.
+    definition: IndexDefinition
 
 
 @dataclass(frozen=True, kw_only=True)

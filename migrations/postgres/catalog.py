@@ -115,6 +115,32 @@ class Leaf:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Nature:
+    """What one column is made of."""
+
+    #: Without domains.
+    type: str
+    #: As written in SQL; empty for the type's own.
+    collation: str
+    #: Its own or its domain's; empty for none.
+    default: str
+    identity: bool
+    #: From a parent, or from the type of a typed table: it is not for this table to rename.
+    inherited: bool
+    comment: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mention:
+    """A function whose body is a text in which a word stands."""
+
+    name: str
+    body: str
+    #: A trigger of the table calls it.
+    of_trigger: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Backend:
     """The server behind a connection."""
 
@@ -167,6 +193,29 @@ def describe(connection: Connection, name: TableName) -> Table | None:
 def plain_types(connection: Connection, table: Table) -> dict[str, str]:
     """The type of each column without a domain and a limit of length. Runs in a transaction with an empty search_path."""
     return {row["name"]: row["type"] for row in connection.execute(_SQL["plain_types"], {"oid": table.oid})}
+
+
+def nature(connection: Connection, table: Table, column: str) -> Nature:
+    """What a column of a table is made of. Runs in a transaction with an empty search_path."""
+    row = connection.execute(_SQL["column_nature"], {"oid": table.oid, "column": column}).fetchone()
+    return Nature(**(row or {}))
+
+
+def column_grants(connection: Connection, table: Table, column: str) -> list[tuple[str, str, bool]]:
+    """(privilege, whose, whether it may be passed on) of a column itself; an empty name is PUBLIC."""
+    rows = connection.execute(_SQL["column_grants"], {"oid": table.oid, "column": column}).fetchall()
+    return [(row["privilege"], row["grantee"], row["grantable"]) for row in rows]
+
+
+def deferrable_indexes(connection: Connection, table: Table) -> set[str]:
+    """The names of indexes that may hold duplicates inside of a transaction."""
+    return {row["name"] for row in connection.execute(_SQL["deferrable_indexes"], {"oid": table.oid}).fetchall()}
+
+
+def mentions(connection: Connection, table: Table, word: str) -> list[Mention]:
+    """Functions whose body is a text that holds this word, also as a part of another one."""
+    rows = connection.execute(_SQL["functions_with_text"], {"oid": table.oid, "word": word}).fetchall()
+    return [Mention(**row) for row in rows]
 
 
 def similar_tables(connection: Connection, name: TableName) -> list[tuple[str, str]]:

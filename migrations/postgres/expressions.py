@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 from psycopg import errors, sql
 
 from migrations.errors import Finding
+from migrations.postgres import indexes
 from migrations.postgres.outcomes import in_words
 from migrations.sql import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from migrations.definition import TableName
+    from migrations.facts import IndexDefinition
     from migrations.postgres.catalog import Table
     from migrations.postgres.connect import Connection
 
@@ -47,6 +49,8 @@ LEXEME = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+#: A column of the copy that no table of a user's has.
+_ASIDE = "~backfilld aside"
 _BLOCK_EDGE = re.compile(r"/\*|\*/")
 
 
@@ -196,6 +200,54 @@ class Probe:
         with self._asking("expression", "the update of " + ", ".join(assignments)):
             self._connection.execute(sql.SQL("EXPLAIN UPDATE {} SET {}{}").format(self._copy, sets, condition))
 
+    def index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
+        """Build an index on the copy, and take its definition as PostgreSQL writes it.
+
+        `rest` is what follows the table's name in CREATE INDEX; users' texts in it were found self-contained by `smuggled`.
+        Raises Complaint.
+        """
+        # Written, read and written again: what comes out then is what the table's own index will be found to be.
+        first = self._try_index(name, rest, unique=unique)
+        return self._try_index(name, _raw(first.rest), unique=unique)
+
+    def twin_indexes(
+        self, column: str, twin: str, definitions: Sequence[IndexDefinition], *, type_: str, collation: str
+    ) -> list[tuple[IndexDefinition, IndexDefinition]]:
+        """Of these indexes, those that hold a column, each for its twin: while it has its own name, and the column's.
+
+        PostgreSQL itself writes the definitions, on the copy, in which the columns are renamed for that. Raises Complaint.
+        """
+        with self._connection.transaction(force_rollback=True):
+            self._make_indexes(definitions)
+            self._rename(column, twin)
+            renamed = self._indexes()
+        held = [renamed[one.name] for one in definitions if renamed[one.name].rest != one.rest]
+        collated = sql.SQL(" COLLATE {}").format(_raw(collation)) if collation else sql.SQL("")
+        with self._connection.transaction(force_rollback=True):
+            self._connection.execute(
+                sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(self._copy, sql.Identifier(twin), _raw(type_))
+                + collated
+            )
+            self._make_indexes(held)
+            as_twin = self._indexes()
+            self._rename(column, _ASIDE)
+            self._rename(twin, column)
+            as_column = self._indexes()
+        return [(as_twin[one.name], as_column[one.name]) for one in held]
+
+    def is_constant(self, expression: str, type_: str) -> bool:
+        """Whether an expression without columns gives the same whoever asks and whenever: PostgreSQL would store it."""
+        try:
+            with self._connection.transaction(force_rollback=True):
+                self._connection.execute(
+                    sql.SQL("ALTER TABLE {} ADD COLUMN {} {} GENERATED ALWAYS AS {} STORED").format(
+                        self._copy, sql.Identifier(_ASIDE), _raw(type_), _operand(expression)
+                    )
+                )
+        except errors.InvalidObjectDefinition:
+            return False
+        return True
+
     def add_constraint(self, name: str, body: sql.Composable, *, check: str, what: str) -> None:
         """Add a constraint to the copy. Raises Complaint with PostgreSQL's words."""
         with self._asking(check, what):
@@ -230,6 +282,41 @@ class Probe:
         except errors.UndefinedFunction:
             return False
         return True
+
+    def _rename(self, before: str, after: str) -> None:
+        self._connection.execute(
+            sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(
+                self._copy, sql.Identifier(before), sql.Identifier(after)
+            )
+        )
+
+    def _make_indexes(self, definitions: Sequence[IndexDefinition]) -> None:
+        for one in definitions:
+            create = sql.SQL("CREATE {}INDEX {} ON {} {}").format(
+                sql.SQL("UNIQUE " if one.unique else ""), sql.Identifier(one.name), self._copy, _raw(one.rest)
+            )
+            with self._asking("index", f"the index {one.name}"):
+                self._connection.execute(create)
+
+    def _indexes(self) -> dict[str, IndexDefinition]:
+        """The indexes of the copy, by their names."""
+        found = [one.definition for one in indexes.of_table(self._connection, self._own_oid())]
+        # Temporary tables may have a tablespace of their own.
+        return {one.name: replace(one, tablespace="") for one in found if one is not None}
+
+    def _try_index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
+        create = sql.SQL("CREATE {}INDEX {} ON {} {}").format(
+            sql.SQL("UNIQUE " if unique else ""), sql.Identifier(name), self._copy, rest
+        )
+        with self._asking("index", f"the index {name}"):
+            self._connection.execute(create)
+        (definition,) = [
+            one.definition
+            for one in indexes.of_table(self._connection, self._own_oid())
+            if one.definition is not None and one.definition.name == name
+        ]
+        self._connection.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier("pg_temp", name)))
+        return replace(definition, tablespace="")  # temporary tables may have one of their own
 
     def _unrepeatable(self, nodes: str) -> tuple[str, ...]:
         functions = [int(oid) for oid in re.findall(r":(?:funcid|opfuncid|aggfnoid|winfnoid) (\d+)", nodes)]
@@ -281,6 +368,7 @@ class Complaint(Exception):
         remedy = {
             "type": "Write a type as PostgreSQL does, with its schema when it is not built in (extensions.citext)",
             "default": "Write a constant, or an expression without columns",
+            "index": "Write what CREATE INDEX takes; names outside pg_catalog carry their schema (public.f(x))",
             "foreign_key": "Refer to columns of a unique key whose types PostgreSQL compares with these",
         }.get(
             self.check,

@@ -14,7 +14,7 @@ from migrations.facts import Facts
 from migrations.operations import bind, bind_one
 from migrations.postgres import catalog, dependents, pooler
 from migrations.postgres.expressions import Complaint, probe
-from migrations.preflight import add_check, add_column, add_foreign_key, backfill, set_not_null, sql
+from migrations.preflight import add_check, add_column, add_foreign_key, backfill, rename_column, set_not_null, sql
 from migrations.preflight.findings import Case, Examination
 from migrations.preflight.surroundings import tell_of_surroundings
 from migrations.preflight.tables import check_table, find_table
@@ -137,7 +137,7 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
     return replace(facts, keys_because=because)
 
 
-def _examine_case(case: Case) -> Facts:
+def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one for each operation
     """The facts of one operation. Raises Complaint."""
     operation = case.migration.operations[case.number]
     match operation:
@@ -145,6 +145,8 @@ def _examine_case(case: Case) -> Facts:
             return add_column.examine(case, operation)
         case definition.Backfill():
             return backfill.examine(case, operation)
+        case definition.RenameColumn():
+            return rename_column.examine(case, operation)
         case definition.SetNotNull():
             return set_not_null.examine(case, operation)
         case definition.AddCheck():

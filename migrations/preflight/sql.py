@@ -40,14 +40,15 @@ def examine(connection: Connection, found: Examination, operation: Sql, number: 
     if operation.table is not None:
         _see(connection, found, find_table(connection, found, place, operation.table))
     rows: dict[tuple[str, str], int] = {}
+    broken: set[str] = set()
     for key, text in (("run", operation.run), ("rollback", operation.rollback)):
         statements = _read(connection, found, f"{place}.{key}", text)
         for statement in statements:
             _check_tables(connection, found, f"{place}.{key}", statement)
         rows |= {(name.schema, name.name): count for name, count in found.rows.items()}
         if statements:
-            _lint(found, operation, f"{place}.{key}", text, rows)
-    _check_allowed(found, operation, place)
+            broken |= _lint(found, operation, f"{place}.{key}", text, rows)
+    _check_allowed(found, operation, place, broken)
     return Facts(relation=str(operation.table) if operation.table else "")
 
 
@@ -121,7 +122,8 @@ def _see(connection: Connection, found: Examination, table: catalog.Table | None
     return table
 
 
-def _lint(found: Examination, operation: Sql, place: str, text: str, rows: dict[tuple[str, str], int]) -> None:
+def _lint(found: Examination, operation: Sql, place: str, text: str, rows: dict[tuple[str, str], int]) -> set[str]:
+    """Put down what the rules say of a text; returns the rules it breaks."""
     statements = split(text)
     try:
         remarks = lint.remarks(text, version=found.backend.version // 10_000)
@@ -129,24 +131,28 @@ def _lint(found: Examination, operation: Sql, place: str, text: str, rows: dict[
         found.warn(f"{place} was checked by backfilld's own rules alone: {exc}")
         remarks = lint.own_remarks(statements)
     for remark in remarks:
+        if place.endswith("rollback") and remark.rule.startswith(("ban-drop", "renaming")):
+            continue  # that is what a way back is for
         rule, statement = remark.means, statements[remark.statement]
         known = [rows[name] for _, _, name in statement.qualified if name in rows]
         small = rule.by_size and max(known, default=0) < lint.SMALL_ROWS
         said = f"{place}: {_shown(statement)}: {remark.problem} ({remark.rule})"
-        if place.endswith("rollback") and remark.rule.startswith(("ban-drop", "renaming")):
-            continue  # that is what a way back is for
         if rule.level == "forbid":
             found.refuse("lint", said, rule.remedy)
         elif rule.level == "refuse" and not small and remark.rule not in operation.allow:
             found.refuse("lint", said, f"{rule.remedy}; or, having looked at it, write `allow: [{remark.rule}]`")
-        else:
+        elif remark.rule not in operation.allow or rule.level == "refuse":
             found.warn(f"{said}{f'. {rule.remedy}' if rule.remedy else ''}")
+    return {remark.rule for remark in remarks}
 
 
-def _check_allowed(found: Examination, operation: Sql, place: str) -> None:
-    forbidden = [name for name in operation.allow if name in lint.RULES and lint.RULES[name].level == "forbid"]
-    for name in forbidden:
-        found.warn(f"{place}.allow: nothing allows {name}")
+def _check_allowed(found: Examination, operation: Sql, place: str, broken: set[str]) -> None:
+    """Say which names in `allow` allow nothing."""
+    for name in operation.allow:
+        if name in lint.RULES and lint.RULES[name].level == "forbid":
+            found.warn(f"{place}.allow: nothing allows {name}")
+        elif name not in {*broken, "long-lock"}:
+            found.warn(f"{place}.allow: no statement breaks a rule called {name}")
 
 
 def _shown(statement: SqlStatement) -> str:

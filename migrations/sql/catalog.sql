@@ -251,3 +251,54 @@ ORDER BY 1
 SELECT pg_backend_pid() AS pid, current_setting('server_version_num')::integer AS version,
        pg_is_in_recovery() AS in_recovery, current_setting('transaction_read_only') = 'on' AS read_only,
        has_database_privilege(current_database(), 'TEMP') AS may_make_temporary, current_user::text AS role
+
+-- name: column_nature
+-- What one column is made of: its type without domains, its DEFAULT or its domain's, and what keeps it from being renamed.
+WITH RECURSIVE bare AS (
+    SELECT 0 AS depth, a.atttypid AS type, a.atttypmod AS typmod
+    FROM pg_attribute a WHERE a.attrelid = %(oid)s::bigint::oid AND a.attname = %(column)s::text
+    UNION ALL
+    SELECT b.depth + 1, t.typbasetype, t.typtypmod FROM bare b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
+)
+SELECT format_type(b.type, b.typmod) AS type,
+       CASE WHEN a.attcollation <> t.typcollation
+            THEN (SELECT format('%%I.%%I', n.nspname, c.collname)
+                  FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace WHERE c.oid = a.attcollation)
+            ELSE '' END AS collation,
+       coalesce(CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END,
+                (SELECT y.typdefault FROM bare o JOIN pg_type y ON y.oid = o.type
+                 WHERE y.typtype = 'd' AND y.typdefault IS NOT NULL ORDER BY o.depth LIMIT 1), '') AS default,
+       a.attidentity <> '' AS identity,
+       a.attinhcount > 0 OR r.reloftype <> 0 AS inherited,
+       coalesce(col_description(a.attrelid, a.attnum), '') AS comment
+FROM bare b JOIN pg_type t ON t.oid = b.type AND t.typtype <> 'd'
+JOIN pg_attribute a ON a.attrelid = %(oid)s::bigint::oid AND a.attname = %(column)s::text
+JOIN pg_class r ON r.oid = a.attrelid
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+
+-- name: column_grants
+-- Privileges that were granted on one column; PUBLIC is an empty name.
+SELECT x.privilege_type AS privilege, coalesce(r.rolname, '')::text AS grantee, x.is_grantable AS grantable
+FROM pg_attribute a
+CROSS JOIN LATERAL aclexplode(a.attacl) x
+LEFT JOIN pg_roles r ON r.oid = x.grantee
+WHERE a.attrelid = %(oid)s::bigint::oid AND a.attname = %(column)s::text
+ORDER BY 2, 1
+
+-- name: deferrable_indexes
+-- Indexes that serve deferrable constraints: they may hold duplicates inside of a transaction.
+SELECT c.relname AS name
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid = %(oid)s::bigint::oid AND NOT i.indimmediate
+
+-- name: functions_with_text
+-- Functions whose body is a text in which a word stands, whatever its case; and whether a trigger of the table calls them.
+SELECT p.oid::regprocedure::text AS name, p.prosrc AS body,
+       EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = %(oid)s::bigint::oid AND t.tgfoid = p.oid) AS of_trigger
+FROM pg_proc p
+JOIN pg_language l ON l.oid = p.prolang
+JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE l.lanname NOT IN ('internal', 'c') AND coalesce(p.prosrc, '') <> ''
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'backfilld') AND n.nspname NOT LIKE 'pg\_temp%%'
+  AND strpos(lower(p.prosrc), lower(%(word)s::text)) > 0
+ORDER BY 1

@@ -52,10 +52,11 @@ class Case:
     operation: str
     #: Makes and fills the tables; `ROWS` stands for how many rows.
     tables: str = (
-        "CREATE TABLE jobs (id bigint PRIMARY KEY, user_id bigint NOT NULL, status text NOT NULL, total bigint NOT NULL) "
+        "CREATE TABLE jobs (id bigint PRIMARY KEY, user_id bigint NOT NULL, status text NOT NULL, total bigint NOT NULL, note text) "
         "WITH (autovacuum_enabled = off);"
         "INSERT INTO jobs SELECT n, n % 1000, (ARRAY['new', 'done'])[1 + n % 2], n % 10000 FROM generate_series(1, ROWS) n;"
-        "CREATE INDEX ON jobs (user_id)"
+        "CREATE INDEX ON jobs (user_id);"
+        "CREATE TABLE users (id bigint PRIMARY KEY); INSERT INTO users SELECT generate_series(0, 999)"
     )
     write: str = "UPDATE jobs SET total = total + 1 WHERE id = %s"
     read: str = "SELECT count(*) FROM jobs WHERE user_id = %s %% 1000"
@@ -75,6 +76,12 @@ CASES = (
     Case(
         name="backfill",
         operation='backfill: {table: jobs, set: {status: "upper(status)"}, where: "status <> upper(status)"}',
+    ),
+    Case(name="set_not_null", operation="set_not_null: {table: jobs, column: note, backfill: \"''\"}"),
+    Case(name="add_check", operation='add_check: {table: jobs, name: jobs_total_positive, check: "total >= 0"}'),
+    Case(
+        name="add_foreign_key",
+        operation="add_foreign_key: {table: jobs, name: jobs_user_fk, columns: [user_id], references: {table: users}}",
     ),
 )
 
@@ -291,7 +298,7 @@ def _behind_a_reader(
         until(
             "the column to be there",
             lambda: database.one(
-                "SELECT count(*) FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'extra'"
+                "SELECT count(*) = 1 FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'extra'"
             ),
         )
         went_on = time.monotonic() - gone

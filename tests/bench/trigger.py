@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.daemon import Daemon
 from bench.figures import Figure, Section, Table, number
@@ -32,34 +32,52 @@ BULK_UPDATE = f"UPDATE, {BULK_ROWS:,} rows"
 WRITES = (*SCRIPTS, BULK_INSERT, BULK_UPDATE)
 
 
+#: The sync triggers that are compared, each with the operation that makes it and what its function does.
+TRIGGERS: dict[str, dict[str, Any]] = {  # Any: what a migration file takes
+    "one way": {
+        "add_column": {
+            "table": "pgbench_accounts",
+            "column": {"name": "x", "type": "bigint"},
+            "backfill": "abalance * 100",
+        }
+    },
+    "two ways": {"rename_column": {"table": "pgbench_accounts", "from": "abalance", "to": "balance"}},
+}
+
+
 def measure(stage: Stage, effort: Effort) -> Section:
-    without: dict[str, list[float]] = {name: [] for name in WRITES}
-    with_trigger: dict[str, list[float]] = {name: [] for name in WRITES}
+    times: dict[tuple[str, str], list[float]] = {}
     for _ in range(effort.repetitions):
-        for has_trigger, times in ((False, without), (True, with_trigger)):
+        for which, operation in ({"without": None} | TRIGGERS).items():
             with stage.database(SCALE) as database:
-                _prepare(stage, database, has_trigger=has_trigger)
+                _prepare(stage, database, operation)
                 for name, microseconds in _measure(stage, database).items():
-                    times[name].append(microseconds)
+                    times.setdefault((which, name), []).append(microseconds)
+    medians = {of: statistics.median(several) for of, several in times.items()}
     return Section(
         name="trigger",
         title=f"Sync trigger: microseconds per row that the application writes (medians of {effort.repetitions})",
         method=(
             f"One row a statement: pgbench, one client, {STATEMENTS:,} statements, its latency average, the round trip included. "
-            f"{BULK_ROWS:,} rows a statement: {BULK_STATEMENTS} statements, their time divided by their rows. With the trigger: "
-            "after the expand phase of add_column (x bigint, backfill abalance * 100), the run waiting for the approval of "
-            "backfill and the daemon ended; without: a table that no run has touched. synchronous_commit is off, so that the "
-            "disk's latency does not hide the difference."
+            f"{BULK_ROWS:,} rows a statement: {BULK_STATEMENTS} statements, their time divided by their rows. One way: after the "
+            "expand phase of add_column (x bigint, backfill abalance * 100); two ways: after that of rename_column (abalance to "
+            "balance); the run waiting for the approval of backfill and the daemon ended. Without: a table that no run has "
+            "touched. synchronous_commit is off, so that the disk's latency does not hide the difference."
         ),
         tables=(
             Table(
-                columns=("statement", "without µs", "with µs", "difference µs"),
+                columns=(
+                    "statement",
+                    "without µs",
+                    *(f"{which} µs" for which in TRIGGERS),
+                    *(f"{which}: difference µs" for which in TRIGGERS),
+                ),
                 rows=tuple(
                     (
                         name,
-                        number(statistics.median(without[name])),
-                        number(statistics.median(with_trigger[name])),
-                        number(statistics.median(with_trigger[name]) - statistics.median(without[name])),
+                        number(medians["without", name]),
+                        *(number(medians[which, name]) for which in TRIGGERS),
+                        *(number(medians[which, name] - medians["without", name]) for which in TRIGGERS),
                     )
                     for name in WRITES
                 ),
@@ -67,24 +85,27 @@ def measure(stage: Stage, effort: Effort) -> Section:
         ),
         figures=tuple(
             Figure(
-                name=f"{name}: the trigger's share",
-                values=tuple(much - little for much, little in zip(with_trigger[name], without[name], strict=True)),
+                name=f"{name}: the trigger's share, {which}",
+                values=tuple(
+                    much - little for much, little in zip(times[which, name], times["without", name], strict=True)
+                ),
                 unit="µs/row",
             )
+            for which in TRIGGERS
             for name in WRITES
         ),
     )
 
 
-def _prepare(stage: Stage, database: Database, *, has_trigger: bool) -> None:
-    if has_trigger:
+def _prepare(stage: Stage, database: Database, operation: dict[str, Any] | None) -> None:
+    if operation is not None:
         with Daemon(stage, database, processes=1) as daemon:
-            run = daemon.enqueue(approve=["backfill"])
+            run = daemon.start(operation, {"approve": ["backfill"]})
             database.until_state(run, "waiting")
     found = database.one(
         "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'pgbench_accounts'::regclass AND NOT tgisinternal"
     )
-    if bool(found) is not has_trigger:
+    if bool(found) is not (operation is not None):
         raise BenchBroken(f"pgbench_accounts has {found} triggers")
     database.connection.execute(f"ALTER DATABASE {database.name} SET synchronous_commit = off".encode())
     database.connection.execute("SET synchronous_commit = off")

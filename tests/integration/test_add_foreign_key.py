@@ -108,9 +108,7 @@ def test_orphans_are_named_and_stop_no_statement_of_the_application(engine: Engi
     now = engine.run(run)
     assert now.error is not None
     assert now.error["class"] == "violated"
-    assert "orders: rows break the foreign key fk (2 rows, by key: " in now.error["message"]
-    assert "7" in now.error["message"]
-    assert "17" in now.error["message"]
+    assert "orders: rows break the foreign key fk (2 rows, by key: 7, 17)" in now.error["message"]
     assert rules(engine) == {}
     engine.execute("INSERT INTO customers VALUES (99)")
     engine.execute("DELETE FROM orders WHERE id = 17")
@@ -125,11 +123,12 @@ def test_an_orphan_that_comes_between_the_look_and_the_key(engine: Engine) -> No
     engine.execute("UPDATE orders SET customer_id = 99 WHERE id = 7")
     engine.step()
     assert rules(engine) == {"fk": PROVED["fk"] + " NOT VALID"}
+    engine.step()
+    assert rules(engine) == {}
     now = engine.drive(run)
     expect(now, State.PAUSED)
     assert now.error is not None
-    assert 'violates foreign key constraint "fk"' in now.error["message"]
-    assert "(one row, by key: 7)" in now.error["message"]
+    assert "rows break the foreign key fk (one row, by key: 7)" in now.error["message"]
     assert rules(engine) == {}
 
 

@@ -202,8 +202,6 @@ def test_the_pace_is_shown_and_changed(shell: Shell) -> None:
         "  cancel_blockers: never",
         "  cancel_after_seconds: 60",
         "  windows: any time",
-        "  journal: True",
-        "  retention_days: 7",
     ]
 
     night, day = "Mon-Fri 22:00-06:00 Europe/Berlin", "Sat,Sun 08:00-20:00 UTC"

@@ -50,7 +50,7 @@ def act(engine: Engine, keeps: Keeps, *statements: str) -> None:
     """As the conductor does: in one transaction, which an error rolls back."""
     action = Action(
         table=JOBS,
-        statements=tuple(Statement(sql=sql.SQL("{}").format(sql.SQL(text)), lock="") for text in statements),  # type: ignore[arg-type] # a test's own text
+        statements=tuple(Statement(sql=sql.SQL("{}").format(sql.SQL(text)), lock="") for text in statements),
         keeps=keeps,
     )
     with engine.connection.transaction():

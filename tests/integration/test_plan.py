@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,23 @@ def shown(engine: Engine, file: Path) -> str:
     Console(file=page, width=100, color_system=None).print(display.plan(made))
     text = _SIZE.sub("<size>", page.getvalue())
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
+def test_a_plan_is_read_at_eighty_columns_and_by_programs(engine: Engine) -> None:
+    engine.execute((EXAMPLES / "schema.sql").read_text(encoding="utf-8"))
+    migration = definition.load(EXAMPLES / "jobs_priority.yaml")
+    made = plan.make(migration, preflight.examine(engine.connection, migration))
+    page = io.StringIO()
+    Console(file=page, width=80, color_system=None).print(display.plan(made))
+    assert max(map(len, page.getvalue().splitlines())) <= 80
+
+    told = json.loads(json.dumps(made.to_json()))
+    assert [one["summary"] for one in told["operations"]] == ["add_column jobs: priority integer", "sql in switch"]
+    (view, *_) = next(phase["actions"] for phase in told["phases"] if phase["phase"] == "switch")
+    assert (view["operation"], view["lock"], view["hold"], view["known"]) == (1, "ACCESS SHARE", "brief", "measured")
+    fates = {(one["operation"], one["kind"], one["name"]) for table in told["tables"] for one in table["fates"]}
+    assert (0, "view", "public.open_jobs") in fates
+    assert {one["level"] for one in told["risks"]} <= {"high", "medium", "low"}
 
 
 def test_each_example_is_planned_as_its_file_shows(engine: Engine, golden: Golden) -> None:

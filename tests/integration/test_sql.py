@@ -120,7 +120,33 @@ def test_what_was_looked_at_is_allowed_and_told_as_a_risk(engine: Engine) -> Non
 
 
 def test_nothing_allows_what_cannot_be_a_step(engine: Engine) -> None:
-    assert examined(engine, "COMMIT", allow=["transaction-control"]).findings
+    found = examined(engine, "COMMIT", allow=["transaction-control", "ban-drop-colum"])
+    assert found.findings
+    assert "operations[0].sql.allow: nothing allows transaction-control" in found.warnings
+    assert "operations[0].sql.allow: no statement breaks a rule called ban-drop-colum" in found.warnings
+
+
+def test_a_warning_that_was_looked_at_is_not_given_again(engine: Engine) -> None:
+    text, back = "CREATE POLICY p ON public.few USING (true)", "DROP POLICY p ON public.few"
+    assert any("(policy)" in one for one in examined(engine, text, back).warnings)
+    assert examined(engine, text, back, allow=["policy"]).warnings == []
+
+
+def test_what_could_have_effects_of_its_own_is_never_rehearsed(engine: Engine) -> None:
+    """A sequence that was asked for a number does not take it back."""
+    engine.execute("CREATE SEQUENCE asked")
+    for text in (
+        "SELECT nextval('public.asked')",
+        "DO $$ BEGIN PERFORM nextval('public.asked'); END $$",
+        "CREATE TABLE public.made AS SELECT nextval('public.asked') AS n",
+        "UPDATE public.few SET id = a.n FROM (SELECT nextval('public.asked') AS n) a",
+        "INSERT INTO public.few VALUES (nextval('public.asked'))",
+    ):
+        found = examined(engine, text, "SELECT nextval('public.asked')")
+        assert found.findings == [], text
+        assert found.rehearsal is not None
+        assert all(not seen.measured for seen in found.rehearsal.seen.values()), text
+    assert engine.value("SELECT is_called FROM asked") is False
 
 
 def test_a_rewrite_that_the_linter_does_not_know_is_seen_in_the_rehearsal(engine: Engine) -> None:

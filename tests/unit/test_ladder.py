@@ -82,6 +82,7 @@ def test_whoever_may_be_sent_away_is_no_reason_to_hold_back() -> None:
 def test_the_way_is_looked_at_again_within_about_a_second(pause: float | None, chance: float) -> None:
     delay = ladder.next_look_seconds(pause, chance=chance)
     assert 0.05 < delay <= LOOK_SECONDS * 1.25
+    assert ladder.next_look_seconds(pause, scans=True, chance=chance) > RARELY_SECONDS / 2
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,10 @@ CREATE TABLE backfilld.archive (
     PRIMARY KEY (run, operation, key)
 ) PARTITION BY LIST (run);
 
+-- Written by the application's statements, through a sync trigger. Not a foreign key: its check would wait for whoever holds
+-- the run, and the application with it.
 CREATE TABLE backfilld.misfits (
-    run        bigint NOT NULL REFERENCES backfilld.runs ON DELETE CASCADE,
+    run        bigint NOT NULL,
     operation  integer NOT NULL,
     key        text[] NOT NULL,
     sqlstate   text NOT NULL,
