@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from migrations.postgres.connect import Connection
 
 #: A child that has not come to its end by then hangs; SIGALRM ends it, and the test says what it did last.
-LONGEST_LIFE_SECONDS = 60
+LONGEST_LIFE_SECONDS = 120
 #: A run that nothing moves for so long is lost.
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 #: What each session of ours is called, so that the test can wait for its end.
 APPLICATION_NAME = "backfilld"
 
