@@ -155,7 +155,7 @@ class Trial:
         if self._run() is None:
             return  # it died before there was anything
         contracts = self._contracts()
-        self.application.versions = () if contracts else (self.scenario.before,)
+        self.application.versions = () if contracts and not self.scenario.keeps_names else (self.scenario.before,)
         self._order_is_kept = self.scenario.keeps_order or not contracts
         state = self.work("rollback")["state"]
         if state != "rolled_back":
@@ -265,7 +265,10 @@ class Trial:
                 self._compare(scenario.after, "completed")
                 if self.wanted is not None:
                     self._compare_catalog(self.wanted, "completed", positions=False)
-            case {"state": "rolling_back"} if (run["began"] or run["phase"]) in {"contract", "done"}:
+            case {"state": "rolling_back"} if (run["began"] or run["phase"]) in {
+                "contract",
+                "done",
+            } and not scenario.keeps_names:
                 self._compare({}, "rolling back after contract began")
             case {"state": "rolling_back"}:
                 self._compare({**scenario.before, **scenario.meanwhile}, "rolling back")
