@@ -114,8 +114,6 @@ class Facts:
     default_fills: bool = False
     #: The index that is built or dropped.
     index: IndexDefinition | None = None
-    #: The columns by which rows are named to people, where the operation walks none.
-    named_by: tuple[str, ...] = ()
     #: The column that has the same values while one is renamed.
     twin: Twin | None = None
     #: The columns that a CHECK is about; empty when that cannot be told.
@@ -136,7 +134,6 @@ class Facts:
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),
                 "index": IndexDefinition.from_json(index) if (index := value.get("index")) else None,
-                "named_by": tuple(value.get("named_by", ())),
                 "twin": Twin.from_json(twin) if (twin := value.get("twin")) else None,
                 **{name: tuple(value.get(name, ())) for name in ("reads", "rule_columns", "referenced", "equalities")},
             }

@@ -68,9 +68,11 @@ _MOST_COPIES = 20
 _CAN_RUN = re.compile(
     r"(ALTER TABLE|CREATE (UNIQUE )?INDEX|DROP INDEX|CREATE (OR REPLACE )?(VIEW|FUNCTION|TRIGGER|CONSTRAINT TRIGGER)|CREATE POLICY"
     r"|CREATE TABLE(?!.* AS )|CREATE STATISTICS|DROP (VIEW|FUNCTION|TRIGGER|POLICY|TABLE|STATISTICS)|COMMENT ON|GRANT|REVOKE"
-    r"|TRUNCATE)\b",
+    r"|TRUNCATE|ANALYZE)\b",
     re.DOTALL,
 )
+#: What a DO block of our own may not hold: what it makes up as it runs cannot be read beforehand.
+_MADE_UP = frozenset({"EXECUTE", "PERFORM", "SELECT", "CALL"})
 #: What is not run, and leaves a copy as it is all the same.
 _ABOUT_ROWS = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE)\b", re.IGNORECASE)
 #: What makes a relation whose name is then ours to change, and where the name stands.
@@ -217,7 +219,7 @@ class _Stage:
         self._token = secrets.token_hex(8)
         self._operations = [self._bound(number, known) for number, known in enumerate(facts)]
         self._names = {(table.schema, table.name): sql.Identifier("pg_temp", table.name) for table in copies}
-        #: Tables of which a statement was left out, so that the copy may no longer be what the table would be.
+        #: Operations of which a statement was left out, so that the copies may no longer be what the tables would be.
         self._astray: set[int] = set()
         self._heard: list[str] = []
 
@@ -273,7 +275,7 @@ class _Stage:
     def _try(self, number: int, statement: Statement) -> Seen:
         """Run one statement, and see what it does."""
         text = _CONCURRENTLY.sub(r"\1", statement.sql.as_string().strip())
-        because, text = self._for_copies(text)
+        because, text = self._for_copies(number, text)
         if because:
             if _ABOUT_ROWS.match(text) is None:
                 self._astray.add(number)
@@ -321,7 +323,7 @@ class _Stage:
             if own is not None and table != own and oid == other and _written(mode) in BLOCKING
         )
 
-    def _for_copies(self, text: str) -> tuple[str, str]:
+    def _for_copies(self, number: int, text: str) -> tuple[str, str]:
         """Why a statement cannot be run here, if so, and its text with the copies' names."""
         try:
             statements = split(text)
@@ -330,6 +332,8 @@ class _Stage:
         if len(statements) != 1:
             return "it is more than one statement", text
         (statement,) = statements
+        if statement.bare.startswith("DO ") and not isinstance(self._operations[number], Sql):
+            return self._unlike_ddl(statement), text
         if _CAN_RUN.match(statement.bare) is None:
             return "what it does cannot be told beforehand", text
         names = dict(self._names)
@@ -340,6 +344,21 @@ class _Stage:
                 return f"{TableName(*name)} is not copied", text
         return "", statement.renamed(names)
 
+    def _unlike_ddl(self, block: SqlStatement) -> str:
+        """Why a DO block of our own is more than DDL about copies; empty when it is not."""
+        for body in block.strings:
+            inner = re.sub(r"\A\$\w*\$|\$\w*\$\Z", "", body)
+            try:
+                statements = split(inner)
+            except Unclosed as exc:
+                return str(exc)
+            if any(token.word in _MADE_UP for one in statements for token in one.tokens):
+                return "what it does cannot be told beforehand"
+            for name in {name for one in statements for _, _, name in one.qualified}:
+                if name[0] != "pg_temp" and _kind(self._connection, name) is not None:
+                    return f"{TableName(*name)} is not copied"
+        return ""
+
     def _judge(self, number: int, statement: Statement, seen: Seen) -> None:
         """Refuse what holds the application up for as long as the table is large."""
         if not (seen.measured and seen.is_long and seen.lock in BLOCKING):
@@ -349,6 +368,8 @@ class _Stage:
         place = f"operations[{number}].{operation.kind}"
         problem = f"{place}: {_shown(statement)}: it {did} under {seen.lock}, seen on a copy (long-lock)"
         if not isinstance(operation, definition.Sql):
+            if self._astray:
+                return  # what would have proved it away may be what was left out
             self._found.refuse("rehearsal", problem, "Write the change so that it needs neither, and tell us of this")
             return
         looked_at = {"long-lock", *(name for name, rule in RULES.items() if rule.by_size)} & set(operation.allow)
@@ -364,7 +385,7 @@ class _Stage:
 
     def _fail(self, number: int, statement: Statement, exc: psycopg.Error) -> None:
         """A statement that PostgreSQL does not accept, where the copy is what the table would be."""
-        if number in self._astray or not isinstance(exc, _TELLING):
+        if self._astray or not isinstance(exc, _TELLING):
             return
         kind = self._migration.operations[number].kind
         self._found.refuse(

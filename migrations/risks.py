@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from migrations import definition, lint
 from migrations.operations import Action, steps
+from migrations.operations.sql import Sql
 from migrations.rehearsal import BLOCKING, Place
 from migrations.states import Phase
 
@@ -136,7 +137,7 @@ def _of_rehearsal(examination: Examination, operations: Sequence[Operation]) -> 
             for step_number, step in enumerate(steps([operation], phase)):
                 for statement_number, statement in enumerate(step.statements if isinstance(step, Action) else ()):
                     seen = examination.rehearsal.at(Place(phase, number, step_number, statement_number))
-                    if not seen.measured and statement.lock in BLOCKING:
+                    if isinstance(operation, Sql) and not seen.measured and statement.lock in BLOCKING:
                         reason = f"a statement of {phase} takes {statement.lock} by rule, and was not measured: {seen.by_rule_because}"
                         found.append(
                             Risk(

@@ -136,9 +136,11 @@ def line(progress: Progress) -> str:
         parts += [rate(progress), f"width {progress.width}"]
     if progress.eta_seconds is not None:
         parts.append(f"{duration(progress.eta_seconds)} left")
+    if progress.index_work is not None:
+        parts.append(progress.index_work.in_words)
     if progress.quarantined:
         parts.append(f"{number(progress.quarantined)} quarantined")
-    if progress.hold_reason:
+    if progress.hold_reason and not progress.index_work:
         parts.append(progress.hold_reason if progress.state is State.WAITING else f"hold: {progress.hold_reason}")
     if progress.state in {State.FAILED, State.PAUSED} and progress.errors:
         parts.append(f"error: {progress.errors[0]['message']}")
@@ -228,7 +230,9 @@ def _numbers(progress: Progress) -> Text:
 def _remarks(progress: Progress) -> list[Text]:
     """What a person should know or do, one line each."""
     remarks = []
-    if progress.hold_reason:
+    if progress.index_work is not None:
+        remarks.append(Text.assemble(("index ", "cyan"), safe(progress.index_work.in_words)))
+    elif progress.hold_reason:
         mark = "" if progress.state is State.WAITING else "hold  "
         remarks.append(Text.assemble((mark, "yellow"), safe(progress.hold_reason)))
     if progress.state in {State.FAILED, State.PAUSED}:

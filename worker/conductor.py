@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from migrations.rollback import BackStep
     from migrations.store.runs import Held, Standing
     from worker.batch import Work
+    from worker.index_build import IndexBuilds
     from worker.lookout import Lookout
 
 #: Walks over the data before a person is asked: an application that keeps writing rows that need work is a bug to be mended.
@@ -52,13 +53,15 @@ _JUDGED = 2
 class Conductor:
     """One step of lane 0, in the transaction that holds it. `events` are to be told once it has committed."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is named where it is called
         self,
         connection: Connection,
         run: Run,
         operations: Sequence[Operation],
         works: Sequence[Work],
         lookout: Lookout,
+        *,
+        index_builds: IndexBuilds,
     ) -> None:
         self._connection = connection
         self._run = run
@@ -66,6 +69,7 @@ class Conductor:
         self._works = works
         self._lane = lookout.lane
         self._lookout = lookout
+        self._index_builds = index_builds
         #: How far the present phase is, in steps of its own.
         self._step: int = self._lane.cursor or 0
         self.events: list[Event] = []
@@ -114,7 +118,8 @@ class Conductor:
             isinstance(step, Action) and step.looks_for and step.offenders == rule.offenders
             for step in steps(self._operations, Phase.VERIFY)
         )
-        return standing.pass_ % MAX_PASSES == 0 or not (mends or looked)
+        # Lanes that walk again write the same values again, and none that are not unique become so.
+        return standing.pass_ % MAX_PASSES == 0 or rule.index is not None or not (mends or looked)
 
     def take_back(
         self, standing: Standing, rule: Action, *, problem: str, offenders: tuple[str, ...] | None
@@ -159,7 +164,9 @@ class Conductor:
         has_work = bool(steps(self._operations, phase)) or (
             phase in {Phase.BACKFILL, Phase.VERIFY} and bool(self._works) and standing.pass_ == 1
         )
-        return has_work and phase not in self._hold().approved
+        # Read without the run's lock first: the step that follows may last for hours, and people must be able to stop it.
+        known = runs.get(self._connection, self._run.run)
+        return has_work and (known is None or phase not in known.approved) and phase not in self._hold().approved
 
     def _act(self, standing: Standing, *, done: int) -> list[LaneMessage]:
         """Do the phase's next step, or go on to the next phase. The first `done` steps of the phase are the conductor's own."""
@@ -172,8 +179,11 @@ class Conductor:
         match step:
             case Walk():
                 return self._walk(step, standing)
-            case Action():
-                self._execute(step)
+            case Action(index=index):
+                if index is not None:
+                    self._index_builds.carry_out(self._connection, self._lane, step)
+                else:
+                    self._execute(step)
                 return self._go_on(self._step + 1)
 
     def _walk(self, walk: Walk, standing: Standing) -> list[LaneMessage]:
@@ -204,6 +214,7 @@ class Conductor:
             if back.phase is not standing.phase:
                 runs.set_phase(self._connection, run, back.phase, back=True)
                 self.events.append(PhaseEntered(run=run, name=self._run.name, phase=back.phase))
+                return self._go_on(self._step)  # the step may last for hours, and must not hold the run's row
             return self._do(back.step, standing)
         if standing.phase is not Phase.EXPAND:
             runs.set_phase(self._connection, run, Phase.EXPAND, back=True)

@@ -58,6 +58,13 @@ def execute(connection: Connection, action: Action) -> None:
         if action.looks_for and cursor.fetchone() is not None:
             msg = f"rows break {action.looks_for}"
             raise psycopg.errors.CheckViolation(msg)
+    check(connection, action)
+    if action.keeps and action.table:
+        _check_kept(action.table, fingerprint.compare(before, fingerprint.read(connection, action.table), action.keeps))
+
+
+def check(connection: Connection, action: Action) -> None:
+    """Ask an action's guards. Raises Refused when one finds what must not be."""
     for guard in action.guards:
         row = connection.execute(guard.sql).fetchone()
         if row is not None:
@@ -65,8 +72,6 @@ def execute(connection: Connection, action: Action) -> None:
             raise Refused(
                 [Finding("guard", f"{action.table}: {guard.problem.replace('{!r}', repr(value))}", guard.remedy)]
             )
-    if action.keeps and action.table:
-        _check_kept(action.table, fingerprint.compare(before, fingerprint.read(connection, action.table), action.keeps))
 
 
 def _check_kept(table: TableName, difference: Difference) -> None:

@@ -8,8 +8,11 @@ from migrations import definition
 from migrations.operations.add_check import AddCheck
 from migrations.operations.add_column import AddColumn
 from migrations.operations.add_foreign_key import AddForeignKey
+from migrations.operations.add_unique import AddUnique
 from migrations.operations.backfill import Backfill
 from migrations.operations.base import Action, Guard, Index, Keeps, Operation, Statement, Step, Walk
+from migrations.operations.create_index import CreateIndex
+from migrations.operations.drop_index import DropIndex
 from migrations.operations.rename_column import RenameColumn
 from migrations.operations.set_not_null import SetNotNull
 from migrations.operations.sql import Sql
@@ -45,9 +48,7 @@ def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
     )
 
 
-def bind_one(  # noqa: PLR0911 - one for each operation
-    migration: Migration, number: int, facts: Facts
-) -> Operation:
+def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # noqa: C901, PLR0911 - one for each operation
     """One operation of a migration with its facts."""
     operation = migration.operations[number]
     match operation:
@@ -63,6 +64,12 @@ def bind_one(  # noqa: PLR0911 - one for each operation
             return AddCheck(definition=operation, facts=facts)
         case definition.AddForeignKey():
             return AddForeignKey(definition=operation, facts=facts)
+        case definition.AddUnique():
+            return AddUnique(definition=operation, facts=facts)
+        case definition.CreateIndex():
+            return CreateIndex(definition=operation, facts=facts)
+        case definition.DropIndex():
+            return DropIndex(definition=operation, facts=facts)
         case definition.Sql():
             return Sql(definition=operation, facts=facts)
         case _:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from migrations.operations.base import Action, Statement, Step, object_name
-from migrations.operations.rules import Rule, not_null, not_null_check
-from migrations.operations.sync import BRIEF, created, dropped, fires_last, silenced
+from migrations.operations.rules import BRIEF, Rule, not_null, not_null_check
+from migrations.operations.sync import created, dropped, fires_last, silenced
 from migrations.postgres.sync import SyncTrigger, one_way
 from migrations.walks.rewrite import Assignment, Rewrite
 

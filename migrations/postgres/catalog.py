@@ -131,16 +131,6 @@ class Nature:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mention:
-    """A function whose body is a text in which a word stands."""
-
-    name: str
-    body: str
-    #: A trigger of the table calls it.
-    of_trigger: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class Backend:
     """The server behind a connection."""
 
@@ -210,12 +200,6 @@ def column_grants(connection: Connection, table: Table, column: str) -> list[tup
 def deferrable_indexes(connection: Connection, table: Table) -> set[str]:
     """The names of indexes that may hold duplicates inside of a transaction."""
     return {row["name"] for row in connection.execute(_SQL["deferrable_indexes"], {"oid": table.oid}).fetchall()}
-
-
-def mentions(connection: Connection, table: Table, word: str) -> list[Mention]:
-    """Functions whose body is a text that holds this word, also as a part of another one."""
-    rows = connection.execute(_SQL["functions_with_text"], {"oid": table.oid, "word": word}).fetchall()
-    return [Mention(**row) for row in rows]
 
 
 def similar_tables(connection: Connection, name: TableName) -> list[tuple[str, str]]:

@@ -14,7 +14,18 @@ from migrations.facts import Facts
 from migrations.operations import bind, bind_one
 from migrations.postgres import catalog, dependents, pooler
 from migrations.postgres.expressions import Complaint, probe
-from migrations.preflight import add_check, add_column, add_foreign_key, backfill, rename_column, set_not_null, sql
+from migrations.preflight import (
+    add_check,
+    add_column,
+    add_foreign_key,
+    add_unique,
+    backfill,
+    create_index,
+    drop_index,
+    rename_column,
+    set_not_null,
+    sql,
+)
 from migrations.preflight.findings import Case, Examination
 from migrations.preflight.surroundings import tell_of_surroundings
 from migrations.preflight.tables import check_table, find_table
@@ -153,6 +164,12 @@ def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one for each operatio
             return add_check.examine(case, operation)
         case definition.AddForeignKey():
             return add_foreign_key.examine(case, operation)
+        case definition.AddUnique():
+            return add_unique.examine(case, operation)
+        case definition.CreateIndex():
+            return create_index.examine(case, operation)
+        case definition.DropIndex():
+            return drop_index.examine(case, operation)
         case _:
             case.refuse("operation", f"{operation.kind} is not there yet", "Wait for it")
             return Facts(relation=str(case.table.name))

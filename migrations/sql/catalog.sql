@@ -290,15 +290,3 @@ ORDER BY 2, 1
 SELECT c.relname AS name
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = %(oid)s::bigint::oid AND NOT i.indimmediate
-
--- name: functions_with_text
--- Functions whose body is a text in which a word stands, whatever its case; and whether a trigger of the table calls them.
-SELECT p.oid::regprocedure::text AS name, p.prosrc AS body,
-       EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = %(oid)s::bigint::oid AND t.tgfoid = p.oid) AS of_trigger
-FROM pg_proc p
-JOIN pg_language l ON l.oid = p.prolang
-JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE l.lanname NOT IN ('internal', 'c') AND coalesce(p.prosrc, '') <> ''
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'backfilld') AND n.nspname NOT LIKE 'pg\_temp%%'
-  AND strpos(lower(p.prosrc), lower(%(word)s::text)) > 0
-ORDER BY 1
