@@ -120,7 +120,7 @@ class _Writer:
             application_name="the application",
             options=f"-c lock_timeout={LONGEST_WAIT}",
         )
-        self._table = sql.Identifier(scenario.table)
+        self._table = _name(scenario.table)
 
     def fill(self) -> None:
         draws = {**self._scenario.fields, **self._scenario.first}
@@ -165,7 +165,7 @@ class _Writer:
         self.ledger[key] = row
 
     def _insertion(self, version: Mapping[str, Shows]) -> sql.Composed:
-        columns = [sql.Identifier(column) for column in version]
+        columns = [_name(column) for column in version]
         return sql.SQL("INSERT INTO {} (id, {}) VALUES ({})").format(
             self._table, sql.SQL(", ").join(columns), sql.SQL(", ").join([sql.Placeholder()] * (len(columns) + 1))
         )
@@ -181,7 +181,7 @@ class _Writer:
         row = Row(there | changes)
         setting = self._showing(version, changes, row)
         query = self._insertion(version) + sql.SQL(" ON CONFLICT (id) DO UPDATE SET {}").format(
-            sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in setting)
+            sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(_name(column)) for column in setting)
         )
         self._execute(query, [key, *(_written(shows(row)) for shows in version.values())])
         there.update(changes)
@@ -190,7 +190,7 @@ class _Writer:
     def _copy(self, version: Mapping[str, Shows]) -> None:
         row, key = self._new_row(version), self._new_key()
         query = sql.SQL("COPY {} (id, {}) FROM STDIN").format(
-            self._table, sql.SQL(", ").join([sql.Identifier(column) for column in version])
+            sql.Identifier(self._scenario.table), sql.SQL(", ").join([sql.Identifier(column) for column in version])
         )
         self._last = query.as_string()
         began = time.monotonic()
@@ -214,7 +214,7 @@ class _Writer:
         if not keys or not setting:
             return
         query = sql.SQL("UPDATE {} SET {} WHERE id = ANY(%s)").format(
-            self._table, sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(column)) for column in setting)
+            self._table, sql.SQL(", ").join(sql.SQL("{} = %s").format(_name(column)) for column in setting)
         )
         self._execute(query, [*(_written(version[column](sample)) for column in setting), keys])
         for key in keys:
@@ -296,6 +296,11 @@ class _Writer:
                 for shows in version.values()
             )
         }
+
+
+def _name(name: str) -> sql.Identifier:
+    """A name in a statement that is sent with parameters."""
+    return sql.Identifier(name.replace("%", "%%"))
 
 
 def _depends(shows: Shows, hidden: Row) -> bool:

@@ -95,6 +95,11 @@ class Scenario:
     returns: Literal["always", "until contract", "never"] = "always"
     rows: int = 18
 
+    @property
+    def keeps_names(self) -> bool:
+        """Whether each version of the application finds its columns at all times."""
+        return self.before.keys() == self.after.keys()
+
 
 _PADDING = "padding text NOT NULL DEFAULT repeat('x', 700)"
 
