@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -25,7 +26,6 @@ from migrations.states import Phase, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from datetime import datetime
     from types import TracebackType
     from typing import Self
 
@@ -180,6 +180,8 @@ def page(
         facts.add_row("HOT updates", f"{progress.hot_update_ratio:.1%}")
     if progress.space is not None and "after" in progress.space:
         facts.add_row("size", _sizes(progress.space["before"], progress.space["after"]))
+    if progress.rollback is not None and progress.state is not State.ROLLED_BACK:
+        facts.add_row("rollback", _way_back(progress.rollback))
     facts.add_row("created", f"{moment(progress.created_at)} UTC")
     facts.add_row("last moved", f"{moment(progress.updated_at)} UTC")
     parts: list[RenderableType] = [block(progress), Text(), facts]
@@ -191,6 +193,14 @@ def page(
     if events:
         parts += [Text(), _title("last events"), event_table(events[-EVENTS_ON_A_PAGE:])]
     return Group(*parts)
+
+
+def _way_back(rollback: Mapping[str, Any]) -> Text:  # Any: JSON
+    """Whether the run can still be rolled back, and what is in the way."""
+    if not rollback["possible"]:
+        return Text(f"not possible: {rollback['because']}", style="yellow")
+    until = rollback["kept_until"]
+    return Text(f"possible until {moment(datetime.fromisoformat(until))} UTC" if until else "possible")
 
 
 def _sizes(before: Mapping[str, int], after: Mapping[str, int]) -> str:

@@ -70,6 +70,9 @@ class Progress:
     created_at: datetime
     #: When the run last changed its state or moved.
     updated_at: datetime
+    #: Whether the run can still be rolled back: `possible`, `because`, `blocked_by`, `keys`, `kept_until`. Asked for one run at a
+    #: time; None in a list. Any: JSON.
+    rollback: Mapping[str, Any] | None = None
 
     #: Rows the first walk has passed over, and of them those the present verifying walk has; not part of `to_json`.
     rows_walked: int = 0
@@ -107,6 +110,7 @@ KEYS = (
     "hot_update_ratio",
     "created_at",
     "updated_at",
+    "rollback",
 )
 
 

@@ -21,7 +21,7 @@ from migrations.postgres.outcomes import classify
 from migrations.rollback import way_back
 from migrations.settings import TARGET
 from migrations.states import Phase, State, allowed
-from migrations.store import lanes, quarantine, runs
+from migrations.store import events, kept, lanes, quarantine, runs
 from migrations.walks.keys import KeyWalk, split
 from migrations.walks.sizing import FIRST_ROWS
 from migrations.walks.survey import stretches, to_open_end, walk_for
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from migrations.operations import Operation, Step
     from migrations.postgres.connect import Connection
     from migrations.rollback import BackStep
+    from migrations.store.lanes import Walked
     from migrations.store.runs import Held, Standing
     from worker.batch import Work
     from worker.index_build import IndexBuilds
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 MAX_PASSES = 10
 #: Looking at a row costs a small part of writing it, so verifying lanes begin with batches this many times as large.
 VERIFY_HEAD_START = 20
+#: Rounds of an archive: one copies, and one more looks at every row again; more where rows come in behind the lanes meanwhile.
+ARCHIVE_ROUNDS = 4
 #: The step of the verify phase in which the data is known to be right.
 _JUDGED = 2
 
@@ -187,16 +190,59 @@ class Conductor:
                 return self._go_on(self._step + 1)
 
     def _walk(self, walk: Walk, standing: Standing) -> list[LaneMessage]:
-        """Make the lanes of a walk between two steps, wait for them, and go on."""
-        made, unfinished = lanes.of_walk(self._connection, self._run.run, kind=walk.kind, operation=walk.operation)
-        if not made:
-            unfinished = made = self._make_walk_lanes(walk, standing)
-            if made:
-                self._checkpoint(self._step, sleeps=True)
-                return lanes.startable(self._connection, self._run.run)
-        if unfinished:
+        """Make the lanes of a walk between two steps, wait for them, look at what they did, and go on."""
+        run = self._run.run
+        done = lanes.of_walk(self._connection, run, kind=walk.kind, operation=walk.operation)
+        if done.open:
             return self._sleep()
+        if done.lanes and not self._must_look_again(walk, done):
+            self._tell_walked(walk, done)
+            return self._go_on(self._step + 1)
+        if self._make_walk_lanes(walk, standing):
+            self._checkpoint(self._step, sleeps=True)
+            return lanes.startable(self._connection, run)
         return self._go_on(self._step + 1)
+
+    def _tell_walked(self, walk: Walk, done: Walked) -> None:
+        """Put on record what a walk did; once, though two steps of the way back may need the same walk."""
+        run, what = self._run.run, f"{walk.kind}.done"
+        if events.count(self._connection, run, what=what, operation=walk.operation):
+            return
+        events.record(
+            self._connection,
+            run,
+            actor=runs.WORKER,
+            what=what,
+            operation=walk.operation,
+            rows=done.walked,
+            changed=done.changed,
+            missing=done.residual,
+            **(kept.left(self._connection, run, operation=walk.operation) if walk.kind == "undo" else {}),
+        )
+
+    def _must_look_again(self, walk: Walk, done: Walked) -> bool:
+        """Whether rows were missing in the archive when its lanes looked: they are copied, and all rows are looked at again.
+
+        On a table to which rows are added all the time some are always missing: those that were added behind the lanes. After
+        `ARCHIVE_ROUNDS` every row that was there when the last round began is known to have its copy.
+        """
+        if walk.kind != "archive":
+            return False
+        run, operation = self._run.run, walk.operation
+        before = events.count(self._connection, run, what="archive.round", operation=operation)
+        events.record(
+            self._connection,
+            run,
+            actor=runs.WORKER,
+            what="archive.round",
+            operation=operation,
+            rows=done.walked,
+            missing=done.residual,
+        )
+        if not done.residual or before + 1 >= ARCHIVE_ROUNDS:
+            return False
+        lanes.forget_walk(self._connection, run, kind=walk.kind, operation=operation)
+        return True
 
     def _roll_back(self, standing: Standing) -> list[LaneMessage]:
         """Take back the next of what was done; at first, when no batch is in flight any more, write down what that is."""
@@ -313,6 +359,8 @@ class Conductor:
 
     def _make_backfill_lanes(self, standing: Standing) -> None:
         """As many lanes as the run wants begin at once; more, as for the leaves of a partitioned table, wait for their turn."""
+        if any(work.journal for work in self._works):
+            kept.make_partition(self._connection, "journal", self._run.run)
         planned: list[tuple[Work, TableName, Bounds | Stretch, int]] = []
         total = 0
         for work in self._works:
@@ -338,6 +386,10 @@ class Conductor:
 
     def _make_walk_lanes(self, walk: Walk, standing: Standing) -> int:
         """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
+        if walk.kind == "undo":
+            return self._make_undo_lanes(walk, standing)
+        if walk.kind in {"archive", "restore"}:  # a restore may find that nothing was archived
+            kept.make_partition(self._connection, "archive", self._run.run)
         table = catalog.describe(self._connection, walk.table)
         if table is None:
             gone = f"there is no table {walk.table} any more"
@@ -355,6 +407,26 @@ class Conductor:
                 pass_=standing.pass_,
                 relation=str(walk.table),
                 bounds=replace(bounds, upto=None) if last else bounds,
+                batch_rows=FIRST_ROWS,
+                rows_expected=rows // len(slices),
+            )
+        return len(slices)
+
+    def _make_undo_lanes(self, walk: Walk, standing: Standing) -> int:
+        """Cut what the journal holds of an operation into lanes; none where nothing was written into it."""
+        run, operation = self._run.run, walk.operation
+        if not kept.has_partition(self._connection, "journal", run):
+            return 0
+        slices, rows = kept.journal_slices(self._connection, run, operation=operation, lanes=standing.settings.lanes)
+        for bounds in slices:
+            lanes.insert(
+                self._connection,
+                run,
+                kind=walk.kind,
+                operation=operation,
+                pass_=standing.pass_,
+                relation=str(walk.table),
+                bounds=bounds,
                 batch_rows=FIRST_ROWS,
                 rows_expected=rows // len(slices),
             )

@@ -534,10 +534,11 @@ class Runner:
             works = {
                 number: work
                 for number, one in enumerate(operations)
-                if (work := Work.of(one, number, transforms=self._transforms)) is not None
+                if (work := Work.of(one, number, run=run, journals=found.settings.journal, transforms=self._transforms))
+                is not None
             }
             between = {
-                (kind, number): Work.of_walk(operations[number], walk)
+                (kind, number): Work.of_walk(operations[number], walk, run=run)
                 for (kind, number), walk in walks(operations).items()
             }
             known = self._known[run] = _Known(

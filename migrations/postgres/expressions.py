@@ -363,10 +363,11 @@ class Probe:
 class Complaint(Exception):
     """PostgreSQL does not accept a part of the migration."""
 
-    def __init__(self, check: str, problem: str) -> None:
+    def __init__(self, check: str, problem: str, remedy: str | None = None) -> None:
         super().__init__(problem)
         self.check = check
         self.problem = problem
+        self.remedy = remedy
 
     def finding(self, place: str) -> Finding:
         """As a reason for refusal. `place` names the operation."""
@@ -379,7 +380,7 @@ class Complaint(Exception):
             self.check,
             "Write one SQL expression over the table's columns; names outside pg_catalog carry their schema (public.f(x))",
         )
-        return Finding(self.check, f"{place}: {self.problem}", remedy)
+        return Finding(self.check, f"{place}: {self.problem}", self.remedy or remedy)
 
 
 @contextmanager
