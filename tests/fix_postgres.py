@@ -74,7 +74,7 @@ def admin_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def template(admin_url: str) -> Iterator[str]:
     """The name of a database that holds the control schema, made once; `database_url` copies it."""
-    with _database(admin_url, copy_of="template0") as url:
+    with new_database(admin_url, copy_of="template0") as url:
         if find_spec("migrations.store.schema") is not None:
             with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
                 import_module("migrations.store.schema").ensure(connection)
@@ -84,14 +84,14 @@ def template(admin_url: str) -> Iterator[str]:
 @pytest.fixture
 def database_url(admin_url: str, template: str) -> Iterator[str]:
     """A fresh database with the control schema, as a superuser; dropped with whoever is still connected."""
-    with _database(admin_url, copy_of=template) as url:
+    with new_database(admin_url, copy_of=template) as url:
         yield url
 
 
 @pytest.fixture
 def empty_database_url(admin_url: str) -> Iterator[str]:
     """A fresh database without the control schema, as a superuser."""
-    with _database(admin_url, copy_of="template0") as url:
+    with new_database(admin_url, copy_of="template0") as url:
         yield url
 
 
@@ -105,7 +105,7 @@ def connection(database_url: str) -> Iterator[psycopg.Connection[dict[str, Any]]
 @pytest.fixture
 def embedded_database_url(embedded_postgres: EmbeddedPostgres) -> Iterator[str]:
     """A fresh database with the control schema, always on the embedded server, which may have a standby."""
-    with _database(embedded_postgres.url(), copy_of="template0") as url:
+    with new_database(embedded_postgres.url(), copy_of="template0") as url:
         with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
             import_module("migrations.store.schema").ensure(connection)
         yield url
@@ -154,7 +154,7 @@ def supabase_admin_url(embedded_postgres: EmbeddedPostgres) -> Iterator[str]:
 
     Always on the embedded server: elsewhere the role `postgres` is a superuser, and what is tested here is that it is not.
     """
-    with _database(embedded_postgres.url(), copy_of="template0") as url:
+    with new_database(embedded_postgres.url(), copy_of="template0") as url:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(SUPABASE_EMULATION.read_bytes())
         yield url
@@ -167,7 +167,7 @@ def supabase_url(supabase_admin_url: str) -> str:
 
 
 @contextmanager
-def _database(admin_url: str, *, copy_of: str) -> Iterator[str]:
+def new_database(admin_url: str, *, copy_of: str) -> Iterator[str]:
     """A database for as long as the context lasts. Each end connects anew: in between the test may restart the server."""
     name = f"backfilld_test_{secrets.token_hex(6)}"
     with psycopg.connect(admin_url, autocommit=True) as admin:

@@ -43,7 +43,7 @@ def _is_one(statement: Statement) -> bool:
 
 
 def execute(connection: Connection, action: Action) -> None:
-    """Run the statements of an action, between what it requires and its guards.
+    """Run the statements of an action between what it requires and its guards.
 
     Raises Refused when a guard finds what must not be, and psycopg.Error, also when a look finds a row that breaks a rule.
     """

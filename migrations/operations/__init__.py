@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from migrations import definition
 from migrations.operations.add_check import AddCheck
@@ -80,7 +80,7 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # n
         case definition.Sql():
             return Sql(definition=operation, facts=facts)
         case _:
-            raise NotImplementedError(operation.kind)
+            assert_never(operation)
 
 
 def walks(operations: Sequence[Operation]) -> dict[tuple[str, int], Walk]:

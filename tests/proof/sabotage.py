@@ -1,0 +1,72 @@
+"""Mistakes, made on purpose in a worker of the harness: a harness that does not find them proves nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from migrations.operations import Action
+from migrations.operations.add_column import AddColumn
+from worker.batch import Batch
+from worker.conductor import Conductor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from migrations.operations import Step
+    from migrations.store.runs import Standing
+    from worker.batch import Tally
+
+
+def _checkpoint_apart() -> None:
+    """Rows are committed, and their checkpoint after them: who dies in between does them twice."""
+    run = Batch.run
+
+    def broken(batch: Batch, *arguments: Any, **options: Any) -> Tally:  # Any: handed on
+        tally = run(batch, *arguments, **options)
+        batch._connection.execute("COMMIT")
+        batch._connection.execute("BEGIN")
+        return tally
+
+    Batch.run = broken  # type: ignore[method-assign, assignment] # this is the mistake
+
+
+def _no_sync_trigger() -> None:
+    """The column is added without what keeps it right."""
+    expand = AddColumn.expand
+
+    def broken(operation: AddColumn) -> tuple[Step, ...]:
+        (action,) = expand(operation)
+        assert isinstance(action, Action)
+        kept = tuple(statement for statement in action.statements if "TRIGGER" not in statement.sql.as_string())
+        return (replace(action, statements=kept),)
+
+    AddColumn.expand = broken  # type: ignore[method-assign, assignment] # this is the mistake
+
+
+def _half_a_way_back() -> None:
+    """What took the trigger away leaves its function."""
+    gone = AddColumn._gone
+
+    def broken(operation: AddColumn) -> Action:
+        action = gone(operation)
+        return replace(action, statements=action.statements[:-1])
+
+    AddColumn._gone = broken  # type: ignore[method-assign, assignment] # this is the mistake
+
+
+def _blind_verify() -> None:
+    """Verify is believed without having looked."""
+
+    def broken(conductor: Conductor, standing: Standing) -> list[Any]:
+        return conductor._act(standing, done=0)
+
+    Conductor._verify = broken  # type: ignore[method-assign, assignment] # this is the mistake
+
+
+WAYS: dict[str, Callable[[], None]] = {
+    "checkpoint apart": _checkpoint_apart,
+    "no sync trigger": _no_sync_trigger,
+    "half a way back": _half_a_way_back,
+    "blind verify": _blind_verify,
+}

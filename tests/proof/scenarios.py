@@ -1,0 +1,332 @@
+"""What is proved, as data: a table, a migration of it, and what each version of the application reads and writes.
+
+A scenario speaks of *fields*, the facts that an application keeps, and says for each version of the application under which
+columns it finds and writes them. What the columns must hold is thereby said without any of the product's own expressions.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any, Literal
+
+
+class Row(dict[str, Any]):
+    """The fields of a row, by name. Any: a field has the type it has."""
+
+    def __init__(self, *fields: Any, **named: Any) -> None:
+        super().__init__(*fields, **named)
+        #: The fields that the application has written since the migration began.
+        self.written: set[str] = set()
+        #: Whether its key was changed since then.
+        self.moved = False
+
+
+class OneOf(tuple[Any, ...]):
+    """Values of which a column may hold any."""
+
+    __slots__ = ()
+
+
+#: Each holds something that SQL or a placeholder could take for its own.
+WORDS = ("open", "in Arbeit", "é%s", "it's", '"quoted\\"')
+
+#: A new value of a field.
+Draw = Callable[[random.Random], Any]
+#: What a column holds for a row: what the application writes into it, and what it must read.
+Shows = Callable[[Row], Any]
+
+
+def shown(name: str) -> Shows:
+    """The column holds the field as it is."""
+    return lambda row: row[name]
+
+
+def word(chance: random.Random) -> str:
+    """A text that hardly comes up twice."""
+    return f"{chance.choice(WORDS)} {chance.randrange(10**9)}"
+
+
+def lower_word(chance: random.Random) -> str:
+    return word(chance).lower()
+
+
+def number(chance: random.Random) -> int:
+    return chance.randrange(-(10**6), 10**6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One table, one migration, and an application in two versions."""
+
+    name: str
+    #: The table, and whatever is beside it.
+    schema: str
+    table: str = "items"
+    #: The `operations` of the file.
+    operations: str
+    #: What the application keeps, and how it makes new values.
+    fields: Mapping[str, Draw]
+    #: What they are where a row is added by a version of the application that does not know them; otherwise NULL.
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    #: Those that it writes with a new row and never again.
+    constant: frozenset[str] = frozenset()
+    #: Those of which no two rows may have the same value.
+    unique: frozenset[str] = frozenset()
+    #: How the rows got their values that are there at the beginning, where that is another way.
+    first: Mapping[str, Draw] = field(default_factory=dict)
+    #: The columns that the application knows before the migration.
+    before: Mapping[str, Shows]
+    #: The columns that it knows afterwards.
+    after: Mapping[str, Shows]
+    #: What the columns of `before` may hold between the beginning and the end, where that is not the same.
+    meanwhile: Mapping[str, Shows] = field(default_factory=dict)
+    #: What they hold once the run is rolled back, where that is not the same; each of these columns is called as its field.
+    back: Mapping[str, Shows] = field(default_factory=dict)
+    #: What a person would type who may stop the application for it.
+    reference: str = ""
+    #: Whether columns are in the same order as before even where what comes back had been dropped.
+    keeps_order: bool = True
+    #: How far a run can be rolled back to what was there before.
+    returns: Literal["always", "until contract", "never"] = "always"
+    rows: int = 18
+
+    @property
+    def keeps_names(self) -> bool:
+        """Whether each version of the application finds its columns at all times."""
+        return self.before.keys() == self.after.keys()
+
+
+_PADDING = "padding text NOT NULL DEFAULT repeat('x', 700)"
+
+ADD_COLUMN = Scenario(
+    name="add_column",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text NOT NULL, n integer, {_PADDING});",
+    operations='[{add_column: {table: items, column: {name: shout, type: text}, backfill: "upper(status)", not_null: true}}]',
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n"), "shout": lambda row: row["status"].upper()},
+    reference="""
+        ALTER TABLE items ADD shout text;
+        UPDATE items SET shout = upper(status);
+        ALTER TABLE items ALTER shout SET NOT NULL;
+    """,
+)
+
+
+def _counted(row: Row) -> Any:  # Any: a number, or one of several
+    """A row that was added meanwhile may have been met or not; one whose key was changed, under both keys or none."""
+    if row.moved:
+        return OneOf(row["n"] + times for times in range(3))
+    return OneOf((row["n"], row["n"] + 1)) if "n" in row.written else row["n"] + 1
+
+
+#: Each row is to be counted up once, and only once: it cannot be told from its values whether it was.
+COUNT_UP = Scenario(
+    name="backfill_once",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer NOT NULL, {_PADDING});",
+    operations='[{backfill: {table: items, set: {n: "n + 1"}}}]',
+    fields={"status": word, "n": number},
+    constant=frozenset({"n"}),
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": _counted},
+    meanwhile={"n": lambda row: OneOf(row["n"] + times for times in range(3 if row.moved else 2))},
+    # The journal knows a row by its key.
+    back={"n": lambda row: OneOf(row["n"] + times for times in range(3)) if row.moved else row["n"]},
+)
+
+LOWER = Scenario(
+    name="backfill_where",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text NOT NULL, n integer, {_PADDING});",
+    operations='[{backfill: {table: items, set: {status: "lower(status)"}, where: "status <> lower(status)"}}]',
+    fields={"status": lower_word, "n": number},
+    first={"status": lambda chance: word(chance).upper()},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": lambda row: row["status"].lower(), "n": shown("n")},
+    meanwhile={"status": lambda row: OneOf((row["status"], row["status"].lower()))},
+    back={"status": lambda row: OneOf((row["status"], row["status"].lower())) if row.moved else row["status"]},
+)
+
+SET_NOT_NULL = Scenario(
+    name="set_not_null",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});",
+    operations="""[{set_not_null: {table: items, column: status, backfill: "'unknown'"}}]""",
+    fields={"status": word, "n": number},
+    first={"status": lambda chance: chance.choice([None, word(chance)])},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": lambda row: "unknown" if row["status"] is None else row["status"], "n": shown("n")},
+    meanwhile={"status": lambda row: OneOf((None, "unknown")) if row["status"] is None else row["status"]},
+    back={"status": lambda row: OneOf((None, "unknown")) if row["status"] is None and row.moved else row["status"]},
+    reference="UPDATE items SET status = 'unknown' WHERE status IS NULL; ALTER TABLE items ALTER status SET NOT NULL",
+)
+
+ADD_CHECK = Scenario(
+    name="add_check",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});",
+    operations='[{add_check: {table: items, name: small_n, check: "n < 10000000"}}]',
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="ALTER TABLE items ADD CONSTRAINT small_n CHECK (n < 10000000)",
+)
+
+ADD_FOREIGN_KEY = Scenario(
+    name="add_foreign_key",
+    schema="CREATE TABLE customers (id integer PRIMARY KEY); INSERT INTO customers SELECT generate_series(1, 9);"
+    f"CREATE TABLE items (id bigint PRIMARY KEY, status text, customer integer, {_PADDING});",
+    operations="[{add_foreign_key: {table: items, name: items_customer, columns: [customer], "
+    "references: {table: customers}, on_delete: restrict}}]",
+    fields={"status": word, "customer": lambda chance: chance.choice([None, 1, 2, 3, 9])},
+    before={"status": shown("status"), "customer": shown("customer")},
+    after={"status": shown("status"), "customer": shown("customer")},
+    reference="ALTER TABLE items ADD CONSTRAINT items_customer FOREIGN KEY (customer) REFERENCES customers ON DELETE RESTRICT",
+)
+
+ADD_UNIQUE = Scenario(
+    name="add_unique",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});",
+    operations="[{add_unique: {table: items, name: items_status_key, columns: [status]}}]",
+    fields={"status": word, "n": number},
+    unique=frozenset({"status"}),
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="ALTER TABLE items ADD CONSTRAINT items_status_key UNIQUE (status)",
+)
+
+CREATE_INDEX = Scenario(
+    name="create_index",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});",
+    operations="""[{create_index: {table: items, name: items_lower, "on": lower(status) DESC, include: [n], where: n > 0}}]""",
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="CREATE INDEX items_lower ON items (lower(status) DESC) INCLUDE (n) WHERE n > 0",
+)
+
+DROP_INDEX = Scenario(
+    name="drop_index",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});"
+    "CREATE INDEX items_n ON items (n DESC) WITH (fillfactor = 80) WHERE status IS NOT NULL;"
+    "COMMENT ON INDEX items_n IS 'for the list';",
+    operations="[{drop_index: {table: items, name: items_n}}]",
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="DROP INDEX items_n",
+)
+
+SQL = Scenario(
+    name="sql",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});",
+    operations="""
+  - sql: {table: items, run: "CREATE VIEW public.some_items AS SELECT id, n FROM public.items", rollback: "DROP VIEW public.some_items"}
+  - sql:
+      table: items
+      phase: switch
+      run: "CREATE FUNCTION public.items_of(text) RETURNS bigint STABLE BEGIN ATOMIC SELECT count(*) FROM public.items WHERE status = $1; END"
+      rollback: "DROP FUNCTION public.items_of(text)"
+""",
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="CREATE VIEW some_items AS SELECT id, n FROM items;"
+    "CREATE FUNCTION items_of(text) RETURNS bigint STABLE BEGIN ATOMIC SELECT count(*) FROM items WHERE status = $1; END",
+)
+
+RENAME_COLUMN = Scenario(
+    name="rename_column",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, total integer, {_PADDING});",
+    operations="[{rename_column: {table: items, from: total, to: revenue}}]",
+    fields={"status": word, "total": number},
+    before={"status": shown("status"), "total": shown("total")},
+    after={"status": shown("status"), "revenue": shown("total")},
+    reference="ALTER TABLE items RENAME total TO revenue",
+)
+
+#: As PostgreSQL writes it, so that it is the same text after the way there and back.
+_JSON = {"status": word, "info": lambda chance: json.dumps({"a": chance.randrange(10**6)})}
+
+TEXT_TO_JSONB = Scenario(
+    name="text_to_jsonb",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, info text NOT NULL DEFAULT '{{}}', {_PADDING});"
+    "CREATE INDEX items_info ON items (info);",
+    operations='[{change_type: {table: items, column: info, type: jsonb, up: "info::jsonb", down: "info::text"}}]',
+    fields=_JSON,
+    before={"status": shown("status"), "info": shown("info")},
+    after={"status": shown("status"), "info": lambda row: json.loads(row["info"])},
+    meanwhile={"info": lambda row: OneOf((row["info"], json.loads(row["info"])))},
+    reference="""
+        DROP INDEX items_info;
+        ALTER TABLE items ALTER info DROP DEFAULT, ALTER info TYPE jsonb USING info::jsonb, ALTER info SET DEFAULT ('{}'::text)::jsonb;
+        CREATE INDEX items_info ON items (info);
+    """,
+    keeps_order=False,
+)
+
+INT_TO_BIGINT = Scenario(
+    name="int_to_bigint",
+    schema="CREATE TABLE branches (id integer PRIMARY KEY); INSERT INTO branches SELECT generate_series(1, 9);"
+    f"CREATE TABLE items (id bigint PRIMARY KEY, status text, balance integer NOT NULL DEFAULT 0, {_PADDING},"
+    " branch integer REFERENCES branches, CONSTRAINT solvent CHECK (balance > -2000000), UNIQUE (balance, id));"
+    "COMMENT ON COLUMN items.balance IS 'in cents';",
+    operations="[{change_type: {table: items, column: balance, type: bigint}}]",
+    fields={"status": word, "balance": number},
+    before={"status": shown("status"), "balance": shown("balance")},
+    after={"status": shown("status"), "balance": shown("balance")},
+    reference="ALTER TABLE items ALTER balance TYPE bigint; ALTER TABLE items ALTER balance SET DEFAULT 0::bigint",
+    keeps_order=False,
+)
+
+DROP_COLUMN = Scenario(
+    name="drop_column",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, {_PADDING}, legacy text DEFAULT 'none');"
+    "CREATE INDEX items_legacy ON items (legacy); COMMENT ON COLUMN items.legacy IS 'not used';",
+    operations="[{drop_column: {table: items, column: legacy}}]",
+    defaults={"legacy": "none"},
+    fields={"status": word, "legacy": lambda chance: chance.choice([None, word(chance)])},
+    before={"status": shown("status"), "legacy": shown("legacy")},
+    after={"status": shown("status")},
+    # A row that changed its key once the column was gone is another one to the archive.
+    back={"legacy": lambda row: OneOf((row["legacy"], None, "none")) if row.moved else row["legacy"]},
+    reference="ALTER TABLE items DROP COLUMN legacy",
+    keeps_order=False,
+)
+
+#: Several at once, on a table with names that have to be quoted.
+TOGETHER = Scenario(
+    name="together",
+    schema=f"""CREATE TABLE "Order" (id bigint PRIMARY KEY, "a%b" integer, "it's" text NOT NULL, {_PADDING});""",
+    table="Order",
+    operations="""
+  - add_column: {table: Order, column: {name: Shout, type: text}, backfill: 'upper("it''s")', not_null: true}
+  - add_column: {table: Order, column: {name: 100%, type: uuid}, default: gen_random_uuid(), not_null: true}
+  - add_check: {table: Order, name: not %s, check: '"a%b" < 10000000'}
+  - create_index: {table: Order, name: by a%b, columns: [a%b, it's]}
+""",
+    fields={"n": number, "status": word},
+    before={"a%b": shown("n"), "it's": shown("status")},
+    after={"a%b": shown("n"), "it's": shown("status"), "Shout": lambda row: row["status"].upper()},
+    reference="""
+        ALTER TABLE "Order" ADD "Shout" text, ADD "100%" uuid DEFAULT gen_random_uuid() NOT NULL;
+        UPDATE "Order" SET "Shout" = upper("it's");
+        ALTER TABLE "Order" ALTER "Shout" SET NOT NULL, ADD CONSTRAINT "not %s" CHECK ("a%b" < 10000000);
+        CREATE INDEX "by a%b" ON "Order" ("a%b", "it's");
+    """,
+)
+
+_ALL = (
+    ADD_COLUMN, COUNT_UP, LOWER, SET_NOT_NULL, ADD_CHECK, ADD_FOREIGN_KEY, ADD_UNIQUE, CREATE_INDEX, DROP_INDEX, SQL,
+    RENAME_COLUMN, TEXT_TO_JSONB, INT_TO_BIGINT, DROP_COLUMN, TOGETHER,
+)  # fmt: skip
+
+
+def _is_there(scenario: Scenario) -> bool:
+    kinds = re.findall(r"^\s*-\s(\w+):|\[\{(\w+):", scenario.operations, re.MULTILINE)
+    return all(find_spec(f"migrations.operations.{one or other}") for one, other in kinds)
+
+
+SCENARIOS = {scenario.name: scenario for scenario in _ALL if _is_there(scenario)}
