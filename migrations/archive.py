@@ -43,8 +43,9 @@ def restored(  # noqa: PLR0913 - one expression; each part is named where it is 
     `fallback` is an expression over the row, for rows that were written or added since.
     """
     held = _held(table, key, operation, new)
+    # Not EXISTS: PostgreSQL may answer that by reading the whole archive, and would do so for each batch.
     return (
-        f"CASE WHEN EXISTS (SELECT FROM {held}) "  # noqa: S608 - names are quoted, the type is format_type's own
+        f"CASE WHEN (SELECT true FROM {held}) "  # noqa: S608 - names are quoted, the type is format_type's own
         f'THEN CAST((SELECT "~archive".old FROM {held}) AS {type_}) ELSE (\n{fallback}\n) END'
     )
 

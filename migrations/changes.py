@@ -264,7 +264,7 @@ class CreateIndex(FileModel):
     columns: Columns | None = Field(
         default=None, description="The columns it holds, in order.", examples=[["status", "created_at"]]
     )
-    on: Expression | None = Field(
+    expressions: Expression | None = Field(
         default=None,
         description="In place of `columns`: what stands in the parentheses of CREATE INDEX.",
         examples=["lower(email), created_at DESC"],
@@ -280,11 +280,11 @@ class CreateIndex(FileModel):
 
     @model_validator(mode="after")
     def _of_something(self) -> Self:
-        if (self.columns is None) == (self.on is None):
+        if (self.columns is None) == (self.expressions is None):
             raise Wrong(
-                "an index is of `columns` or `on` an expression, one of the two",
-                "Write `columns:` with names, or `on:` with what stands in the parentheses of CREATE INDEX.",
-                at=("on",) if self.on is not None else (),
+                "an index is of `columns` or of `expressions`, one of the two",
+                "Write `columns:` with names, or `expressions:` with what stands in the parentheses of CREATE INDEX.",
+                at=("expressions",) if self.expressions is not None else (),
             )
         return self
 

@@ -237,7 +237,7 @@ def _squawk(text: str, statements: Sequence[SqlStatement], *, version: int) -> l
             capture_output=True,
             timeout=_SQUAWK_SECONDS,
             check=False,
-            cwd=Path(program).parent,
+            cwd=Path(program).parent,  # not where a .squawk.toml of somebody's could lie
         )
         # Not the exit code: it is 1 for findings and for a call that failed alike.
         found = json.loads(answer.stdout)

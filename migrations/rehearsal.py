@@ -201,6 +201,14 @@ def _copy(connection: Connection, table: TableName) -> int | None:
     return int(row["oid"]) if row else None
 
 
+@dataclass(frozen=True)
+class _State:
+    """The copies at one moment: their files, and the locks that are held on them."""
+
+    files: dict[int, int] = field(default_factory=dict)
+    locks: frozenset[tuple[int, str]] = frozenset()
+
+
 class _Stage:
     """The one transaction in which everything is tried."""
 
@@ -222,6 +230,9 @@ class _Stage:
         #: Operations of which a statement was left out, so that the copies may no longer be what the tables would be.
         self._astray: set[int] = set()
         self._heard: list[str] = []
+        #: What names stood for before anything was tried.
+        self._kinds: dict[tuple[str, str], str | None] = {}
+        self._state = _State()
 
     def play(self) -> Rehearsal:
         rehearsal = Rehearsal()
@@ -231,6 +242,7 @@ class _Stage:
             with self._connection.transaction(force_rollback=True):
                 apply_settings(self._connection, {**SEMANTICS, **_TIMEOUTS, "client_min_messages": "debug1"})
                 self._have_schema()
+                self._state = self._read_state()
                 for phase in Phase:
                     for number, operation in enumerate(self._operations):
                         self._play_operation(rehearsal, phase, number, operation)
@@ -280,7 +292,6 @@ class _Stage:
             if _ABOUT_ROWS.match(text) is None:
                 self._astray.add(number)
             return Seen(by_rule_because=because)
-        locks, files = self._locks(), self._files()
         self._heard.clear()
         try:
             with self._connection.transaction():
@@ -291,29 +302,33 @@ class _Stage:
             self._fail(number, statement, exc)
             self._astray.add(number)
             return Seen(by_rule_because=f"on an empty copy it fails ({exc.diag.message_primary or exc})")
-        return self._see(number, statement, locks, files)
+        return self._see(number, statement)
 
-    def _see(self, number: int, statement: Statement, locks: set[tuple[int, str]], files: dict[int, int]) -> Seen:
-        now = self._locks()
-        new = {_written(mode) for _, mode in now - locks}
-        held = {_written(mode) for _, mode in now}
+    def _see(self, number: int, statement: Statement) -> Seen:
+        before, now = self._state, self._read_state()
+        self._state = now
+        came = now.locks - before.locks
+        new = {_written(mode) for _, mode in came}
+        held = {_written(mode) for _, mode in now.locks}
         # A mode that is held already does not show again: then what the statement is known to take must be among those.
         taken = new | ({statement.lock} & (held | {"none"}))
         heard = " · ".join(self._heard)
-        files_now = self._files()
         concurrent = _CONCURRENTLY.match(statement.sql.as_string()) is not None
-        rewrites = any(files_now.get(oid, file) != file for oid, file in files.items()) or "rewriting table" in heard
+        moved = any(now.files.get(oid, file) != file for oid, file in before.files.items())
+        rewrites = moved or "rewriting table" in heard
         return Seen(
             lock="" if concurrent else max(taken, key=_strength, default="" if held else "none"),
-            also=self._others(number, now - locks),
+            also=self._others(number, came),
             rewrites=rewrites,
             scans="verifying table" in heard or "validating foreign key" in heard,
-            # A rewrite builds the table's indexes anew by itself.
-            builds_index="building index" in heard and not rewrites and not concurrent,
+            # A rewrite builds the table's indexes anew by itself; a table's first long column gives it an empty one out of line.
+            builds_index='building index "' in heard.replace('building index "pg_toast_', "")
+            and not rewrites
+            and not concurrent,
             proved="are sufficient to prove" in heard,
         )
 
-    def _others(self, number: int, taken: set[tuple[int, str]]) -> tuple[str, ...]:
+    def _others(self, number: int, taken: frozenset[tuple[int, str]]) -> tuple[str, ...]:
         """The locks on tables that are not the operation's own and that keep the application from writing."""
         own = self._migration.operations[number].table
         return tuple(
@@ -337,10 +352,10 @@ class _Stage:
         if _CAN_RUN.match(statement.bare) is None:
             return "what it does cannot be told beforehand", text
         names = dict(self._names)
-        if (made := _made(statement)) is not None and _kind(self._connection, made) is None:
+        if (made := _made(statement)) is not None and self._kind(made) is None:
             names[made] = self._names[made] = sql.Identifier("pg_temp", made[1])
         for _, _, name in statement.qualified:
-            if name not in names and name[0] != "pg_temp" and _kind(self._connection, name) is not None:
+            if name not in names and name[0] != "pg_temp" and self._kind(name) is not None:
                 return f"{TableName(*name)} is not copied", text
         return "", statement.renamed(names)
 
@@ -355,7 +370,7 @@ class _Stage:
             if any(token.word in _MADE_UP for one in statements for token in one.tokens):
                 return "what it does cannot be told beforehand"
             for name in {name for one in statements for _, _, name in one.qualified}:
-                if name[0] != "pg_temp" and _kind(self._connection, name) is not None:
+                if name[0] != "pg_temp" and self._kind(name) is not None:
                     return f"{TableName(*name)} is not copied"
         return ""
 
@@ -400,19 +415,28 @@ class _Stage:
         if number in self._astray:
             self._found.warn(f"{place} was not rehearsed, because `run` could not be")
             return
+        state = self._state
         with self._connection.transaction(force_rollback=True):
-            for back in step.back:
-                for statement in back.statements if isinstance(back, Action) else ():
-                    because = self._try(number, statement).by_rule_because
-                    if because and split(statement.sql.as_string())[0].bare not in {"SELECT 1", "SELECT"}:
-                        self._found.warn(f"{place}: {_shown(statement)} was not rehearsed: {because}")
-                        return
+            left_out = self._play_back(number, step)
             lines, objects = self._record()
+        self._state = state
+        if left_out:
+            self._found.warn(f"{place}: {left_out}")
+            return
         gone = sorted(str(line) for line in before[0] - lines) + sorted(before[1] - objects)
         left = sorted(str(line) for line in lines - before[0]) + sorted(objects - before[1])
         if gone or left:
             told = "; ".join([f"it does not bring back {one}" for one in gone] + [f"it leaves {one}" for one in left])
             self._found.warn(f"{place} does not take everything back: {told}")
+
+    def _play_back(self, number: int, step: Action) -> str:
+        """Run what takes a step back; returns which statement could not be run, and why."""
+        for back in step.back:
+            for statement in back.statements if isinstance(back, Action) else ():
+                because = self._try(number, statement).by_rule_because
+                if because and not statement.sql.as_string().upper().startswith("SELECT"):
+                    return f"{_shown(statement)} was not rehearsed: {because}"
+        return ""
 
     def _record(self) -> tuple[frozenset[Line], frozenset[str]]:
         """What the catalog says at this moment of the copies and of what there is."""
@@ -423,13 +447,17 @@ class _Stage:
         )
         return lines, frozenset(f"{row['kind']} {row['name']}" for row in self._connection.execute(_SQL["objects"]))
 
-    def _locks(self) -> set[tuple[int, str]]:
-        held = self._connection.execute(_SQL["locks"], {"oids": list(self._copies.values())})
-        return {(row["oid"], row["mode"]) for row in held}
+    def _read_state(self) -> _State:
+        rows = self._connection.execute(_SQL["state"], {"oids": list(self._copies.values())}).fetchall()
+        return _State(
+            files={row["oid"]: row["file"] for row in rows},
+            locks=frozenset((row["oid"], mode) for row in rows for mode in row["modes"]),
+        )
 
-    def _files(self) -> dict[int, int]:
-        rows = self._connection.execute(_SQL["files"], {"oids": list(self._copies.values())})
-        return {row["oid"]: row["file"] for row in rows}
+    def _kind(self, name: tuple[str, str]) -> str | None:
+        if name not in self._kinds:
+            self._kinds[name] = _kind(self._connection, name)
+        return self._kinds[name]
 
 
 def _names(text: str) -> set[tuple[str, str]]:

@@ -25,7 +25,7 @@ from worker.runner import Runner
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from migrations.events import Event
     from migrations.model import Lane, Quarantined, Run
@@ -94,12 +94,19 @@ class Engine:
         pool: Pool | None = None,
         send: Callable[[LaneMessage], None] | None = None,
         one_step: bool = True,
+        transforms: Sequence[str] = (),
     ) -> Runner:
         """A worker's runner. With `one_step` it behaves as if told to stop, which ends a message after one step."""
         stopping = threading.Event()
         if one_step:
             stopping.set()
-        return Runner(pool or self.pool, send=send or self.sent.append, observe=self.events.append, stopping=stopping)
+        return Runner(
+            pool or self.pool,
+            send=send or self.sent.append,
+            observe=self.events.append,
+            stopping=stopping,
+            transforms=transforms,
+        )
 
     def set_pace(self, *, width: int = 8, age_seconds: float = 0.0, hold_reason: str | None = None) -> None:
         self.execute(

@@ -249,6 +249,7 @@ class Batch:
         """Give rows back what the journal says they were."""
         targets = self._work.operation.facts.targets
         query = keep.undoing(self._work.walk, table, targets, condition, operation=self._work.number)
+        self._connection.execute(keep.BY_KEY)
         row = self._connection.execute(query, parameters).fetchone()
         return Tally(changed=int(row["changed"]) if row else 0)
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 RETURNS_OLD = 180_000
 
 
+#: Nothing is known of a journal that nobody has analyzed: taken for a large one, a batch of it would be joined to the whole table.
+BY_KEY = "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Update:
     """An UPDATE in its parts, each with its parameters."""
@@ -203,8 +207,9 @@ def archiving(
 def unarchived(walk: KeyWalk, condition: sql.Composable, *, run: int, operation: int) -> sql.Composed:
     """Give `rows`: how many rows that meet the condition the archive does not have."""
     return sql.SQL(
-        'SELECT count(*) AS rows FROM {table} WHERE {condition} AND NOT EXISTS (SELECT FROM {archive} "~archive" '
-        'WHERE "~archive".operation = {operation} AND "~archive".key = {key})'
+        # Not NOT EXISTS: that may become a scan of the whole archive for each batch.
+        'SELECT count(*) AS rows FROM {table} WHERE {condition} AND (SELECT true FROM {archive} "~archive" '
+        'WHERE "~archive".operation = {operation} AND "~archive".key = {key}) IS NULL'
     ).format(
         table=sendable(walk.table.identifier),
         condition=condition,

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def examine(case: Case, operation: CreateIndex) -> Facts:
     """Raises Complaint."""
     keys: sql.Composable = (
-        indexes.listed(operation.columns) if operation.columns else indexes.checked(operation.on or "", "`on`")
+        indexes.listed(operation.columns)
+        if operation.columns
+        else indexes.checked(operation.expressions or "", "`expressions`")
     )
     rest = sql.SQL("USING {} (\n{}\n)").format(sql.Identifier(operation.method), keys)
     if operation.include:

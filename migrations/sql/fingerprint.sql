@@ -57,7 +57,7 @@ UNION ALL SELECT 'table', '',
                  'comment ' || quote_literal(obj_description(one.oid, 'pg_class')))
     FROM one
 UNION ALL SELECT 'publication', p.pubname,
-       concat_ws(' ', 'columns ' || (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attname) FROM attributes a
+       concat_ws(' ', 'columns ' || (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM attributes a
                                      WHERE a.attnum::text = ANY (string_to_array(trim(regexp_replace(
                                          to_jsonb(r) ->> 'prattrs', '[^0-9]+', ' ', 'g')), ' '))),
                  -- Not by name: PostgreSQL 14 has no such column.

@@ -4,16 +4,13 @@ SELECT c.oid::bigint AS oid, c.relkind::text AS kind
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s::text AND c.relname = %(name)s::text
 
--- name: locks
--- The locks that this session holds on these tables.
-SELECT DISTINCT l.relation::bigint AS oid, l.mode
-FROM pg_locks l
-WHERE l.locktype = 'relation' AND l.pid = pg_backend_pid() AND l.relation = ANY (%(oids)s::bigint[]::oid[])
-
--- name: files
--- The files of these tables at this moment; a rewrite gives them others.
-SELECT c.oid::bigint AS oid, coalesce(pg_relation_filenode(c.oid), 0)::bigint AS file
-FROM pg_class c WHERE c.oid = ANY (%(oids)s::bigint[]::oid[])
+-- name: state
+-- Of each of these tables, its file, which a rewrite changes, and the locks that this session holds on it.
+SELECT c.oid::bigint AS oid, coalesce(pg_relation_filenode(c.oid), 0)::bigint AS file,
+       coalesce(array_agg(DISTINCT l.mode) FILTER (WHERE l.mode IS NOT NULL), '{}') AS modes
+FROM pg_class c LEFT JOIN pg_locks l ON l.locktype = 'relation' AND l.pid = pg_backend_pid() AND l.relation = c.oid
+WHERE c.oid = ANY (%(oids)s::bigint[]::oid[])
+GROUP BY c.oid
 
 -- name: objects
 -- What there is in the schemas that users make things in, so that what a way back leaves behind is seen.

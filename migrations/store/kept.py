@@ -44,7 +44,8 @@ def journal_slices(connection: Connection, run: int, *, operation: int, lanes: i
     walk = journal_walk(run)
     table = catalog.describe(connection, walk.table)
     last = connection.execute(
-        sql.SQL("SELECT key::text AS key FROM {} WHERE operation = %s ORDER BY key DESC LIMIT 1").format(
+        # Qualified, because a bare name would mean the output column, which is text and in another order.
+        sql.SQL("SELECT j.key::text AS key FROM {} j WHERE j.operation = %s ORDER BY j.key DESC LIMIT 1").format(
             walk.table.identifier
         ),
         [operation],

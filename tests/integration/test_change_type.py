@@ -335,7 +335,22 @@ def test_rows_that_do_not_fit_block_the_way_back_and_are_named(engine: Engine, j
     run = engine.enqueue(change("number", "bigint"))
     engine.drive(run)
     engine.execute("UPDATE jobs SET number = 3000000000 + id WHERE id IN (5, 6)")
+    with pytest.raises(Refused, match="2 rows hold what the old column cannot: 5; 6"):
+        commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.run(run), State.WAITING)
+
+    engine.execute("UPDATE jobs SET number = 1000 + id WHERE id IN (5, 6)")
     commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert engine.value("SELECT array_agg(number ORDER BY id) FROM jobs WHERE id IN (5, 6)") == [1005, 1006]
+
+
+def test_a_row_that_comes_after_the_rollback_was_asked_for_blocks_it_too(engine: Engine, jobs: None) -> None:
+    """The table is locked when the question is asked again, so none can slip through."""
+    run = engine.enqueue(change("number", "bigint"))
+    engine.drive(run)
+    commands.rollback(engine.connection, run, actor="ann")
+    engine.execute("UPDATE jobs SET number = 3000000000 + id WHERE id IN (5, 6)")
     now = engine.drive(run)
     expect(now, State.FAILED)
     assert now.error is not None

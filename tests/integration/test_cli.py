@@ -488,6 +488,28 @@ def test_rollback_waits_when_it_is_told_to(shell: Shell) -> None:
     assert shell("rollback", "nobody").exit_code == 2
 
 
+def test_purge_says_what_is_gone_and_rollback_then_what_is_missing(shell: Shell) -> None:
+    shell(
+        "enqueue",
+        shell.write('name: in-place\noperations: [{backfill: {table: jobs, set: {status: "lower(status)"}}}]'),
+    )
+    assert shell("purge", "in-place").exit_code == 2, "it has not ended"
+    shell.connection.execute(
+        "SELECT backfilld.make_partition('journal', 1); "
+        "UPDATE backfilld.runs SET state = 'completed', phase = 'done', ended_at = now(), verified_at = now(), "
+        "kept_until = now() + interval '1 day'"
+    )
+    early = shell("purge", "in-place")
+    assert (early.exit_code, "backfilld purge in-place --now" in early.stderr) == (2, True)
+    assert "nothing to drop" in shell("purge").stdout
+    assert "possible until" in shell("status", "in-place").stdout
+    (purged,) = json.loads(shell("purge", "in-place", "--now", "--json").stdout)["purged"]
+    assert (purged["run"], purged["name"], purged["misfits"], purged["archive_bytes"]) == (1, "in-place", 0, 0)
+    refused = shell("rollback", "in-place")
+    assert (refused.exit_code, "purge" in refused.stderr) == (3, True)
+    assert json.loads(shell("status", "in-place", "--json").stdout)["rollback"]["possible"] is False
+
+
 def test_worker_becomes_the_worker_with_the_settings_it_was_given(
     shell: Shell, become: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,12 @@ def migration(*operations: dict[str, Any], name: str = "index", approve: tuple[s
 
 def create(**also: Any) -> dict[str, Any]:
     return {
-        "create_index": {"table": "jobs", "name": NAME, **({"columns": ["status"]} if "on" not in also else {}), **also}
+        "create_index": {
+            "table": "jobs",
+            "name": NAME,
+            **({"columns": ["status"]} if "expressions" not in also else {}),
+            **also,
+        }
     }
 
 
@@ -78,7 +83,7 @@ HOLDERS: dict[str, tuple[Callable[[Engine], Any], str]] = {
 BUILT: dict[str, tuple[dict[str, Any], str]] = {
     "columns": ({"columns": ["status", "id"]}, "USING btree (status, id)"),
     "unique": ({"unique": True}, "USING btree (status)"),
-    "expressions": ({"on": "lower(status), id DESC -- newest"}, "USING btree (lower(status), id DESC)"),
+    "expressions": ({"expressions": "lower(status), id DESC -- newest"}, "USING btree (lower(status), id DESC)"),
     "partial": ({"where": "status LIKE '100%' -- %s"}, "USING btree (status) WHERE (status ~~ '100%'::text)"),
     "include": ({"columns": ["id"], "include": ["status"]}, "USING btree (id) INCLUDE (status)"),
     "method": ({"method": "hash"}, "USING hash (status)"),
@@ -464,7 +469,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "the same index": ({"name": "there"}, "there already", "remove the operation"),
     "no column": ({"columns": ["stat"]}, 'column "stat" does not exist', ""),
     "no method": ({"method": "btre"}, 'access method "btre" does not exist', ""),
-    "two statements": ({"on": "status); DROP TABLE jobs; --"}, "`on` is not one list or expression", ""),
+    "two statements": (
+        {"expressions": "status); DROP TABLE jobs; --"},
+        "`expressions` is not one list or expression",
+        "",
+    ),
     "a condition that is none": ({"where": "status"}, "argument of WHERE must be type boolean", ""),
     "partitioned": ({"table": "parts", "columns": ["id"]}, "parts is partitioned", "ATTACH PARTITION"),
 }

@@ -137,6 +137,24 @@ def test_what_the_column_carried_comes_back_with_it(engine: Engine) -> None:
     assert told["detail"] == {"operation": 0, "rows": ROWS + 2, "changed": ROWS + 1, "missing": 1}
 
 
+def test_its_indexes_come_back_with_it(engine: Engine) -> None:
+    """Built beside a working application: an ordinary one, one of an expression with a condition, and a UNIQUE constraint's."""
+    make(engine)
+    engine.execute(
+        'CREATE INDEX plain ON "Odd Schema"."Order" ("a%b ""c""" DESC);'
+        'CREATE INDEX "half %" ON "Odd Schema"."Order" (lower("a%b ""c""")) WHERE "a%b ""c""" <> \'v2\';'
+        'ALTER TABLE "Odd Schema"."Order" ADD CONSTRAINT "uniq %" UNIQUE ("a%b ""c""")'
+    )
+    before, was = contents(engine), picture(engine)
+    run = engine.enqueue(DROP % "[]")
+    expect(engine.drive(run), State.COMPLETED)
+    assert engine.value('SELECT count(*) FROM pg_index WHERE indrelid = \'"Odd Schema"."Order"\'::regclass') == 1
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert (contents(engine), picture(engine)) == (before, was)
+    assert engine.value("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 0
+
+
 def test_nothing_is_dropped_before_every_row_has_its_copy(engine: Engine) -> None:
     """Rows that come in behind the lanes are found by a second look, and rows that changed are copied again."""
     make(engine)

@@ -103,6 +103,14 @@ def test_a_rename_carries_everything_that_is_bound_to_the_column(engine: Engine)
     assert engine.value("SELECT count(revenue) FROM jobs") == 0
 
 
+def test_a_list_of_published_columns_follows(engine: Engine) -> None:
+    """Whatever the order of the names: the old one sorts before another column, and the new one behind it."""
+    if engine.connection.info.server_version < 150_000:
+        pytest.skip("publications have no lists of columns before 15")
+    engine.execute("ALTER PUBLICATION feed SET TABLE jobs (id, status, total)")
+    act(engine, Keeps(renamed=(("status", "zone"),)), "ALTER TABLE public.jobs RENAME status TO zone")
+
+
 def test_a_rename_that_was_not_asked_for_is_one(engine: Engine) -> None:
     with pytest.raises(Refused, match="lost: column total"):
         act(engine, Keeps(), RENAME)

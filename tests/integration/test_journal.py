@@ -208,6 +208,18 @@ def test_two_operations_share_the_journal_and_not_its_rows(engine: Engine) -> No
     assert engine.value("SELECT count(*) FROM jobs WHERE n = id") == 30
 
 
+def test_every_row_of_the_journal_is_walked(engine: Engine) -> None:
+    """Keys are in the order of their texts there: 9 is not the last of them."""
+    engine.execute(
+        "CREATE TABLE jobs (id bigint PRIMARY KEY, n bigint); INSERT INTO jobs SELECT n FROM generate_series(1, 1200) n"
+    )
+    run = engine.enqueue('name: many\noperations: [{backfill: {table: jobs, set: {n: "id"}}}]')
+    expect(engine.drive(run), State.COMPLETED)
+    told = back(engine, run, batch_rows=150)
+    assert (told["changed"], told["left"]) == (1200, 0)
+    assert engine.value("SELECT count(*) FROM jobs WHERE n IS NULL") == 1200
+
+
 def test_a_partitioned_table(engine: Engine) -> None:
     engine.execute(
         "CREATE TABLE parts (id bigint PRIMARY KEY, v text) PARTITION BY RANGE (id);"

@@ -136,3 +136,15 @@ def test_a_role_that_may_make_no_schema_plans_by_rule(
         assert found.rehearsal is not None
         assert {seen.measured for seen in found.rehearsal.seen.values()} == {True, False}
         connection.execute("RESET SESSION AUTHORIZATION")
+
+
+def test_the_role_that_supabase_gives_sees_as_much(supabase_admin_url: str, supabase_url: str) -> None:
+    """Neither superuser nor owner of the database, and event triggers of others look on."""
+    with psycopg.connect(supabase_admin_url, autocommit=True) as admin:
+        admin.execute("GRANT CREATE ON DATABASE " + admin.info.dbname + " TO postgres")
+    with psycopg.connect(supabase_url, autocommit=True, row_factory=dict_row) as connection:
+        connection.execute("CREATE TABLE public.orders_here (id bigint PRIMARY KEY, status text)")
+        found = preflight.examine(connection, migration(ADD % "orders_here"))
+        assert found.findings == []
+        assert found.rehearsal is not None
+        assert all(seen.measured for seen in found.rehearsal.seen.values())

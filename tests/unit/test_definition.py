@@ -636,7 +636,7 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
         ),
         *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
         *("create_index", "drop_index", "sql", "from", "to", "up", "down", "check", "columns", "references"),
-        *("on_delete", "on_update", "on", "unique", "method", "include", "run", "rollback", "phase", "allow"),
+        *("on_delete", "on_update", "expressions", "unique", "method", "include", "run", "rollback", "phase", "allow"),
     }
     for node in found:
         assert node["additionalProperties"] is False
