@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 REST_SECONDS = 0.004
 #: A statement that waits for longer is as good as failed.
 LONGEST_WAIT = "10s"
+#: What the sessions of the writers are like: an ordinary one, and one as a replica's or a strict pooler's may be.
+_SETTINGS = ("", "-c session_replication_role=replica -c search_path= -c DateStyle=German")
 #: Keys of the first rows are this far apart: there is room for others between them.
 _GAP = 1000
 
@@ -118,9 +120,9 @@ class _Writer:
             # Values as literals: an application that says of what type its parameters are goes no further than the switch.
             cursor_factory=psycopg.ClientCursor,
             application_name="the application",
-            options=f"-c lock_timeout={LONGEST_WAIT}",
+            options=f"-c lock_timeout={LONGEST_WAIT} {_SETTINGS[number % len(_SETTINGS)]}",
         )
-        self._table = _name(scenario.table)
+        self._table = sql.Identifier("public", scenario.table.replace("%", "%%"))
 
     def fill(self) -> None:
         draws = {**self._scenario.fields, **self._scenario.first}
@@ -141,8 +143,17 @@ class _Writer:
         """One statement, through one of the versions that are deployed."""
         version = self._chance.choice(self._application.versions)
         move = self._chance.choices(
-            [self._add, self._change, self._change_many, self._upsert, self._remove, self._rekey, self._copy],
-            [3, 8, 2, 2, 2, 1, 1],
+            [
+                self._add,
+                self._change,
+                self._change_many,
+                self._upsert,
+                self._remove,
+                self._rekey,
+                self._copy,
+                self._change_both,
+            ],
+            [3, 8, 2, 2, 2, 1, 1, 1],
         )[0]
         try:
             move(version)
@@ -190,7 +201,8 @@ class _Writer:
     def _copy(self, version: Mapping[str, Shows]) -> None:
         row, key = self._new_row(version), self._new_key()
         query = sql.SQL("COPY {} (id, {}) FROM STDIN").format(
-            sql.Identifier(self._scenario.table), sql.SQL(", ").join([sql.Identifier(column) for column in version])
+            sql.Identifier("public", self._scenario.table),
+            sql.SQL(", ").join([sql.Identifier(column) for column in version]),
         )
         self._last = query.as_string()
         began = time.monotonic()
@@ -206,6 +218,12 @@ class _Writer:
 
     def _change_many(self, version: Mapping[str, Shows]) -> None:
         self._update(self._some_keys(4), self._some_changes(version, but=self._scenario.unique), version)
+
+    def _change_both(self, version: Mapping[str, Shows]) -> None:
+        """Two statements in a transaction, which holds the first one's row meanwhile."""
+        with self._connection.transaction():
+            self._change(version)
+            self._add(version)
 
     def _update(self, keys: list[int], changes: dict[str, Any], version: Mapping[str, Shows]) -> None:
         """Set the columns that show what changes, and no others; each of the rows gets the same values."""

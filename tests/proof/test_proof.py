@@ -33,7 +33,7 @@ def nursery() -> Iterator[Nursery]:
 @pytest.fixture(scope="module")
 def begin(admin_url: str, template: str, nursery: Nursery) -> Begin:
     """A trial of a scenario, in a database of its own."""
-    wanted: dict[str, frozenset[str]] = {}
+    wanted: dict[str, frozenset[str] | None] = {}
 
     @contextmanager
     def begun(scenario: Scenario, *, seed: int, **how: object) -> Iterator[Trial]:

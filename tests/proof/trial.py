@@ -368,8 +368,10 @@ def trial(
             )
 
 
-def catalog_of(scenario: Scenario, url: str) -> frozenset[str]:
+def catalog_of(scenario: Scenario, url: str) -> frozenset[str] | None:
     """The catalog of a fresh database in which a person has done by hand what the migration is to do."""
+    if scenario.reference is None:
+        return None
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
         connection.execute(scenario.schema.encode())
         connection.execute(scenario.reference.encode() or b"SELECT")
