@@ -58,6 +58,11 @@ def number(chance: random.Random) -> int:
     return chance.randrange(-(10**6), 10**6)
 
 
+def moment(chance: random.Random) -> datetime:
+    """A moment without a zone, as a `timestamp` is."""
+    return datetime(2020, 1, 1) + timedelta(microseconds=chance.randrange(10**14))  # noqa: DTZ001 - see above
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """One table, one migration, and an application in two versions."""
@@ -357,10 +362,7 @@ TO_TIMESTAMPTZ = Scenario(
     name="to_timestamptz",
     schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, at timestamp NOT NULL DEFAULT 'epoch', {_PADDING});",
     operations="[{change_type: {table: items, column: at, type: timestamptz}}]",
-    fields={
-        "status": word,
-        "at": lambda chance: datetime(2020, 1, 1) + timedelta(microseconds=chance.randrange(10**14)),
-    },  # noqa: DTZ001 - of a column without a zone
+    fields={"status": word, "at": moment},
     before={"status": shown("status"), "at": shown("at")},
     after={"status": shown("status"), "at": lambda row: row["at"].replace(tzinfo=UTC)},
     meanwhile={"at": lambda row: OneOf((row["at"], row["at"].replace(tzinfo=UTC)))},
