@@ -94,7 +94,11 @@ class Daemon:
 
     def start(self, operation: dict[str, Any], settings: dict[str, Any]) -> int:
         """Enqueue a migration of this operation; returns the run. Any: as above."""
-        migration = {"name": "bench", "operations": [operation], "settings": {"approve": []} | settings}
+        migration = {
+            "name": "bench",
+            "operations": [operation],
+            "settings": {"approve": [], "journal": False} | settings,
+        }
         file = self._stage.folder / "bench.yaml"
         file.write_text(yaml.safe_dump(migration), encoding="utf-8")
         return self.client.enqueue(file).run
