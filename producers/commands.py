@@ -126,12 +126,12 @@ def enqueue(connection: Connection, migration: Migration, *, actor: str) -> Enqu
     if existing is not None:
         return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
     examination = preflight.examine(connection, migration)
-    if examination.findings:
-        raise Refused(list(examination.findings))
     try:
+        examination.require()
         run = runs.insert(connection, migration, examination.facts, actor=actor)
-    except UsageError:
-        # Two deploys enqueue the same file at once; the one that comes second gets the run of the first.
+    except (Refused, UsageError):
+        # Two deploys enqueue the same file at once; the one that comes second gets the run of the first. What preflight has
+        # against it may be what that run has done by now.
         existing = _same(connection, migration)
         if existing is None:
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from migrations.errors import Finding
+from migrations.errors import Finding, Refused
 
 if TYPE_CHECKING:
     from migrations.definition import Migration, TableName
@@ -38,6 +38,11 @@ class Examination:
 
     def refuse(self, check: str, problem: str, remedy: str) -> None:
         self.findings.append(Finding(check, problem, remedy))
+
+    def require(self) -> None:
+        """Raises Refused when there is a reason for it."""
+        if self.findings:
+            raise Refused(list(self.findings))
 
     def warn(self, text: str) -> None:
         if text not in self.warnings:

@@ -11,6 +11,7 @@ import pytest
 from fix_runs import expect
 from psycopg import sql
 
+from migrations import definition
 from migrations.postgres.connect import open_pool
 from migrations.states import Phase, State
 from producers import commands
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fix_runs import Engine
 
     from migrations.model import Run
+    from producers.commands import Enqueued
 
 ADD = """
 name: shout
@@ -348,6 +350,27 @@ def test_a_run_enqueued_again_after_a_cancel_takes_the_column_over(engine: Engin
     expect(engine.drive(again), State.COMPLETED)
     assert wrong(engine) == 0
     assert leftovers(engine) == []
+
+
+def test_a_deploy_that_comes_second_gets_the_run_though_its_column_is_there_by_now(engine: Engine) -> None:
+    """It looked for the run before there was one, and at the table after the run had begun."""
+    migration = definition.parse(ADD % ("true", "[]"))
+    found: list[Enqueued] = []
+
+    def enqueue() -> None:
+        with engine.connect() as second:
+            found.append(commands.enqueue(second, migration, actor="the second"))
+
+    deploy = threading.Thread(target=enqueue)
+    with engine.connect() as first, first.transaction():
+        first.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+        deploy.start()
+        while not engine.value("SELECT count(*) FROM pg_locks WHERE relation = 'jobs'::regclass AND NOT granted"):
+            assert deploy.is_alive()
+        run = commands.enqueue(first, migration, actor="the first").run.run
+        first.execute("ALTER TABLE public.jobs ADD COLUMN shout text")  # what the run's first step does
+    deploy.join()
+    assert [(one.run.run, one.is_new) for one in found] == [(run, False)]
 
 
 @pytest.mark.parametrize(
