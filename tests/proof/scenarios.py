@@ -97,7 +97,7 @@ class Scenario:
     keeps_order: bool = True
     #: How far a run can be rolled back to what was there before.
     returns: Literal["always", "until contract", "never"] = "always"
-    rows: int = 18
+    rows: int = 12
 
     @property
     def keeps_names(self) -> bool:
