@@ -24,7 +24,7 @@ from psycopg import sql
 from migrations.archive import restored
 from migrations.facts import Target
 from migrations.operations import concurrently
-from migrations.operations.base import Action, Archived, Guard, Keeps, Statement, Step, Walk, object_name
+from migrations.operations.base import Action, Archived, Guard, Keeps, Plain, Statement, Step, Walk, object_name
 from migrations.operations.rules import BRIEF, naming
 from migrations.operations.sync import created, dropped, fires_last, silenced, turned
 from migrations.postgres import attachments
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
         Grant,
     )
     from migrations.definition import ChangeType as Definition
-    from migrations.facts import Facts
     from migrations.names import TableName
 
 _SCAN = "scans the table while reads and writes go on"
@@ -53,11 +52,10 @@ _NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChangeType:
+class ChangeType(Plain):
     """A `change_type` of a migration, bound to a database."""
 
     definition: Definition
-    facts: Facts
     migration: str
     number: int
 
@@ -88,9 +86,6 @@ class ChangeType:
             synced=True,
             writes=self._trigger.name,
         )
-
-    def undo(self) -> tuple[Step, ...]:
-        return ()
 
     def expand(self) -> tuple[Step, ...]:
         held = self._held
