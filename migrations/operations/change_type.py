@@ -361,7 +361,15 @@ class ChangeType:
                 sql.SQL("COLUMN {}").format(sql.Identifier(self.table.schema, self.table.name, self.column)),
                 held.comment,
             )
+        yield from self._clustered()
         yield from self._comments()
+
+    def _clustered(self) -> Iterable[Statement]:
+        for index in self._held.indexes:
+            if index.clustered:
+                yield self._alter(
+                    sql.SQL("CLUSTER ON {}").format(sql.Identifier(index.name)), lock="SHARE UPDATE EXCLUSIVE", note=""
+                )
 
     def _comments(self) -> Iterable[Statement]:
         """What was made anew gets its comment."""

@@ -33,7 +33,7 @@ SELECT 'column' AS kind, c.relname || '.' || a.attname AS name,
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v') AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL
-SELECT 'index', x.relname, concat_ws(' ', pg_get_indexdef(x.oid), i.indisvalid, obj_description(x.oid, 'pg_class'))
+SELECT 'index', x.relname, concat_ws(' ', pg_get_indexdef(x.oid), i.indisvalid, i.indisclustered, obj_description(x.oid, 'pg_class'))
 FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE x.relnamespace = 'public'::regnamespace
 UNION ALL
 SELECT 'constraint', conname, concat_ws(' ', pg_get_constraintdef(oid), obj_description(oid, 'pg_constraint'))
@@ -107,6 +107,7 @@ CREATE TABLE jobs (
 );
 CREATE INDEX jobs_device_status ON jobs (device, status) INCLUDE (id) WHERE device > 3;
 CREATE UNIQUE INDEX jobs_number_at ON jobs (number, at DESC NULLS LAST);
+ALTER TABLE jobs CLUSTER ON jobs_number_at;
 CREATE INDEX jobs_next ON jobs ((number + 1), at);
 CREATE INDEX jobs_info ON jobs (info);
 CREATE INDEX jobs_status ON jobs (status);
