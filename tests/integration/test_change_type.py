@@ -364,6 +364,21 @@ def test_a_row_that_comes_after_the_rollback_was_asked_for_blocks_it_too(engine:
     assert engine.value("SELECT array_agg(number ORDER BY id) FROM jobs WHERE id IN (5, 6)") == [1005, 1006]
 
 
+def test_a_row_that_does_not_fit_is_found_under_another_key_too(engine: Engine, jobs: None) -> None:
+    run = engine.enqueue(change("number", "bigint"))
+    engine.drive(run)
+    engine.execute("UPDATE jobs SET number = 3000000000 WHERE id = 5")
+    engine.execute("UPDATE jobs SET id = 500 WHERE id = 5")
+    commands.rollback(engine.connection, run, actor="ann")
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "does not fit the old type (integer), with its key: '500'" in now.error["message"]
+    engine.execute("UPDATE jobs SET number = 1005 WHERE id = 500")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+
+
 def test_after_contract_too_a_row_that_does_not_fit_is_named(engine: Engine, jobs: None) -> None:
     """The old column is restored, but for a row that cannot be: going on would lose its value."""
     run = engine.enqueue(change("number", "bigint", approve="[]"))
@@ -373,7 +388,7 @@ def test_after_contract_too_a_row_that_does_not_fit_is_named(engine: Engine, job
     now = engine.drive(run)
     expect(now, State.FAILED)
     assert now.error is not None
-    assert "does not fit the old type (integer), with their keys: '1 (5)'" in now.error["message"]
+    assert "does not fit the old type (integer), with its key: '5'" in now.error["message"]
 
     engine.execute("UPDATE jobs SET number = 1005 WHERE id = 5")
     commands.resume(engine.connection, run, actor="ann")
