@@ -217,6 +217,8 @@ class ChangeType(Plain):
             for index in held.indexes
             if not index.harmless
         ]
+        if self.definition.down is None:
+            steps.append(self._all_there())
         steps.append(
             Action(
                 table=self.table,
@@ -249,6 +251,27 @@ class ChangeType(Plain):
             ]
         steps.append(self._analyzed(sql.SQL("") if held.statistics else sql.SQL(" ({})").format(self._column)))
         return tuple(steps)
+
+    def _all_there(self) -> Action:
+        """Look at every row: one that was put down under a key which has changed since is found by its values alone.
+
+        A cast gives NULL for NULL only. What a `down` of one's own gives NULL for cannot be told from what did not fit.
+        """
+        query = sql.SQL(
+            "SELECT concat_ws(', ', {keys}) AS key FROM {table} WHERE {column} IS DISTINCT FROM NULL "
+            "AND {old} IS NOT DISTINCT FROM NULL LIMIT 1"
+        ).format(
+            keys=sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in self._key),
+            table=self.table.identifier,
+            column=self._column,
+            old=sql.Identifier(self._held.old_column),
+        )
+        guard = Guard(
+            sql=query,
+            problem=f"a row whose {self.column} does not fit the old type ({self._held.type}), with its key: {{!r}}",
+            remedy="Mend it, then resume",
+        )
+        return Action(table=self.table, statements=(), guards=(guard,), scans=True)
 
     def _restored(self) -> Walk:
         held = self._held
@@ -356,7 +379,15 @@ class ChangeType(Plain):
                 sql.SQL("COLUMN {}").format(sql.Identifier(self.table.schema, self.table.name, self.column)),
                 held.comment,
             )
+        yield from self._clustered()
         yield from self._comments()
+
+    def _clustered(self) -> Iterable[Statement]:
+        for index in self._held.indexes:
+            if index.clustered:
+                yield self._alter(
+                    sql.SQL("CLUSTER ON {}").format(sql.Identifier(index.name)), lock="SHARE UPDATE EXCLUSIVE", note=""
+                )
 
     def _comments(self) -> Iterable[Statement]:
         """What was made anew gets its comment."""
