@@ -36,6 +36,8 @@ class AttachedIndex:
     harmless: bool
     #: How the UNIQUE constraint of the same name that owns it is deferred; None where none does.
     constraint: str | None
+    #: Whether CLUSTER goes by it.
+    clustered: bool
     #: The index's, or its constraint's.
     comment: str | None
 

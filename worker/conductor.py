@@ -6,14 +6,12 @@ checkpoint. A step is therefore done once or not at all, whoever is killed; and 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from migrations.definition import TableName
-from migrations.errors import Finding, Refused
 from migrations.events import PhaseEntered, StateChanged
 from migrations.messages import LaneMessage
-from migrations.model import Bounds, Stretch
+from migrations.model import Stretch
 from migrations.operations import Action, Walk, steps
 from migrations.operations.rules import NAMED_ROWS
 from migrations.postgres import catalog
@@ -22,10 +20,8 @@ from migrations.rollback import way_back
 from migrations.settings import TARGET
 from migrations.states import Phase, State, allowed
 from migrations.store import events, kept, lanes, quarantine, runs
-from migrations.walks.keys import KeyWalk, split
-from migrations.walks.sizing import FIRST_ROWS
-from migrations.walks.survey import stretches, to_open_end, walk_for
 from worker import ddl
+from worker.slices import Slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +29,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from migrations.events import Event
-    from migrations.model import Key, Lane, Run
+    from migrations.model import Run
     from migrations.operations import Operation, Step
     from migrations.postgres.connect import Connection
     from migrations.rollback import BackStep
@@ -45,8 +41,6 @@ if TYPE_CHECKING:
 
 #: Walks over the data before a person is asked: an application that keeps writing rows that need work is a bug to be mended.
 MAX_PASSES = 10
-#: Looking at a row costs a small part of writing it, so verifying lanes begin with batches this many times as large.
-VERIFY_HEAD_START = 20
 #: Rounds of an archive: one copies, and one more looks at every row again; more where rows come in behind the lanes meanwhile.
 ARCHIVE_ROUNDS = 4
 #: The step of the verify phase in which the data is known to be right.
@@ -73,6 +67,7 @@ class Conductor:
         self._lane = lookout.lane
         self._lookout = lookout
         self._index_builds = index_builds
+        self._slices = Slices(connection, run.run, works)
         #: How far the present phase is, in steps of its own.
         self._step: int = self._lane.cursor or 0
         self.events: list[Event] = []
@@ -198,7 +193,7 @@ class Conductor:
         if done.lanes and not self._must_look_again(walk, done):
             self._tell_walked(walk, done)
             return self._go_on(self._step + 1)
-        if self._make_walk_lanes(walk, standing):
+        if self._slices.for_walk(walk, standing):
             self._checkpoint(self._step, sleeps=True)
             return lanes.startable(self._connection, run)
         return self._go_on(self._step + 1)
@@ -292,7 +287,8 @@ class Conductor:
         """Step 0 makes the lanes and wakes them; step 1 is asked at each lane's end, and the last one's leads on."""
         pass_ = standing.pass_
         if self._step == 0 and pass_ == 1:
-            self._make_backfill_lanes(standing)
+            self._slices.for_backfill(standing)
+            self._measure_space("before")
         if lanes.count_open(self._connection, self._run.run, pass_=pass_, kinds=("backfill", "retry")):
             return self._wait_for_lanes(standing)
         if pass_ == 1:
@@ -306,7 +302,7 @@ class Conductor:
         if self._step >= _JUDGED:
             return self._act(standing, done=_JUDGED)
         if self._step == 0:
-            self._make_verify_lanes(standing)
+            self._slices.for_verify(standing)
         if lanes.count_open(self._connection, self._run.run, pass_=standing.pass_, kinds=("verify",)):
             return self._wait_for_lanes(standing)
         return self._judge(standing.pass_)
@@ -357,81 +353,6 @@ class Conductor:
         runs.set_pass(self._connection, self._run.run, pass_, reason=reason)
         self.events.append(PhaseEntered(run=self._run.run, name=self._run.name, phase=Phase.BACKFILL))
 
-    def _make_backfill_lanes(self, standing: Standing) -> None:
-        """As many lanes as the run wants begin at once; more, as for the leaves of a partitioned table, wait for their turn."""
-        if any(work.journal for work in self._works):
-            kept.make_partition(self._connection, "journal", self._run.run)
-        planned: list[tuple[Work, TableName, Bounds | Stretch, int]] = []
-        total = 0
-        for work in self._works:
-            table = catalog.describe(self._connection, work.table)
-            if table is None:
-                gone = f"there is no table {work.table} any more"
-                raise Refused([Finding("table", gone, "Bring it back, or cancel the run")])
-            rows = catalog.estimate_rows(self._connection, table)
-            total += rows
-            if walk_for(work.operation.facts, standing.settings) == "pages":
-                planned += [
-                    (work, leaf, stretch, expected)
-                    for leaf, stretch, expected in stretches(self._connection, table, work.rewrite, standing.settings)
-                ]
-            else:
-                slices = split(self._connection, work.walk, lanes=standing.settings.lanes, rows_estimate=rows)
-                planned += [(work, table.name, bounds, rows // len(slices)) for bounds in slices]
-        for number, (work, relation, bounds, expected) in enumerate(planned):
-            awake = number < standing.settings.lanes
-            self._insert(work, "backfill", bounds, pass_=1, relation=relation, rows_expected=expected, awake=awake)
-        runs.set_totals(self._connection, self._run.run, rows_total=total)
-        self._measure_space("before")
-
-    def _make_walk_lanes(self, walk: Walk, standing: Standing) -> int:
-        """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
-        if walk.kind == "undo":
-            return self._make_undo_lanes(walk, standing)
-        if walk.kind in {"archive", "restore"}:  # a restore may find that nothing was archived
-            kept.make_partition(self._connection, "archive", self._run.run)
-        table = catalog.describe(self._connection, walk.table)
-        if table is None:
-            gone = f"there is no table {walk.table} any more"
-            raise Refused([Finding("table", gone, "Bring it back, then resume")])
-        rows = catalog.estimate_rows(self._connection, table)
-        by_key = KeyWalk(table=walk.table, key=walk.key)
-        slices = split(self._connection, by_key, lanes=standing.settings.lanes, rows_estimate=rows)
-        for bounds in slices:
-            last = bounds is slices[-1] and walk.to_open_end
-            lanes.insert(
-                self._connection,
-                self._run.run,
-                kind=walk.kind,
-                operation=walk.operation,
-                pass_=standing.pass_,
-                relation=str(walk.table),
-                bounds=replace(bounds, upto=None) if last else bounds,
-                batch_rows=FIRST_ROWS,
-                rows_expected=rows // len(slices),
-            )
-        return len(slices)
-
-    def _make_undo_lanes(self, walk: Walk, standing: Standing) -> int:
-        """Cut what the journal holds of an operation into lanes; none where nothing was written into it."""
-        run, operation = self._run.run, walk.operation
-        if not kept.has_partition(self._connection, "journal", run):
-            return 0
-        slices, rows = kept.journal_slices(self._connection, run, operation=operation, lanes=standing.settings.lanes)
-        for bounds in slices:
-            lanes.insert(
-                self._connection,
-                run,
-                kind=walk.kind,
-                operation=operation,
-                pass_=standing.pass_,
-                relation=str(walk.table),
-                bounds=bounds,
-                batch_rows=FIRST_ROWS,
-                rows_expected=rows // len(slices),
-            )
-        return len(slices)
-
     def _measure_space(self, moment: str) -> None:
         """Write down how large the tables are, and, before the walk, how large each that a lane walks is."""
         tables = {work.table for work in self._works}
@@ -449,72 +370,6 @@ class Conductor:
                 if catalog.filenode(self._connection, table) != lane.bounds.filenode:
                     return str(table)
         return None
-
-    def _make_verify_lanes(self, standing: Standing) -> None:
-        """The whole table once more, to the open end: rows added since are looked at too."""
-        walked = [lane for lane in lanes.of_run(self._connection, self._run.run) if lane.kind == "backfill"]
-        number = 0
-        for work in self._works:
-            own = [lane for lane in walked if lane.operation == work.number]
-            condition_ended = work.rewrite.condition_tells is not None and not any(lane.rows_residual for lane in own)
-            if not (work.rewrite.verifiable or condition_ended):
-                continue
-            first = [lane for lane in own if lane.pass_ == 1]
-            for bounds, expected in self._verify_slices(work, first, standing):
-                awake, number = number < standing.settings.lanes, number + 1
-                table = work.table
-                self._insert(
-                    work, "verify", bounds, pass_=standing.pass_, relation=table, rows_expected=expected, awake=awake
-                )
-
-    def _verify_slices(
-        self, work: Work, first: Sequence[Lane], standing: Standing
-    ) -> list[tuple[Bounds | Stretch, int | None]]:
-        """Pages where no row that moves meanwhile can be wrong; keys where one could.
-
-        A row that is wrong and moves to where the walk has been would be missed by pages; by keys none is. The sync trigger
-        gives a row that is written its value, or NULL where that cannot be computed; and the scan that proves NOT NULL, one
-        statement with one snapshot, misses no NULL.
-        """
-        slices: list[tuple[Bounds, int]] = _in_key_order(first)
-        if any(isinstance(lane.bounds, Stretch) for lane in first):
-            table = catalog.describe(self._connection, work.table)
-            if table is None:
-                gone = f"there is no table {work.table} any more"
-                raise Refused([Finding("table", gone, "Bring it back, or cancel the run")])
-            rows = catalog.estimate_rows(self._connection, table)
-            if table.kind == "r" and work.rewrite.synced and work.rewrite.not_null:
-                return [*to_open_end(self._connection, table, standing.settings, rows=rows)]
-            keys = split(self._connection, work.walk, lanes=standing.settings.lanes, rows_estimate=rows)
-            slices = [(bounds, rows // len(keys)) for bounds in keys]
-        if not slices:
-            return [(Bounds(), 0)]
-        last, expected = slices[-1]
-        return [*slices[:-1], (replace(last, upto=None), expected)]
-
-    def _insert(  # noqa: PLR0913 - one row; each column is named where it is called
-        self,
-        work: Work,
-        kind: str,
-        bounds: Bounds | Stretch,
-        *,
-        pass_: int,
-        relation: TableName,
-        rows_expected: int | None,
-        awake: bool = True,
-    ) -> None:
-        lanes.insert(
-            self._connection,
-            self._run.run,
-            kind=kind,
-            operation=work.number,
-            pass_=pass_,
-            relation=str(relation),
-            bounds=bounds,
-            batch_rows=FIRST_ROWS * (VERIFY_HEAD_START if kind == "verify" else 1),
-            rows_expected=rows_expected,
-            awake=awake,
-        )
 
     def _pause(self, error_class: str, message: str) -> None:
         self._set_state(State.PAUSED, reason=message, error={"class": error_class, "message": message})
@@ -557,17 +412,6 @@ class Conductor:
     def _sleep(self) -> list[LaneMessage]:
         self._checkpoint(self._step, sleeps=True)
         return []
-
-
-def _in_key_order(walked: Sequence[Lane]) -> list[tuple[Bounds, int]]:
-    """The slices of a walk by key, each with the rows it had, in order: a lane that was split is not before its other half."""
-    after = {lane.bounds.after: lane for lane in walked if isinstance(lane.bounds, Bounds)}
-    found: list[tuple[Bounds, int]] = []
-    key: Key | None = None
-    while (lane := after.pop(key, None)) is not None and isinstance(lane.bounds, Bounds):
-        found.append((lane.bounds, lane.rows_walked))
-        key = lane.bounds.upto
-    return found
 
 
 def _named(offenders: tuple[str, ...] | None) -> str:

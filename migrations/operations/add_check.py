@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from migrations.operations.base import Plain
 from migrations.operations.rules import Rule, naming
 
 if TYPE_CHECKING:
     from migrations.definition import AddCheck as Definition
     from migrations.definition import TableName
-    from migrations.facts import Facts
     from migrations.operations.base import Step
-    from migrations.walks.rewrite import Rewrite
 
 
 def check_body(expression: str) -> sql.Composed:
@@ -29,24 +28,14 @@ def check_body(expression: str) -> sql.Composed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddCheck:
+class AddCheck(Plain):
     """An `add_check` of a migration, bound to a database."""
 
     definition: Definition
-    facts: Facts
 
     @property
     def table(self) -> TableName:
         return self.definition.table
-
-    def rewrite(self) -> Rewrite | None:
-        return None
-
-    def expand(self) -> tuple[Step, ...]:
-        return ()
-
-    def undo(self) -> tuple[Step, ...]:
-        return ()
 
     def verify(self) -> tuple[Step, ...]:
         # As a CHECK takes it: a condition that gives NULL is met.
@@ -61,9 +50,3 @@ class AddCheck:
             offenders=naming(self.table, self.facts.key, broken),
             replaces=self.facts.adopts,
         ).steps(looks=True)
-
-    def switch(self) -> tuple[Step, ...]:
-        return ()
-
-    def contract(self) -> tuple[Step, ...]:
-        return ()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from migrations.operations.base import Action, Archived, Statement, Step, Walk, object_name
+from migrations.operations.base import Action, Archived, Plain, Statement, Step, Walk, object_name
 from migrations.operations.rules import BRIEF, Rule, not_null, not_null_check
 from migrations.operations.sync import created, dropped, fires_last, silenced
 from migrations.postgres.sync import SyncTrigger, one_way
@@ -29,15 +29,13 @@ from migrations.walks.rewrite import Assignment, Rewrite
 if TYPE_CHECKING:
     from migrations.definition import AddColumn as Definition
     from migrations.definition import TableName
-    from migrations.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddColumn:
+class AddColumn(Plain):
     """An `add_column` of a migration, bound to a database."""
 
     definition: Definition
-    facts: Facts
     migration: str
     number: int
 
@@ -69,9 +67,6 @@ class AddColumn:
             synced=self.definition.backfill is not None,
             writes=self.sync,
         )
-
-    def undo(self) -> tuple[Step, ...]:
-        return ()
 
     def expand(self) -> tuple[Step, ...]:
         statements = [*self._column_statements()]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from migrations.operations.base import Plain
 from migrations.operations.rules import Rule, naming
 
 if TYPE_CHECKING:
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 
     from migrations.definition import AddForeignKey as Definition
     from migrations.definition import TableName
-    from migrations.facts import Facts
     from migrations.operations.base import Step
-    from migrations.walks.rewrite import Rewrite
 
 #: The referenced table in the query for orphans. A table may refer to itself, or to one of the same name in another schema.
 _REFERENCED = "~referenced"
@@ -41,24 +40,14 @@ def foreign_key_body(definition: Definition, referenced: Sequence[str], *, table
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddForeignKey:
+class AddForeignKey(Plain):
     """An `add_foreign_key` of a migration, bound to a database."""
 
     definition: Definition
-    facts: Facts
 
     @property
     def table(self) -> TableName:
         return self.definition.table
-
-    def rewrite(self) -> Rewrite | None:
-        return None
-
-    def expand(self) -> tuple[Step, ...]:
-        return ()
-
-    def undo(self) -> tuple[Step, ...]:
-        return ()
 
     def verify(self) -> tuple[Step, ...]:
         referenced = self.definition.references.table
@@ -72,12 +61,6 @@ class AddForeignKey:
             offenders=naming(self.table, self.facts.key, self._refers_to_nothing()),
             replaces=self.facts.adopts,
         ).steps(looks=True)
-
-    def switch(self) -> tuple[Step, ...]:
-        return ()
-
-    def contract(self) -> tuple[Step, ...]:
-        return ()
 
     def _refers_to_nothing(self) -> sql.Composed:
         """As MATCH SIMPLE takes it: a row with a NULL among the columns refers to nothing and need not."""

@@ -14,37 +14,25 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from migrations.operations import concurrently
-from migrations.operations.base import Action, Statement
+from migrations.operations.base import Action, Plain, Statement
 
 if TYPE_CHECKING:
     from migrations.definition import AddUnique as Definition
     from migrations.definition import TableName
-    from migrations.facts import Facts
     from migrations.operations.base import Step
-    from migrations.walks.rewrite import Rewrite
 
 _BRIEF = "brief; gives way after lock_timeout, and tries again"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddUnique:
+class AddUnique(Plain):
     """An `add_unique` of a migration, bound to a database."""
 
     definition: Definition
-    facts: Facts
 
     @property
     def table(self) -> TableName:
         return self.definition.table
-
-    def rewrite(self) -> Rewrite | None:
-        return None
-
-    def expand(self) -> tuple[Step, ...]:
-        return ()
-
-    def undo(self) -> tuple[Step, ...]:
-        return ()
 
     def verify(self) -> tuple[Step, ...]:
         if self.facts.index is None:  # refused by preflight
@@ -71,6 +59,3 @@ class AddUnique:
                 ),
             ),
         )
-
-    def contract(self) -> tuple[Step, ...]:
-        return ()

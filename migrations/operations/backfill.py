@@ -12,22 +12,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from migrations.operations.base import Walk
+from migrations.operations.base import Plain, Walk
 from migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from migrations.definition import Backfill as Definition
     from migrations.definition import TableName
-    from migrations.facts import Facts
     from migrations.operations.base import Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backfill:
+class Backfill(Plain):
     """A `backfill` of a migration, bound to a database."""
 
     definition: Definition
-    facts: Facts
     number: int
 
     @property
@@ -47,18 +45,6 @@ class Backfill:
             transform=self.definition.transform,
         )
 
-    def expand(self) -> tuple[Step, ...]:
-        return ()
-
     def undo(self) -> tuple[Step, ...]:
         note = "rows that are still what the run made them are given back what they were"
         return (Walk(kind="undo", operation=self.number, table=self.table, key=self.facts.key, note=note),)
-
-    def verify(self) -> tuple[Step, ...]:
-        return ()
-
-    def switch(self) -> tuple[Step, ...]:
-        return ()
-
-    def contract(self) -> tuple[Step, ...]:
-        return ()

@@ -166,6 +166,31 @@ class Operation(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    """An operation that does nothing in any phase; the others say what they do."""
+
+    facts: Facts
+
+    def rewrite(self) -> Rewrite | None:
+        return None
+
+    def expand(self) -> tuple[Step, ...]:
+        return ()
+
+    def undo(self) -> tuple[Step, ...]:
+        return ()
+
+    def verify(self) -> tuple[Step, ...]:
+        return ()
+
+    def switch(self) -> tuple[Step, ...]:
+        return ()
+
+    def contract(self) -> tuple[Step, ...]:
+        return ()
+
+
 def object_name(kind: str, migration: str, operation: int) -> str:
     """The name of something we make: the same for each run of a migration, so that a second run finds the first one's."""
     digest = hashlib.sha256(migration.encode()).hexdigest()[:10]

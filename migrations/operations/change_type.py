@@ -24,7 +24,7 @@ from psycopg import sql
 from migrations.archive import restored
 from migrations.facts import Target
 from migrations.operations import concurrently
-from migrations.operations.base import Action, Archived, Guard, Keeps, Statement, Step, Walk, object_name
+from migrations.operations.base import Action, Archived, Guard, Keeps, Plain, Statement, Step, Walk, object_name
 from migrations.operations.rules import BRIEF, naming
 from migrations.operations.sync import created, dropped, fires_last, silenced, turned
 from migrations.postgres import attachments
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
         Grant,
     )
     from migrations.definition import ChangeType as Definition
-    from migrations.facts import Facts
     from migrations.names import TableName
 
 _SCAN = "scans the table while reads and writes go on"
@@ -53,11 +52,10 @@ _NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChangeType:
+class ChangeType(Plain):
     """A `change_type` of a migration, bound to a database."""
 
     definition: Definition
-    facts: Facts
     migration: str
     number: int
 
@@ -88,9 +86,6 @@ class ChangeType:
             synced=True,
             writes=self._trigger.name,
         )
-
-    def undo(self) -> tuple[Step, ...]:
-        return ()
 
     def expand(self) -> tuple[Step, ...]:
         held = self._held
@@ -222,6 +217,8 @@ class ChangeType:
             for index in held.indexes
             if not index.harmless
         ]
+        if self.definition.down is None:
+            steps.append(self._all_there())
         steps.append(
             Action(
                 table=self.table,
@@ -254,6 +251,27 @@ class ChangeType:
             ]
         steps.append(self._analyzed(sql.SQL("") if held.statistics else sql.SQL(" ({})").format(self._column)))
         return tuple(steps)
+
+    def _all_there(self) -> Action:
+        """Look at every row: one that was put down under a key which has changed since is found by its values alone.
+
+        A cast gives NULL for NULL only. What a `down` of one's own gives NULL for cannot be told from what did not fit.
+        """
+        query = sql.SQL(
+            "SELECT concat_ws(', ', {keys}) AS key FROM {table} WHERE {column} IS DISTINCT FROM NULL "
+            "AND {old} IS NOT DISTINCT FROM NULL LIMIT 1"
+        ).format(
+            keys=sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in self._key),
+            table=self.table.identifier,
+            column=self._column,
+            old=sql.Identifier(self._held.old_column),
+        )
+        guard = Guard(
+            sql=query,
+            problem=f"a row whose {self.column} does not fit the old type ({self._held.type}), with its key: {{!r}}",
+            remedy="Mend it, then resume",
+        )
+        return Action(table=self.table, statements=(), guards=(guard,), scans=True)
 
     def _restored(self) -> Walk:
         held = self._held
@@ -361,7 +379,15 @@ class ChangeType:
                 sql.SQL("COLUMN {}").format(sql.Identifier(self.table.schema, self.table.name, self.column)),
                 held.comment,
             )
+        yield from self._clustered()
         yield from self._comments()
+
+    def _clustered(self) -> Iterable[Statement]:
+        for index in self._held.indexes:
+            if index.clustered:
+                yield self._alter(
+                    sql.SQL("CLUSTER ON {}").format(sql.Identifier(index.name)), lock="SHARE UPDATE EXCLUSIVE", note=""
+                )
 
     def _comments(self) -> Iterable[Statement]:
         """What was made anew gets its comment."""

@@ -16,42 +16,29 @@ from psycopg import sql
 
 from migrations.archive import restored
 from migrations.operations import concurrently
-from migrations.operations.base import Action, Archived, Statement, Step, Walk, object_name
+from migrations.operations.base import Action, Archived, Plain, Statement, Step, Walk, object_name
 from migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from migrations.definition import DropColumn as Definition
     from migrations.definition import TableName
-    from migrations.facts import Constraint, Dropped, Facts, IndexDefinition
+    from migrations.facts import Constraint, Dropped, IndexDefinition
 
 _BRIEF = "brief; gives way after lock_timeout, and tries again"
 _SCAN = "scans the table while reads and writes go on"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropColumn:
+class DropColumn(Plain):
     """A `drop_column` of a migration, bound to a database."""
 
     definition: Definition
-    facts: Facts
     migration: str
     number: int
 
     @property
     def table(self) -> TableName:
         return self.definition.table
-
-    def rewrite(self) -> Rewrite | None:
-        return None
-
-    def expand(self) -> tuple[Step, ...]:
-        return ()
-
-    def undo(self) -> tuple[Step, ...]:
-        return ()
-
-    def verify(self) -> tuple[Step, ...]:
-        return ()
 
     def switch(self) -> tuple[Step, ...]:
         if not self._dropped.not_null:

@@ -13,41 +13,23 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from migrations.operations import concurrently
-from migrations.operations.base import Guard
+from migrations.operations.base import Guard, Plain
 
 if TYPE_CHECKING:
     from migrations.definition import DropIndex as Definition
     from migrations.definition import TableName
-    from migrations.facts import Facts
     from migrations.operations.base import Step
-    from migrations.walks.rewrite import Rewrite
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropIndex:
+class DropIndex(Plain):
     """A `drop_index` of a migration, bound to a database."""
 
     definition: Definition
-    facts: Facts
 
     @property
     def table(self) -> TableName:
         return self.definition.table
-
-    def rewrite(self) -> Rewrite | None:
-        return None
-
-    def expand(self) -> tuple[Step, ...]:
-        return ()
-
-    def undo(self) -> tuple[Step, ...]:
-        return ()
-
-    def verify(self) -> tuple[Step, ...]:
-        return ()
-
-    def switch(self) -> tuple[Step, ...]:
-        return ()
 
     def contract(self) -> tuple[Step, ...]:
         if self.facts.index is None:  # refused by preflight

@@ -20,7 +20,7 @@ from psycopg import sql
 
 from migrations.facts import Twin
 from migrations.operations import concurrently
-from migrations.operations.base import Action, Keeps, Statement, Step, Walk, object_name
+from migrations.operations.base import Action, Keeps, Plain, Statement, Step, Walk, object_name
 from migrations.operations.rules import BRIEF
 from migrations.operations.sync import created, dropped, fires, fires_last, turned
 from migrations.postgres.sync import Pair, Side, SyncTrigger
@@ -33,11 +33,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenameColumn:
+class RenameColumn(Plain):
     """A `rename_column` of a migration, bound to a database."""
 
     definition: Definition
-    facts: Facts
     migration: str
     number: int
 
@@ -55,9 +54,6 @@ class RenameColumn:
 
     def rewrite(self) -> Rewrite:
         return self._copied(to=self.new, by=self.old)
-
-    def undo(self) -> tuple[Step, ...]:
-        return ()
 
     def expand(self) -> tuple[Step, ...]:
         return (self._added(self.new, column=self.old, back=(self._gone(self.new),)),)

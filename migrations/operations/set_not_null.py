@@ -13,22 +13,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from migrations.operations.base import Step, Walk, object_name
+from migrations.operations.base import Plain, Step, Walk, object_name
 from migrations.operations.rules import Rule, not_null, not_null_check
 from migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from migrations.definition import SetNotNull as Definition
     from migrations.definition import TableName
-    from migrations.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetNotNull:
+class SetNotNull(Plain):
     """A `set_not_null` of a migration, bound to a database."""
 
     definition: Definition
-    facts: Facts
     migration: str
     number: int
 
@@ -47,9 +45,6 @@ class SetNotNull:
             not_null=True,
         )
 
-    def expand(self) -> tuple[Step, ...]:
-        return ()
-
     def undo(self) -> tuple[Step, ...]:
         if self.definition.backfill is None:
             return ()
@@ -61,9 +56,6 @@ class SetNotNull:
 
     def switch(self) -> tuple[Step, ...]:
         return (not_null(self.table, self.definition.column, proof=self._check),)
-
-    def contract(self) -> tuple[Step, ...]:
-        return ()
 
     @property
     def _check(self) -> Rule:

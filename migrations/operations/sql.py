@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from migrations.operations.base import Action, Statement, Step
+from migrations.operations.base import Action, Plain, Statement, Step
 from migrations.postgres.statements import split
 
 if TYPE_CHECKING:
     from migrations.definition import Sql as Definition
     from migrations.definition import TableName
-    from migrations.facts import Facts
-    from migrations.walks.rewrite import Rewrite
 
 #: What statements lock, by their first words; the first that matches counts. (Measured on 15, 16 and 18.)
 _LOCKS = (
@@ -51,27 +49,17 @@ _LOCKS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sql:
+class Sql(Plain):
     """A `sql` of a migration, bound to a database."""
 
     definition: Definition
-    facts: Facts
 
     @property
     def table(self) -> TableName | None:
         return self.definition.table
 
-    def rewrite(self) -> Rewrite | None:
-        return None
-
-    def undo(self) -> tuple[Step, ...]:
-        return ()
-
     def expand(self) -> tuple[Step, ...]:
         return self._steps("expand")
-
-    def verify(self) -> tuple[Step, ...]:
-        return ()
 
     def switch(self) -> tuple[Step, ...]:
         return self._steps("switch")

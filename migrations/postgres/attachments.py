@@ -299,6 +299,7 @@ def attached_indexes(  # noqa: PLR0913 - one list; each part is named where it i
                 ),
                 harmless=not row["may_fail"],
                 constraint=row["constraint"],
+                clustered=row["is_clustered"],
                 comment=row["constraint_comment"] or here.comment or None,
             )
         )

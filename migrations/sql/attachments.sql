@@ -111,7 +111,7 @@ ORDER BY 5, 1, 3
 -- name: indexes
 -- The indexes of a table by their oid, which is the order in which LIKE copies them, and what stands in the way of a successor.
 SELECT i.indexrelid::bigint AS oid, x.relname::text AS name, i.indisvalid AND i.indisready AS is_valid,
-       i.indisexclusion AS is_exclusion, i.indisreplident AS is_identity,
+       i.indisexclusion AS is_exclusion, i.indisreplident AS is_identity, i.indisclustered AS is_clustered,
        i.indisunique OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL AS may_fail,
        CASE WHEN n.oid IS NULL THEN NULL ELSE concat(CASE WHEN n.condeferrable THEN ' DEFERRABLE' END,
                                                      CASE WHEN n.condeferred THEN ' INITIALLY DEFERRED' END) END AS constraint,

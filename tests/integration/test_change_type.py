@@ -33,7 +33,7 @@ SELECT 'column' AS kind, c.relname || '.' || a.attname AS name,
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v') AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL
-SELECT 'index', x.relname, concat_ws(' ', pg_get_indexdef(x.oid), i.indisvalid, obj_description(x.oid, 'pg_class'))
+SELECT 'index', x.relname, concat_ws(' ', pg_get_indexdef(x.oid), i.indisvalid, i.indisclustered, obj_description(x.oid, 'pg_class'))
 FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE x.relnamespace = 'public'::regnamespace
 UNION ALL
 SELECT 'constraint', conname, concat_ws(' ', pg_get_constraintdef(oid), obj_description(oid, 'pg_constraint'))
@@ -107,6 +107,7 @@ CREATE TABLE jobs (
 );
 CREATE INDEX jobs_device_status ON jobs (device, status) INCLUDE (id) WHERE device > 3;
 CREATE UNIQUE INDEX jobs_number_at ON jobs (number, at DESC NULLS LAST);
+ALTER TABLE jobs CLUSTER ON jobs_number_at;
 CREATE INDEX jobs_next ON jobs ((number + 1), at);
 CREATE INDEX jobs_info ON jobs (info);
 CREATE INDEX jobs_status ON jobs (status);
@@ -363,6 +364,21 @@ def test_a_row_that_comes_after_the_rollback_was_asked_for_blocks_it_too(engine:
     assert engine.value("SELECT array_agg(number ORDER BY id) FROM jobs WHERE id IN (5, 6)") == [1005, 1006]
 
 
+def test_a_row_that_does_not_fit_is_found_under_another_key_too(engine: Engine, jobs: None) -> None:
+    run = engine.enqueue(change("number", "bigint"))
+    engine.drive(run)
+    engine.execute("UPDATE jobs SET number = 3000000000 WHERE id = 5")
+    engine.execute("UPDATE jobs SET id = 500 WHERE id = 5")
+    commands.rollback(engine.connection, run, actor="ann")
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "does not fit the old type (integer), with its key: '500'" in now.error["message"]
+    engine.execute("UPDATE jobs SET number = 1005 WHERE id = 500")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+
+
 def test_after_contract_too_a_row_that_does_not_fit_is_named(engine: Engine, jobs: None) -> None:
     """The old column is restored, but for a row that cannot be: going on would lose its value."""
     run = engine.enqueue(change("number", "bigint", approve="[]"))
@@ -372,7 +388,7 @@ def test_after_contract_too_a_row_that_does_not_fit_is_named(engine: Engine, job
     now = engine.drive(run)
     expect(now, State.FAILED)
     assert now.error is not None
-    assert "does not fit the old type (integer), with their keys: '1 (5)'" in now.error["message"]
+    assert "does not fit the old type (integer), with its key: '5'" in now.error["message"]
 
     engine.execute("UPDATE jobs SET number = 1005 WHERE id = 5")
     commands.resume(engine.connection, run, actor="ann")
