@@ -55,3 +55,12 @@ SELECT n % 100 + 1, CASE WHEN n % 3 = 0 THEN 'In Progress' ELSE 'open' END, n, '
 FROM generate_series(1, 1000) n;
 INSERT INTO public.orders (customer_id, total) SELECT n % 100 + 1, n FROM generate_series(1, 1000) n;
 INSERT INTO public.users (email, phone, country) SELECT 'user' || n || '@example.org', '030 ' || n, 'DE' FROM generate_series(1, 1000) n;
+
+CREATE TABLE public.products (
+    id bigint PRIMARY KEY,
+    name text NOT NULL,
+    legacy_code text COLLATE "C" NOT NULL DEFAULT ''
+);
+CREATE UNIQUE INDEX products_legacy_code_idx ON public.products (legacy_code) WHERE legacy_code <> '';
+COMMENT ON COLUMN public.products.legacy_code IS 'the code of the old shop';
+INSERT INTO public.products (id, name, legacy_code) SELECT n, 'product ' || n, 'P' || n FROM generate_series(1, 100) n;

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from migrations.attachments import Attachments
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeyColumn:
@@ -90,6 +92,47 @@ class Twin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """A constraint, in the words in which PostgreSQL itself writes it under an empty search_path."""
+
+    name: str
+    definition: str
+    #: Whether it was proved for all rows.
+    valid: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """A column that goes, with all that has to be made again should it come back."""
+
+    type: str
+    not_null: bool
+    #: Quoted, with its schema; None for the type's own.
+    collation: str | None = None
+    #: SQL of its DEFAULT.
+    default: str | None = None
+    comment: str | None = None
+    #: (privilege, role, whether it may be granted on); the role is None for PUBLIC.
+    grants: tuple[tuple[str, str | None, bool], ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    indexes: tuple[IndexDefinition, ...] = ()
+    #: Of the indexes, the names of those that are UNIQUE constraints.
+    unique: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            **{
+                **value,
+                "grants": tuple((privilege, role, may_grant) for privilege, role, may_grant in value["grants"]),
+                "constraints": tuple(Constraint(**one) for one in value["constraints"]),
+                "indexes": tuple(IndexDefinition.from_json(one) for one in value["indexes"]),
+                "unique": tuple(value["unique"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of one operation."""
 
@@ -114,10 +157,12 @@ class Facts:
     default_fills: bool = False
     #: The index that is built or dropped.
     index: IndexDefinition | None = None
-    #: The columns by which rows are named to people, where the operation walks none.
-    named_by: tuple[str, ...] = ()
     #: The column that has the same values while one is renamed.
     twin: Twin | None = None
+    #: For a column that is to be dropped.
+    dropped: Dropped | None = None
+    #: What hangs on a column that is to have another type.
+    attachments: Attachments | None = None
     #: The columns that a CHECK is about; empty when that cannot be told.
     rule_columns: tuple[str, ...] = ()
     #: The columns that a foreign key refers to, and the operators (`OPERATOR(schema.=)`) that compare them with its own.
@@ -129,6 +174,8 @@ class Facts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
+        from migrations.attachments import Attachments  # noqa: PLC0415 - it holds definitions of indexes, which are here
+
         return cls(
             **{
                 "keys_because": "it was enqueued by an earlier release",
@@ -136,7 +183,8 @@ class Facts:
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),
                 "index": IndexDefinition.from_json(index) if (index := value.get("index")) else None,
-                "named_by": tuple(value.get("named_by", ())),
+                "dropped": Dropped.from_json(value["dropped"]) if value.get("dropped") else None,
+                "attachments": Attachments.from_json(held) if (held := value.get("attachments")) else None,
                 "twin": Twin.from_json(twin) if (twin := value.get("twin")) else None,
                 **{name: tuple(value.get(name, ())) for name in ("reads", "rule_columns", "referenced", "equalities")},
             }

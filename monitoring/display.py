@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -25,7 +26,6 @@ from migrations.states import Phase, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from datetime import datetime
     from types import TracebackType
     from typing import Self
 
@@ -136,9 +136,11 @@ def line(progress: Progress) -> str:
         parts += [rate(progress), f"width {progress.width}"]
     if progress.eta_seconds is not None:
         parts.append(f"{duration(progress.eta_seconds)} left")
+    if progress.index_work is not None:
+        parts.append(progress.index_work.in_words)
     if progress.quarantined:
         parts.append(f"{number(progress.quarantined)} quarantined")
-    if progress.hold_reason:
+    if progress.hold_reason and not progress.index_work:
         parts.append(progress.hold_reason if progress.state is State.WAITING else f"hold: {progress.hold_reason}")
     if progress.state in {State.FAILED, State.PAUSED} and progress.errors:
         parts.append(f"error: {progress.errors[0]['message']}")
@@ -178,6 +180,8 @@ def page(
         facts.add_row("HOT updates", f"{progress.hot_update_ratio:.1%}")
     if progress.space is not None and "after" in progress.space:
         facts.add_row("size", _sizes(progress.space["before"], progress.space["after"]))
+    if progress.rollback is not None and progress.state is not State.ROLLED_BACK:
+        facts.add_row("rollback", _way_back(progress.rollback))
     facts.add_row("created", f"{moment(progress.created_at)} UTC")
     facts.add_row("last moved", f"{moment(progress.updated_at)} UTC")
     parts: list[RenderableType] = [block(progress), Text(), facts]
@@ -189,6 +193,14 @@ def page(
     if events:
         parts += [Text(), _title("last events"), event_table(events[-EVENTS_ON_A_PAGE:])]
     return Group(*parts)
+
+
+def _way_back(rollback: Mapping[str, Any]) -> Text:  # Any: JSON
+    """Whether the run can still be rolled back, and what is in the way."""
+    if not rollback["possible"]:
+        return Text(f"not possible: {rollback['because']}", style="yellow")
+    until = rollback["kept_until"]
+    return Text(f"possible until {moment(datetime.fromisoformat(until))} UTC" if until else "possible")
 
 
 def _sizes(before: Mapping[str, int], after: Mapping[str, int]) -> str:
@@ -228,7 +240,9 @@ def _numbers(progress: Progress) -> Text:
 def _remarks(progress: Progress) -> list[Text]:
     """What a person should know or do, one line each."""
     remarks = []
-    if progress.hold_reason:
+    if progress.index_work is not None:
+        remarks.append(Text.assemble(("index ", "cyan"), safe(progress.index_work.in_words)))
+    elif progress.hold_reason:
         mark = "" if progress.state is State.WAITING else "hold  "
         remarks.append(Text.assemble((mark, "yellow"), safe(progress.hold_reason)))
     if progress.state in {State.FAILED, State.PAUSED}:

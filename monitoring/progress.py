@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from migrations import windows
+from migrations.postgres import indexes
 from migrations.settings import TARGET
 from migrations.sql import queries
 from migrations.states import ACTIVE, ENDED, RESTING, Phase, State, Wish
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from migrations.model import Pace, Row, Run
     from migrations.postgres.connect import Connection
+    from migrations.postgres.indexes import Work
     from migrations.store.pace import Stop
 
 #: A reading older than this holds every lane (they fail closed), so it is the reason to show.
@@ -49,7 +51,7 @@ class Progress:
     rows_done: int
     #: Rows the walk passes over; None until the walk was planned.
     rows_total: int | None
-    #: Of the walk, changed or not; 100 once it is over.
+    #: Of the walk, changed or not; 100 once it is over. While an index is built, of the build's present phase.
     percent: float
     rows_per_second: float
     #: Until the present walk (backfill, or verify) is over; None when unknown or done.
@@ -68,12 +70,17 @@ class Progress:
     created_at: datetime
     #: When the run last changed its state or moved.
     updated_at: datetime
+    #: Whether the run can still be rolled back: `possible`, `because`, `blocked_by`, `keys`, `kept_until`. Asked for one run at a
+    #: time; None in a list. Any: JSON.
+    rollback: Mapping[str, Any] | None = None
 
     #: Rows the first walk has passed over, and of them those the present verifying walk has; not part of `to_json`.
     rows_walked: int = 0
     rows_verified: int = 0
     #: Sizes of the tables before the walk and after it, in bytes; not part of `to_json` either. Any: JSON.
     space: Mapping[str, Any] | None = None
+    #: The index that is being built or dropped; not part of `to_json` either.
+    index_work: Work | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The documented keys, in their documented order. Any: JSON."""
@@ -103,6 +110,7 @@ KEYS = (
     "hot_update_ratio",
     "created_at",
     "updated_at",
+    "rollback",
 )
 
 
@@ -116,17 +124,20 @@ def read(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
         with connection.pipeline():
             cursors = [connection.execute(_SQL["progress"], {"run": run.run}) for run in runs]
         rows = [walk.fetchone() for walk in cursors]
+        works = indexes.at_work(connection) if any(run.state in ACTIVE for run in runs) else {}
     if clock is None:
         msg = "PostgreSQL has no clock"
         raise LookupError(msg)
     return [
-        measure(run, walk, pace, now=clock["now"], stop=stop)
+        measure(run, walk, pace, now=clock["now"], stop=stop, index_work=works.get(run.run))
         for run, walk in zip(runs, rows, strict=True)
         if walk is not None  # removed between being found and being read
     ]
 
 
-def measure(run: Run, walk: Row, pace: Pace, *, now: datetime, stop: Stop | None = None) -> Progress:
+def measure(  # noqa: PLR0913 - each is named where it is called
+    run: Run, walk: Row, pace: Pace, *, now: datetime, stop: Stop | None = None, index_work: Work | None = None
+) -> Progress:
     """Put the numbers together: `walk` is the row of the query `progress`."""
     rate = 0.0 if run.state in RESTING else _rows_per_second(walk, now)
     moved_at: datetime | None = walk["progressed_at"]
@@ -139,12 +150,12 @@ def measure(run: Run, walk: Row, pace: Pace, *, now: datetime, stop: Stop | None
         wish=run.wish,
         rows_done=walk["rows_changed"],
         rows_total=run.rows_total,
-        percent=_percent(run, walk),
+        percent=_percent(run, walk) if index_work is None else min(math.floor(index_work.percent or 0), 99.9),
         rows_per_second=round(rate, 1),
         eta_seconds=_eta_seconds(run, walk, rate),
         lanes=run.settings.lanes,
         width=pace.width,
-        hold_reason=_hold_reason(run, walk, pace, stop, now),
+        hold_reason=_hold_reason(run, walk, pace, stop, now) or _holds_up(index_work),
         residual_rows=run.residual_rows,
         verified=run.verified_at is not None,
         quarantined=walk["quarantined"],
@@ -155,7 +166,12 @@ def measure(run: Run, walk: Row, pace: Pace, *, now: datetime, stop: Stop | None
         rows_walked=walk["rows_walked"],
         rows_verified=walk["rows_verified"],
         space=run.space,
+        index_work=index_work,
     )
+
+
+def _holds_up(work: Work | None) -> str | None:
+    return f"the index waits for {work.waits_for}" if work is not None and work.waits_for else None
 
 
 def _percent(run: Run, walk: Row) -> float:

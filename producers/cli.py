@@ -339,6 +339,38 @@ def resume(context: typer.Context, run: RunOrAll = None, *, all_runs: All = Fals
 
 @app.command()
 @told
+def purge(
+    context: typer.Context,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's id or name; all whose time is over without.")
+    ] = None,
+    *,
+    now: Annotated[bool, typer.Option("--now", help="Although the time for which they are kept is not over.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Drop the old values that are kept so that a run can be rolled back, once its retention is over.
+
+    Example: backfilld purge jobs-new-field --now
+    """
+    client = _client(context, as_json=as_json)
+    if now and run is not None and sys.stdin.isatty() and not as_json:
+        typer.confirm(
+            f"{run} can then not be rolled back any more where it changed or dropped values. Drop them?", abort=True
+        )
+    purged = client.purge(run, now=now)
+    if as_json:
+        _print_json({"purged": [vars(one) for one in purged]})
+        return
+    for one in purged:
+        _say(
+            f"{one.name}: {one.journal_bytes + one.archive_bytes} bytes of old values and {one.misfits} misfits dropped"
+        )
+    if not purged:
+        _say("nothing to drop")
+
+
+@app.command()
+@told
 def rollback(  # noqa: PLR0913 - the options of a verb
     context: typer.Context,
     run: RunArgument,

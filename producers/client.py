@@ -7,9 +7,10 @@ import logging
 import socket
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from migrations import definition, plan, preflight
+from migrations import definition, obstacles, plan, preflight
 from migrations import settings as settings_file
 from migrations.errors import NotFinished, Unreachable, UsageError
 from migrations.messages import ControlMessage
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from migrations.plan import Plan
     from migrations.postgres.connect import Connection
     from migrations.settings import Settings
+    from migrations.store.kept import Purged
     from migrations.store.pace import Stop
     from monitoring.pace import PaceReport
     from monitoring.progress import Progress
@@ -119,9 +121,11 @@ class Client:
     # --- looking -------------------------------------------------------------------------------------------------------
 
     def status(self, run: int | str) -> Progress:
-        """Where a run is, by id or name."""
+        """Where a run is, by id or name, and whether it can still be rolled back."""
         with self._record_of_runs() as connection:
-            return _progress(connection, commands.find(connection, run))
+            found = commands.find(connection, run)
+            way_back = obstacles.look(connection, found)
+            return replace(_progress(connection, found), rollback=way_back.to_json())
 
     def runs(self, *, ended: bool = True) -> list[Progress]:
         """Where all runs are, newest first."""
@@ -252,6 +256,14 @@ class Client:
         """Take a run back, from wherever it is. It is `rolling_back` until everything it did is taken back."""
         with self._record_of_runs() as connection:
             return self._tell(connection, commands.rollback(connection, run, actor=self._actor))
+
+    def purge(self, run: int | str | None = None, *, now: bool = False) -> list[Purged]:
+        """Drop the old values of runs whose retention is over, or of one run; with `now`, of that one before its time.
+
+        Returns what is gone. From then on these runs cannot be rolled back where they changed or dropped values.
+        """
+        with self._record_of_runs() as connection:
+            return commands.purge(connection, run, now=now, actor=self._actor)
 
     def approve(self, run: int | str, phase: str) -> Progress:
         """Let a phase begin that waits for a person, now or when it is reached."""

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from psycopg import errors
 from pydantic import ValidationError
 
-from migrations import preflight
+from migrations import obstacles, preflight
 from migrations.definition import RunSettings
-from migrations.errors import BackfilldError, Refused, UsageError
+from migrations.errors import BackfilldError, Finding, Refused, UsageError
 from migrations.model import Bounds
 from migrations.names import Wrong
 from migrations.states import ENDED, Phase, State, Wish
-from migrations.store import events, lanes, pace, quarantine, runs
+from migrations.store import events, kept, lanes, pace, quarantine, runs
 from monitoring.pace import Changed
 
 if TYPE_CHECKING:
@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from migrations.definition import Migration
     from migrations.model import Run
     from migrations.postgres.connect import Connection
+    from migrations.store.kept import Purged
     from migrations.store.pace import Stop
     from migrations.store.runs import Held
 
 #: A step of the conductor (a VALIDATE, say) may hold what a command needs; a person is told rather than left waiting.
 LOCK_TIMEOUT = "30s"
+
+#: Dropping what is kept locks a table of ours that other runs' lanes look at now and then; they must not wait behind us.
+PURGE_LOCK_TIMEOUT = "200ms"
 
 #: The narrowest and widest that `pace --width` takes; `pace` in the schema holds the same.
 WIDTHS = range(1, 65)
@@ -221,6 +225,7 @@ def rollback(connection: Connection, reference: int | str, *, actor: str) -> int
             )
             raise UsageError(msg)
         if held.rollback is None:
+            _check_way_back(connection, newest)
             runs.set_rollback(connection, held.run, {})
         runs.set_state(connection, held, State.ROLLING_BACK, actor=actor, reason="asked to roll back")
         if held.state in ENDED:
@@ -229,6 +234,54 @@ def rollback(connection: Connection, reference: int | str, *, actor: str) -> int
             lanes.wake_run(connection, held.run)
 
     return _change(connection, reference, act)
+
+
+def _check_way_back(connection: Connection, run: Run) -> None:
+    """Raises Refused when a run cannot be taken back as it stands."""
+    found = obstacles.look(connection, run)
+    if found.possible:
+        return
+    remedy = (
+        "Mend or delete these rows, then ask again"
+        if found.blocked_by
+        else "Take back by hand what the plan shows; what the run changed or dropped stays as it is"
+    )
+    raise Refused([Finding("rollback", f"run {run.name} cannot be rolled back: {found.because}", remedy)])
+
+
+def purge(connection: Connection, reference: int | str | None, *, now: bool, actor: str) -> list[Purged]:
+    """Drop the old values that are kept for runs so that they can go back: of all whose time is over, or of one.
+
+    With `now` that one's go although their time is not over. Raises UsageError when it has not ended, or its time is not over.
+    """
+    if reference is None:
+        if now:
+            msg = "--now is for one run; name it: backfilld purge RUN --now"
+            raise UsageError(msg)
+        wanted = kept.overdue(connection)
+    else:
+        wanted = [find(connection, reference).run]
+    purged: list[Purged] = []
+
+    def act(held: Held) -> None:
+        run = find(connection, held.run)
+        if run.purged_at is not None:
+            return
+        if held.state not in ENDED:
+            msg = f"run {held.name} is {held.state}; what it keeps is needed until it has ended"
+            raise UsageError(msg)
+        if not now and run.run not in kept.overdue(connection):
+            until = f"until {run.kept_until:%Y-%m-%d %H:%M} UTC" if run.kept_until else "until it is rolled back"
+            msg = (
+                f"run {held.name} keeps its old values {until}; to drop them before: backfilld purge {held.name} --now"
+            )
+            raise UsageError(msg)
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", [PURGE_LOCK_TIMEOUT])
+        purged.append(kept.purge(connection, held, actor=actor))
+
+    for run in wanted:
+        _change(connection, run, act)
+    return purged
 
 
 def cancel(connection: Connection, reference: int | str, *, actor: str) -> int:

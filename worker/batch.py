@@ -14,23 +14,27 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
+from migrations.archive import in_run
 from migrations.definition import TableName
 from migrations.model import Bounds, Key, Stretch
 from migrations.names import sendable
 from migrations.postgres.outcomes import classify, in_words
-from migrations.store import lanes, quarantine
+from migrations.store import kept, lanes, quarantine
 from migrations.walks.keys import KeyWalk, fetch_key
 from migrations.walks.pages import PageReach, PageWalk
 from migrations.walks.rewrite import Rewrite, expression
 from migrations.walks.stride import Reach, Row
+from worker import keep
+from worker.keep import Journal
 from worker.transform import Transform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from migrations.model import Lane
-    from migrations.operations import Operation, Walk
+    from migrations.operations import Archived, Operation, Walk
     from migrations.postgres.connect import Connection
+    from migrations.walks.keys import Query
 
 
 #: Rows of a table and its partitions that this session has updated in place so far.
@@ -51,8 +55,8 @@ class Tally:
     changed: int = 0
     #: Of the changed rows, those that stayed on their page and touched no index; None when they were not counted.
     hot: int | None = None
-    #: For a verifying batch, rows that need work; for another, changed rows that still meet the user's condition, where
-    #: it was asked.
+    #: For a verifying batch, rows that need work; for one that archives or restores, rows that the archive did not have; for
+    #: another, changed rows that still meet the user's condition, where it was asked.
     residual: int = 0
     quarantined: int = 0
     #: SQLSTATEs of the rows that were set aside.
@@ -89,10 +93,20 @@ class Work:
     walk: KeyWalk
     #: The Python function that gives the values, where they do not come from SQL.
     transform: Transform | None = None
+    #: Where what the lanes replace is kept; None where nothing is.
+    journal: Journal | None = None
+    #: What an archiving lane copies.
+    archived: Archived | None = None
+    #: The table whose rows an undoing lane gives back what they were, while it walks the journal.
+    undoes: KeyWalk | None = None
 
     @classmethod
-    def of(cls, operation: Operation, number: int, *, transforms: Sequence[str] = ()) -> Work | None:
+    def of(
+        cls, operation: Operation, number: int, *, run: int, journals: bool = True, transforms: Sequence[str] = ()
+    ) -> Work | None:
         """The work of an operation, or None when it moves no data. `transforms` are the modules a function may come from.
+
+        With `journals` an operation that has an undo keeps what it replaces.
 
         Raises Refused when it comes from another, or is not there.
         """
@@ -106,14 +120,25 @@ class Work:
             rewrite=rewrite,
             walk=walk,
             transform=Transform.of(rewrite, walk, allowed=transforms),
+            journal=Journal(run=run, operation=number, walk=walk, columns=_columns(operation))
+            if journals and operation.undo()
+            else None,
         )
 
     @classmethod
-    def of_walk(cls, operation: Operation, walk: Walk) -> Work:
+    def of_walk(cls, operation: Operation, walk: Walk, *, run: int) -> Work:
         """The work of a walk between two steps."""
         rewrite = walk.rewrite or Rewrite(table=walk.table, facts=operation.facts, assignments=())
         by_key = KeyWalk(table=walk.table, key=walk.key)
-        return cls(number=walk.operation, operation=operation, rewrite=rewrite, walk=by_key)
+        undoes = walk.kind == "undo"
+        return cls(
+            number=walk.operation,
+            operation=operation,
+            rewrite=in_run(rewrite, run),
+            walk=kept.journal_walk(run) if undoes else by_key,
+            archived=walk.archived,
+            undoes=by_key if undoes else None,
+        )
 
     @property
     def table(self) -> TableName:
@@ -205,33 +230,77 @@ class Batch:
             walked, residual = self._count_residual(condition, parameters, carefully=carefully)
             nulls = self._tell_nulls_apart(condition, parameters, carefully=carefully) if residual else 0
             return Tally(walked=walked, residual=residual - nulls, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls)
-        return self._change(condition, parameters)
+        if self._work.archived is not None:
+            return self._archive(self._work.archived, condition, parameters)
+        if self._work.undoes is not None:
+            return self._undo(self._work.undoes, condition, parameters)
+        tally = self._change(condition, parameters)
+        if self._lane.kind == "restore":
+            tally = replace(tally, residual=self._count_unarchived(condition, parameters))
+        return tally
+
+    def _archive(self, archived: Archived, condition: sql.Composable, parameters: list[str]) -> Tally:
+        """Copy into the archive what it does not have as it is."""
+        query = keep.archiving(self._work.walk, archived, condition, run=self._lane.run, operation=self._work.number)
+        row = self._connection.execute(query, parameters).fetchone() or {}
+        return Tally(changed=row["changed"], residual=row["missing"])
+
+    def _undo(self, table: KeyWalk, condition: sql.Composable, parameters: list[str]) -> Tally:
+        """Give rows back what the journal says they were."""
+        targets = self._work.operation.facts.targets
+        query = keep.undoing(self._work.walk, table, targets, condition, operation=self._work.number)
+        row = self._connection.execute(query, parameters).fetchone()
+        return Tally(changed=int(row["changed"]) if row else 0)
+
+    def _count_unarchived(self, condition: sql.Composable, parameters: list[str]) -> int:
+        """Rows that have come since the archive was made."""
+        query = keep.unarchived(self._work.walk, condition, run=self._lane.run, operation=self._work.number)
+        row = self._connection.execute(query, parameters).fetchone()
+        return int(row["rows"]) if row else 0
 
     def _change(self, condition: sql.Composable, parameters: list[Any]) -> Tally:  # Any: key values
         """Change the rows that need work, by SQL or by a function."""
         if self._work.transform is not None:
-            written = self._work.transform.apply(self._connection, self._lane.run, condition, parameters)
+            written = self._work.transform.apply(
+                self._connection, self._lane.run, condition, parameters, journal=self._journal
+            )
             return Tally(changed=written.changed, residual=written.still)
+        query, sent = self._statement(condition, parameters)
         with self._connection.pipeline():
             # PostgreSQL's counters go on from earlier transactions, so what this one did is a difference.
             before = self._connection.execute(HOT_UPDATES, [self._relation])
-            changed = self._connection.execute(self._statement(condition), parameters)
+            changed = self._connection.execute(query, sent)
             after = self._connection.execute(HOT_UPDATES, [self._relation])
         hot = _hot(after) - _hot(before)
-        if self._work.rewrite.condition_tells is None:
+        if self._journal is None and self._work.rewrite.condition_tells is None:
             return Tally(changed=changed.rowcount, hot=hot)
         row = changed.fetchone() or {}
         return Tally(changed=row["changed"], residual=row["residual"], hot=hot)
 
-    def _statement(self, condition: sql.Composable) -> sql.Composed:
-        """The statement that does the work, and tells what is still to do where the user's condition can tell."""
-        still = self._work.rewrite.condition_tells
-        if still is None:
-            return self._update(condition)
-        return sql.SQL(
-            "WITH changed AS ({} RETURNING {} AS still) "
-            "SELECT count(*) AS changed, count(*) FILTER (WHERE still) AS residual FROM changed"
-        ).format(self._update(condition), still)
+    def _statement(self, condition: sql.Composable, parameters: list[Any]) -> Query:  # Any: key values
+        """The statement that does the work, keeps what it replaces, and tells what is still to do where the user's condition can."""
+        rewrite = self._work.rewrite
+        update = keep.Update(
+            table=self._table,
+            sets=rewrite.set_clause,
+            condition=condition,
+            parameters=parameters,
+            also=rewrite.needs_work,
+        )
+        still = rewrite.condition_tells
+        if self._journal is None and still is None:
+            return update.query
+        returning = sql.SQL("{} AS still").format(still if still is not None else sql.SQL("false"))
+        counted = sql.SQL(" SELECT count(*) AS changed, count(*) FILTER (WHERE still) AS residual FROM changed")
+        if self._journal is None:
+            query, sent = update.query
+            return sql.SQL("WITH changed AS ({} RETURNING {})").format(query, returning) + counted, sent
+        query, sent = self._journal.written(update, returning=returning, version=self._connection.info.server_version)
+        return query + counted, sent
+
+    @property
+    def _journal(self) -> Journal | None:
+        return self._work.journal if self._lane.kind in {"backfill", "retry"} else None
 
     def _within(self, reach: Reach) -> tuple[sql.Composable, list[str]]:
         match reach:
@@ -303,11 +372,6 @@ class Batch:
         with self._connection.cursor(row_factory=tuple_row) as cursor:
             keys: list[Key] = cursor.execute(query, parameters).fetchall()
         return [Row(key=key) for key in keys]
-
-    def _update(self, condition: sql.Composable) -> sql.Composed:
-        return sql.SQL("UPDATE {} SET {} WHERE {} AND {}").format(
-            self._table, self._work.rewrite.set_clause, condition, self._work.rewrite.needs_work
-        )
 
     def _count_residual(self, condition: sql.Composable, parameters: list[str], *, carefully: bool) -> tuple[int, int]:
         """(rows, those of them that still need work), but for those known to be unconvertible."""
@@ -381,6 +445,8 @@ class Batch:
 
     def _set_aside(self, key: Key, sqlstate: str, message: str) -> None:
         lane = self._lane
+        if self._work.undoes is not None:
+            key = kept.key_of(self._connection, key)
         quarantine.set_aside(
             self._connection,
             lane.run,
@@ -392,6 +458,10 @@ class Batch:
         )
         if quarantine.count(self._connection, lane.run) > self._cap:
             raise TooManyQuarantined(key, sqlstate, message, self._cap)
+
+
+def _columns(operation: Operation) -> tuple[str, ...]:
+    return tuple(target.column for target in operation.facts.targets)
 
 
 #: SQLSTATE not_null_violation.

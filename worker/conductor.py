@@ -21,7 +21,7 @@ from migrations.postgres.outcomes import classify
 from migrations.rollback import way_back
 from migrations.settings import TARGET
 from migrations.states import Phase, State, allowed
-from migrations.store import lanes, quarantine, runs
+from migrations.store import events, kept, lanes, quarantine, runs
 from migrations.walks.keys import KeyWalk, split
 from migrations.walks.sizing import FIRST_ROWS
 from migrations.walks.survey import stretches, to_open_end, walk_for
@@ -37,14 +37,18 @@ if TYPE_CHECKING:
     from migrations.operations import Operation, Step
     from migrations.postgres.connect import Connection
     from migrations.rollback import BackStep
+    from migrations.store.lanes import Walked
     from migrations.store.runs import Held, Standing
     from worker.batch import Work
+    from worker.index_build import IndexBuilds
     from worker.lookout import Lookout
 
 #: Walks over the data before a person is asked: an application that keeps writing rows that need work is a bug to be mended.
 MAX_PASSES = 10
 #: Looking at a row costs a small part of writing it, so verifying lanes begin with batches this many times as large.
 VERIFY_HEAD_START = 20
+#: Rounds of an archive: one copies, and one more looks at every row again; more where rows come in behind the lanes meanwhile.
+ARCHIVE_ROUNDS = 4
 #: The step of the verify phase in which the data is known to be right.
 _JUDGED = 2
 
@@ -52,13 +56,15 @@ _JUDGED = 2
 class Conductor:
     """One step of lane 0, in the transaction that holds it. `events` are to be told once it has committed."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is named where it is called
         self,
         connection: Connection,
         run: Run,
         operations: Sequence[Operation],
         works: Sequence[Work],
         lookout: Lookout,
+        *,
+        index_builds: IndexBuilds,
     ) -> None:
         self._connection = connection
         self._run = run
@@ -66,6 +72,7 @@ class Conductor:
         self._works = works
         self._lane = lookout.lane
         self._lookout = lookout
+        self._index_builds = index_builds
         #: How far the present phase is, in steps of its own.
         self._step: int = self._lane.cursor or 0
         self.events: list[Event] = []
@@ -114,7 +121,8 @@ class Conductor:
             isinstance(step, Action) and step.looks_for and step.offenders == rule.offenders
             for step in steps(self._operations, Phase.VERIFY)
         )
-        return standing.pass_ % MAX_PASSES == 0 or not (mends or looked)
+        # Lanes that walk again write the same values again, and none that are not unique become so.
+        return standing.pass_ % MAX_PASSES == 0 or rule.index is not None or not (mends or looked)
 
     def take_back(
         self, standing: Standing, rule: Action, *, problem: str, offenders: tuple[str, ...] | None
@@ -159,7 +167,9 @@ class Conductor:
         has_work = bool(steps(self._operations, phase)) or (
             phase in {Phase.BACKFILL, Phase.VERIFY} and bool(self._works) and standing.pass_ == 1
         )
-        return has_work and phase not in self._hold().approved
+        # Read without the run's lock first: the step that follows may last for hours, and people must be able to stop it.
+        known = runs.get(self._connection, self._run.run)
+        return has_work and (known is None or phase not in known.approved) and phase not in self._hold().approved
 
     def _act(self, standing: Standing, *, done: int) -> list[LaneMessage]:
         """Do the phase's next step, or go on to the next phase. The first `done` steps of the phase are the conductor's own."""
@@ -172,21 +182,67 @@ class Conductor:
         match step:
             case Walk():
                 return self._walk(step, standing)
-            case Action():
-                self._execute(step)
+            case Action(index=index):
+                if index is not None:
+                    self._index_builds.carry_out(self._connection, self._lane, step)
+                else:
+                    self._execute(step)
                 return self._go_on(self._step + 1)
 
     def _walk(self, walk: Walk, standing: Standing) -> list[LaneMessage]:
-        """Make the lanes of a walk between two steps, wait for them, and go on."""
-        made, unfinished = lanes.of_walk(self._connection, self._run.run, kind=walk.kind, operation=walk.operation)
-        if not made:
-            unfinished = made = self._make_walk_lanes(walk, standing)
-            if made:
-                self._checkpoint(self._step, sleeps=True)
-                return lanes.startable(self._connection, self._run.run)
-        if unfinished:
+        """Make the lanes of a walk between two steps, wait for them, look at what they did, and go on."""
+        run = self._run.run
+        done = lanes.of_walk(self._connection, run, kind=walk.kind, operation=walk.operation)
+        if done.open:
             return self._sleep()
+        if done.lanes and not self._must_look_again(walk, done):
+            self._tell_walked(walk, done)
+            return self._go_on(self._step + 1)
+        if self._make_walk_lanes(walk, standing):
+            self._checkpoint(self._step, sleeps=True)
+            return lanes.startable(self._connection, run)
         return self._go_on(self._step + 1)
+
+    def _tell_walked(self, walk: Walk, done: Walked) -> None:
+        """Put on record what a walk did; once, though two steps of the way back may need the same walk."""
+        run, what = self._run.run, f"{walk.kind}.done"
+        if events.count(self._connection, run, what=what, operation=walk.operation):
+            return
+        events.record(
+            self._connection,
+            run,
+            actor=runs.WORKER,
+            what=what,
+            operation=walk.operation,
+            rows=done.walked,
+            changed=done.changed,
+            missing=done.residual,
+            **(kept.left(self._connection, run, operation=walk.operation) if walk.kind == "undo" else {}),
+        )
+
+    def _must_look_again(self, walk: Walk, done: Walked) -> bool:
+        """Whether rows were missing in the archive when its lanes looked: they are copied, and all rows are looked at again.
+
+        On a table to which rows are added all the time some are always missing: those that were added behind the lanes. After
+        `ARCHIVE_ROUNDS` every row that was there when the last round began is known to have its copy.
+        """
+        if walk.kind != "archive":
+            return False
+        run, operation = self._run.run, walk.operation
+        before = events.count(self._connection, run, what="archive.round", operation=operation)
+        events.record(
+            self._connection,
+            run,
+            actor=runs.WORKER,
+            what="archive.round",
+            operation=operation,
+            rows=done.walked,
+            missing=done.residual,
+        )
+        if not done.residual or before + 1 >= ARCHIVE_ROUNDS:
+            return False
+        lanes.forget_walk(self._connection, run, kind=walk.kind, operation=operation)
+        return True
 
     def _roll_back(self, standing: Standing) -> list[LaneMessage]:
         """Take back the next of what was done; at first, when no batch is in flight any more, write down what that is."""
@@ -204,6 +260,7 @@ class Conductor:
             if back.phase is not standing.phase:
                 runs.set_phase(self._connection, run, back.phase, back=True)
                 self.events.append(PhaseEntered(run=run, name=self._run.name, phase=back.phase))
+                return self._go_on(self._step)  # the step may last for hours, and must not hold the run's row
             return self._do(back.step, standing)
         if standing.phase is not Phase.EXPAND:
             runs.set_phase(self._connection, run, Phase.EXPAND, back=True)
@@ -302,6 +359,8 @@ class Conductor:
 
     def _make_backfill_lanes(self, standing: Standing) -> None:
         """As many lanes as the run wants begin at once; more, as for the leaves of a partitioned table, wait for their turn."""
+        if any(work.journal for work in self._works):
+            kept.make_partition(self._connection, "journal", self._run.run)
         planned: list[tuple[Work, TableName, Bounds | Stretch, int]] = []
         total = 0
         for work in self._works:
@@ -327,6 +386,10 @@ class Conductor:
 
     def _make_walk_lanes(self, walk: Walk, standing: Standing) -> int:
         """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
+        if walk.kind == "undo":
+            return self._make_undo_lanes(walk, standing)
+        if walk.kind in {"archive", "restore"}:  # a restore may find that nothing was archived
+            kept.make_partition(self._connection, "archive", self._run.run)
         table = catalog.describe(self._connection, walk.table)
         if table is None:
             gone = f"there is no table {walk.table} any more"
@@ -344,6 +407,26 @@ class Conductor:
                 pass_=standing.pass_,
                 relation=str(walk.table),
                 bounds=replace(bounds, upto=None) if last else bounds,
+                batch_rows=FIRST_ROWS,
+                rows_expected=rows // len(slices),
+            )
+        return len(slices)
+
+    def _make_undo_lanes(self, walk: Walk, standing: Standing) -> int:
+        """Cut what the journal holds of an operation into lanes; none where nothing was written into it."""
+        run, operation = self._run.run, walk.operation
+        if not kept.has_partition(self._connection, "journal", run):
+            return 0
+        slices, rows = kept.journal_slices(self._connection, run, operation=operation, lanes=standing.settings.lanes)
+        for bounds in slices:
+            lanes.insert(
+                self._connection,
+                run,
+                kind=walk.kind,
+                operation=operation,
+                pass_=standing.pass_,
+                relation=str(walk.table),
+                bounds=bounds,
                 batch_rows=FIRST_ROWS,
                 rows_expected=rows // len(slices),
             )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from migrations.names import TableName
-    from migrations.operations import Statement, Step
+    from migrations.operations import Guard, Statement, Step
     from migrations.postgres.connect import Connection
     from migrations.postgres.fingerprint import Difference
 
@@ -43,12 +43,13 @@ def _is_one(statement: Statement) -> bool:
 
 
 def execute(connection: Connection, action: Action) -> None:
-    """Run the statements of an action, then its guards.
+    """Run the statements of an action between what it requires and its guards.
 
     Raises Refused when a guard finds what must not be, and psycopg.Error, also when a look finds a row that breaks a rule.
     """
     if (lock := needed(action)) is not None and lock.first:
         connection.execute(lock.statement)
+    _ask(connection, action, action.requires)
     if action.scans:
         # Long, under a lock that lets the application go on; a pause cancels it.
         connection.execute("SET LOCAL statement_timeout = 0")
@@ -58,15 +59,24 @@ def execute(connection: Connection, action: Action) -> None:
         if action.looks_for and cursor.fetchone() is not None:
             msg = f"rows break {action.looks_for}"
             raise psycopg.errors.CheckViolation(msg)
-    for guard in action.guards:
+    check(connection, action)
+    if action.keeps and action.table:
+        _check_kept(action.table, fingerprint.compare(before, fingerprint.read(connection, action.table), action.keeps))
+
+
+def check(connection: Connection, action: Action) -> None:
+    """Ask an action's guards. Raises Refused when one finds what must not be."""
+    _ask(connection, action, action.guards)
+
+
+def _ask(connection: Connection, action: Action, guards: tuple[Guard, ...]) -> None:
+    for guard in guards:
         row = connection.execute(guard.sql).fetchone()
         if row is not None:
             value = next(iter(row.values()))
             raise Refused(
                 [Finding("guard", f"{action.table}: {guard.problem.replace('{!r}', repr(value))}", guard.remedy)]
             )
-    if action.keeps and action.table:
-        _check_kept(action.table, fingerprint.compare(before, fingerprint.read(connection, action.table), action.keeps))
 
 
 def _check_kept(table: TableName, difference: Difference) -> None:

@@ -15,6 +15,7 @@ import dramatiq
 from migrations.messages import CONTROL_QUEUE, LANES_QUEUE
 from migrations.postgres.connect import open_pool
 from monitoring import metrics
+from worker import purger
 from worker.actors import declare_control, declare_lanes, sender
 from worker.control import Control
 from worker.give_way import GiveWay
@@ -58,7 +59,7 @@ class Lanes:
 
 @dataclass(kw_only=True)
 class SideTasks:
-    """The reconciler, the governor, the control, the one who gives way and the reporter, each in a thread of its own."""
+    """The reconciler, the governor, the control, the one who gives way, the purger and the reporter, each in a thread of its own."""
 
     loops: list[Loop]
     stopping: threading.Event
@@ -114,6 +115,7 @@ def start_side_tasks(
         loop("control", control.run_once, lambda remaining: control.wait(remaining, stopping)),
         loop("give way", give_way.run_once, lambda batches: give_way.wait(batches, stopping)),
         loop("reconciler", reconciler.run_once, lambda _woken: stopping.wait(RECONCILER_SECONDS)),
+        loop("purger", purger.run_once, lambda _purged: stopping.wait(purger.TICK_SECONDS)),
         loop("reporter", Reporter(observe=observe).run_once, lambda _told: stopping.wait(REPORTER_SECONDS)),
     ]
     for one in loops:

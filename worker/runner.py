@@ -40,6 +40,7 @@ from migrations.walks.sizing import REMEMBERED, next_rows, smaller
 from worker import balance, claim, ddl, ladder
 from worker.batch import Batch, Tally, TooManyQuarantined, Work, transaction
 from worker.conductor import Conductor, breaks_rule
+from worker.index_build import IndexBuilds
 from worker.lookout import Blocked, Lookout
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class _Known:
     works: Mapping[int, Work]
     #: What the lanes of walks between two steps do, by kind and operation.
     walks: Mapping[tuple[str, int], Work]
+    index_builds: IndexBuilds
 
     def work_of(self, lane: Lane) -> Work | None:
         """What the lane's batches do; None for the conductor."""
@@ -111,7 +113,8 @@ class _Known:
 
     def conductor(self, connection: Connection, lookout: Lookout) -> Conductor:
         """The conductor of the run, for one step of its lane."""
-        return Conductor(connection, self.run, self.operations, tuple(self.works.values()), lookout)
+        works = tuple(self.works.values())
+        return Conductor(connection, self.run, self.operations, works, lookout, index_builds=self.index_builds)
 
 
 class Runner:
@@ -131,6 +134,7 @@ class Runner:
         self._observe = observe
         self._stopping = stopping
         self._transforms = transforms
+        self._index_builds = IndexBuilds(pool=pool, stopping=stopping)
         self._known: dict[int, _Known] = {}
 
     def advance(self, message: LaneMessage) -> None:
@@ -530,13 +534,16 @@ class Runner:
             works = {
                 number: work
                 for number, one in enumerate(operations)
-                if (work := Work.of(one, number, transforms=self._transforms)) is not None
+                if (work := Work.of(one, number, run=run, journals=found.settings.journal, transforms=self._transforms))
+                is not None
             }
             between = {
-                (kind, number): Work.of_walk(operations[number], walk)
+                (kind, number): Work.of_walk(operations[number], walk, run=run)
                 for (kind, number), walk in walks(operations).items()
             }
-            known = self._known[run] = _Known(run=found, operations=operations, works=works, walks=between)
+            known = self._known[run] = _Known(
+                run=found, operations=operations, works=works, walks=between, index_builds=self._index_builds
+            )
         return known
 
     def _name(self, run: int) -> str:

@@ -27,6 +27,7 @@ from migrations.names import sendable
 from migrations.states import ACTIVE
 from migrations.store import runs
 from worker.claim import LEAST_STATEMENT_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_FACTOR
+from worker.keep import Update
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from migrations.postgres.connect import Connection
     from migrations.walks.keys import KeyWalk
     from migrations.walks.rewrite import Rewrite
+    from worker.keep import Journal
 
 #: A row as the function sees it: the key and the columns it reads, with psycopg's Python values. Any: of every type.
 Row = dict[str, Any]
@@ -144,7 +146,15 @@ class Transform:
             return None
         return cls(load(rewrite.transform, allowed=allowed), rewrite, walk)
 
-    def apply(self, connection: Connection, run: int, condition: sql.Composable, parameters: list[Any]) -> Written:
+    def apply(
+        self,
+        connection: Connection,
+        run: int,
+        condition: sql.Composable,
+        parameters: list[Any],
+        *,
+        journal: Journal | None,
+    ) -> Written:
         """Hand the rows of a range that need work to the function, and write what it gives back.
 
         Raises FunctionRaised and WrongRows, which are for a row to answer for, QueryCanceled when the function takes
@@ -155,7 +165,7 @@ class Transform:
             return Written(changed=0, still=0)
         try:
             values = self._call(connection, run, keys, rows)
-            return self._write(connection, condition, parameters, values, handed=len(rows))
+            return self._write(connection, condition, parameters, values, handed=len(rows), journal=journal)
         except (psycopg.DataError, psycopg.ProgrammingError, UnicodeError) as exc:
             if isinstance(exc, psycopg.Error) and exc.sqlstate is not None:
                 raise
@@ -257,7 +267,7 @@ class Transform:
             if value is not old and value != old:
                 raise WrongRows(f"a returned row changes {name}, which is not among `writes`")
 
-    def _write(
+    def _write(  # noqa: PLR0913 - one statement; each part is named where it is called
         self,
         connection: Connection,
         condition: sql.Composable,
@@ -265,6 +275,7 @@ class Transform:
         values: Values,
         *,
         handed: int,
+        journal: Journal | None,
     ) -> Written:
         """Write all values in one statement. Rows whose values are the same, letter by letter, are not touched."""
         asked = self._rewrite.condition_tells
@@ -276,18 +287,22 @@ class Transform:
             [_text(value, target, dump) for value in column]
             for column, target in zip(zip(*values.values(), strict=True), self._targets, strict=True)
         ]
-        update, sent = self._update(condition), [*keys, *news, *parameters]
-        if asked is None:
-            return Written(changed=connection.execute(update, sent).rowcount, still=0)
-        query = sql.SQL(
-            "WITH changed AS ({} RETURNING {} AS still) "
-            "SELECT count(*) AS changed, count(*) FILTER (WHERE still) AS still FROM changed"
-        ).format(update, asked)
+        update = self._update(condition, parameters, values=[*keys, *news])
+        if asked is None and journal is None:
+            return Written(changed=connection.execute(*update.query).rowcount, still=0)
+        returning = sql.SQL("{} AS still").format(asked if asked is not None else sql.SQL("false"))
+        if journal is None:
+            query, sent = update.query
+            query = sql.SQL("WITH changed AS ({} RETURNING {})").format(query, returning)
+        else:
+            query, sent = journal.written(update, returning=returning, version=connection.info.server_version)
+        query += sql.SQL(" SELECT count(*) AS changed, count(*) FILTER (WHERE still) AS still FROM changed")
         row = connection.execute(query, sent).fetchone() or {"changed": 0, "still": 0}
         # A row that was left as it is meets the condition by which it was chosen.
-        return Written(changed=row["changed"], still=row["still"] + handed - row["changed"])
+        left = handed - row["changed"] if asked is not None else 0
+        return Written(changed=row["changed"], still=row["still"] + left)
 
-    def _update(self, condition: sql.Composable) -> sql.Composed:
+    def _update(self, condition: sql.Composable, parameters: list[Any], *, values: list[list[str | None]]) -> Update:
         keys = [f"{_VALUES}_key_{n}" for n in range(len(self._key))]
         news = [f"{_VALUES}_{n}" for n in range(len(self._targets))]
         # The type's text is format_type's own. Without a limit of length: a cast to that would cut, the assignment does not.
@@ -295,28 +310,34 @@ class Transform:
             sql.SQL("CAST({} AS {})").format(sql.Identifier(new), sendable(sql.SQL(target.plain_type)))
             for new, target in zip(news, self._targets, strict=True)
         ]
-        return sql.SQL("UPDATE {} SET {} FROM unnest({}) AS {}({}) WHERE {} AND {} AND ({})").format(
-            self._table,
-            sql.SQL(", ").join(
-                sql.SQL("{} = {}").format(sendable(sql.Identifier(name)), cast)
-                for name, cast in zip(self._written, casts, strict=True)
-            ),
+        source = sql.SQL("unnest({}) AS {}({})").format(
             # Binary, which needs no quoting: as fast as COPY into a temporary table, and half as long as with %s.
             sql.SQL(", ").join([sql.SQL("%b::text[]")] * (len(keys) + len(news))),
             sql.Identifier(_VALUES),
             sql.SQL(", ").join(sql.Identifier(name) for name in [*keys, *news]),
-            condition,
-            sql.SQL(" AND ").join(
-                sql.SQL("{} = CAST({} AS {})").format(
-                    self._column(column.name), sql.Identifier(key), sendable(sql.SQL(column.type))
-                )
-                for column, key in zip(self._walk.key, keys, strict=True)
-            ),
-            sql.SQL(" OR ").join(
-                # As text: equality takes 1.0 for 1.00, and in some types a capital for a small letter.
-                sql.SQL('{}::text COLLATE "C" IS DISTINCT FROM {}::text COLLATE "C"').format(self._column(name), cast)
+        )
+        same = sql.SQL(" AND ").join(
+            sql.SQL("{} = CAST({} AS {})").format(
+                self._column(column.name), sql.Identifier(key), sendable(sql.SQL(column.type))
+            )
+            for column, key in zip(self._walk.key, keys, strict=True)
+        )
+        differs = sql.SQL(" OR ").join(
+            # As text: equality takes 1.0 for 1.00, and in some types a capital for a small letter.
+            sql.SQL('{}::text COLLATE "C" IS DISTINCT FROM {}::text COLLATE "C"').format(self._column(name), cast)
+            for name, cast in zip(self._written, casts, strict=True)
+        )
+        return Update(
+            table=self._table,
+            sets=sql.SQL(", ").join(
+                sql.SQL("{} = {}").format(sendable(sql.Identifier(name)), cast)
                 for name, cast in zip(self._written, casts, strict=True)
             ),
+            condition=condition,
+            parameters=parameters,
+            also=sql.SQL("{} AND ({})").format(same, differs),
+            source=source,
+            source_parameters=values,
         )
 
     def _column(self, name: str) -> sql.SQL:

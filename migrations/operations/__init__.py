@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from migrations import definition
 from migrations.operations.add_check import AddCheck
 from migrations.operations.add_column import AddColumn
 from migrations.operations.add_foreign_key import AddForeignKey
+from migrations.operations.add_unique import AddUnique
 from migrations.operations.backfill import Backfill
-from migrations.operations.base import Action, Guard, Index, Keeps, Operation, Statement, Step, Walk
+from migrations.operations.base import Action, Archived, Guard, Index, Keeps, Operation, Statement, Step, Walk
+from migrations.operations.change_type import ChangeType
+from migrations.operations.create_index import CreateIndex
+from migrations.operations.drop_column import DropColumn
+from migrations.operations.drop_index import DropIndex
 from migrations.operations.rename_column import RenameColumn
 from migrations.operations.set_not_null import SetNotNull
 from migrations.operations.sql import Sql
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Action",
+    "Archived",
     "Guard",
     "Index",
     "Keeps",
@@ -45,16 +51,18 @@ def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
     )
 
 
-def bind_one(  # noqa: PLR0911 - one for each operation
-    migration: Migration, number: int, facts: Facts
-) -> Operation:
+def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # noqa: C901, PLR0911, PLR0912 - one for each operation
     """One operation of a migration with its facts."""
     operation = migration.operations[number]
     match operation:
         case definition.AddColumn():
             return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.Backfill():
-            return Backfill(definition=operation, facts=facts)
+            return Backfill(definition=operation, facts=facts, number=number)
+        case definition.ChangeType():
+            return ChangeType(definition=operation, facts=facts, migration=migration.name, number=number)
+        case definition.DropColumn():
+            return DropColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.RenameColumn():
             return RenameColumn(definition=operation, facts=facts, migration=migration.name, number=number)
         case definition.SetNotNull():
@@ -63,10 +71,16 @@ def bind_one(  # noqa: PLR0911 - one for each operation
             return AddCheck(definition=operation, facts=facts)
         case definition.AddForeignKey():
             return AddForeignKey(definition=operation, facts=facts)
+        case definition.AddUnique():
+            return AddUnique(definition=operation, facts=facts)
+        case definition.CreateIndex():
+            return CreateIndex(definition=operation, facts=facts)
+        case definition.DropIndex():
+            return DropIndex(definition=operation, facts=facts)
         case definition.Sql():
             return Sql(definition=operation, facts=facts)
         case _:
-            raise NotImplementedError(operation.kind)
+            assert_never(operation)
 
 
 def walks(operations: Sequence[Operation]) -> dict[tuple[str, int], Walk]:

@@ -8,6 +8,9 @@ contract  the sync trigger goes, first its function's body, so that no statement
 
 Until contract the column is computed: the trigger gives each inserted or updated row the expression's value, whoever wrote it.
 A value that cannot be computed becomes NULL rather than an error of the application's; verify finds the row.
+
+From contract on, and without `backfill:` from the beginning, the application may write into the column. A run that goes back
+from there archives the column before it drops it.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from migrations.operations.base import Action, Statement, Step, object_name
-from migrations.operations.rules import Rule, not_null, not_null_check
-from migrations.operations.sync import BRIEF, created, dropped, fires_last, silenced
+from migrations.operations.base import Action, Archived, Statement, Step, Walk, object_name
+from migrations.operations.rules import BRIEF, Rule, not_null, not_null_check
+from migrations.operations.sync import created, dropped, fires_last, silenced
 from migrations.postgres.sync import SyncTrigger, one_way
 from migrations.walks.rewrite import Assignment, Rewrite
 
@@ -73,7 +76,9 @@ class AddColumn:
     def expand(self) -> tuple[Step, ...]:
         statements = [*self._column_statements()]
         if self.definition.backfill is None:
-            return (Action(table=self.table, statements=tuple(statements), back=(self._gone(),)),) if statements else ()
+            # Nothing computes the column, so what is in it may be the application's from the beginning.
+            back = (*self._keep(), self._gone())
+            return (Action(table=self.table, statements=tuple(statements), back=back),) if statements else ()
         statements += created(self._trigger, self._body())
         return (
             Action(
@@ -97,7 +102,7 @@ class AddColumn:
         if self.definition.backfill is None:
             return ()
         return (
-            Action(table=self.table, statements=(silenced(self._trigger),)),
+            Action(table=self.table, statements=(silenced(self._trigger),), back=self._keep()),
             Action(table=self.table, statements=dropped(self._trigger)),
         )
 
@@ -130,8 +135,22 @@ class AddColumn:
             only_null=not self.facts.repeatable,
         )
 
+    def _keep(self) -> tuple[Step, ...]:
+        """Before the column goes on the way back: what the application has written into it is archived."""
+        if not self.facts.key:
+            return ()
+        walk = Walk(
+            kind="archive",
+            operation=self.number,
+            table=self.table,
+            key=self.facts.key,
+            archived=Archived(old=self.definition.column.name),
+            note="what the application wrote into the column is kept in the archive",
+        )
+        return (walk,)
+
     def _gone(self) -> Action:
-        """Take away all that expand added; what the column holds until contract is computed, so nothing is lost."""
+        """Take away all that expand added; what the column holds is computed, or was archived before."""
         drop_column = sql.SQL("ALTER TABLE {} DROP COLUMN IF EXISTS {}").format(self.table.identifier, self._column)
         drop_trigger, drop_function = dropped(self._trigger)
         return Action(

@@ -1,6 +1,6 @@
 """Give columns that are there new values, where a condition holds.
 
-backfill  lanes set the values
+backfill  lanes set the values, and write down what they replace in the journal
 verify    every row is looked at; rows changed or added since are walked again, until a pass finds none
 
 There is nothing to expand, to switch or to contract. An expression that reads a column it sets is walked by key, and each key
@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from migrations.operations.base import Walk
 from migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Backfill:
 
     definition: Definition
     facts: Facts
+    number: int
 
     @property
     def table(self) -> TableName:
@@ -49,7 +51,8 @@ class Backfill:
         return ()
 
     def undo(self) -> tuple[Step, ...]:
-        return ()
+        note = "rows that are still what the run made them are given back what they were"
+        return (Walk(kind="undo", operation=self.number, table=self.table, key=self.facts.key, note=note),)
 
     def verify(self) -> tuple[Step, ...]:
         return ()

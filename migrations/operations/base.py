@@ -65,6 +65,8 @@ class Action:
     #: Tables that are locked before the first statement, all at once and in the order of their names, with the strongest lock
     #: that any of the statements takes, and `table` with them; see `migrations.postgres.locks`.
     locks: tuple[TableName, ...] = ()
+    #: What must be so before the first statement, once the tables are locked: as a guard is, before the fact.
+    requires: tuple[Guard, ...] = ()
     guards: tuple[Guard, ...] = ()
     #: What of the table may be otherwise afterwards; None compares nothing.
     keeps: Keeps | None = None
@@ -95,6 +97,16 @@ class Index:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Archived:
+    """What an archive walk copies of each row, as texts."""
+
+    #: The column that is about to go.
+    old: str
+    #: The column that replaced it, as it is at the same moment; None where nothing did.
+    new: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Walk:
     """What lanes do between two actions."""
 
@@ -108,8 +120,10 @@ class Walk:
     key: tuple[KeyColumn, ...]
     #: Whether rows that are added while it goes on, at the end of the key's order, are walked too.
     to_open_end: bool = True
-    #: What the lanes do to each row, where it can be said as a rewrite.
+    #: What the lanes do to each row, where it can be said as a rewrite: for `restore`, whose expression is `archive.restored`'s.
     rewrite: Rewrite | None = None
+    #: For `archive`: what is copied. The walk is over once lanes have looked again and found a copy of every row.
+    archived: Archived | None = None
     note: str = ""
     back: tuple[Step, ...] = ()
 

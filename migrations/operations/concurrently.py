@@ -22,29 +22,28 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from migrations.operations.base import Action, Index, Statement
+from migrations.operations.rules import NAMED_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from migrations.definition import TableName
-    from migrations.facts import IndexDefinition
+    from migrations.facts import IndexDefinition, KeyColumn
     from migrations.operations.base import Guard, Step
 
-#: As many rows are named to people; with more, what writes them is to be mended first.
-MOST_OFFENDERS = 10
 _GOES_ON = "outside of a transaction, while reads and writes go on"
 
 
-def build(table: TableName, definition: IndexDefinition, *, named_by: Sequence[str] = ()) -> Action:
-    """Build an index. `named_by` are columns whose values name the rows that a unique index cannot hold."""
-    return _built(table, definition, named_by=named_by, back=(_dropped(table, definition),))
+def build(table: TableName, definition: IndexDefinition, *, key: Sequence[KeyColumn] = ()) -> Action:
+    """Build an index. `key` names the rows that a unique index cannot hold."""
+    return _built(table, definition, key=key, back=(_dropped(table, definition),))
 
 
 def drop(
-    table: TableName, definition: IndexDefinition, *, named_by: Sequence[str] = (), guards: tuple[Guard, ...] = ()
+    table: TableName, definition: IndexDefinition, *, key: Sequence[KeyColumn] = (), guards: tuple[Guard, ...] = ()
 ) -> Action:
     """Drop an index; the way back builds it again, with its tablespace and its comment."""
-    back: tuple[Step, ...] = (_built(table, definition, named_by=named_by),)
+    back: tuple[Step, ...] = (_built(table, definition, key=key),)
     if definition.comment:
         comment = sql.SQL("COMMENT ON INDEX {} IS {}").format(
             sql.Identifier(table.schema, definition.name), sql.Literal(definition.comment)
@@ -54,7 +53,7 @@ def drop(
 
 
 def _built(
-    table: TableName, definition: IndexDefinition, *, named_by: Sequence[str], back: tuple[Step, ...] = ()
+    table: TableName, definition: IndexDefinition, *, key: Sequence[KeyColumn], back: tuple[Step, ...] = ()
 ) -> Action:
     create = sql.SQL("CREATE {}INDEX CONCURRENTLY {} ON {} {}").format(
         sql.SQL("UNIQUE " if definition.unique else ""),
@@ -66,7 +65,7 @@ def _built(
         table=table,
         statements=(Statement(sql=create, lock="SHARE UPDATE EXCLUSIVE", note=f"scans the table twice, {_GOES_ON}"),),
         index=Index(schema=table.schema, name=definition.name, present=True, definition=definition),
-        offenders=_duplicates(table, definition, named_by=named_by) if definition.unique else None,
+        offenders=_duplicates(table, definition, key=key) if definition.unique else None,
         back=back,
     )
 
@@ -88,9 +87,9 @@ def _dropped(
     )
 
 
-def _duplicates(table: TableName, definition: IndexDefinition, *, named_by: Sequence[str]) -> sql.Composed:
-    """A query for rows that a unique index cannot hold, each by the values of `named_by`, or by where it is stored."""
-    names: list[sql.Composable] = [sql.Identifier(column) for column in named_by] or [sql.SQL("ctid")]
+def _duplicates(table: TableName, definition: IndexDefinition, *, key: Sequence[KeyColumn]) -> sql.Composed:
+    """A query for rows that a unique index cannot hold, each by its `key`, or by where it is."""
+    names = [sql.Identifier(name) for name in [column.name for column in key] or ["ctid"]]
     keys = [sql.SQL("({})").format(sql.SQL(key)) for key in definition.keys]
     held = [sql.SQL("({})").format(sql.SQL(definition.where))] if definition.where else []
     # Not a GROUP BY and a join: `=` would be looked up by its name, and a type outside of pg_catalog has its own elsewhere.
@@ -105,5 +104,5 @@ def _duplicates(table: TableName, definition: IndexDefinition, *, named_by: Sequ
         keys=sql.SQL(", ").join(keys),
         table=table.identifier,
         held=sql.SQL(" AND ").join([*held, *(sql.SQL("{} IS NOT NULL").format(key) for key in keys)]),
-        most=sql.Literal(MOST_OFFENDERS),
+        most=sql.Literal(NAMED_ROWS),
     )

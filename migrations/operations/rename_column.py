@@ -21,8 +21,9 @@ from psycopg import sql
 from migrations.facts import Twin
 from migrations.operations import concurrently
 from migrations.operations.base import Action, Keeps, Statement, Step, Walk, object_name
-from migrations.operations.sync import BRIEF, created, dropped, fires, fires_last, turned
-from migrations.postgres.sync import Pair, Side, SyncTrigger, dollar_quoted
+from migrations.operations.rules import BRIEF
+from migrations.operations.sync import created, dropped, fires, fires_last, turned
+from migrations.postgres.sync import Pair, Side, SyncTrigger
 from migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
@@ -62,10 +63,9 @@ class RenameColumn:
         return (self._added(self.new, column=self.old, back=(self._gone(self.new),)),)
 
     def verify(self) -> tuple[Step, ...]:
-        named_by = [column.name for column in self.facts.key]
         analyze = sql.SQL("ANALYZE {} ({})").format(self.table.identifier, sql.Identifier(self.new))
         return (
-            *(concurrently.build(self.table, index, named_by=named_by) for index in self._twin.indexes),
+            *(concurrently.build(self.table, index, key=self.facts.key) for index in self._twin.indexes),
             Action(
                 table=self.table,
                 statements=(
@@ -80,7 +80,9 @@ class RenameColumn:
         )
 
     def switch(self) -> tuple[Step, ...]:
-        return (self._swapped(column=self.new, twin=self.old, back=(self._swapped(column=self.old, twin=self.new),)),)
+        guards = (fires(self._trigger), fires_last(self._trigger))
+        back = self._swapped(column=self.old, twin=self.new)
+        return (replace(self._swapped(column=self.new, twin=self.old), guards=guards, back=(back,)),)
 
     def contract(self) -> tuple[Step, ...]:
         again: tuple[Step, ...] = (
@@ -113,17 +115,14 @@ class RenameColumn:
     def _added(self, twin: str, *, column: str, back: tuple[Step, ...] = ()) -> Action:
         """The twin under a name, and the trigger, while the column itself has the other name."""
         table, name = self.table.identifier, sql.Identifier(twin)
-        collation = (
-            sql.SQL(" COLLATE {}").format(sql.SQL(self._twin.collation)) if self._twin.collation else sql.SQL("")
-        )
-        add = sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(table, name, sql.SQL(self._twin.type)) + collation
+        add = sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(table, name, sql.SQL(self._twin.type))
+        if self._twin.collation:
+            add += sql.SQL(" COLLATE {}").format(sql.SQL(self._twin.collation))
+        if self._twin.default:
+            # Not as a part of ADD COLUMN, which would give it to the rows that are there.
+            add += sql.SQL(", ALTER COLUMN {} SET DEFAULT (\n{}\n)").format(name, sql.SQL(self._twin.default))
         function, *trigger = created(self._trigger, self._body(column=column, twin=twin))
         statements = [function, Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite; " + BRIEF)]
-        if self._twin.default:
-            default = sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT (\n{}\n)").format(
-                table, name, sql.SQL(self._twin.default)
-            )
-            statements.append(Statement(sql=default, lock="ACCESS EXCLUSIVE", note="for rows to come"))
         for privilege, grantee, grantable in self._twin.grants:
             grant = sql.SQL("GRANT {} ({}) ON TABLE {} TO {}{}").format(
                 sql.SQL(privilege),
@@ -158,26 +157,24 @@ class RenameColumn:
             ),
         )
 
-    def _swapped(self, *, column: str, twin: str, back: tuple[Step, ...] = ()) -> Action:
+    def _swapped(self, *, column: str, twin: str) -> Action:
         """The column gets this name, and its twin that one, which are each other's until then."""
         aside = object_name("backfilld_swap", self.migration, self.number)
-        renames = sql.SQL("\n").join(
-            sql.SQL("  ALTER TABLE {} RENAME COLUMN {} TO {};").format(
-                self.table.identifier, sql.Identifier(before), sql.Identifier(after)
+        renames = tuple(
+            Statement(
+                sql=sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(
+                    self.table.identifier, sql.Identifier(before), sql.Identifier(after)
+                ),
+                lock="ACCESS EXCLUSIVE",
+                note=BRIEF,
             )
             for before, after in ((twin, aside), (column, twin), (aside, column))
         )
-        # One statement, so that the application waits for one round trip and not for three.
-        swap = sql.SQL("DO {}").format(dollar_quoted(f"BEGIN\n{renames.as_string()}\nEND"))
         return Action(
             table=self.table,
-            statements=(
-                turned(self._trigger, self._body(column=column, twin=twin)),
-                Statement(sql=swap, lock="ACCESS EXCLUSIVE", note="the two columns swap their names; " + BRIEF),
-            ),
-            guards=(fires(self._trigger), fires_last(self._trigger)),
+            statements=(turned(self._trigger, self._body(column=column, twin=twin)), *renames),
+            # Both hold the same, so that nothing but the names may be otherwise.
             keeps=Keeps(renamed=((column, twin), (twin, column))),
-            back=back,
         )
 
     def _body(self, *, column: str, twin: str) -> str:

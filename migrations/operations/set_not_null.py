@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from migrations.operations.base import Step, object_name
+from migrations.operations.base import Step, Walk, object_name
 from migrations.operations.rules import Rule, not_null, not_null_check
 from migrations.walks.rewrite import Assignment, Rewrite
 
@@ -51,7 +51,10 @@ class SetNotNull:
         return ()
 
     def undo(self) -> tuple[Step, ...]:
-        return ()
+        if self.definition.backfill is None:
+            return ()
+        note = "rows that still have the value that the run gave them are NULL again"
+        return (Walk(kind="undo", operation=self.number, table=self.table, key=self.facts.key, note=note),)
 
     def verify(self) -> tuple[Step, ...]:
         return self._check.steps(looks=self.definition.backfill is None)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from migrations.operations.base import Guard, Statement
+from migrations.operations.rules import BRIEF
 from migrations.postgres.sync import NEUTRAL
 
 if TYPE_CHECKING:
     from migrations.postgres.sync import SyncTrigger
-
-#: A lock that lets nothing else in, held for moments.
-BRIEF = "brief; gives way after lock_timeout, and tries again"
 
 
 def created(trigger: SyncTrigger, body: str) -> tuple[Statement, ...]:

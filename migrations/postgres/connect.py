@@ -5,7 +5,7 @@ All settings are local to a transaction, so that a pooler in transaction mode ca
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -88,6 +88,29 @@ def open_pool(url: str, *, size: int) -> Pool:
         name="backfilld",
         open=True,
     )
+
+
+def open_session(pool: Pool, *, application_name: str, settings: dict[str, str]) -> Connection:
+    """One more connection to where a pool's go, for statements outside of a transaction; `settings` hold for all of them.
+
+    Not one of the pool: it is needed for hours, and what is set here must not come back to a batch. Raises psycopg.Error.
+    """
+    if not isinstance(pool.conninfo, str):
+        msg = "the pool was not opened by `open_pool`"
+        raise TypeError(msg)
+    connection: Connection = psycopg.connect(
+        pool.conninfo, autocommit=True, **{**_OPTIONS, "application_name": application_name}
+    )
+    # Those that this server has: some came with later versions.
+    connection.execute(
+        "SELECT set_config(s.name, v.value, false) FROM unnest(%s::text[], %s::text[]) AS v (name, value) "
+        "JOIN pg_settings s ON s.name = v.name",
+        [list(settings), list(settings.values())],
+    )
+    # A peer that is gone ends its statement within a second; not every platform can tell.
+    with suppress(errors.InvalidParameterValue):
+        connection.execute("SET client_connection_check_interval = '1s'")
+    return connection
 
 
 def lost(exc: psycopg.Error) -> bool:

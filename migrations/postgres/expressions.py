@@ -84,6 +84,10 @@ def smuggled(expression: str) -> str | None:
     return "a parenthesis is not closed" if depth else None
 
 
+#: The index that is tried on a copy.
+_PROBE_INDEX = "backfilld_probe_index"
+
+
 def end_of_comment(text: str, position: int) -> int | None:
     # Comments nest in PostgreSQL.
     depth = 1
@@ -200,16 +204,6 @@ class Probe:
         with self._asking("expression", "the update of " + ", ".join(assignments)):
             self._connection.execute(sql.SQL("EXPLAIN UPDATE {} SET {}{}").format(self._copy, sets, condition))
 
-    def index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
-        """Build an index on the copy, and take its definition as PostgreSQL writes it.
-
-        `rest` is what follows the table's name in CREATE INDEX; users' texts in it were found self-contained by `smuggled`.
-        Raises Complaint.
-        """
-        # Written, read and written again: what comes out then is what the table's own index will be found to be.
-        first = self._try_index(name, rest, unique=unique)
-        return self._try_index(name, _raw(first.rest), unique=unique)
-
     def twin_indexes(
         self, column: str, twin: str, definitions: Sequence[IndexDefinition], *, type_: str, collation: str
     ) -> list[tuple[IndexDefinition, IndexDefinition]]:
@@ -270,6 +264,16 @@ class Probe:
         rows = self._connection.execute(_SQL["equalities"], {"oid": self._own_oid(), "name": foreign_key}).fetchall()
         return tuple(f"OPERATOR({sql.Identifier(row['schema']).as_string()}.{row['name']})" for row in rows)
 
+    def index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
+        """Build an index on the copy, and take its definition as PostgreSQL writes it.
+
+        `rest` is what follows the table's name in CREATE INDEX; users' texts in it were found self-contained by `smuggled`.
+        Raises Complaint.
+        """
+        # Written, read and written again: what comes out then is what the table's own index will be found to be.
+        first = self._try_index(name, rest, unique=unique)
+        return self._try_index(name, _raw(first.rest), unique=unique)
+
     def has_equality(self, column: str) -> bool:
         """Whether values of a column can be told apart by `IS DISTINCT FROM`."""
         try:
@@ -305,18 +309,19 @@ class Probe:
         return {one.name: replace(one, tablespace="") for one in found if one is not None}
 
     def _try_index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
+        probe_name = sql.Identifier(_PROBE_INDEX)  # the index's own may be that of its table
         create = sql.SQL("CREATE {}INDEX {} ON {} {}").format(
-            sql.SQL("UNIQUE " if unique else ""), sql.Identifier(name), self._copy, rest
+            sql.SQL("UNIQUE " if unique else ""), probe_name, self._copy, rest
         )
         with self._asking("index", f"the index {name}"):
             self._connection.execute(create)
         (definition,) = [
             one.definition
             for one in indexes.of_table(self._connection, self._own_oid())
-            if one.definition is not None and one.definition.name == name
+            if one.definition is not None and one.definition.name == _PROBE_INDEX
         ]
-        self._connection.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier("pg_temp", name)))
-        return replace(definition, tablespace="")  # temporary tables may have one of their own
+        self._connection.execute(sql.SQL("DROP INDEX pg_temp.{}").format(probe_name))
+        return replace(definition, name=name, tablespace="")  # temporary tables may have a tablespace of their own
 
     def _unrepeatable(self, nodes: str) -> tuple[str, ...]:
         functions = [int(oid) for oid in re.findall(r":(?:funcid|opfuncid|aggfnoid|winfnoid) (\d+)", nodes)]
@@ -358,10 +363,11 @@ class Probe:
 class Complaint(Exception):
     """PostgreSQL does not accept a part of the migration."""
 
-    def __init__(self, check: str, problem: str) -> None:
+    def __init__(self, check: str, problem: str, remedy: str | None = None) -> None:
         super().__init__(problem)
         self.check = check
         self.problem = problem
+        self.remedy = remedy
 
     def finding(self, place: str) -> Finding:
         """As a reason for refusal. `place` names the operation."""
@@ -374,7 +380,7 @@ class Complaint(Exception):
             self.check,
             "Write one SQL expression over the table's columns; names outside pg_catalog carry their schema (public.f(x))",
         )
-        return Finding(self.check, f"{place}: {self.problem}", remedy)
+        return Finding(self.check, f"{place}: {self.problem}", self.remedy or remedy)
 
 
 @contextmanager

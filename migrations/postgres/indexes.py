@@ -66,6 +66,38 @@ class Uses:
     counted_since: datetime | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """An index that is being built or dropped for a run at this moment."""
+
+    run: int
+    #: The statement.
+    what: str
+    #: As PostgreSQL calls it; None for a drop, which has none.
+    phase: str | None
+    #: Of the phase, in percent; None where PostgreSQL does not count.
+    percent: float | None
+    #: Who is waited for, in words; None when nobody is.
+    waits_for: str | None
+
+    @property
+    def in_words(self) -> str:
+        """On one line, for people."""
+        percent = f", {self.percent:.0f} %" if self.percent is not None else ""
+        told = f"{self.what}: {self.phase or 'under way'}{percent}"
+        return f"{told}; waits for {self.waits_for}" if self.waits_for else told
+
+    @classmethod
+    def from_row(cls, row: Row) -> Work:
+        waits_for = None
+        if row["waits_for"] is not None:
+            seconds = row["waits_for_seconds"] or 0
+            waits_for = f"pid {row['waits_for']} ({row['waits_for_state'] or 'hidden'}, {seconds:.0f} s)"
+            waits_for += f": {row['waits_for_query']}" if row["waits_for_query"] else ""
+        percent = min(100.0 * row["done"] / row["total"], 100.0) if row["total"] else None
+        return cls(run=row["run"], what=row["what"], phase=row["phase"], percent=percent, waits_for=waits_for)
+
+
 def find(connection: Connection, schema: str, name: str) -> Named | None:
     """What has this name in a schema, or None."""
     row = connection.execute(_SQL["find_index"], {"schema": schema, "name": name}).fetchone()
@@ -85,3 +117,19 @@ def uses(connection: Connection, index: int) -> Uses | None:
     return Uses(
         **{**row, "constraints": tuple(row["constraints"]), "foreign_keys": tuple(row["foreign_keys"])},
     )
+
+
+def end_sessions(connection: Connection, run: int, *, but: int, patience_seconds: float) -> list[int]:
+    """End the sessions that work on an index of a run, but for the one with this pid; returns those that do not go.
+
+    The caller holds the run's conductor.
+    """
+    parameters = {"run": run, "but": but, "patience_ms": round(patience_seconds * 1000)}
+    rows = connection.execute(_SQL["end_index_sessions"], parameters).fetchall()
+    return [row["pid"] for row in rows if not row["ended"]]
+
+
+def at_work(connection: Connection) -> dict[int, Work]:
+    """What is built or dropped for runs at this moment, by run. Of a moment: asked twice in a transaction it is the same."""
+    rows = connection.execute(_SQL["index_work"]).fetchall()
+    return {row["run"]: Work.from_row(row) for row in rows}

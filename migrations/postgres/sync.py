@@ -67,7 +67,7 @@ class SyncTrigger:
         )
         return sql.SQL(
             "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS {body}"
-        ).format(name=self._function, settings=settings, body=dollar_quoted(body))
+        ).format(name=self._function, settings=settings, body=_dollar_quoted(body))
 
     @property
     def create(self) -> sql.Composed:
@@ -250,7 +250,7 @@ def assignment(
     END;"""  # noqa: S608 - the expression was checked by preflight, names are quoted
 
 
-def dollar_quoted(body: str) -> sql.SQL:
+def _dollar_quoted(body: str) -> sql.SQL:
     """A body of code as one literal, by a tag that it does not hold."""
     tag = "$body$"
     while tag in body:

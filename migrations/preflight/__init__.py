@@ -7,14 +7,27 @@ Each operation has a file of its own here, which is handed a `Case` and gives th
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from migrations import definition
 from migrations.facts import Facts
 from migrations.operations import bind, bind_one
 from migrations.postgres import catalog, dependents, pooler
 from migrations.postgres.expressions import Complaint, probe
-from migrations.preflight import add_check, add_column, add_foreign_key, backfill, rename_column, set_not_null, sql
+from migrations.preflight import (
+    add_check,
+    add_column,
+    add_foreign_key,
+    add_unique,
+    backfill,
+    change_type,
+    create_index,
+    drop_column,
+    drop_index,
+    rename_column,
+    set_not_null,
+    sql,
+)
 from migrations.preflight.findings import Case, Examination
 from migrations.preflight.surroundings import tell_of_surroundings
 from migrations.preflight.tables import check_table, find_table
@@ -134,10 +147,14 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
             f"{case.table.name} cannot be walked by pages, because {because}",
             "Remove `walk: pages` from the settings; it is walked by key then",
         )
+    if bind_one(case.migration, case.number, facts).undo() and not case.migration.settings.journal:
+        case.warn(
+            "with `journal: off` nothing is kept of what it replaces: once rows are changed, this run cannot be rolled back"
+        )
     return replace(facts, keys_because=because)
 
 
-def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one for each operation
+def _examine_case(case: Case) -> Facts:  # noqa: C901, PLR0911, PLR0912 - one for each operation
     """The facts of one operation. Raises Complaint."""
     operation = case.migration.operations[case.number]
     match operation:
@@ -145,6 +162,10 @@ def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one for each operatio
             return add_column.examine(case, operation)
         case definition.Backfill():
             return backfill.examine(case, operation)
+        case definition.ChangeType():
+            return change_type.examine(case, operation)
+        case definition.DropColumn():
+            return drop_column.examine(case, operation)
         case definition.RenameColumn():
             return rename_column.examine(case, operation)
         case definition.SetNotNull():
@@ -153,6 +174,13 @@ def _examine_case(case: Case) -> Facts:  # noqa: PLR0911 - one for each operatio
             return add_check.examine(case, operation)
         case definition.AddForeignKey():
             return add_foreign_key.examine(case, operation)
+        case definition.AddUnique():
+            return add_unique.examine(case, operation)
+        case definition.CreateIndex():
+            return create_index.examine(case, operation)
+        case definition.DropIndex():
+            return drop_index.examine(case, operation)
+        case definition.Sql():
+            return Facts(relation="")  # examined by its text: `sql.examine`
         case _:
-            case.refuse("operation", f"{operation.kind} is not there yet", "Wait for it")
-            return Facts(relation=str(case.table.name))
+            assert_never(operation)

@@ -40,6 +40,11 @@ def examine(case: Case, operation: AddColumn) -> Facts:
         default_fills=default_fills and operation.backfill is None,
         adopts=adopts and present is not None,
     )
+    if not table.keys:
+        case.warn(
+            f"{table.name} has no key by which rows could be archived: what the application writes into {column} is lost "
+            "should the run be rolled back"
+        )
     if operation.default is not None:
         trial.analyse(operation.default, what="the default")
     if expression is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from migrations.facts import Facts, Target, Twin
 from migrations.operations.base import object_name
-from migrations.postgres import catalog, indexes
+from migrations.postgres import catalog, dependents, indexes
 from migrations.preflight.columns import column_of
 
 if TYPE_CHECKING:
@@ -183,22 +183,13 @@ def _warn(case: Case, operation: RenameColumn, twin: Twin) -> None:
             f"the DEFAULT of {old} is no constant: until contract a new row that is given both names, each with another value, "
             "keeps what is under the name without a DEFAULT, and an explicit NULL under that name is taken for nothing"
         )
-    word = _word(old)
-    mentions = [
-        one
-        for one in catalog.mentions(case.connection, table, old)
-        if word.search(one.body) and (one.of_trigger or _word(table.name.name).search(one.body))
-    ]
-    for which, names in (
-        ("a trigger of the table calls", [one.name for one in mentions if one.of_trigger]),
-        ("are there", [one.name for one in mentions if not one.of_trigger]),
-    ):
-        if names:
-            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-            case.warn(
-                f"functions that {which} name {old} in their text: {', '.join(names[:_MOST_NAMED])}{more}. They work until "
-                f"contract and fail afterwards; let them read {new} before you approve it"
-            )
+    by_text = [one.name for one in dependents.of_table(case.connection, table) if one.is_text and one.names(old)]
+    if by_text:
+        more = f" and {len(by_text) - _MOST_NAMED} more" if len(by_text) > _MOST_NAMED else ""
+        case.warn(
+            f"functions name {old} in their text: {', '.join(by_text[:_MOST_NAMED])}{more}. They work until contract and fail "
+            f"afterwards, and with the function of a trigger every write of {table.name}: let them use {new} before you approve it"
+        )
     of_column = [trigger.name for trigger in table.triggers if old in trigger.of_columns]
     if of_column:
         case.warn(

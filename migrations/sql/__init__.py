@@ -8,8 +8,14 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib import resources
-from typing import LiteralString, cast
+from typing import TYPE_CHECKING, LiteralString, cast
 
+from psycopg import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PARAMETER = re.compile(r"%\((\w+)\)s")
 _HEADER = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
@@ -20,6 +26,14 @@ def queries(aggregate: str) -> dict[str, LiteralString]:
     parts = _HEADER.split(text)[1:]
     # The files are part of the program, so their text is as literal as if it stood here.
     return {name: cast("LiteralString", body.strip()) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def literally(query: LiteralString, parameters: Mapping[str, str]) -> sql.Composed:
+    """A named query with its parameters in its text, for a statement that is sent without any."""
+    parts = _PARAMETER.split(query.replace("%%", "%"))
+    return sql.Composed(
+        [sql.Literal(parameters[part]) if number % 2 else sql.SQL(part) for number, part in enumerate(parts)]
+    )
 
 
 def schema_versions() -> list[tuple[int, str]]:

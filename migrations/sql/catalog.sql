@@ -252,6 +252,54 @@ SELECT pg_backend_pid() AS pid, current_setting('server_version_num')::integer A
        pg_is_in_recovery() AS in_recovery, current_setting('transaction_read_only') = 'on' AS read_only,
        has_database_privilege(current_database(), 'TEMP') AS may_make_temporary, current_user::text AS role
 
+-- name: column_details
+-- A column, with all that has to be made again should it be dropped and come back.
+SELECT a.attnum::integer AS number,
+       format_type(a.atttypid, a.atttypmod) AS type,
+       CASE WHEN a.attcollation <> t.typcollation AND a.attcollation <> 0
+            THEN (SELECT format('%%I.%%I', n.nspname, l.collname) FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace
+                  WHERE l.oid = a.attcollation) END AS collation,
+       pg_get_expr(d.adbin, d.adrelid) AS "default",
+       a.attnotnull AS not_null,
+       a.attgenerated <> '' AS generated,
+       a.attidentity <> '' AS identity,
+       a.attinhcount > 0 AS inherited,
+       col_description(a.attrelid, a.attnum) AS comment,
+       coalesce((SELECT jsonb_agg(jsonb_build_array(g.privilege_type, CASE g.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(g.grantee) END,
+                                                    g.is_grantable) ORDER BY g.privilege_type, g.grantee)
+                 FROM aclexplode(a.attacl) g), '[]') AS grants
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = %(oid)s::bigint::oid AND a.attname = %(name)s::text AND NOT a.attisdropped
+
+-- name: column_dependents
+-- What depends on a column, and on how many columns of the table it depends in all; its default is not among them, and neither
+-- is a NOT NULL constraint, which the column itself tells of.
+SELECT e.kind, e.name, e.definition, e.valid, e.what, e.columns
+FROM (
+    SELECT CASE WHEN c.conname IS NOT NULL AND c.conrelid = d.refobjid THEN 'constraint ' || c.contype::text
+                WHEN i.indexrelid IS NOT NULL THEN 'index'
+                WHEN s.relkind = 'S' THEN 'sequence'
+                ELSE 'other' END AS kind,
+           coalesce(c.conname, s.relname)::text AS name,
+           coalesce(pg_get_constraintdef(c.oid), CASE WHEN i.indexrelid IS NOT NULL THEN pg_get_indexdef(i.indexrelid) END)
+               AS definition,
+           coalesce(c.convalidated, i.indisvalid AND NOT (i.indisreplident OR i.indisclustered)) AS valid,
+           pg_describe_object(d.classid, d.objid, d.objsubid) AS what,
+           (SELECT count(DISTINCT o.refobjsubid) FROM pg_depend o
+            WHERE o.classid = d.classid AND o.objid = d.objid AND o.refclassid = 'pg_class'::regclass
+              AND o.refobjid = d.refobjid AND o.refobjsubid > 0) AS columns
+    FROM (SELECT DISTINCT classid, objid, objsubid, refobjid, refobjsubid FROM pg_depend
+          WHERE refclassid = 'pg_class'::regclass AND refobjid = %(oid)s::bigint::oid AND refobjsubid = %(number)s::integer) d
+    LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
+    LEFT JOIN pg_class s ON d.classid = 'pg_class'::regclass AND s.oid = d.objid
+    LEFT JOIN pg_index i ON i.indexrelid = s.oid
+    WHERE NOT EXISTS (SELECT FROM pg_attrdef f WHERE d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
+                        AND f.adnum = d.refobjsubid)
+      AND c.contype IS DISTINCT FROM 'n'
+) e
+ORDER BY e.kind, e.what
+
 -- name: column_nature
 -- What one column is made of: its type without domains, its DEFAULT or its domain's, and what keeps it from being renamed.
 WITH RECURSIVE bare AS (
@@ -290,15 +338,3 @@ ORDER BY 2, 1
 SELECT c.relname AS name
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = %(oid)s::bigint::oid AND NOT i.indimmediate
-
--- name: functions_with_text
--- Functions whose body is a text in which a word stands, whatever its case; and whether a trigger of the table calls them.
-SELECT p.oid::regprocedure::text AS name, p.prosrc AS body,
-       EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = %(oid)s::bigint::oid AND t.tgfoid = p.oid) AS of_trigger
-FROM pg_proc p
-JOIN pg_language l ON l.oid = p.prolang
-JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE l.lanname NOT IN ('internal', 'c') AND coalesce(p.prosrc, '') <> ''
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'backfilld') AND n.nspname NOT LIKE 'pg\_temp%%'
-  AND strpos(lower(p.prosrc), lower(%(word)s::text)) > 0
-ORDER BY 1

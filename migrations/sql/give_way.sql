@@ -8,9 +8,12 @@ SELECT EXISTS (SELECT FROM pg_stat_get_activity(NULL) a WHERE starts_with(a.appl
 -- Asked twenty times a second, so in steps from cheap to dear: who is there and says to wait (pg_stat_activity; a role without
 -- pg_monitor does not see who waits, so everybody may), for how long (pg_locks), and for whom (pg_blocking_pids, which stops
 -- the lock manager). A step is left out when the one before found nobody.
--- A conductor counts while it works (VALIDATE) and not while it waits for its own lock.
+-- A conductor counts while it works (VALIDATE) and not while it waits for its own lock. A session that builds an index counts
+-- always: it holds its table while it waits, for writers and for old snapshots.
 WITH RECURSIVE sessions AS MATERIALIZED (
-    SELECT a.pid, coalesce(a.application_name, '') AS name, a.xact_start,
+    SELECT a.pid, coalesce(a.application_name, '') AS name,
+           -- A build goes through several transactions, and holds its table from the first to the last.
+           CASE WHEN a.application_name LIKE '%% index' THEN a.backend_start ELSE a.xact_start END AS xact_start,
            a.usesysid = quote_ident(current_user)::regrole AND a.state = 'active' AS may_be_ours,
            regexp_match(a.application_name, '^backfilld run=(\d{1,18}) lane=(\d{1,9}) ') AS lane,
            a.wait_event_type = 'Lock' AS waits, a.backend_type IS NULL AS hidden, a.backend_type = 'autovacuum worker' AS vacuums
@@ -21,7 +24,7 @@ WITH RECURSIVE sessions AS MATERIALIZED (
     FROM sessions s
     JOIN backfilld.runs r ON r.run = s.lane[1]::bigint
     CROSS JOIN LATERAL (SELECT coalesce((r.settings ->> 'give_way_ms')::integer, %(default_ms)s::integer) AS give_way_ms) p
-    WHERE s.may_be_ours AND (s.lane[2]::integer > 0 OR s.waits IS NOT TRUE)
+    WHERE s.may_be_ours AND (s.lane[2]::integer > 0 OR s.waits IS NOT TRUE OR s.name LIKE '%% index')
 ), patience AS (
     SELECT min(b.give_way_ms) AS least_ms, min(b.xact_start) AS since FROM batches b WHERE b.give_way_ms > 0
 ), waiting AS MATERIALIZED (

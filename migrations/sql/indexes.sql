@@ -52,3 +52,34 @@ SELECT i.indisreplident AS replica_identity,
        (SELECT d.stats_reset FROM pg_stat_database d WHERE d.datname = current_database()) AS counted_since
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indexrelid = %(index)s::bigint::oid
+
+-- name: end_index_sessions
+-- End the sessions that work on a run's index, or remove what is left of one, and wait a while for their end. Whoever asks
+-- holds the run's conductor, so they belong to nobody any more. Found first and ended then: as a condition the function
+-- would be called for any session, in the planner's order.
+WITH theirs AS MATERIALIZED (
+    SELECT a.pid FROM pg_stat_activity a
+    WHERE a.datname = current_database() AND a.usename = current_user
+      AND a.pid <> pg_backend_pid() AND a.pid <> %(but)s::integer
+      AND (a.application_name LIKE 'backfilld run=' || %(run)s::bigint || ' %% index'
+           OR a.application_name = 'backfilld tidies run=' || %(run)s::bigint)
+)
+SELECT t.pid, pg_terminate_backend(t.pid, %(patience_ms)s::bigint) AS ended FROM theirs t
+
+-- name: index_work
+-- What is built or dropped CONCURRENTLY for runs at this moment: how far it is, and whom it waits for.
+SELECT work.run, work.pid, work.what, work.phase, work.total, work.done, work.waits_for,
+       w.state AS waits_for_state, left(w.query, 80) AS waits_for_query,
+       extract(epoch FROM clock_timestamp() - w.xact_start)::float8 AS waits_for_seconds
+FROM (
+    SELECT (regexp_match(a.application_name, '^backfilld run=(\d{1,18}) '))[1]::bigint AS run, a.pid,
+           left(a.query, 200) AS what, p.phase,
+           CASE WHEN p.blocks_total > 0 THEN p.blocks_total ELSE p.tuples_total END AS total,
+           CASE WHEN p.blocks_total > 0 THEN p.blocks_done ELSE p.tuples_done END AS done,
+           CASE WHEN a.wait_event_type = 'Lock'
+                THEN coalesce(nullif(p.current_locker_pid, 0)::integer, (pg_blocking_pids(a.pid))[1]) END AS waits_for
+    FROM pg_stat_activity a LEFT JOIN pg_stat_progress_create_index p ON p.pid = a.pid
+    WHERE a.datname = current_database() AND a.usename = current_user AND a.state = 'active'
+      AND a.application_name ~ '^backfilld run=\d{1,18} lane=0 seq=\d{1,18} index$'
+) work
+LEFT JOIN pg_stat_activity w ON w.pid = work.waits_for

@@ -200,6 +200,13 @@ UPDATE backfilld.lanes SET done_at = NULL, next_run_at = clock_timestamp(), enqu
 WHERE run = %(run)s::bigint AND lane = 0
 
 -- name: lanes_of_walk
--- How many lanes a walk between two steps has, and how many of them are not at their end.
-SELECT count(*) AS lanes, count(*) FILTER (WHERE done_at IS NULL) AS open FROM backfilld.lanes
+-- How many lanes a walk between two steps has, how many of them are not at their end, and what they did.
+SELECT count(*) AS lanes, count(*) FILTER (WHERE done_at IS NULL) AS open,
+       coalesce(sum(rows_walked), 0)::bigint AS walked, coalesce(sum(rows_changed), 0)::bigint AS changed,
+       coalesce(sum(rows_residual), 0)::bigint AS residual
+FROM backfilld.lanes
 WHERE run = %(run)s::bigint AND kind = %(kind)s::text AND operation = %(operation)s::integer
+
+-- name: forget_walk
+-- A walk between two steps is to be done again from its beginning: its lanes, all at their end, go.
+DELETE FROM backfilld.lanes WHERE run = %(run)s::bigint AND kind = %(kind)s::text AND operation = %(operation)s::integer

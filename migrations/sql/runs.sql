@@ -130,7 +130,7 @@ GROUP BY 1
 
 -- name: progress
 -- The numbers of a run's walk, for status and metrics.
-SELECT coalesce(sum(l.rows_changed), 0)::bigint AS rows_changed,
+SELECT coalesce(sum(l.rows_changed) FILTER (WHERE l.kind IN ('backfill', 'retry')), 0)::bigint AS rows_changed,
        coalesce(sum(l.rows_walked) FILTER (WHERE l.kind = 'backfill' AND l.pass = 1), 0)::bigint AS rows_walked,
        coalesce(sum(l.rows_walked) FILTER (WHERE l.kind = 'verify' AND l.pass = r.pass), 0)::bigint AS rows_verified,
        sum(l.rows_hot)::bigint AS rows_hot,

@@ -22,3 +22,9 @@ def record(connection: Connection, run: int | None, *, actor: str, what: str, **
 def story(connection: Connection, run: int) -> list[dict[str, Any]]:
     """All events of a run, oldest first. Any: columns of the audit, for printing."""
     return connection.execute(_SQL["events_of"], {"run": run}).fetchall()
+
+
+def count(connection: Connection, run: int, *, what: str, operation: int) -> int:
+    """How often something happened to an operation of a run."""
+    row = connection.execute(_SQL["count_events"], {"run": run, "what": what, "operation": operation}).fetchone()
+    return int(row["events"]) if row else 0

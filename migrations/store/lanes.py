@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from psycopg.types.json import Jsonb
@@ -198,10 +199,27 @@ def reopen_conductor(connection: Connection, run: int) -> None:
     connection.execute(_SQL["reopen_conductor"], {"run": run})
 
 
-def of_walk(connection: Connection, run: int, *, kind: str, operation: int) -> tuple[int, int]:
-    """(lanes, those of them that are not at their end) of a walk between two steps."""
+@dataclass(frozen=True, kw_only=True)
+class Walked:
+    """What the lanes of a walk between two steps did so far."""
+
+    lanes: int
+    #: Those of them that are not at their end.
+    open: int
+    walked: int
+    changed: int
+    residual: int
+
+
+def of_walk(connection: Connection, run: int, *, kind: str, operation: int) -> Walked:
+    """The lanes of a walk between two steps, summed up."""
     row = connection.execute(_SQL["lanes_of_walk"], {"run": run, "kind": kind, "operation": operation}).fetchone()
-    return (row["lanes"], row["open"]) if row else (0, 0)
+    return Walked(**(row or {}))
+
+
+def forget_walk(connection: Connection, run: int, *, kind: str, operation: int) -> None:
+    """Let a walk between two steps begin anew; all of its lanes are at their end."""
+    connection.execute(_SQL["forget_walk"], {"run": run, "kind": kind, "operation": operation})
 
 
 def wake_conductor_query(run: int) -> Statement:

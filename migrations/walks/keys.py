@@ -135,12 +135,25 @@ def split(connection: Connection, walk: KeyWalk, *, lanes: int, rows_estimate: i
     last = fetch_key(connection, walk.last())
     if last is None:
         return []
+    return split_within(connection, walk, Bounds(upto=last), lanes=lanes, rows_estimate=rows_estimate)
+
+
+def split_within(
+    connection: Connection, walk: KeyWalk, bounds: Bounds, *, lanes: int, rows_estimate: int
+) -> list[Bounds]:
+    """Cut a range of keys into up to `lanes` slices; it ends at a key that is there. `rows_estimate` is of the whole table."""
+    last = bounds.upto
     with connection.cursor(row_factory=tuple_row) as cursor:
-        edges = cursor.execute(*walk.tiles(lanes, sample_percent=_percent(rows_estimate))).fetchall()[: lanes - 1]
-    starts: list[Key | None] = [None, *edges]
-    ends: list[Key] = [*edges, last]
+        query = walk.tiles(lanes, sample_percent=_percent(rows_estimate), within=bounds)
+        edges: list[Key] = cursor.execute(*query).fetchall()[: lanes - 1]
+    starts: list[Key | None] = [bounds.after, *edges]
+    ends: list[Key | None] = [*edges, last]
     # A sample may end at the last key itself, and a table of few rows gives fewer tiles.
-    return [Bounds(after=start, upto=end) for start, end in zip(starts, ends, strict=True) if start not in (end, last)]
+    return [
+        Bounds(after=start, upto=end)
+        for start, end in zip(starts, ends, strict=True)
+        if start is None or start not in (end, last)
+    ]
 
 
 def middle(connection: Connection, walk: KeyWalk, bounds: Bounds, *, rows_estimate: int) -> Key | None:

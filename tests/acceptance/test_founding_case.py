@@ -140,11 +140,10 @@ def test_broken_rows_are_told_by_key_and_mended_and_either_name_can_be_written(
     # No statement failed, no write is lost, and what hung on the columns hangs on them still.
     assert application.errors == []
     assert len(application.written) > 100
-    found = dict(
-        record.connection.cursor(row_factory=psycopg.rows.tuple_row)
-        .execute("SELECT id, revenue FROM jobs WHERE id = ANY (%s)", [list(application.written)])
-        .fetchall()
-    )
+    rows = record.connection.execute(
+        "SELECT id, revenue FROM jobs WHERE id = ANY (%s)", [list(application.written)]
+    ).fetchall()
+    found = {row["id"]: row["revenue"] for row in rows}
     assert found == application.written
     columns = record.connection.execute(
         "SELECT attname AS name, atttypid::regtype::text AS type FROM pg_attribute "

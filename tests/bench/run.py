@@ -29,6 +29,7 @@ from bench import (  # noqa: E402 - see above
     busy,
     control,
     give_way,
+    journal,
     matrix,
     memory,
     page,
@@ -68,6 +69,7 @@ MEASUREMENTS: dict[str, Callable[[Stage, Effort], Section]] = {
     "schema": schema.measure,
     "transform": transform.measure,
     "trigger": trigger.measure,
+    "journal": journal.measure,
 }
 
 

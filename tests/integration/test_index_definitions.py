@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from psycopg import sql
 
+from migrations.facts import KeyColumn
 from migrations.names import TableName
 from migrations.operations import concurrently
 from migrations.postgres import catalog, indexes
@@ -42,7 +43,7 @@ def tried(engine: Engine, rest: str, *, unique: bool = False) -> IndexDefinition
     table = catalog.describe(engine.connection, ODD)
     assert table is not None
     with probe(engine.connection, table) as trial:
-        return trial.index(ODD_INDEX, sql.SQL(rest), unique=unique)  # type: ignore[arg-type] # a test's own text
+        return trial.index(ODD_INDEX, sql.SQL(rest), unique=unique)
 
 
 @pytest.mark.parametrize("case", RESTS)
@@ -84,8 +85,9 @@ def test_duplicates_are_named(engine: Engine) -> None:
         )
     )
     definition = tried(engine, "(a, lower(b)) WHERE a > 2", unique=True)
-    for named_by, wanted in ((["id"], [{"name_0": "3"}, {"name_0": "7"}]), ([], 2)):
-        action = concurrently.build(ODD, definition, named_by=named_by)
+    key = KeyColumn(name="id", type="bigint")
+    for named_by, wanted in (((key,), [{"name_0": "3"}, {"name_0": "7"}]), ((), 2)):
+        action = concurrently.build(ODD, definition, key=named_by)
         assert action.offenders is not None
         engine.connection.execute("SET search_path = ''")
         rows = engine.connection.execute(action.offenders).fetchall()

@@ -64,7 +64,7 @@ def test_update(connection: Connection, case: str, authority: str) -> None:
 
 
 #: INSERT of these columns; what both sides are then, with the old and with the new for authority.
-INSERTS = {
+INSERTS: dict[str, tuple[dict[str, str | None], str | None, str | None]] = {
     "neither": ({}, None, None),
     "the old": ({"old": "b"}, "b", "b"),
     "the new": ({"new": "b"}, "b", "b"),
@@ -75,7 +75,7 @@ INSERTS = {
 }
 
 #: The same where both sides have the DEFAULT 'x'.
-INSERTS_WITH_DEFAULT = {
+INSERTS_WITH_DEFAULT: dict[str, tuple[dict[str, str | None], str | None, str | None]] = {
     **INSERTS,
     "neither": ({}, "x", "x"),
     "the old is the default": ({"old": "x"}, "x", "x"),

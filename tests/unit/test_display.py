@@ -159,6 +159,15 @@ def test_an_empty_overview_says_how_to_begin() -> None:
     assert "backfilld enqueue FILE" in printed(display.overview([], width=80))
 
 
+def test_the_page_says_whether_the_run_can_be_rolled_back() -> None:
+    told: dict[str, object] = {"possible": True, "because": None, "kept_until": "2026-05-11T12:00:00+00:00"}
+    assert "possible until 2026-05-11 12:00:00 UTC" in printed(
+        display.page(replace(FAILED, rollback=told), [], []), 120
+    )
+    told |= {"possible": False, "because": "2 rows hold what the old column cannot: 7; 9"}
+    assert "not possible: 2 rows hold" in printed(display.page(replace(FAILED, rollback=told), [], []), 120)
+
+
 def test_the_page_shows_numbers_lanes_errors_and_only_the_newest_events() -> None:
     events = [{**EVENT, "what": f"event.{number:02}"} for number in range(20)]
     text = printed(display.page(replace(FAILED, hot_update_ratio=0.981), [CONDUCTOR, LANE], events), 120)

@@ -10,6 +10,7 @@ import pytest
 from psycopg import sql
 
 from migrations.definition import RunSettings, TableName
+from migrations.facts import IndexDefinition
 from migrations.operations import Action, Index, Statement
 from migrations.postgres import locks
 from migrations.postgres.locks import Blocker, Needed
@@ -167,6 +168,9 @@ def test_the_head_of_the_queue_is_named_before_those_who_wait_behind_it() -> Non
     assert words.endswith("; and 2 more")
 
 
+DEFINITION = IndexDefinition(name="i", unique=False, rest="USING btree (id)", keys=("id",))
+
+
 def action(*modes: str, table: TableName | None = JOBS, **values: Any) -> Action:
     return Action(
         table=table, statements=tuple(Statement(sql=sql.SQL("SELECT").format(), lock=mode) for mode in modes), **values
@@ -178,7 +182,7 @@ def action(*modes: str, table: TableName | None = JOBS, **values: Any) -> Action
     [
         (action("none"), None),
         (action("SHARE UPDATE EXCLUSIVE", table=None), None),
-        (action("ACCESS EXCLUSIVE", index=Index(schema="public", name="i", present=True)), None),
+        (action("ACCESS EXCLUSIVE", index=Index(schema="public", name="i", present=True, definition=DEFINITION)), None),
         (action("none", "ACCESS EXCLUSIVE"), Needed(tables=(JOBS,), mode="ACCESS EXCLUSIVE", first=False)),
         (action("share update exclusive, scans"), Needed(tables=(JOBS,), mode="SHARE UPDATE EXCLUSIVE", first=False)),
         (

@@ -81,7 +81,8 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
     told = measured(run, rows_changed=5, rows_walked=10).to_json()
     assert ", ".join(told) == (
         "run, name, target, phase, state, wish, rows_done, rows_total, percent, rows_per_second, eta_seconds, lanes, width, "
-        "hold_reason, residual_rows, verified, quarantined, errors, hot_update_ratio, created_at, updated_at"
+        "hold_reason, residual_rows, verified, quarantined, errors, hot_update_ratio, created_at, updated_at, "
+        "rollback"
     )
     assert json.loads(json.dumps(told)) == {
         "run": 7,
@@ -105,6 +106,7 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
         "hot_update_ratio": None,
         "created_at": "2026-05-04T11:00:00+00:00",
         "updated_at": "2026-05-04T12:00:00+00:00",
+        "rollback": None,
     }
     assert tuple(told) == KEYS
 

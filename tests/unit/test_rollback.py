@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from migrations.definition import TableName
-from migrations.facts import Facts
+from migrations.facts import Facts, IndexDefinition
 from migrations.operations import Action, Index, Walk
 from migrations.rollback import way_back
 from migrations.states import Phase
@@ -21,7 +21,8 @@ TABLE = TableName("public", "t")
 
 
 def action(name: str, *, index: bool = False) -> Action:
-    built = Index(schema="public", name=name, present=True) if index else None
+    definition = IndexDefinition(name=name, unique=False, rest="USING btree (a)", keys=("a",))
+    built = Index(schema="public", name=name, present=True, definition=definition) if index else None
     return Action(table=TABLE, statements=(), index=built, back=(told(f"{name} back 1"), told(f"{name} back 2")))
 
 

@@ -1,0 +1,225 @@
+-- name: column
+-- What belongs to one column itself.
+SELECT a.attnum::integer AS number,
+       format_type(a.atttypid, a.atttypmod) AS type,
+       (SELECT quote_ident(n.nspname) || '.' || quote_ident(l.collname) FROM pg_collation l
+        JOIN pg_namespace n ON n.oid = l.collnamespace
+        WHERE l.oid = a.attcollation AND a.attcollation <> t.typcollation) AS collation,
+       a.attnotnull AS not_null,
+       a.attidentity <> '' AS identity,
+       a.attgenerated <> '' AS generated,
+       CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END AS default,
+       coalesce((to_jsonb(a) ->> 'attstattarget')::integer, -1) AS statistics_target,
+       array_to_string(a.attoptions, ', ') AS options,
+       col_description(a.attrelid, a.attnum) AS comment,
+       a.attnum = (SELECT max(o.attnum) FROM pg_attribute o WHERE o.attrelid = a.attrelid AND NOT o.attisdropped) AS last,
+       coalesce((SELECT json_agg(json_build_array(x.privilege_type, CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END,
+                                                  x.is_grantable) ORDER BY r.rolname, x.privilege_type)
+                 FROM aclexplode(a.attacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee), '[]') AS grants
+FROM pg_attribute a
+JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text AND NOT a.attisdropped
+
+-- name: attached
+-- Everything that hangs on a column, with its definition: what must be made anew when another column takes its place.
+-- `level` tells views apart that read others: 1 reads the table itself. Definitions are those of an empty search_path.
+WITH RECURSIVE col AS (
+    SELECT a.attrelid AS rel, a.attnum AS num FROM pg_attribute a
+    WHERE a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text AND NOT a.attisdropped
+), direct AS (
+    SELECT DISTINCT d.classid, d.objid, d.deptype FROM pg_depend d JOIN col ON d.refobjid = col.rel AND d.refobjsubid = col.num
+    WHERE d.refclassid = 'pg_class'::regclass
+), views AS (
+    SELECT r.ev_class AS view, 1 AS level
+    FROM direct JOIN pg_rewrite r ON direct.classid = 'pg_rewrite'::regclass AND r.oid = direct.objid
+    WHERE r.rulename = '_RETURN'
+    UNION
+    SELECT r.ev_class, v.level + 1
+    FROM views v JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = v.view
+    JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+    WHERE r.ev_class <> v.view AND r.rulename = '_RETURN'
+), on_views AS (
+    SELECT DISTINCT d.classid, d.objid, d.deptype
+    FROM (SELECT DISTINCT v.view FROM views v) v
+    JOIN pg_type t ON t.typrelid = v.view
+    JOIN pg_depend d ON (d.refclassid = 'pg_class'::regclass AND d.refobjid = v.view
+                         OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (t.oid, t.typarray))
+    LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+    WHERE NOT (r.oid IS NOT NULL AND r.rulename = '_RETURN')
+      AND NOT (d.classid = 'pg_type'::regclass AND d.deptype = 'i')
+)
+SELECT 'index' AS kind, i.indexrelid::bigint AS oid, x.relname::text AS name, pg_get_indexdef(i.indexrelid) AS definition, 0 AS level
+FROM col JOIN pg_index i ON i.indrelid = col.rel JOIN pg_class x ON x.oid = i.indexrelid
+WHERE col.num = ANY (i.indkey::smallint[])
+   OR EXISTS (SELECT FROM direct WHERE direct.classid = 'pg_class'::regclass AND direct.objid = i.indexrelid)
+UNION ALL
+SELECT CASE WHEN n.confrelid = col.rel AND col.num = ANY (n.confkey) THEN 'inbound' WHEN n.contype = 'c' THEN 'check'
+            WHEN n.contype = 'f' THEN 'foreign key' WHEN n.contype = 'u' THEN 'unique' WHEN n.contype = 'p' THEN 'primary key'
+            ELSE 'constraint' END,
+       n.oid::bigint, n.conname::text, pg_get_constraintdef(n.oid), 0
+FROM direct JOIN pg_constraint n ON direct.classid = 'pg_constraint'::regclass AND n.oid = direct.objid CROSS JOIN col
+WHERE n.contype <> 'n'
+UNION ALL
+SELECT 'generated', d.oid::bigint, a.attname::text, pg_get_expr(d.adbin, d.adrelid), 0
+FROM direct JOIN pg_attrdef d ON direct.classid = 'pg_attrdef'::regclass AND d.oid = direct.objid
+JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum CROSS JOIN col
+WHERE d.adrelid <> col.rel OR d.adnum <> col.num
+UNION ALL
+SELECT CASE WHEN direct.deptype = 'i' THEN 'identity' ELSE 'sequence' END, c.oid::bigint,
+       quote_ident(n.nspname) || '.' || quote_ident(c.relname), format_type(s.seqtypid, NULL), 0
+FROM direct JOIN pg_class c ON direct.classid = 'pg_class'::regclass AND c.oid = direct.objid AND c.relkind = 'S'
+JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_sequence s ON s.seqrelid = c.oid
+UNION ALL
+SELECT CASE WHEN c.relkind = 'v' THEN 'view' ELSE 'materialized view' END, c.oid::bigint,
+       quote_ident(n.nspname) || '.' || quote_ident(c.relname), pg_get_viewdef(c.oid), v.level
+FROM (SELECT view, max(level) AS level FROM views GROUP BY view) v
+JOIN pg_class c ON c.oid = v.view JOIN pg_namespace n ON n.oid = c.relnamespace
+UNION ALL
+SELECT 'rule', r.oid::bigint, r.rulename::text, pg_get_ruledef(r.oid), 0
+FROM direct JOIN pg_rewrite r ON direct.classid = 'pg_rewrite'::regclass AND r.oid = direct.objid AND r.rulename <> '_RETURN'
+UNION ALL
+SELECT 'function', p.oid::bigint, p.oid::regprocedure::text, CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid) END, 0
+FROM direct JOIN pg_proc p ON direct.classid = 'pg_proc'::regclass AND p.oid = direct.objid
+UNION ALL
+SELECT 'policy', p.oid::bigint, p.polname::text || ' on ' || p.polrelid::regclass::text,
+       concat_ws(' / ', pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)), 0
+FROM direct JOIN pg_policy p ON direct.classid = 'pg_policy'::regclass AND p.oid = direct.objid
+UNION ALL
+SELECT CASE WHEN t.tgrelid = col.rel THEN 'trigger' ELSE 'other' END, t.oid::bigint, t.tgname::text, pg_get_triggerdef(t.oid), 0
+FROM direct JOIN pg_trigger t ON direct.classid = 'pg_trigger'::regclass AND t.oid = direct.objid CROSS JOIN col
+WHERE NOT t.tgisinternal
+UNION ALL
+SELECT 'statistics', s.oid::bigint, quote_ident(n.nspname) || '.' || quote_ident(s.stxname), pg_get_statisticsobjdef(s.oid), 0
+FROM direct JOIN pg_statistic_ext s ON direct.classid = 'pg_statistic_ext'::regclass AND s.oid = direct.objid
+JOIN pg_namespace n ON n.oid = s.stxnamespace
+UNION ALL
+SELECT 'publication', direct.objid::bigint, pg_describe_object(direct.classid, direct.objid, 0), NULL, 0
+FROM direct WHERE direct.classid = 'pg_publication_rel'::regclass
+UNION ALL
+SELECT 'other', o.objid::bigint, pg_describe_object(o.classid, o.objid, 0), NULL, 0
+FROM (SELECT DISTINCT direct.classid, direct.objid FROM direct
+      WHERE direct.classid NOT IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass, 'pg_rewrite'::regclass, 'pg_proc'::regclass,
+                                   'pg_policy'::regclass, 'pg_trigger'::regclass, 'pg_statistic_ext'::regclass,
+                                   'pg_publication_rel'::regclass)
+        AND NOT (direct.classid = 'pg_class'::regclass
+                 AND EXISTS (SELECT FROM pg_class c WHERE c.oid = direct.objid AND c.relkind IN ('i', 'I', 'S')))
+      UNION
+      SELECT on_views.classid, on_views.objid FROM on_views) o
+ORDER BY 5, 1, 3
+
+-- name: indexes
+-- The indexes of a table by their oid, which is the order in which LIKE copies them, and what stands in the way of a successor.
+SELECT i.indexrelid::bigint AS oid, x.relname::text AS name, i.indisvalid AND i.indisready AS is_valid,
+       i.indisexclusion AS is_exclusion, i.indisreplident AS is_identity,
+       i.indisunique OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL AS may_fail,
+       CASE WHEN n.oid IS NULL THEN NULL ELSE concat(CASE WHEN n.condeferrable THEN ' DEFERRABLE' END,
+                                                     CASE WHEN n.condeferred THEN ' INITIALLY DEFERRED' END) END AS constraint,
+       obj_description(n.oid, 'pg_constraint') AS constraint_comment
+FROM pg_index i
+JOIN pg_class x ON x.oid = i.indexrelid
+LEFT JOIN pg_constraint n ON n.conindid = i.indexrelid AND n.contype IN ('p', 'u', 'x') AND n.conrelid = i.indrelid
+WHERE i.indrelid = %(table)s::text::regclass AND i.indislive
+ORDER BY i.indexrelid
+
+-- name: checks
+-- The CHECK constraints of a table.
+SELECT n.conname::text AS name, pg_get_constraintdef(n.oid) AS definition, n.convalidated AS is_valid,
+       obj_description(n.oid, 'pg_constraint') AS comment
+FROM pg_constraint n WHERE n.conrelid = %(table)s::text::regclass AND n.contype = 'c'
+ORDER BY n.conname
+
+-- name: foreign_keys
+-- The foreign keys of a table, each also as it reads when one of its columns has another name: what stands before and after
+-- the table it refers to.
+SELECT n.conname::text AS name, n.convalidated AS is_valid, pg_get_constraintdef(n.oid) AS definition,
+       obj_description(n.oid, 'pg_constraint') AS comment,
+       s.nspname::text AS schema, r.relname::text AS table_name,
+       format('FOREIGN KEY (%%s) REFERENCES ',
+              (SELECT string_agg(CASE WHEN a.attname = %(column)s::text THEN quote_ident(%(named)s::text) ELSE quote_ident(a.attname) END,
+                                 ', ' ORDER BY k.n)
+               FROM unnest(n.conkey) WITH ORDINALITY k(num, n) JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = k.num)) AS head,
+       format(' (%%s)%%s%%s%%s%%s%%s',
+              (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.n)
+               FROM unnest(n.confkey) WITH ORDINALITY k(num, n) JOIN pg_attribute a ON a.attrelid = n.confrelid AND a.attnum = k.num),
+              CASE n.confmatchtype WHEN 'f' THEN ' MATCH FULL' WHEN 'p' THEN ' MATCH PARTIAL' ELSE '' END,
+              CASE n.confupdtype WHEN 'c' THEN ' ON UPDATE CASCADE' WHEN 'n' THEN ' ON UPDATE SET NULL'
+                                 WHEN 'd' THEN ' ON UPDATE SET DEFAULT' WHEN 'r' THEN ' ON UPDATE RESTRICT' ELSE '' END,
+              CASE n.confdeltype WHEN 'c' THEN ' ON DELETE CASCADE' WHEN 'n' THEN ' ON DELETE SET NULL'
+                                 WHEN 'd' THEN ' ON DELETE SET DEFAULT' WHEN 'r' THEN ' ON DELETE RESTRICT' ELSE '' END,
+              (SELECT ' (' || string_agg(CASE WHEN a.attname = %(column)s::text THEN quote_ident(%(named)s::text)
+                                              ELSE quote_ident(a.attname) END, ', ') || ')'
+               FROM jsonb_array_elements_text(CASE WHEN jsonb_typeof(to_jsonb(n) -> 'confdelsetcols') = 'array'
+                                                   THEN to_jsonb(n) -> 'confdelsetcols' END) k
+               JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = k.value::smallint),
+              CASE WHEN n.condeferrable THEN ' DEFERRABLE' ELSE '' END
+              || CASE WHEN n.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END) AS tail
+FROM pg_constraint n
+JOIN pg_class r ON r.oid = n.confrelid JOIN pg_namespace s ON s.oid = r.relnamespace
+WHERE n.conrelid = %(table)s::text::regclass AND n.contype = 'f' AND n.conparentid = 0
+ORDER BY n.conname
+
+-- name: statistics
+-- The extended statistics of a table by their oid: LIKE copies them in this order.
+SELECT s.oid::bigint AS oid, n.nspname::text AS schema, s.stxname::text AS name,
+       pg_get_statisticsobjdef_columns(s.oid) AS columns,
+       (SELECT string_agg(CASE k WHEN 'd' THEN 'ndistinct' WHEN 'f' THEN 'dependencies' WHEN 'm' THEN 'mcv' END, ', ')
+        FROM unnest(s.stxkind) k WHERE k <> 'e') AS kinds,
+       obj_description(s.oid, 'pg_statistic_ext') AS comment
+FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
+WHERE s.stxrelid = %(table)s::text::regclass
+ORDER BY s.oid
+
+-- name: view
+-- One view, with all that CREATE VIEW does not bring back.
+SELECT n.nspname::text AS schema, c.relname::text AS name, pg_get_viewdef(c.oid) AS definition,
+       array_to_string(c.reloptions, ', ') AS options,
+       quote_ident(pg_get_userbyid(c.relowner)) AS owner, pg_has_role(current_user, c.relowner, 'USAGE') AS owned,
+       obj_description(c.oid, 'pg_class') AS comment,
+       coalesce((SELECT json_agg(json_build_array(a.attname, col_description(c.oid, a.attnum)) ORDER BY a.attnum)
+                 FROM pg_attribute a WHERE a.attrelid = c.oid AND col_description(c.oid, a.attnum) IS NOT NULL), '[]') AS column_comments,
+       coalesce((SELECT json_agg(json_build_array(x.privilege_type, CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END,
+                                                  x.is_grantable) ORDER BY r.rolname, x.privilege_type)
+                 FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) x
+                 LEFT JOIN pg_roles r ON r.oid = x.grantee), '[]') AS grants,
+       EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL) AS has_column_grants,
+       EXISTS (SELECT FROM pg_attrdef d WHERE d.adrelid = c.oid) AS has_defaults,
+       EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid) AS has_triggers
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = %(oid)s::bigint::oid
+
+-- name: policy
+-- One policy.
+SELECT p.polname::text AS name, n.nspname::text AS schema, c.relname::text AS table_name,
+       pg_get_expr(p.polqual, p.polrelid) AS using_, pg_get_expr(p.polwithcheck, p.polrelid) AS with_check,
+       pg_has_role(current_user, c.relowner, 'USAGE') AS owned
+FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE p.oid = %(oid)s::bigint::oid
+
+-- name: function
+-- One function whose body the catalog understands.
+SELECT p.oid::regprocedure::text AS name, CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid) END AS definition,
+       p.prosqlbody IS NOT NULL AS atomic,
+       pg_has_role(current_user, p.proowner, 'USAGE') AS owned
+FROM pg_proc p WHERE p.oid = %(oid)s::bigint::oid
+
+-- name: trigger
+-- One trigger.
+SELECT t.tgname::text AS name, pg_get_triggerdef(t.oid) AS definition, t.tgenabled::text AS enabled,
+       obj_description(t.oid, 'pg_trigger') AS comment
+FROM pg_trigger t WHERE t.oid = %(oid)s::bigint::oid
+
+-- name: mentions
+-- Functions whose body is a text that holds the column's name as a word: they go by names, and nobody else knows them.
+SELECT p.oid::regprocedure::text AS name
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+WHERE l.lanname IN ('sql', 'plpgsql') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'backfilld')
+  AND p.prosqlbody IS NULL
+  AND strpos(p.prosrc, %(column)s::text) > 0 AND strpos(p.prosrc, %(name)s::text) > 0
+ORDER BY 1
+
+-- name: files
+-- The files of a table and of its indexes, which are others once it was written anew.
+SELECT pg_relation_filenode(%(table)s::text::regclass)::bigint AS heap,
+       (SELECT string_agg(pg_relation_filenode(i.indexrelid)::text, ' ' ORDER BY pg_relation_filenode(i.indexrelid)) FROM pg_index i
+        WHERE i.indrelid = %(table)s::text::regclass) AS indexes

@@ -1,0 +1,31 @@
+-- name: make_partition
+-- The partition of a run in the journal or the archive, made when it is not there.
+SELECT backfilld.make_partition(%(what)s::text, %(run)s::bigint)
+
+-- name: has_partition
+-- Whether a run has a partition in the journal or the archive.
+SELECT to_regclass(format('backfilld.%%I', %(what)s::text || '_' || %(run)s::bigint)) IS NOT NULL AS there
+
+-- name: misfits
+-- Rows of a run that did not fit the old column, in the order in which they were seen.
+SELECT operation, key FROM backfilld.misfits WHERE run = %(run)s::bigint ORDER BY seen_at, operation, key LIMIT 1000
+
+-- name: overdue
+-- Runs whose old values have been kept for as long as they were to be.
+SELECT run FROM backfilld.runs
+WHERE kept_until <= clock_timestamp() AND purged_at IS NULL AND ended_at IS NOT NULL
+ORDER BY kept_until
+
+-- name: kept
+-- How much is kept for a run: bytes of its journal and its archive, and how many misfits.
+SELECT coalesce(pg_total_relation_size(to_regclass('backfilld.journal_' || %(run)s::bigint)), 0)::bigint AS journal_bytes,
+       coalesce(pg_total_relation_size(to_regclass('backfilld.archive_' || %(run)s::bigint)), 0)::bigint AS archive_bytes,
+       (SELECT count(*) FROM backfilld.misfits WHERE run = %(run)s::bigint) AS misfits
+
+-- name: forget_misfits
+-- The misfits of a run go.
+DELETE FROM backfilld.misfits WHERE run = %(run)s::bigint
+
+-- name: set_purged
+-- A run's old values are gone.
+UPDATE backfilld.runs SET purged_at = clock_timestamp(), updated_at = clock_timestamp() WHERE run = %(run)s::bigint
