@@ -108,8 +108,7 @@ def test_broken_rows_are_told_by_key_and_mended_and_either_name_can_be_written(
     command("enqueue", str(EXAMPLE))
     until("the run to stop at the broken rows", lambda: record.state(NAME) == "paused")
     assert str(BROKEN) in record.run(NAME)["error"]["message"]
-    told = json.loads(command("quarantine", "list", NAME, "--json"))
-    rows = told["rows"] if isinstance(told, dict) else told
+    rows = json.loads(command("quarantine", "list", NAME, "--json"))["quarantined"]
     assert sorted(int(row["key"][0]) for row in rows) == jobs
     assert {row["sqlstate"] for row in rows} == {"22P02"}
     assert all("json" in row["error"] for row in rows)
@@ -126,7 +125,9 @@ def test_broken_rows_are_told_by_key_and_mended_and_either_name_can_be_written(
     command("gate", NAME)
     application.knows_the_new_name()
     assert record.one("SELECT device_info ->> 'model' FROM jobs WHERE id = %s", jobs[0]) == "iPhone; 11"
-    assert record.one("SELECT count(*) FROM jobs WHERE device_info = '{}'") == ROWS // 10
+    assert record.one("SELECT count(*) FROM jobs WHERE device_info = '{}'") == ROWS // 10 - sum(
+        job % 10 == 0 for job in jobs
+    )
     for _ in range(20):
         assert record.one("SELECT count(*) FROM jobs WHERE total IS DISTINCT FROM revenue") == 0
 

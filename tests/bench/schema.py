@@ -83,6 +83,12 @@ CASES = (
         name="add_foreign_key",
         operation="add_foreign_key: {table: jobs, name: jobs_user_fk, columns: [user_id], references: {table: users}}",
     ),
+    Case(name="add_unique", operation="add_unique: {table: jobs, name: jobs_user_key, columns: [user_id, id]}"),
+    Case(name="create_index", operation="create_index: {table: jobs, name: jobs_total_idx, columns: [total]}"),
+    # The application writes rows of the table, and neither column that goes at contract.
+    Case(name="rename_column", operation="rename_column: {table: jobs, from: note, to: remark}"),
+    Case(name="change_type", operation="change_type: {table: jobs, column: total, type: numeric}"),
+    Case(name="drop_column", operation="drop_column: {table: jobs, column: note}"),
 )
 
 

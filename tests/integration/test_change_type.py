@@ -356,7 +356,7 @@ def test_a_row_that_comes_after_the_rollback_was_asked_for_blocks_it_too(engine:
     now = engine.drive(run)
     expect(now, State.FAILED)
     assert now.error is not None
-    assert "does not fit the old type (integer), with their keys: '2 (5; 6)'" in now.error["message"]
+    assert "does not fit the old type (integer), with its key: '5'" in now.error["message"]
 
     engine.execute("UPDATE jobs SET number = 1000 + id WHERE id IN (5, 6)")
     commands.resume(engine.connection, run, actor="ann")
