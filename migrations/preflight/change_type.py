@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from migrations import definition
 from migrations.attachments import Attachments, parked
 from migrations.facts import Facts, Target
 from migrations.operations.base import object_name
@@ -15,7 +14,7 @@ from migrations.operations.change_type import cast
 from migrations.postgres import attachments, catalog
 from migrations.postgres.attachments import IN_THE_WAY, Attached, Names
 from migrations.postgres.expressions import Analysis, Complaint
-from migrations.preflight.columns import check_reads, column_of
+from migrations.preflight.columns import check_reads, column_of, mentions
 
 if TYPE_CHECKING:
     from migrations.definition import ChangeType
@@ -152,23 +151,12 @@ def _refuse_what_is_in_the_way(case: Case, operation: ChangeType, found: list[At
     if sum(one.kind == "sequence" for one in found) > 1:
         case.refuse("attachments", f"several sequences belong to {name}", "Let one belong to it (OWNED BY)")
     for number, other in enumerate(case.migration.operations):
-        if number != case.number and other.table == table.name and name in _columns_of(other):
+        if number != case.number and other.table == table.name and mentions(other, name):
             case.refuse(
                 "operations",
                 f"operations[{number}].{other.kind} is about {table.name}.{name} too",
                 "Put the two into migrations of their own, one after the other",
             )
-
-
-def _columns_of(operation: definition.Operation) -> set[str]:
-    """The columns on which an operation makes something, beside those it settles, which the file settles once."""
-    match operation:
-        case definition.AddForeignKey() | definition.AddUnique():
-            return set(operation.columns)
-        case definition.CreateIndex():
-            return set(operation.columns or ()) | set(operation.include or ())
-        case _:
-            return set()
 
 
 def _analysed(case: Case, expression: str, *, what: str, given: bool, type_: str | None = None) -> Analysis:

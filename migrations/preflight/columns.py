@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING
 
 from migrations.postgres.expressions import Complaint
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from migrations.definition import Operation
     from migrations.postgres.catalog import Column, Table
     from migrations.postgres.expressions import Analysis
     from migrations.preflight.findings import Case
@@ -51,3 +55,28 @@ def once_because(analysis: Analysis, own: set[str]) -> str:
     if analysis.unrepeatable:
         reasons.append(f"calls {', '.join(analysis.unrepeatable)}, which may answer differently each time")
     return " and ".join(reasons)
+
+
+def mentions(operation: Operation, column: str) -> bool:
+    """Whether an operation names a column of its table, in one of its lists or expressions; rather once too often than not."""
+    return any(_word(column).search(text) for text in _texts(operation.model_dump()))
+
+
+def _texts(value: object) -> Iterator[str]:
+    """What an operation says: its texts, and the columns that it sets; not the keys of the file."""
+    match value:
+        case str():
+            yield value
+        case dict():
+            yield from value.get("assignments") or ()
+            for key, each in value.items():
+                if key != "table":
+                    yield from _texts(each)
+        case list() | tuple():
+            for each in value:
+                yield from _texts(each)
+
+
+def _word(name: str) -> re.Pattern[str]:
+    # What is no character of a name ends a word, or begins one.
+    return re.compile(rf"(?<![\w$]){re.escape(name)}(?![\w$])", re.IGNORECASE)

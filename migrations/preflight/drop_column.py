@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from migrations import definition
 from migrations.facts import Constraint, Dropped, Facts, Target
 from migrations.postgres import catalog, indexes
-from migrations.preflight.columns import column_of
+from migrations.preflight.columns import column_of, mentions
 from migrations.preflight.walks import with_key
 
 if TYPE_CHECKING:
@@ -46,6 +47,16 @@ def examine(case: Case, operation: DropColumn) -> Facts:
     if name in catalog.partition_columns(case.connection, table):
         case.refuse("column", f"{name} decides in which partition a row is", "Keep it, or make another table")
         return facts
+    for number, other in enumerate(case.migration.operations):
+        # What only reads it is done before the contract, if it stands before it in the file.
+        reads = isinstance(other, definition.AddColumn | definition.Backfill) and number < case.number
+        about = number != case.number and other.table == table.name and mentions(other, operation.column)
+        if about and not reads:
+            case.refuse(
+                "operations",
+                f"operations[{number}].{other.kind} names {operation.column} too",
+                "Put the two into migrations of their own, one after the other",
+            )
     dependents = catalog.column_dependents(case.connection, table, details)
     for dependent in dependents:
         if problem := _problem(dependent, partitioned=table.kind == "p"):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from migrations.facts import Facts, Target, Twin
 from migrations.operations.base import object_name
 from migrations.postgres import catalog, dependents, indexes
-from migrations.preflight.columns import column_of
+from migrations.preflight.columns import column_of, mentions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from migrations.definition import RenameColumn
     from migrations.postgres.catalog import Nature
     from migrations.preflight.findings import Case
@@ -99,7 +96,7 @@ def _refuse(case: Case, operation: RenameColumn, nature: Nature) -> None:
     ]
     for number in others:
         other = case.migration.operations[number]
-        if any(_word(old).search(text) for text in _texts(other.model_dump())):
+        if mentions(other, old):
             case.refuse(
                 "order",
                 f"operations[{number}].{other.kind} names {old} too, and the name changes hands while both run",
@@ -111,26 +108,6 @@ def _refuse(case: Case, operation: RenameColumn, nature: Nature) -> None:
             f"{table.name} is walked by {old}, and other operations of the file walk it too",
             "Rename the column in a migration of its own",
         )
-
-
-def _texts(value: object) -> Iterator[str]:
-    """What an operation says: its texts, and the columns that it sets; not the keys of the file."""
-    match value:
-        case str():
-            yield value
-        case dict():
-            yield from value.get("assignments") or ()
-            for key, each in value.items():
-                if key != "table":
-                    yield from _texts(each)
-        case list() | tuple():
-            for each in value:
-                yield from _texts(each)
-
-
-def _word(name: str) -> re.Pattern[str]:
-    # What is no character of a name ends a word, or begins one.
-    return re.compile(rf"(?<![\w$]){re.escape(name)}(?![\w$])", re.IGNORECASE)
 
 
 def _can_be_asked_again(case: Case, nature: Nature) -> bool:

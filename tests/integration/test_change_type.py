@@ -683,11 +683,18 @@ def test_a_check_that_the_new_values_break_is_looked_for_before_it_stands(engine
     assert engine.value("SELECT max(n) FROM jobs") == 98
 
 
-def test_two_operations_about_the_column_are_refused(engine: Engine, jobs: None) -> None:
-    text = change("info", "jsonb").replace(
-        "settings:", "  - create_index: {table: jobs, name: i, columns: [info]}\nsettings:"
-    )
-    with pytest.raises(Refused, match=r"operations\[1\].create_index is about jobs.info too"):
+@pytest.mark.parametrize(
+    "other",
+    [
+        "create_index: {table: jobs, name: i, columns: [info]}",
+        'add_check: {table: jobs, name: c, check: "length(INFO) > 0"}',
+        'add_column: {table: jobs, column: {name: shout, type: text}, backfill: "upper(\\"info\\")"}',
+    ],
+)
+def test_two_operations_about_the_column_are_refused(engine: Engine, jobs: None, other: str) -> None:
+    """What the other makes of the old type would be wrong, or in the way, once the column has the new one."""
+    text = change("info", "jsonb").replace("settings:", f"  - {other}\nsettings:")
+    with pytest.raises(Refused, match=rf"operations\[1\].{other.partition(':')[0]} is about jobs.info too"):
         engine.enqueue(text)
 
 

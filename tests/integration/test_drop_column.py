@@ -239,3 +239,33 @@ def test_an_unknown_column_is_refused(engine: Engine) -> None:
     make(engine)
     with pytest.raises(Refused, match="has no column code"):
         engine.enqueue("name: gone\noperations: [{drop_column: {table: Odd Schema.Order, column: code}}]")
+
+
+MOVED = """
+name: moved
+operations: [%s]
+settings: {approve: []}
+"""
+ADDED = "{add_column: {table: jobs, column: {name: label, type: text}, backfill: 'upper(code)', not_null: true}}"
+DROPPED = "{drop_column: {table: jobs, column: code}}"
+
+
+def test_a_column_that_another_was_made_of_goes_with_it_in_one_file(engine: Engine) -> None:
+    """In the order of the file: the sync trigger that reads the column is gone before the column is."""
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, code text)")
+    engine.execute("INSERT INTO jobs SELECT n, 'c' || n FROM generate_series(1, 50) n")
+    run = engine.enqueue(MOVED % f"{ADDED}, {DROPPED}")
+    expect(engine.drive(run, batch_rows=20), State.COMPLETED)
+    assert engine.value("SELECT count(*) FROM jobs WHERE label = 'C' || id") == 50
+    engine.execute("INSERT INTO jobs (id, label) VALUES (51, 'later')")
+
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run, batch_rows=20), State.ROLLED_BACK)
+    assert engine.value("SELECT count(*) FROM jobs WHERE code = 'c' || id") == 50
+    assert engine.value("SELECT code FROM jobs WHERE id = 51") is None
+
+
+def test_a_column_that_another_is_made_of_later_in_the_file_is_refused(engine: Engine) -> None:
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, code text)")
+    with pytest.raises(Refused, match=r"operations\[1\].add_column names code too"):
+        engine.enqueue(MOVED % f"{DROPPED}, {ADDED}")
