@@ -8,13 +8,14 @@ READY := $(VENV)/.ready
 CAN_PLOT := $(VENV)/.can_plot
 PYTHON ?= python3
 
-.PHONY: help setup test demo lint bench soak check clean
+.PHONY: help setup test demo lint prometheus bench soak check clean
 
 help:
 	@echo "make setup   the virtual environment in $(VENV) (the other targets do this first)"
 	@echo "make test    the tests"
 	@echo "make demo    a migration under load, on a PostgreSQL and a Valkey that are thrown away"
 	@echo "make lint    ruff, mypy, import-linter"
+	@echo "make prometheus  Prometheus and Alertmanager for the tests of dashboards and alerts, which skip without them"
 	@echo "make check   lint and test"
 	@echo "make bench   measurements, for about an hour (BENCH=--quick: a few minutes)"
 	@echo "make soak    long chaos runs"
@@ -57,6 +58,9 @@ lint: $(READY)
 	$(BIN)/mypy
 	MYPYPATH=tests $(BIN)/mypy --explicit-package-bases tests
 	$(BIN)/lint-imports
+
+prometheus: $(READY)
+	bash tests/get_prometheus.sh $(VENV)/prometheus
 
 bench: $(CAN_PLOT)
 	$(BIN)/python tests/bench/run.py $(BENCH)
