@@ -256,7 +256,7 @@ def events(context: typer.Context, run: RunArgument, *, as_json: Json = False) -
     if as_json:
         _print_json({"events": [{**event, "at": event["at"].isoformat()} for event in story]})
     else:
-        _print(display.event_table(story))
+        _print(display.story(story))
 
 
 @app.command()

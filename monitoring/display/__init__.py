@@ -1,0 +1,43 @@
+"""What people see in a terminal: tables, the page of one run, its story, a plan, and the lines of those who wait.
+
+Everything here takes values and gives back something `rich` can print; nothing reads the database.
+"""
+
+from monitoring.display.lines import LINE_EVERY_SECONDS, Watch
+from monitoring.display.overview import WIDE, overview
+from monitoring.display.pace import changes, pace
+from monitoring.display.page import EVENTS_ON_A_PAGE, block, lane_table, page, remarks
+from monitoring.display.plan import plan, refusals
+from monitoring.display.quarantine import quarantine
+from monitoring.display.story import sentence, story, story_line
+from monitoring.display.words import STYLES, cell, duration, line, moment, number, rate, rows, safe, size
+
+__all__ = [
+    "EVENTS_ON_A_PAGE",
+    "LINE_EVERY_SECONDS",
+    "STYLES",
+    "WIDE",
+    "Watch",
+    "block",
+    "cell",
+    "changes",
+    "duration",
+    "lane_table",
+    "line",
+    "moment",
+    "number",
+    "overview",
+    "pace",
+    "page",
+    "plan",
+    "quarantine",
+    "rate",
+    "refusals",
+    "remarks",
+    "rows",
+    "safe",
+    "sentence",
+    "size",
+    "story",
+    "story_line",
+]

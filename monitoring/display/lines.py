@@ -1,0 +1,78 @@
+"""Runs as they go on: a block each that is redrawn in a terminal, elsewhere a line whenever there is news."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from monitoring.display.page import block
+from monitoring.display.words import line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from rich.console import Console, RenderableType
+
+    from migrations.states import Phase, State
+    from monitoring.progress import Progress
+
+#: Without a terminal, at most one line per run in this time, unless its state or phase changed: logs are kept and read.
+LINE_EVERY_SECONDS = 2.0
+
+
+class Watch:
+    """The live view: a block per run that is redrawn in a terminal; elsewhere a line whenever there is news."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
+        self._told: dict[int, _Told] = {}
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, runs: Sequence[Progress]) -> None:
+        """The runs as they are now; call it as often as you like."""
+        if self._live is not None:
+            blocks: list[RenderableType] = []
+            for progress in runs:
+                blocks += [block(progress), Text()]
+            self._live.update(Group(*blocks[:-1]), refresh=True)
+            return
+        for progress in runs:
+            self._tell(progress)
+
+    def _tell(self, progress: Progress) -> None:
+        now, text = self._clock(), line(progress)
+        told = self._told.get(progress.run)
+        standing = (progress.phase, progress.state)
+        is_news = told is None or told.standing != standing
+        if told is not None and not is_news and (told.text == text or now - told.at < LINE_EVERY_SECONDS):
+            return
+        self._told[progress.run] = _Told(now, standing, text)
+        self._console.print(Text(text), soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """The last line a run was told in."""
+
+    at: float
+    standing: tuple[Phase, State]
+    text: str

@@ -1,0 +1,180 @@
+"""One run: in a few lines, or all about it on a page."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from migrations.states import Phase, State
+from monitoring.display.story import story
+from monitoring.display.tables import plain, title
+from monitoring.display.words import STYLES, cell, duration, moment, number, rate, rows, safe, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from rich.console import RenderableType
+
+    from migrations.model import Lane
+    from monitoring.progress import Progress
+
+#: A page ends with the newest events; `backfilld events` has them all.
+EVENTS_ON_A_PAGE = 8
+
+
+def block(progress: Progress) -> RenderableType:
+    """A run in four or five lines, as `watch` shows it."""
+    head = Table.grid(expand=True, padding=(0, 1))
+    head.add_column(ratio=1, overflow="fold")
+    head.add_column(justify="right", no_wrap=True)
+    head.add_row(
+        Text.assemble((safe(progress.name), "bold"), (f"  run {progress.run}", "dim")),
+        Text.assemble(
+            *(() if progress.phase is Phase.DONE else ((str(progress.phase), "cyan"), (" · ", "dim"))),
+            (str(progress.state), STYLES[progress.state]),
+        ),
+    )
+    return Group(head, _bar(progress), _numbers(progress), *remarks(progress))
+
+
+def page(
+    progress: Progress,
+    lanes: Sequence[Lane],
+    events: Sequence[Mapping[str, Any]],  # Any: columns of the audit
+) -> RenderableType:
+    """All about one run."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("phase", _phases(progress))
+    facts.add_row("verified", _verified(progress))
+    if progress.hot_update_ratio is not None:
+        facts.add_row("HOT updates", f"{progress.hot_update_ratio:.1%}")
+    if progress.space is not None and "after" in progress.space:
+        facts.add_row("size", _sizes(progress.space["before"], progress.space["after"]))
+    if progress.rollback is not None and progress.state is not State.ROLLED_BACK:
+        facts.add_row("rollback", _way_back(progress.rollback))
+    facts.add_row("created", f"{moment(progress.created_at)} UTC")
+    facts.add_row("last moved", f"{moment(progress.updated_at)} UTC")
+    parts: list[RenderableType] = [block(progress), Text(), facts]
+    if progress.errors:
+        parts += [Text(), title("errors"), _error_table(progress)]
+    walking = [lane for lane in lanes if lane.kind != "conductor"]
+    if walking:
+        parts += [Text(), title("lanes"), lane_table(walking)]
+    if events:
+        parts += [Text(), title("last events"), story(events[-EVENTS_ON_A_PAGE:])]
+    return Group(*parts)
+
+
+def _way_back(rollback: Mapping[str, Any]) -> Text:  # Any: JSON
+    """Whether the run can still be rolled back, and what is in the way."""
+    if not rollback["possible"]:
+        return Text(f"not possible: {rollback['because']}", style="yellow")
+    until = rollback["kept_until"]
+    return Text(f"possible until {moment(datetime.fromisoformat(until))} UTC" if until else "possible")
+
+
+def _sizes(before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    """What the walk made of the tables and their indexes."""
+    return ", ".join(
+        f"{what} {size(before[part])} > {size(after[part])}"
+        + (f" ({after[part] / before[part] - 1:+.0%})" if before[part] else "")
+        for what, part in (("heap", "heap_bytes"), ("indexes", "index_bytes"))
+    )
+
+
+def _bar(progress: Progress) -> RenderableType:
+    bar = Table.grid(expand=True, padding=(0, 1))
+    bar.add_column(ratio=1)
+    bar.add_column(justify="right", no_wrap=True)
+    style = "red" if progress.state is State.FAILED else "yellow" if progress.state in _STOPPED else "green"
+    bar.add_row(
+        ProgressBar(total=100, completed=progress.percent, complete_style=style, finished_style=style),
+        Text(f"{progress.percent:.1f} %"),
+    )
+    return bar
+
+
+_STOPPED = frozenset({State.PAUSED, State.PAUSING, State.CANCELLING, State.CANCELLED, State.ROLLED_BACK})
+
+
+def _numbers(progress: Progress) -> Text:
+    parts = [rows(progress)]
+    if progress.state is State.RUNNING:
+        parts.append(rate(progress))
+        if progress.eta_seconds is not None:
+            parts.append(f"{duration(progress.eta_seconds)} left")
+        parts.append(f"{progress.lanes} lanes, width {progress.width}")
+    return Text(" · ".join(parts))
+
+
+def remarks(progress: Progress) -> list[Text]:
+    """What a person should know or do, one line each."""
+    remarks = []
+    if progress.index_work is not None:
+        remarks.append(Text.assemble(("index ", "cyan"), safe(progress.index_work.in_words)))
+    elif progress.hold_reason:
+        mark = "" if progress.state is State.WAITING else "hold  "
+        remarks.append(Text.assemble((mark, "yellow"), safe(progress.hold_reason)))
+    if progress.state in {State.FAILED, State.PAUSED}:
+        remarks += [Text.assemble(("error ", "red"), safe(error["message"])) for error in progress.errors[:1]]
+    if progress.quarantined:
+        rows_ = "row" if progress.quarantined == 1 else "rows"
+        remarks.append(
+            Text.assemble(
+                (f"{number(progress.quarantined)} {rows_} quarantined", "yellow"),
+                (f": backfilld quarantine list {safe(progress.name)}", "dim"),
+            )
+        )
+    return remarks
+
+
+def _phases(progress: Progress) -> Text:
+    words = []
+    for phase in Phase:
+        done = progress.phase.is_past(phase) or progress.state is State.COMPLETED
+        words.append((str(phase), "bold" if phase is progress.phase else "green" if done else "dim"))
+    return Text(" > ", style="dim").join(Text(word, style=style) for word, style in words)
+
+
+def _verified(progress: Progress) -> Text:
+    if progress.verified:
+        return Text("yes, no row needs work", style="green")
+    if progress.residual_rows:
+        return Text(f"no, {number(progress.residual_rows)} rows still needed work", style="yellow")
+    return Text("not yet")
+
+
+def _error_table(progress: Progress) -> Table:
+    table = plain("lane", "class", "SQLSTATE", "message")
+    for error in progress.errors:
+        table.add_row(
+            *(
+                cell(error.get(key) if error.get(key) is not None else "")
+                for key in ("lane", "class", "sqlstate", "message")
+            )
+        )
+    return table
+
+
+def lane_table(lanes: Iterable[Lane]) -> Table:
+    table = plain("lane", "kind", "table", "state", "walked", "changed", "batches", "retried", right=range(4, 8))
+    for lane in lanes:
+        state = "done" if lane.done_at is not None else "retrying" if lane.attempts else "open"
+        table.add_row(
+            str(lane.lane),
+            lane.kind,
+            cell(lane.relation),
+            Text(state, style={"done": "dim", "retrying": "yellow"}.get(state, "")),
+            number(lane.rows_walked),
+            number(lane.rows_changed),
+            number(lane.batches_committed),
+            number(lane.batches_retried),
+        )
+    return table

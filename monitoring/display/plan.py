@@ -1,0 +1,187 @@
+"""A plan: the tables it touches, its statements with their locks, what may go wrong, and what forbids it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from migrations.errors import Finding
+from monitoring.display.words import cell, duration, number, safe, size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from migrations.plan import Estimate, Plan, PlannedPhase, TableReport
+    from migrations.risks import Risk
+    from migrations.walks.forecast import Forecast
+
+
+def plan(plan: Plan) -> RenderableType:
+    """The tables a migration touches, its statements phase by phase with their locks, what to know, and what forbids it."""
+    parts: list[RenderableType] = [
+        Text.assemble((safe(plan.name), "bold"), ("  " + safe(plan.checksum.removeprefix("sha256:")[:12]), "dim")),
+        Text(),
+    ]
+    named = len(plan.operations) > 1
+    if named:
+        parts += [_marked(f"[{one.number}]", "cyan", Text(safe(one.summary))) for one in plan.operations]
+        parts.append(Text())
+    for report in plan.tables:
+        parts += [_table_facts(report), Text()]
+    if not plan.refused:
+        parts += _changes(plan, named=named)
+    for warning in plan.warnings:
+        parts.append(_marked("warning", "yellow", Text(safe(warning))))
+    if plan.warnings and plan.findings:
+        parts.append(Text())
+    if plan.findings:
+        parts.append(refusals([Finding(**finding) for finding in plan.findings]))
+    return Group(*parts)
+
+
+def _changes(plan: Plan, *, named: bool) -> list[RenderableType]:
+    """The phases, what they cost, what becomes of others, and what may go wrong."""
+    parts: list[RenderableType] = []
+    for phase in plan.phases:
+        parts += [_phase(phase, named=named), Text()]
+    parts += [Text(_estimate(plan.estimate)), Text()]
+    for report in plan.tables:
+        if report.fates:
+            parts += [_fates(report, named=named), Text()]
+    if plan.risks:
+        parts += [_risks(plan.risks, named=named), Text()]
+    return parts
+
+
+def refusals(findings: Sequence[Finding]) -> RenderableType:
+    """Why it cannot run, and what to do about each."""
+    return Group(
+        *(
+            _marked("refused", "bold red", Text.assemble(safe(one.problem), ".\n", (safe(one.remedy), "green")))
+            for one in findings
+        )
+    )
+
+
+def _table_facts(report: TableReport) -> RenderableType:
+    known = [f"{number(report.rows)} rows", size(report.heap_bytes), f"indexes {size(report.index_bytes)}"]
+    if report.key:
+        known.append(f"key {', '.join(report.key)}")
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for title, values in (
+        ("triggers", report.triggers),
+        ("published", report.publications),
+        ("depend on it", () if report.fates else report.dependents),
+    ):
+        if values:
+            facts.add_row(title, cell(", ".join(values)))
+    for walk in report.walks:
+        facts.add_row("walked", cell(_walk(walk)))
+        facts.add_row("grows", cell(_growth(walk, report)))
+    for note in report.notes:
+        facts.add_row("note", cell(note))
+    head = Text.assemble((safe(report.name), "bold cyan"), "  ", safe(" · ".join(known)))
+    return Group(head, Padding(facts, (0, 0, 0, 2))) if facts.row_count else head
+
+
+def _walk(walk: Forecast) -> str:
+    if walk.walk == "keys":
+        return f"by key, because {walk.because}" if walk.because else "by key, as the file asks"
+    return f"by pages, in {walk.stripes} rounds" if walk.stripes > 1 else "by pages"
+
+
+def _growth(walk: Forecast, report: TableReport) -> str:
+    """Before vacuum gives anything back."""
+    grown = [
+        f"{what} by about {size(growth)} (+{growth / of:.0%})" if of else f"{what} by about {size(growth)}"
+        for what, growth, of in (
+            ("heap", walk.heap_growth_bytes, report.heap_bytes),
+            ("indexes", walk.index_growth_bytes, report.index_bytes),
+        )
+    ]
+    return f"{', '.join(grown)}; about {size(walk.wal_bytes)} of WAL"
+
+
+def _fates(report: TableReport, *, named: bool) -> RenderableType:
+    """What will happen to each thing that depends on a table; what fares alike stands together."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold", ratio=2)
+    table.add_column(overflow="fold", ratio=3)
+    alike: dict[tuple[int, str], list[str]] = {}
+    for one in report.fates:
+        alike.setdefault((one.operation, one.fate), []).append(f"{one.kind} {one.name}")
+    for (operation, fate), several in alike.items():
+        mark = f"[{operation}] " if named else ""
+        table.add_row(cell(mark + ", ".join(several)), cell(fate))
+    return Group(Text(f"what depends on {safe(report.name)}", style="bold"), Padding(table, (0, 0, 0, 2)))
+
+
+def _risks(risks: Sequence[Risk], *, named: bool) -> RenderableType:
+    styles = {"high": "bold red", "medium": "yellow", "low": "dim"}
+    parts: list[RenderableType] = [Text("risks", style="bold")]
+    for risk in risks:
+        mark = f"[{risk.operation}] " if named and risk.operation is not None else ""
+        said = Text.assemble(safe(mark + risk.reason), ".\n", (safe(risk.remedy), "green"))
+        parts.append(Padding(_marked(f"{risk.level:<6}", styles[risk.level], said), (0, 0, 0, 2)))
+    return Group(*parts)
+
+
+def _phase(phase: PlannedPhase, *, named: bool = False) -> RenderableType:
+    head = Text(str(phase.phase), style="bold")
+    if phase.waits_for_approval:
+        head.append("  waits for approval", style="yellow")
+    if not phase.actions:
+        head.append("  nothing to do", style="dim")
+    parts: list[RenderableType] = [head]
+    transactions = [(action.operation, action.step) for action in phase.actions]
+    sizes = Counter[tuple[int | None, int | None] | None](one for one in transactions if one[1] is not None)
+    before: tuple[int | None, int | None] | None = None
+    for action, step in zip(phase.actions, transactions, strict=True):
+        if step != before and max(sizes[step], sizes[before]) > 1:
+            parts.append(
+                Padding(Text("in one transaction:" if sizes[step] > 1 else "by itself:", style="dim"), (0, 0, 0, 2))
+            )
+        before = step
+        known = ", ".join(part for part in (action.lock, action.hold, action.known) if part)
+        remark = Text(f"lock {safe(known)}", style="dim")
+        # A note of the operation's own tells of a scan in better words.
+        does = "" if "scan" in action.does and "scan" in action.note else action.does
+        if said := "; ".join(part for part in (does, action.note) if part):
+            remark.append(f": {safe(said)}")
+        mark = f"[{action.operation}] " if named and action.operation is not None else ""
+        parts += [
+            Padding(Text.assemble((mark, "cyan"), _sql(action.sql)), (0, 0, 0, 2), expand=False),
+            Padding(remark, (0, 0, 0, 4), expand=False),
+        ]
+    return Group(*parts)
+
+
+def _estimate(estimate: Estimate) -> str:
+    if not estimate.rows:
+        return "No rows to walk over."
+    return (
+        f"About {number(estimate.rows)} rows in {number(estimate.batches)} batches; at an assumed speed "
+        f"{duration(estimate.seconds)}, and more when the application needs the database."
+    )
+
+
+def _sql(text: str) -> str:
+    """Statements keep their lines: a trigger's body on one line is not read by anybody."""
+    return "\n".join(safe(part) for part in text.splitlines())
+
+
+def _marked(mark: str, style: str, text: Text) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style=style, no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(mark, text)
+    return table

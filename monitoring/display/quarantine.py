@@ -1,0 +1,28 @@
+"""Rows that are set aside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from monitoring.display.tables import plain
+from monitoring.display.words import cell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from migrations.model import Quarantined
+
+
+def quarantine(rows_: Sequence[Quarantined]) -> RenderableType:
+    """Rows that are set aside: which, why, and how often they were tried."""
+    if not rows_:
+        return Text("no rows are set aside", style="dim")
+    table = plain("table", "key", "SQLSTATE", "error", "tries", right=[4])
+    for row in rows_:
+        tries = f"{row.attempts}, retry" if row.retry else str(row.attempts)
+        table.add_row(cell(row.relation), cell(", ".join(row.key)), cell(row.sqlstate), cell(row.error), tries)
+    return table

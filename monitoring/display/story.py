@@ -1,0 +1,248 @@
+"""The story of a run: who did what, when and why, one sentence for each event of the audit.
+
+A kind of event that is not known here is told by its name and its detail, so that nothing is left out.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from migrations.states import State
+from monitoring.display.words import STYLES, duration, number, safe, size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from datetime import date
+
+    from rich.console import RenderableType
+
+#: Who acts when no person does; as in the audit.
+_WORKER = "worker"
+
+_STATES = {
+    State.QUEUED: "queued",
+    State.RUNNING: "goes on",
+    State.WAITING: "waits",
+    State.PAUSING: "is to pause",
+    State.PAUSED: "paused",
+    State.CANCELLING: "is to be cancelled",
+    State.CANCELLED: "cancelled",
+    State.ROLLING_BACK: "is to be rolled back",
+    State.ROLLED_BACK: "rolled back",
+    State.FAILED: "failed",
+    State.COMPLETED: "completed",
+}
+
+
+def story(events: Iterable[Mapping[str, Any]]) -> RenderableType:  # Any: columns of the audit
+    """Events day by day, each with its time (UTC), who it was, and what happened."""
+    days: dict[date, list[Mapping[str, Any]]] = {}
+    for event in events:
+        days.setdefault(event["at"].astimezone(UTC).date(), []).append(event)
+    parts: list[RenderableType] = []
+    who = max((len(_who(event)) for day in days.values() for event in day), default=0)
+    for day, told in days.items():
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold", min_width=min(who, 12), max_width=24)
+        table.add_column(overflow="fold", ratio=1)
+        for event in told:
+            table.add_row(
+                f"{event['at'].astimezone(UTC):%H:%M:%S}", Text(_who(event), style=_style_of(event)), _told(event)
+            )
+        parts += [Text(day_named(day), style="bold"), table]
+    return Group(*parts)
+
+
+def story_line(event: Mapping[str, Any]) -> Text:  # Any: columns of the audit
+    """One event on a line, without its day: for events that are shown as they come."""
+    who = Text(f"{_who(event)}  ", style=_style_of(event))
+    return Text.assemble((f"{event['at'].astimezone(UTC):%H:%M:%S}  ", "dim"), who, _told(event))
+
+
+def day_named(day: date) -> str:
+    return f"{day:%A, %Y-%m-%d} (UTC)"
+
+
+def _who(event: Mapping[str, Any]) -> str:
+    return safe(event["actor"])
+
+
+def _style_of(event: Mapping[str, Any]) -> str:
+    """People stand out from workers: what a person did is what one looks for."""
+    return "dim" if event["actor"] == _WORKER else "cyan"
+
+
+def _told(event: Mapping[str, Any]) -> Text:
+    """The sentence, marked when it is about the whole database."""
+    text = Text(sentence(event), style=_weight(event["what"]))
+    return text if event["run"] is not None else Text.assemble(("all runs: ", "yellow"), text)
+
+
+def _weight(what: str) -> str:
+    group, _, state = what.partition(".")
+    return STYLES[State(state)] if group == "run" and state in {"failed", "completed", "paused", "waiting"} else ""
+
+
+def sentence(event: Mapping[str, Any]) -> str:  # Any: columns of the audit
+    """What happened, in words and on one line."""
+    what, detail = str(event["what"]), event["detail"]
+    try:
+        teller = _SENTENCES.get(what) or _teller_of(what)
+        return safe(teller(detail) if teller else _generic(what, detail))
+    except (KeyError, TypeError, ValueError):  # written by another version, with another detail
+        return safe(_generic(what, detail))
+
+
+# --- by kind -----------------------------------------------------------------------------------------------------------
+
+
+def _teller_of(what: str) -> Callable[[Mapping[str, Any]], str] | None:
+    """Kinds that are many of one sort: states, phases, walks."""
+    group, _, which = what.partition(".")
+    match group:
+        case "run" if which in set(State):
+            return lambda detail: _state(State(which), detail)
+        case "phase":
+            return lambda detail: _phase(which, detail)
+        case "space":
+            return lambda detail: f"measured the tables {which} the walk: {_sizes(detail)}"
+        case _ if which == "done":
+            return lambda detail: _walked(group, detail)
+        case _:
+            return None
+
+
+def _state(state: State, detail: Mapping[str, Any]) -> str:
+    reason = str(detail.get("reason") or "")
+    error = detail.get("error")
+    if isinstance(error, dict) and error.get("message"):
+        reason = str(error["message"])
+    if reason.startswith("asked to"):
+        return reason
+    if state is State.RUNNING and detail.get("before") == State.QUEUED:
+        return "began to work"
+    return f"{_STATES[state]}: {reason}" if reason else _STATES[state]
+
+
+def _phase(phase: str, detail: Mapping[str, Any]) -> str:
+    if detail.get("direction") == "back":
+        return f"phase {phase} is being taken back"
+    if "pass" in detail:
+        return f"the data is walked once more (pass {detail['pass']}): {detail.get('reason', '')}"
+    return f"phase {phase} began"
+
+
+def _sizes(detail: Mapping[str, Any]) -> str:
+    return f"heap {size(detail['heap_bytes'])}, indexes {size(detail['index_bytes'])}"
+
+
+def _walked(kind: str, detail: Mapping[str, Any]) -> str:
+    told = [f"{number(detail['rows'])} rows looked at"]
+    told += [f"{number(detail[key])} {key}" for key in ("changed", "missing") if detail.get(key)]
+    return f"the walk for {kind} is over: {', '.join(told)}"
+
+
+def _changes(detail: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_value(before)} → {_value(after)}" for name, (before, after) in detail.items())
+
+
+def _value(value: object) -> str:
+    match value:
+        case list():
+            return "; ".join(str(one) for one in value) or "none"
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
+
+
+def _session(detail: Mapping[str, Any]) -> str:
+    name = detail.get("application_name")
+    return f"session {detail['pid']}" + (f" ({name})" if name else "")
+
+
+def _pace(detail: Mapping[str, Any]) -> str:
+    told = [f"width {detail['width']}"]
+    if detail.get("batch_seconds") is not None:
+        told.append(f"batches of {detail['batch_seconds']:.2g} s at most")
+    if detail.get("rest"):
+        told.append(f"{detail['rest']:.2g} s of rest for each second of work")
+    return f"the pace is now {', '.join(told)}: {detail['reason']}"
+
+
+def _purged(detail: Mapping[str, Any]) -> str:
+    bytes_ = detail.get("journal_bytes", 0) + detail.get("archive_bytes", 0)
+    return f"dropped the old values that were kept: {size(bytes_)}; there is no way back to them"
+
+
+_SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "run.enqueued": lambda detail: f"enqueued it, checksum {_short(detail['checksum'])}",
+    "run.verified": lambda _: "verified: no row needs work",
+    "run.residual": lambda detail: f"verification found {number(detail['residual_rows'])} rows that need work",
+    "run.tuned": lambda detail: f"set {_changes(detail)}",
+    "run.purged": _purged,
+    "phase.approved": lambda detail: f"approved phase {detail['phase']}",
+    "quarantine.retry": lambda _: "asked for another try of the rows that are set aside",
+    "all.stopped": lambda _: "stopped, until backfilld resume --all",
+    "all.resumed": lambda _: "may go on",
+    "hold.began": lambda detail: f"held: {detail['reason']}",
+    "hold.ended": lambda detail: f"no longer held: it was {detail['reason']}",
+    "pace.changed": _pace,
+    "pace.width": lambda detail: f"set the width of the database {detail['max_width'][0]} → {detail['max_width'][1]}",
+    "lock.waiting": lambda detail: f"lock waiting: {detail['message']}",
+    "lock.had": lambda detail: f"had its lock after {duration(detail['seconds'])}",
+    "blocker.cancelled": lambda detail: (
+        f"cancelled the statement of {_session(detail)}, which was in the way of a lock"
+    ),
+    "blocker.ended": lambda detail: f"ended {_session(detail)}, which was in the way of a lock",
+    "batch.gave_way": lambda detail: (
+        f"a batch of lane {detail['lane']} gave way to {_session(detail)}, which had waited {detail['seconds']:.2g} s"
+    ),
+    "lane.split": lambda detail: (
+        f"lane {detail['lane']} gave {number(detail['rows'])} of its rows to lane {detail['gives_to']}"
+    ),
+    "table.rewritten": lambda detail: f"the table was rewritten under lane {detail['lane']}: its pages moved",
+    "archive.round": lambda detail: (
+        f"looked for rows without a copy: {number(detail['missing'])} of {number(detail['rows'])}"
+    ),
+    "index.built": lambda detail: (
+        f"built index {detail['index']} on {detail['table']} in {duration(detail['seconds'])}"
+    ),
+    "index.dropped": lambda detail: (
+        f"dropped index {detail['index']} on {detail['table']} in {duration(detail['seconds'])}"
+    ),
+    "index.left_invalid": lambda detail: (
+        f"left index {detail['index']} on {detail['table']} INVALID; the next attempt removes it"
+    ),
+}
+
+
+def _short(checksum: str) -> str:
+    return checksum.removeprefix("sha256:")[:12]
+
+
+def _generic(what: str, detail: Mapping[str, Any]) -> str:
+    known = {key: value for key, value in detail.items() if value not in (None, "", {}, [])}
+    told = ", ".join(f"{key} {_told_short(value)}" for key, value in known.items())
+    return f"{what}: {told}" if told else what
+
+
+def _told_short(value: object) -> str:
+    """A value of an event's detail in few words; `events --json` has all of it."""
+    match value:
+        case dict():
+            return (
+                str(value["message"]) if "message" in value else " ".join(f"{key}={one}" for key, one in value.items())
+            )
+        case list():
+            return " ".join(str(one) for one in value)
+        case str() if value.startswith("sha256:"):
+            return _short(value)
+        case _:
+            return str(value)
