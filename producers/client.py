@@ -138,9 +138,12 @@ class Client:
             return lanes.of_run(connection, commands.find(connection, run).run)
 
     def events(self, run: int | str) -> list[dict[str, Any]]:
-        """Who did what, and every change of state, oldest first. Any: columns of the audit."""
+        """Who did what, and every change of state, oldest first. Any: columns of the audit.
+
+        What happened to the whole database during the run's life is part of it, with None for the run: it is why a run waited.
+        """
         with self._record_of_runs() as connection:
-            return events.story(connection, commands.find(connection, run).run)
+            return events.whole_story(connection, commands.find(connection, run).run)
 
     def quarantine(self, run: int | str) -> list[Quarantined]:
         """The rows of a run that could not be converted, a thousand at most."""
@@ -202,6 +205,25 @@ class Client:
             seen.update(one.run for one in now)
             yield now
             if all(_is_over(one) for one in now):
+                return
+            time.sleep(POLL_SECONDS)
+
+    def follow(self, run: int | str) -> Iterator[list[dict[str, Any]]]:
+        """The events of a run, and then those that come, until it is over. Any: columns of the audit."""
+        with self._record_of_runs() as connection:
+            reference = commands.find(connection, run).run  # a name may be taken by a newer run while we wait
+        after = 0
+
+        def look(connection: Connection) -> tuple[bool, list[dict[str, Any]]]:
+            # Whether it is over is looked at first: what is written as it ends is then read with the rest.
+            over = _is_over(commands.find(connection, reference))
+            return over, events.whole_story(connection, reference, after=after)
+
+        while True:
+            over, news = self._patiently(look)
+            after = max([after, *(event["event"] for event in news)])
+            yield news
+            if over:
                 return
             time.sleep(POLL_SECONDS)
 

@@ -24,6 +24,14 @@ def story(connection: Connection, run: int) -> list[dict[str, Any]]:
     return connection.execute(_SQL["events_of"], {"run": run}).fetchall()
 
 
+def whole_story(connection: Connection, run: int, *, after: int = 0, most: int | None = None) -> list[dict[str, Any]]:
+    """The newest events of a run, oldest first, with those of the whole database that fell into its life (their run is None).
+
+    `after` is the last event that is known already. Any: columns of the audit, for printing.
+    """
+    return connection.execute(_SQL["whole_story"], {"run": run, "after": after, "most": most}).fetchall()
+
+
 def count(connection: Connection, run: int, *, what: str, operation: int) -> int:
     """How often something happened to an operation of a run."""
     row = connection.execute(_SQL["count_events"], {"run": run, "what": what, "operation": operation}).fetchone()
