@@ -159,6 +159,16 @@ class ControlApplied:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ControlSettled:
+    """What a person wished has come true: no batch of the run is in flight any more."""
+
+    run: int
+    verb: Literal["pause", "cancel", "rollback"]
+    #: Since the wish was put on record, by the database's clock.
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class StopSwitched:
     """A person stopped all runs of the database, or lifted the stop."""
 
@@ -197,6 +207,16 @@ class BatchGaveWay:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LockTried:
+    """A step of DDL came to its lock: it had it, waited in vain, or did not ask because of those who hold it."""
+
+    run: int
+    outcome: Literal["had", "timed_out", "put_off"]
+    #: Since the step first looked for its lock.
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlockerSentAway:
     """A session that kept our DDL from its lock was cancelled or ended, as the run's policy says."""
 
@@ -210,6 +230,26 @@ class BlockerSentAway:
     query: str | None
     #: How old its transaction was.
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopTicked:
+    """A side task did its turn."""
+
+    loop: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoticeSent:
+    """Somebody was told of something by a channel, or could not be: it is tried again, or has failed for good."""
+
+    run: int
+    name: str
+    about: str
+    channel: str
+    outcome: Literal["delivered", "retried", "failed"]
+    #: Why not; never a secret of the channel.
+    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,11 +278,15 @@ Event = (
     | RunReported
     | PaceSet
     | ControlApplied
+    | ControlSettled
     | StopSwitched
     | SessionFrozen
     | SessionWaited
     | BatchGaveWay
+    | LockTried
     | BlockerSentAway
+    | LoopTicked
+    | NoticeSent
     | LoopFailed
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from migrations.definition import Migration, RunSettings
@@ -51,6 +51,9 @@ class Run:
     requested_by: str
     created_at: datetime
     updated_at: datetime
+    #: Since when the run is in its state, and in its phase.
+    state_since: datetime
+    phase_since: datetime
     started_at: datetime | None
     ended_at: datetime | None
 
@@ -187,6 +190,17 @@ class Pace:
     hold_reason: str | None
     #: Seconds since the governor's reading; None when there never was one.
     age_seconds: float | None
+    #: The load signal that holds all work, and for how many seconds it has; None when none does.
+    hold_signal: str | None = None
+    held_seconds: float | None = None
+    #: Seconds since a person stopped all runs; None: nobody did.
+    stopped_seconds: float | None = None
+    #: Seconds a lane rests for each second of work.
+    rest: float = 0.0
+    #: The longest a batch may last; None: as long as its run says.
+    batch_seconds: float | None = None
+    #: The load signals as last read: `value` (None: could not be read), `soft`, `hard`, `detail`. Any: JSON.
+    readings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_row(cls, row: Row) -> Self:

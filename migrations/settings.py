@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -26,13 +29,14 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from migrations.errors import InvalidSettings, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 #: The one target there is today; messages and reports carry its name, so that more can follow.
 TARGET = "default"
@@ -143,6 +147,75 @@ class Signal(Limit):
         return self
 
 
+#: What a channel can tell of.
+About = Literal["approval", "failed", "held", "completed", "rolled_back", "paused", "cancelled", "quarantine"]
+
+
+class Channel(BaseModel):
+    """A way to tell people what they must know: whatever apprise speaks to, or a signed webhook."""
+
+    # An error names the field and never shows what stands in it.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    kind: Literal["apprise", "webhook"]
+    #: `apprise`: its URL of the service. `webhook`: where to post. A secret in both: whoever has it can write there.
+    url: SecretStr
+    #: `webhook`: the key of the signature.
+    secret: SecretStr | None = None
+    #: What is told of. A cancel and a row set aside are left out: a person did the one, and the other is told when it matters.
+    about: Annotated[tuple[About, ...], Field(min_length=1)] = (
+        "approval",
+        "failed",
+        "paused",
+        "held",
+        "completed",
+        "rolled_back",
+    )
+    #: Runs it tells of, by name, with `*` and `?`; none: all of them.
+    runs: tuple[str, ...] = ()
+    #: How long a run is held before that is told.
+    held_minutes: Annotated[float, Field(gt=0, le=7 * 24 * 60)] = 15.0
+    #: How often it is told again that a run waits, has failed or has paused; 0: never.
+    remind_hours: Annotated[float, Field(ge=0, le=7 * 24)] = 24.0
+    #: For one delivery, connecting included.
+    timeout_seconds: Annotated[float, Field(gt=0, le=30)] = 10.0
+
+    @field_validator("secret")
+    @classmethod
+    def _long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value()) < SHORTEST_SECRET:
+            msg = f"must have {SHORTEST_SECRET} characters or more"
+            raise ValueError(msg)
+        return secret
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.secret is None) == (self.kind == "webhook"):
+            msg = f"a channel of kind {self.kind} {'needs a' if self.kind == 'webhook' else 'has no'} secret"
+            raise ValueError(msg)
+        if self.kind == "webhook" and not _is_http(self.url.get_secret_value()):
+            msg = "url of a webhook must be one of https:// (or http://), with a host"
+            raise ValueError(msg)
+        return self
+
+    def wants(self, about: About, run: str) -> bool:
+        """Whether it tells of this, for the run of this name."""
+        return about in self.about and (not self.runs or any(fnmatchcase(run, pattern) for pattern in self.runs))
+
+
+#: A key that can be guessed signs nothing.
+SHORTEST_SECRET = 16
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+
+
 def limits_by_name(limits: Limits, signals: Sequence[Signal] = ()) -> dict[str, Limit]:
     """The signals that are judged, with their limits."""
     judged: dict[str, Limit] = {name: limit for name in Limits.model_fields if (limit := getattr(limits, name))}
@@ -174,7 +247,12 @@ class Settings(BaseSettings):
     """Everything a process is told from outside."""
 
     model_config = SettingsConfigDict(
-        env_prefix="BACKFILLD_", env_nested_delimiter="__", extra="forbid", frozen=True, toml_file="backfilld.toml"
+        env_prefix="BACKFILLD_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        toml_file="backfilld.toml",
+        hide_input_in_errors=True,
     )
 
     database_url: str | None = Field(default=None, repr=False)
@@ -187,14 +265,24 @@ class Settings(BaseSettings):
     #: Load signals of the operator's own. A few: each is a label of a metric.
     signals: Annotated[tuple[Signal, ...], Field(max_length=20)] = ()
 
+    #: Who is told what, and how.
+    notifications: Annotated[tuple[Channel, ...], Field(max_length=20)] = ()
+
     @field_validator("signals")
     @classmethod
-    def _named_once(cls, signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
-        names = [signal.name for signal in signals]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+    def _signals_named_once(cls, signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
+        if twice := _twice(signal.name for signal in signals):
             msg = f"two signals are called {twice}"
             raise ValueError(msg)
         return signals
+
+    @field_validator("notifications")
+    @classmethod
+    def _channels_named_once(cls, channels: tuple[Channel, ...]) -> tuple[Channel, ...]:
+        if twice := _twice(channel.name for channel in channels):
+            msg = f"two channels are called {twice}"
+            raise ValueError(msg)
+        return channels
 
     @classmethod
     def settings_customise_sources(
@@ -225,6 +313,12 @@ class Settings(BaseSettings):
         return self.redis_url
 
 
+def _twice(names: Iterable[str]) -> str | None:
+    """A name that is there more than once."""
+    counted = Counter(names)
+    return next((name for name, times in counted.items() if times > 1), None)
+
+
 def load(**overrides: Any) -> Settings:  # Any: whatever a field takes; pydantic checks it
     """Read the environment and `backfilld.toml`. Raises InvalidSettings naming the variable."""
     try:
@@ -234,6 +328,10 @@ def load(**overrides: Any) -> Settings:  # Any: whatever a field takes; pydantic
         variable = "BACKFILLD_" + "__".join(str(part).upper() for part in first["loc"])
         where = "" if variable in os.environ else " (in backfilld.toml)" if Path("backfilld.toml").exists() else ""
         raise InvalidSettings(variable + where, first["msg"].removeprefix("Value error, ")) from None
+    except SettingsError as exc:
+        # Its message names the field; what could not be read may hold a password, and is not in it.
+        field = str(exc).partition('"')[2].partition('"')[0]
+        raise InvalidSettings(f"BACKFILLD_{field.upper()}", "is not the JSON that this variable takes") from None
     except ValueError as exc:
         msg = f"backfilld.toml cannot be read: {exc}"
         raise UsageError(msg) from exc

@@ -50,18 +50,23 @@ class BrokerRedis(redis.Redis):
             raise redis.ConnectionError(str(exc)) from exc
 
 
-def connect_redis(url: str) -> BrokerRedis:
-    """A client with explicit timeouts and retries; connects when first used. Raises InvalidSettings for a URL that is none."""
+def connect_redis(url: str, *, patient: bool = True) -> BrokerRedis:
+    """A client with explicit timeouts and retries; connects when first used. Raises InvalidSettings for a URL that is none.
+
+    One that is not patient gives up after a second: for whoever only looks.
+    """
     _check_url(url)
+    timeouts = (SOCKET_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, RETRIES) if patient else (1, 1, 0)
+    answer_seconds, connect_seconds, retries = timeouts
     try:
         pool = redis.ConnectionPool.from_url(
             url,
-            socket_timeout=SOCKET_TIMEOUT_SECONDS,
-            socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            socket_timeout=answer_seconds,
+            socket_connect_timeout=connect_seconds,
             health_check_interval=HEALTH_CHECK_SECONDS,
             # Explicit, because the default depends on how the client is made: ten retries, or none. When only the reply was
             # lost, a retry sends the message twice; the lane's `seq` lets one of the two through.
-            retry=Retry(ExponentialBackoff(cap=RETRY_CAP_SECONDS, base=RETRY_BASE_SECONDS), RETRIES),
+            retry=Retry(ExponentialBackoff(cap=RETRY_CAP_SECONDS, base=RETRY_BASE_SECONDS), retries),
             client_name="backfilld",
         )
         # A parameter that redis does not know would otherwise be found at the first command, as a TypeError.

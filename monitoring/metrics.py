@@ -24,12 +24,20 @@ REGISTRY = CollectorRegistry()
 OTHER = "other"
 
 PARTS = ("wait", "statement", "commit")
+WISHES = ("pause", "cancel", "rollback")
+LOCK_OUTCOMES = ("had", "timed_out", "put_off")
+#: The side tasks of a worker.
+LOOPS = ("governor", "control", "give_way", "reconciler", "purger", "reporter", "notifier")
 ERROR_CLASSES: tuple[str, ...] = get_args(ErrorClass)
 #: The load signals; see also `know_signals`.
 HOLD_REASONS = set(Limits.model_fields)
 
 #: Fine around the target of 0.5 s, where a change of pace shows, and around the milliseconds of a commit.
 BATCH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5, 5.0, 10.0)
+#: Around the second that a wish is promised to take.
+CONTROL_BUCKETS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
+#: From a lock that is free to one that is held for the half hour after which a run pauses.
+LOCK_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0)
 
 BATCH_SECONDS = Histogram(
     "backfilld_batch_seconds",
@@ -50,6 +58,18 @@ BLOCKERS_SENT_AWAY = Counter(
     ["how"],
     registry=REGISTRY,
 )
+LOCK_TRIES = Counter(
+    "backfilld_lock_tries",
+    "Steps of DDL that came to their lock: had it, timed out, or were put off because of who holds it.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+LOCK_WAIT_SECONDS = Histogram(
+    "backfilld_lock_wait_seconds",
+    "How long a step of DDL waited for its lock in all, from the first look until it had it.",
+    buckets=LOCK_BUCKETS,
+    registry=REGISTRY,
+)
 HOLD_SECONDS = Counter(
     "backfilld_hold_seconds", "Seconds in which nothing might move, by load signal.", ["reason"], registry=REGISTRY
 )
@@ -65,6 +85,24 @@ SENDS_FAILED = Counter(
     "backfilld_sends_failed", "Wake-ups that could not be sent; the reconciler makes up for them.", registry=REGISTRY
 )
 CONTROL_MESSAGES = Counter("backfilld_control_messages", "Control messages taken up.", ["verb"], registry=REGISTRY)
+CONTROL_SECONDS = Histogram(
+    "backfilld_control_seconds",
+    "From a wish being on record until no batch is in flight.",
+    ["verb"],
+    buckets=CONTROL_BUCKETS,
+    registry=REGISTRY,
+)
+STATEMENTS_CANCELLED = Counter(
+    "backfilld_statements_cancelled", "Statements in flight that were cancelled for a wish.", registry=REGISTRY
+)
+LOOP_TICKS = Counter("backfilld_loop_ticks", "Turns of a side task.", ["loop"], registry=REGISTRY)
+LOOP_ERRORS = Counter("backfilld_loop_errors", "Turns of a side task that met an error.", ["loop"], registry=REGISTRY)
+NOTIFICATIONS = Counter(
+    "backfilld_notifications",
+    "Notifications: delivered, tried again later, or failed for good.",
+    ["outcome"],
+    registry=REGISTRY,
+)
 
 # Every series starts at 0: an increase from nothing to 1 is invisible to rate().
 for _part in PARTS:
@@ -73,8 +111,17 @@ for _class in ERROR_CLASSES:
     ERRORS.labels(_class)
 for _reason in (*sorted(HOLD_REASONS), OTHER):
     HOLD_SECONDS.labels(_reason)
+for _outcome in ("delivered", "retried", "failed"):
+    NOTIFICATIONS.labels(_outcome)
 for _how in ("cancelled", "ended"):
     BLOCKERS_SENT_AWAY.labels(_how)
+for _outcome in LOCK_OUTCOMES:
+    LOCK_TRIES.labels(_outcome)
+for _wish in WISHES:
+    CONTROL_SECONDS.labels(_wish)
+for _loop in LOOPS:
+    LOOP_TICKS.labels(_loop)
+    LOOP_ERRORS.labels(_loop)
 for _verb in (*sorted(CONTROL_VERBS), OTHER):
     CONTROL_MESSAGES.labels(_verb)
 

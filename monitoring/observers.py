@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 import structlog
@@ -14,10 +16,14 @@ from migrations.events import (
     BlockerSentAway,
     CommitUnknown,
     ControlApplied,
+    ControlSettled,
     LaneHeld,
     LanesWoken,
+    LockTried,
     LoopFailed,
+    LoopTicked,
     MessageDropped,
+    NoticeSent,
     PaceSet,
     PhaseEntered,
     RowQuarantined,
@@ -31,6 +37,7 @@ from migrations.events import (
 from migrations.messages import CONTROL_VERBS
 from migrations.states import State
 from monitoring import metrics
+from monitoring.exemplars import Exemplars
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -45,6 +52,8 @@ class Observers:
         self._log: FilteringBoundLogger = structlog.get_logger("backfilld")
         #: The signal of the hold that was last logged, so that a hold is one line and not one per second.
         self._hold_signal: str | None = None
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        self._exemplars = Exemplars(Path(folder) if folder else None, metrics.BATCH_BUCKETS)
 
     def __call__(self, event: Event, /) -> None:
         try:
@@ -57,11 +66,26 @@ class Observers:
     def _count(self, event: Event) -> None:  # noqa: C901, PLR0912 - one case for each event, no deeper
         match event:
             case BatchCommitted():
-                metrics.BATCH_SECONDS.labels("wait").observe(event.wait_seconds)
-                metrics.BATCH_SECONDS.labels("statement").observe(event.statement_seconds)
-                metrics.BATCH_SECONDS.labels("commit").observe(event.commit_seconds)
-            case BatchRetried() | LoopFailed():
+                for part, seconds in (
+                    ("wait", event.wait_seconds),
+                    ("statement", event.statement_seconds),
+                    ("commit", event.commit_seconds),
+                ):
+                    metrics.BATCH_SECONDS.labels(part).observe(seconds)
+                    self._exemplars.keep(part, seconds, run=event.name, lane=event.lane)
+            case BatchRetried():
                 metrics.ERRORS.labels(event.error_class).inc()
+            case LoopTicked():
+                metrics.LOOP_TICKS.labels(_loop(event.loop)).inc()
+            case LoopFailed():
+                metrics.ERRORS.labels(event.error_class).inc()
+                metrics.LOOP_ERRORS.labels(_loop(event.loop)).inc()
+            case ControlSettled():
+                metrics.CONTROL_SECONDS.labels(event.verb).observe(event.seconds)
+            case LockTried():
+                metrics.LOCK_TRIES.labels(event.outcome).inc()
+                if event.outcome == "had":
+                    metrics.LOCK_WAIT_SECONDS.observe(event.seconds)
             case RowQuarantined():
                 metrics.ERRORS.labels("data").inc()
             case CommitUnknown():
@@ -84,10 +108,13 @@ class Observers:
             case ControlApplied():
                 # Whoever can write to Redis can invent verbs; they do not get series of their own.
                 metrics.CONTROL_MESSAGES.labels(event.verb if event.verb in CONTROL_VERBS else metrics.OTHER).inc()
+                metrics.STATEMENTS_CANCELLED.inc(event.statements_cancelled)
             case BatchGaveWay():
                 metrics.GIVE_WAYS.inc()
             case BlockerSentAway():
                 metrics.BLOCKERS_SENT_AWAY.labels(event.how).inc()
+            case NoticeSent():
+                metrics.NOTIFICATIONS.labels(event.outcome).inc()
             case LaneHeld() | PhaseEntered() | RunReported() | StopSwitched() | SessionFrozen() | SessionWaited():
                 pass  # told, not counted: a hold is counted in seconds, a phase shows in `backfilld_run_info`
             case _:
@@ -123,6 +150,12 @@ class Observers:
                 self._tell_pace(event)
             case ControlApplied():
                 self._log.info("control.applied", **facts)
+            case ControlSettled():
+                self._log.info("control.settled", **facts)
+            case LockTried():
+                self._log.debug("lock.tried", **facts)
+            case LoopTicked():
+                pass  # twenty times a second
             case StopSwitched():
                 self._log.warning("all.stopped" if event.stopped else "all.resumed", **facts)
             case SessionFrozen():
@@ -133,6 +166,9 @@ class Observers:
                 self._log.info("batch.gave_way", **facts)
             case BlockerSentAway():
                 self._log.warning("blocker.sent_away", **facts)
+            case NoticeSent():
+                tell = {"delivered": self._log.info, "retried": self._log.warning, "failed": self._log.error}
+                tell[event.outcome]("notice.sent", **facts)
             case LoopFailed():
                 self._log.warning("loop.failed", **facts)
             case _:
@@ -146,3 +182,9 @@ class Observers:
             self._log.info("pace.released", signal=before, width=event.width)
         else:
             self._log.info("pace.held", signal=event.hold_signal, reason=event.hold_reason)
+
+
+def _loop(name: str) -> str:
+    """A side task's name as a label."""
+    label = name.replace(" ", "_")
+    return label if label in metrics.LOOPS else metrics.OTHER

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from migrations.store import pace as pace_store
-from monitoring import progress
+from monitoring import holds, progress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from migrations.definition import RunSettings
-    from migrations.model import Run
+    from migrations.model import Pace, Run
     from migrations.postgres.connect import Connection
-    from migrations.settings import Limits
+    from migrations.settings import Limit, Limits
+    from monitoring.holds import Hold
     from monitoring.progress import Progress
 
 
@@ -83,28 +85,33 @@ def read(connection: Connection, limits: Limits, run: Run | None, *, changed: Se
     return PaceReport(
         width=now.width,
         max_width=now.max_width,
-        hold_reason=told.hold_reason if told else progress.hold_of_all(now, pace_store.read_stop(connection)),
-        signals=_signals(pace_store.readings(connection), limits),
+        hold_reason=told.hold_reason
+        if told
+        else _reason(holds.of_all(now, pace_store.read_stop(connection), now=datetime.now(UTC))),
+        signals=signals(now, limits),
         changed=tuple(changed),
         run=told,
         settings=run.settings if run else None,
     )
 
 
-def _signals(readings: Mapping[str, Any], limits: Limits) -> tuple[Signal, ...]:
-    """The readings as the governor wrote them: a value alone, or with its limits and a detail. Any: JSON."""
-    found = []
-    for name, read in readings.items():
-        limit = getattr(limits, name, None)
-        known = {"soft": limit.soft, "hard": limit.hard} if limit else {}
-        told = {**known, **read} if isinstance(read, dict) else {**known, "value": read}
-        found.append(
-            Signal(
-                name=name,
-                value=told.get("value"),
-                soft=told.get("soft"),
-                hard=told.get("hard"),
-                detail=told.get("detail") or "",
-            )
-        )
-    return tuple(found)
+def _reason(hold: Hold | None) -> str | None:
+    return hold.reason if hold else None
+
+
+def signals(now: Pace, limits: Limits) -> tuple[Signal, ...]:
+    """The readings as the governor wrote them, each with its limits and a detail."""
+    return tuple(_signal(name, read, getattr(limits, name, None)) for name, read in now.readings.items())
+
+
+def _signal(name: str, read: object, limit: Limit | None) -> Signal:
+    """A reading: a value alone, as earlier releases wrote it, or with its limits."""
+    known: dict[str, Any] = {"soft": limit.soft, "hard": limit.hard} if limit else {}  # Any: JSON
+    told = {**known, **read} if isinstance(read, dict) else {**known, "value": read}
+    return Signal(
+        name=name,
+        value=told.get("value"),
+        soft=told.get("soft"),
+        hard=told.get("hard"),
+        detail=told.get("detail") or "",
+    )

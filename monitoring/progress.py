@@ -7,16 +7,16 @@ clock, and the workers' clocks are only ever compared with each other: a laptop 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from migrations import windows
 from migrations.postgres import indexes
 from migrations.settings import TARGET
-from migrations.sql import queries
 from migrations.states import ACTIVE, ENDED, RESTING, Phase, State, Wish
 from migrations.store import pace as pace_store
+from migrations.store import runs as runs_store
+from monitoring import holds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,16 +25,13 @@ if TYPE_CHECKING:
     from migrations.postgres.connect import Connection
     from migrations.postgres.indexes import Work
     from migrations.store.pace import Stop
+    from monitoring.holds import Hold
 
-#: A reading older than this holds every lane (they fail closed), so it is the reason to show.
-STALE_SECONDS = 15.0
 #: Nothing moved for this long, and longer than two batches take: the rate is 0 rather than a memory.
 STILL_SECONDS = 10.0
 
 #: Phases in which the walk over the data is not over yet.
 WALKING = frozenset({Phase.EXPAND, Phase.BACKFILL})
-
-_SQL = queries("runs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +78,23 @@ class Progress:
     space: Mapping[str, Any] | None = None
     #: The index that is being built or dropped; not part of `to_json` either.
     index_work: Work | None = None
+    #: What `hold_reason` is made of; neither are the rest.
+    hold: Hold | None = None
+    state_seconds: float = 0.0
+    phase_seconds: float = 0.0
+    #: Seconds since a batch committed, or since the beginning.
+    progress_age_seconds: float = 0.0
+    #: Lanes of the present walk: open, retrying, asleep, done.
+    lanes_by_state: Mapping[str, int] = field(default_factory=dict)
+    #: The counts of all lanes there were, as metrics have them.
+    rows_changed: int = 0
+    rows_unchanged: int = 0
+    rows_remaining: int | None = None
+    batches_committed: int = 0
+    batches_retried: int = 0
+    #: Rows written since the switch that do not fit the old column.
+    misfits: int = 0
+    max_quarantined: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The documented keys, in their documented order. Any: JSON."""
@@ -118,20 +132,22 @@ def read(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
     """Where these runs are, all at one moment. The connection must not be in a transaction."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        clock = connection.execute("SELECT clock_timestamp() AS now").fetchone()
-        pace, stop = pace_store.read(connection), pace_store.read_stop(connection)
-        # A list of a hundred runs on a database 20 ms away is two round trips, not two hundred.
-        with connection.pipeline():
-            cursors = [connection.execute(_SQL["progress"], {"run": run.run}) for run in runs]
-        rows = [walk.fetchone() for walk in cursors]
-        works = indexes.at_work(connection) if any(run.state in ACTIVE for run in runs) else {}
+        return read_within(connection, runs)
+
+
+def read_within(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
+    """The same in a transaction of the caller's, which sees one moment only. Runs removed meanwhile are left out."""
+    clock = connection.execute("SELECT clock_timestamp() AS now").fetchone()
     if clock is None:
         msg = "PostgreSQL has no clock"
         raise LookupError(msg)
+    pace, stop = pace_store.read(connection), pace_store.read_stop(connection)
+    walks = runs_store.progress(connection, [run.run for run in runs])
+    works = indexes.at_work(connection) if any(run.state in ACTIVE for run in runs) else {}
     return [
-        measure(run, walk, pace, now=clock["now"], stop=stop, index_work=works.get(run.run))
-        for run, walk in zip(runs, rows, strict=True)
-        if walk is not None  # removed between being found and being read
+        measure(run, walks[run.run], pace, now=clock["now"], stop=stop, index_work=works.get(run.run))
+        for run in runs
+        if run.run in walks
     ]
 
 
@@ -141,6 +157,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
     """Put the numbers together: `walk` is the row of the query `progress`."""
     rate = 0.0 if run.state in RESTING else _rows_per_second(walk, now)
     moved_at: datetime | None = walk["progressed_at"]
+    hold = holds.of_run(run, walk, pace, stop, work=index_work, now=now)
     return Progress(
         run=run.run,
         name=run.name,
@@ -155,7 +172,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         eta_seconds=_eta_seconds(run, walk, rate),
         lanes=run.settings.lanes,
         width=pace.width,
-        hold_reason=_hold_reason(run, walk, pace, stop, now) or _holds_up(index_work),
+        hold_reason=hold.reason if hold else None,
         residual_rows=run.residual_rows,
         verified=run.verified_at is not None,
         quarantined=walk["quarantined"],
@@ -167,11 +184,42 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         rows_verified=walk["rows_verified"],
         space=run.space,
         index_work=index_work,
+        hold=hold,
+        state_seconds=_seconds_since(run.state_since, now),
+        phase_seconds=_seconds_since(run.phase_since, now),
+        progress_age_seconds=_seconds_since(moved_at or run.created_at, now),
+        lanes_by_state=_lanes_by_state(walk),
+        rows_changed=walk["rows_changed_by_all"],
+        rows_unchanged=walk["rows_unchanged"],
+        rows_remaining=_rows_remaining(run, walk),
+        batches_committed=walk["batches_committed"],
+        batches_retried=walk["batches_retried"],
+        misfits=walk["misfits"],
+        max_quarantined=run.settings.max_quarantined,
     )
 
 
-def _holds_up(work: Work | None) -> str | None:
-    return f"the index waits for {work.waits_for}" if work is not None and work.waits_for else None
+def _seconds_since(moment: datetime, now: datetime) -> float:
+    return max((now - moment).total_seconds(), 0.0)
+
+
+def _lanes_by_state(walk: Row) -> dict[str, int]:
+    retrying, asleep = walk["lanes_retrying"], walk["lanes_asleep"]
+    return {
+        "open": max(walk["lanes_open"] - retrying - asleep, 0),
+        "retrying": retrying,
+        "asleep": asleep,
+        "done": walk["lanes_done"],
+    }
+
+
+def _rows_remaining(run: Run, walk: Row) -> int | None:
+    """Rows that the walk has still before it; None until they have been counted."""
+    if run.phase not in WALKING:
+        return 0
+    if run.pass_ > 1:
+        return max((run.residual_rows or 0) - int(walk["rows_changed_in_pass"]), 0)
+    return None if run.rows_total is None else max(run.rows_total - int(walk["rows_walked"]), 0)
 
 
 def _percent(run: Run, walk: Row) -> float:
@@ -215,33 +263,6 @@ def _eta_seconds(run: Run, walk: Row, rate: float) -> int | None:
         case Phase.EXPAND | Phase.SWITCH | Phase.CONTRACT | Phase.DONE:
             return None
     return math.ceil(left / rate) if left > 0 else None
-
-
-def _hold_reason(run: Run, walk: Row, pace: Pace, stop: Stop | None, now: datetime) -> str | None:
-    """Why nothing moves, by what a person would have to know first."""
-    if run.state is State.WAITING:
-        return f"waiting for approval of {run.phase}: backfilld approve {run.name} --phase {run.phase}"
-    if run.state not in ACTIVE:
-        return None  # the state, the wish or the error says it
-    if stop is None and (shut := windows.shut(run.settings.windows, now)):
-        return shut[0]
-    if held := hold_of_all(pace, stop):
-        return held
-    waiting = sorted(walk["errors"], key=lambda error: int(error.get("lane", 0)))  # the conductor holds up all others
-    return str(waiting[0].get("message") or waiting[0].get("reason") or "") or None if waiting else None
-
-
-def hold_of_all(pace: Pace, stop: Stop | None) -> str | None:
-    """Why no run of the database may work, or None."""
-    if stop is not None:
-        return stop.reason
-    if pace.hold_reason:
-        return pace.hold_reason
-    if pace.age_seconds is None:
-        return "no load reading yet: is a worker running?"
-    if pace.age_seconds > STALE_SECONDS:
-        return f"no load reading for {pace.age_seconds:.0f} s"
-    return None
 
 
 def _errors(run: Run, walk: Row) -> tuple[dict[str, Any], ...]:

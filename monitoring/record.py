@@ -7,54 +7,43 @@ A scrape never waits long for the database. When it is away, everything else is 
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import replace
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
 import psycopg
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from psycopg.rows import dict_row
 
+from migrations.errors import BackfilldError
 from migrations.events import LoopFailed, nobody
+from migrations.names import TableName
+from migrations.postgres import catalog
 from migrations.postgres.connect import apply_settings
-from migrations.sql import queries
+from migrations.store import kept, lanes, pace, runs
+from monitoring import families, progress
+from monitoring.families import Sizes, Snapshot
 from monitoring.probes import STANDBYS, History, replica_lag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
 
     from migrations.events import Observer
-    from migrations.model import Row
+    from migrations.model import Run
     from migrations.postgres.connect import Connection
-
-_RUNS = queries("metrics")["runs_not_ended"]
-_MESSAGE_AGE = queries("lanes")["message_age"]
-_PACE = queries("pace")["pace_readings"]
 
 #: No query may cost the application more than this.
 STATEMENT_TIMEOUT = "2s"
 CONNECT_TIMEOUT_SECONDS = 2
+#: Whoever waits for a table keeps others waiting behind him; so briefly that nobody notices.
+SIZES_LOCK_TIMEOUT = "50ms"
 #: A scrape gives up on the database after this, whatever the network does; Prometheus gives up on us after 10 s.
 DEADLINE_SECONDS = 3.0
 #: A replica's lag beyond this is told as about this much.
 LAG_HORIZON_SECONDS = 3600.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """What the record said at one moment. Rows of queries: each column is used once, below, where its metric is."""
-
-    runs: Sequence[Row]
-    message_age_seconds: float
-    width: int
-    rest: float
-    #: Each load signal as the governor wrote it: `value` (None: could not be read), `soft`, `hard`.
-    readings: Mapping[str, Mapping[str, float | None]]
-    #: None: this role may not know.
-    replica_lag_seconds: float | None
 
 
 class RecordCollector(Collector):
@@ -79,8 +68,7 @@ class RecordCollector(Collector):
             "backfilld_database_up", "1 when the record in PostgreSQL could be read.", value=float(snapshot is not None)
         )
         if snapshot is not None:
-            yield from _of_database(snapshot)
-            yield from _of_runs(snapshot.runs)
+            yield from families.of(snapshot)
 
     def close(self) -> None:
         """Let go of the connection; a later scrape opens another."""
@@ -94,7 +82,7 @@ class RecordCollector(Collector):
         except TimeoutError:
             self._tell(f"no answer within {self._deadline_seconds:g} s")
             return None
-        except psycopg.Error as exc:
+        except (psycopg.Error, BackfilldError) as exc:
             self._tell(str(exc).strip())
             return None
         self._was_up = True
@@ -120,27 +108,59 @@ class RecordCollector(Collector):
         if self._connection is None or self._connection.closed:
             self._connection = _connect(self._url)
         connection = self._connection
-        with connection.transaction(), connection.pipeline():
+        with connection.transaction():
             apply_settings(connection, _SETTINGS)
-            runs = connection.execute(_RUNS)
-            age = connection.execute(_MESSAGE_AGE)
-            paces = connection.execute(_PACE)
-            standbys = connection.execute(STANDBYS)
-            (pace,) = paces.fetchall()
-            return Snapshot(
-                runs=runs.fetchall(),
-                message_age_seconds=age.fetchall()[0]["seconds"],
-                width=pace["width"],
-                rest=pace["rest"],
-                readings=pace["readings"],
-                replica_lag_seconds=replica_lag(standbys.fetchall(), self._history).value,
-            )
+            going = runs.listed(connection, most=None)
+            snapshot = self._look(connection, going)
+        return replace(snapshot, sizes=_sizes(connection, going))
+
+    def _look(self, connection: Connection, going: Sequence[Run]) -> Snapshot:
+        """All but sizes, at one moment."""
+        told = progress.read_within(connection, going)
+        waiting = lanes.waiting(connection)
+        standbys = connection.execute(STANDBYS).fetchall()
+        return Snapshot(
+            runs=told,
+            ended=runs.count_ended(connection),
+            pace=pace.read(connection),
+            message_age_seconds=waiting.seconds,
+            lanes_due=waiting.lanes,
+            working_sessions=pace.working_sessions(connection),
+            kept_overdue_seconds=kept.most_overdue_seconds(connection),
+            notices={},
+            replica_lag_seconds=replica_lag(standbys, self._history).value,
+            sizes=None,
+        )
 
     def _tell(self, message: str) -> None:
         """Once per absence, not once per scrape."""
         if self._was_up:
             self._was_up = False
             self._observe(LoopFailed(loop="metrics", error_class="connection", message=message))
+
+
+def _sizes(connection: Connection, going: Sequence[Run]) -> Sizes | None:
+    """What is stored. Looking at a file needs a moment's lock on its table: where somebody has it, there is no size this time."""
+    names = {run.run: _walked(run) for run in going}
+    every = sorted({name for several in names.values() for name in several}, key=str)
+    try:
+        with connection.transaction():
+            apply_settings(connection, {**_SETTINGS, "lock_timeout": SIZES_LOCK_TIMEOUT})
+            of_tables = catalog.sizes_of(connection, every)
+            stored = kept.sizes(connection)
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled, psycopg.errors.InsufficientPrivilege):
+        return None
+    sums = {
+        run: {part: sum(of_tables[name][part] for name in several) for part in ("heap_bytes", "index_bytes")}
+        for run, several in names.items()
+        if several and all(name in of_tables for name in several)
+    }
+    return Sizes(kept=stored, tables=sums)
+
+
+def _walked(run: Run) -> list[TableName]:
+    """The tables and partitions that lanes of a run walk, once their sizes before the walk are on record."""
+    return [TableName.parse(name) for name in (run.space or {}).get("before", {}).get("tables", {})]
 
 
 _SETTINGS = {
@@ -163,69 +183,3 @@ def _connect(url: str) -> Connection:
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         tcp_user_timeout=round(DEADLINE_SECONDS * 1000),
     )
-
-
-def _of_database(snapshot: Snapshot) -> Iterator[Metric]:
-    yield GaugeMetricFamily(
-        "backfilld_message_age_seconds",
-        "How long the oldest due lane has waited for its step.",
-        value=snapshot.message_age_seconds,
-    )
-    yield GaugeMetricFamily("backfilld_width", "Lanes that may work at once.", value=snapshot.width)
-    yield GaugeMetricFamily(
-        "backfilld_rest_ratio", "Seconds a lane rests for each second of work.", value=snapshot.rest
-    )
-    yield from _of_signals(snapshot.readings)
-    if snapshot.replica_lag_seconds is not None:
-        yield GaugeMetricFamily(
-            "backfilld_replica_lag_seconds",
-            "Seconds the slowest standby is behind in replaying; 0 without one.",
-            value=snapshot.replica_lag_seconds,
-        )
-
-
-def _of_signals(readings: Mapping[str, Mapping[str, float | None]]) -> Iterator[Metric]:
-    values = GaugeMetricFamily(
-        "backfilld_signal",
-        "The load signals at the last verdict; absent when one could not be read.",
-        labels=["signal"],
-    )
-    limits = GaugeMetricFamily(
-        "backfilld_signal_limit",
-        "Where a load signal begins to slow the work (soft), and where it stops it (hard).",
-        labels=["signal", "limit"],
-    )
-    for signal, reading in readings.items():
-        for metric, labels, key in (
-            (values, [signal], "value"),
-            (limits, [signal, "soft"], "soft"),
-            (limits, [signal, "hard"], "hard"),
-        ):
-            if (number := reading[key]) is not None:
-                metric.add_metric(labels, number)
-    yield from (values, limits)
-
-
-def _of_runs(runs: Sequence[Row]) -> Iterator[Metric]:
-    rows = CounterMetricFamily("backfilld_rows", "Rows walked, by what became of them.", labels=["run", "outcome"])
-    batches = CounterMetricFamily("backfilld_batches", "Batches, by what became of them.", labels=["run", "outcome"])
-    remaining = GaugeMetricFamily(
-        "backfilld_run_rows_remaining", "Rows still to be walked; absent until counted.", labels=["run"]
-    )
-    age = GaugeMetricFamily(
-        "backfilld_run_progress_age_seconds", "Seconds since a batch of the run committed.", labels=["run"]
-    )
-    quarantined = GaugeMetricFamily("backfilld_quarantined_rows", "Rows that are set aside now.", labels=["run"])
-    info = GaugeMetricFamily("backfilld_run_info", "Where a run stands; 1.", labels=["run", "phase", "state"])
-    for run in runs:
-        name = run["name"]
-        for outcome in ("changed", "unchanged", "quarantined"):
-            rows.add_metric([name, outcome], run[outcome])
-        for outcome in ("committed", "retried"):
-            batches.add_metric([name, outcome], run[outcome])
-        if run["remaining"] is not None:
-            remaining.add_metric([name], run["remaining"])
-        age.add_metric([name], run["progress_age_seconds"])
-        quarantined.add_metric([name], run["quarantined"])
-        info.add_metric([name, run["phase"], run["state"]], 1)
-    yield from (rows, batches, remaining, age, quarantined, info)

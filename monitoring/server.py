@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from migrations.errors import InvalidSettings
 from migrations.events import LoopFailed, nobody
+from monitoring.exemplars import WithExemplars
 from monitoring.logs import redact
 
 if TYPE_CHECKING:
@@ -121,7 +123,8 @@ def _registry(collectors: Sequence[Collector]) -> CollectorRegistry:
     registry = CollectorRegistry()
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if folder:
-        MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call] # prometheus_client leaves it untyped
+        of_all = MultiProcessCollector(None, path=folder)  # type: ignore[no-untyped-call] # prometheus_client leaves it untyped
+        registry.register(WithExemplars(of_all, Path(folder)))
     else:
         registry.register(_OwnMetrics())
     for collector in collectors:

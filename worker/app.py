@@ -26,6 +26,7 @@ from migrations.errors import BackfilldError
 from migrations.postgres.connect import connected
 from migrations.store import schema
 from monitoring import broker, logs
+from monitoring.host import HostCollector
 from monitoring.record import RecordCollector
 from monitoring.server import Check, Server
 
@@ -150,12 +151,13 @@ def _run(settings: Settings, folder: Path, *, processes: int, threads: int, stop
         ),
     ]
     record = RecordCollector(settings.require_database())
+    host = HostCollector(children, broker.connect_redis(settings.require_redis(), patient=False))
     server = Server(
         host=settings.http_host,
         port=settings.http_port,
         live={child.name: child.check for child in children},
         ready={**{child.name: child.check for child in children}, **_services(settings)},
-        collectors=[record],
+        collectors=[record, host],
     )
     server.start()
     log.info("daemon.started", processes=processes, threads=threads, http=f"{settings.http_host}:{server.port}")

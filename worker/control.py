@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from migrations.errors import UsageError
-from migrations.events import ControlApplied, StateChanged, StopSwitched
+from migrations.events import ControlApplied, ControlSettled, StateChanged, StopSwitched
 from migrations.states import STOPPING, State, Wish, allowed
 from migrations.store import lanes, pace, runs
 
 if TYPE_CHECKING:
     from migrations.events import Observer
     from migrations.messages import ControlMessage
+    from migrations.model import Row
     from migrations.postgres.connect import Connection
 
 #: A batch of the default size has half of this still before it, on average; cancelling it would throw its work away.
@@ -30,6 +31,12 @@ SETTLED_SECONDS = 2.0
 
 #: What a verb wishes, and the state that says so.
 _WISHES = {"pause": (Wish.PAUSE, State.PAUSING), "cancel": (Wish.CANCEL, State.CANCELLING)}
+#: What was asked of a run that is stopping, by its state.
+_VERBS: dict[str, Literal["pause", "cancel", "rollback"]] = {
+    State.PAUSING: "pause",
+    State.CANCELLING: "cancel",
+    State.ROLLING_BACK: "rollback",
+}
 _STOPPED = {State.PAUSING: State.PAUSED, State.CANCELLING: State.CANCELLED}
 
 
@@ -42,6 +49,8 @@ class Control:
         #: The stop of all runs as it was last seen, and since when (`time.monotonic`).
         self._stop: pace.Stop | None = None
         self._switched = 0.0
+        #: Runs that turn back and of which no batch is in flight; they are found until the conductor has taken it up.
+        self._settled: set[int] = set()
 
     def apply(self, connection: Connection, message: ControlMessage) -> None:
         """A control message arrived. Usually its wish is on record already; one that came by itself is written down."""
@@ -55,8 +64,10 @@ class Control:
     def run_once(self, connection: Connection) -> int:
         """Settle every run that is told to stop; returns how many are not there yet."""
         remaining = self._look_at_the_switch(connection)
-        for row in runs.stopping(connection):
-            if self._settle(connection, row["run"]):
+        stopping = runs.stopping(connection)
+        self._settled &= {row["run"] for row in stopping}
+        for row in stopping:
+            if self._settle(connection, row):
                 continue
             remaining += 1
             if row["seconds"] >= GRACE_SECONDS:
@@ -90,8 +101,9 @@ class Control:
                 self._look.clear()
                 return
 
-    def _settle(self, connection: Connection, run: int) -> bool:
+    def _settle(self, connection: Connection, row: Row) -> bool:
         """A stopping run whose lanes are all free has stopped. A lane that is taken from here on sees the wish."""
+        run = row["run"]
         with connection.transaction():
             held = runs.hold(connection, run)
             turning_back = held is not None and held.state is State.ROLLING_BACK and not held.rollback
@@ -101,10 +113,16 @@ class Control:
                 return False
             if turning_back:
                 lanes.wake_run(connection, run)
-                return True
-            after = _STOPPED[held.state]
-            runs.set_state(connection, held, after, actor=runs.WORKER, reason="no batch is in flight", wish=held.wish)
-        self._observe(StateChanged(run=run, name=held.name, state=after, reason="no batch is in flight"))
+            else:
+                after = _STOPPED[held.state]
+                runs.set_state(
+                    connection, held, after, actor=runs.WORKER, reason="no batch is in flight", wish=held.wish
+                )
+        if not turning_back:
+            self._observe(StateChanged(run=run, name=held.name, state=after, reason="no batch is in flight"))
+        if run not in self._settled:
+            self._settled.add(run)
+            self._observe(ControlSettled(run=run, verb=_VERBS[held.state], seconds=row["seconds"]))
         return True
 
 

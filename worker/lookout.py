@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from migrations.events import BlockerSentAway
+from migrations.events import BlockerSentAway, LockTried
 from migrations.postgres import locks
 from migrations.store import events, runs
 from worker import ladder
@@ -57,6 +57,8 @@ class Lookout:
         self._observe = observe
         self.wait = ladder.Wait.of(lane.last_error, standing.now.timestamp())
         self.lock: Needed | None = None
+        #: Whether a lock was asked for that others might hold.
+        self._asks = False
         #: Who was in the way when last looked at.
         self.blockers: tuple[Blocker, ...] = ()
         self.queue: Queue | None = None
@@ -70,7 +72,9 @@ class Lookout:
         if self.lock is not None:
             self.blockers = tuple(locks.holders(connection, self.lock))
             if ladder.pause_seconds(self.wait, self.blockers, self.standing.settings) != 0.0:
+                self._tell("put_off")
                 raise Blocked(self, sqlstate=None)
+            self._asks = True
         if self._thread is None and action.index is None:
             pid = locks.prepare(connection, lock_timeout_ms=self.standing.settings.lock_timeout_ms)
             self._thread = threading.Thread(target=self._watch, args=(pid,), name=f"lookout {pid}", daemon=True)
@@ -86,6 +90,7 @@ class Lookout:
             if self._thread is None:  # it was no action, but a row of the record
                 raise
             self.wait = self.wait.tried()
+            self._tell("timed_out")
             if self.queue is not None:
                 self.blockers = self.queue.blockers
             raise Blocked(self, sqlstate=exc.sqlstate) from exc
@@ -103,6 +108,8 @@ class Lookout:
         After the step, not within: its transaction may hold what the record needs.
         """
         run = self.lane.run
+        if committed and self._asks:
+            self._tell("had")
         for event in self.sent_away:
             detail = {name: value for name, value in vars(event).items() if name not in {"run", "name", "how"}}
             events.record(connection, run, actor=runs.WORKER, what=f"blocker.{event.how}", **detail)
@@ -115,6 +122,9 @@ class Lookout:
                 self.wait = self.wait.told(self.blockers)
                 detail = {"message": self.in_words, "blockers": [one.to_json() for one in self.blockers]}
                 events.record(connection, run, actor=runs.WORKER, what="lock.waiting", **detail)
+
+    def _tell(self, outcome: Literal["had", "timed_out", "put_off"]) -> None:
+        self._observe(LockTried(run=self.lane.run, outcome=outcome, seconds=self.wait.seconds))
 
     def _end(self) -> None:
         self._over.set()

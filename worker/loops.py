@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from migrations.errors import BackfilldError
-from migrations.events import LoopFailed
+from migrations.events import LoopFailed, LoopTicked
 from migrations.postgres import connect
 from migrations.postgres.outcomes import classify
 
@@ -56,6 +56,7 @@ class Loop(threading.Thread):
                 if connection is None or connection.closed or connection.broken:
                     connection = connect.connect(self._database_url, application_name=f"backfilld {self.name}")
                 result = self._task(connection)
+                self._observe(LoopTicked(loop=self.name))
             except psycopg.Error as exc:
                 self._observe(LoopFailed(loop=self.name, error_class=classify(exc), message=str(exc).strip()))
                 self._stopping.wait(RECONNECT_SECONDS)

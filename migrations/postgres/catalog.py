@@ -343,3 +343,10 @@ def filenode(connection: Connection, name: TableName) -> int | None:
 def sizes(connection: Connection, name: TableName) -> dict[str, int]:
     """`heap_bytes`, with what is stored out of line, and `index_bytes` of a table and its partitions."""
     return dict(connection.execute(_SQL["sizes"], {"table": name.identifier.as_string()}).fetchone() or {})
+
+
+def sizes_of(connection: Connection, names: Sequence[TableName]) -> dict[TableName, dict[str, int]]:
+    """`heap_bytes` and `index_bytes` of several tables, each without its partitions; those that are not there are left out."""
+    tables = [name.identifier.as_string() for name in names]
+    rows = connection.execute(_SQL["sizes_of"], {"tables": tables}).fetchall()
+    return {names[row["number"] - 1]: {part: row[part] for part in ("heap_bytes", "index_bytes")} for row in rows}

@@ -84,6 +84,12 @@ SELECT coalesce(sum(pg_table_size(t.oid)), 0)::bigint AS heap_bytes, coalesce(su
 FROM (SELECT r.oid::oid AS oid FROM (SELECT to_regclass(%(table)s::text) AS oid) r WHERE r.oid IS NOT NULL
       UNION SELECT p.relid::oid FROM pg_partition_tree(to_regclass(%(table)s::text)) p) t
 
+-- name: sizes_of
+-- The same of several tables at once, by their number in the list; one that is not there has no row.
+SELECT t.number, pg_table_size(t.oid) AS heap_bytes, pg_indexes_size(t.oid) AS index_bytes
+FROM (SELECT w.number, to_regclass(w.name) AS oid FROM unnest(%(tables)s::text[]) WITH ORDINALITY AS w (name, number)) t
+WHERE t.oid IS NOT NULL
+
 -- name: plain_types
 -- The types of a table's columns without a domain and a limit of length. Text cast to one of these is never cut to fit;
 -- what is too long meets its limit when it is assigned, and is an error there.

@@ -29,3 +29,16 @@ DELETE FROM backfilld.misfits WHERE run = %(run)s::bigint
 -- name: set_purged
 -- A run's old values are gone.
 UPDATE backfilld.runs SET purged_at = clock_timestamp(), updated_at = clock_timestamp() WHERE run = %(run)s::bigint
+
+-- name: all_kept
+-- Bytes that the journal and the archive hold for each run.
+SELECT (regexp_match(c.relname, '^(?:journal|archive)_(\d{1,18})$'))[1]::bigint AS run,
+       (regexp_match(c.relname, '^(journal|archive)_'))[1] AS kind,
+       pg_total_relation_size(c.oid) AS bytes
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = 'backfilld' AND c.relkind = 'r' AND c.relname ~ '^(journal|archive)_\d{1,18}$'
+
+-- name: most_overdue
+-- Seconds since the retention of the most overdue run ended; 0 when none is.
+SELECT coalesce(max(extract(epoch FROM clock_timestamp() - kept_until)), 0)::float8 AS seconds FROM backfilld.runs
+WHERE kept_until <= clock_timestamp() AND purged_at IS NULL AND ended_at IS NOT NULL

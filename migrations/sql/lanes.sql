@@ -172,9 +172,10 @@ RETURNING l.run, l.lane, l.seq
 WITH free AS (SELECT lane FROM backfilld.lanes WHERE run = %(run)s::bigint FOR UPDATE SKIP LOCKED)
 SELECT (SELECT count(*) FROM backfilld.lanes WHERE run = %(run)s::bigint) - (SELECT count(*) FROM free) AS held
 
--- name: message_age
--- Seconds the oldest due lane has waited for its step.
-SELECT coalesce(max(extract(epoch FROM clock_timestamp() - coalesce(l.enqueued_at, l.next_run_at))), 0)::float8 AS seconds
+-- name: waiting
+-- Seconds the oldest due lane has waited for its step, and how many lanes are due.
+SELECT coalesce(max(extract(epoch FROM clock_timestamp() - coalesce(l.enqueued_at, l.next_run_at))), 0)::float8 AS seconds,
+       count(*) AS lanes
 FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
 WHERE l.done_at IS NULL AND l.next_run_at <= clock_timestamp()
   AND backfilld.may_work(r.state, r.phase, l.kind) AND (l.kind = 'conductor' OR l.pass = r.pass)

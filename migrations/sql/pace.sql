@@ -1,11 +1,10 @@
 -- name: read_pace
 -- The database's pace, and how old the reading behind it is.
-SELECT width, max_width, hold_reason, extract(epoch FROM clock_timestamp() - sampled_at)::float8 AS age_seconds
+SELECT width, max_width, rest, batch_seconds, hold_reason, memory ->> 'hold_signal' AS hold_signal, readings,
+       extract(epoch FROM clock_timestamp() - held_since)::float8 AS held_seconds,
+       extract(epoch FROM clock_timestamp() - stopped_at)::float8 AS stopped_seconds,
+       extract(epoch FROM clock_timestamp() - sampled_at)::float8 AS age_seconds
 FROM backfilld.pace
-
--- name: pace_readings
--- The pace and the load signals behind it, for metrics.
-SELECT width, rest, readings FROM backfilld.pace
 
 -- name: take_pace
 -- Become the one governor of this moment. No row: another worker is reading.
@@ -72,6 +71,7 @@ WHERE stopped_at IS NULL RETURNING stopped_at
 UPDATE backfilld.pace SET stopped_at = NULL, stopped_by = NULL
 WHERE stopped_at IS NOT NULL RETURNING only_row
 
--- name: readings
--- The load signals as the governor last read them.
-SELECT readings FROM backfilld.pace
+-- name: working_sessions
+-- Sessions of ours that are inside a batch or a step of DDL.
+SELECT count(*) AS sessions FROM pg_stat_activity
+WHERE datname = current_database() AND starts_with(application_name, 'backfilld run=') AND state <> 'idle'

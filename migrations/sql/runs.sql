@@ -11,22 +11,25 @@ INSERT INTO backfilld.lanes (run, lane, kind) VALUES (%(run)s::bigint, 0, 'condu
 -- name: run_by_id
 -- One run, whole.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, started_at, ended_at
+       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
+       started_at, ended_at
 FROM backfilld.runs WHERE run = %(run)s::bigint
 
 -- name: run_by_name
 -- The newest run of a name.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, started_at, ended_at
+       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
+       started_at, ended_at
 FROM backfilld.runs WHERE name = %(name)s::text ORDER BY run DESC LIMIT 1
 
 -- name: runs
--- Every run, newest first; those that have ended only when asked for.
+-- Runs, newest first; those that have ended only when asked for.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, started_at, ended_at
+       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
+       started_at, ended_at
 FROM backfilld.runs
 WHERE %(ended)s::boolean OR ended_at IS NULL
-ORDER BY run DESC LIMIT 200
+ORDER BY run DESC LIMIT %(most)s::integer
 
 -- name: lock_run
 -- Where a run stands, held until the transaction ends.
@@ -52,7 +55,8 @@ WHERE r.run = %(run)s::bigint
 -- name: set_state
 -- A run's new state, with the wish and the error that belong to it.
 UPDATE backfilld.runs
-SET state = %(state)s::text,
+SET state_since = CASE WHEN state = %(state)s::text THEN state_since ELSE clock_timestamp() END,
+    state = %(state)s::text,
     wish = %(wish)s::text,
     error = %(error)s::jsonb,
     started_at = CASE WHEN %(state)s::text = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
@@ -62,7 +66,10 @@ WHERE run = %(run)s::bigint
 
 -- name: set_phase
 -- A run enters a phase.
-UPDATE backfilld.runs SET phase = %(phase)s::text, updated_at = clock_timestamp() WHERE run = %(run)s::bigint
+UPDATE backfilld.runs
+SET phase_since = CASE WHEN phase = %(phase)s::text THEN phase_since ELSE clock_timestamp() END,
+    phase = %(phase)s::text, updated_at = clock_timestamp()
+WHERE run = %(run)s::bigint
 
 -- name: set_totals
 -- How many rows the walk passes over.
@@ -75,7 +82,8 @@ WHERE run = %(run)s::bigint
 
 -- name: set_pass
 -- The data is walked once more.
-UPDATE backfilld.runs SET pass = %(pass)s::integer, phase = 'backfill', verified_at = NULL, updated_at = clock_timestamp()
+UPDATE backfilld.runs
+SET pass = %(pass)s::integer, phase = 'backfill', phase_since = clock_timestamp(), verified_at = NULL, updated_at = clock_timestamp()
 WHERE run = %(run)s::bigint
 
 -- name: set_residual
@@ -97,7 +105,7 @@ UPDATE backfilld.runs SET settings = %(settings)s::jsonb, updated_at = clock_tim
 
 -- name: stopping
 -- Runs that were asked to stop or to turn back, and for how long they have been stopping.
-SELECT run, name, state, extract(epoch FROM clock_timestamp() - updated_at)::float8 AS seconds
+SELECT run, name, state, extract(epoch FROM clock_timestamp() - state_since)::float8 AS seconds
 FROM backfilld.runs WHERE state IN ('pausing', 'cancelling') OR state = 'rolling_back' AND rollback = '{}'
 
 -- name: set_rollback
@@ -129,19 +137,39 @@ WHERE datname = current_database() AND usename = current_user AND state = 'activ
 GROUP BY 1
 
 -- name: progress
--- The numbers of a run's walk, for status and metrics.
-SELECT coalesce(sum(l.rows_changed) FILTER (WHERE l.kind IN ('backfill', 'retry')), 0)::bigint AS rows_changed,
-       coalesce(sum(l.rows_walked) FILTER (WHERE l.kind = 'backfill' AND l.pass = 1), 0)::bigint AS rows_walked,
-       coalesce(sum(l.rows_walked) FILTER (WHERE l.kind = 'verify' AND l.pass = r.pass), 0)::bigint AS rows_verified,
-       sum(l.rows_hot)::bigint AS rows_hot,
-       coalesce(sum(l.rows_changed) FILTER (WHERE l.rows_hot IS NOT NULL), 0)::bigint AS rows_changed_counted,
-       coalesce(sum(l.batches_committed), 0)::bigint AS batches_committed,
-       coalesce(sum(l.batches_retried), 0)::bigint AS batches_retried,
-       count(*) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NULL AND l.pass = r.pass) AS lanes_open,
-       max(l.progressed_at) AS progressed_at,
-       coalesce(jsonb_agg(l.recent) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NULL), '[]') AS recent,
-       coalesce(jsonb_agg(jsonb_build_object('lane', l.lane) || l.last_error) FILTER (WHERE l.last_error IS NOT NULL), '[]') AS errors,
-       (SELECT count(*) FROM backfilld.quarantine q WHERE q.run = r.run) AS quarantined
-FROM backfilld.runs r JOIN backfilld.lanes l USING (run)
-WHERE r.run = %(run)s::bigint
-GROUP BY r.run
+-- The numbers of the walks of runs, for status and metrics. A row that was walked and neither changed nor set aside was as it
+-- should be already; a walk by pages does not count what it passes. What is past its turn with an error on record is retrying.
+SELECT r.run, lanes.*,
+       greatest(lanes.rows_passed - set_aside.rows, 0)::bigint AS rows_unchanged,
+       set_aside.rows AS quarantined,
+       (SELECT count(*) FROM backfilld.misfits m WHERE m.run = r.run) AS misfits
+FROM backfilld.runs r
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(l.rows_changed) FILTER (WHERE l.kind IN ('backfill', 'retry')), 0)::bigint AS rows_changed,
+           coalesce(sum(l.rows_changed), 0)::bigint AS rows_changed_by_all,
+           coalesce(sum(l.rows_changed) FILTER (WHERE l.pass = r.pass), 0)::bigint AS rows_changed_in_pass,
+           coalesce(sum(l.rows_walked - l.rows_changed)
+                    FILTER (WHERE l.kind IN ('backfill', 'retry') AND NOT l.bounds ? 'first'), 0)::bigint AS rows_passed,
+           coalesce(sum(l.rows_walked) FILTER (WHERE l.kind = 'backfill' AND l.pass = 1), 0)::bigint AS rows_walked,
+           coalesce(sum(l.rows_walked) FILTER (WHERE l.kind = 'verify' AND l.pass = r.pass), 0)::bigint AS rows_verified,
+           sum(l.rows_hot)::bigint AS rows_hot,
+           coalesce(sum(l.rows_changed) FILTER (WHERE l.rows_hot IS NOT NULL), 0)::bigint AS rows_changed_counted,
+           coalesce(sum(l.batches_committed), 0)::bigint AS batches_committed,
+           coalesce(sum(l.batches_retried), 0)::bigint AS batches_retried,
+           count(*) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NULL AND l.pass = r.pass) AS lanes_open,
+           count(*) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NULL AND l.pass = r.pass AND l.attempts > 0) AS lanes_retrying,
+           count(*) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NULL AND l.pass = r.pass AND l.next_run_at IS NULL)
+           AS lanes_asleep,
+           count(*) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NOT NULL AND l.pass = r.pass) AS lanes_done,
+           max(l.progressed_at) AS progressed_at,
+           coalesce(jsonb_agg(l.recent) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NULL), '[]') AS recent,
+           coalesce(jsonb_agg(jsonb_build_object('lane', l.lane) || l.last_error) FILTER (WHERE l.last_error IS NOT NULL), '[]')
+           AS errors
+    FROM backfilld.lanes l WHERE l.run = r.run
+) lanes
+CROSS JOIN LATERAL (SELECT count(*) AS rows FROM backfilld.quarantine q WHERE q.run = r.run) set_aside
+WHERE r.run = ANY(%(runs)s::bigint[])
+
+-- name: count_ended
+-- How many runs on record have ended, by state.
+SELECT state, count(*) AS runs FROM backfilld.runs WHERE ended_at IS NOT NULL GROUP BY state

@@ -105,6 +105,17 @@ def overdue(connection: Connection) -> list[int]:
     return [row["run"] for row in connection.execute(_SQL["overdue"]).fetchall()]
 
 
+def most_overdue_seconds(connection: Connection) -> float:
+    """For how long the retention of the most overdue run has been over; 0 when none is overdue."""
+    row = connection.execute(_SQL["most_overdue"]).fetchone()
+    return float(row["seconds"]) if row else 0.0
+
+
+def sizes(connection: Connection) -> dict[tuple[int, str], int]:
+    """Bytes that are kept, by run and kind (journal, archive); takes a look at each partition's files."""
+    return {(row["run"], row["kind"]): row["bytes"] for row in connection.execute(_SQL["all_kept"]).fetchall()}
+
+
 def size(connection: Connection, run: int) -> dict[str, int]:
     """`journal_bytes`, `archive_bytes` and `misfits` of a run."""
     return dict(connection.execute(_SQL["kept"], {"run": run}).fetchone() or {})

@@ -274,9 +274,18 @@ def in_flight(connection: Connection, run: int) -> int:
     return int(row["held"]) if row else 0
 
 
-def message_age_seconds(connection: Connection) -> float:
-    row = connection.execute(_SQL["message_age"]).fetchone()
-    return float(row["seconds"]) if row else 0.0
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """Lanes that are due at this moment, and for how many seconds the oldest has been."""
+
+    lanes: int
+    seconds: float
+
+
+def waiting(connection: Connection) -> Waiting:
+    """What waits for a worker."""
+    row = connection.execute(_SQL["waiting"]).fetchone()
+    return Waiting(**row) if row else Waiting(lanes=0, seconds=0.0)
 
 
 def messages(rows: Iterable[Row]) -> list[LaneMessage]:

@@ -124,7 +124,7 @@ def resume_all(connection: Connection, *, actor: str) -> bool:
     return True
 
 
-def readings(connection: Connection) -> dict[str, Any]:
-    """The load signals as last read, by name; empty before the first reading. Any: a number, or None."""
-    row = connection.execute(_SQL["readings"]).fetchone()
-    return dict(row["readings"]) if row else {}
+def working_sessions(connection: Connection) -> int:
+    """How many sessions of ours are inside a batch or a step of DDL."""
+    row = connection.execute(_SQL["working_sessions"]).fetchone()
+    return int(row["sessions"]) if row else 0

@@ -16,7 +16,7 @@ from migrations.states import Phase, State, Wish, allowed
 from migrations.store import events, pace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from migrations.definition import Migration
@@ -27,6 +27,9 @@ _SQL = queries("runs")
 
 #: Statement text that the claim sends in one round trip together with others.
 STANDING = _SQL["standing"]
+
+#: As many runs are shown to people.
+LISTED = 200
 
 #: Who acts when no person does.
 WORKER = "worker"
@@ -156,9 +159,10 @@ def find(connection: Connection, reference: str) -> Run | None:
     return Run.from_row(row) if row else None
 
 
-def listed(connection: Connection, *, ended: bool = False) -> list[Run]:
-    """Runs, newest first; those that have ended only when asked for."""
-    return [Run.from_row(row) for row in connection.execute(_SQL["runs"], {"ended": ended}).fetchall()]
+def listed(connection: Connection, *, ended: bool = False, most: int | None = LISTED) -> list[Run]:
+    """Runs, newest first, as many as `most` (None: all); those that have ended only when asked for."""
+    rows = connection.execute(_SQL["runs"], {"ended": ended, "most": most}).fetchall()
+    return [Run.from_row(row) for row in rows]
 
 
 def standing(connection: Connection, run: int) -> Standing:
@@ -290,10 +294,12 @@ def cancel_all_statements(connection: Connection, *, grace_seconds: float) -> di
     return {row["run"]: row["cancelled"] for row in rows if row["cancelled"]}
 
 
-def progress(connection: Connection, run: int) -> Row:
-    """The numbers of a run's walk: see `progress` in runs.sql."""
-    row = connection.execute(_SQL["progress"], {"run": run}).fetchone()
-    if row is None:
-        msg = f"run {run} has no conductor"
-        raise LookupError(msg)
-    return row
+def progress(connection: Connection, wanted: Sequence[int]) -> dict[int, Row]:
+    """The numbers of the walks of these runs, by run: see `progress` in runs.sql."""
+    rows = connection.execute(_SQL["progress"], {"runs": list(wanted)}).fetchall()
+    return {row["run"]: row for row in rows}
+
+
+def count_ended(connection: Connection) -> dict[State, int]:
+    """How many runs on record have ended, by state."""
+    return {State(row["state"]): row["runs"] for row in connection.execute(_SQL["count_ended"]).fetchall()}

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg.types.json import Jsonb
 
+from migrations import definition
 from migrations.events import Event, LoopFailed
 from monitoring.record import RecordCollector
 from monitoring.server import Server
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from fix_proxy import Proxy
 
     Connection = psycopg.Connection[dict[str, Any]]  # Any: rows of tests
+
+
+MIGRATION = definition.parse("name: jobs\noperations:\n- backfill: {table: jobs, set: {a: b}}\n")
 
 
 @pytest.fixture
@@ -46,8 +50,8 @@ def _run(connection: Connection, name: str, **columns: Any) -> int:
     values = {
         "name": name,
         "checksum": "c",
-        "definition": Jsonb({}),
-        "settings": Jsonb({}),
+        "definition": Jsonb(MIGRATION.canonical()),
+        "settings": Jsonb(MIGRATION.settings.model_dump(mode="json")),
         "facts": Jsonb([]),
         "requested_by": "test",
     }
@@ -102,6 +106,10 @@ def test_the_counts_of_a_run_are_those_of_its_lanes(connection: Connection, reco
     assert samples["backfilld_width",] == 2
     assert samples["backfilld_replica_lag_seconds",] == 0
     assert samples["backfilld_database_up",] == 1
+    assert samples["backfilld_run_lanes", "jobs", "open"] == 3
+    assert samples["backfilld_run_progress_ratio", "jobs"] == 0.5
+    assert samples["backfilld_runs", "running"] == 1
+    assert samples["backfilld_runs", "waiting"] == 0
 
 
 def test_the_load_signals_are_told_with_their_limits(connection: Connection, record: RecordCollector) -> None:
@@ -112,6 +120,8 @@ def test_the_load_signals_are_told_with_their_limits(connection: Connection, rec
     connection.execute("UPDATE backfilld.pace SET rest = 1.5, readings = %s", [Jsonb(readings)])
     samples = _scrape(record)
     assert samples["backfilld_rest_ratio",] == 1.5
+    assert samples["backfilld_signal_readable", "replica_lag_seconds"] == 1
+    assert samples["backfilld_signal_readable", "queue"] == 0
     assert samples["backfilld_signal", "replica_lag_seconds"] == 0.5
     assert ("backfilld_signal", "queue") not in samples, "no value is not a value"
     # Labels are sorted by their names: limit, then signal.
@@ -208,6 +218,18 @@ def test_a_role_that_may_not_read_the_quarantine_gets_no_number_rather_than_zero
     collector = RecordCollector(plain_role_url, observe=told.append)
     assert _scrape(collector) == {("backfilld_database_up",): 0}
     assert [event.message for event in told if isinstance(event, LoopFailed) and "row-level security" in event.message]
+
+
+def test_a_run_that_this_release_does_not_understand_costs_the_record_and_not_the_page(
+    connection: Connection, database_url: str
+) -> None:
+    """A newer release may have put down what an older one cannot read."""
+    _run(connection, "jobs", definition=Jsonb({"name": "jobs", "operations": [{"teleport": {}}]}))
+    told: list[Event] = []
+    collector = RecordCollector(database_url, observe=told.append)
+    assert _scrape(collector) == {("backfilld_database_up",): 0}
+    assert [event.message for event in told if isinstance(event, LoopFailed) and "teleport" in event.message]
+    collector.close()
 
 
 def test_without_a_record_the_database_is_not_up(empty_database_url: str) -> None:

@@ -1,0 +1,291 @@
+"""The metrics that come from the record: what each is called, what it says, and where in a snapshot it stands.
+
+Every worker host serves the same numbers, so they are compared over instances and never added up. The series of a run end with
+it. docs/reference/metrics.md is this file for people; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from migrations.states import ENDED, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from prometheus_client.metrics_core import Metric
+
+    from migrations.model import Pace
+    from monitoring.progress import Progress
+
+#: A value of a run, or of the database; None: unknown, and no sample.
+Number = float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What is stored, in bytes. Asked for apart from the rest, since it needs a moment's lock on each table."""
+
+    #: By run and kind: journal, archive.
+    kept: Mapping[tuple[int, str], int] = field(default_factory=dict)
+    #: Of the tables a run walks, now, by run: `heap_bytes`, `index_bytes`.
+    tables: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What the record said at one moment."""
+
+    #: Those that have not ended.
+    runs: Sequence[Progress]
+    ended: Mapping[State, int]
+    pace: Pace
+    message_age_seconds: float
+    lanes_due: int
+    working_sessions: int
+    kept_overdue_seconds: float
+    notices: Mapping[str, int]
+    #: None: this role may not know.
+    replica_lag_seconds: float | None
+    #: None: could not be read in time.
+    sizes: Sizes | None
+
+
+@dataclass(frozen=True)
+class _Of:
+    """One family with at most one sample for each thing it is about."""
+
+    name: str
+    says: str
+    value: Callable[[Progress], Number]
+
+
+_OF_RUNS = (
+    _Of("backfilld_run_state_seconds", "Seconds since the run's state changed.", lambda run: run.state_seconds),
+    _Of("backfilld_run_phase_seconds", "Seconds since the run entered its phase.", lambda run: run.phase_seconds),
+    _Of("backfilld_run_progress_ratio", "How much of the walk is done.", lambda run: run.percent / 100),
+    _Of(
+        "backfilld_run_eta_seconds",
+        "Seconds until the present walk is over; absent when unknown.",
+        lambda run: run.eta_seconds,
+    ),
+    _Of("backfilld_run_rows", "Rows the walk passes over; absent until counted.", lambda run: run.rows_total),
+    _Of(
+        "backfilld_run_rows_remaining",
+        "Rows still to be walked; absent until counted.",
+        lambda run: run.rows_remaining,
+    ),
+    _Of(
+        "backfilld_run_rows_verified",
+        "Rows that the present verifying walk has looked at.",
+        lambda run: run.rows_verified,
+    ),
+    _Of(
+        "backfilld_run_residual_rows",
+        "Rows that the last verification found still in need of work; absent until verified once.",
+        lambda run: run.residual_rows,
+    ),
+    _Of("backfilld_run_verified", "1 once a pass over the data has proved it.", lambda run: float(run.verified)),
+    _Of(
+        "backfilld_run_progress_age_seconds",
+        "Seconds since a batch of the run committed.",
+        lambda run: run.progress_age_seconds,
+    ),
+    _Of("backfilld_quarantined_rows", "Rows that are set aside now.", lambda run: run.quarantined),
+    _Of(
+        "backfilld_quarantine_limit_rows",
+        "Rows set aside at which the run pauses.",
+        lambda run: run.max_quarantined,
+    ),
+    _Of(
+        "backfilld_misfit_rows",
+        "Rows written since the switch that do not fit the old column: they are in the way of a rollback.",
+        lambda run: run.misfits,
+    ),
+    _Of(
+        "backfilld_run_hot_update_ratio",
+        "Share of the changed rows that touched no index; absent when unknown.",
+        lambda run: run.hot_update_ratio,
+    ),
+)
+
+
+def of(snapshot: Snapshot) -> Iterator[Metric]:
+    """Every family, each with its samples; those of a run that has ended are not among them."""
+    yield from _of_database(snapshot)
+    yield from _of_signals(snapshot.pace.readings)
+    yield from _of_all_runs(snapshot)
+    for one in _OF_RUNS:
+        family = GaugeMetricFamily(one.name, one.says, labels=["run"])
+        for run in snapshot.runs:
+            if (number := one.value(run)) is not None:
+                family.add_metric([run.name], number)
+        yield family
+    yield from _with_more_labels(snapshot.runs)
+    if snapshot.sizes is not None:
+        yield from _of_sizes(snapshot.runs, snapshot.sizes)
+
+
+def _of_database(snapshot: Snapshot) -> Iterator[Metric]:
+    pace = snapshot.pace
+    numbers: tuple[tuple[str, str, Number], ...] = (
+        (
+            "backfilld_message_age_seconds",
+            "How long the oldest due lane has waited for its step.",
+            snapshot.message_age_seconds,
+        ),
+        ("backfilld_lanes_due", "Lanes that are due at this moment.", snapshot.lanes_due),
+        ("backfilld_width", "Lanes that may work at once.", pace.width),
+        ("backfilld_width_limit", "Lanes that a person allows at most.", pace.max_width),
+        (
+            "backfilld_working_sessions",
+            "Sessions of ours that are inside a batch or a step of DDL.",
+            snapshot.working_sessions,
+        ),
+        ("backfilld_rest_ratio", "Seconds a lane rests for each second of work.", pace.rest),
+        (
+            "backfilld_batch_limit_seconds",
+            "How long a batch may last at the present pace; absent: as long as its run says.",
+            pace.batch_seconds,
+        ),
+        (
+            "backfilld_hold_age_seconds",
+            "Seconds for which all work has been held by load; 0 when it is not.",
+            pace.held_seconds or 0.0,
+        ),
+        (
+            "backfilld_stop_age_seconds",
+            "Seconds since a person stopped all runs; 0 when nobody did.",
+            pace.stopped_seconds or 0.0,
+        ),
+        (
+            "backfilld_pace_age_seconds",
+            "Seconds since the governor's last verdict; absent before the first.",
+            pace.age_seconds,
+        ),
+        (
+            "backfilld_replica_lag_seconds",
+            "Seconds the slowest standby is behind in replaying; 0 without one.",
+            snapshot.replica_lag_seconds,
+        ),
+        (
+            "backfilld_kept_overdue_seconds",
+            "Seconds since the retention of the most overdue of them ended; 0 when none is overdue.",
+            snapshot.kept_overdue_seconds,
+        ),
+    )
+    for name, says, number in numbers:
+        if number is not None:
+            yield GaugeMetricFamily(name, says, value=number)
+    held = GaugeMetricFamily(
+        "backfilld_hold_info", "The load signal that holds all work; 1, absent when none does.", labels=["reason"]
+    )
+    if pace.hold_reason is not None:
+        held.add_metric([pace.hold_signal or "other"], 1)
+    yield held
+    notices = GaugeMetricFamily(
+        "backfilld_notices", "Notifications that are pending, or failed for good.", labels=["state"]
+    )
+    for state, count in snapshot.notices.items():
+        notices.add_metric([state], count)
+    yield notices
+
+
+def _of_signals(readings: Mapping[str, Mapping[str, float | None]]) -> Iterator[Metric]:
+    values = GaugeMetricFamily(
+        "backfilld_signal",
+        "The load signals at the last verdict; absent when one could not be read.",
+        labels=["signal"],
+    )
+    limits = GaugeMetricFamily(
+        "backfilld_signal_limit",
+        "Where a signal begins to slow the work (soft), and where it stops it (hard).",
+        labels=["signal", "limit"],
+    )
+    readable = GaugeMetricFamily(
+        "backfilld_signal_readable", "1 when the signal could be read at the last verdict.", labels=["signal"]
+    )
+    for signal, reading in readings.items():
+        readable.add_metric([signal], float(reading["value"] is not None))
+        for family, labels, key in (
+            (values, [signal], "value"),
+            (limits, [signal, "soft"], "soft"),
+            (limits, [signal, "hard"], "hard"),
+        ):
+            if (number := reading[key]) is not None:
+                family.add_metric(labels, number)
+    yield from (values, limits, readable)
+
+
+def _of_all_runs(snapshot: Snapshot) -> Iterator[Metric]:
+    going = GaugeMetricFamily(
+        "backfilld_runs", "Runs that have not ended, by state; every state has a series.", labels=["state"]
+    )
+    for state in State:
+        if state not in ENDED:
+            going.add_metric([state], sum(run.state is state for run in snapshot.runs))
+    ended = CounterMetricFamily("backfilld_runs_ended", "Runs on record that have ended.", labels=["state"])
+    for state in sorted(ENDED):
+        ended.add_metric([state], snapshot.ended.get(state, 0))
+    yield from (going, ended)
+
+
+def _with_more_labels(runs: Sequence[Progress]) -> Iterator[Metric]:
+    rows = CounterMetricFamily("backfilld_rows", "Rows walked, by what became of them.", labels=["run", "outcome"])
+    batches = CounterMetricFamily("backfilld_batches", "Batches, by what became of them.", labels=["run", "outcome"])
+    info = GaugeMetricFamily("backfilld_run_info", "Where a run stands; 1.", labels=["run", "phase", "state"])
+    lanes = GaugeMetricFamily("backfilld_run_lanes", "Lanes of the present walk, by state.", labels=["run", "state"])
+    held = GaugeMetricFamily(
+        "backfilld_run_held_seconds",
+        "Seconds for which the run has been held, with the one cause that comes first; absent when nothing holds it.",
+        labels=["run", "cause"],
+    )
+    for run in runs:
+        rows.add_metric([run.name, "changed"], run.rows_changed)
+        rows.add_metric([run.name, "unchanged"], run.rows_unchanged)
+        rows.add_metric([run.name, "quarantined"], run.quarantined)
+        batches.add_metric([run.name, "committed"], run.batches_committed)
+        batches.add_metric([run.name, "retried"], run.batches_retried)
+        info.add_metric([run.name, run.phase, run.state], 1)
+        for state, count in run.lanes_by_state.items():
+            lanes.add_metric([run.name, state], count)
+        if run.hold is not None:
+            held.add_metric([run.name, run.hold.cause], run.hold.seconds)
+    yield from (rows, batches, info, lanes, held)
+
+
+def _of_sizes(runs: Sequence[Progress], sizes: Sizes) -> Iterator[Metric]:
+    tables = GaugeMetricFamily(
+        "backfilld_run_table_bytes",
+        "Size of the tables that are walked, heap and indexes, before the walk and now.",
+        labels=["run", "part", "moment"],
+    )
+    kept_of_run = GaugeMetricFamily(
+        "backfilld_run_kept_bytes",
+        "Old values kept for the way back: journal, archive.",
+        labels=["run", "kind"],
+    )
+    for run in runs:
+        before = (run.space or {}).get("before")
+        now = sizes.tables.get(run.run)
+        for part, column in (("heap", "heap_bytes"), ("indexes", "index_bytes")):
+            if before is not None and now is not None:
+                tables.add_metric([run.name, part, "before"], before[column])
+                tables.add_metric([run.name, part, "now"], now[column])
+        for kind in KINDS:
+            kept_of_run.add_metric([run.name, kind], sizes.kept.get((run.run, kind), 0))
+    kept = GaugeMetricFamily(
+        "backfilld_kept_bytes", "Old values kept for the way back, of all runs: journal, archive.", labels=["kind"]
+    )
+    for kind in KINDS:
+        kept.add_metric([kind], sum(amount for (_, of), amount in sizes.kept.items() if of == kind))
+    number = len({run for run, _ in sizes.kept})
+    yield from (tables, kept_of_run, kept)
+    yield GaugeMetricFamily("backfilld_kept_runs", "Runs for which old values are kept.", value=number)
+
+
+#: Of what is kept for the way back.
+KINDS = ("journal", "archive")
