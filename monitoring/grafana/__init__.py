@@ -1,0 +1,1 @@
+"""Grafana dashboards, as code. Nothing of the product imports this: what it needs is installed for development only."""
