@@ -120,7 +120,7 @@ class Observers:
             case _:
                 assert_never(event)
 
-    def _tell(self, event: Event) -> None:  # noqa: C901, PLR0912 - as above
+    def _tell(self, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - as above
         facts = vars(event)
         match event:
             case BatchCommitted():
@@ -167,8 +167,8 @@ class Observers:
             case BlockerSentAway():
                 self._log.warning("blocker.sent_away", **facts)
             case NoticeSent():
-                tell = {"delivered": self._log.info, "retried": self._log.warning, "failed": self._log.error}
-                tell[event.outcome]("notice.sent", **facts)
+                level = {"delivered": self._log.info, "retried": self._log.warning, "failed": self._log.error}
+                level[event.outcome]("notice.sent", **facts)
             case LoopFailed():
                 self._log.warning("loop.failed", **facts)
             case _:
