@@ -25,7 +25,7 @@ from migrations import settings as settings_
 from migrations.errors import BackfilldError
 from migrations.postgres.connect import connected
 from migrations.store import schema
-from monitoring import broker, logs
+from monitoring import broker, logs, notices
 from monitoring.host import HostCollector
 from monitoring.record import RecordCollector
 from monitoring.server import Check, Server
@@ -120,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not (1 <= arguments.processes <= 64 and 1 <= arguments.threads <= 64):
             parser.error("--processes and --threads take a number from 1 to 64")
         settings = settings_.load()
+        notices.open_channels(settings.notifications)
         _check_services(settings)
         folder = Path(tempfile.mkdtemp(prefix="backfilld-"))
         try:

@@ -22,6 +22,7 @@ from worker.give_way import GiveWay
 from worker.governor import TICK_SECONDS as GOVERNOR_SECONDS
 from worker.governor import Governor
 from worker.loops import Loop
+from worker.notifier import Notifier
 from worker.reconciler import TICK_SECONDS as RECONCILER_SECONDS
 from worker.reconciler import Reconciler
 from worker.reporter import TICK_SECONDS as REPORTER_SECONDS
@@ -118,6 +119,9 @@ def start_side_tasks(
         loop("purger", purger.run_once, lambda _purged: stopping.wait(purger.TICK_SECONDS)),
         loop("reporter", Reporter(observe=observe).run_once, lambda _told: stopping.wait(REPORTER_SECONDS)),
     ]
+    if settings.notifications:
+        notifier = Notifier(settings.notifications, observe=observe)
+        loops.append(loop("notifier", notifier.run_once, lambda sending: notifier.wait(sending, stopping)))
     for one in loops:
         one.start()
     tasks = SideTasks(loops=loops, stopping=stopping)

@@ -123,10 +123,11 @@ def insert(connection: Connection, wanted: Wanted, facts: Mapping[str, Any]) -> 
     connection.execute(_SQL["insert_notice"], {**vars(wanted), "facts": Jsonb(dict(facts))})
 
 
-def see_hold(
-    connection: Connection, channel: str, run: int, *, since: datetime, gap_seconds: float, told_gap_seconds: float
-) -> SeenHold:
-    """A run is held at this moment; see `see_hold` in notices.sql for which holds are one."""
+def see_hold(connection: Connection, channel: str, run: int, *, since: datetime, gaps: tuple[float, float]) -> SeenHold:
+    """A run is held at this moment. `gaps`: for how many seconds it may have been released to be the hold of before, which
+    nobody was told of, or somebody was.
+    """
+    gap_seconds, told_gap_seconds = gaps
     row = connection.execute(
         _SQL["see_hold"],
         {

@@ -1,0 +1,32 @@
+"""What people must know, and how they are told: which news there is, how it is worded, and the channels it goes out by.
+
+`worker.notifier` calls these; nothing here sleeps, and nothing here is called from a batch.
+"""
+
+from monitoring.notices.channels import (
+    Dispatch,
+    NotTaken,
+    Outlet,
+    Sent,
+    TakenNever,
+    dispatch,
+    open_channels,
+    send_test,
+)
+from monitoring.notices.news import HOLD_GAP_SECONDS, News
+from monitoring.notices.wording import Message, word
+
+__all__ = [
+    "HOLD_GAP_SECONDS",
+    "Dispatch",
+    "Message",
+    "News",
+    "NotTaken",
+    "Outlet",
+    "Sent",
+    "TakenNever",
+    "dispatch",
+    "open_channels",
+    "send_test",
+    "word",
+]
