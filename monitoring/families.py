@@ -178,8 +178,10 @@ def _of_database(snapshot: Snapshot) -> Iterator[Metric]:
         ),
     )
     for name, says, number in numbers:
+        family = GaugeMetricFamily(name, says)
         if number is not None:
-            yield GaugeMetricFamily(name, says, value=number)
+            family.add_metric([], number)
+        yield family
     held = GaugeMetricFamily(
         "backfilld_hold_info", "The load signal that holds all work; 1, absent when none does.", labels=["reason"]
     )

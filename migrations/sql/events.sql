@@ -29,3 +29,8 @@ FROM (
     ORDER BY event DESC LIMIT %(most)s::bigint
 ) newest
 ORDER BY event
+
+-- name: latest_event
+-- The newest event of a kind of a run.
+SELECT event, at, run, actor, what, detail FROM backfilld.events
+WHERE run = %(run)s::bigint AND what = %(what)s::text ORDER BY event DESC LIMIT 1

@@ -36,3 +36,8 @@ def count(connection: Connection, run: int, *, what: str, operation: int) -> int
     """How often something happened to an operation of a run."""
     row = connection.execute(_SQL["count_events"], {"run": run, "what": what, "operation": operation}).fetchone()
     return int(row["events"]) if row else 0
+
+
+def latest(connection: Connection, run: int, *, what: str) -> dict[str, Any] | None:
+    """The newest event of a kind of a run, or None. Any: columns of the audit."""
+    return connection.execute(_SQL["latest_event"], {"run": run, "what": what}).fetchone()
