@@ -32,6 +32,7 @@ from bench import (  # noqa: E402 - see above
     journal,
     matrix,
     memory,
+    observe,
     page,
     recovery,
     replica,
@@ -70,6 +71,7 @@ MEASUREMENTS: dict[str, Callable[[Stage, Effort], Section]] = {
     "transform": transform.measure,
     "trigger": trigger.measure,
     "journal": journal.measure,
+    "observe": observe.measure,
 }
 
 
