@@ -21,7 +21,7 @@ from migrations.events import LoopFailed, nobody
 from migrations.names import TableName
 from migrations.postgres import catalog
 from migrations.postgres.connect import apply_settings
-from migrations.store import kept, lanes, pace, runs
+from migrations.store import kept, lanes, notices, pace, runs
 from monitoring import families, progress
 from monitoring.families import Sizes, Snapshot
 from monitoring.probes import STANDBYS, History, replica_lag
@@ -127,7 +127,7 @@ class RecordCollector(Collector):
             lanes_due=waiting.lanes,
             working_sessions=pace.working_sessions(connection),
             kept_overdue_seconds=kept.most_overdue_seconds(connection),
-            notices={},
+            notices=dict(zip(("pending", "failed"), notices.count(connection), strict=True)),
             replica_lag_seconds=replica_lag(standbys, self._history).value,
             sizes=None,
         )
