@@ -154,19 +154,23 @@ def _heard() -> _Heard:
     return _HEARD
 
 
-class _Ear(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        if _HEARD.lines is not None:
+class _Ear(logging.Filter):
+    """Hears every line, and lets none pass."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if _HEARD.lines is not None and record.levelno >= logging.WARNING:
             _HEARD.lines.append(record.getMessage())
+        return False
 
 
 def _quiet() -> None:
-    """Keep apprise's lines out of every log: URLs, and so tokens, are in them. Its reasons are taken from `_Heard`."""
+    """Keep apprise's lines out of every log: URLs, and so tokens, are in them. Its reasons are taken from `_Heard`.
+
+    A filter, as a handler would leave them to those that others have set up.
+    """
     logger = logging.getLogger("apprise")
-    logger.propagate = False
-    logger.setLevel(logging.WARNING)
-    if not any(isinstance(handler, _Ear) for handler in logger.handlers):
-        logger.addHandler(_Ear())
+    if not any(isinstance(one, _Ear) for one in logger.filters):
+        logger.addFilter(_Ear())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,6 +91,8 @@ class Webhook:
                 query = f"?{self._url.query}" if self._url.query else ""
                 client.request("POST", (self._url.path or "/") + query, body=body, headers=headers)
                 with client.getresponse() as answer:
+                    if late.is_set():
+                        raise TimeoutError  # a head that was cut reads like one that has ended
                     # The status has come: what follows it may be cut without harm.
                     with suppress(OSError, http.client.HTTPException):
                         answer.read(MOST_BYTES)
