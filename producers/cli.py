@@ -16,20 +16,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
 
-import psycopg
-import redis
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from migrations import definition
-from migrations.errors import BackfilldError, InvalidMigration, NotFinished, Refused, UsageError
-from migrations.states import Phase, State
-from migrations.windows import EXAMPLE
+from migrations.errors import BackfilldError, InvalidMigration, NotFinished, Refused, Unreachable, UsageError
+from migrations.states import ENDED, Phase, State
 from monitoring import display
-from monitoring.logs import redact
-from producers.client import Client
+from producers import completion
 
+# What a verb alone needs it imports itself: `--help`, completion and `version` take a tenth of a second, not one.
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -37,12 +33,12 @@ if TYPE_CHECKING:
 
     from migrations.model import Quarantined
     from monitoring.progress import Progress
+    from producers.client import Client
 
 app = typer.Typer(
     name="backfilld",
     help="Change a live PostgreSQL database without losing a row, and with a way back at every step.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -52,15 +48,36 @@ app.add_typer(quarantine_app, name="quarantine")
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: Quoted from the file format's own example; `migrations.windows` would take a tenth of the start for it.
+EXAMPLE_WINDOW = "Mon-Fri 22:00-06:00 Europe/Berlin"
+
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="The run's id or its migration's name.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="The run's id or its migration's name.",
+        show_default=False,
+        autocompletion=completion.runs,
+    ),
 ]
 RunOrAll = Annotated[
     str | None,
-    typer.Argument(metavar="RUN", help="The run's id or its migration's name; or give --all.", show_default=False),
+    typer.Argument(
+        metavar="RUN",
+        help="The run's id or its migration's name; or give --all.",
+        show_default=False,
+        autocompletion=completion.runs,
+    ),
+]
+OptionalRun = Annotated[
+    str | None,
+    typer.Argument(metavar="[RUN]", help="A run's id or name; all runs without.", autocompletion=completion.runs),
 ]
 All = Annotated[bool, typer.Option("--all", help="All runs of the database, those enqueued later included.")]
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The migration file.", show_default=False)]
+FileArgument = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="The migration file.", show_default=False, autocompletion=completion.files),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="Give up waiting after this; exit code 4.")
@@ -105,15 +122,34 @@ def told(verb: Callable[P, R]) -> Callable[P, R]:
             return verb(*args, **kwargs)
         except BackfilldError as exc:
             _fail(exc, exc.exit_code, as_json=bool(kwargs.get("as_json")))
-        except psycopg.OperationalError as exc:
-            code = 5 if exc.sqlstate is None or exc.sqlstate[:2] in {"08", "53", "57"} else 1
+        except Exception as exc:
+            code = _exit_code(exc)
+            if code is None:  # a mistake of ours, which a traceback tells best
+                raise
             _fail(exc, code, as_json=bool(kwargs.get("as_json")))
-        except psycopg.Error as exc:
-            _fail(exc, 1, as_json=bool(kwargs.get("as_json")))
-        except redis.RedisError as exc:
-            _fail(exc, 5, as_json=bool(kwargs.get("as_json")))
 
     return run
+
+
+def _hint(exc: Exception) -> str:
+    """What to do about an error whose message does not say so itself."""
+    told = str(exc)
+    if isinstance(exc, Unreachable):
+        variable, option = ("REDIS", "redis") if "Redis" in told else ("DATABASE", "database")
+        return f"is it up, and is BACKFILLD_{variable}_URL (or --{option}-url in front of the verb) right?"
+    if getattr(exc, "sqlstate", None) == "42501":  # insufficient_privilege
+        return "act as the role that owns the schema backfilld: the one the worker connects as"
+    return ""
+
+
+def _exit_code(exc: Exception) -> int | None:
+    """The exit code of an error of PostgreSQL or Redis; None for others. What was never imported has raised nothing."""
+    if (psycopg := sys.modules.get("psycopg")) and isinstance(exc, psycopg.Error):
+        unreachable = exc.sqlstate is None or exc.sqlstate[:2] in {"08", "53", "57"}
+        return 5 if isinstance(exc, psycopg.OperationalError) and unreachable else 1
+    if (redis := sys.modules.get("redis")) and isinstance(exc, redis.RedisError):
+        return 5
+    return None
 
 
 # --- before a run ------------------------------------------------------------------------------------------------------
@@ -147,6 +183,8 @@ def plan(context: typer.Context, file: FileArgument, *, as_json: Json = False) -
         _print(display.plan(made))
     if made.refused:
         raise typer.Exit(Refused.exit_code)
+    if not as_json:
+        _next(f"backfilld enqueue {file}")
 
 
 @app.command()
@@ -174,11 +212,16 @@ def enqueue(
         with _watching(quiet=as_json) as show:
             now = client.wait(now.run, timeout, show)
     if as_json or not wait:
-        _answer(now, as_json=as_json)
+        _answer(now, as_json=as_json, then=_after_enqueue(now.state))
     elif now.state is State.WAITING:
         _say(f"verified and ready to use; {now.phase} waits: backfilld approve {now.name} --phase {now.phase}")
     else:
         _say("done and verified")
+
+
+def _after_enqueue(state: State) -> str:
+    """What to type once a file has its run: nothing when that run is over."""
+    return "" if state in ENDED else "backfilld gate NAME --wait, or backfilld watch NAME"
 
 
 @app.command("run")
@@ -199,42 +242,63 @@ def run_here(context: typer.Context, file: FileArgument, *, as_json: Json = Fals
 @told
 def status(
     context: typer.Context,
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id or name; all runs without.")] = None,
+    run: OptionalRun = None,
     *,
+    all_runs: Annotated[bool, typer.Option("--all", help="Those too that ended long ago.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show all runs, or one of them with its lanes and last events.
+    """Show the runs, those that need somebody first, or one of them with its lanes and last events.
 
     Example: backfilld status jobs-new-field --json
     """
     client = _client(context, as_json=as_json)
-    if run is None:
-        found = client.runs()
+    if run is not None:
+        now = client.status(run)
         if as_json:
-            _print_json({"runs": [one.to_json() for one in found]})
+            _print_json(now.to_json())
         else:
-            console = _console()
-            console.print(display.overview(found, width=console.width))
-        return
-    now = client.status(run)
-    if as_json:
-        _print_json(now.to_json())
+            _print(display.page(now, client.lanes(now.run), client.events(now.run)))
+    elif as_json:
+        _print_json({"runs": [one.to_json() for one in client.runs()]})
     else:
-        _print(display.page(now, client.lanes(now.run), client.events(now.run)))
+        found, left_out = (client.runs(), 0) if all_runs else client.recent()
+        console = _console()
+        console.print(display.overview(found, width=console.width, left_out=left_out))
 
 
 @app.command()
 @told
 def watch(
     context: typer.Context,
-    run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run's id or name; all that go on without.")
-    ] = None,
+    run: OptionalRun = None,
+    *,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Lines in place of the full screen, as off a terminal.")
+    ] = False,
 ) -> None:
-    """Follow one run, or all, until they are over. Ctrl-C ends the watching, not the run.
+    """Follow one run, or all: on a terminal in full screen, with keys to pause, resume, slow down, approve and more (? shows
+    them); elsewhere in lines, until they are over. Ctrl-C ends the watching, not the run.
 
     Example: backfilld watch jobs-new-field
     """
+    if plain or not _has_screen():
+        _watch_lines(context, run)
+        return
+    client = _client(context)
+    # What is wrong with the call or the way to the database is said before the screen is taken.
+    if run is None:
+        client.check()
+        only = None
+    else:
+        only = client.status(run).run
+    from producers.watch import Watch  # noqa: PLC0415 - textual is half a second, for this alone
+
+    given: _Globals = context.obj
+    view = Watch(lambda warn: _make_client(given, warn), run=only)
+    raise typer.Exit(view.run() or 0)
+
+
+def _watch_lines(context: typer.Context, run: str | None) -> None:
     now: Sequence[Progress] = ()
     with display.Watch(_console()) as view:
         for now in _client(context).watch(run):
@@ -245,28 +309,79 @@ def watch(
         raise typer.Exit(1)
 
 
+def _has_screen() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in {"", "dumb", "unknown"}
+
+
 @app.command()
 @told
-def events(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
-    """Show who did what to a run, and every change of its state.
+def explain(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
+    """Say in words what a run is doing or waiting for, why, and what would let it go on.
 
-    Example: backfilld events jobs-new-field
+    Example: backfilld explain jobs-new-field
     """
-    story = _client(context, as_json=as_json).events(run)
+    found = _client(context, as_json=as_json).explain(run)
     if as_json:
-        _print_json({"events": [{**event, "at": event["at"].isoformat()} for event in story]})
+        _print_json(found.to_json())
+    else:
+        _print(display.explanation(f"{found.name} (run {found.run})", found.sentences, found.remedies))
+
+
+@app.command()
+@told
+def events(
+    context: typer.Context,
+    run: RunArgument,
+    *,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what happens, until the run is over.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show who did what to a run, when and why, and every change of its state.
+
+    Example: backfilld events jobs-new-field --follow
+    """
+    client = _client(context, as_json=as_json)
+    if follow:
+        _follow(client, run, as_json=as_json)
+        return
+    story = client.events(run)
+    if as_json:
+        _print_json({"events": [_event(event) for event in story]})
     else:
         _print(display.story(story))
+
+
+def _follow(client: Client, run: str, *, as_json: bool) -> None:
+    """Events as they come; with --json an object for each, on a line of its own."""
+    console, day = _console(), None
+    for news in client.follow(run):
+        for event in news:
+            if as_json:
+                _print_json(_event(event))
+                continue
+            if (its_day := display.day_of(event)) != day:
+                day = its_day
+                console.print(Text(day, style="bold"))
+            console.print(display.story_line(event), soft_wrap=True)
+        sys.stdout.flush()
 
 
 @app.command()
 @told
 def gate(  # noqa: PLR0913 - a command's options
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The migration's name.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="The migration's name.", show_default=False, autocompletion=completion.runs
+        ),
+    ],
     *,
     phase: Annotated[
-        str, typer.Option("--phase", metavar="PHASE", help="The phase that must be over.")
+        str,
+        typer.Option("--phase", metavar="PHASE", help="The phase that must be over.", autocompletion=completion.phases),
     ] = Phase.SWITCH.value,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the gate opens.")] = False,
     timeout: Timeout = None,
@@ -286,7 +401,8 @@ def gate(  # noqa: PLR0913 - a command's options
     elif not client.gate(name, phase):
         now = client.status(name)
         msg = f"run {now.name} is {now.state} in phase {now.phase}, {now.percent:.1f} % done"
-        raise NotFinished(msg + (f" ({now.hold_reason})" if now.hold_reason else ""))
+        reason = f" ({now.hold_reason})" if now.hold_reason else ""
+        raise NotFinished(f"{msg}{reason}; to wait for it: backfilld gate {now.name} --phase {phase} --wait")
     if as_json:
         _print_json(client.status(name).to_json())
     else:
@@ -307,7 +423,7 @@ def pause(context: typer.Context, run: RunOrAll = None, *, all_runs: All = False
     client = _client(context, as_json=as_json)
     one = _one_or_all(run, "pause", all_runs=all_runs)
     if one is not None:
-        _answer(client.pause(one), as_json=as_json)
+        _answer(client.pause(one), as_json=as_json, then="backfilld resume NAME")
         return
     stop = client.pause_all()
     if as_json:
@@ -328,7 +444,7 @@ def resume(context: typer.Context, run: RunOrAll = None, *, all_runs: All = Fals
     client = _client(context, as_json=as_json)
     one = _one_or_all(run, "resume", all_runs=all_runs)
     if one is not None:
-        _answer(client.resume(one), as_json=as_json)
+        _answer(client.resume(one), as_json=as_json, then="backfilld watch NAME")
         return
     was_stopped = client.resume_all()
     if as_json:
@@ -342,7 +458,12 @@ def resume(context: typer.Context, run: RunOrAll = None, *, all_runs: All = Fals
 def purge(
     context: typer.Context,
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run's id or name; all whose time is over without.")
+        str | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="A run's id or name; all whose time is over without.",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     *,
     now: Annotated[bool, typer.Option("--now", help="Although the time for which they are kept is not over.")] = False,
@@ -400,7 +521,7 @@ def rollback(  # noqa: PLR0913 - the options of a verb
         with _watching(quiet=as_json) as show:
             now = client.wait_for_rollback(now.run, timeout, show)
     if as_json or not wait:
-        _answer(now, as_json=as_json)
+        _answer(now, as_json=as_json, then="backfilld watch NAME")
     else:
         _say("rolled back")
 
@@ -412,7 +533,10 @@ def cancel(context: typer.Context, run: RunArgument, *, as_json: Json = False) -
 
     Example: backfilld cancel jobs-new-field
     """
-    _answer(_client(context, as_json=as_json).cancel(run), as_json=as_json)
+    now = _client(context, as_json=as_json).cancel(run)
+    _answer(
+        now, as_json=as_json, then="backfilld rollback NAME takes away what it left; enqueue the file again to go on"
+    )
 
 
 @app.command()
@@ -420,7 +544,10 @@ def cancel(context: typer.Context, run: RunArgument, *, as_json: Json = False) -
 def pace(  # noqa: PLR0913 - a command's options
     context: typer.Context,
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run's id or name; the database without.")
+        str | None,
+        typer.Argument(
+            metavar="[RUN]", help="A run's id or name; the database without.", autocompletion=completion.runs
+        ),
     ] = None,
     *,
     lanes: Annotated[int | None, typer.Option(help="Slices of its tables that are worked on at once.")] = None,
@@ -447,7 +574,7 @@ def pace(  # noqa: PLR0913 - a command's options
     max_quarantined: Annotated[int | None, typer.Option(help="Rows set aside before the run pauses.")] = None,
     window: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help=f"Hours to work in, such as '{EXAMPLE}'; may be given several times."),
+        typer.Option(metavar="TEXT", help=f"Hours to work in, such as '{EXAMPLE_WINDOW}'; may be given several times."),
     ] = None,
     any_time: Annotated[bool, typer.Option("--any-time", help="Take all windows away.")] = False,
     width: Annotated[
@@ -490,7 +617,14 @@ def approve(
     run: RunArgument,
     *,
     phase: Annotated[
-        str, typer.Option("--phase", metavar="PHASE", help="The phase that may begin.", show_default=False)
+        str,
+        typer.Option(
+            "--phase",
+            metavar="PHASE",
+            help="The phase that may begin.",
+            show_default=False,
+            autocompletion=completion.phases,
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -498,7 +632,8 @@ def approve(
 
     Example: backfilld approve jobs-new-field --phase contract
     """
-    _answer(_client(context, as_json=as_json).approve(run, phase), as_json=as_json)
+    now = _client(context, as_json=as_json).approve(run, phase)
+    _answer(now, as_json=as_json, then=f"backfilld gate NAME --phase {phase} --wait")
 
 
 @quarantine_app.command("list")
@@ -511,8 +646,10 @@ def quarantine_list(context: typer.Context, run: RunArgument, *, as_json: Json =
     rows = _client(context, as_json=as_json).quarantine(run)
     if as_json:
         _print_json({"quarantined": [_row(row) for row in rows]})
-    else:
-        _print(display.quarantine(rows))
+        return
+    _print(display.quarantine(rows))
+    if rows:
+        _next(f"mend them, or what refuses them, and then: backfilld quarantine retry {run}")
 
 
 @quarantine_app.command("retry")
@@ -522,7 +659,7 @@ def quarantine_retry(context: typer.Context, run: RunArgument, *, as_json: Json 
 
     Example: backfilld quarantine retry jobs-new-field
     """
-    _answer(_client(context, as_json=as_json).retry(run), as_json=as_json)
+    _answer(_client(context, as_json=as_json).retry(run), as_json=as_json, then="backfilld watch NAME")
 
 
 # --- processes and the rest --------------------------------------------------------------------------------------------
@@ -562,6 +699,8 @@ def schema() -> None:
 
     Example: backfilld schema > backfilld.schema.json
     """
+    from migrations import definition  # noqa: PLC0415 - for this verb alone
+
     _print_json(definition.json_schema(), indent=2)
 
 
@@ -579,11 +718,18 @@ def version() -> None:
 
 
 def _client(context: typer.Context, *, as_json: bool = False) -> Client:
-    given: _Globals = context.obj
-    return Client(given.database_url, given.redis_url, warn=functools.partial(_warn, as_json=as_json))
+    return _make_client(context.obj, functools.partial(_warn, as_json=as_json))
+
+
+def _make_client(given: _Globals, warn: Callable[[str], None]) -> Client:
+    from producers.client import Client  # noqa: PLC0415 - nine tenths of the start
+
+    return Client(given.database_url, given.redis_url, warn=warn)
 
 
 def _warn(text: str, *, as_json: bool) -> None:
+    from monitoring.logs import redact  # noqa: PLC0415 - brings structlog along, for warnings alone
+
     if as_json:  # so that each line of stderr is an object, warnings and the error alike
         sys.stderr.write(json.dumps({"warning": redact(text)}) + "\n")
     else:
@@ -615,12 +761,20 @@ def _one_or_all(run: str | None, verb: str, *, all_runs: bool) -> str | None:
     raise UsageError(msg)
 
 
-def _answer(now: Progress, *, as_json: bool) -> None:
-    """Where the run is now, after a command."""
+def _answer(now: Progress, *, as_json: bool, then: str = "") -> None:
+    """Where the run is now, after a command, and what to type `then`; NAME stands for the run's name."""
     if as_json:
         _print_json(now.to_json())
-    else:
-        _say(display.line(now))
+        return
+    _say(display.line(now))
+    if now.state is State.FAILED:
+        then = "backfilld explain NAME"
+    if then:
+        _next(then.replace("NAME", now.name))
+
+
+def _next(command: str) -> None:
+    _console().print(Text.assemble(("next: ", "dim"), (display.safe(command), "green")), soft_wrap=True)
 
 
 @contextmanager
@@ -644,6 +798,10 @@ def _become(context: typer.Context, module: str, *arguments: str) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell, and our own module
 
 
+def _event(event: dict[str, Any]) -> dict[str, Any]:  # Any: columns of the audit, and JSON
+    return {**event, "at": event["at"].isoformat()}
+
+
 def _row(row: Quarantined) -> dict[str, Any]:  # Any: JSON
     return {
         "operation": row.operation,
@@ -665,6 +823,8 @@ def _version() -> str:
 
 
 def _fail(exc: Exception, code: int, *, as_json: bool) -> NoReturn:
+    from monitoring.logs import redact  # noqa: PLC0415 - brings structlog along, for errors alone
+
     message = redact(str(exc).strip()) or type(exc).__name__
     if as_json:
         error: dict[str, Any] = {"class": type(exc).__name__, "exit_code": code, "message": message}  # Any: JSON
@@ -685,4 +845,6 @@ def _fail(exc: Exception, code: int, *, as_json: bool) -> NoReturn:
     else:
         mark = ("not yet: ", "yellow") if isinstance(exc, NotFinished) else ("error: ", "red")
         _console(stderr=True).print(Text.assemble(mark, display.safe(message)), soft_wrap=True)
+        if hint := _hint(exc):
+            _console(stderr=True).print(Text(hint, style="green"), soft_wrap=True)
     raise typer.Exit(code) from exc

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from migrations import definition, obstacles, plan, preflight
+from migrations import definition
 from migrations import settings as settings_file
 from migrations.errors import NotFinished, Unreachable, UsageError
 from migrations.messages import ControlMessage
@@ -18,24 +18,28 @@ from migrations.postgres.connect import connected
 from migrations.settings import TARGET
 from migrations.states import ENDED, Phase, State
 from migrations.store import events, lanes, quarantine, runs, schema
-from monitoring import pace, progress
-from producers import commands, enqueue
+from monitoring import explain, pace, progress
+from producers import commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+    from types import ModuleType
 
     from migrations.model import Lane, Quarantined, Run
     from migrations.plan import Plan
     from migrations.postgres.connect import Connection
-    from migrations.settings import Settings
+    from migrations.settings import Limits, Settings
     from migrations.store.kept import Purged
     from migrations.store.pace import Stop
+    from monitoring.explain import Explanation
     from monitoring.pace import PaceReport
     from monitoring.progress import Progress
 
 #: How often the record is read by who waits: a person does not notice, and neither does the database.
 POLL_SECONDS = 0.5
+#: As many runs that have ended are told without being asked for.
+RECENT_RUNS = 10
 #: Waiting outlives a restart of PostgreSQL, as the run does; longer than this and somebody should look.
 PATIENCE_SECONDS = 60.0
 
@@ -78,6 +82,8 @@ class Client:
 
     def plan(self, file: str | Path) -> Plan:
         """What a migration would do here. Nothing is changed, and a plan with findings is still a plan."""
+        from migrations import plan, preflight  # noqa: PLC0415 - a third of the start, for this verb and `enqueue` alone
+
         migration = definition.load(file)
         with connected(self._settings.require_database()) as connection:
             return plan.make(migration, preflight.examine(connection, migration))
@@ -90,7 +96,7 @@ class Client:
         """
         migration = definition.load(file)
         self._settings.require_database()
-        enqueue.check(self._settings.require_redis())
+        _sender().check(self._settings.require_redis())
         run = self._record(migration)
         self._wake(run)
         return self.status(run)
@@ -112,7 +118,7 @@ class Client:
         try:
             with self._record_of_runs() as connection:
                 messages = lanes.startable(connection, run)
-            enqueue.send(self._settings.require_redis(), messages)
+            _sender().send(self._settings.require_redis(), messages)
         except Unreachable as exc:
             self._warn(
                 f"the run is enqueued, but the workers could not be told ({exc}); they will find it by themselves"
@@ -122,15 +128,35 @@ class Client:
 
     def status(self, run: int | str) -> Progress:
         """Where a run is, by id or name, and whether it can still be rolled back."""
+        from migrations import obstacles  # noqa: PLC0415 - knows every operation, which no other way of looking must
+
         with self._record_of_runs() as connection:
             found = commands.find(connection, run)
             way_back = obstacles.look(connection, found)
             return replace(_progress(connection, found), rollback=way_back.to_json())
 
+    def explain(self, run: int | str) -> Explanation:
+        """What a run is doing, what it waits for, and what would let it go on, in words."""
+        with self._record_of_runs() as connection:
+            return explain.read(connection, commands.find(connection, run), self._settings.limits)
+
     def runs(self, *, ended: bool = True) -> list[Progress]:
         """Where all runs are, newest first."""
         with self._record_of_runs() as connection:
             return progress.read(connection, runs.listed(connection, ended=ended))
+
+    def recent(self) -> tuple[list[Progress], int]:
+        """Where the runs are that go on and those that ended last, newest first; and how many more have ended."""
+        with self._record_of_runs() as connection:
+            found = [*runs.listed(connection, ended=False), *runs.last_ended(connection, most=RECENT_RUNS)]
+            told = progress.read(connection, sorted(found, key=lambda run: -run.run))
+            shown = sum(one.state in ENDED for one in told)
+            return told, max(sum(runs.count_ended(connection).values()) - shown, 0)
+
+    def check(self) -> None:
+        """Raises as every method does when the database cannot be reached, or has no record."""
+        with self._record_of_runs():
+            pass
 
     def lanes(self, run: int | str) -> list[Lane]:
         """The slices a run works on, the conductor first."""
@@ -360,12 +386,23 @@ class Client:
         if redis_url:
             control = ControlMessage(target=TARGET, run=run, verb="wake", actor=self._actor)
             try:
-                enqueue.send(redis_url, [control, *lanes.startable(connection, run)])
+                _sender().send(redis_url, [control, *lanes.startable(connection, run)])
             except Unreachable as exc:
                 self._warn(f"recorded, but the workers could not be told ({exc}); they will see it by themselves")
         return now
 
     # --- connections ---------------------------------------------------------------------------------------------------
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of load signals that this process knows."""
+        return self._settings.limits
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection to the record that is kept open, for who looks often. Raises as every method does."""
+        with self._record_of_runs() as connection:
+            yield connection
 
     @contextmanager
     def _record_of_runs(self) -> Iterator[Connection]:
@@ -388,6 +425,13 @@ class Client:
                 if time.monotonic() >= deadline:
                     raise
             time.sleep(POLL_SECONDS)
+
+
+def _sender() -> ModuleType:
+    """What sends messages, imported by who sends: the clients of Redis and Dramatiq are a fifth of the start of `status`."""
+    from producers import enqueue  # noqa: PLC0415 - see above
+
+    return enqueue
 
 
 def _progress(connection: Connection, run: Run) -> Progress:

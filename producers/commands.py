@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from psycopg import errors
 from pydantic import ValidationError
 
-from migrations import obstacles, preflight
 from migrations.definition import RunSettings
 from migrations.errors import BackfilldError, Finding, Refused, UsageError
 from migrations.model import Bounds
@@ -61,7 +60,10 @@ class RunStopped(BackfilldError):
     def __init__(self, run: Run) -> None:
         self.run = run
         error = f": {run.error.get('message', '')}" if run.error else ""
-        super().__init__(f"run {run.name} is {run.state} in phase {run.phase}{error}")
+        what_now = (
+            "enqueue the file again" if run.state in ENDED | {State.CANCELLING} else f"backfilld explain {run.name}"
+        )
+        super().__init__(f"run {run.name} is {run.state} in phase {run.phase}{error}; what to do: {what_now}")
 
 
 # --- finding -----------------------------------------------------------------------------------------------------------
@@ -122,6 +124,8 @@ def enqueue(connection: Connection, migration: Migration, *, actor: str) -> Enqu
 
     Raises UsageError when the name belongs to another migration, and Refused by preflight; nothing is written then.
     """
+    from migrations import preflight  # noqa: PLC0415 - knows every operation, which no other command must
+
     existing = _same(connection, migration)
     if existing is not None:
         return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
@@ -238,6 +242,8 @@ def rollback(connection: Connection, reference: int | str, *, actor: str) -> int
 
 def _check_way_back(connection: Connection, run: Run) -> None:
     """Raises Refused when a run cannot be taken back as it stands."""
+    from migrations import obstacles  # noqa: PLC0415 - knows every operation, which no other command must
+
     found = obstacles.look(connection, run)
     if found.possible:
         return

@@ -31,6 +31,15 @@ FROM backfilld.runs
 WHERE %(ended)s::boolean OR ended_at IS NULL
 ORDER BY run DESC LIMIT %(most)s::integer
 
+-- name: last_ended
+-- The runs that ended last, the last one first.
+SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
+       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
+       started_at, ended_at
+FROM backfilld.runs
+WHERE ended_at IS NOT NULL
+ORDER BY ended_at DESC LIMIT %(most)s::integer
+
 -- name: lock_run
 -- Where a run stands, held until the transaction ends.
 SELECT name, state, phase, wish, settings, approved, pass, rollback FROM backfilld.runs WHERE run = %(run)s::bigint FOR UPDATE

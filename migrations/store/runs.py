@@ -165,6 +165,11 @@ def listed(connection: Connection, *, ended: bool = False, most: int | None = LI
     return [Run.from_row(row) for row in rows]
 
 
+def last_ended(connection: Connection, *, most: int) -> list[Run]:
+    """The runs that ended last, the last one first."""
+    return [Run.from_row(row) for row in connection.execute(_SQL["last_ended"], {"most": most}).fetchall()]
+
+
 def standing(connection: Connection, run: int) -> Standing:
     """Where a run stands, without a lock. Raises LookupError when there is no such run."""
     row = connection.execute(STANDING, {"run": run}).fetchone()

@@ -3,13 +3,14 @@
 Everything here takes values and gives back something `rich` can print; nothing reads the database.
 """
 
+from monitoring.display.explanation import explanation, remedy
 from monitoring.display.lines import LINE_EVERY_SECONDS, Watch
 from monitoring.display.overview import WIDE, overview
 from monitoring.display.pace import changes, pace
 from monitoring.display.page import EVENTS_ON_A_PAGE, block, lane_table, page, remarks
 from monitoring.display.plan import plan, refusals
 from monitoring.display.quarantine import quarantine
-from monitoring.display.story import sentence, story, story_line
+from monitoring.display.story import day_of, sentence, story, story_line
 from monitoring.display.words import STYLES, cell, duration, line, moment, number, rate, rows, safe, size
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "block",
     "cell",
     "changes",
+    "day_of",
     "duration",
+    "explanation",
     "lane_table",
     "line",
     "moment",
@@ -34,6 +37,7 @@ __all__ = [
     "rate",
     "refusals",
     "remarks",
+    "remedy",
     "rows",
     "safe",
     "sentence",

@@ -9,51 +9,93 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from migrations.states import State
+from migrations.states import ENDED, Phase, State
 from monitoring.display.page import remarks
 from monitoring.display.words import STYLES, cell, duration, moment, number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import RenderableType
 
     from monitoring.progress import Progress
 
-#: Below this, a table of runs leaves out what the page of a run has too.
+#: From this width on there is room for more than what one looks for first.
 WIDE = 110
+#: Below this, phase and rate are left to the page of a run.
+NARROW = 64
+
+#: What waits for a person.
+_STUCK = frozenset({State.FAILED, State.WAITING, State.PAUSED})
 
 
-def overview(runs: Sequence[Progress], *, width: int) -> RenderableType:
-    """Every run on a line, newest first; below, what holds them, what they failed of, and which rows are set aside."""
+def overview(runs: Sequence[Progress], *, width: int, left_out: int = 0) -> RenderableType:
+    """Every run on a line, those that need somebody first; below, what holds them, what they failed of, and how many more ended."""
     if not runs:
         return Text("no runs yet: backfilld enqueue FILE", style="dim")
-    wide = width >= WIDE
     table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), show_edge=False)
-    table.add_column("run", justify="right", no_wrap=True)
-    table.add_column("name", ratio=1, overflow="fold")
-    table.add_column("phase", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("done", justify="right", no_wrap=True)
-    table.add_column("rows/s", justify="right", no_wrap=True)
-    table.add_column("left", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("rows changed", justify="right", no_wrap=True)
-        table.add_column("last moved (UTC)", no_wrap=True)
-    for progress in runs:
-        cells: list[RenderableType] = [
-            str(progress.run),
-            cell(progress.name),
-            str(progress.phase),
-            Text(str(progress.state), style=STYLES[progress.state]),
-            f"{progress.percent:.1f} %",
-            number(progress.rows_per_second) if progress.state is State.RUNNING else "",
-            duration(progress.eta_seconds) if progress.eta_seconds is not None else "",
-        ]
-        if wide:
-            cells += [number(progress.rows_done), moment(progress.updated_at)]
-        table.add_row(*cells)
-    return Group(table, *_notes_on(runs))
+    columns = _columns(width)
+    for name in columns:
+        if name == "name":
+            table.add_column(name, ratio=1, overflow="fold")
+        else:
+            table.add_column(name, justify="left" if name in {"phase", "state"} else "right", no_wrap=True)
+    for progress in sorted(runs, key=_urgency):
+        table.add_row(*(_CELLS[name](progress) for name in columns))
+    return Group(table, *_notes_on(runs), Text(), _sum(runs, left_out))
+
+
+def _columns(width: int) -> list[str]:
+    columns = ["run", "name", "phase", "state", "done", "rows/s", "left"]
+    if width < NARROW:
+        return [name for name in columns if name not in {"phase", "rows/s"}]
+    return [*columns, "rows changed", "for", "last moved (UTC)"] if width >= WIDE else columns
+
+
+def _urgency(progress: Progress) -> tuple[int, int]:
+    """Runs that failed, those that wait for a person, those that go on, those that have ended; the newest first of each."""
+    order = (progress.state is State.FAILED, progress.state in _STUCK, progress.state not in ENDED, True)
+    return order.index(True), -progress.run
+
+
+def state(progress: Progress) -> Text:
+    """A hold is no state, but it is what one looks for."""
+    if progress.state is State.RUNNING and progress.hold_reason:
+        return Text("held", style="yellow")
+    return Text(progress.state.replace("_", " "), style=STYLES[progress.state])
+
+
+_CELLS: dict[str, Callable[[Progress], RenderableType]] = {
+    "run": lambda progress: str(progress.run),
+    "name": lambda progress: cell(progress.name),
+    "phase": lambda progress: "" if progress.phase is Phase.DONE else str(progress.phase),
+    "state": state,
+    "done": lambda progress: f"{progress.percent:.1f} %",
+    "rows/s": lambda progress: number(progress.rows_per_second) if progress.state is State.RUNNING else "",
+    "left": lambda progress: duration(progress.eta_seconds) if progress.eta_seconds is not None else "",
+    "rows changed": lambda progress: number(progress.rows_done),
+    "for": lambda progress: duration(progress.state_seconds),
+    "last moved (UTC)": lambda progress: moment(progress.updated_at),
+}
+
+
+def _sum(runs: Sequence[Progress], left_out: int) -> Text:
+    """How many there are of each, and how quick they are together."""
+    going_on = [one for one in runs if one.state not in ENDED]
+    counts = [
+        (len([one for one in going_on if one.state is State.FAILED]), "failed"),
+        (len([one for one in going_on if one.state is State.WAITING]), "waiting for approval"),
+        (len([one for one in going_on if one.state is State.PAUSED]), "paused"),
+        (len([one for one in going_on if one.state not in _STUCK]), "at work"),
+        (len(runs) - len(going_on), "ended"),
+    ]
+    told = [f"{count} {what}" for count, what in counts if count]
+    rate = sum(one.rows_per_second for one in going_on if one.state is State.RUNNING)
+    if rate:
+        told.append(f"{number(rate)} rows/s in all")
+    if left_out:
+        told.append(f"{number(left_out)} that ended before are not shown: backfilld status --all")
+    return Text(" · ".join(told), style="dim")
 
 
 def _notes_on(runs: Sequence[Progress]) -> list[RenderableType]:

@@ -123,7 +123,10 @@ def remarks(progress: Progress) -> list[Text]:
         mark = "" if progress.state is State.WAITING else "hold  "
         remarks.append(Text.assemble((mark, "yellow"), safe(progress.hold_reason)))
     if progress.state in {State.FAILED, State.PAUSED}:
-        remarks += [Text.assemble(("error ", "red"), safe(error["message"])) for error in progress.errors[:1]]
+        told = f": backfilld explain {safe(progress.name)}"
+        remarks += [
+            Text.assemble(("error ", "red"), safe(error["message"]), (told, "dim")) for error in progress.errors[:1]
+        ]
     if progress.quarantined:
         rows_ = "row" if progress.quarantined == 1 else "rows"
         remarks.append(

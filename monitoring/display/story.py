@@ -12,12 +12,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from migrations.states import State
+from migrations.states import Phase, State
 from monitoring.display.words import STYLES, duration, number, safe, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from datetime import date
 
     from rich.console import RenderableType
 
@@ -41,9 +40,9 @@ _STATES = {
 
 def story(events: Iterable[Mapping[str, Any]]) -> RenderableType:  # Any: columns of the audit
     """Events day by day, each with its time (UTC), who it was, and what happened."""
-    days: dict[date, list[Mapping[str, Any]]] = {}
+    days: dict[str, list[Mapping[str, Any]]] = {}
     for event in events:
-        days.setdefault(event["at"].astimezone(UTC).date(), []).append(event)
+        days.setdefault(day_of(event), []).append(event)
     parts: list[RenderableType] = []
     who = max((len(_who(event)) for day in days.values() for event in day), default=0)
     for day, told in days.items():
@@ -55,7 +54,7 @@ def story(events: Iterable[Mapping[str, Any]]) -> RenderableType:  # Any: column
             table.add_row(
                 f"{event['at'].astimezone(UTC):%H:%M:%S}", Text(_who(event), style=_style_of(event)), _told(event)
             )
-        parts += [Text(day_named(day), style="bold"), table]
+        parts += [Text(day, style="bold"), table]
     return Group(*parts)
 
 
@@ -65,8 +64,9 @@ def story_line(event: Mapping[str, Any]) -> Text:  # Any: columns of the audit
     return Text.assemble((f"{event['at'].astimezone(UTC):%H:%M:%S}  ", "dim"), who, _told(event))
 
 
-def day_named(day: date) -> str:
-    return f"{day:%A, %Y-%m-%d} (UTC)"
+def day_of(event: Mapping[str, Any]) -> str:  # Any: columns of the audit
+    """The day on which it was, as a heading."""
+    return f"{event['at'].astimezone(UTC):%A, %Y-%m-%d} (UTC)"
 
 
 def _who(event: Mapping[str, Any]) -> str:
@@ -135,7 +135,7 @@ def _phase(phase: str, detail: Mapping[str, Any]) -> str:
         return f"phase {phase} is being taken back"
     if "pass" in detail:
         return f"the data is walked once more (pass {detail['pass']}): {detail.get('reason', '')}"
-    return f"phase {phase} began"
+    return "every phase is over" if phase == Phase.DONE else f"phase {phase} began"
 
 
 def _sizes(detail: Mapping[str, Any]) -> str:

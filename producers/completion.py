@@ -1,0 +1,63 @@
+"""What the shell offers after Tab: names of runs, phases, migration files.
+
+Quick and silent: whoever presses Tab wants no error, and no waiting for a database that is far away or not there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import typer  # noqa: TC002 - typer reads the annotations of these functions when it runs
+
+from migrations.states import Phase
+
+#: Longer than this and whoever pressed Tab types on.
+PATIENCE_SECONDS = 1.0
+
+#: Names in use first, the newest first of each.
+_QUERY = "SELECT name FROM backfilld.runs ORDER BY ended_at IS NOT NULL, run DESC LIMIT 200"
+
+
+def runs(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of runs that begin so. Nothing when the database cannot be asked in time."""
+    found: list[str] = []
+    asking = threading.Thread(target=_ask, args=(context.find_root().params.get("database_url"), found), daemon=True)
+    asking.start()
+    asking.join(PATIENCE_SECONDS)
+    return [name for name in dict.fromkeys(list(found)) if name.startswith(incomplete)]
+
+
+def _ask(url: str | None, found: list[str]) -> None:
+    try:
+        import psycopg  # noqa: PLC0415 - within the time limit, as all of this
+
+        from migrations import settings  # noqa: PLC0415 - as above
+
+        url = url or settings.load().require_database()
+        with psycopg.connect(url, connect_timeout=2, application_name="backfilld completion") as connection:
+            found += [name for (name,) in connection.execute(_QUERY)]
+    except Exception:  # noqa: BLE001, S110 - a shell that completes shows no errors; the verb itself will say what is wrong
+        pass
+
+
+def phases(incomplete: str) -> list[str]:
+    return [phase for phase in Phase if phase is not Phase.DONE and phase.startswith(incomplete)]
+
+
+def files(incomplete: str) -> list[str]:
+    """Migration files, and folders on the way to them."""
+    folder, _, begun = incomplete.rpartition("/")
+    prefix = f"{folder}/" if folder or incomplete.startswith("/") else ""
+    try:
+        entries = sorted(os.scandir(Path(prefix or ".").expanduser()), key=lambda entry: entry.name)
+    except OSError:
+        return []
+    return [
+        f"{prefix}{entry.name}{'/' if entry.is_dir() else ''}"
+        for entry in entries
+        if entry.name.startswith(begun)
+        and (begun.startswith(".") or not entry.name.startswith("."))
+        and (entry.is_dir() or entry.name.endswith((".yaml", ".yml")))
+    ]

@@ -1,0 +1,203 @@
+"""What the view shows of one moment, and the thread that reads it again and again over a connection that is kept open.
+
+The thread is a daemon of its own, not one of a pool: at the end nobody waits for a server that does not answer.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from migrations.postgres.connect import reachable
+from migrations.states import ENDED
+from migrations.store import events, lanes, runs
+from migrations.store import pace as pace_store
+from monitoring import pace, progress
+from monitoring.logs import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from migrations.definition import RunSettings
+    from migrations.model import Lane, Pace, Run
+    from migrations.postgres.connect import Connection
+    from migrations.store.pace import Stop
+    from monitoring.pace import Signal
+    from monitoring.progress import Progress
+    from producers.client import Client
+
+#: Twice a second: a person sees it move, and the database hardly notices.
+LOOK_SECONDS = 0.5
+#: Between tries while the database is away.
+RETRY_SECONDS = 1.0
+#: A look takes milliseconds. One that takes so long never ends: its connection is cut, and another opened.
+PATIENCE_SECONDS = 10.0
+#: More than any window shows.
+EVENTS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detail:
+    """The chosen run, closely."""
+
+    progress: Progress
+    settings: RunSettings
+    #: Those of the present walk, without the conductor.
+    lanes: tuple[Lane, ...]
+    #: The newest, oldest first. Any: columns of the audit.
+    events: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """Everything on the screen, all of one moment."""
+
+    #: The database, as a person would call it.
+    place: str
+    runs: tuple[Progress, ...]
+    pace: Pace
+    stop: Stop | None
+    signals: tuple[Signal, ...]
+    detail: Detail | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """The record cannot be read; why, in words."""
+
+    reason: str
+
+
+class Reader:
+    """Reads pictures and shows them, until it is stopped."""
+
+    def __init__(self, client: Client, show: Callable[[Picture | Trouble], None], *, run: int | None) -> None:
+        """`show` is called in the reader's thread. With a `run`, that run alone is watched."""
+        self._client = client
+        self._show = show
+        self._only = run
+        self._chosen = run
+        #: Runs that were seen going on and have ended since: as they were at their end.
+        self._ended: dict[int, Progress | None] = {}
+        self._awake, self._stopping = threading.Event(), threading.Event()
+        self._connection: Connection | None = None
+        self._looking_since: float | None = None
+
+    def start(self) -> None:
+        threading.Thread(target=self._read, name="watch-reader", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._awake.set()
+
+    def choose(self, run: int | None) -> None:
+        """Look at this run closely from now on."""
+        if run != self._chosen:
+            self._chosen = run
+            self._awake.set()
+
+    def hurry(self) -> None:
+        """Look at once: something was changed."""
+        self._awake.set()
+
+    def cut_if_hung(self) -> None:
+        """Give a look up that has taken too long; the thread then opens another connection."""
+        since, connection = self._looking_since, self._connection
+        if since is None or connection is None or time.monotonic() - since < PATIENCE_SECONDS:
+            return
+        self._looking_since = None
+        # A shutdown wakes whoever waits for the socket; closing the connection from here would race with him.
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as ours:
+            ours.shutdown(socket.SHUT_RDWR)
+
+    def _read(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with self._client.connection() as connection:
+                    self._connection = connection
+                    while not self._stopping.is_set():
+                        self._look(connection)
+                        self._awake.wait(LOOK_SECONDS)
+                        self._awake.clear()
+            # A thread's edge: whatever is wrong with the database or the record, the view says so and tries again.
+            except Exception as exc:  # noqa: BLE001
+                self._tell(Trouble(reason=redact(str(exc).strip()) or type(exc).__name__))
+            finally:
+                self._connection, self._looking_since = None, None
+            self._stopping.wait(RETRY_SECONDS)
+
+    def _look(self, connection: Connection) -> None:
+        self._looking_since = time.monotonic()
+        with reachable():
+            picture = self.picture(connection)
+        self._looking_since = None
+        self._tell(picture)
+
+    def _tell(self, told: Picture | Trouble) -> None:
+        if not self._stopping.is_set():
+            self._show(told)
+
+    def picture(self, connection: Connection) -> Picture:
+        """The picture of this moment."""
+        with connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            connection.execute("SELECT set_config('statement_timeout', %s, true)", [f"{PATIENCE_SECONDS:.0f}s"])
+            wanted = self._wanted(connection)
+            found = progress.read_within(connection, wanted)
+            now, stop = pace_store.read(connection), pace_store.read_stop(connection)
+            shown = self._shown(found)
+            chosen = self._chosen if self._chosen in {one.run for one in shown} else None
+            chosen = chosen or (shown[0].run if shown else None)
+            detail = self._detail(connection, chosen, wanted, shown) if chosen is not None else None
+        info = connection.info
+        return Picture(
+            place=f"{info.dbname} at {info.host or 'localhost'}",
+            runs=shown,
+            pace=now,
+            stop=stop,
+            signals=pace.signals(now, self._client.limits),
+            detail=detail,
+        )
+
+    def _wanted(self, connection: Connection) -> list[Run]:
+        """The runs that may have changed since the last look: those that go on, and those that ended just now."""
+        if self._only is not None:
+            found = runs.get(connection, self._only)
+            return [found] if found else []
+        going_on = runs.listed(connection, ended=False)
+        ended = [
+            run for run, known in self._ended.items() if known is None and run not in {one.run for one in going_on}
+        ]
+        return going_on + [run for run in (runs.get(connection, run) for run in ended) if run is not None]
+
+    def _shown(self, found: list[Progress]) -> tuple[Progress, ...]:
+        """What was found, with the runs that were seen to their end before; newest first."""
+        for one in found:
+            self._ended[one.run] = one if one.state in ENDED else None
+        there = {one.run: one for one in found}
+        there |= {run: one for run, one in self._ended.items() if one is not None}
+        return tuple(sorted(there.values(), key=lambda one: -one.run))
+
+    def _detail(
+        self, connection: Connection, chosen: int, wanted: list[Run], shown: tuple[Progress, ...]
+    ) -> Detail | None:
+        run = next((one for one in wanted if one.run == chosen), None) or runs.get(connection, chosen)
+        if run is None:
+            return None
+        walking = [lane for lane in lanes.of_run(connection, chosen) if lane.kind != "conductor"]
+        newest = max((lane.pass_ for lane in walking), default=0)
+        kinds = {lane.kind for lane in walking if lane.pass_ == newest and lane.done_at is None}
+        return Detail(
+            progress=next(one for one in shown if one.run == chosen),
+            settings=run.settings,
+            # Of a walk that is over all lanes are shown; of one that goes on, not those of the walk before it.
+            lanes=tuple(lane for lane in walking if lane.pass_ == newest and (not kinds or lane.kind in kinds)),
+            events=tuple(events.whole_story(connection, chosen, most=EVENTS)),
+        )
