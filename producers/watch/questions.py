@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.console import Group
 from rich.text import Text
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
@@ -41,10 +42,10 @@ class Question(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box grave" if self._wish.grave else "box"):
-            yield Static(Text(self._wish.question, style="bold"))
+            yield _static(Text(self._wish.question, style="bold"))
             for line in self._wish.says:
-                yield Static(Text(line))
-            yield Static(self._keys(), id="answer")
+                yield _static(Text(line))
+            yield _static(self._keys(), id="answer")
 
     def _keys(self) -> Text:
         if self._said_yes:
@@ -59,7 +60,7 @@ class Question(ModalScreen[bool]):
             self.dismiss(result=True)
             return
         self._said_yes = True
-        self.query_one("#answer", Static).update(self._keys())
+        self.query_one("#answer", Static).update(Group(self._keys()))
 
     def action_really(self) -> None:
         if self._said_yes:
@@ -87,10 +88,12 @@ class PaceForm(ModalScreen[dict[str, float]]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
-            yield Static(Text(f"The pace of {display.safe(self._run.name)} (run {self._run.run})", style="bold"))
-            yield Static(self._form(), id="form")
-            yield Static(self._outcome(), id="outcome")
-            yield Static(_keys(("↑↓", "choose"), ("←→", "less, more"), ("Enter", "set it"), ("Esc", "no")), id="answer")
+            yield _static(Text(f"The pace of {display.safe(self._run.name)} (run {self._run.run})", style="bold"))
+            yield _static(self._form(), id="form")
+            yield _static(self._outcome(), id="outcome")
+            yield _static(
+                _keys(("↑↓", "choose"), ("←→", "less, more"), ("Enter", "set it"), ("Esc", "no")), id="answer"
+            )
 
     def _form(self) -> Text:
         lines = []
@@ -134,8 +137,8 @@ class PaceForm(ModalScreen[dict[str, float]]):
         self.dismiss({})
 
     def _show(self) -> None:
-        self.query_one("#form", Static).update(self._form())
-        self.query_one("#outcome", Static).update(self._outcome())
+        self.query_one("#form", Static).update(Group(self._form()))
+        self.query_one("#outcome", Static).update(Group(self._outcome()))
 
 
 _LABELS = {"nice": "nice", "lanes": "lanes", "batch_seconds": "batch seconds"}
@@ -146,7 +149,7 @@ def _meaning(name: str, value: float) -> str:
         case "nice":
             return f"works {1 / (1 + value):.0%} of the time"
         case "lanes":
-            return "slices worked on at once"
+            return "slices at once"
         case _:
             return "for one batch"
 
@@ -162,8 +165,8 @@ class Reading(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="box"):
-            yield Static(self._text)
-            yield Static(_keys(("Esc", "back")), id="answer")
+            yield _static(self._text)
+            yield _static(_keys(("Esc", "back")), id="answer")
 
     def action_leave(self) -> None:
         self.dismiss(None)
@@ -172,5 +175,10 @@ class Reading(ModalScreen[None]):
         event.stop()  # a key that means something in the view means nothing here
 
 
+def _static(shown: RenderableType, *, id: str | None = None) -> Static:  # noqa: A002 - as textual calls it
+    """What rich draws, in a Group: textual reads the colours of a bare Text as its own, which do not suit every terminal."""
+    return Static(Group(shown), id=id)
+
+
 def _keys(*pairs: tuple[str, str]) -> Text:
-    return Text("   ").join(Text.assemble((key, "bold cyan"), f" {what}") for key, what in pairs)
+    return Text("  ").join(Text.assemble((key, "bold cyan"), f" {what}") for key, what in pairs)

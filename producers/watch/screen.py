@@ -7,6 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from textual import on
@@ -214,7 +215,8 @@ class Watch(App[int]):
             self._put(name, shown)
 
     def _put(self, name: str, shown: RenderableType) -> None:
-        self.screen_stack[0].query_one(f"#{name}", Static).update(shown)
+        # In a Group, so that rich draws it: textual reads the colours of a bare Text as its own, not the terminal's.
+        self.screen_stack[0].query_one(f"#{name}", Static).update(Group(shown))
 
     def _top(self, width: int) -> RenderableType:
         table = Table.grid(expand=True, padding=(0, 1))
@@ -234,7 +236,7 @@ class Watch(App[int]):
         told = self._told_trouble()
         shown = self.screen_stack[0].query_one("#trouble", Static)
         shown.display = bool(told)
-        shown.update(told)
+        shown.update(Group(told))
 
     def _told_trouble(self) -> Text:
         now = time.monotonic()
