@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from grafana_foundation_sdk.models.dashboard import (
     AnnotationContainer,
@@ -34,6 +34,16 @@ if TYPE_CHECKING:
 COLUMNS = 24
 #: What the four have in common, by which they find each other.
 TAG = "backfilld"
+
+
+class _Interval(TypedDict):
+    auto: None
+    auto_min: None
+    auto_count: None
+
+
+#: The SDK writes what only variables of intervals have into all of them; Grafana's schema does not know it there.
+_NO_INTERVAL = _Interval(auto=None, auto_min=None, auto_count=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +154,7 @@ def _source() -> VariableModel:
         query="prometheus",
         hide=VariableHide.DONT_HIDE,
         refresh=VariableRefresh.ON_DASHBOARD_LOAD,
+        **_NO_INTERVAL,
     )
 
 
@@ -156,9 +167,7 @@ def _job() -> VariableModel:
     )
 
 
-def variable(  # noqa: PLR0913 - most by keyword
-    name: str, label: str, query: str, description: str, *, several: bool = False, hidden: bool = False
-) -> VariableModel:
+def variable(name: str, label: str, query: str, description: str, *, several: bool = False) -> VariableModel:
     """A choice among the values of a label. `several`: any number of them, and all of them to begin with."""
     return VariableModel(
         type_val=VariableType.QUERY,
@@ -173,7 +182,8 @@ def variable(  # noqa: PLR0913 - most by keyword
         sort=VariableSort.ALPHABETICAL_ASC,
         multi=several,
         include_all=several,
-        hide=VariableHide.HIDE_VARIABLE if hidden else VariableHide.DONT_HIDE,
+        hide=VariableHide.DONT_HIDE,
+        **_NO_INTERVAL,
     )
 
 
