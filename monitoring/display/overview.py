@@ -72,7 +72,10 @@ _CELLS: dict[str, Callable[[Progress], RenderableType]] = {
     "state": state,
     "done": lambda progress: f"{progress.percent:.1f} %",
     "rows/s": lambda progress: number(progress.rows_per_second) if progress.state is State.RUNNING else "",
-    "left": lambda progress: duration(progress.eta_seconds) if progress.eta_seconds is not None else "",
+    # While it is held nobody knows.
+    "left": lambda progress: (
+        duration(progress.eta_seconds) if progress.eta_seconds is not None and not progress.hold_reason else ""
+    ),
     "rows changed": lambda progress: number(progress.rows_done),
     "for": lambda progress: duration(progress.state_seconds),
     "last moved (UTC)": lambda progress: moment(progress.updated_at),

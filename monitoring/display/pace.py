@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from monitoring.display.words import figure
+
 if TYPE_CHECKING:
     from monitoring.pace import Changed, PaceReport
 
@@ -25,10 +27,10 @@ def pace(report: PaceReport) -> list[str]:
     held = f", hold: {report.hold_reason}" if report.hold_reason else ""
     told = [f"database: width {report.width} of at most {report.max_width}{held}"]
     for signal in report.signals:
-        value = "cannot be read" if signal.value is None else f"{signal.value:.3g}"
+        value = "cannot be read" if signal.value is None else figure(signal.value)
         detail = f" ({signal.detail})" if signal.detail else ""
-        slower = f", slower from {signal.soft:g}" if signal.soft is not None else ""
-        stops = f", held from {signal.hard:g}" if signal.hard is not None else ""
+        slower = f", slower from {figure(signal.soft)}" if signal.soft is not None else ""
+        stops = f", held from {figure(signal.hard)}" if signal.hard is not None else ""
         told.append(f"  {signal.name.replace('_', ' ')}: {value}{detail}{slower}{stops}")
     if report.run and report.settings:
         settings = report.settings.model_dump(mode="json", exclude={"approve", "journal", "retention_days"})

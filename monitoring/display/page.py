@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from migrations.states import Phase, State
+from monitoring.display.explanation import remedy
 from monitoring.display.story import story
 from monitoring.display.tables import plain, title
 from monitoring.display.words import STYLES, cell, duration, moment, number, rate, rows, safe, size
@@ -114,25 +115,25 @@ def _numbers(progress: Progress) -> Text:
     return Text(" · ".join(parts))
 
 
-def remarks(progress: Progress) -> list[Text]:
-    """What a person should know or do, one line each."""
+def remarks(progress: Progress, *, commands: bool = True) -> list[Text]:
+    """What a person should know or do, one line each; with the `commands` to type."""
     remarks = []
     if progress.index_work is not None:
         remarks.append(Text.assemble(("index ", "cyan"), safe(progress.index_work.in_words)))
     elif progress.hold_reason:
         mark = "" if progress.state is State.WAITING else "hold  "
-        remarks.append(Text.assemble((mark, "yellow"), safe(progress.hold_reason)))
+        remarks.append(Text.assemble((mark, "yellow"), remedy(progress.hold_reason)))
     if progress.state in {State.FAILED, State.PAUSED}:
-        told = f": backfilld explain {safe(progress.name)}"
+        told = f": backfilld explain {safe(progress.name)}" if commands else ""
         remarks += [
-            Text.assemble(("error ", "red"), safe(error["message"]), (told, "dim")) for error in progress.errors[:1]
+            Text.assemble(("error ", "red"), safe(error["message"]), remedy(told)) for error in progress.errors[:1]
         ]
     if progress.quarantined:
         rows_ = "row" if progress.quarantined == 1 else "rows"
         remarks.append(
             Text.assemble(
                 (f"{number(progress.quarantined)} {rows_} quarantined", "yellow"),
-                (f": backfilld quarantine list {safe(progress.name)}", "dim"),
+                remedy(f": backfilld quarantine list {progress.name}"),
             )
         )
     return remarks

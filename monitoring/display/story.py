@@ -127,6 +127,8 @@ def _state(state: State, detail: Mapping[str, Any]) -> str:
         return reason
     if state is State.RUNNING and detail.get("before") == State.QUEUED:
         return "began to work"
+    if state is State.WAITING and reason:
+        return reason
     return f"{_STATES[state]}: {reason}" if reason else _STATES[state]
 
 

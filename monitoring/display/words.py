@@ -77,6 +77,11 @@ def size(amount: float | None) -> str:
     return f"{value:.1f} TB"
 
 
+def figure(value: float) -> str:
+    """A measured value in three figures, and large ones without an exponent."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
 def moment(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S}"
 

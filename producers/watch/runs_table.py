@@ -95,19 +95,12 @@ def _cell(column: str, run: Progress, cells: int) -> Text:
     return _CELLS[column](run, cells)
 
 
-def _state(run: Progress, _: int) -> Text:
-    """A hold is no state, but it is what one looks for."""
-    if run.state is State.RUNNING and run.hold is not None:
-        return Text("held", style="yellow")
-    return Text(sections.in_words(run.state), style=display.STYLES[run.state])
-
-
 def _rate(run: Progress, cells: int) -> Text:
     return _right(display.number(run.rows_per_second) if run.state is State.RUNNING else "", cells)
 
 
 def _left(run: Progress, cells: int) -> Text:
-    return _right(display.duration(run.eta_seconds) if run.eta_seconds is not None else "", cells)
+    return _right(sections.left(run), cells)
 
 
 def _reason(run: Progress, cells: int) -> Text:
@@ -119,7 +112,7 @@ _CELLS: dict[str, Callable[[Progress, int], Text]] = {
     "run": lambda run, cells: _right(str(run.run), cells),
     "name": lambda run, cells: Text(_cut(display.safe(run.name), cells)),
     "phase": lambda run, _: Text(str(run.phase)),
-    "state": _state,
+    "state": lambda run, _: sections.standing(run),
     "bar": lambda run, cells: sections.bar(run.percent / 100, cells, sections.style_of(run)),
     "done": lambda run, cells: _right(f"{run.percent:.1f} %", cells),
     "rows/s": _rate,

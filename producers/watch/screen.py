@@ -112,7 +112,7 @@ class Watch(App[int]):
         self.theme = "ansi-dark"
         self._client = make_client(self._warn)
         self._run = run
-        self._picture: Picture | None = None
+        self.picture: Picture | None = None
         self._seen_at = time.monotonic()
         self._trouble: str | None = None
         #: Commands under way: what was asked, and when.
@@ -159,7 +159,7 @@ class Watch(App[int]):
         if isinstance(message.seen, Trouble):
             self._trouble = message.seen.reason
         else:
-            self._picture, self._trouble, self._seen_at = message.seen, None, time.monotonic()
+            self.picture, self._trouble, self._seen_at = message.seen, None, time.monotonic()
         self._show()
 
     @on(DataTable.RowHighlighted)
@@ -184,7 +184,7 @@ class Watch(App[int]):
         if not self._is_there:
             return
         base = self.screen_stack[0]
-        width, picture = self.size.width, self._picture
+        width, picture = self.size.width, self.picture
         base.set_class(width >= WIDE, "-wide")
         self._show_trouble()
         self._put("top", self._top(width))
@@ -202,7 +202,7 @@ class Watch(App[int]):
         self._show_detail(picture, picture.detail, width)
 
     def _show_detail(self, picture: Picture, detail: Detail, width: int) -> None:
-        inner = width - 4
+        inner = width - 3
         left, right = (inner * 11 // 20 - 1, inner * 9 // 20 - 1) if width >= WIDE else (inner, inner)
         for name, shown in (
             ("heading", sections.heading(detail.progress)),
@@ -222,12 +222,13 @@ class Watch(App[int]):
         table = Table.grid(expand=True, padding=(0, 1))
         table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         table.add_column(justify="right", no_wrap=True)
-        place = f"  {display.safe(self._picture.place)}" if self._picture else ""
+        place = f"  {display.safe(self.picture.place)}" if self.picture else ""
         told = Text()
-        if self._picture is not None and width >= 50:
-            going_on = sum(run.state not in ENDED for run in self._picture.runs)
-            told = Text(f"{going_on} going on, width {self._picture.pace.width} of {self._picture.pace.max_width}")
-            if self._picture.stop is not None:
+        if self.picture is not None and width >= 50:
+            failed = sum(run.state is State.FAILED for run in self.picture.runs)
+            going_on = sum(run.state not in ENDED for run in self.picture.runs) - failed
+            told = Text(f"{going_on} going on" + (f", {failed} failed" if failed else ""))
+            if self.picture.stop is not None:
                 told = Text("all runs are stopped", style="bold yellow")
         table.add_row(Text.assemble(("backfilld watch", "bold"), (place, "dim")), told)
         return table
@@ -253,7 +254,7 @@ class Watch(App[int]):
 
     def _keys_line(self, width: int) -> Text:
         """As many keys as there is room for; those that make sense now first, help and the way out always."""
-        stopped = self._picture is not None and self._picture.stop is not None
+        stopped = self.picture is not None and self.picture.stop is not None
         names = {key: (what if key != "P" or not stopped else "all go on") for key, what, _ in KEYS}
         sensible = [key for key, _, _ in KEYS if key not in {"?", "q"} and self._makes_sense(key)]
         always = ["?", "q"]
@@ -277,7 +278,7 @@ class Watch(App[int]):
 
     @property
     def _chosen(self) -> Progress | None:
-        return self._picture.detail.progress if self._picture and self._picture.detail else None
+        return self.picture.detail.progress if self.picture and self.picture.detail else None
 
     def action_pause(self) -> None:
         self._ask_about(wishes.pause)
@@ -299,11 +300,11 @@ class Watch(App[int]):
         self._ask_about(wishes.approve)
 
     def action_stop_or_go(self) -> None:
-        if self._picture is not None:
-            self._ask(wishes.stop_or_go(self._picture.stop))
+        if self.picture is not None:
+            self._ask(wishes.stop_or_go(self.picture.stop))
 
     def action_pace(self) -> None:
-        detail = self._picture.detail if self._picture else None
+        detail = self.picture.detail if self.picture else None
         if detail is None:
             return
         run = detail.progress
@@ -341,7 +342,7 @@ class Watch(App[int]):
         self.exit(code or self._code())
 
     def _code(self) -> int:
-        watched = self._picture.runs if self._picture else ()
+        watched = self.picture.runs if self.picture else ()
         return int(any(run.state in {State.FAILED, State.CANCELLED, State.ROLLED_BACK} for run in watched))
 
     def _ask_about(self, wish: Callable[[Progress], Wish]) -> None:

@@ -37,7 +37,7 @@ def heading(run: Progress) -> RenderableType:
         Text.assemble((display.safe(run.name), "bold"), (f"  run {run.run}", "dim")),
         Text.assemble(
             *(() if run.phase is Phase.DONE else ((f"{run.phase} ", "cyan"),)),
-            (in_words(run.state), display.STYLES[run.state]),
+            standing(run),
             (f" for {display.duration(run.state_seconds)}", "dim"),
         ),
     )
@@ -50,8 +50,8 @@ def numbers(run: Progress, width: int) -> RenderableType:
     parts = [display.rows(run)]
     if run.state is State.RUNNING:
         parts.append(display.rate(run))
-    if run.eta_seconds is not None:
-        parts.append(f"{display.duration(run.eta_seconds)} left")
+    if left(run):
+        parts.append(f"{left(run)} left")
     if run.verified:
         parts.append("verified")
     long_bar = bar(run.percent / 100, max(width - len(share) - 1, 4), style_of(run))
@@ -60,7 +60,7 @@ def numbers(run: Progress, width: int) -> RenderableType:
 
 def why(run: Progress) -> list[Text]:
     """What a person should know or do, one line each."""
-    told = display.remarks(run)
+    told = display.remarks(run, commands=False)
     if run.hold is not None and told and run.hold.seconds >= 1:
         told[0].append(f"  (for {display.duration(run.hold.seconds)})", style="dim")
     if run.state is State.PAUSED and not run.errors:
@@ -78,6 +78,18 @@ def style_of(run: Progress) -> str:
     if run.hold is not None or run.state in STOPPING | {State.PAUSED, State.CANCELLED, State.ROLLED_BACK}:
         return "yellow"
     return "green"
+
+
+def standing(run: Progress) -> Text:
+    """The state; a hold is none, but it is what one looks for."""
+    if run.state is State.RUNNING and run.hold is not None:
+        return Text("held", style="yellow")
+    return Text(in_words(run.state), style=display.STYLES[run.state])
+
+
+def left(run: Progress) -> str:
+    """How long it will take still; nothing while it is held, because nobody knows."""
+    return "" if run.eta_seconds is None or run.hold is not None else display.duration(run.eta_seconds)
 
 
 def in_words(state: State) -> str:
@@ -149,7 +161,7 @@ def pace(picture: Picture) -> RenderableType:
     table = Table.grid(padding=(0, 1))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("width", f"{now.width} of at most {now.max_width} lanes at once, all runs together")
+    table.add_row("width", f"{now.width} of at most {now.max_width} lanes, all runs together")
     if now.rest:
         table.add_row("rest", f"{now.rest:.2g} s after each second of work")
     if now.batch_seconds is not None:
@@ -169,34 +181,53 @@ def pace(picture: Picture) -> RenderableType:
 
 
 def signals(found: Iterable[Signal], width: int) -> RenderableType:
-    """Every load signal on a bar: a mark where it slows the work, and one where it stops it."""
-    told = list(found)
+    """Every load signal on a bar, with a mark where it slows the work and one where it stops it; the nearest to that first."""
+    told = sorted(found, key=_nearness, reverse=True)
     if not told:
         return Text("no load reading yet: is a worker running?", style="dim")
-    longest = min(max(len(_signal_name(one)) for one in told), max(width // 2 - 2, 12))
-    return Group(*(_signal(one, longest, width) for one in told))
+    longest = min(max(len(_signal_name(one)) for one in told), max(width // 2, 12))
+    values = max(len(_value(one)) for one in told)
+    limits = max(len(_limit(one)) for one in told)
+    cells = min(width - longest - values - limits - 3, 24)
+    return Group(*(_signal(one, longest, cells, values) for one in told))
+
+
+def _nearness(signal: Signal) -> float:
+    """How near a signal is to its hard limit; one that cannot be read holds, so it is there."""
+    if signal.value is None:
+        return 2.0
+    if not signal.hard:
+        return 0.0
+    return signal.value / signal.hard if signal.hard > 0 else 0.0
 
 
 def _signal_name(signal: Signal) -> str:
     return display.safe(signal.name.replace("_", " "))
 
 
-def _signal(signal: Signal, longest: int, width: int) -> Text:
+def _value(signal: Signal) -> str:
+    return "unreadable" if signal.value is None else _short(signal.value, signal.name)
+
+
+def _limit(signal: Signal) -> str:
+    return "" if signal.hard is None else f"of {_short(signal.hard, signal.name)}"
+
+
+def _signal(signal: Signal, longest: int, cells: int, values: int) -> Text:
     name = _signal_name(signal)[:longest].ljust(longest)
-    if signal.value is None:
-        return Text.assemble(name, " ", ("cannot be read: holds", "red"))
     style = "green"
-    if signal.hard is not None and signal.value >= signal.hard:
+    if signal.value is None or (signal.hard is not None and signal.value >= signal.hard):
         style = "red"
     elif signal.soft is not None and signal.value > signal.soft:
         style = "yellow"
-    value = f"{_short(signal.value, signal.name):>8}"
-    if signal.hard is None:
-        return Text.assemble(name, " ", (value, style))
-    limit = f" of {_short(signal.hard, signal.name)}"
-    cells = min(width - longest - len(value) - len(limit) - 2, 24)
-    gauge = _gauge(signal.value, signal.soft, signal.hard, cells, style) if cells >= 6 else Text()
-    return Text.assemble(name, " ", gauge, (value, style), (limit, "dim"))
+    gauge = Text()
+    if cells >= 6:
+        if signal.value is not None and signal.hard is not None:
+            gauge = _gauge(signal.value, signal.soft, signal.hard, cells, style)
+        else:
+            gauge = Text("─" * cells, style="dim")
+        gauge.append(" ")
+    return Text.assemble(name, " ", gauge, (_value(signal).rjust(values), style), (f" {_limit(signal)}", "dim"))
 
 
 def _gauge(value: float, soft: float | None, hard: float, cells: int, style: str) -> Text:
@@ -219,7 +250,7 @@ def _gauge(value: float, soft: float | None, hard: float, cells: int, style: str
 def _short(value: float, name: str) -> str:
     if "bytes" in name:
         return display.size(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return display.figure(value)
 
 
 # --- events ------------------------------------------------------------------------------------------------------------
