@@ -682,6 +682,35 @@ def worker(
 
 @app.command()
 @told
+def notify(
+    channel: Annotated[
+        str | None, typer.Argument(metavar="[CHANNEL]", help="A channel of the settings; all of them without.")
+    ] = None,
+    *,
+    test: Annotated[bool, typer.Option("--test", help="Send a message that says it is a test.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Try the channels that notifications go out by: exit code 0 when each of them took the message.
+
+    Example: backfilld notify --test
+    """
+    from migrations import settings  # noqa: PLC0415 - for this verb alone
+    from monitoring import notices  # noqa: PLC0415 - for this verb alone
+
+    if not test:
+        raise UsageError("News is sent by the worker; what can be sent from here is a test: backfilld notify --test")
+    sent = notices.send_test(settings.load(), channel)
+    if as_json:
+        _print_json({"sent": [vars(one) for one in sent]})
+    else:
+        for one in sent:
+            _say(f"{one.channel}: {one.error or 'taken'}")
+    if any(one.error for one in sent):
+        raise typer.Exit(1)
+
+
+@app.command()
+@told
 def demo() -> None:
     """Try it out: a database, an application and a migration, all thrown away at the end. Needs nothing installed.
 

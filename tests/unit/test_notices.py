@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fix_notices import SECRET, Receiver, receiver, webhook
+from typer.testing import CliRunner
 
 from migrations import settings
 from migrations.errors import InvalidSettings, UsageError
@@ -18,6 +19,7 @@ from migrations.settings import Channel
 from monitoring import notices
 from monitoring.notices import NotTaken, TakenNever
 from monitoring.notices.wording import in_words
+from producers.cli import app
 from worker.notifier import LONGEST_DELAY_SECONDS, _delay_seconds
 
 if TYPE_CHECKING:
@@ -339,3 +341,30 @@ def test_a_test_message_waits_no_longer_than_the_channels_limit(told: Receiver) 
     told.answering.clear()
     known = settings.Settings(notifications=(webhook(told.url, timeout_seconds=0.1),))
     assert [sent.error for sent in notices.send_test(known)] == ["no answer within 0.1 s"]
+
+
+# --- the verb ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_tries_each_channel_and_names_it(told: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def notify(*arguments: str) -> tuple[int, str]:
+        answer = CliRunner().invoke(app, ["notify", *arguments])
+        return answer.exit_code, answer.stdout
+
+    channels = [HOOK | {"name": "well", "url": told.url}, HOOK | {"name": "away", "url": f"http://127.0.0.1:9/{TOKEN}"}]
+    monkeypatch.setenv("BACKFILLD_NOTIFICATIONS", json.dumps(channels))
+    assert notify("--test", "well") == (0, "well: taken\n")
+    code, said = notify("--test", "--json")
+    assert (code, json.loads(said)) == (
+        1,
+        {
+            "sent": [
+                {"channel": "well", "error": None},
+                {"channel": "away", "error": "cannot be reached (Connection refused)"},
+            ]
+        },
+    )
+    assert notify("--test", "nobody")[0] == notify()[0] == 2
+    monkeypatch.setenv("BACKFILLD_NOTIFICATIONS", json.dumps(channels[:1]))
+    assert notify("--test") == (0, "well: taken\n")
+    assert [request.json["subject"] for request in told.requests] == ["backfilld can reach you here"] * 3
