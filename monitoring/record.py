@@ -109,6 +109,7 @@ class RecordCollector(Collector):
             self._connection = _connect(self._url)
         connection = self._connection
         with connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             apply_settings(connection, _SETTINGS)
             going = runs.listed(connection, most=None)
             snapshot = self._look(connection, going)

@@ -86,7 +86,7 @@ FROM (SELECT r.oid::oid AS oid FROM (SELECT to_regclass(%(table)s::text) AS oid)
 
 -- name: sizes_of
 -- The same of several tables at once, by their number in the list; one that is not there has no row.
-SELECT t.number, pg_table_size(t.oid) AS heap_bytes, pg_indexes_size(t.oid) AS index_bytes
+SELECT t.number, coalesce(pg_table_size(t.oid), 0)::bigint AS heap_bytes, coalesce(pg_indexes_size(t.oid), 0)::bigint AS index_bytes
 FROM (SELECT w.number, to_regclass(w.name) AS oid FROM unnest(%(tables)s::text[]) WITH ORDINALITY AS w (name, number)) t
 WHERE t.oid IS NOT NULL
 

@@ -34,7 +34,7 @@ UPDATE backfilld.runs SET purged_at = clock_timestamp(), updated_at = clock_time
 -- Bytes that the journal and the archive hold for each run.
 SELECT (regexp_match(c.relname, '^(?:journal|archive)_(\d{1,18})$'))[1]::bigint AS run,
        (regexp_match(c.relname, '^(journal|archive)_'))[1] AS kind,
-       pg_total_relation_size(c.oid) AS bytes
+       coalesce(pg_total_relation_size(c.oid), 0)::bigint AS bytes -- NULL: dropped in this very moment
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = 'backfilld' AND c.relkind = 'r' AND c.relname ~ '^(journal|archive)_\d{1,18}$'
 

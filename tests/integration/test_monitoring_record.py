@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
+import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,7 +22,6 @@ from monitoring.server import Server
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import psycopg
     from fix_proxy import Proxy
 
     Connection = psycopg.Connection[dict[str, Any]]  # Any: rows of tests
@@ -218,6 +219,63 @@ def test_a_role_that_may_not_read_the_quarantine_gets_no_number_rather_than_zero
     collector = RecordCollector(plain_role_url, observe=told.append)
     assert _scrape(collector) == {("backfilld_database_up",): 0}
     assert [event.message for event in told if isinstance(event, LoopFailed) and "row-level security" in event.message]
+
+
+def test_a_table_that_somebody_has_locked_costs_its_size_and_nothing_else(
+    connection: Connection, database_url: str, record: RecordCollector
+) -> None:
+    """A size needs a moment's lock; whoever waited for that would keep the application waiting behind him."""
+    connection.execute('CREATE TABLE "Order" (id bigint PRIMARY KEY)')
+    connection.execute('INSERT INTO "Order" SELECT generate_series(1, 1000)')
+    before = {"heap_bytes": 8192, "index_bytes": 8192, "tables": {"Order": 8192}}
+    _run(connection, "jobs", phase="backfill", state="running", space=Jsonb({"before": before}))
+    connection.execute("SELECT backfilld.make_partition('journal', 1)")
+    free = _scrape(record)
+    assert free["backfilld_run_table_bytes", "before", "heap", "jobs"] == 8192
+    assert free["backfilld_run_table_bytes", "now", "heap", "jobs"] > 8192
+    assert free["backfilld_run_table_bytes", "now", "indexes", "jobs"] > 8192
+    assert free["backfilld_kept_bytes", "journal"] > 0
+    assert free["backfilld_kept_runs",] == 1
+
+    with psycopg.connect(database_url) as somebody:
+        somebody.execute('LOCK TABLE "Order"')
+        locked = _scrape(record)
+    assert ("backfilld_run_table_bytes", "now", "heap", "jobs") not in locked
+    assert locked["backfilld_run_info", "backfill", "jobs", "running"] == 1
+
+
+def test_what_holds_a_run_is_told_with_its_cause_and_what_holds_all_with_its_signal(
+    connection: Connection, record: RecordCollector
+) -> None:
+    _run(connection, "jobs", phase="backfill", state="running")
+    waits = _run(connection, "waits", phase="contract", state="waiting")
+    connection.execute("UPDATE backfilld.runs SET state_since = now() - interval '1 hour' WHERE run = %s", [waits])
+    connection.execute(
+        "UPDATE backfilld.pace SET sampled_at = now(), hold_reason = 'replica lag', held_since = now() - interval '2 minutes', "
+        """memory = '{"hold_signal": "replica_lag_seconds"}'"""
+    )
+    samples = _scrape(record)
+    assert samples["backfilld_run_held_seconds", "load", "jobs"] == pytest.approx(120, abs=30)
+    assert samples["backfilld_run_held_seconds", "approval", "waits"] == pytest.approx(3600, abs=30)
+    assert samples["backfilld_run_state_seconds", "waits"] == pytest.approx(3600, abs=30)
+    assert samples["backfilld_hold_info", "replica_lag_seconds"] == 1
+    assert samples["backfilld_hold_age_seconds",] == pytest.approx(120, abs=30)
+
+
+def test_what_was_kept_for_too_long_is_told(connection: Connection, record: RecordCollector) -> None:
+    assert _scrape(record)["backfilld_kept_overdue_seconds",] == 0
+    _run(
+        connection,
+        "jobs",
+        phase="done",
+        state="completed",
+        verified_at=datetime.now(UTC),
+        ended_at=datetime.now(UTC),
+        kept_until=datetime.now(UTC) - timedelta(days=1),
+    )
+    samples = _scrape(record)
+    assert samples["backfilld_kept_overdue_seconds",] == pytest.approx(86400, abs=60)
+    assert samples["backfilld_runs_ended_total", "completed"] == 1
 
 
 def test_a_run_that_this_release_does_not_understand_costs_the_record_and_not_the_page(
