@@ -15,10 +15,11 @@ import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from fix_daemon import Daemon, Record, until
+from fix_grafana import DASHBOARDS, panels
 from fix_postgres import new_database
 from fix_prometheus import Prometheus, QueryRefused, Sample, Series
 
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 # One worker of xdist for all: the scene is made once.
 pytestmark = pytest.mark.xdist_group("dashboards")
 
-DASHBOARDS = {
-    path.stem: json.loads(path.read_text(encoding="utf-8"))
-    for path in sorted((Path(__file__).parents[2] / "monitoring" / "grafana" / "dashboards").glob("*.json"))
-}
 #: The daemon under two addresses: to Prometheus they are two hosts of one database, and what they say must not be added up.
 JOB = "backfilld"
 #: The same with one address.
@@ -156,12 +153,6 @@ class Scene:
         return self.prometheus.query_range(asked, start=self.began, end=end, step_seconds=STEP_SECONDS)
 
 
-def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
-    """The panels of a dashboard, those of closed rows too. Any: JSON."""
-    inside = [panel for row in dashboard["panels"] if row["type"] == "row" for panel in row["panels"]]
-    return [panel for panel in dashboard["panels"] if panel["type"] != "row"] + inside
-
-
 @pytest.fixture(scope="module")
 def scene(
     admin_url: str, template: str, valkey_process: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory
@@ -222,6 +213,8 @@ def play(scene: Scene) -> None:
     walked = "SELECT coalesce(sum(rows_walked), 0) FROM backfilld.lanes JOIN backfilld.runs USING (run) WHERE name = %s"
 
     # What could be read once counts for a while: only at the start a signal is unreadable at once.
+    held = "SELECT memory ->> 'hold_signal' = 'rush' FROM backfilld.pace"
+    until("the governor: hold, as a signal cannot be read", lambda: record.one(held))
     scene.mark("unreadable")
     scene.rush(0, "go", "hold_reason IS NULL")
 
