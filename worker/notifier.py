@@ -51,8 +51,6 @@ LEASE_GRACE_SECONDS = 30.0
 MOST_LOST = 3
 #: At the end, deliveries under way get this long, so that they need not be repeated.
 FAREWELL_SECONDS = 2.0
-#: No query of ours may cost the application more than this.
-STATEMENT_TIMEOUT = "5s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +93,7 @@ class Notifier:
 
     def run_once(self, connection: Connection) -> int:
         """Look, claim, send and settle, without waiting for any of it; returns how many messages are on their way."""
-        if connection is not self._connection:
-            connection.execute("SELECT set_config('statement_timeout', %s, false)", [STATEMENT_TIMEOUT])
-            self._connection = connection
+        self._connection = connection
         self._settle(connection)
         if time.monotonic() - self._looked_at >= LOOK_SECONDS:
             self._looked_at = time.monotonic()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from migrations.postgres.connect import apply_settings
 from migrations.settings import TARGET
 from migrations.states import ACTIVE, ENDED, State
 from migrations.store import notices, pace, runs
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from migrations.store.notices import Standing
     from monitoring.progress import Progress
 
+#: No query of ours may cost the application more than this.
+STATEMENT_TIMEOUT = "5s"
 #: What is older than this is no news: a channel that was away for a month begins where it is.
 NEWS_SECONDS = 86400.0
 #: Between two looks at what is held.
@@ -74,20 +77,22 @@ class News:
 
     def look(self, connection: Connection) -> None:
         """Write down what is new, and take away what is not so any more. Not within a transaction."""
-        known = notices.channels(connection, self._names)
-        stands = notices.standings(
-            connection,
-            news_seconds=NEWS_SECONDS,
-            quarantine=any("quarantine" in channel.about for channel in self._channels),
-        )
-        wanted = [
-            one
-            for channel in self._channels
-            for stand in stands
-            for one in _wanted(channel, stand, known[channel.name])
-        ]
-        if wanted:
-            self._tell(connection, notices.missing(connection, wanted))
+        with connection.transaction():
+            apply_settings(connection, {"statement_timeout": STATEMENT_TIMEOUT})
+            known = notices.channels(connection, self._names)
+            stands = notices.standings(
+                connection,
+                news_seconds=NEWS_SECONDS,
+                quarantine=any("quarantine" in channel.about for channel in self._channels),
+            )
+            wanted = [
+                one
+                for channel in self._channels
+                for stand in stands
+                for one in _wanted(channel, stand, known[channel.name])
+            ]
+            missing = notices.missing(connection, wanted) if wanted else []
+        self._tell(connection, missing)
         if time.monotonic() - self._looked_at >= HOLD_LOOK_SECONDS:
             self._looked_at = time.monotonic()
             self._look_at_holds(connection, stands, known)
@@ -114,7 +119,7 @@ class News:
         }
         if not active:
             return
-        working = [run for run in runs.listed(connection) if run.run in active]
+        working = sorted((run for run in runs.listed(connection) if run.run in active), key=lambda run: run.run)
         held = [(run, now) for run, now in _measured(connection, working).values() if _is_told(now)]
         for channel in listeners:
             ripe = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from structlog.testing import capture_logs
@@ -23,6 +23,7 @@ from migrations.events import (
     LoopFailed,
     LoopTicked,
     MessageDropped,
+    NoticeSent,
     PaceSet,
     PhaseEntered,
     RowQuarantined,
@@ -89,6 +90,8 @@ REPORT = RunReported(
 HELD = PaceSet(width=0, hold_signal="replica_lag_seconds", hold_reason="s1 is 31.0 s behind", elapsed_seconds=1.5)
 RELEASED = PaceSet(width=2, hold_signal=None, hold_reason=None, elapsed_seconds=1.0)
 
+NOTICE: dict[str, Any] = {"run": 1, "name": "jobs", "about": "failed", "channel": "ops", "message": ""}  # Any: a field
+
 
 def _value(name: str, **labels: str) -> float:
     return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
@@ -120,6 +123,9 @@ def _value(name: str, **labels: str) -> float:
         (SessionWaited(run=1, lane=2, pid=4711, application_name="shop", seconds=0.26), "info", "session.waited"),
         (GAVE_WAY, "info", "batch.gave_way"),
         (SENT_AWAY, "warning", "blocker.sent_away"),
+        (NoticeSent(**NOTICE, outcome="delivered"), "info", "notice.sent"),
+        (NoticeSent(**NOTICE, outcome="retried"), "warning", "notice.sent"),
+        (NoticeSent(**NOTICE, outcome="failed"), "error", "notice.sent"),
         (LoopFailed(loop="governor", error_class="connection", message="gone"), "warning", "loop.failed"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
