@@ -17,7 +17,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 GRAFANA = Path(__file__).parents[1] / "monitoring" / "grafana"
 #: By the name of their file. Any: JSON.
@@ -96,9 +96,8 @@ def _of_many(value: Any, kind: type, inside: Any, path: str) -> Iterator[str]:
     if not isinstance(value, kind):
         yield f"{path}: {value!r} is no {kind.__name__}"
         return
-    pairs: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, one in pairs:
-        yield from misfits(one, inside, f"{path}[{key}]")
+    for key in value if isinstance(value, dict) else range(len(value)):
+        yield from misfits(value[key], inside, f"{path}[{key}]")
 
 
 def _of_model(value: Any, model: Any, path: str) -> Iterator[str]:
