@@ -91,12 +91,12 @@ def _of_union(value: Any, hints: tuple[Any, ...], path: str) -> Iterator[str]:
         yield from tried[0]
 
 
-def _of_many(value: Any, kind: type, inside: Any, path: str) -> Iterator[str]:
+def _of_many(value: Any, kind: Any, inside: Any, path: str) -> Iterator[str]:
     """Each of a list, or each value of a dict. Any: as above."""
     if not isinstance(value, kind):
         yield f"{path}: {value!r} is no {kind.__name__}"
         return
-    for key in value if isinstance(value, dict) else range(len(value)):
+    for key in value if kind is dict else range(len(value)):
         yield from misfits(value[key], inside, f"{path}[{key}]")
 
 
