@@ -234,7 +234,7 @@ SERVERS = Section(
             size=(3, 3),
         ),
         stat_panel(
-            "Of how many runs?",
+            "Of how many runs is anything kept?",
             "Runs for which old values are kept.",
             Query(record("backfilld_kept_runs"), "runs"),
             look=Look(unit="none"),

@@ -80,7 +80,7 @@ AT_A_GLANCE = Section(
             size=(4, 4),
         ),
         table_panel(
-            "How is each signal, against its limits?",
+            "How does each signal stand against its limits?",
             "From `slows from` on the pace falls smoothly, and from `stops from` on nothing moves; the bar says how far between the two. "
             "Limits are settings: docs/governor.md.",
             Query(record_by("signal", "backfilld_signal")),

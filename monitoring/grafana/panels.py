@@ -247,7 +247,8 @@ def table_panel(
         DataTransformerConfig(
             id_val="organize",
             options={
-                "excludeByName": {"Time": True},
+                # The database is chosen above, and the time is now.
+                "excludeByName": {"Time": True, "job": True},
                 "indexByName": {source: place for place, source in enumerate(sources.values())},
                 "renameByName": {source: name for name, source in sources.items()},
             },

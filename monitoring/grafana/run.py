@@ -80,7 +80,7 @@ AT_A_GLANCE = Section(
             size=(4, 4),
         ),
         stat_panel(
-            "How near is its limit of rows set aside?",
+            "How near is it to its limit of rows set aside?",
             "Rows in quarantine as a share of those at which the run pauses. "
             "`backfilld quarantine list $run` names them and their errors; mend them, then `backfilld quarantine retry $run`.",
             Query(
