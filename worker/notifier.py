@@ -67,10 +67,16 @@ class _Desk:
     sending: _Sending | None = None
     #: Past their time limit, and not come back.
     lost: list[_Sending] = field(default_factory=list)
+    #: Before this nothing more is sent (`time.monotonic`).
+    rests_until: float = 0.0
 
     @property
     def free(self) -> bool:
-        return self.sending is None and len(self.lost) < MOST_LOST
+        return self.sending is None and len(self.lost) < MOST_LOST and time.monotonic() >= self.rests_until
+
+    def leave(self) -> None:
+        """Nothing is under way any more."""
+        self.sending, self.rests_until = None, time.monotonic() + self.outlet.way.pause_seconds
 
 
 class Notifier:
@@ -152,12 +158,12 @@ class Notifier:
                 continue
             if sending.dispatch.future.done():
                 self._settle_one(connection, sending.notice, sending.dispatch.error)
-                desk.sending = None
+                desk.leave()
             elif time.monotonic() >= sending.dispatch.deadline:
                 desk.lost.append(sending)
                 late_error = NotTaken(f"no answer within {desk.outlet.channel.timeout_seconds:g} s")
                 self._settle_one(connection, sending.notice, late_error)
-                desk.sending = None
+                desk.leave()
 
     def _settle_one(self, connection: Connection, notice: Notice, error: Exception | None) -> None:
         if error is None:

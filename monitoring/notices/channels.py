@@ -44,6 +44,9 @@ SHORTEST_PIECE = 4
 class Way(Protocol):
     """How a message leaves."""
 
+    #: Between two messages, for the service's sake.
+    pause_seconds: float
+
     def send(self, message: Message) -> None:
         """Deliver it. Raises NotTaken where a later try may do better, TakenNever where none will."""
 
@@ -103,6 +106,8 @@ class _Apprise:
             )
         self._service: NotifyBase = service
         self._service.socket_connect_timeout = self._service.socket_read_timeout = channel.timeout_seconds
+        # Apprise would sleep that long before a message that comes sooner, and within our limit for it.
+        self.pause_seconds = float(service.request_rate_per_sec)
         self._format = apprise.NotifyFormat.TEXT
         self._severities = {kind.value: kind for kind in apprise.NotifyType}
         self._secrets = _pieces(url)

@@ -39,6 +39,7 @@ class Webhook:
         self._url = urlsplit(url)
         self._secret = secret.encode()
         self._timeout_seconds = timeout_seconds
+        self.pause_seconds = 0.0
 
     def send(self, message: Message) -> None:
         """Deliver it. Raises NotTaken where a later try may do better, TakenNever where none will."""

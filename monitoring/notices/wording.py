@@ -64,7 +64,7 @@ class Message:
 
 def word(delivery: str, about: str, facts: Mapping[str, Any]) -> Message:
     """Put a notice into words. Any: its facts are JSON."""
-    subject, reason, commands = _subject(about, facts), _reason(facts), _commands(about, facts)
+    subject, reason, commands = _subject(about, facts), _reason(about, facts), _commands(about, facts)
     lines = [
         f"{subject}.",
         "",
@@ -87,7 +87,7 @@ def word(delivery: str, about: str, facts: Mapping[str, Any]) -> Message:
         "subject": subject,
         "body": body,
         "reason": reason,
-        "sqlstate": (facts.get("problem") or {}).get("sqlstate"),
+        "sqlstate": _sqlstate(facts.get("problem")) if reason else None,
         "rows_done": facts.get("rows_done"),
         "rows_total": facts.get("rows_total"),
         "rows_quarantined": facts.get("rows_quarantined"),
@@ -141,12 +141,15 @@ def _table(facts: Mapping[str, Any], reason: str | None) -> list[tuple[str, str 
     ]
 
 
-def _reason(facts: Mapping[str, Any]) -> str | None:
+def _reason(about: str, facts: Mapping[str, Any]) -> str | None:
     hold, problem = facts.get("hold"), facts.get("problem")
-    if hold:
+    if about == "held" and hold:
         cause = _CAUSES.get(hold["cause"], str(hold["cause"]))
-        return f"{cause}: {hold['signal']}" if hold.get("signal") else _with_state(cause, problem)
-    if problem:
+        if hold.get("signal"):
+            return f"{cause}: {hold['signal']}"
+        return _with_state(cause, problem if hold["cause"] == "error" else None)
+    # What a lane once stumbled over says nothing of an approval.
+    if about in {"failed", "paused"} and problem:
         known = _PROBLEMS.get(str(problem.get("class")), "an error that does not go away by itself")
         where = f", in {problem['relation']}" if problem.get("relation") else ""
         return _with_state(known, problem) + where
@@ -154,11 +157,16 @@ def _reason(facts: Mapping[str, Any]) -> str | None:
 
 
 def _with_state(text: str, problem: Mapping[str, Any] | None) -> str:
-    state = str((problem or {}).get("sqlstate") or "")
-    if not re.fullmatch(r"[0-9A-Z]{5}", state):
+    state = _sqlstate(problem)
+    if state is None:
         return text
     condition = _condition(state)
     return f"{text} ({state}{f', {condition}' if condition else ''})"
+
+
+def _sqlstate(problem: Mapping[str, Any] | None) -> str | None:
+    state = str((problem or {}).get("sqlstate") or "")
+    return state if re.fullmatch(r"[0-9A-Z]{5}", state) else None
 
 
 def _condition(sqlstate: str) -> str | None:

@@ -194,6 +194,21 @@ def test_a_notice_says_where_what_and_what_to_do() -> None:
             "jobs and 2 other runs have been held for 1 minute",
             "it waits to try again after an error (40P01, deadlock detected)",
         ),
+        (
+            "approval",
+            {"problem": {"class": "transient", "sqlstate": "40P01"}},
+            "jobs waits for approval of contract",
+            None,
+        ),
+        (
+            "held",
+            {
+                "hold": {"cause": "stop", "signal": None, "seconds": 900, "also": ["a"]},
+                "problem": {"class": "transient", "sqlstate": "40P01"},
+            },
+            "jobs and 1 other run have been held for 15 minutes",
+            "a person has stopped all runs",
+        ),
         ("quarantine", {"rows_quarantined": 1}, "jobs has set 1 row aside", None),
         ("completed", {}, "jobs is completed", None),
         ("rolled_back", {}, "jobs is rolled back", None),
