@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from aiosmtpd.controller import Controller
-from fix_daemon import Daemon, Record, backfilld, until
+from fix_daemon import Daemon, Record, backfilld, environment, until
 from fix_notices import SECRET, Receiver, receiver, webhook
 from structlog.testing import capture_logs
 
@@ -440,6 +442,25 @@ def test_a_daemon_tells_of_an_approval_again_after_its_death_and_then_of_the_end
     log = daemon.log.read_text(encoding="utf-8")
     assert SECRET not in log
     assert told.url not in log
+
+
+def test_a_run_without_a_daemon_tells_of_its_own_end(
+    database_url: str, record: Record, told: Receiver, tmp_path: Path
+) -> None:
+    record.connection.execute("CREATE TABLE counters (id bigint PRIMARY KEY, n integer NOT NULL DEFAULT 0)")
+    record.connection.execute("INSERT INTO counters (id) SELECT generate_series(1, 10)")
+    file = tmp_path / "inc.yaml"
+    file.write_text(MIGRATION.format("inc"), encoding="utf-8")
+    channel = {"name": "hook", "kind": "webhook", "url": told.url, "secret": SECRET}
+    subprocess.run(
+        [sys.executable, "-c", "from producers.cli import main; main()", "run", str(file)],
+        env=environment(database_url, None) | {"BACKFILLD_NOTIFICATIONS": json.dumps([channel])},
+        stdin=subprocess.DEVNULL,
+        check=True,
+        capture_output=True,
+    )
+    assert [one["subject"] for one in told.about("completed")] == ["inc is completed"]
+    assert record.one("SELECT delivered_at IS NOT NULL FROM backfilld.notices")
 
 
 def test_a_daemon_does_not_start_with_a_channel_that_cannot_be_opened(
