@@ -36,6 +36,10 @@ def is_table(_dashboard: object, panel: object) -> bool:
     return isinstance(panel, dict) and panel["type"] == "table"
 
 
+def has_overrides(_dashboard: object, panel: object) -> bool:
+    return isinstance(panel, dict) and bool(panel["fieldConfig"]["overrides"])
+
+
 PANELS = [
     pytest.param(dashboard, panel, id=f"{name}: {panel['title']}")
     for name, dashboard in DASHBOARDS.items()
@@ -121,6 +125,19 @@ def test_what_is_not_in_the_schema_would_be_found(place: tuple[str | int, ...], 
         part = part[key]
     part[place[-1]] = value
     assert [line for line in wrong(panel, Panel, "panel") if told in line], wrong(panel, Panel, "panel")
+
+
+@pytest.mark.parametrize(("dashboard", "panel"), [case for case in PANELS if has_overrides(*case.values)])
+def test_an_override_is_a_setting_that_the_panel_has(dashboard: dict[str, Any], panel: dict[str, Any]) -> None:
+    """An override may hold anything, to the schema: here each is tried as a setting of all fields. Any: JSON."""
+    for override in panel["fieldConfig"]["overrides"]:
+        assert override["matcher"]["id"] == "byName"
+        tried = json.loads(json.dumps(panel))
+        for wanted in override["properties"]:
+            name = wanted["id"].removeprefix("custom.")
+            defaults = tried["fieldConfig"]["defaults"]
+            (defaults if name == wanted["id"] else defaults.setdefault("custom", {}))[name] = wanted["value"]
+        assert not wrong(tried, Panel, panel["title"])
 
 
 def test_every_target_is_a_query_of_prometheus() -> None:
