@@ -369,4 +369,4 @@ def _words(signal: str) -> str:
 def _amount(signal: str, value: float) -> str:
     if "_bytes" in signal:
         return f"{value / 2**20:.4g} MiB" + ("/s" if signal.endswith("_per_second") else "")
-    return f"{value:.3g}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

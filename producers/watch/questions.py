@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from textual.app import ComposeResult
     from textual.binding import BindingType
-    from textual.events import Key
 
     from migrations.definition import RunSettings
     from monitoring.progress import Progress
@@ -43,8 +42,7 @@ class Question(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box grave" if self._wish.grave else "box"):
             yield _static(Text(self._wish.question, style="bold"))
-            for line in self._wish.says:
-                yield _static(Text(line))
+            yield _static(Text("\n".join(self._wish.says)), id="says")
             yield _static(self._keys(), id="answer")
 
     def _keys(self) -> Text:
@@ -170,9 +168,6 @@ class Reading(ModalScreen[None]):
 
     def action_leave(self) -> None:
         self.dismiss(None)
-
-    def on_key(self, event: Key) -> None:
-        event.stop()  # a key that means something in the view means nothing here
 
 
 def _static(shown: RenderableType, *, id: str | None = None) -> Static:  # noqa: A002 - as textual calls it

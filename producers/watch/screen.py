@@ -107,8 +107,8 @@ class Watch(App[int]):
 
     def __init__(self, make_client: Callable[[Callable[[str], None]], Client], *, run: int | None = None) -> None:
         """`make_client` is given where warnings go. With a `run`, that one alone is watched."""
-        super().__init__()
         # The terminal's own colours, whatever they are: the view is as dark or as light as everything else there.
+        super().__init__(ansi_color=True)
         self.theme = "ansi-dark"
         self._client = make_client(self._warn)
         self._run = run
@@ -269,7 +269,7 @@ class Watch(App[int]):
         return Text("  ").join(pairs)
 
     def _makes_sense(self, key: str) -> bool:
-        run = self._chosen
+        run = self.chosen
         if run is None:
             return key == "P"
         return run.state in _SENSIBLE.get(key, frozenset(State))
@@ -277,7 +277,8 @@ class Watch(App[int]):
     # --- asking --------------------------------------------------------------------------------------------------------
 
     @property
-    def _chosen(self) -> Progress | None:
+    def chosen(self) -> Progress | None:
+        """The run that the keys are about."""
         return self.picture.detail.progress if self.picture and self.picture.detail else None
 
     def action_pause(self) -> None:
@@ -293,7 +294,7 @@ class Watch(App[int]):
         self._ask_about(wishes.roll_back)
 
     def action_approve(self) -> None:
-        run = self._chosen
+        run = self.chosen
         if run is not None and run.state is not State.WAITING:
             self._tell(f"{run.name} waits for no approval: it is {sections.in_words(run.state)}", refused=True)
             return
@@ -316,7 +317,7 @@ class Watch(App[int]):
         self.push_screen(questions.PaceForm(run, detail.settings), chosen)
 
     def action_explain(self) -> None:
-        run = self._chosen
+        run = self.chosen
         if run is None:
             return
         told: list[RenderableType] = []
@@ -346,8 +347,8 @@ class Watch(App[int]):
         return int(any(run.state in {State.FAILED, State.CANCELLED, State.ROLLED_BACK} for run in watched))
 
     def _ask_about(self, wish: Callable[[Progress], Wish]) -> None:
-        if self._chosen is not None:
-            self._ask(wish(self._chosen))
+        if self.chosen is not None:
+            self._ask(wish(self.chosen))
 
     def _ask(self, wish: Wish) -> None:
         def answered(yes: bool | None) -> None:  # noqa: FBT001 - what a screen returns
