@@ -13,7 +13,7 @@ from migrations.store import events, lanes
 from migrations.store import pace as pace_store
 from monitoring import pace as pace_report
 from monitoring import progress
-from monitoring.display.words import duration, number
+from monitoring.display.words import duration, figure, number, size
 from monitoring.holds import Cause
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _held_by_load(facts: Facts, hold: Hold) -> Iterator[_Told]:
     yield f"All work has been held for {duration(hold.seconds)} because of the load: {hold.reason}."
     signal = facts.pace.hold_signal or ""
     limit = next((one.hard for one in facts.signals if one.name == signal), None)
-    below = f" once it is below {limit:g}" if limit is not None else ""
+    below = f" once it is below {_amount(signal, limit)}" if limit is not None else ""
     yield Remedy(f"it goes on by itself{below}")
     if signal in AGAINST:
         yield Remedy(AGAINST[signal].format(name=facts.run.name))
@@ -240,11 +240,16 @@ def _slowed(facts: Facts) -> Iterator[_Told]:
     for one in facts.signals:
         if one.value is not None and one.soft is not None and one.hard is not None and one.soft < one.value < one.hard:
             detail = f" ({one.detail})" if one.detail else ""
-            yield f"{_signal(one.name)} slows it down: {one.value:.3g}{detail}, slower from {one.soft:g}, held from {one.hard:g}."
+            value, soft, hard = (_amount(one.name, number) for number in (one.value, one.soft, one.hard))
+            yield f"{_signal(one.name)} slows it down: {value}{detail}, slower from {soft}, held from {hard}."
             if one.name in AGAINST:
                 yield Remedy(AGAINST[one.name].format(name=facts.run.name))
     if facts.pace.width < min(facts.run.lanes, facts.pace.max_width):
         yield f"{facts.pace.width} lanes may work at once, of the {facts.run.lanes} it would have."
+
+
+def _amount(signal: str, value: float) -> str:
+    return size(value) if "_bytes" in signal else figure(value)
 
 
 def _signal(name: str) -> str:
