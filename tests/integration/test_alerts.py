@@ -7,12 +7,16 @@ import json
 import re
 import subprocess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
-from fix_prometheus import program
+from fix_daemon import Daemon, backfilld, until
+from fix_prometheus import Prometheus, program
+
+if TYPE_CHECKING:
+    from fix_daemon import Record
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "monitoring" / "prometheus"
@@ -246,3 +250,33 @@ def test_what_an_expression_asks_for_is_understood() -> None:
     assert uses("histogram_quantile(0.9, sum by (le) (rate(backfilld_b_bucket[5m])))") == [
         Use("backfilld_b_bucket", ["histogram_quantile", "sum by le", "rate"])
     ]
+
+
+# --- a real run ------------------------------------------------------------------------------------------------------------
+
+#: Absent as long as nothing is the matter: docs/reference/metrics.md
+ABSENT_WHEN_WELL = {"backfilld_hold_info"}
+
+
+def test_a_run_that_is_well_raises_no_alert(database_url: str, redis_url: str, record: Record, tmp_path: Path) -> None:
+    """And every metric that an expression asks for is there, with the labels it asks for."""
+    record.connection.execute((ROOT / "examples" / "schema.sql").read_bytes())
+    daemon = Daemon(database_url, redis_url, tmp_path / "daemon.log", processes=1).ready()
+    try:
+        with Prometheus(
+            tmp_path / "prometheus", jobs={"backfilld": [f"127.0.0.1:{daemon.port}"]}, rule_files=RULE_FILES
+        ) as prometheus:
+            example = ["enqueue", str(ROOT / "examples" / "jobs_new_field.yaml"), "--wait"]
+            assert backfilld(*example, database_url=database_url, redis_url=redis_url).returncode == 0
+            assert record.state("jobs-new-field") == "waiting"
+            prometheus.scraped()
+
+            asked = {use.metric for rule in rules() for use in uses(rule["expr"])} - set(RECORDED) - ABSENT_WHEN_WELL
+            missing = {metric for metric in asked if not prometheus.query(metric)}
+            until("the rules to be evaluated", lambda: prometheus.query("job_run_cause:backfilld_run_held_seconds:max"))
+            assert missing == set()
+            assert prometheus.query("job:backfilld_runs_active:max")[0].value == 0
+            # One began to wait before the first scrape: that nothing is scraped.
+            until("no alert to be pending or to fire", lambda: prometheus.alerts() == [])
+    finally:
+        daemon.stop()
