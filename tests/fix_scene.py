@@ -17,7 +17,8 @@ import pytest
 from fix_daemon import Daemon, Record, until
 from fix_grafana import DASHBOARDS, panels
 from fix_postgres import new_database
-from fix_prometheus import Prometheus, Sample, Series
+from fix_prometheus import Prometheus, Sample, Series, program
+from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped] # xdist has no types
 
 from producers import Client
 
@@ -66,6 +67,22 @@ FILES = {
 }
 
 
+class OneScene(LoadGroupScheduling):  # type: ignore[misc] # as above
+    """Tests of the scene go to one process, so that it is made once.
+
+    That is what the mark `xdist_group` is for. It hangs a name on the ids of tests, which pytest 9.2 does not look at any more.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "the scene" if "test_dashboards.py::" in nodeid else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneScene | None:
+    """The project's own way of sharing out, unless somebody asked for another."""
+    return OneScene(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
 @dataclass
 class Scene:
     """What happened, when, and whom to ask about it."""
@@ -112,34 +129,34 @@ class Scene:
         (one,) = [sample for sample in found if labels.items() <= sample.labels.items()]
         return one.value
 
+    def series(self, expression: str, *, step_seconds: float = STEP_SECONDS) -> list[Series]:
+        """What an expression gave over the whole scene."""
+        # One step more: the last point of a range is the last whole step.
+        end = self.moments["rest"] + step_seconds
+        asked = self.asked(expression, until=end, step_seconds=step_seconds)
+        return self.prometheus.query_range(asked, start=self.began, end=end, step_seconds=step_seconds)
+
     def at_rest(self, expression: str, job: str) -> dict[tuple[tuple[str, str], ...], float]:
         """What an expression gave at the end of the scene, by its labels but for the job."""
         end = self.moments["rest"]
         found = self.prometheus.query(self.asked(expression, until=end, job=job), end)
         return {tuple(sorted({**one.labels, "job": ""}.items())): one.value for one in found}
 
-    def asked(self, expression: str, *, until: float, job: str = JOB) -> str:
+    def asked(self, expression: str, *, until: float, job: str = JOB, step_seconds: float = STEP_SECONDS) -> str:
         """An expression as Grafana sends it: with its variables put in."""
         known = {
             "job": job,
             "run": "people-name",
             "instance": ".+",
             "signal": SIGNAL["name"],
-            "__interval": f"{round(STEP_SECONDS * 1000)}ms",
+            "__interval": f"{round(step_seconds * 1000)}ms",
             # Grafana's rule: the step and one scrape, and four scrapes at least.
-            "__rate_interval": f"{round(max(STEP_SECONDS + SCRAPE_SECONDS, 4 * SCRAPE_SECONDS) * 1000)}ms",
+            "__rate_interval": f"{round(max(step_seconds + SCRAPE_SECONDS, 4 * SCRAPE_SECONDS) * 1000)}ms",
             "__range": f"{round((until - self.began) * 1000)}ms",
         }
         filled = re.sub(r"\$(\w+)|\$\{(\w+)\}", lambda found: str(known[found[1] or found[2]]), expression)
         assert "$" not in filled, filled
         return filled
-
-    def series(self, expression: str) -> list[Series]:
-        """What an expression gave over the whole scene."""
-        # One step more: the last point of a range is the last whole step.
-        end = self.moments["rest"] + STEP_SECONDS
-        asked = self.asked(expression, until=end)
-        return self.prometheus.query_range(asked, start=self.began, end=end, step_seconds=STEP_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +164,7 @@ def scene(
     admin_url: str, template: str, valkey_process: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Scene]:
     """Half a minute in the life of four runs."""
+    program("prometheus")
     folder = tmp_path_factory.mktemp("dashboards")
     valkey_process.start()
     valkey_process.flush()
