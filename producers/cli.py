@@ -300,7 +300,7 @@ def watch(
 
 def _watch_lines(context: typer.Context, run: str | None) -> None:
     now: Sequence[Progress] = ()
-    with display.Watch(_console()) as view:
+    with display.Watch(_console(), plain=True) as view:
         for now in _client(context).watch(run):
             view.show(now)
     if not now:

@@ -30,10 +30,12 @@ LINE_EVERY_SECONDS = 2.0
 class Watch:
     """The live view: a block per run that is redrawn in a terminal; elsewhere a line whenever there is news."""
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, console: Console, *, plain: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        """`plain` asks for lines on a terminal too."""
+        redraws = console.is_terminal and not console.is_dumb_terminal and not plain
         self._console = console
         self._clock = clock
-        self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
+        self._live = Live(console=console, auto_refresh=False, transient=False) if redraws else None
         self._told: dict[int, _Told] = {}
 
     def __enter__(self) -> Self:

@@ -165,7 +165,8 @@ class Watch(App[int]):
     @on(DataTable.RowHighlighted)
     def _on_chosen(self) -> None:
         # The row under the cursor, not the message's: the list may have changed since it was sent.
-        self._reader.choose(self._run if self._run is not None else self.query_one(RunsTable).chosen)
+        if self._run is None and self._is_there:
+            self._reader.choose(self.screen_stack[0].query_one(RunsTable).chosen)
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._show)
