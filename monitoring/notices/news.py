@@ -119,7 +119,9 @@ class News:
         }
         if not active:
             return
-        working = sorted((run for run in runs.listed(connection, most=None) if run.run in active), key=lambda run: run.run)
+        working = sorted(
+            (run for run in runs.listed(connection, most=None) if run.run in active), key=lambda run: run.run
+        )
         held = [(run, now) for run, now in _measured(connection, working).values() if _is_told(now)]
         for channel in listeners:
             ripe = []
