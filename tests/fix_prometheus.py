@@ -71,6 +71,7 @@ class Prometheus:
     """A server that scrapes every `interval_seconds`. Serves from `ready()`, or the start of a `with`, until `stop()`.
 
     `jobs` names the addresses (`127.0.0.1:9188`) of each job. Rules are evaluated as often as is scraped.
+    A scrape that takes longer than the interval has failed, so on a busy machine a second is short enough.
     It scrapes from five seconds after its start on: that is a constant of Prometheus. Start one per module.
     """
 

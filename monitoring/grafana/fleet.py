@@ -255,6 +255,7 @@ PAGE = Page(
             f"label_values({select('backfilld_database_up')}, instance)",
             "Worker hosts. What comes from the record is the same on all of them, and not narrowed by this.",
             several=True,
+            everything=".+",
         )
     ],
     annotations=[*state_changes(), holds()],

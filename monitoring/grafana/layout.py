@@ -20,12 +20,13 @@ from grafana_foundation_sdk.models.dashboard import (
     TimePickerConfig,
     VariableHide,
     VariableModel,
+    VariableOption,
     VariableRefresh,
     VariableSort,
     VariableType,
 )
 
-from monitoring.grafana.panels import BLUE, GREY, ORANGE, SOURCE
+from monitoring.grafana.panels import BLUE, ORANGE, SOURCE
 from monitoring.grafana.queries import select
 
 if TYPE_CHECKING:
@@ -167,8 +168,13 @@ def _job() -> VariableModel:
     )
 
 
-def variable(name: str, label: str, query: str, description: str, *, several: bool = False) -> VariableModel:
-    """A choice among the values of a label. `several`: any number of them, and all of them to begin with."""
+def variable(  # noqa: PLR0913 - most have a name and a query alone
+    name: str, label: str, query: str, description: str, *, several: bool = False, everything: str | None = None
+) -> VariableModel:
+    """A choice among the values of a label. `several`: any number of them, and all of them to begin with.
+
+    `everything` stands for all of them in a query, those included that come later.
+    """
     return VariableModel(
         type_val=VariableType.QUERY,
         name=name,
@@ -182,6 +188,8 @@ def variable(name: str, label: str, query: str, description: str, *, several: bo
         sort=VariableSort.ALPHABETICAL_ASC,
         multi=several,
         include_all=several,
+        all_value=everything,
+        current=VariableOption(selected=True, text=["All"], value=["$__all"]) if several else None,
         hide=VariableHide.DONT_HIDE,
         **_NO_INTERVAL,
     )
@@ -213,7 +221,7 @@ def state_changes(*matchers: str) -> list[AnnotationQuery]:
             f"({run} ({before}) unless {run} ({now})) and on (job) {is_readable}",
             title="{{run}} has ended",
             text="Completed, cancelled or rolled back: backfilld status {{run}}",
-            colour=GREY,
+            colour="#8e8e8e",
         ),
     ]
 
@@ -224,6 +232,6 @@ def holds() -> AnnotationQuery:
         "Holds by load",
         f"max by (job, reason) ({select('backfilld_hold_info')})",
         title="held: {{reason}}",
-        text="All runs wait until {{reason}} is below its hard limit.",
+        text="All runs wait until {{reason}} can be read and is below its hard limit.",
         colour=ORANGE,
     )

@@ -104,6 +104,8 @@ class Look:
     names: Mapping[str, str] = field(default_factory=dict)
     #: Series by name, and their colour.
     colours: Mapping[str, str] = field(default_factory=dict)
+    #: Where a click on a value leads.
+    link: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +117,6 @@ class Column:
     width: int | None = None
     #: Drawn as a bar from `look.least` to `look.most`.
     bar: bool = False
-    #: Where a click leads.
-    link: str | None = None
 
 
 def stat_panel(title: str, description: str, *queries: Query, look: Look, size: tuple[int, int] = (4, 4)) -> Panel:
@@ -275,10 +275,8 @@ def _of_column(column: Column) -> dict[str, object]:
         wanted["color"] = FieldColor(mode=FieldColorModeId.THRESHOLDS)
     if column.width is not None:
         wanted["custom.width"] = column.width
-    if column.link is not None:
-        wanted["links"] = [
-            DashboardLink(title="Open the run", type_val=DashboardLinkType.LINK, url=column.link, keep_time=True)
-        ]
+    if look.link is not None:
+        wanted["links"] = [_to_the_run(look.link)]
     return wanted
 
 
@@ -307,6 +305,8 @@ def _panel(  # noqa: PLR0913 - what every panel has
     defaults.color = FieldColor(mode=FieldColorModeId.THRESHOLDS)
     if look.words:
         defaults.mappings = [_mapping(look.words)]
+    if look.link is not None:
+        defaults.links = [_to_the_run(look.link)]
     _config(panel).overrides = [
         _override(
             series,
@@ -352,6 +352,11 @@ def _mapping(words: Mapping[str, tuple[str, str]]) -> ValueMap:
         for place, (value, (text, colour)) in enumerate(words.items())
     }
     return ValueMap(options=results)
+
+
+def _to_the_run(url: str) -> DashboardLink:
+    # The time is in the URL: what the link offers for that is for links of dashboards.
+    return DashboardLink(title="Open the run", type_val=DashboardLinkType.LINK, url=url)
 
 
 def _override(name: str, wanted: Mapping[str, object]) -> DashboardFieldConfigSourceOverrides:

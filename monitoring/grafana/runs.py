@@ -37,9 +37,9 @@ from monitoring.grafana.queries import (
 
 #: What a walk passes over; a row that is set aside is counted there.
 WALKED = 'outcome=~"changed|unchanged"'
-OPEN_RUN = (
-    f"/d/{RUN_UID}?var-run=${{__value.raw}}&var-job=${{job}}&var-datasource=${{datasource}}&${{__url_time_range}}"
-)
+#: To the dashboard of the run that a cell names, or that a series is of.
+OPEN = f"/d/{RUN_UID}?var-job=${{job}}&var-datasource=${{datasource}}&${{__url_time_range}}&var-run="
+OPEN_NAMED, OPEN_LABELLED = OPEN + "${__value.raw}", OPEN + "${__field.labels.run}"
 
 AT_A_GLANCE = Section(
     panels=[
@@ -98,7 +98,7 @@ AT_A_GLANCE = Section(
             Query(record_by("run, cause", "backfilld_run_held_seconds")),
             Query(record_by("run", "backfilld_quarantined_rows")),
             columns={
-                "Run": Column(source="run", width=230, link=OPEN_RUN),
+                "Run": Column(source="run", look=Look(link=OPEN_NAMED), width=230),
                 "Phase": Column(source="phase", look=Look(words=PHASES), width=95),
                 "State": Column(source="state", look=Look(words=STATES), width=160),
                 "In this state for": Column(source="A", look=Look(unit="dtdurations"), width=150),
@@ -132,7 +132,13 @@ AT_A_GLANCE = Section(
             "And for how long. One that waits for approval: `backfilld approve RUN --phase PHASE` once the application is ready. "
             "One that is paused or failed: `backfilld explain RUN`, then `backfilld resume RUN`.",
             Query(seconds_in_state(f'state=~"{RESTING}"'), "{{run}}: {{state}} in {{phase}}"),
-            look=Look(unit="dtdurations", base=YELLOW, steps=[(3600, ORANGE), (86400, RED)], nothing="none"),
+            look=Look(
+                unit="dtdurations",
+                base=YELLOW,
+                steps=[(3600, ORANGE), (86400, RED)],
+                nothing="none",
+                link=OPEN_LABELLED,
+            ),
             size=(9, 7),
         ),
         bars_panel(
@@ -158,20 +164,20 @@ SPEED = Section(
                 f"sum by (run) ({record_rate('backfilld_rows_total', WALKED)})",
                 "{{run}}",
             ),
-            look=Look(unit="rowsps", least=0),
+            look=Look(unit="rowsps", least=0, link=OPEN_LABELLED),
         ),
         lines_panel(
             "Does what is left shrink?",
             "Rows still to be walked. One that grows belongs to a run that is verified, and walks again what it found.",
             Query(record("backfilld_run_rows_remaining"), "{{run}}"),
-            look=Look(unit="short", least=0),
+            look=Look(unit="short", least=0, link=OPEN_LABELLED),
         ),
         lines_panel(
             "Does the end come closer?",
             "Seconds until the present walk of each run is over. It should fall by a second each second; "
             "one that rises is slowed down: the governor's dashboard says by what.",
             Query(record("backfilld_run_eta_seconds"), "{{run}}"),
-            look=Look(unit="dtdurations", least=0),
+            look=Look(unit="dtdurations", least=0, link=OPEN_LABELLED),
         ),
     ],
 )
@@ -191,7 +197,7 @@ HISTORY = Section(
             "Seconds since a batch of the run committed. Runs that wait for a person or for their hours grow here too, "
             "and rightly; one that is running and not held should stay below a minute.",
             Query(record("backfilld_run_progress_age_seconds"), "{{run}}"),
-            look=Look(unit="dtdurations", least=0, steps=[(300, RED)]),
+            look=Look(unit="dtdurations", least=0, steps=[(300, RED)], link=OPEN_LABELLED),
             size=(12, 8),
         ),
         lines_panel(

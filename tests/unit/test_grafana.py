@@ -278,13 +278,17 @@ def test_dashboards_lead_to_each_other() -> None:
         assert set(link["tags"]) <= set(dashboard["tags"])
         assert link["includeVars"]
         assert link["keepTime"]
-    table = next(panel for panel in panels(DASHBOARDS["runs"]) if panel["type"] == "table")
-    links = [
-        link["url"]
-        for override in table["fieldConfig"]["overrides"]
-        for wanted in override["properties"]
-        if wanted["id"] == "links"
-        for link in wanted["value"]
-    ]
-    assert [url.partition("?")[0] for url in links] == [f"/d/{DASHBOARDS['run']['uid']}"]
-    assert "var-run=${__value.raw}" in links[0]
+
+
+def test_a_run_leads_to_its_dashboard() -> None:
+    run = DASHBOARDS["run"]
+    known = {variable["name"] for variable in run["templating"]["list"]}
+    links = re.findall(r'"url": "([^"]+)"', json.dumps(DASHBOARDS["runs"]))
+    assert {url.partition("?")[0] for url in links} == {f"/d/{run['uid']}"}
+    assert {url.rpartition("&")[2] for url in links} == {"var-run=${__value.raw}", "var-run=${__field.labels.run}"}
+    assert {name for url in links for name in re.findall(r"var-(\w+)=", url)} <= known
+    for panel in panels(DASHBOARDS["runs"]):
+        if "__field.labels.run" in json.dumps(panel):
+            assert all(
+                "run" in target["expr"].partition("{")[0] + target["legendFormat"] for target in panel["targets"]
+            )
