@@ -38,7 +38,7 @@ def heading(run: Progress) -> RenderableType:
         Text.assemble(
             *(() if run.phase is Phase.DONE else ((f"{run.phase} ", "cyan"),)),
             standing(run),
-            (f" for {display.duration(run.state_seconds)}", "dim"),
+            (f" for {display.duration(_seconds(run))}", "dim"),
         ),
     )
     return head
@@ -61,8 +61,6 @@ def numbers(run: Progress, width: int) -> RenderableType:
 def why(run: Progress) -> list[Text]:
     """What a person should know or do, one line each."""
     told = display.remarks(run, commands=False)
-    if run.hold is not None and told and run.hold.seconds >= 1:
-        told[0].append(f"  (for {display.duration(run.hold.seconds)})", style="dim")
     if run.state is State.PAUSED and not run.errors:
         told.append(Text.assemble("paused until somebody resumes it: ", ("r", "bold")))
     if run.state in STOPPING:
@@ -85,6 +83,11 @@ def standing(run: Progress) -> Text:
     if run.state is State.RUNNING and run.hold is not None:
         return Text("held", style="yellow")
     return Text(in_words(run.state), style=display.STYLES[run.state])
+
+
+def _seconds(run: Progress) -> float:
+    """Since when it stands where it is said to stand."""
+    return run.hold.seconds if run.hold is not None and run.state is State.RUNNING else run.state_seconds
 
 
 def left(run: Progress) -> str:
@@ -182,7 +185,8 @@ def pace(picture: Picture) -> RenderableType:
 
 def signals(found: Iterable[Signal], width: int) -> RenderableType:
     """Every load signal on a bar, with a mark where it slows the work and one where it stops it; the nearest to that first."""
-    told = sorted(found, key=_nearness, reverse=True)
+    # In steps, so that two that are about as near do not change places twice a second.
+    told = sorted(found, key=lambda one: (-round(_nearness(one) * 4), one.name))
     if not told:
         return Text("no load reading yet: is a worker running?", style="dim")
     longest = min(max(len(_signal_name(one)) for one in told), max(width // 2, 12))

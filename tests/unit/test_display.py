@@ -155,6 +155,28 @@ def test_the_overview_says_a_shared_hold_once() -> None:
     assert "runs 14, 13" in text
 
 
+def test_the_overview_puts_first_what_needs_somebody_and_counts_what_is_left_out() -> None:
+    done = replace(
+        RUNNING, run=20, name="done", state=State.COMPLETED, phase=Phase.DONE, percent=100.0, eta_seconds=None
+    )
+    waiting = replace(WAITING, run=10, name="waiting")
+    text = printed(display.overview([done, RUNNING, HELD, waiting, FAILED], width=80, left_out=1234))
+    order = [int(row.split()[0]) for row in text.splitlines()[2:] if row.split()[:1] and row.split()[0].isdecimal()]
+    assert order[:5] == [11, 10, 13, 12, 20]
+    assert "1 failed · 1 waiting for approval · 2 at work · 1 ended" in text
+    assert "1,234 that ended before are not shown: backfilld status --all" in " ".join(text.split())
+    assert "held" in text
+    assert "backfilld explain jobs-new-field" in " ".join(text.split())
+    assert "backfilld approve jobs-new-field --phase contract" in " ".join(text.split())
+
+
+def test_a_narrow_overview_leaves_out_what_the_page_has_too() -> None:
+    text = printed(display.overview([HELD, RUNNING], width=60), 60)
+    assert max(len(line) for line in text.splitlines()) <= 60
+    assert "rows/s" not in text.splitlines()[0]
+    assert "45.2 %" in text
+
+
 def test_an_empty_overview_says_how_to_begin() -> None:
     assert "backfilld enqueue FILE" in printed(display.overview([], width=80))
 
@@ -248,6 +270,88 @@ def test_durations_have_two_units_at_most(seconds: float | None, text: str) -> N
 )
 def test_sizes_are_in_the_units_of_postgres(amount: float | None, text: str) -> None:
     assert display.size(amount) == text
+
+
+# --- the story ---------------------------------------------------------------------------------------------------------
+
+
+def event(what: str, *, actor: str = "worker", run: int | None = 12, **detail: Any) -> dict[str, Any]:  # Any: JSON
+    return {"event": 1, "at": AT, "run": run, "actor": actor, "what": what, "detail": detail}
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        (event("run.enqueued", checksum="sha256:" + "ab" * 32), "enqueued it, checksum abababababab"),
+        (event("run.pausing", before="running", reason="asked to pause"), "asked to pause"),
+        (event("run.paused", before="pausing", reason="no batch is in flight"), "paused: no batch is in flight"),
+        (event("run.running", before="queued", reason="the first step"), "began to work"),
+        (event("run.waiting", before="running", reason="contract waits for approval"), "contract waits for approval"),
+        (event("run.failed", before="running", error={"message": "boom"}), "failed: boom"),
+        (event("phase.backfill"), "phase backfill began"),
+        (event("phase.done"), "every phase is over"),
+        (event("phase.expand", direction="back"), "phase expand is being taken back"),
+        (
+            {**event("phase.backfill"), "detail": {"pass": 2, "reason": "3 rows still need work"}},
+            "the data is walked once more (pass 2): 3 rows still need work",
+        ),
+        (event("phase.approved", phase="contract"), "approved phase contract"),
+        (event("run.tuned", nice=[0.0, 1.5], windows=[[], ["a", "b"]]), "set nice 0 → 1.5, windows none → a; b"),
+        (event("pace.width", max_width=[8, 3]), "set the width of the database 8 → 3"),
+        (event("hold.began", signal="x", reason="replica lag 41 s, limit 30 s"), "held: replica lag 41 s, limit 30 s"),
+        (event("lock.waiting", message="ann's psql holds jobs", blockers=[]), "lock waiting: ann's psql holds jobs"),
+        (
+            event("batch.gave_way", lane=3, pid=4711, application_name="psql", seconds=0.312),
+            "a batch of lane 3 gave way to session 4711 (psql), which had waited 0.31 s",
+        ),
+        (
+            event("pace.changed", width=3, batch_seconds=0.1, rest=0.5, reason="lag"),
+            "the pace is now width 3, batches of 0.1 s at most, 0.5 s of rest for each second of work: lag",
+        ),
+        (
+            event("archive.done", operation=0, rows=1000, changed=3, missing=0),
+            "the walk for archive is over: 1,000 rows looked at, 3 changed",
+        ),
+        # Another version's kind, and another version's detail of a kind that is known.
+        (event("moon.rose", phase="full", empty=None), "moon.rose: phase full"),
+        (event("batch.gave_way", who="psql"), "batch.gave_way: who psql"),
+        (event("run.tuned", nice=3), "run.tuned: nice 3"),
+    ],
+)
+def test_every_kind_of_event_is_a_sentence(told: dict[str, Any], sentence: str) -> None:
+    assert display.sentence(told) == sentence
+
+
+def test_the_story_names_each_day_once_and_marks_what_was_of_all_runs() -> None:
+    later = AT.replace(day=5)
+    text = printed(
+        display.story(
+            [
+                event("run.pausing", actor="ann@laptop", reason="asked to pause"),
+                event("all.stopped", actor="bob@[red]", run=None),
+                {**event("run.running", reason="asked to resume"), "at": later},
+            ]
+        )
+    )
+    assert text.splitlines()[0] == "Monday, 2026-05-04 (UTC)"
+    assert text.count("(UTC)") == 2
+    assert "12:00:00  ann@laptop  asked to pause" in text
+    assert "bob@[red]   all runs: stopped, until backfilld resume --all" in text
+    assert printed(display.story([])) == ""
+
+
+def test_an_explanation_ends_in_what_helps() -> None:
+    text = printed(
+        display.explanation(
+            "jobs (run 1)", ["It waits for [you]."], ["say so: backfilld approve jobs --phase contract"]
+        )
+    )
+    assert "It waits for [you]." in text
+    assert "> say so: backfilld approve jobs --phase contract" in text
+    shown = display.remedy("say so: backfilld approve jobs")
+    assert [(shown.plain[span.start : span.end], span.style) for span in shown.spans] == [
+        ("backfilld approve jobs", "green")
+    ]
 
 
 # --- plan and quarantine -----------------------------------------------------------------------------------------------
@@ -404,6 +508,13 @@ def test_runs_are_throttled_each_for_itself() -> None:
         watch.show([RUNNING])
         watch.show([RUNNING, HELD])
     assert _text(console).splitlines() == [display.line(RUNNING), display.line(HELD)]
+
+
+def test_lines_may_be_asked_for_in_a_terminal_too() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None, legacy_windows=False)
+    with display.Watch(console, plain=True) as watch:
+        watch.show([RUNNING])
+    assert _text(console) == display.line(RUNNING) + "\n"
 
 
 def test_in_a_terminal_the_view_is_redrawn_and_the_cursor_comes_back() -> None:
