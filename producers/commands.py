@@ -19,7 +19,7 @@ from migrations.errors import BackfilldError, Finding, Refused, UsageError
 from migrations.model import Bounds
 from migrations.names import Wrong
 from migrations.states import ENDED, Phase, State, Wish
-from migrations.store import events, kept, lanes, pace, quarantine, runs
+from migrations.store import events, lanes, pace, quarantine, runs
 from monitoring.pace import Changed
 
 if TYPE_CHECKING:
@@ -260,6 +260,8 @@ def purge(connection: Connection, reference: int | str | None, *, now: bool, act
 
     With `now` that one's go although their time is not over. Raises UsageError when it has not ended, or its time is not over.
     """
+    from migrations.store import kept  # noqa: PLC0415 - brings the catalog and the walks along, which only this command needs
+
     if reference is None:
         if now:
             msg = "--now is for one run; name it: backfilld purge RUN --now"
