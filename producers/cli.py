@@ -633,6 +633,8 @@ def approve(
     Example: backfilld approve jobs-new-field --phase contract
     """
     now = _client(context, as_json=as_json).approve(run, phase)
+    if not as_json:
+        _say(f"{phase} of {now.name} is approved")
     _answer(now, as_json=as_json, then=f"backfilld gate NAME --phase {phase} --wait")
 
 

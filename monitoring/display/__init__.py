@@ -11,7 +11,21 @@ from monitoring.display.page import EVENTS_ON_A_PAGE, block, lane_table, page, r
 from monitoring.display.plan import plan, refusals
 from monitoring.display.quarantine import quarantine
 from monitoring.display.story import day_of, sentence, story, story_line
-from monitoring.display.words import STYLES, cell, duration, figure, line, moment, number, rate, rows, safe, size
+from monitoring.display.words import (
+    STYLES,
+    cell,
+    duration,
+    figure,
+    left,
+    line,
+    moment,
+    number,
+    rate,
+    rows,
+    safe,
+    size,
+    standing,
+)
 
 __all__ = [
     "EVENTS_ON_A_PAGE",
@@ -27,6 +41,7 @@ __all__ = [
     "explanation",
     "figure",
     "lane_table",
+    "left",
     "line",
     "moment",
     "number",
@@ -43,6 +58,7 @@ __all__ = [
     "safe",
     "sentence",
     "size",
+    "standing",
     "story",
     "story_line",
 ]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from migrations.states import ENDED, Phase, State
 from monitoring.display.page import remarks
-from monitoring.display.words import STYLES, cell, duration, moment, number
+from monitoring.display.words import cell, duration, left, moment, number, standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,24 +58,14 @@ def _urgency(progress: Progress) -> tuple[int, int]:
     return order.index(True), -progress.run
 
 
-def state(progress: Progress) -> Text:
-    """A hold is no state, but it is what one looks for."""
-    if progress.state is State.RUNNING and progress.hold_reason:
-        return Text("held", style="yellow")
-    return Text(progress.state.replace("_", " "), style=STYLES[progress.state])
-
-
 _CELLS: dict[str, Callable[[Progress], RenderableType]] = {
     "run": lambda progress: str(progress.run),
     "name": lambda progress: cell(progress.name),
     "phase": lambda progress: "" if progress.phase is Phase.DONE else str(progress.phase),
-    "state": state,
+    "state": standing,
     "done": lambda progress: f"{progress.percent:.1f} %",
     "rows/s": lambda progress: number(progress.rows_per_second) if progress.state is State.RUNNING else "",
-    # While it is held nobody knows.
-    "left": lambda progress: (
-        duration(progress.eta_seconds) if progress.eta_seconds is not None and not progress.hold_reason else ""
-    ),
+    "left": left,
     "rows changed": lambda progress: number(progress.rows_done),
     "for": lambda progress: duration(progress.state_seconds),
     "last moved (UTC)": lambda progress: moment(progress.updated_at),
@@ -89,7 +79,7 @@ def _sum(runs: Sequence[Progress], left_out: int) -> Text:
         (len([one for one in going_on if one.state is State.FAILED]), "failed"),
         (len([one for one in going_on if one.state is State.WAITING]), "waiting for approval"),
         (len([one for one in going_on if one.state is State.PAUSED]), "paused"),
-        (len([one for one in going_on if one.state not in _STUCK]), "at work"),
+        (len([one for one in going_on if one.state not in _STUCK]), "going on"),
         (len(runs) - len(going_on), "ended"),
     ]
     told = [f"{count} {what}" for count, what in counts if count]

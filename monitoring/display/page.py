@@ -14,7 +14,7 @@ from migrations.states import Phase, State
 from monitoring.display.explanation import remedy
 from monitoring.display.story import story
 from monitoring.display.tables import plain, title
-from monitoring.display.words import STYLES, cell, duration, moment, number, rate, rows, safe, size
+from monitoring.display.words import cell, left, moment, number, rate, rows, safe, size, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ def block(progress: Progress) -> RenderableType:
         Text.assemble((safe(progress.name), "bold"), (f"  run {progress.run}", "dim")),
         Text.assemble(
             *(() if progress.phase is Phase.DONE else ((str(progress.phase), "cyan"), (" · ", "dim"))),
-            (str(progress.state), STYLES[progress.state]),
+            standing(progress),
         ),
     )
     return Group(head, _bar(progress), _numbers(progress), *remarks(progress))
@@ -94,7 +94,8 @@ def _bar(progress: Progress) -> RenderableType:
     bar = Table.grid(expand=True, padding=(0, 1))
     bar.add_column(ratio=1)
     bar.add_column(justify="right", no_wrap=True)
-    style = "red" if progress.state is State.FAILED else "yellow" if progress.state in _STOPPED else "green"
+    stands = progress.state in _STOPPED or progress.hold_reason
+    style = "red" if progress.state is State.FAILED else "yellow" if stands else "green"
     bar.add_row(
         ProgressBar(total=100, completed=progress.percent, complete_style=style, finished_style=style),
         Text(f"{progress.percent:.1f} %"),
@@ -109,8 +110,8 @@ def _numbers(progress: Progress) -> Text:
     parts = [rows(progress)]
     if progress.state is State.RUNNING:
         parts.append(rate(progress))
-        if progress.eta_seconds is not None:
-            parts.append(f"{duration(progress.eta_seconds)} left")
+        if left(progress):
+            parts.append(f"{left(progress)} left")
         parts.append(f"{progress.lanes} lanes, width {progress.width}")
     return Text(" · ".join(parts))
 

@@ -90,6 +90,18 @@ def rate(progress: Progress) -> str:
     return f"{number(progress.rows_per_second)} rows/s"
 
 
+def standing(progress: Progress) -> Text:
+    """The state; a hold is none, but it is what one looks for."""
+    if progress.state is State.RUNNING and progress.hold_reason:
+        return Text("held", style="yellow")
+    return Text(progress.state.replace("_", " "), style=STYLES[progress.state])
+
+
+def left(progress: Progress) -> str:
+    """How long it will take still; nothing while it is held, because nobody knows."""
+    return "" if progress.eta_seconds is None or progress.hold_reason else duration(progress.eta_seconds)
+
+
 def rows(progress: Progress) -> str:
     """What has been passed over and what was changed; one number where they agree."""
     if progress.rows_total is None:

@@ -100,7 +100,7 @@ def _rate(run: Progress, cells: int) -> Text:
 
 
 def _left(run: Progress, cells: int) -> Text:
-    return _right(sections.left(run), cells)
+    return _right(display.left(run), cells)
 
 
 def _reason(run: Progress, cells: int) -> Text:
@@ -112,7 +112,7 @@ _CELLS: dict[str, Callable[[Progress, int], Text]] = {
     "run": lambda run, cells: _right(str(run.run), cells),
     "name": lambda run, cells: Text(_cut(display.safe(run.name), cells)),
     "phase": lambda run, _: Text(str(run.phase)),
-    "state": lambda run, _: sections.standing(run),
+    "state": lambda run, _: display.standing(run),
     "bar": lambda run, cells: sections.bar(run.percent / 100, cells, sections.style_of(run)),
     "done": lambda run, cells: _right(f"{run.percent:.1f} %", cells),
     "rows/s": _rate,

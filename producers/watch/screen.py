@@ -49,7 +49,7 @@ KEYS: tuple[tuple[str, str, str], ...] = (
     ("p", "pause", "Pause the chosen run until it is resumed"),
     ("r", "resume", "Resume a paused or failed run"),
     ("a", "approve", "Approve the phase that waits"),
-    ("e", "explain", "Explain what the run is doing or waiting for, and what would let it go on"),
+    ("e", "explain", "Explain what the run waits for, and what would let it go on"),
     ("s", "slow down", "Set nice, lanes and batch seconds of the run"),
     ("c", "cancel", "Cancel the run for good"),
     ("R", "roll back", "Take the run back"),

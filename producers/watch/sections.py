@@ -37,7 +37,7 @@ def heading(run: Progress) -> RenderableType:
         Text.assemble((display.safe(run.name), "bold"), (f"  run {run.run}", "dim")),
         Text.assemble(
             *(() if run.phase is Phase.DONE else ((f"{run.phase} ", "cyan"),)),
-            standing(run),
+            display.standing(run),
             (f" for {display.duration(_seconds(run))}", "dim"),
         ),
     )
@@ -50,8 +50,8 @@ def numbers(run: Progress, width: int) -> RenderableType:
     parts = [display.rows(run)]
     if run.state is State.RUNNING:
         parts.append(display.rate(run))
-    if left(run):
-        parts.append(f"{left(run)} left")
+    if display.left(run):
+        parts.append(f"{display.left(run)} left")
     if run.verified:
         parts.append("verified")
     long_bar = bar(run.percent / 100, max(width - len(share) - 1, 4), style_of(run))
@@ -78,21 +78,9 @@ def style_of(run: Progress) -> str:
     return "green"
 
 
-def standing(run: Progress) -> Text:
-    """The state; a hold is none, but it is what one looks for."""
-    if run.state is State.RUNNING and run.hold is not None:
-        return Text("held", style="yellow")
-    return Text(in_words(run.state), style=display.STYLES[run.state])
-
-
 def _seconds(run: Progress) -> float:
     """Since when it stands where it is said to stand."""
     return run.hold.seconds if run.hold is not None and run.state is State.RUNNING else run.state_seconds
-
-
-def left(run: Progress) -> str:
-    """How long it will take still; nothing while it is held, because nobody knows."""
-    return "" if run.eta_seconds is None or run.hold is not None else display.duration(run.eta_seconds)
 
 
 def in_words(state: State) -> str:

@@ -163,7 +163,7 @@ def test_the_overview_puts_first_what_needs_somebody_and_counts_what_is_left_out
     text = printed(display.overview([done, RUNNING, HELD, waiting, FAILED], width=80, left_out=1234))
     order = [int(row.split()[0]) for row in text.splitlines()[2:] if row.split()[:1] and row.split()[0].isdecimal()]
     assert order[:5] == [11, 10, 13, 12, 20]
-    assert "1 failed · 1 waiting for approval · 2 at work · 1 ended" in text
+    assert "1 failed · 1 waiting for approval · 2 going on · 1 ended" in text
     assert "1,234 that ended before are not shown: backfilld status --all" in " ".join(text.split())
     assert "held" in text
     assert "backfilld explain jobs-new-field" in " ".join(text.split())
