@@ -4,96 +4,22 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fix_progress import AT, CONDUCTOR, FAILED, HELD, LANE, RUNNING, WAITING
 from rich.console import Console
 
-from migrations.model import Bounds, Lane, Quarantined
+from migrations.model import Quarantined
 from migrations.plan import Estimate, Plan, PlannedAction, PlannedPhase, TableReport
 from migrations.states import Phase, State
 from migrations.walks.forecast import Forecast
 from monitoring import display
-from monitoring.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-AT = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
-
-RUNNING = Progress(
-    run=12,
-    name="jobs-new-field",
-    target="default",
-    phase=Phase.BACKFILL,
-    state=State.RUNNING,
-    wish=None,
-    rows_done=452_000,
-    rows_total=1_000_000,
-    percent=45.2,
-    rows_per_second=12_345.6,
-    eta_seconds=44,
-    lanes=4,
-    width=3,
-    hold_reason=None,
-    residual_rows=None,
-    verified=False,
-    quarantined=0,
-    errors=(),
-    hot_update_ratio=0.981,
-    created_at=AT,
-    updated_at=AT,
-    rows_walked=452_000,
-)
-HELD = replace(
-    RUNNING, run=13, name="orders-" + "long-" * 10 + "name", hold_reason="replica lag 4.2 s, limit 2 s", quarantined=3
-)
-FAILED = replace(
-    RUNNING,
-    run=11,
-    state=State.FAILED,
-    eta_seconds=None,
-    errors=(
-        {"lane": 2, "class": "fatal", "sqlstate": "42883", "message": "no function [bold]foo[/bold]\n\x1b[31mHINT\x07"},
-    ),
-)
-WAITING = replace(
-    RUNNING,
-    phase=Phase.CONTRACT,
-    state=State.WAITING,
-    percent=100.0,
-    eta_seconds=None,
-    verified=True,
-    hold_reason="waiting for approval of contract: backfilld approve jobs-new-field --phase contract",
-)
-
-LANE = Lane(
-    run=12,
-    lane=1,
-    kind="backfill",
-    operation=0,
-    pass_=1,
-    relation="jobs",
-    bounds=Bounds(),
-    cursor=["5"],
-    seq=3,
-    batch_rows=1000,
-    recent=(),
-    rows_walked=123_456,
-    rows_changed=120_000,
-    rows_residual=0,
-    rows_expected=None,
-    batches_committed=120,
-    batches_retried=1,
-    attempts=0,
-    last_error=None,
-    next_run_at=AT,
-    enqueued_at=AT,
-    progressed_at=AT,
-    done_at=None,
-)
-CONDUCTOR = replace(LANE, lane=0, kind="conductor", operation=None, relation=None)
+    from monitoring.progress import Progress
 
 EVENT: dict[str, Any] = {
     "event": 1,
