@@ -1,4 +1,4 @@
-"""`backfilld`: the verbs, what they print, and the exit codes that scripts rely on.
+"""`backfilld`: the verbs, and the exit codes that scripts rely on; what they print is in `answers`.
 
 0 done · 1 failed · 2 wrong usage or an invalid file · 3 refused by preflight · 4 not finished yet · 5 database or Redis
 unreachable · 130 interrupted. What was asked for goes to stdout; warnings and errors go to stderr.
@@ -7,29 +7,25 @@ unreachable · 130 interrupted. What was asked for goes to stdout; warnings and 
 from __future__ import annotations
 
 import functools
-import json
 import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from migrations.errors import BackfilldError, InvalidMigration, NotFinished, Refused, Unreachable, UsageError
+from migrations.errors import NotFinished, Refused, UsageError
 from migrations.states import ENDED, Phase, State
 from monitoring import display
-from producers import completion
+from producers import answers, completion
 
 # What a verb alone needs it imports itself: `--help`, completion and `version` take a tenth of a second, not one.
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from rich.console import RenderableType
 
     from migrations.model import Quarantined
     from monitoring.progress import Progress
@@ -44,9 +40,6 @@ app = typer.Typer(
 )
 quarantine_app = typer.Typer(no_args_is_help=True, help="Rows that could not be converted, and another try for them.")
 app.add_typer(quarantine_app, name="quarantine")
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 #: Quoted from the file format's own example; `migrations.windows` would take a tenth of the start for it.
 EXAMPLE_WINDOW = "Mon-Fri 22:00-06:00 Europe/Berlin"
@@ -113,50 +106,11 @@ def main() -> None:
     app(prog_name="backfilld")
 
 
-def told(verb: Callable[P, R]) -> Callable[P, R]:
-    """Errors become one message on stderr (an object with --json) and an exit code, never a traceback."""
-
-    @functools.wraps(verb)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return verb(*args, **kwargs)
-        except BackfilldError as exc:
-            _fail(exc, exc.exit_code, as_json=bool(kwargs.get("as_json")))
-        except Exception as exc:
-            code = _exit_code(exc)
-            if code is None:  # a mistake of ours, which a traceback tells best
-                raise
-            _fail(exc, code, as_json=bool(kwargs.get("as_json")))
-
-    return run
-
-
-def _hint(exc: Exception) -> str:
-    """What to do about an error whose message does not say so itself."""
-    told = str(exc)
-    if isinstance(exc, Unreachable):
-        variable, option = ("REDIS", "redis") if "Redis" in told else ("DATABASE", "database")
-        return f"is it up, and is BACKFILLD_{variable}_URL (or --{option}-url in front of the verb) right?"
-    if getattr(exc, "sqlstate", None) == "42501":  # insufficient_privilege
-        return "act as the role that owns the schema backfilld: the one the worker connects as"
-    return ""
-
-
-def _exit_code(exc: Exception) -> int | None:
-    """The exit code of an error of PostgreSQL or Redis; None for others. What was never imported has raised nothing."""
-    if (psycopg := sys.modules.get("psycopg")) and isinstance(exc, psycopg.Error):
-        unreachable = exc.sqlstate is None or exc.sqlstate[:2] in {"08", "53", "57"}
-        return 5 if isinstance(exc, psycopg.OperationalError) and unreachable else 1
-    if (redis := sys.modules.get("redis")) and isinstance(exc, redis.RedisError):
-        return 5
-    return None
-
-
 # --- before a run ------------------------------------------------------------------------------------------------------
 
 
 @app.command()
-@told
+@answers.told
 def init(context: typer.Context, *, as_json: Json = False) -> None:
     """Make the schema backfilld in the database, or bring it up to date.
 
@@ -164,13 +118,15 @@ def init(context: typer.Context, *, as_json: Json = False) -> None:
     """
     applied = _client(context, as_json=as_json).init()
     if as_json:
-        _print_json({"applied": applied})
+        answers.print_json({"applied": applied})
     else:
-        _say(f"schema backfilld brought to version {applied[-1]}" if applied else "schema backfilld is up to date")
+        answers.say(
+            f"schema backfilld brought to version {applied[-1]}" if applied else "schema backfilld is up to date"
+        )
 
 
 @app.command()
-@told
+@answers.told
 def plan(context: typer.Context, file: FileArgument, *, as_json: Json = False) -> None:
     """Show what a migration would do, with the lock each statement takes. Changes nothing.
 
@@ -178,17 +134,17 @@ def plan(context: typer.Context, file: FileArgument, *, as_json: Json = False) -
     """
     made = _client(context, as_json=as_json).plan(file)
     if as_json:
-        _print_json(made.to_json())
+        answers.print_json(made.to_json())
     else:
-        _print(display.plan(made))
+        answers.show(display.plan(made))
     if made.refused:
         raise typer.Exit(Refused.exit_code)
     if not as_json:
-        _next(f"backfilld enqueue {file}")
+        answers.next_step(f"backfilld enqueue {file}")
 
 
 @app.command()
-@told
+@answers.told
 def enqueue(
     context: typer.Context,
     file: FileArgument,
@@ -212,11 +168,11 @@ def enqueue(
         with _watching(quiet=as_json) as show:
             now = client.wait(now.run, timeout, show)
     if as_json or not wait:
-        _answer(now, as_json=as_json, then=_after_enqueue(now.state))
+        answers.answer(now, as_json=as_json, then=_after_enqueue(now.state))
     elif now.state is State.WAITING:
-        _say(f"verified and ready to use; {now.phase} waits: backfilld approve {now.name} --phase {now.phase}")
+        answers.say(f"verified and ready to use; {now.phase} waits: backfilld approve {now.name} --phase {now.phase}")
     else:
-        _say("done and verified")
+        answers.say("done and verified")
 
 
 def _after_enqueue(state: State) -> str:
@@ -225,7 +181,7 @@ def _after_enqueue(state: State) -> str:
 
 
 @app.command("run")
-@told
+@answers.told
 def run_here(context: typer.Context, file: FileArgument, *, as_json: Json = False) -> None:
     """Do a migration in this process, from start to end: for CI, laptops and small databases. Needs no Redis.
 
@@ -239,7 +195,7 @@ def run_here(context: typer.Context, file: FileArgument, *, as_json: Json = Fals
 
 
 @app.command()
-@told
+@answers.told
 def status(
     context: typer.Context,
     run: OptionalRun = None,
@@ -255,19 +211,19 @@ def status(
     if run is not None:
         now = client.status(run)
         if as_json:
-            _print_json(now.to_json())
+            answers.print_json(now.to_json())
         else:
-            _print(display.page(now, client.lanes(now.run), client.events(now.run)))
+            answers.show(display.page(now, client.lanes(now.run), client.events(now.run)))
     elif as_json:
-        _print_json({"runs": [one.to_json() for one in client.runs()]})
+        answers.print_json({"runs": [one.to_json() for one in client.runs()]})
     else:
         found, left_out = (client.runs(), 0) if all_runs else client.recent()
-        console = _console()
+        console = answers.console()
         console.print(display.overview(found, width=console.width, left_out=left_out))
 
 
 @app.command()
-@told
+@answers.told
 def watch(
     context: typer.Context,
     run: OptionalRun = None,
@@ -300,11 +256,11 @@ def watch(
 
 def _watch_lines(context: typer.Context, run: str | None) -> None:
     now: Sequence[Progress] = ()
-    with display.Watch(_console(), plain=True) as view:
+    with display.Watch(answers.console(), plain=True) as view:
         for now in _client(context).watch(run):
             view.show(now)
     if not now:
-        _say("nothing is going on: backfilld enqueue FILE")
+        answers.say("nothing is going on: backfilld enqueue FILE")
     if any(one.state is not State.COMPLETED for one in now):
         raise typer.Exit(1)
 
@@ -314,7 +270,7 @@ def _has_screen() -> bool:
 
 
 @app.command()
-@told
+@answers.told
 def explain(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
     """Say in words what a run is doing or waiting for, why, and what would let it go on.
 
@@ -322,13 +278,13 @@ def explain(context: typer.Context, run: RunArgument, *, as_json: Json = False) 
     """
     found = _client(context, as_json=as_json).explain(run)
     if as_json:
-        _print_json(found.to_json())
+        answers.print_json(found.to_json())
     else:
-        _print(display.explanation(f"{found.name} (run {found.run})", found.sentences, found.remedies))
+        answers.show(display.explanation(f"{found.name} (run {found.run})", found.sentences, found.remedies))
 
 
 @app.command()
-@told
+@answers.told
 def events(
     context: typer.Context,
     run: RunArgument,
@@ -348,18 +304,18 @@ def events(
         return
     story = client.events(run)
     if as_json:
-        _print_json({"events": [_event(event) for event in story]})
+        answers.print_json({"events": [_event(event) for event in story]})
     else:
-        _print(display.story(story))
+        answers.show(display.story(story))
 
 
 def _follow(client: Client, run: str, *, as_json: bool) -> None:
     """Events as they come; with --json an object for each, on a line of its own."""
-    console, day = _console(), None
+    console, day = answers.console(), None
     for news in client.follow(run):
         for event in news:
             if as_json:
-                _print_json(_event(event))
+                answers.print_json(_event(event))
                 continue
             if (its_day := display.day_of(event)) != day:
                 day = its_day
@@ -369,7 +325,7 @@ def _follow(client: Client, run: str, *, as_json: bool) -> None:
 
 
 @app.command()
-@told
+@answers.told
 def gate(  # noqa: PLR0913 - a command's options
     context: typer.Context,
     name: Annotated[
@@ -404,16 +360,16 @@ def gate(  # noqa: PLR0913 - a command's options
         reason = f" ({now.hold_reason})" if now.hold_reason else ""
         raise NotFinished(f"{msg}{reason}; to wait for it: backfilld gate {now.name} --phase {phase} --wait")
     if as_json:
-        _print_json(client.status(name).to_json())
+        answers.print_json(client.status(name).to_json())
     else:
-        _say(f"open: {name} is verified, and {phase} is over")
+        answers.say(f"open: {name} is verified, and {phase} is over")
 
 
 # --- control -----------------------------------------------------------------------------------------------------------
 
 
 @app.command()
-@told
+@answers.told
 def pause(context: typer.Context, run: RunOrAll = None, *, all_runs: All = False, as_json: Json = False) -> None:
     """Stop a run until it is resumed, or with --all every run of the database. No batch is lost; the one in flight ends within
     about a second.
@@ -423,19 +379,19 @@ def pause(context: typer.Context, run: RunOrAll = None, *, all_runs: All = False
     client = _client(context, as_json=as_json)
     one = _one_or_all(run, "pause", all_runs=all_runs)
     if one is not None:
-        _answer(client.pause(one), as_json=as_json, then="backfilld resume NAME")
+        answers.answer(client.pause(one), as_json=as_json, then="backfilld resume NAME")
         return
     stop = client.pause_all()
     if as_json:
-        _print_json(
+        answers.print_json(
             {"stopped": True, "stopped_by": stop.by, "stopped_at": stop.at.isoformat(), "hold_reason": stop.reason}
         )
     else:
-        _say(stop.reason)
+        answers.say(stop.reason)
 
 
 @app.command()
-@told
+@answers.told
 def resume(context: typer.Context, run: RunOrAll = None, *, all_runs: All = False, as_json: Json = False) -> None:
     """Let a paused or failed run go on from where it stopped, or with --all lift the stop of all runs.
 
@@ -444,17 +400,17 @@ def resume(context: typer.Context, run: RunOrAll = None, *, all_runs: All = Fals
     client = _client(context, as_json=as_json)
     one = _one_or_all(run, "resume", all_runs=all_runs)
     if one is not None:
-        _answer(client.resume(one), as_json=as_json, then="backfilld watch NAME")
+        answers.answer(client.resume(one), as_json=as_json, then="backfilld watch NAME")
         return
     was_stopped = client.resume_all()
     if as_json:
-        _print_json({"stopped": False, "stopped_by": None, "stopped_at": None, "hold_reason": None})
+        answers.print_json({"stopped": False, "stopped_by": None, "stopped_at": None, "hold_reason": None})
     else:
-        _say("all runs may go on" if was_stopped else "there was no stop of all runs")
+        answers.say("all runs may go on" if was_stopped else "there was no stop of all runs")
 
 
 @app.command()
-@told
+@answers.told
 def purge(
     context: typer.Context,
     run: Annotated[
@@ -480,18 +436,18 @@ def purge(
         )
     purged = client.purge(run, now=now)
     if as_json:
-        _print_json({"purged": [vars(one) for one in purged]})
+        answers.print_json({"purged": [vars(one) for one in purged]})
         return
     for one in purged:
-        _say(
+        answers.say(
             f"{one.name}: {one.journal_bytes + one.archive_bytes} bytes of old values and {one.misfits} misfits dropped"
         )
     if not purged:
-        _say("nothing to drop")
+        answers.say("nothing to drop")
 
 
 @app.command()
-@told
+@answers.told
 def rollback(  # noqa: PLR0913 - the options of a verb
     context: typer.Context,
     run: RunArgument,
@@ -521,26 +477,26 @@ def rollback(  # noqa: PLR0913 - the options of a verb
         with _watching(quiet=as_json) as show:
             now = client.wait_for_rollback(now.run, timeout, show)
     if as_json or not wait:
-        _answer(now, as_json=as_json, then="backfilld watch NAME")
+        answers.answer(now, as_json=as_json, then="backfilld watch NAME")
     else:
-        _say("rolled back")
+        answers.say("rolled back")
 
 
 @app.command()
-@told
+@answers.told
 def cancel(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
     """Stop a run for good. What it has done stays, and its name is free again.
 
     Example: backfilld cancel jobs-new-field
     """
     now = _client(context, as_json=as_json).cancel(run)
-    _answer(
+    answers.answer(
         now, as_json=as_json, then="backfilld rollback NAME takes away what it left; enqueue the file again to go on"
     )
 
 
 @app.command()
-@told
+@answers.told
 def pace(  # noqa: PLR0913 - a command's options
     context: typer.Context,
     run: Annotated[
@@ -604,14 +560,14 @@ def pace(  # noqa: PLR0913 - a command's options
         width=width,
     )
     if as_json:
-        _print_json(now.to_json())
+        answers.print_json(now.to_json())
     else:
         for line in display.changes(now) if now.changed else display.pace(now):
-            _say(line)
+            answers.say(line)
 
 
 @app.command()
-@told
+@answers.told
 def approve(
     context: typer.Context,
     run: RunArgument,
@@ -634,12 +590,12 @@ def approve(
     """
     now = _client(context, as_json=as_json).approve(run, phase)
     if not as_json:
-        _say(f"{phase} of {now.name} is approved")
-    _answer(now, as_json=as_json, then=f"backfilld gate NAME --phase {phase} --wait")
+        answers.say(f"{phase} of {now.name} is approved")
+    answers.answer(now, as_json=as_json, then=f"backfilld gate NAME --phase {phase} --wait")
 
 
 @quarantine_app.command("list")
-@told
+@answers.told
 def quarantine_list(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
     """Show the rows of a run that could not be converted, each with its error.
 
@@ -647,28 +603,28 @@ def quarantine_list(context: typer.Context, run: RunArgument, *, as_json: Json =
     """
     rows = _client(context, as_json=as_json).quarantine(run)
     if as_json:
-        _print_json({"quarantined": [_row(row) for row in rows]})
+        answers.print_json({"quarantined": [_row(row) for row in rows]})
         return
-    _print(display.quarantine(rows))
+    answers.show(display.quarantine(rows))
     if rows:
-        _next(f"mend them, or what refuses them, and then: backfilld quarantine retry {run}")
+        answers.next_step(f"mend them, or what refuses them, and then: backfilld quarantine retry {run}")
 
 
 @quarantine_app.command("retry")
-@told
+@answers.told
 def quarantine_retry(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
     """Try all quarantined rows of a run again, and let it go on.
 
     Example: backfilld quarantine retry jobs-new-field
     """
-    _answer(_client(context, as_json=as_json).retry(run), as_json=as_json, then="backfilld watch NAME")
+    answers.answer(_client(context, as_json=as_json).retry(run), as_json=as_json, then="backfilld watch NAME")
 
 
 # --- processes and the rest --------------------------------------------------------------------------------------------
 
 
 @app.command()
-@told
+@answers.told
 def worker(
     context: typer.Context,
     *,
@@ -683,7 +639,7 @@ def worker(
 
 
 @app.command()
-@told
+@answers.told
 def notify(
     channel: Annotated[
         str | None, typer.Argument(metavar="[CHANNEL]", help="A channel of the settings; all of them without.")
@@ -703,16 +659,16 @@ def notify(
         raise UsageError("News is sent by the worker; what can be sent from here is a test: backfilld notify --test")
     sent = notices.send_test(settings.load(), channel)
     if as_json:
-        _print_json({"sent": [vars(one) for one in sent]})
+        answers.print_json({"sent": [vars(one) for one in sent]})
     else:
         for one in sent:
-            _say(f"{one.channel}: {one.error or 'taken'}")
+            answers.say(f"{one.channel}: {one.error or 'taken'}")
     if any(one.error for one in sent):
         raise typer.Exit(1)
 
 
 @app.command()
-@told
+@answers.told
 def demo() -> None:
     """Try it out: a database, an application and a migration, all thrown away at the end. Needs nothing installed.
 
@@ -724,7 +680,7 @@ def demo() -> None:
 
 
 @app.command()
-@told
+@answers.told
 def schema() -> None:
     """Print the JSON Schema of migration files, for editors.
 
@@ -732,56 +688,30 @@ def schema() -> None:
     """
     from migrations import definition  # noqa: PLC0415 - for this verb alone
 
-    _print_json(definition.json_schema(), indent=2)
+    answers.print_json(definition.json_schema(), indent=2)
 
 
 @app.command()
-@told
+@answers.told
 def version() -> None:
     """Print the version.
 
     Example: backfilld version
     """
-    _say(f"backfilld {_version()}")
+    answers.say(f"backfilld {_version()}")
 
 
 # --- helpers, in order of use ------------------------------------------------------------------------------------------
 
 
 def _client(context: typer.Context, *, as_json: bool = False) -> Client:
-    return _make_client(context.obj, functools.partial(_warn, as_json=as_json))
+    return _make_client(context.obj, functools.partial(answers.warn, as_json=as_json))
 
 
 def _make_client(given: _Globals, warn: Callable[[str], None]) -> Client:
     from producers.client import Client  # noqa: PLC0415 - nine tenths of the start
 
     return Client(given.database_url, given.redis_url, warn=warn)
-
-
-def _warn(text: str, *, as_json: bool) -> None:
-    from monitoring.logs import redact  # noqa: PLC0415 - brings structlog along, for warnings alone
-
-    if as_json:  # so that each line of stderr is an object, warnings and the error alike
-        sys.stderr.write(json.dumps({"warning": redact(text)}) + "\n")
-    else:
-        _console(stderr=True).print(Text.assemble(("warning: ", "yellow"), display.safe(redact(text))), soft_wrap=True)
-
-
-def _console(*, stderr: bool = False) -> Console:
-    # Made anew each time: the streams may have been replaced since this module was imported.
-    return Console(stderr=stderr, highlight=False)
-
-
-def _print(renderable: RenderableType) -> None:
-    _console().print(renderable)
-
-
-def _say(text: str) -> None:
-    _console().print(Text(display.safe(text)), soft_wrap=True)
-
-
-def _print_json(value: dict[str, Any], *, indent: int | None = None) -> None:  # Any: JSON
-    sys.stdout.write(json.dumps(value, indent=indent, default=str) + "\n")
 
 
 def _one_or_all(run: str | None, verb: str, *, all_runs: bool) -> str | None:
@@ -792,29 +722,13 @@ def _one_or_all(run: str | None, verb: str, *, all_runs: bool) -> str | None:
     raise UsageError(msg)
 
 
-def _answer(now: Progress, *, as_json: bool, then: str = "") -> None:
-    """Where the run is now, after a command, and what to type `then`; NAME stands for the run's name."""
-    if as_json:
-        _print_json(now.to_json())
-        return
-    _say(display.line(now))
-    if now.state is State.FAILED:
-        then = "backfilld explain NAME"
-    if then:
-        _next(then.replace("NAME", now.name))
-
-
-def _next(command: str) -> None:
-    _console().print(Text.assemble(("next: ", "dim"), (display.safe(command), "green")), soft_wrap=True)
-
-
 @contextmanager
 def _watching(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
     """What to show while waiting; nothing when the output is for a program."""
     if quiet:
         yield None
         return
-    with display.Watch(_console()) as view:
+    with display.Watch(answers.console()) as view:
         yield lambda now: view.show([now])
 
 
@@ -851,31 +765,3 @@ def _version() -> str:
         return metadata.version("backfilld")
     except metadata.PackageNotFoundError:
         return "from a source tree"
-
-
-def _fail(exc: Exception, code: int, *, as_json: bool) -> NoReturn:
-    from monitoring.logs import redact  # noqa: PLC0415 - brings structlog along, for errors alone
-
-    message = redact(str(exc).strip()) or type(exc).__name__
-    if as_json:
-        error: dict[str, Any] = {"class": type(exc).__name__, "exit_code": code, "message": message}  # Any: JSON
-        match exc:
-            case InvalidMigration():
-                error |= {
-                    "file": exc.file,
-                    "line": exc.line,
-                    "key": exc.key,
-                    "problem": exc.problem,
-                    "remedy": exc.remedy,
-                }
-            case Refused():
-                error["findings"] = [vars(finding) for finding in exc.findings]
-        sys.stderr.write(json.dumps({"error": error}) + "\n")
-    elif isinstance(exc, Refused):
-        _console(stderr=True).print(display.refusals(exc.findings))
-    else:
-        mark = ("not yet: ", "yellow") if isinstance(exc, NotFinished) else ("error: ", "red")
-        _console(stderr=True).print(Text.assemble(mark, display.safe(message)), soft_wrap=True)
-        if hint := _hint(exc):
-            _console(stderr=True).print(Text(hint, style="green"), soft_wrap=True)
-    raise typer.Exit(code) from exc
