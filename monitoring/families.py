@@ -240,6 +240,11 @@ def _with_more_labels(runs: Sequence[Progress]) -> Iterator[Metric]:
     batches = CounterMetricFamily("backfilld_batches", "Batches, by what became of them.", labels=["run", "outcome"])
     info = GaugeMetricFamily("backfilld_run_info", "Where a run stands; 1.", labels=["run", "phase", "state"])
     lanes = GaugeMetricFamily("backfilld_run_lanes", "Lanes of the present walk, by state.", labels=["run", "state"])
+    errors = GaugeMetricFamily(
+        "backfilld_run_error_info",
+        "What a run paused itself or failed for; 1, absent for one that a person paused.",
+        labels=["run", "class"],
+    )
     held = GaugeMetricFamily(
         "backfilld_run_held_seconds",
         "Seconds for which the run has been held, with the one cause that comes first; absent when nothing holds it.",
@@ -254,9 +259,11 @@ def _with_more_labels(runs: Sequence[Progress]) -> Iterator[Metric]:
         info.add_metric([run.name, run.phase, run.state], 1)
         for state, count in run.lanes_by_state.items():
             lanes.add_metric([run.name, state], count)
+        if run.error_class is not None:
+            errors.add_metric([run.name, run.error_class], 1)
         if run.hold is not None:
             held.add_metric([run.name, run.hold.cause], run.hold.seconds)
-    yield from (rows, batches, info, lanes, held)
+    yield from (rows, batches, info, lanes, errors, held)
 
 
 def _of_sizes(runs: Sequence[Progress], sizes: Sizes) -> Iterator[Metric]:

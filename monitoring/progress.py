@@ -80,6 +80,8 @@ class Progress:
     index_work: Work | None = None
     #: What `hold_reason` is made of; neither are the rest.
     hold: Hold | None = None
+    #: What the run paused itself or failed for; None for one that a person paused.
+    error_class: str | None = None
     state_seconds: float = 0.0
     phase_seconds: float = 0.0
     #: Seconds since a batch committed, or since the beginning.
@@ -185,6 +187,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         space=run.space,
         index_work=index_work,
         hold=hold,
+        error_class=str(run.error.get("class", "other")) if run.error else None,
         state_seconds=_seconds_since(run.state_since, now),
         phase_seconds=_seconds_since(run.phase_since, now),
         progress_age_seconds=_seconds_since(moved_at or run.created_at, now),

@@ -129,11 +129,11 @@ class Scene:
         (one,) = [sample for sample in found if labels.items() <= sample.labels.items()]
         return one.value
 
-    def series(self, expression: str, *, step_seconds: float = STEP_SECONDS) -> list[Series]:
+    def series(self, expression: str, *, step_seconds: float = STEP_SECONDS, run: str = "people-name") -> list[Series]:
         """What an expression gave over the whole scene."""
         # One step more: the last point of a range is the last whole step.
         end = self.moments["rest"] + step_seconds
-        asked = self.asked(expression, until=end, step_seconds=step_seconds)
+        asked = self.asked(expression, until=end, step_seconds=step_seconds, run=run)
         return self.prometheus.query_range(asked, start=self.began, end=end, step_seconds=step_seconds)
 
     def at_rest(self, expression: str, job: str) -> dict[tuple[tuple[str, str], ...], float]:
@@ -142,11 +142,19 @@ class Scene:
         found = self.prometheus.query(self.asked(expression, until=end, job=job), end)
         return {tuple(sorted({**one.labels, "job": ""}.items())): one.value for one in found}
 
-    def asked(self, expression: str, *, until: float, job: str = JOB, step_seconds: float = STEP_SECONDS) -> str:
+    def asked(
+        self,
+        expression: str,
+        *,
+        until: float,
+        job: str = JOB,
+        step_seconds: float = STEP_SECONDS,
+        run: str = "people-name",
+    ) -> str:
         """An expression as Grafana sends it: with its variables put in."""
         known = {
             "job": job,
-            "run": "people-name",
+            "run": run,
             "instance": ".+",
             "signal": SIGNAL["name"],
             "__interval": f"{round(step_seconds * 1000)}ms",

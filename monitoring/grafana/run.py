@@ -79,6 +79,14 @@ AT_A_GLANCE = Section(
             look=Look(unit="none", words={"1": ("yes", GREEN), "0": ("not yet", BLUE)}),
             size=(4, 4),
         ),
+        words_panel(
+            "What did it stop for?",
+            "The class of the error for which it paused itself or failed; a run that a person paused has none. "
+            "`backfilld explain $run` has the error in words, and what to do about it.",
+            Query(of_run("backfilld_run_error_info"), "{{class}}"),
+            look=Look(unit="none", base=ORANGE, nothing="nothing"),
+            size=(5, 4),
+        ),
         stat_panel(
             "How near is it to its limit of rows set aside?",
             "Rows in quarantine as a share of those at which the run pauses. "
@@ -88,7 +96,7 @@ AT_A_GLANCE = Section(
                 "of the limit",
             ),
             look=Look(unit="percentunit", least=0, steps=[(0.5, YELLOW), (0.8, ORANGE), (1, RED)], nothing="no limit"),
-            size=(6, 4),
+            size=(5, 4),
         ),
         stat_panel(
             "How many rows did the last verification find?",
@@ -96,7 +104,7 @@ AT_A_GLANCE = Section(
             "if they keep coming, the application writes rows that need it, and the code that does has to be deployed first.",
             Query(of_run("backfilld_run_residual_rows"), "rows"),
             look=Look(unit="locale", steps=[(1, ORANGE)], nothing="not verified yet"),
-            size=(6, 4),
+            size=(5, 4),
         ),
         stat_panel(
             "Is a row in the way of going back?",
@@ -104,7 +112,7 @@ AT_A_GLANCE = Section(
             "`backfilld status $run` names them.",
             Query(of_run("backfilld_misfit_rows"), "rows"),
             look=Look(unit="locale", steps=[(1, ORANGE)]),
-            size=(6, 4),
+            size=(5, 4),
         ),
         stat_panel(
             "How long ago did a batch commit?",
@@ -112,7 +120,7 @@ AT_A_GLANCE = Section(
             "More than that with no cause beside it: look whether a worker runs, and at the errors of the fleet.",
             Query(of_run("backfilld_run_progress_age_seconds"), "ago"),
             look=Look(unit="dtdurations", steps=[(60, YELLOW), (300, ORANGE)]),
-            size=(6, 4),
+            size=(4, 4),
         ),
     ],
 )

@@ -34,7 +34,8 @@ def test_every_panel_had_something_to_show(scene: Scene, name: str) -> None:
     for panel in panels(DASHBOARDS[name]):
         for target in panel["targets"]:
             try:
-                series = scene.series(target["expr"])
+                # The one at work, and the one that paused itself: only the second has an error.
+                series = scene.series(target["expr"]) or scene.series(target["expr"], run="numbers")
             except QueryRefused as error:
                 wrong.append(f"{panel['title']} ({target['refId']}): {error}")
                 continue
