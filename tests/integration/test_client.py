@@ -261,7 +261,7 @@ def test_status_is_found_by_id_and_by_name(site: Site) -> None:
     run = site.enqueued()
     runs.set_totals(site.connection, run, rows_total=100)
     now = site.client().status(str(run))
-    assert now == site.client().status("jobs-shout")
+    assert now.to_json() == site.client().status("jobs-shout").to_json()
     assert now.rows_total == 100
     assert now.hot_update_ratio is None
 
@@ -465,6 +465,34 @@ def test_the_gate_of_a_run_that_will_not_get_there_is_an_error(site: Site) -> No
         site.becomes(*WAYS[state], error=BOOM if state is State.FAILED else None)
         with pytest.raises(RunStopped, match=f"jobs-{state}"):
             site.client().gate(f"jobs-{state}")
+
+
+def test_the_story_of_a_run_holds_what_happened_to_all_runs_meanwhile(site: Site) -> None:
+    site.client().pause_all()
+    site.client().resume_all()
+    run = site.enqueued()
+    site.client().pause_all()
+    whats = [event["what"] for event in site.client().events(run)]
+    assert whats == ["run.enqueued", "all.stopped"]
+    assert [event["run"] for event in site.client().events(run)] == [run, None]
+
+
+def test_following_ends_with_the_run_and_tells_each_event_once(site: Site) -> None:
+    run = site.enqueued()
+    following = site.client().follow(run)
+    assert [event["what"] for event in next(following)] == ["run.enqueued"]
+    site.becomes(State.RUNNING, State.FAILED, error={"class": "fatal", "message": "boom"})
+    assert [event["what"] for news in following for event in news] == ["run.running", "run.failed"]
+
+
+def test_recent_runs_are_those_that_go_on_and_the_last_that_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "RECENT_RUNS", 1)
+    for _ in range(2):
+        site.enqueued()
+        site.becomes(State.CANCELLING, State.CANCELLED)
+    last = site.enqueued()
+    found, left_out = site.client().recent()
+    assert ([one.run for one in found], left_out) == ([last, last - 1], 1)
 
 
 # --- waiting -----------------------------------------------------------------------------------------------------------
