@@ -251,7 +251,8 @@ def watch(
 
     given: _Globals = context.obj
     view = Watch(lambda warn: _make_client(given, warn), run=only)
-    raise typer.Exit(view.run() or 0)
+    code = view.run()
+    raise typer.Exit(1 if code is None else code)  # none: it broke, and has said of what
 
 
 def _watch_lines(context: typer.Context, run: str | None) -> None:
