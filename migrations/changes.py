@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from migrations.names import Wrong
-from migrations.values import Columns, Expression, Function, Name, Table
-
-
-class FileModel(BaseModel):
-    """Strict, so that YAML's booleans and numbers are not taken for text; by field name for code, by alias for files."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, populate_by_name=True, serialize_by_alias=True, allow_inf_nan=False
-    )
-
+from migrations.values import Columns, Expression, FileModel, Function, Name, Table
 
 #: The table of an operation.
 _TABLE = Field(

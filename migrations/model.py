@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
-from migrations.definition import Migration, RunSettings
 from migrations.facts import Facts
+from migrations.run_settings import RunSettings
 from migrations.states import Phase, State, Wish
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
+
+    from migrations.definition import Migration
 
 #: A position in a key's order: each column's value as PostgreSQL writes it.
 Key = tuple[str, ...]
@@ -27,7 +30,8 @@ class Run:
     run: int
     name: str
     checksum: str
-    migration: Migration
+    #: As `Migration.canonical` wrote it. Any: JSON.
+    definition: Mapping[str, Any]
     settings: RunSettings
     facts: tuple[Facts, ...]
     phase: Phase
@@ -57,11 +61,18 @@ class Run:
     started_at: datetime | None
     ended_at: datetime | None
 
+    @cached_property
+    def migration(self) -> Migration:
+        """What the run does. Raises InvalidMigration for one of another release; whoever only looks at runs need not read it."""
+        # Late, and read when asked for: a list of hundreds of runs is shown without any of it.
+        from migrations.definition import Migration  # noqa: PLC0415 - builds the models of all operations
+
+        return Migration.from_canonical(dict(self.definition))
+
     @classmethod
     def from_row(cls, row: Row) -> Self:
         return cls(
             **{field.name: row[field.name] for field in fields(cls) if field.name in row and field.name not in _PARSED},
-            migration=Migration.from_canonical(row["definition"]),
             settings=RunSettings.model_validate(row["settings"]),
             facts=tuple(Facts.from_json(facts) for facts in row["facts"]),
             phase=Phase(row["phase"]),
@@ -72,7 +83,7 @@ class Run:
         )
 
 
-_PARSED = frozenset({"migration", "settings", "facts", "phase", "state", "wish", "approved", "pass_"})
+_PARSED = frozenset({"settings", "facts", "phase", "state", "wish", "approved", "pass_"})
 
 
 @dataclass(frozen=True, kw_only=True)

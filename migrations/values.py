@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+)
 
 from migrations.names import NAME_BYTES, TableName, Wrong, check_encodable, check_name, shown
 from migrations.states import Phase
@@ -16,6 +25,15 @@ APPROVABLE = tuple(phase for phase in Phase if phase is not Phase.DONE)
 
 #: Every claim of a lane looks at each; nobody plans a week in more pieces.
 MOST_WINDOWS = 20
+
+
+class FileModel(BaseModel):
+    """Strict, so that YAML's booleans and numbers are not taken for text; by field name for code, by alias for files."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, populate_by_name=True, serialize_by_alias=True, allow_inf_nan=False
+    )
+
 
 _NAME_PATTERN = r"^(?![0-9]+$)[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 

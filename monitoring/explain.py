@@ -115,7 +115,8 @@ def explain(facts: Facts) -> Explanation:
         run=run.run,
         name=run.name,
         cause=run.hold.cause if run.hold is not None else None,
-        sentences=tuple(one for one in told if not isinstance(one, Remedy)),
+        # A reason may be a question already.
+        sentences=tuple(one.replace("?.", "?") for one in told if not isinstance(one, Remedy)),
         remedies=tuple(dict.fromkeys(str(one) for one in told if isinstance(one, Remedy))),
     )
 

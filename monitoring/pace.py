@@ -12,9 +12,9 @@ from monitoring import holds, progress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from migrations.definition import RunSettings
     from migrations.model import Pace, Run
     from migrations.postgres.connect import Connection
+    from migrations.run_settings import RunSettings
     from migrations.settings import Limit, Limits
     from monitoring.holds import Hold
     from monitoring.progress import Progress

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from psycopg import errors
 from pydantic import ValidationError
 
-from migrations.definition import RunSettings
 from migrations.errors import BackfilldError, Finding, Refused, UsageError
 from migrations.model import Bounds
 from migrations.names import Wrong
+from migrations.run_settings import RunSettings
 from migrations.states import ENDED, Phase, State, Wish
 from migrations.store import events, lanes, pace, quarantine, runs
 from monitoring.pace import Changed

@@ -13,8 +13,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from migrations.definition import RunSettings
 from migrations.events import SessionWaited
+from migrations.run_settings import RunSettings
 from migrations.sql import queries
 from migrations.store import events, runs
 

@@ -20,8 +20,8 @@ from migrations.postgres import locks
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from migrations.definition import RunSettings
     from migrations.postgres.locks import Blocker
+    from migrations.run_settings import RunSettings
 
 #: A transaction that has lasted so long will not end within the next `lock_timeout`.
 OLD_SECONDS = 3.0

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
-from migrations.definition import RunSettings
 from migrations.errors import UsageError
 from migrations.model import Row, Run
+from migrations.run_settings import RunSettings
 from migrations.sql import queries
 from migrations.states import Phase, State, Wish, allowed
 from migrations.store import events, pace

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from migrations.walks.survey import of_whole, survey, walk_for
 
 if TYPE_CHECKING:
-    from migrations.definition import RunSettings
     from migrations.postgres.catalog import Table
     from migrations.postgres.connect import Connection
+    from migrations.run_settings import RunSettings
     from migrations.walks.rewrite import Rewrite
 
 BLOCK_BYTES = 8192

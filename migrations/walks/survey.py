@@ -13,10 +13,11 @@ from migrations.postgres.catalog import Leaf
 from migrations.walks import pages
 
 if TYPE_CHECKING:
-    from migrations.definition import RunSettings, TableName
     from migrations.facts import Facts
+    from migrations.names import TableName
     from migrations.postgres.catalog import Table
     from migrations.postgres.connect import Connection
+    from migrations.run_settings import RunSettings
     from migrations.walks.rewrite import Rewrite
 
 #: Pages that are looked at, in all leaves together: 4 MB.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from migrations.definition import RunSettings
+    from migrations.run_settings import RunSettings
     from monitoring.progress import Progress
     from producers.watch.wishes import Wish
 

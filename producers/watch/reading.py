@@ -25,9 +25,9 @@ from monitoring.logs import redact
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from migrations.definition import RunSettings
     from migrations.model import Lane, Pace, Run
     from migrations.postgres.connect import Connection
+    from migrations.run_settings import RunSettings
     from migrations.store.pace import Stop
     from monitoring.pace import Signal
     from monitoring.progress import Progress

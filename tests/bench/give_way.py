@@ -13,7 +13,7 @@ from bench.effort import tell
 from bench.figures import Figure, Section, Target
 from bench.stage import BenchBroken, NotHere
 
-from migrations.definition import RunSettings
+from migrations.run_settings import RunSettings
 
 if TYPE_CHECKING:
     from bench.effort import Effort

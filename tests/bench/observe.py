@@ -117,7 +117,9 @@ def _status(database: Database) -> None:
 
 
 def _python(program: str, **variables: str) -> str:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BACKFILLD_")}
+    # As it is installed: compiled once, whatever the developer's shell says.
+    left_out = ("BACKFILLD_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=kept | variables,

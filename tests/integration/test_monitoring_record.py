@@ -278,15 +278,22 @@ def test_what_was_kept_for_too_long_is_told(connection: Connection, record: Reco
     assert samples["backfilld_runs_ended_total", "completed"] == 1
 
 
-def test_a_run_that_this_release_does_not_understand_costs_the_record_and_not_the_page(
+def test_a_run_that_this_release_does_not_understand_is_told_like_any_other(
+    connection: Connection, record: RecordCollector
+) -> None:
+    """A newer release may have put down what an older one cannot read: only who works on the run has to."""
+    _run(connection, "jobs", definition=Jsonb({"name": "jobs", "operations": [{"teleport": {}}]}), state="paused")
+    assert _scrape(record)["backfilld_run_info", "expand", "jobs", "paused"] == 1
+
+
+def test_settings_that_this_release_does_not_understand_cost_the_record_and_not_the_page(
     connection: Connection, database_url: str
 ) -> None:
-    """A newer release may have put down what an older one cannot read."""
-    _run(connection, "jobs", definition=Jsonb({"name": "jobs", "operations": [{"teleport": {}}]}))
+    _run(connection, "jobs", settings=Jsonb({"lanes": "many"}))
     told: list[Event] = []
     collector = RecordCollector(database_url, observe=told.append)
     assert _scrape(collector) == {("backfilld_database_up",): 0}
-    assert [event.message for event in told if isinstance(event, LoopFailed) and "teleport" in event.message]
+    assert [event.message for event in told if isinstance(event, LoopFailed) and "lanes" in event.message]
     collector.close()
 
 

@@ -16,11 +16,12 @@ from psycopg import sql
 from psycopg.pq import PipelineStatus
 from psycopg.rows import dict_row
 
-from migrations.definition import RunSettings, TableName
 from migrations.events import BatchRetried, BlockerSentAway, CommitUnknown, LaneHeld
+from migrations.names import TableName
 from migrations.operations import Action, Statement
 from migrations.postgres import locks
 from migrations.postgres.connect import open_pool
+from migrations.run_settings import RunSettings
 from migrations.states import Phase, State
 from migrations.store import runs, schema
 from producers import commands

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from migrations.definition import RunSettings, TableName
 from migrations.facts import IndexDefinition
+from migrations.names import TableName
 from migrations.operations import Action, Index, Statement
 from migrations.postgres import locks
 from migrations.postgres.locks import Blocker, Needed
+from migrations.run_settings import RunSettings
 from worker import ladder
 from worker.ladder import LONGEST_PAUSE_SECONDS, LOOK_SECONDS, RARELY_SECONDS, Wait
 

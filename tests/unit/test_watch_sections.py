@@ -10,7 +10,7 @@ import pytest
 from fix_progress import AT, FAILED, HELD, LANE, RUNNING, WAITING
 from rich.console import Console
 
-from migrations.definition import RunSettings
+from migrations.run_settings import RunSettings
 from migrations.states import State
 from monitoring.holds import Cause, Hold
 from monitoring.pace import Signal
