@@ -15,12 +15,13 @@ import json
 import socket
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from monitoring import exchange
 from monitoring.notices.outcomes import NotTaken, TakenNever
 
 if TYPE_CHECKING:
@@ -71,26 +72,10 @@ class Webhook:
 
     def _post(self, body: bytes, headers: dict[str, str]) -> tuple[int, str | None]:
         """The status of the answer, and when it asks to be asked again. Raises NotTaken."""
-        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
-        client = kind(self._url.hostname or "", self._url.port, timeout=self._timeout_seconds)
         late = threading.Event()
-        opened: list[socket.socket] = []
-
-        def cut() -> None:
-            late.set()
-            with suppress(OSError, AttributeError):  # not connected yet, or gone already
-                # The client lets go of its socket once the answer has begun.
-                (opened[0] if opened else client.sock).shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(self._timeout_seconds, cut)
-        timer.daemon = True
-        timer.start()
         try:
-            with closing(client):
-                client.connect()
-                opened.append(client.sock)
-                query = f"?{self._url.query}" if self._url.query else ""
-                client.request("POST", (self._url.path or "/") + query, body=body, headers=headers)
+            with exchange.connected(self._url, timeout_seconds=self._timeout_seconds, late=late) as client:
+                client.request("POST", exchange.target(self._url), body=body, headers=headers)
                 with client.getresponse() as answer:
                     if late.is_set():
                         raise TimeoutError  # a head that was cut reads like one that has ended
@@ -103,10 +88,6 @@ class Webhook:
                 raise NotTaken(f"no answer within {self._timeout_seconds:g} s") from None
             # Not the error's text: it may quote the URL, and with it what makes the URL a secret.
             raise NotTaken(f"cannot be reached ({_kind(exc)})") from None
-        finally:
-            timer.cancel()
-            for one in opened:
-                one.close()
 
 
 def sign(secret: bytes, timestamp: str, body: bytes) -> str:

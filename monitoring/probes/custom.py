@@ -10,11 +10,9 @@ import base64
 import http.client
 import json
 import math
-import socket
 import threading
 import time
 from concurrent.futures import Future, wait
-from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 from urllib.parse import quote, unquote, urlsplit
@@ -22,6 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 import psycopg
 
 from migrations.postgres.connect import apply_settings, connect
+from monitoring import exchange
 from monitoring.probes.reading import Reading, unreadable
 
 if TYPE_CHECKING:
@@ -146,44 +145,19 @@ class _Source:
 
 
 def _get(signal: Signal, url: str) -> bytes:
-    """The body of the answer. Raises TimeoutError, OSError, ValueError.
-
-    `http.client`, as urllib's limit is one for each wait: a server that sends a byte a second would never pass it. Here a
-    timer cuts the connection. Redirects are not followed: the operator named the place.
-    """
+    """The body of the answer. Raises TimeoutError, OSError, ValueError."""
     parts = urlsplit(url)
     host, timeout = parts.hostname or "", signal.timeout_seconds
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    client = kind(host, parts.port, timeout=timeout)
     late = threading.Event()
-    opened: list[socket.socket] = []
-
-    def cut() -> None:
-        late.set()
-        with suppress(OSError, AttributeError):  # not connected yet, or gone already
-            # The client lets go of its socket once the answer has begun, and has one before it says that it is connected.
-            (opened[0] if opened else client.sock).shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(timeout, cut)
-    timer.daemon = True
-    timer.start()
     try:
-        with closing(client):
-            client.connect()
-            opened.append(client.sock)
-            client.request(
-                "GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), headers=_headers(signal)
-            )
+        with exchange.connected(parts, timeout_seconds=timeout, late=late) as client:
+            client.request("GET", exchange.target(parts), headers=_headers(signal))
             with client.getresponse() as answer:
                 body = answer.read(MOST_BYTES + 1)
     except (OSError, http.client.HTTPException) as exc:
         if late.is_set() or isinstance(exc, TimeoutError):
             raise TimeoutError(f"no answer within {timeout:g} s from {host}") from exc
         raise
-    finally:
-        timer.cancel()
-        for one in opened:
-            one.close()
     if late.is_set():
         raise TimeoutError(f"no answer within {timeout:g} s from {host}")
     if answer.status != http.client.OK:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -505,6 +506,7 @@ def holes(of: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional={key: tree | st.just(value) for key, value in of.items()})
 
 
+@effort(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 @given(
     holes(
         {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from fix_progress import AT, RUNNING
 
 from migrations.model import Pace
 from migrations.settings import Limits
@@ -17,32 +17,8 @@ from monitoring.holds import Cause, Hold
 from monitoring.pace import Signal
 from monitoring.progress import Progress
 
-AT = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
-RUN = Progress(
-    run=12,
-    name="jobs",
-    target="default",
-    phase=Phase.BACKFILL,
-    state=State.RUNNING,
-    wish=None,
-    rows_done=452_000,
-    rows_total=1_000_000,
-    percent=45.2,
-    rows_per_second=12_345.6,
-    eta_seconds=44,
-    lanes=4,
-    width=4,
-    hold_reason=None,
-    residual_rows=None,
-    verified=False,
-    quarantined=0,
-    errors=(),
-    hot_update_ratio=None,
-    created_at=AT,
-    updated_at=AT,
-    state_seconds=200.0,
-    phase_seconds=180.0,
-    max_quarantined=100,
+RUN = replace(
+    RUNNING, name="jobs", width=4, hot_update_ratio=None, state_seconds=200.0, phase_seconds=180.0, max_quarantined=100
 )
 PACE = Pace(width=4, max_width=8, hold_reason=None, age_seconds=0.5)
 LAG = Signal(name="replica_lag_seconds", value=41.0, soft=5.0, hard=30.0, detail="walreceiver is 41.0 s behind")
