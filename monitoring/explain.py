@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
-from migrations.states import ENDED, State
+from migrations.states import ENDED, Phase, State
 from migrations.store import events, lanes
 from migrations.store import pace as pace_store
 from monitoring import pace as pace_report
@@ -301,17 +301,19 @@ def _paused(facts: Facts) -> Iterator[_Told]:
     yield f"It paused itself {duration(run.state_seconds)} ago: {_text(error)}."
     match error["class"]:
         case "quarantine":
-            yield Remedy(f"look which rows, mend them, and try them again: backfilld quarantine retry {run.name}")
-            yield Remedy(
-                f"or allow more of them: backfilld pace {run.name} --max-quarantined {2 * run.max_quarantined or 100}"
-            )
+            yield Remedy(f"see which rows, and why: backfilld quarantine list {run.name}")
+            yield Remedy(f"mend them and try them again, which lets it go on: backfilld quarantine retry {run.name}")
+            if run.phase is not Phase.VERIFY:  # there nothing else is left to do, and more would not help
+                more = 2 * run.max_quarantined or 100
+                yield Remedy(f"or allow more of them: backfilld pace {run.name} --max-quarantined {more}")
+                yield Remedy(f"and then let it go on: backfilld resume {run.name}")
         case "violated":
-            yield Remedy("mend the rows that are named")
+            yield Remedy(f"mend the rows that are named, then let it go on: backfilld resume {run.name}")
         case "blocked":
             yield from _blockers(run)
+            yield Remedy(f"then let it go on: backfilld resume {run.name}")
         case _:
-            yield Remedy("mend the cause")
-    yield Remedy(f"then let it go on: backfilld resume {run.name}")
+            yield Remedy(f"mend the cause, then let it go on: backfilld resume {run.name}")
     yield Remedy(f"or take everything back: backfilld rollback {run.name}")
 
 
@@ -358,7 +360,7 @@ def _set_aside(run: Progress) -> Iterator[_Told]:
             f"{number(run.quarantined)} {rows} set aside, because they cannot be converted; at more than "
             f"{number(run.max_quarantined)} the run pauses."
         )
-        yield Remedy(f"see which and why: backfilld quarantine list {run.name}")
+        yield Remedy(f"see which rows, and why: backfilld quarantine list {run.name}")
         if run.state in {State.RUNNING, State.FAILED}:
             yield Remedy(f"once they are mended: backfilld quarantine retry {run.name}")
     if run.misfits and run.state not in ENDED:

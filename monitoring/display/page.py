@@ -56,7 +56,7 @@ def page(
     facts.add_row("verified", _verified(progress))
     if progress.hot_update_ratio is not None:
         facts.add_row("HOT updates", f"{progress.hot_update_ratio:.1%}")
-    if progress.space is not None and "after" in progress.space:
+    if progress.space is not None and progress.space.get("after", {}).get("heap_bytes"):
         facts.add_row("size", _sizes(progress.space["before"], progress.space["after"]))
     if progress.rollback is not None and progress.state is not State.ROLLED_BACK:
         facts.add_row("rollback", _way_back(progress.rollback))
@@ -125,9 +125,10 @@ def remarks(progress: Progress, *, commands: bool = True) -> list[Text]:
         mark = "" if progress.state is State.WAITING else "hold  "
         remarks.append(Text.assemble((mark, "yellow"), remedy(progress.hold_reason)))
     if progress.state in {State.FAILED, State.PAUSED}:
-        told = f": backfilld explain {safe(progress.name)}" if commands else ""
+        told = f". What helps: backfilld explain {safe(progress.name)}" if commands else ""
         remarks += [
-            Text.assemble(("error ", "red"), safe(error["message"]), remedy(told)) for error in progress.errors[:1]
+            Text.assemble(("error ", "red"), safe(error["message"]).removesuffix("."), remedy(told))
+            for error in progress.errors[:1]
         ]
     if progress.quarantined:
         rows_ = "row" if progress.quarantined == 1 else "rows"

@@ -134,7 +134,13 @@ def test_a_run_that_stands_still_without_a_reason_says_so() -> None:
         (replace(RUN, state=State.PAUSED), ("It was paused by ann@laptop, 3 min 20 s ago", "backfilld resume jobs")),
         (
             replace(RUN, state=State.PAUSED, errors=({"class": "quarantine", "message": "too many rows"},)),
-            ("paused itself", "too many rows", "backfilld quarantine retry jobs", "--max-quarantined 200"),
+            (
+                "paused itself",
+                "too many rows",
+                "backfilld quarantine retry jobs",
+                "--max-quarantined 200",
+                "resume jobs",
+            ),
         ),
         (
             replace(RUN, state=State.PAUSED, errors=({"class": "violated", "message": "rows break it"},)),
@@ -167,6 +173,19 @@ def test_each_state_is_told(run: Progress, parts: tuple[str, ...]) -> None:
 def test_every_state_has_a_case_above() -> None:
     (mark,) = test_each_state_is_told.pytestmark  # type: ignore[attr-defined] # set by the decorator
     assert {case[0].state for case in mark.args[1]} | {State.RUNNING} == set(State)
+
+
+def test_more_rows_are_not_allowed_where_nothing_else_is_left_to_do() -> None:
+    run = replace(
+        RUN,
+        state=State.PAUSED,
+        phase=Phase.VERIFY,
+        errors=({"class": "quarantine", "message": "2 rows"},),
+        quarantined=2,
+    )
+    assert says(told(run), "which lets it go on: backfilld quarantine retry jobs")
+    assert not says(told(run), "--max-quarantined")
+    assert not says(told(run), "backfilld resume")
 
 
 def test_a_stop_that_is_a_second_old_needs_nobody() -> None:
