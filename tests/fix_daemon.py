@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 #: Generous: the machine that runs the tests may be slow and shared. Reaching it is a failure, not a measurement.
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 180.0
 
 
 def until(what: str, condition: Callable[[], Any], *, patience_seconds: float = PATIENCE_SECONDS) -> Any:
