@@ -1,6 +1,7 @@
 FROM python:3.12-slim AS build
 WORKDIR /source
 COPY pyproject.toml README.md constraints.txt ./
+COPY backfilld backfilld
 COPY migrations migrations
 COPY monitoring monitoring
 COPY worker worker

@@ -56,14 +56,14 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	MYPYPATH=tests $(BIN)/mypy --explicit-package-bases tests
+	MYPYPATH=tests:. $(BIN)/mypy --explicit-package-bases tests bench
 	$(BIN)/lint-imports
 
 prometheus: $(READY)
 	bash tests/get_prometheus.sh $(VENV)/prometheus
 
 bench: $(CAN_PLOT)
-	$(BIN)/python tests/bench/run.py $(BENCH)
+	$(BIN)/python bench/run.py $(BENCH)
 
 $(CAN_PLOT): $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[bench]' </dev/null

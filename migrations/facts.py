@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from migrations.attachments import Attachments
+    from backfilld.migrations.postgres.column_dependents import Attachments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ class Facts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        from migrations.attachments import Attachments  # noqa: PLC0415 - it holds definitions of indexes, which are here
+        from backfilld.migrations.postgres.column_dependents import Attachments  # noqa: PLC0415 - it holds definitions of indexes, which are here
 
         return cls(
             **{

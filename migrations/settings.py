@@ -33,7 +33,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from migrations.errors import InvalidSettings, UsageError
+from backfilld.migrations.errors import InvalidSettings, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

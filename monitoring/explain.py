@@ -8,24 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
-from migrations.states import ENDED, Phase, State
-from migrations.store import events, lanes
-from migrations.store import pace as pace_store
-from monitoring import pace as pace_report
-from monitoring import progress
-from monitoring.display.words import duration, figure, number, size
-from monitoring.holds import Cause
+from backfilld.migrations.holds import Cause
+from backfilld.migrations.record import audit, lanes
+from backfilld.migrations.record import pace as pace_store
+from backfilld.migrations.record.states import ENDED, Phase, State
+from backfilld.monitoring import pace as pace_report
+from backfilld.monitoring import progress
+from backfilld.monitoring.display.words import duration, figure, number, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from migrations.model import Pace, Run
-    from migrations.postgres.connect import Connection
-    from migrations.settings import Limits
-    from migrations.store.lanes import Waiting
-    from monitoring.holds import Hold
-    from monitoring.pace import Signal
-    from monitoring.progress import Progress
+    from backfilld.migrations.holds import Hold
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.lanes import Waiting
+    from backfilld.migrations.record.model import Pace, Run
+    from backfilld.migrations.settings import Limits
+    from backfilld.monitoring.pace import Signal
+    from backfilld.monitoring.progress import Progress
 
 #: A lane that is due is taken within a second; the reconciler needs a few more where its message got lost.
 UNTAKEN_SECONDS = 10.0
@@ -102,7 +102,7 @@ def read(connection: Connection, run: Run, limits: Limits) -> Explanation:
             signals=pace_report.signals(pace, limits),
             waiting=lanes.waiting(connection),
             working_sessions=pace_store.working_sessions(connection),
-            since=events.latest(connection, run.run, what=f"run.{run.state}"),
+            since=audit.latest(connection, run.run, what=f"run.{run.state}"),
         )
     return explain(facts)
 

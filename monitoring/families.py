@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from migrations.states import ENDED, State
+from backfilld.migrations.record.states import ENDED, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prometheus_client.metrics_core import Metric
 
-    from migrations.model import Pace
-    from monitoring.progress import Progress
+    from backfilld.migrations.record.model import Pace
+    from backfilld.monitoring.progress import Progress
 
 #: A value of a run, or of the database; None: unknown, and no sample.
 Number = float | None

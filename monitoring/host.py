@@ -9,7 +9,7 @@ import redis
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from monitoring.broker import queue_lengths
+from backfilld.migrations.wire.broker import queue_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from migrations.events import ErrorClass
-from migrations.messages import CONTROL_VERBS
-from migrations.settings import Limits
+from backfilld.migrations.settings import Limits
+from backfilld.migrations.telemetry import ErrorClass
+from backfilld.migrations.wire.messages import CONTROL_VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

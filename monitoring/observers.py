@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
-from migrations.events import (
+from backfilld.migrations.record.states import State
+from backfilld.migrations.telemetry import (
     BatchCommitted,
     BatchGaveWay,
     BatchRetried,
@@ -34,15 +35,14 @@ from migrations.events import (
     StateChanged,
     StopSwitched,
 )
-from migrations.messages import CONTROL_VERBS
-from migrations.states import State
-from monitoring import metrics
-from monitoring.exemplars import Exemplars
+from backfilld.migrations.wire.messages import CONTROL_VERBS
+from backfilld.monitoring import metrics
+from backfilld.monitoring.exemplars import Exemplars
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from migrations.events import Event
+    from backfilld.migrations.telemetry import Event
 
 
 class Observers:

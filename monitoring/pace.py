@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from migrations.store import pace as pace_store
-from monitoring import holds, progress
+from backfilld.migrations import holds
+from backfilld.migrations.record import pace as pace_store
+from backfilld.monitoring import progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from migrations.model import Pace, Run
-    from migrations.postgres.connect import Connection
-    from migrations.run_settings import RunSettings
-    from migrations.settings import Limit, Limits
-    from monitoring.holds import Hold
-    from monitoring.progress import Progress
+    from backfilld.migrations.file.run_settings import RunSettings
+    from backfilld.migrations.holds import Hold
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Pace, Run
+    from backfilld.migrations.settings import Limit, Limits
+    from backfilld.monitoring.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from migrations.postgres import indexes
-from migrations.settings import TARGET
-from migrations.states import ACTIVE, ENDED, RESTING, Phase, State, Wish
-from migrations.store import pace as pace_store
-from migrations.store import runs as runs_store
-from monitoring import holds
+from backfilld.migrations import holds
+from backfilld.migrations.postgres import indexes
+from backfilld.migrations.record import pace as pace_store
+from backfilld.migrations.record import runs as runs_store
+from backfilld.migrations.record.states import ACTIVE, ENDED, RESTING, Phase, State, Wish
+from backfilld.migrations.settings import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from migrations.model import Pace, Row, Run
-    from migrations.postgres.connect import Connection
-    from migrations.postgres.indexes import Work
-    from migrations.store.pace import Stop
-    from monitoring.holds import Hold
+    from backfilld.migrations.holds import Hold
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.indexes import Work
+    from backfilld.migrations.record.model import Pace, Row, Run
+    from backfilld.migrations.record.pace import Stop
 
 #: Nothing moved for this long, and longer than two batches take: the rate is 0 rather than a memory.
 STILL_SECONDS = 10.0

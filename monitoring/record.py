@@ -16,23 +16,24 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from psycopg.rows import dict_row
 
-from migrations.events import LoopFailed, nobody
-from migrations.names import TableName
-from migrations.postgres import catalog
-from migrations.postgres.connect import apply_settings
-from migrations.store import kept, lanes, notices, pace, runs
-from monitoring import families, progress
-from monitoring.families import Sizes, Snapshot
-from monitoring.probes import STANDBYS, History, replica_lag
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres import catalog
+from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.record import lanes, notices, pace, runs
+from backfilld.migrations.rollback import retention
+from backfilld.migrations.telemetry import LoopFailed, nobody
+from backfilld.monitoring import families, progress
+from backfilld.monitoring.families import Sizes, Snapshot
+from backfilld.monitoring.probes import STANDBYS, History, replica_lag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
 
-    from migrations.events import Observer
-    from migrations.model import Run
-    from migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Run
+    from backfilld.migrations.telemetry import Observer
 
 #: No query may cost the application more than this.
 STATEMENT_TIMEOUT = "2s"
@@ -126,7 +127,7 @@ class RecordCollector(Collector):
             message_age_seconds=waiting.seconds,
             lanes_due=waiting.lanes,
             working_sessions=pace.working_sessions(connection),
-            kept_overdue_seconds=kept.most_overdue_seconds(connection),
+            kept_overdue_seconds=retention.most_overdue_seconds(connection),
             notices=dict(zip(("pending", "failed"), notices.count(connection), strict=True)),
             replica_lag_seconds=replica_lag(standbys, self._history).value,
             sizes=None,
@@ -147,7 +148,7 @@ def _sizes(connection: Connection, going: Sequence[Run]) -> Sizes | None:
         with connection.transaction():
             apply_settings(connection, {**_SETTINGS, "lock_timeout": SIZES_LOCK_TIMEOUT})
             of_tables = catalog.sizes_of(connection, every)
-            stored = kept.sizes(connection)
+            stored = retention.sizes(connection)
     except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled, psycopg.errors.InsufficientPrivilege):
         return None
     sums = {
@@ -173,7 +174,7 @@ _SETTINGS = {
 
 
 def _connect(url: str) -> Connection:
-    # Not `migrations.postgres.connect`: that waits five times as long, as a worker should.
+    # Not `backfilld.migrations.postgres.connect`: that waits five times as long, as a worker should.
     return psycopg.connect(
         url,
         autocommit=True,

@@ -23,17 +23,17 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from migrations.errors import InvalidSettings
-from migrations.events import LoopFailed, nobody
-from monitoring.exemplars import WithExemplars
-from monitoring.logs import redact
+from backfilld.migrations.errors import InvalidSettings
+from backfilld.migrations.telemetry import LoopFailed, nobody
+from backfilld.monitoring.exemplars import WithExemplars
+from backfilld.monitoring.logs import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prometheus_client.metrics_core import Metric
 
-    from migrations.events import Observer
+    from backfilld.migrations.telemetry import Observer
 
 #: A client that does not send its request, or does not read the answer, is let go after this.
 CLIENT_TIMEOUT_SECONDS = 10
@@ -137,7 +137,7 @@ class _OwnMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         # Late: importing it makes a file in PROMETHEUS_MULTIPROC_DIR, and a supervisor has no numbers of its own.
-        from monitoring import metrics  # noqa: PLC0415 - see above
+        from backfilld.monitoring import metrics  # noqa: PLC0415 - see above
 
         yield from metrics.REGISTRY.collect()
 

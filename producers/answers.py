@@ -14,16 +14,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from migrations.errors import BackfilldError, InvalidMigration, NotFinished, Refused, Unreachable
-from migrations.states import State
-from monitoring import display
+from backfilld.migrations.errors import BackfilldError, InvalidMigration, NotFinished, Refused, Unreachable
+from backfilld.migrations.record.states import State
+from backfilld.monitoring import display
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.console import RenderableType
 
-    from monitoring.progress import Progress
+    from backfilld.monitoring.progress import Progress
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,7 +66,7 @@ def next_step(command: str) -> None:
 
 
 def warn(text: str, *, as_json: bool) -> None:
-    from monitoring.logs import redact  # noqa: PLC0415 - brings structlog along, for warnings alone
+    from backfilld.monitoring.logs import redact  # noqa: PLC0415 - brings structlog along, for warnings alone
 
     if as_json:  # so that each line of stderr is an object, warnings and the error alike
         sys.stderr.write(json.dumps({"warning": redact(text)}) + "\n")
@@ -106,7 +106,7 @@ def _exit_code(exc: Exception) -> int | None:
 
 
 def _fail(exc: Exception, code: int, *, as_json: bool) -> NoReturn:
-    from monitoring.logs import redact  # noqa: PLC0415 - brings structlog along, for errors alone
+    from backfilld.monitoring.logs import redact  # noqa: PLC0415 - brings structlog along, for errors alone
 
     message = redact(str(exc).strip()) or type(exc).__name__
     if as_json:

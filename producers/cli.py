@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.text import Text
 
-from migrations.errors import NotFinished, Refused, UsageError
-from migrations.states import ENDED, Phase, State
-from monitoring import display
-from producers import answers, completion
+from backfilld.migrations.errors import NotFinished, Refused, UsageError
+from backfilld.migrations.record.states import ENDED, Phase, State
+from backfilld.monitoring import display
+from backfilld.producers import answers, completion
 
 # What a verb alone needs it imports itself: `--help`, completion and `version` take a tenth of a second, not one.
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from migrations.model import Quarantined
-    from monitoring.progress import Progress
-    from producers.client import Client
+    from backfilld.migrations.record.model import Quarantined
+    from backfilld.monitoring.progress import Progress
+    from backfilld.producers.client import Client
 
 app = typer.Typer(
     name="backfilld",
@@ -41,7 +41,7 @@ app = typer.Typer(
 quarantine_app = typer.Typer(no_args_is_help=True, help="Rows that could not be converted, and another try for them.")
 app.add_typer(quarantine_app, name="quarantine")
 
-#: Quoted from the file format's own example; `migrations.windows` would take a tenth of the start for it.
+#: Quoted from the file format's own example; `backfilld.migrations.file.windows` would take a tenth of the start for it.
 EXAMPLE_WINDOW = "Mon-Fri 22:00-06:00 Europe/Berlin"
 
 RunArgument = Annotated[
@@ -188,7 +188,7 @@ def run_here(context: typer.Context, file: FileArgument, *, as_json: Json = Fals
     Example: backfilld run migrations/jobs.yaml
     """
     now = _client(context, as_json=as_json).record(file)
-    _become(context, "worker.solo", str(now.run), *(["--json"] if as_json else []))
+    _become(context, "backfilld.worker.foreground", str(now.run), *(["--json"] if as_json else []))
 
 
 # --- looking -----------------------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def watch(
         only = None
     else:
         only = client.status(run).run
-    from producers.watch import Watch  # noqa: PLC0415 - textual is half a second, for this alone
+    from backfilld.producers.watch import Watch  # noqa: PLC0415 - textual is half a second, for this alone
 
     given: _Globals = context.obj
     view = Watch(lambda warn: _make_client(given, warn), run=only)
@@ -473,7 +473,7 @@ def rollback(  # noqa: PLR0913 - the options of a verb
     client = _client(context, as_json=as_json)
     now = client.rollback(run)
     if here:
-        _become(context, "worker.solo", str(now.run), *(["--json"] if as_json else []))
+        _become(context, "backfilld.worker.foreground", str(now.run), *(["--json"] if as_json else []))
     if wait:
         with _watching(quiet=as_json) as show:
             now = client.wait_for_rollback(now.run, timeout, show)
@@ -636,7 +636,7 @@ def worker(
 
     Example: backfilld worker --processes 2 --threads 4
     """
-    _become(context, "worker.app", "--processes", str(processes), "--threads", str(threads))
+    _become(context, "backfilld.worker.supervisor", "--processes", str(processes), "--threads", str(threads))
 
 
 @app.command()
@@ -653,8 +653,8 @@ def notify(
 
     Example: backfilld notify --test
     """
-    from migrations import settings  # noqa: PLC0415 - for this verb alone
-    from monitoring import notices  # noqa: PLC0415 - for this verb alone
+    from backfilld.migrations import settings  # noqa: PLC0415 - for this verb alone
+    from backfilld.monitoring import notices  # noqa: PLC0415 - for this verb alone
 
     if not test:
         raise UsageError("News is sent by the worker; what can be sent from here is a test: backfilld notify --test")
@@ -675,7 +675,7 @@ def demo() -> None:
 
     Example: backfilld demo
     """
-    from producers import demo as demo_module  # noqa: PLC0415 - brings servers along that nobody else needs
+    from backfilld.producers import demo as demo_module  # noqa: PLC0415 - brings servers along that nobody else needs
 
     demo_module.main()
 
@@ -687,7 +687,7 @@ def schema() -> None:
 
     Example: backfilld schema > backfilld.schema.json
     """
-    from migrations import definition  # noqa: PLC0415 - for this verb alone
+    from backfilld.migrations.file import migration as definition  # noqa: PLC0415 - for this verb alone
 
     answers.print_json(definition.json_schema(), indent=2)
 
@@ -710,7 +710,7 @@ def _client(context: typer.Context, *, as_json: bool = False) -> Client:
 
 
 def _make_client(given: _Globals, warn: Callable[[str], None]) -> Client:
-    from producers.client import Client  # noqa: PLC0415 - nine tenths of the start
+    from backfilld.producers.client import Client  # noqa: PLC0415 - nine tenths of the start
 
     return Client(given.database_url, given.redis_url, warn=warn)
 
@@ -741,7 +741,7 @@ def _become(context: typer.Context, module: str, *arguments: str) -> NoReturn:
             os.environ[variable] = url
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell, and our own module
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606 - no shell, and our own module
 
 
 def _event(event: dict[str, Any]) -> dict[str, Any]:  # Any: columns of the audit, and JSON

@@ -1,4 +1,4 @@
-"""The verbs of the command line as Python functions, for deploy scripts: `from producers import Client`."""
+"""The verbs of the command line as Python functions, for deploy scripts: `from backfilld import Client`."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from migrations import settings as settings_file
-from migrations.errors import NotFinished, Unreachable, UsageError
-from migrations.messages import ControlMessage
-from migrations.postgres.connect import connected
-from migrations.settings import TARGET
-from migrations.states import ENDED, Phase, State
-from migrations.store import events, lanes, quarantine, runs, schema
-from monitoring import pace, progress
-from producers import commands
+from backfilld.migrations import settings as settings_file
+from backfilld.migrations.errors import NotFinished, Unreachable, UsageError
+from backfilld.migrations.postgres.connect import connected
+from backfilld.migrations.record import audit, lanes, quarantine, runs, schema
+from backfilld.migrations.record.states import ENDED, Phase, State
+from backfilld.migrations.settings import TARGET
+from backfilld.migrations.wire.messages import ControlMessage
+from backfilld.monitoring import pace, progress
+from backfilld.producers import commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from types import ModuleType
 
-    from migrations.definition import Migration
-    from migrations.model import Lane, Quarantined, Run
-    from migrations.plan import Plan
-    from migrations.postgres.connect import Connection
-    from migrations.settings import Limits, Settings
-    from migrations.store.kept import Purged
-    from migrations.store.pace import Stop
-    from monitoring.explain import Explanation
-    from monitoring.pace import PaceReport
-    from monitoring.progress import Progress
+    from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.planning.plan import Plan
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Lane, Quarantined, Run
+    from backfilld.migrations.record.pace import Stop
+    from backfilld.migrations.rollback.retention import Purged
+    from backfilld.migrations.settings import Limits, Settings
+    from backfilld.monitoring.explain import Explanation
+    from backfilld.monitoring.pace import PaceReport
+    from backfilld.monitoring.progress import Progress
 
 #: How often the record is read by who waits: a person does not notice, and neither does the database.
 POLL_SECONDS = 0.5
@@ -51,7 +51,7 @@ _log = logging.getLogger("backfilld")
 class Client:
     """One target database and the workers on it.
 
-    Every method opens a connection of its own and closes it. Errors are those of `migrations.errors`: UsageError,
+    Every method opens a connection of its own and closes it. Errors are those of `backfilld.migrations.errors`: UsageError,
     InvalidMigration and InvalidSettings (mend the call), Refused (mend the plan or the database), Unreachable (nothing
     was changed), NotFinished (ask again later).
     """
@@ -82,11 +82,11 @@ class Client:
 
     def plan(self, file: str | Path) -> Plan:
         """What a migration would do here. Nothing is changed, and a plan with findings is still a plan."""
-        from migrations import plan, preflight  # noqa: PLC0415 - a third of the start, for this verb and `enqueue` alone
+        from backfilld.migrations.planning import examine, plan  # noqa: PLC0415 - a third of the start, for this verb and `enqueue` alone
 
         migration = _load(file)
         with connected(self._settings.require_database()) as connection:
-            return plan.make(migration, preflight.examine(connection, migration))
+            return plan.make(migration, examine.examine(connection, migration))
 
     def enqueue(self, file: str | Path) -> Progress:
         """Start a migration, or find the run it has: a deploy may call this as often as it likes.
@@ -128,16 +128,16 @@ class Client:
 
     def status(self, run: int | str) -> Progress:
         """Where a run is, by id or name, and whether it can still be rolled back."""
-        from migrations import obstacles  # noqa: PLC0415 - knows every operation, which no other way of looking must
+        from backfilld.migrations.rollback import check as rollback_check  # noqa: PLC0415 - knows every operation, which no other way of looking must
 
         with self._record_of_runs() as connection:
             found = commands.find(connection, run)
-            way_back = obstacles.look(connection, found)
+            way_back = rollback_check.look(connection, found)
             return replace(_progress(connection, found), rollback=way_back.to_json())
 
     def explain(self, run: int | str) -> Explanation:
         """What a run is doing, what it waits for, and what would let it go on, in words."""
-        from monitoring import explain  # noqa: PLC0415 - for this verb alone
+        from backfilld.monitoring import explain  # noqa: PLC0415 - for this verb alone
 
         with self._record_of_runs() as connection:
             return explain.read(connection, commands.find(connection, run), self._settings.limits)
@@ -171,7 +171,7 @@ class Client:
         What happened to the whole database during the run's life is part of it, with None for the run: it is why a run waited.
         """
         with self._record_of_runs() as connection:
-            return events.whole_story(connection, commands.find(connection, run).run)
+            return audit.whole_story(connection, commands.find(connection, run).run)
 
     def quarantine(self, run: int | str) -> list[Quarantined]:
         """The rows of a run that could not be converted, a thousand at most."""
@@ -245,7 +245,7 @@ class Client:
         def look(connection: Connection) -> tuple[bool, list[dict[str, Any]]]:
             # Whether it is over is looked at first: what is written as it ends is then read with the rest.
             over = _is_over(commands.find(connection, reference))
-            return over, events.whole_story(connection, reference, after=after)
+            return over, audit.whole_story(connection, reference, after=after)
 
         while True:
             over, news = self._patiently(look)
@@ -431,7 +431,7 @@ class Client:
 
 def _sender() -> ModuleType:
     """What sends messages, imported by who sends: the clients of Redis and Dramatiq are a fifth of the start of `status`."""
-    from producers import enqueue  # noqa: PLC0415 - see above
+    from backfilld.producers import enqueue  # noqa: PLC0415 - see above
 
     return enqueue
 
@@ -452,7 +452,7 @@ def _is_over(run: Run | Progress) -> bool:
 
 def _load(file: str | Path) -> Migration:
     # Late: the models of all operations are a quarter of the time that `status` takes.
-    from migrations import definition  # noqa: PLC0415 - see above
+    from backfilld.migrations.file import migration as definition  # noqa: PLC0415 - see above
 
     return definition.load(file)
 

@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any
 from psycopg import errors
 from pydantic import ValidationError
 
-from migrations.errors import BackfilldError, Finding, Refused, UsageError
-from migrations.model import Bounds
-from migrations.names import Wrong
-from migrations.run_settings import RunSettings
-from migrations.states import ENDED, Phase, State, Wish
-from migrations.store import events, lanes, pace, quarantine, runs
-from monitoring.pace import Changed
+from backfilld.migrations.errors import BackfilldError, Finding, Refused, UsageError
+from backfilld.migrations.file.run_settings import RunSettings
+from backfilld.migrations.identifiers import Wrong
+from backfilld.migrations.record import audit, lanes, pace, quarantine, runs
+from backfilld.migrations.record.model import Bounds
+from backfilld.migrations.record.states import ENDED, Phase, State, Wish
+from backfilld.monitoring.pace import Changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from migrations.definition import Migration
-    from migrations.model import Run
-    from migrations.postgres.connect import Connection
-    from migrations.store.kept import Purged
-    from migrations.store.pace import Stop
-    from migrations.store.runs import Held
+    from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Run
+    from backfilld.migrations.record.pace import Stop
+    from backfilld.migrations.record.runs import Held
+    from backfilld.migrations.rollback.retention import Purged
 
 #: A step of the conductor (a VALIDATE, say) may hold what a command needs; a person is told rather than left waiting.
 LOCK_TIMEOUT = "30s"
@@ -124,12 +124,12 @@ def enqueue(connection: Connection, migration: Migration, *, actor: str) -> Enqu
 
     Raises UsageError when the name belongs to another migration, and Refused by preflight; nothing is written then.
     """
-    from migrations import preflight  # noqa: PLC0415 - knows every operation, which no other command must
+    from backfilld.migrations.planning import examine  # noqa: PLC0415 - knows every operation, which no other command must
 
     existing = _same(connection, migration)
     if existing is not None:
         return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
-    examination = preflight.examine(connection, migration)
+    examination = examine.examine(connection, migration)
     try:
         examination.require()
         run = runs.insert(connection, migration, examination.facts, actor=actor)
@@ -242,9 +242,9 @@ def rollback(connection: Connection, reference: int | str, *, actor: str) -> int
 
 def _check_way_back(connection: Connection, run: Run) -> None:
     """Raises Refused when a run cannot be taken back as it stands."""
-    from migrations import obstacles  # noqa: PLC0415 - knows every operation, which no other command must
+    from backfilld.migrations.rollback import check as rollback_check  # noqa: PLC0415 - knows every operation, which no other command must
 
-    found = obstacles.look(connection, run)
+    found = rollback_check.look(connection, run)
     if found.possible:
         return
     remedy = (
@@ -260,13 +260,13 @@ def purge(connection: Connection, reference: int | str | None, *, now: bool, act
 
     With `now` that one's go although their time is not over. Raises UsageError when it has not ended, or its time is not over.
     """
-    from migrations.store import kept  # noqa: PLC0415 - brings the catalog and the walks along, which only this command needs
+    from backfilld.migrations.rollback import retention  # noqa: PLC0415 - brings the catalog and the walks along, which only this command needs
 
     if reference is None:
         if now:
             msg = "--now is for one run; name it: backfilld purge RUN --now"
             raise UsageError(msg)
-        wanted = kept.overdue(connection)
+        wanted = retention.overdue(connection)
     else:
         wanted = [find(connection, reference).run]
     purged: list[Purged] = []
@@ -278,14 +278,14 @@ def purge(connection: Connection, reference: int | str | None, *, now: bool, act
         if held.state not in ENDED:
             msg = f"run {held.name} is {held.state}; what it keeps is needed until it has ended"
             raise UsageError(msg)
-        if not now and run.run not in kept.overdue(connection):
+        if not now and run.run not in retention.overdue(connection):
             until = f"until {run.kept_until:%Y-%m-%d %H:%M} UTC" if run.kept_until else "until it is rolled back"
             msg = (
                 f"run {held.name} keeps its old values {until}; to drop them before: backfilld purge {held.name} --now"
             )
             raise UsageError(msg)
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [PURGE_LOCK_TIMEOUT])
-        purged.append(kept.purge(connection, held, actor=actor))
+        purged.append(retention.purge(connection, held, actor=actor))
 
     for run in wanted:
         _change(connection, run, act)
@@ -399,7 +399,7 @@ def _set_width(connection: Connection, width: int, *, run: int | None, actor: st
     before = pace.read(connection).max_width
     if width != before:
         pace.set_max_width(connection, width)
-        events.record(connection, run, actor=actor, what="pace.width", max_width=(before, width))
+        audit.record(connection, run, actor=actor, what="pace.width", max_width=(before, width))
     return Changed(name="width", before=before, after=width)
 
 
@@ -432,7 +432,7 @@ def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
             msg = f"run {held.name} has no quarantined rows"
             raise UsageError(msg)
         _insert_retries(connection, held, operations)
-        events.record(connection, held.run, actor=actor, what="quarantine.retry", operations=sorted(operations))
+        audit.record(connection, held.run, actor=actor, what="quarantine.retry", operations=sorted(operations))
         if held.state is not State.RUNNING:
             runs.set_state(
                 connection, held, State.RUNNING, actor=actor, reason="quarantined rows are to be tried again"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer  # noqa: TC002 - typer reads the annotations of these functions when it runs
 
-from migrations.states import Phase
+from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -39,7 +39,7 @@ def runs(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _of_file() -> str:
-    from migrations import settings  # noqa: PLC0415 - half a second, for a backfilld.toml alone
+    from backfilld.migrations import settings  # noqa: PLC0415 - half a second, for a backfilld.toml alone
 
     return settings.load().require_database()
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, assert_never
 import dramatiq
 import redis
 
-from migrations.errors import Unreachable
-from migrations.messages import (
+from backfilld.migrations.errors import Unreachable
+from backfilld.migrations.wire import broker as brokers
+from backfilld.migrations.wire.messages import (
     ADVANCE_LANE,
     APPLY_CONTROL,
     CONTROL_QUEUE,
@@ -20,7 +21,6 @@ from migrations.messages import (
     ControlMessage,
     LaneMessage,
 )
-from monitoring import broker as brokers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -41,7 +41,7 @@ def backfilld(
 ) -> subprocess.CompletedProcess[str]:
     """The command, as a user calls it. Any: options of subprocess.run."""
     return subprocess.run(
-        [sys.executable, "-c", "from producers.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from backfilld.producers.cli import main; main()", *arguments],
         env=environment(database_url, redis_url),
         capture_output=True,
         text=True,
@@ -77,7 +77,16 @@ class Daemon:
         self.log = log
         self._written = log.open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "worker.app", "--processes", str(processes), "--threads", str(threads)],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "backfilld.worker.supervisor",
+                "--processes",
+                str(processes),
+                "--threads",
+                str(threads),
+            ],
             # One that is killed leaves its folder of metrics behind; here it goes with the test's own.
             env=environment(database_url, redis_url) | {"TMPDIR": str(log.parent), **(variables or {})},
             stdin=subprocess.DEVNULL,

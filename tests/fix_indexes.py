@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from migrations.postgres import indexes
-from migrations.states import Phase
+from backfilld.migrations.postgres import indexes
+from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fix_runs import Engine
 
-    from migrations.messages import LaneMessage
-    from migrations.model import Run
-    from migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Run
+    from backfilld.migrations.wire.messages import LaneMessage
 
 _BUILDER = "application_name LIKE 'backfilld run=% index'"
 BUILDING = f"SELECT count(*) FROM pg_stat_activity WHERE {_BUILDER} AND datname = current_database()"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from migrations.settings import Channel
+from backfilld.migrations.settings import Channel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from producers.embedded import EmbeddedFailed, EmbeddedPostgres, EmbeddedUnavailable
+from backfilld.producers.demo.servers import EmbeddedFailed, EmbeddedPostgres, EmbeddedUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,9 +75,9 @@ def admin_url(request: pytest.FixtureRequest) -> str:
 def template(admin_url: str) -> Iterator[str]:
     """The name of a database that holds the control schema, made once; `database_url` copies it."""
     with new_database(admin_url, copy_of="template0") as url:
-        if find_spec("migrations.store.schema") is not None:
+        if find_spec("backfilld.migrations.record.schema") is not None:
             with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
-                import_module("migrations.store.schema").ensure(connection)
+                import_module("backfilld.migrations.record.schema").ensure(connection)
         yield urlsplit(url).path.removeprefix("/")
 
 
@@ -107,7 +107,7 @@ def embedded_database_url(embedded_postgres: EmbeddedPostgres) -> Iterator[str]:
     """A fresh database with the control schema, always on the embedded server, which may have a standby."""
     with new_database(embedded_postgres.url(), copy_of="template0") as url:
         with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
-            import_module("migrations.store.schema").ensure(connection)
+            import_module("backfilld.migrations.record.schema").ensure(connection)
         yield url
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from migrations.model import Bounds, Lane
-from migrations.states import Phase, State
-from monitoring.progress import Progress
+from backfilld.migrations.record.model import Bounds, Lane
+from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring.progress import Progress
 
 AT = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 

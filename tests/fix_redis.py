@@ -14,7 +14,7 @@ import pytest
 import redis
 from fix_postgres import missing_service
 
-from producers.embedded import EmbeddedFailed, EmbeddedUnavailable, EmbeddedValkey
+from backfilld.producers.demo.servers import EmbeddedFailed, EmbeddedUnavailable, EmbeddedValkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,10 +10,10 @@ import psycopg
 from fix_runs import Engine, expect
 from psycopg.rows import dict_row
 
-from migrations.postgres.connect import open_pool
-from migrations.states import State
-from migrations.store import schema
-from producers import commands
+from backfilld.migrations.postgres.connect import open_pool
+from backfilld.migrations.record import schema
+from backfilld.migrations.record.states import State
+from backfilld.producers import commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,22 +14,22 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from migrations import definition
-from migrations.messages import LaneMessage
-from migrations.postgres.connect import open_pool
-from migrations.states import RESTING, STOPPING, State
-from migrations.store import lanes, quarantine, runs
-from producers import commands
-from worker.control import Control
-from worker.runner import Runner
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.postgres.connect import open_pool
+from backfilld.migrations.record import lanes, quarantine, runs
+from backfilld.migrations.record.states import RESTING, STOPPING, State
+from backfilld.migrations.wire.messages import LaneMessage
+from backfilld.producers import commands
+from backfilld.worker.lanes.runner import Runner
+from backfilld.worker.side_tasks.control import Control
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator, Sequence
 
-    from migrations.events import Event
-    from migrations.model import Lane, Quarantined, Run
-    from migrations.postgres.connect import Connection, Pool
+    from backfilld.migrations.postgres.connect import Connection, Pool
+    from backfilld.migrations.record.model import Lane, Quarantined, Run
+    from backfilld.migrations.telemetry import Event
 
 #: A run of the tests that has not come to rest after this many steps never will.
 MOST_STEPS = 5000

@@ -20,13 +20,13 @@ from fix_postgres import new_database
 from fix_prometheus import Prometheus, Sample, Series, program
 from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped] # xdist has no types
 
-from producers import Client
+from backfilld import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from producers.embedded import EmbeddedValkey
+    from backfilld.producers.demo.servers import EmbeddedValkey
 
 #: The daemon under two addresses: to Prometheus they are two hosts of one database, and what they say must not be added up.
 JOB = "backfilld"

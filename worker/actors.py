@@ -11,17 +11,24 @@ import dramatiq
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from migrations.errors import BackfilldError
-from migrations.events import LoopFailed
-from migrations.messages import ADVANCE_LANE, APPLY_CONTROL, CONTROL_QUEUE, LANES_QUEUE, ControlMessage, LaneMessage
-from migrations.postgres import connect
-from migrations.postgres.outcomes import classify
-from monitoring import logs
+from backfilld.migrations.errors import BackfilldError
+from backfilld.migrations.postgres import connect
+from backfilld.migrations.postgres.sqlstates import classify
+from backfilld.migrations.telemetry import LoopFailed
+from backfilld.migrations.wire.messages import (
+    ADVANCE_LANE,
+    APPLY_CONTROL,
+    CONTROL_QUEUE,
+    LANES_QUEUE,
+    ControlMessage,
+    LaneMessage,
+)
+from backfilld.monitoring import logs
 
 if TYPE_CHECKING:
-    from migrations.events import Observer
-    from worker.control import Control
-    from worker.runner import Runner, Sender
+    from backfilld.migrations.telemetry import Observer
+    from backfilld.worker.lanes.runner import Runner, Sender
+    from backfilld.worker.side_tasks.control import Control
 
 
 def declare_lanes(broker: dramatiq.Broker, runner: Runner, *, observe: Observer) -> None:

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 import psycopg
 from rich.console import Console, RenderableType
 
-from migrations.states import State
-from monitoring import display
-from producers import Client
-from producers.embedded import EmbeddedPostgres, EmbeddedValkey
-from producers.watch import Watch
+from backfilld import Client
+from backfilld.migrations.record.states import State
+from backfilld.monitoring import display
+from backfilld.producers.demo.servers import EmbeddedPostgres, EmbeddedValkey
+from backfilld.producers.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,7 +102,7 @@ def working(url: str, redis_url: str) -> Iterator[None]:
     """The real worker, beside us."""
     settings = {"BACKFILLD_DATABASE_URL": url, "BACKFILLD_REDIS_URL": redis_url, "BACKFILLD_HTTP_PORT": "0"}
     settings["BACKFILLD_SIGNALS"] = json.dumps(SIGNALS)
-    command = [sys.executable, "-m", "worker.app", "--processes", "1", "--threads", "4"]
+    command = [sys.executable, "-m", "backfilld.worker.supervisor", "--processes", "1", "--threads", "4"]
     with tempfile.TemporaryFile() as log:
         worker = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
         try:

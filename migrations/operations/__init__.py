@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from migrations import definition
-from migrations.operations.add_check import AddCheck
-from migrations.operations.add_column import AddColumn
-from migrations.operations.add_foreign_key import AddForeignKey
-from migrations.operations.add_unique import AddUnique
-from migrations.operations.backfill import Backfill
-from migrations.operations.base import Action, Archived, Guard, Index, Keeps, Operation, Statement, Step, Walk
-from migrations.operations.change_type import ChangeType
-from migrations.operations.create_index import CreateIndex
-from migrations.operations.drop_column import DropColumn
-from migrations.operations.drop_index import DropIndex
-from migrations.operations.rename_column import RenameColumn
-from migrations.operations.set_not_null import SetNotNull
-from migrations.operations.sql import Sql
-from migrations.states import Phase
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.operations.add_check.steps import AddCheck
+from backfilld.migrations.operations.add_column.steps import AddColumn
+from backfilld.migrations.operations.add_foreign_key.steps import AddForeignKey
+from backfilld.migrations.operations.add_unique.steps import AddUnique
+from backfilld.migrations.operations.backfill.steps import Backfill
+from backfilld.migrations.operations.base import Action, Archived, Guard, Index, Keeps, Operation, Statement, Step, Walk
+from backfilld.migrations.operations.change_type.steps import ChangeType
+from backfilld.migrations.operations.create_index.steps import CreateIndex
+from backfilld.migrations.operations.drop_column.steps import DropColumn
+from backfilld.migrations.operations.drop_index.steps import DropIndex
+from backfilld.migrations.operations.rename_column.steps import RenameColumn
+from backfilld.migrations.operations.set_not_null.steps import SetNotNull
+from backfilld.migrations.operations.sql.steps import Sql
+from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from migrations.definition import Migration
-    from migrations.facts import Facts
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.file.migration import Migration
 
 __all__ = [
     "Action",

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from psycopg import sql
 
-    from migrations.definition import TableName
-    from migrations.facts import Facts, IndexDefinition, KeyColumn
-    from migrations.walks.rewrite import Rewrite
+    from backfilld.migrations.facts import Facts, IndexDefinition, KeyColumn
+    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.walks.rewrite import Rewrite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Action:
     table: TableName | None
     statements: tuple[Statement, ...]
     #: Tables that are locked before the first statement, all at once and in the order of their names, with the strongest lock
-    #: that any of the statements takes, and `table` with them; see `migrations.postgres.locks`.
+    #: that any of the statements takes, and `table` with them; see `backfilld.migrations.postgres.locks`.
     locks: tuple[TableName, ...] = ()
     #: What must be so before the first statement, once the tables are locked: as a guard is, before the fact.
     requires: tuple[Guard, ...] = ()

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from migrations.facts import KeyColumn
-from migrations.names import TableName
-from migrations.sql import queries
+from backfilld.migrations.facts import KeyColumn
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection
 
-_SQL = queries("catalog")
+_SQL = queries(__package__, "catalog")
 
 #: Kinds of relation that can be walked: ordinary and partitioned tables.
 TABLES = frozenset({"r", "p"})

@@ -13,7 +13,7 @@ from psycopg import errors
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
-from migrations.errors import InvalidSettings, Unreachable
+from backfilld.migrations.errors import InvalidSettings, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from migrations.sql import queries
+from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
-    from migrations.postgres.catalog import Table
-    from migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.catalog import Table
+    from backfilld.migrations.postgres.connect import Connection
 
-_SQL = queries("dependents")
+_SQL = queries(__package__, "dependents")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,17 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from migrations.facts import IndexDefinition
-from migrations.names import TableName
-from migrations.sql import queries
+from backfilld.migrations.facts import IndexDefinition
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from migrations.model import Row
-    from migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Row
 
-_SQL = queries("indexes")
+_SQL = queries(__package__, "indexes")
 
 
 @dataclass(frozen=True, kw_only=True)

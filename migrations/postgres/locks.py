@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from migrations.sql import queries
+from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from migrations.definition import TableName
-    from migrations.model import Row
-    from migrations.operations import Action
-    from migrations.postgres.connect import Connection
+    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.operations import Action
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Row
 
-_SQL = queries("locks")
+_SQL = queries(__package__, "locks")
 
 #: The modes, from the weakest to the strongest, each with the ones it waits for (manual, 13.3).
 _CONFLICTS = {

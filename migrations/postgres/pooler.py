@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from migrations.errors import Unreachable
-from migrations.postgres import connect
+from backfilld.migrations.errors import Unreachable
+from backfilld.migrations.postgres import connect
 
 if TYPE_CHECKING:
-    from migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection
 
 #: Transactions tried. A pooler with one idle server hands it back each time, so a second client takes it meanwhile.
 TRIES = 3

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from migrations.model import Bounds, Key
-from migrations.names import sendable
+from backfilld.migrations.identifiers import sendable
+from backfilld.migrations.record.model import Bounds, Key
 
 if TYPE_CHECKING:
-    from migrations.definition import TableName
-    from migrations.facts import KeyColumn
-    from migrations.postgres.connect import Connection
+    from backfilld.migrations.facts import KeyColumn
+    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.postgres.connect import Connection
 
 #: A statement and its parameters.
 Query = tuple[sql.Composed, list[Any]]  # Any: whatever psycopg can send

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from psycopg import sql
 
-from migrations.names import sendable
+from backfilld.migrations.identifiers import sendable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from migrations.definition import TableName
-    from migrations.model import Stretch
-    from migrations.walks.keys import Query
+    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.record.model import Stretch
+    from backfilld.migrations.walks.keys import Query
 
 #: Rounds for tables with the primary key's index alone, and for others. Measured (docs/benchmarks): eight rounds halve what
 #: a single index costs, sixteen save more than the scans they take as soon as there is a second index.

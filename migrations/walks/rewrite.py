@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from migrations.names import sendable
+from backfilld.migrations.identifiers import sendable
 
 if TYPE_CHECKING:
-    from migrations.definition import TableName
-    from migrations.facts import Facts, Target
+    from backfilld.migrations.facts import Facts, Target
+    from backfilld.migrations.file.migration import TableName
 
 
 def expression(text: str) -> sql.Composed:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from migrations.model import Timing
+    from backfilld.migrations.record.model import Timing
 
 #: Batches that are remembered. Fewer forget a slow stretch too soon, more answer it too late (block/spirit uses ten).
 REMEMBERED = 10

@@ -3,15 +3,15 @@
 Everything here takes values and gives back something `rich` can print; nothing reads the database.
 """
 
-from monitoring.display.explanation import explanation, remedy
-from monitoring.display.lines import LINE_EVERY_SECONDS, Watch
-from monitoring.display.overview import WIDE, overview
-from monitoring.display.pace import changes, pace
-from monitoring.display.page import EVENTS_ON_A_PAGE, block, lane_table, page, remarks
-from monitoring.display.plan import plan, refusals
-from monitoring.display.quarantine import quarantine
-from monitoring.display.story import day_of, sentence, story, story_line
-from monitoring.display.words import (
+from backfilld.monitoring.display.explanation import explanation, remedy
+from backfilld.monitoring.display.lines import LINE_EVERY_SECONDS, Watch
+from backfilld.monitoring.display.overview import WIDE, overview
+from backfilld.monitoring.display.pace import changes, pace
+from backfilld.monitoring.display.page import EVENTS_ON_A_PAGE, block, lane_table, page, remarks
+from backfilld.monitoring.display.plan import plan, refusals
+from backfilld.monitoring.display.quarantine import quarantine
+from backfilld.monitoring.display.story import day_of, sentence, story, story_line
+from backfilld.monitoring.display.words import (
     STYLES,
     cell,
     duration,

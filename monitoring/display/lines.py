@@ -10,8 +10,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from monitoring.display.page import block
-from monitoring.display.words import line
+from backfilld.monitoring.display.page import block
+from backfilld.monitoring.display.words import line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-    from migrations.states import Phase, State
-    from monitoring.progress import Progress
+    from backfilld.migrations.record.states import Phase, State
+    from backfilld.monitoring.progress import Progress
 
 #: Without a terminal, at most one line per run in this time, unless its state or phase changed: logs are kept and read.
 LINE_EVERY_SECONDS = 2.0

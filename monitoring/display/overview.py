@@ -9,16 +9,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from migrations.states import ENDED, Phase, State
-from monitoring.display.page import remarks
-from monitoring.display.words import cell, duration, left, moment, number, standing
+from backfilld.migrations.record.states import ENDED, Phase, State
+from backfilld.monitoring.display.page import remarks
+from backfilld.monitoring.display.words import cell, duration, left, moment, number, standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rich.console import RenderableType
 
-    from monitoring.progress import Progress
+    from backfilld.monitoring.progress import Progress
 
 #: From this width on there is room for more than what one looks for first.
 WIDE = 110

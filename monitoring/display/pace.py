@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from monitoring.display.words import figure
+from backfilld.monitoring.display.words import figure
 
 if TYPE_CHECKING:
-    from monitoring.pace import Changed, PaceReport
+    from backfilld.monitoring.pace import Changed, PaceReport
 
 
 def changes(report: PaceReport) -> list[str]:

@@ -10,19 +10,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from migrations.states import Phase, State
-from monitoring.display.explanation import remedy
-from monitoring.display.story import story
-from monitoring.display.tables import plain, title
-from monitoring.display.words import cell, left, moment, number, rate, rows, safe, size, standing
+from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring.display.explanation import remedy
+from backfilld.monitoring.display.story import story
+from backfilld.monitoring.display.tables import plain, title
+from backfilld.monitoring.display.words import cell, left, moment, number, rate, rows, safe, size, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from rich.console import RenderableType
 
-    from migrations.model import Lane
-    from monitoring.progress import Progress
+    from backfilld.migrations.record.model import Lane
+    from backfilld.monitoring.progress import Progress
 
 #: A page ends with the newest events; `backfilld events` has them all.
 EVENTS_ON_A_PAGE = 8

@@ -10,17 +10,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from migrations.errors import Finding
-from monitoring.display.words import cell, duration, number, safe, size
+from backfilld.migrations.errors import Finding
+from backfilld.monitoring.display.words import cell, duration, number, safe, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
 
-    from migrations.plan import Estimate, Plan, PlannedPhase, TableReport
-    from migrations.risks import Risk
-    from migrations.walks.forecast import Forecast
+    from backfilld.migrations.planning.estimate import Forecast
+    from backfilld.migrations.planning.plan import Estimate, Plan, PlannedPhase, TableReport
+    from backfilld.migrations.planning.risks import Risk
 
 
 def plan(plan: Plan) -> RenderableType:

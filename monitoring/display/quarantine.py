@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from monitoring.display.tables import plain
-from monitoring.display.words import cell
+from backfilld.monitoring.display.tables import plain
+from backfilld.monitoring.display.words import cell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
 
-    from migrations.model import Quarantined
+    from backfilld.migrations.record.model import Quarantined
 
 
 def quarantine(rows_: Sequence[Quarantined]) -> RenderableType:

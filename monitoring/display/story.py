@@ -12,8 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from migrations.states import Phase, State
-from monitoring.display.words import STYLES, duration, number, safe, size
+from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring.display.words import STYLES, duration, number, safe, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from migrations.states import Phase, State
+from backfilld.migrations.record.states import Phase, State
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from monitoring.progress import Progress
+    from backfilld.monitoring.progress import Progress
 
 STYLES: dict[State, str] = {
     State.QUEUED: "cyan",

@@ -1,4 +1,4 @@
-"""Writes the dashboards: `python -m monitoring.grafana.build`; with `--check` it only says whether they are up to date."""
+"""Writes the dashboards: `python -m backfilld.monitoring.grafana.build`; with `--check` it only says whether they are up to date."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from monitoring.grafana import fleet, governor, run, runs
-from monitoring.grafana.layout import dashboard
+from backfilld.monitoring.grafana import fleet, governor, run, runs
+from backfilld.monitoring.grafana.layout import dashboard
 
 FOLDER = Path(__file__).with_name("dashboards")
 
@@ -28,7 +28,7 @@ def built() -> dict[Path, str]:
 def main(arguments: list[str]) -> int:
     """Write, or with `--check` compare: 1 when a file differs, 2 for anything else that was asked."""
     if arguments not in ([], ["--check"]):
-        sys.stderr.write("usage: python -m monitoring.grafana.build [--check]\n")
+        sys.stderr.write("usage: python -m backfilld.monitoring.grafana.build [--check]\n")
         return 2
     texts = built()
     wrong = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         elif not arguments:
             path.unlink()
     if arguments and wrong:
-        sys.stderr.write("These differ from the code: python -m monitoring.grafana.build\n")
+        sys.stderr.write("These differ from the code: python -m backfilld.monitoring.grafana.build\n")
         return 1
     return 0
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from monitoring.grafana.layout import Page, Section, holds, state_changes, variable
-from monitoring.grafana.panels import (
+from backfilld.monitoring.grafana.layout import Page, Section, holds, state_changes, variable
+from backfilld.monitoring.grafana.panels import (
     BLUE,
     GREEN,
     ORANGE,
@@ -16,7 +16,7 @@ from monitoring.grafana.panels import (
     stat_panel,
     timeline_panel,
 )
-from monitoring.grafana.queries import Query, hosts_increase, hosts_quantile, hosts_rate, record, select
+from backfilld.monitoring.grafana.queries import Query, hosts_increase, hosts_quantile, hosts_rate, record, select
 
 #: The hosts that were chosen.
 HOSTS = 'instance=~"$instance"'

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from monitoring.grafana.layout import Page, Section, holds, state_changes, variable
-from monitoring.grafana.panels import (
+from backfilld.monitoring.grafana.layout import Page, Section, holds, state_changes, variable
+from backfilld.monitoring.grafana.panels import (
     BLUE,
     GREEN,
     ORANGE,
@@ -18,7 +18,7 @@ from monitoring.grafana.panels import (
     table_panel,
     words_panel,
 )
-from monitoring.grafana.queries import (
+from backfilld.monitoring.grafana.queries import (
     Query,
     hosts_increase,
     hosts_quantile,
@@ -32,7 +32,7 @@ from monitoring.grafana.queries import (
 if TYPE_CHECKING:
     from grafana_foundation_sdk.models.dashboard import Panel
 
-#: A verdict older than this holds all work: worker/throttle.py.
+#: A verdict older than this holds all work: worker/side_tasks/throttle.py.
 STALE_SECONDS = 15
 
 AT_A_GLANCE = Section(

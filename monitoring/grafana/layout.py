@@ -26,8 +26,8 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableType,
 )
 
-from monitoring.grafana.panels import BLUE, ORANGE, SOURCE
-from monitoring.grafana.queries import select
+from backfilld.monitoring.grafana.panels import BLUE, ORANGE, SOURCE
+from backfilld.monitoring.grafana.queries import select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -45,7 +45,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from monitoring.grafana.queries import Query
+    from backfilld.monitoring.grafana.queries import Query
 
 #: Whichever Prometheus the reader has chosen.
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")

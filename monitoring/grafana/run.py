@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from monitoring.grafana.layout import Page, Section, state_changes, variable
-from monitoring.grafana.panels import (
+from backfilld.monitoring.grafana.layout import Page, Section, state_changes, variable
+from backfilld.monitoring.grafana.panels import (
     BLUE,
     CAUSES,
     GREEN,
@@ -20,7 +20,7 @@ from monitoring.grafana.panels import (
     timeline_panel,
     words_panel,
 )
-from monitoring.grafana.queries import (
+from backfilld.monitoring.grafana.queries import (
     PHASE_NUMBERS,
     STATE_NUMBERS,
     Query,

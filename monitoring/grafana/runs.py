@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from monitoring.grafana.layout import Page, Section, holds, state_changes
-from monitoring.grafana.panels import (
+from backfilld.monitoring.grafana.layout import Page, Section, holds, state_changes
+from backfilld.monitoring.grafana.panels import (
     BLUE,
     CAUSES,
     GREEN,
@@ -22,7 +22,7 @@ from monitoring.grafana.panels import (
     table_panel,
     timeline_panel,
 )
-from monitoring.grafana.queries import (
+from backfilld.monitoring.grafana.queries import (
     RESTING,
     STATE_NUMBERS,
     Query,

@@ -1,9 +1,9 @@
 """What people must know, and how they are told: which news there is, how it is worded, and the channels it goes out by.
 
-`worker.notifier` calls these; nothing here sleeps, and nothing here is called from a batch.
+`backfilld.worker.side_tasks.notifier` calls these; nothing here sleeps, and nothing here is called from a batch.
 """
 
-from monitoring.notices.channels import (
+from backfilld.monitoring.notices.channels import (
     Dispatch,
     NotTaken,
     Outlet,
@@ -13,8 +13,8 @@ from monitoring.notices.channels import (
     open_channels,
     send_test,
 )
-from monitoring.notices.news import HOLD_GAP_SECONDS, News
-from monitoring.notices.wording import Message, word
+from backfilld.monitoring.notices.news import HOLD_GAP_SECONDS, News
+from backfilld.monitoring.notices.wording import Message, word
 
 __all__ = [
     "HOLD_GAP_SECONDS",

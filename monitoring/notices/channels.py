@@ -18,19 +18,19 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
-from migrations.errors import InvalidSettings, UsageError
-from migrations.settings import TARGET
-from monitoring.notices.outcomes import NotTaken, TakenNever
-from monitoring.notices.webhook import Webhook
-from monitoring.notices.wording import word
+from backfilld.migrations.errors import InvalidSettings, UsageError
+from backfilld.migrations.settings import TARGET
+from backfilld.monitoring.notices.outcomes import NotTaken, TakenNever
+from backfilld.monitoring.notices.webhook import Webhook
+from backfilld.monitoring.notices.wording import word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from apprise import NotifyBase
 
-    from migrations.settings import Channel, Settings
-    from monitoring.notices.wording import Message
+    from backfilld.migrations.settings import Channel, Settings
+    from backfilld.monitoring.notices.wording import Message
 
 __all__ = ["Dispatch", "NotTaken", "Outlet", "Sent", "TakenNever", "dispatch", "open_channels", "send_test"]
 

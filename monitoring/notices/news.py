@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from migrations.postgres.connect import apply_settings
-from migrations.settings import TARGET
-from migrations.states import ACTIVE, ENDED, State
-from migrations.store import notices, pace, runs
-from migrations.store.notices import Wanted
-from monitoring import progress
-from monitoring.holds import Cause
+from backfilld.migrations.holds import Cause
+from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.record import notices, pace, runs
+from backfilld.migrations.record.notices import Wanted
+from backfilld.migrations.record.states import ACTIVE, ENDED, State
+from backfilld.migrations.settings import TARGET
+from backfilld.monitoring import progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from migrations.model import Run
-    from migrations.postgres.connect import Connection
-    from migrations.settings import About, Channel
-    from migrations.store.notices import Standing
-    from monitoring.progress import Progress
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Run
+    from backfilld.migrations.record.notices import Standing
+    from backfilld.migrations.settings import About, Channel
+    from backfilld.monitoring.progress import Progress
 
 #: No query of ours may cost the application more than this.
 STATEMENT_TIMEOUT = "5s"

@@ -21,11 +21,11 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from monitoring import exchange
-from monitoring.notices.outcomes import NotTaken, TakenNever
+from backfilld.monitoring import exchange
+from backfilld.monitoring.notices.outcomes import NotTaken, TakenNever
 
 if TYPE_CHECKING:
-    from monitoring.notices.wording import Message
+    from backfilld.monitoring.notices.wording import Message
 
 #: Answers that say "not now": everything else from 400 to 499 says "not this".
 _LATER = frozenset({408, 425, 429})

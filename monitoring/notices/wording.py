@@ -38,7 +38,7 @@ _PROBLEMS = {
     "residual": "rows still need work after several passes: the application keeps writing them",
 }
 
-#: What holds a run, by cause; see `monitoring.holds`.
+#: What holds a run, by cause; see `backfilld.migrations.holds`.
 _CAUSES = {
     "stop": "a person has stopped all runs",
     "load": "a load signal says stop",

@@ -4,11 +4,11 @@
 writes.
 """
 
-from monitoring.probes.custom import Custom
-from monitoring.probes.database import STANDBYS, Database, Scene
-from monitoring.probes.lag import History, replica_lag
-from monitoring.probes.reading import Reading, unreadable
-from monitoring.probes.statements import Span, Spent, Statements
+from backfilld.monitoring.probes.custom import Custom
+from backfilld.monitoring.probes.database import STANDBYS, Database, Scene
+from backfilld.monitoring.probes.lag import History, replica_lag
+from backfilld.monitoring.probes.reading import Reading, unreadable
+from backfilld.monitoring.probes.statements import Span, Spent, Statements
 
 __all__ = [
     "STANDBYS",

@@ -19,14 +19,14 @@ from urllib.parse import quote, unquote, urlsplit
 
 import psycopg
 
-from migrations.postgres.connect import apply_settings, connect
-from monitoring import exchange
-from monitoring.probes.reading import Reading, unreadable
+from backfilld.migrations.postgres.connect import apply_settings, connect
+from backfilld.monitoring import exchange
+from backfilld.monitoring.probes.reading import Reading, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from migrations.settings import Signal
+    from backfilld.migrations.settings import Signal
 
 #: A value older than this is none (as in block/spirit). One failed answer is not yet a hold; a minute of them is.
 STALE_SECONDS = 15.0

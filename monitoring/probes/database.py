@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from migrations.names import TableName
-from migrations.postgres.connect import apply_settings, lost
-from migrations.settings import Limits
-from migrations.sql import queries
-from monitoring.probes.lag import History, replica_lag
-from monitoring.probes.reading import Reading, unreadable
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres.connect import apply_settings, lost
+from backfilld.migrations.queries import queries
+from backfilld.migrations.settings import Limits
+from backfilld.monitoring.probes.lag import History, replica_lag
+from backfilld.monitoring.probes.reading import Reading, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import LiteralString
 
-    from migrations.model import Row
-    from migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Row
 
-_SQL = queries("probes")
+_SQL = queries(__package__, "probes")
 
 #: Statement text that a scrape sends together with others.
 STANDBYS = _SQL["standbys"]

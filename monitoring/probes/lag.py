@@ -6,12 +6,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from monitoring.probes.reading import Reading, unreadable
+from backfilld.monitoring.probes.reading import Reading, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from migrations.model import Row
+    from backfilld.migrations.record.model import Row
 
 #: Samples in a horizon: a horizon of hours needs none for every second.
 RESOLUTION = 1000

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from migrations.postgres.connect import apply_settings, lost
-from migrations.sql import queries
+from backfilld.migrations.postgres.connect import apply_settings, lost
+from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
-    from migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection
 
-_FIND = queries("probes")["statements_function"]
+_FIND = queries(__package__, "probes")["statements_function"]
 
 #: Thousands of statements are gone over each time.
 EVERY_SECONDS = 3.0

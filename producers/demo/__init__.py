@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from producers.demo import account
-from producers.demo.screen import Screen
-from producers.demo.site import Site, surroundings_of_its_own
-from producers.demo.story import DemoFailed, Story
-from producers.embedded import EmbeddedUnavailable
+from backfilld.producers.demo import account
+from backfilld.producers.demo.screen import Screen
+from backfilld.producers.demo.servers import EmbeddedUnavailable
+from backfilld.producers.demo.site import Site, surroundings_of_its_own
+from backfilld.producers.demo.story import DemoFailed, Story
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from migrations.states import Phase, State
-from monitoring import display
+from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring import display
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from producers.demo.application import Latency
+    from backfilld.producers.demo.application import Latency
 
 #: As few as the demo promises to migrate.
 LEAST_ROWS = 300_000

@@ -10,14 +10,14 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from monitoring import display
+from backfilld.monitoring import display
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from rich.console import Console, RenderableType
 
-    from monitoring.progress import Progress
+    from backfilld.monitoring.progress import Progress
 
 #: Often enough to look alive, seldom enough to cost nothing beside the migration.
 REFRESH_PER_SECOND = 8

@@ -1,6 +1,6 @@
 """Where the demo happens: the servers, the schema and its rows, and the daemon. All of it goes when the demo ends.
 
-A demo that is killed leaves nothing either: each server has its watchdog (see `producers.embedded`), and so has the daemon.
+A demo that is killed leaves nothing either: each server has its watchdog (see `backfilld.producers.demo.servers`), and so has the daemon.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, LiteralString, Self
 
-from migrations.postgres.connect import connect
-from producers.demo.application import ORGANISATIONS, Rows
-from producers.embedded import EmbeddedPostgres, EmbeddedValkey
+from backfilld.migrations.postgres.connect import connect
+from backfilld.producers.demo.application import ORGANISATIONS, Rows
+from backfilld.producers.demo.servers import EmbeddedPostgres, EmbeddedValkey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection
 
 #: Variables that would send us, the daemon or libpq elsewhere.
 _OF_THE_USER = ("BACKFILLD_", "PG", "PROMETHEUS_", "DRAMATIQ_")
@@ -44,7 +44,7 @@ THREADS = 2
 #: Above the daemon's own limit for its batches in flight.
 STOP_SECONDS = 60.0
 
-# As that of a server in `producers.embedded`, but for a whole group, and at once: what a daemon would wait for is gone by then.
+# As that of a server in `backfilld.producers.demo.servers`, but for a whole group, and at once: what a daemon would wait for is gone by then.
 # $1 is the folder to remove. The line read is the group to end, an empty one takes it back.
 _WATCHDOG = """
 group=
@@ -193,7 +193,7 @@ class Daemon:
         )
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
-                [sys.executable, "-c", "from producers.cli import main; main()", *command],
+                [sys.executable, "-c", "from backfilld.producers.cli import main; main()", *command],
                 cwd=self._folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -15,24 +15,24 @@ import time
 from importlib import resources
 from typing import TYPE_CHECKING, LiteralString, TypeVar
 
-from migrations.errors import BackfilldError
-from migrations.states import Phase, State
-from migrations.store import runs
-from monitoring import display, progress
-from producers.client import Client
-from producers.demo.account import Checked, Paused, Struck, Told
-from producers.demo.application import Application
-from producers.demo.site import PROCESSES, THREADS
+from backfilld.migrations.errors import BackfilldError
+from backfilld.migrations.record import runs
+from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring import display, progress
+from backfilld.producers.client import Client
+from backfilld.producers.demo.account import Checked, Paused, Struck, Told
+from backfilld.producers.demo.application import Application
+from backfilld.producers.demo.site import PROCESSES, THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from migrations.model import Row
-    from migrations.postgres.connect import Connection
-    from monitoring.progress import Progress
-    from producers.demo.application import Rows
-    from producers.demo.screen import Screen
-    from producers.demo.site import Site
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Row
+    from backfilld.monitoring.progress import Progress
+    from backfilld.producers.demo.application import Rows
+    from backfilld.producers.demo.screen import Screen
+    from backfilld.producers.demo.site import Site
 
 EXAMPLE = "jobs_new_field.yaml"
 SESSIONS = 2

@@ -3,6 +3,6 @@
 Import it only where it is shown: it brings textual along.
 """
 
-from producers.watch.screen import Watch
+from backfilld.producers.watch.screen import Watch
 
 __all__ = ["Watch"]

@@ -10,16 +10,16 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from monitoring import display
+from backfilld.monitoring import display
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from migrations.run_settings import RunSettings
-    from monitoring.progress import Progress
-    from producers.watch.wishes import Wish
+    from backfilld.migrations.file.run_settings import RunSettings
+    from backfilld.monitoring.progress import Progress
+    from backfilld.producers.watch.wishes import Wish
 
 #: What the form steps through; a value that is none of these is added where it belongs.
 STEPS: dict[str, tuple[float, ...]] = {

@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from migrations.postgres.connect import reachable
-from migrations.states import ENDED
-from migrations.store import events, lanes, runs
-from migrations.store import pace as pace_store
-from monitoring import pace, progress
-from monitoring.logs import redact
+from backfilld.migrations.postgres.connect import reachable
+from backfilld.migrations.record import audit, lanes, runs
+from backfilld.migrations.record import pace as pace_store
+from backfilld.migrations.record.states import ENDED
+from backfilld.monitoring import pace, progress
+from backfilld.monitoring.logs import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from migrations.model import Lane, Pace, Run
-    from migrations.postgres.connect import Connection
-    from migrations.run_settings import RunSettings
-    from migrations.store.pace import Stop
-    from monitoring.pace import Signal
-    from monitoring.progress import Progress
-    from producers.client import Client
+    from backfilld.migrations.file.run_settings import RunSettings
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Lane, Pace, Run
+    from backfilld.migrations.record.pace import Stop
+    from backfilld.monitoring.pace import Signal
+    from backfilld.monitoring.progress import Progress
+    from backfilld.producers.client import Client
 
 #: Twice a second: a person sees it move, and the database hardly notices.
 LOOK_SECONDS = 0.5
@@ -199,5 +199,5 @@ class Reader:
             settings=run.settings,
             # Of a walk that is over all lanes are shown; of one that goes on, not those of the walk before it.
             lanes=tuple(lane for lane in walking if lane.pass_ == newest and (not kinds or lane.kind in kinds)),
-            events=tuple(events.whole_story(connection, chosen, most=EVENTS)),
+            events=tuple(audit.whole_story(connection, chosen, most=EVENTS)),
         )

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 from textual.widgets import DataTable
 
-from migrations.states import State
-from monitoring import display
-from producers.watch import sections
+from backfilld.migrations.record.states import State
+from backfilld.monitoring import display
+from backfilld.producers.watch import sections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from monitoring.progress import Progress
+    from backfilld.monitoring.progress import Progress
 
 #: Columns with their widths, and the width of the window from which they are shown: what matters most is there longest.
 _COLUMNS: tuple[tuple[str, int, int], ...] = (

@@ -16,12 +16,12 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.widgets import DataTable, Static
 
-from migrations.states import ENDED, State
-from monitoring import display
-from monitoring.logs import redact
-from producers.watch import questions, sections, wishes
-from producers.watch.reading import EVENTS, Picture, Reader, Trouble
-from producers.watch.runs_table import RunsTable
+from backfilld.migrations.record.states import ENDED, State
+from backfilld.monitoring import display
+from backfilld.monitoring.logs import redact
+from backfilld.producers.watch import questions, sections, wishes
+from backfilld.producers.watch.reading import EVENTS, Picture, Reader, Trouble
+from backfilld.producers.watch.runs_table import RunsTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from monitoring.progress import Progress
-    from producers.client import Client
-    from producers.watch.reading import Detail
-    from producers.watch.wishes import Wish
+    from backfilld.monitoring.progress import Progress
+    from backfilld.producers.client import Client
+    from backfilld.producers.watch.reading import Detail
+    from backfilld.producers.watch.wishes import Wish
 
 #: From this width on there are two columns below the list.
 WIDE = 108

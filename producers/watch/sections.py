@@ -9,18 +9,18 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from migrations.states import STOPPING, Phase, State
-from monitoring import display
+from backfilld.migrations.record.states import STOPPING, Phase, State
+from backfilld.monitoring import display
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rich.console import RenderableType
 
-    from migrations.model import Lane
-    from monitoring.pace import Signal
-    from monitoring.progress import Progress
-    from producers.watch.reading import Detail, Picture
+    from backfilld.migrations.record.model import Lane
+    from backfilld.monitoring.pace import Signal
+    from backfilld.monitoring.progress import Progress
+    from backfilld.producers.watch.reading import Detail, Picture
 
 #: Reaching this many lanes, they are told in numbers: nobody reads fifty bars.
 MOST_LANES = 16

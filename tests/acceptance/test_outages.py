@@ -12,7 +12,7 @@ from fix_daemon import Daemon, Record, backfilld, until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from producers.embedded import EmbeddedPostgres, EmbeddedValkey
+    from backfilld.producers.demo.servers import EmbeddedPostgres, EmbeddedValkey
 
 NAME = "count-up"
 ROWS = 200_000

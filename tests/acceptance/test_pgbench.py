@@ -5,22 +5,23 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 import redis
 from fix_daemon import backfilld, until
+from paths import ROOT
 
-from producers.embedded import EmbeddedPostgres
+from backfilld.producers.demo.servers import EmbeddedPostgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from fix_daemon import Daemon, Record
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "pgbench_abalance_cents.yaml"
+EXAMPLE = ROOT / "examples" / "pgbench_abalance_cents.yaml"
 NAME = "pgbench-abalance-cents"
 #: Long enough for the whole test; it is ended when it has served.
 LOAD_SECONDS = 150

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fix_daemon import Daemon
 
-    from producers.embedded import EmbeddedPostgres
+    from backfilld.producers.demo.servers import EmbeddedPostgres
 
 NAME = "soak"
 ROWS = 150_000

@@ -11,24 +11,24 @@ import re
 import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from fix_daemon import Daemon, Record, until
 from fix_prometheus import Prometheus
+from paths import ROOT
 
-from producers import Client
+from backfilld import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import pytest
 
-    from monitoring.explain import Explanation
-    from producers.embedded import EmbeddedPostgres
+    from backfilld.monitoring.explain import Explanation
+    from backfilld.producers.demo.servers import EmbeddedPostgres
 
-ROOT = Path(__file__).parents[2]
 RULES = ("recording.yaml", "alerts.yaml")
 JOB = "backfilld"
 SCRAPE_SECONDS = 0.25

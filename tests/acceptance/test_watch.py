@@ -20,9 +20,9 @@ import psycopg
 import pytest
 from fix_daemon import PATIENCE_SECONDS, backfilld, environment
 
-from migrations import definition
-from migrations.postgres.connect import connect
-from producers import commands
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.postgres.connect import connect
+from backfilld.producers import commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ name: jobs-shout
 operations:
 - add_column: {table: jobs, column: {name: shout, type: text}, backfill: "upper(status)"}
 """
-COMMAND = [sys.executable, "-c", "from producers.cli import main; main()", "watch"]
+COMMAND = [sys.executable, "-c", "from backfilld.producers.cli import main; main()", "watch"]
 
 #: What a terminal is told: sequences that begin with Esc.
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>78])")

@@ -17,16 +17,16 @@ import pytest
 import yaml
 from fix_daemon import backfilld
 from fix_postgres import missing_service
+from paths import ROOT
 from psycopg.conninfo import conninfo_to_dict
 from typer.testing import CliRunner
 
-from migrations import settings
-from producers.cli import app
+from backfilld.migrations import settings
+from backfilld.producers.cli import app
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]  # Any: YAML
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -176,8 +176,8 @@ def in_repository(name: str, path: str) -> Path:
 def test_the_image_has_what_it_needs() -> None:
     """What .dockerignore keeps out, dashboards in code among it, is nothing that runs."""
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    kept_out = [line.replace("/", ".") for line in ignored if re.fullmatch(r"\w+/\w+", line)]
-    modules = "worker.app, worker.process, worker.solo, producers.cli, producers.demo"
+    kept_out = [f"backfilld.{line.replace('/', '.')}" for line in ignored if re.fullmatch(r"\w+/\w+", line)]
+    modules = "backfilld.worker.supervisor, backfilld.worker.child, backfilld.worker.foreground, backfilld.producers.cli, backfilld.producers.demo"
 
     loaded = subprocess.run(
         [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"],

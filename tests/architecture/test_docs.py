@@ -8,22 +8,24 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from fix_daemon import Daemon, Record, backfilld, environment, until
+from paths import ROOT
 from typer.testing import CliRunner
 
-from migrations import definition, settings
-from migrations.errors import BackfilldError
-from monitoring import metrics
-from producers.cli import app
+from backfilld.migrations import settings
+from backfilld.migrations.errors import BackfilldError
+from backfilld.migrations.file import migration as definition
+from backfilld.monitoring import metrics
+from backfilld.producers.cli import app
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import psycopg
 
-ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

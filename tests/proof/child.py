@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import psycopg
 from psycopg.rows import dict_row
 
-from migrations import definition
-from migrations.messages import LaneMessage
-from migrations.postgres.connect import open_pool
-from migrations.states import RESTING, STOPPING, State
-from producers import commands
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.postgres.connect import open_pool
+from backfilld.migrations.record.states import RESTING, STOPPING, State
+from backfilld.migrations.wire.messages import LaneMessage
+from backfilld.producers import commands
+from backfilld.worker.lanes.runner import Runner
+from backfilld.worker.side_tasks.control import Control
+from backfilld.worker.side_tasks.reconciler import Reconciler
 from proof import sabotage
 from proof.kills import Counter, Kill
-from worker.control import Control
-from worker.reconciler import Reconciler
-from worker.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection
 
 #: A child that has not come to its end by then hangs; SIGALRM ends it, and the test says what it did last.
 LONGEST_LIFE_SECONDS = 120

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from migrations.operations import Action
-from migrations.operations.add_column import AddColumn
-from worker.batch import Batch
-from worker.conductor import Conductor
+from backfilld.migrations.operations import Action
+from backfilld.migrations.operations.add_column.steps import AddColumn
+from backfilld.worker.lanes.batch import Batch
+from backfilld.worker.phases.coordinator import Conductor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from migrations.operations import Step
-    from migrations.store.runs import Standing
-    from worker.batch import Tally
+    from backfilld.migrations.operations import Step
+    from backfilld.migrations.record.runs import Standing
+    from backfilld.worker.lanes.batch import Tally
 
 
 def _checkpoint_apart() -> None:

@@ -1,0 +1,275 @@
+"""A migration as its file writes it: read, checked, and from then on never changed.
+
+The models know the rules of the file alone. Whether a table exists and an expression is valid SQL is for preflight,
+which has a database to ask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Self, cast
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WrapSerializer,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import GenerateJsonSchema
+
+from backfilld.migrations.errors import InvalidMigration
+from backfilld.migrations.file import yaml_nodes
+from backfilld.migrations.file.errors import first_complaint
+from backfilld.migrations.file.fields import FileModel, MigrationName
+from backfilld.migrations.file.operations import (
+    AddCheck,
+    AddColumn,
+    AddForeignKey,
+    AddUnique,
+    Backfill,
+    ChangeType,
+    ColumnSpec,
+    CreateIndex,
+    DropColumn,
+    DropIndex,
+    Operation,
+    RenameColumn,
+    SetNotNull,
+    Sql,
+)
+from backfilld.migrations.file.run_settings import RunSettings
+from backfilld.migrations.identifiers import TableName, Wrong, shown
+
+__all__ = [
+    "AddCheck",
+    "AddColumn",
+    "AddForeignKey",
+    "AddUnique",
+    "Backfill",
+    "ChangeType",
+    "ColumnSpec",
+    "CreateIndex",
+    "DropColumn",
+    "DropIndex",
+    "Migration",
+    "Operation",
+    "RenameColumn",
+    "RunSettings",
+    "SetNotNull",
+    "Sql",
+    "TableName",
+    "json_schema",
+    "load",
+    "parse",
+]
+
+#: Far above any migration written by hand; keeps `load("/dev/zero")` from filling the memory.
+MAX_FILE_BYTES = 1024 * 1024
+#: Above any plan a person can review in one sitting.
+MAX_OPERATIONS = 50
+
+
+class Entry(FileModel):
+    """One operation: its kind as the only key, and what it needs below that."""
+
+    model_config = ConfigDict(title="Operation", json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    add_column: AddColumn | None = Field(default=None, description="Add a column and fill it.")
+    rename_column: RenameColumn | None = Field(default=None, description="Give a column another name.")
+    change_type: ChangeType | None = Field(default=None, description="Give a column another type.")
+    set_not_null: SetNotNull | None = Field(default=None, description="Make a column NOT NULL.")
+    drop_column: DropColumn | None = Field(default=None, description="Take a column away.")
+    add_check: AddCheck | None = Field(default=None, description="Add a CHECK constraint.")
+    add_foreign_key: AddForeignKey | None = Field(default=None, description="Add a foreign key.")
+    add_unique: AddUnique | None = Field(default=None, description="Add a UNIQUE constraint.")
+    create_index: CreateIndex | None = Field(default=None, description="Build an index.")
+    drop_index: DropIndex | None = Field(default=None, description="Take an index away.")
+    backfill: Backfill | None = Field(default=None, description="Change the contents of existing columns.")
+    sql: Sql | None = Field(default=None, description="Run SQL of one's own.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            raise Wrong(
+                f"an entry holds one operation, this one holds {len(self.model_fields_set)}",
+                "Start each operation with a dash of its own.",
+            )
+        return self
+
+
+def _unwrap(value: object) -> Operation:
+    """From `{add_column: {…}}` to the operation itself; pydantic joins the errors found here to its own."""
+    if isinstance(value, Operation):
+        return value
+    entry = Entry.model_validate(value, by_alias=True, by_name=False)
+    (kind,) = entry.model_fields_set  # exactly one is there: `_exactly_one`
+    return cast("Operation", getattr(entry, kind))
+
+
+def _wrap(operation: Operation, inner: SerializerFunctionWrapHandler) -> dict[str, object]:
+    return {operation.kind: inner(operation)}
+
+
+class Migration(FileModel):
+    """A migration file for `backfilld`."""
+
+    name: MigrationName = Field(
+        description="What the run is called; the same name with other contents is refused.",
+        examples=["jobs-new-field"],
+    )
+    operations: tuple[
+        Annotated[Operation, BeforeValidator(_unwrap, json_schema_input_type=Entry), WrapSerializer(_wrap)], ...
+    ] = Field(
+        strict=False,  # a file has lists, not tuples
+        description="What to do, in order.",
+        # Counted in `_a_sensible_number`: pydantic's own count leaves out entries that are wrong in themselves.
+        json_schema_extra={"minItems": 1, "maxItems": MAX_OPERATIONS},
+    )
+    settings: RunSettings = Field(default_factory=RunSettings, description="How the run behaves.")
+
+    @field_validator("operations")
+    @classmethod
+    def _a_sensible_number(cls, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        if not operations:
+            raise Wrong("there is no operation", "Write at least one, behind a dash.")
+        if len(operations) > MAX_OPERATIONS:
+            raise Wrong(
+                f"there are {len(operations)} operations, and a file may have {MAX_OPERATIONS}",
+                "Split the migration into several files.",
+            )
+        return operations
+
+    @model_validator(mode="after")
+    def _columns_are_settled_once(self) -> Self:
+        """Two operations that fill one column would undo each other's work, and neither could be verified."""
+        settled: dict[tuple[TableName, str], tuple[str, int]] = {}
+        for index, operation in enumerate(self.operations):
+            for name, what, key in _settles(operation):
+                column = (cast("TableName", operation.table), name)
+                at: yaml_nodes.Path = ("operations", index, operation.kind, *key)
+                earlier = settled.get(column)
+                if earlier is not None and (earlier[0], what) != ("filled", "filled"):
+                    _refuse_second(column, earlier, at)
+                settled.setdefault(column, (what, index))
+        return self
+
+    @property
+    def checksum(self) -> str:
+        """`sha256:…` over what the migration means: its name and operations.
+
+        Not over comments, layout, the order of keys, or values that equal their default. Not over `settings` either:
+        they may be tuned while the run goes on, and a tuned file must still be the same migration.
+        """
+        meaning = self.model_dump(mode="json", include={"name", "operations"}, exclude_defaults=True, exclude_none=True)
+        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    def canonical(self) -> dict[str, Any]:  # JSON: mappings of anything
+        """The migration as JSON in the shape of the file, every default written out; `from_canonical` reads it."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @classmethod
+    def from_canonical(cls, stored: dict[str, Any]) -> Self:  # JSON: mappings of anything
+        """Read what `canonical` wrote; raises `InvalidMigration` when it is damaged or from another version."""
+        return cls._checked(yaml_nodes.Document(data=stored, places={}), file="<stored definition>")
+
+    @classmethod
+    def _checked(cls, document: yaml_nodes.Document, *, file: str) -> Self:
+        try:
+            return cls.model_validate(document.data, by_alias=True, by_name=False)
+        except ValidationError as exc:
+            raise first_complaint(exc, document, file=file, schema=json_schema()) from None
+
+
+def _settles(operation: Operation) -> list[tuple[str, str, tuple[str | int, ...]]]:
+    """The columns an operation settles: their names, what it does to them, and where in the file that is said."""
+    settled: list[tuple[str, str, tuple[str | int, ...]]] = []
+    match operation:
+        case AddColumn():
+            settled = [(operation.column.name, "added", ("column", "name"))]
+        case Backfill():
+            settled = [
+                (name, "filled", ("writes", number) if operation.writes else ("set", name))
+                for number, name in enumerate(operation.written)
+            ]
+        case RenameColumn():
+            settled = [(operation.old, "renamed", ("from",)), (operation.new, "added", ("to",))]
+        case ChangeType():
+            settled = [(operation.column, "changed", ("column",))]
+        case DropColumn():
+            settled = [(operation.column, "dropped", ("column",))]
+        case SetNotNull():
+            settled = [(operation.column, "filled", ("column",))]
+        case AddCheck() | AddForeignKey() | AddUnique() | CreateIndex() | DropIndex() | Sql():
+            pass
+    return settled
+
+
+def _refuse_second(column: tuple[TableName, str], earlier: tuple[str, int], at: yaml_nodes.Path) -> None:
+    table, name = column
+    done, index = earlier
+    raise Wrong(
+        f"the column `{shown(name)}` of `{shown(str(table))}` is {done} by operations[{index}] already",
+        "Settle the column in one operation, or move the second one to a migration of its own.",
+        at=at,
+    )
+
+
+def load(path: str | Path) -> Migration:
+    """Read a migration file; raises `InvalidMigration`, also when the file cannot be read at all."""
+    file = str(path)
+    try:
+        with Path(path).open("rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as exc:  # ValueError: the path itself holds a NUL
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+        problem, remedy = f"the file cannot be read: {reason}", "Check the path and the permissions of the file."
+        raise InvalidMigration(shown(file) if "\x00" in file else file, 1, "", problem, remedy) from exc
+    if len(content) > MAX_FILE_BYTES:
+        raise InvalidMigration(file, 1, "", "the file is larger than 1 MiB", "Name a migration file, or split it.")
+    try:
+        text = content.decode("utf-8-sig")  # -sig: some editors begin a file with a byte order mark
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        raise InvalidMigration(file, line, "", "the file is not UTF-8 text", "Save it with encoding UTF-8.") from exc
+    return parse(text, file=file)
+
+
+def parse(text: str, *, file: str = "<string>") -> Migration:
+    """Read the text of a migration file; raises `InvalidMigration` for the first error, by line."""
+    return Migration._checked(yaml_nodes.read(text, file=file), file=file)  # noqa: SLF001 - one of its two doors
+
+
+class _FileSchema(GenerateJsonSchema):
+    """JSON Schema of the file: a key that may be left out is left out, it is never null."""
+
+    def nullable_schema(self, schema: Any) -> dict[str, Any]:  # pydantic's own types of the two are not public
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: Any) -> dict[str, Any]:  # same
+        described = super().default_schema(schema)
+        return {key: value for key, value in described.items() if (key, value) != ("default", None)}
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # same
+        """No title: the name of the key in other letters helps nobody."""
+        del schema
+        return False
+
+
+@cache
+def _schema_text() -> str:
+    schema = Migration.model_json_schema(by_alias=True, schema_generator=_FileSchema)
+    return json.dumps({"$schema": GenerateJsonSchema.schema_dialect, **schema})
+
+
+def json_schema() -> dict[str, Any]:  # JSON: mappings of anything
+    """The JSON Schema (draft 2020-12) of the file, for editors; a fresh copy each time."""
+    schema: dict[str, Any] = json.loads(_schema_text())
+    return schema

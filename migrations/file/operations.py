@@ -1,0 +1,325 @@
+"""The operations as a migration file writes them: each one change of one table, with the rules of the file alone."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from backfilld.migrations.file.fields import Columns, Expression, FileModel, Function, Name, Table
+from backfilld.migrations.identifiers import Wrong
+
+#: The table of an operation.
+_TABLE = Field(
+    description="The table: `table` or `schema.table` (default schema: public), exact, never folded.",
+    examples=["jobs", "Odd Schema.Order", '"a.b".c'],
+)
+
+
+class ColumnSpec(FileModel):
+    """A column to add."""
+
+    name: Name = Field(description="The column's name, exact, never folded to lower case.", examples=["new_field"])
+    type: Expression = Field(description="The column's type, as in CREATE TABLE.", examples=["text", "numeric(12, 2)"])
+
+
+class AddColumn(FileModel):
+    """Add a column, fill it in every existing row, keep it right while the application writes, and verify it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={  # `_not_null_has_values`, for editors
+            "if": {"properties": {"not_null": {"const": True}}, "required": ["not_null"]},
+            "then": {"anyOf": [{"required": ["backfill"]}, {"required": ["default"]}]},
+        }
+    )
+
+    kind: ClassVar[Literal["add_column"]] = "add_column"
+
+    table: Table = _TABLE
+    column: ColumnSpec = Field(description="The new column.")
+    backfill: Expression | None = Field(
+        default=None,
+        description="SQL expression over the columns of the row that gives the new column's value.",
+        examples=["upper(status)"],
+    )
+    default: Expression | None = Field(
+        default=None, description="SQL expression of the new column's DEFAULT.", examples=["'new'", "now()"]
+    )
+    not_null: bool = Field(
+        default=False, description="Make the column NOT NULL once it is filled; needs `backfill` or `default`."
+    )
+
+    @model_validator(mode="after")
+    def _not_null_has_values(self) -> Self:
+        if self.not_null and self.backfill is None and self.default is None:
+            raise Wrong(
+                "a NOT NULL column needs a value for the rows that are there already",
+                "Add `backfill:` or `default:`, or remove `not_null:`.",
+                at=("not_null",),
+            )
+        return self
+
+
+class Backfill(FileModel):
+    """Change the contents of columns that are there already, row by row: by SQL expressions, or by a Python function."""
+
+    model_config = ConfigDict(
+        json_schema_extra={  # `_one_way_to_change_rows`, for editors
+            "oneOf": [
+                {"required": ["set"], "properties": {"transform": False, "writes": False, "reads": False}},
+                {"required": ["transform", "writes"], "properties": {"set": False}},
+            ]
+        }
+    )
+
+    kind: ClassVar[Literal["backfill"]] = "backfill"
+
+    table: Table = _TABLE
+    assignments: Annotated[dict[Name, Expression], Field(min_length=1)] | None = Field(
+        default=None,
+        alias="set",
+        description="Column names, each with the SQL expression of its new value.",
+        examples=[{"status": "lower(status)"}],
+    )
+    transform: Function | None = Field(
+        default=None,
+        description="In place of `set`: the Python function `module:function` that is handed rows and gives them back.",
+        examples=["myapp.backfills:normalise_phone"],
+    )
+    writes: Columns | None = Field(
+        default=None, description="The columns that `transform` gives new values.", examples=[["phone_e164"]]
+    )
+    reads: Columns | None = Field(
+        default=None,
+        description="The columns that `transform` is handed beside the key (default: every column of the table).",
+        examples=[["phone", "country"]],
+    )
+    where: Expression | None = Field(
+        default=None,
+        description="SQL condition: only these rows are changed, and none may be left when the run is verified.",
+        examples=["status <> lower(status)"],
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_change_rows(self) -> Self:
+        if self.assignments is not None and self.transform is not None:
+            raise Wrong(
+                "`set` and `transform` are two ways to change the same rows",
+                "Keep one of the two.",
+                at=("transform",),
+            )
+        if self.assignments is not None and (self.writes or self.reads) is not None:
+            raise Wrong(
+                "`writes` and `reads` are for a `transform`, and SQL names its columns itself",
+                "Remove it.",
+                at=("writes" if self.writes is not None else "reads",),
+            )
+        if self.assignments is None and self.transform is None:
+            at = "transform" if (self.writes or self.reads) is not None else "set"
+            raise Wrong(
+                f"the key `{at}` is missing",
+                "Add `set:` with SQL expressions or `transform:` with a Python function to the operation.",
+                at=(at,),
+            )
+        if self.transform is not None and self.writes is None:
+            raise Wrong(
+                "the key `writes` is missing: which columns a function changes cannot be seen from here",
+                "Add `writes:` with the columns that the function gives new values, for example [phone_e164].",
+                at=("writes",),
+            )
+        return self
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The columns that get new values."""
+        return self.writes or tuple(self.assignments or ())
+
+
+class RenameColumn(FileModel):
+    """Give a column another name, while applications that know either name go on."""
+
+    kind: ClassVar[Literal["rename_column"]] = "rename_column"
+
+    table: Table = _TABLE
+    old: Name = Field(alias="from", description="The column's present name, exact.", examples=["total"])
+    new: Name = Field(alias="to", description="The name it is to have, exact.", examples=["revenue"])
+
+    @model_validator(mode="after")
+    def _another_name(self) -> Self:
+        if self.old == self.new:
+            raise Wrong("`from` and `to` are the same name", "Write the name the column is to have.", at=("to",))
+        return self
+
+
+class ChangeType(FileModel):
+    """Give a column another type: beside it grows one of the new type, and once all values are verified they change places."""
+
+    kind: ClassVar[Literal["change_type"]] = "change_type"
+
+    table: Table = _TABLE
+    column: Name = Field(description="The column, exact.", examples=["device_info"])
+    type: Expression = Field(description="The type it is to have, as in CREATE TABLE.", examples=["jsonb", "bigint"])
+    up: Expression | None = Field(
+        default=None,
+        description="SQL expression over the row that gives the new value (default: a cast).",
+        examples=["coalesce(device_info::jsonb, '{}')"],
+    )
+    down: Expression | None = Field(
+        default=None,
+        description="SQL expression over the row that gives the old value from the new one, for the way back; it names the "
+        "column, which then has the new type (default: a cast).",
+        examples=["device_info::text"],
+    )
+    default: Expression | None = Field(
+        default=None,
+        description="The column's DEFAULT from the switch on (default: the present one, cast to the new type).",
+        examples=["'{}'"],
+    )
+
+
+class SetNotNull(FileModel):
+    """Make a column NOT NULL, without a scan under a lock that stops the application."""
+
+    kind: ClassVar[Literal["set_not_null"]] = "set_not_null"
+
+    table: Table = _TABLE
+    column: Name = Field(description="The column, exact.", examples=["status"])
+    backfill: Expression | None = Field(
+        default=None,
+        description="SQL expression that gives rows whose value is NULL one; without it such rows stop the run.",
+        examples=["'unknown'"],
+    )
+
+
+class DropColumn(FileModel):
+    """Take a column away, once its values are archived."""
+
+    kind: ClassVar[Literal["drop_column"]] = "drop_column"
+
+    table: Table = _TABLE
+    column: Name = Field(description="The column, exact.", examples=["legacy_code"])
+
+
+class AddCheck(FileModel):
+    """Add a CHECK constraint, proved for all rows while the application goes on."""
+
+    kind: ClassVar[Literal["add_check"]] = "add_check"
+
+    table: Table = _TABLE
+    name: Name = Field(description="The constraint's name.", examples=["orders_total_positive"])
+    check: Expression = Field(description="SQL condition that every row must meet.", examples=["total >= 0"])
+
+
+class References(FileModel):
+    """The table that a foreign key points to."""
+
+    table: Table = Field(description="The referenced table, exact.", examples=["customers"])
+    columns: Columns | None = Field(
+        default=None, description="Its columns (default: its primary key).", examples=[["id"]]
+    )
+
+
+_ReferentialAction = Literal["no action", "restrict", "cascade", "set null", "set default"]
+
+
+class AddForeignKey(FileModel):
+    """Add a foreign key, proved for all rows while the application goes on."""
+
+    kind: ClassVar[Literal["add_foreign_key"]] = "add_foreign_key"
+
+    table: Table = _TABLE
+    name: Name = Field(description="The constraint's name.", examples=["orders_customer_fk"])
+    columns: Columns = Field(description="The columns that refer, in order.", examples=[["customer_id"]])
+    references: References = Field(description="What they refer to.")
+    on_delete: _ReferentialAction = Field(default="no action", description="What a DELETE of the referenced row does.")
+    on_update: _ReferentialAction = Field(default="no action", description="What an UPDATE of the referenced key does.")
+
+
+class AddUnique(FileModel):
+    """Add a UNIQUE constraint, by an index that is built while the application goes on."""
+
+    kind: ClassVar[Literal["add_unique"]] = "add_unique"
+
+    table: Table = _TABLE
+    name: Name = Field(description="The constraint's name, and its index's.", examples=["users_email_key"])
+    columns: Columns = Field(description="The columns that are to be unique together, in order.", examples=[["email"]])
+
+
+class CreateIndex(FileModel):
+    """Build an index while the application goes on."""
+
+    kind: ClassVar[Literal["create_index"]] = "create_index"
+
+    table: Table = _TABLE
+    name: Name = Field(description="The index's name.", examples=["jobs_status_idx"])
+    columns: Columns | None = Field(
+        default=None, description="The columns it holds, in order.", examples=[["status", "created_at"]]
+    )
+    expressions: Expression | None = Field(
+        default=None,
+        description="In place of `columns`: what stands in the parentheses of CREATE INDEX.",
+        examples=["lower(email), created_at DESC"],
+    )
+    unique: bool = Field(default=False, description="Whether no two rows may have the same values.")
+    method: Name = Field(default="btree", description="The access method.", examples=["btree", "gin"])
+    include: Columns | None = Field(
+        default=None, description="Columns that the index holds without ordering by them.", examples=[["total"]]
+    )
+    where: Expression | None = Field(
+        default=None, description="SQL condition: the index holds only these rows.", examples=["status = 'open'"]
+    )
+
+    @model_validator(mode="after")
+    def _of_something(self) -> Self:
+        if (self.columns is None) == (self.expressions is None):
+            raise Wrong(
+                "an index is of `columns` or of `expressions`, one of the two",
+                "Write `columns:` with names, or `expressions:` with what stands in the parentheses of CREATE INDEX.",
+                at=("expressions",) if self.expressions is not None else (),
+            )
+        return self
+
+
+class DropIndex(FileModel):
+    """Take an index away while the application goes on; its definition is kept."""
+
+    kind: ClassVar[Literal["drop_index"]] = "drop_index"
+
+    table: Table = _TABLE
+    name: Name = Field(description="The index's name; it is in the schema of its table.", examples=["jobs_status_idx"])
+
+
+class Sql(FileModel):
+    """Run SQL of one's own, in one transaction under the lock ladder; `rollback` takes it back."""
+
+    kind: ClassVar[Literal["sql"]] = "sql"
+
+    table: Table | None = Field(default=None, description="The table it is about, if there is one.", examples=["jobs"])
+    run: Expression = Field(
+        description="The statements.", examples=["CREATE VIEW open_jobs AS SELECT * FROM public.jobs"]
+    )
+    rollback: Expression = Field(
+        description="The statements that take `run` back.", examples=["DROP VIEW public.open_jobs"]
+    )
+    phase: Literal["expand", "switch", "contract"] = Field(default="expand", description="The phase in which it runs.")
+    allow: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Rules of the linter that were looked at and may be broken here.",
+        examples=[["ban-drop-column"]],
+    )
+
+
+Operation = (
+    AddColumn
+    | Backfill
+    | RenameColumn
+    | ChangeType
+    | SetNotNull
+    | DropColumn
+    | AddCheck
+    | AddForeignKey
+    | AddUnique
+    | CreateIndex
+    | DropIndex
+    | Sql
+)

@@ -1,0 +1,87 @@
+"""Whether a column can be added, and its values computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.facts import Facts, Target
+from backfilld.migrations.planning.checks.columns import check_reads, once_because
+from backfilld.migrations.planning.checks.walks import key_of
+from backfilld.migrations.postgres.expression_probe import Complaint
+
+if TYPE_CHECKING:
+    from backfilld.migrations.file.migration import AddColumn
+    from backfilld.migrations.planning.checks.findings import Case
+    from backfilld.migrations.postgres.connect import Connection
+
+
+def examine(case: Case, operation: AddColumn) -> Facts:
+    """Raises Complaint."""
+    table, trial = case.table, case.trial
+    adopts = left_by_cancelled_run(case.connection, case.migration.name)
+    column = operation.column.name
+    present = table.column(column)
+    if present is not None and not adopts:
+        case.refuse(
+            "column",
+            f"{table.name} has a column {column} already",
+            "Choose another name, or fill the column that is there with a `backfill` operation",
+        )
+        return Facts(relation=str(table.name))
+    type_, default_fills = (
+        (present.type, False) if present else trial.add_column(column, operation.column.type, operation.default)
+    )
+    expression = operation.backfill or (operation.default if operation.default and not default_fills else None)
+    facts = Facts(
+        relation=str(table.name),
+        key=key_of(table),
+        targets=(Target(column=column, type=type_, as_text=not trial.has_equality(column)),),
+        default_fills=default_fills and operation.backfill is None,
+        adopts=adopts and present is not None,
+    )
+    if not table.keys:
+        case.warn(
+            f"{table.name} has no key by which rows could be archived: what the application writes into {column} is lost "
+            "should the run be rolled back"
+        )
+    if operation.default is not None:
+        trial.analyse(operation.default, what="the default")
+    if expression is None:
+        return facts
+    analysis = trial.analyse(expression, what="backfill")
+    trial.check_update({column: expression}, None)
+    check_reads(case, analysis)
+    if column in analysis.reads:
+        raise Complaint("expression", f"backfill reads {column}, the column it is to fill")
+    generated = sorted(one.name for one in table.columns if one.generated and one.name in analysis.reads)
+    if generated and operation.backfill is not None:
+        raise Complaint(
+            "expression",
+            f"backfill reads the generated column {generated[0]}, which is not yet computed when the sync trigger fires",
+        )
+    if operation.backfill is not None:
+        case.found.warn(
+            f"{table.name}.{column} is computed until contract: what the application writes into it is replaced by the "
+            "expression's value"
+        )
+    if analysis.reads_others:
+        case.warn(
+            f"the expression reads {', '.join(analysis.reads_others)}; a change there reaches {table.name} only "
+            "when the row itself is written, or by verify"
+        )
+    return replace(facts, repeatable=not analysis.unrepeatable, once_because=once_because(analysis, set()))
+
+
+def left_by_cancelled_run(connection: Connection, name: str) -> bool:
+    # Not to_regclass: for a role without rights in the schema it is an error. Such a role has no runs to take over either.
+    readable = connection.execute(
+        "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'backfilld' "
+        "AND c.relname = 'runs' AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')"
+    )
+    if not readable.rowcount:
+        return False
+    row = connection.execute(
+        "SELECT state = 'cancelled' AS cancelled FROM backfilld.runs WHERE name = %s ORDER BY run DESC LIMIT 1", [name]
+    ).fetchone()
+    return bool(row and row["cancelled"])

@@ -1,0 +1,82 @@
+"""Add a foreign key.
+
+verify    no row breaks it; then ADD CONSTRAINT … FOREIGN KEY … NOT VALID, and VALIDATE, which scans while the application goes on
+
+No data moves. A row that refers to nothing stops the run, which names a few of them by key; the foreign key is taken back until
+they are mended.
+
+Adding it takes SHARE ROW EXCLUSIVE on both tables, one after the other. They need not be taken at once: whoever holds the second
+and waits for the first makes us give way long before PostgreSQL would look for a deadlock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from backfilld.migrations.operations.base import Plain
+from backfilld.migrations.operations.ddl.rule import Rule, naming
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backfilld.migrations.file.migration import AddForeignKey as Definition
+    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.operations.base import Step
+
+#: The referenced table in the query for orphans. A table may refer to itself, or to one of the same name in another schema.
+_REFERENCED = "~referenced"
+
+
+def foreign_key_body(definition: Definition, referenced: Sequence[str], *, table: sql.Identifier) -> sql.Composed:
+    """FOREIGN KEY (…) REFERENCES `table` (…) with its actions."""
+    body = sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({})").format(_list(definition.columns), table, _list(referenced))
+    for event, action in (("DELETE", definition.on_delete), ("UPDATE", definition.on_update)):
+        if action != "no action":
+            body += sql.SQL(f" ON {event} {action.upper()}")  # of a closed list
+    return body
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddForeignKey(Plain):
+    """An `add_foreign_key` of a migration, bound to a database."""
+
+    definition: Definition
+
+    @property
+    def table(self) -> TableName:
+        return self.definition.table
+
+    def verify(self) -> tuple[Step, ...]:
+        referenced = self.definition.references.table
+        return Rule(
+            table=self.table,
+            name=self.definition.name,
+            words=f"the foreign key {self.definition.name}",
+            body=foreign_key_body(self.definition, self.facts.referenced, table=referenced.identifier),
+            columns=self.definition.columns,
+            lock=f"SHARE ROW EXCLUSIVE, on {referenced} too" if referenced != self.table else "SHARE ROW EXCLUSIVE",
+            offenders=naming(self.table, self.facts.key, self._refers_to_nothing()),
+            replaces=self.facts.adopts,
+        ).steps(looks=True)
+
+    def _refers_to_nothing(self) -> sql.Composed:
+        """As MATCH SIMPLE takes it: a row with a NULL among the columns refers to nothing and need not."""
+        own = [sql.Identifier(self.table.name, name) for name in self.definition.columns]
+        # The operators are the ones that PostgreSQL would compare by; a bare `=` is another one for a type of an extension.
+        meets = [
+            sql.SQL("{} {} {}").format(sql.Identifier(_REFERENCED, name), sql.SQL(operator), column)
+            for name, operator, column in zip(self.facts.referenced, self.facts.equalities, own, strict=True)
+        ]
+        return sql.SQL("{} AND NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
+            sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(column) for column in own),
+            self.definition.references.table.identifier,
+            sql.Identifier(_REFERENCED),
+            sql.SQL(" AND ").join(meets),
+        )
+
+
+def _list(names: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(name) for name in names)

@@ -1,0 +1,35 @@
+"""Build an index while the application goes on.
+
+verify    CREATE INDEX CONCURRENTLY, after the walk, so that the walk's own updates do not pay for it
+
+The way back drops it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.operations.base import Plain
+from backfilld.migrations.operations.ddl import concurrently
+
+if TYPE_CHECKING:
+    from backfilld.migrations.file.migration import CreateIndex as Definition
+    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.operations.base import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateIndex(Plain):
+    """A `create_index` of a migration, bound to a database."""
+
+    definition: Definition
+
+    @property
+    def table(self) -> TableName:
+        return self.definition.table
+
+    def verify(self) -> tuple[Step, ...]:
+        if self.facts.index is None:  # refused by preflight
+            return ()
+        return (concurrently.build(self.table, self.facts.index, key=self.facts.key),)

@@ -1,0 +1,105 @@
+"""Whether a column can be taken away, and all that must be known to bring it back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.facts import Constraint, Dropped, Facts, Target
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.planning.checks.columns import column_of, mentions
+from backfilld.migrations.planning.checks.walks import with_key
+from backfilld.migrations.postgres import catalog, indexes
+
+if TYPE_CHECKING:
+    from backfilld.migrations.file.migration import DropColumn
+    from backfilld.migrations.planning.checks.findings import Case
+    from backfilld.migrations.postgres.catalog import Dependent
+
+#: What comes back with the column, where it is of this column alone.
+_KEPT = frozenset({"constraint c", "constraint f", "constraint u", "index"})
+
+
+def examine(case: Case, operation: DropColumn) -> Facts:
+    """Raises Complaint."""
+    table, name = case.table, operation.column
+    column = column_of(table, name)
+    details = catalog.column_details(case.connection, table, name)
+    facts = Facts(
+        relation=str(table.name),
+        targets=(Target(column=name, type=column.type, as_text=not case.trial.has_equality(name)),),
+    )
+    if name in {one.name for one in table.keys[0].columns} if table.keys else False:
+        case.refuse(
+            "column",
+            f"{name} is part of the key that {table.name} is walked by",
+            "Give the table another primary key first; rows without one cannot be archived",
+        )
+        return facts
+    if column.generated or details.identity or details.inherited:
+        what = "computed by PostgreSQL" if column.generated else "an identity" if details.identity else "inherited"
+        case.refuse(
+            "column",
+            f"{name} is {what}, and what makes it so could not be brought back without rewriting the table",
+            "Drop it with SQL of your own (`sql`), where its loss is meant",
+        )
+        return facts
+    if name in catalog.partition_columns(case.connection, table):
+        case.refuse("column", f"{name} decides in which partition a row is", "Keep it, or make another table")
+        return facts
+    for number, other in enumerate(case.migration.operations):
+        # What only reads it is done before the contract, if it stands before it in the file.
+        reads = isinstance(other, definition.AddColumn | definition.Backfill) and number < case.number
+        about = number != case.number and other.table == table.name and mentions(other, operation.column)
+        if about and not reads:
+            case.refuse(
+                "operations",
+                f"operations[{number}].{other.kind} names {operation.column} too",
+                "Put the two into migrations of their own, one after the other",
+            )
+    dependents = catalog.column_dependents(case.connection, table, details)
+    for dependent in dependents:
+        if problem := _problem(dependent, partitioned=table.kind == "p"):
+            case.refuse("dependents", f"{dependent.what} {problem}", "Drop it or change it first")
+    constraints = tuple(
+        Constraint(name=one.name, definition=one.definition, valid=one.valid)
+        for one in dependents
+        if one.kind in {"constraint c", "constraint f"}
+    )
+    mine = {one.name for one in dependents if one.kind in {"index", "constraint u"}}
+    found = indexes.of_table(case.connection, table.oid) if mine else []
+    if dependents:
+        names = ", ".join(one.what for one in dependents)
+        case.warn(f"with {name} go {names}; a rollback brings them back")
+    case.warn(
+        f"from contract on {name} is gone: every application must leave it out before that is approved. Its values are kept "
+        f"for {case.migration.settings.retention_days:g} days, and a rollback brings them back"
+    )
+    facts = replace(
+        facts,
+        dropped=Dropped(
+            type=details.type,
+            collation=details.collation,
+            default=details.default,
+            not_null=details.not_null,
+            comment=details.comment,
+            grants=details.grants,
+            constraints=constraints,
+            indexes=tuple(one.definition for one in found if one.definition and one.definition.name in mine),
+            unique=tuple(one.name for one in dependents if one.kind == "constraint u"),
+        ),
+    )
+    return with_key(case.found, case.place, table, facts)
+
+
+def _problem(dependent: Dependent, *, partitioned: bool) -> str:
+    """Why a column cannot go while this depends on it; empty where it comes back with the column."""
+    if dependent.kind not in _KEPT:
+        return "depends on it, and DROP COLUMN would fail or take it along"
+    if dependent.columns > 1:
+        return "is of other columns too, and DROP COLUMN would take it along"
+    if partitioned:
+        return "is of a partitioned table, where it could not be brought back beside a working application"
+    if dependent.kind == "index" and not dependent.valid:
+        return "is invalid, or marks rows for replication or CLUSTER"
+    return ""

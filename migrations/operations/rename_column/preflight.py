@@ -1,0 +1,180 @@
+"""Whether a column can be renamed by a second one that takes its place, and what that one needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.facts import Facts, Target, Twin
+from backfilld.migrations.operations.base import object_name
+from backfilld.migrations.planning.checks.columns import column_of, mentions
+from backfilld.migrations.postgres import catalog, dependents, indexes
+
+if TYPE_CHECKING:
+    from backfilld.migrations.file.migration import RenameColumn
+    from backfilld.migrations.planning.checks.findings import Case
+    from backfilld.migrations.postgres.catalog import Nature
+
+#: Names that PostgreSQL keeps for itself in every table.
+SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
+
+#: The start of the transaction, whoever asks.
+_NOW = frozenset({"now()", "CURRENT_TIMESTAMP"})
+
+#: As many functions are named in a warning.
+_MOST_NAMED = 10
+
+
+def examine(case: Case, operation: RenameColumn) -> Facts:
+    """Raises Complaint."""
+    table, trial = case.table, case.trial
+    column = column_of(table, operation.old)
+    nature = catalog.nature(case.connection, table, column.name)
+    before = len(case.found.findings)
+    _refuse(case, operation, nature)
+    if len(case.found.findings) > before:
+        return Facts(relation=str(table.name))
+    asks_again = bool(nature.default) and _can_be_asked_again(case, nature)
+    twin = Twin(
+        type=nature.type,
+        collation=nature.collation,
+        default=nature.default if asks_again else "",
+        fills_itself=nature.identity or (bool(nature.default) and not asks_again),
+        comment=nature.comment,
+        grants=tuple(catalog.column_grants(case.connection, table, column.name)),
+    )
+    _warn(case, operation, twin)
+    as_text = column.nondeterministic or not trial.has_equality(column.name)
+    return Facts(
+        relation=str(table.name),
+        targets=(Target(column=operation.new, type=nature.type, as_text=as_text),),
+        twin=_with_indexes(case, operation, twin),
+    )
+
+
+def _refuse(case: Case, operation: RenameColumn, nature: Nature) -> None:
+    table, old, new = case.table, operation.old, operation.new
+    if new in SYSTEM_COLUMNS:
+        case.refuse("column", f"{new} is a column that PostgreSQL keeps in every table", "Choose another name")
+    elif table.column(new) is not None:
+        case.refuse(
+            "column",
+            f"{table.name} has a column {new} already",
+            "Choose another name; if a cancelled run of this migration left it there, take that back first: "
+            f"backfilld rollback {case.migration.name}",
+        )
+    if (column := table.column(old)) is not None and column.generated:
+        case.refuse(
+            "column",
+            f"{old} is computed by PostgreSQL, and what is written to its twin could not be kept in it",
+            "Add a generated column of the new name and drop this one later",
+        )
+    if nature.inherited:
+        case.refuse(
+            "column",
+            f"{old} comes from the parent or the type of {table.name}",
+            "Rename it there",
+        )
+    deciding = catalog.partition_columns(case.connection, table)
+    if old in deciding or None in deciding:
+        decides = f"{old} decides" if old in deciding else f"an expression, which may read {old}, decides"
+        case.refuse(
+            "partition_key",
+            f"{decides} in which partition of {table.name} a row is, and a trigger may not move a row to another one",
+            "Rename it with ALTER TABLE … RENAME COLUMN while no application uses it, by a `sql` operation",
+        )
+    if table.kind == "p" and any(old in leaf.indexed_columns for leaf in catalog.leaves(case.connection, table)):
+        case.refuse(
+            "partitioned_index",
+            f"{old} is indexed, and an index of a partitioned table cannot be built for its twin while the application writes",
+            "Rename it with ALTER TABLE … RENAME COLUMN while no application uses it, by a `sql` operation",
+        )
+    others = [
+        number
+        for number, other in enumerate(case.migration.operations)
+        if number != case.number and other.table == operation.table
+    ]
+    for number in others:
+        other = case.migration.operations[number]
+        if mentions(other, old):
+            case.refuse(
+                "order",
+                f"operations[{number}].{other.kind} names {old} too, and the name changes hands while both run",
+                "Rename the column in a migration of its own",
+            )
+    if others and table.keys and old in {one.name for one in table.keys[0].columns}:
+        case.refuse(
+            "order",
+            f"{table.name} is walked by {old}, and other operations of the file walk it too",
+            "Rename the column in a migration of its own",
+        )
+
+
+def _can_be_asked_again(case: Case, nature: Nature) -> bool:
+    if nature.default in _NOW and nature.type.startswith("timestamp") and nature.type.endswith("with time zone"):
+        return True
+    return case.trial.is_constant(nature.default, nature.type)
+
+
+def _with_indexes(case: Case, operation: RenameColumn, twin: Twin) -> Twin:
+    """The twin with a second one of each index that holds the column."""
+    if case.table.kind == "p":
+        return twin  # none holds it, or the operation is refused
+    deferrable = catalog.deferrable_indexes(case.connection, case.table)
+    present = [
+        one.definition
+        for one in indexes.of_table(case.connection, case.table.oid)
+        if one.valid and one.definition is not None
+    ]
+    wanted = [
+        replace(
+            one,
+            name=object_name(f"backfilld_twin_{number}", case.migration.name, case.number),
+            # A second index would refuse at once what a deferrable constraint lets pass until the end.
+            unique=one.unique and one.name not in deferrable,
+            comment="",
+        )
+        for number, one in enumerate(present)
+    ]
+    pairs = case.trial.twin_indexes(operation.old, operation.new, wanted, type_=twin.type, collation=twin.collation)
+    if any(index.unique for index, _ in pairs):
+        case.warn(
+            f"{operation.old} has a unique index, and its twin gets one too: until contract, of two INSERT … ON CONFLICT that "
+            "bring the same new key at the same moment, one may fail with 23505 where it would have updated"
+        )
+    return replace(
+        twin,
+        indexes=tuple(as_twin for as_twin, _ in pairs),
+        indexes_as_old=tuple(as_old for _, as_old in pairs),
+    )
+
+
+def _warn(case: Case, operation: RenameColumn, twin: Twin) -> None:
+    table, old, new = case.table, operation.old, operation.new
+    case.warn(
+        f"until contract {table.name} has both columns, {old} and {new}: SELECT * gives one more, and a prepared SELECT * fails "
+        "once in each connection (0A000) when the columns change; name the columns that are read"
+    )
+    if twin.fills_itself:
+        case.warn(
+            f"the DEFAULT of {old} is no constant: until contract a new row that is given both names, each with another value, "
+            "keeps what is under the name without a DEFAULT, and an explicit NULL under that name is taken for nothing"
+        )
+    by_text = [one.name for one in dependents.of_table(case.connection, table) if one.is_text and one.names(old)]
+    if by_text:
+        more = f" and {len(by_text) - _MOST_NAMED} more" if len(by_text) > _MOST_NAMED else ""
+        case.warn(
+            f"functions name {old} in their text: {', '.join(by_text[:_MOST_NAMED])}{more}. They work until contract and fail "
+            f"afterwards, and with the function of a trigger every write of {table.name}: let them use {new} before you approve it"
+        )
+    of_column = [trigger.name for trigger in table.triggers if old in trigger.of_columns]
+    if of_column:
+        case.warn(
+            f"the trigger {', '.join(of_column)} fires for UPDATE OF {old}: until contract only for statements that name the "
+            f"column itself, which is {old} before the switch and {new} after it"
+        )
+    if table.publications:
+        case.warn(
+            f"{table.name} is published ({', '.join(table.publications)}): a subscriber without a column {new} stops; "
+            "add it there first"
+        )

@@ -1,0 +1,160 @@
+"""Whether raw SQL can be run as a step: that PostgreSQL can read it, what rules it breaks, and which tables it is about."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import errors, sql
+
+from backfilld.migrations.facts import Facts
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.operations.sql.steps import lock_of
+from backfilld.migrations.planning import lint
+from backfilld.migrations.planning.checks.tables import find_table
+from backfilld.migrations.postgres import catalog
+from backfilld.migrations.postgres.statements import Unclosed, split
+
+if TYPE_CHECKING:
+    from backfilld.migrations.file.migration import Sql
+    from backfilld.migrations.planning.checks.findings import Examination
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.statements import SqlStatement
+
+#: Statements about a relation whose name has no schema; a quoted name stands as Q.
+_BARE_NAMES = re.compile(
+    r"((ALTER|DROP) (TABLE|INDEX|VIEW|MATERIALIZED VIEW|SEQUENCE|TYPE) (IF EXISTS )?(ONLY )?"
+    r"|CREATE (OR REPLACE )?(TABLE|VIEW|MATERIALIZED VIEW|FUNCTION|PROCEDURE|TYPE|SEQUENCE) (IF NOT EXISTS )?"
+    r"|CREATE (UNIQUE )?INDEX .*? ON (ONLY )?|(CREATE|ALTER|DROP) (OR REPLACE )?(CONSTRAINT )?(TRIGGER|POLICY) .*? ON "
+    r"|TRUNCATE (TABLE )?(ONLY )?|COMMENT ON (TABLE|COLUMN|VIEW|INDEX|SEQUENCE) |ALTER PUBLICATION \S+ (ADD|DROP|SET) TABLE (ONLY )?)"
+    r"(?!ONLY\b|IF\b)(?P<name>[\w$]+)( [^.]|$)"
+)
+#: What PostgreSQL says when names are looked up, which its parser alone has no business with.
+_LOOKED_UP = (errors.UndefinedTable, errors.InvalidSchemaName)
+
+
+def examine(connection: Connection, found: Examination, operation: Sql, number: int) -> Facts:
+    """What is known of one operation; refusals are put down in `found`."""
+    place = f"operations[{number}].sql"
+    if operation.table is not None:
+        _see(connection, found, find_table(connection, found, place, operation.table))
+    rows: dict[tuple[str, str], int] = {}
+    broken: set[str] = set()
+    for key, text in (("run", operation.run), ("rollback", operation.rollback)):
+        statements = _read(connection, found, f"{place}.{key}", text)
+        for statement in statements:
+            _check_tables(connection, found, f"{place}.{key}", statement)
+        rows |= {(name.schema, name.name): count for name, count in found.rows.items()}
+        if statements:
+            broken |= _lint(found, operation, f"{place}.{key}", text, rows)
+    _check_allowed(found, operation, place, broken)
+    return Facts(relation=str(operation.table) if operation.table else "")
+
+
+def _read(connection: Connection, found: Examination, place: str, text: str) -> tuple[SqlStatement, ...]:
+    """The statements of a text, each of which PostgreSQL can parse; none once it is put down why not."""
+    try:
+        statements = split(text)
+    except Unclosed as exc:
+        found.refuse("sql", f"{place}: {exc}", "Close it")
+        return ()
+    if not statements:
+        found.refuse("sql", f"{place} holds no statement", "Write one; what has nothing to take back may say SELECT 1")
+    for statement in statements:
+        if (problem := _complaint(connection, statement)) is not None:
+            found.refuse(
+                "sql",
+                f"{place}: {_shown(statement)}: {problem}",
+                "Names outside pg_catalog carry their schema (public.jobs): the search path is empty",
+            )
+    return statements
+
+
+def _complaint(connection: Connection, statement: SqlStatement) -> str | None:
+    """What PostgreSQL's parser has against a statement. As the body of a function it is read and not run."""
+    # DDL's names are looked up when it runs, and a copy in pg_temp would be found by them in the rehearsal.
+    shape = " ".join("Q" if token.kind == "name" else token.word or token.text[:1] for token in statement.tokens)
+    if (found := _BARE_NAMES.match(shape)) is not None:
+        name = statement.tokens[shape[: found.start("name")].count(" ")].text
+        return f"{name} has no schema"
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute("SET LOCAL search_path = ''")
+            connection.execute("SET LOCAL check_function_bodies = on")
+            connection.execute("SET LOCAL standard_conforming_strings = on")
+            connection.execute("SET LOCAL lock_timeout = '2s'")
+            connection.execute(
+                sql.SQL("CREATE FUNCTION pg_temp.backfilld_reads() RETURNS void LANGUAGE sql AS {}").format(
+                    sql.Literal(statement.text)
+                )
+            )
+    except errors.SyntaxError as exc:
+        return exc.diag.message_primary or str(exc)
+    except _LOOKED_UP as exc:
+        # Only of a name without a schema can it be said that no earlier statement makes it.
+        missing = exc.diag.message_primary or str(exc)
+        return missing if "." not in missing else None
+    except psycopg.Error as exc:
+        if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57")):
+            raise
+    return None
+
+
+def _check_tables(connection: Connection, found: Examination, place: str, statement: SqlStatement) -> None:
+    """Take down the tables that a statement names, and refuse what only their owner may do."""
+    for _, _, name in statement.qualified:
+        if len(name[0].encode()) > 63 or len(name[1].encode()) > 63:
+            continue
+        table = _see(connection, found, catalog.describe(connection, TableName(*name)))
+        if table is not None and not table.owned and lock_of(statement.bare) == "ACCESS EXCLUSIVE":
+            problem = f"{place}: the role {found.backend.role} does not own {table.name}, which it alters or drops"
+            if all(finding.problem != problem for finding in found.findings):
+                found.refuse("ownership", problem, "Use the owner, or a role that is a member of it")
+
+
+def _see(connection: Connection, found: Examination, table: catalog.Table | None) -> catalog.Table | None:
+    if table is None or table.kind not in catalog.TABLES or table.name.schema in {"pg_catalog", "backfilld"}:
+        return None
+    if table.name not in found.tables:
+        found.tables[table.name] = table
+        found.rows[table.name] = catalog.estimate_rows(connection, table)
+    return table
+
+
+def _lint(found: Examination, operation: Sql, place: str, text: str, rows: dict[tuple[str, str], int]) -> set[str]:
+    """Put down what the rules say of a text; returns the rules it breaks."""
+    statements = split(text)
+    try:
+        remarks = lint.remarks(text, version=found.backend.version // 10_000)
+    except lint.NotLinted as exc:
+        found.warn(f"{place} was checked by backfilld's own rules alone: {exc}")
+        remarks = lint.own_remarks(statements)
+    for remark in remarks:
+        if place.endswith("rollback") and remark.rule.startswith(("ban-drop", "renaming")):
+            continue  # that is what a way back is for
+        rule, statement = remark.means, statements[remark.statement]
+        known = [rows[name] for _, _, name in statement.qualified if name in rows]
+        small = rule.by_size and max(known, default=0) < lint.SMALL_ROWS
+        said = f"{place}: {_shown(statement)}: {remark.problem} ({remark.rule})"
+        if rule.level == "forbid":
+            found.refuse("lint", said, rule.remedy)
+        elif rule.level == "refuse" and not small and remark.rule not in operation.allow:
+            found.refuse("lint", said, f"{rule.remedy}; or, having looked at it, write `allow: [{remark.rule}]`")
+        elif remark.rule not in operation.allow or rule.level == "refuse":
+            found.warn(f"{said}{f'. {rule.remedy}' if rule.remedy else ''}")
+    return {remark.rule for remark in remarks}
+
+
+def _check_allowed(found: Examination, operation: Sql, place: str, broken: set[str]) -> None:
+    """Say which names in `allow` allow nothing."""
+    for name in operation.allow:
+        if name in lint.RULES and lint.RULES[name].level == "forbid":
+            found.warn(f"{place}.allow: nothing allows {name}")
+        elif name not in {*broken, "long-lock"}:
+            found.warn(f"{place}.allow: no statement breaks a rule called {name}")
+
+
+def _shown(statement: SqlStatement) -> str:
+    text = " ".join(statement.text.split())
+    return f"{text[:57]}..." if len(text) > 60 else text

@@ -1,0 +1,88 @@
+"""Run SQL of the user's own, in the phase he names; what takes it back is his too.
+
+expand, switch or contract   the statements of `run`, in one transaction; the way back is that of `rollback`
+
+What a statement locks is told by its first words alone, since the steps must not depend on when they are asked for. The plan
+has what was measured beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from backfilld.migrations.operations.base import Action, Plain, Statement, Step
+from backfilld.migrations.postgres.statements import split
+
+if TYPE_CHECKING:
+    from backfilld.migrations.file.migration import Sql as Definition
+    from backfilld.migrations.file.migration import TableName
+
+#: What statements lock, by their first words; the first that matches counts. (Measured on 15, 16 and 18.)
+_LOCKS = (
+    (r"ALTER TABLE .* VALIDATE CONSTRAINT ", "SHARE UPDATE EXCLUSIVE"),
+    (r"ALTER TABLE .* ALTER (COLUMN )?\S+ SET STATISTICS ", "SHARE UPDATE EXCLUSIVE"),
+    (r"ALTER TABLE .* ADD (CONSTRAINT \S+ )?FOREIGN KEY ", "SHARE ROW EXCLUSIVE"),
+    (r"ALTER TABLE .* (ENABLE|DISABLE) (ALWAYS |REPLICA )?TRIGGER ", "SHARE ROW EXCLUSIVE"),
+    (r"CREATE (OR REPLACE )?(CONSTRAINT )?TRIGGER ", "SHARE ROW EXCLUSIVE"),
+    (r"CREATE (UNIQUE )?INDEX |REINDEX ", "SHARE"),
+    (
+        r"COMMENT ON (TABLE|COLUMN|CONSTRAINT|TRIGGER|POLICY) |CREATE STATISTICS |ALTER PUBLICATION |ANALYZE ",
+        "SHARE UPDATE EXCLUSIVE",
+    ),
+    (r"UPDATE |DELETE |INSERT |MERGE |WITH ", "ROW EXCLUSIVE"),
+    (r"SELECT .* FOR (NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)", "ROW SHARE"),
+    (
+        r"(ALTER|DROP) (TABLE|INDEX|VIEW|MATERIALIZED VIEW) |TRUNCATE |(CREATE|ALTER|DROP) POLICY |DROP TRIGGER ",
+        "ACCESS EXCLUSIVE",
+    ),
+    (r"(CREATE|DROP) RULE |CLUSTER |LOCK |CREATE OR REPLACE RULE ", "ACCESS EXCLUSIVE"),
+    (
+        r"CREATE (OR REPLACE )?(TEMP |TEMPORARY |RECURSIVE )*VIEW |CREATE MATERIALIZED VIEW |SELECT |TABLE |VALUES ",
+        "ACCESS SHARE",
+    ),
+    (r"DO ", "whatever it executes locks"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sql(Plain):
+    """A `sql` of a migration, bound to a database."""
+
+    definition: Definition
+
+    @property
+    def table(self) -> TableName | None:
+        return self.definition.table
+
+    def expand(self) -> tuple[Step, ...]:
+        return self._steps("expand")
+
+    def switch(self) -> tuple[Step, ...]:
+        return self._steps("switch")
+
+    def contract(self) -> tuple[Step, ...]:
+        return self._steps("contract")
+
+    def _steps(self, phase: str) -> tuple[Step, ...]:
+        if phase != self.definition.phase:
+            return ()
+        back = Action(table=self.table, statements=statements(self.definition.rollback))
+        return (Action(table=self.table, statements=statements(self.definition.run), back=(back,)),)
+
+
+def statements(text: str) -> tuple[Statement, ...]:
+    """A text as statements that are sent one after the other."""
+    return tuple(
+        # The user's own, read by preflight; without parameters, so that a percent sign is one.
+        Statement(sql=sql.Composed([sql.SQL(one.text)]), lock=lock_of(one.bare), note="raw SQL")
+        for one in split(text)
+    )
+
+
+def lock_of(bare: str) -> str:
+    """The lock that a statement takes on the table it is about, by its first words."""
+    return next((lock for pattern, lock in _LOCKS if re.match(pattern, bare + " ", re.DOTALL)), "none")

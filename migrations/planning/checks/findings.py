@@ -1,0 +1,72 @@
+"""What preflight found, and what it knows while it looks at one operation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.errors import Finding, Refused
+
+if TYPE_CHECKING:
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.file.migration import Migration, TableName
+    from backfilld.migrations.planning.dry_run import Rehearsal
+    from backfilld.migrations.planning.estimate import Forecast
+    from backfilld.migrations.postgres.catalog import Backend, Table
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.dependents import Dependent
+    from backfilld.migrations.postgres.expression_probe import Probe
+
+
+@dataclass(kw_only=True)
+class Examination:
+    """What preflight found."""
+
+    backend: Backend
+    facts: tuple[Facts, ...] = ()
+    tables: dict[TableName, Table] = field(default_factory=dict)
+    #: About how many rows each table has.
+    rows: dict[TableName, int] = field(default_factory=dict)
+    #: How each operation will walk its table; None where it moves no data. Empty when the migration is refused.
+    forecasts: tuple[Forecast | None, ...] = ()
+    #: What depends on each table.
+    dependents: dict[TableName, tuple[Dependent, ...]] = field(default_factory=dict)
+    #: What each statement did to empty copies of the tables. Empty when the migration is refused before.
+    rehearsal: Rehearsal | None = None
+    findings: list[Finding] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def refuse(self, check: str, problem: str, remedy: str) -> None:
+        self.findings.append(Finding(check, problem, remedy))
+
+    def require(self) -> None:
+        """Raises Refused when there is a reason for it."""
+        if self.findings:
+            raise Refused(list(self.findings))
+
+    def warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One operation under examination."""
+
+    connection: Connection
+    found: Examination
+    migration: Migration
+    number: int
+    #: Where it stands in the file, for people.
+    place: str
+    table: Table
+    #: A temporary copy of the table, in which expressions and DDL can be tried.
+    trial: Probe
+
+    def refuse(self, check: str, problem: str, remedy: str) -> None:
+        """Put down a reason why the migration cannot run; `problem` is told with its place in the file."""
+        self.found.refuse(check, f"{self.place}: {problem}", remedy)
+
+    def warn(self, text: str) -> None:
+        """Put down what a careful person should know; told with its place in the file."""
+        self.found.warn(f"{self.place}: {text}")

@@ -1,0 +1,40 @@
+"""What rules about a table's data share: that their name is free, and the columns they are about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.operations.add_column.preflight import left_by_cancelled_run
+from backfilld.migrations.planning.checks.columns import column_of
+from backfilld.migrations.postgres import catalog
+
+if TYPE_CHECKING:
+    from backfilld.migrations.planning.checks.findings import Case
+
+
+def takes_over(case: Case, name: str) -> bool:
+    """Whether a cancelled run of this migration left a constraint of that name; one of anybody else's is refused."""
+    there = catalog.constraint(case.connection, case.table, name)
+    if there is None:
+        return False
+    if left_by_cancelled_run(case.connection, case.migration.name):
+        return True
+    table, constraint = case.table.name.identifier.as_string(), sql.Identifier(name).as_string()
+    remedy = "Choose another name, or remove the operation"
+    if not there[1]:
+        remedy = f"It is not validated: ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}, or choose another name"
+    case.refuse("constraint", f"{case.table.name} has a constraint {name} already", remedy)
+    return False
+
+
+def check_column(case: Case, name: str) -> None:
+    """The table has the column, or an earlier operation of the file adds it. Raises Complaint."""
+    added = any(
+        isinstance(earlier, definition.AddColumn) and (earlier.table, earlier.column.name) == (case.table.name, name)
+        for earlier in case.migration.operations[: case.number]
+    )
+    if not added:
+        column_of(case.table, name)

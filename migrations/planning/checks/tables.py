@@ -1,0 +1,81 @@
+"""The table of an operation: that it is there, that it is one, and that this role may work on all of it."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.file.migration import Backfill, TableName
+from backfilld.migrations.postgres import catalog
+
+if TYPE_CHECKING:
+    from backfilld.migrations.file.migration import Operation
+    from backfilld.migrations.planning.checks.findings import Examination
+    from backfilld.migrations.postgres.catalog import Table
+    from backfilld.migrations.postgres.connect import Connection
+
+
+def find_table(connection: Connection, found: Examination, place: str, name: TableName) -> Table | None:
+    """The table of that name; None once its absence, and the one likely meant, is put down."""
+    table = catalog.describe(connection, name)
+    if table is None:
+        names = [str(TableName(schema, other)) for schema, other in catalog.similar_tables(connection, name)]
+        lowered = {other.lower(): other for other in reversed(names)}
+        near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.6)
+        found.refuse(
+            "table",
+            f"{place}: there is no table {name}",
+            f"Did you mean {lowered[near[0]]}? Names are exact, never folded" if near else "Name it as schema.table",
+        )
+    return table
+
+
+def check_table(found: Examination, place: str, table: Table, operation: Operation) -> None:
+    """Put down every reason why this role cannot do the operation on this table."""
+    name, role = table.name, found.backend.role
+    if table.kind not in catalog.TABLES:
+        kinds = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index"}
+        found.refuse(
+            "table_kind", f"{place}: {name} is {kinds.get(table.kind, 'not a table')}", "Name an ordinary table"
+        )
+        return
+    if table.has_children:
+        found.refuse(
+            "inheritance",
+            f"{place}: {name} has tables that inherit from it, and no key covers them all",
+            "Name each of these tables in an operation of its own",
+        )
+    if table.is_partition and not isinstance(operation, Backfill):
+        found.refuse(
+            "partition",
+            f"{place}: {name} is a partition, and its columns and constraints are its parent's",
+            "Name the partitioned table",
+        )
+    if table.row_security_active:
+        found.refuse(
+            "row_security",
+            f"{place}: row security is active on {name} for the role {role}, so rows would be hidden from it "
+            "and a backfill would pass over them in silence",
+            f"Use a role with BYPASSRLS (ALTER ROLE {role} BYPASSRLS), or the owner of a table without FORCE ROW LEVEL SECURITY",
+        )
+    if not isinstance(operation, Backfill) and not table.owned:
+        found.refuse(
+            "ownership",
+            f"{place}: the role {role} does not own {name}",
+            "Use the owner, or a role that is a member of it",
+        )
+    if not (table.may_select and table.may_update):
+        found.refuse(
+            "privileges",
+            f"{place}: the role {role} may not read and update {name}",
+            f"GRANT SELECT, UPDATE ON {name.identifier.as_string()} TO {role}",
+        )
+    identified = table.replica_identity not in {"d", "n"} or (
+        table.replica_identity == "d" and any(key.is_primary for key in table.keys)
+    )
+    if table.publications and not identified:
+        found.refuse(
+            "replica_identity",
+            f"{place}: {name} is published ({', '.join(table.publications)}) without a replica identity, so updates of it fail",
+            f"ALTER TABLE {name.identifier.as_string()} REPLICA IDENTITY FULL, or give it a primary key",
+        )

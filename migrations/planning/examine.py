@@ -1,0 +1,184 @@
+"""What must be true before a migration may run, found by asking the database; nothing is changed.
+
+`examine` gives all reasons for refusal at once, what a careful person should know besides, and the facts that the steps need.
+Each operation has a file of its own here, which is handed a `Case` and gives the operation's facts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, assert_never
+
+from backfilld.migrations.facts import Facts
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.operations import bind, bind_one
+from backfilld.migrations.operations.add_check import preflight as add_check
+from backfilld.migrations.operations.add_column import preflight as add_column
+from backfilld.migrations.operations.add_foreign_key import preflight as add_foreign_key
+from backfilld.migrations.operations.add_unique import preflight as add_unique
+from backfilld.migrations.operations.backfill import preflight as backfill
+from backfilld.migrations.operations.change_type import preflight as change_type
+from backfilld.migrations.operations.create_index import preflight as create_index
+from backfilld.migrations.operations.drop_column import preflight as drop_column
+from backfilld.migrations.operations.drop_index import preflight as drop_index
+from backfilld.migrations.operations.rename_column import preflight as rename_column
+from backfilld.migrations.operations.set_not_null import preflight as set_not_null
+from backfilld.migrations.operations.sql import preflight as sql
+from backfilld.migrations.planning.checks.findings import Case, Examination
+from backfilld.migrations.planning.checks.side_effects import tell_of_surroundings
+from backfilld.migrations.planning.checks.tables import check_table, find_table
+from backfilld.migrations.planning.checks.walks import keys_because, with_key
+from backfilld.migrations.planning.dry_run import rehearse
+from backfilld.migrations.planning.estimate import forecast
+from backfilld.migrations.postgres import catalog, dependents, pooler
+from backfilld.migrations.postgres.expression_probe import Complaint, probe
+
+if TYPE_CHECKING:
+    from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.postgres.connect import Connection
+
+__all__ = ["OLDEST_SERVER", "Examination", "examine"]
+
+#: Page-wise TID range scans and CREATE OR REPLACE TRIGGER came with 14.
+OLDEST_SERVER = 140_000
+
+
+def examine(connection: Connection, migration: Migration) -> Examination:
+    """Ask the database whether a migration can run safely. Raises only for the loss of the connection."""
+    found = Examination(backend=catalog.backend(connection))
+    _check_server(connection, found, migration)
+    if not found.findings:
+        found.facts = tuple(
+            _examine_operation(connection, found, migration, number) for number in range(len(migration.operations))
+        )
+    if not found.findings:
+        found.dependents = {name: dependents.of_table(connection, table) for name, table in found.tables.items()}
+        found.rehearsal = rehearse(connection, found, migration, found.facts)
+    if not found.findings:
+        found.forecasts = tuple(
+            forecast(connection, found.tables[rewrite.table], rewrite, migration.settings)
+            if (rewrite := operation.rewrite()) is not None
+            else None
+            for operation in bind(migration, found.facts)
+        )
+    return found
+
+
+def _check_server(connection: Connection, found: Examination, migration: Migration) -> None:
+    backend = found.backend
+    if backend.version < OLDEST_SERVER:
+        found.refuse("server_version", f"the server is PostgreSQL {backend.version // 10_000}", "Use 14 or newer")
+    if backend.in_recovery or backend.read_only:
+        found.refuse(
+            "read_only",
+            "this server does not take writes (a standby, or read-only by default)",
+            "Give the URL of the primary, and check default_transaction_read_only",
+        )
+    elif not backend.may_make_temporary:
+        found.refuse(
+            "temporary_tables",
+            f"the role {backend.role} may not make temporary tables, in which expressions are tried out",
+            f"GRANT TEMPORARY ON DATABASE {connection.info.dbname} TO {backend.role}",
+        )
+    if any(not isinstance(operation, definition.Backfill) for operation in migration.operations) and (
+        pooler.in_transaction_mode(connection)
+    ):
+        found.refuse(
+            "pooler",
+            "the connection goes through a pooler in transaction mode, which is not safe for schema changes",
+            "Use the database's direct address or a session-mode pooler (on Supabase port 5432, not 6543)",
+        )
+
+
+def _examine_operation(connection: Connection, found: Examination, migration: Migration, number: int) -> Facts:
+    operation = migration.operations[number]
+    place = f"operations[{number}].{operation.kind}"
+    if isinstance(operation, definition.Sql):
+        return sql.examine(connection, found, operation, number)
+    nothing = Facts(relation=str(operation.table))
+    before = len(found.findings)
+    table = found.tables.get(operation.table) or find_table(connection, found, place, operation.table)
+    if table is not None:
+        found.tables[operation.table] = table
+        found.rows[operation.table] = catalog.estimate_rows(connection, table)
+        check_table(found, place, table, operation)
+    if table is None or len(found.findings) > before:
+        return nothing
+    try:
+        with probe(connection, table) as trial:
+            case = Case(
+                connection=connection,
+                found=found,
+                migration=migration,
+                number=number,
+                place=place,
+                table=table,
+                trial=trial,
+            )
+            _add_earlier_columns(case)
+            facts = _examine_case(case)
+    except Complaint as complaint:
+        found.findings.append(complaint.finding(place))
+        return nothing
+    return facts if len(found.findings) > before else _with_walk(case, facts)
+
+
+def _add_earlier_columns(case: Case) -> None:
+    """Columns that earlier operations of the file add to the table are there for the later ones."""
+    for earlier in case.migration.operations[: case.number]:
+        if isinstance(earlier, definition.AddColumn) and earlier.table == case.table.name:
+            column = earlier.column
+            if case.table.column(column.name) is None:
+                case.trial.add_column(column.name, column.type, None)
+
+
+def _with_walk(case: Case, facts: Facts) -> Facts:
+    """How the operation walks its table, if it moves data."""
+    if bind_one(case.migration, case.number, facts).rewrite() is None:
+        return facts
+    tell_of_surroundings(case.found, case.table, {target.column for target in facts.targets})
+    facts = with_key(case.found, case.place, case.table, facts)
+    because = keys_because(case.connection, case.table, facts)
+    if because and case.migration.settings.walk == "pages":
+        case.refuse(
+            "walk",
+            f"{case.table.name} cannot be walked by pages, because {because}",
+            "Remove `walk: pages` from the settings; it is walked by key then",
+        )
+    if bind_one(case.migration, case.number, facts).undo() and not case.migration.settings.journal:
+        case.warn(
+            "with `journal: off` nothing is kept of what it replaces: once rows are changed, this run cannot be rolled back"
+        )
+    return replace(facts, keys_because=because)
+
+
+def _examine_case(case: Case) -> Facts:  # noqa: C901, PLR0911, PLR0912 - one for each operation
+    """The facts of one operation. Raises Complaint."""
+    operation = case.migration.operations[case.number]
+    match operation:
+        case definition.AddColumn():
+            return add_column.examine(case, operation)
+        case definition.Backfill():
+            return backfill.examine(case, operation)
+        case definition.ChangeType():
+            return change_type.examine(case, operation)
+        case definition.DropColumn():
+            return drop_column.examine(case, operation)
+        case definition.RenameColumn():
+            return rename_column.examine(case, operation)
+        case definition.SetNotNull():
+            return set_not_null.examine(case, operation)
+        case definition.AddCheck():
+            return add_check.examine(case, operation)
+        case definition.AddForeignKey():
+            return add_foreign_key.examine(case, operation)
+        case definition.AddUnique():
+            return add_unique.examine(case, operation)
+        case definition.CreateIndex():
+            return create_index.examine(case, operation)
+        case definition.DropIndex():
+            return drop_index.examine(case, operation)
+        case definition.Sql():
+            return Facts(relation="")  # examined by its text: `sql.examine`
+        case _:
+            assert_never(operation)

@@ -1,0 +1,351 @@
+"""What a migration would do, phase by phase, with the lock each statement takes, and what it would cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from psycopg import sql
+
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.operations import Action, bind, steps
+from backfilld.migrations.operations.sql.steps import lock_of
+from backfilld.migrations.planning.dry_run import BLOCKING, Place, Seen
+from backfilld.migrations.planning.impact import fate
+from backfilld.migrations.planning.risks import Fate, rank
+from backfilld.migrations.postgres.locks import needed
+from backfilld.migrations.postgres.statements import split
+from backfilld.migrations.record.states import Phase
+
+if TYPE_CHECKING:
+    from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.operations import Operation, Step
+    from backfilld.migrations.planning.dry_run import Rehearsal
+    from backfilld.migrations.planning.estimate import Forecast
+    from backfilld.migrations.planning.examine import Examination
+    from backfilld.migrations.planning.risks import Risk
+    from backfilld.migrations.postgres.catalog import Table
+    from backfilld.migrations.walks.rewrite import Rewrite
+
+#: Rows per second and lane that an estimate starts from, until a run has measured its own: a few indexes, ordinary disks.
+ASSUMED_ROWS_PER_SECOND = 15_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedAction:
+    """One statement, as it will be sent."""
+
+    sql: str
+    lock: str
+    note: str
+    #: The operation, by its number in the file.
+    operation: int | None = None
+    #: The operation's step in this phase: statements of one step are one transaction. None for batches.
+    step: int | None = None
+    #: How long the lock is held: brief, or as long as the table is large.
+    hold: str = ""
+    #: What it does to the whole table: rewrites it, scans it, builds an index on it; empty for nothing.
+    does: str = ""
+    #: How lock and deed are known: measured on a copy, or by rule.
+    known: Literal["measured", "by rule", ""] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedOperation:
+    """One operation of the file, as other parts of the plan refer to it."""
+
+    number: int
+    kind: str
+    table: str | None
+    summary: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedPhase:
+    phase: Phase
+    actions: tuple[PlannedAction, ...]
+    waits_for_approval: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableReport:
+    """A table as preflight saw it."""
+
+    name: str
+    rows: int
+    heap_bytes: int
+    index_bytes: int
+    #: Columns of the key that is walked.
+    key: tuple[str, ...]
+    triggers: tuple[str, ...]
+    publications: tuple[str, ...]
+    dependents: tuple[str, ...]
+    #: How each operation on it walks it, and what that will take.
+    walks: tuple[Forecast, ...]
+    notes: tuple[str, ...]
+    #: What will happen to each thing that depends on it.
+    fates: tuple[Fate, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """An order of magnitude, from an assumed speed; `status` shows the measured one."""
+
+    rows: int
+    batches: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything `plan` shows."""
+
+    name: str
+    checksum: str
+    phases: tuple[PlannedPhase, ...]
+    tables: tuple[TableReport, ...]
+    estimate: Estimate
+    warnings: tuple[str, ...]
+    findings: tuple[dict[str, str], ...]
+    operations: tuple[PlannedOperation, ...] = ()
+    risks: tuple[Risk, ...] = ()
+
+    @property
+    def refused(self) -> bool:
+        return bool(self.findings)
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        return asdict(self) | {"refused": self.refused}
+
+
+def make(migration: Migration, examination: Examination) -> Plan:
+    """Put together what preflight found and what the operations would do. A refused migration has no phases."""
+    operations = bind(migration, examination.facts) if not examination.findings else ()
+    fates = {name: _fates(migration, examination, operations, name) for name in examination.tables}
+    return Plan(
+        name=migration.name,
+        checksum=migration.checksum,
+        phases=tuple(
+            _phase(migration, operations, phase, examination)
+            for phase in Phase
+            if phase is not Phase.DONE and operations
+        ),
+        tables=tuple(
+            _report(
+                table,
+                examination.rows[name],
+                operations,
+                walks=tuple(
+                    one
+                    for operation, one in zip(operations, examination.forecasts, strict=False)
+                    if one is not None and operation.table == name
+                ),
+                fates=fates[name],
+            )
+            for name, table in examination.tables.items()
+        ),
+        estimate=_estimate(migration, operations, examination),
+        warnings=tuple(examination.warnings),
+        findings=tuple(asdict(finding) for finding in examination.findings),
+        operations=tuple(
+            PlannedOperation(
+                number=number,
+                kind=of.kind,
+                table=str(of.table) if of.table is not None else None,
+                summary=_summary(of),
+            )
+            for number, of in enumerate(migration.operations)
+        ),
+        risks=rank(migration, examination, operations, fates) if operations else (),
+    )
+
+
+def _summary(of: definition.Operation) -> str:
+    """An operation in a few words, as a person would tell it to another."""
+    match of:
+        case definition.AddColumn():
+            what = f"{of.column.name} {of.column.type}"
+        case definition.Backfill():
+            what = ", ".join(of.written)
+        case definition.RenameColumn():
+            what = f"{of.old} to {of.new}"
+        case definition.ChangeType():
+            what = f"{of.column} to {of.type}"
+        case definition.SetNotNull() | definition.DropColumn():
+            what = of.column
+        case definition.Sql():
+            return f"sql in {of.phase}"
+        case _:
+            what = of.name
+    return f"{of.kind} {of.table}: {what}"
+
+
+def _fates(
+    migration: Migration, examination: Examination, operations: tuple[Operation, ...], table: TableName
+) -> tuple[Fate, ...]:
+    return tuple(
+        Fate(operation=number, kind=dependent.kind, name=dependent.name, fate=words)
+        for number, (operation, of) in enumerate(zip(operations, migration.operations, strict=False))
+        if _is_about(of, table)
+        for dependent in examination.dependents.get(table, ())
+        if (words := fate(operation, of, dependent))
+    )
+
+
+def _is_about(of: definition.Operation, table: TableName) -> bool:
+    if of.table is not None or not isinstance(of, definition.Sql):
+        return of.table == table
+    changing = [
+        one for one in split(of.run) if lock_of(one.bare) not in {"none", "ACCESS SHARE", "SHARE UPDATE EXCLUSIVE"}
+    ]
+    return any(name == (table.schema, table.name) for one in changing for _, _, name in one.qualified[:1])
+
+
+def _phase(
+    migration: Migration, operations: tuple[Operation, ...], phase: Phase, examination: Examination
+) -> PlannedPhase:
+    planned: list[PlannedAction] = []
+    for number, operation in enumerate(operations):
+        forecast = examination.forecasts[number] if examination.forecasts else None
+        planned += _of_lanes(number, operation, phase, forecast)
+        for step_number, step in enumerate(steps([operation], phase)):
+            planned += _of_step(step, Place(phase, number, step_number, 0), examination.rehearsal)
+    waits = phase in migration.settings.approve and bool(planned)
+    return PlannedPhase(phase=phase, actions=tuple(planned), waits_for_approval=waits)
+
+
+def _of_lanes(number: int, operation: Operation, phase: Phase, walk: Forecast | None) -> list[PlannedAction]:
+    """What the lanes do in a phase, as one statement that stands for all of their batches."""
+    rewrite = operation.rewrite()
+    if rewrite is None or walk is None:
+        return []
+    table = rewrite.table.identifier.as_string()
+    key = ", ".join(column.name for column in operation.facts.key)
+    needed = _readable(rewrite.needs_work.as_string())
+    if phase is Phase.BACKFILL:
+        where, by = (f"({key}) in the batch's range", key)
+        if walk.walk == "pages":
+            where = "ctid in the batch's pages" + (" and its stripe" if walk.stripes > 1 else "")
+            by = "pages" + (f", in {walk.stripes} rounds" if walk.stripes > 1 else "")
+        text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
+        note = f"row locks for about batch_seconds; walked by {by}"
+        return [PlannedAction(sql=text, lock="ROW EXCLUSIVE", note=note, operation=number)]
+    if phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
+        text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
+        note = "in batches; must find no row, or the rows are walked again"
+        return [PlannedAction(sql=text, lock="ACCESS SHARE", note=note, operation=number)]
+    return []
+
+
+def _of_step(step: Step, place: Place, rehearsal: Rehearsal | None) -> list[PlannedAction]:
+    if not isinstance(step, Action):
+        text = f"-- {step.kind}: {step.table}"
+        return [PlannedAction(sql=text, lock="ROW EXCLUSIVE", note=step.note, operation=place.operation)]
+    planned = []
+    if (lock := needed(step)) is not None and lock.first:
+        planned.append(
+            PlannedAction(
+                sql=lock.statement.as_string(),
+                lock=lock.mode,
+                note="the strongest that the step needs, at once; gives way after lock_timeout, and tries again",
+                operation=place.operation,
+                step=place.step,
+                hold="brief",
+                known="by rule",
+            )
+        )
+    for number, statement in enumerate(step.statements):
+        seen = rehearsal.at(replace(place, statement=number)) if rehearsal is not None else Seen(by_rule_because="-")
+        long = step.scans or step.index is not None or (seen.measured and seen.is_long)
+        planned.append(
+            PlannedAction(
+                sql=statement.sql.as_string().strip(),
+                lock=seen.lock or statement.lock,
+                note=statement.note.removeprefix("brief; ").replace("; brief; ", "; "),
+                operation=place.operation,
+                step=place.step,
+                hold=_hold(seen.lock or statement.lock, long=long),
+                does=_deed(seen),
+                known="measured" if seen.lock else "by rule",
+            )
+        )
+    if step.keeps is not None and planned:
+        kept = "the table's entry in the catalog must then be as before, but for what was asked"
+        planned[-1] = replace(planned[-1], note="; ".join(part for part in (planned[-1].note, kept) if part))
+    return planned
+
+
+def _hold(lock: str, *, long: bool) -> str:
+    if lock == "none":
+        return ""
+    if not long:
+        return "brief"
+    return "as long as the table is large" + ("" if lock in BLOCKING else ", while reads and writes go on")
+
+
+def _deed(seen: Seen) -> str:
+    if not seen.measured:
+        return ""
+    deeds = (
+        (seen.rewrites, "rewrites the table"),
+        (seen.builds_index, "builds an index"),
+        (seen.scans, "scans the table"),
+        (seen.proved, "scans nothing: a constraint proves it"),
+    )
+    deed = next((words for is_so, words in deeds if is_so), "")
+    return "; ".join(part for part in (deed, *(f"locks {one} too" for one in seen.also)) if part)
+
+
+def _sets(rewrite: Rewrite) -> str:
+    if rewrite.transform is None:
+        return _readable(rewrite.set_clause.as_string())
+    columns = ", ".join(sql.Identifier(target.column).as_string() for target in rewrite.facts.targets)
+    return (
+        f"({columns}) = the values of the Python function {rewrite.transform}, handed {', '.join(rewrite.facts.reads)}"
+    )
+
+
+def _readable(text: str) -> str:
+    # Percent signs are doubled for sending; the line breaks are there for comments. Neither helps a reader.
+    return text.replace("%%", "%").replace("(\n", "(").replace("\n)", ")")
+
+
+def _report(
+    table: Table, rows: int, operations: tuple[Operation, ...], *, walks: tuple[Forecast, ...], fates: tuple[Fate, ...]
+) -> TableReport:
+    key = next((operation.facts.key for operation in operations if operation.table == table.name), ())
+    notes = [
+        f"{operation.facts.relation} is walked once because {_subject(operation)}{operation.facts.once_because}"
+        for operation in operations
+        if operation.table == table.name and operation.facts.once_because
+    ]
+    return TableReport(
+        name=str(table.name),
+        rows=rows,
+        heap_bytes=table.heap_bytes,
+        index_bytes=table.index_bytes,
+        key=tuple(column.name for column in key),
+        triggers=tuple(trigger.name for trigger in table.triggers),
+        publications=table.publications,
+        dependents=table.dependents,
+        walks=walks,
+        notes=tuple(notes),
+        fates=fates,
+    )
+
+
+def _subject(operation: Operation) -> str:
+    rewrite = operation.rewrite()
+    return "" if rewrite is not None and rewrite.transform is not None else "the expression "
+
+
+def _estimate(migration: Migration, operations: tuple[Operation, ...], examination: Examination) -> Estimate:
+    rows = sum(
+        examination.rows[rewrite.table] for operation in operations if (rewrite := operation.rewrite()) is not None
+    )
+    settings = migration.settings
+    rows_per_batch = max(1, round(ASSUMED_ROWS_PER_SECOND * settings.batch_seconds))
+    seconds = rows / (ASSUMED_ROWS_PER_SECOND * settings.lanes) * (1 + settings.nice)
+    return Estimate(rows=rows, batches=math.ceil(rows / rows_per_batch), seconds=round(seconds, 1))

@@ -1,0 +1,209 @@
+"""What hangs on a column, and how each part reads for the column that takes its place. Kept with the run, as JSON.
+
+Of two columns that change places one is in use, under the name the application knows, and the other is parked. What cannot
+hang on two columns at once has two names as well: its own where its column is in use, and one of ours where it is parked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
+
+from backfilld.migrations.facts import IndexDefinition
+from backfilld.migrations.identifiers import NAME_BYTES, TableName
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grant:
+    privilege: str
+    #: A role as a statement names it, quoted; PUBLIC for everybody.
+    grantee: str
+    grantable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachedIndex:
+    """An index that holds the column, or computes from it."""
+
+    name: str
+    #: As it is built over the new column and over the old one, each under the name that it has while that column is parked.
+    new: IndexDefinition
+    old: IndexDefinition
+    #: Whether it may stay on a column that is parked: no value can break a rule of it, or make it fail.
+    harmless: bool
+    #: How the UNIQUE constraint of the same name that owns it is deferred; None where none does.
+    constraint: str | None
+    #: Whether CLUSTER goes by it.
+    clustered: bool
+    #: The index's, or its constraint's.
+    comment: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachedRule:
+    """A CHECK constraint or a foreign key."""
+
+    name: str
+    #: As it reads for the new column while that is parked, and for the old one in use.
+    new: str
+    old: str
+    #: The table a foreign key refers to; None for a check.
+    references: TableName | None
+    #: Whether PostgreSQL has proved it for all rows.
+    valid: bool
+    comment: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachedStatistics:
+    """Extended statistics."""
+
+    schema: str
+    name: str
+    #: The columns and expressions of `CREATE STATISTICS … ON`, over the new column while it is parked, and over the old one
+    #: in use.
+    new: str
+    old: str
+    #: Empty for statistics of a single expression, which have no kinds.
+    kinds: str
+    comment: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachedView:
+    """A view that reads the column, itself or through other views."""
+
+    schema: str
+    name: str
+    #: Its name as PostgreSQL writes it, with its schema, and in quotes where it must be.
+    written: str
+    definition: str
+    #: Storage parameters (security_invoker=true), as in WITH (…).
+    options: str
+    owner: str
+    #: Whether privileges were ever granted; without, `grants` are the owner's own.
+    has_grants: bool
+    grants: tuple[Grant, ...]
+    comment: str | None
+    column_comments: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachedPolicy:
+    """A policy that reads the column, of this table or of another one."""
+
+    name: str
+    table: TableName
+    using: str | None
+    with_check: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachedTrigger:
+    """A trigger that fires for the column, or asks for its value."""
+
+    name: str
+    definition: str
+    #: How ALTER TABLE says when it fires: ENABLE, DISABLE, ENABLE ALWAYS or ENABLE REPLICA.
+    enabled: str
+    comment: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attachments:
+    """Everything that hangs on one column."""
+
+    #: The names of the two columns while each is parked.
+    new_column: str
+    old_column: str
+    #: The type that it has, with its collation where that is not the type's own.
+    type: str
+    collation: str | None
+    #: The type without a domain and a limit of length: a cast to it cuts nothing off.
+    plain_type: str
+    #: Whether values of the old type have no equality, and are compared as texts.
+    as_text: bool
+    not_null: bool
+    #: The column's DEFAULT for the old type and for the new one.
+    default: str | None
+    new_default: str | None
+    #: Whether the DEFAULT is the same whenever it is asked for: a constant.
+    constant_default: bool
+    #: -1 for the server's own.
+    statistics_target: int
+    options: str
+    comment: str | None
+    grants: tuple[Grant, ...]
+    #: The sequence that belongs to the column, quoted, and whether it must be widened to bigint.
+    sequence: str | None
+    widens_sequence: bool
+    #: The columns of the row, beside the column itself, that `up` and `down` read.
+    up_reads: tuple[str, ...] = ()
+    down_reads: tuple[str, ...] = ()
+    indexes: tuple[AttachedIndex, ...] = ()
+    checks: tuple[AttachedRule, ...] = ()
+    foreign_keys: tuple[AttachedRule, ...] = ()
+    statistics: tuple[AttachedStatistics, ...] = ()
+    #: In the order in which they can be made.
+    views: tuple[AttachedView, ...] = ()
+    policies: tuple[AttachedPolicy, ...] = ()
+    #: CREATE OR REPLACE statements of functions whose bodies the catalog understands.
+    functions: tuple[str, ...] = ()
+    triggers: tuple[AttachedTrigger, ...] = ()
+    #: (kind, name, digest of the definition) of all this, by which a change made meanwhile is seen.
+    seen: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def rules(self) -> tuple[AttachedRule, ...]:
+        return self.checks + self.foreign_keys
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        given = {field.name: value[field.name] for field in fields(cls) if field.name in value}
+        return cls(
+            **{
+                **given,
+                "grants": _grants(given["grants"]),
+                "up_reads": tuple(given.get("up_reads", ())),
+                "down_reads": tuple(given.get("down_reads", ())),
+                "indexes": tuple(_index(one) for one in given.get("indexes", ())),
+                "checks": tuple(_rule(one) for one in given.get("checks", ())),
+                "foreign_keys": tuple(_rule(one) for one in given.get("foreign_keys", ())),
+                "statistics": tuple(AttachedStatistics(**one) for one in given.get("statistics", ())),
+                "views": tuple(_view(one) for one in given.get("views", ())),
+                "policies": tuple(
+                    AttachedPolicy(**{**one, "table": TableName(**one["table"])}) for one in given.get("policies", ())
+                ),
+                "functions": tuple(given.get("functions", ())),
+                "triggers": tuple(AttachedTrigger(**one) for one in given.get("triggers", ())),
+                "seen": tuple((kind, name, digest) for kind, name, digest in given.get("seen", ())),
+            }
+        )
+
+
+def parked(column: str, end: str) -> str:
+    """The name of a parked column: the column's own, cut to what leaves room for the end."""
+    room = NAME_BYTES - len(end.encode())
+    return column.encode()[:room].decode(errors="ignore") + end
+
+
+def _grants(values: list[Mapping[str, Any]]) -> tuple[Grant, ...]:
+    return tuple(Grant(**one) for one in values)
+
+
+def _index(value: Mapping[str, Any]) -> AttachedIndex:
+    new, old = (IndexDefinition.from_json(value[side]) for side in ("new", "old"))
+    return AttachedIndex(**{**value, "new": new, "old": old})
+
+
+def _rule(value: Mapping[str, Any]) -> AttachedRule:
+    references = value["references"]
+    return AttachedRule(**{**value, "references": TableName(**references) if references else None})
+
+
+def _view(value: Mapping[str, Any]) -> AttachedView:
+    comments = tuple((column, text) for column, text in value["column_comments"])
+    return AttachedView(**{**value, "grants": _grants(value["grants"]), "column_comments": comments})

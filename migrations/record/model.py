@@ -1,0 +1,238 @@
+"""What the record holds, as frozen values. A row becomes a value in `from_row` and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+from backfilld.migrations.facts import Facts
+from backfilld.migrations.file.run_settings import RunSettings
+from backfilld.migrations.record.states import Phase, State, Wish
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from backfilld.migrations.file.migration import Migration
+
+#: A position in a key's order: each column's value as PostgreSQL writes it.
+Key = tuple[str, ...]
+
+#: Any: a row of our own tables; `from_row` gives every column its type.
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One execution of a migration."""
+
+    run: int
+    name: str
+    checksum: str
+    #: As `Migration.canonical` wrote it. Any: JSON.
+    definition: Mapping[str, Any]
+    settings: RunSettings
+    facts: tuple[Facts, ...]
+    phase: Phase
+    state: State
+    wish: Wish | None
+    approved: frozenset[Phase]
+    #: The number of the walk over the data: 1, and one more for each verify that found residual rows.
+    pass_: int
+    rows_total: int | None
+    residual_rows: int | None
+    verified_at: datetime | None
+    error: Mapping[str, Any] | None
+    #: Sizes of the tables that are walked, in bytes, before the walk and after it.
+    space: Mapping[str, Any] | None
+    #: Where a rollback began: `phase`, `step` and `pass`; empty until the conductor has taken it up, None while the run goes forward.
+    rollback: Mapping[str, Any] | None
+    #: Until when old values are kept; None: as long as the run lasts.
+    kept_until: datetime | None
+    #: When the old values were dropped, and with them the way back.
+    purged_at: datetime | None
+    requested_by: str
+    created_at: datetime
+    updated_at: datetime
+    #: Since when the run is in its state, and in its phase.
+    state_since: datetime
+    phase_since: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+    @cached_property
+    def migration(self) -> Migration:
+        """What the run does. Raises InvalidMigration for one of another release; whoever only looks at runs need not read it."""
+        # Late, and read when asked for: a list of hundreds of runs is shown without any of it.
+        from backfilld.migrations.file.migration import Migration  # noqa: PLC0415 - builds the models of all operations
+
+        return Migration.from_canonical(dict(self.definition))
+
+    @classmethod
+    def from_row(cls, row: Row) -> Self:
+        return cls(
+            **{field.name: row[field.name] for field in fields(cls) if field.name in row and field.name not in _PARSED},
+            settings=RunSettings.model_validate(row["settings"]),
+            facts=tuple(Facts.from_json(facts) for facts in row["facts"]),
+            phase=Phase(row["phase"]),
+            state=State(row["state"]),
+            wish=Wish(row["wish"]) if row["wish"] else None,
+            approved=frozenset(Phase(phase) for phase in row["approved"]),
+            pass_=row["pass"],
+        )
+
+
+_PARSED = frozenset({"settings", "facts", "phase", "state", "wish", "approved", "pass_"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The keys a lane walks: after `after` (exclusive, None: from the start) up to `upto` (inclusive, None: to the end)."""
+
+    after: Key | None = None
+    upto: Key | None = None
+
+    def to_json(self) -> dict[str, list[str] | None]:
+        return {
+            "after": list(self.after) if self.after is not None else None,
+            "upto": list(self.upto) if self.upto is not None else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        after, upto = value.get("after"), value.get("upto")
+        return cls(after=tuple(after) if after is not None else None, upto=tuple(upto) if upto is not None else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """The pages a lane walks: from `first` up to before `last` (None: to the end) of one file of the table.
+
+    What belongs to the table and not to the lane's progress is here as well, so that a batch needs no look at the table.
+    """
+
+    first: int
+    last: int | None
+    #: `pg_relation_filenode`: another one means that the table was rewritten, and pages are not where they were.
+    filenode: int
+    #: About how many rows a page holds.
+    rows_per_page: float
+    #: In how many rounds a page is rewritten, to begin with.
+    stripes: int = 1
+    #: How many pages are gone round together.
+    group_pages: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(**value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One past batch: how many rows it walked, how long its statements took, and when it ended (Unix time)."""
+
+    rows: int
+    seconds: float
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lane:
+    """A slice of a table that is walked in order; lane 0 is the run's conductor."""
+
+    run: int
+    lane: int
+    kind: str
+    operation: int | None
+    pass_: int
+    relation: str | None
+    bounds: Bounds | Stretch
+    #: The last key that is done, or the place among the pages; for the conductor, the step of the phase it is in.
+    cursor: Any
+    seq: int
+    batch_rows: int
+    recent: tuple[Timing, ...]
+    rows_walked: int
+    rows_changed: int
+    rows_residual: int
+    #: About how many rows the lane will have walked at its end; None when nobody knows.
+    rows_expected: int | None
+    batches_committed: int
+    batches_retried: int
+    attempts: int
+    last_error: Mapping[str, Any] | None
+    #: None: asleep until somebody wakes it.
+    next_run_at: datetime | None
+    #: None: no message is on its way.
+    enqueued_at: datetime | None
+    progressed_at: datetime | None
+    done_at: datetime | None
+
+    @classmethod
+    def from_row(cls, row: Row) -> Self:
+        parsed = {"bounds", "recent", "pass_"}
+        return cls(
+            **{field.name: row[field.name] for field in fields(cls) if field.name not in parsed},
+            pass_=row["pass"],
+            bounds=_bounds(row["bounds"]),
+            recent=tuple(Timing(rows=rows, seconds=seconds, at=at) for rows, seconds, at in row["recent"]),
+        )
+
+    @property
+    def rows_left(self) -> int:
+        """About how many rows the lane has still before it; 0 when nobody knows."""
+        return max((self.rows_expected or 0) - self.rows_walked, 0)
+
+
+def _bounds(value: Mapping[str, Any]) -> Bounds | Stretch:
+    return Stretch.from_json(value) if "first" in value else Bounds.from_json(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How hard the database may be worked, and why."""
+
+    width: int
+    max_width: int
+    hold_reason: str | None
+    #: Seconds since the governor's reading; None when there never was one.
+    age_seconds: float | None
+    #: The load signal that holds all work, and for how many seconds it has; None when none does.
+    hold_signal: str | None = None
+    held_seconds: float | None = None
+    #: Seconds since a person stopped all runs; None: nobody did.
+    stopped_seconds: float | None = None
+    #: Seconds a lane rests for each second of work.
+    rest: float = 0.0
+    #: The longest a batch may last; None: as long as its run says.
+    batch_seconds: float | None = None
+    #: The load signals as last read: `value` (None: could not be read), `soft`, `hard`, `detail`. Any: JSON.
+    readings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_row(cls, row: Row) -> Self:
+        return cls(**{field.name: row[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantined:
+    """A row that could not be converted."""
+
+    quarantine: int
+    run: int
+    operation: int
+    relation: str
+    key: Key
+    sqlstate: str
+    error: str
+    retry: bool
+    attempts: int
+    quarantined_at: datetime
+
+    @classmethod
+    def from_row(cls, row: Row) -> Self:
+        return cls(**{**{field.name: row[field.name] for field in fields(cls)}, "key": tuple(row["key"])})

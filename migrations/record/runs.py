@@ -1,0 +1,310 @@
+"""Runs: made, found, and moved from state to state, one allowed edge at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg import errors
+from psycopg.types.json import Jsonb
+
+from backfilld.migrations.errors import UsageError
+from backfilld.migrations.file.run_settings import RunSettings
+from backfilld.migrations.queries import queries
+from backfilld.migrations.record import audit, pace
+from backfilld.migrations.record.model import Row, Run
+from backfilld.migrations.record.states import Phase, State, Wish, allowed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.postgres.connect import Connection
+
+_SQL = queries(__package__, "runs")
+
+#: Statement text that the claim sends in one round trip together with others.
+STANDING = _SQL["standing"]
+
+#: As many runs are shown to people.
+LISTED = 200
+
+#: Who acts when no person does.
+WORKER = "worker"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What a step must know before it works."""
+
+    name: str
+    phase: Phase
+    state: State
+    pass_: int
+    settings: RunSettings
+    #: Where a rollback began; see `Run.rollback`.
+    rollback: Mapping[str, Any] | None
+    #: About how many rows all walks pass over; None before they were planned.
+    rows_total: int | None
+    width: int
+    hold_reason: str | None
+    #: How long a batch may last at the present pace; None: as long as the run says.
+    batch_seconds: float | None
+    #: Seconds a lane rests for each second of work.
+    rest: float
+    #: Seconds since the governor's reading; None when there never was one.
+    age_seconds: float | None
+    #: Lanes of the walk that are not at their end: those at work, and those that wait for their turn.
+    lanes_awake: int
+    lanes_asleep: int
+    #: The greatest number of a lane at work: the first to step back when fewer are wanted.
+    last_lane: int | None
+    #: What the lane with the largest rest has before it, in rows.
+    most_left: int | None
+    stop: pace.Stop | None
+    #: By the database's clock.
+    now: datetime
+
+    @property
+    def target_seconds(self) -> float:
+        """How long a batch should last: the run's own wish, or less when the pace says so."""
+        return min(self.settings.batch_seconds, self.batch_seconds or self.settings.batch_seconds)
+
+    @property
+    def rest_ratio(self) -> float:
+        """Seconds of rest after each second of work: the run's `nice`, or more when the pace says so."""
+        return max(self.settings.nice, self.rest)
+
+    @classmethod
+    def from_row(cls, row: Row) -> Standing:
+        return cls(
+            name=row["name"],
+            phase=Phase(row["phase"]),
+            state=State(row["state"]),
+            pass_=row["pass"],
+            settings=RunSettings.model_validate(row["settings"]),
+            rollback=row["rollback"],
+            rows_total=row["rows_total"],
+            width=row["width"],
+            hold_reason=row["hold_reason"],
+            batch_seconds=row["batch_seconds"],
+            rest=row["rest"],
+            age_seconds=row["age_seconds"],
+            lanes_awake=row["lanes_awake"],
+            lanes_asleep=row["lanes_asleep"],
+            last_lane=row["last_lane"],
+            most_left=row["most_left"],
+            stop=pace.stop_of(row),
+            now=row["now"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A run whose row this transaction holds."""
+
+    run: int
+    name: str
+    state: State
+    phase: Phase
+    wish: Wish | None
+    settings: RunSettings
+    approved: frozenset[Phase]
+    pass_: int
+    #: Where a rollback began; see `Run.rollback`.
+    rollback: Mapping[str, Any] | None
+
+
+class Overtaken(Exception):
+    """The run's state was changed by somebody else in this very moment; the step is not kept, and looks again."""
+
+
+def insert(connection: Connection, migration: Migration, facts: tuple[Facts, ...], *, actor: str) -> int:
+    """A new run with its conductor; returns its id. Raises UsageError when the name is in use."""
+    try:
+        with connection.transaction():
+            row = connection.execute(
+                _SQL["insert_run"],
+                {
+                    "name": migration.name,
+                    "checksum": migration.checksum,
+                    "definition": Jsonb(migration.canonical()),
+                    "settings": Jsonb(migration.settings.model_dump(mode="json")),
+                    "facts": Jsonb([fact.to_json() for fact in facts]),
+                    "requested_by": actor,
+                },
+            ).fetchone()
+            run = int(row["run"]) if row else 0
+            connection.execute(_SQL["insert_conductor"], {"run": run})
+            audit.record(connection, run, actor=actor, what="run.enqueued", checksum=migration.checksum)
+    except errors.UniqueViolation as exc:
+        msg = f"a run named {migration.name} exists already"
+        raise UsageError(msg) from exc
+    return run
+
+
+def get(connection: Connection, run: int) -> Run | None:
+    """One run, or None."""
+    row = connection.execute(_SQL["run_by_id"], {"run": run}).fetchone()
+    return Run.from_row(row) if row else None
+
+
+def find(connection: Connection, reference: str) -> Run | None:
+    """The run of an id, or the newest of a name; a name made of digits is found by name only when no id fits."""
+    if reference.isdecimal() and len(reference) < 19 and (run := get(connection, int(reference))):
+        return run
+    row = connection.execute(_SQL["run_by_name"], {"name": reference}).fetchone()
+    return Run.from_row(row) if row else None
+
+
+def listed(connection: Connection, *, ended: bool = False, most: int | None = LISTED) -> list[Run]:
+    """Runs, newest first, as many as `most` (None: all); those that have ended only when asked for."""
+    rows = connection.execute(_SQL["runs"], {"ended": ended, "most": most}).fetchall()
+    return [Run.from_row(row) for row in rows]
+
+
+def last_ended(connection: Connection, *, most: int) -> list[Run]:
+    """The runs that ended last, the last one first."""
+    return [Run.from_row(row) for row in connection.execute(_SQL["last_ended"], {"most": most}).fetchall()]
+
+
+def standing(connection: Connection, run: int) -> Standing:
+    """Where a run stands, without a lock. Raises LookupError when there is no such run."""
+    row = connection.execute(STANDING, {"run": run}).fetchone()
+    if row is None:
+        msg = f"there is no run {run}"
+        raise LookupError(msg)
+    return Standing.from_row(row)
+
+
+def hold(connection: Connection, run: int) -> Held | None:
+    """Lock a run's row until the transaction ends."""
+    row = connection.execute(_SQL["lock_run"], {"run": run}).fetchone()
+    if row is None:
+        return None
+    return Held(
+        run=run,
+        name=row["name"],
+        state=State(row["state"]),
+        phase=Phase(row["phase"]),
+        wish=Wish(row["wish"]) if row["wish"] else None,
+        settings=RunSettings.model_validate(row["settings"]),
+        approved=frozenset(Phase(phase) for phase in row["approved"]),
+        pass_=row["pass"],
+        rollback=row["rollback"],
+    )
+
+
+def set_state(  # noqa: PLR0913 - one row, one act: each part is named where it is called
+    connection: Connection,
+    held: Held,
+    state: State,
+    *,
+    actor: str,
+    reason: str,
+    wish: Wish | None = None,
+    error: Mapping[str, Any] | None = None,  # Any: JSON for people
+) -> None:
+    """Move a run that this transaction holds to another state, and say so in the audit. Raises UsageError off the table."""
+    if not allowed(held.state, state):
+        msg = f"run {held.name} is {held.state}, and cannot become {state}"
+        raise UsageError(msg)
+    connection.execute(
+        _SQL["set_state"],
+        {"run": held.run, "state": state, "wish": wish, "error": Jsonb(dict(error)) if error is not None else None},
+    )
+    audit.record(connection, held.run, actor=actor, what=f"run.{state}", before=held.state, reason=reason)
+
+
+def set_rollback(
+    connection: Connection,
+    run: int,
+    rollback: Mapping[str, Any],  # Any: JSON
+) -> None:
+    """Where a rollback begins: nothing yet, or `phase` and `step`."""
+    connection.execute(_SQL["set_rollback"], {"run": run, "rollback": Jsonb(dict(rollback))})
+
+
+def keep_until(connection: Connection, run: int, *, days: float) -> None:
+    """Keep the run's old values for so many days from now on."""
+    connection.execute(_SQL["keep_until"], {"run": run, "days": days})
+
+
+def set_phase(connection: Connection, run: int, phase: Phase, *, back: bool = False) -> None:
+    """The run enters a phase: to do its work, or, on the way `back`, to take it back."""
+    connection.execute(_SQL["set_phase"], {"run": run, "phase": phase})
+    audit.record(connection, run, actor=WORKER, what=f"phase.{phase}", **({"direction": "back"} if back else {}))
+
+
+def set_totals(connection: Connection, run: int, *, rows_total: int) -> None:
+    connection.execute(_SQL["set_totals"], {"run": run, "rows_total": rows_total})
+
+
+def set_space(
+    connection: Connection, run: int, *, moment: str, sizes: Mapping[str, int], tables: Mapping[str, int]
+) -> None:
+    """Write down how large the tables are, `before` the walk or `after` it, all in all and each; in bytes."""
+    of_moment = Jsonb({**sizes, "tables": dict(tables)})
+    connection.execute(_SQL["set_space"], {"run": run, "moment": moment, "sizes": of_moment})
+    audit.record(connection, run, actor=WORKER, what=f"space.{moment}", **sizes)
+
+
+def set_pass(connection: Connection, run: int, pass_: int, *, reason: str) -> None:
+    """Walk the data once more: the run goes back to its backfill phase."""
+    connection.execute(_SQL["set_pass"], {"run": run, "pass": pass_})
+    audit.record(connection, run, actor=WORKER, what="phase.backfill", **{"pass": pass_, "reason": reason})
+
+
+def set_residual(connection: Connection, run: int, *, residual: int, verified: bool) -> None:
+    connection.execute(_SQL["set_residual"], {"run": run, "residual": residual, "verified": verified})
+    audit.record(
+        connection, run, actor=WORKER, what="run.verified" if verified else "run.residual", residual_rows=residual
+    )
+
+
+def approve(connection: Connection, run: int, phase: Phase, *, actor: str) -> None:
+    connection.execute(_SQL["approve"], {"run": run, "phase": phase})
+    audit.record(connection, run, actor=actor, what="phase.approved", phase=phase)
+
+
+def tune(
+    connection: Connection,
+    run: int,
+    settings: RunSettings,
+    *,
+    changes: Mapping[str, tuple[Any, Any]],  # Any: JSON
+    actor: str,
+) -> None:
+    """New settings, of which `changes` names the ones that are new: before and after."""
+    connection.execute(_SQL["tune"], {"run": run, "settings": Jsonb(settings.model_dump(mode="json"))})
+    audit.record(connection, run, actor=actor, what="run.tuned", **changes)
+
+
+def stopping(connection: Connection) -> list[Row]:
+    """Runs that were asked to stop: `run, name, state, seconds`."""
+    return connection.execute(_SQL["stopping"]).fetchall()
+
+
+def cancel_statements(connection: Connection, run: int) -> int:
+    """Cancel what our own backends are running for a run; returns how many were."""
+    row = connection.execute(_SQL["cancel_statements"], {"run": run}).fetchone()
+    return int(row["cancelled"]) if row else 0
+
+
+def cancel_all_statements(connection: Connection, *, grace_seconds: float) -> dict[int, int]:
+    """Cancel what our own backends have run for longer than the grace, for any run; returns how many for which."""
+    rows = connection.execute(_SQL["cancel_all_statements"], {"grace_seconds": grace_seconds}).fetchall()
+    return {row["run"]: row["cancelled"] for row in rows if row["cancelled"]}
+
+
+def progress(connection: Connection, wanted: Sequence[int]) -> dict[int, Row]:
+    """The numbers of the walks of these runs, by run: see `progress` in runs.sql."""
+    rows = connection.execute(_SQL["progress"], {"runs": list(wanted)}).fetchall()
+    return {row["run"]: row for row in rows}
+
+
+def count_ended(connection: Connection) -> dict[State, int]:
+    """How many runs on record have ended, by state."""
+    return {State(row["state"]): row["runs"] for row in connection.execute(_SQL["count_ended"]).fetchall()}

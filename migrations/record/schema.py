@@ -1,0 +1,115 @@
+"""The control schema: made, brought up to date, or refused when it is newer than this program."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from psycopg import errors, sql
+
+from backfilld.migrations.errors import Finding, Refused
+
+if TYPE_CHECKING:
+    from backfilld.migrations.postgres.connect import Connection
+
+#: Advisory lock under which the schema changes; any constant does, as long as all releases use the same.
+_LOCK = 0x6261636B66696C6C  # "backfill"
+
+
+@cache
+def versions() -> tuple[tuple[int, str], ...]:
+    """The versions of the control schema, in order, as (number, SQL)."""
+    files = sorted(
+        (
+            file
+            for file in resources.files(__package__).joinpath("sql", "schema").iterdir()
+            if file.name.endswith(".sql")
+        ),
+        key=lambda file: file.name,
+    )
+    return tuple((int(file.name.split("_")[0]), file.read_text(encoding="utf-8")) for file in files)
+
+
+def newest() -> int:
+    """The version this program knows."""
+    return versions()[-1][0]
+
+
+def version(connection: Connection) -> int:
+    """The version the database has; 0 when there is none."""
+    row = connection.execute("SELECT to_regclass('backfilld.schema_version') IS NOT NULL AS present").fetchone()
+    if row is None or not row["present"]:
+        return 0
+    row = connection.execute("SELECT coalesce(max(version), 0) AS version FROM backfilld.schema_version").fetchone()
+    return int(row["version"]) if row else 0
+
+
+def check(connection: Connection) -> None:
+    """Refuse a database whose control schema this program does not know. Raises Refused."""
+    check_dates(connection)
+    found = version(connection)
+    if found > newest():
+        raise Refused(
+            [
+                Finding(
+                    "schema_version",
+                    f"the schema backfilld in the database has version {found}, and this program knows {newest()}",
+                    "Use the release that made it, or a newer one",
+                )
+            ]
+        )
+
+
+def check_dates(connection: Connection) -> None:
+    """Refuse dates in another notation than ISO, in which our own timestamps could not be read. Raises Refused."""
+    row = connection.execute("SELECT current_setting('DateStyle') AS style, current_user::text AS role").fetchone()
+    if row and not row["style"].startswith("ISO"):
+        raise Refused(
+            [
+                Finding(
+                    "date_style",
+                    f"the DateStyle of this role is {row['style']}",
+                    f"ALTER ROLE {row['role']} SET DateStyle = 'ISO, MDY' (the application's own roles may keep theirs)",
+                )
+            ]
+        )
+
+
+def ensure(connection: Connection) -> list[int]:
+    """Make the control schema, or bring it up to date; returns the versions applied.
+
+    All in one transaction under an advisory lock: two workers that start together do it once, and a failure leaves
+    what was there. Raises Refused for a newer schema, or when the role may not create it.
+    """
+    check(connection)
+    if version(connection) == newest():
+        return []
+    try:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+            connection.execute("SET LOCAL search_path = ''")
+            connection.execute("SET LOCAL lock_timeout = '5s'")
+            check(connection)
+            connection.execute("CREATE SCHEMA IF NOT EXISTS backfilld")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS backfilld.schema_version ("
+                "version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+            )
+            found = version(connection)
+            applied = [number for number, _ in versions() if number > found]
+            for number, text in versions():
+                if number > found:
+                    connection.execute(sql.SQL(text))  # read from a file of this package
+                    connection.execute("INSERT INTO backfilld.schema_version (version) VALUES (%s)", [number])
+            return applied
+    except errors.InsufficientPrivilege as exc:
+        raise Refused(
+            [
+                Finding(
+                    "schema_privilege",
+                    f"this role may not create the schema backfilld: {exc.diag.message_primary}",
+                    "Run `backfilld init` as a role that may, or grant CREATE on the database",
+                )
+            ]
+        ) from exc

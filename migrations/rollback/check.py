@@ -1,0 +1,166 @@
+"""Whether a run can still be taken back, asked of the database at this moment.
+
+Rows block it where a step of the way back says which do (`Action.offenders`), or where a sync trigger has put them down as misfits:
+values that were written through the new column and do not fit the old one. A misfit counts while its row is there.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from backfilld.migrations.operations import Action, Walk, bind
+from backfilld.migrations.queries import queries
+from backfilld.migrations.record import lanes
+from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.rollback import retention
+from backfilld.migrations.rollback.steps import way_back
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from backfilld.migrations.operations import Operation, Step
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Key, Run
+
+_SQL = queries(__package__, "retention")
+
+#: A look at rows that takes longer than this is given up; the step itself looks again when it comes to it.
+PATIENCE = "2s"
+#: The first two steps of the verify phase are the conductor's own.
+_JUDGED = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class WayBack:
+    """Whether a run can be taken back, and what is in the way."""
+
+    possible: bool
+    #: Why not, in words for people; empty when it is possible.
+    because: str = ""
+    #: How many rows are in the way, and the keys of the first.
+    blocked_by: int = 0
+    keys: tuple[Key, ...] = ()
+    #: Until when old values are kept; None: as long as the run lasts.
+    kept_until: datetime | None = None
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        return {
+            "possible": self.possible,
+            "because": self.because or None,
+            "blocked_by": self.blocked_by,
+            "keys": [list(key) for key in self.keys],
+            "kept_until": self.kept_until.isoformat() if self.kept_until is not None else None,
+        }
+
+
+def look(connection: Connection, run: Run) -> WayBack:
+    """Whether a run can be taken back now."""
+    if run.state is State.ROLLED_BACK:
+        return WayBack(possible=False, because="it is rolled back", kept_until=run.kept_until)
+    operations = bind(run.migration, run.facts)
+    steps = _steps_back(connection, run, operations)
+    if lost := _lost(connection, run, steps):
+        return WayBack(possible=False, because=lost, kept_until=run.kept_until)
+    if refused := next(_refusals(connection, steps), None):
+        return replace(refused, kept_until=run.kept_until)
+    looked = any(isinstance(step, Action) and step.requires for step in steps)
+    keys: list[Key] = [*_offenders(connection, steps), *(() if looked else _misfits(connection, run, operations))]
+    if not keys:
+        return WayBack(possible=True, kept_until=run.kept_until)
+    named = "; ".join(", ".join(key) for key in keys[: retention.MOST_KEYS])
+    return WayBack(
+        possible=False,
+        because=f"{len(keys)} rows hold what the old column cannot: {named}",
+        blocked_by=len(keys),
+        keys=tuple(keys[: retention.MOST_KEYS]),
+        kept_until=run.kept_until,
+    )
+
+
+def _steps_back(connection: Connection, run: Run, operations: Sequence[Operation]) -> list[Step]:
+    """The way back from where the run is."""
+    conductor = lanes.read(connection, run.run, 0)
+    step = (conductor.cursor or 0) if conductor is not None else 0
+    done = max(step - (_JUDGED if run.phase is Phase.VERIFY else 0), 0)
+    return [back.step for back in way_back(operations, phase=run.phase, done=done, pass_=run.pass_)]
+
+
+def _lost(connection: Connection, run: Run, steps: Sequence[Step]) -> str:
+    """Why old values that the way back needs are not there; empty when they are."""
+    needed = {(step.kind, step.operation) for step in steps if isinstance(step, Walk) and step.kind != "archive"}
+    if needed and run.purged_at is not None:
+        return f"the old values that it needs were dropped on {run.purged_at:%Y-%m-%d %H:%M} by `backfilld purge`"
+    undone = [operation for kind, operation in needed if kind == "undo"]
+    if not undone or retention.has_partition(connection, "journal", run.run):
+        return ""
+    changed = sum(
+        lane.rows_changed
+        for lane in lanes.of_run(connection, run.run)
+        if lane.operation in undone and lane.kind in {"backfill", "retry"}
+    )
+    why = "`journal: off`" if not run.settings.journal else "an earlier release"
+    return f"{changed} rows were changed in place without a journal ({why})" if changed else ""
+
+
+def _refusals(connection: Connection, steps: Sequence[Step]) -> Iterator[WayBack]:
+    """What a step of the way back would not begin over: its own guards are asked. Their rows are told as `2 (5; 6)`."""
+    for guard in [guard for step in steps if isinstance(step, Action) for guard in step.requires]:
+        try:
+            with connection.transaction():
+                connection.execute(
+                    "SELECT set_config('statement_timeout', %s, true), set_config('search_path', '', true)", [PATIENCE]
+                )
+                row = connection.execute(guard.sql).fetchone()
+        except (psycopg.errors.QueryCanceled, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable):
+            continue
+        if row is None:
+            continue
+        value = str(next(iter(row.values())))
+        rows = re.fullmatch(r"(\d+) \((.*)\)", value, re.DOTALL)
+        if rows is None:
+            continue  # about the catalog: the step itself asks that, in its place on the way
+        yield WayBack(
+            possible=False,
+            because=guard.problem.replace("{!r}", value),
+            blocked_by=int(rows[1]),
+            keys=tuple(tuple(key.split(", ")) for key in rows[2].split("; ")),
+        )
+
+
+def _offenders(connection: Connection, steps: Sequence[Step]) -> Iterator[Key]:
+    """Rows that a step of the way back would stop at."""
+    for step in steps:
+        if not isinstance(step, Action) or step.offenders is None or step.index is not None:
+            continue
+        try:
+            with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+                cursor.execute("SELECT set_config('statement_timeout', %s, true)", [PATIENCE])
+                yield from cursor.execute(step.offenders).fetchall()
+        except (psycopg.errors.QueryCanceled, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable):
+            # Too large a table to look at just now, or a column that an earlier step of the way back brings again.
+            continue
+
+
+def _misfits(connection: Connection, run: Run, operations: Sequence[Operation]) -> Iterator[Key]:
+    """Rows that are there and hold a value which did not fit the old column."""
+    for row in connection.execute(_SQL["misfits"], {"run": run.run}).fetchall():
+        operation = operations[row["operation"]]
+        if operation.table is None:
+            continue
+        key = operation.facts.key
+        there = sql.SQL("SELECT FROM {} WHERE {}").format(
+            operation.table.identifier,
+            sql.SQL(" AND ").join(
+                sql.SQL("{} = CAST({} AS {})").format(sql.Identifier(one.name), sql.Literal(value), sql.SQL(one.type))
+                for one, value in zip(key, row["key"], strict=True)
+            ),
+        )
+        if connection.execute(there).fetchone() is not None:
+            yield tuple(row["key"])

@@ -1,0 +1,136 @@
+"""What is kept so that a run can go back: its partitions of the journal and the archive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from psycopg import sql
+
+from backfilld.migrations.facts import KeyColumn
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres import catalog
+from backfilld.migrations.queries import queries
+from backfilld.migrations.record import audit
+from backfilld.migrations.record.model import Bounds
+from backfilld.migrations.walks.keys import KeyWalk, split_within
+
+if TYPE_CHECKING:
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Key
+    from backfilld.migrations.record.runs import Held
+
+_SQL = queries(__package__, "retention")
+
+#: As many keys are named to people.
+MOST_KEYS = 20
+
+What = Literal["journal", "archive"]
+
+
+def partition(what: What, run: int) -> TableName:
+    """The table that holds a run's part. Statements name it and not its parent, which stays free for others."""
+    return TableName("backfilld", f"{what}_{run}")
+
+
+def journal_walk(run: int) -> KeyWalk:
+    """The journal of a run as a table that is walked. Its key has the operation first: see `journal_slices`."""
+    key = (KeyColumn(name="operation", type="integer"), KeyColumn(name="key", type="text[]"))
+    return KeyWalk(table=partition("journal", run), key=key)
+
+
+def journal_slices(connection: Connection, run: int, *, operation: int, lanes: int) -> tuple[list[Bounds], int]:
+    """Cut what the journal holds of an operation into up to `lanes` slices; with them, about how many rows it holds in all."""
+    walk = journal_walk(run)
+    table = catalog.describe(connection, walk.table)
+    last = connection.execute(
+        # Qualified, because a bare name would mean the output column, which is text and in another order.
+        sql.SQL("SELECT j.key::text AS key FROM {} j WHERE j.operation = %s ORDER BY j.key DESC LIMIT 1").format(
+            walk.table.identifier
+        ),
+        [operation],
+    ).fetchone()
+    if table is None or last is None:
+        return [], 0
+    rows = catalog.estimate_rows(connection, table)
+    # No key is empty, so this comes before every one.
+    every = Bounds(after=(str(operation), "{}"), upto=(str(operation), last["key"]))
+    return split_within(connection, walk, every, lanes=lanes, rows_estimate=rows), rows
+
+
+def key_of(connection: Connection, key: Key) -> Key:
+    """The key of a row, of which this is the key in the journal."""
+    row = connection.execute("SELECT %s::text[] AS key", [key[-1]]).fetchone()
+    return tuple(row["key"]) if row else key
+
+
+def make_partition(connection: Connection, what: What, run: int) -> None:
+    """Make a run's partition where it is not there; locks nobody out."""
+    connection.execute(_SQL["make_partition"], {"what": what, "run": run})
+
+
+def has_partition(connection: Connection, what: What, run: int) -> bool:
+    row = connection.execute(_SQL["has_partition"], {"what": what, "run": run}).fetchone()
+    return bool(row and row["there"])
+
+
+def left(connection: Connection, run: int, *, operation: int) -> dict[str, Any]:
+    """What the journal still holds of an operation: `left`, how many rows, and the keys of the first. Any: JSON."""
+    if not has_partition(connection, "journal", run):
+        return {"left": 0, "keys": []}
+    row = connection.execute(
+        sql.SQL(
+            "SELECT count(*) AS rows, coalesce((SELECT jsonb_agg(f.key) FROM (SELECT key FROM {journal} "
+            "WHERE operation = %(operation)s ORDER BY key LIMIT %(most)s) f), '[]') AS keys "
+            "FROM {journal} WHERE operation = %(operation)s"
+        ).format(journal=partition("journal", run).identifier),
+        {"operation": operation, "most": MOST_KEYS},
+    ).fetchone()
+    return {"left": row["rows"], "keys": row["keys"]} if row else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purged:
+    """What was kept for a run, and is not any more."""
+
+    run: int
+    name: str
+    journal_bytes: int
+    archive_bytes: int
+    misfits: int
+
+
+def overdue(connection: Connection) -> list[int]:
+    """Runs whose old values have been kept for as long as they were to be."""
+    return [row["run"] for row in connection.execute(_SQL["overdue"]).fetchall()]
+
+
+def most_overdue_seconds(connection: Connection) -> float:
+    """For how long the retention of the most overdue run has been over; 0 when none is overdue."""
+    row = connection.execute(_SQL["most_overdue"]).fetchone()
+    return float(row["seconds"]) if row else 0.0
+
+
+def sizes(connection: Connection) -> dict[tuple[int, str], int]:
+    """Bytes that are kept, by run and kind (journal, archive); takes a look at each partition's files."""
+    return {(row["run"], row["kind"]): row["bytes"] for row in connection.execute(_SQL["all_kept"]).fetchall()}
+
+
+def size(connection: Connection, run: int) -> dict[str, int]:
+    """`journal_bytes`, `archive_bytes` and `misfits` of a run."""
+    return dict(connection.execute(_SQL["kept"], {"run": run}).fetchone() or {})
+
+
+def purge(connection: Connection, held: Held, *, actor: str) -> Purged:
+    """Drop what is kept for a run that this transaction holds; there is no way back to its old values from then on.
+
+    A partition's end locks the parent for a moment. Lanes lock it only for their session's first row, so that hardly anybody is
+    in the way, and whoever is keeps us waiting no longer than the caller's lock_timeout. Files go after the locks.
+    """
+    kept = size(connection, held.run)
+    for table in (partition("journal", held.run), partition("archive", held.run)):
+        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table.identifier))
+    connection.execute(_SQL["forget_misfits"], {"run": held.run})
+    connection.execute(_SQL["set_purged"], {"run": held.run})
+    audit.record(connection, held.run, actor=actor, what="run.purged", **kept)
+    return Purged(run=held.run, name=held.name, **kept)

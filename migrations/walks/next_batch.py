@@ -1,0 +1,135 @@
+"""Where a lane goes next, whichever way it walks: what its batch covers, and where the lane stands once that is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from backfilld.migrations.record.model import Bounds, Key, Lane, Stretch
+from backfilld.migrations.walks import pages
+from backfilld.migrations.walks.pages import PageReach, PageWalk, Place
+
+if TYPE_CHECKING:
+    from backfilld.migrations.walks.keys import KeyWalk, Query
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row, by its key."""
+
+    key: Key
+
+
+#: What one statement covers.
+Reach = Bounds | PageReach | Row
+
+#: The answer to `look`; None when the query gave no row.
+Seen = tuple[Any, ...] | None  # Any: texts of a key, or numbers
+
+
+class Stride(Protocol):
+    """One batch of a walk. A stride with nothing to cover ends its lane."""
+
+    @property
+    def reach(self) -> Reach | None: ...
+
+    @property
+    def rows(self) -> int | None:
+        """About how many rows that is; None when they have to be counted."""
+
+    def landing(self, *, changed: int, hot: int) -> tuple[Any, bool]:
+        """The lane's cursor after the batch (JSON), and whether it is at its end."""
+
+
+def look(walk: KeyWalk | PageWalk, lane: Lane) -> Query:
+    """What to ask in the round trip that takes the lane, so that `stride` knows where the batch ends."""
+    match walk:
+        case PageWalk():
+            return walk.look()
+        case _:
+            return walk.bound(_ahead(lane), lane.batch_rows)
+
+
+def stride(lane: Lane, seen: Seen, *, politely: bool) -> Stride:
+    """The lane's next batch; `politely` beside others."""
+    match lane.bounds:
+        case Stretch():
+            return _page_stride(lane, lane.bounds, seen, politely=politely)
+        case Bounds():
+            return KeyStride(ahead=_ahead(lane), end=seen, size=lane.batch_rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyStride:
+    """A range of keys: up to the key that was found, or, where fewer rows are left, to the lane's end."""
+
+    ahead: Bounds
+    end: Key | None
+    size: int
+
+    @property
+    def reach(self) -> Bounds:
+        return Bounds(after=self.ahead.after, upto=self.end or self.ahead.upto)
+
+    @property
+    def rows(self) -> int | None:
+        return self.size if self.end is not None else None
+
+    def landing(self, *, changed: int, hot: int) -> tuple[Any, bool]:
+        del changed, hot
+        end = self.end or self.ahead.upto or self.ahead.after
+        return (list(end) if end is not None else None), self.end is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageStride:
+    """Some pages, one stripe of them."""
+
+    stretch: Stretch
+    place: Place
+    reach: PageReach
+
+    @property
+    def rows(self) -> int:
+        """Estimated, and cut so that the lane's sum stays right: what the place after is worth less what this one is."""
+        ended = pages.after(self.stretch, self.place, self.reach, changed=0, hot=0)
+        each = self.stretch.rows_per_page
+        return round(each * pages.pages_done(self.stretch, ended)) - round(
+            each * pages.pages_done(self.stretch, self.place)
+        )
+
+    def landing(self, *, changed: int, hot: int) -> tuple[Any, bool]:
+        place = pages.after(self.stretch, self.place, self.reach, changed=changed, hot=hot)
+        return (place.to_json() if place is not None else None), place is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewritten:
+    """The table's file is another one: its rows are not where they were. Verify finds what is left, and it is walked again."""
+
+    reach: None = None
+    rows: int = 0
+
+    def landing(self, *, changed: int, hot: int) -> tuple[Any, bool]:
+        del changed, hot
+        return None, True
+
+
+def _page_stride(lane: Lane, stretch: Stretch, seen: Seen, *, politely: bool) -> PageStride | Rewritten:
+    filenode, size = seen or (None, None)
+    # A verifying lane goes on: whether pages moved under any of them is asked when all have ended.
+    if lane.kind != "verify" and filenode != stretch.filenode:
+        return Rewritten()
+    place = Place.from_json(lane.cursor) if lane.cursor is not None else pages.begin(stretch)
+    covered = pages.reach(
+        stretch, place, rows=lane.batch_rows, pages=size or 0, politely=politely and lane.kind != "verify"
+    )
+    return PageStride(stretch=stretch, place=place, reach=covered)
+
+
+def _ahead(lane: Lane) -> Bounds:
+    bounds = lane.bounds
+    if not isinstance(bounds, Bounds):
+        msg = f"lane {lane.lane} of run {lane.run} walks pages, not keys"
+        raise TypeError(msg)
+    return replace(bounds, after=tuple(lane.cursor)) if lane.cursor is not None else bounds

@@ -1,0 +1,161 @@
+"""A table as the page walk finds it: how full its pages are, how its pages are shared among lanes, and what it will cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from backfilld.migrations.postgres import catalog
+from backfilld.migrations.postgres.catalog import Leaf
+from backfilld.migrations.record.model import Stretch
+from backfilld.migrations.walks import pages
+
+if TYPE_CHECKING:
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.file.run_settings import RunSettings
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.catalog import Table
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.walks.rewrite import Rewrite
+
+#: Pages that are looked at, in all leaves together: 4 MB.
+SAMPLED_PAGES = 512
+#: A header of 23 bytes, some NULL bits and the padding of the columns.
+ROW_OVERHEAD_BYTES = 28
+#: Longer values are mostly stored out of line, with a pointer of this size in the row.
+INLINE_BYTES, POINTER_BYTES = 2000, 18
+#: What a group of pages may take of the shared buffers, all lanes together.
+SHARE_OF_BUFFERS = 4
+#: Groups smaller than this pay too much for transactions, whatever the buffers.
+LEAST_PLANNED_GROUP_PAGES = 1024
+
+
+def walk_for(facts: Facts, settings: RunSettings) -> str:
+    """`pages` or `keys`: pages where they are right, unless the file says otherwise."""
+    return "keys" if facts.keys_because or settings.walk == "keys" else "pages"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What a sample of one table says."""
+
+    leaf: Leaf
+    rows_per_page: float
+    #: Bytes of a row on its page, on average.
+    row_bytes: float
+    #: Rounds in which its pages are rewritten.
+    stripes: int
+
+    @property
+    def rows(self) -> int:
+        return round(self.rows_per_page * self.leaf.pages)
+
+
+def survey(connection: Connection, table: Table, rewrite: Rewrite) -> list[Survey]:
+    """Look at a sample of each leaf of a table, or of the table itself."""
+    leaves = catalog.leaves(connection, table)
+    total = sum(leaf.pages for leaf in leaves)
+    written = {target.column for target in rewrite.facts.targets}
+    return [_survey(connection, leaf, table, written, total_pages=total) for leaf in leaves]
+
+
+def of_whole(connection: Connection, table: Table, rewrite: Rewrite) -> Survey:
+    """Look at a sample of a table under its own name, whatever it consists of."""
+    leaves = catalog.leaves(connection, table)
+    written = {target.column for target in rewrite.facts.targets}
+    largest = max(leaves, key=lambda leaf: leaf.indexes, default=None)
+    whole = Leaf(
+        name=table.name,
+        oid=table.oid,
+        kind=table.kind,
+        heap=all(leaf.heap for leaf in leaves),
+        filenode=0,
+        pages=table.pages,
+        row_security_active=table.row_security_active,
+        may_update=table.may_update,
+        indexes=largest.indexes if largest else 0,
+        indexed_columns=largest.indexed_columns if largest else (),
+    )
+    return _survey(connection, whole, table, written, total_pages=table.pages)
+
+
+def stretches(
+    connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings
+) -> list[tuple[TableName, Stretch, int]]:
+    """(leaf, its pages or a part of them, about how many rows that is) for as many lanes as the run wants, or for each leaf."""
+    surveys = [one for one in survey(connection, table, rewrite) if one.leaf.pages]
+    total = sum(one.leaf.pages for one in surveys)
+    group = _group_pages(connection, settings)
+    found = []
+    for one in surveys:
+        pieces = max(1, round(settings.lanes * one.leaf.pages / total))
+        whole = Stretch(
+            first=0,
+            last=one.leaf.pages,
+            filenode=one.leaf.filenode,
+            rows_per_page=one.rows_per_page,
+            stripes=one.stripes,
+            group_pages=group,
+        )
+        for stretch in pages.cut(one.leaf.pages, pieces, stretch=whole):
+            count = (stretch.last or 0) - stretch.first
+            found.append((one.leaf.name, stretch, round(count * one.rows_per_page)))
+    return found
+
+
+def to_open_end(
+    connection: Connection, table: Table, settings: RunSettings, *, rows: int
+) -> list[tuple[Stretch, int | None]]:
+    """A table's pages in equal stretches, and what comes behind them by the time the last one is looked at."""
+    (leaf,) = catalog.leaves(connection, table)
+    each = rows / leaf.pages if leaf.pages else 1.0
+    whole = Stretch(
+        first=0, last=leaf.pages, filenode=leaf.filenode, rows_per_page=each, group_pages=pages.MOST_GROUP_PAGES
+    )
+    found: list[tuple[Stretch, int | None]] = [
+        (stretch, round(((stretch.last or 0) - stretch.first) * each))
+        for stretch in pages.cut(leaf.pages, settings.lanes, stretch=whole)
+    ]
+    return [*found, (replace(whole, first=leaf.pages, last=None), 0)]
+
+
+def _survey(connection: Connection, leaf: Leaf, table: Table, written: set[str], *, total_pages: int) -> Survey:
+    sampled = max(1, SAMPLED_PAGES * leaf.pages // max(total_pages, 1))
+    percent = min(100.0, 100.0 * sampled / max(leaf.pages, 1))
+    names = [sql.Identifier("s", column.name) for column in table.columns if not column.virtual]
+    size = sql.SQL(" + ").join(
+        sql.SQL("coalesce(CASE WHEN pg_column_size({0}) > {1} THEN {2} ELSE pg_column_size({0}) END, 0)").format(
+            name, sql.Literal(INLINE_BYTES), sql.Literal(POINTER_BYTES)
+        )
+        for name in names
+    )
+    query = sql.SQL(
+        "SELECT count(*) AS rows, coalesce(avg({}), 0)::float8 AS bytes FROM {} AS s TABLESAMPLE SYSTEM ({})"
+    )
+    row = connection.execute(
+        query.format(size if names else sql.SQL("0"), leaf.name.identifier, sql.Literal(percent))
+    ).fetchone()
+    rows, row_bytes = (row["rows"], row["bytes"]) if row else (0, 0.0)
+    rows_per_page = rows / max(leaf.pages * percent / 100, 1)
+    row_bytes += ROW_OVERHEAD_BYTES
+    return Survey(
+        leaf=leaf,
+        rows_per_page=rows_per_page,
+        row_bytes=row_bytes,
+        stripes=pages.stripes_for(
+            rows_per_page=rows_per_page,
+            row_bytes=row_bytes,
+            indexes=leaf.indexes,
+            in_place=not written & set(leaf.indexed_columns),
+        ),
+    )
+
+
+def _group_pages(connection: Connection, settings: RunSettings) -> int:
+    row = connection.execute(
+        "SELECT pg_size_bytes(current_setting('shared_buffers')) / current_setting('block_size')::bigint AS pages"
+    ).fetchone()
+    share = (row["pages"] if row else 0) // (SHARE_OF_BUFFERS * settings.lanes)
+    return int(min(max(share, LEAST_PLANNED_GROUP_PAGES), pages.MOST_GROUP_PAGES))

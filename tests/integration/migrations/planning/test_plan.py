@@ -1,0 +1,67 @@
+"""What `plan` shows a person of each example, kept in files that a person can read."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from typing import TYPE_CHECKING
+
+from paths import ROOT
+from rich.console import Console
+
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.planning import examine, plan
+from backfilld.monitoring import display
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fix_golden import Golden
+    from fix_runs import Engine
+
+EXAMPLES = ROOT / "examples"
+#: pgbench makes its own tables.
+PGBENCH = "CREATE TABLE pgbench_accounts (aid integer PRIMARY KEY, bid integer, abalance integer, filler character(84))"
+#: Sizes and what is reckoned from them depend on the server's version and build.
+_SIZE = re.compile(r"\b\d+(\.\d+)? (B|kB|MB|GB)\b|\(\+\d+%\)|\babout \d+%")
+
+
+def shown(engine: Engine, file: Path) -> str:
+    migration = definition.load(file)
+    made = plan.make(migration, examine.examine(engine.connection, migration))
+    page = io.StringIO()
+    Console(file=page, width=100, color_system=None).print(display.plan(made))
+    text = _SIZE.sub("<size>", page.getvalue())
+    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
+def test_a_plan_is_read_at_eighty_columns_and_by_programs(engine: Engine) -> None:
+    engine.execute((EXAMPLES / "schema.sql").read_text(encoding="utf-8"))
+    migration = definition.load(EXAMPLES / "jobs_priority.yaml")
+    made = plan.make(migration, examine.examine(engine.connection, migration))
+    page = io.StringIO()
+    Console(file=page, width=80, color_system=None).print(display.plan(made))
+    assert max(map(len, page.getvalue().splitlines())) <= 80
+
+    told = json.loads(json.dumps(made.to_json()))
+    assert [one["summary"] for one in told["operations"]] == ["add_column jobs: priority integer", "sql in switch"]
+    (view, *_) = next(phase["actions"] for phase in told["phases"] if phase["phase"] == "switch")
+    assert (view["operation"], view["lock"], view["hold"], view["known"]) == (1, "ACCESS SHARE", "brief", "measured")
+    fates = {(one["operation"], one["kind"], one["name"]) for table in told["tables"] for one in table["fates"]}
+    assert (0, "view", "public.open_jobs") in fates
+    assert {one["level"] for one in told["risks"]} <= {"high", "medium", "low"}
+
+
+def test_each_example_is_planned_as_its_file_shows(engine: Engine, golden: Golden) -> None:
+    engine.execute((EXAMPLES / "schema.sql").read_text(encoding="utf-8"))
+    engine.execute(PGBENCH)
+    different = [
+        file.stem
+        for file in sorted(EXAMPLES.glob("*.yaml"))
+        if not golden.holds(f"plan/{file.stem}.txt", shown(engine, file))
+    ]
+    assert different == [], "look at what `pytest --write-golden` writes for these, and commit it"
+    assert golden.names("plan") == sorted(f"{file.stem}.txt" for file in EXAMPLES.glob("*.yaml")), (
+        "one for each example"
+    )

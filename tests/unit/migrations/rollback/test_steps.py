@@ -1,0 +1,111 @@
+"""The way back, from what is on record as done: an operation made of named steps, each of which says its name on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backfilld.migrations.facts import Facts, IndexDefinition
+from backfilld.migrations.file.migration import TableName
+from backfilld.migrations.operations import Action, Index, Walk
+from backfilld.migrations.record.states import Phase
+from backfilld.migrations.rollback.steps import way_back
+
+if TYPE_CHECKING:
+    from backfilld.migrations.operations import Step
+    from backfilld.migrations.walks.rewrite import Rewrite
+
+TABLE = TableName("public", "t")
+
+
+def action(name: str, *, index: bool = False) -> Action:
+    definition = IndexDefinition(name=name, unique=False, rest="USING btree (a)", keys=("a",))
+    built = Index(schema="public", name=name, present=True, definition=definition) if index else None
+    return Action(table=TABLE, statements=(), index=built, back=(told(f"{name} back 1"), told(f"{name} back 2")))
+
+
+def walk(name: str) -> Walk:
+    return Walk(kind="archive", operation=0, table=TABLE, key=(), note=name, back=(told(f"{name} back"),))
+
+
+def told(name: str) -> Walk:
+    """A step that can be told from others by its note."""
+    return Walk(kind="restore", operation=0, table=TABLE, key=(), note=name)
+
+
+@dataclass(frozen=True)
+class Named:
+    """An operation of steps with names."""
+
+    name: str
+    table: TableName = TABLE
+    facts: Facts = field(default_factory=lambda: Facts(relation="t"))
+
+    def rewrite(self) -> Rewrite | None:
+        return None
+
+    def expand(self) -> tuple[Step, ...]:
+        return (action(f"{self.name} expand"),)
+
+    def undo(self) -> tuple[Step, ...]:
+        return (told(f"{self.name} undo"),)
+
+    def verify(self) -> tuple[Step, ...]:
+        return (action(f"{self.name} check"), action(f"{self.name} index", index=True))
+
+    def switch(self) -> tuple[Step, ...]:
+        return (action(f"{self.name} switch"),)
+
+    def contract(self) -> tuple[Step, ...]:
+        return (walk(f"{self.name} archive"), action(f"{self.name} drop"))
+
+
+def notes(phase: Phase, done: int, *, pass_: int = 1, names: str = "a") -> list[str]:
+    back = way_back([Named(name) for name in names], phase=phase, done=done, pass_=pass_)
+    return [step.step.note for step in back if isinstance(step.step, Walk)]
+
+
+EXPAND = ["a expand back 1", "a expand back 2"]
+CHECK, INDEX = ["a check back 1", "a check back 2"], ["a index back 1", "a index back 2"]
+VERIFY = INDEX + CHECK
+SWITCH = ["a switch back 1", "a switch back 2"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "done", "pass_", "expected"),
+    [
+        pytest.param(Phase.EXPAND, 0, 1, [], id="nothing done"),
+        pytest.param(Phase.EXPAND, 1, 1, EXPAND, id="expanded"),
+        pytest.param(Phase.BACKFILL, 0, 1, ["a undo", *EXPAND], id="some rows changed"),
+        pytest.param(Phase.BACKFILL, 0, 2, [*INDEX, "a undo", *EXPAND], id="walked again: an index may be there"),
+        pytest.param(Phase.VERIFY, 0, 1, [*INDEX, "a undo", *EXPAND], id="an index may be there"),
+        pytest.param(Phase.VERIFY, 1, 1, [*VERIFY, "a undo", *EXPAND], id="an index is half built"),
+        pytest.param(Phase.VERIFY, 2, 1, [*VERIFY, "a undo", *EXPAND], id="verified"),
+        pytest.param(Phase.SWITCH, 0, 1, [*VERIFY, "a undo", *EXPAND], id="not switched"),
+        pytest.param(Phase.SWITCH, 1, 1, [*SWITCH, *VERIFY, "a undo", *EXPAND], id="switched"),
+        pytest.param(
+            Phase.CONTRACT, 0, 1, ["a archive back", *SWITCH, *VERIFY, "a undo", *EXPAND], id="the archive in hand"
+        ),
+        pytest.param(
+            Phase.DONE,
+            0,
+            1,
+            ["a drop back 1", "a drop back 2", "a archive back", *SWITCH, *VERIFY, "a undo", *EXPAND],
+            id="all done",
+        ),
+    ],
+)
+def test_what_was_done_is_taken_back_the_latest_first(phase: Phase, done: int, pass_: int, expected: list[str]) -> None:
+    assert notes(phase, done, pass_=pass_) == expected
+
+
+def test_operations_are_taken_back_in_reverse_order() -> None:
+    assert notes(Phase.EXPAND, 2, names="ab") == ["b expand back 1", "b expand back 2", *EXPAND]
+    assert notes(Phase.EXPAND, 1, names="ab") == EXPAND
+
+
+def test_each_step_knows_whose_work_it_takes_back() -> None:
+    phases = [back.phase for back in way_back([Named("a")], phase=Phase.DONE, done=0)]
+    assert list(dict.fromkeys(phases)) == [Phase.CONTRACT, Phase.SWITCH, Phase.VERIFY, Phase.BACKFILL, Phase.EXPAND]

@@ -1,0 +1,216 @@
+"""The page walk's own arithmetic: every row version of every page exactly once, whatever the batches, splits and lessons."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from backfilld.migrations.record.model import Stretch
+from backfilld.migrations.walks import pages
+from backfilld.migrations.walks.pages import Place, stripes_for
+
+#: Line pointers of a page in these tests: past 256, where the low byte begins anew.
+OFFSETS = (*range(1, 24), *range(250, 270))
+
+
+def stretch(first: int = 0, last: int | None = 500, *, stripes: int = 8, group_pages: int = 128) -> Stretch:
+    return Stretch(first=first, last=last, filenode=1, rows_per_page=60.0, stripes=stripes, group_pages=group_pages)
+
+
+def covered(reach: pages.PageReach, *, size: int) -> Counter[tuple[int, int]]:
+    """(page, class of line pointers) of a reach: the class modulo all stripes that are used here."""
+    last = size if reach.last is None else reach.last
+    return Counter(
+        (page, offset)
+        for page in range(reach.first, last)
+        for offset in OFFSETS
+        if reach.stripes == 1 or (offset & 255) % reach.stripes == reach.stripe
+    )
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_every_line_pointer_of_every_page_is_covered_exactly_once(seed: int) -> None:
+    """With any sizes of batches, any share of HOT updates, and lanes that give halves away at any moment."""
+    # Given
+    chance = random.Random(seed)
+    size = chance.randint(1, 300)
+    whole = stretch(last=size, stripes=chance.choice([1, 2, 5, 8, 16]), group_pages=chance.choice([64, 100, 256]))
+    open_lanes: list[tuple[Stretch, Place | None]] = [(whole, None)]
+    seen: Counter[tuple[int, int]] = Counter()
+    # When
+    while open_lanes:
+        lane, place = open_lanes.pop(chance.randrange(len(open_lanes)))
+        here = place or pages.begin(lane)
+        if chance.random() < 0.2 and (parts := pages.split(lane, here)) is not None:
+            open_lanes += parts[:2]
+            continue
+        reach = pages.reach(lane, here, rows=chance.randint(1, 5000), pages=size)
+        seen += covered(reach, size=size)
+        changed = chance.choice([0, 10, 5000])
+        after = pages.after(lane, here, reach, changed=changed, hot=chance.randint(0, changed))
+        if after is not None:
+            open_lanes.append((lane, Place.from_json(after.to_json())))
+    # Then
+    assert seen == Counter((page, offset) for page in range(size) for offset in OFFSETS)
+
+
+def test_a_group_is_gone_round_in_several_batches_even_if_one_could_take_it_all() -> None:
+    """The batches that another lane was running at the first visit must be over at the second."""
+    lane = stretch(last=1000, group_pages=1000)
+    place = pages.begin(lane)
+    reach = pages.reach(lane, place, rows=1_000_000, pages=1000)
+    assert reach.last == 250
+
+
+def test_beside_others_the_first_round_writes_few_whole_pages_at_a_time() -> None:
+    """A commit of theirs waits until they are on disk; in later rounds pages are in the WAL already."""
+    lane = stretch(last=4000, group_pages=4000)
+    place = pages.begin(lane)
+    first = pages.reach(lane, place, rows=1_000_000, pages=4000, politely=True)
+    assert first.last == pages.POLITE_PAGES
+    second = pages.reach(lane, replace(place, stripe=1), rows=1_000_000, pages=4000, politely=True)
+    assert second.last == 1000
+
+
+def test_what_a_lane_has_behind_it_adds_up_to_its_pages() -> None:
+    lane = stretch(first=100, last=900)
+    place: Place | None = pages.begin(lane)
+    before = 0.0
+    while place is not None:
+        reach = pages.reach(lane, place, rows=700, pages=900)
+        place = pages.after(lane, place, reach, changed=700, hot=600)
+        assert pages.pages_done(lane, place) > before
+        before = pages.pages_done(lane, place)
+    assert before == 800
+
+
+def test_the_open_end_reaches_rows_added_meanwhile() -> None:
+    lane = stretch(first=10, last=None, stripes=1)
+    place = pages.begin(lane)
+    reach = pages.reach(lane, place, rows=120, pages=13)
+    assert (reach.first, reach.last) == (10, 12)
+    after = pages.after(lane, place, reach, changed=0, hot=0)
+    assert after is not None
+    reach = pages.reach(lane, after, rows=120, pages=14)
+    assert (reach.first, reach.last) == (12, None)
+    assert pages.after(lane, after, reach, changed=0, hot=0) is None
+
+
+def _second_group(lane: Stretch, *, opening_hot: float, following_hot: float, changed: int = 1000) -> Place:
+    """The place after a whole first group with these shares of HOT updates."""
+    place = pages.begin(lane)
+    first = place.first
+    while place.first == first:
+        reach = pages.reach(lane, place, rows=100_000, pages=lane.last or 0)
+        hot = opening_hot if place.stripe == 0 else following_hot
+        after = pages.after(lane, place, reach, changed=changed, hot=round(changed * hot))
+        assert after is not None
+        place = after
+    return place
+
+
+def test_pages_with_room_are_done_in_fewer_rounds() -> None:
+    assert _second_group(stretch(last=5000), opening_hot=1.0, following_hot=1.0).stripes == 4
+
+
+def test_fewer_rounds_that_do_not_do_are_not_tried_again() -> None:
+    lane = stretch(last=50_000)
+    place = _second_group(lane, opening_hot=1.0, following_hot=1.0)
+    assert place.stripes == 4
+    for expected, opening in ((8, 0.2), (8, 1.0)):
+        first = place.first
+        while place.first == first:
+            reach = pages.reach(lane, place, rows=100_000, pages=50_000)
+            after = pages.after(lane, place, reach, changed=1000, hot=round(1000 * opening))
+            assert after is not None
+            place = after
+        assert place.stripes == expected
+
+
+def test_groups_grow_when_their_pages_come_up_again_too_early() -> None:
+    place = _second_group(stretch(last=50_000), opening_hot=0.1, following_hot=0.3)
+    assert place.last is not None
+    assert place.last - place.first == 256
+    assert place.stripes == 8
+
+
+def test_where_nothing_is_ever_free_again_the_rounds_are_given_up() -> None:
+    lane = stretch(last=1_000_000)
+    place = pages.begin(lane)
+    for _ in range(10_000):
+        if place.first > 3000:
+            break
+        reach = pages.reach(lane, place, rows=100_000, pages=1_000_000)
+        after = pages.after(lane, place, reach, changed=1000, hot=0)
+        assert after is not None
+        place = after
+    assert place.stripes == 1
+
+
+def test_where_few_rows_need_work_a_page_is_not_visited_in_vain() -> None:
+    """Two rows of a page in need: two rounds, as many as there were."""
+    lane = stretch(last=5000)
+    place = _second_group(lane, opening_hot=0.0, following_hot=0.0, changed=8)
+    assert place.stripes == 2
+    assert place.level == 8
+
+
+@pytest.mark.parametrize(
+    ("what", "stripes"),
+    [
+        ({"rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": True}, 16),
+        ({"rows_per_page": 80, "row_bytes": 97, "indexes": 1, "in_place": True}, 8),
+        ({"rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": False}, 1),
+        ({"rows_per_page": 5, "row_bytes": 1600, "indexes": 3, "in_place": True}, 5),
+        ({"rows_per_page": 1, "row_bytes": 6000, "indexes": 3, "in_place": True}, 1),
+        # fillfactor 90, and half-empty pages
+        ({"rows_per_page": 72, "row_bytes": 98, "indexes": 3, "in_place": True}, 13),
+        ({"rows_per_page": 40, "row_bytes": 97, "indexes": 3, "in_place": True}, 3),
+        ({"rows_per_page": 0, "row_bytes": 0, "indexes": 1, "in_place": True}, 1),
+    ],
+)
+def test_as_many_rounds_as_the_table_asks_for(what: dict[str, float], stripes: int) -> None:
+    assert stripes_for(**what) == stripes  # type: ignore[arg-type] # a table of cases
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("size", [1, 63, 64, 129, 10_000])
+def test_a_table_is_cut_into_equal_stretches_without_a_gap(size: int, pieces: int) -> None:
+    cut = pages.cut(size, pieces, stretch=stretch(last=size))
+    assert cut[0].first == 0
+    assert cut[-1].last == size
+    assert all(one.last == other.first for one, other in pairwise(cut))
+    assert len(cut) == max(1, min(pieces, size // pages.LEAST_GROUP_PAGES))
+
+
+def test_half_of_the_rest_is_given_away() -> None:
+    lane = stretch(last=1000, group_pages=100)
+    place = pages.begin(lane)
+    parts = pages.split(lane, place)
+    assert parts is not None
+    (kept, here), (given, there), page_count = parts
+    assert (kept.last, given.first, given.last, page_count) == (550, 550, 1000, 450)
+    assert here == place
+    assert there.first == 550
+
+
+def test_a_group_is_shared_between_two_rounds_when_nothing_else_is_left() -> None:
+    lane = stretch(last=400, group_pages=400)
+    place = pages.begin(lane)
+    while place.stripe < 4:
+        after = pages.after(lane, place, pages.reach(lane, place, rows=700, pages=400), changed=700, hot=0)
+        assert after is not None
+        place = after
+    parts = pages.split(lane, place)
+    assert parts is not None
+    (kept, here), (given, there), page_count = parts
+    assert (kept.last, here.last, given.first, there.stripe, page_count) == (200, 200, 200, 4, 100)
+
+
+def test_little_is_not_shared() -> None:
+    lane = stretch(last=100)
+    assert pages.split(lane, pages.begin(lane)) is None

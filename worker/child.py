@@ -1,0 +1,57 @@
+"""One child of the daemon: `python -m backfilld.worker.child lanes` or `… control`. Started by `backfilld.worker.supervisor`, which restarts it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from backfilld.migrations import settings as settings_
+from backfilld.migrations.wire.broker import connect_broker
+from backfilld.monitoring import logs
+from backfilld.monitoring.observers import Observers
+from backfilld.worker import wiring
+
+#: How often a child shows that it is alive, and looks whether its parent is.
+HEARTBEAT_SECONDS = 0.5
+#: A side task that has not come back for this long hangs. Longer than the slowest of them sleeps.
+HUNG_SECONDS = 60.0
+
+
+def main() -> None:
+    """Work until SIGTERM, or until the parent is gone."""
+    parser = argparse.ArgumentParser(prog="backfilld.worker.child")
+    parser.add_argument("role", choices=["lanes", "control"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--heartbeat", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: stopping.set())
+    # Ctrl-C reaches the whole process group; the parent decides, and says it once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logs.configure()
+    settings = settings_.load()
+    broker = connect_broker(settings.require_redis())
+    observe = Observers()
+    worker: wiring.Lanes | wiring.SideTasks
+    if arguments.role == "lanes":
+        worker = wiring.start_lanes(settings, broker, threads=arguments.threads, observe=observe)
+    else:
+        worker = wiring.start_side_tasks(settings, broker, observe=observe, consume_control=True)
+
+    parent = os.getppid()
+    while not stopping.wait(HEARTBEAT_SECONDS):
+        if os.getppid() != parent:
+            break
+        if not isinstance(worker, wiring.SideTasks) or worker.oldest_tick_seconds < HUNG_SECONDS:
+            arguments.heartbeat.write_text(f"{time.time()}\n", encoding="ascii")
+    worker.stop()
+    broker.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""`backfilld run`: one process that works on one run until its end, with lanes, side tasks and progress together.
+
+With no Redis configured the queue is in memory; the record is in PostgreSQL as ever, so `backfilld pause` from another
+terminal works, and a daemon may take the run over afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+from dramatiq.brokers.stub import StubBroker
+from rich.console import Console
+
+from backfilld.migrations import settings as settings_
+from backfilld.migrations.errors import BackfilldError, Unreachable
+from backfilld.migrations.postgres import connect
+from backfilld.migrations.record import pace, runs
+from backfilld.migrations.record.lanes import startable
+from backfilld.migrations.record.states import ENDED, State
+from backfilld.migrations.wire.broker import connect_broker
+from backfilld.monitoring import display, logs, progress
+from backfilld.monitoring.observers import Observers
+from backfilld.worker import wiring
+from backfilld.worker.actors import sender
+from backfilld.worker.side_tasks.throttle import stale
+
+if TYPE_CHECKING:
+    import dramatiq
+
+    from backfilld.migrations.settings import Settings
+    from backfilld.monitoring.progress import Progress
+    from backfilld.worker.lanes.runner import Sender
+
+#: How often progress is read and shown.
+SHOW_SECONDS = 0.5
+#: How long to wait for the governor's first reading; without one the reconciler wakes the lanes later.
+FIRST_READING_SECONDS = 5.0
+#: How long a database that went away may stay away.
+PATIENCE_SECONDS = 60.0
+
+
+def main() -> int:
+    """Work on one run until it has ended, waits for a person, or is stopped. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="backfilld run")
+    parser.add_argument("run", type=int)
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    parser.add_argument(
+        "--threads", type=int, default=None, help="lanes worked on at once; as many as the run has by default"
+    )
+    arguments = parser.parse_args()
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _signal, _frame: stopping.set())
+    logs.configure(level="warning")
+    try:
+        last = _work(
+            settings_.load(), arguments.run, threads=arguments.threads, quiet=arguments.as_json, stopping=stopping
+        )
+    except BackfilldError as exc:
+        print(json.dumps({"error": {"message": str(exc)}}) if arguments.as_json else str(exc), file=sys.stderr)  # noqa: T201 - the command's answer
+        return exc.exit_code
+    if arguments.as_json:
+        print(json.dumps(last.to_json()))  # noqa: T201 - the command's answer
+    return _exit_code(last, stopped=stopping.is_set())
+
+
+def _work(settings: Settings, run: int, *, threads: int | None, quiet: bool, stopping: threading.Event) -> Progress:
+    url = settings.require_database()
+    with connect.connected(url) as connection, display.Watch(Console(quiet=quiet)) as watch:
+        found = runs.get(connection, run)
+        if found is None:
+            msg = f"there is no run {run}"
+            raise BackfilldError(msg)
+        if found.state in ENDED:
+            now = _look(connection, run)
+            watch.show([now])
+            return now
+    observe = Observers()
+    broker: dramatiq.Broker = connect_broker(settings.redis_url) if settings.redis_url else StubBroker(middleware=[])
+    tasks = wiring.start_side_tasks(settings, broker, observe=observe, consume_control=False)
+    lanes = wiring.start_lanes(settings, broker, threads=threads or found.settings.lanes, observe=observe)
+    try:
+        _wake(url, run, sender(broker))
+        with display.Watch(Console(quiet=quiet)) as watch:
+            return _watch(url, run, watch, stopping)
+    finally:
+        lanes.stop()
+        tasks.stop()
+        broker.close()
+
+
+def _wake(url: str, run: int, send: Sender) -> None:
+    """Wake the run's lanes as soon as there is a reading of the load, without which they would only be held."""
+    with connect.connected(url) as connection:
+        deadline = time.monotonic() + FIRST_READING_SECONDS
+        while stale(pace.read(connection).age_seconds) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for message in startable(connection, run):
+            send(message)
+
+
+def _watch(url: str, run: int, watch: display.Watch, stopping: threading.Event) -> Progress:
+    """Show the run until there is nothing more to do here. Raises Unreachable when the database stays away."""
+    away_since: float | None = None
+    while True:
+        try:
+            with connect.connected(url) as connection:
+                while True:
+                    now = _look(connection, run)
+                    away_since = None
+                    watch.show([now])
+                    if now.state in ENDED | {State.WAITING, State.FAILED, State.PAUSED} or stopping.wait(SHOW_SECONDS):
+                        return now
+        except (psycopg.Error, Unreachable):
+            away_since = away_since or time.monotonic()
+            if stopping.is_set() or time.monotonic() - away_since > PATIENCE_SECONDS:
+                raise
+            stopping.wait(SHOW_SECONDS)
+
+
+def _look(connection: connect.Connection, run: int) -> Progress:
+    found = runs.get(connection, run)
+    if found is None:
+        msg = f"run {run} is gone"
+        raise BackfilldError(msg)
+    return progress.read(connection, [found])[0]
+
+
+def _exit_code(last: Progress, *, stopped: bool) -> int:
+    if last.state in {State.COMPLETED, State.ROLLED_BACK}:
+        return 0
+    if last.state is State.WAITING:
+        return 0 if last.verified else 4
+    if stopped and last.state not in ENDED | {State.FAILED}:
+        return 4
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Lanes that share: as many at work as the run wants, none idle while another has much before it.
+
+A lane looks at each checkpoint how many are at work. Too many: the last of them goes to sleep until another ends. Too few, and
+none asleep: the one with the largest rest gives half of it to a new lane, in the transaction of its checkpoint. Nobody takes
+from a lane that another holds, so nobody waits, and the conductor finds all lanes ended exactly once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.record import audit, lanes, runs
+from backfilld.migrations.record.model import Bounds, Stretch
+from backfilld.migrations.walks import pages
+from backfilld.migrations.walks.keys import middle
+from backfilld.migrations.walks.pages import Place
+
+if TYPE_CHECKING:
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Lane
+    from backfilld.migrations.record.runs import Standing
+    from backfilld.migrations.wire.messages import LaneMessage
+    from backfilld.worker.lanes.batch import Work
+
+#: A rest of fewer batches than this is done before a new lane has found its pace.
+WORTH_SHARING_BATCHES = 4
+
+
+def steps_back(lane: Lane, standing: Standing) -> bool:
+    """Whether this lane is one too many: the run wants fewer than there are, and this is the last of them."""
+    return lane.kind != "retry" and standing.lanes_awake > standing.settings.lanes and lane.lane == standing.last_lane
+
+
+def gives(lane: Lane, standing: Standing) -> bool:
+    """Whether this lane should give half of its rest away."""
+    return (
+        lane.kind != "retry"
+        and standing.lanes_awake < standing.settings.lanes
+        and not standing.lanes_asleep
+        and lane.rows_left >= max(standing.most_left or 0, WORTH_SHARING_BATCHES * lane.batch_rows)
+    )
+
+
+def share(connection: Connection, work: Work, lane: Lane, standing: Standing) -> LaneMessage | None:
+    """Give half of what the lane has before it to a new one; returns the message that wakes it, for after the commit.
+
+    None when the rest cannot be cut, or when somebody else adds lanes at this moment; the next checkpoint tries again.
+    The caller holds the lane, whose checkpoint is written.
+    """
+    if not lanes.try_lock_conductor(connection, lane.run):
+        return None
+    match lane.bounds:
+        case Stretch():
+            return _share_pages(connection, lane, lane.bounds)
+        case Bounds():
+            return _share_keys(connection, work, lane, lane.bounds, rows_total=standing.rows_total or lane.rows_left)
+
+
+def _share_pages(connection: Connection, lane: Lane, stretch: Stretch) -> LaneMessage | None:
+    place = Place.from_json(lane.cursor) if lane.cursor is not None else pages.begin(stretch)
+    parts = pages.split(stretch, place)
+    if parts is None:
+        return None
+    (kept, here), (given, there), page_count = parts
+    rows = round(page_count * stretch.rows_per_page)
+    lanes.shorten(connection, lane, bounds=kept, cursor=here.to_json(), given=rows)
+    return _insert(connection, lane, given, cursor=there.to_json(), rows=rows)
+
+
+def _share_keys(
+    connection: Connection, work: Work, lane: Lane, bounds: Bounds, *, rows_total: int
+) -> LaneMessage | None:
+    done = tuple(lane.cursor) if lane.cursor is not None else bounds.after
+    key = middle(connection, work.walk, Bounds(after=done, upto=bounds.upto), rows_estimate=rows_total)
+    if key is None:
+        return None
+    rows = lane.rows_left // 2
+    lanes.shorten(connection, lane, bounds=Bounds(after=bounds.after, upto=key), cursor=lane.cursor, given=rows)
+    return _insert(connection, lane, Bounds(after=key, upto=bounds.upto), cursor=None, rows=rows)
+
+
+def _insert(
+    connection: Connection,
+    lane: Lane,
+    bounds: Bounds | Stretch,
+    *,
+    cursor: object,
+    rows: int,
+) -> LaneMessage:
+    message = lanes.insert(
+        connection,
+        lane.run,
+        kind=lane.kind,
+        operation=lane.operation or 0,
+        pass_=lane.pass_,
+        relation=lane.relation or "",
+        bounds=bounds,
+        cursor=cursor,
+        batch_rows=lane.batch_rows,
+        rows_expected=rows,
+    )
+    audit.record(
+        connection, lane.run, actor=runs.WORKER, what="lane.split", lane=lane.lane, gives_to=message.lane, rows=rows
+    )
+    return message

@@ -1,0 +1,142 @@
+"""Taking a lane for one step: its lock, where its run stands, a permit and a look ahead, in one round trip.
+
+The transaction is the lease. There is no heartbeat and no token that expires: whoever holds the lane's row works, and a
+worker that dies or freezes loses it when the server ends its transaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg.rows import tuple_row
+
+from backfilld.migrations.file import windows
+from backfilld.migrations.postgres.connect import apply_settings, begin_settings
+from backfilld.migrations.record import lanes, pace, runs
+from backfilld.migrations.record.model import Lane
+from backfilld.migrations.record.runs import Standing
+from backfilld.migrations.record.states import ACTIVE, Phase, State
+from backfilld.worker.side_tasks.throttle import stale
+
+if TYPE_CHECKING:
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.walks.keys import Query
+    from backfilld.migrations.walks.next_batch import Seen
+
+#: A batch waits this long for a row the application holds before it gives way. Below `deadlock_timeout` (1 s), so that in a
+#: deadlock it is always we who go.
+LOCK_TIMEOUT_SECONDS = 0.2
+#: A statement may take this many times its target before it is cancelled and the batch made smaller.
+STATEMENT_TIMEOUT_FACTOR = 10
+#: Even a batch of one row may meet a slow disk.
+LEAST_STATEMENT_TIMEOUT_SECONDS = 5.0
+#: DDL that does not scan is quick or blocked; making lanes reads a sample of the table.
+CONDUCTOR_STATEMENT_TIMEOUT_SECONDS = 60.0
+#: Outside its windows a lane looks again after this at the latest, should its record have been written by hand.
+LONGEST_SHUT_SECONDS = 60.0
+
+#: Which lanes work in which phase, beside the conductor; `backfilld.may_work` in the schema says the same.
+KINDS: dict[Phase, frozenset[str]] = {
+    Phase.BACKFILL: frozenset({"backfill", "retry"}),
+    Phase.VERIFY: frozenset({"verify"}),
+    Phase.CONTRACT: frozenset({"archive"}),
+}
+#: Which lanes work while a run is rolled back.
+KINDS_BACK = frozenset({"archive", "restore", "undo"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """A lane that this transaction holds, and what is known for its step."""
+
+    lane: Lane
+    standing: Standing
+    #: What the walk asked to know before its batch.
+    seen: Seen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """The lane may not work now, and comes back by itself."""
+
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """The message has nothing to wake: its step was taken, or its run is told to stop."""
+
+    stale: bool
+
+
+def take(
+    connection: Connection, lane: Lane, standing: Standing, *, look: Query | None, writes: str
+) -> Claimed | Wait | Drop:
+    """Begin a transaction and take the lane in it.
+
+    `lane` and `standing` are as last read; they give the batch's range and the time limits. On Wait and Drop the
+    transaction is to be rolled back. Raises psycopg.Error: somebody holds the lane, or the table.
+    """
+    with connection.pipeline():
+        connection.execute("BEGIN")
+        apply_settings(connection, _settings(lane, standing, writes))
+        claimed = connection.execute(lanes.CLAIM, {"run": lane.run, "lane": lane.lane, "seq": lane.seq})
+        # Read after the lock is held, so that a wish written before it cannot be missed.
+        stands = connection.execute(runs.STANDING, {"run": lane.run})
+        # The conductor does no batches: a VALIDATE that takes an hour must not keep other runs from working.
+        permit = connection.execute(pace.TAKE_PERMIT) if lane.kind != "conductor" else None
+        seen = connection.cursor(row_factory=tuple_row).execute(*look) if look else None
+    held, now = claimed.fetchone(), stands.fetchone()
+    if held is None or now is None:
+        return Drop(stale=True)
+    standing = Standing.from_row(now)
+    if not _wanted(lane, standing):
+        return Drop(stale=False)
+    if wait := _held(standing):
+        return wait
+    if permit is not None and permit.fetchone() is None:
+        return Wait(reason=f"all {standing.width} permits are taken", seconds=0.25)
+    return Claimed(lane=Lane.from_row(held), standing=standing, seen=seen.fetchone() if seen else None)
+
+
+def _wanted(lane: Lane, standing: Standing) -> bool:
+    if standing.state not in ACTIVE:
+        return False
+    if lane.kind == "conductor":
+        return True
+    kinds = KINDS_BACK if standing.state is State.ROLLING_BACK else KINDS.get(standing.phase, frozenset())
+    return lane.pass_ == standing.pass_ and lane.kind in kinds
+
+
+def _held(standing: Standing) -> Wait | None:
+    """What holds every lane of the run, its conductor included: a person, its windows, or the load."""
+    if standing.stop is not None:
+        return Wait(reason=standing.stop.reason, seconds=1.0)
+    if shut := windows.shut(standing.settings.windows, standing.now):
+        reason, opens_in_seconds = shut
+        return Wait(reason=reason, seconds=min(opens_in_seconds, LONGEST_SHUT_SECONDS))
+    if load := stale(standing.age_seconds) or standing.hold_reason:
+        return Wait(reason=load, seconds=1.0)
+    return None
+
+
+def statement_timeout_seconds(lane: Lane, standing: Standing) -> float:
+    """How long one statement of the lane's step may take."""
+    if lane.kind == "conductor":
+        return CONDUCTOR_STATEMENT_TIMEOUT_SECONDS
+    return max(standing.settings.batch_seconds * STATEMENT_TIMEOUT_FACTOR, LEAST_STATEMENT_TIMEOUT_SECONDS)
+
+
+def _settings(lane: Lane, standing: Standing, writes: str) -> dict[str, str]:
+    # What the conductor waits for is a table, and whoever comes after waits behind it: `ladder.py` says how often.
+    for_a_table = standing.settings.lock_timeout_ms / 1000
+    return begin_settings(
+        run=lane.run,
+        lane=lane.lane,
+        seq=lane.seq,
+        lock_timeout_seconds=for_a_table if lane.kind == "conductor" else LOCK_TIMEOUT_SECONDS,
+        statement_timeout_seconds=statement_timeout_seconds(lane, standing),
+        writes=writes,
+    )

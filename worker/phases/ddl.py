@@ -1,0 +1,111 @@
+"""One action of DDL, inside the transaction that holds the conductor's lane."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from backfilld.migrations.errors import Finding, Refused
+from backfilld.migrations.operations import Action
+from backfilld.migrations.postgres import catalog_diff
+from backfilld.migrations.postgres.expression_probe import smuggled
+from backfilld.migrations.postgres.locks import needed
+from backfilld.migrations.postgres.sqlstates import classify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.operations import Guard, Statement, Step
+    from backfilld.migrations.postgres.catalog_diff import Difference
+    from backfilld.migrations.postgres.connect import Connection
+
+
+@contextmanager
+def together(connection: Connection, step: Step | None) -> Iterator[None]:
+    """Send the statements of an action, its checkpoint and its COMMIT in one round trip, or two where a guard is asked.
+
+    The lock is then held for as long as the server works, not for as long as the network needs to and fro. The first statement
+    that fails is the error, and none after it is done. What may hold several statements cannot be sent so.
+    """
+    if isinstance(step, Action) and step.index is None and all(_is_one(statement) for statement in step.statements):
+        with connection.pipeline():
+            yield
+    else:
+        yield
+
+
+def _is_one(statement: Statement) -> bool:
+    return smuggled(statement.sql.as_string()) is None
+
+
+def execute(connection: Connection, action: Action) -> None:
+    """Run the statements of an action between what it requires and its guards.
+
+    Raises Refused when a guard finds what must not be, and psycopg.Error, also when a look finds a row that breaks a rule.
+    """
+    if (lock := needed(action)) is not None and lock.first:
+        connection.execute(lock.statement)
+    _ask(connection, action, action.requires)
+    if action.scans:
+        # Long, under a lock that lets the application go on; a pause cancels it.
+        connection.execute("SET LOCAL statement_timeout = 0")
+    before = catalog_diff.read(connection, action.table) if action.keeps and action.table else frozenset()
+    for statement in action.statements:
+        cursor = connection.execute(statement.sql)
+        if action.looks_for and cursor.fetchone() is not None:
+            msg = f"rows break {action.looks_for}"
+            raise psycopg.errors.CheckViolation(msg)
+    check(connection, action)
+    if action.keeps and action.table:
+        _check_kept(
+            action.table, catalog_diff.compare(before, catalog_diff.read(connection, action.table), action.keeps)
+        )
+
+
+def check(connection: Connection, action: Action) -> None:
+    """Ask an action's guards. Raises Refused when one finds what must not be."""
+    _ask(connection, action, action.guards)
+
+
+def _ask(connection: Connection, action: Action, guards: tuple[Guard, ...]) -> None:
+    for guard in guards:
+        row = connection.execute(guard.sql).fetchone()
+        if row is not None:
+            value = next(iter(row.values()))
+            raise Refused(
+                [Finding("guard", f"{action.table}: {guard.problem.replace('{!r}', repr(value))}", guard.remedy)]
+            )
+
+
+def _check_kept(table: TableName, difference: Difference) -> None:
+    """Raises Refused when something is otherwise that nobody asked to change; the transaction is rolled back by it."""
+    if difference:
+        raise Refused(
+            [
+                Finding(
+                    "fingerprint",
+                    f"{table}: this would have changed what it was not asked to ({difference})",
+                    "Nothing was changed. Tell us, with the output of `backfilld plan`; or change what is named by hand first",
+                )
+            ]
+        )
+
+
+def offenders(connection: Connection, rule: Action) -> tuple[str, ...] | None:
+    """Keys of rows that break a rule, a few at most; None where that cannot be asked. As long as a scan, and without its locks."""
+    if rule.offenders is None:
+        return None
+    connection.execute("SET LOCAL statement_timeout = 0")
+    try:
+        with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+            found = cursor.execute(rule.offenders).fetchall()
+    except psycopg.Error as exc:
+        if classify(exc) != "data":
+            raise
+        return None  # the rule's own expression is an error for some row
+    keys = (key[0] if len(key) == 1 else f"({', '.join(key)})" for key in found)
+    return tuple(sorted(keys, key=lambda key: (len(key), key)))  # numbers in their order, though they are texts

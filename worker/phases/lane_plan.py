@@ -1,0 +1,180 @@
+"""Cutting what is to be walked into lanes: for the backfill, for the look at every row, and for walks between two steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.errors import Finding, Refused
+from backfilld.migrations.postgres import catalog
+from backfilld.migrations.record import lanes, runs
+from backfilld.migrations.record.model import Bounds, Stretch
+from backfilld.migrations.rollback import retention
+from backfilld.migrations.walks.keys import KeyWalk, split
+from backfilld.migrations.walks.sizing import FIRST_ROWS
+from backfilld.migrations.walks.table_statistics import stretches, to_open_end, walk_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.operations import Walk
+    from backfilld.migrations.postgres.catalog import Table
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Key, Lane
+    from backfilld.migrations.record.runs import Standing
+    from backfilld.worker.lanes.batch import Work
+
+#: Looking at a row costs a small part of writing it, so verifying lanes begin with batches this many times as large.
+VERIFY_HEAD_START = 20
+
+
+class Slices:
+    """Makes the lanes of a run, in the transaction of its conductor. Raises Refused when a table is gone."""
+
+    def __init__(self, connection: Connection, run: int, works: Sequence[Work]) -> None:
+        self._connection = connection
+        self._run = run
+        self._works = works
+
+    def for_backfill(self, standing: Standing) -> None:
+        """As many lanes as the run wants begin at once; more, as for the leaves of a partitioned table, wait for their turn."""
+        if any(work.journal for work in self._works):
+            retention.make_partition(self._connection, "journal", self._run)
+        planned: list[tuple[Work, TableName, Bounds | Stretch, int]] = []
+        total = 0
+        for work in self._works:
+            table = self._describe(work.table)
+            rows = catalog.estimate_rows(self._connection, table)
+            total += rows
+            if walk_for(work.operation.facts, standing.settings) == "pages":
+                planned += [
+                    (work, leaf, stretch, expected)
+                    for leaf, stretch, expected in stretches(self._connection, table, work.rewrite, standing.settings)
+                ]
+            else:
+                slices = split(self._connection, work.walk, lanes=standing.settings.lanes, rows_estimate=rows)
+                planned += [(work, table.name, bounds, rows // len(slices)) for bounds in slices]
+        for number, (work, relation, bounds, expected) in enumerate(planned):
+            awake = number < standing.settings.lanes
+            self._insert(work, "backfill", bounds, pass_=1, relation=relation, rows_expected=expected, awake=awake)
+        runs.set_totals(self._connection, self._run, rows_total=total)
+
+    def for_walk(self, walk: Walk, standing: Standing) -> int:
+        """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
+        if walk.kind == "undo":
+            return self._for_undo(walk, standing)
+        if walk.kind in {"archive", "restore"}:  # a restore may find that nothing was archived
+            retention.make_partition(self._connection, "archive", self._run)
+        table = self._describe(walk.table)
+        rows = catalog.estimate_rows(self._connection, table)
+        by_key = KeyWalk(table=walk.table, key=walk.key)
+        slices = split(self._connection, by_key, lanes=standing.settings.lanes, rows_estimate=rows)
+        if slices and walk.to_open_end:
+            slices[-1] = replace(slices[-1], upto=None)
+        return self._insert_walk(walk, slices, rows=rows, standing=standing)
+
+    def _for_undo(self, walk: Walk, standing: Standing) -> int:
+        """Cut what the journal holds of an operation into lanes; none where nothing was written into it."""
+        if not retention.has_partition(self._connection, "journal", self._run):
+            return 0
+        slices, rows = retention.journal_slices(
+            self._connection, self._run, operation=walk.operation, lanes=standing.settings.lanes
+        )
+        return self._insert_walk(walk, slices, rows=rows, standing=standing)
+
+    def _insert_walk(self, walk: Walk, slices: Sequence[Bounds], *, rows: int, standing: Standing) -> int:
+        for bounds in slices:
+            lanes.insert(
+                self._connection,
+                self._run,
+                kind=walk.kind,
+                operation=walk.operation,
+                pass_=standing.pass_,
+                relation=str(walk.table),
+                bounds=bounds,
+                batch_rows=FIRST_ROWS,
+                rows_expected=rows // len(slices),
+            )
+        return len(slices)
+
+    def for_verify(self, standing: Standing) -> None:
+        """The whole table once more, to the open end: rows added since are looked at too."""
+        walked = [lane for lane in lanes.of_run(self._connection, self._run) if lane.kind == "backfill"]
+        number = 0
+        for work in self._works:
+            own = [lane for lane in walked if lane.operation == work.number]
+            condition_ended = work.rewrite.condition_tells is not None and not any(lane.rows_residual for lane in own)
+            if not (work.rewrite.verifiable or condition_ended):
+                continue
+            first = [lane for lane in own if lane.pass_ == 1]
+            for bounds, expected in self._verify_slices(work, first, standing):
+                awake, number = number < standing.settings.lanes, number + 1
+                table = work.table
+                self._insert(
+                    work, "verify", bounds, pass_=standing.pass_, relation=table, rows_expected=expected, awake=awake
+                )
+
+    def _verify_slices(
+        self, work: Work, first: Sequence[Lane], standing: Standing
+    ) -> list[tuple[Bounds | Stretch, int | None]]:
+        """Pages where no row that moves meanwhile can be wrong; keys where one could.
+
+        A row that is wrong and moves to where the walk has been would be missed by pages; by keys none is. The sync trigger
+        gives a row that is written its value, or NULL where that cannot be computed; and the scan that proves NOT NULL, one
+        statement with one snapshot, misses no NULL.
+        """
+        slices: list[tuple[Bounds, int]] = _in_key_order(first)
+        if any(isinstance(lane.bounds, Stretch) for lane in first):
+            table = self._describe(work.table)
+            rows = catalog.estimate_rows(self._connection, table)
+            if table.kind == "r" and work.rewrite.synced and work.rewrite.not_null:
+                return [*to_open_end(self._connection, table, standing.settings, rows=rows)]
+            keys = split(self._connection, work.walk, lanes=standing.settings.lanes, rows_estimate=rows)
+            slices = [(bounds, rows // len(keys)) for bounds in keys]
+        if not slices:
+            return [(Bounds(), 0)]
+        last, expected = slices[-1]
+        return [*slices[:-1], (replace(last, upto=None), expected)]
+
+    def _insert(  # noqa: PLR0913 - one row; each column is named where it is called
+        self,
+        work: Work,
+        kind: str,
+        bounds: Bounds | Stretch,
+        *,
+        pass_: int,
+        relation: TableName,
+        rows_expected: int | None,
+        awake: bool = True,
+    ) -> None:
+        lanes.insert(
+            self._connection,
+            self._run,
+            kind=kind,
+            operation=work.number,
+            pass_=pass_,
+            relation=str(relation),
+            bounds=bounds,
+            batch_rows=FIRST_ROWS * (VERIFY_HEAD_START if kind == "verify" else 1),
+            rows_expected=rows_expected,
+            awake=awake,
+        )
+
+    def _describe(self, name: TableName) -> Table:
+        table = catalog.describe(self._connection, name)
+        if table is None:
+            gone = f"there is no table {name} any more"
+            raise Refused([Finding("table", gone, "Bring it back, then resume; or cancel the run")])
+        return table
+
+
+def _in_key_order(walked: Sequence[Lane]) -> list[tuple[Bounds, int]]:
+    """The slices of a walk by key, each with the rows it had, in order: a lane that was split is not before its other half."""
+    after = {lane.bounds.after: lane for lane in walked if isinstance(lane.bounds, Bounds)}
+    found: list[tuple[Bounds, int]] = []
+    key: Key | None = None
+    while (lane := after.pop(key, None)) is not None and isinstance(lane.bounds, Bounds):
+        found.append((lane.bounds, lane.rows_walked))
+        key = lane.bounds.upto
+    return found

@@ -1,0 +1,147 @@
+"""The lock ladder: whether to ask for a lock now, when to look again, and whom to send away. Decides, and asks nobody.
+
+Whoever asks for a strong lock makes everybody queue who comes after, for as long as it waits. So each try waits for
+`lock_timeout_ms` at most, and before a try we look who holds the table, which costs nobody anything:
+
+    nobody in the way                         try
+    only short transactions                   try, each time after a longer pause: the queue drains them
+    a transaction that is old already         trying makes others wait for nothing: look every second, try every quarter minute
+    an autovacuum that prevents wraparound    never try: it does not go for anybody, and ends by itself
+    somebody the policy lets us send away     try: he is sent away while we wait
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from backfilld.migrations.postgres import locks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from backfilld.migrations.file.run_settings import RunSettings
+    from backfilld.migrations.postgres.locks import Blocker
+
+#: A transaction that has lasted so long will not end within the next `lock_timeout`.
+OLD_SECONDS = 3.0
+#: The pause after a try that short transactions made fail, doubled each time.
+FIRST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 15.0
+#: The pause between tries while somebody old is in the way: at 100 ms each, others lose less than a hundredth of their time.
+RARELY_SECONDS = 15.0
+#: How often we look, so that we go on soon after whoever was in the way has gone.
+LOOK_SECONDS = 1.0
+#: Of a pause, as much is left to chance, so that two runs do not ask in step.
+JITTER = 0.25
+#: Without a look for so long the run was held or nobody worked: that is not time spent waiting for the lock.
+FORGOTTEN_SECONDS = 60.0
+#: Who is in the way is put on record when others are than before, but not more often than this.
+TOLD_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """How long a conductor has waited for a lock, and what it has tried; kept in its lane. Times are the database's (Unix time)."""
+
+    since: float
+    looked_at: float
+    tries: int = 0
+    tried_at: float | None = None
+    told_at: float | None = None
+    #: Who was told.
+    pids: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, error: Mapping[str, Any] | None, now: float) -> Self:
+        """The wait that a lane's last error tells of, or one that begins now."""
+        known = (error or {}).get("wait")
+        if known is None or now - known["looked_at"] > FORGOTTEN_SECONDS:
+            return cls(since=now, looked_at=now)
+        return replace(cls(**{**known, "pids": tuple(known["pids"])}), looked_at=now)
+
+    @property
+    def seconds(self) -> float:
+        return self.looked_at - self.since
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "pids": list(self.pids)}
+
+    def tried(self) -> Wait:
+        return replace(self, tries=self.tries + 1, tried_at=self.looked_at)
+
+    def is_news(self, blockers: Iterable[Blocker]) -> bool:
+        """Whether people should be told of those who are in the way now."""
+        pids = {blocker.pid or 0 for blocker in blockers}
+        if not pids or pids <= set(self.pids):
+            return False
+        return self.told_at is None or self.looked_at - self.told_at >= TOLD_SECONDS
+
+    def told(self, blockers: Iterable[Blocker]) -> Wait:
+        return replace(self, told_at=self.looked_at, pids=tuple(sorted({blocker.pid or 0 for blocker in blockers})))
+
+
+def pause_seconds(wait: Wait, blockers: Sequence[Blocker], settings: RunSettings) -> float | None:
+    """How long a try has to wait still, before chance; 0 when it may be now, None when none makes sense."""
+    if any(blocker.prevents_wraparound for blocker in blockers):
+        return None
+    if not blockers or any(way_out(blocker, settings) for blocker in blockers):
+        return 0.0
+    if any(_is_old(blocker) for blocker in blockers):
+        since = wait.tried_at if wait.tried_at is not None else wait.since
+        return max(since + RARELY_SECONDS - wait.looked_at, 0.0)
+    if wait.tried_at is None:
+        return 0.0
+    pause: float = min(FIRST_PAUSE_SECONDS * 2 ** min(wait.tries - 1, 10), LONGEST_PAUSE_SECONDS)
+    return max(wait.tried_at + pause - wait.looked_at, 0.0)
+
+
+def next_look_seconds(pause: float | None, *, scans: bool = False, chance: float) -> float:
+    """When to come back: for the next try, or to see before whether the way is free. `chance` is between 0 and 1.
+
+    A step that `scans` before it comes to its lock comes back rarely.
+    """
+    seconds = LOOK_SECONDS if pause is None else min(max(pause, 0.1), LOOK_SECONDS)
+    return (RARELY_SECONDS if scans else seconds) * (1 - JITTER + 2 * JITTER * chance)
+
+
+def way_out(blocker: Blocker, settings: RunSettings) -> Literal["cancel", "end"] | None:
+    """What may be done to somebody who is in the way: his statement cancelled, or his session ended; None: nothing.
+
+    Only sessions of applications that are the head of the queue: no walsender, no autovacuum, no prepared transaction, no
+    other process of the server, no session of ours, nobody in another database or beyond our rights.
+    """
+    if (
+        blocker.backend_type != "client backend"
+        or blocker.is_ours
+        or not (blocker.is_here and blocker.may_be_signalled)
+        or blocker.waits
+        or (blocker.state_seconds or 0.0) < settings.cancel_after_seconds
+    ):
+        return None
+    if blocker.is_idle:
+        return "end" if settings.cancel_blockers in {"idle", "all"} else None
+    return "cancel" if blocker.state == "active" and settings.cancel_blockers in {"queries", "all"} else None
+
+
+def in_words(awaited: str, blockers: Sequence[Blocker], settings: RunSettings) -> str:
+    """What is waited for, who has it, and why he is not sent away where the policy would have it."""
+    if not blockers:
+        return f"waiting for the lock on {awaited}, which was busy a moment ago"
+    message = f"waiting for the lock on {awaited}; held by {locks.in_words(blockers)}"
+    if any(blocker.prevents_wraparound for blocker in blockers):
+        return message + ". An autovacuum that prevents wraparound is waited for, never cancelled"
+    if settings.cancel_blockers != "never" and any(_is_beyond_us(blocker) for blocker in blockers):
+        message += (
+            ". Not cancelled: this role may not signal all of them (it needs pg_signal_backend; a superuser's, never)"
+        )
+    return message
+
+
+def _is_old(blocker: Blocker) -> bool:
+    # An ordinary autovacuum goes for whoever waits (`deadlock_timeout`, see `locks.prepare`); a try is what makes it go.
+    return blocker.backend_type != "autovacuum worker" and (blocker.transaction_seconds or 0.0) >= OLD_SECONDS
+
+
+def _is_beyond_us(blocker: Blocker) -> bool:
+    return blocker.backend_type == "client backend" and blocker.is_here and not blocker.may_be_signalled

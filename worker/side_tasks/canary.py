@@ -1,0 +1,152 @@
+"""The canary: a commit of the smallest kind, made again and again, that feels what the application's commits feel.
+
+Beside each it counts the sessions of others that are inside a transaction. So many, divided by how many transactions end in a
+second, is how long one takes (Little's law), waiting for locks and for a processor included, which a small commit never does.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from backfilld.migrations.postgres.connect import apply_settings, lost
+from backfilld.migrations.record import pace
+from backfilld.monitoring.probes import Reading, unreadable
+from backfilld.worker.side_tasks.throttle import Felt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Row
+
+#: What is judged. Longer would answer late, shorter would follow every hiccup.
+WINDOW_SECONDS = 5.0
+#: One slow commit of five is chance, two are not.
+QUANTILE = 0.8
+#: Before the first verdict, so that it is not given on one commit alone.
+FIRST_SAMPLES = 8
+#: Fewer looks at who is busy, or fewer transactions, are no average. Our own side tasks make about ten transactions a second.
+FEWEST_LOOKS = 15
+FEWEST_PER_SECOND = 40.0
+#: A standby that confirms nothing would keep a commit for ever, and the governor with it.
+STATEMENT_TIMEOUT = "5s"
+
+
+@dataclass(frozen=True)
+class _Sample:
+    at: float
+    #: None: nothing was committed, only looked.
+    seconds: float | None
+    #: A batch of ours was under way.
+    working: bool
+    #: Sessions of others inside a transaction.
+    busy: int
+
+
+@dataclass
+class Canary:
+    """Commits, and remembers how long each took."""
+
+    _samples: deque[_Sample] = field(default_factory=deque)
+    #: How many transactions of others had ended, and when.
+    _ended: deque[tuple[float, int]] = field(default_factory=deque)
+    #: Why the last commit failed.
+    _error: str | None = None
+
+    def sing(self, connection: Connection) -> None:
+        """One commit. An error is remembered for the reading; a lost connection raises psycopg's."""
+        began = time.monotonic()
+        try:
+            with connection.pipeline():
+                connection.execute("BEGIN")
+                apply_settings(connection, {"statement_timeout": STATEMENT_TIMEOUT})
+                seen = connection.execute(pace.CANARY)
+                connection.execute("COMMIT")
+            row = seen.fetchone()
+        except psycopg.Error as exc:
+            if lost(exc):
+                raise
+            connection.rollback()
+            self._error = exc.diag.message_primary or str(exc)
+            return
+        self._error = None
+        self._remember(time.monotonic() - began, row)
+
+    def look(self, connection: Connection) -> None:
+        """Only count who is there: for the time when no run is at work, and no commit of ours should be either."""
+        self._remember(None, connection.execute(pace.CROWD).fetchone())
+
+    def count(self, transactions: int | None) -> None:
+        """How many transactions of others have ended by now."""
+        if transactions is None or (self._ended and transactions < self._ended[-1][1]):
+            self._ended.clear()  # unknown, or the counters were reset
+        if transactions is not None:
+            self._ended.append((time.monotonic(), transactions))
+        while self._ended and self._ended[0][0] < time.monotonic() - WINDOW_SECONDS - 1:
+            self._ended.popleft()
+
+    def _remember(self, seconds: float | None, row: Row | None) -> None:
+        now = time.monotonic()
+        if row is not None:
+            self._samples.append(_Sample(now, seconds, working=row["working"], busy=row["busy"]))
+        while self._samples and self._samples[0].at < now - WINDOW_SECONDS:
+            self._samples.popleft()
+
+    def begin(self, connection: Connection) -> None:
+        """The first commits, when none was made lately."""
+        if not self._recent():
+            for _ in range(FIRST_SAMPLES):
+                self.sing(connection)
+
+    @property
+    def reading(self) -> Reading:
+        """The signal `commit_seconds`."""
+        if self._error is not None:
+            return unreadable("commit_seconds", self._error)
+        return Reading(signal="commit_seconds", value=self.felt.seconds or 0.0)
+
+    @property
+    def felt(self) -> Felt:
+        recent = self._recent()
+        rested = [sample for sample in recent if not sample.working]
+        return Felt(
+            seconds=_quantile(recent),
+            rested_seconds=_quantile(rested),
+            rested_share=len(rested) / len(recent) if recent else 0.0,
+            response_seconds=self._response_seconds(recent),
+        )
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since the last commit."""
+        last = next((sample.at for sample in reversed(self._samples) if sample.seconds is not None), -math.inf)
+        return time.monotonic() - last
+
+    @property
+    def working(self) -> bool:
+        """Whether a batch of ours was seen lately."""
+        return any(sample.working for sample in self._recent())
+
+    def _response_seconds(self, recent: Sequence[_Sample]) -> float | None:
+        """What a transaction of others takes on average; None when there are too few of them, or too few looks."""
+        if len(self._ended) < 2 or len(recent) < FEWEST_LOOKS:
+            return None
+        (began, before), (ended, after) = self._ended[0], self._ended[-1]
+        per_second = (after - before) / (ended - began)
+        busy = sum(sample.busy for sample in recent) / len(recent)
+        return busy / per_second if per_second >= FEWEST_PER_SECOND else None
+
+    def _recent(self) -> list[_Sample]:
+        since = time.monotonic() - WINDOW_SECONDS
+        return [sample for sample in self._samples if sample.at >= since]
+
+
+def _quantile(samples: Sequence[_Sample]) -> float | None:
+    ordered = sorted(sample.seconds for sample in samples if sample.seconds is not None)
+    return ordered[math.ceil(QUANTILE * len(ordered)) - 1] if ordered else None

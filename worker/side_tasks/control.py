@@ -1,0 +1,141 @@
+"""Making wishes true: pause, cancel, and the stop of all runs, within about a second, the statement in flight included.
+
+The wish stands in PostgreSQL before any message is sent, so a stop needs no Redis: the loop polls. A message makes it look
+at once. Batches in flight get a moment to commit; what is still running then is cancelled, and repeated after a resume.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Literal
+
+from backfilld.migrations.errors import UsageError
+from backfilld.migrations.record import lanes, pace, runs
+from backfilld.migrations.record.states import STOPPING, State, Wish, allowed
+from backfilld.migrations.telemetry import ControlApplied, ControlSettled, StateChanged, StopSwitched
+
+if TYPE_CHECKING:
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.telemetry import Observer
+    from backfilld.migrations.wire.messages import ControlMessage
+
+#: A batch of the default size has half of this still before it, on average; cancelling it would throw its work away.
+GRACE_SECONDS = 0.4
+#: How often the record is looked at, while nothing is stopping and while something is.
+IDLE_SECONDS = 0.25
+BUSY_SECONDS = 0.05
+#: After the stop of all runs the record is looked at as often as while something is stopping, for this long.
+SETTLED_SECONDS = 2.0
+
+#: What a verb wishes, and the state that says so.
+_WISHES = {"pause": (Wish.PAUSE, State.PAUSING), "cancel": (Wish.CANCEL, State.CANCELLING)}
+#: What was asked of a run that is stopping, by its state.
+_VERBS: dict[str, Literal["pause", "cancel", "rollback"]] = {
+    State.PAUSING: "pause",
+    State.CANCELLING: "cancel",
+    State.ROLLING_BACK: "rollback",
+}
+_STOPPED = {State.PAUSING: State.PAUSED, State.CANCELLING: State.CANCELLED}
+
+
+class Control:
+    """Brings runs that are told to stop to a stop."""
+
+    def __init__(self, *, observe: Observer) -> None:
+        self._observe = observe
+        self._look = threading.Event()
+        #: The stop of all runs as it was last seen, and since when (`time.monotonic`).
+        self._stop: pace.Stop | None = None
+        self._switched = 0.0
+        #: Runs that turn back and of which no batch is in flight; they are found until the conductor has taken it up.
+        self._settled: set[int] = set()
+
+    def apply(self, connection: Connection, message: ControlMessage) -> None:
+        """A control message arrived. Usually its wish is on record already; one that came by itself is written down."""
+        with connection.transaction():
+            held = runs.hold(connection, message.run)
+            if held is not None:
+                _write_wish(connection, held, message)
+        self._observe(ControlApplied(run=message.run, verb=message.verb, statements_cancelled=0))
+        self._look.set()
+
+    def run_once(self, connection: Connection) -> int:
+        """Settle every run that is told to stop; returns how many are not there yet."""
+        remaining = self._look_at_the_switch(connection)
+        stopping = runs.stopping(connection)
+        self._settled &= {row["run"] for row in stopping}
+        for row in stopping:
+            if self._settle(connection, row):
+                continue
+            remaining += 1
+            if row["seconds"] >= GRACE_SECONDS:
+                cancelled = runs.cancel_statements(connection, row["run"])
+                self._observe(ControlApplied(run=row["run"], verb="stop", statements_cancelled=cancelled))
+        return remaining
+
+    def _look_at_the_switch(self, connection: Connection) -> int:
+        """While all runs are stopped, no batch outlives its grace; returns 1 as long as some may have to be cancelled.
+
+        What began before the switch was thrown, and what read the record in the moment before, is found by its age: a lane
+        that only looks and finds itself held is gone much sooner.
+        """
+        stop, before = pace.read_stop(connection), self._stop
+        self._stop = stop
+        if stop != before:
+            self._observe(StopSwitched(stopped=stop is not None, reason=stop.reason if stop else None))
+            self._switched = time.monotonic()
+        if stop is None:
+            return 0
+        cancelled = runs.cancel_all_statements(connection, grace_seconds=GRACE_SECONDS)
+        for run, statements in cancelled.items():
+            self._observe(ControlApplied(run=run, verb="stop", statements_cancelled=statements))
+        return int(time.monotonic() - self._switched < SETTLED_SECONDS)
+
+    def wait(self, remaining: int, stopping: threading.Event) -> None:
+        """Wait until it is time to look again, or a message arrived, or the process stops."""
+        deadline = time.monotonic() + (BUSY_SECONDS if remaining else IDLE_SECONDS)
+        while not stopping.is_set() and (left := deadline - time.monotonic()) > 0:
+            if self._look.wait(min(left, BUSY_SECONDS)):
+                self._look.clear()
+                return
+
+    def _settle(self, connection: Connection, row: Row) -> bool:
+        """A stopping run whose lanes are all free has stopped. A lane that is taken from here on sees the wish."""
+        run = row["run"]
+        with connection.transaction():
+            held = runs.hold(connection, run)
+            turning_back = held is not None and held.state is State.ROLLING_BACK and not held.rollback
+            if held is None or (held.state not in STOPPING and not turning_back):
+                return True
+            if lanes.in_flight(connection, run):
+                return False
+            if turning_back:
+                lanes.wake_run(connection, run)
+            else:
+                after = _STOPPED[held.state]
+                runs.set_state(
+                    connection, held, after, actor=runs.WORKER, reason="no batch is in flight", wish=held.wish
+                )
+        if not turning_back:
+            self._observe(StateChanged(run=run, name=held.name, state=after, reason="no batch is in flight"))
+        if run not in self._settled:
+            self._settled.add(run)
+            self._observe(ControlSettled(run=run, verb=_VERBS[held.state], seconds=row["seconds"]))
+        return True
+
+
+def _write_wish(connection: Connection, held: runs.Held, message: ControlMessage) -> None:
+    if message.verb in _WISHES:
+        wish, state = _WISHES[message.verb]
+        if held.wish is not wish and allowed(held.state, state):
+            runs.set_state(connection, held, state, actor=message.actor, reason="asked by message", wish=wish)
+    elif message.verb == "resume":
+        after = State.RUNNING if held.rollback is None else State.ROLLING_BACK
+        if held.state not in {State.RUNNING, State.QUEUED, State.WAITING} and allowed(held.state, after):
+            runs.set_state(connection, held, after, actor=message.actor, reason="asked by message")
+            lanes.wake_run(connection, held.run)
+    elif message.verb != "wake":
+        msg = f"a control message asks for {message.verb!r}"
+        raise UsageError(msg)

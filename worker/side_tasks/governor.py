@@ -1,0 +1,147 @@
+"""The governor: reads the database's load about once a second and writes how hard we may work.
+
+One worker at a time does it, whoever holds the row of `pace`. When none does, the last verdict grows old, and a verdict too
+old to trust holds all work. Between verdicts, while runs are at work, a canary commits several times a second.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from backfilld.migrations.record import audit, pace, runs
+from backfilld.migrations.settings import limits_by_name
+from backfilld.migrations.telemetry import PaceSet
+from backfilld.monitoring import probes
+from backfilld.worker.side_tasks import throttle
+from backfilld.worker.side_tasks.canary import Canary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.pace import Taken
+    from backfilld.migrations.settings import Limits, Signal
+    from backfilld.migrations.telemetry import Observer
+    from backfilld.monitoring.probes import Reading, Span
+    from backfilld.worker.side_tasks.throttle import Verdict
+
+#: Between two commits of the canary.
+TICK_SECONDS = 0.15
+#: Between two verdicts.
+VERDICT_SECONDS = 1.0
+
+
+class Governor:
+    """Reads, decides, writes."""
+
+    def __init__(
+        self, limits: Limits, *, observe: Observer, signals: Sequence[Signal] = (), database_url: str = ""
+    ) -> None:
+        """`signals` are the operator's own; those of SQL are asked at `database_url`."""
+        self._limits = limits_by_name(limits, signals)
+        self._observe = observe
+        self._database = probes.Database(limits)
+        self._custom = probes.Custom(signals, database_url=database_url)
+        self._statements = probes.Statements()
+        self._canary = Canary()
+        #: When the last verdict was given here, or left to another worker (`time.monotonic`).
+        self._judged_at = 0.0
+        #: This worker gave the last verdict; there are runs it was given for; and others, whose baseline can be learned.
+        self._on_duty = self._working = self._crowded = False
+
+    def tick(self, connection: Connection) -> int:
+        """What the loop calls every `TICK_SECONDS`: a verdict when it is time, and else a canary, seldom where no run is."""
+        if time.monotonic() - self._judged_at >= VERDICT_SECONDS:
+            return self.run_once(connection)
+        if self._working or (self._on_duty and self._canary.silent_seconds >= VERDICT_SECONDS):
+            self._canary.sing(connection)
+        elif self._on_duty and self._crowded:
+            self._canary.look(connection)
+        return 0
+
+    def run_once(self, connection: Connection) -> int:
+        """One verdict; returns 1 when this worker gave it, 0 when another does."""
+        self._judged_at = time.monotonic()
+        self._on_duty = self._working = False
+        self._canary.begin(connection)
+        with connection.transaction():
+            taken = pace.take(connection)
+            if taken is None:
+                return 0
+            readings, scene = self._database.read(connection)
+            self._canary.count(scene.transactions)
+            readings = [*readings, self._canary.reading, *self._custom.read()]
+            span = self._statements.read(connection)
+            verdict = self._decide(taken, readings, span, others=scene.others)
+            self._write(connection, taken, verdict, readings, tell=scene.runs)
+        self._on_duty, self._working, self._crowded = True, scene.runs, scene.others >= throttle.CROWD
+        self._observe(
+            PaceSet(
+                width=verdict.width,
+                batch_seconds=verdict.batch_seconds,
+                rest=verdict.rest,
+                hold_signal=verdict.hold_signal,
+                hold_reason=verdict.hold_reason,
+                elapsed_seconds=min(taken.age_seconds or 0.0, throttle.STALE_SECONDS),
+            )
+        )
+        return 1
+
+    def _decide(self, taken: Taken, readings: list[Reading], span: Span | None, *, others: int) -> Verdict:
+        """The verdict; adds what others feel to `readings`."""
+        elapsed = min(taken.age_seconds or VERDICT_SECONDS, throttle.STALE_SECONDS)
+        memory = throttle.Memory.from_json(taken.memory)
+        latency, memory = throttle.feel(self._canary.felt, memory, span=span, others=others, elapsed_seconds=elapsed)
+        readings.append(latency)
+        return throttle.decide(
+            readings,
+            self._limits,
+            memory=memory,
+            others=others,
+            working=self._canary.working,
+            width=taken.width,
+            max_width=taken.max_width,
+            elapsed_seconds=elapsed,
+            since_widened_seconds=taken.since_widened_seconds,
+        )
+
+    def _write(
+        self, connection: Connection, taken: Taken, verdict: Verdict, readings: Sequence[Reading], *, tell: bool
+    ) -> None:
+        pace.write(
+            connection,
+            width=verdict.width,
+            batch_seconds=verdict.batch_seconds,
+            rest=verdict.rest,
+            hold_reason=verdict.hold_reason,
+            readings={reading.signal: self._shown(reading) for reading in readings if reading.signal in self._limits},
+            memory=verdict.memory.to_json(),
+        )
+        before = throttle.Memory.from_json(taken.memory).hold_signal
+        if (verdict.hold_reason is None) != (taken.hold_reason is None):
+            what = "hold.began" if verdict.hold_reason else "hold.ended"
+            audit.record(
+                connection,
+                None,
+                actor=runs.WORKER,
+                what=what,
+                signal=verdict.hold_signal or before,
+                reason=verdict.hold_reason or taken.hold_reason,
+            )
+        elif verdict.tell and tell:
+            audit.record(
+                connection,
+                None,
+                actor=runs.WORKER,
+                what="pace.changed",
+                width=verdict.width,
+                batch_seconds=verdict.batch_seconds,
+                rest=verdict.rest,
+                reason=verdict.slow_reason or "nothing slows the work down",
+            )
+
+    def _shown(self, reading: Reading) -> dict[str, Any]:
+        """A reading as it is kept, for status, metrics and people. Any: JSON."""
+        limit = self._limits[reading.signal]
+        return {"value": reading.value, "soft": limit.soft, "hard": limit.hard, "detail": reading.detail}

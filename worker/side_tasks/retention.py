@@ -1,0 +1,37 @@
+"""Drops what is kept for runs whose retention is over; `backfilld purge` does the same by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import errors
+
+from backfilld.migrations.record import runs
+from backfilld.migrations.record.states import ENDED
+from backfilld.migrations.rollback import retention
+
+if TYPE_CHECKING:
+    from backfilld.migrations.postgres.connect import Connection
+
+#: How often runs are looked for. Shorter than `process.HUNG_SECONDS`, after which a side task counts as hanging.
+TICK_SECONDS = 45.0
+#: Nobody's batch waits longer behind us; where somebody is in the way, the next look tries again.
+LOCK_TIMEOUT = "100ms"
+
+
+def run_once(connection: Connection) -> int:
+    """Drop what is overdue, each run in a transaction of its own; returns how many runs that was."""
+    purged = 0
+    for run in retention.overdue(connection):
+        try:
+            with connection.transaction():
+                connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+                held = runs.hold(connection, run)
+                # Somebody may have been quicker, or have it rolled back at this moment.
+                if held is None or held.state not in ENDED or run not in retention.overdue(connection):
+                    continue
+                retention.purge(connection, held, actor=runs.WORKER)
+        except errors.LockNotAvailable:
+            continue
+        purged += 1
+    return purged

@@ -1,0 +1,216 @@
+"""The daemon: one parent that keeps its children alive and serves their metrics.
+
+The children are processes of their own, started afresh: one for the side tasks and the control queue, the others for lanes.
+A child that dies is replaced, and takes none of its siblings with it (under Dramatiq's own command line it would).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from backfilld.migrations import settings as settings_
+from backfilld.migrations.errors import BackfilldError
+from backfilld.migrations.postgres.connect import connected
+from backfilld.migrations.record import schema
+from backfilld.migrations.wire import broker
+from backfilld.monitoring import logs, notices
+from backfilld.monitoring.host import HostCollector
+from backfilld.monitoring.record import RecordCollector
+from backfilld.monitoring.server import Check, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from backfilld.migrations.settings import Settings
+
+#: A child that shows no sign of life for this long is dead, whatever the process table says.
+SILENCE_SECONDS = 30.0
+#: How often the children are looked at.
+LOOK_SECONDS = 0.2
+#: After a child's death the next one waits, doubling, so that a child that cannot start does not spin.
+FIRST_RESTART_SECONDS = 0.2
+LONGEST_RESTART_SECONDS = 15.0
+#: A child that lived this long was well: its successor starts at once.
+WELL_SECONDS = 30.0
+#: Children get this long to let their batches commit. Longer than their own limit, so that they end by themselves.
+STOP_SECONDS = 40.0
+
+log = structlog.get_logger("backfilld")
+
+
+@dataclass
+class Child:
+    """A process that must be there."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    heartbeat: Path
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    restart_at: float = 0.0
+    delay_seconds: float = FIRST_RESTART_SECONDS
+    restarts: int = field(default=0)
+
+    def start(self) -> None:
+        self.heartbeat.touch()
+        self.process = subprocess.Popen(self.command, env=dict(self.environment))  # noqa: S603 - our own interpreter and module
+        self.started_at = time.monotonic()
+        log.info("child.started", child=self.name, pid=self.process.pid)
+
+    def look(self) -> None:
+        """Replace the process if it is dead, or silent for too long."""
+        if self.process is None:
+            if time.monotonic() >= self.restart_at:
+                self.start()
+            return
+        if self.process.poll() is None:
+            if not self.alive:
+                log.error("child.silent", child=self.name, pid=self.process.pid, seconds=SILENCE_SECONDS)
+                self.process.kill()
+            return
+        lived = time.monotonic() - self.started_at
+        self.delay_seconds = (
+            FIRST_RESTART_SECONDS if lived >= WELL_SECONDS else min(self.delay_seconds * 2, LONGEST_RESTART_SECONDS)
+        )
+        log.error(
+            "child.died",
+            child=self.name,
+            pid=self.process.pid,
+            code=self.process.returncode,
+            restart_seconds=self.delay_seconds,
+        )
+        self.process, self.restarts = None, self.restarts + 1
+        self.restart_at = time.monotonic() + self.delay_seconds
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs and has shown it lately."""
+        if self.process is None or self.process.poll() is not None:
+            return False
+        return time.time() - self.heartbeat.stat().st_mtime < SILENCE_SECONDS
+
+    def check(self) -> Check:
+        return Check(self.alive, "" if self.alive else f"{self.name} is not running")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon until SIGTERM or SIGINT. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="backfilld worker")
+    parser.add_argument("--processes", type=int, default=2, help="processes that work on lanes")
+    parser.add_argument("--threads", type=int, default=2, help="lanes that each of them works on at once")
+    arguments = parser.parse_args(argv)
+    logs.configure()
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _signal, _frame: stopping.set())
+    try:
+        if not (1 <= arguments.processes <= 64 and 1 <= arguments.threads <= 64):
+            parser.error("--processes and --threads take a number from 1 to 64")
+        settings = settings_.load()
+        notices.open_channels(settings.notifications)
+        _check_services(settings)
+        folder = Path(tempfile.mkdtemp(prefix="backfilld-"))
+        try:
+            _run(settings, folder, processes=arguments.processes, threads=arguments.threads, stopping=stopping)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except BackfilldError as exc:
+        log.error("daemon.refused", reason=str(exc))  # noqa: TRY400 - it names the remedy; a traceback would hide it
+        return exc.exit_code
+    return 0
+
+
+def _check_services(settings: Settings) -> None:
+    """Both services answer, and the control schema is the one this program knows."""
+    with connected(settings.require_database()) as connection:
+        for version in schema.ensure(connection):
+            log.info("schema.applied", version=version)
+    broker.check(broker.connect_redis(settings.require_redis()))
+
+
+def _run(settings: Settings, folder: Path, *, processes: int, threads: int, stopping: threading.Event) -> None:
+    # Before anything of prometheus_client is asked for metrics: it decides by this where they live.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    children = [
+        _child("control", ["control"], folder),
+        *(
+            _child(f"lanes-{number}", ["lanes", "--threads", str(threads)], folder)
+            for number in range(1, processes + 1)
+        ),
+    ]
+    record = RecordCollector(settings.require_database())
+    host = HostCollector(children, broker.connect_redis(settings.require_redis(), patient=False))
+    server = Server(
+        host=settings.http_host,
+        port=settings.http_port,
+        live={child.name: child.check for child in children},
+        ready={**{child.name: child.check for child in children}, **_services(settings)},
+        collectors=[record, host],
+    )
+    server.start()
+    log.info("daemon.started", processes=processes, threads=threads, http=f"{settings.http_host}:{server.port}")
+    try:
+        for child in children:
+            child.start()
+        while not stopping.wait(LOOK_SECONDS):
+            for child in children:
+                child.look()
+    finally:
+        log.info("daemon.stopping")
+        _stop(children)
+        server.stop()
+        record.close()
+        log.info("daemon.stopped")
+
+
+def _child(name: str, arguments: list[str], folder: Path) -> Child:
+    heartbeat = folder / f"{name}.heartbeat"
+    command = [sys.executable, "-P", "-m", "backfilld.worker.child", *arguments, "--heartbeat", str(heartbeat)]
+    return Child(name=name, command=command, environment=os.environ, heartbeat=heartbeat)
+
+
+def _services(settings: Settings) -> dict[str, Callable[[], Check]]:
+    client = broker.connect_redis(settings.require_redis())
+
+    def database() -> Check:
+        with connected(settings.require_database()) as connection:
+            schema.check(connection)
+        return Check(ok=True)
+
+    def redis() -> Check:
+        broker.check(client)
+        return Check(ok=True)
+
+    return {"database": database, "redis": redis}
+
+
+def _stop(children: Sequence[Child]) -> None:
+    running = [child.process for child in children if child.process is not None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in running:
+        try:
+            process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.error("child.killed", pid=process.pid, seconds=STOP_SECONDS)  # noqa: TRY400 - nothing to trace
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
