@@ -104,7 +104,7 @@ def _fill(database: Database) -> None:
         connection.execute(
             "INSERT INTO backfilld.lanes (run, lane, kind, operation, relation, rows_walked, rows_changed, batches_committed, "
             "recent, progressed_at) "
-            "SELECT r.run, g, CASE WHEN g = 0 THEN 'conductor' ELSE 'backfill' END, CASE WHEN g > 0 THEN 0 END, "
+            "SELECT r.run, g, CASE WHEN g = 0 THEN 'coordinator' ELSE 'backfill' END, CASE WHEN g > 0 THEN 0 END, "
             "CASE WHEN g > 0 THEN 'jobs' END, 100000, 90000, 100, "
             "(SELECT jsonb_agg(jsonb_build_array(1000, 0.5, 1.8e9 + n)) FROM generate_series(1, 10) n), clock_timestamp() "
             "FROM backfilld.runs r CROSS JOIN generate_series(0, %s::int - 1) g",

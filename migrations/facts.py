@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backfilld.migrations.postgres.column_dependents import Attachments
+    from backfilld.migrations.postgres.column_dependents import ColumnDependents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class IndexDefinition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Twin:
+class ShadowColumn:
     """What a second column needs in order to serve in place of one that is there."""
 
     #: Without a domain, which would have to be proved for every row before the column is filled.
@@ -158,11 +158,11 @@ class Facts:
     #: The index that is built or dropped.
     index: IndexDefinition | None = None
     #: The column that has the same values while one is renamed.
-    twin: Twin | None = None
+    twin: ShadowColumn | None = None
     #: For a column that is to be dropped.
     dropped: Dropped | None = None
     #: What hangs on a column that is to have another type.
-    attachments: Attachments | None = None
+    column_dependents: ColumnDependents | None = None
     #: The columns that a CHECK is about; empty when that cannot be told.
     rule_columns: tuple[str, ...] = ()
     #: The columns that a foreign key refers to, and the operators (`OPERATOR(schema.=)`) that compare them with its own.
@@ -174,7 +174,7 @@ class Facts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        from backfilld.migrations.postgres.column_dependents import Attachments  # noqa: PLC0415 - it holds definitions of indexes, which are here
+        from backfilld.migrations.postgres.column_dependents import ColumnDependents  # noqa: PLC0415 - it holds definitions of indexes, which are here
 
         return cls(
             **{
@@ -184,8 +184,10 @@ class Facts:
                 "targets": tuple(Target(**target) for target in value["targets"]),
                 "index": IndexDefinition.from_json(index) if (index := value.get("index")) else None,
                 "dropped": Dropped.from_json(value["dropped"]) if value.get("dropped") else None,
-                "attachments": Attachments.from_json(held) if (held := value.get("attachments")) else None,
-                "twin": Twin.from_json(twin) if (twin := value.get("twin")) else None,
+                "column_dependents": ColumnDependents.from_json(held)
+                if (held := value.get("column_dependents"))
+                else None,
+                "twin": ShadowColumn.from_json(twin) if (twin := value.get("twin")) else None,
                 **{name: tuple(value.get(name, ())) for name in ("reads", "rule_columns", "referenced", "equalities")},
             }
         )

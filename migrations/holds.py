@@ -75,7 +75,7 @@ def of_all(pace: Pace, stop: Stop | None, *, now: datetime) -> Hold | None:
 
 
 def _of_lanes(walk: Row, still: float) -> Hold | None:
-    """What lanes wait for before they try again; the conductor, lane 0, holds up all others."""
+    """What lanes wait for before they try again; the coordinator, lane 0, holds up all others."""
     waiting = sorted(walk["errors"], key=lambda error: int(error.get("lane", 0)))
     for error in waiting[:1]:
         reason = str(error.get("message") or error.get("reason") or "")

@@ -363,7 +363,7 @@ def _set_aside(run: Progress) -> Iterator[_Told]:
         yield Remedy(f"see which rows, and why: backfilld quarantine list {run.name}")
         if run.state in {State.RUNNING, State.FAILED}:
             yield Remedy(f"once they are mended: backfilld quarantine retry {run.name}")
-    if run.misfits and run.state not in ENDED:
-        rows = "row does" if run.misfits == 1 else "rows do"
-        yield f"{number(run.misfits)} {rows} not fit the old column; a rollback would wait for them to be mended."
+    if run.rollback_conflicts and run.state not in ENDED:
+        rows = "row does" if run.rollback_conflicts == 1 else "rows do"
+        yield f"{number(run.rollback_conflicts)} {rows} not fit the old column; a rollback would wait for them to be mended."
         yield Remedy(f"whether it can be rolled back: backfilld status {run.name}")

@@ -101,9 +101,9 @@ _OF_RUNS = (
         lambda run: run.max_quarantined,
     ),
     _Of(
-        "backfilld_misfit_rows",
+        "backfilld_rollback_conflict_rows",
         "Rows written since the switch that do not fit the old column: they are in the way of a rollback.",
-        lambda run: run.misfits,
+        lambda run: run.rollback_conflicts,
     ),
     _Of(
         "backfilld_run_hot_update_ratio",

@@ -95,7 +95,7 @@ class Progress:
     batches_committed: int = 0
     batches_retried: int = 0
     #: Rows written since the switch that do not fit the old column.
-    misfits: int = 0
+    rollback_conflicts: int = 0
     max_quarantined: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         rows_remaining=_rows_remaining(run, walk),
         batches_committed=walk["batches_committed"],
         batches_retried=walk["batches_retried"],
-        misfits=walk["misfits"],
+        rollback_conflicts=walk["rollback_conflicts"],
         max_quarantined=run.settings.max_quarantined,
     )
 

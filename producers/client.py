@@ -161,7 +161,7 @@ class Client:
             pass
 
     def lanes(self, run: int | str) -> list[Lane]:
-        """The slices a run works on, the conductor first."""
+        """The slices a run works on, the coordinator first."""
         with self._record_of_runs() as connection:
             return lanes.of_run(connection, commands.find(connection, run).run)
 

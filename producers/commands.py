@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Run
     from backfilld.migrations.record.pace import Stop
-    from backfilld.migrations.record.runs import Held
+    from backfilld.migrations.record.runs import LockedRun
     from backfilld.migrations.rollback.retention import Purged
 
-#: A step of the conductor (a VALIDATE, say) may hold what a command needs; a person is told rather than left waiting.
+#: A step of the coordinator (a VALIDATE, say) may hold what a command needs; a person is told rather than left waiting.
 LOCK_TIMEOUT = "30s"
 
 #: Dropping what is kept locks a table of ours that other runs' lanes look at now and then; they must not wait behind us.
@@ -182,7 +182,7 @@ def _short(checksum: str) -> str:
 def pause(connection: Connection, reference: int | str, *, actor: str) -> int:
     """Ask a run to stop until somebody resumes it; a worker does so once no batch is in flight."""
 
-    def act(held: Held) -> None:
+    def act(held: LockedRun) -> None:
         if held.state in {State.PAUSING, State.PAUSED}:
             return
         if held.state not in {State.QUEUED, State.RUNNING, State.WAITING}:
@@ -196,7 +196,7 @@ def pause(connection: Connection, reference: int | str, *, actor: str) -> int:
 def resume(connection: Connection, reference: int | str, *, actor: str) -> int:
     """Let a paused or failed run go on from where it stopped."""
 
-    def act(held: Held) -> None:
+    def act(held: LockedRun) -> None:
         if held.state in {State.QUEUED, State.RUNNING}:
             return
         if held.state is State.WAITING:
@@ -215,7 +215,7 @@ def resume(connection: Connection, reference: int | str, *, actor: str) -> int:
 def rollback(connection: Connection, reference: int | str, *, actor: str) -> int:
     """Take a run back, from wherever it is; a worker begins once no batch is in flight."""
 
-    def act(held: Held) -> None:
+    def act(held: LockedRun) -> None:
         if held.state in {State.ROLLING_BACK, State.ROLLED_BACK}:
             return
         if held.state is State.CANCELLING:
@@ -271,7 +271,7 @@ def purge(connection: Connection, reference: int | str | None, *, now: bool, act
         wanted = [find(connection, reference).run]
     purged: list[Purged] = []
 
-    def act(held: Held) -> None:
+    def act(held: LockedRun) -> None:
         run = find(connection, held.run)
         if run.purged_at is not None:
             return
@@ -295,7 +295,7 @@ def purge(connection: Connection, reference: int | str | None, *, now: bool, act
 def cancel(connection: Connection, reference: int | str, *, actor: str) -> int:
     """Ask a run to stop for good; a worker does so once no batch is in flight."""
 
-    def act(held: Held) -> None:
+    def act(held: LockedRun) -> None:
         if held.state in {State.CANCELLING, State.CANCELLED}:
             return
         if held.state in ENDED | {State.ROLLING_BACK}:
@@ -310,7 +310,7 @@ def approve(connection: Connection, reference: int | str, phase: str, *, actor: 
     """Let a phase begin that waits for a person; may be said in advance, and twice."""
     approved = _phase(phase)
 
-    def act(held: Held) -> None:
+    def act(held: LockedRun) -> None:
         if held.state in {State.CANCELLING, State.CANCELLED, State.ROLLING_BACK, State.ROLLED_BACK}:
             msg = f"run {held.name} is {held.state}; there is nothing left to approve"
             raise UsageError(msg)
@@ -343,7 +343,7 @@ def tune(
         raise UsageError(msg)
     changed: list[Changed] = []
 
-    def act(held: Held) -> None:
+    def act(held: LockedRun) -> None:
         if held.state in ENDED:
             msg = f"run {held.name} is {held.state}; its pace does not matter any more"
             raise UsageError(msg)
@@ -365,7 +365,9 @@ def tune(
     return tuple(changed)
 
 
-def _tune(connection: Connection, held: Held, changes: dict[str, Any], *, actor: str) -> list[Changed]:  # Any: as above
+def _tune(
+    connection: Connection, held: LockedRun, changes: dict[str, Any], *, actor: str
+) -> list[Changed]:  # Any: as above
     settings = _tuned(held.settings, changes)
     before, after = held.settings.model_dump(mode="json"), settings.model_dump(mode="json")
     different = {name: (before[name], after[name]) for name in changes if before[name] != after[name]}
@@ -373,7 +375,7 @@ def _tune(connection: Connection, held: Held, changes: dict[str, Any], *, actor:
         runs.tune(connection, held.run, settings, changes=different, actor=actor)
     if "windows" in different:
         # What sleeps until the old window opens looks at the new ones.
-        lanes.wake_run(connection, held.run, conductor=False)
+        lanes.wake_run(connection, held.run, coordinator=False)
     return [Changed(name=name, before=before[name], after=after[name]) for name in changes]
 
 
@@ -423,7 +425,7 @@ def resume_all(connection: Connection, *, actor: str) -> bool:
 def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
     """Try every quarantined row of a run again, once what was wrong with them is mended."""
 
-    def act(held: Held) -> None:
+    def act(held: LockedRun) -> None:
         if held.state not in {State.RUNNING, State.PAUSED, State.FAILED}:
             msg = f"run {held.name} is {held.state}; rows are tried again while it is running, paused or failed"
             raise UsageError(msg)
@@ -442,7 +444,7 @@ def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
     return _change(connection, reference, act, adds_lanes=True)
 
 
-def _insert_retries(connection: Connection, held: Held, operations: set[int]) -> None:
+def _insert_retries(connection: Connection, held: LockedRun, operations: set[int]) -> None:
     """One lane per operation, in the walk that is going on, or in a new one when the walk is over.
 
     A walk that is not over must not be left for a new one: its open lanes would be forgotten.
@@ -465,17 +467,17 @@ def _insert_retries(connection: Connection, held: Held, operations: set[int]) ->
 
 
 def _change(
-    connection: Connection, reference: int | str, act: Callable[[Held], None], *, adds_lanes: bool = False
+    connection: Connection, reference: int | str, act: Callable[[LockedRun], None], *, adds_lanes: bool = False
 ) -> int:
     """Do `act` under the run's lock, in one transaction; returns the run's id.
 
-    Lane 0 is locked before the run, never after it: that is the order of the conductor's own steps.
+    Lane 0 is locked before the run, never after it: that is the order of the coordinator's own steps.
     """
     with _at_once(connection, f"run {reference}"):
         run = find(connection, reference)
         if adds_lanes:
             lanes.lock_conductor(connection, run.run)
-        held = runs.hold(connection, run.run)
+        held = runs.lock(connection, run.run)
         if held is not None:  # it was found in this transaction, but nothing kept it from being removed
             act(held)
         return run.run

@@ -82,4 +82,4 @@ LANE = Lane(
     progressed_at=AT,
     done_at=None,
 )
-CONDUCTOR = replace(LANE, lane=0, kind="conductor", operation=None, relation=None)
+CONDUCTOR = replace(LANE, lane=0, kind="coordinator", operation=None, relation=None)

@@ -59,7 +59,7 @@ def shape(engine: Engine, table: str = "orders") -> list[dict[str, object]]:
 
 
 def back_from_every_step(engine: Engine, text: str, table: str = "orders") -> int:
-    """Roll the migration back after each of its conductor's steps, the last one included; returns how many there were.
+    """Roll the migration back after each of its coordinator's steps, the last one included; returns how many there were.
 
     Each time the table is as it was before.
     """

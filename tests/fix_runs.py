@@ -165,7 +165,7 @@ class Engine:
         pytest.fail(f"run {run} does not come to rest: {self.run(run)}\n{self.lanes(run)}")
 
     def drive_to_lanes(self, run: int, kind: str = "backfill") -> list[Lane]:
-        """Drive the conductor until the lanes of this kind are there and none has moved."""
+        """Drive the coordinator until the lanes of this kind are there and none has moved."""
         self.drive(run, until=lambda _run: bool(self.lanes(run, kind)))
         return self.lanes(run, kind)
 

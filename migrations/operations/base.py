@@ -39,7 +39,7 @@ class Guard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keeps:
+class AllowedChanges:
     """What an action may change in the catalog entry of its table; all else must be as before, or the action is rolled back.
 
     Names that begin with `backfilld_` or `~backfilld_` are ours and never compared.
@@ -69,7 +69,7 @@ class Action:
     requires: tuple[Guard, ...] = ()
     guards: tuple[Guard, ...] = ()
     #: What of the table may be otherwise afterwards; None compares nothing.
-    keeps: Keeps | None = None
+    keeps: AllowedChanges | None = None
     #: Reads the whole table, under a lock that lets the application go on; runs without a time limit.
     scans: bool = False
     #: The index that the one statement builds or drops CONCURRENTLY, outside of a transaction; None for ordinary actions.

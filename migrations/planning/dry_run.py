@@ -131,7 +131,7 @@ class Place:
 
 
 @dataclass(kw_only=True)
-class Rehearsal:
+class DryRun:
     """What was seen of a migration."""
 
     seen: dict[Place, Seen] = field(default_factory=dict)
@@ -140,12 +140,12 @@ class Rehearsal:
         return self.seen.get(place, Seen(by_rule_because="it was not rehearsed"))
 
 
-def rehearse(connection: Connection, found: Examination, migration: Migration, facts: Sequence[Facts]) -> Rehearsal:
+def dry_run(connection: Connection, found: Examination, migration: Migration, facts: Sequence[Facts]) -> DryRun:
     """Run the migration's statements on copies; what must not be run is refused in `found`."""
     if not any(
         steps([bind_one(migration, number, known)], phase) for number, known in enumerate(facts) for phase in Phase
     ):
-        return Rehearsal()
+        return DryRun()
     with _copies(connection, _named(connection, found, migration, facts)) as copies:
         return _Stage(connection, found, migration, facts, copies).play()
 
@@ -234,8 +234,8 @@ class _Stage:
         self._kinds: dict[tuple[str, str], str | None] = {}
         self._state = _State()
 
-    def play(self) -> Rehearsal:
-        rehearsal = Rehearsal()
+    def play(self) -> DryRun:
+        dry_run = DryRun()
         hear = lambda notice: self._heard.append(notice.message_primary or "")  # noqa: E731 - to be taken off again
         self._connection.add_notice_handler(hear)
         try:
@@ -245,13 +245,13 @@ class _Stage:
                 self._state = self._read_state()
                 for phase in Phase:
                     for number, operation in enumerate(self._operations):
-                        self._play_operation(rehearsal, phase, number, operation)
+                        self._play_operation(dry_run, phase, number, operation)
         finally:
             self._connection.remove_notice_handler(hear)
-        return rehearsal
+        return dry_run
 
     def _bound(self, number: int, facts: Facts) -> Operation:
-        """An operation on the copy, under a name that no migration and no other rehearsal has."""
+        """An operation on the copy, under a name that no migration and no other dry run has."""
         operation = self._migration.operations[number]
         if operation.table in self._copies and not isinstance(operation, definition.Sql):
             copy = TableName("pg_temp", operation.table.name)
@@ -260,7 +260,7 @@ class _Stage:
         operations = list(self._migration.operations)
         operations[number] = operation
         rehearsed = self._migration.model_copy(
-            update={"name": f"rehearsal {self._token}", "operations": tuple(operations)}
+            update={"name": f"dry_run {self._token}", "operations": tuple(operations)}
         )
         return bind_one(rehearsed, number, facts)
 
@@ -272,14 +272,14 @@ class _Stage:
         except errors.InsufficientPrivilege:
             pass  # what needs it is told by rule
 
-    def _play_operation(self, rehearsal: Rehearsal, phase: Phase, number: int, operation: Operation) -> None:
+    def _play_operation(self, dry_run: DryRun, phase: Phase, number: int, operation: Operation) -> None:
         before = self._record() if isinstance(operation, Sql) and steps([operation], phase) else None
         for step_number, step in enumerate(steps([operation], phase)):
             if not isinstance(step, Action):
                 continue
             for statement_number, statement in enumerate(step.statements):
                 place = Place(phase, number, step_number, statement_number)
-                rehearsal.seen[place] = seen = self._try(number, statement)
+                dry_run.seen[place] = seen = self._try(number, statement)
                 self._judge(number, statement, seen)
             if before is not None:
                 self._try_back(number, step, before)
@@ -385,13 +385,13 @@ class _Stage:
         if not isinstance(operation, definition.Sql):
             if self._astray:
                 return  # what would have proved it away may be what was left out
-            self._found.refuse("rehearsal", problem, "Write the change so that it needs neither, and tell us of this")
+            self._found.refuse("dry_run", problem, "Write the change so that it needs neither, and tell us of this")
             return
         looked_at = {"long-lock", *(name for name, rule in RULES.items() if rule.by_size)} & set(operation.allow)
         rows = max((count for name, count in self._found.rows.items() if self._names_it(statement, name)), default=0)
         if rows >= SMALL_ROWS and not looked_at:
             remedy = f"{_instead(seen, statement)}; or, having looked at it, write `allow: [long-lock]`"
-            self._found.refuse("rehearsal", f"{problem}, and there are about {rows:,} rows", remedy)
+            self._found.refuse("dry_run", f"{problem}, and there are about {rows:,} rows", remedy)
         else:
             self._found.warn(problem)
 
@@ -404,7 +404,7 @@ class _Stage:
             return
         kind = self._migration.operations[number].kind
         self._found.refuse(
-            "rehearsal",
+            "dry_run",
             f"operations[{number}].{kind}: {_shown(statement)}: {exc.diag.message_primary or exc}",
             exc.diag.message_hint or "Nothing was changed; mend the operation",
         )

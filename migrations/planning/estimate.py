@@ -25,7 +25,7 @@ ROUNDS_WITHOUT_SPLITS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
+class CostEstimate:
     """How one operation will walk its table, and what that takes. Sizes in bytes, rough."""
 
     walk: str
@@ -38,7 +38,7 @@ class Forecast:
     wal_bytes: int
 
 
-def forecast(connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings) -> Forecast:
+def forecast(connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings) -> CostEstimate:
     """Look at a sample of a table, and say what walking all of it will take."""
     walk = walk_for(rewrite.facts, settings)
     surveys = survey(connection, table, rewrite) if walk == "pages" else [of_whole(connection, table, rewrite)]
@@ -51,7 +51,7 @@ def forecast(connection: Connection, table: Table, rewrite: Rewrite, settings: R
     split = 0.0 if rounds >= ROUNDS_WITHOUT_SPLITS else moved
     entries = moved * rows * indexes * ENTRY_WAL_BYTES
     each = row_bytes + (STRIPED_WAL_BYTES if rounds > 1 else PLAIN_WAL_BYTES)
-    return Forecast(
+    return CostEstimate(
         walk=walk,
         because=rewrite.facts.keys_because,
         stripes=rounds,

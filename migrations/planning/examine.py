@@ -25,13 +25,13 @@ from backfilld.migrations.operations.rename_column import preflight as rename_co
 from backfilld.migrations.operations.set_not_null import preflight as set_not_null
 from backfilld.migrations.operations.sql import preflight as sql
 from backfilld.migrations.planning.checks.findings import Case, Examination
-from backfilld.migrations.planning.checks.side_effects import tell_of_surroundings
+from backfilld.migrations.planning.checks.side_effects import tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
 from backfilld.migrations.planning.checks.walks import keys_because, with_key
-from backfilld.migrations.planning.dry_run import rehearse
+from backfilld.migrations.planning.dry_run import dry_run
 from backfilld.migrations.planning.estimate import forecast
 from backfilld.migrations.postgres import catalog, dependents, pooler
-from backfilld.migrations.postgres.expression_probe import Complaint, probe
+from backfilld.migrations.postgres.expression_probe import Rejected, probe
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
@@ -53,7 +53,7 @@ def examine(connection: Connection, migration: Migration) -> Examination:
         )
     if not found.findings:
         found.dependents = {name: dependents.of_table(connection, table) for name, table in found.tables.items()}
-        found.rehearsal = rehearse(connection, found, migration, found.facts)
+        found.dry_run = dry_run(connection, found, migration, found.facts)
     if not found.findings:
         found.forecasts = tuple(
             forecast(connection, found.tables[rewrite.table], rewrite, migration.settings)
@@ -117,7 +117,7 @@ def _examine_operation(connection: Connection, found: Examination, migration: Mi
             )
             _add_earlier_columns(case)
             facts = _examine_case(case)
-    except Complaint as complaint:
+    except Rejected as complaint:
         found.findings.append(complaint.finding(place))
         return nothing
     return facts if len(found.findings) > before else _with_walk(case, facts)
@@ -136,7 +136,7 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
     """How the operation walks its table, if it moves data."""
     if bind_one(case.migration, case.number, facts).rewrite() is None:
         return facts
-    tell_of_surroundings(case.found, case.table, {target.column for target in facts.targets})
+    tell_side_effects(case.found, case.table, {target.column for target in facts.targets})
     facts = with_key(case.found, case.place, case.table, facts)
     because = keys_because(case.connection, case.table, facts)
     if because and case.migration.settings.walk == "pages":
@@ -153,7 +153,7 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
 
 
 def _examine_case(case: Case) -> Facts:  # noqa: C901, PLR0911, PLR0912 - one for each operation
-    """The facts of one operation. Raises Complaint."""
+    """The facts of one operation. Raises Rejected."""
     operation = case.migration.operations[case.number]
     match operation:
         case definition.AddColumn():

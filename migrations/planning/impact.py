@@ -1,6 +1,6 @@
 """What an operation will do to each thing that depends on its table, in words.
 
-An operation that knows better than its kind says so itself, by a method `fate`; see `Fateful`.
+An operation that knows better than its kind says so itself, by a method `impact`; see `Fateful`.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _DROPPED_WITH_IT = frozenset(
 class Fateful(Protocol):
     """An operation that says itself what becomes of a dependent."""
 
-    def fate(self, dependent: Dependent) -> str | None:
+    def impact(self, dependent: Dependent) -> str | None:
         """In words; empty when the operation does not touch it, None to leave the answer to its kind."""
         ...
 
 
-def fate(operation: Operation, of: definition.Operation, dependent: Dependent) -> str:
+def impact(operation: Operation, of: definition.Operation, dependent: Dependent) -> str:
     """What becomes of a dependent, in words; empty when the operation does not touch it."""
-    own = operation.fate(dependent) if isinstance(operation, Fateful) else None
+    own = operation.impact(dependent) if isinstance(operation, Fateful) else None
     return own if own is not None else by_kind(of, dependent)
 
 

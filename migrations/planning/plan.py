@@ -12,8 +12,8 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import Action, bind, steps
 from backfilld.migrations.operations.sql.steps import lock_of
 from backfilld.migrations.planning.dry_run import BLOCKING, Place, Seen
-from backfilld.migrations.planning.impact import fate
-from backfilld.migrations.planning.risks import Fate, rank
+from backfilld.migrations.planning.impact import impact
+from backfilld.migrations.planning.risks import Impact, rank
 from backfilld.migrations.postgres.locks import needed
 from backfilld.migrations.postgres.statements import split
 from backfilld.migrations.record.states import Phase
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation, Step
-    from backfilld.migrations.planning.dry_run import Rehearsal
-    from backfilld.migrations.planning.estimate import Forecast
+    from backfilld.migrations.planning.dry_run import DryRun
+    from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.planning.examine import Examination
     from backfilld.migrations.planning.risks import Risk
     from backfilld.migrations.postgres.catalog import Table
@@ -83,10 +83,10 @@ class TableReport:
     publications: tuple[str, ...]
     dependents: tuple[str, ...]
     #: How each operation on it walks it, and what that will take.
-    walks: tuple[Forecast, ...]
+    walks: tuple[CostEstimate, ...]
     notes: tuple[str, ...]
     #: What will happen to each thing that depends on it.
-    fates: tuple[Fate, ...] = ()
+    impacts: tuple[Impact, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class Plan:
 def make(migration: Migration, examination: Examination) -> Plan:
     """Put together what preflight found and what the operations would do. A refused migration has no phases."""
     operations = bind(migration, examination.facts) if not examination.findings else ()
-    fates = {name: _fates(migration, examination, operations, name) for name in examination.tables}
+    impacts = {name: _fates(migration, examination, operations, name) for name in examination.tables}
     return Plan(
         name=migration.name,
         checksum=migration.checksum,
@@ -142,7 +142,7 @@ def make(migration: Migration, examination: Examination) -> Plan:
                     for operation, one in zip(operations, examination.forecasts, strict=False)
                     if one is not None and operation.table == name
                 ),
-                fates=fates[name],
+                impacts=impacts[name],
             )
             for name, table in examination.tables.items()
         ),
@@ -158,7 +158,7 @@ def make(migration: Migration, examination: Examination) -> Plan:
             )
             for number, of in enumerate(migration.operations)
         ),
-        risks=rank(migration, examination, operations, fates) if operations else (),
+        risks=rank(migration, examination, operations, impacts) if operations else (),
     )
 
 
@@ -184,13 +184,13 @@ def _summary(of: definition.Operation) -> str:
 
 def _fates(
     migration: Migration, examination: Examination, operations: tuple[Operation, ...], table: TableName
-) -> tuple[Fate, ...]:
+) -> tuple[Impact, ...]:
     return tuple(
-        Fate(operation=number, kind=dependent.kind, name=dependent.name, fate=words)
+        Impact(operation=number, kind=dependent.kind, name=dependent.name, impact=words)
         for number, (operation, of) in enumerate(zip(operations, migration.operations, strict=False))
         if _is_about(of, table)
         for dependent in examination.dependents.get(table, ())
-        if (words := fate(operation, of, dependent))
+        if (words := impact(operation, of, dependent))
     )
 
 
@@ -211,12 +211,12 @@ def _phase(
         forecast = examination.forecasts[number] if examination.forecasts else None
         planned += _of_lanes(number, operation, phase, forecast)
         for step_number, step in enumerate(steps([operation], phase)):
-            planned += _of_step(step, Place(phase, number, step_number, 0), examination.rehearsal)
+            planned += _of_step(step, Place(phase, number, step_number, 0), examination.dry_run)
     waits = phase in migration.settings.approve and bool(planned)
     return PlannedPhase(phase=phase, actions=tuple(planned), waits_for_approval=waits)
 
 
-def _of_lanes(number: int, operation: Operation, phase: Phase, walk: Forecast | None) -> list[PlannedAction]:
+def _of_lanes(number: int, operation: Operation, phase: Phase, walk: CostEstimate | None) -> list[PlannedAction]:
     """What the lanes do in a phase, as one statement that stands for all of their batches."""
     rewrite = operation.rewrite()
     if rewrite is None or walk is None:
@@ -239,7 +239,7 @@ def _of_lanes(number: int, operation: Operation, phase: Phase, walk: Forecast | 
     return []
 
 
-def _of_step(step: Step, place: Place, rehearsal: Rehearsal | None) -> list[PlannedAction]:
+def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAction]:
     if not isinstance(step, Action):
         text = f"-- {step.kind}: {step.table}"
         return [PlannedAction(sql=text, lock="ROW EXCLUSIVE", note=step.note, operation=place.operation)]
@@ -257,7 +257,7 @@ def _of_step(step: Step, place: Place, rehearsal: Rehearsal | None) -> list[Plan
             )
         )
     for number, statement in enumerate(step.statements):
-        seen = rehearsal.at(replace(place, statement=number)) if rehearsal is not None else Seen(by_rule_because="-")
+        seen = dry_run.at(replace(place, statement=number)) if dry_run is not None else Seen(by_rule_because="-")
         long = step.scans or step.index is not None or (seen.measured and seen.is_long)
         planned.append(
             PlannedAction(
@@ -313,7 +313,12 @@ def _readable(text: str) -> str:
 
 
 def _report(
-    table: Table, rows: int, operations: tuple[Operation, ...], *, walks: tuple[Forecast, ...], fates: tuple[Fate, ...]
+    table: Table,
+    rows: int,
+    operations: tuple[Operation, ...],
+    *,
+    walks: tuple[CostEstimate, ...],
+    impacts: tuple[Impact, ...],
 ) -> TableReport:
     key = next((operation.facts.key for operation in operations if operation.table == table.name), ())
     notes = [
@@ -332,7 +337,7 @@ def _report(
         dependents=table.dependents,
         walks=walks,
         notes=tuple(notes),
-        fates=fates,
+        impacts=impacts,
     )
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Level = Literal["high", "medium", "low"]
 LEVELS: tuple[Level, ...] = ("high", "medium", "low")
 
-#: Words of a fate that somebody has to act upon.
+#: Words of an impact that somebody has to act upon.
 _TO_DO = ("must be changed by you", "change it to", "see whether it minds")
 #: A heap that grows by more than this part of itself is a matter of disk space.
 _GROWS_MUCH = 0.3
@@ -46,25 +46,25 @@ class Risk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fate:
+class Impact:
     """What will happen to something that depends on a table, and by which operation."""
 
     operation: int
     kind: str
     name: str
-    fate: str
+    impact: str
 
 
 def rank(
     migration: Migration,
     examination: Examination,
     operations: Sequence[Operation],
-    fates: dict[TableName, tuple[Fate, ...]],
+    impacts: dict[TableName, tuple[Impact, ...]],
 ) -> tuple[Risk, ...]:
     """The risks of a migration, the highest first."""
     found = [
         *_of_loss(migration),
-        *_of_fates(fates),
+        *_of_fates(impacts),
         *_of_rehearsal(examination, operations),
         *_of_growth(examination),
         *_of_brief_locks(migration, operations),
@@ -113,16 +113,16 @@ def _written_in_place(of: definition.Operation) -> tuple[str, ...]:
     return of.written if isinstance(of, definition.Backfill) else ()
 
 
-def _of_fates(fates: dict[TableName, tuple[Fate, ...]]) -> list[Risk]:
+def _of_fates(impacts: dict[TableName, tuple[Impact, ...]]) -> list[Risk]:
     found: list[Risk] = []
-    for table, several in fates.items():
+    for table, several in impacts.items():
         for one in several:
-            what = f"the {one.kind} {one.name} ({table}) {one.fate}"
-            if "must be changed by you" in one.fate:
+            what = f"the {one.kind} {one.name} ({table}) {one.impact}"
+            if "must be changed by you" in one.impact:
                 found.append(Risk(level="high", operation=one.operation, reason=what, remedy="Change it first"))
-            elif any(words in one.fate for words in _TO_DO):
+            elif any(words in one.impact for words in _TO_DO):
                 found.append(Risk(level="medium", operation=one.operation, reason=what, remedy="Look at its text"))
-            elif one.kind == "publication" and "subscribers need" in one.fate:
+            elif one.kind == "publication" and "subscribers need" in one.impact:
                 remedy = "Change the subscribers before the run"
                 found.append(Risk(level="medium", operation=one.operation, reason=what, remedy=remedy))
     return found
@@ -131,13 +131,13 @@ def _of_fates(fates: dict[TableName, tuple[Fate, ...]]) -> list[Risk]:
 def _of_rehearsal(examination: Examination, operations: Sequence[Operation]) -> list[Risk]:
     """Statements whose lock nobody saw, and ones that are long."""
     found: list[Risk] = []
-    if examination.rehearsal is None:
+    if examination.dry_run is None:
         return found
     for phase in Phase:
         for number, operation in enumerate(operations):
             for step_number, step in enumerate(steps([operation], phase)):
                 for statement_number, statement in enumerate(step.statements if isinstance(step, Action) else ()):
-                    seen = examination.rehearsal.at(Place(phase, number, step_number, statement_number))
+                    seen = examination.dry_run.at(Place(phase, number, step_number, statement_number))
                     if isinstance(operation, Sql) and not seen.measured and statement.lock in BLOCKING:
                         reason = f"a statement of {phase} takes {statement.lock} by rule, and was not measured: {seen.by_rule_because}"
                         found.append(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backfilld.migrations.identifiers import TableName
-    from backfilld.migrations.operations.base import Keeps
+    from backfilld.migrations.operations.base import AllowedChanges
     from backfilld.migrations.postgres.connect import Connection
 
 _SQL = queries(__package__, "catalog_diff")
@@ -65,7 +65,7 @@ def read(connection: Connection, table: TableName) -> frozenset[Line]:
     return frozenset(Line(**line) for line in connection.execute(_SQL["lines"], {"oid": row["oid"]}))
 
 
-def compare(before: frozenset[Line], after: frozenset[Line], keeps: Keeps) -> Difference:
+def compare(before: frozenset[Line], after: frozenset[Line], keeps: AllowedChanges) -> Difference:
     """What was lost and what came that was not asked for."""
     renamed = dict(keeps.renamed)
     left = sorted(line for line in before if _counts(line, keeps))
@@ -80,7 +80,7 @@ def compare(before: frozenset[Line], after: frozenset[Line], keeps: Keeps) -> Di
     return Difference(lost=tuple(lost), gained=tuple(came))
 
 
-def _counts(line: Line, keeps: Keeps) -> bool:
+def _counts(line: Line, keeps: AllowedChanges) -> bool:
     """Whether a line is compared at all."""
     if line.name.startswith(_OURS):
         return False

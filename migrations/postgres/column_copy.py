@@ -18,15 +18,15 @@ from psycopg import sql
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import indexes
 from backfilld.migrations.postgres.column_dependents import (
-    AttachedIndex,
-    AttachedPolicy,
-    AttachedRule,
-    AttachedStatistics,
-    AttachedTrigger,
-    AttachedView,
+    DependentIndex,
+    DependentPolicy,
+    DependentRule,
+    DependentStatistics,
+    DependentTrigger,
+    DependentView,
     Grant,
 )
-from backfilld.migrations.postgres.expression_probe import Complaint
+from backfilld.migrations.postgres.expression_probe import Rejected
 from backfilld.migrations.queries import literally, queries
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ _FIRST = "Drop it first, and make it again afterwards"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attached:
+class ColumnDependent:
     """One thing that hangs on a column."""
 
     kind: str
@@ -117,10 +117,10 @@ def grants(pairs: Sequence[Sequence[Any]]) -> tuple[Grant, ...]:
     return tuple(Grant(privilege=privilege, grantee=to, grantable=grantable) for privilege, to, grantable in pairs)
 
 
-def attached(connection: Connection, table: TableName, name: str) -> list[Attached]:
+def attached(connection: Connection, table: TableName, name: str) -> list[ColumnDependent]:
     """Everything that hangs on a column; views in the order in which they can be made."""
     return [
-        Attached(kind=row["kind"], oid=row["oid"], name=row["name"], definition=row["definition"])
+        ColumnDependent(kind=row["kind"], oid=row["oid"], name=row["name"], definition=row["definition"])
         for row in connection.execute(_SQL["attached"], _of(table, name))
     ]
 
@@ -163,11 +163,11 @@ def successor(  # noqa: PLR0913 - one copy; each part is named where it is calle
     *,
     named: str,
     type_: sql.Composable | None,
-    found: Sequence[Attached] = (),
+    found: Sequence[ColumnDependent] = (),
 ) -> Iterator[Copy]:
     """A temporary copy of the table, with everything on it, in which the column has this name and type; undone at the end.
 
-    Runs inside a probe, whose own copy gives way. Raises Complaint: something on the column cannot be had for the type.
+    Runs inside a probe, whose own copy gives way. Raises Rejected: something on the column cannot be had for the type.
     """
     temporary = sql.Identifier("pg_temp", table.name)
     column = sql.Identifier(name)
@@ -193,7 +193,7 @@ def successor(  # noqa: PLR0913 - one copy; each part is named where it is calle
             except psycopg.Error as exc:
                 _raise_unless_refused(exc)
                 what = _culprit(connection, copy, found, statement)
-                raise _complaint("attachments", f"{what} cannot be had for the new type of {name}", exc) from exc
+                raise _complaint("column_dependents", f"{what} cannot be had for the new type of {name}", exc) from exc
         if named != name:
             connection.execute(alter + sql.SQL("RENAME COLUMN {} TO {}").format(column, sql.Identifier(named)))
         yield copy
@@ -206,7 +206,7 @@ def _copied(connection: Connection, table: TableName, copy: sql.Identifier, what
     return {their["oid"]: our["name"] for their, our in zip(theirs, ours, strict=True)}
 
 
-def definitions(connection: Connection, copy: Copy, found: Sequence[Attached]) -> Definitions:
+def definitions(connection: Connection, copy: Copy, found: Sequence[ColumnDependent]) -> Definitions:
     """How everything that hangs on the column reads in the copy that `successor` made."""
     made = {one.name: one for one in _definitions_on(connection, copy.name)}
     checks = connection.execute(_SQL["checks"], copy.named).fetchall()
@@ -240,7 +240,7 @@ def _settled(connection: Connection, copy: Copy, definition: IndexDefinition) ->
     return definition
 
 
-def _culprit(connection: Connection, copy: Copy, found: Sequence[Attached], statement: sql.Composed) -> str:
+def _culprit(connection: Connection, copy: Copy, found: Sequence[ColumnDependent], statement: sql.Composed) -> str:
     """The thing without which the statement is accepted, in words; of several together none is named."""
     for one in found:
         match one.kind:
@@ -265,31 +265,31 @@ def _culprit(connection: Connection, copy: Copy, found: Sequence[Attached], stat
 def attached_indexes(  # noqa: PLR0913 - one list; each part is named where it is called
     connection: Connection,
     table: TableName,
-    found: Sequence[Attached],
+    found: Sequence[ColumnDependent],
     new: Definitions,
     old: Definitions,
     *,
     names: Names,
-) -> tuple[AttachedIndex, ...]:
-    """The indexes among what hangs on a column. Raises Complaint."""
+) -> tuple[DependentIndex, ...]:
+    """The indexes among what hangs on a column. Raises Rejected."""
     mine = {one.oid for one in found if one.kind == "index"}
     own = {one.name: one for one in _definitions_on(connection, table.identifier)}
-    result: list[AttachedIndex] = []
+    result: list[DependentIndex] = []
     for row in connection.execute(_SQL["indexes"], _of(table, "")):
         if row["oid"] not in mine:
             continue
         name = row["name"]
         if not row["is_valid"]:
-            raise Complaint(
+            raise Rejected(
                 "index", f"the index {name} is INVALID", "Drop it (DROP INDEX CONCURRENTLY), or build it again"
             )
         if row["is_exclusion"]:
-            raise Complaint("index", f"the exclusion constraint {name} holds it", _FIRST)
+            raise Rejected("index", f"the exclusion constraint {name} holds it", _FIRST)
         if row["is_identity"]:
-            raise Complaint("index", f"the index {name} is the table's replica identity", "Choose another one first")
+            raise Rejected("index", f"the index {name} is the table's replica identity", "Choose another one first")
         here = own[name]
         result.append(
-            AttachedIndex(
+            DependentIndex(
                 name=name,
                 new=replace(
                     new.indexes[row["oid"]], name=names.new(len(result)), tablespace=here.tablespace, comment=""
@@ -321,12 +321,18 @@ class Names:
 
 
 def attached_rules(  # noqa: PLR0913 - two lists; each part is named where it is called
-    connection: Connection, table: TableName, name: str, found: Sequence[Attached], new: Definitions, *, named: str
-) -> tuple[tuple[AttachedRule, ...], tuple[AttachedRule, ...]]:
+    connection: Connection,
+    table: TableName,
+    name: str,
+    found: Sequence[ColumnDependent],
+    new: Definitions,
+    *,
+    named: str,
+) -> tuple[tuple[DependentRule, ...], tuple[DependentRule, ...]]:
     """The CHECK constraints and the outgoing foreign keys among what hangs on a column."""
     of = {kind: {one.name for one in found if one.kind == kind} for kind in ("check", "foreign key")}
     checks = tuple(
-        AttachedRule(
+        DependentRule(
             name=row["name"],
             new=new.checks[row["name"]],
             old=row["definition"].removesuffix(" NOT VALID"),
@@ -338,7 +344,7 @@ def attached_rules(  # noqa: PLR0913 - two lists; each part is named where it is
         if row["name"] in of["check"]
     )
     keys = tuple(
-        AttachedRule(
+        DependentRule(
             name=row["name"],
             new=f"{row['head']}{TableName(row['schema'], row['table_name']).identifier.as_string()}{row['tail']}",
             old=row["definition"].removesuffix(" NOT VALID"),
@@ -353,12 +359,12 @@ def attached_rules(  # noqa: PLR0913 - two lists; each part is named where it is
 
 
 def attached_statistics(
-    connection: Connection, table: TableName, found: Sequence[Attached], new: Definitions
-) -> tuple[AttachedStatistics, ...]:
+    connection: Connection, table: TableName, found: Sequence[ColumnDependent], new: Definitions
+) -> tuple[DependentStatistics, ...]:
     """The extended statistics among what hangs on a column."""
     mine = {one.oid for one in found if one.kind == "statistics"}
     return tuple(
-        AttachedStatistics(
+        DependentStatistics(
             schema=row["schema"],
             name=row["name"],
             new=new.statistics[row["oid"]],
@@ -371,9 +377,9 @@ def attached_statistics(
     )
 
 
-def attached_views(connection: Connection, found: Sequence[Attached]) -> tuple[AttachedView, ...]:
-    """The views among what hangs on a column. Raises Complaint for one that could not be made as it was."""
-    result: list[AttachedView] = []
+def attached_views(connection: Connection, found: Sequence[ColumnDependent]) -> tuple[DependentView, ...]:
+    """The views among what hangs on a column. Raises Rejected for one that could not be made as it was."""
+    result: list[DependentView] = []
     for one in found:
         if one.kind != "view":
             continue
@@ -385,9 +391,9 @@ def attached_views(connection: Connection, found: Sequence[Attached]) -> tuple[A
             ("has triggers", row["has_triggers"]),
         ):
             if is_so:
-                raise Complaint("view", f"the view {one.name} reads it and {fault}", _FIRST)
+                raise Rejected("view", f"the view {one.name} reads it and {fault}", _FIRST)
         result.append(
-            AttachedView(
+            DependentView(
                 schema=row["schema"],
                 name=row["name"],
                 written=one.name,
@@ -403,20 +409,20 @@ def attached_views(connection: Connection, found: Sequence[Attached]) -> tuple[A
     return tuple(result)
 
 
-def attached_policies(connection: Connection, found: Sequence[Attached]) -> tuple[AttachedPolicy, ...]:
-    """The policies among what hangs on a column. Raises Complaint for one of a table this role does not own."""
+def attached_policies(connection: Connection, found: Sequence[ColumnDependent]) -> tuple[DependentPolicy, ...]:
+    """The policies among what hangs on a column. Raises Rejected for one of a table this role does not own."""
     rows = [
         connection.execute(_SQL["policy"], {"oid": one.oid}).fetchone() or {} for one in found if one.kind == "policy"
     ]
     for row in rows:
         if not row["owned"]:
-            raise Complaint(
+            raise Rejected(
                 "policy",
                 f"the policy {row['name']} of {row['table_name']} reads it, and that table belongs to another role",
                 _FIRST,
             )
     return tuple(
-        AttachedPolicy(
+        DependentPolicy(
             name=row["name"],
             table=TableName(row["schema"], row["table_name"]),
             using=row["using_"],
@@ -426,8 +432,8 @@ def attached_policies(connection: Connection, found: Sequence[Attached]) -> tupl
     )
 
 
-def attached_functions(connection: Connection, found: Sequence[Attached]) -> tuple[str, ...]:
-    """The functions among what hangs on a column, as the statements that make them. Raises Complaint."""
+def attached_functions(connection: Connection, found: Sequence[ColumnDependent]) -> tuple[str, ...]:
+    """The functions among what hangs on a column, as the statements that make them. Raises Rejected."""
     rows = [
         connection.execute(_SQL["function"], {"oid": one.oid}).fetchone() or {}
         for one in found
@@ -436,18 +442,18 @@ def attached_functions(connection: Connection, found: Sequence[Attached]) -> tup
     for row in rows:
         if not (row["owned"] and row["atomic"]):
             why = "belongs to another role" if row["atomic"] else "names it in a way that cannot be made anew"
-            raise Complaint("function", f"the function {row['name']} reads it and {why}", _FIRST)
+            raise Rejected("function", f"the function {row['name']} reads it and {why}", _FIRST)
     return tuple(row["definition"] for row in rows)
 
 
-def attached_triggers(connection: Connection, found: Sequence[Attached]) -> tuple[AttachedTrigger, ...]:
+def attached_triggers(connection: Connection, found: Sequence[ColumnDependent]) -> tuple[DependentTrigger, ...]:
     """The triggers of the table among what hangs on a column."""
     words = {"O": "ENABLE", "D": "DISABLE", "A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}
     rows = [
         connection.execute(_SQL["trigger"], {"oid": one.oid}).fetchone() or {} for one in found if one.kind == "trigger"
     ]
     return tuple(
-        AttachedTrigger(
+        DependentTrigger(
             name=row["name"], definition=row["definition"], enabled=words[row["enabled"]], comment=row["comment"]
         )
         for row in rows
@@ -475,13 +481,13 @@ def file_of(connection: Connection, oid: int) -> int:
 
 
 def try_dependents(
-    connection: Connection, table: TableName, found: Sequence[Attached], default: str | None, name: str
+    connection: Connection, table: TableName, found: Sequence[ColumnDependent], default: str | None, name: str
 ) -> None:
     """Make everything that depends on the column once more, over the copy `successor` made, where the column is the new one.
 
     PostgreSQL writes names that are on the search_path without their schema. Written with the table's schema on it, and read
     with that of temporary objects before it, a view of the table becomes a view of the copy.
-    Raises Complaint with what PostgreSQL does not accept.
+    Raises Rejected with what PostgreSQL does not accept.
     """
     schema = sql.Identifier(table.schema)
     copy = sql.Identifier("pg_temp", table.name)
@@ -522,7 +528,7 @@ def try_dependents(
             tried.append((what, sql.Composed([sql.SQL(row["definition"])])))
     connection.execute(sql.SQL("SET LOCAL search_path = pg_temp, {}").format(schema))
     for what, statement in tried:
-        with _accepting("attachments", what):
+        with _accepting("column_dependents", what):
             connection.execute(statement)
     connection.execute("SET LOCAL search_path = ''")
     if default is not None:
@@ -534,8 +540,8 @@ def try_dependents(
             )
 
 
-def try_foreign_keys(connection: Connection, table: TableName, found: Sequence[Attached], name: str) -> None:
-    """Add the foreign keys to the copy `successor` made, each to a copy of what it refers to. Raises Complaint."""
+def try_foreign_keys(connection: Connection, table: TableName, found: Sequence[ColumnDependent], name: str) -> None:
+    """Add the foreign keys to the copy `successor` made, each to a copy of what it refers to. Raises Rejected."""
     mine = {one.name for one in found if one.kind == "foreign key"}
     for row in connection.execute(_SQL["foreign_keys"], _of(table, name)).fetchall():
         if row["name"] not in mine:
@@ -543,7 +549,7 @@ def try_foreign_keys(connection: Connection, table: TableName, found: Sequence[A
         referred = TableName(row["schema"], row["table_name"])
         with (
             connection.transaction(force_rollback=True),
-            _accepting("attachments", f"the foreign key {row['name']} is not accepted for the new type"),
+            _accepting("column_dependents", f"the foreign key {row['name']} is not accepted for the new type"),
         ):
             connection.execute(
                 sql.SQL('CREATE TEMPORARY TABLE "~backfilld referred" (LIKE {} INCLUDING INDEXES)').format(
@@ -582,6 +588,6 @@ def _raise_unless_refused(exc: psycopg.Error) -> None:
         raise exc
 
 
-def _complaint(check: str, what: str, exc: psycopg.Error) -> Complaint:
+def _complaint(check: str, what: str, exc: psycopg.Error) -> Rejected:
     remedy = "Drop it first and make it again for the new type afterwards, or choose another type"
-    return Complaint(check, f"{what}: {exc.diag.message_primary or exc}", remedy)
+    return Rejected(check, f"{what}: {exc.diag.message_primary or exc}", remedy)

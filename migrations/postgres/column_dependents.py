@@ -25,7 +25,7 @@ class Grant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttachedIndex:
+class DependentIndex:
     """An index that holds the column, or computes from it."""
 
     name: str
@@ -43,7 +43,7 @@ class AttachedIndex:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttachedRule:
+class DependentRule:
     """A CHECK constraint or a foreign key."""
 
     name: str
@@ -58,7 +58,7 @@ class AttachedRule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttachedStatistics:
+class DependentStatistics:
     """Extended statistics."""
 
     schema: str
@@ -73,7 +73,7 @@ class AttachedStatistics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttachedView:
+class DependentView:
     """A view that reads the column, itself or through other views."""
 
     schema: str
@@ -92,7 +92,7 @@ class AttachedView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttachedPolicy:
+class DependentPolicy:
     """A policy that reads the column, of this table or of another one."""
 
     name: str
@@ -102,7 +102,7 @@ class AttachedPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttachedTrigger:
+class DependentTrigger:
     """A trigger that fires for the column, or asks for its value."""
 
     name: str
@@ -113,7 +113,7 @@ class AttachedTrigger:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attachments:
+class ColumnDependents:
     """Everything that hangs on one column."""
 
     #: The names of the two columns while each is parked.
@@ -143,21 +143,21 @@ class Attachments:
     #: The columns of the row, beside the column itself, that `up` and `down` read.
     up_reads: tuple[str, ...] = ()
     down_reads: tuple[str, ...] = ()
-    indexes: tuple[AttachedIndex, ...] = ()
-    checks: tuple[AttachedRule, ...] = ()
-    foreign_keys: tuple[AttachedRule, ...] = ()
-    statistics: tuple[AttachedStatistics, ...] = ()
+    indexes: tuple[DependentIndex, ...] = ()
+    checks: tuple[DependentRule, ...] = ()
+    foreign_keys: tuple[DependentRule, ...] = ()
+    statistics: tuple[DependentStatistics, ...] = ()
     #: In the order in which they can be made.
-    views: tuple[AttachedView, ...] = ()
-    policies: tuple[AttachedPolicy, ...] = ()
+    views: tuple[DependentView, ...] = ()
+    policies: tuple[DependentPolicy, ...] = ()
     #: CREATE OR REPLACE statements of functions whose bodies the catalog understands.
     functions: tuple[str, ...] = ()
-    triggers: tuple[AttachedTrigger, ...] = ()
+    triggers: tuple[DependentTrigger, ...] = ()
     #: (kind, name, digest of the definition) of all this, by which a change made meanwhile is seen.
     seen: tuple[tuple[str, str, str], ...] = ()
 
     @property
-    def rules(self) -> tuple[AttachedRule, ...]:
+    def rules(self) -> tuple[DependentRule, ...]:
         return self.checks + self.foreign_keys
 
     @classmethod
@@ -172,13 +172,13 @@ class Attachments:
                 "indexes": tuple(_index(one) for one in given.get("indexes", ())),
                 "checks": tuple(_rule(one) for one in given.get("checks", ())),
                 "foreign_keys": tuple(_rule(one) for one in given.get("foreign_keys", ())),
-                "statistics": tuple(AttachedStatistics(**one) for one in given.get("statistics", ())),
+                "statistics": tuple(DependentStatistics(**one) for one in given.get("statistics", ())),
                 "views": tuple(_view(one) for one in given.get("views", ())),
                 "policies": tuple(
-                    AttachedPolicy(**{**one, "table": TableName(**one["table"])}) for one in given.get("policies", ())
+                    DependentPolicy(**{**one, "table": TableName(**one["table"])}) for one in given.get("policies", ())
                 ),
                 "functions": tuple(given.get("functions", ())),
-                "triggers": tuple(AttachedTrigger(**one) for one in given.get("triggers", ())),
+                "triggers": tuple(DependentTrigger(**one) for one in given.get("triggers", ())),
                 "seen": tuple((kind, name, digest) for kind, name, digest in given.get("seen", ())),
             }
         )
@@ -194,16 +194,16 @@ def _grants(values: list[Mapping[str, Any]]) -> tuple[Grant, ...]:
     return tuple(Grant(**one) for one in values)
 
 
-def _index(value: Mapping[str, Any]) -> AttachedIndex:
+def _index(value: Mapping[str, Any]) -> DependentIndex:
     new, old = (IndexDefinition.from_json(value[side]) for side in ("new", "old"))
-    return AttachedIndex(**{**value, "new": new, "old": old})
+    return DependentIndex(**{**value, "new": new, "old": old})
 
 
-def _rule(value: Mapping[str, Any]) -> AttachedRule:
+def _rule(value: Mapping[str, Any]) -> DependentRule:
     references = value["references"]
-    return AttachedRule(**{**value, "references": TableName(**references) if references else None})
+    return DependentRule(**{**value, "references": TableName(**references) if references else None})
 
 
-def _view(value: Mapping[str, Any]) -> AttachedView:
+def _view(value: Mapping[str, Any]) -> DependentView:
     comments = tuple((column, text) for column, text in value["column_comments"])
-    return AttachedView(**{**value, "grants": _grants(value["grants"]), "column_comments": comments})
+    return DependentView(**{**value, "grants": _grants(value["grants"]), "column_comments": comments})

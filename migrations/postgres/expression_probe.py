@@ -126,11 +126,11 @@ class Probe:
     def add_column(self, column: str, type_: str, default: str | None) -> tuple[str, bool]:
         """Add a column to the copy; returns its type as the catalog writes it, and whether the default fills at once.
 
-        Raises Complaint: the type is not one, or brings more than a type along.
+        Raises Rejected: the type is not one, or brings more than a type along.
         """
         what = f"type {type_!r}"
         if problem := smuggled(type_):
-            raise Complaint("type", f"{what} is not one type: {problem}")
+            raise Rejected("type", f"{what} is not one type: {problem}")
         present = {one["name"] for one in self._columns()}
         with self._asking("type", what):
             self._connection.execute(
@@ -138,9 +138,9 @@ class Probe:
             )
         added = [one for one in self._columns() if one["name"] not in present]
         if len(added) != 1 or added[0]["name"] != column:
-            raise Complaint("type", f"{what} adds more than one column")
+            raise Rejected("type", f"{what} adds more than one column")
         if added[0]["has_default"] or added[0]["not_null"] or added[0]["generated"] or added[0]["identity_always"]:
-            raise Complaint(
+            raise Rejected(
                 "type",
                 f"{what} brings a default or a constraint along; name the type alone, and use default and not_null",
             )
@@ -151,7 +151,7 @@ class Probe:
         if default is None:
             return type_, False
         if problem := smuggled(default):
-            raise Complaint("default", f"the default is not one expression: {problem}")
+            raise Rejected("default", f"the default is not one expression: {problem}")
         with self._asking("default", "the default"):
             self._connection.execute(
                 sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(self._copy, sql.Identifier(column))
@@ -165,9 +165,9 @@ class Probe:
         return type_, self._filenode() == before
 
     def analyse(self, expression: str, *, what: str, type_: str | None = None) -> Analysis:
-        """Have PostgreSQL parse an expression over the table. Raises Complaint with its words."""
+        """Have PostgreSQL parse an expression over the table. Raises Rejected with its words."""
         if problem := smuggled(expression):
-            raise Complaint("expression", f"{what} is not one expression: {problem}")
+            raise Rejected("expression", f"{what} is not one expression: {problem}")
         self._views += 1
         view = sql.Identifier("pg_temp", f"backfilld_probe_{self._views}")
         with self._asking("expression", what):
@@ -209,7 +209,7 @@ class Probe:
     ) -> list[tuple[IndexDefinition, IndexDefinition]]:
         """Of these indexes, those that hold a column, each for its twin: while it has its own name, and the column's.
 
-        PostgreSQL itself writes the definitions, on the copy, in which the columns are renamed for that. Raises Complaint.
+        PostgreSQL itself writes the definitions, on the copy, in which the columns are renamed for that. Raises Rejected.
         """
         with self._connection.transaction(force_rollback=True):
             self._make_indexes(definitions)
@@ -243,7 +243,7 @@ class Probe:
         return True
 
     def add_constraint(self, name: str, body: sql.Composable, *, check: str, what: str) -> None:
-        """Add a constraint to the copy. Raises Complaint with PostgreSQL's words."""
+        """Add a constraint to the copy. Raises Rejected with PostgreSQL's words."""
         with self._asking(check, what):
             self._connection.execute(
                 sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(self._copy, sql.Identifier(name), body)
@@ -268,7 +268,7 @@ class Probe:
         """Build an index on the copy, and take its definition as PostgreSQL writes it.
 
         `rest` is what follows the table's name in CREATE INDEX; users' texts in it were found self-contained by `smuggled`.
-        Raises Complaint.
+        Raises Rejected.
         """
         # Written, read and written again: what comes out then is what the table's own index will be found to be.
         first = self._try_index(name, rest, unique=unique)
@@ -357,10 +357,10 @@ class Probe:
             if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57")):
                 raise
             hint = f" ({exc.diag.message_hint})" if exc.diag.message_hint else ""
-            raise Complaint(check, f"{what}: {in_words(exc)}{hint}") from exc
+            raise Rejected(check, f"{what}: {in_words(exc)}{hint}") from exc
 
 
-class Complaint(Exception):
+class Rejected(Exception):
     """PostgreSQL does not accept a part of the migration."""
 
     def __init__(self, check: str, problem: str, remedy: str | None = None) -> None:

@@ -122,7 +122,7 @@ def uses(connection: Connection, index: int) -> Uses | None:
 def end_sessions(connection: Connection, run: int, *, but: int, patience_seconds: float) -> list[int]:
     """End the sessions that work on an index of a run, but for the one with this pid; returns those that do not go.
 
-    The caller holds the run's conductor.
+    The caller holds the run's coordinator.
     """
     parameters = {"run": run, "but": but, "patience_ms": round(patience_seconds * 1000)}
     rows = connection.execute(_SQL["end_index_sessions"], parameters).fetchall()

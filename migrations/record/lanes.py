@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from psycopg.types.json import Jsonb
 
 from backfilld.migrations.queries import queries
-from backfilld.migrations.record.model import Bounds, Lane, Stretch, Timing
+from backfilld.migrations.record.model import Bounds, Lane, PageRange, Timing
 from backfilld.migrations.settings import TARGET
 from backfilld.migrations.wire.messages import LaneMessage
 
@@ -39,7 +39,7 @@ def read(connection: Connection, run: int, lane: int) -> Lane | None:
 
 
 def of_run(connection: Connection, run: int) -> list[Lane]:
-    """All lanes of a run, the conductor first."""
+    """All lanes of a run, the coordinator first."""
     return [Lane.from_row(row) for row in connection.execute(_SQL["lanes_of"], {"run": run}).fetchall()]
 
 
@@ -61,13 +61,13 @@ def insert(  # noqa: PLR0913 - one row; each column is named where it is called
     operation: int,
     pass_: int,
     relation: str,
-    bounds: Bounds | Stretch,
+    bounds: Bounds | PageRange,
     cursor: Any = None,  # JSON: where in its bounds it begins
     batch_rows: int = 1000,
     rows_expected: int | None = None,
     awake: bool = True,
 ) -> LaneMessage:
-    """One more lane; returns the message that wakes it. The caller holds the conductor.
+    """One more lane; returns the message that wakes it. The caller holds the coordinator.
 
     A lane that is not awake begins when another ends.
     """
@@ -93,7 +93,7 @@ def shorten(
     connection: Connection,
     lane: Lane,
     *,
-    bounds: Bounds | Stretch,
+    bounds: Bounds | PageRange,
     cursor: Any,  # JSON: as in `insert`
     given: int,
 ) -> None:
@@ -110,9 +110,9 @@ def shorten(
     )
 
 
-def extend(connection: Connection, run: int, *, operation: int, pass_: int, bounds: Bounds | Stretch) -> bool:
+def extend(connection: Connection, run: int, *, operation: int, pass_: int, bounds: Bounds | PageRange) -> bool:
     """Let the untouched lane that ends where `bounds` begin go on to their end; False when there is none."""
-    begins, edge = ("first", "last") if isinstance(bounds, Stretch) else ("after", "upto")
+    begins, edge = ("first", "last") if isinstance(bounds, PageRange) else ("after", "upto")
     values: dict[str, Any] = bounds.to_json()  # Any: keys or pages
     if values[begins] is None:
         return False
@@ -133,7 +133,7 @@ def extend(connection: Connection, run: int, *, operation: int, pass_: int, boun
 def advance_query(  # noqa: PLR0913 - the checkpoint: each counter is named where it is called
     lane: Lane,
     *,
-    cursor: Any,  # JSON: a key, or the conductor's step
+    cursor: Any,  # JSON: a key, or the coordinator's step
     walked: int = 0,
     changed: int = 0,
     residual: int = 0,
@@ -195,7 +195,7 @@ def end_forward(connection: Connection, run: int) -> None:
 
 
 def reopen_conductor(connection: Connection, run: int) -> None:
-    """Give the conductor of a run that was at its end work again."""
+    """Give the coordinator of a run that was at its end work again."""
     connection.execute(_SQL["reopen_conductor"], {"run": run})
 
 
@@ -223,7 +223,7 @@ def forget_walk(connection: Connection, run: int, *, kind: str, operation: int) 
 
 
 def wake_conductor_query(run: int) -> Statement:
-    """A lane has ended: let the conductor look whether all have. Gives the row of its message, for after the commit."""
+    """A lane has ended: let the coordinator look whether all have. Gives the row of its message, for after the commit."""
     return _SQL["wake_conductor"], {"run": run}
 
 
@@ -237,9 +237,9 @@ def wake_sleepers(connection: Connection, run: int, *, lanes: int) -> list[LaneM
     return messages(connection.execute(_SQL["wake_sleepers"], {"run": run, "lanes": lanes}).fetchall())
 
 
-def wake_run(connection: Connection, run: int, *, conductor: bool = True) -> None:
+def wake_run(connection: Connection, run: int, *, coordinator: bool = True) -> None:
     """Let every open lane of a run work now, and forget its past errors."""
-    connection.execute(_SQL["wake_run"], {"run": run, "conductor": conductor})
+    connection.execute(_SQL["wake_run"], {"run": run, "coordinator": coordinator})
 
 
 def count_open(connection: Connection, run: int, *, pass_: int, kinds: Sequence[str]) -> int:

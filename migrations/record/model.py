@@ -46,7 +46,7 @@ class Run:
     error: Mapping[str, Any] | None
     #: Sizes of the tables that are walked, in bytes, before the walk and after it.
     space: Mapping[str, Any] | None
-    #: Where a rollback began: `phase`, `step` and `pass`; empty until the conductor has taken it up, None while the run goes forward.
+    #: Where a rollback began: `phase`, `step` and `pass`; empty until the coordinator has taken it up, None while the run goes forward.
     rollback: Mapping[str, Any] | None
     #: Until when old values are kept; None: as long as the run lasts.
     kept_until: datetime | None
@@ -106,7 +106,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch:
+class PageRange:
     """The pages a lane walks: from `first` up to before `last` (None: to the end) of one file of the table.
 
     What belongs to the table and not to the lane's progress is here as well, so that a batch needs no look at the table.
@@ -142,7 +142,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Lane:
-    """A slice of a table that is walked in order; lane 0 is the run's conductor."""
+    """A slice of a table that is walked in order; lane 0 is the run's coordinator."""
 
     run: int
     lane: int
@@ -150,8 +150,8 @@ class Lane:
     operation: int | None
     pass_: int
     relation: str | None
-    bounds: Bounds | Stretch
-    #: The last key that is done, or the place among the pages; for the conductor, the step of the phase it is in.
+    bounds: Bounds | PageRange
+    #: The last key that is done, or the place among the pages; for the coordinator, the step of the phase it is in.
     cursor: Any
     seq: int
     batch_rows: int
@@ -188,8 +188,8 @@ class Lane:
         return max((self.rows_expected or 0) - self.rows_walked, 0)
 
 
-def _bounds(value: Mapping[str, Any]) -> Bounds | Stretch:
-    return Stretch.from_json(value) if "first" in value else Bounds.from_json(value)
+def _bounds(value: Mapping[str, Any]) -> Bounds | PageRange:
+    return PageRange.from_json(value) if "first" in value else Bounds.from_json(value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ _SQL = queries(__package__, "notices")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class RunSnapshot:
     """Where a run stands, as far as somebody may have to be told."""
 
     run: int
@@ -38,7 +38,7 @@ class Standing:
     now: datetime
 
     @classmethod
-    def from_row(cls, row: Row) -> Standing:
+    def from_row(cls, row: Row) -> RunSnapshot:
         return cls(**{**row, "state": State(row["state"])})
 
 
@@ -97,10 +97,10 @@ def _channels(connection: Connection, names: Sequence[str]) -> dict[str, datetim
     return {row["channel"]: row["since"] for row in rows}
 
 
-def standings(connection: Connection, *, news_seconds: float, quarantine: bool) -> list[Standing]:
+def standings(connection: Connection, *, news_seconds: float, quarantine: bool) -> list[RunSnapshot]:
     """Runs that have not ended, or ended within `news_seconds`; with `quarantine`, their rows set aside are counted."""
     rows = connection.execute(_SQL["standings"], {"news_seconds": news_seconds, "quarantine": quarantine}).fetchall()
-    return [Standing.from_row(row) for row in rows]
+    return [RunSnapshot.from_row(row) for row in rows]
 
 
 def missing(connection: Connection, wanted: Sequence[Wanted]) -> list[Wanted]:

@@ -36,7 +36,7 @@ WORKER = "worker"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class StepContext:
     """What a step must know before it works."""
 
     name: str
@@ -78,7 +78,7 @@ class Standing:
         return max(self.settings.nice, self.rest)
 
     @classmethod
-    def from_row(cls, row: Row) -> Standing:
+    def from_row(cls, row: Row) -> StepContext:
         return cls(
             name=row["name"],
             phase=Phase(row["phase"]),
@@ -102,7 +102,7 @@ class Standing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class LockedRun:
     """A run whose row this transaction holds."""
 
     run: int
@@ -117,12 +117,12 @@ class Held:
     rollback: Mapping[str, Any] | None
 
 
-class Overtaken(Exception):
+class ChangedMeanwhile(Exception):
     """The run's state was changed by somebody else in this very moment; the step is not kept, and looks again."""
 
 
 def insert(connection: Connection, migration: Migration, facts: tuple[Facts, ...], *, actor: str) -> int:
-    """A new run with its conductor; returns its id. Raises UsageError when the name is in use."""
+    """A new run with its coordinator; returns its id. Raises UsageError when the name is in use."""
     try:
         with connection.transaction():
             row = connection.execute(
@@ -170,21 +170,21 @@ def last_ended(connection: Connection, *, most: int) -> list[Run]:
     return [Run.from_row(row) for row in connection.execute(_SQL["last_ended"], {"most": most}).fetchall()]
 
 
-def standing(connection: Connection, run: int) -> Standing:
+def standing(connection: Connection, run: int) -> StepContext:
     """Where a run stands, without a lock. Raises LookupError when there is no such run."""
     row = connection.execute(STANDING, {"run": run}).fetchone()
     if row is None:
         msg = f"there is no run {run}"
         raise LookupError(msg)
-    return Standing.from_row(row)
+    return StepContext.from_row(row)
 
 
-def hold(connection: Connection, run: int) -> Held | None:
+def lock(connection: Connection, run: int) -> LockedRun | None:
     """Lock a run's row until the transaction ends."""
     row = connection.execute(_SQL["lock_run"], {"run": run}).fetchone()
     if row is None:
         return None
-    return Held(
+    return LockedRun(
         run=run,
         name=row["name"],
         state=State(row["state"]),
@@ -199,7 +199,7 @@ def hold(connection: Connection, run: int) -> Held | None:
 
 def set_state(  # noqa: PLR0913 - one row, one act: each part is named where it is called
     connection: Connection,
-    held: Held,
+    held: LockedRun,
     state: State,
     *,
     actor: str,

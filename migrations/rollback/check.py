@@ -1,6 +1,6 @@
 """Whether a run can still be taken back, asked of the database at this moment.
 
-Rows block it where a step of the way back says which do (`Action.offenders`), or where a sync trigger has put them down as misfits:
+Rows block it where a step of the way back says which do (`Action.offenders`), or where a sync trigger has put them down as rollback_conflicts:
 values that were written through the new column and do not fit the old one. A misfit counts while its row is there.
 """
 
@@ -33,12 +33,12 @@ _SQL = queries(__package__, "retention")
 
 #: A look at rows that takes longer than this is given up; the step itself looks again when it comes to it.
 PATIENCE = "2s"
-#: The first two steps of the verify phase are the conductor's own.
+#: The first two steps of the verify phase are the coordinator's own.
 _JUDGED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class WayBack:
+class RollbackCheck:
     """Whether a run can be taken back, and what is in the way."""
 
     possible: bool
@@ -60,22 +60,25 @@ class WayBack:
         }
 
 
-def look(connection: Connection, run: Run) -> WayBack:
+def look(connection: Connection, run: Run) -> RollbackCheck:
     """Whether a run can be taken back now."""
     if run.state is State.ROLLED_BACK:
-        return WayBack(possible=False, because="it is rolled back", kept_until=run.kept_until)
+        return RollbackCheck(possible=False, because="it is rolled back", kept_until=run.kept_until)
     operations = bind(run.migration, run.facts)
     steps = _steps_back(connection, run, operations)
     if lost := _lost(connection, run, steps):
-        return WayBack(possible=False, because=lost, kept_until=run.kept_until)
+        return RollbackCheck(possible=False, because=lost, kept_until=run.kept_until)
     if refused := next(_refusals(connection, steps), None):
         return replace(refused, kept_until=run.kept_until)
     looked = any(isinstance(step, Action) and step.requires for step in steps)
-    keys: list[Key] = [*_offenders(connection, steps), *(() if looked else _misfits(connection, run, operations))]
+    keys: list[Key] = [
+        *_offenders(connection, steps),
+        *(() if looked else _rollback_conflicts(connection, run, operations)),
+    ]
     if not keys:
-        return WayBack(possible=True, kept_until=run.kept_until)
+        return RollbackCheck(possible=True, kept_until=run.kept_until)
     named = "; ".join(", ".join(key) for key in keys[: retention.MOST_KEYS])
-    return WayBack(
+    return RollbackCheck(
         possible=False,
         because=f"{len(keys)} rows hold what the old column cannot: {named}",
         blocked_by=len(keys),
@@ -86,8 +89,8 @@ def look(connection: Connection, run: Run) -> WayBack:
 
 def _steps_back(connection: Connection, run: Run, operations: Sequence[Operation]) -> list[Step]:
     """The way back from where the run is."""
-    conductor = lanes.read(connection, run.run, 0)
-    step = (conductor.cursor or 0) if conductor is not None else 0
+    coordinator = lanes.read(connection, run.run, 0)
+    step = (coordinator.cursor or 0) if coordinator is not None else 0
     done = max(step - (_JUDGED if run.phase is Phase.VERIFY else 0), 0)
     return [back.step for back in way_back(operations, phase=run.phase, done=done, pass_=run.pass_)]
 
@@ -109,7 +112,7 @@ def _lost(connection: Connection, run: Run, steps: Sequence[Step]) -> str:
     return f"{changed} rows were changed in place without a journal ({why})" if changed else ""
 
 
-def _refusals(connection: Connection, steps: Sequence[Step]) -> Iterator[WayBack]:
+def _refusals(connection: Connection, steps: Sequence[Step]) -> Iterator[RollbackCheck]:
     """What a step of the way back would not begin over: its own guards are asked. Their rows are told as `2 (5; 6)`."""
     for guard in [guard for step in steps if isinstance(step, Action) for guard in step.requires]:
         try:
@@ -126,7 +129,7 @@ def _refusals(connection: Connection, steps: Sequence[Step]) -> Iterator[WayBack
         rows = re.fullmatch(r"(\d+) \((.*)\)", value, re.DOTALL)
         if rows is None:
             continue  # about the catalog: the step itself asks that, in its place on the way
-        yield WayBack(
+        yield RollbackCheck(
             possible=False,
             because=guard.problem.replace("{!r}", value),
             blocked_by=int(rows[1]),
@@ -148,9 +151,9 @@ def _offenders(connection: Connection, steps: Sequence[Step]) -> Iterator[Key]:
             continue
 
 
-def _misfits(connection: Connection, run: Run, operations: Sequence[Operation]) -> Iterator[Key]:
+def _rollback_conflicts(connection: Connection, run: Run, operations: Sequence[Operation]) -> Iterator[Key]:
     """Rows that are there and hold a value which did not fit the old column."""
-    for row in connection.execute(_SQL["misfits"], {"run": run.run}).fetchall():
+    for row in connection.execute(_SQL["rollback_conflicts"], {"run": run.run}).fetchall():
         operation = operations[row["operation"]]
         if operation.table is None:
             continue

@@ -18,7 +18,7 @@ from backfilld.migrations.walks.keys import KeyWalk, split_within
 if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Key
-    from backfilld.migrations.record.runs import Held
+    from backfilld.migrations.record.runs import LockedRun
 
 _SQL = queries(__package__, "retention")
 
@@ -97,7 +97,7 @@ class Purged:
     name: str
     journal_bytes: int
     archive_bytes: int
-    misfits: int
+    rollback_conflicts: int
 
 
 def overdue(connection: Connection) -> list[int]:
@@ -117,11 +117,11 @@ def sizes(connection: Connection) -> dict[tuple[int, str], int]:
 
 
 def size(connection: Connection, run: int) -> dict[str, int]:
-    """`journal_bytes`, `archive_bytes` and `misfits` of a run."""
+    """`journal_bytes`, `archive_bytes` and `rollback_conflicts` of a run."""
     return dict(connection.execute(_SQL["kept"], {"run": run}).fetchone() or {})
 
 
-def purge(connection: Connection, held: Held, *, actor: str) -> Purged:
+def purge(connection: Connection, held: LockedRun, *, actor: str) -> Purged:
     """Drop what is kept for a run that this transaction holds; there is no way back to its old values from then on.
 
     A partition's end locks the parent for a moment. Lanes lock it only for their session's first row, so that hardly anybody is
@@ -130,7 +130,7 @@ def purge(connection: Connection, held: Held, *, actor: str) -> Purged:
     kept = size(connection, held.run)
     for table in (partition("journal", held.run), partition("archive", held.run)):
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table.identifier))
-    connection.execute(_SQL["forget_misfits"], {"run": held.run})
+    connection.execute(_SQL["forget_rollback_conflicts"], {"run": held.run})
     connection.execute(_SQL["set_purged"], {"run": held.run})
     audit.record(connection, held.run, actor=actor, what="run.purged", **kept)
     return Purged(run=held.run, name=held.name, **kept)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from backfilld.migrations.record.model import Bounds, Key, Lane, Stretch
+from backfilld.migrations.record.model import Bounds, Key, Lane, PageRange
 from backfilld.migrations.walks import pages
-from backfilld.migrations.walks.pages import PageReach, PageWalk, Place
+from backfilld.migrations.walks.pages import PageBatchRange, PageCursor, PageWalk
 
 if TYPE_CHECKING:
     from backfilld.migrations.walks.keys import KeyWalk, Query
@@ -21,23 +21,23 @@ class Row:
 
 
 #: What one statement covers.
-Reach = Bounds | PageReach | Row
+BatchRange = Bounds | PageBatchRange | Row
 
 #: The answer to `look`; None when the query gave no row.
 Seen = tuple[Any, ...] | None  # Any: texts of a key, or numbers
 
 
-class Stride(Protocol):
+class NextBatch(Protocol):
     """One batch of a walk. A stride with nothing to cover ends its lane."""
 
     @property
-    def reach(self) -> Reach | None: ...
+    def reach(self) -> BatchRange | None: ...
 
     @property
     def rows(self) -> int | None:
         """About how many rows that is; None when they have to be counted."""
 
-    def landing(self, *, changed: int, hot: int) -> tuple[Any, bool]:
+    def cursor_after(self, *, changed: int, hot: int) -> tuple[Any, bool]:
         """The lane's cursor after the batch (JSON), and whether it is at its end."""
 
 
@@ -50,10 +50,10 @@ def look(walk: KeyWalk | PageWalk, lane: Lane) -> Query:
             return walk.bound(_ahead(lane), lane.batch_rows)
 
 
-def stride(lane: Lane, seen: Seen, *, politely: bool) -> Stride:
+def stride(lane: Lane, seen: Seen, *, politely: bool) -> NextBatch:
     """The lane's next batch; `politely` beside others."""
     match lane.bounds:
-        case Stretch():
+        case PageRange():
             return _page_stride(lane, lane.bounds, seen, politely=politely)
         case Bounds():
             return KeyStride(ahead=_ahead(lane), end=seen, size=lane.batch_rows)
@@ -75,7 +75,7 @@ class KeyStride:
     def rows(self) -> int | None:
         return self.size if self.end is not None else None
 
-    def landing(self, *, changed: int, hot: int) -> tuple[Any, bool]:
+    def cursor_after(self, *, changed: int, hot: int) -> tuple[Any, bool]:
         del changed, hot
         end = self.end or self.ahead.upto or self.ahead.after
         return (list(end) if end is not None else None), self.end is None
@@ -85,9 +85,9 @@ class KeyStride:
 class PageStride:
     """Some pages, one stripe of them."""
 
-    stretch: Stretch
-    place: Place
-    reach: PageReach
+    stretch: PageRange
+    place: PageCursor
+    reach: PageBatchRange
 
     @property
     def rows(self) -> int:
@@ -98,7 +98,7 @@ class PageStride:
             each * pages.pages_done(self.stretch, self.place)
         )
 
-    def landing(self, *, changed: int, hot: int) -> tuple[Any, bool]:
+    def cursor_after(self, *, changed: int, hot: int) -> tuple[Any, bool]:
         place = pages.after(self.stretch, self.place, self.reach, changed=changed, hot=hot)
         return (place.to_json() if place is not None else None), place is None
 
@@ -110,17 +110,17 @@ class Rewritten:
     reach: None = None
     rows: int = 0
 
-    def landing(self, *, changed: int, hot: int) -> tuple[Any, bool]:
+    def cursor_after(self, *, changed: int, hot: int) -> tuple[Any, bool]:
         del changed, hot
         return None, True
 
 
-def _page_stride(lane: Lane, stretch: Stretch, seen: Seen, *, politely: bool) -> PageStride | Rewritten:
+def _page_stride(lane: Lane, stretch: PageRange, seen: Seen, *, politely: bool) -> PageStride | Rewritten:
     filenode, size = seen or (None, None)
     # A verifying lane goes on: whether pages moved under any of them is asked when all have ended.
     if lane.kind != "verify" and filenode != stretch.filenode:
         return Rewritten()
-    place = Place.from_json(lane.cursor) if lane.cursor is not None else pages.begin(stretch)
+    place = PageCursor.from_json(lane.cursor) if lane.cursor is not None else pages.begin(stretch)
     covered = pages.reach(
         stretch, place, rows=lane.batch_rows, pages=size or 0, politely=politely and lane.kind != "verify"
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backfilld.migrations.file.migration import TableName
-    from backfilld.migrations.record.model import Stretch
+    from backfilld.migrations.record.model import PageRange
     from backfilld.migrations.walks.keys import Query
 
 #: Rounds for tables with the primary key's index alone, and for others. Measured (docs/benchmarks): eight rounds halve what
@@ -53,7 +53,7 @@ ENOUGH_ROWS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class PageReach:
+class PageBatchRange:
     """What one batch covers: pages from `first` to before `last` (None: to the end), one stripe of them."""
 
     first: int
@@ -78,7 +78,7 @@ class Count:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class PageCursor:
     """Where a lane is: a group of pages, the round it is in, and the page it goes on with."""
 
     first: int
@@ -111,7 +111,7 @@ class PageWalk:
     relation: TableName
     alias: str
 
-    def within(self, reach: PageReach) -> tuple[sql.Composable, list[str]]:
+    def within(self, reach: PageBatchRange) -> tuple[sql.Composable, list[str]]:
         """The condition for rows that `reach` covers."""
         ctid = sendable(sql.Identifier(self.alias, "ctid"))
         conditions: list[sql.Composable] = [sql.SQL("{} >= %s::pg_catalog.tid").format(ctid)]
@@ -138,27 +138,27 @@ class PageWalk:
         return sql.Composed([query]), [self.relation.identifier.as_string()]
 
 
-def begin(stretch: Stretch) -> Place:
+def begin(stretch: PageRange) -> PageCursor:
     """Where a lane begins."""
     return _group(stretch, stretch.first, level=stretch.stripes, stripes=stretch.stripes, floor=2, scale=1)
 
 
-def reach(stretch: Stretch, place: Place, *, rows: int, pages: int, politely: bool = False) -> PageReach:
+def reach(stretch: PageRange, place: PageCursor, *, rows: int, pages: int, politely: bool = False) -> PageBatchRange:
     """The pages of the next batch, for about `rows` rows, in a table that has `pages` by now; `politely` beside others."""
     wanted = max(1, round(rows * place.stripes / max(stretch.rows_per_page, 0.01)))
     if politely and place.stripe == 0:
         wanted = min(wanted, POLITE_PAGES)
     if place.last is None:
         last = place.page + wanted
-        return PageReach(first=place.page, last=last if last < pages else None)
+        return PageBatchRange(first=place.page, last=last if last < pages else None)
     if place.stripes > 1:
         wanted = min(wanted, max(math.ceil((place.last - place.first) / BATCHES_A_ROUND), LEAST_PAGES))
-    return PageReach(
+    return PageBatchRange(
         first=place.page, last=min(place.page + wanted, place.last), stripes=place.stripes, stripe=place.stripe
     )
 
 
-def after(stretch: Stretch, place: Place, done: PageReach, *, changed: int, hot: int) -> Place | None:
+def after(stretch: PageRange, place: PageCursor, done: PageBatchRange, *, changed: int, hot: int) -> PageCursor | None:
     """Where the lane is after a batch that changed so many rows; None at its end."""
     if done.last is None:
         return None
@@ -179,7 +179,7 @@ def after(stretch: Stretch, place: Place, done: PageReach, *, changed: int, hot:
     return _group(stretch, place.last, level=level, stripes=max(1, min(level, needed)), floor=floor, scale=scale)
 
 
-def pages_done(stretch: Stretch, place: Place | None) -> float:
+def pages_done(stretch: PageRange, place: PageCursor | None) -> float:
     """How many pages a lane has behind it; a page in its third round of eight counts as a quarter."""
     if place is None:
         return float((stretch.last or 0) - stretch.first)
@@ -189,7 +189,9 @@ def pages_done(stretch: Stretch, place: Place | None) -> float:
     return place.first - stretch.first + rounds
 
 
-def split(stretch: Stretch, place: Place) -> tuple[tuple[Stretch, Place], tuple[Stretch, Place], float] | None:
+def split(
+    stretch: PageRange, place: PageCursor
+) -> tuple[tuple[PageRange, PageCursor], tuple[PageRange, PageCursor], float] | None:
     """Give away half of what a lane has before it: what it keeps, what is given, and how many pages that counts as.
 
     None when there is too little, or in the middle of a round over the last group.
@@ -215,19 +217,21 @@ def split(stretch: Stretch, place: Place) -> tuple[tuple[Stretch, Place], tuple[
     )
 
 
-def _group(stretch: Stretch, first: int, *, level: int, stripes: int, floor: int, scale: int) -> Place:  # noqa: PLR0913 - a Place
+def _group(stretch: PageRange, first: int, *, level: int, stripes: int, floor: int, scale: int) -> PageCursor:  # noqa: PLR0913 - a PageCursor
     if stretch.last is None:
-        return Place(first=first, last=None, stripes=1, stripe=0, page=first, level=1)
+        return PageCursor(first=first, last=None, stripes=1, stripe=0, page=first, level=1)
     size = stretch.group_pages * scale
     rest = stretch.last - first
     # Not a rest that is too small for rounds of its own.
     last = stretch.last if rest < size + size // 2 else first + size
     if last - first < LEAST_GROUP_PAGES:
         stripes = 1
-    return Place(first=first, last=last, stripes=stripes, stripe=0, page=first, level=level, floor=floor, scale=scale)
+    return PageCursor(
+        first=first, last=last, stripes=stripes, stripe=0, page=first, level=level, floor=floor, scale=scale
+    )
 
 
-def _learn(stretch: Stretch, place: Place) -> tuple[int, int, int]:
+def _learn(stretch: PageRange, place: PageCursor) -> tuple[int, int, int]:
     """(rounds, least rounds, scale) for the next group, by what was HOT in this one."""
     level, floor, scale = place.level, place.floor, place.scale
     opening, following = place.opening.hot_ratio, place.following.hot_ratio
@@ -262,7 +266,7 @@ def stripes_for(*, rows_per_page: float, row_bytes: float, indexes: int, in_plac
     return max(1, min(stripes, math.floor(rows_per_page)))
 
 
-def cut(pages: int, pieces: int, *, stretch: Stretch) -> list[Stretch]:
+def cut(pages: int, pieces: int, *, stretch: PageRange) -> list[PageRange]:
     """The pages of a table in up to `pieces` equal stretches, each like `stretch` but for its ends."""
     pieces = max(1, min(pieces, pages // LEAST_GROUP_PAGES))
     edges = [round(pages * piece / pieces) for piece in range(pieces + 1)]

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.catalog import Leaf
-from backfilld.migrations.record.model import Stretch
+from backfilld.migrations.record.model import PageRange
 from backfilld.migrations.walks import pages
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def walk_for(facts: Facts, settings: RunSettings) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
+class TableStatistics:
     """What a sample of one table says."""
 
     leaf: Leaf
@@ -53,7 +53,7 @@ class Survey:
         return round(self.rows_per_page * self.leaf.pages)
 
 
-def survey(connection: Connection, table: Table, rewrite: Rewrite) -> list[Survey]:
+def survey(connection: Connection, table: Table, rewrite: Rewrite) -> list[TableStatistics]:
     """Look at a sample of each leaf of a table, or of the table itself."""
     leaves = catalog.leaves(connection, table)
     total = sum(leaf.pages for leaf in leaves)
@@ -61,7 +61,7 @@ def survey(connection: Connection, table: Table, rewrite: Rewrite) -> list[Surve
     return [_survey(connection, leaf, table, written, total_pages=total) for leaf in leaves]
 
 
-def of_whole(connection: Connection, table: Table, rewrite: Rewrite) -> Survey:
+def of_whole(connection: Connection, table: Table, rewrite: Rewrite) -> TableStatistics:
     """Look at a sample of a table under its own name, whatever it consists of."""
     leaves = catalog.leaves(connection, table)
     written = {target.column for target in rewrite.facts.targets}
@@ -83,7 +83,7 @@ def of_whole(connection: Connection, table: Table, rewrite: Rewrite) -> Survey:
 
 def stretches(
     connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings
-) -> list[tuple[TableName, Stretch, int]]:
+) -> list[tuple[TableName, PageRange, int]]:
     """(leaf, its pages or a part of them, about how many rows that is) for as many lanes as the run wants, or for each leaf."""
     surveys = [one for one in survey(connection, table, rewrite) if one.leaf.pages]
     total = sum(one.leaf.pages for one in surveys)
@@ -91,7 +91,7 @@ def stretches(
     found = []
     for one in surveys:
         pieces = max(1, round(settings.lanes * one.leaf.pages / total))
-        whole = Stretch(
+        whole = PageRange(
             first=0,
             last=one.leaf.pages,
             filenode=one.leaf.filenode,
@@ -107,21 +107,23 @@ def stretches(
 
 def to_open_end(
     connection: Connection, table: Table, settings: RunSettings, *, rows: int
-) -> list[tuple[Stretch, int | None]]:
+) -> list[tuple[PageRange, int | None]]:
     """A table's pages in equal stretches, and what comes behind them by the time the last one is looked at."""
     (leaf,) = catalog.leaves(connection, table)
     each = rows / leaf.pages if leaf.pages else 1.0
-    whole = Stretch(
+    whole = PageRange(
         first=0, last=leaf.pages, filenode=leaf.filenode, rows_per_page=each, group_pages=pages.MOST_GROUP_PAGES
     )
-    found: list[tuple[Stretch, int | None]] = [
+    found: list[tuple[PageRange, int | None]] = [
         (stretch, round(((stretch.last or 0) - stretch.first) * each))
         for stretch in pages.cut(leaf.pages, settings.lanes, stretch=whole)
     ]
     return [*found, (replace(whole, first=leaf.pages, last=None), 0)]
 
 
-def _survey(connection: Connection, leaf: Leaf, table: Table, written: set[str], *, total_pages: int) -> Survey:
+def _survey(
+    connection: Connection, leaf: Leaf, table: Table, written: set[str], *, total_pages: int
+) -> TableStatistics:
     sampled = max(1, SAMPLED_PAGES * leaf.pages // max(total_pages, 1))
     percent = min(100.0, 100.0 * sampled / max(leaf.pages, 1))
     names = [sql.Identifier("s", column.name) for column in table.columns if not column.virtual]
@@ -140,7 +142,7 @@ def _survey(connection: Connection, leaf: Leaf, table: Table, written: set[str],
     rows, row_bytes = (row["rows"], row["bytes"]) if row else (0, 0.0)
     rows_per_page = rows / max(leaf.pages * percent / 100, 1)
     row_bytes += ROW_OVERHEAD_BYTES
-    return Survey(
+    return TableStatistics(
         leaf=leaf,
         rows_per_page=rows_per_page,
         row_bytes=row_bytes,

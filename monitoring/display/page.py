@@ -65,7 +65,7 @@ def page(
     parts: list[RenderableType] = [block(progress), Text(), facts]
     if progress.errors:
         parts += [Text(), title("errors"), _error_table(progress)]
-    walking = [lane for lane in lanes if lane.kind != "conductor"]
+    walking = [lane for lane in lanes if lane.kind != "coordinator"]
     if walking:
         parts += [Text(), title("lanes"), lane_table(walking)]
     if events:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from backfilld.migrations.planning.estimate import Forecast
+    from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.planning.plan import Estimate, Plan, PlannedPhase, TableReport
     from backfilld.migrations.planning.risks import Risk
 
@@ -53,7 +53,7 @@ def _changes(plan: Plan, *, named: bool) -> list[RenderableType]:
         parts += [_phase(phase, named=named), Text()]
     parts += [Text(_estimate(plan.estimate)), Text()]
     for report in plan.tables:
-        if report.fates:
+        if report.impacts:
             parts += [_fates(report, named=named), Text()]
     if plan.risks:
         parts += [_risks(plan.risks, named=named), Text()]
@@ -80,7 +80,7 @@ def _table_facts(report: TableReport) -> RenderableType:
     for title, values in (
         ("triggers", report.triggers),
         ("published", report.publications),
-        ("depend on it", () if report.fates else report.dependents),
+        ("depend on it", () if report.impacts else report.dependents),
     ):
         if values:
             facts.add_row(title, cell(", ".join(values)))
@@ -93,13 +93,13 @@ def _table_facts(report: TableReport) -> RenderableType:
     return Group(head, Padding(facts, (0, 0, 0, 2))) if facts.row_count else head
 
 
-def _walk(walk: Forecast) -> str:
+def _walk(walk: CostEstimate) -> str:
     if walk.walk == "keys":
         return f"by key, because {walk.because}" if walk.because else "by key, as the file asks"
     return f"by pages, in {walk.stripes} rounds" if walk.stripes > 1 else "by pages"
 
 
-def _growth(walk: Forecast, report: TableReport) -> str:
+def _growth(walk: CostEstimate, report: TableReport) -> str:
     """Before vacuum gives anything back."""
     grown = [
         f"{what} by about {size(growth)} (+{growth / of:.0%})" if of else f"{what} by about {size(growth)}"
@@ -117,11 +117,11 @@ def _fates(report: TableReport, *, named: bool) -> RenderableType:
     table.add_column(overflow="fold", ratio=2)
     table.add_column(overflow="fold", ratio=3)
     alike: dict[tuple[int, str], list[str]] = {}
-    for one in report.fates:
-        alike.setdefault((one.operation, one.fate), []).append(f"{one.kind} {one.name}")
-    for (operation, fate), several in alike.items():
+    for one in report.impacts:
+        alike.setdefault((one.operation, one.impact), []).append(f"{one.kind} {one.name}")
+    for (operation, impact), several in alike.items():
         mark = f"[{operation}] " if named else ""
-        table.add_row(cell(mark + ", ".join(several)), cell(fate))
+        table.add_row(cell(mark + ", ".join(several)), cell(impact))
     return Group(Text(f"what depends on {safe(report.name)}", style="bold"), Padding(table, (0, 0, 0, 2)))
 
 

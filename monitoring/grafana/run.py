@@ -110,7 +110,7 @@ AT_A_GLANCE = Section(
             "Is a row in the way of going back?",
             "Rows written since the switch that do not fit the old column. `backfilld rollback $run` refuses while there are any; "
             "`backfilld status $run` names them.",
-            Query(of_run("backfilld_misfit_rows"), "rows"),
+            Query(of_run("backfilld_rollback_conflict_rows"), "rows"),
             look=Look(unit="locale", steps=[(1, ORANGE)]),
             size=(5, 4),
         ),

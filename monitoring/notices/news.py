@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Run
-    from backfilld.migrations.record.notices import Standing
+    from backfilld.migrations.record.notices import RunSnapshot
     from backfilld.migrations.settings import About, Channel
     from backfilld.monitoring.progress import Progress
 
@@ -110,7 +110,7 @@ class News:
                 if one.about == "quarantine" or run.state_since == one.since:
                     notices.insert(connection, one, _facts(connection, run, now, reminder=_reminder(one)))
 
-    def _look_at_holds(self, connection: Connection, stands: Sequence[Standing], known: dict[str, datetime]) -> None:
+    def _look_at_holds(self, connection: Connection, stands: Sequence[RunSnapshot], known: dict[str, datetime]) -> None:
         listeners = [channel for channel in self._channels if "held" in channel.about]
         active = {
             stand.run: stand
@@ -153,7 +153,7 @@ class News:
             notices.insert(connection, wanted, facts)
 
 
-def _wanted(channel: Channel, stand: Standing, known_since: datetime) -> Iterable[Wanted]:
+def _wanted(channel: Channel, stand: RunSnapshot, known_since: datetime) -> Iterable[Wanted]:
     """What a channel is to tell of a run, whether it has or not."""
     about = _OF_STATE.get(stand.state)
     if about is not None and not (about == "paused" and stand.by_person) and channel.wants(about, stand.name):
@@ -174,7 +174,7 @@ def _is_news(moment: datetime, now: datetime, known_since: datetime) -> bool:
     return moment >= known_since and now - moment < timedelta(seconds=NEWS_SECONDS)
 
 
-def _reminders(channel: Channel, stand: Standing, known_since: datetime) -> int:
+def _reminders(channel: Channel, stand: RunSnapshot, known_since: datetime) -> int:
     """How many times a run that waits for a person should have been told of again. What a new channel finds is told by these."""
     if channel.remind_hours == 0:
         return 0

@@ -49,7 +49,7 @@ class Detail:
 
     progress: Progress
     settings: RunSettings
-    #: Those of the present walk, without the conductor.
+    #: Those of the present walk, without the coordinator.
     lanes: tuple[Lane, ...]
     #: The newest, oldest first. Any: columns of the audit.
     events: tuple[Mapping[str, Any], ...]
@@ -191,7 +191,7 @@ class Reader:
         run = next((one for one in wanted if one.run == chosen), None) or runs.get(connection, chosen)
         if run is None:
             return None
-        walking = [lane for lane in lanes.of_run(connection, chosen) if lane.kind != "conductor"]
+        walking = [lane for lane in lanes.of_run(connection, chosen) if lane.kind != "coordinator"]
         newest = max((lane.pass_ for lane in walking), default=0)
         kinds = {lane.kind for lane in walking if lane.pass_ == newest and lane.done_at is None}
         return Detail(

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from backfilld.migrations.operations import Action
 from backfilld.migrations.operations.add_column.steps import AddColumn
 from backfilld.worker.lanes.batch import Batch
-from backfilld.worker.phases.coordinator import Conductor
+from backfilld.worker.phases.coordinator import Coordinator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backfilld.migrations.operations import Step
-    from backfilld.migrations.record.runs import Standing
+    from backfilld.migrations.record.runs import StepContext
     from backfilld.worker.lanes.batch import Tally
 
 
@@ -58,10 +58,10 @@ def _half_a_way_back() -> None:
 def _blind_verify() -> None:
     """Verify is believed without having looked."""
 
-    def broken(conductor: Conductor, standing: Standing) -> list[Any]:
-        return conductor._act(standing, done=0)
+    def broken(coordinator: Coordinator, standing: StepContext) -> list[Any]:
+        return coordinator._act(standing, done=0)
 
-    Conductor._verify = broken  # type: ignore[method-assign, assignment] # this is the mistake
+    Coordinator._verify = broken  # type: ignore[method-assign, assignment] # this is the mistake
 
 
 WAYS: dict[str, Callable[[], None]] = {

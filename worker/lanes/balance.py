@@ -2,7 +2,7 @@
 
 A lane looks at each checkpoint how many are at work. Too many: the last of them goes to sleep until another ends. Too few, and
 none asleep: the one with the largest rest gives half of it to a new lane, in the transaction of its checkpoint. Nobody takes
-from a lane that another holds, so nobody waits, and the conductor finds all lanes ended exactly once.
+from a lane that another holds, so nobody waits, and the coordinator finds all lanes ended exactly once.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.record import audit, lanes, runs
-from backfilld.migrations.record.model import Bounds, Stretch
+from backfilld.migrations.record.model import Bounds, PageRange
 from backfilld.migrations.walks import pages
 from backfilld.migrations.walks.keys import middle
-from backfilld.migrations.walks.pages import Place
+from backfilld.migrations.walks.pages import PageCursor
 
 if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Lane
-    from backfilld.migrations.record.runs import Standing
+    from backfilld.migrations.record.runs import StepContext
     from backfilld.migrations.wire.messages import LaneMessage
     from backfilld.worker.lanes.batch import Work
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 WORTH_SHARING_BATCHES = 4
 
 
-def steps_back(lane: Lane, standing: Standing) -> bool:
+def steps_back(lane: Lane, standing: StepContext) -> bool:
     """Whether this lane is one too many: the run wants fewer than there are, and this is the last of them."""
     return lane.kind != "retry" and standing.lanes_awake > standing.settings.lanes and lane.lane == standing.last_lane
 
 
-def gives(lane: Lane, standing: Standing) -> bool:
+def gives(lane: Lane, standing: StepContext) -> bool:
     """Whether this lane should give half of its rest away."""
     return (
         lane.kind != "retry"
@@ -41,7 +41,7 @@ def gives(lane: Lane, standing: Standing) -> bool:
     )
 
 
-def share(connection: Connection, work: Work, lane: Lane, standing: Standing) -> LaneMessage | None:
+def share(connection: Connection, work: Work, lane: Lane, standing: StepContext) -> LaneMessage | None:
     """Give half of what the lane has before it to a new one; returns the message that wakes it, for after the commit.
 
     None when the rest cannot be cut, or when somebody else adds lanes at this moment; the next checkpoint tries again.
@@ -50,14 +50,14 @@ def share(connection: Connection, work: Work, lane: Lane, standing: Standing) ->
     if not lanes.try_lock_conductor(connection, lane.run):
         return None
     match lane.bounds:
-        case Stretch():
+        case PageRange():
             return _share_pages(connection, lane, lane.bounds)
         case Bounds():
             return _share_keys(connection, work, lane, lane.bounds, rows_total=standing.rows_total or lane.rows_left)
 
 
-def _share_pages(connection: Connection, lane: Lane, stretch: Stretch) -> LaneMessage | None:
-    place = Place.from_json(lane.cursor) if lane.cursor is not None else pages.begin(stretch)
+def _share_pages(connection: Connection, lane: Lane, stretch: PageRange) -> LaneMessage | None:
+    place = PageCursor.from_json(lane.cursor) if lane.cursor is not None else pages.begin(stretch)
     parts = pages.split(stretch, place)
     if parts is None:
         return None
@@ -82,7 +82,7 @@ def _share_keys(
 def _insert(
     connection: Connection,
     lane: Lane,
-    bounds: Bounds | Stretch,
+    bounds: Bounds | PageRange,
     *,
     cursor: object,
     rows: int,

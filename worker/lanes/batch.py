@@ -18,12 +18,12 @@ from backfilld.migrations.file.migration import TableName
 from backfilld.migrations.identifiers import sendable
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.record import lanes, quarantine
-from backfilld.migrations.record.model import Bounds, Key, Stretch
+from backfilld.migrations.record.model import Bounds, Key, PageRange
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.rollback.archive import in_run
 from backfilld.migrations.walks.keys import KeyWalk, fetch_key
-from backfilld.migrations.walks.next_batch import Reach, Row
-from backfilld.migrations.walks.pages import PageReach, PageWalk
+from backfilld.migrations.walks.next_batch import BatchRange, Row
+from backfilld.migrations.walks.pages import PageBatchRange, PageWalk
 from backfilld.migrations.walks.rewrite import Rewrite, expression
 from backfilld.worker.lanes import kept_values
 from backfilld.worker.lanes.kept_values import Journal
@@ -148,7 +148,7 @@ class Work:
 
     def walk_of(self, lane: Lane) -> KeyWalk | PageWalk:
         """How this lane walks."""
-        if isinstance(lane.bounds, Stretch) and lane.relation is not None:
+        if isinstance(lane.bounds, PageRange) and lane.relation is not None:
             return PageWalk(relation=TableName.parse(lane.relation), alias=self.table.name)
         return self.walk
 
@@ -163,7 +163,7 @@ class Batch:
         self._cap = cap
         self._walk = work.walk_of(lane)
 
-    def run(self, reach: Reach, *, carefully: bool) -> Tally:
+    def run(self, reach: BatchRange, *, carefully: bool) -> Tally:
         """Do the lane's work on what `reach` covers; `carefully` after a first attempt met a row that cannot be converted.
 
         Raises psycopg.Error on the first attempt, and TooManyQuarantined.
@@ -198,14 +198,14 @@ class Batch:
         quarantine.release(self._connection, self._lane.run, operation=self._work.number, key=row.key)
         return Tally(changed=changed)
 
-    def add_residual_lane(self, reach: Reach) -> None:
+    def add_residual_lane(self, reach: BatchRange) -> None:
         """Let what `reach` covers be walked again in the next pass: residual rows next to residual rows make one lane."""
         lane, number = self._lane, self._work.number
         lanes.lock_conductor(self._connection, lane.run)
         next_pass = lane.pass_ + 1
-        bounds: Bounds | Stretch
+        bounds: Bounds | PageRange
         match reach, lane.bounds:
-            case PageReach(), Stretch():
+            case PageBatchRange(), PageRange():
                 bounds = replace(lane.bounds, first=reach.first, last=reach.last)
             case Bounds(), _:
                 bounds = reach
@@ -222,10 +222,10 @@ class Batch:
                 relation=lane.relation or self._work.operation.facts.relation,
                 bounds=bounds,
                 batch_rows=lane.batch_rows,
-                awake=False,  # the conductor lets as many begin as the run wants
+                awake=False,  # the coordinator lets as many begin as the run wants
             )
 
-    def _attempt(self, reach: Reach, *, carefully: bool) -> Tally:
+    def _attempt(self, reach: BatchRange, *, carefully: bool) -> Tally:
         condition, parameters = self._within(reach)
         if self._lane.kind == "verify":
             walked, residual = self._count_residual(condition, parameters, carefully=carefully)
@@ -306,19 +306,19 @@ class Batch:
     def _journal(self) -> Journal | None:
         return self._work.journal if self._lane.kind in {"backfill", "retry"} else None
 
-    def _within(self, reach: Reach) -> tuple[sql.Composable, list[str]]:
+    def _within(self, reach: BatchRange) -> tuple[sql.Composable, list[str]]:
         match reach:
             case Bounds():
                 return self._work.walk.within(reach)
             case Row(key=key):
                 return self._work.walk.at(key)
-            case PageReach():
+            case PageBatchRange():
                 if isinstance(self._walk, PageWalk):
                     return self._walk.within(reach)
                 msg = f"lane {self._lane.lane} of run {self._lane.run} walks keys, not pages"
                 raise TypeError(msg)
 
-    def _halve(self, reach: Reach) -> Tally:
+    def _halve(self, reach: BatchRange) -> Tally:
         try:
             with self._connection.transaction():
                 return self._attempt(reach, carefully=True)
@@ -339,13 +339,13 @@ class Batch:
                 tally += self._halve(part)
         return tally
 
-    def _parts(self, reach: Bounds | PageReach) -> list[Reach]:
+    def _parts(self, reach: Bounds | PageBatchRange) -> list[BatchRange]:
         """Smaller parts of what could not be done at once, down to single rows; none when its rows went away meanwhile."""
         match reach:
-            case PageReach(last=last) if last is None or last - reach.first > 1:
+            case PageBatchRange(last=last) if last is None or last - reach.first > 1:
                 middle = self._middle_page(reach)
                 return [replace(reach, last=middle), replace(reach, first=middle)] if middle else self._rows(reach)
-            case PageReach():
+            case PageBatchRange():
                 return self._rows(reach)
             case Bounds():
                 walk = self._work.walk
@@ -360,7 +360,7 @@ class Batch:
                     return [reach]  # rows went away between the two looks; without an end, a range goes to the table's
                 return [Bounds(after=reach.after, upto=middle_key), Bounds(after=middle_key, upto=reach.upto)]
 
-    def _middle_page(self, reach: PageReach) -> int | None:
+    def _middle_page(self, reach: PageBatchRange) -> int | None:
         """A page between the ends; None when only one is left."""
         last = reach.last
         if last is None and isinstance(self._walk, PageWalk):
@@ -370,7 +370,7 @@ class Batch:
         middle = (reach.first + (last or 0)) // 2
         return middle if middle > reach.first else None
 
-    def _rows(self, reach: PageReach) -> list[Reach]:
+    def _rows(self, reach: PageBatchRange) -> list[BatchRange]:
         condition, parameters = self._within(reach)
         query = sql.SQL("SELECT {} FROM {} WHERE {}").format(self._key_texts(), self._table, condition)
         with self._connection.cursor(row_factory=tuple_row) as cursor:

@@ -15,7 +15,7 @@ from backfilld.migrations.file import windows
 from backfilld.migrations.postgres.connect import apply_settings, begin_settings
 from backfilld.migrations.record import lanes, pace, runs
 from backfilld.migrations.record.model import Lane
-from backfilld.migrations.record.runs import Standing
+from backfilld.migrations.record.runs import StepContext
 from backfilld.migrations.record.states import ACTIVE, Phase, State
 from backfilld.worker.side_tasks.throttle import stale
 
@@ -36,7 +36,7 @@ CONDUCTOR_STATEMENT_TIMEOUT_SECONDS = 60.0
 #: Outside its windows a lane looks again after this at the latest, should its record have been written by hand.
 LONGEST_SHUT_SECONDS = 60.0
 
-#: Which lanes work in which phase, beside the conductor; `backfilld.may_work` in the schema says the same.
+#: Which lanes work in which phase, beside the coordinator; `backfilld.may_work` in the schema says the same.
 KINDS: dict[Phase, frozenset[str]] = {
     Phase.BACKFILL: frozenset({"backfill", "retry"}),
     Phase.VERIFY: frozenset({"verify"}),
@@ -51,7 +51,7 @@ class Claimed:
     """A lane that this transaction holds, and what is known for its step."""
 
     lane: Lane
-    standing: Standing
+    standing: StepContext
     #: What the walk asked to know before its batch.
     seen: Seen
 
@@ -72,7 +72,7 @@ class Drop:
 
 
 def take(
-    connection: Connection, lane: Lane, standing: Standing, *, look: Query | None, writes: str
+    connection: Connection, lane: Lane, standing: StepContext, *, look: Query | None, writes: str
 ) -> Claimed | Wait | Drop:
     """Begin a transaction and take the lane in it.
 
@@ -85,13 +85,13 @@ def take(
         claimed = connection.execute(lanes.CLAIM, {"run": lane.run, "lane": lane.lane, "seq": lane.seq})
         # Read after the lock is held, so that a wish written before it cannot be missed.
         stands = connection.execute(runs.STANDING, {"run": lane.run})
-        # The conductor does no batches: a VALIDATE that takes an hour must not keep other runs from working.
-        permit = connection.execute(pace.TAKE_PERMIT) if lane.kind != "conductor" else None
+        # The coordinator does no batches: a VALIDATE that takes an hour must not keep other runs from working.
+        permit = connection.execute(pace.TAKE_PERMIT) if lane.kind != "coordinator" else None
         seen = connection.cursor(row_factory=tuple_row).execute(*look) if look else None
     held, now = claimed.fetchone(), stands.fetchone()
     if held is None or now is None:
         return Drop(stale=True)
-    standing = Standing.from_row(now)
+    standing = StepContext.from_row(now)
     if not _wanted(lane, standing):
         return Drop(stale=False)
     if wait := _held(standing):
@@ -101,17 +101,17 @@ def take(
     return Claimed(lane=Lane.from_row(held), standing=standing, seen=seen.fetchone() if seen else None)
 
 
-def _wanted(lane: Lane, standing: Standing) -> bool:
+def _wanted(lane: Lane, standing: StepContext) -> bool:
     if standing.state not in ACTIVE:
         return False
-    if lane.kind == "conductor":
+    if lane.kind == "coordinator":
         return True
     kinds = KINDS_BACK if standing.state is State.ROLLING_BACK else KINDS.get(standing.phase, frozenset())
     return lane.pass_ == standing.pass_ and lane.kind in kinds
 
 
-def _held(standing: Standing) -> Wait | None:
-    """What holds every lane of the run, its conductor included: a person, its windows, or the load."""
+def _held(standing: StepContext) -> Wait | None:
+    """What holds every lane of the run, its coordinator included: a person, its windows, or the load."""
     if standing.stop is not None:
         return Wait(reason=standing.stop.reason, seconds=1.0)
     if shut := windows.shut(standing.settings.windows, standing.now):
@@ -122,21 +122,21 @@ def _held(standing: Standing) -> Wait | None:
     return None
 
 
-def statement_timeout_seconds(lane: Lane, standing: Standing) -> float:
+def statement_timeout_seconds(lane: Lane, standing: StepContext) -> float:
     """How long one statement of the lane's step may take."""
-    if lane.kind == "conductor":
+    if lane.kind == "coordinator":
         return CONDUCTOR_STATEMENT_TIMEOUT_SECONDS
     return max(standing.settings.batch_seconds * STATEMENT_TIMEOUT_FACTOR, LEAST_STATEMENT_TIMEOUT_SECONDS)
 
 
-def _settings(lane: Lane, standing: Standing, writes: str) -> dict[str, str]:
-    # What the conductor waits for is a table, and whoever comes after waits behind it: `ladder.py` says how often.
+def _settings(lane: Lane, standing: StepContext, writes: str) -> dict[str, str]:
+    # What the coordinator waits for is a table, and whoever comes after waits behind it: `ladder.py` says how often.
     for_a_table = standing.settings.lock_timeout_ms / 1000
     return begin_settings(
         run=lane.run,
         lane=lane.lane,
         seq=lane.seq,
-        lock_timeout_seconds=for_a_table if lane.kind == "conductor" else LOCK_TIMEOUT_SECONDS,
+        lock_timeout_seconds=for_a_table if lane.kind == "coordinator" else LOCK_TIMEOUT_SECONDS,
         statement_timeout_seconds=statement_timeout_seconds(lane, standing),
         writes=writes,
     )

@@ -2,7 +2,7 @@
 
     read the lane; a message for another step is stale, so drop it
     take the lane, with a permit, in a transaction        told to stop? leave. held? come back later.
-    walk one batch, or let the conductor do its step
+    walk one batch, or let the coordinator do its step
     write the checkpoint, and commit with the rows
     send the next message; if that fails, the reconciler finds the lane
 
@@ -22,7 +22,7 @@ from backfilld.migrations.errors import Refused
 from backfilld.migrations.operations import bind, walks
 from backfilld.migrations.postgres.sqlstates import classify, in_words, ran_out_of_time
 from backfilld.migrations.record import audit, lanes, runs
-from backfilld.migrations.record.model import Bounds, Lane, Stretch, Timing
+from backfilld.migrations.record.model import Bounds, Lane, PageRange, Timing
 from backfilld.migrations.record.states import STOPPING, State, allowed
 from backfilld.migrations.telemetry import (
     BatchCommitted,
@@ -40,9 +40,9 @@ from backfilld.migrations.walks.sizing import REMEMBERED, next_rows, smaller
 from backfilld.worker.lanes import balance, claim
 from backfilld.worker.lanes.batch import Batch, Tally, TooManyQuarantined, Work, transaction
 from backfilld.worker.phases import ddl, lock_policy
-from backfilld.worker.phases.coordinator import Conductor, breaks_rule
+from backfilld.worker.phases.coordinator import Coordinator, breaks_rule
 from backfilld.worker.phases.index_build import IndexBuilds
-from backfilld.worker.phases.lock_watch import Blocked, Lookout
+from backfilld.worker.phases.lock_watch import Blocked, LockWatch
 
 if TYPE_CHECKING:
     import threading
@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection, Pool
     from backfilld.migrations.record.lanes import Statement
     from backfilld.migrations.record.model import Run
-    from backfilld.migrations.record.runs import Standing
+    from backfilld.migrations.record.runs import StepContext
     from backfilld.migrations.telemetry import Observer
-    from backfilld.migrations.walks.next_batch import Stride
+    from backfilld.migrations.walks.next_batch import NextBatch
     from backfilld.migrations.wire.messages import LaneMessage
     from backfilld.worker.lanes.claim import Claimed
 
@@ -79,7 +79,7 @@ class Advanced:
     """The step committed; there is more to do in this lane."""
 
     lane: Lane
-    standing: Standing
+    standing: StepContext
     pause_seconds: float = 0.0
 
 
@@ -107,15 +107,15 @@ class _Known:
     index_builds: IndexBuilds
 
     def work_of(self, lane: Lane) -> Work | None:
-        """What the lane's batches do; None for the conductor."""
+        """What the lane's batches do; None for the coordinator."""
         if lane.operation is None:
             return None
         return self.walks.get((lane.kind, lane.operation)) or self.works[lane.operation]
 
-    def conductor(self, connection: Connection, lookout: Lookout) -> Conductor:
-        """The conductor of the run, for one step of its lane."""
+    def coordinator(self, connection: Connection, lock_watch: LockWatch) -> Coordinator:
+        """The coordinator of the run, for one step of its lane."""
         works = tuple(self.works.values())
-        return Conductor(connection, self.run, self.operations, works, lookout, index_builds=self.index_builds)
+        return Coordinator(connection, self.run, self.operations, works, lock_watch, index_builds=self.index_builds)
 
 
 class Runner:
@@ -167,7 +167,7 @@ class Runner:
                     return
 
     def _step(  # noqa: PLR0911 - one for each way a step can end
-        self, connection: Connection, lane: Lane, standing: Standing
+        self, connection: Connection, lane: Lane, standing: StepContext
     ) -> Advanced | Ended | Left:
         """One transaction. Whatever goes wrong is put on record here, and nothing of it is kept."""
         began = time.monotonic()
@@ -181,7 +181,7 @@ class Runner:
             return self._pause(connection, lane, exc)
         except Blocked as exc:
             return self._wait_for_lock(connection, lane, exc)
-        except runs.Overtaken:
+        except runs.ChangedMeanwhile:
             self._postpone(connection, lane, delay_seconds=0.0)
             return Left()
         except Refused as exc:
@@ -191,17 +191,17 @@ class Runner:
             self._fail(connection, lane, f"{type(exc).__name__}: {exc}", sqlstate=None)
             raise
 
-    def _try_twice(self, connection: Connection, lane: Lane, standing: Standing) -> Advanced | Ended | Left:
+    def _try_twice(self, connection: Connection, lane: Lane, standing: StepContext) -> Advanced | Ended | Left:
         """When some row of a batch cannot be converted, the batch is gone over again with care for each row."""
         try:
             return self._try_step(connection, lane, standing, carefully=False)
         except psycopg.Error as exc:
-            if classify(exc) != "data" or lane.kind == "conductor":
+            if classify(exc) != "data" or lane.kind == "coordinator":
                 raise
         return self._try_step(connection, lane, standing, carefully=True)
 
     def _try_step(
-        self, connection: Connection, lane: Lane, standing: Standing, *, carefully: bool
+        self, connection: Connection, lane: Lane, standing: StepContext, *, carefully: bool
     ) -> Advanced | Ended | Left:
         known = self._know(connection, lane.run)
         work = known.work_of(lane)
@@ -237,7 +237,7 @@ class Runner:
         else:
             step = next_batch.stride(lane, claimed.seen, politely=standing.batch_seconds is not None)
             tally = self._cover(connection, batch, lane, step, carefully=carefully)
-            cursor, done = step.landing(changed=tally.changed, hot=tally.hot or 0)
+            cursor, done = step.cursor_after(changed=tally.changed, hot=tally.hot or 0)
         seconds = time.monotonic() - began
         # What the rows cost decides the next batch; a repeated, halved one says nothing about it.
         recent = (*lane.recent, Timing(rows=tally.walked, seconds=seconds, at=time.time()))[-REMEMBERED:]
@@ -279,7 +279,7 @@ class Runner:
         pause = min(standing.rest_ratio * (seconds + committed), LONGEST_PAUSE_SECONDS)
         return Advanced(lane=after, standing=standing, pause_seconds=pause)
 
-    def _cover(self, connection: Connection, batch: Batch, lane: Lane, step: Stride, *, carefully: bool) -> Tally:
+    def _cover(self, connection: Connection, batch: Batch, lane: Lane, step: NextBatch, *, carefully: bool) -> Tally:
         """Do the work on what the stride covers, and say how many rows that was."""
         reach = step.reach
         if reach is None:
@@ -294,7 +294,7 @@ class Runner:
         return replace(tally, walked=walked or 0)
 
     def _share(
-        self, connection: Connection, work: Work, lane: Lane, standing: Standing
+        self, connection: Connection, work: Work, lane: Lane, standing: StepContext
     ) -> tuple[Lane, list[LaneMessage]]:
         """Give half of the lane's rest away, and commit."""
         message = balance.share(connection, work, lane, standing)
@@ -306,19 +306,19 @@ class Runner:
 
     def _conduct(self, connection: Connection, known: _Known, claimed: Claimed) -> Ended:
         lane, standing = claimed.lane, claimed.standing
-        lookout = Lookout(self._pool, lane, standing, observe=self._observe)
-        conductor = known.conductor(connection, lookout)
+        lock_watch = LockWatch(self._pool, lane, standing, observe=self._observe)
+        coordinator = known.coordinator(connection, lock_watch)
         try:
-            with lookout.watching(), ddl.together(connection, conductor.pending(standing)):
-                messages = conductor.step(standing)
+            with lock_watch.watching(), ddl.together(connection, coordinator.pending(standing)):
+                messages = coordinator.step(standing)
                 connection.execute("COMMIT")
         except psycopg.Error as exc:
-            rule = conductor.rule(standing)
+            rule = coordinator.rule(standing)
             if rule is None or not breaks_rule(exc):
                 raise
             connection.rollback()
             return self._take_back(connection, known, claimed, rule, problem=in_words(exc))
-        return self._conducted(connection, conductor, lookout, messages)
+        return self._conducted(connection, coordinator, lock_watch, messages)
 
     def _take_back(
         self, connection: Connection, known: _Known, claimed: Claimed, rule: Action, *, problem: str
@@ -330,8 +330,8 @@ class Runner:
         """
         lane, standing = claimed.lane, claimed.standing
         offenders = None
-        lookout = Lookout(self._pool, lane, standing, observe=self._observe)
-        if known.conductor(connection, lookout).gives_up(standing, rule):
+        lock_watch = LockWatch(self._pool, lane, standing, observe=self._observe)
+        if known.coordinator(connection, lock_watch).gives_up(standing, rule):
             with transaction(connection):
                 if not isinstance(claim.take(connection, lane, standing, look=None, writes=""), claim.Claimed):
                     return Ended(messages=())
@@ -340,19 +340,19 @@ class Runner:
             taken = claim.take(connection, lane, standing, look=None, writes="")
             if not isinstance(taken, claim.Claimed):
                 return Ended(messages=())
-            lookout = Lookout(self._pool, taken.lane, taken.standing, observe=self._observe, again_scans=True)
-            conductor = known.conductor(connection, lookout)
-            with lookout.watching():
-                messages = conductor.take_back(taken.standing, rule, problem=problem, offenders=offenders)
+            lock_watch = LockWatch(self._pool, taken.lane, taken.standing, observe=self._observe, again_scans=True)
+            coordinator = known.coordinator(connection, lock_watch)
+            with lock_watch.watching():
+                messages = coordinator.take_back(taken.standing, rule, problem=problem, offenders=offenders)
                 connection.execute("COMMIT")
-        return self._conducted(connection, conductor, lookout, messages)
+        return self._conducted(connection, coordinator, lock_watch, messages)
 
     def _conducted(
-        self, connection: Connection, conductor: Conductor, lookout: Lookout, messages: list[LaneMessage]
+        self, connection: Connection, coordinator: Coordinator, lock_watch: LockWatch, messages: list[LaneMessage]
     ) -> Ended:
-        """A step of the conductor has committed: tell what happened in it."""
-        lookout.put_on_record(connection, committed=True)
-        for event in conductor.events:
+        """A step of the coordinator has committed: tell what happened in it."""
+        lock_watch.put_on_record(connection, committed=True)
+        for event in coordinator.events:
             self._observe(event)
         return Ended(messages=tuple(messages))
 
@@ -361,7 +361,7 @@ class Runner:
         error_class = classify(exc)
         if error_class == "connection":
             return self._look_what_became_of(lane, exc)
-        if error_class == "fatal" or (error_class == "data" and lane.kind == "conductor"):
+        if error_class == "fatal" or (error_class == "data" and lane.kind == "coordinator"):
             return self._fail(connection, lane, in_words(exc), sqlstate=exc.sqlstate)
         if ran_out_of_time(exc) and self._told_to_stop(connection, lane):
             return Left()
@@ -384,22 +384,22 @@ class Runner:
         return Left()
 
     def _wait_for_lock(self, connection: Connection, lane: Lane, blocked: Blocked) -> Left:
-        """The conductor did not get the lock of its DDL: who is in the way is told, and the way is looked at again soon.
+        """The coordinator did not get the lock of its DDL: who is in the way is told, and the way is looked at again soon.
 
         When it has waited too long, the run pauses; one that is rolled back fails, as nothing else is between that and its end.
         """
-        lookout = blocked.lookout
-        lookout.put_on_record(connection, committed=False)
-        settings, wait, message = lookout.standing.settings, lookout.wait, lookout.in_words
-        blockers = [blocker.to_json() for blocker in lookout.blockers]
+        lock_watch = blocked.lock_watch
+        lock_watch.put_on_record(connection, committed=False)
+        settings, wait, message = lock_watch.standing.settings, lock_watch.wait, lock_watch.in_words
+        blockers = [blocker.to_json() for blocker in lock_watch.blockers]
         error = {"class": "blocked", "sqlstate": blocked.sqlstate, "message": message, "blockers": blockers}
         if wait.seconds >= settings.lock_deadline_seconds:
             late = f"{message}. Waited {wait.seconds:.0f} s; end what is in the way, or let the run wait longer, then resume"
-            state = State.PAUSED if allowed(lookout.standing.state, State.PAUSED) else State.FAILED
+            state = State.PAUSED if allowed(lock_watch.standing.state, State.PAUSED) else State.FAILED
             self._stop(connection, lane, state, {**error, "message": late, "lane": lane.lane})
             return Left()
-        pause = lock_policy.pause_seconds(wait, lookout.blockers, settings)
-        delay = lock_policy.next_look_seconds(pause, scans=lookout.again_scans, chance=random.random())  # noqa: S311 - spreading load, not guarding secrets
+        pause = lock_policy.pause_seconds(wait, lock_watch.blockers, settings)
+        delay = lock_policy.next_look_seconds(pause, scans=lock_watch.again_scans, chance=random.random())  # noqa: S311 - spreading load, not guarding secrets
         tried = blocked.sqlstate is not None
         self._postpone(connection, lane, delay_seconds=delay, error={**error, "wait": wait.to_json()}, retried=tried)
         if tried:
@@ -425,7 +425,7 @@ class Runner:
         """
         if self._told_to_stop(connection, lane):
             return Left()
-        can_be_halved = lane.kind != "conductor" and lane.batch_rows > 1
+        can_be_halved = lane.kind != "coordinator" and lane.batch_rows > 1
         delay = _backoff_seconds(0 if can_be_halved else lane.attempts)
         rows = smaller(_real_size(lane), timed_out=False)
         error = {"class": "gave_way", "sqlstate": "57014", "message": "gave way to a session that waited for it"}
@@ -488,7 +488,7 @@ class Runner:
 
     def _stop(self, connection: Connection, lane: Lane, state: State, error: Mapping[str, object]) -> None:
         with connection.transaction():
-            held = runs.hold(connection, lane.run)
+            held = runs.lock(connection, lane.run)
             # A person may have stopped the run meanwhile; then that is what it is.
             if held is not None and state is State.PAUSED and held.state is State.ROLLING_BACK:
                 state = State.FAILED  # there is no pause on the way back; `rollback` or `resume` goes on
@@ -587,9 +587,9 @@ def _real_size(lane: Lane) -> int:
 
 def _whereabouts(lane: Lane) -> dict[str, object]:
     """Where in its table a lane is, for people."""
-    if lane.kind == "conductor":
+    if lane.kind == "coordinator":
         return {}
-    if isinstance(lane.bounds, Stretch):
+    if isinstance(lane.bounds, PageRange):
         return {"from_page": lane.cursor["page"] if lane.cursor is not None else lane.bounds.first}
     return {"after_key": lane.cursor}
 
@@ -599,11 +599,11 @@ def _retried(tally: Tally | None) -> tuple[bool, None, Tally]:
     return tally is None, None, tally or Tally()
 
 
-def _at_end(lane: Lane, standing: Standing) -> list[Statement]:
-    """A lane has ended: the conductor looks whether all have, and the next one that waits for its turn begins."""
-    conductor = lanes.wake_conductor_query(lane.run)
+def _at_end(lane: Lane, standing: StepContext) -> list[Statement]:
+    """A lane has ended: the coordinator looks whether all have, and the next one that waits for its turn begins."""
+    coordinator = lanes.wake_conductor_query(lane.run)
     wanted = lane.kind != "retry" and standing.lanes_awake <= standing.settings.lanes
-    return [conductor, lanes.wake_sleeper_query(lane.run)] if wanted else [conductor]
+    return [coordinator, lanes.wake_sleeper_query(lane.run)] if wanted else [coordinator]
 
 
 def _backoff_seconds(attempts: int) -> float:

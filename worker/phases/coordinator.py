@@ -1,6 +1,6 @@
-"""The conductor: lane 0 of a run, which does the phases while the other lanes walk the data.
+"""The coordinator: lane 0 of a run, which does the phases while the other lanes walk the data.
 
-Each step is one transaction: an action of DDL, or the way from one phase to the next, together with the conductor's own
+Each step is one transaction: an action of DDL, or the way from one phase to the next, together with the coordinator's own
 checkpoint. A step is therefore done once or not at all, whoever is killed; and all lanes having ended is noticed once.
 """
 
@@ -14,7 +14,7 @@ from backfilld.migrations.operations.ddl.rule import NAMED_ROWS
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import audit, lanes, quarantine, runs
-from backfilld.migrations.record.model import Stretch
+from backfilld.migrations.record.model import PageRange
 from backfilld.migrations.record.states import Phase, State, allowed
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.rollback.steps import way_back
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.lanes import Walked
     from backfilld.migrations.record.model import Run
-    from backfilld.migrations.record.runs import Held, Standing
+    from backfilld.migrations.record.runs import LockedRun, StepContext
     from backfilld.migrations.rollback.steps import BackStep
     from backfilld.migrations.telemetry import Event
     from backfilld.worker.lanes.batch import Work
     from backfilld.worker.phases.index_build import IndexBuilds
-    from backfilld.worker.phases.lock_watch import Lookout
+    from backfilld.worker.phases.lock_watch import LockWatch
 
 #: Walks over the data before a person is asked: an application that keeps writing rows that need work is a bug to be mended.
 MAX_PASSES = 10
@@ -48,7 +48,7 @@ ARCHIVE_ROUNDS = 4
 _JUDGED = 2
 
 
-class Conductor:
+class Coordinator:
     """One step of lane 0, in the transaction that holds it. `events` are to be told once it has committed."""
 
     def __init__(  # noqa: PLR0913 - each is named where it is called
@@ -57,7 +57,7 @@ class Conductor:
         run: Run,
         operations: Sequence[Operation],
         works: Sequence[Work],
-        lookout: Lookout,
+        lock_watch: LockWatch,
         *,
         index_builds: IndexBuilds,
     ) -> None:
@@ -65,15 +65,15 @@ class Conductor:
         self._run = run
         self._operations = operations
         self._works = works
-        self._lane = lookout.lane
-        self._lookout = lookout
+        self._lane = lock_watch.lane
+        self._lookout = lock_watch
         self._index_builds = index_builds
         self._slices = Slices(connection, run.run, works)
         #: How far the present phase is, in steps of its own.
         self._step: int = self._lane.cursor or 0
         self.events: list[Event] = []
 
-    def step(self, standing: Standing) -> list[LaneMessage]:
+    def step(self, standing: StepContext) -> list[LaneMessage]:
         """Do the next thing of the run's phase; returns the messages to send once it has committed.
 
         Raises Refused when a guard finds what must not be, Blocked when somebody is in the way of a lock, and psycopg.Error.
@@ -96,14 +96,14 @@ class Conductor:
             case Phase.DONE:
                 return self._sleep()
 
-    def rule(self, standing: Standing) -> Action | None:
+    def rule(self, standing: StepContext) -> Action | None:
         """The rule about the data that the next step is to prove; None when it is another kind of step."""
         if standing.phase is not Phase.VERIFY or standing.state is State.ROLLING_BACK:
             return None
         step = self.pending(standing)
         return step if isinstance(step, Action) and (step.scans or step.offenders is not None) else None
 
-    def gives_up(self, standing: Standing, rule: Action) -> bool:
+    def gives_up(self, standing: StepContext, rule: Action) -> bool:
         """Whether a row that breaks a rule is a person's to mend: no lane of the run would, or they have tried often enough.
 
         Where a scan found it that comes after a look, the look of the next pass tells: by then the rule does not stand any more.
@@ -121,7 +121,7 @@ class Conductor:
         return standing.pass_ % MAX_PASSES == 0 or rule.index is not None or not (mends or looked)
 
     def take_back(
-        self, standing: Standing, rule: Action, *, problem: str, offenders: tuple[str, ...] | None
+        self, standing: StepContext, rule: Action, *, problem: str, offenders: tuple[str, ...] | None
     ) -> list[LaneMessage]:
         """A row breaks a rule: take back what verify has done so far, and walk the data once more, now or when a person says so.
 
@@ -144,8 +144,8 @@ class Conductor:
             )
         return self._go_on(0)
 
-    def pending(self, standing: Standing) -> Step | None:
-        """The step that the conductor would do next, if there is one."""
+    def pending(self, standing: StepContext) -> Step | None:
+        """The step that the coordinator would do next, if there is one."""
         if standing.state is State.ROLLING_BACK:
             if not standing.rollback:
                 return None
@@ -156,7 +156,7 @@ class Conductor:
             step = self._step - (_JUDGED if standing.phase is Phase.VERIFY else 0)
         return planned[step] if 0 <= step < len(planned) else None
 
-    def _must_wait(self, standing: Standing) -> bool:
+    def _must_wait(self, standing: StepContext) -> bool:
         phase = standing.phase
         if self._step > 0 or phase not in standing.settings.approve or phase is Phase.DONE:
             return False
@@ -167,14 +167,14 @@ class Conductor:
         known = runs.get(self._connection, self._run.run)
         return has_work and (known is None or phase not in known.approved) and phase not in self._hold().approved
 
-    def _act(self, standing: Standing, *, done: int) -> list[LaneMessage]:
-        """Do the phase's next step, or go on to the next phase. The first `done` steps of the phase are the conductor's own."""
+    def _act(self, standing: StepContext, *, done: int) -> list[LaneMessage]:
+        """Do the phase's next step, or go on to the next phase. The first `done` steps of the phase are the coordinator's own."""
         planned = steps(self._operations, standing.phase)
         if self._step - done < len(planned):
             return self._do(planned[self._step - done], standing)
         return self._enter(standing.phase.next)
 
-    def _do(self, step: Step, standing: Standing) -> list[LaneMessage]:
+    def _do(self, step: Step, standing: StepContext) -> list[LaneMessage]:
         match step:
             case Walk():
                 return self._walk(step, standing)
@@ -185,7 +185,7 @@ class Conductor:
                     self._execute(step)
                 return self._go_on(self._step + 1)
 
-    def _walk(self, walk: Walk, standing: Standing) -> list[LaneMessage]:
+    def _walk(self, walk: Walk, standing: StepContext) -> list[LaneMessage]:
         """Make the lanes of a walk between two steps, wait for them, look at what they did, and go on."""
         run = self._run.run
         done = lanes.of_walk(self._connection, run, kind=walk.kind, operation=walk.operation)
@@ -240,7 +240,7 @@ class Conductor:
         lanes.forget_walk(self._connection, run, kind=walk.kind, operation=operation)
         return True
 
-    def _roll_back(self, standing: Standing) -> list[LaneMessage]:
+    def _roll_back(self, standing: StepContext) -> list[LaneMessage]:
         """Take back the next of what was done; at first, when no batch is in flight any more, write down what that is."""
         run = self._run.run
         if not standing.rollback:
@@ -265,7 +265,7 @@ class Conductor:
         self._checkpoint(0, done=True)
         return []
 
-    def _way_back(self, standing: Standing) -> tuple[BackStep, ...]:
+    def _way_back(self, standing: StepContext) -> tuple[BackStep, ...]:
         began = standing.rollback or {}
         return way_back(self._operations, phase=Phase(began["phase"]), done=began["step"], pass_=began["pass"])
 
@@ -284,7 +284,7 @@ class Conductor:
         self.events.append(PhaseEntered(run=self._run.run, name=self._run.name, phase=phase))
         return self._go_on(0)
 
-    def _backfill(self, standing: Standing) -> list[LaneMessage]:
+    def _backfill(self, standing: StepContext) -> list[LaneMessage]:
         """Step 0 makes the lanes and wakes them; step 1 is asked at each lane's end, and the last one's leads on."""
         pass_ = standing.pass_
         if self._step == 0 and pass_ == 1:
@@ -298,7 +298,7 @@ class Conductor:
             self._measure_space("after")
         return self._enter(Phase.VERIFY)
 
-    def _verify(self, standing: Standing) -> list[LaneMessage]:
+    def _verify(self, standing: StepContext) -> list[LaneMessage]:
         """Steps 0 and 1 are as in `_backfill`, with a judgement at the end; from step 2 on come the actions."""
         if self._step >= _JUDGED:
             return self._act(standing, done=_JUDGED)
@@ -340,7 +340,7 @@ class Conductor:
     def _set_real_total(self, seen: int, pass_: int) -> None:
         """A walk by pages estimates how many rows it passes; verify has counted them."""
         walked = lanes.of_run(self._connection, self._run.run)
-        if not any(isinstance(lane.bounds, Stretch) for lane in walked):
+        if not any(isinstance(lane.bounds, PageRange) for lane in walked):
             return
         verified = {lane.operation for lane in walked if lane.kind == "verify" and lane.pass_ == pass_}
         taken_on_trust = sum(
@@ -366,7 +366,7 @@ class Conductor:
     def _rewritten_under(self, pass_: int) -> str | None:
         """A table that got another file while its pages were being verified: rows may have moved past the lanes."""
         for lane in lanes.of_run(self._connection, self._run.run):
-            if lane.kind == "verify" and lane.pass_ == pass_ and isinstance(lane.bounds, Stretch) and lane.relation:
+            if lane.kind == "verify" and lane.pass_ == pass_ and isinstance(lane.bounds, PageRange) and lane.relation:
                 table = TableName.parse(lane.relation)
                 if catalog.filenode(self._connection, table) != lane.bounds.filenode:
                     return str(table)
@@ -379,26 +379,26 @@ class Conductor:
         runs.set_state(self._connection, self._hold_for(state), state, actor=runs.WORKER, reason=reason, error=error)
         self.events.append(StateChanged(run=self._run.run, name=self._run.name, state=state, reason=reason))
 
-    def _hold(self) -> Held:
-        held = runs.hold(self._connection, self._run.run)
+    def _hold(self) -> LockedRun:
+        held = runs.lock(self._connection, self._run.run)
         if held is None:
             msg = f"run {self._run.run} is gone"
             raise LookupError(msg)
         return held
 
-    def _hold_for(self, state: State) -> Held:
-        """The run, held, and free to become this. Raises Overtaken when a person has said something else meanwhile."""
+    def _hold_for(self, state: State) -> LockedRun:
+        """The run, held, and free to become this. Raises ChangedMeanwhile when a person has said something else meanwhile."""
         held = self._hold()
         if not allowed(held.state, state):
-            raise runs.Overtaken
+            raise runs.ChangedMeanwhile
         return held
 
     def _go_on(self, step: int) -> list[LaneMessage]:
-        """The conductor's next step is due at once."""
+        """The coordinator's next step is due at once."""
         self._checkpoint(step)
         return [LaneMessage(target=TARGET, run=self._run.run, lane=0, seq=self._lane.seq + 1)]
 
-    def _wait_for_lanes(self, standing: Standing) -> list[LaneMessage]:
+    def _wait_for_lanes(self, standing: StepContext) -> list[LaneMessage]:
         """Sleep until a lane ends; at first, wake the lanes."""
         self._checkpoint(1, sleeps=True)
         if self._step > 0:

@@ -1,4 +1,4 @@
-"""One action of DDL, inside the transaction that holds the conductor's lane."""
+"""One action of DDL, inside the transaction that holds the coordinator's lane."""
 
 from __future__ import annotations
 

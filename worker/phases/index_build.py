@@ -71,7 +71,7 @@ class IndexBuilds:
     def carry_out(self, connection: Connection, lane: Lane, action: Action) -> None:
         """Carry out an action with an index. `connection` is in the transaction that holds the lane.
 
-        Raises Refused, psycopg.Error, and Overtaken when the run or the worker is told to stop.
+        Raises Refused, psycopg.Error, and ChangedMeanwhile when the run or the worker is told to stop.
         """
         if action.index is None:
             msg = f"run {lane.run}: the action is about no index"
@@ -124,7 +124,7 @@ class _IndexBuild:
             else:
                 self._remove_hastily(session)
             raise
-        except runs.Overtaken:
+        except runs.ChangedMeanwhile:
             self._remove_hastily(session)
             raise
         found = self._find()
@@ -205,18 +205,18 @@ class _IndexBuild:
         outcome.result()
 
     def _look_up(self) -> None:
-        """Raises Overtaken when the run or this worker is told to stop, and psycopg.Error when the lane is lost."""
+        """Raises ChangedMeanwhile when the run or this worker is told to stop, and psycopg.Error when the lane is lost."""
         standing = runs.standing(self._connection, self._lane.run)
         # A statement with parameters leaves its portal open, and with it a snapshot for which a build would wait for ever;
         # one without is a simple query, which takes the portal's place and ends.
         self._connection.execute("SELECT")
         turns_back = standing.state is State.ROLLING_BACK and not standing.rollback
         if standing.state not in ACTIVE or standing.stop is not None or turns_back:
-            raise runs.Overtaken
+            raise runs.ChangedMeanwhile
         if self._stopping.is_set():
             self._stopping_since = self._stopping_since or time.monotonic()
             if time.monotonic() - self._stopping_since > DRAIN_SECONDS:
-                raise runs.Overtaken
+                raise runs.ChangedMeanwhile
 
     def _cancel(self, session: Connection) -> None:
         with suppress(psycopg.Error):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.record import lanes, runs
-from backfilld.migrations.record.model import Bounds, Stretch
+from backfilld.migrations.record.model import Bounds, PageRange
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.walks.keys import KeyWalk, split
 from backfilld.migrations.walks.sizing import FIRST_ROWS
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Key, Lane
-    from backfilld.migrations.record.runs import Standing
+    from backfilld.migrations.record.runs import StepContext
     from backfilld.worker.lanes.batch import Work
 
 #: Looking at a row costs a small part of writing it, so verifying lanes begin with batches this many times as large.
@@ -30,18 +30,18 @@ VERIFY_HEAD_START = 20
 
 
 class Slices:
-    """Makes the lanes of a run, in the transaction of its conductor. Raises Refused when a table is gone."""
+    """Makes the lanes of a run, in the transaction of its coordinator. Raises Refused when a table is gone."""
 
     def __init__(self, connection: Connection, run: int, works: Sequence[Work]) -> None:
         self._connection = connection
         self._run = run
         self._works = works
 
-    def for_backfill(self, standing: Standing) -> None:
+    def for_backfill(self, standing: StepContext) -> None:
         """As many lanes as the run wants begin at once; more, as for the leaves of a partitioned table, wait for their turn."""
         if any(work.journal for work in self._works):
             retention.make_partition(self._connection, "journal", self._run)
-        planned: list[tuple[Work, TableName, Bounds | Stretch, int]] = []
+        planned: list[tuple[Work, TableName, Bounds | PageRange, int]] = []
         total = 0
         for work in self._works:
             table = self._describe(work.table)
@@ -60,7 +60,7 @@ class Slices:
             self._insert(work, "backfill", bounds, pass_=1, relation=relation, rows_expected=expected, awake=awake)
         runs.set_totals(self._connection, self._run, rows_total=total)
 
-    def for_walk(self, walk: Walk, standing: Standing) -> int:
+    def for_walk(self, walk: Walk, standing: StepContext) -> int:
         """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
         if walk.kind == "undo":
             return self._for_undo(walk, standing)
@@ -74,7 +74,7 @@ class Slices:
             slices[-1] = replace(slices[-1], upto=None)
         return self._insert_walk(walk, slices, rows=rows, standing=standing)
 
-    def _for_undo(self, walk: Walk, standing: Standing) -> int:
+    def _for_undo(self, walk: Walk, standing: StepContext) -> int:
         """Cut what the journal holds of an operation into lanes; none where nothing was written into it."""
         if not retention.has_partition(self._connection, "journal", self._run):
             return 0
@@ -83,7 +83,7 @@ class Slices:
         )
         return self._insert_walk(walk, slices, rows=rows, standing=standing)
 
-    def _insert_walk(self, walk: Walk, slices: Sequence[Bounds], *, rows: int, standing: Standing) -> int:
+    def _insert_walk(self, walk: Walk, slices: Sequence[Bounds], *, rows: int, standing: StepContext) -> int:
         for bounds in slices:
             lanes.insert(
                 self._connection,
@@ -98,7 +98,7 @@ class Slices:
             )
         return len(slices)
 
-    def for_verify(self, standing: Standing) -> None:
+    def for_verify(self, standing: StepContext) -> None:
         """The whole table once more, to the open end: rows added since are looked at too."""
         walked = [lane for lane in lanes.of_run(self._connection, self._run) if lane.kind == "backfill"]
         number = 0
@@ -116,8 +116,8 @@ class Slices:
                 )
 
     def _verify_slices(
-        self, work: Work, first: Sequence[Lane], standing: Standing
-    ) -> list[tuple[Bounds | Stretch, int | None]]:
+        self, work: Work, first: Sequence[Lane], standing: StepContext
+    ) -> list[tuple[Bounds | PageRange, int | None]]:
         """Pages where no row that moves meanwhile can be wrong; keys where one could.
 
         A row that is wrong and moves to where the walk has been would be missed by pages; by keys none is. The sync trigger
@@ -125,7 +125,7 @@ class Slices:
         statement with one snapshot, misses no NULL.
         """
         slices: list[tuple[Bounds, int]] = _in_key_order(first)
-        if any(isinstance(lane.bounds, Stretch) for lane in first):
+        if any(isinstance(lane.bounds, PageRange) for lane in first):
             table = self._describe(work.table)
             rows = catalog.estimate_rows(self._connection, table)
             if table.kind == "r" and work.rewrite.synced and work.rewrite.not_null:
@@ -141,7 +141,7 @@ class Slices:
         self,
         work: Work,
         kind: str,
-        bounds: Bounds | Stretch,
+        bounds: Bounds | PageRange,
         *,
         pass_: int,
         relation: TableName,

@@ -42,7 +42,7 @@ TOLD_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Wait:
-    """How long a conductor has waited for a lock, and what it has tried; kept in its lane. Times are the database's (Unix time)."""
+    """How long a coordinator has waited for a lock, and what it has tried; kept in its lane. Times are the database's (Unix time)."""
 
     since: float
     looked_at: float

@@ -1,4 +1,4 @@
-"""Beside the conductor while it asks for a lock: looks before, names who is in the way while it waits, and sends away whom
+"""Beside the coordinator while it asks for a lock: looks before, names who is in the way while it waits, and sends away whom
 the policy names. The decisions are `ladder.py`'s.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection, Pool
     from backfilld.migrations.postgres.locks import Blocker, Needed, Queue
     from backfilld.migrations.record.model import Lane
-    from backfilld.migrations.record.runs import Standing
+    from backfilld.migrations.record.runs import StepContext
     from backfilld.migrations.telemetry import Observer
 
 #: The first look from another connection, as a share of `lock_timeout`: most tries need none.
@@ -36,18 +36,18 @@ LONGEST_SECONDS = 1.0
 class Blocked(Exception):
     """A lock could not be had, or was not asked for, because of those who hold it; the step is to be tried again later."""
 
-    def __init__(self, lookout: Lookout, *, sqlstate: str | None) -> None:
-        super().__init__(lookout.in_words)
-        self.lookout = lookout
+    def __init__(self, lock_watch: LockWatch, *, sqlstate: str | None) -> None:
+        super().__init__(lock_watch.in_words)
+        self.lock_watch = lock_watch
         #: None: it was only looked at.
         self.sqlstate = sqlstate
 
 
-class Lookout:
-    """One for each step of a conductor."""
+class LockWatch:
+    """One for each step of a coordinator."""
 
     def __init__(
-        self, pool: Pool, lane: Lane, standing: Standing, *, observe: Observer, again_scans: bool = False
+        self, pool: Pool, lane: Lane, standing: StepContext, *, observe: Observer, again_scans: bool = False
     ) -> None:
         self._pool = pool
         #: Whether the table is scanned once more when the step is tried again.
@@ -77,7 +77,7 @@ class Lookout:
             self._asks = True
         if self._thread is None and action.index is None:
             pid = locks.prepare(connection, lock_timeout_ms=self.standing.settings.lock_timeout_ms)
-            self._thread = threading.Thread(target=self._watch, args=(pid,), name=f"lookout {pid}", daemon=True)
+            self._thread = threading.Thread(target=self._watch, args=(pid,), name=f"lock_watch {pid}", daemon=True)
             self._thread.start()
 
     @contextmanager

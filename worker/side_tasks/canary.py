@@ -17,7 +17,7 @@ import psycopg
 from backfilld.migrations.postgres.connect import apply_settings, lost
 from backfilld.migrations.record import pace
 from backfilld.monitoring.probes import Reading, unreadable
-from backfilld.worker.side_tasks.throttle import Felt
+from backfilld.worker.side_tasks.throttle import Latency
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ class Canary:
     #: Why the last commit failed.
     _error: str | None = None
 
-    def sing(self, connection: Connection) -> None:
+    def commit(self, connection: Connection) -> None:
         """One commit. An error is remembered for the reading; a lost connection raises psycopg's."""
         began = time.monotonic()
         try:
@@ -78,7 +78,7 @@ class Canary:
         self._error = None
         self._remember(time.monotonic() - began, row)
 
-    def look(self, connection: Connection) -> None:
+    def count_sessions(self, connection: Connection) -> None:
         """Only count who is there: for the time when no run is at work, and no commit of ours should be either."""
         self._remember(None, connection.execute(pace.CROWD).fetchone())
 
@@ -98,11 +98,11 @@ class Canary:
         while self._samples and self._samples[0].at < now - WINDOW_SECONDS:
             self._samples.popleft()
 
-    def begin(self, connection: Connection) -> None:
+    def warm_up(self, connection: Connection) -> None:
         """The first commits, when none was made lately."""
         if not self._recent():
             for _ in range(FIRST_SAMPLES):
-                self.sing(connection)
+                self.commit(connection)
 
     @property
     def reading(self) -> Reading:
@@ -112,10 +112,10 @@ class Canary:
         return Reading(signal="commit_seconds", value=self.felt.seconds or 0.0)
 
     @property
-    def felt(self) -> Felt:
+    def felt(self) -> Latency:
         recent = self._recent()
         rested = [sample for sample in recent if not sample.working]
-        return Felt(
+        return Latency(
             seconds=_quantile(recent),
             rested_seconds=_quantile(rested),
             rested_share=len(rested) / len(recent) if recent else 0.0,

@@ -49,13 +49,13 @@ class Control:
         #: The stop of all runs as it was last seen, and since when (`time.monotonic`).
         self._stop: pace.Stop | None = None
         self._switched = 0.0
-        #: Runs that turn back and of which no batch is in flight; they are found until the conductor has taken it up.
+        #: Runs that turn back and of which no batch is in flight; they are found until the coordinator has taken it up.
         self._settled: set[int] = set()
 
     def apply(self, connection: Connection, message: ControlMessage) -> None:
         """A control message arrived. Usually its wish is on record already; one that came by itself is written down."""
         with connection.transaction():
-            held = runs.hold(connection, message.run)
+            held = runs.lock(connection, message.run)
             if held is not None:
                 _write_wish(connection, held, message)
         self._observe(ControlApplied(run=message.run, verb=message.verb, statements_cancelled=0))
@@ -105,7 +105,7 @@ class Control:
         """A stopping run whose lanes are all free has stopped. A lane that is taken from here on sees the wish."""
         run = row["run"]
         with connection.transaction():
-            held = runs.hold(connection, run)
+            held = runs.lock(connection, run)
             turning_back = held is not None and held.state is State.ROLLING_BACK and not held.rollback
             if held is None or (held.state not in STOPPING and not turning_back):
                 return True
@@ -126,7 +126,7 @@ class Control:
         return True
 
 
-def _write_wish(connection: Connection, held: runs.Held, message: ControlMessage) -> None:
+def _write_wish(connection: Connection, held: runs.LockedRun, message: ControlMessage) -> None:
     if message.verb in _WISHES:
         wish, state = _WISHES[message.verb]
         if held.wish is not wish and allowed(held.state, state):

@@ -55,16 +55,16 @@ class Governor:
         if time.monotonic() - self._judged_at >= VERDICT_SECONDS:
             return self.run_once(connection)
         if self._working or (self._on_duty and self._canary.silent_seconds >= VERDICT_SECONDS):
-            self._canary.sing(connection)
+            self._canary.commit(connection)
         elif self._on_duty and self._crowded:
-            self._canary.look(connection)
+            self._canary.count_sessions(connection)
         return 0
 
     def run_once(self, connection: Connection) -> int:
         """One verdict; returns 1 when this worker gave it, 0 when another does."""
         self._judged_at = time.monotonic()
         self._on_duty = self._working = False
-        self._canary.begin(connection)
+        self._canary.warm_up(connection)
         with connection.transaction():
             taken = pace.take(connection)
             if taken is None:

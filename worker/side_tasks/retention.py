@@ -26,7 +26,7 @@ def run_once(connection: Connection) -> int:
         try:
             with connection.transaction():
                 connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
-                held = runs.hold(connection, run)
+                held = runs.lock(connection, run)
                 # Somebody may have been quicker, or have it rolled back at this moment.
                 if held is None or held.state not in ENDED or run not in retention.overdue(connection):
                     continue

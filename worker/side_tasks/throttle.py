@@ -66,7 +66,7 @@ STATEMENTS_KEPT = 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class Felt:
+class Latency:
     """What something small, done again and again, took lately: all of it, and the part done while we rested."""
 
     #: A quantile over the last seconds; None when nothing was measured.
@@ -176,7 +176,7 @@ def decide(  # noqa: PLR0913 - what a verdict depends on; each is named where it
 
 
 def feel(
-    felt: Felt, memory: Memory, *, span: Span | None = None, others: int, elapsed_seconds: float
+    felt: Latency, memory: Memory, *, span: Span | None = None, others: int, elapsed_seconds: float
 ) -> tuple[Reading, Memory]:
     """How many times slower others are than without us, and the baselines moved towards what was measured at rest.
 
@@ -199,7 +199,7 @@ def feel(
     return max(_slowdowns(felt, memory), key=lambda reading: reading.value or 0.0), memory
 
 
-def _slowdowns(felt: Felt, memory: Memory) -> list[Reading]:
+def _slowdowns(felt: Latency, memory: Memory) -> list[Reading]:
     """What is known of others' latency, each as a reading."""
     name = "foreground_latency"
     found = [Reading(signal=name, value=1.0, detail="not known yet")]

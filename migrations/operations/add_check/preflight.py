@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def examine(case: Case, operation: AddCheck) -> Facts:
-    """Raises Complaint."""
+    """Raises Rejected."""
     analysis = case.trial.analyse(operation.check, what="check")
     # No other tables, no aggregates, a boolean: PostgreSQL itself says so.
     case.trial.add_constraint(operation.name, check_body(operation.check), check="expression", what="check")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.facts import Facts, Target
 from backfilld.migrations.planning.checks.columns import check_reads, once_because
 from backfilld.migrations.planning.checks.walks import key_of
-from backfilld.migrations.postgres.expression_probe import Complaint
+from backfilld.migrations.postgres.expression_probe import Rejected
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import AddColumn
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def examine(case: Case, operation: AddColumn) -> Facts:
-    """Raises Complaint."""
+    """Raises Rejected."""
     table, trial = case.table, case.trial
     adopts = left_by_cancelled_run(case.connection, case.migration.name)
     column = operation.column.name
@@ -53,10 +53,10 @@ def examine(case: Case, operation: AddColumn) -> Facts:
     trial.check_update({column: expression}, None)
     check_reads(case, analysis)
     if column in analysis.reads:
-        raise Complaint("expression", f"backfill reads {column}, the column it is to fill")
+        raise Rejected("expression", f"backfill reads {column}, the column it is to fill")
     generated = sorted(one.name for one in table.columns if one.generated and one.name in analysis.reads)
     if generated and operation.backfill is not None:
-        raise Complaint(
+        raise Rejected(
             "expression",
             f"backfill reads the generated column {generated[0]}, which is not yet computed when the sync trigger fires",
         )

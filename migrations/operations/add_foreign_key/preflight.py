@@ -13,7 +13,7 @@ from backfilld.migrations.planning.checks.rules import check_column, takes_over
 from backfilld.migrations.planning.checks.tables import find_table
 from backfilld.migrations.planning.checks.walks import key_of
 from backfilld.migrations.postgres import catalog
-from backfilld.migrations.postgres.expression_probe import Complaint
+from backfilld.migrations.postgres.expression_probe import Rejected
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import AddForeignKey
@@ -27,7 +27,7 @@ _WRITING = frozenset({"cascade", "set null", "set default"})
 
 
 def examine(case: Case, operation: AddForeignKey) -> Facts:
-    """Raises Complaint."""
+    """Raises Rejected."""
     table = case.table
     nothing = Facts(relation=str(table.name))
     before = len(case.found.findings)
@@ -100,7 +100,7 @@ def _check_tables(case: Case, operation: AddForeignKey, referenced: Table) -> No
 
 
 def _referenced_columns(case: Case, operation: AddForeignKey, referenced: Table) -> tuple[str, ...]:
-    """The columns that are referred to; empty, with the reason put down, when no unique key has them. Raises Complaint."""
+    """The columns that are referred to; empty, with the reason put down, when no unique key has them. Raises Rejected."""
     keys = catalog.referable_keys(case.connection, referenced)
     wanted = operation.references.columns
     if wanted is None:
@@ -139,9 +139,9 @@ def _check_generated(case: Case, operation: AddForeignKey) -> None:
         if column is None or not column.generated:
             continue
         if column.virtual:
-            raise Complaint("foreign_key", f"{name} is a virtual generated column, and those cannot refer")
+            raise Rejected("foreign_key", f"{name} is a virtual generated column, and those cannot refer")
         if operation.on_update in _WRITING or operation.on_delete in _WRITING - {"cascade"}:
-            raise Complaint("foreign_key", f"{name} is a generated column, which on_delete and on_update cannot write")
+            raise Rejected("foreign_key", f"{name} is a generated column, which on_delete and on_update cannot write")
 
 
 def _tell_of_index(case: Case, operation: AddForeignKey) -> None:

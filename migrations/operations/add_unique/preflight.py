@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def examine(case: Case, operation: AddUnique) -> Facts:
-    """Raises Complaint."""
+    """Raises Rejected."""
     taken = case.connection.execute(
         "SELECT pg_get_constraintdef(oid) AS it FROM pg_constraint WHERE conrelid = %s::bigint::oid AND conname = %s",
         [case.table.oid, operation.name],

@@ -20,7 +20,7 @@ _BECAUSE_PYTHON = "SQL cannot ask whether a row is as the function would have it
 
 
 def examine(case: Case, operation: Backfill) -> Facts:
-    """Raises Complaint."""
+    """Raises Rejected."""
     return _by_function(case, operation) if operation.transform is not None else _by_expressions(case, operation)
 
 

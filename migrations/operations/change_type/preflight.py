@@ -12,9 +12,9 @@ from backfilld.migrations.operations.base import object_name
 from backfilld.migrations.operations.change_type.steps import cast
 from backfilld.migrations.planning.checks.columns import check_reads, column_of, mentions
 from backfilld.migrations.postgres import catalog, column_copy
-from backfilld.migrations.postgres.column_copy import IN_THE_WAY, Attached, Names
-from backfilld.migrations.postgres.column_dependents import Attachments, parked
-from backfilld.migrations.postgres.expression_probe import Analysis, Complaint
+from backfilld.migrations.postgres.column_copy import IN_THE_WAY, ColumnDependent, Names
+from backfilld.migrations.postgres.column_dependents import ColumnDependents, parked
+from backfilld.migrations.postgres.expression_probe import Analysis, Rejected
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import ChangeType
@@ -25,7 +25,7 @@ _REMADE = {"view": "view", "policy": "policy", "function": "function", "trigger"
 
 
 def examine(case: Case, operation: ChangeType) -> Facts:
-    """Raises Complaint."""
+    """Raises Rejected."""
     table, name = case.table, operation.column
     facts = Facts(relation=str(table.name))
     column = column_of(table, name)
@@ -47,7 +47,7 @@ def examine(case: Case, operation: ChangeType) -> Facts:
     file = column_copy.file_of(case.connection, _copy(case))
     type_, _ = case.trial.add_column(new_column, operation.type, None)
     if column_copy.file_of(case.connection, _copy(case)) != file:
-        raise Complaint(
+        raise Rejected(
             "type",
             f"to add a column of type {type_} is to write the table anew, under a lock that stops the application",
             "Use the type that the domain is made of, and put its rule into an `add_check`",
@@ -63,7 +63,7 @@ def examine(case: Case, operation: ChangeType) -> Facts:
     case.trial.check_update({new_column: operation.up or cast(name, plain[new_column])}, None)
     generated = sorted(one.name for one in table.columns if one.generated and one.name in up.reads)
     if generated:
-        raise Complaint(
+        raise Rejected(
             "expression",
             f"up reads the generated column {generated[0]}, which is not yet computed when the sync trigger fires",
         )
@@ -92,7 +92,7 @@ def examine(case: Case, operation: ChangeType) -> Facts:
     forms = [f"{object_name(f'backfilld_{side}', case.migration.name, case.number)}_{{}}" for side in ("new", "old")]
     checks, foreign_keys = column_copy.attached_rules(case.connection, table.name, name, found, new, named=new_column)
     sequences = [one for one in found if one.kind == "sequence"]
-    held = Attachments(
+    held = ColumnDependents(
         new_column=new_column,
         old_column=old_column,
         type=own["type"],
@@ -124,10 +124,12 @@ def examine(case: Case, operation: ChangeType) -> Facts:
         seen=tuple((one.kind, one.name, one.digest) for one in found),
     )
     _tell(case, operation, held, found, type_, last=own["last"])
-    return replace(facts, targets=(target,), attachments=held)
+    return replace(facts, targets=(target,), column_dependents=held)
 
 
-def _refuse_what_is_in_the_way(case: Case, operation: ChangeType, found: list[Attached], *, generated: bool) -> None:
+def _refuse_what_is_in_the_way(
+    case: Case, operation: ChangeType, found: list[ColumnDependent], *, generated: bool
+) -> None:
     table, name = case.table, operation.column
     if table.kind == "p":
         case.refuse(
@@ -140,7 +142,7 @@ def _refuse_what_is_in_the_way(case: Case, operation: ChangeType, found: list[At
     for one in found:
         if one.kind in IN_THE_WAY:
             problem, remedy = IN_THE_WAY[one.kind]
-            case.refuse("attachments", f"{name} cannot have another type: {problem.format(one.name)}", remedy)
+            case.refuse("column_dependents", f"{name} cannot have another type: {problem.format(one.name)}", remedy)
     walked = {column.name for key in table.keys[:1] for column in key.columns}
     if name in walked and not any(one.kind == "primary key" for one in found):
         case.refuse(
@@ -149,7 +151,7 @@ def _refuse_what_is_in_the_way(case: Case, operation: ChangeType, found: list[At
             "Give the table a primary key of other columns first",
         )
     if sum(one.kind == "sequence" for one in found) > 1:
-        case.refuse("attachments", f"several sequences belong to {name}", "Let one belong to it (OWNED BY)")
+        case.refuse("column_dependents", f"several sequences belong to {name}", "Let one belong to it (OWNED BY)")
     for number, other in enumerate(case.migration.operations):
         if number != case.number and other.table == table.name and mentions(other, name):
             case.refuse(
@@ -162,16 +164,16 @@ def _refuse_what_is_in_the_way(case: Case, operation: ChangeType, found: list[At
 def _analysed(case: Case, expression: str, *, what: str, given: bool, type_: str | None = None) -> Analysis:
     try:
         analysis = case.trial.analyse(expression, what=what, type_=type_)
-    except Complaint as complaint:
+    except Rejected as complaint:
         if given:
             raise
         way = "the new type from the old one" if what == "up" else "the old type from the new one"
-        raise Complaint(
+        raise Rejected(
             "expression", complaint.problem, f"Write `{what}:`, an expression that gives {way}"
         ) from complaint
     check_reads(case, analysis)
     if analysis.unrepeatable:
-        raise Complaint(
+        raise Rejected(
             "expression",
             f"{what} calls {', '.join(analysis.unrepeatable)}, which may answer differently each time",
             "Write an expression over the row that always gives the same",
@@ -196,7 +198,7 @@ def _copy(case: Case) -> int:
 
 
 def _tell(  # noqa: PLR0913 - one place for all warnings; each part is named where it is called
-    case: Case, operation: ChangeType, held: Attachments, found: list[Attached], type_: str, *, last: bool
+    case: Case, operation: ChangeType, held: ColumnDependents, found: list[ColumnDependent], type_: str, *, last: bool
 ) -> None:
     """What a careful person should know."""
     table, name = case.table.name, operation.column

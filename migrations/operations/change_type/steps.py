@@ -24,9 +24,9 @@ from psycopg import sql
 from backfilld.migrations.facts import Target
 from backfilld.migrations.operations.base import (
     Action,
+    AllowedChanges,
     Archived,
     Guard,
-    Keeps,
     Plain,
     Statement,
     Step,
@@ -35,7 +35,7 @@ from backfilld.migrations.operations.base import (
 )
 from backfilld.migrations.operations.ddl import concurrently
 from backfilld.migrations.operations.ddl.rule import BRIEF, naming
-from backfilld.migrations.operations.ddl.sync_function import Misfits, Pair, Side, SyncTrigger
+from backfilld.migrations.operations.ddl.sync_function import Pair, RollbackConflicts, Side, SyncTrigger
 from backfilld.migrations.operations.ddl.sync_trigger import created, dropped, fires_last, silenced, turned
 from backfilld.migrations.postgres import column_copy
 from backfilld.migrations.rollback.archive import restored
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import ChangeType as Definition
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.column_dependents import (
-        AttachedPolicy,
-        AttachedRule,
-        AttachedTrigger,
-        AttachedView,
-        Attachments,
+        ColumnDependents,
+        DependentPolicy,
+        DependentRule,
+        DependentTrigger,
+        DependentView,
         Grant,
     )
 
@@ -165,7 +165,7 @@ class ChangeType(Plain):
                         problem=f"the {{!r}} of column {self.column} is not what it was when the run began",
                         remedy="Make it as it was and resume, or roll back and enqueue the migration again",
                     ),
-                    self._misfit(held.new_column, "the new type"),
+                    self._rollback_conflict(held.new_column, "the new type"),
                 ),
                 statements=(
                     *self._dependents_dropped(),
@@ -239,7 +239,7 @@ class ChangeType(Plain):
                         problem=f"the {{!r}} was made since column {self.column} has its new type, and would be lost",
                         remedy="Drop it, then resume",
                     ),
-                    self._misfit(held.old_column, f"the old type ({held.type})"),
+                    self._rollback_conflict(held.old_column, f"the old type ({held.type})"),
                 ),
                 statements=(
                     *self._dependents_dropped(),
@@ -454,7 +454,7 @@ class ChangeType(Plain):
         for view in self._held.views:
             yield from _viewed(view)
 
-    def _made(self, trigger: AttachedTrigger) -> Iterable[Statement]:
+    def _made(self, trigger: DependentTrigger) -> Iterable[Statement]:
         yield Statement(sql=_text(trigger.definition), lock="SHARE ROW EXCLUSIVE")
         if trigger.enabled != "ENABLE":
             yield self._alter(sql.SQL("{} TRIGGER {}").format(sql.SQL(trigger.enabled), sql.Identifier(trigger.name)))
@@ -463,11 +463,13 @@ class ChangeType(Plain):
                 sql.SQL("TRIGGER {} ON {}").format(sql.Identifier(trigger.name), self.table.identifier), trigger.comment
             )
 
-    def _keeps(self, *more: tuple[str, str]) -> Keeps:
+    def _keeps(self, *more: tuple[str, str]) -> AllowedChanges:
         """All else must be as it was. Where a view had no privileges of its own it has them in words now; see `_as_before`."""
         held = self._held
         views = [("view", view.written) for view in held.views if not view.has_grants]
-        return Keeps(retyped=(self.column,), columns=(held.new_column, held.old_column), may_differ=(*views, *more))
+        return AllowedChanges(
+            retyped=(self.column,), columns=(held.new_column, held.old_column), may_differ=(*views, *more)
+        )
 
     def _as_before(self) -> tuple[Guard, ...]:
         """Views are made anew, so their privileges must be the ones they had."""
@@ -488,7 +490,7 @@ class ChangeType(Plain):
                 fills_itself=held.default is not None and not held.constant_default,
             ),
             mirror=Side(column=held.new_column, type=self.facts.targets[0].type, expression=self.up),
-            misfits=self._misfits,
+            rollback_conflicts=self._rollback_conflicts,
         ).body()
 
     def _after(self) -> str:
@@ -505,7 +507,7 @@ class ChangeType(Plain):
             ),
             mirror=Side(column=held.old_column, type=held.type, expression=self.down),
             settled=True,
-            misfits=self._misfits,
+            rollback_conflicts=self._rollback_conflicts,
         ).body()
 
     def _seen_as(self, expression: str, stands: str, reads: Iterable[str]) -> str:
@@ -518,7 +520,7 @@ class ChangeType(Plain):
         )
         return f"(SELECT (\n{expression}\n) FROM (SELECT {scope}) AS {row})"  # noqa: S608 - checked by preflight, names are quoted
 
-    def _misfit(self, mirror: str, type_: str) -> Guard:
+    def _rollback_conflict(self, mirror: str, type_: str) -> Guard:
         """No row may be without a value in the parked column because its value in the other one did not fit.
 
         Such a row was put down by the sync trigger, or set aside by the lanes that restore.
@@ -532,7 +534,7 @@ class ChangeType(Plain):
         query = sql.SQL(
             "SELECT count(*) || ' (' || string_agg(array_to_string(m.key, ', '), '; ') FILTER (WHERE m.place <= {named}) || ')' "
             "AS keys FROM (SELECT m.key, row_number() OVER (ORDER BY m.key) AS place FROM ("
-            "SELECT f.key FROM backfilld.misfits f WHERE f.operation = {number} AND f.run = {run} "
+            "SELECT f.key FROM backfilld.rollback_conflicts f WHERE f.operation = {number} AND f.run = {run} "
             "UNION SELECT ARRAY(SELECT jsonb_array_elements_text(q.key)) FROM backfilld.quarantine q "
             "WHERE q.operation = {number} AND q.run = {run}) m JOIN {table} t ON {at} "
             "WHERE t.{column} IS DISTINCT FROM NULL AND t.{mirror} IS NOT DISTINCT FROM NULL) m HAVING count(*) > 0"
@@ -555,7 +557,7 @@ class ChangeType(Plain):
 
     # Statements
 
-    def _proved(self, name: str, text: str, *, rule: AttachedRule | None = None) -> tuple[Step, ...]:
+    def _proved(self, name: str, text: str, *, rule: DependentRule | None = None) -> tuple[Step, ...]:
         """A rule on the parked new column: added without a look at the rows, then proved for them."""
         gone = Action(
             table=self.table,
@@ -573,7 +575,7 @@ class ChangeType(Plain):
         looks = (self._looked_for(rule),) if rule.valid and _condition(rule.new) is not None else ()
         return (*looks, add, self._validated(name, rule=rule, text=text)) if rule.valid else (add,)
 
-    def _looked_for(self, rule: AttachedRule) -> Action:
+    def _looked_for(self, rule: DependentRule) -> Action:
         """No row may break a check before it stands: it would fail each UPDATE of such a row, whatever that changes."""
         look = self._offenders(sql.SQL("NOT {}").format(sql.SQL(_condition(rule.new) or "")))
         return Action(
@@ -589,7 +591,7 @@ class ChangeType(Plain):
         self,
         name: str,
         *,
-        rule: AttachedRule | None = None,
+        rule: DependentRule | None = None,
         text: str = "",
         offenders: sql.Composed | None = None,
     ) -> Action:
@@ -608,12 +610,12 @@ class ChangeType(Plain):
     def _offenders(self, condition: sql.Composable) -> sql.Composed:
         return naming(self.table, self.facts.key, condition)
 
-    def _add_constraint(self, name: str, text: str, *, rule: AttachedRule | None = None) -> Statement:
+    def _add_constraint(self, name: str, text: str, *, rule: DependentRule | None = None) -> Statement:
         add = sql.SQL("ADD CONSTRAINT {} {} NOT VALID").format(sql.Identifier(name), sql.SQL(text))
         references = rule is not None and rule.references is not None
         return self._alter(add, lock="SHARE ROW EXCLUSIVE" if references else "ACCESS EXCLUSIVE")
 
-    def _drop_constraint(self, name: str, *, rule: AttachedRule | None = None) -> Statement:
+    def _drop_constraint(self, name: str, *, rule: DependentRule | None = None) -> Statement:
         references = rule.references if rule is not None else None
         also = f"on {references} too; " if references is not None else ""
         return self._alter(sql.SQL("DROP CONSTRAINT IF EXISTS {}").format(sql.Identifier(name)), note=also + BRIEF)
@@ -680,8 +682,8 @@ class ChangeType(Plain):
     # Names
 
     @property
-    def _held(self) -> Attachments:
-        held = self.facts.attachments
+    def _held(self) -> ColumnDependents:
+        held = self.facts.column_dependents
         if held is None:
             msg = f"change_type of {self.table} has no facts of its column"
             raise ValueError(msg)
@@ -701,8 +703,8 @@ class ChangeType(Plain):
         return SyncTrigger(table=self.table, name=object_name("sync", self.migration, self.number))
 
     @property
-    def _misfits(self) -> Misfits:
-        return Misfits(migration=self.migration, operation=self.number, key=self._key)
+    def _rollback_conflicts(self) -> RollbackConflicts:
+        return RollbackConflicts(migration=self.migration, operation=self.number, key=self._key)
 
     @property
     def _key(self) -> tuple[str, ...]:
@@ -727,7 +729,7 @@ class ChangeType(Plain):
         }
         return tuple(sorted({self.table, *others}, key=lambda table: (table.schema, table.name)))
 
-    def _refers(self, rule: AttachedRule | None) -> tuple[TableName, ...]:
+    def _refers(self, rule: DependentRule | None) -> tuple[TableName, ...]:
         if rule is None or rule.references is None or rule.references == self.table:
             return ()
         return tuple(sorted({self.table, rule.references}, key=lambda table: (table.schema, table.name)))
@@ -776,7 +778,7 @@ def _granted(grant: Grant, relation: sql.Identifier, *, column: str | None = Non
     return Statement(sql=statement, lock="none")
 
 
-def _altered(policy: AttachedPolicy) -> Statement:
+def _altered(policy: DependentPolicy) -> Statement:
     parts = [sql.SQL("ALTER POLICY {} ON {}").format(sql.Identifier(policy.name), policy.table.identifier)]
     if policy.using is not None:
         parts.append(sql.SQL("USING {}").format(_operand(policy.using)))
@@ -785,7 +787,7 @@ def _altered(policy: AttachedPolicy) -> Statement:
     return Statement(sql=sql.SQL(" ").join(parts), lock="ACCESS EXCLUSIVE", note=BRIEF)
 
 
-def _viewed(view: AttachedView) -> Iterable[Statement]:
+def _viewed(view: DependentView) -> Iterable[Statement]:
     """The view as it was, with its owner, privileges and comments, whatever default privileges add to a new one."""
     name = sql.Identifier(view.schema, view.name)
     options = sql.SQL(" WITH ({})").format(sql.SQL(view.options)) if view.options else sql.SQL("")
@@ -807,7 +809,7 @@ def _viewed(view: AttachedView) -> Iterable[Statement]:
         yield _commented(sql.SQL("COLUMN {}").format(sql.Identifier(view.schema, view.name, column)), text)
 
 
-def _same_grants(view: AttachedView) -> Guard:
+def _same_grants(view: DependentView) -> Guard:
     name = sql.Identifier(view.schema, view.name)
     had = sql.SQL(", ").join(
         sql.SQL("({}, {}, {})").format(

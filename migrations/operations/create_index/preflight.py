@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def examine(case: Case, operation: CreateIndex) -> Facts:
-    """Raises Complaint."""
+    """Raises Rejected."""
     keys: sql.Composable = (
         indexes.listed(operation.columns)
         if operation.columns

@@ -9,7 +9,7 @@
 `postgres.indexes.find` and `of_table` read indexes that are there, `Probe.index` tries one on the temporary copy of the
 table. For a copy under another name: `replace(definition, name=…)`. The index is in the schema of its table.
 
-The conductor carries such an action out (`worker/phases/index_build.py`): it removes what an earlier attempt left INVALID, takes a
+The coordinator carries such an action out (`worker/phases/index_build.py`): it removes what an earlier attempt left INVALID, takes a
 valid index of the same name and definition for done, refuses one of another definition, and looks at the catalog afterwards.
 A drop of what is not there, or is another index, does nothing. Both may therefore be repeated, and taken back half done.
 They belong in verify or later.

@@ -152,8 +152,8 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Misfits:
-    """Where rows are put down whose other side could not be computed: `backfilld.misfits`."""
+class RollbackConflicts:
+    """Where rows are put down whose other side could not be computed: `backfilld.rollback_conflicts`."""
 
     migration: str
     operation: int
@@ -170,7 +170,7 @@ class Pair:
     mirror: Side
     #: An UPDATE of neither leaves both alone. For the time after the switch, when every row is known to be right.
     settled: bool = False
-    misfits: Misfits | None = None
+    rollback_conflicts: RollbackConflicts | None = None
 
     def body(self) -> str:
         """The body of the trigger's function."""
@@ -205,14 +205,14 @@ END"""
         return assignment(self.table, side.column, side.expression, names=known, otherwise=[*gone, *self._put_down()])
 
     def _put_down(self) -> list[str]:
-        if self.misfits is None:
+        if self.rollback_conflicts is None:
             return []
-        key = ", ".join(f"{_new(column)}::text" for column in self.misfits.key)
-        migration = sql.Literal(self.misfits.migration).as_string()
+        key = ", ".join(f"{_new(column)}::text" for column in self.rollback_conflicts.key)
+        migration = sql.Literal(self.rollback_conflicts.migration).as_string()
         return [
             f"""BEGIN
-        INSERT INTO backfilld.misfits (run, operation, key, sqlstate, error)
-        SELECT r.run, {self.misfits.operation}, ARRAY[{key}], SQLSTATE, SQLERRM
+        INSERT INTO backfilld.rollback_conflicts (run, operation, key, sqlstate, error)
+        SELECT r.run, {self.rollback_conflicts.operation}, ARRAY[{key}], SQLSTATE, SQLERRM
         FROM backfilld.runs r WHERE r.name = {migration} ORDER BY r.run DESC LIMIT 1
         ON CONFLICT (run, operation, key) DO UPDATE
         SET sqlstate = excluded.sqlstate, error = excluded.error, seen_at = clock_timestamp();

@@ -21,7 +21,7 @@ _KEPT = frozenset({"constraint c", "constraint f", "constraint u", "index"})
 
 
 def examine(case: Case, operation: DropColumn) -> Facts:
-    """Raises Complaint."""
+    """Raises Rejected."""
     table, name = case.table, operation.column
     column = column_of(table, name)
     details = catalog.column_details(case.connection, table, name)

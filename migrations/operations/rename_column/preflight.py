@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.facts import Facts, Target, Twin
+from backfilld.migrations.facts import Facts, ShadowColumn, Target
 from backfilld.migrations.operations.base import object_name
 from backfilld.migrations.planning.checks.columns import column_of, mentions
 from backfilld.migrations.postgres import catalog, dependents, indexes
@@ -26,7 +26,7 @@ _MOST_NAMED = 10
 
 
 def examine(case: Case, operation: RenameColumn) -> Facts:
-    """Raises Complaint."""
+    """Raises Rejected."""
     table, trial = case.table, case.trial
     column = column_of(table, operation.old)
     nature = catalog.nature(case.connection, table, column.name)
@@ -35,7 +35,7 @@ def examine(case: Case, operation: RenameColumn) -> Facts:
     if len(case.found.findings) > before:
         return Facts(relation=str(table.name))
     asks_again = bool(nature.default) and _can_be_asked_again(case, nature)
-    twin = Twin(
+    twin = ShadowColumn(
         type=nature.type,
         collation=nature.collation,
         default=nature.default if asks_again else "",
@@ -116,7 +116,7 @@ def _can_be_asked_again(case: Case, nature: Nature) -> bool:
     return case.trial.is_constant(nature.default, nature.type)
 
 
-def _with_indexes(case: Case, operation: RenameColumn, twin: Twin) -> Twin:
+def _with_indexes(case: Case, operation: RenameColumn, twin: ShadowColumn) -> ShadowColumn:
     """The twin with a second one of each index that holds the column."""
     if case.table.kind == "p":
         return twin  # none holds it, or the operation is refused
@@ -149,7 +149,7 @@ def _with_indexes(case: Case, operation: RenameColumn, twin: Twin) -> Twin:
     )
 
 
-def _warn(case: Case, operation: RenameColumn, twin: Twin) -> None:
+def _warn(case: Case, operation: RenameColumn, twin: ShadowColumn) -> None:
     table, old, new = case.table, operation.old, operation.new
     case.warn(
         f"until contract {table.name} has both columns, {old} and {new}: SELECT * gives one more, and a prepared SELECT * fails "

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.facts import Twin
-from backfilld.migrations.operations.base import Action, Keeps, Plain, Statement, Step, Walk, object_name
+from backfilld.migrations.facts import ShadowColumn
+from backfilld.migrations.operations.base import Action, AllowedChanges, Plain, Statement, Step, Walk, object_name
 from backfilld.migrations.operations.ddl import concurrently
 from backfilld.migrations.operations.ddl.rule import BRIEF
 from backfilld.migrations.operations.ddl.sync_function import Pair, Side, SyncTrigger
@@ -170,7 +170,7 @@ class RenameColumn(Plain):
             table=self.table,
             statements=(turned(self._trigger, self._body(column=column, twin=twin)), *renames),
             # Both hold the same, so that nothing but the names may be otherwise.
-            keeps=Keeps(renamed=((column, twin), (twin, column))),
+            keeps=AllowedChanges(renamed=((column, twin), (twin, column))),
         )
 
     def _body(self, *, column: str, twin: str) -> str:
@@ -206,8 +206,8 @@ class RenameColumn(Plain):
         )
 
     @property
-    def _twin(self) -> Twin:
-        return self.facts.twin or Twin(type="")
+    def _twin(self) -> ShadowColumn:
+        return self.facts.twin or ShadowColumn(type="")
 
     @property
     def _trigger(self) -> SyncTrigger:

@@ -20,7 +20,7 @@ _NAMED_NOT_NULL = 180_000
 
 
 def examine(case: Case, operation: SetNotNull) -> Facts:
-    """Raises Complaint."""
+    """Raises Rejected."""
     table = case.table
     column = column_of(table, operation.column)
     if column.not_null:

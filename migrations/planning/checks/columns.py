@@ -6,7 +6,7 @@ import difflib
 import re
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.postgres.expression_probe import Complaint
+from backfilld.migrations.postgres.expression_probe import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 
 def settable(table: Table, name: str) -> Column:
-    """A column that a backfill may write. Raises Complaint."""
+    """A column that a backfill may write. Raises Rejected."""
     column = column_of(table, name)
     if column.generated or column.identity_always:
-        raise Complaint("column", f"{name} is computed by PostgreSQL and cannot be set")
+        raise Rejected("column", f"{name} is computed by PostgreSQL and cannot be set")
     if name in {column.name for key in table.keys[:1] for column in key.columns}:
-        raise Complaint("column", f"{name} is part of the key that {table.name} is walked by and cannot be set")
+        raise Rejected("column", f"{name} is part of the key that {table.name} is walked by and cannot be set")
     return column
 
 
 def column_of(table: Table, name: str) -> Column:
-    """A column of a table, by its exact name. Raises Complaint with the one that is likely meant."""
+    """A column of a table, by its exact name. Raises Rejected with the one that is likely meant."""
     column = table.column(name)
     if column is None:
         near = difflib.get_close_matches(name, [one.name for one in table.columns], n=1)
         hint = f". Did you mean {near[0]}?" if near else ""
-        raise Complaint("column", f"{table.name} has no column {name}{hint}")
+        raise Rejected("column", f"{table.name} has no column {name}{hint}")
     return column
 
 

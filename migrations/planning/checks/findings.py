@@ -10,8 +10,8 @@ from backfilld.migrations.errors import Finding, Refused
 if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Migration, TableName
-    from backfilld.migrations.planning.dry_run import Rehearsal
-    from backfilld.migrations.planning.estimate import Forecast
+    from backfilld.migrations.planning.dry_run import DryRun
+    from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.postgres.catalog import Backend, Table
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.dependents import Dependent
@@ -28,11 +28,11 @@ class Examination:
     #: About how many rows each table has.
     rows: dict[TableName, int] = field(default_factory=dict)
     #: How each operation will walk its table; None where it moves no data. Empty when the migration is refused.
-    forecasts: tuple[Forecast | None, ...] = ()
+    forecasts: tuple[CostEstimate | None, ...] = ()
     #: What depends on each table.
     dependents: dict[TableName, tuple[Dependent, ...]] = field(default_factory=dict)
     #: What each statement did to empty copies of the tables. Empty when the migration is refused before.
-    rehearsal: Rehearsal | None = None
+    dry_run: DryRun | None = None
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

@@ -11,7 +11,7 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.add_column.preflight import left_by_cancelled_run
 from backfilld.migrations.postgres import indexes
-from backfilld.migrations.postgres.expression_probe import Complaint, smuggled
+from backfilld.migrations.postgres.expression_probe import Rejected, smuggled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ _KINDS = {
 def built(case: Case, name: str, rest: sql.Composable, *, unique: bool) -> Facts:
     """The facts of an operation that builds an index; `rest` is what follows the table's name in CREATE INDEX.
 
-    Raises Complaint.
+    Raises Rejected.
     """
     if case.found.backend.version in _CORRUPTING:
         case.refuse(
@@ -63,9 +63,9 @@ def listed(columns: Sequence[str]) -> sql.Composed:
 
 
 def checked(text: str, what: str) -> sql.SQL:
-    """A user's text as a part of a statement. Raises Complaint when it is more than that."""
+    """A user's text as a part of a statement. Raises Rejected when it is more than that."""
     if problem := smuggled(text):
-        raise Complaint("index", f"{what} is not one list or expression: {problem}")
+        raise Rejected("index", f"{what} is not one list or expression: {problem}")
     return sql.SQL(text)
 
 

@@ -31,7 +31,7 @@ def takes_over(case: Case, name: str) -> bool:
 
 
 def check_column(case: Case, name: str) -> None:
-    """The table has the column, or an earlier operation of the file adds it. Raises Complaint."""
+    """The table has the column, or an earlier operation of the file adds it. Raises Rejected."""
     added = any(
         isinstance(earlier, definition.AddColumn) and (earlier.table, earlier.column.name) == (case.table.name, name)
         for earlier in case.migration.operations[: case.number]

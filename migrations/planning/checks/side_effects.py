@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.catalog import Table
 
 
-def tell_of_surroundings(found: Examination, table: Table, written: set[str]) -> None:
+def tell_side_effects(found: Examination, table: Table, written: set[str]) -> None:
     """Put down who is moved by a walk that writes these columns."""
     for trigger in table.triggers:
         if trigger.fires_for(written) and not trigger.name.startswith("~backfilld_"):

@@ -55,7 +55,7 @@ WHERE i.indexrelid = %(index)s::bigint::oid
 
 -- name: end_index_sessions
 -- End the sessions that work on a run's index, or remove what is left of one, and wait a while for their end. Whoever asks
--- holds the run's conductor, so they belong to nobody any more. Found first and ended then: as a condition the function
+-- holds the run's coordinator, so they belong to nobody any more. Found first and ended then: as a condition the function
 -- would be called for any session, in the planner's order.
 WITH theirs AS MATERIALIZED (
     SELECT a.pid FROM pg_stat_activity a

@@ -36,7 +36,7 @@ WHERE run = %(run)s::bigint AND kind = 'backfill' AND pass = %(pass)s::integer A
   AND bounds -> %(edge)s::text = %(begins)s::jsonb AND seq = 0
 
 -- name: lock_conductor
--- Keep other lanes of the run from adding lanes or waking the conductor until this transaction ends.
+-- Keep other lanes of the run from adding lanes or waking the coordinator until this transaction ends.
 SELECT seq FROM backfilld.lanes WHERE run = %(run)s::bigint AND lane = 0 FOR UPDATE
 
 -- name: try_lock_conductor
@@ -54,7 +54,7 @@ WHERE run = %(run)s::bigint AND lane = %(lane)s::integer
 WITH next AS (
     SELECT l.run, l.lane
     FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
-    WHERE l.run = %(run)s::bigint AND l.done_at IS NULL AND l.next_run_at IS NULL AND l.kind <> 'conductor' AND l.pass = r.pass
+    WHERE l.run = %(run)s::bigint AND l.done_at IS NULL AND l.next_run_at IS NULL AND l.kind <> 'coordinator' AND l.pass = r.pass
       AND backfilld.may_work(r.state, r.phase, l.kind)
     ORDER BY l.lane LIMIT %(lanes)s::integer
     FOR UPDATE OF l SKIP LOCKED
@@ -97,19 +97,19 @@ SET next_run_at = clock_timestamp() + make_interval(secs => %(delay_seconds)s::f
 WHERE run = %(run)s::bigint AND lane = %(lane)s::integer AND seq = %(seq)s::bigint AND done_at IS NULL
 
 -- name: wake_conductor
--- A lane has ended: the conductor looks whether all have.
+-- A lane has ended: the coordinator looks whether all have.
 UPDATE backfilld.lanes SET next_run_at = clock_timestamp(), enqueued_at = clock_timestamp()
 WHERE run = %(run)s::bigint AND lane = 0 AND done_at IS NULL
 RETURNING run, lane, seq
 
 -- name: wake_run
--- Every open lane of a run that is not working already may work now; a sleeping conductor only when asked for, and lanes
+-- Every open lane of a run that is not working already may work now; a sleeping coordinator only when asked for, and lanes
 -- that wait for their turn go on waiting.
 UPDATE backfilld.lanes SET next_run_at = clock_timestamp(), attempts = 0, last_error = NULL
 WHERE (run, lane) IN (
     SELECT run, lane FROM backfilld.lanes
     WHERE run = %(run)s::bigint AND done_at IS NULL
-      AND (next_run_at IS NOT NULL OR kind = 'conductor' AND %(conductor)s::boolean)
+      AND (next_run_at IS NOT NULL OR kind = 'coordinator' AND %(coordinator)s::boolean)
     FOR UPDATE SKIP LOCKED)
 
 -- name: open_lanes
@@ -125,7 +125,7 @@ FROM backfilld.lanes WHERE run = %(run)s::bigint AND pass = %(pass)s::integer AN
 -- name: due_lanes
 -- Lanes that should be working and that no message is on its way to, or none that arrived within `grace_seconds`. A lane
 -- that is being worked on is locked and skipped, so the grace only has to cover the wait in the queue.
--- A conductor sleeps only while lanes work. One that sleeps without any missed its wake-up: `wake_run` skips a lane that a late
+-- A coordinator sleeps only while lanes work. One that sleeps without any missed its wake-up: `wake_run` skips a lane that a late
 -- message looks at in that very moment. Lanes that wait for their turn are due when fewer work than the run may have.
 WITH due AS (
     SELECT l.run, l.lane
@@ -133,15 +133,15 @@ WITH due AS (
     WHERE l.done_at IS NULL
       AND r.state IN ('queued', 'running', 'rolling_back')
       AND backfilld.may_work(r.state, r.phase, l.kind)
-      AND (l.kind = 'conductor' OR l.pass = r.pass)
+      AND (l.kind = 'coordinator' OR l.pass = r.pass)
       AND (l.next_run_at <= clock_timestamp()
-           OR l.kind = 'conductor' AND l.next_run_at IS NULL
+           OR l.kind = 'coordinator' AND l.next_run_at IS NULL
               AND NOT EXISTS (SELECT FROM backfilld.lanes w
-                              WHERE w.run = l.run AND w.done_at IS NULL AND w.pass = r.pass AND w.kind <> 'conductor'
+                              WHERE w.run = l.run AND w.done_at IS NULL AND w.pass = r.pass AND w.kind <> 'coordinator'
                                 AND backfilld.may_work(r.state, r.phase, w.kind))
-           OR l.kind <> 'conductor' AND l.next_run_at IS NULL
+           OR l.kind <> 'coordinator' AND l.next_run_at IS NULL
               AND (SELECT count(*) FROM backfilld.lanes w
-                   WHERE w.run = l.run AND w.done_at IS NULL AND w.kind <> 'conductor' AND w.pass = r.pass
+                   WHERE w.run = l.run AND w.done_at IS NULL AND w.kind <> 'coordinator' AND w.pass = r.pass
                      AND (w.next_run_at IS NOT NULL OR w.lane < l.lane)) < (r.settings ->> 'lanes')::integer)
       AND (l.enqueued_at IS NULL OR l.enqueued_at < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8))
     ORDER BY l.next_run_at
@@ -149,7 +149,7 @@ WITH due AS (
     FOR UPDATE OF l SKIP LOCKED
 )
 UPDATE backfilld.lanes l SET enqueued_at = clock_timestamp(),
-                             next_run_at = CASE WHEN l.kind = 'conductor' THEN l.next_run_at
+                             next_run_at = CASE WHEN l.kind = 'coordinator' THEN l.next_run_at
                                                 ELSE coalesce(l.next_run_at, clock_timestamp()) END
 FROM due WHERE l.run = due.run AND l.lane = due.lane
 RETURNING l.run, l.lane, l.seq
@@ -160,7 +160,7 @@ WITH ready AS (
     SELECT l.run, l.lane
     FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
     WHERE l.run = %(run)s::bigint AND l.done_at IS NULL AND l.next_run_at <= clock_timestamp()
-      AND backfilld.may_work(r.state, r.phase, l.kind) AND (l.kind = 'conductor' OR l.pass = r.pass)
+      AND backfilld.may_work(r.state, r.phase, l.kind) AND (l.kind = 'coordinator' OR l.pass = r.pass)
     FOR UPDATE OF l SKIP LOCKED
 )
 UPDATE backfilld.lanes l SET enqueued_at = clock_timestamp()
@@ -178,7 +178,7 @@ SELECT coalesce(max(extract(epoch FROM clock_timestamp() - coalesce(l.enqueued_a
        count(*) AS lanes
 FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
 WHERE l.done_at IS NULL AND l.next_run_at <= clock_timestamp()
-  AND backfilld.may_work(r.state, r.phase, l.kind) AND (l.kind = 'conductor' OR l.pass = r.pass)
+  AND backfilld.may_work(r.state, r.phase, l.kind) AND (l.kind = 'coordinator' OR l.pass = r.pass)
 
 -- name: end_frozen
 -- Sessions of ours that hold a lane and do nothing. The server's own limit does not see all of them: a pipeline ends with a
@@ -193,10 +193,10 @@ WHERE a.datname = current_database() AND a.usename = current_user AND a.state LI
 -- name: end_forward
 -- A run turns back: what its lanes had still before them is not done any more.
 UPDATE backfilld.lanes SET done_at = clock_timestamp()
-WHERE run = %(run)s::bigint AND kind <> 'conductor' AND done_at IS NULL
+WHERE run = %(run)s::bigint AND kind <> 'coordinator' AND done_at IS NULL
 
 -- name: reopen_conductor
--- A run that was at its end turns back: its conductor has work again.
+-- A run that was at its end turns back: its coordinator has work again.
 UPDATE backfilld.lanes SET done_at = NULL, next_run_at = clock_timestamp(), enqueued_at = NULL
 WHERE run = %(run)s::bigint AND lane = 0
 

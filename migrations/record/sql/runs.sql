@@ -6,7 +6,7 @@ RETURNING run
 
 -- name: insert_conductor
 -- Lane 0, which does the phases.
-INSERT INTO backfilld.lanes (run, lane, kind) VALUES (%(run)s::bigint, 0, 'conductor')
+INSERT INTO backfilld.lanes (run, lane, kind) VALUES (%(run)s::bigint, 0, 'coordinator')
 
 -- name: run_by_id
 -- One run, whole.
@@ -57,7 +57,7 @@ CROSS JOIN LATERAL (
            max(l.lane) FILTER (WHERE l.next_run_at IS NOT NULL) AS last,
            max(l.rows_expected - l.rows_walked) AS most_left
     FROM backfilld.lanes l
-    WHERE l.run = r.run AND l.done_at IS NULL AND l.kind <> 'conductor' AND l.pass = r.pass
+    WHERE l.run = r.run AND l.done_at IS NULL AND l.kind <> 'coordinator' AND l.pass = r.pass
 ) lanes
 WHERE r.run = %(run)s::bigint
 
@@ -151,7 +151,7 @@ GROUP BY 1
 SELECT r.run, lanes.*,
        greatest(lanes.rows_passed - set_aside.rows, 0)::bigint AS rows_unchanged,
        set_aside.rows AS quarantined,
-       (SELECT count(*) FROM backfilld.misfits m WHERE m.run = r.run) AS misfits
+       (SELECT count(*) FROM backfilld.rollback_conflicts m WHERE m.run = r.run) AS rollback_conflicts
 FROM backfilld.runs r
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(l.rows_changed) FILTER (WHERE l.kind IN ('backfill', 'retry')), 0)::bigint AS rows_changed,
@@ -165,13 +165,13 @@ CROSS JOIN LATERAL (
            coalesce(sum(l.rows_changed) FILTER (WHERE l.rows_hot IS NOT NULL), 0)::bigint AS rows_changed_counted,
            coalesce(sum(l.batches_committed), 0)::bigint AS batches_committed,
            coalesce(sum(l.batches_retried), 0)::bigint AS batches_retried,
-           count(*) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NULL AND l.pass = r.pass) AS lanes_open,
-           count(*) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NULL AND l.pass = r.pass AND l.attempts > 0) AS lanes_retrying,
-           count(*) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NULL AND l.pass = r.pass AND l.next_run_at IS NULL)
+           count(*) FILTER (WHERE l.kind <> 'coordinator' AND l.done_at IS NULL AND l.pass = r.pass) AS lanes_open,
+           count(*) FILTER (WHERE l.kind <> 'coordinator' AND l.done_at IS NULL AND l.pass = r.pass AND l.attempts > 0) AS lanes_retrying,
+           count(*) FILTER (WHERE l.kind <> 'coordinator' AND l.done_at IS NULL AND l.pass = r.pass AND l.next_run_at IS NULL)
            AS lanes_asleep,
-           count(*) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NOT NULL AND l.pass = r.pass) AS lanes_done,
+           count(*) FILTER (WHERE l.kind <> 'coordinator' AND l.done_at IS NOT NULL AND l.pass = r.pass) AS lanes_done,
            max(l.progressed_at) AS progressed_at,
-           coalesce(jsonb_agg(l.recent) FILTER (WHERE l.kind <> 'conductor' AND l.done_at IS NULL), '[]') AS recent,
+           coalesce(jsonb_agg(l.recent) FILTER (WHERE l.kind <> 'coordinator' AND l.done_at IS NULL), '[]') AS recent,
            coalesce(jsonb_agg(jsonb_build_object('lane', l.lane) || l.last_error) FILTER (WHERE l.last_error IS NOT NULL), '[]')
            AS errors
     FROM backfilld.lanes l WHERE l.run = r.run

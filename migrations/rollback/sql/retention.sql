@@ -6,9 +6,9 @@ SELECT backfilld.make_partition(%(what)s::text, %(run)s::bigint)
 -- Whether a run has a partition in the journal or the archive.
 SELECT to_regclass(format('backfilld.%%I', %(what)s::text || '_' || %(run)s::bigint)) IS NOT NULL AS there
 
--- name: misfits
+-- name: rollback_conflicts
 -- Rows of a run that did not fit the old column, in the order in which they were seen.
-SELECT operation, key FROM backfilld.misfits WHERE run = %(run)s::bigint ORDER BY seen_at, operation, key LIMIT 1000
+SELECT operation, key FROM backfilld.rollback_conflicts WHERE run = %(run)s::bigint ORDER BY seen_at, operation, key LIMIT 1000
 
 -- name: overdue
 -- Runs whose old values have been kept for as long as they were to be.
@@ -17,14 +17,14 @@ WHERE kept_until <= clock_timestamp() AND purged_at IS NULL AND ended_at IS NOT 
 ORDER BY kept_until
 
 -- name: kept
--- How much is kept for a run: bytes of its journal and its archive, and how many misfits.
+-- How much is kept for a run: bytes of its journal and its archive, and how many rollback_conflicts.
 SELECT coalesce(pg_total_relation_size(to_regclass('backfilld.journal_' || %(run)s::bigint)), 0)::bigint AS journal_bytes,
        coalesce(pg_total_relation_size(to_regclass('backfilld.archive_' || %(run)s::bigint)), 0)::bigint AS archive_bytes,
-       (SELECT count(*) FROM backfilld.misfits WHERE run = %(run)s::bigint) AS misfits
+       (SELECT count(*) FROM backfilld.rollback_conflicts WHERE run = %(run)s::bigint) AS rollback_conflicts
 
--- name: forget_misfits
--- The misfits of a run go.
-DELETE FROM backfilld.misfits WHERE run = %(run)s::bigint
+-- name: forget_rollback_conflicts
+-- The rollback_conflicts of a run go.
+DELETE FROM backfilld.rollback_conflicts WHERE run = %(run)s::bigint
 
 -- name: set_purged
 -- A run's old values are gone.

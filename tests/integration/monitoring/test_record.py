@@ -47,7 +47,7 @@ def _scrape(collector: RecordCollector) -> dict[tuple[str, ...], float]:
 
 
 def _run(connection: Connection, name: str, **columns: Any) -> int:
-    """A run with its conductor."""
+    """A run with its coordinator."""
     values = {
         "name": name,
         "checksum": "c",
@@ -57,7 +57,7 @@ def _run(connection: Connection, name: str, **columns: Any) -> int:
         "requested_by": "test",
     }
     run = _insert(connection, "runs", **(values | columns))["run"]
-    _insert(connection, "lanes", run=run, lane=0, kind="conductor")
+    _insert(connection, "lanes", run=run, lane=0, kind="coordinator")
     return int(run)
 
 

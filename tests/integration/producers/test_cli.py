@@ -66,7 +66,7 @@ class Shell:
         """What a worker does: the run goes through these states."""
         for state in states:
             with self.connection.transaction():
-                held = runs.hold(self.connection, 1)
+                held = runs.lock(self.connection, 1)
                 assert held is not None
                 runs.set_state(
                     self.connection, held, state, actor=runs.WORKER, reason="test", wish=held.wish, error=error
@@ -506,7 +506,12 @@ def test_purge_says_what_is_gone_and_rollback_then_what_is_missing(shell: Shell)
     assert "nothing to drop" in shell("purge").stdout
     assert "possible until" in shell("status", "in-place").stdout
     (purged,) = json.loads(shell("purge", "in-place", "--now", "--json").stdout)["purged"]
-    assert (purged["run"], purged["name"], purged["misfits"], purged["archive_bytes"]) == (1, "in-place", 0, 0)
+    assert (purged["run"], purged["name"], purged["rollback_conflicts"], purged["archive_bytes"]) == (
+        1,
+        "in-place",
+        0,
+        0,
+    )
     refused = shell("rollback", "in-place")
     assert (refused.exit_code, "purge" in refused.stderr) == (3, True)
     assert json.loads(shell("status", "in-place", "--json").stdout)["rollback"]["possible"] is False

@@ -73,7 +73,7 @@ class Site:
         """What a worker does: the run goes through these states."""
         for state in states:
             with self.connection.transaction():
-                held = runs.hold(self.connection, self.run().run)
+                held = runs.lock(self.connection, self.run().run)
                 assert held is not None
                 runs.set_state(
                     self.connection, held, state, actor=runs.WORKER, reason="test", wish=held.wish, error=error
@@ -118,7 +118,7 @@ def _make_tables(connection: psycopg.Connection[Any]) -> None:
 def test_enqueue_writes_a_run_with_its_conductor_and_wakes_it(site: Site) -> None:
     now = site.client().enqueue(site.file())
     assert (now.name, now.phase, now.state, now.rows_done) == ("jobs-shout", Phase.EXPAND, State.QUEUED, 0)
-    assert [lane.kind for lane in site.client().lanes(now.run)] == ["conductor"]
+    assert [lane.kind for lane in site.client().lanes(now.run)] == ["coordinator"]
     assert site.run().requested_by == "ann@laptop"
     assert site.events() == [("ann@laptop", "run.enqueued")]
     assert site.sent("lanes") == [("advance_lane", "default", now.run, 0, 0)]
@@ -384,9 +384,9 @@ def test_control_needs_no_redis(site: Site, away: str | None, monkeypatch: pytes
 def test_resume_forgets_the_error_and_lets_every_lane_work_at_once(site: Site) -> None:
     run = site.enqueued()
     site.becomes(State.FAILED, error=BOOM)
-    conductor = lanes.read(site.connection, run, 0)
-    assert conductor is not None
-    lanes.postpone(site.connection, conductor, delay_seconds=3600, attempts=7, error=BOOM)
+    coordinator = lanes.read(site.connection, run, 0)
+    assert coordinator is not None
+    lanes.postpone(site.connection, coordinator, delay_seconds=3600, attempts=7, error=BOOM)
     now = site.client().resume(run)
     assert now.errors == ()
     woken = lanes.read(site.connection, run, 0)
@@ -413,7 +413,7 @@ def test_approve_lets_a_waiting_run_go_on(site: Site) -> None:
     site.becomes(State.RUNNING)
     site.enters(Phase.CONTRACT, verified=True)
     site.becomes(State.WAITING)
-    site.connection.execute("update backfilld.lanes set next_run_at = null")  # a conductor that waits sleeps
+    site.connection.execute("update backfilld.lanes set next_run_at = null")  # a coordinator that waits sleeps
     site.forget_sent()
     assert site.client().approve(run, "contract").state is State.RUNNING
     assert site.events()[-2:] == [("ann@laptop", "phase.approved"), ("ann@laptop", "run.running")]
@@ -628,9 +628,9 @@ def test_the_pace_of_a_run_that_has_ended_can_be_looked_at_and_not_changed(site:
 def test_new_windows_wake_what_waits_for_the_old_ones(site: Site) -> None:
     run = site.enqueued()
     site.client().pace(run, windows=["Mon 01:00-02:00 UTC"])
-    conductor = lanes.read(site.connection, run, 0)
-    assert conductor is not None
-    lanes.postpone(site.connection, conductor, delay_seconds=3600)
+    coordinator = lanes.read(site.connection, run, 0)
+    assert coordinator is not None
+    lanes.postpone(site.connection, coordinator, delay_seconds=3600)
     assert lanes.due(site.connection, grace_seconds=0) == []
     site.client().pace(run, windows=())
     assert [message.lane for message in lanes.due(site.connection, grace_seconds=0)] == [0]
@@ -691,7 +691,7 @@ def _walks(site: Site, run: int) -> list[tuple[str, int | None, int, str | None]
     return [
         (lane.kind, lane.operation, lane.pass_, lane.relation)
         for lane in lanes.of_run(site.connection, run)
-        if lane.kind != "conductor"
+        if lane.kind != "coordinator"
     ]
 
 
@@ -708,7 +708,7 @@ def test_retry_of_a_run_that_verify_stopped_walks_again_with_a_lane_per_operatio
     assert _walks(site, run) == [("retry", 0, 2, "jobs"), ("retry", 1, 2, "people")]
     assert all(row.retry for row in site.client().quarantine(run))
     assert ("ann@laptop", "quarantine.retry") in site.events()
-    assert len(site.sent("lanes")) == 4  # the first wake-up, and now the conductor and both lanes
+    assert len(site.sent("lanes")) == 4  # the first wake-up, and now the coordinator and both lanes
 
 
 def test_retry_during_the_walk_does_not_leave_its_lanes_behind(site: Site) -> None:

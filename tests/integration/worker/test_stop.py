@@ -1,4 +1,4 @@
-"""The stop of all runs, and windows: holds that no lane and no conductor passes, and that leave the runs' states alone."""
+"""The stop of all runs, and windows: holds that no lane and no coordinator passes, and that leave the runs' states alone."""
 
 from __future__ import annotations
 

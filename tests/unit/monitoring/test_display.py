@@ -10,7 +10,7 @@ import pytest
 from fix_progress import AT, CONDUCTOR, FAILED, HELD, LANE, RUNNING, WAITING
 from rich.console import Console
 
-from backfilld.migrations.planning.estimate import Forecast
+from backfilld.migrations.planning.estimate import CostEstimate
 from backfilld.migrations.planning.plan import Estimate, Plan, PlannedAction, PlannedPhase, TableReport
 from backfilld.migrations.record.model import Quarantined
 from backfilld.migrations.record.states import Phase, State
@@ -131,7 +131,7 @@ def test_the_page_shows_numbers_lanes_errors_and_only_the_newest_events() -> Non
     ):
         assert part in text
     assert "event.11" not in text
-    assert "conductor" not in text
+    assert "coordinator" not in text
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def plan(*, findings: tuple[dict[str, str], ...] = ()) -> Plan:
         publications=("supabase_realtime",),
         dependents=("view open_jobs",),
         walks=(
-            Forecast(
+            CostEstimate(
                 walk="pages",
                 because="",
                 stripes=16,
@@ -319,7 +319,7 @@ def plan(*, findings: tuple[dict[str, str], ...] = ()) -> Plan:
                 index_growth_bytes=2 * 2**20,
                 wal_bytes=300 * 2**20,
             ),
-            Forecast(
+            CostEstimate(
                 walk="keys",
                 because="the expression reads [n], which it sets",
                 stripes=1,

@@ -193,7 +193,7 @@ def test_a_stop_that_is_a_second_old_needs_nobody() -> None:
 
 
 def test_rows_that_are_set_aside_and_rows_that_do_not_fit_are_told() -> None:
-    run = replace(RUN, quarantined=1, misfits=2)
+    run = replace(RUN, quarantined=1, rollback_conflicts=2)
     assert says(told(run), "1 row is set aside", "more than 100", "backfilld quarantine list jobs", "2 rows do not fit")
     assert not says(told(replace(run, state=State.COMPLETED)), "set aside")
 

@@ -60,7 +60,7 @@ WALK: dict[str, Any] = {
     "rows_changed_by_all": 0,
     "rows_changed_in_pass": 0,
     "rows_unchanged": 0,
-    "misfits": 0,
+    "rollback_conflicts": 0,
     "lanes_retrying": 0,
     "lanes_asleep": 0,
     "lanes_done": 0,

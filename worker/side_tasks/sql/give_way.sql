@@ -8,7 +8,7 @@ SELECT EXISTS (SELECT FROM pg_stat_get_activity(NULL) a WHERE starts_with(a.appl
 -- Asked twenty times a second, so in steps from cheap to dear: who is there and says to wait (pg_stat_activity; a role without
 -- pg_monitor does not see who waits, so everybody may), for how long (pg_locks), and for whom (pg_blocking_pids, which stops
 -- the lock manager). A step is left out when the one before found nobody.
--- A conductor counts while it works (VALIDATE) and not while it waits for its own lock. A session that builds an index counts
+-- A coordinator counts while it works (VALIDATE) and not while it waits for its own lock. A session that builds an index counts
 -- always: it holds its table while it waits, for writers and for old snapshots.
 WITH RECURSIVE sessions AS MATERIALIZED (
     SELECT a.pid, coalesce(a.application_name, '') AS name,

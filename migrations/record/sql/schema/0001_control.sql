@@ -1,7 +1,7 @@
 -- The record of backfilld, in the database it works on, so that a checkpoint commits with the data it describes.
 --
 -- runs        one execution of a migration; holds what people ask (wish) and where it stands (phase, state)
--- lanes       slices of tables that are walked in order; lane 0 of a run is its conductor, which does the phases
+-- lanes       slices of tables that are walked in order; lane 0 of a run is its coordinator, which does the phases
 -- permits     a semaphore: a batch holds one of the first `pace.width` rows for as long as its transaction lasts
 -- pace        one row: how hard this database may be worked, and why
 -- events      who did what, and every change of state; append only
@@ -46,7 +46,7 @@ CREATE UNIQUE INDEX runs_name_in_use ON backfilld.runs (name) WHERE state NOT IN
 CREATE TABLE backfilld.lanes (
     run                bigint NOT NULL REFERENCES backfilld.runs ON DELETE CASCADE,
     lane               integer NOT NULL CHECK (lane >= 0),
-    kind               text NOT NULL CHECK (kind IN ('conductor', 'backfill', 'verify', 'retry')),
+    kind               text NOT NULL CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry')),
     operation          integer CHECK (operation >= 0),
     pass               integer NOT NULL DEFAULT 1,
     relation           text,
@@ -67,8 +67,8 @@ CREATE TABLE backfilld.lanes (
     progressed_at      timestamptz,
     done_at            timestamptz,
     PRIMARY KEY (run, lane),
-    CONSTRAINT lane_zero_conducts CHECK ((lane = 0) = (kind = 'conductor')),
-    CONSTRAINT a_walk_has_an_operation CHECK (kind = 'conductor' OR (operation IS NOT NULL AND relation IS NOT NULL))
+    CONSTRAINT lane_zero_conducts CHECK ((lane = 0) = (kind = 'coordinator')),
+    CONSTRAINT a_walk_has_an_operation CHECK (kind = 'coordinator' OR (operation IS NOT NULL AND relation IS NOT NULL))
 ) WITH (fillfactor = 50);
 
 CREATE INDEX lanes_open ON backfilld.lanes (run, lane) WHERE done_at IS NULL;

@@ -2,7 +2,7 @@
 --
 -- journal    what in-place changes replaced, row by row, written in the batch's own transaction; a partition for each run
 -- archive    what a contract removes, row by row, copied by lanes before it is removed; a partition for each run
--- misfits    rows whose value does not fit the old type after a switch, each with its key and its error
+-- rollback_conflicts    rows whose value does not fit the old type after a switch, each with its key and its error
 --
 -- Values are kept as the texts that PostgreSQL writes and reads. They are personal data: no grants, row security without a
 -- policy, and dropped with their partition when `kept_until` is over (`backfilld purge`).
@@ -10,7 +10,7 @@
 -- Lanes name the partition of their run and never the parent, so that dropping one run's partition, which locks the parent for
 -- a moment, finds nobody there. `run` comes last in the keys for the same reason: a partition holds one run only.
 
--- Where a rollback began: {"phase": …, "step": …, "pass": …}; {} until the conductor has taken it up, NULL while the run goes forward.
+-- Where a rollback began: {"phase": …, "step": …, "pass": …}; {} until the coordinator has taken it up, NULL while the run goes forward.
 ALTER TABLE backfilld.runs
     ADD COLUMN rollback   jsonb,
     ADD COLUMN kept_until timestamptz, -- old values are kept until then; NULL: as long as the run lasts
@@ -20,13 +20,13 @@ ALTER TABLE backfilld.runs
 ALTER TABLE backfilld.lanes
     DROP CONSTRAINT lanes_kind_check,
     ADD CONSTRAINT lanes_kind_check
-        CHECK (kind IN ('conductor', 'backfill', 'verify', 'retry', 'archive', 'restore', 'undo'));
+        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'archive', 'restore', 'undo'));
 
 -- Whether a lane of this kind may work while its run is in this state and phase.
 CREATE FUNCTION backfilld.may_work(state text, phase text, kind text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE
-        WHEN kind = 'conductor' THEN state IN ('queued', 'running', 'rolling_back')
+        WHEN kind = 'coordinator' THEN state IN ('queued', 'running', 'rolling_back')
         WHEN state IN ('queued', 'running') THEN CASE phase
             WHEN 'backfill' THEN kind IN ('backfill', 'retry')
             WHEN 'verify'   THEN kind = 'verify'
@@ -56,7 +56,7 @@ CREATE TABLE backfilld.archive (
 
 -- Written by the application's statements, through a sync trigger. Not a foreign key: its check would wait for whoever holds
 -- the run, and the application with it.
-CREATE TABLE backfilld.misfits (
+CREATE TABLE backfilld.rollback_conflicts (
     run        bigint NOT NULL,
     operation  integer NOT NULL,
     key        text[] NOT NULL,
@@ -68,8 +68,8 @@ CREATE TABLE backfilld.misfits (
 
 ALTER TABLE backfilld.journal ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.archive ENABLE ROW LEVEL SECURITY;
-ALTER TABLE backfilld.misfits ENABLE ROW LEVEL SECURITY;
-REVOKE ALL ON backfilld.journal, backfilld.archive, backfilld.misfits FROM PUBLIC;
+ALTER TABLE backfilld.rollback_conflicts ENABLE ROW LEVEL SECURITY;
+REVOKE ALL ON backfilld.journal, backfilld.archive, backfilld.rollback_conflicts FROM PUBLIC;
 REVOKE ALL ON FUNCTION backfilld.may_work(text, text, text) FROM PUBLIC;
 
 -- The partition of a run, made once: `what` is journal or archive. A table of its own that is then attached takes only a SHARE

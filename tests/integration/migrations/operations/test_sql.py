@@ -1,4 +1,4 @@
-"""`sql`: what is refused of raw SQL and why, what a rehearsal sees of it, and that it runs and is taken back as one."""
+"""`sql`: what is refused of raw SQL and why, what a dry run sees of it, and that it runs and is taken back as one."""
 
 from __future__ import annotations
 
@@ -145,8 +145,8 @@ def test_what_could_have_effects_of_its_own_is_never_rehearsed(engine: Engine) -
     ):
         found = examined(engine, text, "SELECT nextval('public.asked')")
         assert found.findings == [], text
-        assert found.rehearsal is not None
-        assert all(not seen.measured for seen in found.rehearsal.seen.values()), text
+        assert found.dry_run is not None
+        assert all(not seen.measured for seen in found.dry_run.seen.values()), text
     assert engine.value("SELECT is_called FROM asked") is False
 
 
@@ -193,8 +193,8 @@ def test_the_rehearsal_leaves_no_trace_and_never_locks_the_table(engine: Engine)
         )  # fmt: skip
         application.rollback()
     assert found.findings == []
-    assert found.rehearsal is not None
-    assert [seen.lock for seen in found.rehearsal.seen.values()] == ["ACCESS EXCLUSIVE", "ACCESS SHARE"]
+    assert found.dry_run is not None
+    assert [seen.lock for seen in found.dry_run.seen.values()] == ["ACCESS EXCLUSIVE", "ACCESS SHARE"]
     after = engine.execute(
         "SELECT oid, relname, xmin::text FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
     )
@@ -205,8 +205,8 @@ def test_the_rehearsal_leaves_no_trace_and_never_locks_the_table(engine: Engine)
 def test_what_is_not_copied_is_told_by_rule(engine: Engine) -> None:
     engine.execute("CREATE VIEW v AS SELECT id FROM jobs")
     found = examined(engine, "ALTER VIEW public.v RENAME TO w", "ALTER VIEW public.w RENAME TO v")
-    assert found.rehearsal is not None
-    (seen,) = found.rehearsal.seen.values()
+    assert found.dry_run is not None
+    (seen,) = found.dry_run.seen.values()
     assert not seen.measured
     assert any("was not rehearsed" in one for one in found.warnings)
 

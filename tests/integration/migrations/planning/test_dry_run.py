@@ -119,8 +119,8 @@ def test_before_init_there_is_no_schema_of_ours(engine: Engine, empty_database_u
         connection.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text)")
         found: Examination = examine.examine(connection, migration(ADD % "jobs"))
         assert found.findings == []
-        assert found.rehearsal is not None
-        assert all(seen.measured for seen in found.rehearsal.seen.values())
+        assert found.dry_run is not None
+        assert all(seen.measured for seen in found.dry_run.seen.values())
         assert connection.execute("SELECT FROM pg_namespace WHERE nspname = 'backfilld'").rowcount == 0
 
 
@@ -134,8 +134,8 @@ def test_a_role_that_may_make_no_schema_plans_by_rule(
         connection.execute(f'SET SESSION AUTHORIZATION "{name}"')
         found = examine.examine(connection, migration(ADD % "jobs"))
         assert found.findings == []
-        assert found.rehearsal is not None
-        assert {seen.measured for seen in found.rehearsal.seen.values()} == {True, False}
+        assert found.dry_run is not None
+        assert {seen.measured for seen in found.dry_run.seen.values()} == {True, False}
         connection.execute("RESET SESSION AUTHORIZATION")
 
 
@@ -147,5 +147,5 @@ def test_the_role_that_supabase_gives_sees_as_much(supabase_admin_url: str, supa
         connection.execute("CREATE TABLE public.orders_here (id bigint PRIMARY KEY, status text)")
         found = examine.examine(connection, migration(ADD % "orders_here"))
         assert found.findings == []
-        assert found.rehearsal is not None
-        assert all(seen.measured for seen in found.rehearsal.seen.values())
+        assert found.dry_run is not None
+        assert all(seen.measured for seen in found.dry_run.seen.values())

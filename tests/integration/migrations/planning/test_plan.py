@@ -48,8 +48,8 @@ def test_a_plan_is_read_at_eighty_columns_and_by_programs(engine: Engine) -> Non
     assert [one["summary"] for one in told["operations"]] == ["add_column jobs: priority integer", "sql in switch"]
     (view, *_) = next(phase["actions"] for phase in told["phases"] if phase["phase"] == "switch")
     assert (view["operation"], view["lock"], view["hold"], view["known"]) == (1, "ACCESS SHARE", "brief", "measured")
-    fates = {(one["operation"], one["kind"], one["name"]) for table in told["tables"] for one in table["fates"]}
-    assert (0, "view", "public.open_jobs") in fates
+    impacts = {(one["operation"], one["kind"], one["name"]) for table in told["tables"] for one in table["impacts"]}
+    assert (0, "view", "public.open_jobs") in impacts
     assert {one["level"] for one in told["risks"]} <= {"high", "medium", "low"}
 
 

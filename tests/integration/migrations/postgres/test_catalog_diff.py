@@ -9,7 +9,7 @@ from psycopg import sql
 
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations import Action, Keeps, Statement
+from backfilld.migrations.operations import Action, AllowedChanges, Statement
 from backfilld.migrations.postgres import catalog_diff
 from backfilld.worker.phases import ddl
 
@@ -46,8 +46,8 @@ def jobs(engine: Engine) -> None:
     """)
 
 
-def act(engine: Engine, keeps: Keeps, *statements: str) -> None:
-    """As the conductor does: in one transaction, which an error rolls back."""
+def act(engine: Engine, keeps: AllowedChanges, *statements: str) -> None:
+    """As the coordinator does: in one transaction, which an error rolls back."""
     action = Action(
         table=JOBS,
         statements=tuple(Statement(sql=sql.SQL("{}").format(sql.SQL(text)), lock="") for text in statements),
@@ -93,13 +93,13 @@ def test_an_action_that_loses_something_is_undone(engine: Engine, name: str) -> 
     statement, said = LOSSES[name]
     before = catalog_diff.read(engine.connection, JOBS)
     with pytest.raises(Refused) as refused:
-        act(engine, Keeps(renamed=(("total", "revenue"),)), RENAME, statement)
+        act(engine, AllowedChanges(renamed=(("total", "revenue"),)), RENAME, statement)
     assert said in str(refused.value)
     assert catalog_diff.read(engine.connection, JOBS) == before, "rolled back"
 
 
 def test_a_rename_carries_everything_that_is_bound_to_the_column(engine: Engine) -> None:
-    act(engine, Keeps(renamed=(("total", "revenue"),)), RENAME)
+    act(engine, AllowedChanges(renamed=(("total", "revenue"),)), RENAME)
     assert engine.value("SELECT count(revenue) FROM jobs") == 0
 
 
@@ -108,18 +108,18 @@ def test_a_list_of_published_columns_follows(engine: Engine) -> None:
     if engine.connection.info.server_version < 150_000:
         pytest.skip("publications have no lists of columns before 15")
     engine.execute("ALTER PUBLICATION feed SET TABLE jobs (id, status, total)")
-    act(engine, Keeps(renamed=(("status", "zone"),)), "ALTER TABLE public.jobs RENAME status TO zone")
+    act(engine, AllowedChanges(renamed=(("status", "zone"),)), "ALTER TABLE public.jobs RENAME status TO zone")
 
 
 def test_a_rename_that_was_not_asked_for_is_one(engine: Engine) -> None:
     with pytest.raises(Refused, match="lost: column total"):
-        act(engine, Keeps(), RENAME)
+        act(engine, AllowedChanges(), RENAME)
 
 
 def test_two_columns_change_places(engine: Engine) -> None:
     """Everything stays with the column it is bound to, under that column's new name."""
     engine.execute("ALTER TABLE jobs ADD revenue integer")
-    swap = Keeps(renamed=(("total", "revenue"), ("revenue", "total")))
+    swap = AllowedChanges(renamed=(("total", "revenue"), ("revenue", "total")))
     act(
         engine,
         swap,
@@ -132,19 +132,24 @@ def test_two_columns_change_places(engine: Engine) -> None:
 
 def test_a_column_may_come_and_ours_are_not_counted(engine: Engine) -> None:
     add = "ALTER TABLE public.jobs ADD extra integer NOT NULL DEFAULT 1, ADD CONSTRAINT backfilld_x CHECK (total > -1)"
-    act(engine, Keeps(columns=("extra",)), add)
+    act(engine, AllowedChanges(columns=("extra",)), add)
     with pytest.raises(Refused, match="came: column more"):
-        act(engine, Keeps(columns=("extra",)), "ALTER TABLE public.jobs ADD more integer")
+        act(engine, AllowedChanges(columns=("extra",)), "ALTER TABLE public.jobs ADD more integer")
 
 
 def test_a_column_of_another_type_keeps_what_mentions_it(engine: Engine) -> None:
     """The words may differ, by the casts in them, but each must be there."""
     retype = "ALTER TABLE public.jobs ALTER status TYPE text"
     with pytest.raises(Refused, match="jobs_status_check"):
-        act(engine, Keeps(retyped=("status",)), "ALTER TABLE public.jobs DROP CONSTRAINT jobs_status_check", retype)
-    act(engine, Keeps(retyped=("status",)), "DROP STATISTICS public.jobs_both", retype,
+        act(
+            engine,
+            AllowedChanges(retyped=("status",)),
+            "ALTER TABLE public.jobs DROP CONSTRAINT jobs_status_check",
+            retype,
+        )
+    act(engine, AllowedChanges(retyped=("status",)), "DROP STATISTICS public.jobs_both", retype,
         "CREATE STATISTICS public.jobs_both ON total, status FROM public.jobs")  # fmt: skip
 
 
 def test_what_is_named_may_differ(engine: Engine) -> None:
-    act(engine, Keeps(may_differ=(("policy", "own"),)), "ALTER POLICY own ON public.jobs USING (true)")
+    act(engine, AllowedChanges(may_differ=(("policy", "own"),)), "ALTER POLICY own ON public.jobs USING (true)")

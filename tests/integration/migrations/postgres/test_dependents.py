@@ -132,12 +132,12 @@ def test_what_other_operations_do(engine: Engine) -> None:
 
 def test_an_operation_may_know_better(engine: Engine) -> None:
     class Own(Backfill):
-        def fate(self, dependent: Dependent) -> str | None:
+        def impact(self, dependent: Dependent) -> str | None:
             return "is mine" if dependent.kind == "view" else None
 
     (of,) = definition.parse('name: x\noperations: [{backfill: {table: jobs, set: {total: "1"}}}]').operations
     assert isinstance(of, definition.Backfill)
     own = Own(definition=of, facts=None, number=0)  # type: ignore[arg-type] # what it says of dependents needs none
     both = found(engine)
-    assert impact.fate(own, of, both["view", "public.totals"]) == "is mine"
-    assert "is written" in impact.fate(own, of, both["index", "by_total"])
+    assert impact.impact(own, of, both["view", "public.totals"]) == "is mine"
+    assert "is written" in impact.impact(own, of, both["index", "by_total"])

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from backfilld.migrations.file.migration import TableName
 from backfilld.migrations.postgres import catalog
-from backfilld.migrations.postgres.expression_probe import Complaint, probe
+from backfilld.migrations.postgres.expression_probe import Rejected, probe
 from backfilld.migrations.record.states import State
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def test_strings_mean_what_the_lexer_takes_them_for(engine: Engine) -> None:
         engine.url, autocommit=True, row_factory=dict_row, options="-c standard_conforming_strings=off"
     ) as odd:
         try:
-            with pytest.raises(Complaint):
+            with pytest.raises(Rejected):
                 analyse(odd, r"'\'); DROP TABLE other; --'")
         except psycopg.errors.Error:  # a server that cannot switch it off
             return

@@ -12,7 +12,7 @@ from backfilld.migrations.facts import KeyColumn
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.ddl import concurrently
 from backfilld.migrations.postgres import catalog, indexes
-from backfilld.migrations.postgres.expression_probe import Complaint, probe
+from backfilld.migrations.postgres.expression_probe import Rejected, probe
 
 if TYPE_CHECKING:
     from fix_runs import Engine
@@ -72,9 +72,9 @@ def test_what_is_no_index_is_found_by_its_name(engine: Engine) -> None:
 
 
 def test_an_index_that_postgresql_does_not_make_is_refused_in_its_words(engine: Engine) -> None:
-    with pytest.raises(Complaint, match="functions in index expression must be marked IMMUTABLE"):
+    with pytest.raises(Rejected, match="functions in index expression must be marked IMMUTABLE"):
         tried(engine, "((b || now()::text))")
-    with pytest.raises(Complaint, match='"hash" does not support unique indexes'):
+    with pytest.raises(Rejected, match='"hash" does not support unique indexes'):
         tried(engine, "USING hash (a)", unique=True)
 
 

@@ -125,14 +125,14 @@ RULES: dict[str, tuple[str, str]] = {
     "a state that is none": ("UPDATE backfilld.runs SET state = 'sleeping'", "runs_state_check"),
     "a phase that is none": ("UPDATE backfilld.runs SET phase = 'sleeping'", "runs_phase_check"),
     "a name in use": (RUN, "runs_name_in_use"),
-    "a conductor that walks": (
+    "a coordinator that walks": (
         "INSERT INTO backfilld.lanes (run, lane, kind, operation, relation) VALUES (1, 0, 'verify', 0, 'jobs')",
         "lane_zero_conducts",
     ),
-    "a second conductor": ("INSERT INTO backfilld.lanes (run, lane, kind) VALUES (1, 1, 'conductor')", "lane_zero_conducts"),
+    "a second coordinator": ("INSERT INTO backfilld.lanes (run, lane, kind) VALUES (1, 1, 'coordinator')", "lane_zero_conducts"),
     "a walk of nothing": ("INSERT INTO backfilld.lanes (run, lane, kind) VALUES (1, 1, 'verify')", "a_walk_has_an_operation"),
-    "a batch of nothing": ("INSERT INTO backfilld.lanes (run, lane, kind, batch_rows) VALUES (1, 0, 'conductor', 0)", "lanes_batch_rows_check"),
-    "a lane of no run": ("INSERT INTO backfilld.lanes (run, lane, kind) VALUES (99, 0, 'conductor')", "lanes_run_fkey"),
+    "a batch of nothing": ("INSERT INTO backfilld.lanes (run, lane, kind, batch_rows) VALUES (1, 0, 'coordinator', 0)", "lanes_batch_rows_check"),
+    "a lane of no run": ("INSERT INTO backfilld.lanes (run, lane, kind) VALUES (99, 0, 'coordinator')", "lanes_run_fkey"),
     "a second pace": ("INSERT INTO backfilld.pace (only_row) VALUES (false)", "pace_only_row_check"),
     "a pace of the same": ("INSERT INTO backfilld.pace DEFAULT VALUES", "pace_pkey"),
     "a width too wide": ("UPDATE backfilld.pace SET width = 65", "pace_width_check"),
@@ -164,7 +164,7 @@ def test_a_name_is_free_again_after_its_run_was_taken_back(engine: Engine, state
 
 def test_a_run_takes_its_record_with_it(engine: Engine) -> None:
     engine.execute(RUN)
-    engine.execute("INSERT INTO backfilld.lanes (run, lane, kind) VALUES (1, 0, 'conductor')")
+    engine.execute("INSERT INTO backfilld.lanes (run, lane, kind) VALUES (1, 0, 'coordinator')")
     engine.execute("INSERT INTO backfilld.events (run, actor, what) VALUES (1, 'me', 'x')")
     engine.execute("DELETE FROM backfilld.runs")
     left: list[dict[str, Any]] = engine.execute(

@@ -99,15 +99,16 @@ def test_old_values_end_with_their_retention(engine: Engine, *, by_hand: bool) -
     )
     pass_retention(engine, over)
     engine.execute(
-        "INSERT INTO backfilld.misfits (run, operation, key, sqlstate, error) VALUES (%s, 0, '{1}', '22P02', 'x')", over
+        "INSERT INTO backfilld.rollback_conflicts (run, operation, key, sqlstate, error) VALUES (%s, 0, '{1}', '22P02', 'x')",
+        over,
     )
     if by_hand:
         purged = Client(engine.url).purge()
-        assert [(one.run, one.misfits, one.journal_bytes > 0) for one in purged] == [(over, 1, True)]
+        assert [(one.run, one.rollback_conflicts, one.journal_bytes > 0) for one in purged] == [(over, 1, True)]
     else:
         assert retention.run_once(engine.connection) == 1
     assert (has(engine, "journal", over), has(engine, "journal", fresh)) == (False, True)
-    assert engine.value("SELECT count(*) FROM backfilld.misfits") == 0
+    assert engine.value("SELECT count(*) FROM backfilld.rollback_conflicts") == 0
     assert engine.run(over).purged_at is not None
     assert engine.value("SELECT count(*) FROM backfilld.events WHERE run = %s AND what = 'run.purged'", over) == 1
     assert retention.run_once(engine.connection) == 0
@@ -203,7 +204,7 @@ def test_rows_that_block_it_are_named_and_count_while_they_are_there(engine: Eng
     run = engine.enqueue(ADD % ("backfill: \"'v' || id\"", "contract"))
     expect(engine.drive(run), State.WAITING)
     engine.execute(
-        "INSERT INTO backfilld.misfits (run, operation, key, sqlstate, error) "
+        "INSERT INTO backfilld.rollback_conflicts (run, operation, key, sqlstate, error) "
         "SELECT %s, 0, ARRAY[n::text], '22003', 'out of range' FROM (VALUES (7), (9), (1000)) v (n)",
         run,
     )

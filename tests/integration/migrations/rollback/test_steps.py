@@ -109,7 +109,7 @@ def test_from_every_state(engine: Engine, state: str) -> None:
 
 
 def test_a_batch_in_flight_ends_before_anything_is_taken_back(engine: Engine) -> None:
-    """The lane is held by somebody: the conductor waits, and does not even write down where it begins."""
+    """The lane is held by somebody: the coordinator waits, and does not even write down where it begins."""
     run = engine.enqueue(ADD)
     lane = engine.drive_to_lanes(run)[0]
     with engine.connect() as other, other.transaction():

@@ -11,7 +11,7 @@ from fix_runs import expect
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning import examine
 from backfilld.migrations.record import runs
-from backfilld.migrations.record.model import Bounds, Stretch
+from backfilld.migrations.record.model import Bounds, PageRange
 from backfilld.migrations.record.states import State
 from backfilld.migrations.telemetry import BatchCommitted
 from backfilld.monitoring import progress
@@ -43,8 +43,8 @@ def make_jobs(engine: Engine, rows: int) -> None:
     engine.execute("CREATE INDEX jobs_status ON jobs (status)")
 
 
-def stretches(engine: Engine, run: int, kind: str = "backfill") -> list[Stretch]:
-    return [lane.bounds for lane in engine.lanes(run, kind) if isinstance(lane.bounds, Stretch)]
+def stretches(engine: Engine, run: int, kind: str = "backfill") -> list[PageRange]:
+    return [lane.bounds for lane in engine.lanes(run, kind) if isinstance(lane.bounds, PageRange)]
 
 
 def happened(engine: Engine, run: int, what: str) -> int:
@@ -87,7 +87,7 @@ def test_every_row_is_changed_once_whatever_the_order_of_the_lanes(engine: Engin
 def test_verify_goes_by_pages_only_where_no_row_that_moves_can_be_wrong(engine: Engine) -> None:
     """The sync trigger keeps values right, and the scan that proves NOT NULL finds those it could not compute."""
     make_jobs(engine, 300)
-    for text, by in ((ADD % 2, Stretch), (SET % 2, Bounds)):
+    for text, by in ((ADD % 2, PageRange), (SET % 2, Bounds)):
         run = engine.enqueue(text)
         expect(engine.drive(run), State.COMPLETED)
         assert {type(lane.bounds) for lane in engine.lanes(run, "verify")} == {by}
@@ -162,7 +162,7 @@ def test_wrong_rows_that_verify_meets_become_stretches_of_the_next_pass(engine: 
     assert now.pass_ == 2
     mended = [lane for lane in engine.lanes(run, "backfill") if lane.pass_ == 2]
     assert sum(lane.rows_changed for lane in mended) == 3
-    assert all(isinstance(lane.bounds, Stretch) for lane in mended)
+    assert all(isinstance(lane.bounds, PageRange) for lane in mended)
     assert engine.value(WRONG[ADD]) == 0
 
 

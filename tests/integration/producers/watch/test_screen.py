@@ -58,7 +58,7 @@ class Record:
     def becomes(self, run: int, *states: State, error: dict[str, Any] | None = None) -> None:
         for state in states:
             with self.connection.transaction():
-                held = runs.hold(self.connection, run)
+                held = runs.lock(self.connection, run)
                 assert held is not None
                 runs.set_state(self.connection, held, state, actor="worker", reason="test", wish=held.wish, error=error)
 

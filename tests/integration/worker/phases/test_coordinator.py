@@ -1,4 +1,4 @@
-"""The conductor: each step once, by whatever process; and the end of all lanes noticed once."""
+"""The coordinator: each step once, by whatever process; and the end of all lanes noticed once."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_every_step_by_another_process_with_its_messages_lost(engine: Engine) ->
 
 
 def test_a_run_goes_through_on_its_messages_alone(engine: Engine) -> None:
-    """No reconciler is needed when nothing is lost: each step sends what follows it, the last lane's the conductor."""
+    """No reconciler is needed when nothing is lost: each step sends what follows it, the last lane's the coordinator."""
     run = engine.enqueue(EVERYTHING % "[]")
     while engine.sent:
         engine.step()

@@ -27,7 +27,7 @@ from backfilld.migrations.telemetry import BatchRetried, BlockerSentAway, Commit
 from backfilld.producers import commands
 from backfilld.producers.demo.servers import EmbeddedPostgres
 from backfilld.worker.phases import ddl, lock_policy
-from backfilld.worker.phases.lock_watch import Blocked, Lookout
+from backfilld.worker.phases.lock_watch import Blocked, LockWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -96,7 +96,7 @@ def what_happened(engine: Engine, what: str) -> list[dict[str, Any]]:
 
 
 def wait_of(engine: Engine, run: int) -> dict[str, Any]:
-    """What the conductor's lane remembers of its wait."""
+    """What the coordinator's lane remembers of its wait."""
     error = engine.lane(run, 0).last_error
     assert error is not None
     wait: dict[str, Any] = error["wait"]
@@ -467,11 +467,13 @@ def both() -> Action:
 
 
 def step_of(engine: Engine, connection: Connection, action: Action, run: int) -> None:
-    """One action, as the conductor does it."""
-    lookout = Lookout(engine.pool, engine.lane(run, 0), runs.standing(connection, run), observe=engine.events.append)
-    with connection.transaction(), lookout.watching():
+    """One action, as the coordinator does it."""
+    lock_watch = LockWatch(
+        engine.pool, engine.lane(run, 0), runs.standing(connection, run), observe=engine.events.append
+    )
+    with connection.transaction(), lock_watch.watching():
         connection.execute("SET LOCAL lock_timeout = '500ms'")
-        lookout.before(connection, action)
+        lock_watch.before(connection, action)
         with ddl.together(connection, action):
             ddl.execute(connection, action)
 

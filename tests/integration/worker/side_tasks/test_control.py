@@ -285,14 +285,14 @@ def test_only_our_own_batches_of_that_run_are_cancelled(engine: Engine, run: int
 
 
 def test_a_validate_under_way_is_cancelled_by_a_pause(engine: Engine) -> None:
-    """The conductor's own long statement, which has no time limit; it scans again after the resume."""
+    """The coordinator's own long statement, which has no time limit; it scans again after the resume."""
     engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text)")
     engine.execute("INSERT INTO jobs SELECT n, 'open' FROM generate_series(1, 20) n")
     run = engine.enqueue(
         "name: add\noperations: [{add_column: {table: jobs, column: {name: shout, type: text}, "
         'backfill: "upper(status)", not_null: true}}]\nsettings: {approve: []}'
     )
-    # Given the conductor about to VALIDATE, which a lock of the test keeps waiting
+    # Given the coordinator about to VALIDATE, which a lock of the test keeps waiting
     engine.drive(run, until=lambda run: run.phase is Phase.VERIFY and engine.lane(run.run, 0).cursor == 3)
     engine.execute("UPDATE backfilld.lanes SET attempts = 0")
     engine.execute(

@@ -296,7 +296,7 @@ def test_a_pause_is_not_taken_for_giving_way(engine: Engine) -> None:
 
 
 def test_a_validate_that_others_wait_for_gives_way_and_is_made_later(engine: Engine) -> None:
-    """The conductor's own long statement; what waits for it is a schema change of somebody else."""
+    """The coordinator's own long statement; what waits for it is a schema change of somebody else."""
     run = engine.enqueue(
         "name: add\noperations: [{add_column: {table: counters, column: {name: shout, type: text}, "
         f'backfill: "id::text", not_null: true}}}}]\nsettings: {{approve: [], give_way_ms: {GIVE_WAY_MS}}}'

@@ -362,14 +362,14 @@ def test_a_query_of_the_operators_that_gives_nothing_holds_by_name_and_delays_no
 
 def test_the_canary_knows_when_a_batch_of_ours_is_under_way(engine: Engine) -> None:
     canary = Canary()
-    canary.begin(engine.connection)
+    canary.warm_up(engine.connection)
     assert not canary.working
     assert canary.felt.rested_share == 1
     assert canary.felt.seconds is not None
     with engine.connect() as batch, batch.transaction():
         batch.execute("SET LOCAL application_name = 'backfilld run=1 lane=1 seq=0'")
         for _ in range(8):
-            canary.sing(engine.connection)
+            canary.commit(engine.connection)
     assert canary.working
     assert canary.felt.rested_share == 0.5
     assert canary.reading.value == canary.felt.seconds
@@ -382,7 +382,7 @@ def test_a_canary_that_fails_is_a_signal_that_cannot_be_read(engine: Engine, mon
     assert pace.read(engine.connection).hold_reason == "commit cannot be read: division by zero"
     monkeypatch.undo()
     one.tick(engine.connection)
-    one._canary.sing(engine.connection)
+    one._canary.commit(engine.connection)
     one.run_once(engine.connection)
     assert pace.read(engine.connection).hold_reason is None
 
@@ -398,7 +398,7 @@ def test_what_a_transaction_of_others_takes_is_their_number_by_their_rate(engine
     canary._ended[0] = (time.monotonic() - 2, 1000)
     canary.count(1200)
     for _ in range(20):
-        canary.look(engine.connection)
+        canary.count_sessions(engine.connection)
     assert canary.felt.response_seconds == pytest.approx(0.03, rel=0.2)
     assert canary.felt.seconds is None, "no commit of ours"
     canary.count(7)
@@ -412,7 +412,7 @@ def test_the_canary_leaves_nothing_to_vacuum(engine: Engine) -> None:
     size = "SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relnamespace = 'backfilld'::regnamespace"
     before = engine.value(size)
     for _ in range(50):
-        canary.sing(engine.connection)
+        canary.commit(engine.connection)
     assert engine.value(size) == before
 
 
@@ -462,7 +462,7 @@ def governed(embedded_database_url: str) -> Iterator[Callable[[Limits], Connecti
 def test_a_standby_that_falls_behind_stops_the_work_in_time_and_lets_it_go_on_by_itself(
     governed: Callable[[Limits], Connection], standby: EmbeddedPostgres
 ) -> None:
-    """Held within two seconds of passing the hard limit, and going on within five of the recovery."""
+    """LockedRun within two seconds of passing the hard limit, and going on within five of the recovery."""
     hard_seconds = 1.0
     watch = governed(Limits(replica_lag_seconds=Limit(soft=0.5, hard=hard_seconds)))
     until("the first verdict", lambda: pace.read(watch).age_seconds is not None and not pace.read(watch).hold_reason)

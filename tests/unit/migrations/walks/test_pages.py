@@ -9,19 +9,19 @@ from itertools import pairwise
 
 import pytest
 
-from backfilld.migrations.record.model import Stretch
+from backfilld.migrations.record.model import PageRange
 from backfilld.migrations.walks import pages
-from backfilld.migrations.walks.pages import Place, stripes_for
+from backfilld.migrations.walks.pages import PageCursor, stripes_for
 
 #: Line pointers of a page in these tests: past 256, where the low byte begins anew.
 OFFSETS = (*range(1, 24), *range(250, 270))
 
 
-def stretch(first: int = 0, last: int | None = 500, *, stripes: int = 8, group_pages: int = 128) -> Stretch:
-    return Stretch(first=first, last=last, filenode=1, rows_per_page=60.0, stripes=stripes, group_pages=group_pages)
+def stretch(first: int = 0, last: int | None = 500, *, stripes: int = 8, group_pages: int = 128) -> PageRange:
+    return PageRange(first=first, last=last, filenode=1, rows_per_page=60.0, stripes=stripes, group_pages=group_pages)
 
 
-def covered(reach: pages.PageReach, *, size: int) -> Counter[tuple[int, int]]:
+def covered(reach: pages.PageBatchRange, *, size: int) -> Counter[tuple[int, int]]:
     """(page, class of line pointers) of a reach: the class modulo all stripes that are used here."""
     last = size if reach.last is None else reach.last
     return Counter(
@@ -39,7 +39,7 @@ def test_every_line_pointer_of_every_page_is_covered_exactly_once(seed: int) -> 
     chance = random.Random(seed)
     size = chance.randint(1, 300)
     whole = stretch(last=size, stripes=chance.choice([1, 2, 5, 8, 16]), group_pages=chance.choice([64, 100, 256]))
-    open_lanes: list[tuple[Stretch, Place | None]] = [(whole, None)]
+    open_lanes: list[tuple[PageRange, PageCursor | None]] = [(whole, None)]
     seen: Counter[tuple[int, int]] = Counter()
     # When
     while open_lanes:
@@ -53,7 +53,7 @@ def test_every_line_pointer_of_every_page_is_covered_exactly_once(seed: int) -> 
         changed = chance.choice([0, 10, 5000])
         after = pages.after(lane, here, reach, changed=changed, hot=chance.randint(0, changed))
         if after is not None:
-            open_lanes.append((lane, Place.from_json(after.to_json())))
+            open_lanes.append((lane, PageCursor.from_json(after.to_json())))
     # Then
     assert seen == Counter((page, offset) for page in range(size) for offset in OFFSETS)
 
@@ -78,7 +78,7 @@ def test_beside_others_the_first_round_writes_few_whole_pages_at_a_time() -> Non
 
 def test_what_a_lane_has_behind_it_adds_up_to_its_pages() -> None:
     lane = stretch(first=100, last=900)
-    place: Place | None = pages.begin(lane)
+    place: PageCursor | None = pages.begin(lane)
     before = 0.0
     while place is not None:
         reach = pages.reach(lane, place, rows=700, pages=900)
@@ -100,7 +100,7 @@ def test_the_open_end_reaches_rows_added_meanwhile() -> None:
     assert pages.after(lane, after, reach, changed=0, hot=0) is None
 
 
-def _second_group(lane: Stretch, *, opening_hot: float, following_hot: float, changed: int = 1000) -> Place:
+def _second_group(lane: PageRange, *, opening_hot: float, following_hot: float, changed: int = 1000) -> PageCursor:
     """The place after a whole first group with these shares of HOT updates."""
     place = pages.begin(lane)
     first = place.first

@@ -24,7 +24,7 @@ from backfilld.worker.side_tasks.throttle import (
     STALE_SECONDS,
     STATEMENTS_KEPT,
     WIDEN_SECONDS,
-    Felt,
+    Latency,
     Memory,
     Verdict,
     decide,
@@ -301,8 +301,8 @@ def test_only_a_change_that_matters_is_told() -> None:
 # --- the baseline ------------------------------------------------------------------------------------------------------
 
 
-def felt(seconds: float, rested: float | None = None, share: float = 1.0) -> Felt:
-    return Felt(seconds=seconds, rested_seconds=rested, rested_share=share if rested is not None else 0.0)
+def felt(seconds: float, rested: float | None = None, share: float = 1.0) -> Latency:
+    return Latency(seconds=seconds, rested_seconds=rested, rested_share=share if rested is not None else 0.0)
 
 
 def test_what_is_within_the_floor_is_no_slowdown() -> None:
@@ -366,7 +366,7 @@ def test_the_baseline_stays_within_what_was_measured(samples: list[tuple[float, 
 
 def test_transactions_of_others_are_compared_with_what_they_took_at_rest() -> None:
     """Which tells of row locks and of the processor, as a small commit cannot."""
-    rest = Felt(seconds=0.001, rested_seconds=0.001, rested_share=1.0, response_seconds=0.004)
+    rest = Latency(seconds=0.001, rested_seconds=0.001, rested_share=1.0, response_seconds=0.004)
     reading, memory = feel(rest, Memory(), others=4, elapsed_seconds=1)
     assert (reading.value, memory.response_baseline_seconds) == (1, 0.004)
     work = replace(rest, rested_share=0.1, response_seconds=0.010)
@@ -379,7 +379,7 @@ def test_transactions_of_others_are_compared_with_what_they_took_at_rest() -> No
 
 def test_a_run_that_is_down_to_a_tenth_for_no_fault_of_its_own_gets_out_of_it() -> None:
     """The application has become slower by itself: a lane that works a tenth of its time lets the baseline learn it."""
-    slow = Felt(seconds=0.001, rested_seconds=0.001, rested_share=0.9, response_seconds=0.010)
+    slow = Latency(seconds=0.001, rested_seconds=0.001, rested_share=0.9, response_seconds=0.010)
     memory = Memory(response_baseline_seconds=0.004, share=LEAST_SHARE, others=4)
     seconds = 0
     while memory.share < 1 and seconds < 300:
@@ -396,8 +396,8 @@ def span(*statements: tuple[str, int, float], seconds: float = 3.0) -> Span:
     )
 
 
-REST = Felt(seconds=0.001, rested_seconds=0.001, rested_share=1.0)
-WORK = Felt(seconds=0.001)
+REST = Latency(seconds=0.001, rested_seconds=0.001, rested_share=1.0)
+WORK = Latency(seconds=0.001)
 
 
 def test_statements_of_others_are_compared_with_what_they_took_at_rest() -> None:
@@ -462,7 +462,7 @@ class Simulated:
         lag = self.backlog / self.replay
         commit = 0.01 * (1 + (working / self.room) ** 2)
         reading, self.memory = feel(
-            Felt(seconds=commit, rested_seconds=0.01, rested_share=0.1), self.memory, others=4, elapsed_seconds=1
+            Latency(seconds=commit, rested_seconds=0.01, rested_share=0.1), self.memory, others=4, elapsed_seconds=1
         )
         readings = [reading, Reading(signal="replica_lag_seconds", value=lag)]
         given_ = decide(

@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations.ddl.sync_function import NEUTRAL, Misfits, Pair, Side, SyncTrigger
+from backfilld.migrations.operations.ddl.sync_function import NEUTRAL, Pair, RollbackConflicts, Side, SyncTrigger
 
 if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
@@ -197,13 +197,13 @@ def test_once_settled_a_row_whose_sides_are_not_written_keeps_both(connection: C
     assert row(connection) == ("[4]", [4])
 
 
-def narrow(misfits: Misfits | None) -> Pair:
+def narrow(rollback_conflicts: RollbackConflicts | None) -> Pair:
     return Pair(
         table=TABLE,
         authority=Side(column="new", type="bigint", expression="old::bigint"),
         mirror=Side(column="old", type="integer", expression="new::integer"),
         settled=True,
-        misfits=misfits,
+        rollback_conflicts=rollback_conflicts,
     )
 
 
@@ -216,13 +216,13 @@ def test_a_value_that_does_not_fit_the_old_type_is_put_down_with_its_key_and_err
             [state, state],
         )
     make_table(connection, "old integer, new bigint")
-    synced(connection, narrow(Misfits(migration="it's", operation=3, key=("id", "other"))))
+    synced(connection, narrow(RollbackConflicts(migration="it's", operation=3, key=("id", "other"))))
     insert(connection, 1, {"new": "3000000000", "other": "k"})
     assert row(connection) == (None, 3_000_000_000)
     for _ in range(2):
         connection.execute("UPDATE jobs SET new = new + 1")
     found = connection.execute(
-        "SELECT m.operation, m.key, m.sqlstate, m.error, r.state FROM backfilld.misfits m JOIN backfilld.runs r USING (run)"
+        "SELECT m.operation, m.key, m.sqlstate, m.error, r.state FROM backfilld.rollback_conflicts m JOIN backfilld.runs r USING (run)"
     ).fetchall()
     assert found == [
         {"operation": 3, "key": ["1", "k"], "sqlstate": "22003", "error": "integer out of range", "state": "running"}
@@ -231,7 +231,7 @@ def test_a_value_that_does_not_fit_the_old_type_is_put_down_with_its_key_and_err
 
 def test_what_cannot_be_put_down_is_no_error_of_the_applications(connection: Connection) -> None:
     make_table(connection, "old integer, new bigint")
-    synced(connection, narrow(Misfits(migration="none", operation=0, key=("id", "gone"))))
+    synced(connection, narrow(RollbackConflicts(migration="none", operation=0, key=("id", "gone"))))
     insert(connection, 1, {"new": "3000000000"})
     assert row(connection) == (None, 3_000_000_000)
 
