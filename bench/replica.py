@@ -56,7 +56,7 @@ def measure(stage: Stage, effort: Effort) -> Section:
         title=f"Replica: {outages} times replay is paused, soft limit {SOFT_SECONDS:g} s, hard limit {HARD_SECONDS:g} s",
         method=(
             f"A streaming standby whose replay is paused (pg_wal_replay_pause) while {LANES} lanes work, a tenth of a millisecond "
-            "a row. The hard limit is passed so many seconds after replay has stopped: the lanes never stop writing. LockedRun: until "
+            "a row. The hard limit is passed so many seconds after replay has stopped: the lanes never stop writing. Held: until "
             "the hold is on record, looked for every 20 ms. Last checkpoint: the batches in hand may end. Replay goes on "
             f"{HELD_SECONDS:g} s later; back: from when the standby has replayed what there was until a lane makes its next "
             "checkpoint."

@@ -128,7 +128,7 @@ def measure(stage: Stage, effort: Effort) -> Section:
             f"Each session sends a statement of its own about every {1000 * THINKS_SECONDS:.0f} ms: a row by its key is updated, "
             "or a few are counted. Each is timed from being sent until it has returned. Usual is the p99 of the "
             f"{usual:.0f} s before; longest is the worst of the whole run, from enqueue to completed. The reader reads the table and "
-            f"leaves its transaction open for {reader:.0f} s, then goes. LockedRun is how long others see the ACCESS EXCLUSIVE lock "
+            f"leaves its transaction open for {reader:.0f} s, then goes. Held is how long others see the ACCESS EXCLUSIVE lock "
             f"of expand granted, with {1000 * ROUND_TRIP_SECONDS:.0f} ms from the worker to the database and back."
         ),
         figures=(

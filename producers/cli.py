@@ -441,7 +441,7 @@ def purge(
         return
     for one in purged:
         answers.say(
-            f"{one.name}: {one.journal_bytes + one.archive_bytes} bytes of old values and {one.rollback_conflicts} rollback_conflicts dropped"
+            f"{one.name}: {one.journal_bytes + one.archive_bytes} bytes of old values and {one.rollback_conflicts} rollback conflicts dropped"
         )
     if not purged:
         answers.say("nothing to drop")

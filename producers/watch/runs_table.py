@@ -35,7 +35,7 @@ _NAME_SHARE = 0.4
 
 
 class RunsTable(DataTable[Text]):
-    """AllowedChanges the cursor on the run that was chosen, whatever comes and goes."""
+    """Keeps the cursor on the run that was chosen, whatever comes and goes."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -73,7 +73,7 @@ def _read(connection: Connection, found: Examination, place: str, text: str) -> 
 
 def _complaint(connection: Connection, statement: SqlStatement) -> str | None:
     """What PostgreSQL's parser has against a statement. As the body of a function it is read and not run."""
-    # DDL's names are looked up when it runs, and a copy in pg_temp would be found by them in the dry_run.
+    # DDL's names are looked up when it runs, and a copy in pg_temp would be found by them in the dry run.
     shape = " ".join("Q" if token.kind == "name" else token.word or token.text[:1] for token in statement.tokens)
     if (found := _BARE_NAMES.match(shape)) is not None:
         name = statement.tokens[shape[: found.start("name")].count(" ")].text

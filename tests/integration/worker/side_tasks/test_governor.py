@@ -462,7 +462,7 @@ def governed(embedded_database_url: str) -> Iterator[Callable[[Limits], Connecti
 def test_a_standby_that_falls_behind_stops_the_work_in_time_and_lets_it_go_on_by_itself(
     governed: Callable[[Limits], Connection], standby: EmbeddedPostgres
 ) -> None:
-    """LockedRun within two seconds of passing the hard limit, and going on within five of the recovery."""
+    """Held within two seconds of passing the hard limit, and going on within five of the recovery."""
     hard_seconds = 1.0
     watch = governed(Limits(replica_lag_seconds=Limit(soft=0.5, hard=hard_seconds)))
     until("the first verdict", lambda: pace.read(watch).age_seconds is not None and not pace.read(watch).hold_reason)
