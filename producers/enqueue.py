@@ -62,4 +62,4 @@ def _reachable() -> Iterator[None]:
         yield
     except (redis.RedisError, dramatiq.BrokerConnectionError) as exc:
         msg = f"cannot reach Redis: {str(exc).strip()}"
-        raise Unreachable(msg) from exc
+        raise Unreachable(msg, server="Redis") from exc

@@ -104,14 +104,14 @@ def check(client: redis.Redis) -> None:
         client.ping()
     except redis.RedisError as exc:
         msg = f"cannot reach Redis at {_address(client)}: {exc}"
-        raise Unreachable(msg) from exc
+        raise Unreachable(msg, server="Redis") from exc
     try:
         config = client.config_get("maxmemory*")
     except redis.ResponseError:
         return
     except redis.RedisError as exc:
         msg = f"the connection to Redis at {_address(client)} was lost: {exc}"
-        raise Unreachable(msg) from exc
+        raise Unreachable(msg, server="Redis") from exc
     values = {_text(name): _text(value) for name, value in dict(config).items()}
     policy = values.get("maxmemory-policy", "noeviction")
     # `volatile-…` drops keys with a time to live, which ours do not have; without `maxmemory` nothing is dropped at all.
