@@ -23,6 +23,11 @@ class State(StrEnum):
     FAILED = "failed"
     COMPLETED = "completed"
 
+    @property
+    def words(self) -> str:
+        """The state as a sentence has it: `rolling back`."""
+        return self.replace("_", " ")
+
 
 class Phase(StrEnum):
     """The phases of a change, in order."""

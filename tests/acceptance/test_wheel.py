@@ -168,7 +168,7 @@ def _dependencies() -> set[str]:
 def _files(distributions: set[str]) -> Iterator[metadata.PackagePath]:
     for name in distributions:
         for file in metadata.files(name) or ():
-            if ".." not in file.parts and file.locate().exists():
+            if ".." not in file.parts and Path(str(file.locate())).exists():
                 yield file
 
 

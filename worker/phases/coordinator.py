@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.file.migration import TableName
+from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.operations import Action, Walk, steps
 from backfilld.migrations.operations.ddl.rule import NAMED_ROWS
 from backfilld.migrations.postgres import catalog
@@ -18,7 +19,6 @@ from backfilld.migrations.record.model import PageRange
 from backfilld.migrations.record.states import Phase, State, allowed
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.rollback.steps import way_back
-from backfilld.migrations.settings import TARGET
 from backfilld.migrations.telemetry import PhaseEntered, StateChanged
 from backfilld.migrations.wire.messages import LaneMessage
 from backfilld.worker.phases import ddl
