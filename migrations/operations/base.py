@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from psycopg import sql
 
-    from backfilld.migrations.facts import Facts, IndexDefinition, KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.catalog_diff import AllowedChanges
+    from backfilld.migrations.postgres.definitions import IndexDefinition, KeyColumn
     from backfilld.migrations.walks.rewrite import Rewrite
 
 
@@ -36,23 +38,6 @@ class Guard:
     #: What a row means; `{!r}` takes the row's first column.
     problem: str
     remedy: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class AllowedChanges:
-    """What an action may change in the catalog entry of its table; all else must be as before, or the action is rolled back.
-
-    Names that begin with `backfilld_` or `~backfilld_` are ours and never compared.
-    """
-
-    #: Columns that have another name afterwards, (before, after). For two that change places, both ways.
-    renamed: tuple[tuple[str, str], ...] = ()
-    #: Columns, by their name afterwards, that have another type. What mentions them must be there, its words may differ.
-    retyped: tuple[str, ...] = ()
-    #: Columns that come or go.
-    columns: tuple[str, ...] = ()
-    #: Lines that are not compared, (kind, name) as `fingerprint.sql` gives them: ("constraint", "jobs_total_check").
-    may_differ: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.operations import Operation, Statement
-    from backfilld.migrations.planning.checks.findings import Examination
+    from backfilld.migrations.planning.checks.findings import Findings
     from backfilld.migrations.postgres.catalog_diff import Line
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.statements import SqlStatement
@@ -140,7 +140,7 @@ class DryRun:
         return self.seen.get(place, Seen(by_rule_because="it was not rehearsed"))
 
 
-def dry_run(connection: Connection, found: Examination, migration: Migration, facts: Sequence[Facts]) -> DryRun:
+def dry_run(connection: Connection, found: Findings, migration: Migration, facts: Sequence[Facts]) -> DryRun:
     """Run the migration's statements on copies; what must not be run is refused in `found`."""
     if not any(
         steps([bind_one(migration, number, known)], phase) for number, known in enumerate(facts) for phase in Phase
@@ -150,7 +150,7 @@ def dry_run(connection: Connection, found: Examination, migration: Migration, fa
         return _Stage(connection, found, migration, facts, copies).play()
 
 
-def _named(connection: Connection, found: Examination, migration: Migration, facts: Sequence[Facts]) -> list[TableName]:
+def _named(connection: Connection, found: Findings, migration: Migration, facts: Sequence[Facts]) -> list[TableName]:
     """The tables that the operations are about or their statements name."""
     tables = {operation.table: None for operation in migration.operations if operation.table is not None}
     for number, known in enumerate(facts):
@@ -215,7 +215,7 @@ class _Stage:
     def __init__(
         self,
         connection: Connection,
-        found: Examination,
+        found: Findings,
         migration: Migration,
         facts: Sequence[Facts],
         copies: dict[TableName, int],

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.operations import Operation, Step
     from backfilld.migrations.planning.dry_run import DryRun
     from backfilld.migrations.planning.estimate import CostEstimate
-    from backfilld.migrations.planning.examine import Examination
+    from backfilld.migrations.planning.examination import Examination
     from backfilld.migrations.planning.risks import Risk
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.walks.rewrite import Rewrite

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation
-    from backfilld.migrations.planning.checks.findings import Examination
+    from backfilld.migrations.planning.examination import Examination
 
 Level = Literal["high", "medium", "low"]
 LEVELS: tuple[Level, ...] = ("high", "medium", "low")

@@ -24,17 +24,16 @@ from backfilld.migrations.postgres.column_dependents import (
     DependentStatistics,
     DependentTrigger,
     DependentView,
-    Grant,
 )
+from backfilld.migrations.postgres.definitions import Grant
 from backfilld.migrations.postgres.expression_probe import Rejected
 from backfilld.migrations.queries import literally, queries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from backfilld.migrations.facts import IndexDefinition
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
+    from backfilld.migrations.postgres.definitions import IndexDefinition
 
 _SQL = queries(__package__, "column_dependents")
 

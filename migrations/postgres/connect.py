@@ -18,8 +18,9 @@ from backfilld.migrations.errors import InvalidSettings, Unreachable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Any: what a row holds depends on the query; `model.from_row` gives it types.
-Connection = psycopg.Connection[dict[str, Any]]
+#: Any: what a row holds depends on the query; `from_row` of a value gives it types.
+Row = dict[str, Any]
+Connection = psycopg.Connection[Row]
 Pool = ConnectionPool[Connection]
 
 #: Seconds to wait for a server that does not answer. Longer than a restart's refusal, shorter than a person's patience.

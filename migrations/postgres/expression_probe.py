@@ -22,10 +22,10 @@ from backfilld.migrations.queries import queries
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from backfilld.migrations.facts import IndexDefinition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.definitions import IndexDefinition
 
 _SQL = queries(__package__, "catalog")
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.facts import IndexDefinition
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres.definitions import IndexDefinition
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "indexes")
 

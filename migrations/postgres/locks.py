@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg import sql
 
@@ -13,10 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from backfilld.migrations.file.migration import TableName
-    from backfilld.migrations.operations import Action
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "locks")
 
@@ -70,7 +68,27 @@ class Needed:
         return " and ".join(str(table) for table in self.tables)
 
 
-def needed(action: Action) -> Needed | None:
+class Locking(Protocol):
+    """One statement, and the lock that it takes on its table."""
+
+    @property
+    def lock(self) -> str: ...
+
+
+class Changing(Protocol):
+    """What a step is asked for its lock: an operation's `Action`."""
+
+    @property
+    def table(self) -> TableName | None: ...
+    @property
+    def statements(self) -> Sequence[Locking]: ...
+    @property
+    def locks(self) -> Sequence[TableName]: ...
+    @property
+    def index(self) -> object | None: ...
+
+
+def needed(action: Changing) -> Needed | None:
     """What an action must lock; None when it takes no lock on a table, or none that is known beforehand."""
     modes = [mode for statement in action.statements if (mode := _mode(statement.lock)) is not None]
     tables = {*action.locks, *(() if action.table is None else (action.table,))}

@@ -108,8 +108,7 @@ def _lost(connection: Connection, run: Run, steps: Sequence[Step]) -> str:
         for lane in lanes.of_run(connection, run.run)
         if lane.operation in undone and lane.kind in {"backfill", "retry"}
     )
-    why = "`journal: off`" if not run.settings.journal else "an earlier release"
-    return f"{changed} rows were changed in place without a journal ({why})" if changed else ""
+    return f"{changed} rows were changed in place without a journal (`journal: off`)" if changed else ""
 
 
 def _refusals(connection: Connection, steps: Sequence[Step]) -> Iterator[RollbackCheck]:

@@ -22,8 +22,7 @@ from backfilld.worker.side_tasks.throttle import Latency
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 #: What is judged. Longer would answer late, shorter would follow every hiccup.
 WINDOW_SECONDS = 5.0

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backfilld.migrations.file.migration import AddForeignKey as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 #: The referenced table in the query for orphans. A table may refer to itself, or to one of the same name in another schema.

@@ -18,7 +18,7 @@ from backfilld.migrations.operations.ddl import concurrently
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import AddUnique as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 _BRIEF = "brief; gives way after lock_timeout, and tries again"

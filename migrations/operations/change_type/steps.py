@@ -22,22 +22,13 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.facts import Target
-from backfilld.migrations.operations.base import (
-    Action,
-    AllowedChanges,
-    Archived,
-    Guard,
-    Plain,
-    Statement,
-    Step,
-    Walk,
-    object_name,
-)
+from backfilld.migrations.operations.base import Action, Archived, Guard, Plain, Statement, Step, Walk, object_name
 from backfilld.migrations.operations.ddl import concurrently
 from backfilld.migrations.operations.ddl.rule import BRIEF, naming
 from backfilld.migrations.operations.ddl.sync_function import Pair, RollbackConflicts, Side, SyncTrigger
 from backfilld.migrations.operations.ddl.sync_trigger import created, dropped, fires_last, silenced, turned
 from backfilld.migrations.postgres import column_copy
+from backfilld.migrations.postgres.catalog_diff import AllowedChanges
 from backfilld.migrations.rollback.archive import restored
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
@@ -52,8 +43,8 @@ if TYPE_CHECKING:
         DependentRule,
         DependentTrigger,
         DependentView,
-        Grant,
     )
+    from backfilld.migrations.postgres.definitions import Grant
 
 _SCAN = "scans the table while reads and writes go on"
 _PROVED = "no scan: the validated check proves it; "

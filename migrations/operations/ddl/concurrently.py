@@ -27,9 +27,9 @@ from backfilld.migrations.operations.ddl.rule import NAMED_ROWS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.facts import IndexDefinition, KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Guard, Step
+    from backfilld.migrations.postgres.definitions import IndexDefinition, KeyColumn
 
 _GOES_ON = "outside of a transaction, while reads and writes go on"
 

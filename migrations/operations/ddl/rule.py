@@ -17,8 +17,8 @@ from backfilld.migrations.operations.base import Action, Statement, Step
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.facts import KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.definitions import KeyColumn
 
 BRIEF = "brief; gives way after lock_timeout, and tries again"
 #: So many rows that break a rule are named: enough to see what is wrong with them.

@@ -20,9 +20,10 @@ from backfilld.migrations.rollback.archive import restored
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
-    from backfilld.migrations.facts import Constraint, Dropped, IndexDefinition
+    from backfilld.migrations.facts import Dropped
     from backfilld.migrations.file.migration import DropColumn as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.definitions import Constraint, IndexDefinition
 
 _BRIEF = "brief; gives way after lock_timeout, and tries again"
 _SCAN = "scans the table while reads and writes go on"
@@ -80,15 +81,15 @@ class DropColumn(Plain):
         if dropped.comment is not None:
             comment = sql.SQL("COMMENT ON COLUMN {} IS {}").format(name, sql.Literal(dropped.comment))
             statements.append(Statement(sql=comment, lock="SHARE UPDATE EXCLUSIVE"))
-        for privilege, role, may_grant in dropped.grants:
-            grant = sql.SQL("GRANT {} ({}) ON {} TO {}{}").format(
-                sql.SQL(privilege),
+        for grant in dropped.grants:
+            granted = sql.SQL("GRANT {} ({}) ON {} TO {}{}").format(
+                sql.SQL(grant.privilege),
                 self._column,
                 self.table.identifier,
-                sql.Identifier(role) if role is not None else sql.SQL("PUBLIC"),
-                sql.SQL(" WITH GRANT OPTION" if may_grant else ""),
+                sql.SQL(grant.grantee),  # quoted by PostgreSQL
+                sql.SQL(" WITH GRANT OPTION" if grant.grantable else ""),
             )
-            statements.append(Statement(sql=grant, lock="none"))
+            statements.append(Statement(sql=granted, lock="none"))
         return tuple(statements)
 
     def _restore(self) -> Walk:

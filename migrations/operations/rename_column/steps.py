@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.facts import ShadowColumn
-from backfilld.migrations.operations.base import Action, AllowedChanges, Plain, Statement, Step, Walk, object_name
+from backfilld.migrations.operations.base import Action, Plain, Statement, Step, Walk, object_name
 from backfilld.migrations.operations.ddl import concurrently
 from backfilld.migrations.operations.ddl.rule import BRIEF
 from backfilld.migrations.operations.ddl.sync_function import Pair, Side, SyncTrigger
 from backfilld.migrations.operations.ddl.sync_trigger import created, dropped, fires, fires_last, turned
+from backfilld.migrations.postgres.catalog_diff import AllowedChanges
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import RenameColumn as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +120,15 @@ class RenameColumn(Plain):
             add += sql.SQL(", ALTER COLUMN {} SET DEFAULT (\n{}\n)").format(name, sql.SQL(self._twin.default))
         function, *trigger = created(self._trigger, self._body(column=column, twin=twin))
         statements = [function, Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite; " + BRIEF)]
-        for privilege, grantee, grantable in self._twin.grants:
-            grant = sql.SQL("GRANT {} ({}) ON TABLE {} TO {}{}").format(
-                sql.SQL(privilege),
+        for grant in self._twin.grants:
+            granted = sql.SQL("GRANT {} ({}) ON TABLE {} TO {}{}").format(
+                sql.SQL(grant.privilege),
                 name,
                 table,
-                sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC"),
-                sql.SQL(" WITH GRANT OPTION" if grantable else ""),
+                sql.SQL(grant.grantee),  # quoted by PostgreSQL
+                sql.SQL(" WITH GRANT OPTION" if grant.grantable else ""),
             )
-            statements.append(Statement(sql=grant, lock="none"))
+            statements.append(Statement(sql=granted, lock="none"))
         if self._twin.comment:
             comment = sql.SQL("COMMENT ON COLUMN {}.{} IS {}").format(table, name, sql.Literal(self._twin.comment))
             statements.append(Statement(sql=comment, lock="SHARE UPDATE EXCLUSIVE"))

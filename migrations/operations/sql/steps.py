@@ -19,7 +19,7 @@ from backfilld.migrations.postgres.statements import split
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Sql as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
 
 #: What statements lock, by their first words; the first that matches counts. (Measured on 15, 16 and 18.)
 _LOCKS = (

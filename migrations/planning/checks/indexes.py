@@ -9,15 +9,15 @@ from psycopg import sql
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations.add_column.preflight import left_by_cancelled_run
+from backfilld.migrations.planning.checks.cancelled_runs import left_by_cancelled_run
 from backfilld.migrations.postgres import indexes
 from backfilld.migrations.postgres.expression_probe import Rejected, smuggled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.facts import IndexDefinition, KeyColumn
     from backfilld.migrations.planning.checks.findings import Case
+    from backfilld.migrations.postgres.definitions import IndexDefinition, KeyColumn
     from backfilld.migrations.postgres.indexes import Named
 
 #: Before it, CREATE INDEX CONCURRENTLY could miss rows that were updated in place meanwhile (release notes of 14.4).
