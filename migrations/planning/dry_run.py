@@ -26,8 +26,9 @@ from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations import Action, bind_one, steps
 from backfilld.migrations.operations.sql.steps import Sql
 from backfilld.migrations.planning.lint import RULES, SMALL_ROWS
-from backfilld.migrations.postgres import catalog_diff
+from backfilld.migrations.postgres import catalog, catalog_diff
 from backfilld.migrations.postgres.connect import SEMANTICS, apply_settings
+from backfilld.migrations.postgres.sqlstates import server_is_gone
 from backfilld.migrations.postgres.statements import Unclosed, split
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record.states import Phase
@@ -193,12 +194,11 @@ def _copy(connection: Connection, table: TableName) -> int | None:
             connection.execute(
                 sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING ALL)").format(copy, table.identifier)
             )
-            row = connection.execute("SELECT %s::regclass::oid::bigint AS oid", [copy.as_string()]).fetchone()
+            return catalog.oid_of(connection, copy)
     except psycopg.Error as exc:
-        if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57P")):
+        if server_is_gone(exc):
             raise
         return None
-    return int(row["oid"]) if row else None
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,7 @@ class _Stage:
             with self._connection.transaction():
                 self._connection.execute(text.encode())
         except psycopg.Error as exc:
-            if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57P")):
+            if server_is_gone(exc):
                 raise
             self._fail(number, statement, exc)
             self._astray.add(number)

@@ -332,6 +332,18 @@ def partitions_not_null(connection: Connection, table: Table, column: str) -> li
     return [row["name"] for row in rows]
 
 
+def oid_of(connection: Connection, relation: sql.Identifier) -> int:
+    """The oid of a relation that is there. Raises psycopg.Error when it is not."""
+    row = connection.execute("SELECT %s::text::regclass::oid::bigint AS oid", [relation.as_string()]).fetchone()
+    return int(row["oid"]) if row else 0
+
+
+def file_of(connection: Connection, oid: int) -> int:
+    """The file that a table is in at this moment."""
+    row = connection.execute("SELECT pg_relation_filenode(%s::bigint::oid)::bigint AS file", [oid]).fetchone()
+    return int(row["file"]) if row else 0
+
+
 def filenode(connection: Connection, name: TableName) -> int | None:
     """The file a table is in at this moment; a rewrite gives it another one. None when there is no such table."""
     row = connection.execute(_SQL["filenode"], {"table": name.identifier.as_string()}).fetchone()

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.postgres.expression_probe import LEXEME, end_of_comment
+from backfilld.migrations.postgres.lexer import LEXEME, end_of_comment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from backfilld.migrations.postgres.connect import apply_settings, lost
+from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.postgres.sqlstates import lost
 from backfilld.migrations.record import pace
 from backfilld.monitoring.probes import Reading, unreadable
 from backfilld.worker.side_tasks.throttle import Latency

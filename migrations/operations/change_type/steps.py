@@ -27,7 +27,7 @@ from backfilld.migrations.operations.ddl import concurrently
 from backfilld.migrations.operations.ddl.rule import BRIEF, naming
 from backfilld.migrations.operations.ddl.sync_function import Pair, RollbackConflicts, Side, SyncTrigger
 from backfilld.migrations.operations.ddl.sync_trigger import created, dropped, fires_last, silenced, turned
-from backfilld.migrations.postgres import column_copy
+from backfilld.migrations.postgres import dependents
 from backfilld.migrations.postgres.catalog_diff import AllowedChanges
 from backfilld.migrations.rollback.archive import restored
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
@@ -152,7 +152,7 @@ class ChangeType(Plain):
                 locks=self._locks,
                 requires=(
                     Guard(
-                        sql=column_copy.changed_since(self.table, self.column, held.seen),
+                        sql=dependents.changed_since(self.table, self.column, held.seen),
                         problem=f"the {{!r}} of column {self.column} is not what it was when the run began",
                         remedy="Make it as it was and resume, or roll back and enqueue the migration again",
                     ),
@@ -226,7 +226,7 @@ class ChangeType(Plain):
                 locks=self._locks,
                 requires=(
                     Guard(
-                        sql=column_copy.appeared_since(self.table, self.column, held.seen),
+                        sql=dependents.appeared_since(self.table, self.column, held.seen),
                         problem=f"the {{!r}} was made since column {self.column} has its new type, and would be lost",
                         remedy="Drop it, then resume",
                     ),

@@ -14,6 +14,7 @@ from backfilld.migrations.operations.sql.steps import lock_of
 from backfilld.migrations.planning import lint
 from backfilld.migrations.planning.checks.tables import find_table
 from backfilld.migrations.postgres import catalog
+from backfilld.migrations.postgres.sqlstates import was_interrupted
 from backfilld.migrations.postgres.statements import Unclosed, split
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _complaint(connection: Connection, statement: SqlStatement) -> str | None:
         missing = exc.diag.message_primary or str(exc)
         return missing if "." not in missing else None
     except psycopg.Error as exc:
-        if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57")):
+        if was_interrupted(exc):
             raise
     return None
 
