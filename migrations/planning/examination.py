@@ -10,7 +10,7 @@ from backfilld.migrations.planning.checks.findings import Findings
 if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.identifiers import TableName
-    from backfilld.migrations.planning.dry_run import DryRun
+    from backfilld.migrations.planning.dry_run_findings import DryRun
     from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.postgres.dependents import Dependent
 

@@ -11,10 +11,10 @@ from psycopg import sql
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import Action, bind, steps
 from backfilld.migrations.operations.sql.steps import lock_of
-from backfilld.migrations.planning.dry_run import BLOCKING, Place, Seen
+from backfilld.migrations.planning.dry_run_findings import Place, Seen
 from backfilld.migrations.planning.impact import impact
 from backfilld.migrations.planning.risks import Impact, rank
-from backfilld.migrations.postgres.locks import needed
+from backfilld.migrations.postgres.locks import BLOCKS_WRITES, needed
 from backfilld.migrations.postgres.statements import split
 from backfilld.migrations.record.states import Phase
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation, Step
-    from backfilld.migrations.planning.dry_run import DryRun
+    from backfilld.migrations.planning.dry_run_findings import DryRun
     from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.planning.examination import Examination
     from backfilld.migrations.planning.risks import Risk
@@ -282,7 +282,7 @@ def _hold(lock: str, *, long: bool) -> str:
         return ""
     if not long:
         return "brief"
-    return "as long as the table is large" + ("" if lock in BLOCKING else ", while reads and writes go on")
+    return "as long as the table is large" + ("" if lock in BLOCKS_WRITES else ", while reads and writes go on")
 
 
 def _deed(seen: Seen) -> str:
@@ -295,7 +295,7 @@ def _deed(seen: Seen) -> str:
         (seen.proved, "scans nothing: a constraint proves it"),
     )
     deed = next((words for is_so, words in deeds if is_so), "")
-    return "; ".join(part for part in (deed, *(f"locks {one} too" for one in seen.also)) if part)
+    return "; ".join(part for part in (deed, *(f"locks {table} in {mode} too" for table, mode in seen.also)) if part)
 
 
 def _sets(rewrite: Rewrite) -> str:

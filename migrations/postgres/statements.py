@@ -117,6 +117,14 @@ def split(text: str) -> tuple[SqlStatement, ...]:
     return tuple(statements)
 
 
+def names(text: str) -> set[tuple[str, str]]:
+    """The names with a schema in a text; none where it cannot be read."""
+    try:
+        return {name for statement in split(text) for _, _, name in statement.qualified}
+    except Unclosed:
+        return set()
+
+
 def _in_body(tokens: list[Token]) -> bool:
     """Whether the tokens so far leave a BEGIN ATOMIC open."""
     words = [token.word for token in tokens]

@@ -44,7 +44,7 @@ operations:
 settings: {lanes: 1, walk: keys, approve: [], %s}
 """
 JOBS, USERS = TableName("public", "jobs"), TableName("public", "users")
-EVERYTHING = locks.Needed(tables=(JOBS,), mode="ACCESS EXCLUSIVE", first=False)
+EVERYTHING = locks.Needed(tables=(JOBS,), mode=locks.LockMode.ACCESS_EXCLUSIVE, first=False)
 #: For tests that wait for a condition: a wait of this length means that it never comes.
 PATIENCE_SECONDS = 30.0
 
