@@ -15,22 +15,28 @@ from backfilld.migrations.operations import Action, steps
 from backfilld.migrations.operations.sql.steps import Sql
 from backfilld.migrations.planning import lint
 from backfilld.migrations.planning.dry_run_findings import Place
+from backfilld.migrations.planning.impact import ImpactAction
 from backfilld.migrations.postgres.locks import BLOCKS_WRITES
 from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation
     from backfilld.migrations.planning.examination import Examination
+    from backfilld.migrations.planning.impact import Impact
 
 Level = Literal["high", "medium", "low"]
 LEVELS: tuple[Level, ...] = ("high", "medium", "low")
 
-#: Words of an impact that somebody has to act upon.
-_TO_DO = ("must be changed by you", "change it to", "see whether it minds")
+#: What a person has to do about a dependent, and how bad it is if nobody does.
+_TO_DO: dict[ImpactAction, tuple[Level, str]] = {
+    ImpactAction.CHANGE_FIRST: ("high", "Change it first"),
+    ImpactAction.REVIEW: ("medium", "Look at its text"),
+    ImpactAction.SUBSCRIBERS_FIRST: ("medium", "Change the subscribers before the run"),
+}
 #: A heap that grows by more than this part of itself is a matter of disk space.
 _GROWS_MUCH = 0.3
 
@@ -46,27 +52,17 @@ class Risk:
     remedy: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Impact:
-    """What will happen to something that depends on a table, and by which operation."""
-
-    operation: int
-    kind: str
-    name: str
-    impact: str
-
-
 def rank(
     migration: Migration,
     examination: Examination,
     operations: Sequence[Operation],
-    impacts: dict[TableName, tuple[Impact, ...]],
+    impacts: Mapping[TableName, Sequence[Impact]],
 ) -> tuple[Risk, ...]:
     """The risks of a migration, the highest first."""
     found = [
         *_of_loss(migration),
-        *_of_fates(impacts),
-        *_of_rehearsal(examination, operations),
+        *_of_impacts(impacts),
+        *_of_dry_run(examination, operations),
         *_of_growth(examination),
         *_of_brief_locks(migration, operations),
     ]
@@ -114,22 +110,18 @@ def _written_in_place(of: definition.Operation) -> tuple[str, ...]:
     return of.written if isinstance(of, definition.Backfill) else ()
 
 
-def _of_fates(impacts: dict[TableName, tuple[Impact, ...]]) -> list[Risk]:
+def _of_impacts(impacts: Mapping[TableName, Sequence[Impact]]) -> list[Risk]:
     found: list[Risk] = []
     for table, several in impacts.items():
         for one in several:
-            what = f"the {one.kind} {one.name} ({table}) {one.impact}"
-            if "must be changed by you" in one.impact:
-                found.append(Risk(level="high", operation=one.operation, reason=what, remedy="Change it first"))
-            elif any(words in one.impact for words in _TO_DO):
-                found.append(Risk(level="medium", operation=one.operation, reason=what, remedy="Look at its text"))
-            elif one.kind == "publication" and "subscribers need" in one.impact:
-                remedy = "Change the subscribers before the run"
-                found.append(Risk(level="medium", operation=one.operation, reason=what, remedy=remedy))
+            if one.action in _TO_DO:
+                level, remedy = _TO_DO[one.action]
+                reason = f"the {one.kind} {one.name} ({table}) {one.impact}"
+                found.append(Risk(level=level, operation=one.operation, reason=reason, remedy=remedy))
     return found
 
 
-def _of_rehearsal(examination: Examination, operations: Sequence[Operation]) -> list[Risk]:
+def _of_dry_run(examination: Examination, operations: Sequence[Operation]) -> list[Risk]:
     """Statements whose lock nobody saw, and ones that are long."""
     found: list[Risk] = []
     if examination.dry_run is None:
