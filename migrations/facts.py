@@ -158,7 +158,7 @@ class Facts:
     #: The index that is built or dropped.
     index: IndexDefinition | None = None
     #: The column that has the same values while one is renamed.
-    twin: ShadowColumn | None = None
+    shadow: ShadowColumn | None = None
     #: For a column that is to be dropped.
     dropped: Dropped | None = None
     #: What hangs on a column that is to have another type.
@@ -187,7 +187,7 @@ class Facts:
                 "column_dependents": ColumnDependents.from_json(held)
                 if (held := value.get("column_dependents"))
                 else None,
-                "twin": ShadowColumn.from_json(twin) if (twin := value.get("twin")) else None,
+                "shadow": ShadowColumn.from_json(shadow) if (shadow := value.get("shadow")) else None,
                 **{name: tuple(value.get(name, ())) for name in ("reads", "rule_columns", "referenced", "equalities")},
             }
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
+from backfilld.migrations.operations import LockMode
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
@@ -22,23 +23,30 @@ _SQL = queries(__package__, "locks")
 
 #: The modes, from the weakest to the strongest, each with the ones it waits for (manual, 13.3).
 _CONFLICTS = {
-    "ACCESS SHARE": ("ACCESS EXCLUSIVE",),
-    "ROW SHARE": ("EXCLUSIVE", "ACCESS EXCLUSIVE"),
-    "ROW EXCLUSIVE": ("SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"),
-    "SHARE UPDATE EXCLUSIVE": (
-        *("SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"),
+    LockMode.ACCESS_SHARE: (LockMode.ACCESS_EXCLUSIVE,),
+    LockMode.ROW_SHARE: (LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
+    LockMode.ROW_EXCLUSIVE: (
+        *(LockMode.SHARE, LockMode.SHARE_ROW_EXCLUSIVE, LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
     ),
-    "SHARE": ("ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"),
-    "SHARE ROW EXCLUSIVE": (
-        *("ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"),
+    LockMode.SHARE_UPDATE_EXCLUSIVE: (
+        *(LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.SHARE, LockMode.SHARE_ROW_EXCLUSIVE),
+        *(LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
     ),
-    "EXCLUSIVE": (
-        *("ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE"),
-        "ACCESS EXCLUSIVE",
+    LockMode.SHARE: (
+        *(LockMode.ROW_EXCLUSIVE, LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.SHARE_ROW_EXCLUSIVE),
+        *(LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
     ),
-    "ACCESS EXCLUSIVE": (
-        *("ACCESS SHARE", "ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE"),
-        *("EXCLUSIVE", "ACCESS EXCLUSIVE"),
+    LockMode.SHARE_ROW_EXCLUSIVE: (
+        *(LockMode.ROW_EXCLUSIVE, LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.SHARE, LockMode.SHARE_ROW_EXCLUSIVE),
+        *(LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
+    ),
+    LockMode.EXCLUSIVE: (
+        *(LockMode.ROW_SHARE, LockMode.ROW_EXCLUSIVE, LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.SHARE),
+        *(LockMode.SHARE_ROW_EXCLUSIVE, LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
+    ),
+    LockMode.ACCESS_EXCLUSIVE: (
+        *(LockMode.ACCESS_SHARE, LockMode.ROW_SHARE, LockMode.ROW_EXCLUSIVE, LockMode.SHARE_UPDATE_EXCLUSIVE),
+        *(LockMode.SHARE, LockMode.SHARE_ROW_EXCLUSIVE, LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
     ),
 }
 MODES = tuple(_CONFLICTS)
@@ -53,7 +61,7 @@ class Needed:
 
     #: In the order of their names: two transactions that lock several tables in one order cannot wait for each other.
     tables: tuple[TableName, ...]
-    mode: str
+    mode: LockMode
     #: Whether it is taken before the first statement, by a LOCK TABLE.
     #: Several tables are, so that no transaction waits for the second one with the first in hand, and so is a table whose
     #: lock would be raised half-way. What needs one table, and asks for its strongest lock first, leaves that to the
@@ -72,7 +80,7 @@ class Needed:
 
 def needed(action: Action) -> Needed | None:
     """What an action must lock; None when it takes no lock on a table, or none that is known beforehand."""
-    modes = [mode for statement in action.statements if (mode := _mode(statement.lock)) is not None]
+    modes = [statement.lock for statement in action.statements if statement.lock in _CONFLICTS]
     tables = {*action.locks, *(() if action.table is None else (action.table,))}
     if not tables or action.index is not None or not (modes or action.locks):
         return None
@@ -82,11 +90,6 @@ def needed(action: Action) -> Needed | None:
         mode=strongest,
         first=bool(action.locks) or modes[0] != strongest,
     )
-
-
-def _mode(words: str) -> str | None:
-    """The mode that a statement's `lock` begins with; None for `none`."""
-    return max((mode for mode in MODES if words.upper().startswith(mode)), key=len, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)

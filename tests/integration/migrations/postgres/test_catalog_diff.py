@@ -9,7 +9,7 @@ from psycopg import sql
 
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations import Action, AllowedChanges, Statement
+from backfilld.migrations.operations import Action, AllowedChanges, LockMode, Statement
 from backfilld.migrations.postgres import catalog_diff
 from backfilld.worker.phases import ddl
 
@@ -50,7 +50,7 @@ def act(engine: Engine, keeps: AllowedChanges, *statements: str) -> None:
     """As the coordinator does: in one transaction, which an error rolls back."""
     action = Action(
         table=JOBS,
-        statements=tuple(Statement(sql=sql.SQL("{}").format(sql.SQL(text)), lock="") for text in statements),
+        statements=tuple(Statement(sql=sql.SQL("{}").format(sql.SQL(text)), lock=LockMode.NONE) for text in statements),
         keeps=keeps,
     )
     with engine.connection.transaction():
