@@ -115,7 +115,7 @@ class Facts:
     #: The index that is built or dropped.
     index: IndexDefinition | None = None
     #: The column that has the same values while one is renamed.
-    twin: ShadowColumn | None = None
+    shadow: ShadowColumn | None = None
     #: For a column that is to be dropped.
     dropped: Dropped | None = None
     #: What hangs on a column that is to have another type.
@@ -131,7 +131,7 @@ class Facts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        index, dropped, held, twin = (value[name] for name in ("index", "dropped", "column_dependents", "twin"))
+        index, dropped, held, shadow = (value[name] for name in ("index", "dropped", "column_dependents", "shadow"))
         return cls(
             **{
                 **value,
@@ -140,7 +140,7 @@ class Facts:
                 "index": IndexDefinition.from_json(index) if index else None,
                 "dropped": Dropped.from_json(dropped) if dropped else None,
                 "column_dependents": ColumnDependents.from_json(held) if held else None,
-                "twin": ShadowColumn.from_json(twin) if twin else None,
+                "shadow": ShadowColumn.from_json(shadow) if shadow else None,
                 **{name: tuple(value[name]) for name in ("reads", "rule_columns", "referenced", "equalities")},
             }
         )

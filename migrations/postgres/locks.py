@@ -102,7 +102,7 @@ class Locking(Protocol):
     """One statement, and the lock that it takes on its table."""
 
     @property
-    def lock(self) -> str: ...
+    def lock(self) -> LockMode: ...
 
 
 class Changing(Protocol):
@@ -120,7 +120,7 @@ class Changing(Protocol):
 
 def needed(action: Changing) -> Needed | None:
     """What an action must lock; None when it takes no lock on a table, or none that is known beforehand."""
-    modes = [mode for statement in action.statements if (mode := _mode(statement.lock)) is not None]
+    modes = [statement.lock for statement in action.statements if statement.lock in _CONFLICTS]
     tables = {*action.locks, *(() if action.table is None else (action.table,))}
     if not tables or action.index is not None or not (modes or action.locks):
         return None
@@ -130,11 +130,6 @@ def needed(action: Changing) -> Needed | None:
         mode=strongest,
         first=bool(action.locks) or modes[0] != strongest,
     )
-
-
-def _mode(words: str) -> LockMode | None:
-    """The mode that a statement's `lock` begins with; None for `none`."""
-    return max((mode for mode in MODES if words.upper().startswith(mode)), key=len, default=None)
 
 
 def strength(mode: LockMode | None) -> int:

@@ -73,12 +73,8 @@ def check(connection: Connection, action: Action) -> None:
 
 def _ask(connection: Connection, action: Action, guards: tuple[Guard, ...]) -> None:
     for guard in guards:
-        row = connection.execute(guard.sql).fetchone()
-        if row is not None:
-            value = next(iter(row.values()))
-            raise Refused(
-                [Finding("guard", f"{action.table}: {guard.problem.replace('{!r}', repr(value))}", guard.remedy)]
-            )
+        if found := connection.execute(guard.sql).fetchall():
+            raise Refused([Finding("guard", f"{action.table}: {guard.problem_of(found)}", guard.remedy)])
 
 
 def _check_kept(table: TableName, difference: Difference) -> None:

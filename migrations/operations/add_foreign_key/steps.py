@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.operations.base import Plain
-from backfilld.migrations.operations.ddl.rule import Rule, naming
+from backfilld.migrations.operations.ddl.constraints import Rule, naming
+from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +58,8 @@ class AddForeignKey(Plain):
             words=f"the foreign key {self.definition.name}",
             body=foreign_key_body(self.definition, self.facts.referenced, table=referenced.identifier),
             columns=self.definition.columns,
-            lock=f"SHARE ROW EXCLUSIVE, on {referenced} too" if referenced != self.table else "SHARE ROW EXCLUSIVE",
+            lock=LockMode.SHARE_ROW_EXCLUSIVE,
+            references=referenced,
             offenders=naming(self.table, self.facts.key, self._refers_to_nothing()),
             replaces=self.facts.adopts,
         ).steps(looks=True)

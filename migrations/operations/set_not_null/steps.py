@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.operations.base import Plain, Step, Walk, object_name
-from backfilld.migrations.operations.ddl.rule import Rule, not_null, not_null_check
+from backfilld.migrations.operations.ddl.constraints import Rule, not_null, not_null_check
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:

@@ -172,7 +172,7 @@ def test_the_head_of_the_queue_is_named_before_those_who_wait_behind_it() -> Non
 DEFINITION = IndexDefinition(name="i", unique=False, rest="USING btree (id)", keys=("id",))
 
 
-def action(*modes: str, table: TableName | None = JOBS, **values: Any) -> Action:
+def action(*modes: LockMode, table: TableName | None = JOBS, **values: Any) -> Action:
     return Action(
         table=table, statements=tuple(Statement(sql=sql.SQL("SELECT").format(), lock=mode) for mode in modes), **values
     )
@@ -181,24 +181,29 @@ def action(*modes: str, table: TableName | None = JOBS, **values: Any) -> Action
 @pytest.mark.parametrize(
     ("one", "expected"),
     [
-        (action("none"), None),
-        (action("SHARE UPDATE EXCLUSIVE", table=None), None),
-        (action("ACCESS EXCLUSIVE", index=Index(schema="public", name="i", present=True, definition=DEFINITION)), None),
-        (action("none", "ACCESS EXCLUSIVE"), Needed(tables=(JOBS,), mode=LockMode.ACCESS_EXCLUSIVE, first=False)),
+        (action(LockMode.NONE), None),
+        (action(LockMode.SHARE_UPDATE_EXCLUSIVE, table=None), None),
         (
-            action("share update exclusive, scans"),
-            Needed(tables=(JOBS,), mode=LockMode.SHARE_UPDATE_EXCLUSIVE, first=False),
+            action(
+                LockMode.ACCESS_EXCLUSIVE, index=Index(schema="public", name="i", present=True, definition=DEFINITION)
+            ),
+            None,
         ),
         (
-            action("SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"),
+            action(LockMode.NONE, LockMode.ACCESS_EXCLUSIVE),
+            Needed(tables=(JOBS,), mode=LockMode.ACCESS_EXCLUSIVE, first=False),
+        ),
+        (action(LockMode.UNKNOWN), None),
+        (
+            action(LockMode.SHARE_ROW_EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
             Needed(tables=(JOBS,), mode=LockMode.ACCESS_EXCLUSIVE, first=True),
         ),
         (
-            action("none", locks=(USERS, OURS)),
+            action(LockMode.NONE, locks=(USERS, OURS)),
             Needed(tables=(OURS, USERS, JOBS), mode=LockMode.ACCESS_EXCLUSIVE, first=True),
         ),
         (
-            action("SHARE ROW EXCLUSIVE", locks=(USERS,)),
+            action(LockMode.SHARE_ROW_EXCLUSIVE, locks=(USERS,)),
             Needed(tables=(USERS, JOBS), mode=LockMode.SHARE_ROW_EXCLUSIVE, first=True),
         ),
     ],
