@@ -10,17 +10,7 @@ from backfilld.migrations.operations.add_column.steps import AddColumn
 from backfilld.migrations.operations.add_foreign_key.steps import AddForeignKey
 from backfilld.migrations.operations.add_unique.steps import AddUnique
 from backfilld.migrations.operations.backfill.steps import Backfill
-from backfilld.migrations.operations.base import (
-    Action,
-    AllowedChanges,
-    Archived,
-    Guard,
-    Index,
-    Operation,
-    Statement,
-    Step,
-    Walk,
-)
+from backfilld.migrations.operations.base import Action, Archived, Guard, Index, Operation, Statement, Step, Walk
 from backfilld.migrations.operations.change_type.steps import ChangeType
 from backfilld.migrations.operations.create_index.steps import CreateIndex
 from backfilld.migrations.operations.drop_column.steps import DropColumn
@@ -38,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Action",
-    "AllowedChanges",
     "Archived",
     "Guard",
     "Index",

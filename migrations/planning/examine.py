@@ -24,12 +24,13 @@ from backfilld.migrations.operations.drop_index import preflight as drop_index
 from backfilld.migrations.operations.rename_column import preflight as rename_column
 from backfilld.migrations.operations.set_not_null import preflight as set_not_null
 from backfilld.migrations.operations.sql import preflight as sql
-from backfilld.migrations.planning.checks.findings import Case, Examination
+from backfilld.migrations.planning.checks.findings import Case
 from backfilld.migrations.planning.checks.side_effects import tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
 from backfilld.migrations.planning.checks.walks import keys_because, with_key
 from backfilld.migrations.planning.dry_run import dry_run
 from backfilld.migrations.planning.estimate import forecast
+from backfilld.migrations.planning.examination import Examination
 from backfilld.migrations.postgres import catalog, dependents, pooler
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
 

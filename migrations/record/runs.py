@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit, pace
-from backfilld.migrations.record.model import Row, Run, run_settings
+from backfilld.migrations.record.model import Run, run_settings
 from backfilld.migrations.record.pace import Stop, stop_of
 from backfilld.migrations.record.states import Phase, State, Wish, allowed
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.file.run_settings import RunSettings
-    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "runs")
 

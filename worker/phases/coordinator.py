@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.file.migration import TableName
-from backfilld.migrations.identifiers import TARGET
+from backfilld.migrations.identifiers import TARGET, TableName
 from backfilld.migrations.operations import Action, Walk, steps
-from backfilld.migrations.operations.ddl.rule import NAMED_ROWS
+from backfilld.migrations.operations.ddl.constraints import NAMED_ROWS
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import audit, lanes, quarantine, runs
@@ -98,9 +97,11 @@ class Coordinator:
 
     def rule(self, standing: StepContext) -> Action | None:
         """The rule about the data that the next step is to prove; None when it is another kind of step."""
-        if standing.phase is not Phase.VERIFY or standing.state is State.ROLLING_BACK:
-            return None
         step = self.pending(standing)
+        if standing.state is State.ROLLING_BACK:
+            return step if isinstance(step, Action) and (step.rule or step.offenders is not None) else None
+        if standing.phase is not Phase.VERIFY:
+            return None
         return step if isinstance(step, Action) and (step.scans or step.offenders is not None) else None
 
     def gives_up(self, standing: StepContext, rule: Action) -> bool:
@@ -108,6 +109,8 @@ class Coordinator:
 
         Where a scan found it that comes after a look, the look of the next pass tells: by then the rule does not stand any more.
         """
+        if standing.state is State.ROLLING_BACK:
+            return True
         mends = any(
             work.table == rule.table
             and (not rule.proves or {target.column for target in work.rewrite.facts.targets} & set(rule.proves))
@@ -127,6 +130,8 @@ class Coordinator:
 
         `offenders` are keys of such rows; None when they are not known. A rule that no row breaks any more is tried again.
         """
+        if standing.state is State.ROLLING_BACK:
+            return self._take_back_on_the_way_back(standing, rule, problem=problem, offenders=offenders)
         done = steps(self._operations, Phase.VERIFY)[: self._step - _JUDGED]
         for step in reversed(done):
             for back in step.back:
@@ -143,6 +148,34 @@ class Coordinator:
                 f"backfilld resume {self._run.name}",
             )
         return self._go_on(0)
+
+    def _take_back_on_the_way_back(
+        self, standing: StepContext, rule: Action, *, problem: str, offenders: tuple[str, ...] | None
+    ) -> list[LaneMessage]:
+        """A row breaks a rule of the way back: take back that rule alone, and begin with it again once a person has fixed the row.
+
+        There is no pause on the way back, so the run fails; it has its rollback on record, and `resume` goes on with it.
+        """
+        planned = [back.step for back in self._way_back(standing)]
+        first = next(
+            (
+                number
+                for number, step in enumerate(planned[: self._step])
+                if rule.rule and isinstance(step, Action) and (step.table, step.rule) == (rule.table, rule.rule)
+            ),
+            self._step,
+        )
+        for step in reversed(planned[first : self._step + 1]):
+            for back in step.back:
+                if isinstance(back, Action) and back.index is None:
+                    self._execute(back)
+        if offenders != ():
+            message = (
+                f"{rule.table}: {problem}{_named(offenders)}. The rule does not stand meanwhile: fix the rows, then: "
+                f"backfilld resume {self._run.name}"
+            )
+            self._set_state(State.FAILED, reason=message, error={"class": "violated", "message": message})
+        return self._go_on(first)
 
     def pending(self, standing: StepContext) -> Step | None:
         """The step that the coordinator would do next, if there is one."""
