@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backfilld.migrations.holds import Hold
-    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection, Row
     from backfilld.migrations.postgres.indexes import Work
-    from backfilld.migrations.record.model import Pace, Row, Run
+    from backfilld.migrations.record.model import Pace, Run
     from backfilld.migrations.record.pace import Stop
 
 #: Nothing moved for this long, and longer than two batches take: the rate is 0 rather than a memory.

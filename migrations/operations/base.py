@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -17,26 +16,12 @@ if TYPE_CHECKING:
 
     from psycopg import sql
 
-    from backfilld.migrations.facts import Facts, IndexDefinition, KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.catalog_diff import AllowedChanges
+    from backfilld.migrations.postgres.definitions import IndexDefinition, KeyColumn
+    from backfilld.migrations.postgres.locks import LockMode
     from backfilld.migrations.walks.rewrite import Rewrite
-
-
-class LockMode(StrEnum):
-    """What a statement locks its table with, by PostgreSQL's own names, from the weakest to the strongest (manual, 13.3)."""
-
-    #: No lock on the table, or none but the ACCESS SHARE of looking it up.
-    NONE = "none"
-    ACCESS_SHARE = "ACCESS SHARE"
-    ROW_SHARE = "ROW SHARE"
-    ROW_EXCLUSIVE = "ROW EXCLUSIVE"
-    SHARE_UPDATE_EXCLUSIVE = "SHARE UPDATE EXCLUSIVE"
-    SHARE = "SHARE"
-    SHARE_ROW_EXCLUSIVE = "SHARE ROW EXCLUSIVE"
-    EXCLUSIVE = "EXCLUSIVE"
-    ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
-    #: A DO block of a user's: known only once it has run.
-    UNKNOWN = "whatever it executes locks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,23 +57,6 @@ class Guard:
             return self.problem.replace("{!r}", repr(next(iter(found[0].values()))))
         named = "; ".join(", ".join(row["key"]) for row in found)
         return self.problem.replace("{!r}", f"{found[0]['rows']} ({named})" if "rows" in found[0] else named)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AllowedChanges:
-    """What an action may change in the catalog entry of its table; all else must be as before, or the action is rolled back.
-
-    Names that begin with `backfilld_` or `~backfilld_` are ours and never compared.
-    """
-
-    #: Columns that have another name afterwards, (before, after). For two that change places, both ways.
-    renamed: tuple[tuple[str, str], ...] = ()
-    #: Columns, by their name afterwards, that have another type. What mentions them must be there, its words may differ.
-    retyped: tuple[str, ...] = ()
-    #: Columns that come or go.
-    columns: tuple[str, ...] = ()
-    #: Lines that are not compared, (kind, name) as `fingerprint.sql` gives them: ("constraint", "jobs_total_check").
-    may_differ: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +178,9 @@ class Plain:
     """An operation that does nothing in any phase; the others say what they do."""
 
     facts: Facts
+    #: The migration's name, and the operation's number in it: the names of what it makes are made of both.
+    migration: str
+    number: int
 
     def rewrite(self) -> Rewrite | None:
         return None

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from psycopg import sql
 
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.operations import Action, LockMode, bind, steps
+from backfilld.migrations.operations import Action, bind, steps
 from backfilld.migrations.operations.sql.steps import lock_of
-from backfilld.migrations.planning.dry_run import BLOCKING, Place, Seen
+from backfilld.migrations.planning.dry_run_findings import Place, Seen
 from backfilld.migrations.planning.impact import impact
 from backfilld.migrations.planning.risks import Impact, rank
-from backfilld.migrations.postgres.locks import needed
+from backfilld.migrations.postgres.locks import BLOCKS_WRITES, LockMode, needed
 from backfilld.migrations.postgres.statements import split
 from backfilld.migrations.record.states import Phase
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation, Statement, Step
-    from backfilld.migrations.planning.dry_run import DryRun
+    from backfilld.migrations.planning.dry_run_findings import DryRun
     from backfilld.migrations.planning.estimate import CostEstimate
-    from backfilld.migrations.planning.examine import Examination
+    from backfilld.migrations.planning.examination import Examination
     from backfilld.migrations.planning.risks import Risk
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.walks.rewrite import Rewrite
@@ -161,32 +161,12 @@ def make(migration: Migration, examination: Examination) -> Plan:
                 number=number,
                 kind=of.kind,
                 table=str(of.table) if of.table is not None else None,
-                summary=_summary(of),
+                summary=of.summary,
             )
             for number, of in enumerate(migration.operations)
         ),
         risks=rank(migration, examination, operations, impacts) if operations else (),
     )
-
-
-def _summary(of: definition.Operation) -> str:
-    """An operation in a few words, as a person would tell it to another."""
-    match of:
-        case definition.AddColumn():
-            what = f"{of.column.name} {of.column.type}"
-        case definition.Backfill():
-            what = ", ".join(of.written)
-        case definition.RenameColumn():
-            what = f"{of.old} to {of.new}"
-        case definition.ChangeType():
-            what = f"{of.column} to {of.type}"
-        case definition.SetNotNull() | definition.DropColumn():
-            what = of.column
-        case definition.Sql():
-            return f"sql in {of.phase}"
-        case _:
-            what = of.name
-    return f"{of.kind} {of.table}: {what}"
 
 
 def _fates(
@@ -295,7 +275,7 @@ def _hold(lock: LockMode, *, long: bool) -> str:
         return ""
     if not long:
         return "brief"
-    return "as long as the table is large" + ("" if lock in BLOCKING else ", while reads and writes go on")
+    return "as long as the table is large" + ("" if lock in BLOCKS_WRITES else ", while reads and writes go on")
 
 
 def _deed(seen: Seen) -> str:
@@ -308,7 +288,7 @@ def _deed(seen: Seen) -> str:
         (seen.proved, "scans nothing: a constraint proves it"),
     )
     deed = next((words for is_so, words in deeds if is_so), "")
-    return "; ".join(part for part in (deed, *(f"locks {one} too" for one in seen.also)) if part)
+    return "; ".join(part for part in (deed, *(f"locks {table} in {mode} too" for table, mode in seen.also)) if part)
 
 
 def _sets(rewrite: Rewrite) -> str:

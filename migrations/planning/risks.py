@@ -14,7 +14,8 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import Action, steps
 from backfilld.migrations.operations.sql.steps import Sql
 from backfilld.migrations.planning import lint
-from backfilld.migrations.planning.dry_run import BLOCKING, Place
+from backfilld.migrations.planning.dry_run_findings import Place
+from backfilld.migrations.postgres.locks import BLOCKS_WRITES
 from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation
-    from backfilld.migrations.planning.checks.findings import Examination
+    from backfilld.migrations.planning.examination import Examination
 
 Level = Literal["high", "medium", "low"]
 LEVELS: tuple[Level, ...] = ("high", "medium", "low")
@@ -138,7 +139,7 @@ def _of_rehearsal(examination: Examination, operations: Sequence[Operation]) -> 
             for step_number, step in enumerate(steps([operation], phase)):
                 for statement_number, statement in enumerate(step.statements if isinstance(step, Action) else ()):
                     seen = examination.dry_run.at(Place(phase, number, step_number, statement_number))
-                    if isinstance(operation, Sql) and not seen.measured and statement.lock in BLOCKING:
+                    if isinstance(operation, Sql) and not seen.measured and statement.lock in BLOCKS_WRITES:
                         reason = f"a statement of {phase} takes {statement.lock} by rule, and was not measured: {seen.by_rule_because}"
                         found.append(
                             Risk(
@@ -148,7 +149,7 @@ def _of_rehearsal(examination: Examination, operations: Sequence[Operation]) -> 
                                 remedy="Try it on a copy of the database",
                             )
                         )
-                    if seen.measured and seen.is_long and seen.lock in BLOCKING:
+                    if seen.stops_writes:
                         reason = f"a statement of {phase} holds {seen.lock} for as long as the table is large"
                         found.append(
                             Risk(

@@ -14,12 +14,14 @@ from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
 from backfilld.migrations.errors import InvalidSettings, Unreachable
+from backfilld.migrations.postgres.sqlstates import lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Any: what a row holds depends on the query; `model.from_row` gives it types.
-Connection = psycopg.Connection[dict[str, Any]]
+#: Any: what a row holds depends on the query; `from_row` of a value gives it types.
+Row = dict[str, Any]
+Connection = psycopg.Connection[Row]
 Pool = ConnectionPool[Connection]
 
 #: Seconds to wait for a server that does not answer. Longer than a restart's refusal, shorter than a person's patience.
@@ -111,16 +113,6 @@ def open_session(pool: Pool, *, application_name: str, settings: dict[str, str])
     with suppress(errors.InvalidParameterValue):
         connection.execute("SET client_connection_check_interval = '1s'")
     return connection
-
-
-def lost(exc: psycopg.Error) -> bool:
-    """Whether an error means that the connection is gone, so that the outcome of a COMMIT would be unknown."""
-    if exc.sqlstate is None:
-        return isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError)
-    return exc.sqlstate.startswith("08") or isinstance(
-        exc,
-        errors.AdminShutdown | errors.CrashShutdown | errors.CannotConnectNow | errors.IdleInTransactionSessionTimeout,
-    )
 
 
 def begin_settings(  # noqa: PLR0913 - each is named where it is called

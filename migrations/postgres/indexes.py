@@ -8,15 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.facts import IndexDefinition
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres import catalog
+from backfilld.migrations.postgres.definitions import IndexDefinition
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from psycopg import sql
+
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "indexes")
 
@@ -107,6 +109,12 @@ def find(connection: Connection, schema: str, name: str) -> Named | None:
 def of_table(connection: Connection, table: int) -> list[Named]:
     """The indexes of a table, by its oid, in the order of their names."""
     return [Named.from_row(row) for row in connection.execute(_SQL["indexes_of"], {"table": table}).fetchall()]
+
+
+def definitions_on(connection: Connection, table: sql.Identifier) -> list[IndexDefinition]:
+    """The definitions of a table's indexes, by its name."""
+    named = of_table(connection, catalog.oid_of(connection, table))
+    return [one.definition for one in named if one.definition is not None]
 
 
 def uses(connection: Connection, index: int) -> Uses | None:

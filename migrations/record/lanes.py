@@ -15,8 +15,7 @@ from backfilld.migrations.wire.messages import LaneMessage
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "lanes")
 

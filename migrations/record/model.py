@@ -15,12 +15,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.postgres.connect import Row
 
 #: A position in a key's order: each column's value as PostgreSQL writes it.
 Key = tuple[str, ...]
-
-#: Any: a row of our own tables; `from_row` gives every column its type.
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

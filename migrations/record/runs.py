@@ -12,7 +12,7 @@ from backfilld.migrations.errors import UsageError
 from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit, pace
-from backfilld.migrations.record.model import Row, Run
+from backfilld.migrations.record.model import Run
 from backfilld.migrations.record.states import Phase, State, Wish, allowed
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Migration
-    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "runs")
 

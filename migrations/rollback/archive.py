@@ -26,8 +26,8 @@ from psycopg import sql
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.facts import KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.definitions import KeyColumn
     from backfilld.migrations.walks.rewrite import Rewrite
 
 #: Stands for the partition of the run in which an expression is evaluated.

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation, Step
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Key, Row, Run
+    from backfilld.migrations.postgres.connect import Connection, Row
+    from backfilld.migrations.record.model import Key, Run
 
 _SQL = queries(__package__, "retention")
 
@@ -108,8 +108,7 @@ def _lost(connection: Connection, run: Run, steps: Sequence[Step]) -> str:
         for lane in lanes.of_run(connection, run.run)
         if lane.operation in undone and lane.kind in {"backfill", "retry"}
     )
-    why = "`journal: off`" if not run.settings.journal else "an earlier release"
-    return f"{changed} rows were changed in place without a journal ({why})" if changed else ""
+    return f"{changed} rows were changed in place without a journal (`journal: off`)" if changed else ""
 
 
 def _refusals(connection: Connection, steps: Sequence[Step]) -> Iterator[RollbackCheck]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from psycopg import sql
 
-from backfilld.migrations.facts import KeyColumn
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import catalog
+from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit
 from backfilld.migrations.record.model import Bounds

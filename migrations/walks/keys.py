@@ -16,9 +16,9 @@ from backfilld.migrations.identifiers import sendable
 from backfilld.migrations.record.model import Bounds, Key
 
 if TYPE_CHECKING:
-    from backfilld.migrations.facts import KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.definitions import KeyColumn
 
 #: A statement and its parameters.
 Query = tuple[sql.Composed, list[Any]]  # Any: whatever psycopg can send

@@ -25,7 +25,7 @@ from backfilld.migrations.identifiers import sendable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.record.model import PageRange
     from backfilld.migrations.walks.keys import Query
 

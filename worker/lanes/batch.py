@@ -14,8 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from backfilld.migrations.file.migration import TableName
-from backfilld.migrations.identifiers import sendable
+from backfilld.migrations.identifiers import TableName, sendable
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.record import lanes, quarantine
 from backfilld.migrations.record.model import Bounds, Key, PageRange

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.file.migration import TableName
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations import Action, Walk, steps
 from backfilld.migrations.operations.ddl.constraints import NAMED_ROWS
 from backfilld.migrations.postgres import catalog

@@ -24,7 +24,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from backfilld.migrations.errors import Finding, Refused
-from backfilld.migrations.file.migration import TableName
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import indexes
 from backfilld.migrations.postgres.connect import SEMANTICS, open_session
 from backfilld.migrations.postgres.sqlstates import classify

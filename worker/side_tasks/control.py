@@ -16,8 +16,7 @@ from backfilld.migrations.record.states import STOPPING, State, Wish, allowed
 from backfilld.migrations.telemetry import ControlApplied, ControlSettled, StateChanged, StopSwitched
 
 if TYPE_CHECKING:
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
     from backfilld.migrations.telemetry import Observer
     from backfilld.migrations.wire.messages import ControlMessage
 

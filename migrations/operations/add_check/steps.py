@@ -18,7 +18,7 @@ from backfilld.migrations.operations.ddl.constraints import Rule, naming
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import AddCheck as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 

@@ -27,7 +27,7 @@ from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import AddColumn as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,6 @@ class AddColumn(Plain):
     """An `add_column` of a migration, bound to a database."""
 
     definition: Definition
-    migration: str
-    number: int
 
     @property
     def table(self) -> TableName:

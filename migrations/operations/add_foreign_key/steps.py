@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import LockMode, Plain
+from backfilld.migrations.operations.base import Plain
 from backfilld.migrations.operations.ddl.constraints import Rule, naming
+from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backfilld.migrations.file.migration import AddForeignKey as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 #: The referenced table in the query for orphans. A table may refer to itself, or to one of the same name in another schema.

@@ -16,7 +16,7 @@ from backfilld.migrations.operations.ddl import constraints, indexes
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import AddUnique as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 

@@ -15,9 +15,9 @@ from backfilld.migrations.operations.ddl.sync_trigger import SyncTrigger
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from backfilld.migrations.facts import KeyColumn
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.column_dependents import ColumnDependents
+    from backfilld.migrations.postgres.definitions import KeyColumn
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations.base import LockMode, Statement
+from backfilld.migrations.operations.base import Statement
 from backfilld.migrations.operations.ddl import grants_and_comments
 from backfilld.migrations.operations.ddl.columns import alter_table, operand
+from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,8 +79,8 @@ def _view(view: DependentView) -> Iterable[Statement]:
     yield Statement(sql=create, lock=LockMode.NONE)
     yield Statement(sql=owner, lock=LockMode.NONE)
     yield Statement(sql=revoke, lock=LockMode.NONE, note="what default privileges give to a new view")
-    for one in view.grants:
-        yield grants_and_comments.grant(name, one.privilege, one.grantee, grantable=one.grantable)
+    for grant in view.grants:
+        yield grants_and_comments.grant(name, grant)
     if view.comment is not None:
         yield grants_and_comments.on_view(name, view.comment)
     for column, text in view.column_comments:

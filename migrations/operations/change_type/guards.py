@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.operations.base import Action, Guard
-from backfilld.migrations.postgres import column_copy
+from backfilld.migrations.postgres import dependents
 
 if TYPE_CHECKING:
     from backfilld.migrations.operations.change_type.change import Change
@@ -20,7 +20,7 @@ _NAMED = 5
 def unchanged(change: Change) -> Guard:
     """What depends on the column is what it was when preflight looked."""
     return Guard(
-        sql=column_copy.changed_since(change.table, change.column, change.dependents.seen),
+        sql=dependents.changed_since(change.table, change.column, change.dependents.seen),
         problem=f"the {{!r}} of column {change.column} is not what it was when the run began",
         remedy="Make it as it was and resume, or roll back and enqueue the migration again",
     )
@@ -29,7 +29,7 @@ def unchanged(change: Change) -> Guard:
 def nothing_new(change: Change) -> Guard:
     """Nothing was made over the column that the way back would lose."""
     return Guard(
-        sql=column_copy.appeared_since(change.table, change.column, change.dependents.seen),
+        sql=dependents.appeared_since(change.table, change.column, change.dependents.seen),
         problem=f"the {{!r}} was made since column {change.column} has its new type, and would be lost",
         remedy="Drop it, then resume",
     )

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.facts import Target
-from backfilld.migrations.operations.base import Action, AllowedChanges, Archived, Plain, Step, Walk
+from backfilld.migrations.operations.base import Action, Archived, Plain, Step, Walk
 from backfilld.migrations.operations.change_type import dependents, exchange, guards
 from backfilld.migrations.operations.change_type.change import Change
 from backfilld.migrations.operations.ddl import columns, constraints, indexes, statistics
+from backfilld.migrations.postgres.catalog_diff import AllowedChanges
 from backfilld.migrations.rollback.archive import restored
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
@@ -39,8 +40,6 @@ class ChangeType(Plain):
     """A `change_type` of a migration, bound to a database."""
 
     definition: Definition
-    migration: str
-    number: int
 
     @property
     def table(self) -> TableName:

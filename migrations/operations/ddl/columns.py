@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import LockMode, Statement
+from backfilld.migrations.operations.base import Statement
+from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
 
 
 def alter_table(  # noqa: PLR0913 - what is known of one statement; each part is named where it is called

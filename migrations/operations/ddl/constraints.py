@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Action, LockMode, Statement, Step
+from backfilld.migrations.operations.base import Action, Statement, Step
 from backfilld.migrations.operations.ddl import columns, grants_and_comments
 from backfilld.migrations.operations.ddl.columns import alter_table
+from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.facts import KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.definitions import KeyColumn
 
 #: So many rows that break a rule are named: enough to see what is wrong with them.
 NAMED_ROWS = 10

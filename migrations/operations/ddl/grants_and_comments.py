@@ -6,30 +6,25 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import LockMode, Statement
+from backfilld.migrations.operations.base import Statement
+from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
     from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.definitions import Grant
 
 
-def grant(
-    relation: TableName, privilege: str, grantee: str, *, grantable: bool, column: str | None = None
-) -> Statement:
-    """A privilege on a table or view, or on one of its columns. `grantee` is a role in quotes where it needs them, or PUBLIC."""
+def grant(relation: TableName, granted: Grant, *, column: str | None = None) -> Statement:
+    """A privilege on a table or view, or on one of its columns."""
     of_column = sql.SQL(" ({})").format(sql.Identifier(column)) if column is not None else sql.SQL("")
-    granted = sql.SQL("GRANT {}{} ON {} TO {}{}").format(
-        sql.SQL(privilege),
+    statement = sql.SQL("GRANT {}{} ON {} TO {}{}").format(
+        sql.SQL(granted.privilege),
         of_column,
         relation.identifier,
-        sql.SQL(grantee),
-        sql.SQL(" WITH GRANT OPTION" if grantable else ""),
+        sql.SQL(granted.grantee),  # quoted by PostgreSQL
+        sql.SQL(" WITH GRANT OPTION" if granted.grantable else ""),
     )
-    return Statement(sql=granted, lock=LockMode.NONE)
-
-
-def role(name: str | None) -> str:
-    """A grantee as `grant` takes it; None, or no name, is PUBLIC."""
-    return sql.Identifier(name).as_string() if name else "PUBLIC"
+    return Statement(sql=statement, lock=LockMode.NONE)
 
 
 def on_column(table: TableName, column: str, text: str) -> Statement:

@@ -21,17 +21,18 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Action, Index, LockMode, Statement
+from backfilld.migrations.operations.base import Action, Index, Statement
 from backfilld.migrations.operations.ddl import grants_and_comments
 from backfilld.migrations.operations.ddl.columns import alter_table
 from backfilld.migrations.operations.ddl.constraints import NAMED_ROWS
+from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.facts import IndexDefinition, KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Guard, Step
+    from backfilld.migrations.postgres.definitions import IndexDefinition, KeyColumn
 
 _WHILE = "outside of a transaction, while reads and writes go on"
 

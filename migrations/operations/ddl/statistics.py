@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Action, LockMode, Statement
+from backfilld.migrations.operations.base import Action, Statement
+from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
 
 
 def create(table: TableName, schema: str, name: str, *, kinds: str, of: str) -> Statement:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Guard, LockMode, Statement
+from backfilld.migrations.operations.base import Guard, Statement
 from backfilld.migrations.operations.ddl.columns import alter_table
 from backfilld.migrations.postgres.connect import SEMANTICS
+from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
     from backfilld.migrations.identifiers import TableName

@@ -19,9 +19,10 @@ from backfilld.migrations.rollback.archive import restored
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
-    from backfilld.migrations.facts import Constraint, Dropped, IndexDefinition
+    from backfilld.migrations.facts import Dropped
     from backfilld.migrations.file.migration import DropColumn as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.definitions import Constraint, IndexDefinition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,6 @@ class DropColumn(Plain):
     """A `drop_column` of a migration, bound to a database."""
 
     definition: Definition
-    migration: str
-    number: int
 
     @property
     def table(self) -> TableName:
@@ -69,12 +68,7 @@ class DropColumn(Plain):
             statements.append(columns.set_default(table, column, dropped.default))
         if dropped.comment is not None:
             statements.append(grants_and_comments.on_column(table, column, dropped.comment))
-        statements += [
-            grants_and_comments.grant(
-                table, privilege, grants_and_comments.role(role), grantable=grantable, column=column
-            )
-            for privilege, role, grantable in dropped.grants
-        ]
+        statements += [grants_and_comments.grant(table, grant, column=column) for grant in dropped.grants]
         return tuple(statements)
 
     def _restore(self) -> Walk:

@@ -17,7 +17,7 @@ from backfilld.migrations.operations.ddl import indexes
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import DropIndex as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 

@@ -41,7 +41,7 @@ def examine(case: Case, operation: RenameColumn) -> Facts:
         default=nature.default if asks_again else "",
         fills_itself=nature.identity or (bool(nature.default) and not asks_again),
         comment=nature.comment,
-        grants=tuple(catalog.column_grants(case.connection, table, column.name)),
+        grants=catalog.column_grants(case.connection, table, column.name),
     )
     _warn(case, operation, shadow)
     as_text = column.nondeterministic or not trial.has_equality(column.name)

@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.facts import ShadowColumn
-from backfilld.migrations.operations.base import Action, AllowedChanges, Plain, Step, Walk, object_name
+from backfilld.migrations.operations.base import Action, Plain, Step, Walk, object_name
 from backfilld.migrations.operations.ddl import columns, grants_and_comments, indexes, statistics
 from backfilld.migrations.operations.ddl.sync_function import Pair, Side
 from backfilld.migrations.operations.ddl.sync_trigger import SyncTrigger
+from backfilld.migrations.postgres.catalog_diff import AllowedChanges
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import RenameColumn as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,6 @@ class RenameColumn(Plain):
     """A `rename_column` of a migration, bound to a database."""
 
     definition: Definition
-    migration: str
-    number: int
 
     @property
     def table(self) -> TableName:
@@ -101,12 +100,7 @@ class RenameColumn(Plain):
         if known.default:
             # Not as a part of ADD COLUMN, which would give it to the rows that are there.
             statements.append(columns.set_default(self.table, shadow, known.default))
-        statements += [
-            grants_and_comments.grant(
-                self.table, privilege, grants_and_comments.role(role), grantable=grantable, column=shadow
-            )
-            for privilege, role, grantable in known.grants
-        ]
+        statements += [grants_and_comments.grant(self.table, grant, column=shadow) for grant in known.grants]
         if known.comment:
             statements.append(grants_and_comments.on_column(self.table, shadow, known.comment))
         return Action(

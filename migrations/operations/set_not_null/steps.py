@@ -19,7 +19,7 @@ from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import SetNotNull as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,6 @@ class SetNotNull(Plain):
     """A `set_not_null` of a migration, bound to a database."""
 
     definition: Definition
-    migration: str
-    number: int
 
     @property
     def table(self) -> TableName:

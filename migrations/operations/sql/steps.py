@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Action, LockMode, Plain, Statement, Step
+from backfilld.migrations.operations.base import Action, Plain, Statement, Step
+from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.postgres.statements import split
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Sql as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
 
 #: What statements lock, by their first words; the first that matches counts. (Measured on 15, 16 and 18.)
 _LOCKS = (

@@ -9,15 +9,16 @@ from psycopg import sql
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations.add_column.preflight import left_by_cancelled_run
+from backfilld.migrations.planning.checks.cancelled_runs import left_by_cancelled_run
 from backfilld.migrations.postgres import indexes
-from backfilld.migrations.postgres.expression_probe import Rejected, smuggled
+from backfilld.migrations.postgres.expression_probe import Rejected
+from backfilld.migrations.postgres.lexer import self_containment_problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.facts import IndexDefinition, KeyColumn
     from backfilld.migrations.planning.checks.findings import Case
+    from backfilld.migrations.postgres.definitions import IndexDefinition, KeyColumn
     from backfilld.migrations.postgres.indexes import Named
 
 #: Before it, CREATE INDEX CONCURRENTLY could miss rows that were updated in place meanwhile (release notes of 14.4).
@@ -64,7 +65,7 @@ def listed(columns: Sequence[str]) -> sql.Composed:
 
 def checked(text: str, what: str) -> sql.SQL:
     """A user's text as a part of a statement. Raises Rejected when it is more than that."""
-    if problem := smuggled(text):
+    if problem := self_containment_problem(text):
         raise Rejected("index", f"{what} is not one list or expression: {problem}")
     return sql.SQL(text)
 

@@ -10,9 +10,9 @@ import pytest
 from fix_progress import AT, CONDUCTOR, FAILED, HELD, LANE, RUNNING, WAITING
 from rich.console import Console
 
-from backfilld.migrations.operations import LockMode
 from backfilld.migrations.planning.estimate import CostEstimate
 from backfilld.migrations.planning.plan import Estimate, Plan, PlannedAction, PlannedPhase, TableReport
+from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.record.model import Quarantined
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring import display

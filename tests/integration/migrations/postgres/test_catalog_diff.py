@@ -9,8 +9,10 @@ from psycopg import sql
 
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations import Action, AllowedChanges, LockMode, Statement
+from backfilld.migrations.operations import Action, Statement
 from backfilld.migrations.postgres import catalog_diff
+from backfilld.migrations.postgres.catalog_diff import AllowedChanges
+from backfilld.migrations.postgres.locks import LockMode
 from backfilld.worker.phases import ddl
 
 if TYPE_CHECKING:

@@ -137,7 +137,7 @@ def test_an_operation_may_know_better(engine: Engine) -> None:
 
     (of,) = definition.parse('name: x\noperations: [{backfill: {table: jobs, set: {total: "1"}}}]').operations
     assert isinstance(of, definition.Backfill)
-    own = Own(definition=of, facts=None, number=0)  # type: ignore[arg-type] # what it says of dependents needs none
+    own = Own(definition=of, facts=None, migration="x", number=0)  # type: ignore[arg-type] # what it says of dependents needs none
     both = found(engine)
     assert impact.impact(own, of, both["view", "public.totals"]) == "is mine"
     assert "is written" in impact.impact(own, of, both["index", "by_total"])

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 from psycopg import sql
 
-from backfilld.migrations.facts import KeyColumn
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.ddl import indexes as ddl_indexes
 from backfilld.migrations.postgres import catalog, indexes
+from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
 
 if TYPE_CHECKING:
     from fix_runs import Engine
 
-    from backfilld.migrations.facts import IndexDefinition
+    from backfilld.migrations.postgres.definitions import IndexDefinition
 
 ODD = TableName('Odd "Schema', 'a%b USING "c')
 ODD_INDEX = 'x" USING gin (%s)'

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from backfilld.migrations.facts import IndexDefinition
 from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations import Action, Index, LockMode, Statement
+from backfilld.migrations.operations import Action, Index, Statement
 from backfilld.migrations.postgres import locks
-from backfilld.migrations.postgres.locks import Blocker, Needed
+from backfilld.migrations.postgres.definitions import IndexDefinition
+from backfilld.migrations.postgres.locks import Blocker, LockMode, Needed
 from backfilld.worker.phases import lock_policy
 from backfilld.worker.phases.lock_policy import LONGEST_PAUSE_SECONDS, LOOK_SECONDS, RARELY_SECONDS, Wait
 
