@@ -1,4 +1,5 @@
-"""Every kind of operation, a line each: the model of its file, the steps that it is made of, and what preflight asks.
+"""Every kind of operation, a line each: the model of its file, the steps that it is made of, what preflight asks,
+and what becomes of things that depend on its table.
 
 What a file says of an operation by itself (its columns, its summary) is a property of its model in `file/operations.py`.
 """
@@ -32,6 +33,7 @@ from backfilld.migrations.operations.rename_column.steps import RenameColumn
 from backfilld.migrations.operations.set_not_null import preflight as set_not_null
 from backfilld.migrations.operations.set_not_null.steps import SetNotNull
 from backfilld.migrations.operations.sql.steps import Sql
+from backfilld.migrations.planning import impact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.operations.base import Operation
     from backfilld.migrations.planning.checks.findings import Case
+    from backfilld.migrations.planning.impact import Effect
+    from backfilld.migrations.postgres.dependents import Dependent
 
 
 class Bind(Protocol):
@@ -57,19 +61,21 @@ class Kind:
     bind: Bind
     #: What preflight asks of its one table. Raises Rejected. None for raw SQL, which is examined by its text.
     examine: Callable[[Case, Any], Facts] | None  # Any: its own model
+    #: What becomes of something that depends on its table; None when the operation does not touch it.
+    effect: Callable[[Any, Dependent], Effect | None]  # Any: its own model
 
 
 REGISTRY: Mapping[type[file.Operation], Kind] = {
-    file.AddColumn: Kind(AddColumn, add_column.examine),
-    file.RenameColumn: Kind(RenameColumn, rename_column.examine),
-    file.ChangeType: Kind(ChangeType, change_type.examine),
-    file.SetNotNull: Kind(SetNotNull, set_not_null.examine),
-    file.DropColumn: Kind(DropColumn, drop_column.examine),
-    file.AddCheck: Kind(AddCheck, add_check.examine),
-    file.AddForeignKey: Kind(AddForeignKey, add_foreign_key.examine),
-    file.AddUnique: Kind(AddUnique, add_unique.examine),
-    file.CreateIndex: Kind(CreateIndex, create_index.examine),
-    file.DropIndex: Kind(DropIndex, drop_index.examine),
-    file.Backfill: Kind(Backfill, backfill.examine),
-    file.Sql: Kind(Sql, None),
+    file.AddColumn: Kind(AddColumn, add_column.examine, impact.of_added),
+    file.RenameColumn: Kind(RenameColumn, rename_column.examine, impact.of_renamed),
+    file.ChangeType: Kind(ChangeType, change_type.examine, impact.of_retyped),
+    file.SetNotNull: Kind(SetNotNull, set_not_null.examine, impact.of_filled),
+    file.DropColumn: Kind(DropColumn, drop_column.examine, impact.of_dropped),
+    file.AddCheck: Kind(AddCheck, add_check.examine, impact.of_none),
+    file.AddForeignKey: Kind(AddForeignKey, add_foreign_key.examine, impact.of_none),
+    file.AddUnique: Kind(AddUnique, add_unique.examine, impact.of_none),
+    file.CreateIndex: Kind(CreateIndex, create_index.examine, impact.of_none),
+    file.DropIndex: Kind(DropIndex, drop_index.examine, impact.of_none),
+    file.Backfill: Kind(Backfill, backfill.examine, impact.of_backfilled),
+    file.Sql: Kind(Sql, None, impact.of_raw),
 }

@@ -10,10 +10,11 @@ from psycopg import sql
 
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import Action, bind, steps
+from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql.steps import lock_of
 from backfilld.migrations.planning.dry_run_findings import Place, Seen
-from backfilld.migrations.planning.impact import impact
-from backfilld.migrations.planning.risks import Impact, rank
+from backfilld.migrations.planning.impact import Impact
+from backfilld.migrations.planning.risks import rank
 from backfilld.migrations.postgres.locks import BLOCKS_WRITES, LockMode, needed
 from backfilld.migrations.postgres.statements import split
 from backfilld.migrations.record.states import Phase
@@ -130,7 +131,7 @@ class Plan:
 def make(migration: Migration, examination: Examination) -> Plan:
     """Put together what preflight found and what the operations would do. A refused migration has no phases."""
     operations = bind(migration, examination.facts) if not examination.findings else ()
-    impacts = {name: _fates(migration, examination, operations, name) for name in examination.tables}
+    impacts = {name: _impacts(migration, examination, name) if operations else () for name in examination.tables}
     return Plan(
         name=migration.name,
         checksum=migration.checksum,
@@ -169,15 +170,13 @@ def make(migration: Migration, examination: Examination) -> Plan:
     )
 
 
-def _fates(
-    migration: Migration, examination: Examination, operations: tuple[Operation, ...], table: TableName
-) -> tuple[Impact, ...]:
+def _impacts(migration: Migration, examination: Examination, table: TableName) -> tuple[Impact, ...]:
     return tuple(
-        Impact(operation=number, kind=dependent.kind, name=dependent.name, impact=words)
-        for number, (operation, of) in enumerate(zip(operations, migration.operations, strict=False))
+        Impact(operation=number, kind=dependent.kind, name=dependent.name, action=what.action, impact=what.words)
+        for number, of in enumerate(migration.operations)
         if _is_about(of, table)
         for dependent in examination.dependents.get(table, ())
-        if (words := impact(operation, of, dependent))
+        if (what := REGISTRY[type(of)].effect(of, dependent)) is not None
     )
 
 
