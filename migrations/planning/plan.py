@@ -242,7 +242,7 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAc
         )
     for number, statement in enumerate(step.statements):
         seen = dry_run.at(replace(place, statement=number)) if dry_run is not None else Seen(by_rule_because="-")
-        lock_mode = LockMode(seen.lock) if seen.lock else statement.lock
+        lock_mode = seen.lock or statement.lock
         long = step.scans or step.index is not None or (seen.measured and seen.is_long)
         planned.append(
             PlannedAction(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WORDS = frozenset({"impact", "note", "words", "reason", "problem", "remedy", "because", "by_rule_because", "summary"})
 #: What takes a text apart, or asks what it says.
 READS = frozenset(
-    {"startswith", "endswith", "removeprefix", "removesuffix", "replace", "partition", "rpartition", "split", "find"}
+    {"startswith", "endswith", "removeprefix", "removesuffix", "partition", "rpartition", "split", "find"}
 )
 
 
