@@ -45,7 +45,7 @@ operations:
 settings: {lanes: 1, walk: keys, approve: [], %s}
 """
 JOBS, USERS = TableName("public", "jobs"), TableName("public", "users")
-EVERYTHING = locks.Needed(tables=(JOBS,), mode=LockMode.ACCESS_EXCLUSIVE, first=False)
+EVERYTHING = locks.Needed(tables=(JOBS,), mode=locks.LockMode.ACCESS_EXCLUSIVE, first=False)
 #: For tests that wait for a condition: a wait of this length means that it never comes.
 PATIENCE_SECONDS = 30.0
 
@@ -463,7 +463,7 @@ def both() -> Action:
     return Action(
         table=USERS,
         locks=(USERS, JOBS),
-        statements=tuple(Statement(sql=comment, lock=LockMode.ACCESS_EXCLUSIVE) for comment in comments),
+        statements=tuple(Statement(sql=comment, lock=locks.LockMode.ACCESS_EXCLUSIVE) for comment in comments),
     )
 
 
@@ -513,7 +513,7 @@ def test_an_action_on_two_tables_locks_both_in_order_of_their_names_or_nothing(e
 
 def test_statements_go_in_one_round_trip_unless_one_of_them_is_several(engine: Engine) -> None:
     several = sql.SQL("COMMENT ON TABLE jobs IS 'a'; COMMENT ON TABLE users IS 'b'").format()
-    raw = Action(table=None, statements=(Statement(sql=several, lock=LockMode.ACCESS_EXCLUSIVE),))
+    raw = Action(table=None, statements=(Statement(sql=several, lock=locks.LockMode.ACCESS_EXCLUSIVE),))
     with engine.connect() as connection:
         for action, status in ((both(), PipelineStatus.ON), (raw, PipelineStatus.OFF)):
             with connection.transaction(), ddl.together(connection, action):
