@@ -14,7 +14,7 @@ from backfilld.migrations.operations.ddl.rule import NAMED_ROWS
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import audit, lanes, quarantine, runs
-from backfilld.migrations.record.model import PageRange
+from backfilld.migrations.record.model import PageRange, Reached, Rollback
 from backfilld.migrations.record.states import Phase, State, allowed
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.rollback.steps import way_back
@@ -147,9 +147,9 @@ class Coordinator:
     def pending(self, standing: StepContext) -> Step | None:
         """The step that the coordinator would do next, if there is one."""
         if standing.state is State.ROLLING_BACK:
-            if not standing.rollback:
+            if standing.rollback.begun is None:
                 return None
-            planned = tuple(back.step for back in self._way_back(standing))
+            planned = tuple(back.step for back in self._way_back(standing.rollback.begun))
             step = self._step
         else:
             planned = steps(self._operations, standing.phase)
@@ -243,14 +243,15 @@ class Coordinator:
     def _roll_back(self, standing: StepContext) -> list[LaneMessage]:
         """Take back the next of what was done; at first, when no batch is in flight any more, write down what that is."""
         run = self._run.run
-        if not standing.rollback:
+        if standing.rollback.begun is None:
             if lanes.in_flight(self._connection, run):
                 return self._sleep()
             lanes.end_forward(self._connection, run)
             done = max(self._step - (_JUDGED if standing.phase is Phase.VERIFY else 0), 0)
-            runs.set_rollback(self._connection, run, {"phase": standing.phase, "step": done, "pass": standing.pass_})
+            reached = Reached(phase=standing.phase, steps=done, pass_=standing.pass_)
+            runs.set_rollback(self._connection, run, Rollback(requested=True, begun=reached))
             return self._go_on(0)
-        planned = self._way_back(standing)
+        planned = self._way_back(standing.rollback.begun)
         if self._step < len(planned):
             back = planned[self._step]
             if back.phase is not standing.phase:
@@ -265,9 +266,8 @@ class Coordinator:
         self._checkpoint(0, done=True)
         return []
 
-    def _way_back(self, standing: StepContext) -> tuple[BackStep, ...]:
-        began = standing.rollback or {}
-        return way_back(self._operations, phase=Phase(began["phase"]), done=began["step"], pass_=began["pass"])
+    def _way_back(self, begun: Reached) -> tuple[BackStep, ...]:
+        return way_back(self._operations, phase=begun.phase, done=begun.steps, pass_=begun.pass_)
 
     def _execute(self, action: Action) -> None:
         self._lookout.before(self._connection, action)
