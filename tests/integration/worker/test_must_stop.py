@@ -189,6 +189,8 @@ def test_no_step_of_the_way_forward_begins_while_a_rollback_is_pending(engine: E
         # Held, so that the coordinator cannot begin the rollback.
         other.execute("SELECT FROM backfilld.lanes WHERE run = %s AND lane = 0 FOR UPDATE", [lane.run])
         commands.rollback(engine.connection, lane.run, actor="ann")
+        told = time.monotonic()
         engine.runner().advance(engine.message(lane.run, lane.lane))
+    assert time.monotonic() - told < MOST_SECONDS, "it began, and hung until the server ended it"
     after = engine.lane(lane.run, lane.lane)
     assert (after.seq, after.attempts, after.last_error) == (lane.seq, 0, None)
