@@ -13,6 +13,7 @@ from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit, pace
 from backfilld.migrations.record.model import Rollback, Row, Run
+from backfilld.migrations.record.pace import Stop, stop_of
 from backfilld.migrations.record.states import Phase, State, StopReason, Wish, allowed, why_stop
 
 if TYPE_CHECKING:
@@ -284,6 +285,27 @@ def tune(
     """New settings, of which `changes` names the ones that are new: before and after."""
     connection.execute(_SQL["tune"], {"run": run, "settings": Jsonb(settings.model_dump(mode="json"))})
     audit.record(connection, run, actor=actor, what="run.tuned", **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulse:
+    """What there is to do, seen in one look."""
+
+    #: A run is queued, running, stopping or turning back.
+    at_work: bool
+    #: `stopping` gives at least one run.
+    stopping: bool
+    #: All runs are stopped, by a person.
+    stop: Stop | None
+
+
+def pulse(connection: Connection) -> Pulse:
+    """One look at all runs. Raises LookupError when the control schema is damaged."""
+    row = connection.execute(_SQL["pulse"]).fetchone()
+    if row is None:
+        msg = "backfilld.pace is empty"
+        raise LookupError(msg)
+    return Pulse(at_work=row["at_work"], stopping=row["stopping"], stop=stop_of(row))
 
 
 def stopping(connection: Connection) -> list[Row]:
