@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.record import lanes, pace, runs
-from backfilld.migrations.record.states import STOPPING, State, Wish, allowed
+from backfilld.migrations.record.states import State, StopReason, Wish, allowed
 from backfilld.migrations.telemetry import ControlApplied, ControlSettled, StateChanged, StopSwitched
 from backfilld.worker.side_tasks.activity import Activity
 
@@ -114,19 +114,19 @@ class Control:
         run = row["run"]
         with connection.transaction():
             held = runs.lock(connection, run)
-            turning_back = held is not None and held.state is State.ROLLING_BACK and not held.rollback
-            if held is None or (held.state not in STOPPING and not turning_back):
+            why = held.why_stop if held is not None else None
+            if held is None or why not in {StopReason.ASKED, StopReason.TURNING_BACK}:
                 return True
             if lanes.in_flight(connection, run):
                 return False
-            if turning_back:
+            if why is StopReason.TURNING_BACK:
                 lanes.wake_run(connection, run)
             else:
                 after = _STOPPED[held.state]
                 runs.set_state(
                     connection, held, after, actor=runs.WORKER, reason="no batch is in flight", wish=held.wish
                 )
-        if not turning_back:
+        if why is StopReason.ASKED:
             self._observe(StateChanged(run=run, name=held.name, state=after, reason="no batch is in flight"))
         if run not in self._settled:
             self._settled.add(run)
@@ -140,7 +140,7 @@ def _write_wish(connection: Connection, held: runs.LockedRun, message: ControlMe
         if held.wish is not wish and allowed(held.state, state):
             runs.set_state(connection, held, state, actor=message.actor, reason="asked by message", wish=wish)
     elif message.verb == "resume":
-        after = State.RUNNING if held.rollback is None else State.ROLLING_BACK
+        after = State.ROLLING_BACK if held.rollback.requested else State.RUNNING
         if held.state not in {State.RUNNING, State.QUEUED, State.WAITING} and allowed(held.state, after):
             runs.set_state(connection, held, after, actor=message.actor, reason="asked by message")
             lanes.wake_run(connection, held.run)

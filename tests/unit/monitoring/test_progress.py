@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.record.model import Pace, Run
+from backfilld.migrations.record.model import Pace, Rollback, Run
 from backfilld.migrations.record.pace import Stop
 from backfilld.migrations.record.states import Phase, State, Wish
 from backfilld.monitoring.progress import KEYS, Progress, measure
@@ -39,7 +39,7 @@ RUN = Run(
     verified_at=None,
     error=None,
     space=None,
-    rollback=None,
+    rollback=Rollback(),
     kept_until=None,
     purged_at=None,
     requested_by="ann@laptop",
