@@ -401,7 +401,7 @@ class Runner:
         pause = lock_policy.pause_seconds(wait, lock_watch.blockers, settings)
         delay = lock_policy.next_look_seconds(pause, scans=lock_watch.again_scans, chance=random.random())  # noqa: S311 - spreading load, not guarding secrets
         tried = blocked.sqlstate is not None
-        self._postpone(connection, lane, delay_seconds=delay, error={**error, "wait": wait.to_json()}, retried=tried)
+        self._postpone(connection, lane, delay_seconds=delay, error=error, lock_wait=wait.to_json(), retried=tried)
         if tried:
             self._observe(
                 BatchRetried(
@@ -504,6 +504,7 @@ class Runner:
         delay_seconds: float,
         batch_rows: int | None = None,
         error: Mapping[str, object] | None = None,
+        lock_wait: Mapping[str, object] | None = None,
         retried: bool = True,
     ) -> None:
         """Write down when the lane comes back. If somebody holds it, it is theirs, and there is nothing to write."""
@@ -517,6 +518,7 @@ class Runner:
                     attempts=lane.attempts + 1 if error and retried else lane.attempts,
                     batch_rows=batch_rows,
                     error=error,
+                    lock_wait=lock_wait,
                     retried=error is not None and retried,
                 )
         except psycopg.errors.LockNotAvailable:

@@ -178,7 +178,7 @@ CROSS JOIN LATERAL (
            count(*) FILTER (WHERE l.kind <> 'coordinator' AND l.done_at IS NOT NULL AND l.pass = r.pass) AS lanes_done,
            max(l.progressed_at) AS progressed_at,
            coalesce(jsonb_agg(l.recent) FILTER (WHERE l.kind <> 'coordinator' AND l.done_at IS NULL), '[]') AS recent,
-           coalesce(jsonb_agg(jsonb_build_object('lane', l.lane) || l.last_error) FILTER (WHERE l.last_error IS NOT NULL), '[]')
+           coalesce(jsonb_agg(jsonb_build_object('lane', l.lane, 'wait', l.lock_wait) || l.last_error) FILTER (WHERE l.last_error IS NOT NULL), '[]')
            AS errors
     FROM backfilld.lanes l WHERE l.run = r.run
 ) lanes
