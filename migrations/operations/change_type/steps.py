@@ -84,14 +84,16 @@ class ChangeType(Plain):
         )
 
     def verify(self) -> tuple[Step, ...]:
-        change, carried = self._change, self._dependents
-        steps: list[Step] = [indexes.build(self.table, index.new, key=self.facts.key) for index in carried.indexes]
+        change = self._change
+        steps: list[Step] = [
+            indexes.build(self.table, index.new, key=self.facts.key) for index in change.dependents.indexes
+        ]
         for rule, proved in change.rules_of_new():
             steps += rule.steps(looks=True) if proved else (rule.added,)
-        if carried.not_null:
+        if change.dependents.not_null:
             # Lanes have just looked at every row.
             steps += change.not_null(change.new_column).steps(looks=False)
-        if carried.statistics:
+        if change.dependents.statistics:
             steps.append(self._statistics())
         steps.append(self._analyzed(change.new_column))
         return tuple(steps)
@@ -116,11 +118,13 @@ class ChangeType(Plain):
         )
 
     def contract(self) -> tuple[Step, ...]:
-        change, carried = self._change, self._dependents
+        change = self._change
         again = Action(
             table=self.table,
             statements=(
-                columns.add(self.table, change.old_column, carried.type, collation=carried.collation),
+                columns.add(
+                    self.table, change.old_column, change.dependents.type, collation=change.dependents.collation
+                ),
                 *change.trigger.created(change.synced_after),
             ),
             guards=(change.trigger.fires_last,),
@@ -145,7 +149,7 @@ class ChangeType(Plain):
                 back=(
                     again,
                     self._restored(),
-                    *(indexes.build(self.table, index.old) for index in carried.indexes if index.harmless),
+                    *(indexes.build(self.table, index.old) for index in change.dependents.indexes if index.harmless),
                 ),
             ),
         )
@@ -153,13 +157,15 @@ class ChangeType(Plain):
     # The way back of the switch
 
     def _switched_back(self) -> tuple[Step, ...]:
-        change, carried = self._change, self._dependents
+        change = self._change
         steps: list[Step] = [
-            indexes.build(self.table, index.old, key=self.facts.key) for index in carried.indexes if not index.harmless
+            indexes.build(self.table, index.old, key=self.facts.key)
+            for index in change.dependents.indexes
+            if not index.harmless
         ]
         if self.definition.down is None:
             steps.append(guards.all_there(change))
-        elif carried.not_null:
+        elif change.dependents.not_null:
             # `down` may give NULL; by another name than the rule's, as what it finds must not lead behind the exchange.
             steps.append(replace(change.not_null(change.old_column).look, rule=""))
         steps.append(
@@ -168,7 +174,7 @@ class ChangeType(Plain):
                 locks=self._locks,
                 requires=(
                     guards.nothing_new(change),
-                    guards.fits(change, change.old_column, f"the old type ({carried.type})"),
+                    guards.fits(change, change.old_column, f"the old type ({change.dependents.type})"),
                 ),
                 statements=(
                     *dependents.dropped(change),
@@ -183,7 +189,7 @@ class ChangeType(Plain):
         )
         for rule, proved in change.rules_of_old():
             steps += rule.again() if proved else ()
-        if carried.not_null:
+        if change.dependents.not_null:
             proof = change.not_null(self.column)
             steps += proof.again()
             steps.append(
@@ -193,14 +199,14 @@ class ChangeType(Plain):
         return tuple(steps)
 
     def _restored(self) -> Walk:
-        change, carried = self._change, self._dependents
-        target = Target(column=change.old_column, type=carried.type, as_text=carried.as_text)
+        change = self._change
+        target = Target(column=change.old_column, type=change.dependents.type, as_text=change.dependents.as_text)
         facts = replace(self.facts, targets=(target,))
         expression = restored(
             table=self.table,
             key=self.facts.key,
             operation=self.number,
-            type_=carried.type,
+            type_=change.dependents.type,
             new=self.column,
             fallback=change.down,
         )
@@ -221,8 +227,8 @@ class ChangeType(Plain):
 
     def _statistics(self) -> Action:
         """Extended statistics over the new column, under names of ours."""
-        change, carried = self._change, self._dependents
-        names = [(one, change.statistics_name(number)) for number, one in enumerate(carried.statistics)]
+        change = self._change
+        names = [(one, change.statistics_name(number)) for number, one in enumerate(change.dependents.statistics)]
         gone = Action(table=self.table, statements=tuple(statistics.drop(one.schema, name) for one, name in names))
         return Action(
             table=self.table,
@@ -247,9 +253,9 @@ class ChangeType(Plain):
     @property
     def _locks(self) -> tuple[TableName, ...]:
         """All tables that the exchange touches, the views aside: locking a view would lock all that it reads."""
-        carried = self._dependents
-        others = {policy.table for policy in carried.policies} | {
-            rule.references for rule in carried.foreign_keys if rule.references is not None
+        found = self._dependents
+        others = {policy.table for policy in found.policies} | {
+            rule.references for rule in found.foreign_keys if rule.references is not None
         }
         return tuple(sorted({self.table, *others}, key=lambda table: (table.schema, table.name)))
 

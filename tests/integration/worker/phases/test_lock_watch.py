@@ -21,7 +21,6 @@ from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations import Action, Statement
 from backfilld.migrations.postgres import locks
 from backfilld.migrations.postgres.connect import open_pool
-from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.record import runs, schema
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchRetried, BlockerSentAway, CommitUnknown, LaneHeld
