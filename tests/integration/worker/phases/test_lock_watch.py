@@ -24,7 +24,7 @@ from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record import runs, schema
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchRetried, BlockerSentAway, CommitUnknown, LaneHeld
-from backfilld.producers import commands
+from backfilld.producers import commands, waiting
 from backfilld.producers.demo.servers import EmbeddedPostgres
 from backfilld.worker.phases import ddl, lock_policy
 from backfilld.worker.phases.lock_watch import Blocked, LockWatch
@@ -120,7 +120,7 @@ def test_whoever_is_in_the_way_is_named_and_when_he_goes_the_run_goes_on(engine:
         (told,) = what_happened(engine, "lock.waiting")
         assert told["message"] == retried.message
         assert [one["pid"] for one in told["blockers"]] == [reader.info.backend_pid]
-        assert commands.find(engine.connection, run).state is State.QUEUED
+        assert waiting.find(engine.connection, run).state is State.QUEUED
         reader.execute("ROLLBACK")
     # The next look finds the way free, and takes it, however short ago the last try was.
     engine.step()
