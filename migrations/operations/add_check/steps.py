@@ -1,9 +1,9 @@
 """Add a CHECK constraint.
 
-verify    no row breaks it; then ADD CONSTRAINT … CHECK (…) NOT VALID, and VALIDATE, which scans while the application goes on
+verify    no row breaks it; then ADD CONSTRAINT … CHECK (…) NOT VALID, and VALIDATE, which scans while the application keeps running
 
-No data moves. A row that breaks the check stops the run, which names a few of them by key; the check is taken back until they
-are mended.
+No data moves. A row that breaks the check stops the run, which names a few of them by key; the check is dropped until they are
+fixed.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ verify    every row is looked at; then CHECK (… IS NOT NULL) NOT VALID, and VA
 switch    SET NOT NULL, which trusts the validated check and scans nothing
 contract  the sync trigger goes, first its function's body, so that no statement can meet half of it
 
-Until contract the column is computed: the trigger gives each inserted or updated row the expression's value, whoever wrote it.
+Until contract the column is computed: the trigger gives each inserted or updated row the expression's value, whichever session wrote it.
 A value that cannot be computed becomes NULL rather than an error of the application's; verify finds the row.
 
 From contract on, and without `backfill:` from the beginning, the application may write into the column. A run that goes back

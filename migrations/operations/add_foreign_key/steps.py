@@ -1,12 +1,12 @@
 """Add a foreign key.
 
-verify    no row breaks it; then ADD CONSTRAINT … FOREIGN KEY … NOT VALID, and VALIDATE, which scans while the application goes on
+verify    no row breaks it; then ADD CONSTRAINT … FOREIGN KEY … NOT VALID, and VALIDATE, which scans while the application keeps running
 
-No data moves. A row that refers to nothing stops the run, which names a few of them by key; the foreign key is taken back until
-they are mended.
+No data moves. A row that refers to nothing stops the run, which names a few of them by key; the foreign key is dropped until
+they are fixed.
 
-Adding it takes SHARE ROW EXCLUSIVE on both tables, one after the other. They need not be taken at once: whoever holds the second
-and waits for the first makes us give way long before PostgreSQL would look for a deadlock.
+Adding it takes SHARE ROW EXCLUSIVE on both tables, one after the other. They need not be taken at once: a session
+that holds the second and waits for the first makes us time out long before PostgreSQL looks for a deadlock.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Add a UNIQUE constraint, by an index that is built while the application goes on.
+"""Add a UNIQUE constraint, by an index that is built while the application keeps running.
 
 verify    CREATE UNIQUE INDEX CONCURRENTLY, under the constraint's name
 switch    ADD CONSTRAINT … UNIQUE USING INDEX, which scans nothing

@@ -2,9 +2,9 @@
 
 expand    the new column and the sync trigger that keeps both columns saying the same, in one short transaction
 backfill  lanes give every row its new value; rows whose value does not fit are set aside with their errors
-verify    every row is looked at; then everything that hangs on the column is made for the new one as well: indexes
+verify    every row is looked at; then everything that depends on the column is made for the new one as well: indexes
           CONCURRENTLY, checks and foreign keys NOT VALID and validated, statistics
-switch    one transaction: the columns change names, what hangs on the old one comes off it, what is ready on the new one gets
+switch    one transaction: the columns change names, what depends on the old one is dropped, what is ready on the new one gets
           its names, and views, policies, triggers and functions are made anew over the name; the sync trigger turns round
 contract  the old values go to the archive, and then the old column goes
 

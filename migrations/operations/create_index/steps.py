@@ -1,4 +1,4 @@
-"""Build an index while the application goes on.
+"""Build an index while the application keeps running.
 
 verify    CREATE INDEX CONCURRENTLY, after the walk, so that the walk's own updates do not pay for it
 

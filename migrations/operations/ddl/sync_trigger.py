@@ -1,4 +1,4 @@
-"""The sync trigger: what keeps a column right in every row that is written, whoever writes it.
+"""The sync trigger: what keeps a column right in every row that is written, by any session.
 
 BEFORE INSERT OR UPDATE for each row, named to fire last, ENABLE ALWAYS, and silent for the one batch that does its work itself.
 What its function does is written in `sync_function.py`.
@@ -96,7 +96,7 @@ class SyncTrigger:
         """The function, made or replaced, with this body. It takes no lock on the table.
 
         It runs as the role of the run, so that the application needs no right in our schema, and under settings of its own,
-        so that an expression means the same whoever writes.
+        so that an expression means the same in every session.
         """
         settings = sql.SQL(" ").join(
             sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value))

@@ -4,7 +4,7 @@ switch    DROP NOT NULL, so that the application may leave the column out
 contract  lanes copy the column into the archive, and look again that no row is missing; then DROP COLUMN
 
 The way back adds the column again, gives every row its value from the archive, and then brings back what the column carried:
-indexes CONCURRENTLY, constraints by a scan that stops nobody. Rows added since get the column's default.
+indexes CONCURRENTLY, constraints by a scan that blocks no statement. Rows added since get the column's default.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Take an index away while the application goes on.
+"""Take an index away while the application keeps running.
 
 contract  DROP INDEX CONCURRENTLY
 

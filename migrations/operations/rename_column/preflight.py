@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 #: Names that PostgreSQL keeps for itself in every table.
 SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 
-#: The start of the transaction, whoever asks.
+#: The start of the transaction, for every session.
 _NOW = frozenset({"now()", "CURRENT_TIMESTAMP"})
 
-#: As many functions are named in a warning.
+#: At most this many functions are named in a warning.
 _MOST_NAMED = 10
 
 

@@ -1,4 +1,4 @@
-"""Give a column another name, while applications that know either name go on.
+"""Give a column another name, while applications that use either name keep running.
 
 expand    a second column under the new name, and the sync trigger that keeps both the same, in one short transaction
 backfill  lanes copy the values
@@ -6,7 +6,7 @@ verify    every row is looked at; then each index of the column is built a secon
 switch    the two columns swap their names, and the sync trigger turns round
 contract  the second column, which has the old name now, goes with its trigger, in one transaction
 
-Both hold the same values, so nobody notices the swap; and whatever depends on the column itself (views, policies,
+Both hold the same values, so no statement notices the swap; and everything that depends on the column itself (views, policies,
 constraints, foreign keys in and out, identity, sequences, defaults, generated columns, publications, statistics) has followed
 it to the new name without being touched. The column itself is the primary all along, and the second one its shadow.
 """

@@ -1,11 +1,11 @@
 """Make a column NOT NULL.
 
 backfill  with `backfill`, lanes give rows whose value is NULL one; without it no data moves
-verify    no NULL is left; then CHECK (… IS NOT NULL) NOT VALID, and VALIDATE, which scans while the application goes on
+verify    no NULL is left; then CHECK (… IS NOT NULL) NOT VALID, and VALIDATE, which scans while the application keeps running
 switch    SET NOT NULL, which trusts the validated check and scans nothing
 
 A NULL that the application writes between the walk and the check is met by the scan, and walked again. Without `backfill` it
-stops the run, which names a few such rows by key; the check is taken back until they are mended.
+stops the run, which names a few such rows by key; the check is dropped until they are fixed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Run SQL of the user's own, in the phase he names; what takes it back is his too.
+"""Run the user's own SQL in the phase that the file names; the file also has the SQL that takes it back.
 
 expand, switch or contract   the statements of `run`, in one transaction; the way back is that of `rollback`
 
-What a statement locks is told by its first words alone, since the steps must not depend on when they are asked for. The plan
+The lock of a statement is derived from its first words alone, since the steps must not depend on when they are asked for. The plan
 has what was measured beside it.
 """
 
