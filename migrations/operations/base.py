@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -173,10 +173,14 @@ class Operation(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plain:
-    """An operation that does nothing in any phase; the others say what they do."""
+_Definition_co = TypeVar("_Definition_co", covariant=True)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Bound(Generic[_Definition_co]):
+    """An operation of a migration, bound to a database. It does nothing in any phase; the others say what they do."""
+
+    definition: _Definition_co
     facts: Facts
     #: The migration's name, and the operation's number in it: the names of what it makes are made of both.
     migration: str
@@ -199,6 +203,24 @@ class Plain:
 
     def contract(self) -> tuple[Step, ...]:
         return ()
+
+
+class OnTable(Protocol):
+    """The model of an operation on one table, as the file has it."""
+
+    @property
+    def table(self) -> TableName: ...
+
+
+_OnTable_co = TypeVar("_OnTable_co", bound=OnTable, covariant=True)
+
+
+class Plain(Bound[_OnTable_co]):
+    """An operation on one table."""
+
+    @property
+    def table(self) -> TableName:
+        return self.definition.table
 
 
 def object_name(kind: str, migration: str, operation: int) -> str:

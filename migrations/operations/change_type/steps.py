@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.facts import Target
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Action, Archived, Plain, Step, Walk
 from backfilld.migrations.operations.change_type import dependents, exchange, guards
 from backfilld.migrations.operations.change_type.change import Change
@@ -30,20 +31,13 @@ from backfilld.migrations.rollback.archive import restored
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import ChangeType as Definition
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.column_dependents import ColumnDependents
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChangeType(Plain):
+class ChangeType(Plain[file.ChangeType]):
     """A `change_type` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     @property
     def column(self) -> str:
@@ -62,14 +56,6 @@ class ChangeType(Plain):
 
     def expand(self) -> tuple[Step, ...]:
         change = self._change
-        gone = Action(
-            table=self.table,
-            statements=(
-                change.trigger.drop,
-                columns.drop_if_exists(self.table, change.new_column),
-                change.trigger.drop_function,
-            ),
-        )
         return (
             Action(
                 table=self.table,
@@ -79,7 +65,7 @@ class ChangeType(Plain):
                     *change.trigger.created(change.synced_before),
                 ),
                 guards=(change.trigger.fires_last,),
-                back=(gone,),
+                back=(change.trigger.gone_with(change.new_column),),
             ),
         )
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Guard, Statement
+from backfilld.migrations.operations.base import Action, Guard, Statement
+from backfilld.migrations.operations.ddl import columns
 from backfilld.migrations.operations.ddl.columns import alter_table
 from backfilld.migrations.postgres.connect import SEMANTICS
 from backfilld.migrations.postgres.locks import LockMode
@@ -73,6 +74,13 @@ class SyncTrigger:
     def drop_function(self) -> Statement:
         """The function goes."""
         return Statement(sql=sql.SQL("DROP FUNCTION IF EXISTS {}()").format(self._function), lock=LockMode.NONE)
+
+    def gone_with(self, column: str) -> Action:
+        """The trigger goes, and a column that only it kept right."""
+        return Action(
+            table=self.table,
+            statements=(self.drop, columns.drop_if_exists(self.table, column), self.drop_function),
+        )
 
     @property
     def fires_last(self) -> Guard:

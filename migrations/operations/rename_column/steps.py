@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.facts import ShadowColumn
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Action, Plain, Step, Walk, object_name
 from backfilld.migrations.operations.ddl import columns, grants_and_comments, indexes, statistics
 from backfilld.migrations.operations.ddl.sync_function import Pair, Side
@@ -28,19 +29,11 @@ from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts
-    from backfilld.migrations.file.migration import RenameColumn as Definition
-    from backfilld.migrations.identifiers import TableName
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenameColumn(Plain):
+class RenameColumn(Plain[file.RenameColumn]):
     """A `rename_column` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     @property
     def old(self) -> str:
@@ -54,7 +47,7 @@ class RenameColumn(Plain):
         return self._copied(to=self.new, by=self.old)
 
     def expand(self) -> tuple[Step, ...]:
-        return (self._added(self.new, primary=self.old, back=(self._gone(self.new),)),)
+        return (self._added(self.new, primary=self.old, back=(self._trigger.gone_with(self.new),)),)
 
     def verify(self) -> tuple[Step, ...]:
         return (
@@ -108,17 +101,6 @@ class RenameColumn(Plain):
             statements=(*statements, *trigger),
             guards=(self._trigger.fires_last,),
             back=back,
-        )
-
-    def _gone(self, shadow: str) -> Action:
-        """Take the shadow column away; the primary has all that was written under either name."""
-        return Action(
-            table=self.table,
-            statements=(
-                self._trigger.drop,
-                columns.drop_if_exists(self.table, shadow),
-                self._trigger.drop_function,
-            ),
         )
 
     def _swapped(self, *, primary: str, shadow: str) -> Action:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Action, Plain, Statement, Step
+from backfilld.migrations.file import operations as file
+from backfilld.migrations.operations.base import Action, Bound, Statement, Step
 from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.postgres.statements import split
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import Sql as Definition
     from backfilld.migrations.identifiers import TableName
 
 #: What statements lock, by their first words; the first that matches counts. (Measured on 15, 16 and 18.)
@@ -50,10 +50,8 @@ _LOCKS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sql(Plain):
+class Sql(Bound[file.Sql]):
     """A `sql` of a migration, bound to a database."""
-
-    definition: Definition
 
     @property
     def table(self) -> TableName | None:
