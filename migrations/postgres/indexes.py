@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.postgres import catalog
+from backfilld.migrations.postgres import catalog, sessions
 from backfilld.migrations.postgres.definitions import IndexDefinition
 from backfilld.migrations.queries import queries
 
@@ -132,7 +132,12 @@ def end_sessions(connection: Connection, run: int, *, but: int, patience_seconds
 
     The caller holds the run's coordinator.
     """
-    parameters = {"run": run, "but": but, "patience_ms": round(patience_seconds * 1000)}
+    parameters = {
+        "run": run,
+        "tidying": sessions.tidying(run),
+        "but": but,
+        "patience_ms": round(patience_seconds * 1000),
+    }
     rows = connection.execute(_SQL["end_index_sessions"], parameters).fetchall()
     return [row["pid"] for row in rows if not row["ended"]]
 
