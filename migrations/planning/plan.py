@@ -48,6 +48,8 @@ class PlannedAction:
     hold: str = ""
     #: What it does to the whole table: rewrites it, scans it, builds an index on it; empty for nothing.
     does: str = ""
+    #: Whether `note` says that already.
+    noted: bool = False
     #: How lock and deed are known: measured on a copy, or by rule.
     known: Literal["measured", "by rule", ""] = ""
 
@@ -268,6 +270,7 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAc
                 step=place.step,
                 hold=_hold(seen.lock or statement.lock, long=long),
                 does=_deed(seen),
+                noted=(seen.scans and step.scans) or seen.proved,
                 known="measured" if seen.lock else "by rule",
             )
         )
