@@ -19,7 +19,7 @@ from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.identifiers import Wrong
 from backfilld.migrations.record import audit, lanes, pace, quarantine, runs
 from backfilld.migrations.record.model import Bounds, Rollback
-from backfilld.migrations.record.states import ENDED, Phase, State, Wish
+from backfilld.migrations.record.states import ENDED, LaneKind, Phase, State, Wish
 from backfilld.monitoring.pace import Changed
 
 if TYPE_CHECKING:
@@ -462,7 +462,13 @@ def _insert_retries(connection: Connection, held: LockedRun, operations: set[int
     for operation in sorted(operations - waiting):
         relation = str(run.migration.operations[operation].table)
         lanes.insert(
-            connection, held.run, kind="retry", operation=operation, pass_=pass_, relation=relation, bounds=Bounds()
+            connection,
+            held.run,
+            kind=LaneKind.RETRY,
+            operation=operation,
+            pass_=pass_,
+            relation=relation,
+            bounds=Bounds(),
         )
 
 
