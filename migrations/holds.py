@@ -12,8 +12,9 @@ from backfilld.migrations.record.states import ACTIVE, State
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from backfilld.migrations.postgres.connect import Row
     from backfilld.migrations.postgres.indexes import Work
-    from backfilld.migrations.record.model import Pace, Row, Run
+    from backfilld.migrations.record.model import Pace, Run
     from backfilld.migrations.record.pace import Stop
 
 #: A reading older than this holds every lane (they fail closed), so it is the reason to show.
@@ -55,7 +56,7 @@ def of_run(  # noqa: PLR0913 - each is named where it is called
     if run.state not in ACTIVE:
         return None
     still = _since(walk["progressed_at"] or run.created_at, now)
-    if stop is None and (shut := windows.shut(run.settings.windows, now)):
+    if stop is None and (shut := windows.shut(run.settings_json["windows"], now)):
         return Hold(cause=Cause.WINDOW, reason=shut[0], seconds=still)
     return of_all(pace, stop, now=now) or _of_lanes(walk, still) or _of_index(work, still)
 

@@ -5,9 +5,11 @@ A daemon has the lanes in some processes and the side tasks in another; `backfil
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.postgres.connect import open_pool
@@ -80,6 +82,9 @@ class SideTasks:
 def start_lanes(settings: Settings, broker: AnyBroker, *, threads: int, observe: Observer) -> Lanes:
     """Start `threads` threads that take steps of lanes."""
     stopping = threading.Event()
+    if settings.transforms and (here := str(Path.cwd())) not in sys.path:
+        # Last: a module of the application's may lie where the worker was started, and shadows nothing.
+        sys.path.append(here)
     # Two more than there are threads: after a lost connection a thread looks what became of its commit, and beside DDL that
     # waits for a lock another connection looks who is in the way.
     pool = open_pool(settings.require_database(), size=threads + 2)

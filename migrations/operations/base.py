@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from psycopg import sql
 
-    from backfilld.migrations.facts import Facts, IndexDefinition, KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.catalog_diff import AllowedChanges
+    from backfilld.migrations.postgres.definitions import IndexDefinition, KeyColumn
+    from backfilld.migrations.postgres.locks import LockMode
     from backfilld.migrations.walks.rewrite import Rewrite
 
 
@@ -24,7 +29,14 @@ class Statement:
     """One DDL statement, the lock it takes on its table, and what else a DBA would ask."""
 
     sql: sql.Composed
-    lock: str
+    lock: LockMode
+    #: Other tables that it locks in the same mode.
+    also: tuple[TableName, ...] = ()
+    #: The lock is held for a moment, and the step is tried again after lock_timeout where it cannot be had.
+    brief: bool = False
+    #: Whether it reads the whole table, where `note` says so; None where the note says nothing of it.
+    scans: bool | None = None
+    #: What else there is to say of it; neither the lock nor its duration.
     note: str = ""
 
 
@@ -34,25 +46,17 @@ class Guard:
 
     sql: sql.Composed
     #: What a row means; `{!r}` takes the row's first column.
-    problem: str
+    template: str
     remedy: str
+    #: The query names rows of the table: their keys, (key text[]), a few at most; and with `rows` how many there are in all.
+    names_rows: bool = False
 
-
-@dataclass(frozen=True, kw_only=True)
-class AllowedChanges:
-    """What an action may change in the catalog entry of its table; all else must be as before, or the action is rolled back.
-
-    Names that begin with `backfilld_` or `~backfilld_` are ours and never compared.
-    """
-
-    #: Columns that have another name afterwards, (before, after). For two that change places, both ways.
-    renamed: tuple[tuple[str, str], ...] = ()
-    #: Columns, by their name afterwards, that have another type. What mentions them must be there, its words may differ.
-    retyped: tuple[str, ...] = ()
-    #: Columns that come or go.
-    columns: tuple[str, ...] = ()
-    #: Lines that are not compared, (kind, name) as `fingerprint.sql` gives them: ("constraint", "jobs_total_check").
-    may_differ: tuple[tuple[str, str], ...] = ()
+    def problem_of(self, found: Sequence[Mapping[str, Any]]) -> str:  # Any: what psycopg reads
+        """The problem, with what the query found put into it."""
+        if not self.names_rows:
+            return self.template.replace("{!r}", repr(next(iter(found[0].values()))))
+        named = "; ".join(", ".join(row["key"]) for row in found)
+        return self.template.replace("{!r}", f"{found[0]['rows']} ({named})" if "rows" in found[0] else named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +80,13 @@ class Action:
     index: Index | None = None
     #: Rows that break the rule a scan or an index is to prove: a query that gives their keys as texts, a few at most.
     offenders: sql.Composed | None = None
-    #: The columns that this rule is about, so that lanes which write one of them may mend such rows; empty for any column.
+    #: The columns that this rule is about, so that lanes which write one of them may fix such rows; empty for any column.
     proves: tuple[str, ...] = ()
-    #: Where the one statement only looks, and must find no row: the rule that such a row breaks, in words; empty elsewhere.
+    #: For an action whose one statement only looks, and must find no row: the rule that such a row breaks, for messages.
     looks_for: str = ""
+    #: The constraint that this action looks for, adds or proves; empty for other actions. A row that breaks it leads back to
+    #: the first step that has this name.
+    rule: str = ""
     #: Takes the action back, step by step, once it has committed.
     back: tuple[Step, ...] = ()
 
@@ -171,6 +178,9 @@ class Plain:
     """An operation that does nothing in any phase; the others say what they do."""
 
     facts: Facts
+    #: The migration's name, and the operation's number in it: the names of what it makes are made of both.
+    migration: str
+    number: int
 
     def rewrite(self) -> Rewrite | None:
         return None

@@ -6,22 +6,14 @@ hang on two columns at once has two names as well: its own where its column is i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from backfilld.migrations.facts import IndexDefinition
 from backfilld.migrations.identifiers import NAME_BYTES, TableName
+from backfilld.migrations.postgres.definitions import Grant, IndexDefinition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grant:
-    privilege: str
-    #: A role as a statement names it, quoted; PUBLIC for everybody.
-    grantee: str
-    grantable: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,24 +154,21 @@ class ColumnDependents:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        given = {field.name: value[field.name] for field in fields(cls) if field.name in value}
         return cls(
             **{
-                **given,
-                "grants": _grants(given["grants"]),
-                "up_reads": tuple(given.get("up_reads", ())),
-                "down_reads": tuple(given.get("down_reads", ())),
-                "indexes": tuple(_index(one) for one in given.get("indexes", ())),
-                "checks": tuple(_rule(one) for one in given.get("checks", ())),
-                "foreign_keys": tuple(_rule(one) for one in given.get("foreign_keys", ())),
-                "statistics": tuple(DependentStatistics(**one) for one in given.get("statistics", ())),
-                "views": tuple(_view(one) for one in given.get("views", ())),
+                **value,
+                "grants": _grants(value["grants"]),
+                "indexes": tuple(_index(one) for one in value["indexes"]),
+                "checks": tuple(_rule(one) for one in value["checks"]),
+                "foreign_keys": tuple(_rule(one) for one in value["foreign_keys"]),
+                "statistics": tuple(DependentStatistics(**one) for one in value["statistics"]),
+                "views": tuple(_view(one) for one in value["views"]),
                 "policies": tuple(
-                    DependentPolicy(**{**one, "table": TableName(**one["table"])}) for one in given.get("policies", ())
+                    DependentPolicy(**{**one, "table": TableName(**one["table"])}) for one in value["policies"]
                 ),
-                "functions": tuple(given.get("functions", ())),
-                "triggers": tuple(DependentTrigger(**one) for one in given.get("triggers", ())),
-                "seen": tuple((kind, name, digest) for kind, name, digest in given.get("seen", ())),
+                "triggers": tuple(DependentTrigger(**one) for one in value["triggers"]),
+                "seen": tuple((kind, name, digest) for kind, name, digest in value["seen"]),
+                **{name: tuple(value[name]) for name in ("up_reads", "down_reads", "functions")},
             }
         )
 

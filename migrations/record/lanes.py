@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
+from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record.model import Bounds, Checkpoint, Lane, PageRange
-from backfilld.migrations.settings import TARGET
 from backfilld.migrations.wire.messages import LaneMessage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
     from backfilld.migrations.record.states import LaneKind
 
 _SQL = queries(__package__, "lanes")

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from backfilld.migrations.facts import Facts
-from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.record.states import LaneKind, Phase, State, Wish
 
 if TYPE_CHECKING:
@@ -15,12 +14,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.file.run_settings import RunSettings
+    from backfilld.migrations.postgres.connect import Row
 
 #: A position in a key's order: each column's value as PostgreSQL writes it.
 Key = tuple[str, ...]
-
-#: Any: a row of our own tables; `from_row` gives every column its type.
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +64,8 @@ class Run:
     checksum: str
     #: As `Migration.canonical` wrote it. Any: JSON.
     definition: Mapping[str, Any]
-    settings: RunSettings
+    #: As `RunSettings` wrote them; `settings` reads them. Any: JSON.
+    settings_json: Mapping[str, Any]
     facts: tuple[Facts, ...]
     phase: Phase
     state: State
@@ -95,6 +94,11 @@ class Run:
     ended_at: datetime | None
 
     @cached_property
+    def settings(self) -> RunSettings:
+        """How the run behaves. `status` and `gate` ask a few of them, from the JSON, and do without pydantic."""
+        return run_settings(self.settings_json)
+
+    @cached_property
     def migration(self) -> Migration:
         """What the run does. Raises InvalidMigration for one of another release; whoever only looks at runs need not read it."""
         # Late, and read when asked for: a list of hundreds of runs is shown without any of it.
@@ -106,7 +110,7 @@ class Run:
     def from_row(cls, row: Row) -> Self:
         return cls(
             **{field.name: row[field.name] for field in fields(cls) if field.name in row and field.name not in _PARSED},
-            settings=RunSettings.model_validate(row["settings"]),
+            settings_json=row["settings"],
             facts=tuple(Facts.from_json(facts) for facts in row["facts"]),
             phase=Phase(row["phase"]),
             state=State(row["state"]),
@@ -117,7 +121,14 @@ class Run:
         )
 
 
-_PARSED = frozenset({"settings", "facts", "phase", "state", "wish", "approved", "pass_", "rollback"})
+_PARSED = frozenset({"settings_json", "facts", "phase", "state", "wish", "approved", "pass_", "rollback"})
+
+
+def run_settings(stored: Mapping[str, Any]) -> RunSettings:  # Any: JSON
+    """The settings of a run as the record has them."""
+    from backfilld.migrations.file.run_settings import RunSettings  # noqa: PLC0415 - pydantic is a quarter of the start of `status`
+
+    return RunSettings.model_validate(stored)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +282,15 @@ class Pace:
     @classmethod
     def from_row(cls, row: Row) -> Self:
         return cls(**{field.name: row[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """Something that a person set, and what it was before. Any: a setting of a run, or the width."""
+
+    name: str
+    before: Any
+    after: Any
 
 
 @dataclass(frozen=True, kw_only=True)

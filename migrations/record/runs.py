@@ -9,10 +9,9 @@ from psycopg import errors
 from psycopg.types.json import Jsonb
 
 from backfilld.migrations.errors import UsageError
-from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit, pace
-from backfilld.migrations.record.model import Rollback, Row, Run
+from backfilld.migrations.record.model import Rollback, Run, run_settings
 from backfilld.migrations.record.pace import Stop, stop_of
 from backfilld.migrations.record.states import Phase, State, StopReason, Wish, allowed, why_stop
 
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Migration
-    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.file.run_settings import RunSettings
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "runs")
 
@@ -89,7 +89,7 @@ class StepContext:
             phase=Phase(row["phase"]),
             state=State(row["state"]),
             pass_=row["pass"],
-            settings=RunSettings.model_validate(row["settings"]),
+            settings=run_settings(row["settings"]),
             rollback=Rollback.from_json(row["rollback"]),
             rows_total=row["rows_total"],
             width=row["width"],
@@ -199,7 +199,7 @@ def lock(connection: Connection, run: int) -> LockedRun | None:
         state=State(row["state"]),
         phase=Phase(row["phase"]),
         wish=Wish(row["wish"]) if row["wish"] else None,
-        settings=RunSettings.model_validate(row["settings"]),
+        settings=run_settings(row["settings"]),
         approved=frozenset(Phase(phase) for phase in row["approved"]),
         pass_=row["pass"],
         rollback=Rollback.from_json(row["rollback"]),

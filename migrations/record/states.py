@@ -23,6 +23,11 @@ class State(StrEnum):
     FAILED = "failed"
     COMPLETED = "completed"
 
+    @property
+    def words(self) -> str:
+        """The state as a sentence has it: `rolling back`."""
+        return self.replace("_", " ")
+
 
 #: Steps of the verify phase that are the coordinator's own: make the lanes, and judge what they found. After them the data is
 #: known to be right, and the steps of the operations follow.

@@ -30,9 +30,8 @@ from backfilld.migrations.rollback.retention import partition
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.facts import KeyColumn
-    from backfilld.migrations.file.migration import TableName
-    from backfilld.migrations.operations import Archived
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.definitions import KeyColumn
     from backfilld.migrations.walks.keys import KeyWalk
     from backfilld.migrations.walks.rewrite import Rewrite
 
@@ -70,8 +69,10 @@ def in_run(rewrite: Rewrite, run: int) -> Rewrite:
     )
 
 
-def archive(walk: KeyWalk, archived: Archived, condition: sql.Composable, *, run: int, operation: int) -> sql.Composed:
-    """Copy the rows that meet the condition, where the archive does not have them as they are.
+def archive(  # noqa: PLR0913 - one statement; each part is named where it is called
+    walk: KeyWalk, condition: sql.Composable, *, old: str, new: str | None, run: int, operation: int
+) -> sql.Composed:
+    """Copy the columns `old` and `new` of rows that meet the condition, where the archive does not have them as they are.
 
     Gives `changed`, the rows that were copied, and `missing`, those of them that the archive did not have at all.
     """
@@ -81,8 +82,8 @@ def archive(walk: KeyWalk, archived: Archived, condition: sql.Composable, *, run
         run=sql.Literal(run),
         operation=sql.Literal(operation),
         key=key_array(walk),
-        old=_as_text(name, archived.old),
-        new=_as_text(name, archived.new) if archived.new is not None else sql.SQL("NULL::text"),
+        old=_as_text(name, old),
+        new=_as_text(name, new) if new is not None else sql.SQL("NULL::text"),
         table=sendable(walk.table.identifier),
         condition=condition,
     )

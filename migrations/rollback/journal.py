@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from backfilld.migrations.facts import KeyColumn
 from backfilld.migrations.identifiers import sendable
 from backfilld.migrations.postgres import catalog
+from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.queries import queries, templates
 from backfilld.migrations.record.model import Bounds
 from backfilld.migrations.rollback.archive import array, key_array

@@ -17,9 +17,9 @@ from backfilld.migrations.queries import templates
 from backfilld.migrations.record.model import Bounds, Key
 
 if TYPE_CHECKING:
-    from backfilld.migrations.facts import KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.definitions import KeyColumn
 
 _SQL = templates(__package__, "keys")
 

@@ -26,7 +26,7 @@ from backfilld.migrations.queries import templates
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.record.model import PageRange
     from backfilld.migrations.walks.keys import Query
 

@@ -166,14 +166,14 @@ def check(client: redis.Redis) -> None:
         client.ping()
     except redis.RedisError as exc:
         msg = f"cannot reach Redis at {_address(client)}: {exc}"
-        raise Unreachable(msg) from exc
+        raise Unreachable(msg, server="Redis") from exc
     try:
         config = client.config_get("maxmemory*")
     except redis.ResponseError:
         return
     except redis.RedisError as exc:
         msg = f"the connection to Redis at {_address(client)} was lost: {exc}"
-        raise Unreachable(msg) from exc
+        raise Unreachable(msg, server="Redis") from exc
     values = {_text(name): _text(value) for name, value in dict(config).items()}
     policy = values.get("maxmemory-policy", "noeviction")
     # `volatile-…` drops keys with a time to live, which ours do not have; without `maxmemory` nothing is dropped at all.
@@ -195,7 +195,7 @@ def queue_lengths(client: redis.Redis) -> dict[str, int]:
         return {queue: int(client.llen(f"{NAMESPACE}:{queue}")) for queue in (LANES_QUEUE, CONTROL_QUEUE)}
     except redis.RedisError as exc:
         msg = f"cannot reach Redis at {_address(client)}: {exc}"
-        raise Unreachable(msg) from exc
+        raise Unreachable(msg, server="Redis") from exc
 
 
 def _check_url(url: str) -> None:

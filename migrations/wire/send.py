@@ -60,7 +60,7 @@ def send(redis_url: str, messages: Iterable[LaneMessage | ControlMessage]) -> No
             broker.client.close()
     except (redis.RedisError, dramatiq.BrokerConnectionError) as exc:
         msg = f"cannot reach Redis: {str(exc).strip()}"
-        raise Unreachable(msg) from exc
+        raise Unreachable(msg, server="Redis") from exc
 
 
 def _envelope(message: LaneMessage | ControlMessage) -> dramatiq.Message[None]:

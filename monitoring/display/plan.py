@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from backfilld.migrations.errors import Finding
-from backfilld.monitoring.display.words import cell, duration, number, safe, size
+from backfilld.monitoring.display.words import cell
+from backfilld.monitoring.words import duration, number, safe, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,10 +152,10 @@ def _phase(phase: PlannedPhase, *, named: bool = False) -> RenderableType:
                 Padding(Text("in one transaction:" if sizes[step] > 1 else "by itself:", style="dim"), (0, 0, 0, 2))
             )
         before = step
-        known = ", ".join(part for part in (action.lock, action.hold, action.known) if part)
+        also = f"on {' and '.join(action.also)} too" if action.also else ""
+        known = ", ".join(part for part in (action.lock, also, action.hold, action.known) if part)
         remark = Text(f"lock {safe(known)}", style="dim")
-        # A note of the operation's own tells of a scan in better words.
-        does = "" if "scan" in action.does and "scan" in action.note else action.does
+        does = "" if action.note_says_what_it_does else action.does
         if said := "; ".join(part for part in (does, action.note) if part):
             remark.append(f": {safe(said)}")
         mark = f"[{action.operation}] " if named and action.operation is not None else ""

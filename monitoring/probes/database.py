@@ -15,7 +15,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.postgres.connect import apply_settings, lost
+from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.postgres.sqlstates import lost
 from backfilld.migrations.queries import queries
 from backfilld.migrations.settings import Limits
 from backfilld.monitoring.probes.lag import History, replica_lag
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import LiteralString
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "probes")
 

@@ -339,7 +339,14 @@ class Archive(LaneWork):
     def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
         del carefully
         condition, parameters = batch.within(reach)
-        query = archive.archive(self.walk, self.archived, condition, run=batch.lane.run, operation=self.number)
+        query = archive.archive(
+            self.walk,
+            condition,
+            old=self.archived.old,
+            new=self.archived.new,
+            run=batch.lane.run,
+            operation=self.number,
+        )
         row = batch.connection.execute(query, parameters).fetchone() or {}
         return Tally(changed=row["changed"], residual=row["missing"])
 

@@ -14,6 +14,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.json import Json, Jsonb
 from psycopg.types.string import TextLoader
 
+from backfilld.migrations.postgres.sessions import Doing, SessionName
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import runs
 from backfilld.migrations.rollback.journal import told_query
@@ -78,7 +79,7 @@ class Transform:
         longer than a statement may or the step must stop, and other errors of psycopg.
         """
         connection, lane = batch.connection, batch.lane
-        keys, rows = self._read(connection, condition, parameters)
+        keys, rows = self._read(connection, lane, condition, parameters)
         if not rows:
             return Tally()
 
@@ -95,7 +96,7 @@ class Transform:
             raise WrongRows(f"a value cannot be sent to PostgreSQL: {clean(str(exc))}") from exc
 
     def _read(
-        self, connection: Connection, condition: sql.Composable, parameters: list[Any]
+        self, connection: Connection, lane: Lane, condition: sql.Composable, parameters: list[Any]
     ) -> tuple[list[KeyTexts], list[tuple[Any, ...]]]:
         """The keys as text, for the write, and the rows as values, for the function."""
         query = update_sql.read(self._walk, self._handed, condition, needs_work=self._rewrite.needs_work)
@@ -105,7 +106,8 @@ class Transform:
         # Not a pipeline: psycopg ends one with a Flush, which stops the server's clock for idle transactions, and a worker that
         # froze in the function would keep its rows.
         # The name of the session tells the reconciler that it is not frozen when it is idle.
-        connection.execute(_BEGIN_FUNCTION, {"idle": f"{IDLE_SECONDS}s"})
+        session = SessionName(run=lane.run, lane=lane.lane, seq=lane.seq, doing=Doing.PYTHON)
+        connection.execute(_BEGIN_FUNCTION, {"idle": f"{IDLE_SECONDS}s", "session": str(session)})
         cursor.execute(query, parameters)
         width = len(self._walk.key)
         try:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.file.migration import TableName
+from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.operations import Action, Walk
-from backfilld.migrations.operations.ddl.rule import NAMED_ROWS
-from backfilld.migrations.postgres import catalog
+from backfilld.migrations.operations.ddl.constraints import NAMED_ROWS
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import audit, lanes, quarantine, runs
-from backfilld.migrations.record.model import Checkpoint, PageRange, Reached, Rollback
+from backfilld.migrations.record.model import Checkpoint, Reached, Rollback
 from backfilld.migrations.record.states import FORWARD, VERIFY_OWN_STEPS, LaneKind, Phase, State, allowed
 from backfilld.migrations.rollback import journal
-from backfilld.migrations.settings import TARGET
 from backfilld.migrations.telemetry import PhaseEntered, StateChanged
 from backfilld.migrations.wire.messages import LaneMessage
-from backfilld.worker.phases import ddl
+from backfilld.worker.phases import ddl, walked_tables
 from backfilld.worker.phases.lane_plan import LanePlan
 
 if TYPE_CHECKING:
@@ -89,9 +87,11 @@ class Coordinator:
 
     def rule(self, context: StepContext) -> Action | None:
         """The rule about the data that the next step is to prove; None when it is another kind of step."""
-        if context.phase is not Phase.VERIFY or context.state is State.ROLLING_BACK:
-            return None
         step = self.pending(context)
+        if context.state is State.ROLLING_BACK:
+            return step if isinstance(step, Action) and (step.rule or step.offenders is not None) else None
+        if context.phase is not Phase.VERIFY:
+            return None
         return step if isinstance(step, Action) and (step.scans or step.offenders is not None) else None
 
     def gives_up(self, context: StepContext, rule: Action) -> bool:
@@ -99,6 +99,8 @@ class Coordinator:
 
         Where a scan found it that comes after a look, the look of the next pass tells: by then the rule does not stand any more.
         """
+        if context.state is State.ROLLING_BACK:
+            return True
         mends = any(
             work.table == rule.table
             and (not rule.proves or {target.column for target in work.rewrite.facts.targets} & set(rule.proves))
@@ -118,6 +120,8 @@ class Coordinator:
 
         `offenders` are keys of such rows; None when they are not known. A rule that no row breaks any more is tried again.
         """
+        if (begun := context.rollback.begun) is not None:
+            return self._take_back_on_the_way_back(begun, rule, problem=problem, offenders=offenders)
         done = self._steps.of(Phase.VERIFY)[: self._step - VERIFY_OWN_STEPS]
         for step in reversed(done):
             for back in step.back:
@@ -134,6 +138,34 @@ class Coordinator:
                 f"backfilld resume {self._run.name}",
             )
         return self._go_on(0)
+
+    def _take_back_on_the_way_back(
+        self, begun: Reached, rule: Action, *, problem: str, offenders: tuple[str, ...] | None
+    ) -> list[LaneMessage]:
+        """A row breaks a rule of the way back: take back that rule alone, and begin with it again once a person has fixed the row.
+
+        There is no pause on the way back, so the run fails; it has its rollback on record, and `resume` goes on with it.
+        """
+        planned = [back.step for back in self._steps.back_from(begun)]
+        first = next(
+            (
+                number
+                for number, step in enumerate(planned[: self._step])
+                if rule.rule and isinstance(step, Action) and (step.table, step.rule) == (rule.table, rule.rule)
+            ),
+            self._step,
+        )
+        for step in reversed(planned[first : self._step + 1]):
+            for back in step.back:
+                if isinstance(back, Action) and back.index is None:
+                    self._execute(back)
+        if offenders != ():
+            message = (
+                f"{rule.table}: {problem}{_named(offenders)}. The rule does not stand meanwhile: fix the rows, then: "
+                f"backfilld resume {self._run.name}"
+            )
+            self._set_state(State.FAILED, reason=message, error={"class": "violated", "message": message})
+        return self._go_on(first)
 
     def pending(self, context: StepContext) -> Step | None:
         """The step that the coordinator would do next, if there is one."""
@@ -277,13 +309,13 @@ class Coordinator:
         pass_ = context.pass_
         if self._step == 0 and pass_ == 1:
             self._lane_plan.for_backfill(context)
-            self._measure_space("before")
+            walked_tables.measure_space(self._connection, self._run.run, self._backfills, moment="before")
         if lanes.count_open(self._connection, self._run.run, pass_=pass_, kinds=FORWARD[Phase.BACKFILL]):
             return self._wait_for_lanes(context)
         if pass_ == 1:
             result = lanes.pass_result(self._connection, self._run.run, pass_=1, kind=LaneKind.BACKFILL)
             runs.set_totals(self._connection, self._run.run, rows_total=result.walked)
-            self._measure_space("after")
+            walked_tables.measure_space(self._connection, self._run.run, self._backfills, moment="after")
         return self._enter(Phase.VERIFY)
 
     def _verify(self, context: StepContext) -> list[LaneMessage]:
@@ -302,7 +334,7 @@ class Coordinator:
         result = lanes.pass_result(self._connection, run, pass_=pass_, kind=LaneKind.VERIFY)
         residual = result.residual
         quarantined = quarantine.count(self._connection, run)
-        if rewritten := self._rewritten_under(pass_):
+        if rewritten := walked_tables.rewritten(self._connection, run, pass_=pass_):
             self._walk_again(pass_ + 1, reason=f"{rewritten} was rewritten while it was being verified")
             return self._go_on(0)
         if residual:
@@ -322,49 +354,13 @@ class Coordinator:
                 f"{quarantined} rows cannot be converted; mend them, then: backfilld quarantine retry {self._run.name}",
             )
             return self._sleep()
-        self._set_real_total(result.walked, pass_)
+        walked_tables.set_real_total(self._connection, run, seen=result.walked, pass_=pass_)
         runs.set_residual(self._connection, run, residual=0, verified=True)
         return self._go_on(VERIFY_OWN_STEPS)
-
-    def _set_real_total(self, seen: int, pass_: int) -> None:
-        """A walk by pages estimates how many rows it passes; verify has counted them."""
-        walked = lanes.of_run(self._connection, self._run.run)
-        if not any(isinstance(lane.bounds, PageRange) for lane in walked):
-            return
-        verified = {lane.operation for lane in walked if lane.kind is LaneKind.VERIFY and lane.pass_ == pass_}
-        taken_on_trust = sum(
-            lane.rows_walked
-            for lane in walked
-            if lane.kind is LaneKind.BACKFILL and lane.pass_ == 1 and lane.operation not in verified
-        )
-        runs.set_totals(self._connection, self._run.run, rows_total=seen + taken_on_trust)
 
     def _walk_again(self, pass_: int, *, reason: str) -> None:
         runs.set_pass(self._connection, self._run.run, pass_, reason=reason)
         self.events.append(PhaseEntered(run=self._run.run, name=self._run.name, phase=Phase.BACKFILL))
-
-    def _measure_space(self, moment: str) -> None:
-        """Write down how large the tables are, and, before the walk, how large each that a lane walks is."""
-        tables = {work.table for work in self._backfills}
-        measured = [catalog.sizes(self._connection, table) for table in tables]
-        sizes = {part: sum(one[part] for one in measured) for part in ("heap_bytes", "index_bytes")}
-        walked = {lane.relation for lane in lanes.of_run(self._connection, self._run.run) if lane.relation is not None}
-        each = {name: catalog.sizes(self._connection, TableName.parse(name))["heap_bytes"] for name in walked}
-        runs.set_space(self._connection, self._run.run, moment=moment, sizes=sizes, tables=each)
-
-    def _rewritten_under(self, pass_: int) -> str | None:
-        """A table that got another file while its pages were being verified: rows may have moved past the lanes."""
-        for lane in lanes.of_run(self._connection, self._run.run):
-            if (
-                lane.kind is LaneKind.VERIFY
-                and lane.pass_ == pass_
-                and isinstance(lane.bounds, PageRange)
-                and lane.relation
-            ):
-                table = TableName.parse(lane.relation)
-                if catalog.filenode(self._connection, table) != lane.bounds.filenode:
-                    return str(table)
-        return None
 
     def _pause(self, error_class: str, message: str) -> None:
         self._set_state(State.PAUSED, reason=message, error={"class": error_class, "message": message})

@@ -18,7 +18,7 @@ from backfilld.migrations.walks.table_statistics import stretches, to_open_end, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Walk
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from backfilld.migrations.postgres.connect import apply_settings, lost
+from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.postgres.sqlstates import lost
 from backfilld.migrations.record import pace
 from backfilld.monitoring.probes import Reading, unreadable
 from backfilld.worker.side_tasks.throttle import Latency
@@ -22,8 +23,7 @@ from backfilld.worker.side_tasks.throttle import Latency
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 #: What is judged. Longer would answer late, shorter would follow every hiccup.
 WINDOW_SECONDS = 5.0

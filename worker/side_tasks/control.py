@@ -17,8 +17,7 @@ from backfilld.migrations.telemetry import ControlApplied, ControlSettled, State
 from backfilld.worker.side_tasks.activity import Activity
 
 if TYPE_CHECKING:
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
     from backfilld.migrations.telemetry import Observer
     from backfilld.migrations.wire.messages import ControlMessage
 

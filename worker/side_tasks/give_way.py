@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     import threading
     from datetime import datetime
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
     from backfilld.migrations.telemetry import Observer
 
 _SQL = queries(__package__, "give_way")

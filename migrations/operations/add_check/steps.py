@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.operations.base import Plain
-from backfilld.migrations.operations.ddl.rule import Rule, naming
+from backfilld.migrations.operations.ddl.constraints import Rule, naming
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import AddCheck as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 
@@ -46,7 +46,6 @@ class AddCheck(Plain):
             words=f"the check {self.definition.name}",
             body=check_body(self.definition.check),
             columns=self.facts.rule_columns,
-            lock="ACCESS EXCLUSIVE",
             offenders=naming(self.table, self.facts.key, broken),
             replaces=self.facts.adopts,
         ).steps(looks=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.facts import Facts, Target
+from backfilld.migrations.planning.checks.cancelled_runs import left_by_cancelled_run
 from backfilld.migrations.planning.checks.columns import check_reads, once_because
 from backfilld.migrations.planning.checks.walks import key_of
 from backfilld.migrations.postgres.expression_probe import Rejected
@@ -13,7 +14,6 @@ from backfilld.migrations.postgres.expression_probe import Rejected
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import AddColumn
     from backfilld.migrations.planning.checks.findings import Case
-    from backfilld.migrations.postgres.connect import Connection
 
 
 def examine(case: Case, operation: AddColumn) -> Facts:
@@ -71,17 +71,3 @@ def examine(case: Case, operation: AddColumn) -> Facts:
             "when the row itself is written, or by verify"
         )
     return replace(facts, repeatable=not analysis.unrepeatable, once_because=once_because(analysis, set()))
-
-
-def left_by_cancelled_run(connection: Connection, name: str) -> bool:
-    # Not to_regclass: for a role without rights in the schema it is an error. Such a role has no runs to take over either.
-    readable = connection.execute(
-        "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'backfilld' "
-        "AND c.relname = 'runs' AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')"
-    )
-    if not readable.rowcount:
-        return False
-    row = connection.execute(
-        "SELECT state = 'cancelled' AS cancelled FROM backfilld.runs WHERE name = %s ORDER BY run DESC LIMIT 1", [name]
-    ).fetchone()
-    return bool(row and row["cancelled"])

@@ -18,17 +18,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from psycopg import sql
-
 from backfilld.migrations.operations.base import Action, Archived, Plain, Statement, Step, Walk, object_name
-from backfilld.migrations.operations.ddl.rule import BRIEF, Rule, not_null, not_null_check
-from backfilld.migrations.operations.ddl.sync_function import SyncTrigger, one_way
-from backfilld.migrations.operations.ddl.sync_trigger import created, dropped, fires_last, silenced
+from backfilld.migrations.operations.ddl import columns
+from backfilld.migrations.operations.ddl.constraints import Rule, not_null, not_null_check
+from backfilld.migrations.operations.ddl.sync_function import one_way
+from backfilld.migrations.operations.ddl.sync_trigger import SyncTrigger
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import AddColumn as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +35,6 @@ class AddColumn(Plain):
     """An `add_column` of a migration, bound to a database."""
 
     definition: Definition
-    migration: str
-    number: int
 
     @property
     def table(self) -> TableName:
@@ -74,12 +71,12 @@ class AddColumn(Plain):
             # Nothing computes the column, so what is in it may be the application's from the beginning.
             back = (*self._keep(), self._gone())
             return (Action(table=self.table, statements=tuple(statements), back=back),) if statements else ()
-        statements += created(self._trigger, self._body())
+        statements += self._trigger.created(self._body())
         return (
             Action(
                 table=self.table,
                 statements=tuple(statements),
-                guards=(fires_last(self._trigger),),
+                guards=(self._trigger.fires_last,),
                 back=(self._gone(),),
             ),
         )
@@ -97,28 +94,21 @@ class AddColumn(Plain):
         if self.definition.backfill is None:
             return ()
         return (
-            Action(table=self.table, statements=(silenced(self._trigger),), back=self._keep()),
-            Action(table=self.table, statements=dropped(self._trigger)),
+            Action(table=self.table, statements=(self._trigger.silenced,), back=self._keep()),
+            Action(table=self.table, statements=(self._trigger.drop, self._trigger.drop_function)),
         )
 
     def _column_statements(self) -> tuple[Statement, ...]:
         if self.facts.adopts:
             return ()
-        type_ = sql.SQL(self.facts.targets[0].type)  # as format_type wrote it
-        add = sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(self.table.identifier, self._column, type_)
-        if self.definition.default is None:
-            return (Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite; " + BRIEF),)
-        default = sql.SQL(" DEFAULT (\n{}\n)").format(sql.SQL(self.definition.default))  # checked by preflight
+        name, type_, default = self.definition.column.name, self.facts.targets[0].type, self.definition.default
+        if default is None:
+            return (columns.add(self.table, name, type_),)
         if self.facts.default_fills and self.definition.backfill is None:
-            return (
-                Statement(sql=add + default, lock="ACCESS EXCLUSIVE", note="no rewrite: a constant default; " + BRIEF),
-            )
-        set_default = (
-            sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET").format(self.table.identifier, self._column) + default
-        )
+            return (columns.add(self.table, name, type_, default=default, note="no rewrite: a constant default"),)
         return (
-            Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite: the default comes after; " + BRIEF),
-            Statement(sql=set_default, lock="ACCESS EXCLUSIVE", note="for rows to come"),
+            columns.add(self.table, name, type_, note="no rewrite: the default comes after"),
+            columns.set_default(self.table, name, default),
         )
 
     def _body(self) -> str:
@@ -146,20 +136,14 @@ class AddColumn(Plain):
 
     def _gone(self) -> Action:
         """Take away all that expand added; what the column holds is computed, or was archived before."""
-        drop_column = sql.SQL("ALTER TABLE {} DROP COLUMN IF EXISTS {}").format(self.table.identifier, self._column)
-        drop_trigger, drop_function = dropped(self._trigger)
         return Action(
             table=self.table,
             statements=(
-                drop_trigger,
-                Statement(sql=drop_column, lock="ACCESS EXCLUSIVE", note=BRIEF),
-                drop_function,
+                self._trigger.drop,
+                columns.drop_if_exists(self.table, self.definition.column.name),
+                self._trigger.drop_function,
             ),
         )
-
-    @property
-    def _column(self) -> sql.Identifier:
-        return sql.Identifier(self.definition.column.name)
 
     @property
     def _not_null(self) -> Rule:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.operations.base import Plain
-from backfilld.migrations.operations.ddl.rule import Rule, naming
+from backfilld.migrations.operations.ddl.constraints import Rule, naming
+from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backfilld.migrations.file.migration import AddForeignKey as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 #: The referenced table in the query for orphans. A table may refer to itself, or to one of the same name in another schema.
@@ -57,7 +58,8 @@ class AddForeignKey(Plain):
             words=f"the foreign key {self.definition.name}",
             body=foreign_key_body(self.definition, self.facts.referenced, table=referenced.identifier),
             columns=self.definition.columns,
-            lock=f"SHARE ROW EXCLUSIVE, on {referenced} too" if referenced != self.table else "SHARE ROW EXCLUSIVE",
+            lock=LockMode.SHARE_ROW_EXCLUSIVE,
+            references=referenced,
             offenders=naming(self.table, self.facts.key, self._refers_to_nothing()),
             replaces=self.facts.adopts,
         ).steps(looks=True)

@@ -17,7 +17,7 @@ from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Backfill as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 
@@ -26,7 +26,6 @@ class Backfill(Plain):
     """A `backfill` of a migration, bound to a database."""
 
     definition: Definition
-    number: int
 
     @property
     def table(self) -> TableName:

@@ -11,9 +11,10 @@ from backfilld.migrations.facts import Facts, Target
 from backfilld.migrations.operations.base import object_name
 from backfilld.migrations.operations.change_type.steps import cast
 from backfilld.migrations.planning.checks.columns import check_reads, column_of, mentions
-from backfilld.migrations.postgres import catalog, column_copy
-from backfilld.migrations.postgres.column_copy import IN_THE_WAY, ColumnDependent, Names
+from backfilld.migrations.postgres import catalog, column_copy, column_parts, dependents
 from backfilld.migrations.postgres.column_dependents import ColumnDependents, parked
+from backfilld.migrations.postgres.definitions import Grant
+from backfilld.migrations.postgres.dependents import IN_THE_WAY, ColumnDependent
 from backfilld.migrations.postgres.expression_probe import Analysis, Rejected
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def examine(case: Case, operation: ChangeType) -> Facts:
     table, name = case.table, operation.column
     facts = Facts(relation=str(table.name))
     column = column_of(table, name)
-    own = column_copy.column(case.connection, table.name, name)
-    found = column_copy.attached(case.connection, table.name, name)
+    own = dependents.column(case.connection, table.name, name)
+    found = dependents.of_column(case.connection, table.name, name)
     new_column, old_column = parked(name, "_backfilld_new"), parked(name, "_backfilld_old")
     before = len(case.found.findings)
     _refuse_what_is_in_the_way(case, operation, found, generated=column.generated)
@@ -44,9 +45,9 @@ def examine(case: Case, operation: ChangeType) -> Facts:
     if len(case.found.findings) > before:
         return facts
 
-    file = column_copy.file_of(case.connection, _copy(case))
+    file = catalog.file_of(case.connection, _copy(case))
     type_, _ = case.trial.add_column(new_column, operation.type, None)
-    if column_copy.file_of(case.connection, _copy(case)) != file:
+    if catalog.file_of(case.connection, _copy(case)) != file:
         raise Rejected(
             "type",
             f"to add a column of type {type_} is to write the table anew, under a lock that stops the application",
@@ -90,7 +91,7 @@ def examine(case: Case, operation: ChangeType) -> Facts:
         old = column_copy.definitions(case.connection, copy, found)
 
     forms = [f"{object_name(f'backfilld_{side}', case.migration.name, case.number)}_{{}}" for side in ("new", "old")]
-    checks, foreign_keys = column_copy.attached_rules(case.connection, table.name, name, found, new, named=new_column)
+    checks, foreign_keys = column_parts.rules(case.connection, table.name, name, found, new, named=new_column)
     sequences = [one for one in found if one.kind == "sequence"]
     held = ColumnDependents(
         new_column=new_column,
@@ -106,21 +107,21 @@ def examine(case: Case, operation: ChangeType) -> Facts:
         statistics_target=own["statistics_target"],
         options=own["options"] or "",
         comment=own["comment"],
-        grants=column_copy.grants(own["grants"]),
+        grants=tuple(Grant(**one) for one in own["grants"]),
         sequence=sequences[0].name if sequences else None,
         widens_sequence=bool(sequences) and type_ == "bigint" and sequences[0].definition != "bigint",
         up_reads=tuple(sorted(up.reads - {name})),
         down_reads=tuple(sorted(down.reads - {name})),
-        indexes=column_copy.attached_indexes(
-            case.connection, table.name, found, new, old, names=Names(new_form=forms[0], old_form=forms[1])
+        indexes=column_parts.indexes(
+            case.connection, table.name, found, new, old, names=column_parts.Names(new_form=forms[0], old_form=forms[1])
         ),
         checks=checks,
         foreign_keys=foreign_keys,
-        statistics=column_copy.attached_statistics(case.connection, table.name, found, new),
-        views=column_copy.attached_views(case.connection, found),
-        policies=column_copy.attached_policies(case.connection, found),
-        functions=column_copy.attached_functions(case.connection, found),
-        triggers=column_copy.attached_triggers(case.connection, found),
+        statistics=column_parts.statistics(case.connection, table.name, found, new),
+        views=column_parts.views(case.connection, found),
+        policies=column_parts.policies(case.connection, found),
+        functions=column_parts.functions(case.connection, found),
+        triggers=column_parts.triggers(case.connection, found),
         seen=tuple((one.kind, one.name, one.digest) for one in found),
     )
     _tell(case, operation, held, found, type_, last=own["last"])
@@ -192,9 +193,7 @@ def _constant(case: Case, default: str | None) -> bool:
 
 def _copy(case: Case) -> int:
     """The temporary copy of the table."""
-    name = sql.Identifier("pg_temp", case.table.name.name).as_string()
-    row = case.connection.execute("SELECT %s::text::regclass::oid::bigint AS oid", [name]).fetchone()
-    return int(row["oid"]) if row else 0
+    return catalog.oid_of(case.connection, sql.Identifier("pg_temp", case.table.name.name))
 
 
 def _tell(  # noqa: PLR0913 - one place for all warnings; each part is named where it is called
@@ -228,7 +227,7 @@ def _tell(  # noqa: PLR0913 - one place for all warnings; each part is named whe
             f"from verify on the new values must meet the rules of {name} as well ({rules}): a statement that writes a value "
             "which does not fit the new type, or is the same as another one there, fails as it will after the switch"
         )
-    if mentioned := column_copy.mentions(case.connection, table, name):
+    if mentioned := dependents.mentions(case.connection, table, name):
         case.warn(
             f"functions that name {name} in their text see the new type from the switch on: {', '.join(mentioned)}"
         )

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.operations.base import Plain
-from backfilld.migrations.operations.ddl import concurrently
+from backfilld.migrations.operations.ddl import indexes
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import CreateIndex as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 
@@ -32,4 +32,4 @@ class CreateIndex(Plain):
     def verify(self) -> tuple[Step, ...]:
         if self.facts.index is None:  # refused by preflight
             return ()
-        return (concurrently.build(self.table, self.facts.index, key=self.facts.key),)
+        return (indexes.build(self.table, self.facts.index, key=self.facts.key),)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.facts import Constraint, Dropped, Facts, Target
+from backfilld.migrations.facts import Dropped, Facts, Target
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning.checks.columns import column_of, mentions
 from backfilld.migrations.planning.checks.walks import with_key
 from backfilld.migrations.postgres import catalog, indexes
+from backfilld.migrations.postgres.definitions import Constraint
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import DropColumn

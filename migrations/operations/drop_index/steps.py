@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.operations.base import Guard, Plain
-from backfilld.migrations.operations.ddl import concurrently
+from backfilld.migrations.operations.ddl import indexes
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import DropIndex as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 
@@ -35,7 +35,7 @@ class DropIndex(Plain):
         if self.facts.index is None:  # refused by preflight
             return ()
         return (
-            concurrently.drop(
+            indexes.drop(
                 self.table,
                 self.facts.index,
                 key=self.facts.key,
@@ -50,6 +50,6 @@ class DropIndex(Plain):
                 "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
                 "WHERE n.nspname = {} AND c.relname = {}"
             ).format(sql.Literal(self.table.schema), sql.Literal(name)),
-            problem="the index {!r} is not what it was when the run was enqueued, so it was left alone",
+            template="the index {!r} is not what it was when the run was enqueued, so it was left alone",
             remedy="Cancel the run, and enqueue the migration again under another name",
         )

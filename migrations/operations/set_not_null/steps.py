@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.operations.base import Plain, Step, Walk, object_name
-from backfilld.migrations.operations.ddl.rule import Rule, not_null, not_null_check
+from backfilld.migrations.operations.ddl.constraints import Rule, not_null, not_null_check
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import SetNotNull as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,6 @@ class SetNotNull(Plain):
     """A `set_not_null` of a migration, bound to a database."""
 
     definition: Definition
-    migration: str
-    number: int
 
     @property
     def table(self) -> TableName:

@@ -183,12 +183,11 @@ WHERE l.done_at IS NULL AND l.next_run_at <= clock_timestamp()
 -- name: end_frozen
 -- Sessions of ours that hold a lane and do nothing. The server's own limit does not see all of them: a pipeline ends with a
 -- Flush, after which its clock for idle transactions stands still. A Python function is busy while its session is idle.
-SELECT a.pid, a.application_name, extract(epoch FROM clock_timestamp() - a.state_change)::float8 AS seconds,
-       pg_terminate_backend(a.pid) AS ended
-FROM pg_stat_activity a
-WHERE a.datname = current_database() AND a.usename = current_user AND a.state LIKE 'idle in transaction%%'
-  AND a.application_name LIKE 'backfilld run=%%' AND a.application_name NOT LIKE '%% python'
-  AND a.state_change < clock_timestamp() - make_interval(secs => %(seconds)s::float8)
+SELECT o.pid, o.name AS application_name, extract(epoch FROM clock_timestamp() - o.state_change)::float8 AS seconds,
+       pg_terminate_backend(o.pid) AS ended
+FROM backfilld.own_sessions o
+WHERE o.is_here AND o.is_mine AND o.state LIKE 'idle in transaction%%' AND o.doing <> 'python'
+  AND o.state_change < clock_timestamp() - make_interval(secs => %(seconds)s::float8)
 
 -- name: end_forward
 -- A run turns back: what its lanes had still before them is not done any more.

@@ -138,20 +138,17 @@ WHERE run = %(run)s::bigint
 -- name: cancel_statements
 -- Cancel what our own backends are running for a run. A backend that has gone on to another run's batch in this
 -- very moment only repeats that batch.
-SELECT count(*) FILTER (WHERE pg_cancel_backend(pid)) AS cancelled
-FROM pg_stat_activity
-WHERE datname = current_database() AND usename = current_user AND state = 'active' AND pid <> pg_backend_pid()
-  AND application_name LIKE 'backfilld run=' || %(run)s::bigint || ' %%'
+SELECT count(*) FILTER (WHERE pg_cancel_backend(o.pid)) AS cancelled
+FROM backfilld.own_sessions o
+WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.pid <> pg_backend_pid() AND o.run = %(run)s::bigint
 
 -- name: cancel_all_statements
 -- Cancel what our own backends are running for any run, and have been for longer than the grace: whoever looks at a lane
 -- only to find it held is gone sooner.
-SELECT (regexp_match(application_name, '^backfilld run=(\d{1,18}) '))[1]::bigint AS run,
-       count(*) FILTER (WHERE pg_cancel_backend(pid)) AS cancelled
-FROM pg_stat_activity
-WHERE datname = current_database() AND usename = current_user AND state = 'active' AND pid <> pg_backend_pid()
-  AND application_name ~ '^backfilld run=\d{1,18} '
-  AND xact_start < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8)
+SELECT o.run, count(*) FILTER (WHERE pg_cancel_backend(o.pid)) AS cancelled
+FROM backfilld.own_sessions o
+WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.pid <> pg_backend_pid()
+  AND o.xact_start < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8)
 GROUP BY 1
 
 -- name: progress

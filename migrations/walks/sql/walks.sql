@@ -12,4 +12,4 @@ SELECT pg_size_bytes(current_setting('shared_buffers')) / current_setting('block
 -- name: begin_function
 -- A Python function is about to be called: the transaction may be idle for longer, and the name of its session says why.
 SELECT set_config('idle_in_transaction_session_timeout', %(idle)s::text, true),
-       set_config('application_name', current_setting('application_name') || ' python', true)
+       set_config('application_name', %(session)s::text, true)

@@ -10,9 +10,9 @@ import pytest
 from paths import ROOT
 from psycopg import sql
 
-from backfilld.migrations.facts import Facts, KeyColumn, Target
+from backfilld.migrations.facts import Facts, Target
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations import Archived
+from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.queries import queries, templates
 from backfilld.migrations.record.model import Bounds
 from backfilld.migrations.rollback import archive, journal, retention
@@ -72,8 +72,8 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
         wanted = verify_sql.wanted(WALK, REWRITE.needs_work, carefully=carefully)
         yield "residual", verify_sql.count_residual(name, condition, wanted=wanted), [RUN, 0, *keys]
         yield "keys wanted", verify_sql.keys_wanted(WALK, name, condition, wanted=wanted), [*keys, RUN, 0, 10]
-    archived = Archived(old="old", new="new %")
-    yield "archive", archive.archive(WALK, archived, condition, run=RUN, operation=0), keys
+    for new in ("new %", None):
+        yield "archive", archive.archive(WALK, condition, old="old", new=new, run=RUN, operation=0), keys
     yield "unarchived", archive.unarchived(WALK, condition, run=RUN, operation=0), keys
     entries = journal.walk_of(RUN)
     kept, entry = entries.within(Bounds(after=("0", "{}"), upto=("0", "{a,1}")))

@@ -10,8 +10,8 @@ import pytest
 from fix_runs import expect
 from psycopg import sql
 
-from backfilld.migrations.facts import KeyColumn
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.rollback.journal import RETURNS_OLD, Journal

@@ -233,7 +233,7 @@ def test_a_role_that_does_not_see_who_waits_gives_way_all_the_same(
     name, _ = plain_role
     engine.execute(
         f"GRANT SELECT, UPDATE ON counters TO {name}; GRANT USAGE ON SCHEMA backfilld TO {name}; "
-        f"GRANT SELECT ON backfilld.runs TO {name}; GRANT INSERT ON backfilld.events TO {name}"
+        f"GRANT SELECT ON backfilld.runs, backfilld.own_sessions TO {name}; GRANT INSERT ON backfilld.events TO {name}"
     )
     with (
         psycopg.connect(plain_role_url, autocommit=True) as batch,

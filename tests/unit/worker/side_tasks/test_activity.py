@@ -52,7 +52,9 @@ def test_nobody_waits_once_the_process_stops(*, at_work: bool) -> None:
 
 
 def test_a_look_that_comes_after_the_stop_lets_nobody_wait() -> None:
-    activity = Activity()
+    """One that was under way while the process stopped."""
+    activity, stopping = Activity(), threading.Event()
+    stopping.set()
     activity.end()
     activity.tell(at_work=False)
-    activity.wait(threading.Event(), seconds=FOR_EVER, idle_seconds=FOR_EVER)
+    activity.wait(stopping, seconds=FOR_EVER, idle_seconds=FOR_EVER)
