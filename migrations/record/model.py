@@ -186,6 +186,26 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a step leaves in its lane's row, in the transaction of its work. Counts are of this step alone."""
+
+    #: See `Lane.cursor`. Any: JSON.
+    cursor: Any
+    walked: int = 0
+    changed: int = 0
+    residual: int = 0
+    #: Of the changed rows, those that touched no index; None where they are not counted.
+    hot: int | None = None
+    #: How many rows the next batch takes; None: as many as this one.
+    batch_rows: int | None = None
+    recent: tuple[Timing, ...] = ()
+    #: The lane is at its end.
+    done: bool = False
+    #: The lane waits until it is woken.
+    sleeps: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lane:
     """A slice of a table that is walked in order; lane 0 is the run's coordinator."""
 
