@@ -208,7 +208,7 @@ def test_what_is_not_copied_is_told_by_rule(engine: Engine) -> None:
     assert found.dry_run is not None
     (seen,) = found.dry_run.seen.values()
     assert not seen.measured
-    assert any("was not rehearsed" in one for one in found.warnings)
+    assert any("was not tried" in one for one in found.warnings)
 
 
 def test_without_the_linter_nothing_is_refused_for_it_and_it_is_said(
