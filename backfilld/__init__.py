@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from backfilld.producers.client import Client
 
-__all__ = ["Client"]
+    __version__: str
+
+__all__ = ["Client", "__version__"]
 
 
-def __getattr__(name: str) -> type[Client]:
-    """`Client` when it is asked for: the command's help and completion do without what it imports."""
-    if name != "Client":
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    from backfilld.producers.client import Client  # noqa: PLC0415 - see above
+def __getattr__(name: str) -> object:
+    """`Client` and `__version__` when they are asked for: the command's help and completion do without what they import."""
+    if name == "Client":
+        from backfilld.producers.client import Client  # noqa: PLC0415 - see above
 
-    return Client
+        return Client
+    if name == "__version__":
+        from importlib import metadata  # noqa: PLC0415 - see above
+
+        try:
+            return metadata.version("backfilld")
+        except metadata.PackageNotFoundError:
+            return "from a source tree"
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

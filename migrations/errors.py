@@ -7,7 +7,7 @@ so that `--json` and the logs need not take the message apart.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class BackfilldError(Exception):
@@ -85,6 +85,10 @@ class Unreachable(BackfilldError):
     """PostgreSQL or Redis cannot be reached; nothing was changed."""
 
     exit_code = 5
+
+    def __init__(self, message: str, *, server: Literal["PostgreSQL", "Redis"] = "PostgreSQL") -> None:
+        super().__init__(message)
+        self.server = server
 
 
 class NotFinished(BackfilldError):

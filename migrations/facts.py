@@ -131,7 +131,9 @@ class Facts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        index, dropped, held, shadow = (value[name] for name in ("index", "dropped", "column_dependents", "shadow"))
+        index, dropped, dependents, shadow = (
+            value[name] for name in ("index", "dropped", "column_dependents", "shadow")
+        )
         return cls(
             **{
                 **value,
@@ -139,7 +141,7 @@ class Facts:
                 "targets": tuple(Target(**target) for target in value["targets"]),
                 "index": IndexDefinition.from_json(index) if index else None,
                 "dropped": Dropped.from_json(dropped) if dropped else None,
-                "column_dependents": ColumnDependents.from_json(held) if held else None,
+                "column_dependents": ColumnDependents.from_json(dependents) if dependents else None,
                 "shadow": ShadowColumn.from_json(shadow) if shadow else None,
                 **{name: tuple(value[name]) for name in ("reads", "rule_columns", "referenced", "equalities")},
             }

@@ -56,7 +56,7 @@ def of_run(  # noqa: PLR0913 - each is named where it is called
     if run.state not in ACTIVE:
         return None
     still = _since(walk["progressed_at"] or run.created_at, now)
-    if stop is None and (shut := windows.shut(run.settings.windows, now)):
+    if stop is None and (shut := windows.shut(run.settings_json["windows"], now)):
         return Hold(cause=Cause.WINDOW, reason=shut[0], seconds=still)
     return of_all(pace, stop, now=now) or _of_lanes(walk, still) or _of_index(work, still)
 

@@ -8,6 +8,9 @@ from typing import Self
 
 from psycopg import sql
 
+#: The one target there is today; messages and reports carry its name, so that more can follow.
+TARGET = "default"
+
 #: What PostgreSQL keeps of a name (NAMEDATALEN - 1). It cuts longer ones silently, so that two could become one.
 NAME_BYTES = 63
 

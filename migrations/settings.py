@@ -38,9 +38,6 @@ from backfilld.migrations.errors import InvalidSettings, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-#: The one target there is today; messages and reports carry its name, so that more can follow.
-TARGET = "default"
-
 
 class Limit(BaseModel):
     """A load signal's two limits: from `soft` on the pace falls smoothly, from `hard` on nothing moves."""

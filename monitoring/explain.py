@@ -14,7 +14,7 @@ from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record.states import ENDED, Phase, State
 from backfilld.monitoring import pace as pace_report
 from backfilld.monitoring import progress
-from backfilld.monitoring.display.words import duration, figure, number, size
+from backfilld.monitoring.words import duration, figure, number, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

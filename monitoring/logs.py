@@ -6,7 +6,6 @@ The lines of dramatiq and psycopg go through the same renderer. What happens is 
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -14,18 +13,14 @@ from typing import TYPE_CHECKING, Literal, TextIO
 import structlog
 from structlog.contextvars import bound_contextvars
 
+from backfilld.monitoring.words import redact
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 Level = Literal["debug", "info", "warning", "error"]
-
-#: The password of a URL, up to the last @ of the word: one that its owner forgot to escape may hold any of :/?#@ itself.
-#: Hides too much of `http://host:80/a@b`, and that is the better mistake.
-_IN_URL = re.compile(r"(?<=://)([^\s/?#@:]*):\S*@")
-#: `password=…` of a libpq connection string or of a URL's query.
-_IN_CONNINFO = re.compile(r"(?i)\b((?:ssl)?password=)('(?:[^'\\]|\\.)*'|[^\s&\"',]+)")
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -79,11 +74,6 @@ def bound(*, run: int, lane: int | None = None) -> Iterator[None]:
     names = {"run": run} if lane is None else {"run": run, "lane": lane}
     with bound_contextvars(**names):
         yield
-
-
-def redact(text: str) -> str:
-    """`text` without the passwords of URLs and connection strings."""
-    return _IN_CONNINFO.sub(r"\1***", _IN_URL.sub(r"\1:***@", text))
 
 
 def _json() -> list[Processor]:

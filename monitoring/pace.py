@@ -16,18 +16,9 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.run_settings import RunSettings
     from backfilld.migrations.holds import Hold
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Pace, Run
+    from backfilld.migrations.record.model import Changed, Pace, Run
     from backfilld.migrations.settings import Limit, Limits
     from backfilld.monitoring.progress import Progress
-
-
-@dataclass(frozen=True, kw_only=True)
-class Changed:
-    """Something that a person set, and what it was before. Any: a setting of a run, or the width."""
-
-    name: str
-    before: Any
-    after: Any
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from backfilld.migrations import holds
+from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.postgres import indexes
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record import runs as runs_store
 from backfilld.migrations.record.states import ACTIVE, ENDED, RESTING, Phase, State, Wish
-from backfilld.migrations.settings import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,7 +172,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         percent=_percent(run, walk) if index_work is None else min(math.floor(index_work.percent or 0), 99.9),
         rows_per_second=round(rate, 1),
         eta_seconds=_eta_seconds(run, walk, rate),
-        lanes=run.settings.lanes,
+        lanes=run.settings_json["lanes"],
         width=pace.width,
         hold_reason=hold.reason if hold else None,
         residual_rows=run.residual_rows,
@@ -198,7 +198,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         batches_committed=walk["batches_committed"],
         batches_retried=walk["batches_retried"],
         rollback_conflicts=walk["rollback_conflicts"],
-        max_quarantined=run.settings.max_quarantined,
+        max_quarantined=run.settings_json["max_quarantined"],
     )
 
 

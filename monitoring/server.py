@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 from backfilld.migrations.errors import InvalidSettings
 from backfilld.migrations.telemetry import LoopFailed, nobody
 from backfilld.monitoring.exemplars import WithExemplars
-from backfilld.monitoring.logs import redact
+from backfilld.monitoring.words import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

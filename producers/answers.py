@@ -1,27 +1,25 @@
 """What the command prints: answers, the next step, warnings and errors, and the exit code of each error.
 
-What was asked for goes to stdout, as text or as one JSON object; warnings and errors go to stderr.
+An answer goes to stdout, as text or as one JSON object; warnings and errors go to stderr. Nothing here imports rich until
+there is something to draw or a terminal to colour: scripts call these verbs in loops.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
-
-import typer
-from rich.console import Console
-from rich.text import Text
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TextIO, TypeVar
 
 from backfilld.migrations.errors import BackfilldError, InvalidMigration, NotFinished, Refused, Unreachable
 from backfilld.migrations.record.states import State
-from backfilld.monitoring import display
+from backfilld.monitoring.words import redact, safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from backfilld.monitoring.progress import Progress
 
@@ -32,29 +30,44 @@ R = TypeVar("R")
 # --- answers -----------------------------------------------------------------------------------------------------------
 
 
+def give(*, as_json: bool, value: Callable[[], dict[str, Any]], text: Callable[[], RenderableType]) -> None:
+    """The answer of a verb: one JSON object, or what a person reads. Any: JSON."""
+    if as_json:
+        print_json(value())
+        return
+    shown = text()
+    if isinstance(shown, str):
+        say(shown)
+    else:
+        console().print(shown)
+
+
 def console(*, stderr: bool = False) -> Console:
-    # Made anew each time: the streams may have been replaced since this module was imported.
+    from rich.console import Console  # noqa: PLC0415 - see the head
+
+    # A new one each time: the streams may have been replaced since this module was imported.
     return Console(stderr=stderr, highlight=False)
 
 
-def show(renderable: RenderableType) -> None:
-    console().print(renderable)
-
-
 def say(text: str) -> None:
-    console().print(Text(display.safe(text)), soft_wrap=True)
+    """Plain lines, each made safe for a terminal and never wrapped."""
+    sys.stdout.write("".join(f"{safe(line)}\n" for line in text.splitlines()))
 
 
 def print_json(value: dict[str, Any], *, indent: int | None = None) -> None:  # Any: JSON
     sys.stdout.write(json.dumps(value, indent=indent, default=str) + "\n")
 
 
-def answer(now: Progress, *, as_json: bool, then: str = "") -> None:
-    """Where the run is now, after a command, and what to type `then`; NAME stands for the run's name."""
+def answer(now: Progress, *, as_json: bool, then: str = "", before: str = "") -> None:
+    """Where the run is after a command: a line `before`, the run, and what to type `then`; NAME stands for the run's name."""
     if as_json:
         print_json(now.to_json())
         return
-    say(display.line(now))
+    from backfilld.monitoring.display import line  # noqa: PLC0415 - see the head
+
+    if before:
+        say(before)
+    say(line(now))
     if now.state is State.FAILED:
         then = "backfilld explain NAME"
     if then:
@@ -62,16 +75,29 @@ def answer(now: Progress, *, as_json: bool, then: str = "") -> None:
 
 
 def next_step(command: str) -> None:
-    console().print(Text.assemble(("next: ", "dim"), (display.safe(command), "green")), soft_wrap=True)
+    _mark("next: ", "dim", command, "green", stream=sys.stdout)
 
 
 def warn(text: str, *, as_json: bool) -> None:
-    from backfilld.monitoring.logs import redact  # noqa: PLC0415 - brings structlog along, for warnings alone
-
     if as_json:  # so that each line of stderr is an object, warnings and the error alike
         sys.stderr.write(json.dumps({"warning": redact(text)}) + "\n")
     else:
-        console(stderr=True).print(Text.assemble(("warning: ", "yellow"), display.safe(redact(text))), soft_wrap=True)
+        _mark("warning: ", "yellow", redact(text), stream=sys.stderr)
+
+
+def _mark(mark: str, style: str, text: str, text_style: str = "", *, stream: TextIO) -> None:
+    """A line that begins with a coloured word, where there are colours."""
+    if not has_colours(stream):
+        stream.write(f"{mark}{safe(text)}\n")
+        return
+    from rich.text import Text  # noqa: PLC0415 - see the head
+
+    console(stderr=stream is sys.stderr).print(Text.assemble((mark, style), (safe(text), text_style)), soft_wrap=True)
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Whether rich might colour what goes there; it has the last word."""
+    return stream.isatty() or any(name in os.environ for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"))
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------
@@ -88,7 +114,7 @@ def told(verb: Callable[P, R]) -> Callable[P, R]:
             _fail(exc, exc.exit_code, as_json=bool(kwargs.get("as_json")))
         except Exception as exc:
             code = _exit_code(exc)
-            if code is None:  # a mistake of ours, which a traceback tells best
+            if code is None:  # a bug of ours, which a traceback shows best
                 raise
             _fail(exc, code, as_json=bool(kwargs.get("as_json")))
 
@@ -96,7 +122,7 @@ def told(verb: Callable[P, R]) -> Callable[P, R]:
 
 
 def _exit_code(exc: Exception) -> int | None:
-    """The exit code of an error of PostgreSQL or Redis; None for others. What was never imported has raised nothing."""
+    """The exit code of an error of PostgreSQL or Redis; None for others. A module never imported has raised nothing."""
     if (psycopg := sys.modules.get("psycopg")) and isinstance(exc, psycopg.Error):
         from backfilld.migrations.postgres.sqlstates import cannot_serve  # noqa: PLC0415 - imports psycopg, which is there by now
 
@@ -107,8 +133,6 @@ def _exit_code(exc: Exception) -> int | None:
 
 
 def _fail(exc: Exception, code: int, *, as_json: bool) -> NoReturn:
-    from backfilld.monitoring.logs import redact  # noqa: PLC0415 - brings structlog along, for errors alone
-
     message = redact(str(exc).strip()) or type(exc).__name__
     if as_json:
         error: dict[str, Any] = {"class": type(exc).__name__, "exit_code": code, "message": message}  # Any: JSON
@@ -125,21 +149,22 @@ def _fail(exc: Exception, code: int, *, as_json: bool) -> NoReturn:
                 error["findings"] = [vars(finding) for finding in exc.findings]
         sys.stderr.write(json.dumps({"error": error}) + "\n")
     elif isinstance(exc, Refused):
+        from backfilld.monitoring import display  # noqa: PLC0415 - see the head
+
         console(stderr=True).print(display.refusals(exc.findings))
     else:
-        mark = ("not yet: ", "yellow") if isinstance(exc, NotFinished) else ("error: ", "red")
-        console(stderr=True).print(Text.assemble(mark, display.safe(message)), soft_wrap=True)
+        mark, style = ("not yet: ", "yellow") if isinstance(exc, NotFinished) else ("error: ", "red")
+        _mark(mark, style, message, stream=sys.stderr)
         if hint := _hint(exc):
-            console(stderr=True).print(Text(hint, style="green"), soft_wrap=True)
-    raise typer.Exit(code) from exc
+            _mark("", "", hint, "green", stream=sys.stderr)
+    raise SystemExit(code) from exc
 
 
 def _hint(exc: Exception) -> str:
     """What to do about an error whose message does not say so itself."""
-    told = str(exc)
     if isinstance(exc, Unreachable):
-        variable, option = ("REDIS", "redis") if "Redis" in told else ("DATABASE", "database")
+        variable, option = ("REDIS", "redis") if exc.server == "Redis" else ("DATABASE", "database")
         return f"is it up, and is BACKFILLD_{variable}_URL (or --{option}-url in front of the verb) right?"
     if getattr(exc, "sqlstate", None) == "42501":  # insufficient_privilege
-        return "act as the role that owns the schema backfilld: the one the worker connects as"
+        return "connect as the role that owns the schema backfilld: the one that the worker uses"
     return ""

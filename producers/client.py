@@ -10,15 +10,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backfilld.migrations import settings as settings_file
-from backfilld.migrations.errors import NotFinished, Unreachable, UsageError
+from backfilld.migrations.errors import NotFinished, Unreachable
+from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.record import audit, lanes, quarantine, runs, schema
 from backfilld.migrations.record.states import ENDED, Phase, State
-from backfilld.migrations.settings import TARGET
 from backfilld.migrations.wire.messages import ControlMessage
 from backfilld.monitoring import pace, progress
-from backfilld.producers import commands
+from backfilld.producers import commands, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,11 +35,11 @@ if TYPE_CHECKING:
     from backfilld.monitoring.pace import PaceReport
     from backfilld.monitoring.progress import Progress
 
-#: How often the record is read by who waits: a person does not notice, and neither does the database.
+#: How often a waiting caller reads the record: neither a person nor the database notices.
 POLL_SECONDS = 0.5
-#: As many runs that have ended are told without being asked for.
+#: How many ended runs `recent` returns.
 RECENT_RUNS = 10
-#: Waiting outlives a restart of PostgreSQL, as the run does; longer than this and somebody should look.
+#: Waiting outlives a restart of PostgreSQL, as the run does; an absence longer than this is an error.
 PATIENCE_SECONDS = 60.0
 
 T = TypeVar("T")
@@ -52,8 +51,8 @@ class Client:
     """One target database and the workers on it.
 
     Every method opens a connection of its own and closes it. Errors are those of `backfilld.migrations.errors`: UsageError,
-    InvalidMigration and InvalidSettings (mend the call), Refused (mend the plan or the database), Unreachable (nothing
-    was changed), NotFinished (ask again later).
+    InvalidMigration and InvalidSettings (fix the call), Refused (fix the migration or the database), Unreachable (nothing
+    was changed), NotFinished (ask again later); and `backfilld.producers.waiting.RunStopped`.
     """
 
     def __init__(
@@ -66,8 +65,10 @@ class Client:
     ) -> None:
         """What is not given comes from `BACKFILLD_…` variables and `backfilld.toml`.
 
-        `actor` is who asks, for the audit. `warn` is told what succeeded with a blemish; without it, the logger `backfilld` is.
+        `actor` is who asks, for the audit. `warn` receives non-fatal warnings; default: the logger `backfilld`.
         """
+        from backfilld.migrations import settings as settings_file  # noqa: PLC0415 - a deploy script that only imports us pays nothing
+
         given = {"database_url": database_url, "redis_url": redis_url}
         self._settings: Settings = settings_file.load(**{name: url for name, url in given.items() if url is not None})
         self._actor = actor or f"{_user()}@{socket.gethostname()}"
@@ -76,7 +77,7 @@ class Client:
     # --- before a run --------------------------------------------------------------------------------------------------
 
     def init(self) -> list[int]:
-        """Make the schema `backfilld`, or bring it up to date; returns the versions applied, none when it was."""
+        """Create the schema `backfilld`, or upgrade it; returns the versions applied, none when it was up to date."""
         with connected(self._settings.require_database()) as connection:
             return schema.ensure(connection)
 
@@ -92,7 +93,7 @@ class Client:
         """Start a migration, or find the run it has: a deploy may call this as often as it likes.
 
         Raises UsageError when the name belongs to another migration, Refused when preflight finds a reason. When Redis is
-        not there nothing is written, so that a deploy does not go on towards workers that cannot be woken.
+        away nothing is written, so that a deploy does not continue with workers that cannot be woken.
         """
         migration = _load(file)
         self._settings.require_database()
@@ -114,14 +115,14 @@ class Client:
         return enqueued.run.run
 
     def _wake(self, run: int) -> None:
-        """The run is on record, so whatever happens here it will be worked on: say what went wrong and go on."""
+        """Wake the workers. The run is on record, so a failure here is only a warning: they find it by themselves."""
         try:
             with self._record_of_runs() as connection:
                 messages = lanes.startable(connection, run)
-            _sender().send(self._settings.require_redis(), messages)
+            _sender().send(self._settings.require_redis(), [self._look(run), *messages])
         except Unreachable as exc:
             self._warn(
-                f"the run is enqueued, but the workers could not be told ({exc}); they will find it by themselves"
+                f"the run is enqueued, but its workers could not be woken ({exc}); they will find it by themselves"
             )
 
     # --- looking -------------------------------------------------------------------------------------------------------
@@ -131,16 +132,16 @@ class Client:
         from backfilld.migrations.rollback import check as rollback_check  # noqa: PLC0415 - knows every operation, which no other way of looking must
 
         with self._record_of_runs() as connection:
-            found = commands.find(connection, run)
+            found = waiting.find(connection, run)
             way_back = rollback_check.look(connection, found)
             return replace(_progress(connection, found), rollback=way_back.to_json())
 
     def explain(self, run: int | str) -> Explanation:
-        """What a run is doing, what it waits for, and what would let it go on, in words."""
+        """What a run is doing, what it waits for, and what would let it continue, in words."""
         from backfilld.monitoring import explain  # noqa: PLC0415 - for this verb alone
 
         with self._record_of_runs() as connection:
-            return explain.read(connection, commands.find(connection, run), self._settings.limits)
+            return explain.read(connection, waiting.find(connection, run), self._settings.limits)
 
     def runs(self, *, ended: bool = True) -> list[Progress]:
         """Where all runs are, newest first."""
@@ -148,7 +149,7 @@ class Client:
             return progress.read(connection, runs.listed(connection, ended=ended))
 
     def recent(self) -> tuple[list[Progress], int]:
-        """Where the runs are that go on and those that ended last, newest first; and how many more have ended."""
+        """The runs in progress and those that ended last, newest first; and how many more have ended."""
         with self._record_of_runs() as connection:
             found = [*runs.listed(connection, ended=False), *runs.last_ended(connection, most=RECENT_RUNS)]
             told = progress.read(connection, sorted(found, key=lambda run: -run.run))
@@ -156,27 +157,27 @@ class Client:
             return told, max(sum(runs.count_ended(connection).values()) - shown, 0)
 
     def check(self) -> None:
-        """Raises as every method does when the database cannot be reached, or has no record."""
+        """Raise Unreachable or UsageError when the database cannot be reached, or has no schema of ours."""
         with self._record_of_runs():
             pass
 
     def lanes(self, run: int | str) -> list[Lane]:
-        """The slices a run works on, the coordinator first."""
+        """The lanes of a run, the coordinator first."""
         with self._record_of_runs() as connection:
-            return lanes.of_run(connection, commands.find(connection, run).run)
+            return lanes.of_run(connection, waiting.find(connection, run).run)
 
     def events(self, run: int | str) -> list[dict[str, Any]]:
         """Who did what, and every change of state, oldest first. Any: columns of the audit.
 
-        What happened to the whole database during the run's life is part of it, with None for the run: it is why a run waited.
+        Events of the whole database during the run's life are included, with None for the run: they are why it waited.
         """
         with self._record_of_runs() as connection:
-            return audit.whole_story(connection, commands.find(connection, run).run)
+            return audit.whole_story(connection, waiting.find(connection, run).run)
 
     def quarantine(self, run: int | str) -> list[Quarantined]:
         """The rows of a run that could not be converted, a thousand at most."""
         with self._record_of_runs() as connection:
-            return quarantine.listed(connection, commands.find(connection, run).run)
+            return quarantine.listed(connection, waiting.find(connection, run).run)
 
     # --- waiting -------------------------------------------------------------------------------------------------------
 
@@ -190,7 +191,7 @@ class Client:
 
         Raises RunStopped when it failed, was cancelled, or was paused by what it met, and NotFinished after `timeout` seconds.
         """
-        return self._until(run, commands.has_ended_well, timeout=timeout, on_progress=on_progress)
+        return self._until(run, waiting.has_ended_well, timeout=timeout, on_progress=on_progress)
 
     def wait_for_rollback(
         self,
@@ -199,16 +200,16 @@ class Client:
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Progress:
         """Return when a run is rolled back. Raises RunStopped when it failed on the way, NotFinished after `timeout` seconds."""
-        return self._until(run, commands.is_rolled_back, timeout=timeout, on_progress=on_progress)
+        return self._until(run, waiting.is_rolled_back, timeout=timeout, on_progress=on_progress)
 
     def gate(self, name: str, phase: str | None = None) -> bool:
-        """Whether what a migration brings can be relied on: the phase (default: switch) is over, and the data verified.
+        """Whether a migration's result can be relied on: the phase (default: switch) is over, and the data verified.
 
         Raises RunStopped when it failed or was cancelled, UsageError when there is no such run.
         """
-        wanted = commands.phase_named(phase or Phase.SWITCH)
+        wanted = waiting.phase_named(phase or Phase.SWITCH)
         with self._record_of_runs() as connection:
-            return commands.is_open(commands.find(connection, name), wanted)
+            return waiting.is_open(waiting.find(connection, name), wanted)
 
     def wait_for_gate(
         self,
@@ -218,11 +219,11 @@ class Client:
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Progress:
         """Return when the gate is open. Raises as `gate` does, and NotFinished after `timeout` seconds."""
-        wanted = commands.phase_named(phase or Phase.SWITCH)
-        return self._until(name, lambda run: commands.is_open(run, wanted), timeout=timeout, on_progress=on_progress)
+        wanted = waiting.phase_named(phase or Phase.SWITCH)
+        return self._until(name, lambda run: waiting.is_open(run, wanted), timeout=timeout, on_progress=on_progress)
 
     def watch(self, run: int | str | None = None) -> Iterator[list[Progress]]:
-        """One run, or all that go on, again and again until they are over; runs that end meanwhile are shown to their end."""
+        """One run, or all in progress, again and again until they are over; runs that end meanwhile are shown to their end."""
         seen: set[int] = set()
 
         def look(connection: Connection) -> list[Progress]:
@@ -237,14 +238,14 @@ class Client:
             time.sleep(POLL_SECONDS)
 
     def follow(self, run: int | str) -> Iterator[list[dict[str, Any]]]:
-        """The events of a run, and then those that come, until it is over. Any: columns of the audit."""
+        """The events of a run so far, then new ones as they come, until it is over. Any: columns of the audit."""
         with self._record_of_runs() as connection:
-            reference = commands.find(connection, run).run  # a name may be taken by a newer run while we wait
+            reference = waiting.find(connection, run).run  # a name may be taken by a newer run while we wait
         after = 0
 
         def look(connection: Connection) -> tuple[bool, list[dict[str, Any]]]:
-            # Whether it is over is looked at first: what is written as it ends is then read with the rest.
-            over = _is_over(commands.find(connection, reference))
+            # Asked first whether it is over: what is written as it ends is then read with the rest.
+            over = _is_over(waiting.find(connection, reference))
             return over, audit.whole_story(connection, reference, after=after)
 
         while True:
@@ -265,10 +266,10 @@ class Client:
     ) -> Progress:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._record_of_runs() as connection:
-            reference = commands.find(connection, run).run  # a name may be taken by a newer run while we wait
+            reference = waiting.find(connection, run).run  # a name may be taken by a newer run while we wait
 
         def look(connection: Connection) -> tuple[Run, Progress]:
-            found = commands.find(connection, reference)
+            found = waiting.find(connection, reference)
             return found, _progress(connection, found)
 
         while True:
@@ -278,63 +279,65 @@ class Client:
             if reached(found):
                 return now
             if deadline is not None and time.monotonic() >= deadline:
-                msg = (
-                    f"run {now.name} is {now.state} in phase {now.phase} after {timeout:g} s, {now.percent:.1f} % done"
-                )
-                raise NotFinished(msg + (f" ({now.hold_reason})" if now.hold_reason else ""))
+                raise NotFinished(waiting.how_far(now, after=f" after {timeout:g} s"))
             left = POLL_SECONDS if deadline is None else max(deadline - time.monotonic(), 0.0)
             time.sleep(min(POLL_SECONDS, left))
 
     # --- control -------------------------------------------------------------------------------------------------------
 
     def pause(self, run: int | str) -> Progress:
-        """Stop a run until it is resumed. It is `pausing` until a worker has seen that no batch is in flight."""
+        """Stop a run until it is resumed. It is `pausing` until a worker finds no batch in flight."""
         with self._record_of_runs() as connection:
             return self._tell(connection, commands.pause(connection, run, actor=self._actor))
 
     def resume(self, run: int | str) -> Progress:
-        """Let a paused or failed run go on from where it stopped."""
+        """Let a paused or failed run continue from where it stopped."""
         with self._record_of_runs() as connection:
             return self._tell(connection, commands.resume(connection, run, actor=self._actor))
 
     def cancel(self, run: int | str) -> Progress:
-        """Stop a run for good. It is `cancelling` until a worker has seen that no batch is in flight."""
+        """Stop a run for good. It is `cancelling` until a worker finds no batch in flight."""
         with self._record_of_runs() as connection:
             return self._tell(connection, commands.cancel(connection, run, actor=self._actor))
 
     def rollback(self, run: int | str) -> Progress:
-        """Take a run back, from wherever it is. It is `rolling_back` until everything it did is taken back."""
+        """Roll a run back, wherever it is. It is `rolling_back` until everything it did is undone."""
         with self._record_of_runs() as connection:
             return self._tell(connection, commands.rollback(connection, run, actor=self._actor))
 
     def purge(self, run: int | str | None = None, *, now: bool = False) -> list[Purged]:
-        """Drop the old values of runs whose retention is over, or of one run; with `now`, of that one before its time.
+        """Drop the old values of every run whose retention has ended, or of one run; with `now`, of that one before it ends.
 
-        Returns what is gone. From then on these runs cannot be rolled back where they changed or dropped values.
+        Returns what was dropped. These runs can then no longer be rolled back where they changed or dropped values.
         """
         with self._record_of_runs() as connection:
             return commands.purge(connection, run, now=now, actor=self._actor)
 
-    def approve(self, run: int | str, phase: str) -> Progress:
-        """Let a phase begin that waits for a person, now or when it is reached."""
+    def approve(self, run: int | str, phase: str | None = None) -> Progress:
+        """Let a phase begin that waits for a person, now or when it is reached; without a phase, the one that waits."""
+        return self.approved(run, phase)[0]
+
+    def approved(self, run: int | str, phase: str | None = None) -> tuple[Progress, Phase]:
+        """The same, with the phase that was approved."""
         with self._record_of_runs() as connection:
-            return self._tell(connection, commands.approve(connection, run, phase, actor=self._actor))
+            done = commands.approve(connection, run, phase, actor=self._actor)
+            return self._tell(connection, done.run), done.phase
 
     def retry(self, run: int | str) -> Progress:
-        """Try all quarantined rows of a run again, and let it go on."""
+        """Try all quarantined rows of a run again, and let it continue."""
         with self._record_of_runs() as connection:
             return self._tell(connection, commands.retry(connection, run, actor=self._actor))
 
     def pause_all(self) -> Stop:
-        """Stop all runs of the database, those of the future included, until `resume_all`. Needs no Redis.
+        """Hold all runs of the database, runs enqueued later included, until `resume_all`. Needs no Redis.
 
-        It holds them and is no state of theirs. Asked for again it changes nothing, and returns who asked first.
+        Their states do not change. Asked for again it changes nothing, and returns who asked first.
         """
         with self._record_of_runs() as connection:
             return commands.stop_all(connection, actor=self._actor)
 
     def resume_all(self) -> bool:
-        """Lift the stop of all runs; False when there was none. A run that is paused by itself stays paused."""
+        """Lift the stop of all runs; False when there was none. A run with a pause of its own stays paused."""
         with self._record_of_runs() as connection:
             return commands.resume_all(connection, actor=self._actor)
 
@@ -354,10 +357,9 @@ class Client:
         windows: Sequence[str] | None = None,
         width: int | None = None,
     ) -> PaceReport:
-        """Change what is named, from a run's next batch on, and return the pace; with nothing named, only that.
+        """Change the settings named, from a run's next batch on, and return the pace; with none named, only return it.
 
-        `width` is how many lanes of all runs of the database may work at once; it needs no run. No windows, `windows=()`, is
-        any time.
+        `width` is how many lanes of all runs of the database may work at once; it needs no run. `windows=()` means any time.
         """
         given = {
             "lanes": lanes,
@@ -374,50 +376,48 @@ class Client:
         changes = {name: value for name, value in given.items() if value is not None}
         with self._record_of_runs() as connection:
             changed = commands.tune(connection, run, changes, width=width, actor=self._actor)
-            found = None if run is None else commands.find(connection, run)
+            found = None if run is None else waiting.find(connection, run)
             return pace.read(connection, self._settings.limits, found, changed=changed)
 
     def _tell(self, connection: Connection, run: int) -> Progress:
-        """The wish is on record; the messages only make the workers look at once.
+        """Wake the workers: the wish is on record, and the messages only make them look at once.
 
         The verb is always `wake`, never the wish itself: a `pause` that is delivered late, or twice, must not stop a run
         that was resumed meanwhile.
         """
-        now = _progress(connection, commands.find(connection, run))
+        now = _progress(connection, waiting.find(connection, run))
         redis_url = self._settings.redis_url
         if redis_url:
-            control = ControlMessage(target=TARGET, run=run, verb="wake", actor=self._actor)
             try:
-                _sender().send(redis_url, [control, *lanes.startable(connection, run)])
+                _sender().send(redis_url, [self._look(run), *lanes.startable(connection, run)])
             except Unreachable as exc:
-                self._warn(f"recorded, but the workers could not be told ({exc}); they will see it by themselves")
+                self._warn(f"recorded, but the workers could not be woken ({exc}); they will see it by themselves")
         return now
+
+    def _look(self, run: int) -> ControlMessage:
+        """Makes the side tasks look at once, that were idle or would look soon."""
+        return ControlMessage(target=TARGET, run=run, verb="wake", actor=self._actor)
 
     # --- connections ---------------------------------------------------------------------------------------------------
 
     @property
     def limits(self) -> Limits:
-        """The limits of load signals that this process knows."""
+        """The limits of load signals in the settings of this process."""
         return self._settings.limits
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection to the record that is kept open, for who looks often. Raises as every method does."""
+        """A connection to the record that is kept open, for a caller that reads often. Raises as every method does."""
         with self._record_of_runs() as connection:
             yield connection
 
     @contextmanager
     def _record_of_runs(self) -> Iterator[Connection]:
-        """A connection to a database that has our schema. Raises UsageError when it has none."""
-        with connected(self._settings.require_database()) as connection:
-            schema.check(connection)
-            if schema.version(connection) < schema.newest():
-                msg = "the database has no schema backfilld, or an old one: backfilld init"
-                raise UsageError(msg)
+        with waiting.record(self._settings.require_database()) as connection:
             yield connection
 
     def _patiently(self, look: Callable[[Connection], T]) -> T:
-        """Look for one who waits anyway: again and again while PostgreSQL is away. Raises Unreachable when it stays away."""
+        """Read for a caller that waits: retried while PostgreSQL is away. Raises Unreachable when it stays away."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
@@ -430,10 +430,10 @@ class Client:
 
 
 def _sender() -> ModuleType:
-    """What sends messages, imported by who sends: the clients of Redis and Dramatiq are a fifth of the start of `status`."""
-    from backfilld.producers import enqueue  # noqa: PLC0415 - see above
+    """The module that sends, imported late: the clients of Redis and Dramatiq are a fifth of the start of `pause`."""
+    from backfilld.migrations.wire import send  # noqa: PLC0415 - see above
 
-    return enqueue
+    return send
 
 
 def _progress(connection: Connection, run: Run) -> Progress:
@@ -442,7 +442,7 @@ def _progress(connection: Connection, run: Run) -> Progress:
 
 def _to_watch(connection: Connection, run: int | str | None, seen: set[int]) -> list[Run]:
     if run is not None:
-        return [commands.find(connection, run)]
+        return [waiting.find(connection, run)]
     return [one for one in runs.listed(connection, ended=True) if one.run in seen or not _is_over(one)]
 
 

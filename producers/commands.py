@@ -1,126 +1,67 @@
-"""What people ask of runs, as changes to the record: each in one transaction, under the run's lock, with who asked.
+"""What people ask of runs, written to the record: each in one transaction, under the run's lock, with who asked.
 
-Nothing here talks to Redis. A command that finds its wish fulfilled already changes nothing; one that cannot mean
-anything raises UsageError and says what would.
+Nothing here talks to Redis. A command whose wish is already fulfilled changes nothing; one that makes no sense in the run's
+state raises UsageError and says what would.
 """
 
 from __future__ import annotations
 
-import difflib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from psycopg import errors
-from pydantic import ValidationError
 
 from backfilld.migrations.errors import BackfilldError, Finding, Refused, UsageError
-from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.identifiers import Wrong
 from backfilld.migrations.record import audit, lanes, pace, quarantine, runs
-from backfilld.migrations.record.model import Bounds
+from backfilld.migrations.record.model import Bounds, Changed, Rollback
 from backfilld.migrations.record.states import ENDED, Phase, State, Wish
-from backfilld.monitoring.pace import Changed
+from backfilld.producers.waiting import find, phase_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.file.run_settings import RunSettings
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Run
     from backfilld.migrations.record.pace import Stop
     from backfilld.migrations.record.runs import LockedRun
     from backfilld.migrations.rollback.retention import Purged
 
-#: A step of the coordinator (a VALIDATE, say) may hold what a command needs; a person is told rather than left waiting.
+#: A step of the coordinator (a VALIDATE, say) may hold what a command needs; after this the command gives up and says so.
 LOCK_TIMEOUT = "30s"
 
-#: Dropping what is kept locks a table of ours that other runs' lanes look at now and then; they must not wait behind us.
+#: A purge locks a table of ours that the lanes of other runs read now and then; they must not queue behind it.
 PURGE_LOCK_TIMEOUT = "200ms"
 
 #: The narrowest and widest that `pace --width` takes; `pace` in the schema holds the same.
 WIDTHS = range(1, 65)
 
-#: Phases that a run may wait in front of, and that a gate may ask for.
-PHASES = tuple(phase for phase in Phase if phase is not Phase.DONE)
+
+@dataclass(frozen=True, kw_only=True)
+class Approved:
+    """A run, and the phase of it that may begin."""
+
+    run: int
+    phase: Phase
 
 
 @dataclass(frozen=True, kw_only=True)
 class Enqueued:
-    """A run of a migration: made just now, or there already."""
+    """The run of a migration: a new one, or the one there was."""
 
     run: Run
     is_new: bool
     warnings: tuple[str, ...] = ()
 
 
-class RunStopped(BackfilldError):
-    """The run will not get there by itself: it failed, was cancelled, or was paused by what it met."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        error = f": {run.error.get('message', '')}" if run.error else ""
-        what_now = (
-            "enqueue the file again" if run.state in ENDED | {State.CANCELLING} else f"backfilld explain {run.name}"
-        )
-        super().__init__(f"run {run.name} is {run.state} in phase {run.phase}{error}; what to do: {what_now}")
-
-
-# --- finding -----------------------------------------------------------------------------------------------------------
-
-
-def find(connection: Connection, reference: int | str) -> Run:
-    """The run of an id or a name. Raises UsageError naming what there is."""
-    run = runs.find(connection, str(reference))
-    if run is not None:
-        return run
-    names = list(dict.fromkeys(run.name for run in runs.listed(connection, ended=True)))
-    close = difflib.get_close_matches(str(reference), names, n=1)
-    hint = (
-        f"Did you mean {close[0]}?"
-        if close
-        else f"There is {', '.join(names[:10])}."
-        if names
-        else "There are none yet."
-    )
-    msg = f"there is no run {reference}. {hint}"
-    raise UsageError(msg)
-
-
-def is_open(run: Run, phase: Phase = Phase.SWITCH) -> bool:
-    """Whether what `phase` brings can be relied on: the phase is over and, from verify on, the data is proved right.
-
-    Raises RunStopped when the run failed or was cancelled: waiting for it would be in vain.
-    """
-    if run.state in {State.FAILED, State.CANCELLING, State.CANCELLED, State.ROLLING_BACK, State.ROLLED_BACK}:
-        raise RunStopped(run)
-    proved = run.verified_at is not None or Phase.VERIFY.is_past(phase)
-    return run.phase.is_past(phase) and proved
-
-
-def has_ended_well(run: Run) -> bool:
-    """Whether somebody who waits may go on: all is done, or all but what waits for an approval.
-
-    Raises RunStopped when it will not get there by itself; a run that a person paused may yet.
-    """
-    if run.state is State.PAUSED and run.error is not None:
-        raise RunStopped(run)
-    gate_is_open = is_open(run)
-    return run.state is State.COMPLETED or (run.state is State.WAITING and gate_is_open)
-
-
-def is_rolled_back(run: Run) -> bool:
-    """Whether everything a run did is taken back. Raises RunStopped when it is not on the way there."""
-    if run.state not in {State.ROLLING_BACK, State.ROLLED_BACK}:
-        raise RunStopped(run)
-    return run.state is State.ROLLED_BACK
-
-
 # --- enqueueing --------------------------------------------------------------------------------------------------------
 
 
 def enqueue(connection: Connection, migration: Migration, *, actor: str) -> Enqueued:
-    """A run of this migration: the one there is, or a new one once preflight has nothing against it.
+    """The run of this migration: the existing one, or a new one when preflight finds no reason against it.
 
     Raises UsageError when the name belongs to another migration, and Refused by preflight; nothing is written then.
     """
@@ -134,8 +75,8 @@ def enqueue(connection: Connection, migration: Migration, *, actor: str) -> Enqu
         examination.require()
         run = runs.insert(connection, migration, examination.facts, actor=actor)
     except (Refused, UsageError):
-        # Two deploys enqueue the same file at once; the one that comes second gets the run of the first. What preflight has
-        # against it may be what that run has done by now.
+        # Two deploys enqueue the same file at once: the second gets the run of the first. What preflight found may be what that
+        # run has done by now.
         existing = _same(connection, migration)
         if existing is None:
             raise
@@ -150,9 +91,8 @@ def _same(connection: Connection, migration: Migration) -> Run | None:
         return None
     if existing.checksum != migration.checksum:
         msg = (
-            f"run {existing.run} is called {migration.name} too and does something else: its checksum is "
-            f"{_short(existing.checksum)}, that of the file {_short(migration.checksum)}. Give the changed migration a "
-            f"new name"
+            f"run {existing.run} has the name {migration.name} and another checksum: {_short(existing.checksum)}, and the "
+            f"file has {_short(migration.checksum)}. Give the changed migration a new name"
             + ("" if existing.state in ENDED else f", or end the run first: backfilld cancel {existing.name}")
         )
         raise UsageError(msg)
@@ -160,7 +100,7 @@ def _same(connection: Connection, migration: Migration) -> Run | None:
 
 
 def _differences(run: Run, migration: Migration) -> tuple[str, ...]:
-    """Settings are not part of the checksum: say that those of the file were not taken over."""
+    """Settings are not part of the checksum: warn that those of the file were not taken over."""
     if run.state in ENDED:
         return ()
     there, wanted = run.settings.model_dump(mode="json"), migration.settings.model_dump(mode="json")
@@ -168,7 +108,7 @@ def _differences(run: Run, migration: Migration) -> tuple[str, ...]:
     if not different:
         return ()
     return (
-        f"run {run.name} goes on with its own settings; the file differs in {different} (see `backfilld pace --help`)",
+        f"run {run.name} keeps its own settings; the file differs in {different}. To change them: backfilld pace {run.name}",
     )
 
 
@@ -180,13 +120,13 @@ def _short(checksum: str) -> str:
 
 
 def pause(connection: Connection, reference: int | str, *, actor: str) -> int:
-    """Ask a run to stop until somebody resumes it; a worker does so once no batch is in flight."""
+    """Ask a run to stop until it is resumed; a worker pauses it once no batch is in flight."""
 
     def act(held: LockedRun) -> None:
         if held.state in {State.PAUSING, State.PAUSED}:
             return
         if held.state not in {State.QUEUED, State.RUNNING, State.WAITING}:
-            msg = f"run {held.name} is {held.state}; only a run that is going on can be paused"
+            msg = f"run {held.name} is {held.state.words}; only a queued, running or waiting run can be paused"
             raise UsageError(msg)
         runs.set_state(connection, held, State.PAUSING, actor=actor, reason="asked to pause", wish=Wish.PAUSE)
 
@@ -194,7 +134,7 @@ def pause(connection: Connection, reference: int | str, *, actor: str) -> int:
 
 
 def resume(connection: Connection, reference: int | str, *, actor: str) -> int:
-    """Let a paused or failed run go on from where it stopped."""
+    """Let a paused or failed run continue from where it stopped."""
 
     def act(held: LockedRun) -> None:
         if held.state in {State.QUEUED, State.RUNNING}:
@@ -203,9 +143,9 @@ def resume(connection: Connection, reference: int | str, *, actor: str) -> int:
             msg = f"run {held.name} waits for an approval: backfilld approve {held.name} --phase {held.phase}"
             raise UsageError(msg)
         if held.state not in {State.PAUSING, State.PAUSED, State.FAILED}:
-            msg = f"run {held.name} is {held.state}, which nothing brings back; enqueue the migration again"
+            msg = f"run {held.name} is {held.state.words} and cannot be resumed; enqueue the migration again"
             raise UsageError(msg)
-        after = State.RUNNING if held.rollback is None else State.ROLLING_BACK
+        after = State.ROLLING_BACK if held.rollback.requested else State.RUNNING
         runs.set_state(connection, held, after, actor=actor, reason="asked to resume")
         lanes.wake_run(connection, held.run)
 
@@ -213,24 +153,24 @@ def resume(connection: Connection, reference: int | str, *, actor: str) -> int:
 
 
 def rollback(connection: Connection, reference: int | str, *, actor: str) -> int:
-    """Take a run back, from wherever it is; a worker begins once no batch is in flight."""
+    """Roll a run back, wherever it is; a worker begins once no batch is in flight."""
 
     def act(held: LockedRun) -> None:
         if held.state in {State.ROLLING_BACK, State.ROLLED_BACK}:
             return
         if held.state is State.CANCELLING:
-            msg = f"run {held.name} is being cancelled; ask again when it is"
+            msg = f"run {held.name} is being cancelled; ask again once it is cancelled"
             raise UsageError(msg)
         newest = find(connection, held.name)
         if newest.run != held.run:
             msg = (
-                f"run {held.run} is {held.state}, and run {newest.run} has its name and what it left; "
+                f"run {held.run} is {held.state.words}, and the newer run {newest.run} has taken over what it left; "
                 f"roll that one back: backfilld rollback {newest.run}"
             )
             raise UsageError(msg)
-        if held.rollback is None:
+        if not held.rollback.requested:
             _check_way_back(connection, newest)
-            runs.set_rollback(connection, held.run, {})
+            runs.set_rollback(connection, held.run, Rollback(requested=True))
         runs.set_state(connection, held, State.ROLLING_BACK, actor=actor, reason="asked to roll back")
         if held.state in ENDED:
             lanes.reopen_conductor(connection, held.run)
@@ -241,24 +181,25 @@ def rollback(connection: Connection, reference: int | str, *, actor: str) -> int
 
 
 def _check_way_back(connection: Connection, run: Run) -> None:
-    """Raises Refused when a run cannot be taken back as it stands."""
+    """Raises Refused when a run cannot be rolled back now."""
     from backfilld.migrations.rollback import check as rollback_check  # noqa: PLC0415 - knows every operation, which no other command must
 
     found = rollback_check.look(connection, run)
     if found.possible:
         return
     remedy = (
-        "Mend or delete these rows, then ask again"
+        "Fix or delete these rows, then ask again"
         if found.blocked_by
-        else "Take back by hand what the plan shows; what the run changed or dropped stays as it is"
+        else "Undo by hand what the plan shows; what the run changed or dropped stays as it is"
     )
     raise Refused([Finding("rollback", f"run {run.name} cannot be rolled back: {found.because}", remedy)])
 
 
 def purge(connection: Connection, reference: int | str | None, *, now: bool, actor: str) -> list[Purged]:
-    """Drop the old values that are kept for runs so that they can go back: of all whose time is over, or of one.
+    """Drop the old values that runs keep for a rollback: of every run whose retention has ended, or of one.
 
-    With `now` that one's go although their time is not over. Raises UsageError when it has not ended, or its time is not over.
+    `now` drops those of that one run before its retention ends. Raises UsageError when the run has not ended, or its retention
+    has not.
     """
     from backfilld.migrations.rollback import retention  # noqa: PLC0415 - brings the catalog and the walks along, which only this command needs
 
@@ -276,13 +217,11 @@ def purge(connection: Connection, reference: int | str | None, *, now: bool, act
         if run.purged_at is not None:
             return
         if held.state not in ENDED:
-            msg = f"run {held.name} is {held.state}; what it keeps is needed until it has ended"
+            msg = f"run {held.name} is {held.state.words}; what it keeps is needed until it has ended"
             raise UsageError(msg)
         if not now and run.run not in retention.overdue(connection):
             until = f"until {run.kept_until:%Y-%m-%d %H:%M} UTC" if run.kept_until else "until it is rolled back"
-            msg = (
-                f"run {held.name} keeps its old values {until}; to drop them before: backfilld purge {held.name} --now"
-            )
+            msg = f"run {held.name} keeps its old values {until}; to drop them now: backfilld purge {held.name} --now"
             raise UsageError(msg)
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [PURGE_LOCK_TIMEOUT])
         purged.append(retention.purge(connection, held, actor=actor))
@@ -293,35 +232,56 @@ def purge(connection: Connection, reference: int | str | None, *, now: bool, act
 
 
 def cancel(connection: Connection, reference: int | str, *, actor: str) -> int:
-    """Ask a run to stop for good; a worker does so once no batch is in flight."""
+    """Ask a run to stop for good; a worker cancels it once no batch is in flight."""
 
     def act(held: LockedRun) -> None:
         if held.state in {State.CANCELLING, State.CANCELLED}:
             return
         if held.state in ENDED | {State.ROLLING_BACK}:
-            msg = f"run {held.name} is {held.state}; there is nothing left to cancel"
+            msg = f"run {held.name} is {held.state.words}; there is nothing left to cancel"
             raise UsageError(msg)
         runs.set_state(connection, held, State.CANCELLING, actor=actor, reason="asked to cancel", wish=Wish.CANCEL)
 
     return _change(connection, reference, act)
 
 
-def approve(connection: Connection, reference: int | str, phase: str, *, actor: str) -> int:
-    """Let a phase begin that waits for a person; may be said in advance, and twice."""
-    approved = _phase(phase)
+def approve(connection: Connection, reference: int | str, phase: str | None, *, actor: str) -> Approved:
+    """Let a phase begin that waits for a person: the one named, which may be in advance, or else the one that waits.
+
+    Raises UsageError when the run is past approving, and for no name where nothing waits.
+    """
+    named = None if phase is None else phase_named(phase)
+    approved: list[Phase] = []
 
     def act(held: LockedRun) -> None:
         if held.state in {State.CANCELLING, State.CANCELLED, State.ROLLING_BACK, State.ROLLED_BACK}:
-            msg = f"run {held.name} is {held.state}; there is nothing left to approve"
+            msg = f"run {held.name} is {held.state.words}; there is nothing left to approve"
             raise UsageError(msg)
-        if approved in held.approved or held.phase.is_past(approved):
+        wanted = named or _waiting_phase(held)
+        approved.append(wanted)
+        if wanted in held.approved or held.phase.is_past(wanted):
             return
-        runs.approve(connection, held.run, approved, actor=actor)
-        if held.state is State.WAITING and held.phase is approved:
-            runs.set_state(connection, held, State.RUNNING, actor=actor, reason=f"{approved} approved")
+        runs.approve(connection, held.run, wanted, actor=actor)
+        if held.state is State.WAITING and held.phase is wanted:
+            runs.set_state(connection, held, State.RUNNING, actor=actor, reason=f"{wanted} approved")
             lanes.wake_run(connection, held.run)
 
-    return _change(connection, reference, act)
+    return Approved(run=_change(connection, reference, act), phase=approved[0])
+
+
+def _waiting_phase(held: LockedRun) -> Phase:
+    """The phase a run waits for. Raises UsageError naming what can be approved in advance."""
+    if held.state is State.WAITING:
+        return held.phase
+    ahead = [
+        phase
+        for phase in sorted(held.settings.approve, key=list(Phase).index)
+        if phase not in held.approved and not held.phase.is_past(phase)
+    ]
+    which = " or ".join(f"--phase {phase}" for phase in ahead)
+    advice = f"; to approve in advance: backfilld approve {held.name} {which}" if ahead else ""
+    msg = f"run {held.name} is {held.state.words} in phase {held.phase} and waits for no approval{advice}"
+    raise UsageError(msg)
 
 
 def tune(
@@ -334,7 +294,7 @@ def tune(
 ) -> tuple[Changed, ...]:
     """Change how a run behaves from its next batch on, and how many lanes of this database may work at once.
 
-    Returns what was named, each with what it was before. Without a run only the width can be changed.
+    Returns each setting that was named, with its value before. Without a run only the width can be changed.
     """
     if not changes and width is None:
         return ()
@@ -345,7 +305,7 @@ def tune(
 
     def act(held: LockedRun) -> None:
         if held.state in ENDED:
-            msg = f"run {held.name} is {held.state}; its pace does not matter any more"
+            msg = f"run {held.name} is {held.state.words}; it has no pace to change"
             raise UsageError(msg)
         if changes:
             changed.extend(_tune(connection, held, changes, actor=actor))
@@ -357,7 +317,7 @@ def tune(
         return tuple(changed)
     if changes:
         option = _option(next(iter(changes)))
-        msg = f"{option} is a run's own; name the run: backfilld pace RUN {option} …"
+        msg = f"{option} belongs to a run; name the run: backfilld pace RUN {option} …"
         raise UsageError(msg)
     if width is not None:
         with _at_once(connection, "the pace of this database"):
@@ -374,12 +334,16 @@ def _tune(
     if different:
         runs.tune(connection, held.run, settings, changes=different, actor=actor)
     if "windows" in different:
-        # What sleeps until the old window opens looks at the new ones.
+        # Lanes that sleep until the old window opens must look at the new ones.
         lanes.wake_run(connection, held.run, coordinator=False)
     return [Changed(name=name, before=before[name], after=after[name]) for name in changes]
 
 
 def _tuned(settings: RunSettings, changes: dict[str, Any]) -> RunSettings:  # Any: checked here
+    from pydantic import ValidationError  # noqa: PLC0415 - a quarter of the start of a command, for this one alone
+
+    from backfilld.migrations.file.run_settings import RunSettings  # noqa: PLC0415 - as above
+
     try:
         return RunSettings.model_validate({**settings.model_dump(mode="json"), **changes})
     except ValidationError as exc:
@@ -406,28 +370,28 @@ def _set_width(connection: Connection, width: int, *, run: int | None, actor: st
 
 
 def stop_all(connection: Connection, *, actor: str) -> Stop:
-    """Stop all runs of the database, those of the future included, until somebody lifts the stop; returns who asked first."""
+    """Stop all runs of the database, runs enqueued later included, until the stop is lifted; returns who asked first."""
     with _at_once(connection, "the pace of this database"):
         pace.stop_all(connection, actor=actor)
         stop = pace.read_stop(connection)
-    if stop is None:  # lifted by somebody else in this very moment
-        msg = "the stop was lifted while it was asked for; ask again"
+    if stop is None:  # another client lifted it between the two statements
+        msg = "another client lifted the stop at the same moment; ask again"
         raise BackfilldError(msg)
     return stop
 
 
 def resume_all(connection: Connection, *, actor: str) -> bool:
-    """Lift the stop of all runs; a run that is paused by itself stays paused. False when there was none."""
+    """Lift the stop of all runs; a run with a pause of its own stays paused. False when there was none."""
     with _at_once(connection, "the pace of this database"):
         return pace.resume_all(connection, actor=actor)
 
 
 def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
-    """Try every quarantined row of a run again, once what was wrong with them is mended."""
+    """Try every quarantined row of a run again, once the rows are fixed."""
 
     def act(held: LockedRun) -> None:
         if held.state not in {State.RUNNING, State.PAUSED, State.FAILED}:
-            msg = f"run {held.name} is {held.state}; rows are tried again while it is running, paused or failed"
+            msg = f"run {held.name} is {held.state.words}; rows can be retried while it is running, paused or failed"
             raise UsageError(msg)
         operations = quarantine.mark_for_retry(connection, held.run)
         if not operations:
@@ -436,24 +400,22 @@ def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
         _insert_retries(connection, held, operations)
         audit.record(connection, held.run, actor=actor, what="quarantine.retry", operations=sorted(operations))
         if held.state is not State.RUNNING:
-            runs.set_state(
-                connection, held, State.RUNNING, actor=actor, reason="quarantined rows are to be tried again"
-            )
+            runs.set_state(connection, held, State.RUNNING, actor=actor, reason="retrying quarantined rows")
         lanes.wake_run(connection, held.run)
 
     return _change(connection, reference, act, adds_lanes=True)
 
 
 def _insert_retries(connection: Connection, held: LockedRun, operations: set[int]) -> None:
-    """One lane per operation, in the walk that is going on, or in a new one when the walk is over.
+    """One lane per operation, in the present walk, or in a new one when the walk is over.
 
-    A walk that is not over must not be left for a new one: its open lanes would be forgotten.
+    Not always a new one: a new walk forgets the open lanes of the old.
     """
     run = find(connection, held.run)
     pass_ = held.pass_
     if held.phase is not Phase.BACKFILL:
         pass_ += 1
-        runs.set_pass(connection, held.run, pass_, reason="quarantined rows are to be tried again")
+        runs.set_pass(connection, held.run, pass_, reason="retrying quarantined rows")
     waiting = {
         lane.operation
         for lane in lanes.of_run(connection, held.run)
@@ -485,23 +447,11 @@ def _change(
 
 @contextmanager
 def _at_once(connection: Connection, what: str) -> Iterator[None]:
-    """One transaction that does not wait for ever. Raises BackfilldError when somebody holds what it needs."""
+    """One transaction with a lock timeout. Raises BackfilldError when another session holds what it needs."""
     try:
         with connection.transaction():
             connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
             yield
     except errors.LockNotAvailable as exc:
-        msg = f"{what} is busy with a step that takes long, and nothing was changed; try again"
+        msg = f"{what} is busy with a long step; nothing was changed, try again"
         raise BackfilldError(msg) from exc
-
-
-def phase_named(text: str) -> Phase:
-    """One of the phases by its name. Raises UsageError."""
-    return _phase(text)
-
-
-def _phase(text: str) -> Phase:
-    if text not in PHASES:
-        msg = f"--phase: {text} is not one of {', '.join(PHASES)}"
-        raise UsageError(msg)
-    return Phase(text)

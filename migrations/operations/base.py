@@ -46,7 +46,7 @@ class Guard:
 
     sql: sql.Composed
     #: What a row means; `{!r}` takes the row's first column.
-    problem: str
+    template: str
     remedy: str
     #: The query names rows of the table: their keys, (key text[]), a few at most; and with `rows` how many there are in all.
     names_rows: bool = False
@@ -54,9 +54,9 @@ class Guard:
     def problem_of(self, found: Sequence[Mapping[str, Any]]) -> str:  # Any: what psycopg reads
         """The problem, with what the query found put into it."""
         if not self.names_rows:
-            return self.problem.replace("{!r}", repr(next(iter(found[0].values()))))
+            return self.template.replace("{!r}", repr(next(iter(found[0].values()))))
         named = "; ".join(", ".join(row["key"]) for row in found)
-        return self.problem.replace("{!r}", f"{found[0]['rows']} ({named})" if "rows" in found[0] else named)
+        return self.template.replace("{!r}", f"{found[0]['rows']} ({named})" if "rows" in found[0] else named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +178,9 @@ class Plain:
     """An operation that does nothing in any phase; the others say what they do."""
 
     facts: Facts
+    #: The migration's name, and the operation's number in it: the names of what it makes are made of both.
+    migration: str
+    number: int
 
     def rewrite(self) -> Rewrite | None:
         return None

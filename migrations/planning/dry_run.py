@@ -240,7 +240,8 @@ class _Stage:
         left = sorted(str(line) for line in lines - before[0]) + sorted(objects - before[1])
         if gone or left:
             told = "; ".join(
-                [f"it does not restore {one}" for one in gone] + [f"it leaves {one} behind behind" for one in left]
+                [f"it does not restore {one}" for one in gone]
+                + [f"it leaves {one} behind behind behind" for one in left]
             )
             self._found.warn(f"{place} does not undo everything: {told}")
 

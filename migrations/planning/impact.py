@@ -1,14 +1,25 @@
-"""What an operation will do to each thing that depends on its table: an action for programs, and words for people."""
+"""What an operation will do to each thing that depends on its table: an action for programs, and words for people.
+
+A function for each kind of operation; `operations/registry.py` says which is whose.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, assert_never
-
-from backfilld.migrations.file import migration as definition
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from backfilld.migrations.file.operations import (
+        AddColumn,
+        Backfill,
+        ChangeType,
+        DropColumn,
+        Operation,
+        RenameColumn,
+        SetNotNull,
+        Sql,
+    )
     from backfilld.migrations.postgres.dependents import Dependent
 
 #: What PostgreSQL binds to the number of a column, so that it follows a rename by itself.
@@ -80,35 +91,14 @@ class Impact:
     impact: str
 
 
-def effect(of: definition.Operation, dependent: Dependent) -> Effect | None:  # noqa: PLR0911 - a line for each operation
-    """What becomes of a dependent; None when the operation does not touch it."""
-    match of:
-        case definition.AddColumn():
-            return _of_added(of.column.name, dependent, moves_rows=of.backfill is not None)
-        case definition.Backfill():
-            return _of_written(set(of.written), dependent)
-        case definition.RenameColumn():
-            return _of_renamed(of.old, of.new, dependent)
-        case definition.ChangeType():
-            return _of_retyped(of.column, dependent)
-        case definition.DropColumn():
-            return _of_dropped(of.column, dependent)
-        case definition.SetNotNull():
-            return _of_written({of.column}, dependent) if of.backfill is not None else None
-        case definition.Sql():
-            return _of_raw(dependent)
-        case (
-            definition.AddCheck()
-            | definition.AddForeignKey()
-            | definition.AddUnique()
-            | definition.CreateIndex()
-            | definition.DropIndex()
-        ):
-            return None  # they touch nothing but themselves
-    assert_never(of)
+def of_none(of: Operation, dependent: Dependent) -> Effect | None:
+    """An operation that touches nothing but what it makes, or drops."""
+    del of, dependent
+    return None
 
 
-def _of_added(column: str, dependent: Dependent, *, moves_rows: bool) -> Effect | None:  # noqa: PLR0911 - a line for each kind
+def of_added(of: AddColumn, dependent: Dependent) -> Effect | None:  # noqa: PLR0911 - a line for each kind
+    column, moves_rows = of.column.name, of.backfill is not None
     match dependent.kind:
         case "publication" if dependent.columns:
             return Effect(ImpactAction.STAYS, f"does not send {column} until you add it to its list of columns")
@@ -125,6 +115,14 @@ def _of_added(column: str, dependent: Dependent, *, moves_rows: bool) -> Effect 
             return Effect(ImpactAction.STAYS, f"does not show {column}, even if it was created with SELECT *")
         case _:
             return None
+
+
+def of_backfilled(of: Backfill, dependent: Dependent) -> Effect | None:
+    return _of_written(set(of.written), dependent)
+
+
+def of_filled(of: SetNotNull, dependent: Dependent) -> Effect | None:
+    return _of_written({of.column}, dependent) if of.backfill is not None else None
 
 
 def _of_written(columns: set[str], dependent: Dependent) -> Effect | None:
@@ -150,7 +148,8 @@ def _of_written(columns: set[str], dependent: Dependent) -> Effect | None:
     return Effect(ImpactAction.WORKS, words) if words else None
 
 
-def _of_renamed(old: str, new: str, dependent: Dependent) -> Effect | None:
+def of_renamed(of: RenameColumn, dependent: Dependent) -> Effect | None:
+    old, new = of.old, of.new
     if not dependent.names(old) or dependent.kind not in BOUND:
         return None
     if dependent.is_text:
@@ -164,8 +163,8 @@ def _of_renamed(old: str, new: str, dependent: Dependent) -> Effect | None:
     return Effect(ImpactAction.FOLLOWS, "follows by itself")
 
 
-def _of_retyped(column: str, dependent: Dependent) -> Effect | None:
-    if not dependent.names(column) or dependent.kind not in BOUND:
+def of_retyped(of: ChangeType, dependent: Dependent) -> Effect | None:
+    if not dependent.names(of.column) or dependent.kind not in BOUND:
         return None
     if dependent.is_text:
         return Effect(ImpactAction.REVIEW, "meets the new type after the switch: check that it works with it")
@@ -179,8 +178,8 @@ def _of_retyped(column: str, dependent: Dependent) -> Effect | None:
     return Effect(ImpactAction.REBUILT, "is recreated for the new type at the switch")
 
 
-def _of_dropped(column: str, dependent: Dependent) -> Effect | None:
-    if not dependent.names(column) or dependent.kind not in BOUND:
+def of_dropped(of: DropColumn, dependent: Dependent) -> Effect | None:
+    if not dependent.names(of.column) or dependent.kind not in BOUND:
         return None
     if dependent.is_text:
         return Effect(ImpactAction.CHANGE_FIRST, "fails once the column is gone: change it before contract")
@@ -189,7 +188,8 @@ def _of_dropped(column: str, dependent: Dependent) -> Effect | None:
     return Effect(ImpactAction.CHANGE_FIRST, "prevents the drop: change or drop it before contract")
 
 
-def _of_raw(dependent: Dependent) -> Effect | None:
+def of_raw(of: Sql, dependent: Dependent) -> Effect | None:
+    del of
     if dependent.is_text:
         return Effect(ImpactAction.REVIEW, "is not changed: check that it still works")
     if dependent.kind in {"view", "materialized view", "function", "policy", "inbound foreign key", "publication"}:

@@ -10,9 +10,10 @@ from psycopg import sql
 
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import Action, bind, steps
+from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql.steps import lock_of
 from backfilld.migrations.planning.dry_run_findings import Place, Seen
-from backfilld.migrations.planning.impact import Impact, effect
+from backfilld.migrations.planning.impact import Impact
 from backfilld.migrations.planning.risks import rank
 from backfilld.migrations.postgres.locks import BLOCKS_WRITES, LockMode, needed
 from backfilld.migrations.postgres.statements import split
@@ -161,32 +162,12 @@ def make(migration: Migration, examination: Examination) -> Plan:
                 number=number,
                 kind=of.kind,
                 table=str(of.table) if of.table is not None else None,
-                summary=_summary(of),
+                summary=of.summary,
             )
             for number, of in enumerate(migration.operations)
         ),
         risks=rank(migration, examination, operations, impacts) if operations else (),
     )
-
-
-def _summary(of: definition.Operation) -> str:
-    """An operation in a few words, as a person would tell it to another."""
-    match of:
-        case definition.AddColumn():
-            what = f"{of.column.name} {of.column.type}"
-        case definition.Backfill():
-            what = ", ".join(of.written)
-        case definition.RenameColumn():
-            what = f"{of.old} to {of.new}"
-        case definition.ChangeType():
-            what = f"{of.column} to {of.type}"
-        case definition.SetNotNull() | definition.DropColumn():
-            what = of.column
-        case definition.Sql():
-            return f"sql in {of.phase}"
-        case _:
-            what = of.name
-    return f"{of.kind} {of.table}: {what}"
 
 
 def _impacts(migration: Migration, examination: Examination, table: TableName) -> tuple[Impact, ...]:
@@ -195,7 +176,7 @@ def _impacts(migration: Migration, examination: Examination, table: TableName) -
         for number, of in enumerate(migration.operations)
         if _is_about(of, table)
         for dependent in examination.dependents.get(table, ())
-        if (what := effect(of, dependent)) is not None
+        if (what := REGISTRY[type(of)].effect(of, dependent)) is not None
     )
 
 

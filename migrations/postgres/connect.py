@@ -6,12 +6,11 @@ All settings are local to a transaction, so that a pooler in transaction mode ca
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
 from psycopg import errors
 from psycopg.rows import dict_row
-from psycopg_pool import ConnectionPool
 
 from backfilld.migrations.errors import InvalidSettings, Unreachable
 from backfilld.migrations.postgres.sessions import OURS, SessionName
@@ -20,10 +19,12 @@ from backfilld.migrations.postgres.sqlstates import lost
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from psycopg_pool import ConnectionPool
+
 #: Any: what a row holds depends on the query; `from_row` of a value gives it types.
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
-Pool = ConnectionPool[Connection]
+Pool: TypeAlias = "ConnectionPool[Connection]"
 
 #: Seconds to wait for a server that does not answer. Longer than a restart's refusal, shorter than a person's patience.
 CONNECT_TIMEOUT_SECONDS = 10
@@ -77,6 +78,8 @@ def reachable() -> Iterator[None]:
 
 def open_pool(url: str, *, size: int) -> Pool:
     """A pool for the threads of one process; connections are opened as they are needed and checked before use."""
+    from psycopg_pool import ConnectionPool  # noqa: PLC0415 - a command has one connection and no pool
+
     return ConnectionPool(
         url,
         min_size=0,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
+from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record.model import Bounds, Lane, PageRange, Timing
-from backfilld.migrations.settings import TARGET
 from backfilld.migrations.wire.messages import LaneMessage
 
 if TYPE_CHECKING:

@@ -7,18 +7,52 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from backfilld.migrations.facts import Facts
-from backfilld.migrations.file.run_settings import RunSettings
-from backfilld.migrations.record.states import Phase, State, Wish
+from backfilld.migrations.record.states import LaneKind, Phase, State, Wish
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.file.run_settings import RunSettings
     from backfilld.migrations.postgres.connect import Row
 
 #: A position in a key's order: each column's value as PostgreSQL writes it.
 Key = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reached:
+    """How far a run had come: in a pass over the data, so many steps of a phase were done."""
+
+    phase: Phase
+    steps: int
+    pass_: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollback:
+    """Whether a run goes back: a person asks for it, and the coordinator begins it once no batch is in flight."""
+
+    requested: bool = False
+    #: How far the run had come when the coordinator began to take it back; None until it has.
+    begun: Reached | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether it was asked for and the coordinator has not begun."""
+        return self.requested and self.begun is None
+
+    def to_json(self) -> dict[str, str | int] | None:
+        if self.begun is None:
+            return {} if self.requested else None
+        return {"phase": self.begun.phase, "step": self.begun.steps, "pass": self.begun.pass_}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any] | None) -> Self:
+        if not value:
+            return cls(requested=value is not None)
+        return cls(requested=True, begun=Reached(phase=Phase(value["phase"]), steps=value["step"], pass_=value["pass"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +64,8 @@ class Run:
     checksum: str
     #: As `Migration.canonical` wrote it. Any: JSON.
     definition: Mapping[str, Any]
-    settings: RunSettings
+    #: As `RunSettings` wrote them; `settings` reads them. Any: JSON.
+    settings_json: Mapping[str, Any]
     facts: tuple[Facts, ...]
     phase: Phase
     state: State
@@ -44,8 +79,7 @@ class Run:
     error: Mapping[str, Any] | None
     #: Sizes of the tables that are walked, in bytes, before the walk and after it.
     space: Mapping[str, Any] | None
-    #: Where a rollback began: `phase`, `step` and `pass`; empty until the coordinator has taken it up, None while the run goes forward.
-    rollback: Mapping[str, Any] | None
+    rollback: Rollback
     #: Until when old values are kept; None: as long as the run lasts.
     kept_until: datetime | None
     #: When the old values were dropped, and with them the way back.
@@ -60,6 +94,11 @@ class Run:
     ended_at: datetime | None
 
     @cached_property
+    def settings(self) -> RunSettings:
+        """How the run behaves. `status` and `gate` ask a few of them, from the JSON, and do without pydantic."""
+        return run_settings(self.settings_json)
+
+    @cached_property
     def migration(self) -> Migration:
         """What the run does. Raises InvalidMigration for one of another release; whoever only looks at runs need not read it."""
         # Late, and read when asked for: a list of hundreds of runs is shown without any of it.
@@ -71,17 +110,25 @@ class Run:
     def from_row(cls, row: Row) -> Self:
         return cls(
             **{field.name: row[field.name] for field in fields(cls) if field.name in row and field.name not in _PARSED},
-            settings=RunSettings.model_validate(row["settings"]),
+            settings_json=row["settings"],
             facts=tuple(Facts.from_json(facts) for facts in row["facts"]),
             phase=Phase(row["phase"]),
             state=State(row["state"]),
             wish=Wish(row["wish"]) if row["wish"] else None,
             approved=frozenset(Phase(phase) for phase in row["approved"]),
             pass_=row["pass"],
+            rollback=Rollback.from_json(row["rollback"]),
         )
 
 
-_PARSED = frozenset({"settings", "facts", "phase", "state", "wish", "approved", "pass_"})
+_PARSED = frozenset({"settings_json", "facts", "phase", "state", "wish", "approved", "pass_", "rollback"})
+
+
+def run_settings(stored: Mapping[str, Any]) -> RunSettings:  # Any: JSON
+    """The settings of a run as the record has them."""
+    from backfilld.migrations.file.run_settings import RunSettings  # noqa: PLC0415 - pydantic is a quarter of the start of `status`
+
+    return RunSettings.model_validate(stored)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +191,7 @@ class Lane:
 
     run: int
     lane: int
-    kind: str
+    kind: LaneKind
     operation: int | None
     pass_: int
     relation: str | None
@@ -172,9 +219,10 @@ class Lane:
 
     @classmethod
     def from_row(cls, row: Row) -> Self:
-        parsed = {"bounds", "recent", "pass_"}
+        parsed = {"kind", "bounds", "recent", "pass_"}
         return cls(
             **{field.name: row[field.name] for field in fields(cls) if field.name not in parsed},
+            kind=LaneKind(row["kind"]),
             pass_=row["pass"],
             bounds=_bounds(row["bounds"]),
             recent=tuple(Timing(rows=rows, seconds=seconds, at=at) for rows, seconds, at in row["recent"]),
@@ -214,6 +262,15 @@ class Pace:
     @classmethod
     def from_row(cls, row: Row) -> Self:
         return cls(**{field.name: row[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """Something that a person set, and what it was before. Any: a setting of a run, or the width."""
+
+    name: str
+    before: Any
+    after: Any
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,21 +11,8 @@ from backfilld.monitoring.display.page import EVENTS_ON_A_PAGE, block, lane_tabl
 from backfilld.monitoring.display.plan import plan, refusals
 from backfilld.monitoring.display.quarantine import quarantine
 from backfilld.monitoring.display.story import day_of, sentence, story, story_line
-from backfilld.monitoring.display.words import (
-    STYLES,
-    cell,
-    duration,
-    figure,
-    left,
-    line,
-    moment,
-    number,
-    rate,
-    rows,
-    safe,
-    size,
-    standing,
-)
+from backfilld.monitoring.display.words import STYLES, cell, left, line, rate, rows, standing
+from backfilld.monitoring.words import duration, figure, moment, number, safe, size
 
 __all__ = [
     "EVENTS_ON_A_PAGE",

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from backfilld.monitoring.display.words import safe
+from backfilld.monitoring.words import safe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from backfilld.migrations.record.states import ENDED, Phase, State
 from backfilld.monitoring.display.page import remarks
-from backfilld.monitoring.display.words import cell, duration, left, moment, number, standing
+from backfilld.monitoring.display.words import cell, left, standing
+from backfilld.monitoring.words import duration, moment, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

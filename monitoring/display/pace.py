@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfilld.monitoring.display.words import figure
+from backfilld.monitoring.words import figure
 
 if TYPE_CHECKING:
-    from backfilld.monitoring.pace import Changed, PaceReport
+    from backfilld.migrations.record.model import Changed
+    from backfilld.monitoring.pace import PaceReport
 
 
 def changes(report: PaceReport) -> list[str]:

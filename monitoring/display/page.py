@@ -14,7 +14,8 @@ from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring.display.explanation import remedy
 from backfilld.monitoring.display.story import story
 from backfilld.monitoring.display.tables import plain, title
-from backfilld.monitoring.display.words import cell, left, moment, number, rate, rows, safe, size, standing
+from backfilld.monitoring.display.words import cell, left, rate, rows, standing
+from backfilld.monitoring.words import moment, number, safe, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from backfilld.migrations.errors import Finding
-from backfilld.monitoring.display.words import cell, duration, number, safe, size
+from backfilld.monitoring.display.words import cell
+from backfilld.monitoring.words import duration, number, safe, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from backfilld.migrations.record.states import Phase, State
-from backfilld.monitoring.display.words import STYLES, duration, number, safe, size
+from backfilld.monitoring.display.words import STYLES
+from backfilld.monitoring.words import duration, number, safe, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

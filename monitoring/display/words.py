@@ -1,8 +1,4 @@
-"""Words and numbers: how a state, a rate, a time or a name reads, wherever it stands.
-
-Names and messages come from databases and files, so they are shown as they are, never read as markup and never sent raw to
-the terminal.
-"""
+"""How a run reads: its state, its rows, its rate and what is left, in a table or on a line."""
 
 from __future__ import annotations
 
@@ -11,10 +7,9 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring.words import duration, number, safe
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from backfilld.monitoring.progress import Progress
 
 STYLES: dict[State, str] = {
@@ -32,58 +27,9 @@ STYLES: dict[State, str] = {
 }
 
 
-def safe(value: object) -> str:
-    """Text of a user's on one line, with nothing in it that a terminal would obey."""
-    return "".join(
-        c if c.isprintable() else " " if c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in str(value)
-    )
-
-
 def cell(value: object) -> Text:
-    """The same for a table: a bare str in one would be read as markup."""
+    """Text of a user's for a table: a bare str in one would be read as markup."""
     return Text(safe(value))
-
-
-def number(value: float | None) -> str:
-    return "?" if value is None else f"{value:,.0f}"
-
-
-def duration(seconds: float | None) -> str:
-    """Two units at most: 44 s, 3 min 20 s, 2 h 05 min, 3 d 4 h."""
-    if seconds is None:
-        return "?"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s" if minutes < 10 else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes:02} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"
-
-
-def size(amount: float | None) -> str:
-    """Bytes, in the units PostgreSQL uses."""
-    if amount is None:
-        return "?"
-    value = float(amount)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1024:
-            return f"{value:.1f} {unit}" if 0 < value < 10 and unit != "B" else f"{value:.0f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TB"
-
-
-def figure(value: float) -> str:
-    """A measured value in three figures, and large ones without an exponent."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def moment(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S}"
 
 
 def rate(progress: Progress) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
 from backfilld.migrations.errors import InvalidSettings, UsageError
-from backfilld.migrations.settings import TARGET
+from backfilld.migrations.identifiers import TARGET
 from backfilld.monitoring.notices.outcomes import NotTaken, TakenNever
 from backfilld.monitoring.notices.webhook import Webhook
 from backfilld.monitoring.notices.wording import word

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from backfilld.migrations.holds import Cause
+from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.postgres.connect import apply_settings
 from backfilld.migrations.record import notices, pace, runs
 from backfilld.migrations.record.notices import Wanted
 from backfilld.migrations.record.states import ACTIVE, ENDED, State
-from backfilld.migrations.settings import TARGET
 from backfilld.monitoring import progress
 
 if TYPE_CHECKING:

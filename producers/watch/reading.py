@@ -20,7 +20,7 @@ from backfilld.migrations.record import audit, lanes, runs
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record.states import ENDED
 from backfilld.monitoring import pace, progress
-from backfilld.monitoring.logs import redact
+from backfilld.monitoring.words import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

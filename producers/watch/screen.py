@@ -18,7 +18,7 @@ from textual.widgets import DataTable, Static
 
 from backfilld.migrations.record.states import ENDED, State
 from backfilld.monitoring import display
-from backfilld.monitoring.logs import redact
+from backfilld.monitoring.words import redact
 from backfilld.producers.watch import questions, sections, wishes
 from backfilld.producers.watch.reading import EVENTS, Picture, Reader, Trouble
 from backfilld.producers.watch.runs_table import RunsTable

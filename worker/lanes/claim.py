@@ -16,7 +16,7 @@ from backfilld.migrations.postgres.connect import apply_settings, begin_settings
 from backfilld.migrations.record import lanes, pace, runs
 from backfilld.migrations.record.model import Lane
 from backfilld.migrations.record.runs import StepContext
-from backfilld.migrations.record.states import ACTIVE, Phase, State
+from backfilld.migrations.record.states import LaneKind, StopReason, may_work
 from backfilld.worker.side_tasks.throttle import stale
 
 if TYPE_CHECKING:
@@ -35,15 +35,6 @@ LEAST_STATEMENT_TIMEOUT_SECONDS = 5.0
 CONDUCTOR_STATEMENT_TIMEOUT_SECONDS = 60.0
 #: Outside its windows a lane looks again after this at the latest, should its record have been written by hand.
 LONGEST_SHUT_SECONDS = 60.0
-
-#: Which lanes work in which phase, beside the coordinator; `backfilld.may_work` in the schema says the same.
-KINDS: dict[Phase, frozenset[str]] = {
-    Phase.BACKFILL: frozenset({"backfill", "retry"}),
-    Phase.VERIFY: frozenset({"verify"}),
-    Phase.CONTRACT: frozenset({"archive"}),
-}
-#: Which lanes work while a run is rolled back.
-KINDS_BACK = frozenset({"archive", "restore", "undo"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +93,12 @@ def take(
 
 
 def _wanted(lane: Lane, standing: StepContext) -> bool:
-    if standing.state not in ACTIVE:
+    """Whether there is a step for the lane to take; the stop of all runs is a hold, which it waits for."""
+    if not may_work(standing.state, standing.phase, lane.kind):
         return False
-    if lane.kind == "coordinator":
+    if lane.kind is LaneKind.COORDINATOR:
         return True
-    kinds = KINDS_BACK if standing.state is State.ROLLING_BACK else KINDS.get(standing.phase, frozenset())
-    return lane.pass_ == standing.pass_ and lane.kind in kinds
+    return lane.pass_ == standing.pass_ and standing.why_stop is not StopReason.TURNING_BACK
 
 
 def _held(standing: StepContext) -> Wait | None:

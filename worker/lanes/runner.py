@@ -23,7 +23,7 @@ from backfilld.migrations.operations import bind, walks
 from backfilld.migrations.postgres.sqlstates import classify, in_words, ran_out_of_time
 from backfilld.migrations.record import audit, lanes, runs
 from backfilld.migrations.record.model import Bounds, Lane, PageRange, Timing
-from backfilld.migrations.record.states import STOPPING, State, allowed
+from backfilld.migrations.record.states import State, allowed
 from backfilld.migrations.telemetry import (
     BatchCommitted,
     BatchGaveWay,
@@ -437,9 +437,7 @@ class Runner:
 
     def _told_to_stop(self, connection: Connection, lane: Lane) -> bool:
         """Whether a step was cancelled because somebody said stop, and not for what it did. It comes back as it was."""
-        standing = runs.standing(connection, lane.run)
-        turning_back = standing.state is State.ROLLING_BACK and not standing.rollback
-        if standing.state not in STOPPING and standing.stop is None and not turning_back:
+        if runs.standing(connection, lane.run).why_stop is None:
             return False
         self._postpone(connection, lane, delay_seconds=0.0)
         return True

@@ -25,7 +25,6 @@ from psycopg.types.string import TextLoader
 from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.identifiers import sendable
 from backfilld.migrations.record import runs
-from backfilld.migrations.record.states import ACTIVE
 from backfilld.worker.lanes.claim import LEAST_STATEMENT_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_FACTOR
 from backfilld.worker.lanes.kept_values import Update
 
@@ -360,8 +359,8 @@ def _next_size(size: int, handed: int, seconds: float) -> int:
 def _check_time(connection: Connection, run: int, *, seconds: float, work: str) -> None:
     """Raise what PostgreSQL raises for a statement that must end: it cannot end a function, so it is asked in between."""
     standing = runs.standing(connection, run)
-    if standing.state not in ACTIVE:
-        raise psycopg.errors.QueryCanceled("the run was told to stop")
+    if standing.why_stop is not None:
+        raise psycopg.errors.QueryCanceled(standing.why_stop)
     limit = max(standing.settings.batch_seconds * STATEMENT_TIMEOUT_FACTOR, LEAST_STATEMENT_TIMEOUT_SECONDS)
     if seconds > limit:
         raise psycopg.errors.QueryCanceled(

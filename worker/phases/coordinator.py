@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.identifiers import TARGET, TableName
 from backfilld.migrations.operations import Action, Walk, steps
 from backfilld.migrations.operations.ddl.constraints import NAMED_ROWS
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import audit, lanes, quarantine, runs
-from backfilld.migrations.record.model import PageRange
+from backfilld.migrations.record.model import PageRange, Reached, Rollback
 from backfilld.migrations.record.states import Phase, State, allowed
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.rollback.steps import way_back
-from backfilld.migrations.settings import TARGET
 from backfilld.migrations.telemetry import PhaseEntered, StateChanged
 from backfilld.migrations.wire.messages import LaneMessage
 from backfilld.worker.phases import ddl
@@ -131,8 +130,8 @@ class Coordinator:
 
         `offenders` are keys of such rows; None when they are not known. A rule that no row breaks any more is tried again.
         """
-        if standing.state is State.ROLLING_BACK:
-            return self._take_back_on_the_way_back(standing, rule, problem=problem, offenders=offenders)
+        if (begun := standing.rollback.begun) is not None:
+            return self._take_back_on_the_way_back(begun, rule, problem=problem, offenders=offenders)
         done = steps(self._operations, Phase.VERIFY)[: self._step - _JUDGED]
         for step in reversed(done):
             for back in step.back:
@@ -151,13 +150,13 @@ class Coordinator:
         return self._go_on(0)
 
     def _take_back_on_the_way_back(
-        self, standing: StepContext, rule: Action, *, problem: str, offenders: tuple[str, ...] | None
+        self, begun: Reached, rule: Action, *, problem: str, offenders: tuple[str, ...] | None
     ) -> list[LaneMessage]:
         """A row breaks a rule of the way back: take back that rule alone, and begin with it again once a person has fixed the row.
 
         There is no pause on the way back, so the run fails; it has its rollback on record, and `resume` goes on with it.
         """
-        planned = [back.step for back in self._way_back(standing)]
+        planned = [back.step for back in self._way_back(begun)]
         first = next(
             (
                 number
@@ -181,9 +180,9 @@ class Coordinator:
     def pending(self, standing: StepContext) -> Step | None:
         """The step that the coordinator would do next, if there is one."""
         if standing.state is State.ROLLING_BACK:
-            if not standing.rollback:
+            if standing.rollback.begun is None:
                 return None
-            planned = tuple(back.step for back in self._way_back(standing))
+            planned = tuple(back.step for back in self._way_back(standing.rollback.begun))
             step = self._step
         else:
             planned = steps(self._operations, standing.phase)
@@ -277,14 +276,15 @@ class Coordinator:
     def _roll_back(self, standing: StepContext) -> list[LaneMessage]:
         """Take back the next of what was done; at first, when no batch is in flight any more, write down what that is."""
         run = self._run.run
-        if not standing.rollback:
+        if standing.rollback.begun is None:
             if lanes.in_flight(self._connection, run):
                 return self._sleep()
             lanes.end_forward(self._connection, run)
             done = max(self._step - (_JUDGED if standing.phase is Phase.VERIFY else 0), 0)
-            runs.set_rollback(self._connection, run, {"phase": standing.phase, "step": done, "pass": standing.pass_})
+            reached = Reached(phase=standing.phase, steps=done, pass_=standing.pass_)
+            runs.set_rollback(self._connection, run, Rollback(requested=True, begun=reached))
             return self._go_on(0)
-        planned = self._way_back(standing)
+        planned = self._way_back(standing.rollback.begun)
         if self._step < len(planned):
             back = planned[self._step]
             if back.phase is not standing.phase:
@@ -299,9 +299,8 @@ class Coordinator:
         self._checkpoint(0, done=True)
         return []
 
-    def _way_back(self, standing: StepContext) -> tuple[BackStep, ...]:
-        began = standing.rollback or {}
-        return way_back(self._operations, phase=Phase(began["phase"]), done=began["step"], pass_=began["pass"])
+    def _way_back(self, begun: Reached) -> tuple[BackStep, ...]:
+        return way_back(self._operations, phase=begun.phase, done=begun.steps, pass_=begun.pass_)
 
     def _execute(self, action: Action) -> None:
         self._lookout.before(self._connection, action)

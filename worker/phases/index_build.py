@@ -30,7 +30,6 @@ from backfilld.migrations.postgres.connect import SEMANTICS, open_session
 from backfilld.migrations.postgres.sessions import Doing, SessionName, named, tidying
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import audit, runs
-from backfilld.migrations.record.states import ACTIVE, State
 from backfilld.worker.phases import ddl
 
 if TYPE_CHECKING:
@@ -211,8 +210,7 @@ class _IndexBuild:
         # A statement with parameters leaves its portal open, and with it a snapshot for which a build would wait for ever;
         # one without is a simple query, which takes the portal's place and ends.
         self._connection.execute("SELECT")
-        turns_back = standing.state is State.ROLLING_BACK and not standing.rollback
-        if standing.state not in ACTIVE or standing.stop is not None or turns_back:
+        if standing.why_stop is not None:
             raise runs.ChangedMeanwhile
         if self._stopping.is_set():
             self._stopping_since = self._stopping_since or time.monotonic()

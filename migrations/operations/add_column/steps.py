@@ -35,8 +35,6 @@ class AddColumn(Plain):
     """An `add_column` of a migration, bound to a database."""
 
     definition: Definition
-    migration: str
-    number: int
 
     @property
     def table(self) -> TableName:

@@ -26,7 +26,6 @@ class Backfill(Plain):
     """A `backfill` of a migration, bound to a database."""
 
     definition: Definition
-    number: int
 
     @property
     def table(self) -> TableName:

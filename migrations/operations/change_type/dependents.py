@@ -79,8 +79,8 @@ def _view(view: DependentView) -> Iterable[Statement]:
     yield Statement(sql=create, lock=LockMode.NONE)
     yield Statement(sql=owner, lock=LockMode.NONE)
     yield Statement(sql=revoke, lock=LockMode.NONE, note="what default privileges give to a new view")
-    for one in view.grants:
-        yield grants_and_comments.grant(name, one)
+    for grant in view.grants:
+        yield grants_and_comments.grant(name, grant)
     if view.comment is not None:
         yield grants_and_comments.on_view(name, view.comment)
     for column, text in view.column_comments:

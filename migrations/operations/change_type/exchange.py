@@ -95,8 +95,8 @@ def _belongings(change: Change, default: str | None) -> Iterable[Statement]:
     table, column, dependents = change.table, change.column, change.dependents
     if default is not None:
         yield columns.set_default(table, column, default)
-    for one in dependents.grants:
-        yield grants_and_comments.grant(table, one, column=column)
+    for grant in dependents.grants:
+        yield grants_and_comments.grant(table, grant, column=column)
     if dependents.comment is not None:
         yield grants_and_comments.on_column(table, column, dependents.comment)
     for index in dependents.indexes:

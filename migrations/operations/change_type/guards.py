@@ -21,7 +21,7 @@ def unchanged(change: Change) -> Guard:
     """What depends on the column is what it was when preflight looked."""
     return Guard(
         sql=dependents.changed_since(change.table, change.column, change.dependents.seen),
-        problem=f"the {{!r}} of column {change.column} is not what it was when the run began",
+        template=f"the {{!r}} of column {change.column} is not what it was when the run began",
         remedy="Make it as it was and resume, or roll back and enqueue the migration again",
     )
 
@@ -30,7 +30,7 @@ def nothing_new(change: Change) -> Guard:
     """Nothing was made over the column that the way back would lose."""
     return Guard(
         sql=dependents.appeared_since(change.table, change.column, change.dependents.seen),
-        problem=f"the {{!r}} was made since column {change.column} has its new type, and would be lost",
+        template=f"the {{!r}} was made since column {change.column} has its new type, and would be lost",
         remedy="Drop it, then resume",
     )
 
@@ -65,7 +65,7 @@ def fits(change: Change, inactive: str, type_: str) -> Guard:
     )
     return Guard(
         sql=query,
-        problem=f"rows whose {change.column} does not fit {type_}, with their keys: {{!r}}",
+        template=f"rows whose {change.column} does not fit {type_}, with their keys: {{!r}}",
         remedy="Fix these rows, then resume",
         names_rows=True,
     )
@@ -87,7 +87,7 @@ def all_there(change: Change) -> Action:
     )
     guard = Guard(
         sql=query,
-        problem=f"a row whose {change.column} does not fit the old type ({change.dependents.type}), with its key: {{!r}}",
+        template=f"a row whose {change.column} does not fit the old type ({change.dependents.type}), with its key: {{!r}}",
         remedy="Fix it, then resume",
         names_rows=True,
     )
@@ -117,6 +117,6 @@ def _same_grants(view: DependentView) -> Guard:
     ).format(view=sql.Literal(name.as_string()), had=had)
     return Guard(
         sql=query,
-        problem=f"the view {name.as_string()} does not have the privileges that it had: {{!r}}",
+        template=f"the view {name.as_string()} does not have the privileges that it had: {{!r}}",
         remedy="Tell its owner to grant them; nothing has happened",
     )

@@ -40,8 +40,6 @@ class ChangeType(Plain):
     """A `change_type` of a migration, bound to a database."""
 
     definition: Definition
-    migration: str
-    number: int
 
     @property
     def table(self) -> TableName:

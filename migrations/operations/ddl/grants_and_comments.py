@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.definitions import Grant
 
 
-def grant(relation: TableName, what: Grant, *, column: str | None = None) -> Statement:
+def grant(relation: TableName, granted: Grant, *, column: str | None = None) -> Statement:
     """A privilege on a table or view, or on one of its columns."""
     of_column = sql.SQL(" ({})").format(sql.Identifier(column)) if column is not None else sql.SQL("")
-    granted = sql.SQL("GRANT {}{} ON {} TO {}{}").format(
-        sql.SQL(what.privilege),
+    statement = sql.SQL("GRANT {}{} ON {} TO {}{}").format(
+        sql.SQL(granted.privilege),
         of_column,
         relation.identifier,
-        sql.SQL(what.grantee),  # quoted by PostgreSQL
-        sql.SQL(" WITH GRANT OPTION" if what.grantable else ""),
+        sql.SQL(granted.grantee),  # quoted by PostgreSQL
+        sql.SQL(" WITH GRANT OPTION" if granted.grantable else ""),
     )
-    return Statement(sql=granted, lock=LockMode.NONE)
+    return Statement(sql=statement, lock=LockMode.NONE)
 
 
 def on_column(table: TableName, column: str, text: str) -> Statement:

@@ -79,7 +79,7 @@ class SyncTrigger:
         """No other trigger may change a row after the sync trigger has read it."""
         return Guard(
             sql=self._later,
-            problem="the trigger {!r} fires after the sync trigger and could change what it read",
+            template="the trigger {!r} fires after the sync trigger and could change what it read",
             remedy="Rename it so that its name sorts before a tilde (~)",
         )
 
@@ -88,7 +88,7 @@ class SyncTrigger:
         """Nobody has disabled the sync trigger meanwhile, as a restore with --disable-triggers does."""
         return Guard(
             sql=self._silent,
-            problem="the sync trigger {!r} was dropped or disabled, so what was written meanwhile is in one of the columns only",
+            template="the sync trigger {!r} was dropped or disabled, so what was written meanwhile is in one of the columns only",
             remedy="Take the run back with `backfilld rollback`, and begin again",
         )
 

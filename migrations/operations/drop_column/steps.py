@@ -30,8 +30,6 @@ class DropColumn(Plain):
     """A `drop_column` of a migration, bound to a database."""
 
     definition: Definition
-    migration: str
-    number: int
 
     @property
     def table(self) -> TableName:
@@ -70,7 +68,7 @@ class DropColumn(Plain):
             statements.append(columns.set_default(table, column, dropped.default))
         if dropped.comment is not None:
             statements.append(grants_and_comments.on_column(table, column, dropped.comment))
-        statements += [grants_and_comments.grant(table, one, column=column) for one in dropped.grants]
+        statements += [grants_and_comments.grant(table, grant, column=column) for grant in dropped.grants]
         return tuple(statements)
 
     def _restore(self) -> Walk:

@@ -37,8 +37,6 @@ class RenameColumn(Plain):
     """A `rename_column` of a migration, bound to a database."""
 
     definition: Definition
-    migration: str
-    number: int
 
     @property
     def table(self) -> TableName:
@@ -102,7 +100,7 @@ class RenameColumn(Plain):
         if known.default:
             # Not as a part of ADD COLUMN, which would give it to the rows that are there.
             statements.append(columns.set_default(self.table, shadow, known.default))
-        statements += [grants_and_comments.grant(self.table, one, column=shadow) for one in known.grants]
+        statements += [grants_and_comments.grant(self.table, grant, column=shadow) for grant in known.grants]
         if known.comment:
             statements.append(grants_and_comments.on_column(self.table, shadow, known.comment))
         return Action(

@@ -27,8 +27,6 @@ class SetNotNull(Plain):
     """A `set_not_null` of a migration, bound to a database."""
 
     definition: Definition
-    migration: str
-    number: int
 
     @property
     def table(self) -> TableName:

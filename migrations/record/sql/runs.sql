@@ -112,6 +112,15 @@ WHERE run = %(run)s::bigint AND NOT approved @> ARRAY[%(phase)s::text]
 -- New settings for a run, from its next batch on.
 UPDATE backfilld.runs SET settings = %(settings)s::jsonb, updated_at = clock_timestamp() WHERE run = %(run)s::bigint
 
+-- name: pulse
+-- Whether a run is at work, whether one is to stop, and who stopped all of them: all that an idle daemon asks.
+SELECT EXISTS (SELECT FROM backfilld.runs
+               WHERE state IN ('queued', 'running', 'pausing', 'cancelling', 'rolling_back')) AS at_work,
+       EXISTS (SELECT FROM backfilld.runs
+               WHERE state IN ('pausing', 'cancelling') OR state = 'rolling_back' AND rollback = '{}') AS stopping,
+       stopped_at, stopped_by
+FROM backfilld.pace
+
 -- name: stopping
 -- Runs that were asked to stop or to turn back, and for how long they have been stopping.
 SELECT run, name, state, extract(epoch FROM clock_timestamp() - state_since)::float8 AS seconds

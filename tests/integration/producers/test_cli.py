@@ -129,7 +129,7 @@ def test_a_migration_from_its_plan_to_its_gate(shell: Shell) -> None:
 
     shell.enters(Phase.CONTRACT, verified=True)
     gate = shell("gate", "jobs-shout")
-    assert (gate.exit_code, gate.stdout) == (0, "open: jobs-shout is verified, and switch is over\n")
+    assert (gate.exit_code, gate.stdout) == (0, "open: switch of jobs-shout is over, and its data is verified\n")
     assert shell("gate", "jobs-shout", "--phase", "contract").exit_code == 4
 
     shell.enters(Phase.DONE)
@@ -270,7 +270,7 @@ def test_all_runs_are_stopped_and_may_go_on(shell: Shell) -> None:
     assert shell.json("resume", "--all") == dict.fromkeys(stopped) | {"stopped": False}
     assert shell("resume", "--all").stdout == "there was no stop of all runs\n"
     shell("pause", "--all")
-    assert shell("resume", "--all").stdout == "all runs may go on\n"
+    assert shell("resume", "--all").stdout == "the stop of all runs is lifted\n"
     whats = shell.connection.execute("SELECT what FROM backfilld.events WHERE run IS NULL ORDER BY event").fetchall()
     assert [row["what"] for row in whats] == ["all.stopped", "all.resumed"] * 2
 
@@ -293,19 +293,20 @@ def test_version_prints_the_version() -> None:
     [
         (["no-such-verb"], 2, "No such command"),
         (["status", "--no-such-option"], 2, "No such option"),
-        (["approve", "1"], 2, "--phase"),
+        (["approve", "1"], 2, "there is no run 1"),
+        (["approve", "1", "--phase", "done"], 2, "done is not one of expand"),
         (["status", "4711"], 2, "there is no run 4711"),
         (["pause", "jobs"], 2, "there is no run jobs"),
         (["gate", "jobs"], 2, "there is no run jobs"),
         (["watch", "jobs"], 2, "there is no run jobs"),
         (["gate", "jobs", "--phase", "swtich"], 2, "swtich is not one of expand"),
-        (["gate", "jobs", "--timeout", "1"], 2, "--timeout is for --wait"),
+        (["gate", "jobs", "--timeout", "1"], 2, "--timeout needs --wait"),
         (["pause"], 2, "name a run, or all of them: backfilld pause RUN, or backfilld pause --all"),
         (["pause", "jobs", "--all"], 2, "name a run, or all of them"),
         (["pause", ""], 2, "there is no run"),
         (["resume"], 2, "backfilld resume --all"),
         (["pace", "jobs"], 2, "there is no run jobs"),
-        (["pace", "--nice", "1"], 2, "--nice is a run's own; name the run: backfilld pace RUN --nice"),
+        (["pace", "--nice", "1"], 2, "backfilld pace RUN --nice"),
         (["pace", "--width", "65"], 2, "--width: 65 is not between 1 and 64"),
         (["pace", "jobs", "--any-time", "--window", "daily 01:00-02:00 UTC"], 2, "give one of the two"),
         (["enqueue", "nowhere.yaml"], 2, "nowhere.yaml:1: the file cannot be read"),
@@ -411,7 +412,7 @@ def test_watching_a_run_that_failed_ends_with_1(shell: Shell) -> None:
     result = shell("watch", "1")
     assert result.exit_code == 1
     assert result.stdout == "jobs-shout (run 1): expand failed, error: boom\n"
-    assert shell("watch").stdout == "nothing is going on: backfilld enqueue FILE\n"
+    assert shell("watch").stdout == "no run is in progress: backfilld enqueue FILE\n"
 
 
 def test_a_terminal_without_unicode_gets_question_marks_and_no_traceback(shell: Shell) -> None:
@@ -484,7 +485,7 @@ def test_rollback_waits_when_it_is_told_to(shell: Shell) -> None:
     shell("enqueue", shell.write())
     waited = shell("rollback", "1", "--wait", "--timeout", "0")
     assert waited.exit_code == 4
-    assert "is rolling_back" in waited.stderr
+    assert "is rolling back" in waited.stderr
     assert shell("rollback", "1", "--timeout", "1").exit_code == 2
     assert shell("rollback", "1", "--wait", "--here").exit_code == 2
     assert shell("rollback", "nobody").exit_code == 2

@@ -19,7 +19,7 @@ from backfilld.migrations.record.model import Bounds
 from backfilld.migrations.record.states import Phase, State, Wish
 from backfilld.producers import client as client_module
 from backfilld.producers import commands
-from backfilld.producers.commands import RunStopped
+from backfilld.producers.waiting import RunStopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -400,7 +400,7 @@ def test_a_run_that_is_held_by_a_long_step_is_left_as_it_is(site: Site, monkeypa
     run = site.enqueued()
     with psycopg.connect(site.database_url) as other:
         other.execute("select from backfilld.runs for update")
-        with pytest.raises(BackfilldError, match="nothing was changed; try again"):
+        with pytest.raises(BackfilldError, match="nothing was changed"):
             site.client().pause(run)
     assert site.run().state is State.QUEUED
 
@@ -621,7 +621,7 @@ def test_the_pace_of_a_run_that_has_ended_can_be_looked_at_and_not_changed(site:
     run = site.enqueued()
     site.becomes(State.CANCELLING, State.CANCELLED)
     assert site.client().pace(run).settings == site.run().settings
-    with pytest.raises(UsageError, match="does not matter any more"):
+    with pytest.raises(UsageError, match="is cancelled"):
         site.client().pace(run, nice=1)
 
 

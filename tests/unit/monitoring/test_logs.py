@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from backfilld.monitoring import logs
+from backfilld.monitoring import logs, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +138,7 @@ def test_dramatiqs_line_per_message_is_left_out_at_debug(stream: io.StringIO) ->
     ],
 )
 def test_passwords_are_redacted_and_the_rest_is_not(text: str, left: str) -> None:
-    assert logs.redact(text) == left
+    assert words.redact(text) == left
 
 
 @pytest.mark.parametrize("json_lines", [True, False])

@@ -363,7 +363,7 @@ def test_the_verb_tries_each_channel_and_names_it(told: Receiver, monkeypatch: p
 
     channels = [HOOK | {"name": "well", "url": told.url}, HOOK | {"name": "away", "url": f"http://127.0.0.1:9/{TOKEN}"}]
     monkeypatch.setenv("BACKFILLD_NOTIFICATIONS", json.dumps(channels))
-    assert notify("--test", "well") == (0, "well: taken\n")
+    assert notify("--test", "well") == (0, "well: delivered\n")
     code, said = notify("--test", "--json")
     assert (code, json.loads(said)) == (
         1,
@@ -376,5 +376,5 @@ def test_the_verb_tries_each_channel_and_names_it(told: Receiver, monkeypatch: p
     )
     assert notify("--test", "nobody")[0] == notify()[0] == 2
     monkeypatch.setenv("BACKFILLD_NOTIFICATIONS", json.dumps(channels[:1]))
-    assert notify("--test") == (0, "well: taken\n")
+    assert notify("--test") == (0, "well: delivered\n")
     assert [request.json["subject"] for request in told.requests] == ["backfilld can reach you here"] * 3

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.record.model import Pace, Run
+from backfilld.migrations.record.model import Pace, Rollback, Run
 from backfilld.migrations.record.pace import Stop
 from backfilld.migrations.record.states import Phase, State, Wish
 from backfilld.monitoring.progress import KEYS, Progress, measure
@@ -27,7 +27,7 @@ RUN = Run(
     name="jobs",
     checksum=MIGRATION.checksum,
     definition=MIGRATION.canonical(),
-    settings=MIGRATION.settings,
+    settings_json=MIGRATION.settings.model_dump(mode="json"),
     facts=(),
     phase=Phase.BACKFILL,
     state=State.RUNNING,
@@ -39,7 +39,7 @@ RUN = Run(
     verified_at=None,
     error=None,
     space=None,
-    rollback=None,
+    rollback=Rollback(),
     kept_until=None,
     purged_at=None,
     requested_by="ann@laptop",
@@ -229,7 +229,7 @@ def test_hold_reason_is_what_a_person_has_to_know_first(
 
 
 STOP = Stop(at=EARLIER, by="ann@laptop")
-AT_NIGHT = MIGRATION.settings.model_copy(update={"windows": ("daily 01:00-05:00 Europe/Berlin",)})
+AT_NIGHT = {**RUN.settings_json, "windows": ["daily 01:00-05:00 Europe/Berlin"]}
 SHUT = "outside its window; opens Tue 01:00 Europe/Berlin"
 
 
@@ -247,7 +247,7 @@ def test_a_stop_of_all_runs_is_told_before_a_window_and_both_before_the_load(
     state: State, stop: Stop | None, reason: str | None
 ) -> None:
     """Whether or not a lane has tried since."""
-    held, run = replace(PACE, hold_reason="replica lag 4.2 s"), replace(RUN, state=state, settings=AT_NIGHT)
+    held, run = replace(PACE, hold_reason="replica lag 4.2 s"), replace(RUN, state=state, settings_json=AT_NIGHT)
     assert measure(run, WALK, held, now=NOW, stop=stop).hold_reason == reason
 
 

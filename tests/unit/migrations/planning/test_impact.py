@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.planning.impact import BOUND, ImpactAction, effect
+from backfilld.migrations.operations.registry import REGISTRY
+from backfilld.migrations.planning.impact import BOUND, Effect, ImpactAction
 from backfilld.migrations.postgres.dependents import Dependent
 
 A = ImpactAction
@@ -97,9 +98,9 @@ CASES: dict[tuple[str, Dependent], ImpactAction | None] = {
 }
 
 
-def operation(text: str) -> definition.Operation:
-    (one,) = definition.parse(f"name: x\noperations: [{{{text}}}]").operations
-    return one
+def effect(text: str, dependent: Dependent) -> Effect | None:
+    (of,) = definition.parse(f"name: x\noperations: [{{{text}}}]").operations
+    return REGISTRY[type(of)].effect(of, dependent)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def operation(text: str) -> definition.Operation:
     ids=[f"{text.split(':')[0]}-{one.name}" for text, one in CASES],
 )
 def test_what_becomes_of_a_dependent(text: str, dependent: Dependent, action: ImpactAction | None) -> None:
-    what = effect(operation(text), dependent)
+    what = effect(text, dependent)
     assert (what.action if what is not None else None) is action
 
 
@@ -116,6 +117,6 @@ def test_what_becomes_of_a_dependent(text: str, dependent: Dependent, action: Im
 def test_whatever_names_a_column_is_told_of_when_it_changes(text: str) -> None:
     """No kind that PostgreSQL binds to a column is passed over in silence, and none without words."""
     for kind in sorted(BOUND):
-        what = effect(operation(text), Dependent(kind=kind, name="it", columns=("total",)))
+        what = effect(text, Dependent(kind=kind, name="it", columns=("total",)))
         assert what is not None, kind
         assert what.words

@@ -1,0 +1,51 @@
+"""Verbs for rows that could not be converted: quarantine list, quarantine retry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer  # noqa: TC002 - typer reads the annotations of these functions when it runs
+
+from backfilld.producers import answers
+from backfilld.producers.cli.options import Json, RunArgument, client
+
+if TYPE_CHECKING:
+    from backfilld.migrations.record.model import Quarantined
+
+
+def quarantine_list(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
+    """Show the rows of a run that could not be converted, each with its error.
+
+    Example: backfilld quarantine list jobs-new-field
+    """
+    from backfilld.monitoring import display  # noqa: PLC0415 - rich, for the verbs that draw
+
+    rows = client(context, as_json=as_json).quarantine(run)
+    answers.give(
+        as_json=as_json,
+        value=lambda: {"quarantined": [_row(row) for row in rows]},
+        text=lambda: display.quarantine(rows),
+    )
+    if rows and not as_json:
+        answers.next_step(f"fix the rows, or the rule that they break, then: backfilld quarantine retry {run}")
+
+
+def quarantine_retry(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
+    """Try all quarantined rows of a run again, and let it continue.
+
+    Example: backfilld quarantine retry jobs-new-field
+    """
+    answers.answer(client(context, as_json=as_json).retry(run), as_json=as_json, then="backfilld watch NAME")
+
+
+def _row(row: Quarantined) -> dict[str, Any]:  # Any: JSON
+    return {
+        "operation": row.operation,
+        "table": row.relation,
+        "key": list(row.key),
+        "sqlstate": row.sqlstate,
+        "error": row.error,
+        "attempts": row.attempts,
+        "retry": row.retry,
+        "quarantined_at": row.quarantined_at.isoformat(),
+    }

@@ -1,0 +1,88 @@
+"""The whole command: the options in front of the verb, and every verb, in the order in which help lists them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from backfilld.producers import answers
+from backfilld.producers.cli import before, control, looking, processes, rows
+from backfilld.producers.cli.options import Globals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+app = typer.Typer(
+    name="backfilld",
+    help="Change a live PostgreSQL database without losing a row, and with a way back at every step.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+_quarantine = typer.Typer(no_args_is_help=True, help="List the rows that could not be converted, or retry them.")
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if wanted:
+        processes.version()
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    context: typer.Context,
+    database_url: Annotated[
+        str | None, typer.Option("--database-url", metavar="URL", help="Instead of BACKFILLD_DATABASE_URL.")
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option("--redis-url", metavar="URL", help="Instead of BACKFILLD_REDIS_URL.")
+    ] = None,
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    context.obj = Globals(database_url, redis_url)
+
+
+def _register(
+    group: typer.Typer, verbs: Mapping[str, Callable[..., Any]]
+) -> None:  # Any: each verb has its own options
+    for name, verb in verbs.items():
+        group.command(name)(answers.told(verb))
+
+
+_register(
+    app,
+    {
+        "init": before.init,
+        "plan": before.plan,
+        "enqueue": before.enqueue,
+        "run": before.run_here,
+        "status": looking.status,
+        "watch": looking.watch,
+        "explain": looking.explain,
+        "events": looking.events,
+        "gate": looking.gate,
+        "pause": control.pause,
+        "resume": control.resume,
+        "approve": control.approve,
+        "pace": control.pace,
+        "cancel": control.cancel,
+        "rollback": control.rollback,
+        "purge": control.purge,
+    },
+)
+app.add_typer(_quarantine, name="quarantine")
+_register(_quarantine, {"list": rows.quarantine_list, "retry": rows.quarantine_retry})
+_register(
+    app,
+    {
+        "worker": processes.worker,
+        "notify": processes.notify,
+        "demo": processes.demo,
+        "schema": processes.schema,
+        "version": processes.version,
+    },
+)
