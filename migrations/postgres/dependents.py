@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backfilld.migrations.identifiers import TableName
-    from backfilld.migrations.postgres.catalog import Table
+    from backfilld.migrations.postgres.catalog import ColumnDetails, Table
     from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "dependents")
@@ -100,6 +100,34 @@ def of_column(connection: Connection, table: TableName, name: str) -> list[Colum
     return [
         ColumnDependent(kind=row["kind"], oid=row["oid"], name=row["name"], definition=row["definition"])
         for row in connection.execute(_OF_COLUMN["of_column"], named_in_query(table, name))
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DroppedDependent:
+    """What depends on a column that is to be dropped: whether it can come back with the column."""
+
+    #: index, `constraint` with the letter that `pg_constraint.contype` has, sequence, or other.
+    kind: str
+    name: str
+    #: As PostgreSQL writes it; empty where it has no way to.
+    definition: str
+    #: Proved for all rows; for an index, that it is whole and nothing but an index.
+    valid: bool
+    #: For people.
+    what: str
+    #: On how many columns of the table it depends in all.
+    columns: int
+
+
+def of_dropped(connection: Connection, table: Table, column: ColumnDetails) -> list[DroppedDependent]:
+    """What depends on a column, its own default aside; to be asked under an empty search_path."""
+    rows = connection.execute(_OF_COLUMN["of_dropped"], {"oid": table.oid, "number": column.number}).fetchall()
+    return [
+        DroppedDependent(
+            **{**row, "name": row["name"] or "", "definition": row["definition"] or "", "valid": bool(row["valid"])}
+        )
+        for row in rows
     ]
 
 

@@ -11,11 +11,12 @@ from backfilld.migrations.planning.checks.columns import column_of, mentions
 from backfilld.migrations.planning.checks.walks import with_key
 from backfilld.migrations.postgres import catalog, indexes
 from backfilld.migrations.postgres.definitions import Constraint
+from backfilld.migrations.postgres.dependents import of_dropped
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import DropColumn
     from backfilld.migrations.planning.checks.findings import Case
-    from backfilld.migrations.postgres.catalog import Dependent
+    from backfilld.migrations.postgres.dependents import DroppedDependent
 
 #: What comes back with the column, where it is of this column alone.
 _KEPT = frozenset({"constraint c", "constraint f", "constraint u", "index"})
@@ -58,7 +59,7 @@ def examine(case: Case, operation: DropColumn) -> Facts:
                 f"operations[{number}].{other.kind} names {operation.column} too",
                 "Put the two into migrations of their own, one after the other",
             )
-    dependents = catalog.column_dependents(case.connection, table, details)
+    dependents = of_dropped(case.connection, table, details)
     for dependent in dependents:
         if problem := _problem(dependent, partitioned=table.kind == "p"):
             case.refuse("dependents", f"{dependent.what} {problem}", "Drop it or change it first")
@@ -93,7 +94,7 @@ def examine(case: Case, operation: DropColumn) -> Facts:
     return with_key(case.found, case.place, table, facts)
 
 
-def _problem(dependent: Dependent, *, partitioned: bool) -> str:
+def _problem(dependent: DroppedDependent, *, partitioned: bool) -> str:
     """Why a column cannot go while this depends on it; empty where it comes back with the column."""
     if dependent.kind not in _KEPT:
         return "depends on it, and DROP COLUMN would fail or take it along"
