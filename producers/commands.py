@@ -16,7 +16,7 @@ from backfilld.migrations.errors import BackfilldError, Finding, Refused, UsageE
 from backfilld.migrations.identifiers import Wrong
 from backfilld.migrations.record import audit, lanes, pace, quarantine, runs
 from backfilld.migrations.record.model import Bounds, Changed, Rollback
-from backfilld.migrations.record.states import ENDED, Phase, State, Wish
+from backfilld.migrations.record.states import ENDED, LaneKind, Phase, State, Wish
 from backfilld.producers.waiting import find, phase_named
 
 if TYPE_CHECKING:
@@ -424,7 +424,13 @@ def _insert_retries(connection: Connection, held: LockedRun, operations: set[int
     for operation in sorted(operations - waiting):
         relation = str(run.migration.operations[operation].table)
         lanes.insert(
-            connection, held.run, kind="retry", operation=operation, pass_=pass_, relation=relation, bounds=Bounds()
+            connection,
+            held.run,
+            kind=LaneKind.RETRY,
+            operation=operation,
+            pass_=pass_,
+            relation=relation,
+            bounds=Bounds(),
         )
 
 

@@ -186,6 +186,26 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a step leaves in its lane's row, in the transaction of its work. Counts are of this step alone."""
+
+    #: See `Lane.cursor`. Any: JSON.
+    cursor: Any
+    walked: int = 0
+    changed: int = 0
+    residual: int = 0
+    #: Of the changed rows, those that touched no index; None where they are not counted.
+    hot: int | None = None
+    #: How many rows the next batch takes; None: as many as this one.
+    batch_rows: int | None = None
+    recent: tuple[Timing, ...] = ()
+    #: The lane is at its end.
+    done: bool = False
+    #: The lane waits until it is woken.
+    sleeps: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lane:
     """A slice of a table that is walked in order; lane 0 is the run's coordinator."""
 
@@ -210,6 +230,8 @@ class Lane:
     batches_retried: int
     attempts: int
     last_error: Mapping[str, Any] | None
+    #: How long the coordinator has tried for a lock. Any: JSON, as `lock_policy.Wait` writes it.
+    lock_wait: Mapping[str, Any] | None
     #: None: asleep until somebody wakes it.
     next_run_at: datetime | None
     #: None: no message is on its way.

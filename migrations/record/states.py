@@ -29,6 +29,11 @@ class State(StrEnum):
         return self.replace("_", " ")
 
 
+#: Steps of the verify phase that are the coordinator's own: make the lanes, and judge what they found. After them the data is
+#: known to be right, and the steps of the operations follow.
+VERIFY_OWN_STEPS = 2
+
+
 class Phase(StrEnum):
     """The phases of a change, in order."""
 
@@ -44,6 +49,11 @@ class Phase(StrEnum):
         """The phase that follows; `done` follows itself."""
         order = list(Phase)
         return order[min(order.index(self) + 1, len(order) - 1)]
+
+    @property
+    def own_steps(self) -> int:
+        """How many steps the coordinator takes in this phase before those of the operations."""
+        return VERIFY_OWN_STEPS if self is Phase.VERIFY else 0
 
     def is_past(self, other: Phase) -> bool:
         """Whether a run in this phase has finished `other`."""

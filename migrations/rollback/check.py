@@ -16,7 +16,7 @@ from backfilld.migrations.operations import Action, Walk, bind
 from backfilld.migrations.postgres.connect import apply_settings
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import lanes
-from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.record.states import State
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.rollback.steps import way_back
 
@@ -33,8 +33,6 @@ _SQL = queries(__package__, "retention")
 
 #: A look at rows that takes longer than this is given up; the step itself looks again when it comes to it.
 PATIENCE = "2s"
-#: The first two steps of the verify phase are the coordinator's own.
-_JUDGED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +89,7 @@ def _steps_back(connection: Connection, run: Run, operations: Sequence[Operation
     """The way back from where the run is."""
     coordinator = lanes.read(connection, run.run, 0)
     step = (coordinator.cursor or 0) if coordinator is not None else 0
-    done = max(step - (_JUDGED if run.phase is Phase.VERIFY else 0), 0)
+    done = max(step - run.phase.own_steps, 0)
     return [back.step for back in way_back(operations, phase=run.phase, done=done, pass_=run.pass_)]
 
 

@@ -206,11 +206,11 @@ class _IndexBuild:
 
     def _look_up(self) -> None:
         """Raises ChangedMeanwhile when the run or this worker is told to stop, and psycopg.Error when the lane is lost."""
-        standing = runs.standing(self._connection, self._lane.run)
+        context = runs.standing(self._connection, self._lane.run)
         # A statement with parameters leaves its portal open, and with it a snapshot for which a build would wait for ever;
         # one without is a simple query, which takes the portal's place and ends.
         self._connection.execute("SELECT")
-        if standing.why_stop is not None:
+        if context.why_stop is not None:
             raise runs.ChangedMeanwhile
         if self._stopping.is_set():
             self._stopping_since = self._stopping_since or time.monotonic()

@@ -15,7 +15,7 @@ from fix_stops import STOPS
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchRetried, CommitUnknown, RowQuarantined
 from backfilld.producers import commands
-from backfilld.worker.lanes import transform
+from backfilld.worker.lanes import claim, function
 from backfilld.worker.lanes.runner import Runner
 
 if TYPE_CHECKING:
@@ -581,7 +581,7 @@ def test_a_stop_is_obeyed_between_two_calls(
     engine: Engine, site: Site, users: None, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     """PostgreSQL cannot cancel a function; it is asked to stop when it comes back."""
-    monkeypatch.setattr(transform, "CALL_SECONDS", 0.0)  # the record is looked at after each call, however short
+    monkeypatch.setattr(function, "CALL_SECONDS", 0.0)  # the record is looked at after each call, however short
     site.write("""
 calls = []
 
@@ -624,8 +624,7 @@ def change(rows):
 """)
     backfills = site.module()
 
-    for module in ("transform", "claim"):
-        monkeypatch.setattr(f"backfilld.worker.lanes.{module}.LEAST_STATEMENT_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(claim, "LEAST_STATEMENT_TIMEOUT_SECONDS", 0.5)
     run = engine.enqueue(
         (DIGITS % ("", 0))
         .replace("lanes: 2", "lanes: 1, batch_seconds: 0.01")

@@ -16,7 +16,7 @@ from backfilld.migrations.postgres import locks
 from backfilld.migrations.postgres.definitions import IndexDefinition
 from backfilld.migrations.postgres.locks import Blocker, LockMode, Needed
 from backfilld.worker.phases import lock_policy
-from backfilld.worker.phases.lock_policy import LONGEST_PAUSE_SECONDS, LOOK_SECONDS, RARELY_SECONDS, Wait
+from backfilld.worker.phases.lock_policy import BACKOFF, LOOK_SECONDS, RARELY_SECONDS, Wait
 
 JOBS, USERS, OURS = TableName("public", "jobs"), TableName("public", "Users"), TableName("app", "zoo")
 NEVER = RunSettings()
@@ -56,7 +56,7 @@ def wait(**values: Any) -> Wait:  # Any: fields of Wait
         (wait(), [READER], 0.0),
         (wait(tries=1, tried_at=1000.0), [READER], 0.25),
         (wait(tries=3, tried_at=999.5), [READER], 0.5),
-        (wait(tries=50, tried_at=1000.0), [READER], LONGEST_PAUSE_SECONDS),
+        (wait(tries=50, tried_at=1000.0), [READER], BACKOFF.longest_seconds),
         (wait(), [READER, OLD], RARELY_SECONDS),
         (wait(since=990.0), [OLD], 5.0),
         (wait(since=900.0), [OLD], 0.0),
