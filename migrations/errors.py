@@ -24,7 +24,7 @@ class UsageError(BackfilldError):
 
 @dataclass(eq=False)
 class InvalidMigration(BackfilldError):
-    """The migration file is wrong; mend the file. Names the place and the remedy."""
+    """The migration file is wrong; fix the file. Names the place and the remedy."""
 
     exit_code: ClassVar[int] = 2
 
@@ -44,7 +44,7 @@ class InvalidMigration(BackfilldError):
 
 @dataclass(eq=False)
 class InvalidSettings(BackfilldError):
-    """A setting is wrong; mend the environment variable or the file that holds it."""
+    """A setting is wrong; fix the environment variable or the file that holds it."""
 
     exit_code: ClassVar[int] = 2
 

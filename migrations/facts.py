@@ -118,7 +118,7 @@ class Facts:
     shadow: ShadowColumn | None = None
     #: For a column that is to be dropped.
     dropped: Dropped | None = None
-    #: What hangs on a column that is to have another type.
+    #: What depends on a column that is to have another type.
     column_dependents: ColumnDependents | None = None
     #: The columns that a CHECK is about; empty when that cannot be told.
     rule_columns: tuple[str, ...] = ()

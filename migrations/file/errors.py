@@ -66,17 +66,17 @@ def _words(error: ErrorDetails, path: Path, document: Document, schema: Schema) 
         case "model_type" | "dict_type":
             keys = _listed(list(node.get("properties", {})))
             return (
-                f"{_called(value, written)} stands where keys with values are expected",
+                f"{_called(value, written)} was found where keys with values are expected",
                 f"Write {keys or 'each as `column: expression`'}, indented below this key.",
             )
         case "tuple_type":
             return (
-                f"{_called(value, written)} stands where a list is expected",
+                f"{_called(value, written)} was found where a list is expected",
                 "Write each entry on a line of its own behind a dash, or all of them as [a, b].",
             )
         case "literal_error":
             words = _listed(node["enum"])
-            return f"{_called(value, written)} is not one of the words that can stand here", f"Write {words}."
+            return f"{_called(value, written)} is not one of the allowed words", f"Write {words}."
         case "too_short":
             return "there is no column to set", "Write at least one `column: expression`."
         case _:
@@ -104,7 +104,7 @@ def _missing(path: Path, node: Schema) -> tuple[str, str]:
 
 def _not_text(value: object, written: str | None) -> tuple[str, str]:
     if value is None or isinstance(value, dict | list):
-        return f"{_called(value, written)} stands where text is expected", "Write text, in quotes."
+        return f"{_called(value, written)} was found where text is expected", "Write text, in quotes."
     kind = str(value).lower() if isinstance(value, bool) else "a number"
     word = shown(written if written is not None else str(value))
     return f"`{word}` is read by YAML as {kind}, not as text", f'Quote it: "{word}".'

@@ -43,7 +43,11 @@ _FUNCTION_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z
 
 def _check_migration_name(name: str) -> str:
     if re.fullmatch(_NAME_PATTERN.removesuffix("$"), name) is None:  # `$` would let a line break through
-        what = "is made of digits alone and could be taken for the id of a run" if name.isdecimal() else "is no name"
+        what = (
+            "consists of digits alone and could be mistaken for the id of a run"
+            if name.isdecimal()
+            else "is not a name"
+        )
         raise Wrong(
             f"`{shown(name)}` {what}",
             "Write 1 to 63 letters, digits, dots, hyphens or underscores: a letter or digit first, not digits alone.",
@@ -80,7 +84,7 @@ def _check_table(value: object) -> TableName:
         return value
     if isinstance(value, str):
         return TableName.parse(value)
-    word = "a list or a mapping stands where a table name is expected"
+    word = "a list or a mapping was found where a table name is expected"
     if isinstance(value, bool | int | float):
         word = "the table name is read by YAML as true, false or a number, not as text"
     raise Wrong(word, 'Write the name as text, and quote it: "the name".')

@@ -86,7 +86,7 @@ class AddColumn(OperationModel):
     def _not_null_has_values(self) -> Self:
         if self.not_null and self.backfill is None and self.default is None:
             raise Wrong(
-                "a NOT NULL column needs a value for the rows that are there already",
+                "a NOT NULL column needs a value for the existing rows",
                 "Add `backfill:` or `default:`, or remove `not_null:`.",
                 at=("not_null",),
             )
@@ -102,7 +102,7 @@ class AddColumn(OperationModel):
 
 
 class Backfill(OperationModel):
-    """Change the contents of columns that are there already, row by row: by SQL expressions, or by a Python function."""
+    """Change the contents of existing columns, row by row: by SQL expressions, or by a Python function."""
 
     model_config = ConfigDict(
         json_schema_extra={  # `_one_way_to_change_rows`, for editors
@@ -125,7 +125,7 @@ class Backfill(OperationModel):
     )
     transform: Function | None = Field(
         default=None,
-        description="In place of `set`: the Python function `module:function` that is handed rows and gives them back.",
+        description="In place of `set`: the Python function `module:function` that receives rows and returns them.",
         examples=["myapp.backfills:normalise_phone"],
     )
     writes: Columns | None = Field(
@@ -133,7 +133,7 @@ class Backfill(OperationModel):
     )
     reads: Columns | None = Field(
         default=None,
-        description="The columns that `transform` is handed beside the key (default: every column of the table).",
+        description="The columns that `transform` receives beside the key (default: every column of the table).",
         examples=[["phone", "country"]],
     )
     where: Expression | None = Field(
@@ -165,7 +165,7 @@ class Backfill(OperationModel):
             )
         if self.transform is not None and self.writes is None:
             raise Wrong(
-                "the key `writes` is missing: which columns a function changes cannot be seen from here",
+                "the key `writes` is missing: backfilld cannot see which columns a function changes",
                 "Add `writes:` with the columns that the function gives new values, for example [phone_e164].",
                 at=("writes",),
             )
@@ -189,19 +189,19 @@ class Backfill(OperationModel):
 
 
 class RenameColumn(OperationModel):
-    """Give a column another name, while applications that know either name go on."""
+    """Give a column another name, while applications that use either name keep running."""
 
     kind: ClassVar[Literal["rename_column"]] = "rename_column"
     does = "Give a column another name."
 
     table: Table = _TABLE
     old: Name = Field(alias="from", description="The column's present name, exact.", examples=["total"])
-    new: Name = Field(alias="to", description="The name it is to have, exact.", examples=["revenue"])
+    new: Name = Field(alias="to", description="The new name, exact.", examples=["revenue"])
 
     @model_validator(mode="after")
     def _another_name(self) -> Self:
         if self.old == self.new:
-            raise Wrong("`from` and `to` are the same name", "Write the name the column is to have.", at=("to",))
+            raise Wrong("`from` and `to` are the same name", "Write the new name of the column.", at=("to",))
         return self
 
     @property
@@ -214,14 +214,14 @@ class RenameColumn(OperationModel):
 
 
 class ChangeType(OperationModel):
-    """Give a column another type: beside it grows one of the new type, and once all values are verified they change places."""
+    """Give a column another type: a second column of the new type is filled beside it, and once all values are verified the two change places."""
 
     kind: ClassVar[Literal["change_type"]] = "change_type"
     does = "Give a column another type."
 
     table: Table = _TABLE
     column: Name = Field(description="The column, exact.", examples=["device_info"])
-    type: Expression = Field(description="The type it is to have, as in CREATE TABLE.", examples=["jsonb", "bigint"])
+    type: Expression = Field(description="The new type, as in CREATE TABLE.", examples=["jsonb", "bigint"])
     up: Expression | None = Field(
         default=None,
         description="SQL expression over the row that gives the new value (default: a cast).",
@@ -272,10 +272,10 @@ class SetNotNull(OperationModel):
 
 
 class DropColumn(OperationModel):
-    """Take a column away, once its values are archived."""
+    """Drop a column, once its values are archived."""
 
     kind: ClassVar[Literal["drop_column"]] = "drop_column"
-    does = "Take a column away."
+    does = "Drop a column."
 
     table: Table = _TABLE
     column: Name = Field(description="The column, exact.", examples=["legacy_code"])
@@ -290,7 +290,7 @@ class DropColumn(OperationModel):
 
 
 class AddCheck(OperationModel):
-    """Add a CHECK constraint, proved for all rows while the application goes on."""
+    """Add a CHECK constraint, proved for all rows while the application keeps running."""
 
     kind: ClassVar[Literal["add_check"]] = "add_check"
     does = "Add a CHECK constraint."
@@ -313,7 +313,7 @@ _ReferentialAction = Literal["no action", "restrict", "cascade", "set null", "se
 
 
 class AddForeignKey(OperationModel):
-    """Add a foreign key, proved for all rows while the application goes on."""
+    """Add a foreign key, proved for all rows while the application keeps running."""
 
     kind: ClassVar[Literal["add_foreign_key"]] = "add_foreign_key"
     does = "Add a foreign key."
@@ -327,18 +327,18 @@ class AddForeignKey(OperationModel):
 
 
 class AddUnique(OperationModel):
-    """Add a UNIQUE constraint, by an index that is built while the application goes on."""
+    """Add a UNIQUE constraint, by an index that is built while the application keeps running."""
 
     kind: ClassVar[Literal["add_unique"]] = "add_unique"
     does = "Add a UNIQUE constraint."
 
     table: Table = _TABLE
     name: Name = Field(description="The constraint's name, and its index's.", examples=["users_email_key"])
-    columns: Columns = Field(description="The columns that are to be unique together, in order.", examples=[["email"]])
+    columns: Columns = Field(description="The columns that must be unique together, in order.", examples=[["email"]])
 
 
 class CreateIndex(OperationModel):
-    """Build an index while the application goes on."""
+    """Build an index while the application keeps running."""
 
     kind: ClassVar[Literal["create_index"]] = "create_index"
     does = "Build an index."
@@ -374,32 +374,30 @@ class CreateIndex(OperationModel):
 
 
 class DropIndex(OperationModel):
-    """Take an index away while the application goes on; its definition is kept."""
+    """Drop an index while the application keeps running; its definition is kept."""
 
     kind: ClassVar[Literal["drop_index"]] = "drop_index"
-    does = "Take an index away."
+    does = "Drop an index."
 
     table: Table = _TABLE
     name: Name = Field(description="The index's name; it is in the schema of its table.", examples=["jobs_status_idx"])
 
 
 class Sql(OperationModel):
-    """Run SQL of one's own, in one transaction under the lock ladder; `rollback` takes it back."""
+    """Run your own SQL in one transaction, with short lock timeouts and retries; `rollback` undoes it."""
 
     kind: ClassVar[Literal["sql"]] = "sql"
-    does = "Run SQL of one's own."
+    does = "Run your own SQL."
 
     table: Table | None = Field(default=None, description="The table it is about, if there is one.", examples=["jobs"])
     run: Expression = Field(
         description="The statements.", examples=["CREATE VIEW open_jobs AS SELECT * FROM public.jobs"]
     )
-    rollback: Expression = Field(
-        description="The statements that take `run` back.", examples=["DROP VIEW public.open_jobs"]
-    )
+    rollback: Expression = Field(description="The statements that undo `run`.", examples=["DROP VIEW public.open_jobs"])
     phase: Literal["expand", "switch", "contract"] = Field(default="expand", description="The phase in which it runs.")
     allow: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         default=(),
-        description="Rules of the linter that were looked at and may be broken here.",
+        description="Rules of the linter that may be broken here, after review.",
         examples=[["ban-drop-column"]],
     )
 

@@ -14,7 +14,7 @@ class RunSettings(FileModel):
     """How a run behaves; may be changed while it runs."""
 
     lanes: int = Field(
-        default=2, ge=1, le=64, description="Slices of the table that are worked on at once. Unit: lanes."
+        default=2, ge=1, le=64, description="Parts of the table that are processed at the same time. Unit: lanes."
     )
     batch_seconds: float = Field(
         default=0.5, ge=0.01, le=30, description="How long one batch, one transaction, should take. Unit: seconds."
@@ -40,7 +40,7 @@ class RunSettings(FileModel):
         default=100,
         ge=0,
         le=100_000,
-        description="Rows that may fail and be set aside before the run pauses. Unit: rows.",
+        description="Rows that may fail and be quarantined before the run pauses. Unit: rows.",
     )
     give_way_ms: int = Field(
         default=250,
@@ -53,31 +53,31 @@ class RunSettings(FileModel):
         default=100,
         ge=10,
         le=1000,
-        description="How long one try of a schema change may wait for its lock, and others queue behind it. "
+        description="How long one try of a schema change may wait for its lock, with other sessions queued behind it. "
         "Unit: milliseconds.",
     )
     lock_deadline_seconds: float = Field(
         default=1800.0,
         ge=1,
         le=604_800,
-        description="How long a schema change tries in all before the run pauses and names who is in the way. Unit: seconds.",
+        description="How long a schema change retries in all before the run pauses and names the blocking sessions. Unit: seconds.",
     )
     cancel_blockers: Literal["never", "idle", "queries", "all"] = Field(
         default="never",
-        description="Who may be sent away when in the way of a schema change: nobody (`never`), sessions that are `idle` in a "
+        description="Which sessions that block a schema change may be stopped: none (`never`), sessions that are `idle` in a "
         "transaction (they are ended), `queries` that run (they are cancelled), or `all` of these.",
     )
     cancel_after_seconds: float = Field(
         default=60.0,
         ge=1,
         le=86_400,
-        description="How long a session must have been idle, or its query have run, before `cancel_blockers` sends it away. "
+        description="How long a session must have been idle, or its query have run, before `cancel_blockers` stops it. "
         "Unit: seconds.",
     )
     windows: Windows = Field(
         default=(),
         strict=False,  # a file has lists, not tuples
-        description="Hours in which the run may work, by the database's clock: days, hours and a time zone. Without any it may "
+        description="Hours in which the run may work, by the database's clock: days, hours and a time zone. Without any, it may "
         "always. Unit: local time.",
         examples=[["Mon-Fri 22:00-06:00 Europe/Berlin"]],
         json_schema_extra={"maxItems": MOST_WINDOWS},
@@ -90,6 +90,6 @@ class RunSettings(FileModel):
         default=7.0,
         ge=0,
         le=3650,
-        description="How long the old values are kept once the run is completed; `backfilld purge` ends what is over. "
+        description="How long the old values are kept once the run is completed; `backfilld purge` drops what has expired. "
         "Unit: days.",
     )

@@ -79,9 +79,7 @@ def parse(text: str) -> Window:
     days, opens, closes, zone = found.groups()
     begins, ends = _clock(opens), _clock(closes)
     if opens == closes:
-        raise Wrong(
-            f"`{shown(text)}` closes in the minute in which it opens", "Write 00:00-24:00 where the whole day is meant."
-        )
+        raise Wrong(f"`{shown(text)}` closes in the minute in which it opens", "Write 00:00-24:00 for the whole day.")
     return Window(
         days=_days(days), opens=begins, closes=ends, midnights=1 if ends <= begins else 0, zone=_zone(text, zone)
     )

@@ -59,7 +59,7 @@ def read(text: str, *, file: str) -> Document:
         return reader.document()
     except yaml.reader.ReaderError as exc:
         line = text.count("\n", 0, exc.position) + 1
-        problem, remedy = "a control character stands in the text", "Remove it, or write it as an escape in quotes."
+        problem, remedy = "the text contains a control character", "Remove it, or write it as an escape in quotes."
         raise InvalidMigration(file, line, "", problem, remedy) from exc
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
@@ -150,9 +150,11 @@ class _Reader:
     def key(self, event: yaml.Event, path: Path) -> str:
         self.refuse_cleverness(event, path)
         if not isinstance(event, yaml.ScalarEvent):
-            raise self.wrong(path, "a list or a mapping stands where a key is expected", "Write a plain word as key.")
+            raise self.wrong(
+                path, "a list or a mapping was found where a key is expected", "Write a plain word as key."
+            )
         if event.value == "<<" and event.style is None:
-            raise self.wrong((*path, "<<"), "merge keys are not read here", "Write the keys out in full.")
+            raise self.wrong((*path, "<<"), "merge keys are not supported", "Write the keys out in full.")
         if not isinstance(_plain(event), str):
             problem = f"the key `{shown(event.value)}` is not read by YAML as text"
             raise self.wrong((*path, event.value), problem, f'Quote it: "{shown(event.value)}".')
@@ -161,13 +163,13 @@ class _Reader:
     def refuse_cleverness(self, event: yaml.Event, path: Path) -> None:
         remedy = "Write the value out in full, or in quotes if it is text."
         if isinstance(event, yaml.AliasEvent):
-            raise self.wrong(path, f"the alias `*{shown(str(event.anchor))}` is not read here", remedy)
+            raise self.wrong(path, f"the alias `*{shown(str(event.anchor))}` is not supported", remedy)
         assert isinstance(event, yaml.NodeEvent)  # noqa: S101 - for mypy: every caller is at the start of a value
         if event.anchor is not None:
-            raise self.wrong(path, f"the anchor `&{shown(event.anchor)}` is not read here", remedy)
+            raise self.wrong(path, f"the anchor `&{shown(event.anchor)}` is not supported", remedy)
         tag = getattr(event, "tag", None)
         if tag is not None:
-            raise self.wrong(path, f"the tag `{shown(tag)}` is not read here", "Remove it, and quote the text.")
+            raise self.wrong(path, f"the tag `{shown(tag)}` is not supported", "Remove it, and quote the text.")
 
     @staticmethod
     def place(event: yaml.Event, *, text: str | None = None) -> Place:

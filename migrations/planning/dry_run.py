@@ -180,7 +180,7 @@ class _Stage:
             if not self._astray:
                 refuse_failed(self._found, self._migration.operations[number], number, statement, exc)
             self._astray.add(number)
-            return Seen(by_rule_because=f"on an empty copy it fails ({exc.diag.message_primary or exc})")
+            return Seen(by_rule_because=f"it fails on an empty copy ({exc.diag.message_primary or exc})")
         return self._see(number, statement)
 
     def _see(self, number: int, statement: Statement) -> Seen:
@@ -226,7 +226,7 @@ class _Stage:
         """Whether `rollback` leaves everything as it was before `run`."""
         place = f"operations[{number}].sql.rollback"
         if number in self._astray:
-            self._found.warn(f"{place} was not rehearsed, because `run` could not be")
+            self._found.warn(f"{place} was not tried, because `run` could not be")
             return
         state = self._state
         with self._connection.transaction(force_rollback=True):
@@ -239,8 +239,11 @@ class _Stage:
         gone = sorted(str(line) for line in before[0] - lines) + sorted(before[1] - objects)
         left = sorted(str(line) for line in lines - before[0]) + sorted(objects - before[1])
         if gone or left:
-            told = "; ".join([f"it does not bring back {one}" for one in gone] + [f"it leaves {one}" for one in left])
-            self._found.warn(f"{place} does not take everything back: {told}")
+            told = "; ".join(
+                [f"it does not restore {one}" for one in gone]
+                + [f"it leaves {one} behind behind behind" for one in left]
+            )
+            self._found.warn(f"{place} does not undo everything: {told}")
 
     def _play_back(self, number: int, step: Action) -> str:
         """Run what takes a step back; returns which statement could not be run, and why."""
@@ -248,7 +251,7 @@ class _Stage:
             for statement in back.statements if isinstance(back, Action) else ():
                 because = self._try(number, statement).by_rule_because
                 if because and not statement.sql.as_string().upper().startswith("SELECT"):
-                    return f"{shown(statement)} was not rehearsed: {because}"
+                    return f"{shown(statement)} was not tried: {because}"
         return ""
 
     def _record(self) -> tuple[frozenset[Line], frozenset[str]]:

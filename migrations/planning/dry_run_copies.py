@@ -62,13 +62,13 @@ class Copies:
         if statement.bare.startswith("DO ") and is_ours:
             return self._unlike_ddl(statement), text
         if _CAN_RUN.match(statement.bare) is None:
-            return "what it does cannot be told beforehand", text
+            return "what it will do is not known beforehand", text
         names = dict(self._names)
         if (made := _made(statement)) is not None and self._kind(made) is None:
             names[made] = self._names[made] = sql.Identifier("pg_temp", made[1])
         for _, _, name in statement.qualified:
             if name not in names and name[0] != "pg_temp" and self._kind(name) is not None:
-                return f"{TableName(*name)} is not copied", text
+                return f"{TableName(*name)} has no copy", text
         return "", statement.renamed(names)
 
     def _unlike_ddl(self, block: SqlStatement) -> str:
@@ -80,10 +80,10 @@ class Copies:
             except Unclosed as exc:
                 return str(exc)
             if any(token.word in _MADE_UP for one in statements for token in one.tokens):
-                return "what it does cannot be told beforehand"
+                return "what it will do is not known beforehand"
             for name in {name for one in statements for _, _, name in one.qualified}:
                 if name[0] != "pg_temp" and self._kind(name) is not None:
-                    return f"{TableName(*name)} is not copied"
+                    return f"{TableName(*name)} has no copy"
         return ""
 
     def _kind(self, name: tuple[str, str]) -> str | None:

@@ -83,7 +83,7 @@ class DryRun:
     seen: dict[Place, Seen] = field(default_factory=dict)
 
     def at(self, place: Place) -> Seen:
-        return self.seen.get(place, Seen(by_rule_because="it was not rehearsed"))
+        return self.seen.get(place, Seen(by_rule_because="it was not tried"))
 
 
 def judge(found: Findings, operation: definition.Operation, number: int, statement: Statement, seen: Seen) -> None:
@@ -92,13 +92,13 @@ def judge(found: Findings, operation: definition.Operation, number: int, stateme
     place = f"operations[{number}].{operation.kind}"
     problem = f"{place}: {shown(statement)}: it {did} under {seen.lock}, seen on a copy (long-lock)"
     if not isinstance(operation, definition.Sql):
-        found.refuse("dry_run", problem, "Write the change so that it needs neither, and tell us of this")
+        found.refuse("dry_run", problem, "Write the change so that it needs neither, and report this as a bug")
         return
     looked_at = {"long-lock", *(name for name, rule in RULES.items() if rule.by_size)} & set(operation.allow)
     named = names(statement.sql.as_string())
     rows = max((count for table, count in found.rows.items() if (table.schema, table.name) in named), default=0)
     if rows >= SMALL_ROWS and not looked_at:
-        remedy = f"{_instead(seen, statement)}; or, having looked at it, write `allow: [long-lock]`"
+        remedy = f"{_instead(seen, statement)}; or, if that is acceptable, write `allow: [long-lock]`"
         found.refuse("dry_run", f"{problem}, and there are about {rows:,} rows", remedy)
     else:
         found.warn(problem)
@@ -112,7 +112,7 @@ def refuse_failed(
         found.refuse(
             "dry_run",
             f"operations[{number}].{operation.kind}: {shown(statement)}: {exc.diag.message_primary or exc}",
-            exc.diag.message_hint or "Nothing was changed; mend the operation",
+            exc.diag.message_hint or "Nothing was changed; fix the operation",
         )
 
 

@@ -68,7 +68,7 @@ def _check_server(connection: Connection, found: Examination, migration: Migrati
     elif not backend.may_make_temporary:
         found.refuse(
             "temporary_tables",
-            f"the role {backend.role} may not make temporary tables, in which expressions are tried out",
+            f"the role {backend.role} may not create temporary tables, which are needed to check expressions",
             f"GRANT TEMPORARY ON DATABASE {connection.info.dbname} TO {backend.role}",
         )
     if any(not isinstance(operation, definition.Backfill) for operation in migration.operations) and (
@@ -135,10 +135,10 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
         case.refuse(
             "walk",
             f"{case.table.name} cannot be walked by pages, because {because}",
-            "Remove `walk: pages` from the settings; it is walked by key then",
+            "Remove `walk: pages` from the settings; the table is then walked by key",
         )
     if bind_one(case.migration, case.number, facts).undo() and not case.migration.settings.journal:
         case.warn(
-            "with `journal: off` nothing is kept of what it replaces: once rows are changed, this run cannot be rolled back"
+            "with `journal: off` the old values are not kept: once rows have changed, this run cannot be rolled back"
         )
     return replace(facts, keys_because=because)

@@ -67,25 +67,29 @@ RULES = {
     "copy": Rule("forbid", "Use INSERT, or load the rows by hand"),
     # Ours: to be looked at.
     "drop-cascade": Rule(
-        "refuse", "Name what is to go, each in a statement of its own; the plan lists what depends on it"
+        "refuse", "Drop each object by a statement of its own; the plan lists what depends on the table"
     ),
     "disable-row-level-security": Rule(
-        "refuse", "Change the policies instead: without row security everybody sees each row"
+        "refuse", "Change the policies instead: without row security every role sees every row"
     ),
     "data-change-with-ddl": Rule(
-        "refuse", "Use a backfill operation: rows are then changed in small batches, and no lock is held meanwhile"
+        "refuse", "Use a backfill operation, which changes rows in small batches and holds no lock in between"
     ),
     "ddl-in-do": Rule(
-        "refuse", "Write the statements themselves: what DO executes can be neither linted nor rehearsed"
+        "refuse", "Write the statements themselves: what DO executes can be neither linted nor tried on a copy"
     ),
-    "long-lock": Rule("refuse", "Use the operation that does it without: see docs/operations/sql.md", by_size=True),
-    "enum-value": Rule("refuse", "Nothing takes a value of an enum back, so `rollback` cannot either"),
-    "data-change": Rule("warn", "A backfill operation does it in small batches, and keeps what it overwrites"),
-    "policy": Rule("warn", "Who may see and write which rows changes at once, and rows are hidden without an error"),
+    "long-lock": Rule(
+        "refuse", "Use the operation that does it without a long lock: see docs/operations/sql.md", by_size=True
+    ),
+    "enum-value": Rule("refuse", "PostgreSQL cannot remove a value from an enum, so `rollback` cannot either"),
+    "data-change": Rule("warn", "A backfill operation does it in small batches, and keeps the old values"),
+    "policy": Rule("warn", "It changes at once which rows each role may see and write; hidden rows cause no error"),
     "trigger": Rule(
-        "warn", "It fires for our batches too, and after the sync triggers if its name sorts after a tilde"
+        "warn", "It fires for backfilld's batches too, and after the sync triggers if its name sorts after a tilde"
     ),
-    "publication": Rule("warn", "Subscribers see rows come or stay away from here on; none is sent again"),
+    "publication": Rule(
+        "warn", "It changes which rows subscribers receive from now on; existing rows are not sent again"
+    ),
     "several-tables": Rule("warn", "Locks on several tables are held together until the last statement has run"),
     # squawk's. PostgreSQL judges the syntax itself; what squawk cannot read it applies none of its rules to.
     "syntax-error": Rule("warn", "squawk could not read this, and applied none of its rules to the text"),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ASSUMED_ROWS_PER_SECOND = 15_000
 #: Locks of statements that leave what a table holds as it is.
 _CHANGES_NOTHING = {LockMode.NONE, LockMode.ACCESS_SHARE, LockMode.SHARE_UPDATE_EXCLUSIVE}
-_GIVES_WAY = "gives way after lock_timeout, and tries again"
+_GIVES_WAY = "gives up after lock_timeout and retries"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,7 @@ def _of_lanes(number: int, operation: Operation, phase: Phase, walk: CostEstimat
         return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number)]
     if phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
         text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
-        note = "in batches; must find no row, or the rows are walked again"
+        note = "in batches; the rows that it finds are walked again"
         return [PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number)]
     return []
 
@@ -259,7 +259,7 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAc
             )
         )
     if step.keeps is not None and planned:
-        kept = "the table's entry in the catalog must then be as before, but for what was asked"
+        kept = "the table's catalog entry must then be unchanged, except for what was asked"
         planned[-1] = replace(planned[-1], note="; ".join(part for part in (planned[-1].note, kept) if part))
     return planned
 
@@ -274,7 +274,7 @@ def _hold(lock: LockMode, *, long: bool) -> str:
         return ""
     if not long:
         return "brief"
-    return "as long as the table is large" + ("" if lock in BLOCKS_WRITES else ", while reads and writes go on")
+    return "as long as the table is large" + ("" if lock in BLOCKS_WRITES else ", while reads and writes continue")
 
 
 def _deed(seen: Seen) -> str:

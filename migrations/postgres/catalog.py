@@ -134,23 +134,6 @@ class ColumnDetails:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dependent:
-    """What depends on a column."""
-
-    #: index, `constraint` with the letter that `pg_constraint.contype` has, sequence, or other.
-    kind: str
-    name: str
-    #: As PostgreSQL writes it; empty where it has no way to.
-    definition: str
-    #: Proved for all rows; for an index, that it is whole and nothing but an index.
-    valid: bool
-    #: For people.
-    what: str
-    #: On how many columns of the table it depends in all.
-    columns: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Nature:
     """What one column is made of."""
 
@@ -278,17 +261,6 @@ def column_details(connection: Connection, table: Table, name: str) -> ColumnDet
         msg = f"{table.name} has no column {name}"
         raise LookupError(msg)
     return ColumnDetails(**{**row, "grants": column_grants(connection, table, name)})
-
-
-def column_dependents(connection: Connection, table: Table, column: ColumnDetails) -> list[Dependent]:
-    """What depends on a column, its own default aside; to be asked under an empty search_path."""
-    rows = connection.execute(_SQL["column_dependents"], {"oid": table.oid, "number": column.number}).fetchall()
-    return [
-        Dependent(
-            **{**row, "name": row["name"] or "", "definition": row["definition"] or "", "valid": bool(row["valid"])}
-        )
-        for row in rows
-    ]
 
 
 def partition_columns(connection: Connection, table: Table) -> set[str | None]:

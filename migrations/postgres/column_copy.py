@@ -68,7 +68,7 @@ def successor(  # noqa: PLR0913 - one copy; each part is named where it is calle
 ) -> Iterator[Copy]:
     """A temporary copy of the table, with everything on it, in which the column has this name and type; undone at the end.
 
-    Runs inside a probe, whose own copy gives way. Raises Rejected: something on the column cannot be had for the type.
+    Runs inside a probe, whose own copy gives way. Raises Rejected: something that depends on the column cannot be kept with the type.
     """
     temporary = sql.Identifier("pg_temp", table.name)
     column = sql.Identifier(name)
@@ -95,7 +95,9 @@ def successor(  # noqa: PLR0913 - one copy; each part is named where it is calle
                 if was_interrupted(exc):
                     raise
                 what = _culprit(connection, copy, found, statement)
-                raise _complaint("column_dependents", f"{what} cannot be had for the new type of {name}", exc) from exc
+                raise _complaint(
+                    "column_dependents", f"{what} cannot be kept with the new type of {name}", exc
+                ) from exc
         if named != name:
             connection.execute(alter + sql.SQL("RENAME COLUMN {} TO {}").format(column, sql.Identifier(named)))
         yield copy
@@ -109,7 +111,7 @@ def _copied(connection: Connection, table: TableName, copy: sql.Identifier, what
 
 
 def definitions(connection: Connection, copy: Copy, found: Sequence[ColumnDependent]) -> Definitions:
-    """How everything that hangs on the column reads in the copy that `successor` made."""
+    """How everything that depends on the column reads in the copy that `successor` made."""
     made = {one.name: one for one in definitions_on(connection, copy.name)}
     checks = connection.execute(_SQL["checks"], copy.named).fetchall()
     columns = {row["name"]: row["columns"] for row in connection.execute(_SQL["statistics"], copy.named)}
@@ -123,7 +125,7 @@ def definitions(connection: Connection, copy: Copy, found: Sequence[ColumnDepend
 
 
 def _settled(connection: Connection, copy: Copy, definition: IndexDefinition) -> IndexDefinition:
-    """The definition in words that stay the same when an index is built from them: PostgreSQL may write others once more."""
+    """Rebuild until PostgreSQL writes the definition that it was given: it may normalise twice."""
     name = "~backfilld settled"
     for _ in range(3):
         connection.execute(
@@ -161,7 +163,7 @@ def _culprit(connection: Connection, copy: Copy, found: Sequence[ColumnDependent
         except psycopg.Error:
             continue
         return f"the {one.kind} {one.name}"
-    return "what hangs on it"
+    return "something that depends on it"
 
 
 def rewrites(connection: Connection, table: TableName, name: str, type_: sql.Composable) -> bool:
@@ -262,5 +264,5 @@ def _accepting(check: str, what: str) -> Iterator[None]:
 
 
 def _complaint(check: str, what: str, exc: psycopg.Error) -> Rejected:
-    remedy = "Drop it first and make it again for the new type afterwards, or choose another type"
+    remedy = "Drop it first and recreate it for the new type afterwards, or choose another type"
     return Rejected(check, f"{what}: {exc.diag.message_primary or exc}", remedy)

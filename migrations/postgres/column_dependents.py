@@ -1,7 +1,7 @@
-"""What hangs on a column, and how each part reads for the column that takes its place. Kept with the run, as JSON.
+"""What depends on a column, and how each part reads for the column that takes its place. Kept with the run, as JSON.
 
 Of two columns that change places one is in use, under the name the application knows, and the other is inactive. What cannot
-hang on two columns at once has two names as well: its own where its column is in use, and one of ours where it is inactive.
+belong to two columns at once has two names as well: its own where its column is in use, and one of ours where it is inactive.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class DependentTrigger:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnDependents:
-    """Everything that hangs on one column."""
+    """Everything that depends on one column."""
 
     #: The names of the two columns while each is inactive.
     new_column: str

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _SQL = queries(__package__, "column_dependents")
 
-_FIRST = "Drop it first, and make it again afterwards"
+_FIRST = "Drop it first, and recreate it afterwards"
 
 
 def indexes(  # noqa: PLR0913 - one list; each part is named where it is called
@@ -54,7 +54,7 @@ def indexes(  # noqa: PLR0913 - one list; each part is named where it is called
                 "index", f"the index {name} is INVALID", "Drop it (DROP INDEX CONCURRENTLY), or build it again"
             )
         if row["is_exclusion"]:
-            raise Rejected("index", f"the exclusion constraint {name} holds it", _FIRST)
+            raise Rejected("index", f"the exclusion constraint {name} includes it", _FIRST)
         if row["is_identity"]:
             raise Rejected("index", f"the index {name} is the table's replica identity", "Choose another one first")
         here = own[name]
@@ -211,7 +211,7 @@ def functions(connection: Connection, found: Sequence[ColumnDependent]) -> tuple
     ]
     for row in rows:
         if not (row["owned"] and row["atomic"]):
-            why = "belongs to another role" if row["atomic"] else "names it in a way that cannot be made anew"
+            why = "belongs to another role" if row["atomic"] else "names it in a way that cannot be recreated"
             raise Rejected("function", f"the function {row['name']} reads it and {why}", _FIRST)
     return tuple(row["definition"] for row in rows)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backfilld.migrations.identifiers import TableName
-    from backfilld.migrations.postgres.catalog import Table
+    from backfilld.migrations.postgres.catalog import ColumnDetails, Table
     from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "dependents")
@@ -23,26 +23,26 @@ _OF_COLUMN = queries(__package__, "column_dependents")
 #: What cannot be taken along to another column, by the kind that `of_column` gives: what to say, and what to do instead.
 IN_THE_WAY = {
     "primary key": (
-        "the primary key {} holds it",
-        "A primary key is changed by an operation of its own, which is not there yet",
+        "it is part of the primary key {}",
+        "Changing a primary key is not supported yet",
     ),
     "inbound": (
-        "the foreign key {} of another row refers to it",
+        "the foreign key {} refers to it",
         "Change both sides in turn: drop that foreign key, change both columns, and add it again with `add_foreign_key`",
     ),
-    "generated": ("the generated column {} reads it", "Drop that column first, and add it again afterwards"),
+    "generated": ("the generated column {} reads it", "Drop that column first, and recreate it afterwards"),
     "identity": (
         "it is an identity column ({})",
         "Keep its type, or make its sequence an ordinary default first (DROP IDENTITY)",
     ),
-    "materialized view": ("the materialized view {} reads it", "Drop that view first, and make it again afterwards"),
-    "rule": ("the rule {} reads it", "Drop that rule first, and make it again afterwards"),
+    "materialized view": ("the materialized view {} reads it", "Drop that view first, and recreate it afterwards"),
+    "rule": ("the rule {} reads it", "Drop that rule first, and recreate it afterwards"),
     "publication": (
-        "{} names it in a list of columns or in a filter",
-        "Take the table out of it first, and add it again afterwards",
+        "{} names it in its column list or row filter",
+        "Remove the table from it first, and add it again afterwards",
     ),
-    "constraint": ("the constraint {} holds it", "Drop that constraint first, and add it again afterwards"),
-    "other": ("{} depends on it, or on a view that reads it", "Drop that first, and make it again afterwards"),
+    "constraint": ("the constraint {} includes it", "Drop that constraint first, and recreate it afterwards"),
+    "other": ("{} depends on it, or on a view that reads it", "Drop that first, and recreate it afterwards"),
 }
 
 
@@ -103,8 +103,36 @@ def of_column(connection: Connection, table: TableName, name: str) -> list[Colum
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DroppedDependent:
+    """What depends on a column that is to be dropped: whether it can come back with the column."""
+
+    #: index, `constraint` with the letter that `pg_constraint.contype` has, sequence, or other.
+    kind: str
+    name: str
+    #: As PostgreSQL writes it; empty where it has no way to.
+    definition: str
+    #: Proved for all rows; for an index, that it is whole and nothing but an index.
+    valid: bool
+    #: For people.
+    what: str
+    #: On how many columns of the table it depends in all.
+    columns: int
+
+
+def of_dropped(connection: Connection, table: Table, column: ColumnDetails) -> list[DroppedDependent]:
+    """What depends on a column, its own default aside; to be asked under an empty search_path."""
+    rows = connection.execute(_OF_COLUMN["of_dropped"], {"oid": table.oid, "number": column.number}).fetchall()
+    return [
+        DroppedDependent(
+            **{**row, "name": row["name"] or "", "definition": row["definition"] or "", "valid": bool(row["valid"])}
+        )
+        for row in rows
+    ]
+
+
 def changed_since(table: TableName, name: str, seen: Sequence[tuple[str, str, str]]) -> sql.Composed:
-    """A query that names what depends on a column now and did not, is another now, or hung on it and does not any more."""
+    """A query that names a dependent of the column that was added, changed or removed since `seen`."""
     now = literally(_OF_COLUMN["of_column"], named_in_query(table, name))
     then = sql.SQL(", ").join(
         sql.SQL("({})").format(sql.SQL(", ").join(sql.Literal(part) for part in one)) for one in [("", "", ""), *seen]
@@ -118,7 +146,7 @@ def changed_since(table: TableName, name: str, seen: Sequence[tuple[str, str, st
 
 
 def appeared_since(table: TableName, name: str, seen: Sequence[tuple[str, str, str]]) -> sql.Composed:
-    """A query that names what depends on a column now and did not, whatever its definition is by now."""
+    """A query that names a dependent of the column that was added since `seen`."""
     now = literally(_OF_COLUMN["of_column"], named_in_query(table, name))
     known = [sql.Literal(f"{kind} {known}") for kind, known, _ in seen]
     return sql.SQL(

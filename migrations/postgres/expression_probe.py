@@ -62,7 +62,7 @@ class Probe:
     def add_column(self, column: str, type_: str, default: str | None) -> tuple[str, bool]:
         """Add a column to the copy; returns its type as the catalog writes it, and whether the default fills at once.
 
-        Raises Rejected: the type is not one, or brings more than a type along.
+        Raises Rejected: the type is not one, or holds more than a type.
         """
         what = f"type {type_!r}"
         if problem := self_containment_problem(type_):
@@ -78,7 +78,7 @@ class Probe:
         if added[0]["has_default"] or added[0]["not_null"] or added[0]["generated"] or added[0]["identity_always"]:
             raise Rejected(
                 "type",
-                f"{what} brings a default or a constraint along; name the type alone, and use default and not_null",
+                f"{what} includes a default or a constraint; write the type alone, and use default and not_null",
             )
         # What ALTER TABLE takes for more than a type (COLLATE, UNIQUE, another subcommand) would be lost without a word.
         with self._asking("type", what):

@@ -53,7 +53,7 @@ def self_containment_problem(expression: str) -> str | None:
         elif kind == "broken":
             return "a quote is not closed"
         elif kind == "continued":
-            return "an E'…' string goes on in another one; write it as one, or join them with ||"
+            return "an E'…' string continues in another one; write it as one, or join them with ||"
     return "a parenthesis is not closed" if depth else None
 
 

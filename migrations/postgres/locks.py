@@ -1,4 +1,4 @@
-"""Locks on tables: which one an action needs, who is in the way of it, and how one of those is sent away."""
+"""Locks on tables: which one an action needs, which sessions block it, and how one of those is cancelled."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class Blocker:
 
 
 def in_words(blockers: Sequence[Blocker]) -> str:
-    """Who is in the way, the oldest transaction first; whoever does not wait himself before those who do."""
+    """Who is in the way, the oldest transaction first; those that do not wait themselves before those that do."""
     ordered = sorted(blockers, key=lambda blocker: blocker.waits)
     named = "; ".join(str(blocker) for blocker in ordered[:NAMED])
     return named + (f"; and {len(ordered) - NAMED} more" if len(ordered) > NAMED else "")
@@ -210,10 +210,10 @@ def holders(connection: Connection, lock: Needed) -> list[Blocker]:
 
 
 def prepare(connection: Connection, *, lock_timeout_ms: int) -> int:
-    """Make ready for a try, in its transaction; returns the session's pid, which libpq does not know behind a pooler.
+    """Prepare one try, in its transaction; returns the session's pid, which libpq does not know behind a pooler.
 
-    An ordinary autovacuum goes for whoever has waited for `deadlock_timeout`, a second unless set: longer than we ever wait.
-    Where this role may, we have it sooner; and in a deadlock it is us who find out, and go.
+    An ordinary autovacuum is cancelled once a session has waited for `deadlock_timeout`, a second unless set: longer than we ever wait.
+    Where this role may set it, it is shorter; and in a deadlock it is then our statement that is cancelled.
     """
     row = connection.execute(
         _SOONER if connection.info.server_version >= _PARAMETER_PRIVILEGES else "SELECT pg_backend_pid() AS pid",

@@ -11,13 +11,15 @@ from backfilld.migrations.planning.checks.columns import column_of, mentions
 from backfilld.migrations.planning.checks.walks import with_key
 from backfilld.migrations.postgres import catalog, indexes
 from backfilld.migrations.postgres.definitions import Constraint
+from backfilld.migrations.postgres.dependents import of_dropped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backfilld.migrations.file.migration import DropColumn
     from backfilld.migrations.planning.checks.findings import Case
-    from backfilld.migrations.postgres.catalog import Column, ColumnDetails, Dependent
+    from backfilld.migrations.postgres.catalog import Column, ColumnDetails
+    from backfilld.migrations.postgres.dependents import DroppedDependent
 
 #: What comes back with the column, where it is of this column alone.
 _KEPT = frozenset({"constraint c", "constraint f", "constraint u", "index"})
@@ -35,7 +37,7 @@ def examine(case: Case, operation: DropColumn) -> Facts:
     if len(case.found.findings) > before:
         return facts
     _refuse_other_operations(case, name)
-    dependents = catalog.column_dependents(case.connection, table, details)
+    dependents = of_dropped(case.connection, table, details)
     for dependent in dependents:
         if problem := _problem(dependent, partitioned=table.kind == "p"):
             case.refuse("dependents", f"{dependent.what} {problem}", "Drop it or change it first")
@@ -75,7 +77,7 @@ def _refuse_other_operations(case: Case, name: str) -> None:
             )
 
 
-def _warn(case: Case, name: str, dependents: Sequence[Dependent]) -> None:
+def _warn(case: Case, name: str, dependents: Sequence[DroppedDependent]) -> None:
     """What a careful person should know."""
     if dependents:
         names = ", ".join(one.what for one in dependents)
@@ -86,7 +88,7 @@ def _warn(case: Case, name: str, dependents: Sequence[Dependent]) -> None:
     )
 
 
-def _dropped(case: Case, details: ColumnDetails, dependents: Sequence[Dependent]) -> Dropped:
+def _dropped(case: Case, details: ColumnDetails, dependents: Sequence[DroppedDependent]) -> Dropped:
     """All that must be known to make the column again."""
     mine = {one.name for one in dependents if one.kind in {"index", "constraint u"}}
     found = indexes.of_table(case.connection, case.table.oid) if mine else []
@@ -107,7 +109,7 @@ def _dropped(case: Case, details: ColumnDetails, dependents: Sequence[Dependent]
     )
 
 
-def _problem(dependent: Dependent, *, partitioned: bool) -> str:
+def _problem(dependent: DroppedDependent, *, partitioned: bool) -> str:
     """Why a column cannot go while this depends on it; empty where it comes back with the column."""
     if dependent.kind not in _KEPT:
         return "depends on it, and DROP COLUMN would fail or take it along"

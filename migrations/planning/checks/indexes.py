@@ -43,7 +43,7 @@ def built(case: Case, name: str, rest: sql.Composable, *, unique: bool) -> Facts
     if case.found.backend.version in _CORRUPTING:
         case.refuse(
             "server_version",
-            "PostgreSQL 14.0 to 14.3 may build an index CONCURRENTLY that lacks rows",
+            "PostgreSQL 14.0 to 14.3 can build an incomplete index CONCURRENTLY",
             "Update to 14.4 or newer",
         )
     if case.table.kind == "p":
@@ -70,7 +70,7 @@ def _refuse_partitioned(case: Case, name: str) -> None:
     table = case.table.name.identifier.as_string()
     case.refuse(
         "partitioned",
-        f"{case.table.name} is partitioned, and PostgreSQL builds no index of a partitioned table CONCURRENTLY",
+        f"{case.table.name} is partitioned, and PostgreSQL cannot build an index on a partitioned table CONCURRENTLY",
         f"CREATE INDEX {sql.Identifier(name).as_string()} ON ONLY {table} (…) by an `sql` operation, build one on each "
         "partition by `create_index`, and ALTER INDEX … ATTACH PARTITION",
     )
@@ -84,7 +84,7 @@ def _check_name(case: Case, wanted: IndexDefinition) -> None:
             earlier.table.schema,
             earlier.name,
         ) == (name.schema, name.name):
-            case.refuse("name", f"an earlier operation of the file makes {name} already", "Choose another name")
+            case.refuse("name", f"an earlier operation of the file already creates {name}", "Choose another name")
     found = indexes.find(case.connection, name.schema, name.name)
     if found is None:
         return
@@ -94,7 +94,7 @@ def _check_name(case: Case, wanted: IndexDefinition) -> None:
     if is_wanted and found.valid:
         remedy = "It is what the operation would build: remove the operation"
     elif is_wanted:
-        remedy = f"It is INVALID, what a failed build leaves behind: DROP INDEX {name.identifier.as_string()}"
+        remedy = f"It is INVALID, left behind by a failed build: DROP INDEX {name.identifier.as_string()}"
     else:
         remedy = "Choose another name"
     case.refuse("name", f"there is {_described(found)} {name} already", remedy)
@@ -115,4 +115,4 @@ def _tell_of_twins(case: Case, wanted: IndexDefinition) -> None:
             and one.definition.rest == wanted.rest
             and (one.definition.name != wanted.name and one.definition.unique >= wanted.unique)
         ):
-            case.warn(f"the index {one.definition.name} is the same, but for its name; each write pays for both")
+            case.warn(f"the index {one.definition.name} is the same except for its name; each write has to update both")

@@ -55,8 +55,8 @@ def check_table(found: Findings, place: str, table: Table, operation: Operation)
     if table.row_security_active:
         found.refuse(
             "row_security",
-            f"{place}: row security is active on {name} for the role {role}, so rows would be hidden from it "
-            "and a backfill would pass over them in silence",
+            f"{place}: row security is active on {name} for the role {role}, which would hide rows from it, "
+            "and a backfill would skip them without an error",
             f"Use a role with BYPASSRLS (ALTER ROLE {role} BYPASSRLS), or the owner of a table without FORCE ROW LEVEL SECURITY",
         )
     if not isinstance(operation, Backfill) and not table.owned:

@@ -27,7 +27,7 @@ def with_key(found: Findings, place: str, table: Table, facts: Facts) -> Facts:
             "key",
             f"{place}: {table.name} has no primary key and no unique key of NOT NULL columns, so it cannot be walked",
             f"Add one: ALTER TABLE {table.name.identifier.as_string()} ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY "
-            "rewrites the table; a unique index made CONCURRENTLY on NOT NULL columns does not",
+            "rewrites the table; a unique index built CONCURRENTLY on NOT NULL columns does not",
         )
         return facts
     return replace(facts, key=key_of(table))
@@ -36,7 +36,9 @@ def with_key(found: Findings, place: str, table: Table, facts: Facts) -> Facts:
 def keys_because(connection: Connection, table: Table, facts: Facts) -> str:
     """Why a table cannot be walked by pages; empty when it can."""
     if facts.once_because:
-        return f"the expression {facts.once_because}, and a row that moves to another page would be met twice or never"
+        return (
+            f"the expression {facts.once_because}, and a row that moves to another page would be changed twice or never"
+        )
     because = [reason for leaf in catalog.leaves(connection, table) if (reason := _not_by_pages(leaf))]
     deciding = catalog.partition_columns(connection, table)
     moving = sorted({target.column for target in facts.targets} & {name for name in deciding if name is not None})

@@ -275,34 +275,6 @@ FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = %(oid)s::bigint::oid AND a.attname = %(name)s::text AND NOT a.attisdropped
 
--- name: column_dependents
--- What depends on a column, and on how many columns of the table it depends in all; its default is not among them, and neither
--- is a NOT NULL constraint, which the column itself tells of.
-SELECT e.kind, e.name, e.definition, e.valid, e.what, e.columns
-FROM (
-    SELECT CASE WHEN c.conname IS NOT NULL AND c.conrelid = d.refobjid THEN 'constraint ' || c.contype::text
-                WHEN i.indexrelid IS NOT NULL THEN 'index'
-                WHEN s.relkind = 'S' THEN 'sequence'
-                ELSE 'other' END AS kind,
-           coalesce(c.conname, s.relname)::text AS name,
-           coalesce(pg_get_constraintdef(c.oid), CASE WHEN i.indexrelid IS NOT NULL THEN pg_get_indexdef(i.indexrelid) END)
-               AS definition,
-           coalesce(c.convalidated, i.indisvalid AND NOT (i.indisreplident OR i.indisclustered)) AS valid,
-           pg_describe_object(d.classid, d.objid, d.objsubid) AS what,
-           (SELECT count(DISTINCT o.refobjsubid) FROM pg_depend o
-            WHERE o.classid = d.classid AND o.objid = d.objid AND o.refclassid = 'pg_class'::regclass
-              AND o.refobjid = d.refobjid AND o.refobjsubid > 0) AS columns
-    FROM (SELECT DISTINCT classid, objid, objsubid, refobjid, refobjsubid FROM pg_depend
-          WHERE refclassid = 'pg_class'::regclass AND refobjid = %(oid)s::bigint::oid AND refobjsubid = %(number)s::integer) d
-    LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
-    LEFT JOIN pg_class s ON d.classid = 'pg_class'::regclass AND s.oid = d.objid
-    LEFT JOIN pg_index i ON i.indexrelid = s.oid
-    WHERE NOT EXISTS (SELECT FROM pg_attrdef f WHERE d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
-                        AND f.adnum = d.refobjsubid)
-      AND c.contype IS DISTINCT FROM 'n'
-) e
-ORDER BY e.kind, e.what
-
 -- name: column_nature
 -- What one column is made of: its type without domains, its DEFAULT or its domain's, and what keeps it from being renamed.
 WITH RECURSIVE bare AS (

@@ -109,6 +109,34 @@ FROM (SELECT DISTINCT direct.classid, direct.objid FROM direct
       SELECT on_views.classid, on_views.objid FROM on_views) o
 ORDER BY 5, 1, 3
 
+-- name: of_dropped
+-- What depends on a column, and on how many columns of the table it depends in all; its default is not among them, and neither
+-- is a NOT NULL constraint, which the column itself tells of.
+SELECT e.kind, e.name, e.definition, e.valid, e.what, e.columns
+FROM (
+    SELECT CASE WHEN c.conname IS NOT NULL AND c.conrelid = d.refobjid THEN 'constraint ' || c.contype::text
+                WHEN i.indexrelid IS NOT NULL THEN 'index'
+                WHEN s.relkind = 'S' THEN 'sequence'
+                ELSE 'other' END AS kind,
+           coalesce(c.conname, s.relname)::text AS name,
+           coalesce(pg_get_constraintdef(c.oid), CASE WHEN i.indexrelid IS NOT NULL THEN pg_get_indexdef(i.indexrelid) END)
+               AS definition,
+           coalesce(c.convalidated, i.indisvalid AND NOT (i.indisreplident OR i.indisclustered)) AS valid,
+           pg_describe_object(d.classid, d.objid, d.objsubid) AS what,
+           (SELECT count(DISTINCT o.refobjsubid) FROM pg_depend o
+            WHERE o.classid = d.classid AND o.objid = d.objid AND o.refclassid = 'pg_class'::regclass
+              AND o.refobjid = d.refobjid AND o.refobjsubid > 0) AS columns
+    FROM (SELECT DISTINCT classid, objid, objsubid, refobjid, refobjsubid FROM pg_depend
+          WHERE refclassid = 'pg_class'::regclass AND refobjid = %(oid)s::bigint::oid AND refobjsubid = %(number)s::integer) d
+    LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
+    LEFT JOIN pg_class s ON d.classid = 'pg_class'::regclass AND s.oid = d.objid
+    LEFT JOIN pg_index i ON i.indexrelid = s.oid
+    WHERE NOT EXISTS (SELECT FROM pg_attrdef f WHERE d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
+                        AND f.adnum = d.refobjsubid)
+      AND c.contype IS DISTINCT FROM 'n'
+) e
+ORDER BY e.kind, e.what
+
 -- name: indexes
 -- The indexes of a table by their oid, which is the order in which LIKE copies them, and what stands in the way of a successor.
 SELECT i.indexrelid::bigint AS oid, x.relname::text AS name, i.indisvalid AND i.indisready AS is_valid,

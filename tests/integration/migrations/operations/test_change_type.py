@@ -553,7 +553,7 @@ def test_back_from_every_step(engine: Engine) -> None:
 
 
 REFUSED = {
-    "a primary key": ("id", "numeric", "", "the primary key jobs_pkey holds it"),
+    "a primary key": ("id", "numeric", "", "it is part of the primary key jobs_pkey"),
     "an inbound foreign key": (
         "number",
         "bigint",
@@ -583,13 +583,13 @@ REFUSED = {
         "info",
         "jsonb",
         "CREATE INDEX i ON jobs (lower(info))",
-        "the index i cannot be had for the new type",
+        "the index i cannot be kept with the new type",
     ),
     "a check": (
         "info",
         "jsonb",
         "ALTER TABLE jobs ADD CONSTRAINT c CHECK (info <> '')",
-        "the check c cannot be had for the new type",
+        "the check c cannot be kept with the new type",
     ),
     "a foreign key": (
         "device",

@@ -491,7 +491,7 @@ def test_refused_with_a_remedy(engine: Engine, case: str) -> None:
 
 
 def test_two_indexes_of_one_name_are_refused(engine: Engine) -> None:
-    with pytest.raises(Refused, match="an earlier operation of the file makes"):
+    with pytest.raises(Refused, match="an earlier operation of the file already creates"):
         engine.enqueue(migration(create(), create(columns=["id"])))
 
 
