@@ -57,7 +57,14 @@ class Daemon:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("BACKFILLD_")}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "backfilld.worker.supervisor", f"--processes={self._processes}", "--threads=1"],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "backfilld.worker.supervisor",
+                    f"--processes={self._processes}",
+                    "--threads=1",
+                ],
                 env=kept
                 | {
                     "BACKFILLD_DATABASE_URL": self._url,
@@ -112,6 +119,11 @@ class Daemon:
                 if entry.get("event") == event:
                     found.append(entry)
         return found
+
+    @property
+    def pid(self) -> int:
+        """Of the parent."""
+        return self._process.pid
 
     def children(self) -> dict[str, int]:
         """The processes that work on lanes, by their names: those started last."""

@@ -29,6 +29,7 @@ from bench import (  # noqa: E402 - see above
     busy,
     control,
     give_way,
+    idle,
     journal,
     matrix,
     memory,
@@ -72,6 +73,7 @@ MEASUREMENTS: dict[str, Callable[[Stage, Effort], Section]] = {
     "trigger": trigger.measure,
     "journal": journal.measure,
     "observe": observe.measure,
+    "idle": idle.measure,
 }
 
 

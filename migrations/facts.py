@@ -8,18 +8,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from backfilld.migrations.postgres.column_dependents import ColumnDependents
+from backfilld.migrations.postgres.definitions import Constraint, Grant, IndexDefinition, KeyColumn
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from backfilld.migrations.postgres.column_dependents import ColumnDependents
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyColumn:
-    """One column of the key a table is walked by, with its type as PostgreSQL writes it."""
-
-    name: str
-    type: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,32 +28,6 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexDefinition:
-    """An index, in the words in which PostgreSQL itself writes it under an empty search_path."""
-
-    #: In the schema of its table.
-    name: str
-    unique: bool
-    #: From USING to the end: the access method, columns and expressions, INCLUDE, WITH, WHERE.
-    rest: str
-    #: What it orders by, each column or expression as an operand.
-    keys: tuple[str, ...]
-    #: Its condition; empty when it holds all rows.
-    where: str = ""
-    #: Empty for the database's own.
-    tablespace: str = ""
-    comment: str = ""
-
-    def same_as(self, other: IndexDefinition | None) -> bool:
-        """Whether both are the same for every statement that uses them."""
-        return other is not None and (self.name, self.unique, self.rest) == (other.name, other.unique, other.rest)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        return cls(**{**value, "keys": tuple(value["keys"])})
-
-
-@dataclass(frozen=True, kw_only=True)
 class ShadowColumn:
     """What a second column needs in order to serve in place of one that is there."""
 
@@ -73,8 +40,8 @@ class ShadowColumn:
     #: The column has a DEFAULT that cannot be asked again, or is an identity.
     fills_itself: bool = False
     comment: str = ""
-    #: Privileges on the column itself: which, whose, and whether they may be passed on. An empty name is PUBLIC.
-    grants: tuple[tuple[str, str, bool], ...] = ()
+    #: Privileges on the column itself.
+    grants: tuple[Grant, ...] = ()
     #: Its indexes, while it has the new name; and while it has the old one.
     indexes: tuple[IndexDefinition, ...] = ()
     indexes_as_old: tuple[IndexDefinition, ...] = ()
@@ -84,21 +51,11 @@ class ShadowColumn:
         return cls(
             **{
                 **value,
-                "grants": tuple((privilege, grantee, grantable) for privilege, grantee, grantable in value["grants"]),
+                "grants": tuple(Grant(**one) for one in value["grants"]),
                 "indexes": tuple(IndexDefinition.from_json(one) for one in value["indexes"]),
                 "indexes_as_old": tuple(IndexDefinition.from_json(one) for one in value["indexes_as_old"]),
             }
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constraint:
-    """A constraint, in the words in which PostgreSQL itself writes it under an empty search_path."""
-
-    name: str
-    definition: str
-    #: Whether it was proved for all rows.
-    valid: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +69,8 @@ class Dropped:
     #: SQL of its DEFAULT.
     default: str | None = None
     comment: str | None = None
-    #: (privilege, role, whether it may be granted on); the role is None for PUBLIC.
-    grants: tuple[tuple[str, str | None, bool], ...] = ()
+    #: Privileges on the column itself.
+    grants: tuple[Grant, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     indexes: tuple[IndexDefinition, ...] = ()
     #: Of the indexes, the names of those that are UNIQUE constraints.
@@ -124,7 +81,7 @@ class Dropped:
         return cls(
             **{
                 **value,
-                "grants": tuple((privilege, role, may_grant) for privilege, role, may_grant in value["grants"]),
+                "grants": tuple(Grant(**one) for one in value["grants"]),
                 "constraints": tuple(Constraint(**one) for one in value["constraints"]),
                 "indexes": tuple(IndexDefinition.from_json(one) for one in value["indexes"]),
                 "unique": tuple(value["unique"]),
@@ -158,7 +115,7 @@ class Facts:
     #: The index that is built or dropped.
     index: IndexDefinition | None = None
     #: The column that has the same values while one is renamed.
-    twin: ShadowColumn | None = None
+    shadow: ShadowColumn | None = None
     #: For a column that is to be dropped.
     dropped: Dropped | None = None
     #: What hangs on a column that is to have another type.
@@ -174,20 +131,18 @@ class Facts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        from backfilld.migrations.postgres.column_dependents import ColumnDependents  # noqa: PLC0415 - it holds definitions of indexes, which are here
-
+        index, dropped, dependents, shadow = (
+            value[name] for name in ("index", "dropped", "column_dependents", "shadow")
+        )
         return cls(
             **{
-                "keys_because": "it was enqueued by an earlier release",
                 **value,
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),
-                "index": IndexDefinition.from_json(index) if (index := value.get("index")) else None,
-                "dropped": Dropped.from_json(value["dropped"]) if value.get("dropped") else None,
-                "column_dependents": ColumnDependents.from_json(held)
-                if (held := value.get("column_dependents"))
-                else None,
-                "twin": ShadowColumn.from_json(twin) if (twin := value.get("twin")) else None,
-                **{name: tuple(value.get(name, ())) for name in ("reads", "rule_columns", "referenced", "equalities")},
+                "index": IndexDefinition.from_json(index) if index else None,
+                "dropped": Dropped.from_json(dropped) if dropped else None,
+                "column_dependents": ColumnDependents.from_json(dependents) if dependents else None,
+                "shadow": ShadowColumn.from_json(shadow) if shadow else None,
+                **{name: tuple(value[name]) for name in ("reads", "rule_columns", "referenced", "equalities")},
             }
         )

@@ -12,8 +12,9 @@ from backfilld.migrations.record.states import ACTIVE, State
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from backfilld.migrations.postgres.connect import Row
     from backfilld.migrations.postgres.indexes import Work
-    from backfilld.migrations.record.model import Pace, Row, Run
+    from backfilld.migrations.record.model import Pace, Run
     from backfilld.migrations.record.pace import Stop
 
 #: A reading older than this holds every lane (they fail closed), so it is the reason to show.

@@ -5,16 +5,18 @@ from __future__ import annotations
 from importlib import metadata
 from typing import TYPE_CHECKING, Protocol
 
-import redis
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from backfilld.migrations.errors import Unreachable
 from backfilld.migrations.wire.broker import queue_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
+
+    from backfilld.migrations.wire.broker import BrokerRedis
 
 
 class Process(Protocol):
@@ -41,7 +43,7 @@ def version() -> str:
 class HostCollector(Collector):
     """Looks at the children and asks Redis, at each scrape."""
 
-    def __init__(self, children: Sequence[Process], client: redis.Redis) -> None:
+    def __init__(self, children: Sequence[Process], client: BrokerRedis) -> None:
         self._children = children
         self._client = client
 
@@ -61,7 +63,7 @@ class HostCollector(Collector):
     def _of_redis(self) -> Iterator[Metric]:
         try:
             lengths = queue_lengths(self._client)
-        except redis.RedisError:
+        except Unreachable:
             lengths = {}
         yield GaugeMetricFamily("backfilld_redis_up", "1 when Redis answered.", value=float(bool(lengths)))
         queues = GaugeMetricFamily(

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backfilld.migrations.holds import Hold
-    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection, Row
     from backfilld.migrations.postgres.indexes import Work
-    from backfilld.migrations.record.model import Pace, Row, Run
+    from backfilld.migrations.record.model import Pace, Run
     from backfilld.migrations.record.pace import Stop
 
 #: Without a batch for this long, and longer than two batches take, the rate is 0 and not that of the past.
@@ -191,7 +191,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         width=pace.width,
         hold_reason=hold.reason if hold else None,
         residual_rows=run.residual_rows,
-        verified=run.verified_at is not None and run.rollback is None,
+        verified=run.verified_at is not None and not run.rollback.requested,
         quarantined=walk["quarantined"],
         errors=_errors(run, walk),
         hot_update_ratio=_hot_update_ratio(walk),

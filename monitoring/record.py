@@ -19,6 +19,7 @@ from psycopg.rows import dict_row
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.postgres.sessions import named
 from backfilld.migrations.record import lanes, notices, pace, runs
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.telemetry import LoopFailed, nobody
@@ -184,7 +185,7 @@ def _connect(url: str) -> Connection:
         autocommit=True,
         row_factory=dict_row,
         prepare_threshold=None,
-        application_name="backfilld metrics",
+        application_name=named("metrics"),
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         tcp_user_timeout=round(DEADLINE_SECONDS * 1000),
     )

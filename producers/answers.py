@@ -124,8 +124,9 @@ def told(verb: Callable[P, R]) -> Callable[P, R]:
 def _exit_code(exc: Exception) -> int | None:
     """The exit code of an error of PostgreSQL or Redis; None for others. A module never imported has raised nothing."""
     if (psycopg := sys.modules.get("psycopg")) and isinstance(exc, psycopg.Error):
-        unreachable = exc.sqlstate is None or exc.sqlstate[:2] in {"08", "53", "57"}
-        return 5 if isinstance(exc, psycopg.OperationalError) and unreachable else 1
+        from backfilld.migrations.postgres.sqlstates import cannot_serve  # noqa: PLC0415 - imports psycopg, which is there by now
+
+        return 5 if isinstance(exc, psycopg.OperationalError) and cannot_serve(exc) else 1
     if (redis := sys.modules.get("redis")) and isinstance(exc, redis.RedisError):
         return 5
     return None

@@ -119,7 +119,7 @@ class Client:
         try:
             with self._record_of_runs() as connection:
                 messages = lanes.startable(connection, run)
-            _sender().send(self._settings.require_redis(), messages)
+            _sender().send(self._settings.require_redis(), [self._look(run), *messages])
         except Unreachable as exc:
             self._warn(
                 f"the run is enqueued, but its workers could not be woken ({exc}); they will find it by themselves"
@@ -388,12 +388,15 @@ class Client:
         now = _progress(connection, waiting.find(connection, run))
         redis_url = self._settings.redis_url
         if redis_url:
-            control = ControlMessage(target=TARGET, run=run, verb="wake", actor=self._actor)
             try:
-                _sender().send(redis_url, [control, *lanes.startable(connection, run)])
+                _sender().send(redis_url, [self._look(run), *lanes.startable(connection, run)])
             except Unreachable as exc:
                 self._warn(f"recorded, but the workers could not be woken ({exc}); they will see it by themselves")
         return now
+
+    def _look(self, run: int) -> ControlMessage:
+        """Makes the side tasks look at once, that were idle or would look soon."""
+        return ControlMessage(target=TARGET, run=run, verb="wake", actor=self._actor)
 
     # --- connections ---------------------------------------------------------------------------------------------------
 
@@ -428,9 +431,9 @@ class Client:
 
 def _sender() -> ModuleType:
     """The module that sends, imported late: the clients of Redis and Dramatiq are a fifth of the start of `pause`."""
-    from backfilld.producers import enqueue  # noqa: PLC0415 - see above
+    from backfilld.migrations.wire import send  # noqa: PLC0415 - see above
 
-    return enqueue
+    return send
 
 
 def _progress(connection: Connection, run: Run) -> Progress:

@@ -15,8 +15,8 @@ from psycopg import errors
 from backfilld.migrations.errors import BackfilldError, Finding, Refused, UsageError
 from backfilld.migrations.identifiers import Wrong
 from backfilld.migrations.record import audit, lanes, pace, quarantine, runs
-from backfilld.migrations.record.model import Bounds, Changed
-from backfilld.migrations.record.states import ENDED, Phase, State, Wish
+from backfilld.migrations.record.model import Bounds, Changed, Rollback
+from backfilld.migrations.record.states import ENDED, LaneKind, Phase, State, Wish
 from backfilld.producers.waiting import find, phase_named
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def resume(connection: Connection, reference: int | str, *, actor: str) -> int:
         if held.state not in {State.PAUSING, State.PAUSED, State.FAILED}:
             msg = f"run {held.name} is {held.state.words} and cannot be resumed; enqueue the migration again"
             raise UsageError(msg)
-        after = State.RUNNING if held.rollback is None else State.ROLLING_BACK
+        after = State.ROLLING_BACK if held.rollback.requested else State.RUNNING
         runs.set_state(connection, held, after, actor=actor, reason="asked to resume")
         lanes.wake_run(connection, held.run)
 
@@ -168,9 +168,9 @@ def rollback(connection: Connection, reference: int | str, *, actor: str) -> int
                 f"roll that one back: backfilld rollback {newest.run}"
             )
             raise UsageError(msg)
-        if held.rollback is None:
+        if not held.rollback.requested:
             _check_way_back(connection, newest)
-            runs.set_rollback(connection, held.run, {})
+            runs.set_rollback(connection, held.run, Rollback(requested=True))
         runs.set_state(connection, held, State.ROLLING_BACK, actor=actor, reason="asked to roll back")
         if held.state in ENDED:
             lanes.reopen_conductor(connection, held.run)
@@ -424,7 +424,13 @@ def _insert_retries(connection: Connection, held: LockedRun, operations: set[int
     for operation in sorted(operations - waiting):
         relation = str(run.migration.operations[operation].table)
         lanes.insert(
-            connection, held.run, kind="retry", operation=operation, pass_=pass_, relation=relation, bounds=Bounds()
+            connection,
+            held.run,
+            kind=LaneKind.RETRY,
+            operation=operation,
+            pass_=pass_,
+            relation=relation,
+            bounds=Bounds(),
         )
 
 

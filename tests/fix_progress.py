@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from backfilld.migrations.record.model import Bounds, Lane
-from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.record.states import LaneKind, Phase, State
 from backfilld.monitoring.progress import Progress
 
 AT = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -60,7 +60,7 @@ WAITING = replace(
 LANE = Lane(
     run=12,
     lane=1,
-    kind="backfill",
+    kind=LaneKind.BACKFILL,
     operation=0,
     pass_=1,
     relation="jobs",
@@ -77,9 +77,10 @@ LANE = Lane(
     batches_retried=1,
     attempts=0,
     last_error=None,
+    lock_wait=None,
     next_run_at=AT,
     enqueued_at=AT,
     progressed_at=AT,
     done_at=None,
 )
-CONDUCTOR = replace(LANE, lane=0, kind="coordinator", operation=None, relation=None)
+CONDUCTOR = replace(LANE, lane=0, kind=LaneKind.COORDINATOR, operation=None, relation=None)

@@ -15,7 +15,6 @@ import time
 from typing import TYPE_CHECKING
 
 import psycopg
-from dramatiq.brokers.stub import StubBroker
 from rich.console import Console
 
 from backfilld.migrations import settings as settings_
@@ -24,19 +23,17 @@ from backfilld.migrations.postgres import connect
 from backfilld.migrations.record import pace, runs
 from backfilld.migrations.record.lanes import startable
 from backfilld.migrations.record.states import ENDED, State
-from backfilld.migrations.wire.broker import connect_broker
+from backfilld.migrations.wire.broker import connect_broker, in_memory
+from backfilld.migrations.wire.send import sender
 from backfilld.monitoring import display, logs, progress
 from backfilld.monitoring.observers import Observers
 from backfilld.worker import wiring
-from backfilld.worker.actors import sender
 from backfilld.worker.side_tasks.throttle import stale
 
 if TYPE_CHECKING:
-    import dramatiq
-
     from backfilld.migrations.settings import Settings
+    from backfilld.migrations.wire.send import Sender
     from backfilld.monitoring.progress import Progress
-    from backfilld.worker.lanes.runner import Sender
 
 #: How often progress is read and shown.
 SHOW_SECONDS = 0.5
@@ -83,7 +80,7 @@ def _work(settings: Settings, run: int, *, threads: int | None, quiet: bool, sto
             watch.show([now])
             return now
     observe = Observers()
-    broker: dramatiq.Broker = connect_broker(settings.redis_url) if settings.redis_url else StubBroker(middleware=[])
+    broker = connect_broker(settings.redis_url) if settings.redis_url else in_memory()
     tasks = wiring.start_side_tasks(settings, broker, observe=observe, consume_control=False)
     lanes = wiring.start_lanes(settings, broker, threads=threads or found.settings.lanes, observe=observe)
     try:

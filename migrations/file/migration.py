@@ -10,7 +10,7 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, Self, cast, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -19,6 +19,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     WrapSerializer,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -76,23 +77,10 @@ MAX_FILE_BYTES = 1024 * 1024
 MAX_OPERATIONS = 50
 
 
-class Entry(FileModel):
+class _OneOperation(FileModel):
     """One operation: its kind as the only key, and what it needs below that."""
 
     model_config = ConfigDict(title="Operation", json_schema_extra={"minProperties": 1, "maxProperties": 1})
-
-    add_column: AddColumn | None = Field(default=None, description="Add a column and fill it.")
-    rename_column: RenameColumn | None = Field(default=None, description="Give a column another name.")
-    change_type: ChangeType | None = Field(default=None, description="Give a column another type.")
-    set_not_null: SetNotNull | None = Field(default=None, description="Make a column NOT NULL.")
-    drop_column: DropColumn | None = Field(default=None, description="Take a column away.")
-    add_check: AddCheck | None = Field(default=None, description="Add a CHECK constraint.")
-    add_foreign_key: AddForeignKey | None = Field(default=None, description="Add a foreign key.")
-    add_unique: AddUnique | None = Field(default=None, description="Add a UNIQUE constraint.")
-    create_index: CreateIndex | None = Field(default=None, description="Build an index.")
-    drop_index: DropIndex | None = Field(default=None, description="Take an index away.")
-    backfill: Backfill | None = Field(default=None, description="Change the contents of existing columns.")
-    sql: Sql | None = Field(default=None, description="Run SQL of one's own.")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -102,6 +90,13 @@ class Entry(FileModel):
                 "Start each operation with a dash of its own.",
             )
         return self
+
+
+_KEYS: dict[str, Any] = {  # Any: as pydantic has it
+    model.kind: (model | None, Field(default=None, description=model.does)) for model in get_args(Operation)
+}
+#: `_OneOperation` with a key for each kind.
+Entry = create_model("Entry", __base__=_OneOperation, __doc__=_OneOperation.__doc__, **_KEYS)
 
 
 def _unwrap(value: object) -> Operation:
@@ -151,7 +146,7 @@ class Migration(FileModel):
         """Two operations that fill one column would undo each other's work, and neither could be verified."""
         settled: dict[tuple[TableName, str], tuple[str, int]] = {}
         for index, operation in enumerate(self.operations):
-            for name, what, key in _settles(operation):
+            for name, what, key in operation.settles:
                 column = (cast("TableName", operation.table), name)
                 at: yaml_nodes.Path = ("operations", index, operation.kind, *key)
                 earlier = settled.get(column)
@@ -186,30 +181,6 @@ class Migration(FileModel):
             return cls.model_validate(document.data, by_alias=True, by_name=False)
         except ValidationError as exc:
             raise first_complaint(exc, document, file=file, schema=json_schema()) from None
-
-
-def _settles(operation: Operation) -> list[tuple[str, str, tuple[str | int, ...]]]:
-    """The columns an operation settles: their names, what it does to them, and where in the file that is said."""
-    settled: list[tuple[str, str, tuple[str | int, ...]]] = []
-    match operation:
-        case AddColumn():
-            settled = [(operation.column.name, "added", ("column", "name"))]
-        case Backfill():
-            settled = [
-                (name, "filled", ("writes", number) if operation.writes else ("set", name))
-                for number, name in enumerate(operation.written)
-            ]
-        case RenameColumn():
-            settled = [(operation.old, "renamed", ("from",)), (operation.new, "added", ("to",))]
-        case ChangeType():
-            settled = [(operation.column, "changed", ("column",))]
-        case DropColumn():
-            settled = [(operation.column, "dropped", ("column",))]
-        case SetNotNull():
-            settled = [(operation.column, "filled", ("column",))]
-        case AddCheck() | AddForeignKey() | AddUnique() | CreateIndex() | DropIndex() | Sql():
-            pass
-    return settled
 
 
 def _refuse_second(column: tuple[TableName, str], earlier: tuple[str, int], at: yaml_nodes.Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -16,6 +16,38 @@ _TABLE = Field(
 )
 
 
+class Settled(NamedTuple):
+    """A column of which an operation decides what becomes of it."""
+
+    column: str
+    what: Literal["added", "filled", "renamed", "changed", "dropped"]
+    #: Where the file says so, below the operation.
+    at: tuple[str | int, ...]
+
+
+class OperationModel(FileModel):
+    """What the models of all operations have."""
+
+    kind: ClassVar[str]
+    #: What it does, for editors.
+    does: ClassVar[str]
+
+    @property
+    def subject(self) -> str:
+        """What it is about, in a few words: the name that it gives, unless the operation says otherwise."""
+        return str(getattr(self, "name", ""))
+
+    @property
+    def summary(self) -> str:
+        """The operation in a few words, as a person would tell it to another."""
+        return f"{self.kind} {getattr(self, 'table', '')}: {self.subject}"
+
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        """The columns of which it decides what becomes of them: two operations of one file cannot."""
+        return ()
+
+
 class ColumnSpec(FileModel):
     """A column to add."""
 
@@ -23,7 +55,7 @@ class ColumnSpec(FileModel):
     type: Expression = Field(description="The column's type, as in CREATE TABLE.", examples=["text", "numeric(12, 2)"])
 
 
-class AddColumn(FileModel):
+class AddColumn(OperationModel):
     """Add a column, fill it in every existing row, keep it right while the application writes, and verify it."""
 
     model_config = ConfigDict(
@@ -34,6 +66,7 @@ class AddColumn(FileModel):
     )
 
     kind: ClassVar[Literal["add_column"]] = "add_column"
+    does = "Add a column and fill it."
 
     table: Table = _TABLE
     column: ColumnSpec = Field(description="The new column.")
@@ -59,8 +92,16 @@ class AddColumn(FileModel):
             )
         return self
 
+    @property
+    def subject(self) -> str:
+        return f"{self.column.name} {self.column.type}"
 
-class Backfill(FileModel):
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.column.name, "added", ("column", "name")),)
+
+
+class Backfill(OperationModel):
     """Change the contents of columns that are there already, row by row: by SQL expressions, or by a Python function."""
 
     model_config = ConfigDict(
@@ -73,6 +114,7 @@ class Backfill(FileModel):
     )
 
     kind: ClassVar[Literal["backfill"]] = "backfill"
+    does = "Change the contents of existing columns."
 
     table: Table = _TABLE
     assignments: Annotated[dict[Name, Expression], Field(min_length=1)] | None = Field(
@@ -134,11 +176,23 @@ class Backfill(FileModel):
         """The columns that get new values."""
         return self.writes or tuple(self.assignments or ())
 
+    @property
+    def subject(self) -> str:
+        return ", ".join(self.written)
 
-class RenameColumn(FileModel):
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return tuple(
+            Settled(name, "filled", ("writes", number) if self.writes else ("set", name))
+            for number, name in enumerate(self.written)
+        )
+
+
+class RenameColumn(OperationModel):
     """Give a column another name, while applications that know either name go on."""
 
     kind: ClassVar[Literal["rename_column"]] = "rename_column"
+    does = "Give a column another name."
 
     table: Table = _TABLE
     old: Name = Field(alias="from", description="The column's present name, exact.", examples=["total"])
@@ -150,11 +204,20 @@ class RenameColumn(FileModel):
             raise Wrong("`from` and `to` are the same name", "Write the name the column is to have.", at=("to",))
         return self
 
+    @property
+    def subject(self) -> str:
+        return f"{self.old} to {self.new}"
 
-class ChangeType(FileModel):
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.old, "renamed", ("from",)), Settled(self.new, "added", ("to",)))
+
+
+class ChangeType(OperationModel):
     """Give a column another type: beside it grows one of the new type, and once all values are verified they change places."""
 
     kind: ClassVar[Literal["change_type"]] = "change_type"
+    does = "Give a column another type."
 
     table: Table = _TABLE
     column: Name = Field(description="The column, exact.", examples=["device_info"])
@@ -176,11 +239,20 @@ class ChangeType(FileModel):
         examples=["'{}'"],
     )
 
+    @property
+    def subject(self) -> str:
+        return f"{self.column} to {self.type}"
 
-class SetNotNull(FileModel):
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.column, "changed", ("column",)),)
+
+
+class SetNotNull(OperationModel):
     """Make a column NOT NULL, without a scan under a lock that stops the application."""
 
     kind: ClassVar[Literal["set_not_null"]] = "set_not_null"
+    does = "Make a column NOT NULL."
 
     table: Table = _TABLE
     column: Name = Field(description="The column, exact.", examples=["status"])
@@ -190,20 +262,38 @@ class SetNotNull(FileModel):
         examples=["'unknown'"],
     )
 
+    @property
+    def subject(self) -> str:
+        return self.column
 
-class DropColumn(FileModel):
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.column, "filled", ("column",)),)
+
+
+class DropColumn(OperationModel):
     """Take a column away, once its values are archived."""
 
     kind: ClassVar[Literal["drop_column"]] = "drop_column"
+    does = "Take a column away."
 
     table: Table = _TABLE
     column: Name = Field(description="The column, exact.", examples=["legacy_code"])
 
+    @property
+    def subject(self) -> str:
+        return self.column
 
-class AddCheck(FileModel):
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.column, "dropped", ("column",)),)
+
+
+class AddCheck(OperationModel):
     """Add a CHECK constraint, proved for all rows while the application goes on."""
 
     kind: ClassVar[Literal["add_check"]] = "add_check"
+    does = "Add a CHECK constraint."
 
     table: Table = _TABLE
     name: Name = Field(description="The constraint's name.", examples=["orders_total_positive"])
@@ -222,10 +312,11 @@ class References(FileModel):
 _ReferentialAction = Literal["no action", "restrict", "cascade", "set null", "set default"]
 
 
-class AddForeignKey(FileModel):
+class AddForeignKey(OperationModel):
     """Add a foreign key, proved for all rows while the application goes on."""
 
     kind: ClassVar[Literal["add_foreign_key"]] = "add_foreign_key"
+    does = "Add a foreign key."
 
     table: Table = _TABLE
     name: Name = Field(description="The constraint's name.", examples=["orders_customer_fk"])
@@ -235,20 +326,22 @@ class AddForeignKey(FileModel):
     on_update: _ReferentialAction = Field(default="no action", description="What an UPDATE of the referenced key does.")
 
 
-class AddUnique(FileModel):
+class AddUnique(OperationModel):
     """Add a UNIQUE constraint, by an index that is built while the application goes on."""
 
     kind: ClassVar[Literal["add_unique"]] = "add_unique"
+    does = "Add a UNIQUE constraint."
 
     table: Table = _TABLE
     name: Name = Field(description="The constraint's name, and its index's.", examples=["users_email_key"])
     columns: Columns = Field(description="The columns that are to be unique together, in order.", examples=[["email"]])
 
 
-class CreateIndex(FileModel):
+class CreateIndex(OperationModel):
     """Build an index while the application goes on."""
 
     kind: ClassVar[Literal["create_index"]] = "create_index"
+    does = "Build an index."
 
     table: Table = _TABLE
     name: Name = Field(description="The index's name.", examples=["jobs_status_idx"])
@@ -280,19 +373,21 @@ class CreateIndex(FileModel):
         return self
 
 
-class DropIndex(FileModel):
+class DropIndex(OperationModel):
     """Take an index away while the application goes on; its definition is kept."""
 
     kind: ClassVar[Literal["drop_index"]] = "drop_index"
+    does = "Take an index away."
 
     table: Table = _TABLE
     name: Name = Field(description="The index's name; it is in the schema of its table.", examples=["jobs_status_idx"])
 
 
-class Sql(FileModel):
+class Sql(OperationModel):
     """Run SQL of one's own, in one transaction under the lock ladder; `rollback` takes it back."""
 
     kind: ClassVar[Literal["sql"]] = "sql"
+    does = "Run SQL of one's own."
 
     table: Table | None = Field(default=None, description="The table it is about, if there is one.", examples=["jobs"])
     run: Expression = Field(
@@ -308,10 +403,14 @@ class Sql(FileModel):
         examples=[["ban-drop-column"]],
     )
 
+    @property
+    def summary(self) -> str:
+        return f"sql in {self.phase}"
 
+
+#: All of them, in the order in which editors offer them.
 Operation = (
     AddColumn
-    | Backfill
     | RenameColumn
     | ChangeType
     | SetNotNull
@@ -321,5 +420,6 @@ Operation = (
     | AddUnique
     | CreateIndex
     | DropIndex
+    | Backfill
     | Sql
 )

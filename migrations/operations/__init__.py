@@ -1,33 +1,11 @@
-"""One file per operation. `bind` joins a migration's operations with what is known of the database."""
+"""What each operation is, a folder of its own. `bind` joins a migration's operations with what is known of the database."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
-from backfilld.migrations.file import migration as definition
-from backfilld.migrations.operations.add_check.steps import AddCheck
-from backfilld.migrations.operations.add_column.steps import AddColumn
-from backfilld.migrations.operations.add_foreign_key.steps import AddForeignKey
-from backfilld.migrations.operations.add_unique.steps import AddUnique
-from backfilld.migrations.operations.backfill.steps import Backfill
-from backfilld.migrations.operations.base import (
-    Action,
-    AllowedChanges,
-    Archived,
-    Guard,
-    Index,
-    Operation,
-    Statement,
-    Step,
-    Walk,
-)
-from backfilld.migrations.operations.change_type.steps import ChangeType
-from backfilld.migrations.operations.create_index.steps import CreateIndex
-from backfilld.migrations.operations.drop_column.steps import DropColumn
-from backfilld.migrations.operations.drop_index.steps import DropIndex
-from backfilld.migrations.operations.rename_column.steps import RenameColumn
-from backfilld.migrations.operations.set_not_null.steps import SetNotNull
-from backfilld.migrations.operations.sql.steps import Sql
+from backfilld.migrations.operations.base import Action, Archived, Guard, Index, Operation, Statement, Step, Walk
+from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
@@ -38,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Action",
-    "AllowedChanges",
     "Archived",
     "Guard",
     "Index",
@@ -61,36 +38,11 @@ def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
     )
 
 
-def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:  # noqa: C901, PLR0911, PLR0912 - one for each operation
+def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
     """One operation of a migration with its facts."""
-    operation = migration.operations[number]
-    match operation:
-        case definition.AddColumn():
-            return AddColumn(definition=operation, facts=facts, migration=migration.name, number=number)
-        case definition.Backfill():
-            return Backfill(definition=operation, facts=facts, number=number)
-        case definition.ChangeType():
-            return ChangeType(definition=operation, facts=facts, migration=migration.name, number=number)
-        case definition.DropColumn():
-            return DropColumn(definition=operation, facts=facts, migration=migration.name, number=number)
-        case definition.RenameColumn():
-            return RenameColumn(definition=operation, facts=facts, migration=migration.name, number=number)
-        case definition.SetNotNull():
-            return SetNotNull(definition=operation, facts=facts, migration=migration.name, number=number)
-        case definition.AddCheck():
-            return AddCheck(definition=operation, facts=facts)
-        case definition.AddForeignKey():
-            return AddForeignKey(definition=operation, facts=facts)
-        case definition.AddUnique():
-            return AddUnique(definition=operation, facts=facts)
-        case definition.CreateIndex():
-            return CreateIndex(definition=operation, facts=facts)
-        case definition.DropIndex():
-            return DropIndex(definition=operation, facts=facts)
-        case definition.Sql():
-            return Sql(definition=operation, facts=facts)
-        case _:
-            assert_never(operation)
+    definition = migration.operations[number]
+    kind = REGISTRY[type(definition)]
+    return kind.bind(definition=definition, facts=facts, migration=migration.name, number=number)
 
 
 def walks(operations: Sequence[Operation]) -> dict[tuple[str, int], Walk]:

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from psycopg import sql
 
-    from backfilld.migrations.facts import Facts, IndexDefinition, KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.catalog_diff import AllowedChanges
+    from backfilld.migrations.postgres.definitions import IndexDefinition, KeyColumn
+    from backfilld.migrations.postgres.locks import LockMode
     from backfilld.migrations.walks.rewrite import Rewrite
 
 
@@ -24,7 +29,14 @@ class Statement:
     """One DDL statement, the lock it takes on its table, and what else a DBA would ask."""
 
     sql: sql.Composed
-    lock: str
+    lock: LockMode
+    #: Other tables that it locks in the same mode.
+    also: tuple[TableName, ...] = ()
+    #: The lock is held for a moment, and the step is tried again after lock_timeout where it cannot be had.
+    brief: bool = False
+    #: Whether it reads the whole table, where `note` says so; None where the note says nothing of it.
+    scans: bool | None = None
+    #: What else there is to say of it; neither the lock nor its duration.
     note: str = ""
 
 
@@ -34,25 +46,17 @@ class Guard:
 
     sql: sql.Composed
     #: What a row means; `{!r}` takes the row's first column.
-    problem: str
+    template: str
     remedy: str
+    #: The query names rows of the table: their keys, (key text[]), a few at most; and with `rows` how many there are in all.
+    names_rows: bool = False
 
-
-@dataclass(frozen=True, kw_only=True)
-class AllowedChanges:
-    """What an action may change in the catalog entry of its table; all else must be as before, or the action is rolled back.
-
-    Names that begin with `backfilld_` or `~backfilld_` are ours and never compared.
-    """
-
-    #: Columns that have another name afterwards, (before, after). For two that change places, both ways.
-    renamed: tuple[tuple[str, str], ...] = ()
-    #: Columns, by their name afterwards, that have another type. What mentions them must be there, its words may differ.
-    retyped: tuple[str, ...] = ()
-    #: Columns that come or go.
-    columns: tuple[str, ...] = ()
-    #: Lines that are not compared, (kind, name) as `fingerprint.sql` gives them: ("constraint", "jobs_total_check").
-    may_differ: tuple[tuple[str, str], ...] = ()
+    def problem_of(self, found: Sequence[Mapping[str, Any]]) -> str:  # Any: what psycopg reads
+        """The problem, with what the query found put into it."""
+        if not self.names_rows:
+            return self.template.replace("{!r}", repr(next(iter(found[0].values()))))
+        named = "; ".join(", ".join(row["key"]) for row in found)
+        return self.template.replace("{!r}", f"{found[0]['rows']} ({named})" if "rows" in found[0] else named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,28 +69,31 @@ class Action:
     #: Tables that are locked before the first statement, all at once and in the order of their names, with the strongest lock
     #: that any of the statements takes, and `table` with them; see `backfilld.migrations.postgres.locks`.
     locks: tuple[TableName, ...] = ()
-    #: What must be so before the first statement, once the tables are locked: as a guard is, before the fact.
+    #: Guards that are asked before the first statement, once the tables are locked.
     requires: tuple[Guard, ...] = ()
     guards: tuple[Guard, ...] = ()
-    #: What of the table may be otherwise afterwards; None compares nothing.
+    #: Catalog changes that this action may make to its table. None: do not compare.
     keeps: AllowedChanges | None = None
-    #: Reads the whole table, under a lock that lets the application go on; runs without a time limit.
+    #: Reads the whole table, under a lock that blocks no reads or writes; runs without a time limit.
     scans: bool = False
     #: The index that the one statement builds or drops CONCURRENTLY, outside of a transaction; None for ordinary actions.
     index: Index | None = None
     #: Rows that break the rule a scan or an index is to prove: a query that gives their keys as texts, a few at most.
     offenders: sql.Composed | None = None
-    #: The columns that this rule is about, so that lanes which write one of them may mend such rows; empty for any column.
+    #: The columns that this rule is about, so that lanes which write one of them may fix such rows; empty for any column.
     proves: tuple[str, ...] = ()
-    #: Where the one statement only looks, and must find no row: the rule that such a row breaks, in words; empty elsewhere.
+    #: For an action whose one statement only looks, and must find no row: the rule that such a row breaks, for messages.
     looks_for: str = ""
+    #: The constraint that this action looks for, adds or proves; empty for other actions. A row that breaks it leads back to
+    #: the first step that has this name.
+    rule: str = ""
     #: Takes the action back, step by step, once it has committed.
     back: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """What an action without a transaction leaves behind, by which its outcome is told."""
+    """What an action without a transaction leaves behind, by which its outcome is known."""
 
     schema: str
     name: str
@@ -108,7 +115,7 @@ class Archived:
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
-    """What lanes do between two actions."""
+    """Work that lanes do between two actions."""
 
     #: archive: copy what is about to be dropped into the archive · restore: give rows what they had, by a rewrite ·
     #: undo: give rows back what the journal says they had.
@@ -118,7 +125,7 @@ class Walk:
     table: TableName
     #: The unique key that is walked.
     key: tuple[KeyColumn, ...]
-    #: Whether rows that are added while it goes on, at the end of the key's order, are walked too.
+    #: Whether rows that are added during the walk, at the end of the key's order, are walked too.
     to_open_end: bool = True
     #: What the lanes do to each row, where it can be said as a rewrite: for `restore`, whose expression is `archive.restored`'s.
     rewrite: Rewrite | None = None
@@ -166,11 +173,18 @@ class Operation(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plain:
-    """An operation that does nothing in any phase; the others say what they do."""
+_Definition_co = TypeVar("_Definition_co", covariant=True)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Bound(Generic[_Definition_co]):
+    """An operation of a migration, bound to a database. It does nothing in any phase; the others say what they do."""
+
+    definition: _Definition_co
     facts: Facts
+    #: The migration's name, and the operation's number in it: the names of what it makes are made of both.
+    migration: str
+    number: int
 
     def rewrite(self) -> Rewrite | None:
         return None
@@ -189,6 +203,24 @@ class Plain:
 
     def contract(self) -> tuple[Step, ...]:
         return ()
+
+
+class OnTable(Protocol):
+    """The model of an operation on one table, as the file has it."""
+
+    @property
+    def table(self) -> TableName: ...
+
+
+_OnTable_co = TypeVar("_OnTable_co", bound=OnTable, covariant=True)
+
+
+class Plain(Bound[_OnTable_co]):
+    """An operation on one table."""
+
+    @property
+    def table(self) -> TableName:
+        return self.definition.table
 
 
 def object_name(kind: str, migration: str, operation: int) -> str:

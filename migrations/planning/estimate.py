@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.walks.table_statistics import of_whole, survey, walk_for
+from backfilld.migrations.walks.table_statistics import TableStatistics, of_whole, survey, walk_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backfilld.migrations.file.run_settings import RunSettings
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
@@ -41,7 +43,12 @@ class CostEstimate:
 def forecast(connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings) -> CostEstimate:
     """Look at a sample of a table, and say what walking all of it will take."""
     walk = walk_for(rewrite.facts, settings)
-    surveys = survey(connection, table, rewrite) if walk == "pages" else [of_whole(connection, table, rewrite)]
+    leaves = survey(connection, table, rewrite) if walk == "pages" else [of_whole(connection, table, rewrite)]
+    return cost(table, leaves, walk=walk, because=rewrite.facts.keys_because)
+
+
+def cost(table: Table, surveys: Sequence[TableStatistics], *, walk: str, because: str = "") -> CostEstimate:
+    """What walking all of a table will take, by what a sample of each of its leaves says."""
     rows = sum(one.rows for one in surveys)
     row_bytes = sum(one.rows * one.row_bytes for one in surveys) / max(rows, 1)
     indexes = max((one.leaf.indexes for one in surveys), default=0)
@@ -53,7 +60,7 @@ def forecast(connection: Connection, table: Table, rewrite: Rewrite, settings: R
     each = row_bytes + (STRIPED_WAL_BYTES if rounds > 1 else PLAIN_WAL_BYTES)
     return CostEstimate(
         walk=walk,
-        because=rewrite.facts.keys_because,
+        because=because,
         stripes=rounds,
         heap_growth_bytes=round(heap * moved + (rows * VALUE_BYTES if rounds > 1 else 0)),
         index_growth_bytes=round(table.index_bytes * min(1.0, moved + split)),

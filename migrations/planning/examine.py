@@ -1,35 +1,26 @@
 """What must be true before a migration may run, found by asking the database; nothing is changed.
 
 `examine` gives all reasons for refusal at once, what a careful person should know besides, and the facts that the steps need.
-Each operation has a file of its own here, which is handed a `Case` and gives the operation's facts.
+Each operation has a `preflight.py` in its folder, which is handed a `Case` and gives the operation's facts.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import bind, bind_one
-from backfilld.migrations.operations.add_check import preflight as add_check
-from backfilld.migrations.operations.add_column import preflight as add_column
-from backfilld.migrations.operations.add_foreign_key import preflight as add_foreign_key
-from backfilld.migrations.operations.add_unique import preflight as add_unique
-from backfilld.migrations.operations.backfill import preflight as backfill
-from backfilld.migrations.operations.change_type import preflight as change_type
-from backfilld.migrations.operations.create_index import preflight as create_index
-from backfilld.migrations.operations.drop_column import preflight as drop_column
-from backfilld.migrations.operations.drop_index import preflight as drop_index
-from backfilld.migrations.operations.rename_column import preflight as rename_column
-from backfilld.migrations.operations.set_not_null import preflight as set_not_null
+from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql import preflight as sql
-from backfilld.migrations.planning.checks.findings import Case, Examination
+from backfilld.migrations.planning.checks.findings import Case
 from backfilld.migrations.planning.checks.side_effects import tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
 from backfilld.migrations.planning.checks.walks import keys_because, with_key
 from backfilld.migrations.planning.dry_run import dry_run
 from backfilld.migrations.planning.estimate import forecast
+from backfilld.migrations.planning.examination import Examination
 from backfilld.migrations.postgres import catalog, dependents, pooler
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
 
@@ -93,6 +84,7 @@ def _check_server(connection: Connection, found: Examination, migration: Migrati
 def _examine_operation(connection: Connection, found: Examination, migration: Migration, number: int) -> Facts:
     operation = migration.operations[number]
     place = f"operations[{number}].{operation.kind}"
+    examine_case = REGISTRY[type(operation)].examine
     if isinstance(operation, definition.Sql):
         return sql.examine(connection, found, operation, number)
     nothing = Facts(relation=str(operation.table))
@@ -102,7 +94,7 @@ def _examine_operation(connection: Connection, found: Examination, migration: Mi
         found.tables[operation.table] = table
         found.rows[operation.table] = catalog.estimate_rows(connection, table)
         check_table(found, place, table, operation)
-    if table is None or len(found.findings) > before:
+    if table is None or examine_case is None or len(found.findings) > before:
         return nothing
     try:
         with probe(connection, table) as trial:
@@ -116,7 +108,7 @@ def _examine_operation(connection: Connection, found: Examination, migration: Mi
                 trial=trial,
             )
             _add_earlier_columns(case)
-            facts = _examine_case(case)
+            facts = examine_case(case, operation)
     except Rejected as complaint:
         found.findings.append(complaint.finding(place))
         return nothing
@@ -150,35 +142,3 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
             "with `journal: off` nothing is kept of what it replaces: once rows are changed, this run cannot be rolled back"
         )
     return replace(facts, keys_because=because)
-
-
-def _examine_case(case: Case) -> Facts:  # noqa: C901, PLR0911, PLR0912 - one for each operation
-    """The facts of one operation. Raises Rejected."""
-    operation = case.migration.operations[case.number]
-    match operation:
-        case definition.AddColumn():
-            return add_column.examine(case, operation)
-        case definition.Backfill():
-            return backfill.examine(case, operation)
-        case definition.ChangeType():
-            return change_type.examine(case, operation)
-        case definition.DropColumn():
-            return drop_column.examine(case, operation)
-        case definition.RenameColumn():
-            return rename_column.examine(case, operation)
-        case definition.SetNotNull():
-            return set_not_null.examine(case, operation)
-        case definition.AddCheck():
-            return add_check.examine(case, operation)
-        case definition.AddForeignKey():
-            return add_foreign_key.examine(case, operation)
-        case definition.AddUnique():
-            return add_unique.examine(case, operation)
-        case definition.CreateIndex():
-            return create_index.examine(case, operation)
-        case definition.DropIndex():
-            return drop_index.examine(case, operation)
-        case definition.Sql():
-            return Facts(relation="")  # examined by its text: `sql.examine`
-        case _:
-            assert_never(operation)

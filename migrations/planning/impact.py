@@ -1,16 +1,25 @@
-"""What an operation will do to each thing that depends on its table, in words.
+"""What an operation will do to each thing that depends on its table: an action for programs, and words for people.
 
-An operation that knows better than its kind says so itself, by a method `impact`; see `Fateful`.
+A function for each kind of operation; `operations/registry.py` says which is whose.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, assert_never, runtime_checkable
-
-from backfilld.migrations.file import migration as definition
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from backfilld.migrations.operations import Operation
+    from backfilld.migrations.file.operations import (
+        AddColumn,
+        Backfill,
+        ChangeType,
+        DropColumn,
+        Operation,
+        RenameColumn,
+        SetNotNull,
+        Sql,
+    )
     from backfilld.migrations.postgres.dependents import Dependent
 
 #: What PostgreSQL binds to the number of a column, so that it follows a rename by itself.
@@ -41,129 +50,148 @@ _DROPPED_WITH_IT = frozenset(
 )
 
 
-@runtime_checkable
-class Fateful(Protocol):
-    """An operation that says itself what becomes of a dependent."""
+class ImpactAction(StrEnum):
+    """What happens to a dependent, or who has to act."""
 
-    def impact(self, dependent: Dependent) -> str | None:
-        """In words; empty when the operation does not touch it, None to leave the answer to its kind."""
-        ...
-
-
-def impact(operation: Operation, of: definition.Operation, dependent: Dependent) -> str:
-    """What becomes of a dependent, in words; empty when the operation does not touch it."""
-    own = operation.impact(dependent) if isinstance(operation, Fateful) else None
-    return own if own is not None else by_kind(of, dependent)
-
-
-def by_kind(of: definition.Operation, dependent: Dependent) -> str:  # noqa: PLR0911 - a line for each operation
-    """What becomes of a dependent by the kind of an operation alone; empty when it is not touched."""
-    match of:
-        case definition.AddColumn():
-            return _of_added(of.column.name, dependent, moves_rows=of.backfill is not None)
-        case definition.Backfill():
-            return _of_written(set(of.written), dependent)
-        case definition.RenameColumn():
-            return _of_renamed(of.old, of.new, dependent)
-        case definition.ChangeType():
-            return _of_retyped(of.column, dependent)
-        case definition.DropColumn():
-            return _of_dropped(of.column, dependent)
-        case definition.SetNotNull():
-            return _of_written({of.column}, dependent) if of.backfill is not None else ""
-        case definition.Sql():
-            return _of_raw(dependent)
-        case (
-            definition.AddCheck()
-            | definition.AddForeignKey()
-            | definition.AddUnique()
-            | definition.CreateIndex()
-            | definition.DropIndex()
-        ):
-            return ""  # they touch nothing but themselves
-    assert_never(of)
+    #: PostgreSQL carries it along.
+    FOLLOWS = "follows"
+    #: The run makes it again, or copies it, at the switch.
+    REBUILT = "rebuilt"
+    #: It goes with the column.
+    DROPPED = "dropped"
+    #: It is as before, and does not take part in the change.
+    STAYS = "stays"
+    #: It does something for each row that is changed.
+    WORKS = "works"
+    #: A person must change it, or the operation or the application fails.
+    CHANGE_FIRST = "change_first"
+    #: A person must look at it: PostgreSQL cannot tell whether it still works.
+    REVIEW = "review"
+    #: The subscribers of a publication need the change before it is made here.
+    SUBSCRIBERS_FIRST = "subscribers_first"
 
 
-def _of_added(column: str, dependent: Dependent, *, moves_rows: bool) -> str:  # noqa: PLR0911 - a line for each kind
+class Effect(NamedTuple):
+    """What becomes of one dependent."""
+
+    action: ImpactAction
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Impact:
+    """What one operation will do to something that depends on its table."""
+
+    #: The operation, by its number in the file.
+    operation: int
+    kind: str
+    name: str
+    action: ImpactAction
+    #: In words, after the name.
+    impact: str
+
+
+def of_none(of: Operation, dependent: Dependent) -> Effect | None:
+    """An operation that touches nothing but what it makes, or drops."""
+    del of, dependent
+    return None
+
+
+def of_added(of: AddColumn, dependent: Dependent) -> Effect | None:  # noqa: PLR0911 - a line for each kind
+    column, moves_rows = of.column.name, of.backfill is not None
     match dependent.kind:
         case "publication" if dependent.columns:
-            return f"does not send {column} until it is added to its list of columns"
+            return Effect(ImpactAction.STAYS, f"does not send {column} until you add it to its list of columns")
         case "publication":
-            return f"sends {column} from expand on: its subscribers need the column first"
+            words = f"sends {column} as soon as expand is done: add the column on its subscribers first"
+            return Effect(ImpactAction.SUBSCRIBERS_FIRST, words)
         case "column grant":
-            return f"does not cover {column}: grant it to whoever needs it"
+            return Effect(ImpactAction.STAYS, f"does not cover {column}: grant it to the roles that need it")
         case "trigger" if moves_rows and "update" in dependent.detail and not dependent.columns:
-            return "fires for each row that is filled"
+            return Effect(ImpactAction.WORKS, "fires for each row that is filled")
         case "replica identity" if moves_rows and dependent.name == "full":
-            return "writes each filled row to the WAL twice, old and new"
+            return Effect(ImpactAction.WORKS, "writes each filled row to the WAL twice, old and new")
         case "view" | "materialized view":
-            return f"stays as it is: it does not show {column}, not even if it was made with *"
+            return Effect(ImpactAction.STAYS, f"does not show {column}, even if it was created with SELECT *")
         case _:
-            return ""
+            return None
 
 
-def _of_written(columns: set[str], dependent: Dependent) -> str:  # noqa: PLR0911 - a line for each kind
+def of_backfilled(of: Backfill, dependent: Dependent) -> Effect | None:
+    return _of_written(set(of.written), dependent)
+
+
+def of_filled(of: SetNotNull, dependent: Dependent) -> Effect | None:
+    return _of_written({of.column}, dependent) if of.backfill is not None else None
+
+
+def _of_written(columns: set[str], dependent: Dependent) -> Effect | None:
     touched = bool(columns & set(dependent.columns))
+    words = ""
     match dependent.kind:
         case "trigger" if "update" in dependent.detail and (touched or not dependent.columns):
-            return "fires for each row that is changed"
+            words = "fires for each row that is changed"
         case "index" if touched:
-            return "is written for each row that is changed, and all others with it"
+            words = "gets a new entry for each changed row, as does every other index of the table"
         case "constraint" | "foreign key" if touched:
-            return "is checked for each new value; rows that break it are quarantined"
+            words = "is checked for each new value; rows that break it are quarantined"
         case "generated column" if touched:
-            return "is computed anew for each row that is changed"
+            words = "is computed again for each changed row"
         case "materialized view" if touched:
-            return "keeps the old values until it is refreshed"
+            return Effect(ImpactAction.STAYS, "keeps the old values until it is refreshed")
         case "policy" if touched:
-            return "decides by the new values who sees the row"
+            words = "decides by the new values who sees the row"
         case "publication" if touched or not dependent.columns:
-            return "sends each row that is changed"
+            words = "sends each changed row"
         case "replica identity" if dependent.name == "full":
-            return "writes each changed row to the WAL twice, old and new"
-        case _:
-            return ""
+            words = "writes each changed row to the WAL twice, old and new"
+    return Effect(ImpactAction.WORKS, words) if words else None
 
 
-def _of_renamed(old: str, new: str, dependent: Dependent) -> str:
+def of_renamed(of: RenameColumn, dependent: Dependent) -> Effect | None:
+    old, new = of.old, of.new
     if not dependent.names(old) or dependent.kind not in BOUND:
-        return ""
+        return None
     if dependent.is_text:
-        return f"keeps the name {old}, which works until contract: change it to {new} before"
+        words = f"names {old}, which works until contract: change it to {new} before then"
+        return Effect(ImpactAction.REVIEW, words)
     if dependent.kind in {"view", "materialized view"}:
-        return f"follows by itself; its own column is still called {old}"
+        return Effect(ImpactAction.FOLLOWS, f"follows by itself; its own column is still called {old}")
     if dependent.kind == "publication":
-        return f"follows by itself, and sends {new}: its subscribers need the column first"
-    return "follows by itself"
+        words = f"follows by itself, and sends {new}: rename the column on its subscribers first"
+        return Effect(ImpactAction.SUBSCRIBERS_FIRST, words)
+    return Effect(ImpactAction.FOLLOWS, "follows by itself")
 
 
-def _of_retyped(column: str, dependent: Dependent) -> str:
-    if not dependent.names(column) or dependent.kind not in BOUND:
-        return ""
+def of_retyped(of: ChangeType, dependent: Dependent) -> Effect | None:
+    if not dependent.names(of.column) or dependent.kind not in BOUND:
+        return None
     if dependent.is_text:
-        return "meets the new type from the switch on: see whether it minds"
+        return Effect(ImpactAction.REVIEW, "meets the new type after the switch: check that it works with it")
     if dependent.kind == "publication":
-        return "sends the new type from the switch on: its subscribers need it first"
+        words = "sends the new type after the switch: change the column on its subscribers first"
+        return Effect(ImpactAction.SUBSCRIBERS_FIRST, words)
     if dependent.kind == "sequence":
-        return "stays, and gives values of the type it has"
+        return Effect(ImpactAction.STAYS, "stays, and gives values of its own type")
     if dependent.kind in {"comment", "column grant"}:
-        return "is carried over at the switch"
-    return "is made again over the new type at the switch"
+        return Effect(ImpactAction.REBUILT, "is copied to the new column at the switch")
+    return Effect(ImpactAction.REBUILT, "is recreated for the new type at the switch")
 
 
-def _of_dropped(column: str, dependent: Dependent) -> str:
-    if not dependent.names(column) or dependent.kind not in BOUND:
-        return ""
+def of_dropped(of: DropColumn, dependent: Dependent) -> Effect | None:
+    if not dependent.names(of.column) or dependent.kind not in BOUND:
+        return None
     if dependent.is_text:
-        return "fails once the column is gone: must be changed by you, before contract"
+        return Effect(ImpactAction.CHANGE_FIRST, "fails once the column is gone: change it before contract")
     if dependent.kind in _DROPPED_WITH_IT:
-        return "is dropped with it"
-    return "forbids the drop: must be changed by you, before contract"
+        return Effect(ImpactAction.DROPPED, "is dropped with the column")
+    return Effect(ImpactAction.CHANGE_FIRST, "prevents the drop: change or drop it before contract")
 
 
-def _of_raw(dependent: Dependent) -> str:
+def of_raw(of: Sql, dependent: Dependent) -> Effect | None:
+    del of
     if dependent.is_text:
-        return "is left as it is: see whether it minds"
+        return Effect(ImpactAction.REVIEW, "is not changed: check that it still works")
     if dependent.kind in {"view", "materialized view", "function", "policy", "inbound foreign key", "publication"}:
-        return "is left to the statements"
-    return ""
+        return Effect(ImpactAction.STAYS, "is not changed, unless your statements do it")
+    return None

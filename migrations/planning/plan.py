@@ -10,27 +10,31 @@ from psycopg import sql
 
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import Action, bind, steps
+from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql.steps import lock_of
-from backfilld.migrations.planning.dry_run import BLOCKING, Place, Seen
-from backfilld.migrations.planning.impact import impact
-from backfilld.migrations.planning.risks import Impact, rank
-from backfilld.migrations.postgres.locks import needed
+from backfilld.migrations.planning.dry_run_findings import Place, Seen
+from backfilld.migrations.planning.impact import Impact
+from backfilld.migrations.planning.risks import rank
+from backfilld.migrations.postgres.locks import BLOCKS_WRITES, LockMode, needed
 from backfilld.migrations.postgres.statements import split
 from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
-    from backfilld.migrations.operations import Operation, Step
-    from backfilld.migrations.planning.dry_run import DryRun
+    from backfilld.migrations.operations import Operation, Statement, Step
+    from backfilld.migrations.planning.dry_run_findings import DryRun
     from backfilld.migrations.planning.estimate import CostEstimate
-    from backfilld.migrations.planning.examine import Examination
+    from backfilld.migrations.planning.examination import Examination
     from backfilld.migrations.planning.risks import Risk
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.walks.rewrite import Rewrite
 
 #: Rows per second and lane that an estimate starts from, until a run has measured its own: a few indexes, ordinary disks.
 ASSUMED_ROWS_PER_SECOND = 15_000
+#: Locks of statements that leave what a table holds as it is.
+_CHANGES_NOTHING = {LockMode.NONE, LockMode.ACCESS_SHARE, LockMode.SHARE_UPDATE_EXCLUSIVE}
+_GIVES_WAY = "gives way after lock_timeout, and tries again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,7 @@ class PlannedAction:
     """One statement, as it will be sent."""
 
     sql: str
-    lock: str
+    lock: LockMode
     note: str
     #: The operation, by its number in the file.
     operation: int | None = None
@@ -48,10 +52,12 @@ class PlannedAction:
     hold: str = ""
     #: What it does to the whole table: rewrites it, scans it, builds an index on it; empty for nothing.
     does: str = ""
-    #: Whether `note` says that already.
-    noted: bool = False
     #: How lock and deed are known: measured on a copy, or by rule.
     known: Literal["measured", "by rule", ""] = ""
+    #: Other tables that it locks in the same mode, by rule.
+    also: tuple[str, ...] = ()
+    #: The note says in better words what it does to the table.
+    note_says_what_it_does: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +131,7 @@ class Plan:
 def make(migration: Migration, examination: Examination) -> Plan:
     """Put together what preflight found and what the operations would do. A refused migration has no phases."""
     operations = bind(migration, examination.facts) if not examination.findings else ()
-    impacts = {name: _fates(migration, examination, operations, name) for name in examination.tables}
+    impacts = {name: _impacts(migration, examination, name) if operations else () for name in examination.tables}
     return Plan(
         name=migration.name,
         checksum=migration.checksum,
@@ -156,7 +162,7 @@ def make(migration: Migration, examination: Examination) -> Plan:
                 number=number,
                 kind=of.kind,
                 table=str(of.table) if of.table is not None else None,
-                summary=_summary(of),
+                summary=of.summary,
             )
             for number, of in enumerate(migration.operations)
         ),
@@ -164,44 +170,20 @@ def make(migration: Migration, examination: Examination) -> Plan:
     )
 
 
-def _summary(of: definition.Operation) -> str:
-    """An operation in a few words, as a person would tell it to another."""
-    match of:
-        case definition.AddColumn():
-            what = f"{of.column.name} {of.column.type}"
-        case definition.Backfill():
-            what = ", ".join(of.written)
-        case definition.RenameColumn():
-            what = f"{of.old} to {of.new}"
-        case definition.ChangeType():
-            what = f"{of.column} to {of.type}"
-        case definition.SetNotNull() | definition.DropColumn():
-            what = of.column
-        case definition.Sql():
-            return f"sql in {of.phase}"
-        case _:
-            what = of.name
-    return f"{of.kind} {of.table}: {what}"
-
-
-def _fates(
-    migration: Migration, examination: Examination, operations: tuple[Operation, ...], table: TableName
-) -> tuple[Impact, ...]:
+def _impacts(migration: Migration, examination: Examination, table: TableName) -> tuple[Impact, ...]:
     return tuple(
-        Impact(operation=number, kind=dependent.kind, name=dependent.name, impact=words)
-        for number, (operation, of) in enumerate(zip(operations, migration.operations, strict=False))
+        Impact(operation=number, kind=dependent.kind, name=dependent.name, action=what.action, impact=what.words)
+        for number, of in enumerate(migration.operations)
         if _is_about(of, table)
         for dependent in examination.dependents.get(table, ())
-        if (words := impact(operation, of, dependent))
+        if (what := REGISTRY[type(of)].effect(of, dependent)) is not None
     )
 
 
 def _is_about(of: definition.Operation, table: TableName) -> bool:
     if of.table is not None or not isinstance(of, definition.Sql):
         return of.table == table
-    changing = [
-        one for one in split(of.run) if lock_of(one.bare) not in {"none", "ACCESS SHARE", "SHARE UPDATE EXCLUSIVE"}
-    ]
+    changing = [one for one in split(of.run) if lock_of(one.bare) not in _CHANGES_NOTHING]
     return any(name == (table.schema, table.name) for one in changing for _, _, name in one.qualified[:1])
 
 
@@ -233,25 +215,25 @@ def _of_lanes(number: int, operation: Operation, phase: Phase, walk: CostEstimat
             by = "pages" + (f", in {walk.stripes} rounds" if walk.stripes > 1 else "")
         text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         note = f"row locks for about batch_seconds; walked by {by}"
-        return [PlannedAction(sql=text, lock="ROW EXCLUSIVE", note=note, operation=number)]
+        return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number)]
     if phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
         text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
         note = "in batches; must find no row, or the rows are walked again"
-        return [PlannedAction(sql=text, lock="ACCESS SHARE", note=note, operation=number)]
+        return [PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number)]
     return []
 
 
 def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAction]:
     if not isinstance(step, Action):
         text = f"-- {step.kind}: {step.table}"
-        return [PlannedAction(sql=text, lock="ROW EXCLUSIVE", note=step.note, operation=place.operation)]
+        return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=step.note, operation=place.operation)]
     planned = []
     if (lock := needed(step)) is not None and lock.first:
         planned.append(
             PlannedAction(
                 sql=lock.statement.as_string(),
                 lock=lock.mode,
-                note="the strongest that the step needs, at once; gives way after lock_timeout, and tries again",
+                note=f"the strongest that the step needs, at once; {_GIVES_WAY}",
                 operation=place.operation,
                 step=place.step,
                 hold="brief",
@@ -260,18 +242,20 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAc
         )
     for number, statement in enumerate(step.statements):
         seen = dry_run.at(replace(place, statement=number)) if dry_run is not None else Seen(by_rule_because="-")
+        lock_mode = seen.lock or statement.lock
         long = step.scans or step.index is not None or (seen.measured and seen.is_long)
         planned.append(
             PlannedAction(
                 sql=statement.sql.as_string().strip(),
-                lock=seen.lock or statement.lock,
-                note=statement.note.removeprefix("brief; ").replace("; brief; ", "; "),
+                lock=lock_mode,
+                note="; ".join(part for part in (statement.note, _GIVES_WAY if statement.brief else "") if part),
                 operation=place.operation,
                 step=place.step,
-                hold=_hold(seen.lock or statement.lock, long=long),
+                hold=_hold(lock_mode, long=long),
                 does=_deed(seen),
-                noted=(seen.scans and step.scans) or seen.proved,
                 known="measured" if seen.lock else "by rule",
+                also=() if seen.lock else tuple(str(table) for table in statement.also),
+                note_says_what_it_does=_is_said(statement, seen),
             )
         )
     if step.keeps is not None and planned:
@@ -280,12 +264,17 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAc
     return planned
 
 
-def _hold(lock: str, *, long: bool) -> str:
-    if lock == "none":
+def _is_said(statement: Statement, seen: Seen) -> bool:
+    """Whether the statement's own note tells of the scan that was seen, or of the one that was not needed."""
+    return statement.scans is not None and (seen.scans or seen.proved) and not (seen.rewrites or seen.builds_index)
+
+
+def _hold(lock: LockMode, *, long: bool) -> str:
+    if lock is LockMode.NONE:
         return ""
     if not long:
         return "brief"
-    return "as long as the table is large" + ("" if lock in BLOCKING else ", while reads and writes go on")
+    return "as long as the table is large" + ("" if lock in BLOCKS_WRITES else ", while reads and writes go on")
 
 
 def _deed(seen: Seen) -> str:
@@ -298,7 +287,7 @@ def _deed(seen: Seen) -> str:
         (seen.proved, "scans nothing: a constraint proves it"),
     )
     deed = next((words for is_so, words in deeds if is_so), "")
-    return "; ".join(part for part in (deed, *(f"locks {one} too" for one in seen.also)) if part)
+    return "; ".join(part for part in (deed, *(f"locks {table} in {mode} too" for table, mode in seen.also)) if part)
 
 
 def _sets(rewrite: Rewrite) -> str:

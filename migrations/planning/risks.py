@@ -1,43 +1,66 @@
 """What may go wrong with a migration that can run, ranked: what a careful person reads first.
 
-high    data may be gone for good, or the application fails if nothing is done about it
-medium  somebody else has to know, or the database will feel it
-low     it will be felt, shortly
+high    data loss, or application errors, unless you act
+medium  needs a decision, or adds noticeable load
+low     a brief, minor effect
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import Action, steps
 from backfilld.migrations.operations.sql.steps import Sql
 from backfilld.migrations.planning import lint
-from backfilld.migrations.planning.dry_run import BLOCKING, Place
+from backfilld.migrations.planning.dry_run_findings import Place
+from backfilld.migrations.planning.impact import ImpactAction
+from backfilld.migrations.postgres.locks import BLOCKS_WRITES
 from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation
-    from backfilld.migrations.planning.checks.findings import Examination
+    from backfilld.migrations.planning.examination import Examination
+    from backfilld.migrations.planning.impact import Impact
 
 Level = Literal["high", "medium", "low"]
 LEVELS: tuple[Level, ...] = ("high", "medium", "low")
 
-#: Words of an impact that somebody has to act upon.
-_TO_DO = ("must be changed by you", "change it to", "see whether it minds")
+#: What a person has to do about a dependent, and how bad it is if nobody does.
+_TO_DO: dict[ImpactAction, tuple[Level, str]] = {
+    ImpactAction.CHANGE_FIRST: ("high", "Change it first"),
+    ImpactAction.REVIEW: ("medium", "Look at its text"),
+    ImpactAction.SUBSCRIBERS_FIRST: ("medium", "Change the subscribers before the run"),
+}
 #: A heap that grows by more than this part of itself is a matter of disk space.
 _GROWS_MUCH = 0.3
+
+
+class Cause(StrEnum):
+    """What a risk is about, for programs."""
+
+    DROPPED_COLUMN = "dropped_column"
+    OLD_VALUES = "old_values"
+    ALLOWED_RULE = "allowed_rule"
+    DEPENDENT = "dependent"
+    UNMEASURED_LOCK = "unmeasured_lock"
+    LONG_LOCK = "long_lock"
+    GROWTH = "growth"
+    CACHED_PLANS = "cached_plans"
+    LOCK_WAIT = "lock_wait"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Risk:
     """One thing that may go wrong."""
 
+    cause: Cause
     level: Level
     #: The operation, by its number in the file; None for the whole migration.
     operation: int | None
@@ -45,27 +68,17 @@ class Risk:
     remedy: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Impact:
-    """What will happen to something that depends on a table, and by which operation."""
-
-    operation: int
-    kind: str
-    name: str
-    impact: str
-
-
 def rank(
     migration: Migration,
     examination: Examination,
     operations: Sequence[Operation],
-    impacts: dict[TableName, tuple[Impact, ...]],
+    impacts: Mapping[TableName, Sequence[Impact]],
 ) -> tuple[Risk, ...]:
     """The risks of a migration, the highest first."""
     found = [
         *_of_loss(migration),
-        *_of_fates(impacts),
-        *_of_rehearsal(examination, operations),
+        *_of_impacts(impacts),
+        *_of_dry_run(examination, operations),
         *_of_growth(examination),
         *_of_brief_locks(migration, operations),
     ]
@@ -77,27 +90,46 @@ def _of_loss(migration: Migration) -> list[Risk]:
     days = f"{migration.settings.retention_days:g} days"
     for number, of in enumerate(migration.operations):
         if isinstance(of, definition.DropColumn):
-            reason = f"{of.table}.{of.column} is dropped, and its archive is kept for {days}"
+            reason = f"{of.table}.{of.column} is dropped; its values are archived for {days}"
             found.append(
-                Risk(level="high", operation=number, reason=reason, remedy="Approve contract once nobody misses it")
+                Risk(
+                    cause=Cause.DROPPED_COLUMN,
+                    level="high",
+                    operation=number,
+                    reason=reason,
+                    remedy="Approve contract only when no application uses it",
+                )
             )
         written = _written_in_place(of)
         if written and not migration.settings.journal:
             reason = f"the old values of {', '.join(written)} are not kept"
             found.append(
-                Risk(level="high", operation=number, reason=reason, remedy="Leave `journal` on, or have a backup")
+                Risk(
+                    cause=Cause.OLD_VALUES,
+                    level="high",
+                    operation=number,
+                    reason=reason,
+                    remedy="Leave `journal` on, or take a backup first",
+                )
             )
         elif written:
-            reason = f"{', '.join(written)} is changed in place; the old values are kept until {days} after the run"
+            reason = f"{', '.join(written)} is overwritten in place; the old values are kept for {days} after the run"
             found.append(
-                Risk(level="low", operation=number, reason=reason, remedy="`rollback` brings them back until then")
+                Risk(
+                    cause=Cause.OLD_VALUES,
+                    level="low",
+                    operation=number,
+                    reason=reason,
+                    remedy="`rollback` restores them until then",
+                )
             )
         if isinstance(of, definition.Sql):
             found += [
                 Risk(
+                    cause=Cause.ALLOWED_RULE,
                     level="high" if lint.RULES[rule].level == "refuse" else "low",
                     operation=number,
-                    reason=f"the file allows what the rule {rule} refuses",
+                    reason=f"the file allows what the rule {rule} would refuse",
                     remedy=lint.RULES[rule].remedy,
                 )
                 for rule in of.allow
@@ -113,22 +145,20 @@ def _written_in_place(of: definition.Operation) -> tuple[str, ...]:
     return of.written if isinstance(of, definition.Backfill) else ()
 
 
-def _of_fates(impacts: dict[TableName, tuple[Impact, ...]]) -> list[Risk]:
+def _of_impacts(impacts: Mapping[TableName, Sequence[Impact]]) -> list[Risk]:
     found: list[Risk] = []
     for table, several in impacts.items():
         for one in several:
-            what = f"the {one.kind} {one.name} ({table}) {one.impact}"
-            if "must be changed by you" in one.impact:
-                found.append(Risk(level="high", operation=one.operation, reason=what, remedy="Change it first"))
-            elif any(words in one.impact for words in _TO_DO):
-                found.append(Risk(level="medium", operation=one.operation, reason=what, remedy="Look at its text"))
-            elif one.kind == "publication" and "subscribers need" in one.impact:
-                remedy = "Change the subscribers before the run"
-                found.append(Risk(level="medium", operation=one.operation, reason=what, remedy=remedy))
+            if one.action in _TO_DO:
+                level, remedy = _TO_DO[one.action]
+                reason = f"the {one.kind} {one.name} ({table}) {one.impact}"
+                found.append(
+                    Risk(cause=Cause.DEPENDENT, level=level, operation=one.operation, reason=reason, remedy=remedy)
+                )
     return found
 
 
-def _of_rehearsal(examination: Examination, operations: Sequence[Operation]) -> list[Risk]:
+def _of_dry_run(examination: Examination, operations: Sequence[Operation]) -> list[Risk]:
     """Statements whose lock nobody saw, and ones that are long."""
     found: list[Risk] = []
     if examination.dry_run is None:
@@ -138,24 +168,26 @@ def _of_rehearsal(examination: Examination, operations: Sequence[Operation]) -> 
             for step_number, step in enumerate(steps([operation], phase)):
                 for statement_number, statement in enumerate(step.statements if isinstance(step, Action) else ()):
                     seen = examination.dry_run.at(Place(phase, number, step_number, statement_number))
-                    if isinstance(operation, Sql) and not seen.measured and statement.lock in BLOCKING:
-                        reason = f"a statement of {phase} takes {statement.lock} by rule, and was not measured: {seen.by_rule_because}"
+                    if isinstance(operation, Sql) and not seen.measured and statement.lock in BLOCKS_WRITES:
+                        reason = f"a statement of {phase} should take {statement.lock}, which was not measured: {seen.by_rule_because}"
                         found.append(
                             Risk(
+                                cause=Cause.UNMEASURED_LOCK,
                                 level="medium",
                                 operation=number,
                                 reason=reason,
                                 remedy="Try it on a copy of the database",
                             )
                         )
-                    if seen.measured and seen.is_long and seen.lock in BLOCKING:
-                        reason = f"a statement of {phase} holds {seen.lock} for as long as the table is large"
+                    if seen.stops_writes:
+                        reason = f"a statement of {phase} holds {seen.lock} while it goes through the whole table"
                         found.append(
                             Risk(
+                                cause=Cause.LONG_LOCK,
                                 level="high",
                                 operation=number,
                                 reason=reason,
-                                remedy="Use the operation that needs no such lock",
+                                remedy="Use the operation that does the same without that lock",
                             )
                         )
     return found
@@ -168,9 +200,15 @@ def _of_growth(examination: Examination) -> list[Risk]:
         relation = examination.facts[number].relation
         heap = next((size for name, size in sizes.items() if str(name) == relation), 0)
         if walk is not None and heap and walk.heap_growth_bytes > _GROWS_MUCH * heap:
-            reason = f"{relation} grows by about {walk.heap_growth_bytes / heap:.0%} before vacuum gives space back"
+            reason = f"{relation} grows by about {walk.heap_growth_bytes / heap:.0%} before vacuum frees the space"
             found.append(
-                Risk(level="medium", operation=number, reason=reason, remedy="Have that much disk free, and its WAL")
+                Risk(
+                    cause=Cause.GROWTH,
+                    level="medium",
+                    operation=number,
+                    reason=reason,
+                    remedy="Have that much disk space free, and room for the WAL",
+                )
             )
     return found
 
@@ -188,10 +226,11 @@ def _of_brief_locks(migration: Migration, operations: Sequence[Operation]) -> li
     if adding:
         found.append(
             Risk(
+                cause=Cause.CACHED_PLANS,
                 level="low",
                 operation=adding[0] if len(adding) == 1 else None,
-                reason="prepared statements that SELECT * fail once the columns change (cached plan must not change result type)",
-                remedy="Name the columns in the application, or let it reconnect",
+                reason="prepared SELECT * statements fail after the columns change (cached plan must not change result type)",
+                remedy="Name the columns in the application, or prepare the statements again",
             )
         )
     if any(
@@ -203,10 +242,11 @@ def _of_brief_locks(migration: Migration, operations: Sequence[Operation]) -> li
     ):
         found.append(
             Risk(
+                cause=Cause.LOCK_WAIT,
                 level="low",
                 operation=None,
-                reason="a transaction that stays open on a table keeps ACCESS EXCLUSIVE from being had",
-                remedy="Nothing: backfilld gives way after lock_timeout and tries again",
+                reason="a long transaction on the table delays the ACCESS EXCLUSIVE lock",
+                remedy="Nothing to do: backfilld gives up after lock_timeout and retries",
             )
         )
     return found

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.facts import KeyColumn
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres.definitions import Grant, KeyColumn
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
@@ -130,8 +130,7 @@ class ColumnDetails:
     #: It is a parent's column too.
     inherited: bool
     comment: str | None
-    #: (privilege, role, whether it may be granted on); the role is None for PUBLIC.
-    grants: tuple[tuple[str, str | None, bool], ...]
+    grants: tuple[Grant, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,10 +227,10 @@ def nature(connection: Connection, table: Table, column: str) -> Nature:
     return Nature(**(row or {}))
 
 
-def column_grants(connection: Connection, table: Table, column: str) -> list[tuple[str, str, bool]]:
-    """(privilege, whose, whether it may be passed on) of a column itself; an empty name is PUBLIC."""
+def column_grants(connection: Connection, table: Table, column: str) -> tuple[Grant, ...]:
+    """Privileges that were granted on one column."""
     rows = connection.execute(_SQL["column_grants"], {"oid": table.oid, "column": column}).fetchall()
-    return [(row["privilege"], row["grantee"], row["grantable"]) for row in rows]
+    return tuple(Grant(**row) for row in rows)
 
 
 def deferrable_indexes(connection: Connection, table: Table) -> set[str]:
@@ -278,8 +277,7 @@ def column_details(connection: Connection, table: Table, name: str) -> ColumnDet
     if row is None:
         msg = f"{table.name} has no column {name}"
         raise LookupError(msg)
-    grants = tuple((privilege, role, may_grant) for privilege, role, may_grant in row["grants"])
-    return ColumnDetails(**{**row, "grants": grants})
+    return ColumnDetails(**{**row, "grants": column_grants(connection, table, name)})
 
 
 def column_dependents(connection: Connection, table: Table, column: ColumnDetails) -> list[Dependent]:
@@ -332,6 +330,18 @@ def partitions_not_null(connection: Connection, table: Table, column: str) -> li
     """Partitions in which a column is NOT NULL by themselves."""
     rows = connection.execute(_SQL["partitions_not_null"], {"oid": table.oid, "column": column}).fetchall()
     return [row["name"] for row in rows]
+
+
+def oid_of(connection: Connection, relation: sql.Identifier) -> int:
+    """The oid of a relation that is there. Raises psycopg.Error when it is not."""
+    row = connection.execute("SELECT %s::text::regclass::oid::bigint AS oid", [relation.as_string()]).fetchone()
+    return int(row["oid"]) if row else 0
+
+
+def file_of(connection: Connection, oid: int) -> int:
+    """The file that a table is in at this moment."""
+    row = connection.execute("SELECT pg_relation_filenode(%s::bigint::oid)::bigint AS file", [oid]).fetchone()
+    return int(row["file"]) if row else 0
 
 
 def filenode(connection: Connection, name: TableName) -> int | None:

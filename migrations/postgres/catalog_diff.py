@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backfilld.migrations.identifiers import TableName
-    from backfilld.migrations.operations.base import AllowedChanges
     from backfilld.migrations.postgres.connect import Connection
 
 _SQL = queries(__package__, "catalog_diff")
@@ -28,6 +27,23 @@ _OF_THE_TYPE = frozenset({"column", "default", "column options", "sequence"})
 #: What a column has that comes or goes.
 _OF_THE_COLUMN = _OF_THE_TYPE | {"not null", "column grant", "column comment"}
 _TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|[\w$]+|\S""")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllowedChanges:
+    """What an action may change in the catalog entry of its table; all else must be as before, or the action is rolled back.
+
+    Names that begin with `backfilld_` or `~backfilld_` are ours and never compared.
+    """
+
+    #: Columns that have another name afterwards, (before, after). For two that change places, both ways.
+    renamed: tuple[tuple[str, str], ...] = ()
+    #: Columns, by their name afterwards, that have another type. What mentions them must be there, its words may differ.
+    retyped: tuple[str, ...] = ()
+    #: Columns that come or go.
+    columns: tuple[str, ...] = ()
+    #: Lines that are not compared, (kind, name) as `catalog_diff.sql` gives them: ("constraint", "jobs_total_check").
+    may_differ: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, order=True)

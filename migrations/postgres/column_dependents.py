@@ -1,27 +1,19 @@
 """What hangs on a column, and how each part reads for the column that takes its place. Kept with the run, as JSON.
 
-Of two columns that change places one is in use, under the name the application knows, and the other is parked. What cannot
-hang on two columns at once has two names as well: its own where its column is in use, and one of ours where it is parked.
+Of two columns that change places one is in use, under the name the application knows, and the other is inactive. What cannot
+hang on two columns at once has two names as well: its own where its column is in use, and one of ours where it is inactive.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from backfilld.migrations.facts import IndexDefinition
 from backfilld.migrations.identifiers import NAME_BYTES, TableName
+from backfilld.migrations.postgres.definitions import Grant, IndexDefinition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grant:
-    privilege: str
-    #: A role as a statement names it, quoted; PUBLIC for everybody.
-    grantee: str
-    grantable: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +21,10 @@ class DependentIndex:
     """An index that holds the column, or computes from it."""
 
     name: str
-    #: As it is built over the new column and over the old one, each under the name that it has while that column is parked.
+    #: As it is built over the new column and over the old one, each under the name that it has while that column is inactive.
     new: IndexDefinition
     old: IndexDefinition
-    #: Whether it may stay on a column that is parked: no value can break a rule of it, or make it fail.
+    #: Whether it may stay on a column that is inactive: no value can break a rule of it, or make it fail.
     harmless: bool
     #: How the UNIQUE constraint of the same name that owns it is deferred; None where none does.
     constraint: str | None
@@ -47,7 +39,7 @@ class DependentRule:
     """A CHECK constraint or a foreign key."""
 
     name: str
-    #: As it reads for the new column while that is parked, and for the old one in use.
+    #: As it reads for the new column while that is inactive, and for the old one in use.
     new: str
     old: str
     #: The table a foreign key refers to; None for a check.
@@ -63,7 +55,7 @@ class DependentStatistics:
 
     schema: str
     name: str
-    #: The columns and expressions of `CREATE STATISTICS … ON`, over the new column while it is parked, and over the old one
+    #: The columns and expressions of `CREATE STATISTICS … ON`, over the new column while it is inactive, and over the old one
     #: in use.
     new: str
     old: str
@@ -116,7 +108,7 @@ class DependentTrigger:
 class ColumnDependents:
     """Everything that hangs on one column."""
 
-    #: The names of the two columns while each is parked.
+    #: The names of the two columns while each is inactive.
     new_column: str
     old_column: str
     #: The type that it has, with its collation where that is not the type's own.
@@ -162,30 +154,27 @@ class ColumnDependents:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        given = {field.name: value[field.name] for field in fields(cls) if field.name in value}
         return cls(
             **{
-                **given,
-                "grants": _grants(given["grants"]),
-                "up_reads": tuple(given.get("up_reads", ())),
-                "down_reads": tuple(given.get("down_reads", ())),
-                "indexes": tuple(_index(one) for one in given.get("indexes", ())),
-                "checks": tuple(_rule(one) for one in given.get("checks", ())),
-                "foreign_keys": tuple(_rule(one) for one in given.get("foreign_keys", ())),
-                "statistics": tuple(DependentStatistics(**one) for one in given.get("statistics", ())),
-                "views": tuple(_view(one) for one in given.get("views", ())),
+                **value,
+                "grants": _grants(value["grants"]),
+                "indexes": tuple(_index(one) for one in value["indexes"]),
+                "checks": tuple(_rule(one) for one in value["checks"]),
+                "foreign_keys": tuple(_rule(one) for one in value["foreign_keys"]),
+                "statistics": tuple(DependentStatistics(**one) for one in value["statistics"]),
+                "views": tuple(_view(one) for one in value["views"]),
                 "policies": tuple(
-                    DependentPolicy(**{**one, "table": TableName(**one["table"])}) for one in given.get("policies", ())
+                    DependentPolicy(**{**one, "table": TableName(**one["table"])}) for one in value["policies"]
                 ),
-                "functions": tuple(given.get("functions", ())),
-                "triggers": tuple(DependentTrigger(**one) for one in given.get("triggers", ())),
-                "seen": tuple((kind, name, digest) for kind, name, digest in given.get("seen", ())),
+                "triggers": tuple(DependentTrigger(**one) for one in value["triggers"]),
+                "seen": tuple((kind, name, digest) for kind, name, digest in value["seen"]),
+                **{name: tuple(value[name]) for name in ("up_reads", "down_reads", "functions")},
             }
         )
 
 
-def parked(column: str, end: str) -> str:
-    """The name of a parked column: the column's own, cut to what leaves room for the end."""
+def inactive(column: str, end: str) -> str:
+    """The name of an inactive column: the column's own, cut to what leaves room for the end."""
     room = NAME_BYTES - len(end.encode())
     return column.encode()[:room].decode(errors="ignore") + end
 

@@ -13,14 +13,17 @@ from psycopg import errors
 from psycopg.rows import dict_row
 
 from backfilld.migrations.errors import InvalidSettings, Unreachable
+from backfilld.migrations.postgres.sessions import OURS, SessionName
+from backfilld.migrations.postgres.sqlstates import lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from psycopg_pool import ConnectionPool
 
-#: Any: what a row holds depends on the query; `model.from_row` gives it types.
-Connection = psycopg.Connection[dict[str, Any]]
+#: Any: what a row holds depends on the query; `from_row` of a value gives it types.
+Row = dict[str, Any]
+Connection = psycopg.Connection[Row]
 Pool: TypeAlias = "ConnectionPool[Connection]"
 
 #: Seconds to wait for a server that does not answer. Longer than a restart's refusal, shorter than a person's patience.
@@ -39,7 +42,7 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def connect(url: str, *, autocommit: bool = True, application_name: str = "backfilld") -> Connection:
+def connect(url: str, *, autocommit: bool = True, application_name: str = OURS) -> Connection:
     """Open one connection. Raises Unreachable, and InvalidSettings for a URL that is none."""
     try:
         return psycopg.connect(url, autocommit=autocommit, application_name=application_name, **_OPTIONS)
@@ -85,10 +88,10 @@ def open_pool(url: str, *, size: int) -> Pool:
         max_idle=60,
         timeout=CONNECT_TIMEOUT_SECONDS,
         reconnect_timeout=CONNECT_TIMEOUT_SECONDS,
-        kwargs={**_OPTIONS, "application_name": "backfilld", "autocommit": True},
+        kwargs={**_OPTIONS, "application_name": OURS, "autocommit": True},
         connection_class=psycopg.Connection[dict[str, Any]],
         check=ConnectionPool.check_connection,
-        name="backfilld",
+        name=OURS,
         open=True,
     )
 
@@ -116,16 +119,6 @@ def open_session(pool: Pool, *, application_name: str, settings: dict[str, str])
     return connection
 
 
-def lost(exc: psycopg.Error) -> bool:
-    """Whether an error means that the connection is gone, so that the outcome of a COMMIT would be unknown."""
-    if exc.sqlstate is None:
-        return isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError)
-    return exc.sqlstate.startswith("08") or isinstance(
-        exc,
-        errors.AdminShutdown | errors.CrashShutdown | errors.CannotConnectNow | errors.IdleInTransactionSessionTimeout,
-    )
-
-
 def begin_settings(  # noqa: PLR0913 - each is named where it is called
     *, run: int, lane: int, seq: int, lock_timeout_seconds: float, statement_timeout_seconds: float, writes: str = ""
 ) -> dict[str, str]:
@@ -135,7 +128,7 @@ def begin_settings(  # noqa: PLR0913 - each is named where it is called
     sync trigger whose work the batch itself does. A `statement_timeout_seconds` of 0 is no limit.
     """
     return {
-        "application_name": f"backfilld run={run} lane={lane} seq={seq}",
+        "application_name": str(SessionName(run=run, lane=lane, seq=seq)),
         "lock_timeout": f"{round(lock_timeout_seconds * 1000)}ms",
         "statement_timeout": f"{round(statement_timeout_seconds * 1000)}ms",
         # Ends the transaction, and with it the lease, of a worker that froze.

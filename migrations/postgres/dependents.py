@@ -1,17 +1,49 @@
-"""What hangs on a table and its columns: all that a change of the table may carry along, break, or take with it."""
+"""What depends on a table and its columns: all that a change of the table may carry along, break, or take with it."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.queries import queries
+from psycopg import sql
+
+from backfilld.migrations.queries import literally, queries
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.catalog import Table
-    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "dependents")
+_OF_COLUMN = queries(__package__, "column_dependents")
+
+#: What cannot be taken along to another column, by the kind that `of_column` gives: what to say, and what to do instead.
+IN_THE_WAY = {
+    "primary key": (
+        "the primary key {} holds it",
+        "A primary key is changed by an operation of its own, which is not there yet",
+    ),
+    "inbound": (
+        "the foreign key {} of another row refers to it",
+        "Change both sides in turn: drop that foreign key, change both columns, and add it again with `add_foreign_key`",
+    ),
+    "generated": ("the generated column {} reads it", "Drop that column first, and add it again afterwards"),
+    "identity": (
+        "it is an identity column ({})",
+        "Keep its type, or make its sequence an ordinary default first (DROP IDENTITY)",
+    ),
+    "materialized view": ("the materialized view {} reads it", "Drop that view first, and make it again afterwards"),
+    "rule": ("the rule {} reads it", "Drop that rule first, and make it again afterwards"),
+    "publication": (
+        "{} names it in a list of columns or in a filter",
+        "Take the table out of it first, and add it again afterwards",
+    ),
+    "constraint": ("the constraint {} holds it", "Drop that constraint first, and add it again afterwards"),
+    "other": ("{} depends on it, or on a view that reads it", "Drop that first, and make it again afterwards"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +74,65 @@ def of_table(connection: Connection, table: Table) -> tuple[Dependent, ...]:
         connection.execute("SET LOCAL search_path = ''")
         rows = connection.execute(_SQL["of_table"], {"oid": table.oid}).fetchall()
     return tuple(Dependent(**{**row, "columns": tuple(sorted(set(row["columns"])))}) for row in rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnDependent:
+    """One thing that depends on a column."""
+
+    kind: str
+    oid: int
+    name: str
+    definition: str | None
+
+    @property
+    def digest(self) -> str:
+        return hashlib.md5((self.definition or "").encode(), usedforsecurity=False).hexdigest()
+
+
+def column(connection: Connection, table: TableName, name: str) -> Row:
+    """What belongs to a column itself; the columns are those of the query."""
+    return connection.execute(_OF_COLUMN["column"], named_in_query(table, name)).fetchone() or {}
+
+
+def of_column(connection: Connection, table: TableName, name: str) -> list[ColumnDependent]:
+    """Everything that depends on a column; views in the order in which they can be made."""
+    return [
+        ColumnDependent(kind=row["kind"], oid=row["oid"], name=row["name"], definition=row["definition"])
+        for row in connection.execute(_OF_COLUMN["of_column"], named_in_query(table, name))
+    ]
+
+
+def changed_since(table: TableName, name: str, seen: Sequence[tuple[str, str, str]]) -> sql.Composed:
+    """A query that names what depends on a column now and did not, is another now, or hung on it and does not any more."""
+    now = literally(_OF_COLUMN["of_column"], named_in_query(table, name))
+    then = sql.SQL(", ").join(
+        sql.SQL("({})").format(sql.SQL(", ").join(sql.Literal(part) for part in one)) for one in [("", "", ""), *seen]
+    )
+    return sql.SQL(
+        "SELECT coalesce(now.kind || ' ' || now.name, since.kind || ' ' || since.name) AS what FROM ({now}) now "
+        "FULL JOIN (VALUES {then}) since (kind, name, digest) ON since.kind = now.kind AND since.name = now.name "
+        "AND since.digest = pg_catalog.md5(coalesce(now.definition, '')) "
+        "WHERE (now.kind IS NULL OR since.kind IS NULL) AND since.kind IS DISTINCT FROM '' ORDER BY 1 LIMIT 1"
+    ).format(now=now, then=then)
+
+
+def appeared_since(table: TableName, name: str, seen: Sequence[tuple[str, str, str]]) -> sql.Composed:
+    """A query that names what depends on a column now and did not, whatever its definition is by now."""
+    now = literally(_OF_COLUMN["of_column"], named_in_query(table, name))
+    known = [sql.Literal(f"{kind} {known}") for kind, known, _ in seen]
+    return sql.SQL(
+        "SELECT now.kind || ' ' || now.name AS what FROM ({now}) now WHERE now.kind || ' ' || now.name <> ALL ({known}) "
+        "ORDER BY 1 LIMIT 1"
+    ).format(now=now, known=sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(known)))
+
+
+def mentions(connection: Connection, table: TableName, name: str) -> list[str]:
+    """Functions whose body is a text that holds the names of the table and of the column."""
+    named = {"column": name, "name": table.name}
+    return [row["name"] for row in connection.execute(_OF_COLUMN["mentions"], named)]
+
+
+def named_in_query(table: TableName, name: str) -> dict[str, str]:
+    """A table and its column as parameters of the queries in `column_dependents.sql`."""
+    return {"table": table.identifier.as_string(), "column": name, "named": name}

@@ -15,89 +15,25 @@ import psycopg
 from psycopg import errors, sql
 
 from backfilld.migrations.errors import Finding
-from backfilld.migrations.postgres import indexes
-from backfilld.migrations.postgres.sqlstates import in_words
+from backfilld.migrations.postgres import catalog, indexes
+from backfilld.migrations.postgres.lexer import self_containment_problem
+from backfilld.migrations.postgres.sqlstates import in_words, was_interrupted
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from backfilld.migrations.facts import IndexDefinition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.definitions import IndexDefinition
 
 _SQL = queries(__package__, "catalog")
 
-#: PostgreSQL's lexical elements that may hold a parenthesis or a semicolon which is not one (manual, 4.1). Where this lexer
-#: and PostgreSQL's could differ it must see more code, never less: names go on with `$` and with every character beyond
-#: ASCII, a carriage return ends a line comment, and an escape string that is continued keeps its backslashes.
-LEXEME = re.compile(
-    r"""
-      (?P<continued> (?<![\w$\x80-\U0010ffff]) [eE]' (?: [^'\\] | '' | \\. )*+ ' (?: \s | -- [^\n\r]* )+ ' )
-    | (?P<escaped>   (?<![\w$\x80-\U0010ffff]) [eE]' (?: [^'\\] | '' | \\. )*+ ' )
-    | (?P<string>    ' (?: [^'] | '' )*+ ' )
-    | (?P<name>      " (?: [^"] | "" )*+ " )
-    | (?P<dollar>    (?<![\w$\x80-\U0010ffff])
-                     \$ (?P<tag> [A-Za-z_\x80-\U0010ffff] [A-Za-z_0-9\x80-\U0010ffff]* )? \$ .*? \$ (?(tag)(?P=tag)) \$ )
-    | (?P<line>      -- [^\n\r]* )
-    | (?P<block>     /\* )
-    | (?P<open>      [(\[] )
-    | (?P<close>     [)\]] )
-    | (?P<semicolon> ; )
-    | (?P<broken>    ['"] )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
 #: A column of the copy that no table of a user's has.
 _ASIDE = "~backfilld aside"
-_BLOCK_EDGE = re.compile(r"/\*|\*/")
-
-
-def smuggled(expression: str) -> str | None:
-    """Why a text is not one self-contained operand, or None when it is.
-
-    In parentheses that are balanced at every point, the grammar leaves room for nothing but an operand: not for a second
-    statement, not for a clause of ours to be closed and another opened.
-    """
-    depth, position = 0, 0
-    while match := LEXEME.search(expression, position):
-        position = match.end()
-        kind = match.lastgroup if match.lastgroup != "tag" else "dollar"
-        if kind == "block":
-            end = end_of_comment(expression, position)
-            if end is None:
-                return "a comment is not closed"
-            position = end
-        elif kind == "open":
-            depth += 1
-        elif kind == "close":
-            depth -= 1
-            if depth < 0:
-                return "a parenthesis is closed that was not opened"
-        elif kind == "semicolon":
-            return "it holds more than one statement"
-        elif kind == "broken":
-            return "a quote is not closed"
-        elif kind == "continued":
-            return "an E'…' string goes on in another one; write it as one, or join them with ||"
-    return "a parenthesis is not closed" if depth else None
-
-
 #: The index that is tried on a copy.
 _PROBE_INDEX = "backfilld_probe_index"
-
-
-def end_of_comment(text: str, position: int) -> int | None:
-    # Comments nest in PostgreSQL.
-    depth = 1
-    while depth:
-        edge = _BLOCK_EDGE.search(text, position)
-        if edge is None:
-            return None
-        depth += 1 if edge.group() == "/*" else -1
-        position = edge.end()
-    return position
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +65,7 @@ class Probe:
         Raises Rejected: the type is not one, or brings more than a type along.
         """
         what = f"type {type_!r}"
-        if problem := smuggled(type_):
+        if problem := self_containment_problem(type_):
             raise Rejected("type", f"{what} is not one type: {problem}")
         present = {one["name"] for one in self._columns()}
         with self._asking("type", what):
@@ -150,23 +86,23 @@ class Probe:
         type_ = str(added[0]["type"])
         if default is None:
             return type_, False
-        if problem := smuggled(default):
+        if problem := self_containment_problem(default):
             raise Rejected("default", f"the default is not one expression: {problem}")
         with self._asking("default", "the default"):
             self._connection.execute(
                 sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(self._copy, sql.Identifier(column))
             )
-            before = self._filenode()
+            before = catalog.file_of(self._connection, self._own_oid())
             self._connection.execute(
                 sql.SQL("ALTER TABLE {} ADD COLUMN {} {} DEFAULT (\n{}\n)").format(
                     self._copy, sql.Identifier(column), _raw(type_), _raw(default)
                 )
             )
-        return type_, self._filenode() == before
+        return type_, catalog.file_of(self._connection, self._own_oid()) == before
 
     def analyse(self, expression: str, *, what: str, type_: str | None = None) -> Analysis:
         """Have PostgreSQL parse an expression over the table. Raises Rejected with its words."""
-        if problem := smuggled(expression):
+        if problem := self_containment_problem(expression):
             raise Rejected("expression", f"{what} is not one expression: {problem}")
         self._views += 1
         view = sql.Identifier("pg_temp", f"backfilld_probe_{self._views}")
@@ -176,8 +112,7 @@ class Probe:
                     sql.Identifier(f"backfilld_probe_{self._views}"), _operand(expression, type_), self._copy
                 )
             )
-        row = self._connection.execute("SELECT %s::regclass::oid::bigint AS oid", [view.as_string()]).fetchone()
-        oid = row["oid"] if row else 0
+        oid = catalog.oid_of(self._connection, view)
         reads = self._connection.execute(_SQL["view_reads"], {"view": oid}).fetchall()
         tree = self._connection.execute(_SQL["view_tree"], {"view": oid}).fetchone()
         nodes = tree["tree"] if tree else ""
@@ -267,7 +202,7 @@ class Probe:
     def index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
         """Build an index on the copy, and take its definition as PostgreSQL writes it.
 
-        `rest` is what follows the table's name in CREATE INDEX; users' texts in it were found self-contained by `smuggled`.
+        `rest` is what follows the table's name in CREATE INDEX; users' texts in it were found self-contained.
         Raises Rejected.
         """
         # Written, read and written again: what comes out then is what the table's own index will be found to be.
@@ -339,14 +274,7 @@ class Probe:
         return self._connection.execute(_SQL["columns"], {"oid": self._own_oid()}).fetchall()
 
     def _own_oid(self) -> int:
-        row = self._connection.execute("SELECT %s::regclass::oid::bigint AS oid", [self._copy.as_string()]).fetchone()
-        return int(row["oid"]) if row else 0
-
-    def _filenode(self) -> int:
-        row = self._connection.execute(
-            "SELECT pg_relation_filenode(%s::regclass)::bigint AS node", [self._copy.as_string()]
-        ).fetchone()
-        return int(row["node"]) if row else 0
+        return catalog.oid_of(self._connection, self._copy)
 
     @contextmanager
     def _asking(self, check: str, what: str) -> Iterator[None]:
@@ -354,7 +282,7 @@ class Probe:
             with self._connection.transaction():
                 yield
         except psycopg.Error as exc:
-            if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57")):
+            if was_interrupted(exc):
                 raise
             hint = f" ({exc.diag.message_hint})" if exc.diag.message_hint else ""
             raise Rejected(check, f"{what}: {in_words(exc)}{hint}") from exc
@@ -389,7 +317,7 @@ def probe(connection: Connection, table: Table) -> Iterator[Probe]:
     name: TableName = table.name
     with connection.transaction(force_rollback=True):
         connection.execute("SET LOCAL search_path = ''")
-        connection.execute("SET LOCAL standard_conforming_strings = on")  # as `smuggled` reads them
+        connection.execute("SET LOCAL standard_conforming_strings = on")  # as `self_containment_problem` reads texts
         connection.execute("SET LOCAL lock_timeout = '2s'")
         connection.execute(
             sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {})").format(sql.Identifier(name.name), name.identifier)
@@ -398,7 +326,7 @@ def probe(connection: Connection, table: Table) -> Iterator[Probe]:
 
 
 def _raw(text: str) -> sql.SQL:
-    return sql.SQL(text)  # a user's text, after `smuggled` found nothing
+    return sql.SQL(text)  # a user's text, found self-contained
 
 
 def _operand(text: str, type_: str | None = None) -> sql.Composed:

@@ -8,15 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.facts import IndexDefinition
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres import catalog, sessions
+from backfilld.migrations.postgres.definitions import IndexDefinition
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from psycopg import sql
+
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "indexes")
 
@@ -109,6 +111,12 @@ def of_table(connection: Connection, table: int) -> list[Named]:
     return [Named.from_row(row) for row in connection.execute(_SQL["indexes_of"], {"table": table}).fetchall()]
 
 
+def definitions_on(connection: Connection, table: sql.Identifier) -> list[IndexDefinition]:
+    """The definitions of a table's indexes, by its name."""
+    named = of_table(connection, catalog.oid_of(connection, table))
+    return [one.definition for one in named if one.definition is not None]
+
+
 def uses(connection: Connection, index: int) -> Uses | None:
     """What an index is needed for, by its oid; None when it is gone."""
     row = connection.execute(_SQL["index_uses"], {"index": index}).fetchone()
@@ -124,7 +132,12 @@ def end_sessions(connection: Connection, run: int, *, but: int, patience_seconds
 
     The caller holds the run's coordinator.
     """
-    parameters = {"run": run, "but": but, "patience_ms": round(patience_seconds * 1000)}
+    parameters = {
+        "run": run,
+        "tidying": sessions.tidying(run),
+        "but": but,
+        "patience_ms": round(patience_seconds * 1000),
+    }
     rows = connection.execute(_SQL["end_index_sessions"], parameters).fetchall()
     return [row["pid"] for row in rows if not row["ended"]]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg import sql
 
@@ -13,35 +14,62 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from backfilld.migrations.file.migration import TableName
-    from backfilld.migrations.operations import Action
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "locks")
 
+
+class LockMode(StrEnum):
+    """What a statement locks its table with, by PostgreSQL's own names, from the weakest to the strongest (manual, 13.3)."""
+
+    #: No lock on the table, or none but the ACCESS SHARE of looking it up.
+    NONE = "none"
+    ACCESS_SHARE = "ACCESS SHARE"
+    ROW_SHARE = "ROW SHARE"
+    ROW_EXCLUSIVE = "ROW EXCLUSIVE"
+    SHARE_UPDATE_EXCLUSIVE = "SHARE UPDATE EXCLUSIVE"
+    SHARE = "SHARE"
+    SHARE_ROW_EXCLUSIVE = "SHARE ROW EXCLUSIVE"
+    EXCLUSIVE = "EXCLUSIVE"
+    ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
+    #: A DO block of a user's: known only once it has run.
+    UNKNOWN = "whatever it executes locks"
+
+
 #: The modes, from the weakest to the strongest, each with the ones it waits for (manual, 13.3).
 _CONFLICTS = {
-    "ACCESS SHARE": ("ACCESS EXCLUSIVE",),
-    "ROW SHARE": ("EXCLUSIVE", "ACCESS EXCLUSIVE"),
-    "ROW EXCLUSIVE": ("SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"),
-    "SHARE UPDATE EXCLUSIVE": (
-        *("SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"),
+    LockMode.ACCESS_SHARE: (LockMode.ACCESS_EXCLUSIVE,),
+    LockMode.ROW_SHARE: (LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
+    LockMode.ROW_EXCLUSIVE: (
+        *(LockMode.SHARE, LockMode.SHARE_ROW_EXCLUSIVE, LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
     ),
-    "SHARE": ("ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"),
-    "SHARE ROW EXCLUSIVE": (
-        *("ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"),
+    LockMode.SHARE_UPDATE_EXCLUSIVE: (
+        *(LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.SHARE, LockMode.SHARE_ROW_EXCLUSIVE),
+        *(LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
     ),
-    "EXCLUSIVE": (
-        *("ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE"),
-        "ACCESS EXCLUSIVE",
+    LockMode.SHARE: (
+        *(LockMode.ROW_EXCLUSIVE, LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.SHARE_ROW_EXCLUSIVE),
+        *(LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
     ),
-    "ACCESS EXCLUSIVE": (
-        *("ACCESS SHARE", "ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE"),
-        *("EXCLUSIVE", "ACCESS EXCLUSIVE"),
+    LockMode.SHARE_ROW_EXCLUSIVE: (
+        *(LockMode.ROW_EXCLUSIVE, LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.SHARE, LockMode.SHARE_ROW_EXCLUSIVE),
+        *(LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
+    ),
+    LockMode.EXCLUSIVE: (
+        *(LockMode.ROW_SHARE, LockMode.ROW_EXCLUSIVE, LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.SHARE),
+        *(LockMode.SHARE_ROW_EXCLUSIVE, LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
+    ),
+    LockMode.ACCESS_EXCLUSIVE: (
+        *(LockMode.ACCESS_SHARE, LockMode.ROW_SHARE, LockMode.ROW_EXCLUSIVE, LockMode.SHARE_UPDATE_EXCLUSIVE),
+        *(LockMode.SHARE, LockMode.SHARE_ROW_EXCLUSIVE, LockMode.EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
     ),
 }
 MODES = tuple(_CONFLICTS)
+#: The modes under which the application cannot write.
+BLOCKS_WRITES = frozenset(_CONFLICTS[LockMode.ROW_EXCLUSIVE])
+#: The modes as `pg_locks` calls them, AccessExclusiveLock and the like.
+_IN_PG_LOCKS = {f"{mode.title().replace(' ', '')}Lock": mode for mode in MODES}
 
 #: As many of those in the way are named in a message; the record has them all.
 NAMED = 3
@@ -53,7 +81,7 @@ class Needed:
 
     #: In the order of their names: two transactions that lock several tables in one order cannot wait for each other.
     tables: tuple[TableName, ...]
-    mode: str
+    mode: LockMode
     #: Whether it is taken before the first statement, by a LOCK TABLE.
     #: Several tables are, so that no transaction waits for the second one with the first in hand, and so is a table whose
     #: lock would be raised half-way. What needs one table, and asks for its strongest lock first, leaves that to the
@@ -70,9 +98,29 @@ class Needed:
         return " and ".join(str(table) for table in self.tables)
 
 
-def needed(action: Action) -> Needed | None:
+class Locking(Protocol):
+    """One statement, and the lock that it takes on its table."""
+
+    @property
+    def lock(self) -> LockMode: ...
+
+
+class Changing(Protocol):
+    """What a step is asked for its lock: an operation's `Action`."""
+
+    @property
+    def table(self) -> TableName | None: ...
+    @property
+    def statements(self) -> Sequence[Locking]: ...
+    @property
+    def locks(self) -> Sequence[TableName]: ...
+    @property
+    def index(self) -> object | None: ...
+
+
+def needed(action: Changing) -> Needed | None:
     """What an action must lock; None when it takes no lock on a table, or none that is known beforehand."""
-    modes = [mode for statement in action.statements if (mode := _mode(statement.lock)) is not None]
+    modes = [statement.lock for statement in action.statements if statement.lock in _CONFLICTS]
     tables = {*action.locks, *(() if action.table is None else (action.table,))}
     if not tables or action.index is not None or not (modes or action.locks):
         return None
@@ -84,9 +132,14 @@ def needed(action: Action) -> Needed | None:
     )
 
 
-def _mode(words: str) -> str | None:
-    """The mode that a statement's `lock` begins with; None for `none`."""
-    return max((mode for mode in MODES if words.upper().startswith(mode)), key=len, default=None)
+def strength(mode: LockMode | None) -> int:
+    """For comparing modes: the stronger, the larger."""
+    return MODES.index(mode) if mode in MODES else -1
+
+
+def from_pg_locks(name: str) -> LockMode:
+    """A mode by the name that `pg_locks` has for it: AccessExclusiveLock."""
+    return _IN_PG_LOCKS[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,12 +263,8 @@ def _who(lock: Needed | None, *, waiting: int | None) -> dict[str, Any]:  # Any:
     return {
         "waiting": waiting,
         "tables": [table.identifier.as_string() for table in lock.tables] if lock else [],
-        "modes": [_as_in_pg_locks(mode) for mode in _CONFLICTS[lock.mode]] if lock else [],
+        "modes": [name for name, mode in _IN_PG_LOCKS.items() if lock and mode in _CONFLICTS[lock.mode]],
     }
-
-
-def _as_in_pg_locks(mode: str) -> str:
-    return mode.title().replace(" ", "") + "Lock"
 
 
 def _in_the_way(rows: Sequence[Row]) -> list[Blocker]:

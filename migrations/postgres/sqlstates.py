@@ -1,17 +1,21 @@
-"""What an error of PostgreSQL means for the work in hand: try again, set a row aside, or stop."""
+"""What an error of PostgreSQL means for the work in hand: try again, set a row aside, or stop (manual, appendix A)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from backfilld.migrations.postgres.connect import lost
+import psycopg
+from psycopg import errors
 
-if TYPE_CHECKING:
-    import psycopg
-
-#: Classes and codes that go away by themselves (manual, appendix A): no resources, locks, conflicts, operator's orders,
+_CONNECTION = "08"
+#: Somebody, or a time limit, cancelled the statement, or ended the server.
+_INTERVENTION = "57"
+#: The server ends the session: it shuts down, has crashed, or is not ready yet. Of this class only 57014 spares the session.
+_SHUTDOWN = "57P"
+_NO_RESOURCES = "53"
+#: Classes and codes that go away by themselves: no resources, locks, conflicts, operator's orders,
 #: a server that takes no writes for the moment (25006: Supabase's answer to a full disk).
-_TRANSIENT = ("40", "53", "55", "57", "58", "25006")
+_TRANSIENT = ("40", _NO_RESOURCES, "55", _INTERVENTION, "58", "25006")
 #: Classes that one row's values cause: a subselect with two rows, data exceptions, broken constraints, errors a trigger or
 #: function raised, views' checks, values too large (for an index) or too deeply nested; and of our own, a Python function.
 _DATA = ("21", "22", "23", "44", "54", "P0", "PY")
@@ -27,6 +31,31 @@ def classify(exc: psycopg.Error) -> Literal["connection", "transient", "data", "
     if code.startswith(_TRANSIENT):
         return "transient"
     return "fatal"
+
+
+def lost(exc: psycopg.Error) -> bool:
+    """Whether an error means that the connection is gone, so that the outcome of a COMMIT would be unknown."""
+    if exc.sqlstate is None:
+        return isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError)
+    return exc.sqlstate.startswith(_CONNECTION) or isinstance(
+        exc,
+        errors.AdminShutdown | errors.CrashShutdown | errors.CannotConnectNow | errors.IdleInTransactionSessionTimeout,
+    )
+
+
+def server_is_gone(exc: psycopg.Error) -> bool:
+    """Whether an error says nothing of the statement that met it: the connection is lost, or the server goes down."""
+    return exc.sqlstate is None or exc.sqlstate.startswith((_CONNECTION, _SHUTDOWN))
+
+
+def was_interrupted(exc: psycopg.Error) -> bool:
+    """As `server_is_gone`, or the statement was cancelled before it could answer."""
+    return server_is_gone(exc) or (exc.sqlstate or "").startswith(_INTERVENTION)
+
+
+def cannot_serve(exc: psycopg.Error) -> bool:
+    """Whether the same would be answered later: interrupted, or no connections, memory or disk are left."""
+    return was_interrupted(exc) or (exc.sqlstate or "").startswith(_NO_RESOURCES)
 
 
 def ran_out_of_time(exc: psycopg.Error) -> bool:

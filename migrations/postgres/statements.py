@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.postgres.expression_probe import LEXEME, end_of_comment
+from backfilld.migrations.postgres.lexer import LEXEME, end_of_comment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,6 +115,14 @@ def split(text: str) -> tuple[SqlStatement, ...]:
         tokens.append(token)
     end()
     return tuple(statements)
+
+
+def names(text: str) -> set[tuple[str, str]]:
+    """The names with a schema in a text; none where it cannot be read."""
+    try:
+        return {name for statement in split(text) for _, _, name in statement.qualified}
+    except Unclosed:
+        return set()
 
 
 def _in_body(tokens: list[Token]) -> bool:

@@ -9,14 +9,14 @@ from psycopg.types.json import Jsonb
 
 from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.queries import queries
-from backfilld.migrations.record.model import Bounds, Lane, PageRange, Timing
+from backfilld.migrations.record.model import Bounds, Checkpoint, Lane, PageRange
 from backfilld.migrations.wire.messages import LaneMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
+    from backfilld.migrations.record.states import LaneKind
 
 _SQL = queries(__package__, "lanes")
 
@@ -57,7 +57,7 @@ def insert(  # noqa: PLR0913 - one row; each column is named where it is called
     connection: Connection,
     run: int,
     *,
-    kind: str,
+    kind: LaneKind,
     operation: int,
     pass_: int,
     relation: str,
@@ -130,19 +130,7 @@ def extend(connection: Connection, run: int, *, operation: int, pass_: int, boun
     return cursor.rowcount > 0
 
 
-def advance_query(  # noqa: PLR0913 - the checkpoint: each counter is named where it is called
-    lane: Lane,
-    *,
-    cursor: Any,  # JSON: a key, or the coordinator's step
-    walked: int = 0,
-    changed: int = 0,
-    residual: int = 0,
-    hot: int | None = None,
-    batch_rows: int | None = None,
-    recent: Sequence[Timing] = (),
-    done: bool = False,
-    sleeps: bool = False,
-) -> Statement:
+def advance_query(lane: Lane, checkpoint: Checkpoint) -> Statement:
     """The checkpoint of a step, as a statement that gives the lane's new row (`Lane.from_row`).
 
     Gives no row when the step was taken by somebody else; a transaction that holds the lane cannot meet that.
@@ -151,15 +139,15 @@ def advance_query(  # noqa: PLR0913 - the checkpoint: each counter is named wher
         "run": lane.run,
         "lane": lane.lane,
         "seq": lane.seq,
-        "cursor": Jsonb(cursor) if cursor is not None else None,
-        "walked": walked,
-        "changed": changed,
-        "residual": residual,
-        "hot": hot,
-        "batch_rows": batch_rows or lane.batch_rows,
-        "recent": Jsonb([[timing.rows, timing.seconds, timing.at] for timing in recent]),
-        "done": done,
-        "sleeps": sleeps,
+        "cursor": Jsonb(checkpoint.cursor) if checkpoint.cursor is not None else None,
+        "walked": checkpoint.walked,
+        "changed": checkpoint.changed,
+        "residual": checkpoint.residual,
+        "hot": checkpoint.hot,
+        "batch_rows": checkpoint.batch_rows or lane.batch_rows,
+        "recent": Jsonb([[timing.rows, timing.seconds, timing.at] for timing in checkpoint.recent]),
+        "done": checkpoint.done,
+        "sleeps": checkpoint.sleeps,
     }
 
 
@@ -171,6 +159,7 @@ def postpone(  # noqa: PLR0913 - one row; each column is named where it is calle
     attempts: int | None = None,
     batch_rows: int | None = None,
     error: Mapping[str, Any] | None = None,  # Any: JSON for people
+    lock_wait: Mapping[str, Any] | None = None,  # Any: JSON, as `lock_policy.Wait` writes it
     retried: bool = False,
 ) -> None:
     """Let a lane come back by itself in `delay_seconds`. Waiting is written down, not slept."""
@@ -185,6 +174,7 @@ def postpone(  # noqa: PLR0913 - one row; each column is named where it is calle
             "batch_rows": batch_rows or lane.batch_rows,
             "retried": int(retried),
             "error": Jsonb(dict(error)) if error is not None else None,
+            "lock_wait": Jsonb(dict(lock_wait)) if lock_wait is not None else None,
         },
     )
 
@@ -242,15 +232,23 @@ def wake_run(connection: Connection, run: int, *, coordinator: bool = True) -> N
     connection.execute(_SQL["wake_run"], {"run": run, "coordinator": coordinator})
 
 
-def count_open(connection: Connection, run: int, *, pass_: int, kinds: Sequence[str]) -> int:
+def count_open(connection: Connection, run: int, *, pass_: int, kinds: Iterable[LaneKind]) -> int:
     row = connection.execute(_SQL["open_lanes"], {"run": run, "pass": pass_, "kinds": list(kinds)}).fetchone()
     return int(row["open"]) if row else 0
 
 
-def pass_result(connection: Connection, run: int, *, pass_: int, kind: str) -> tuple[int, int]:
-    """(rows still needing work, rows walked) of a pass."""
+@dataclass(frozen=True, kw_only=True)
+class PassResult:
+    """What the lanes of a pass did: rows they walked, and rows that still need work."""
+
+    residual: int
+    walked: int
+
+
+def pass_result(connection: Connection, run: int, *, pass_: int, kind: LaneKind) -> PassResult:
+    """What the lanes of a pass found and did."""
     row = connection.execute(_SQL["pass_result"], {"run": run, "pass": pass_, "kind": kind}).fetchone()
-    return (row["residual"], row["walked"]) if row else (0, 0)
+    return PassResult(**(row or {"residual": 0, "walked": 0}))
 
 
 def due(connection: Connection, *, grace_seconds: float) -> list[LaneMessage]:

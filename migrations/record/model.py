@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from backfilld.migrations.facts import Facts
-from backfilld.migrations.record.states import Phase, State, Wish
+from backfilld.migrations.record.states import LaneKind, Phase, State, Wish
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,12 +15,44 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.file.run_settings import RunSettings
+    from backfilld.migrations.postgres.connect import Row
 
 #: A position in a key's order: each column's value as PostgreSQL writes it.
 Key = tuple[str, ...]
 
-#: Any: a row of our own tables; `from_row` gives every column its type.
-Row = dict[str, Any]
+
+@dataclass(frozen=True, kw_only=True)
+class Reached:
+    """How far a run had come: in a pass over the data, so many steps of a phase were done."""
+
+    phase: Phase
+    steps: int
+    pass_: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollback:
+    """Whether a run goes back: a person asks for it, and the coordinator begins it once no batch is in flight."""
+
+    requested: bool = False
+    #: How far the run had come when the coordinator began to take it back; None until it has.
+    begun: Reached | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether it was asked for and the coordinator has not begun."""
+        return self.requested and self.begun is None
+
+    def to_json(self) -> dict[str, str | int] | None:
+        if self.begun is None:
+            return {} if self.requested else None
+        return {"phase": self.begun.phase, "step": self.begun.steps, "pass": self.begun.pass_}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any] | None) -> Self:
+        if not value:
+            return cls(requested=value is not None)
+        return cls(requested=True, begun=Reached(phase=Phase(value["phase"]), steps=value["step"], pass_=value["pass"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +79,7 @@ class Run:
     error: Mapping[str, Any] | None
     #: Sizes of the tables that are walked, in bytes, before the walk and after it.
     space: Mapping[str, Any] | None
-    #: Where a rollback began: `phase`, `step` and `pass`; empty until the coordinator has taken it up, None while the run goes forward.
-    rollback: Mapping[str, Any] | None
+    rollback: Rollback
     #: Until when old values are kept; None: as long as the run lasts.
     kept_until: datetime | None
     #: When the old values were dropped, and with them the way back.
@@ -86,10 +117,11 @@ class Run:
             wish=Wish(row["wish"]) if row["wish"] else None,
             approved=frozenset(Phase(phase) for phase in row["approved"]),
             pass_=row["pass"],
+            rollback=Rollback.from_json(row["rollback"]),
         )
 
 
-_PARSED = frozenset({"settings_json", "facts", "phase", "state", "wish", "approved", "pass_"})
+_PARSED = frozenset({"settings_json", "facts", "phase", "state", "wish", "approved", "pass_", "rollback"})
 
 
 def run_settings(stored: Mapping[str, Any]) -> RunSettings:  # Any: JSON
@@ -154,12 +186,32 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a step leaves in its lane's row, in the transaction of its work. Counts are of this step alone."""
+
+    #: See `Lane.cursor`. Any: JSON.
+    cursor: Any
+    walked: int = 0
+    changed: int = 0
+    residual: int = 0
+    #: Of the changed rows, those that touched no index; None where they are not counted.
+    hot: int | None = None
+    #: How many rows the next batch takes; None: as many as this one.
+    batch_rows: int | None = None
+    recent: tuple[Timing, ...] = ()
+    #: The lane is at its end.
+    done: bool = False
+    #: The lane waits until it is woken.
+    sleeps: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lane:
     """A slice of a table that is walked in order; lane 0 is the run's coordinator."""
 
     run: int
     lane: int
-    kind: str
+    kind: LaneKind
     operation: int | None
     pass_: int
     relation: str | None
@@ -178,6 +230,8 @@ class Lane:
     batches_retried: int
     attempts: int
     last_error: Mapping[str, Any] | None
+    #: How long the coordinator has tried for a lock. Any: JSON, as `lock_policy.Wait` writes it.
+    lock_wait: Mapping[str, Any] | None
     #: None: asleep until somebody wakes it.
     next_run_at: datetime | None
     #: None: no message is on its way.
@@ -187,9 +241,10 @@ class Lane:
 
     @classmethod
     def from_row(cls, row: Row) -> Self:
-        parsed = {"bounds", "recent", "pass_"}
+        parsed = {"kind", "bounds", "recent", "pass_"}
         return cls(
             **{field.name: row[field.name] for field in fields(cls) if field.name not in parsed},
+            kind=LaneKind(row["kind"]),
             pass_=row["pass"],
             bounds=_bounds(row["bounds"]),
             recent=tuple(Timing(rows=rows, seconds=seconds, at=at) for rows, seconds, at in row["recent"]),

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "notices")
 

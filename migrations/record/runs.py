@@ -11,8 +11,9 @@ from psycopg.types.json import Jsonb
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit, pace
-from backfilld.migrations.record.model import Row, Run, run_settings
-from backfilld.migrations.record.states import Phase, State, Wish, allowed
+from backfilld.migrations.record.model import Rollback, Run, run_settings
+from backfilld.migrations.record.pace import Stop, stop_of
+from backfilld.migrations.record.states import Phase, State, StopReason, Wish, allowed, why_stop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.file.run_settings import RunSettings
-    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "runs")
 
@@ -44,8 +45,7 @@ class StepContext:
     state: State
     pass_: int
     settings: RunSettings
-    #: Where a rollback began; see `Run.rollback`.
-    rollback: Mapping[str, Any] | None
+    rollback: Rollback
     #: About how many rows all walks pass over; None before they were planned.
     rows_total: int | None
     width: int
@@ -68,6 +68,11 @@ class StepContext:
     now: datetime
 
     @property
+    def why_stop(self) -> StopReason | None:
+        """Why a step that is under way must stop now; None while it may go on."""
+        return why_stop(self.state, rollback_pending=self.rollback.pending, all_stopped=self.stop is not None)
+
+    @property
     def target_seconds(self) -> float:
         """How long a batch should last: the run's own wish, or less when the pace says so."""
         return min(self.settings.batch_seconds, self.batch_seconds or self.settings.batch_seconds)
@@ -85,7 +90,7 @@ class StepContext:
             state=State(row["state"]),
             pass_=row["pass"],
             settings=run_settings(row["settings"]),
-            rollback=row["rollback"],
+            rollback=Rollback.from_json(row["rollback"]),
             rows_total=row["rows_total"],
             width=row["width"],
             hold_reason=row["hold_reason"],
@@ -113,8 +118,12 @@ class LockedRun:
     settings: RunSettings
     approved: frozenset[Phase]
     pass_: int
-    #: Where a rollback began; see `Run.rollback`.
-    rollback: Mapping[str, Any] | None
+    rollback: Rollback
+
+    @property
+    def why_stop(self) -> StopReason | None:
+        """Why the run's steps must stop now, for a reason of its own: the stop of all runs is none."""
+        return why_stop(self.state, rollback_pending=self.rollback.pending, all_stopped=False)
 
 
 class ChangedMeanwhile(Exception):
@@ -193,7 +202,7 @@ def lock(connection: Connection, run: int) -> LockedRun | None:
         settings=run_settings(row["settings"]),
         approved=frozenset(Phase(phase) for phase in row["approved"]),
         pass_=row["pass"],
-        rollback=row["rollback"],
+        rollback=Rollback.from_json(row["rollback"]),
     )
 
 
@@ -218,13 +227,9 @@ def set_state(  # noqa: PLR0913 - one row, one act: each part is named where it 
     audit.record(connection, held.run, actor=actor, what=f"run.{state}", before=held.state, reason=reason)
 
 
-def set_rollback(
-    connection: Connection,
-    run: int,
-    rollback: Mapping[str, Any],  # Any: JSON
-) -> None:
-    """Where a rollback begins: nothing yet, or `phase` and `step`."""
-    connection.execute(_SQL["set_rollback"], {"run": run, "rollback": Jsonb(dict(rollback))})
+def set_rollback(connection: Connection, run: int, rollback: Rollback) -> None:
+    """A rollback is asked for, or begun."""
+    connection.execute(_SQL["set_rollback"], {"run": run, "rollback": Jsonb(rollback.to_json())})
 
 
 def keep_until(connection: Connection, run: int, *, days: float) -> None:
@@ -280,6 +285,27 @@ def tune(
     """New settings, of which `changes` names the ones that are new: before and after."""
     connection.execute(_SQL["tune"], {"run": run, "settings": Jsonb(settings.model_dump(mode="json"))})
     audit.record(connection, run, actor=actor, what="run.tuned", **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulse:
+    """What there is to do, seen in one look."""
+
+    #: A run is queued, running, stopping or turning back.
+    at_work: bool
+    #: `stopping` gives at least one run.
+    stopping: bool
+    #: All runs are stopped, by a person.
+    stop: Stop | None
+
+
+def pulse(connection: Connection) -> Pulse:
+    """One look at all runs. Raises LookupError when the control schema is damaged."""
+    row = connection.execute(_SQL["pulse"]).fetchone()
+    if row is None:
+        msg = "backfilld.pace is empty"
+        raise LookupError(msg)
+    return Pulse(at_work=row["at_work"], stopping=row["stopping"], stop=stop_of(row))
 
 
 def stopping(connection: Connection) -> list[Row]:

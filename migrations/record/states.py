@@ -1,4 +1,4 @@
-"""The life of a run: its states, its phases, and which change may follow which.
+"""The life of a run: its states, its phases, which change may follow which, and which of its lanes may work when.
 
 A wish is a state: `pause` writes `pausing`, and only a worker writes `paused`, once no batch is in flight.
 """
@@ -29,6 +29,11 @@ class State(StrEnum):
         return self.replace("_", " ")
 
 
+#: Steps of the verify phase that are the coordinator's own: make the lanes, and judge what they found. After them the data is
+#: known to be right, and the steps of the operations follow.
+VERIFY_OWN_STEPS = 2
+
+
 class Phase(StrEnum):
     """The phases of a change, in order."""
 
@@ -45,10 +50,27 @@ class Phase(StrEnum):
         order = list(Phase)
         return order[min(order.index(self) + 1, len(order) - 1)]
 
+    @property
+    def own_steps(self) -> int:
+        """How many steps the coordinator takes in this phase before those of the operations."""
+        return VERIFY_OWN_STEPS if self is Phase.VERIFY else 0
+
     def is_past(self, other: Phase) -> bool:
         """Whether a run in this phase has finished `other`."""
         order = list(Phase)
         return order.index(self) > order.index(other)
+
+
+class LaneKind(StrEnum):
+    """What a lane does: walk a slice of a table, try rows of the quarantine again, or coordinate the run."""
+
+    COORDINATOR = "coordinator"
+    BACKFILL = "backfill"
+    VERIFY = "verify"
+    RETRY = "retry"
+    ARCHIVE = "archive"
+    RESTORE = "restore"
+    UNDO = "undo"
 
 
 class Wish(StrEnum):
@@ -125,6 +147,48 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.ROLLED_BACK: frozenset(),
     State.COMPLETED: frozenset({State.ROLLING_BACK}),  # person: rollback, as long as old values are kept
 }
+
+
+#: Which lanes work in which phase of a run that goes forward, beside the coordinator.
+FORWARD: dict[Phase, frozenset[LaneKind]] = {
+    Phase.BACKFILL: frozenset({LaneKind.BACKFILL, LaneKind.RETRY}),
+    Phase.VERIFY: frozenset({LaneKind.VERIFY}),
+    Phase.CONTRACT: frozenset({LaneKind.ARCHIVE}),
+}
+#: Which lanes work while a run is rolled back, whatever its phase.
+BACK = frozenset({LaneKind.ARCHIVE, LaneKind.RESTORE, LaneKind.UNDO})
+
+
+class StopReason(StrEnum):
+    """Why a run takes no step, and why a step that is under way must end."""
+
+    ASKED = "the run was told to stop"
+    TURNING_BACK = "the run was told to roll back"
+    RESTING = "the run is at rest"
+    ALL_STOPPED = "all runs are stopped"
+
+
+def why_stop(state: State, *, rollback_pending: bool, all_stopped: bool) -> StopReason | None:
+    """Why a step must stop now, or None. Everything that may run for longer than a moment asks this, between two of its parts.
+
+    While a rollback is pending, what is under way belongs to the way forward; only the coordinator may begin a step, which takes
+    the rollback up.
+    """
+    if state in STOPPING:
+        return StopReason.ASKED
+    if state not in ACTIVE:
+        return StopReason.RESTING
+    if state is State.ROLLING_BACK and rollback_pending:
+        return StopReason.TURNING_BACK
+    return StopReason.ALL_STOPPED if all_stopped else None
+
+
+def may_work(state: State, phase: Phase, kind: LaneKind) -> bool:
+    """Whether a lane of this kind may work while its run is in this state and phase, as `backfilld.may_work` says in SQL."""
+    if state not in ACTIVE:
+        return False
+    kinds = BACK if state is State.ROLLING_BACK else FORWARD.get(phase, frozenset())
+    return kind is LaneKind.COORDINATOR or kind in kinds
 
 
 def allowed(before: State, after: State) -> bool:

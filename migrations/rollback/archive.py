@@ -1,4 +1,4 @@
-"""Values out of the archive, as SQL over a row of their table.
+"""The archive: what a contract removes, row by row, and the values that come back out of it.
 
 How an operation that removes a column uses it, its `contract` and the way back of that:
 
@@ -23,12 +23,19 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from backfilld.migrations.identifiers import sendable
+from backfilld.migrations.queries import templates
+from backfilld.migrations.rollback.retention import partition
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.facts import KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.definitions import KeyColumn
+    from backfilld.migrations.walks.keys import KeyWalk
     from backfilld.migrations.walks.rewrite import Rewrite
+
+_SQL = templates(__package__, "archive")
 
 #: Stands for the partition of the run in which an expression is evaluated.
 OF_THIS_RUN = "backfilld.archive_of_this_run"
@@ -60,6 +67,52 @@ def in_run(rewrite: Rewrite, run: int) -> Rewrite:
         ),
         where=rewrite.where.replace(OF_THIS_RUN, partition) if rewrite.where is not None else None,
     )
+
+
+def archive(  # noqa: PLR0913 - one statement; each part is named where it is called
+    walk: KeyWalk, condition: sql.Composable, *, old: str, new: str | None, run: int, operation: int
+) -> sql.Composed:
+    """Copy the columns `old` and `new` of rows that meet the condition, where the archive does not have them as they are.
+
+    Gives `changed`, the rows that were copied, and `missing`, those of them that the archive did not have at all.
+    """
+    name = walk.table.name
+    return _SQL["archive"].format(
+        archive=partition("archive", run).identifier,
+        run=sql.Literal(run),
+        operation=sql.Literal(operation),
+        key=key_array(walk),
+        old=_as_text(name, old),
+        new=_as_text(name, new) if new is not None else sql.SQL("NULL::text"),
+        table=sendable(walk.table.identifier),
+        condition=condition,
+    )
+
+
+def unarchived(walk: KeyWalk, condition: sql.Composable, *, run: int, operation: int) -> sql.Composed:
+    """Give `rows`: how many rows that meet the condition the archive does not have."""
+    return _SQL["unarchived"].format(
+        table=sendable(walk.table.identifier),
+        condition=condition,
+        archive=partition("archive", run).identifier,
+        operation=sql.Literal(operation),
+        key=key_array(walk),
+    )
+
+
+def key_array(walk: KeyWalk) -> sql.Composed:
+    """A row's key as the journal and the archive write it."""
+    return array(walk.table.name, [column.name for column in walk.key])
+
+
+def array(table: str, columns: Sequence[str]) -> sql.Composed:
+    """Columns of a row as an array of texts."""
+    return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(_as_text(table, column) for column in columns))
+
+
+def _as_text(table: str, column: str) -> sql.Composed:
+    # With a collation, because the column may have one of its own.
+    return sql.SQL('{}::text COLLATE "C"').format(sendable(sql.Identifier(table, column)))
 
 
 def _held(table: TableName, key: Sequence[KeyColumn], operation: int, new: str | None) -> str:

@@ -6,18 +6,17 @@ values that were written through the new column and do not fit the old one. A mi
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import tuple_row
 
 from backfilld.migrations.operations import Action, Walk, bind
+from backfilld.migrations.postgres.connect import apply_settings
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import lanes
-from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.record.states import State
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.rollback.steps import way_back
 
@@ -25,16 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation, Step
-    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection, Row
     from backfilld.migrations.record.model import Key, Run
 
 _SQL = queries(__package__, "retention")
 
 #: A look at rows that takes longer than this is given up; the step itself looks again when it comes to it.
 PATIENCE = "2s"
-#: The first two steps of the verify phase are the coordinator's own.
-_JUDGED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +89,7 @@ def _steps_back(connection: Connection, run: Run, operations: Sequence[Operation
     """The way back from where the run is."""
     coordinator = lanes.read(connection, run.run, 0)
     step = (coordinator.cursor or 0) if coordinator is not None else 0
-    done = max(step - (_JUDGED if run.phase is Phase.VERIFY else 0), 0)
+    done = max(step - run.phase.own_steps, 0)
     return [back.step for back in way_back(operations, phase=run.phase, done=done, pass_=run.pass_)]
 
 
@@ -108,47 +106,55 @@ def _lost(connection: Connection, run: Run, steps: Sequence[Step]) -> str:
         for lane in lanes.of_run(connection, run.run)
         if lane.operation in undone and lane.kind in {"backfill", "retry"}
     )
-    why = "`journal: off`" if not run.settings.journal else "an earlier release"
-    return f"{changed} rows were changed in place without a journal ({why})" if changed else ""
+    return f"{changed} rows were changed in place without a journal (`journal: off`)" if changed else ""
 
 
 def _refusals(connection: Connection, steps: Sequence[Step]) -> Iterator[RollbackCheck]:
-    """What a step of the way back would not begin over: its own guards are asked. Their rows are told as `2 (5; 6)`."""
-    for guard in [guard for step in steps if isinstance(step, Action) for guard in step.requires]:
-        try:
-            with connection.transaction():
-                connection.execute(
-                    "SELECT set_config('statement_timeout', %s, true), set_config('search_path', '', true)", [PATIENCE]
-                )
-                row = connection.execute(guard.sql).fetchone()
-        except (psycopg.errors.QueryCanceled, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable):
-            continue
-        if row is None:
-            continue
-        value = str(next(iter(row.values())))
-        rows = re.fullmatch(r"(\d+) \((.*)\)", value, re.DOTALL)
-        if rows is None:
-            continue  # about the catalog: the step itself asks that, in its place on the way
-        yield RollbackCheck(
-            possible=False,
-            because=guard.problem.replace("{!r}", value),
-            blocked_by=int(rows[1]),
-            keys=tuple(tuple(key.split(", ")) for key in rows[2].split("; ")),
-        )
+    """Why a step of the way back would not begin: its guards that name rows are asked.
+
+    Those about the catalog are not. The step itself asks them, in its place on the way.
+    """
+    guards = [guard for step in steps if isinstance(step, Action) for guard in step.requires if guard.names_rows]
+    for guard in guards:
+        found = _ask(connection, guard.sql, search_path="")
+        if found:
+            yield RollbackCheck(
+                possible=False,
+                because=guard.problem_of(found),
+                blocked_by=found[0]["rows"],
+                keys=tuple(tuple(row["key"]) for row in found),
+            )
 
 
 def _offenders(connection: Connection, steps: Sequence[Step]) -> Iterator[Key]:
-    """Rows that a step of the way back would stop at."""
+    """Rows that a step of the way back would stop at.
+
+    Not asked: what an index would find, and what comes after an exchange of columns, when their names mean others than now.
+    """
+    exchanged: set[TableName | None] = set()
+    queries_of_rules: dict[str, sql.Composed] = {}  # several steps ask for one rule
     for step in steps:
-        if not isinstance(step, Action) or step.offenders is None or step.index is not None:
+        if not isinstance(step, Action):
             continue
-        try:
-            with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
-                cursor.execute("SELECT set_config('statement_timeout', %s, true)", [PATIENCE])
-                yield from cursor.execute(step.offenders).fetchall()
-        except (psycopg.errors.QueryCanceled, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable):
-            # Too large a table to look at just now, or a column that an earlier step of the way back brings again.
-            continue
+        if step.keeps is not None and (step.keeps.renamed or step.keeps.retyped):
+            exchanged.add(step.table)
+        if step.offenders is not None and step.index is None and step.table not in exchanged:
+            queries_of_rules[step.offenders.as_string()] = step.offenders
+    for query in queries_of_rules.values():
+        yield from (tuple(row.values()) for row in _ask(connection, query))
+
+
+def _ask(connection: Connection, query: sql.Composed, **settings: str) -> list[Row]:
+    """What a step of the way back would ask of the rows, for as long as we have patience.
+
+    Nothing where the table is too large to look at just now, or where an earlier step of the way back brings the column again.
+    """
+    try:
+        with connection.transaction():
+            apply_settings(connection, {"statement_timeout": PATIENCE, **settings})
+            return connection.execute(query).fetchall()
+    except (psycopg.errors.QueryCanceled, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable):
+        return []
 
 
 def _rollback_conflicts(connection: Connection, run: Run, operations: Sequence[Operation]) -> Iterator[Key]:

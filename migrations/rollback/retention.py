@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from psycopg import sql
 
-from backfilld.migrations.facts import KeyColumn
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.postgres import catalog
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit
-from backfilld.migrations.record.model import Bounds
-from backfilld.migrations.walks.keys import KeyWalk, split_within
 
 if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Key
     from backfilld.migrations.record.runs import LockedRun
 
 _SQL = queries(__package__, "retention")
@@ -33,37 +28,6 @@ def partition(what: What, run: int) -> TableName:
     return TableName("backfilld", f"{what}_{run}")
 
 
-def journal_walk(run: int) -> KeyWalk:
-    """The journal of a run as a table that is walked. Its key has the operation first: see `journal_slices`."""
-    key = (KeyColumn(name="operation", type="integer"), KeyColumn(name="key", type="text[]"))
-    return KeyWalk(table=partition("journal", run), key=key)
-
-
-def journal_slices(connection: Connection, run: int, *, operation: int, lanes: int) -> tuple[list[Bounds], int]:
-    """Cut what the journal holds of an operation into up to `lanes` slices; with them, about how many rows it holds in all."""
-    walk = journal_walk(run)
-    table = catalog.describe(connection, walk.table)
-    last = connection.execute(
-        # Qualified, because a bare name would mean the output column, which is text and in another order.
-        sql.SQL("SELECT j.key::text AS key FROM {} j WHERE j.operation = %s ORDER BY j.key DESC LIMIT 1").format(
-            walk.table.identifier
-        ),
-        [operation],
-    ).fetchone()
-    if table is None or last is None:
-        return [], 0
-    rows = catalog.estimate_rows(connection, table)
-    # No key is empty, so this comes before every one.
-    every = Bounds(after=(str(operation), "{}"), upto=(str(operation), last["key"]))
-    return split_within(connection, walk, every, lanes=lanes, rows_estimate=rows), rows
-
-
-def key_of(connection: Connection, key: Key) -> Key:
-    """The key of a row, of which this is the key in the journal."""
-    row = connection.execute("SELECT %s::text[] AS key", [key[-1]]).fetchone()
-    return tuple(row["key"]) if row else key
-
-
 def make_partition(connection: Connection, what: What, run: int) -> None:
     """Make a run's partition where it is not there; locks nobody out."""
     connection.execute(_SQL["make_partition"], {"what": what, "run": run})
@@ -72,21 +36,6 @@ def make_partition(connection: Connection, what: What, run: int) -> None:
 def has_partition(connection: Connection, what: What, run: int) -> bool:
     row = connection.execute(_SQL["has_partition"], {"what": what, "run": run}).fetchone()
     return bool(row and row["there"])
-
-
-def left(connection: Connection, run: int, *, operation: int) -> dict[str, Any]:
-    """What the journal still holds of an operation: `left`, how many rows, and the keys of the first. Any: JSON."""
-    if not has_partition(connection, "journal", run):
-        return {"left": 0, "keys": []}
-    row = connection.execute(
-        sql.SQL(
-            "SELECT count(*) AS rows, coalesce((SELECT jsonb_agg(f.key) FROM (SELECT key FROM {journal} "
-            "WHERE operation = %(operation)s ORDER BY key LIMIT %(most)s) f), '[]') AS keys "
-            "FROM {journal} WHERE operation = %(operation)s"
-        ).format(journal=partition("journal", run).identifier),
-        {"operation": operation, "most": MOST_KEYS},
-    ).fetchone()
-    return {"left": row["rows"], "keys": row["keys"]} if row else {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,15 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from backfilld.migrations.identifiers import sendable
+from backfilld.migrations.queries import templates
 from backfilld.migrations.record.model import Bounds, Key
 
 if TYPE_CHECKING:
-    from backfilld.migrations.facts import KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.definitions import KeyColumn
+
+_SQL = templates(__package__, "keys")
 
 #: A statement and its parameters.
 Query = tuple[sql.Composed, list[Any]]  # Any: whatever psycopg can send
@@ -51,38 +54,28 @@ class KeyWalk:
     def bound(self, bounds: Bounds, rows: int) -> Query:
         """The key `rows` rows into `bounds`; no row when there are fewer left."""
         condition, parameters = self.within(bounds)
-        query = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {} OFFSET %s LIMIT 1").format(
-            self._texts(), self._table, condition, self._order()
-        )
+        query = _SQL["bound"].format(key=self.texts(), table=self._table, condition=condition, order=self._order())
         return query, [*parameters, rows - 1]
 
     def count(self, bounds: Bounds) -> Query:
         """How many rows `bounds` holds."""
         condition, parameters = self.within(bounds)
-        query = sql.SQL("SELECT count(*) AS rows FROM {} WHERE {}").format(self._table, condition)
-        return query, list(parameters)
+        return _SQL["count"].format(table=self._table, condition=condition), list(parameters)
 
     def last(self) -> Query:
         """The greatest key; no row for an empty table."""
-        query = sql.SQL("SELECT {} FROM {} ORDER BY {} LIMIT 1").format(
-            self._texts(), self._table, self._order(descending=True)
-        )
-        return query, []
+        return _SQL["last"].format(key=self.texts(), table=self._table, order=self._order(descending=True)), []
 
     def tiles(self, tiles: int, *, sample_percent: float, within: Bounds = Bounds()) -> Query:  # noqa: B008 - a frozen value
         """The last key of each of `tiles` equal shares of the rows in a range, by all rows or by a sample of pages."""
         condition, parameters = self.within(within)
-        sample = sql.SQL(" TABLESAMPLE SYSTEM ({})").format(sample_percent) if sample_percent < 100 else sql.SQL("")
+        sample = sql.SQL("TABLESAMPLE SYSTEM ({})").format(sample_percent) if sample_percent < 100 else sql.SQL("")
         names = sql.SQL(", ").join(sendable(sql.Identifier(column.name)) for column in self.key)
         sampled = [sendable(sql.Identifier("s", column.name)) for column in self.key]
         descending = sql.SQL(", ").join(sql.SQL("{} DESC").format(column) for column in sampled)
         texts = sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in sampled)
-        query = sql.SQL(
-            "SELECT DISTINCT ON (s.tile_of_row) {texts} FROM ("
-            "SELECT {names}, ntile(%s) OVER (ORDER BY {order}) AS tile_of_row FROM {table}{sample} WHERE {condition}) s "
-            "ORDER BY s.tile_of_row, {descending}"
-        ).format(
-            texts=texts,
+        query = _SQL["tiles"].format(
+            key=texts,
             names=names,
             order=self._order(),
             table=self._table,
@@ -99,7 +92,8 @@ class KeyWalk:
         # The type comes from format_type, which quotes what needs quoting.
         return _tuple([sql.SQL("%s::{}").format(sendable(sql.SQL(column.type))) for column in self.key])
 
-    def _texts(self) -> sql.Composed:
+    def texts(self) -> sql.Composed:
+        """The key of a row, each column as text."""
         return sql.SQL(", ").join(sql.SQL("{}::text").format(self._column(column)) for column in self.key)
 
     def _order(self, *, descending: bool = False) -> sql.Composed:

@@ -23,6 +23,16 @@ class Row:
 #: What one statement covers.
 BatchRange = Bounds | PageBatchRange | Row
 
+
+@dataclass(frozen=True, kw_only=True)
+class After:
+    """Where a batch leaves its lane."""
+
+    #: Any: JSON.
+    cursor: Any
+    done: bool
+
+
 #: The answer to `look`; None when the query gave no row.
 Seen = tuple[Any, ...] | None  # Any: texts of a key, or numbers
 
@@ -37,8 +47,8 @@ class NextBatch(Protocol):
     def rows(self) -> int | None:
         """About how many rows that is; None when they have to be counted."""
 
-    def cursor_after(self, *, changed: int, hot: int) -> tuple[Any, bool]:
-        """The lane's cursor after the batch (JSON), and whether it is at its end."""
+    def cursor_after(self, *, changed: int, hot: int) -> After:
+        """Where the lane is after the batch."""
 
 
 def look(walk: KeyWalk | PageWalk, lane: Lane) -> Query:
@@ -50,11 +60,11 @@ def look(walk: KeyWalk | PageWalk, lane: Lane) -> Query:
             return walk.bound(_ahead(lane), lane.batch_rows)
 
 
-def stride(lane: Lane, seen: Seen, *, politely: bool) -> NextBatch:
-    """The lane's next batch; `politely` beside others."""
+def stride(lane: Lane, seen: Seen, *, writes: bool, beside_others: bool) -> NextBatch:
+    """The lane's next batch: one that `writes`, or only looks; smaller where it writes `beside_others`."""
     match lane.bounds:
         case PageRange():
-            return _page_stride(lane, lane.bounds, seen, politely=politely)
+            return _page_stride(lane, lane.bounds, seen, writes=writes, beside_others=beside_others)
         case Bounds():
             return KeyStride(ahead=_ahead(lane), end=seen, size=lane.batch_rows)
 
@@ -75,10 +85,10 @@ class KeyStride:
     def rows(self) -> int | None:
         return self.size if self.end is not None else None
 
-    def cursor_after(self, *, changed: int, hot: int) -> tuple[Any, bool]:
+    def cursor_after(self, *, changed: int, hot: int) -> After:
         del changed, hot
         end = self.end or self.ahead.upto or self.ahead.after
-        return (list(end) if end is not None else None), self.end is None
+        return After(cursor=list(end) if end is not None else None, done=self.end is None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +108,9 @@ class PageStride:
             each * pages.pages_done(self.stretch, self.place)
         )
 
-    def cursor_after(self, *, changed: int, hot: int) -> tuple[Any, bool]:
+    def cursor_after(self, *, changed: int, hot: int) -> After:
         place = pages.after(self.stretch, self.place, self.reach, changed=changed, hot=hot)
-        return (place.to_json() if place is not None else None), place is None
+        return After(cursor=place.to_json() if place is not None else None, done=place is None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,20 +120,20 @@ class Rewritten:
     reach: None = None
     rows: int = 0
 
-    def cursor_after(self, *, changed: int, hot: int) -> tuple[Any, bool]:
+    def cursor_after(self, *, changed: int, hot: int) -> After:
         del changed, hot
-        return None, True
+        return After(cursor=None, done=True)
 
 
-def _page_stride(lane: Lane, stretch: PageRange, seen: Seen, *, politely: bool) -> PageStride | Rewritten:
+def _page_stride(
+    lane: Lane, stretch: PageRange, seen: Seen, *, writes: bool, beside_others: bool
+) -> PageStride | Rewritten:
     filenode, size = seen or (None, None)
-    # A verifying lane goes on: whether pages moved under any of them is asked when all have ended.
-    if lane.kind != "verify" and filenode != stretch.filenode:
+    # A verifying lane walks on: whether pages moved under any of them is asked when all have ended.
+    if writes and filenode != stretch.filenode:
         return Rewritten()
     place = PageCursor.from_json(lane.cursor) if lane.cursor is not None else pages.begin(stretch)
-    covered = pages.reach(
-        stretch, place, rows=lane.batch_rows, pages=size or 0, politely=politely and lane.kind != "verify"
-    )
+    covered = pages.reach(stretch, place, rows=lane.batch_rows, pages=size or 0, beside_others=writes and beside_others)
     return PageStride(stretch=stretch, place=place, reach=covered)
 
 

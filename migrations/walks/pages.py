@@ -21,13 +21,16 @@ from typing import TYPE_CHECKING, Any, Self
 from psycopg import sql
 
 from backfilld.migrations.identifiers import sendable
+from backfilld.migrations.queries import templates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.record.model import PageRange
     from backfilld.migrations.walks.keys import Query
+
+_SQL = templates(__package__, "pages")
 
 #: Rounds for tables with the primary key's index alone, and for others. Measured (docs/benchmarks): eight rounds halve what
 #: a single index costs, sixteen save more than the scans they take as soon as there is a second index.
@@ -111,6 +114,11 @@ class PageWalk:
     relation: TableName
     alias: str
 
+    @property
+    def table(self) -> sql.Composed:
+        """The table, under the name that expressions know."""
+        return sql.SQL("{} AS {}").format(sendable(self.relation.identifier), sendable(sql.Identifier(self.alias)))
+
     def within(self, reach: PageBatchRange) -> tuple[sql.Composable, list[str]]:
         """The condition for rows that `reach` covers."""
         ctid = sendable(sql.Identifier(self.alias, "ctid"))
@@ -131,22 +139,20 @@ class PageWalk:
 
     def look(self) -> Query:
         """(file of the table, its pages) at this moment; NULLs when the table is gone."""
-        query = sql.SQL(
-            "SELECT pg_catalog.pg_relation_filenode(t.oid)::bigint, pg_catalog.pg_relation_size(t.oid) "
-            "/ pg_catalog.current_setting('block_size')::bigint FROM (SELECT pg_catalog.to_regclass(%s::text) AS oid) t"
-        )
-        return sql.Composed([query]), [self.relation.identifier.as_string()]
+        return sql.Composed([_SQL["look"]]), [self.relation.identifier.as_string()]
 
 
 def begin(stretch: PageRange) -> PageCursor:
     """Where a lane begins."""
-    return _group(stretch, stretch.first, level=stretch.stripes, stripes=stretch.stripes, floor=2, scale=1)
+    return _group(stretch, stretch.first, Rounds(level=stretch.stripes), stripes=stretch.stripes)
 
 
-def reach(stretch: PageRange, place: PageCursor, *, rows: int, pages: int, politely: bool = False) -> PageBatchRange:
-    """The pages of the next batch, for about `rows` rows, in a table that has `pages` by now; `politely` beside others."""
+def reach(
+    stretch: PageRange, place: PageCursor, *, rows: int, pages: int, beside_others: bool = False
+) -> PageBatchRange:
+    """The pages of the next batch, for about `rows` rows, in a table that has `pages` by now; fewer beside others."""
     wanted = max(1, round(rows * place.stripes / max(stretch.rows_per_page, 0.01)))
-    if politely and place.stripe == 0:
+    if beside_others and place.stripe == 0:
         wanted = min(wanted, POLITE_PAGES)
     if place.last is None:
         last = place.page + wanted
@@ -173,10 +179,10 @@ def after(stretch: PageRange, place: PageCursor, done: PageBatchRange, *, change
         return replace(counted, stripe=place.stripe + 1, page=place.first)
     if stretch.last is not None and place.last >= stretch.last:
         return None
-    level, floor, scale = _learn(stretch, counted)
+    rounds = _learn(stretch, counted)
     # Rounds that would find less than one row to change on a page are scans for nothing.
     needed = math.ceil((counted.opening.changed + counted.following.changed) / (place.last - place.first))
-    return _group(stretch, place.last, level=level, stripes=max(1, min(level, needed)), floor=floor, scale=scale)
+    return _group(stretch, place.last, rounds, stripes=max(1, min(rounds.level, needed)))
 
 
 def pages_done(stretch: PageRange, place: PageCursor | None) -> float:
@@ -189,10 +195,25 @@ def pages_done(stretch: PageRange, place: PageCursor | None) -> float:
     return place.first - stretch.first + rounds
 
 
-def split(
-    stretch: PageRange, place: PageCursor
-) -> tuple[tuple[PageRange, PageCursor], tuple[PageRange, PageCursor], float] | None:
-    """Give away half of what a lane has before it: what it keeps, what is given, and how many pages that counts as.
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Pages of a lane, and where in them it is."""
+
+    stretch: PageRange
+    place: PageCursor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """What a lane keeps and what it gives away, and how many pages the latter counts as."""
+
+    kept: Part
+    given: Part
+    pages: float
+
+
+def split(stretch: PageRange, place: PageCursor) -> Split | None:
+    """Give away half of what a lane has before it.
 
     None when there is too little, or in the middle of a round over the last group.
     """
@@ -203,41 +224,52 @@ def split(
         middle = ((place.page if place.stripes == 1 else place.last) + stretch.last) // 2
         if min(middle - place.page, stretch.last - middle) < LEAST_PAGES:
             return None
-        kept, given = replace(stretch, last=middle), replace(stretch, first=middle)
-        return (kept, replace(place, last=min(place.last, middle))), (given, begin(given)), float(stretch.last - middle)
+        given = replace(stretch, first=middle)
+        return Split(
+            kept=Part(stretch=replace(stretch, last=middle), place=replace(place, last=min(place.last, middle))),
+            given=Part(stretch=given, place=begin(given)),
+            pages=float(stretch.last - middle),
+        )
     if place.page != place.first or place.last - place.first < 2 * LEAST_GROUP_PAGES:
         return None
     middle = (place.first + place.last) // 2
-    kept, given = replace(stretch, last=middle), replace(stretch, first=middle)
     rounds_left = (place.stripes - place.stripe) / place.stripes
-    return (
-        (kept, replace(place, last=middle)),
-        (given, replace(place, first=middle, page=middle, opening=Count(), following=Count())),
-        (place.last - middle) * rounds_left + untouched,
+    from_there = replace(place, first=middle, page=middle, opening=Count(), following=Count())
+    return Split(
+        kept=Part(stretch=replace(stretch, last=middle), place=replace(place, last=middle)),
+        given=Part(stretch=replace(stretch, first=middle), place=from_there),
+        pages=(place.last - middle) * rounds_left + untouched,
     )
 
 
-def _group(stretch: PageRange, first: int, *, level: int, stripes: int, floor: int, scale: int) -> PageCursor:  # noqa: PLR0913 - a PageCursor
+@dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """What a lane has learned for its next group of pages; see `PageCursor`."""
+
+    level: int
+    floor: int = 2
+    scale: int = 1
+
+
+def _group(stretch: PageRange, first: int, rounds: Rounds, *, stripes: int) -> PageCursor:
     if stretch.last is None:
         return PageCursor(first=first, last=None, stripes=1, stripe=0, page=first, level=1)
-    size = stretch.group_pages * scale
+    size = stretch.group_pages * rounds.scale
     rest = stretch.last - first
     # Not a rest that is too small for rounds of its own.
     last = stretch.last if rest < size + size // 2 else first + size
     if last - first < LEAST_GROUP_PAGES:
         stripes = 1
-    return PageCursor(
-        first=first, last=last, stripes=stripes, stripe=0, page=first, level=level, floor=floor, scale=scale
-    )
+    return PageCursor(first=first, last=last, stripes=stripes, stripe=0, page=first, **asdict(rounds))
 
 
-def _learn(stretch: PageRange, place: PageCursor) -> tuple[int, int, int]:
-    """(rounds, least rounds, scale) for the next group, by what was HOT in this one."""
+def _learn(stretch: PageRange, place: PageCursor) -> Rounds:
+    """How the next group is gone round, by what was HOT in this one."""
     level, floor, scale = place.level, place.floor, place.scale
     opening, following = place.opening.hot_ratio, place.following.hot_ratio
     if opening is not None and opening >= 0.9:
         # The pages had room for the first round: fewer, larger rounds may do.
-        return max(min(floor, level), level // 2), floor, scale
+        return Rounds(level=max(min(floor, level), level // 2), floor=floor, scale=scale)
     if opening is not None and level < stretch.stripes and place.stripes == level:
         # They had not: go back, and do not try that again.
         level = min(level * 2, stretch.stripes)
@@ -245,9 +277,9 @@ def _learn(stretch: PageRange, place: PageCursor) -> tuple[int, int, int]:
     if following is not None and following < 0.5:
         # What the first round left is not free yet when the next one comes: somebody's snapshot still sees it. Come later.
         if scale >= MOST_SCALE and following < 0.2:
-            return 1, floor, scale
+            return Rounds(level=1, floor=floor, scale=scale)
         scale = min(scale * 2, MOST_SCALE)
-    return level, floor, scale
+    return Rounds(level=level, floor=floor, scale=scale)
 
 
 def stripes_for(*, rows_per_page: float, row_bytes: float, indexes: int, in_place: bool) -> int:

@@ -11,7 +11,7 @@ from backfilld.migrations.identifiers import sendable
 
 if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts, Target
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
 
 
 def expression(text: str) -> sql.Composed:

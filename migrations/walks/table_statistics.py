@@ -9,6 +9,7 @@ from psycopg import sql
 
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.catalog import Leaf
+from backfilld.migrations.queries import queries, templates
 from backfilld.migrations.record.model import PageRange
 from backfilld.migrations.walks import pages
 
@@ -133,11 +134,10 @@ def _survey(
         )
         for name in names
     )
-    query = sql.SQL(
-        "SELECT count(*) AS rows, coalesce(avg({}), 0)::float8 AS bytes FROM {} AS s TABLESAMPLE SYSTEM ({})"
-    )
     row = connection.execute(
-        query.format(size if names else sql.SQL("0"), leaf.name.identifier, sql.Literal(percent))
+        templates(__package__, "pages")["sample"].format(
+            size=size if names else sql.SQL("0"), table=leaf.name.identifier, percent=sql.Literal(percent)
+        )
     ).fetchone()
     rows, row_bytes = (row["rows"], row["bytes"]) if row else (0, 0.0)
     rows_per_page = rows / max(leaf.pages * percent / 100, 1)
@@ -156,8 +156,6 @@ def _survey(
 
 
 def _group_pages(connection: Connection, settings: RunSettings) -> int:
-    row = connection.execute(
-        "SELECT pg_size_bytes(current_setting('shared_buffers')) / current_setting('block_size')::bigint AS pages"
-    ).fetchone()
+    row = connection.execute(queries(__package__, "walks")["shared_buffers"]).fetchone()
     share = (row["pages"] if row else 0) // (SHARE_OF_BUFFERS * settings.lanes)
     return int(min(max(share, LEAST_PLANNED_GROUP_PAGES), pages.MOST_GROUP_PAGES))

@@ -6,16 +6,22 @@ dropped by the lane's `seq`. So a command may be retried, and a worker need neve
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+import dramatiq
 import redis
-from dramatiq.brokers.redis import RedisBroker
+from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
+from dramatiq.brokers.stub import StubBroker
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from backfilld.migrations.errors import Finding, InvalidSettings, Refused, Unreachable
+from backfilld.migrations.wire.bell import Bell, ring
 from backfilld.migrations.wire.messages import CONTROL_QUEUE, LANES_QUEUE, NAMESPACE
+
+if TYPE_CHECKING:
+    from dramatiq import MessageProxy
 
 _VARIABLE = "BACKFILLD_REDIS_URL"
 
@@ -31,9 +37,12 @@ RETRIES, RETRY_CAP_SECONDS, RETRY_BASE_SECONDS = 3, 0.5, 0.02
 #: A process frozen for longer counts as dead, and its messages are delivered once more.
 HEARTBEAT_TIMEOUT_MILLISECONDS = 60_000
 #: Out of a million commands, how many look for messages of dead workers. The default of 1000 takes a quarter of an hour in
-#: a quiet system. One in twenty: every other second for a queue polled ten times a second. Not all: while a dead worker is
-#: being cleared, each look is a KEYS.
+#: a quiet system. One in twenty: every other second for a queue polled ten times a second, and within a minute for one at
+#: rest. Not all: while a dead worker is being cleared, each look is a KEYS.
 MAINTENANCE_CHANCE = 50_000
+
+#: How often an idle consumer asks for messages, while it hears the bell and while it does not.
+BELL_SECONDS, DEAF_SECONDS = 2.0, 0.1
 
 
 class BrokerRedis(redis.Redis):
@@ -78,20 +87,73 @@ def connect_redis(url: str, *, patient: bool = True) -> BrokerRedis:
     return client
 
 
-def connect_broker(url: str) -> RedisBroker:
+#: Of Redis, or of this process alone.
+AnyBroker = dramatiq.Broker
+
+
+class _Consumer(_RedisConsumer):
+    """Takes messages when the bell rings. Dramatiq's own asks the server ten times a second, or answers late."""
+
+    def __init__(self, broker: Broker, queue_name: str, prefetch: int, timeout: int) -> None:
+        del timeout  # the bell's, below
+        # Dramatiq's own sleep between two looks is cut to nothing by this.
+        super().__init__(broker, queue_name, prefetch, 1)  # type: ignore[no-untyped-call] # dramatiq leaves it untyped
+        self._bell = Bell(broker.client, queue_name)
+
+    def __next__(self) -> MessageProxy | None:
+        message: MessageProxy | None = super().__next__()  # type: ignore[no-untyped-call] # as above
+        if message is None:
+            self._bell.wait(BELL_SECONDS if self._bell.hears else DEAF_SECONDS)
+        return message
+
+    def ack(self, message: MessageProxy) -> None:
+        super().ack(message)  # type: ignore[no-untyped-call] # as above
+        # There is room for one more, and its ring may have come while there was none.
+        self._bell.ring()
+
+    def nack(self, message: MessageProxy) -> None:
+        super().nack(message)  # type: ignore[no-untyped-call] # as above
+        self._bell.ring()
+
+    def close(self) -> None:
+        self._bell.close()
+        super().close()
+
+
+class Broker(RedisBroker):
+    """Rings the bell for what it sends, and takes messages when it rings."""
+
+    @property
+    def consumer_class(self) -> type[_Consumer]:
+        return _Consumer
+
+    def enqueue(
+        self, message: dramatiq.Message[Any], *, delay: int | None = None
+    ) -> dramatiq.Message[Any]:  # Any: ours
+        sent: dramatiq.Message[Any] = super().enqueue(message, delay=delay)
+        ring(self.client, message.queue_name)
+        return sent
+
+
+def connect_broker(url: str) -> Broker:
     """A broker without middleware, which is all a sender needs; a worker adds its own.
 
     The default list is left out on purpose: TimeLimit and ShutdownNotifications raise into threads that are inside psycopg
     (leaks connections, and reports committed batches as failed), AgeLimit drops messages, Retries copies tracebacks, and
     with them people's rows, into Redis.
     """
-    return RedisBroker(  # type: ignore[no-untyped-call] # dramatiq leaves it untyped
+    return Broker(  # type: ignore[no-untyped-call] # dramatiq leaves it untyped
         client=connect_redis(url),
         namespace=NAMESPACE,
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MILLISECONDS,
         maintenance_chance=MAINTENANCE_CHANCE,
         middleware=[],
     )
+
+
+def in_memory() -> dramatiq.Broker:
+    """A broker of this process alone: for `backfilld run` where no Redis is configured."""
+    return StubBroker(middleware=[])
 
 
 def check(client: redis.Redis) -> None:
@@ -128,8 +190,12 @@ def check(client: redis.Redis) -> None:
 
 
 def queue_lengths(client: redis.Redis) -> dict[str, int]:
-    """Messages that wait in Redis, by queue; those that a worker has taken are not among them."""
-    return {queue: int(client.llen(f"{NAMESPACE}:{queue}")) for queue in (LANES_QUEUE, CONTROL_QUEUE)}
+    """Messages that wait in Redis, by queue; those that a worker has taken are not among them. Raises Unreachable."""
+    try:
+        return {queue: int(client.llen(f"{NAMESPACE}:{queue}")) for queue in (LANES_QUEUE, CONTROL_QUEUE)}
+    except redis.RedisError as exc:
+        msg = f"cannot reach Redis at {_address(client)}: {exc}"
+        raise Unreachable(msg, server="Redis") from exc
 
 
 def _check_url(url: str) -> None:

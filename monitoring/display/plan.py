@@ -151,9 +151,11 @@ def _phase(phase: PlannedPhase, *, named: bool = False) -> RenderableType:
                 Padding(Text("in one transaction:" if sizes[step] > 1 else "by itself:", style="dim"), (0, 0, 0, 2))
             )
         before = step
-        known = ", ".join(part for part in (action.lock, action.hold, action.known) if part)
+        also = f"on {' and '.join(action.also)} too" if action.also else ""
+        known = ", ".join(part for part in (action.lock, also, action.hold, action.known) if part)
         remark = Text(f"lock {safe(known)}", style="dim")
-        if said := "; ".join(part for part in ("" if action.noted else action.does, action.note) if part):
+        does = "" if action.note_says_what_it_does else action.does
+        if said := "; ".join(part for part in (does, action.note) if part):
             remark.append(f": {safe(said)}")
         mark = f"[{action.operation}] " if named and action.operation is not None else ""
         parts += [

@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 import psycopg
 
 from backfilld.migrations.postgres.connect import apply_settings, connect
+from backfilld.migrations.postgres.sessions import named
 from backfilld.monitoring import exchange
 from backfilld.monitoring.probes.reading import Reading, unreadable
 
@@ -123,7 +124,7 @@ class _Source:
         # A connection for each reading: nothing to keep alive or to reopen; a server that is away is a late answer.
         try:
             with (
-                connect(self.database_url, application_name=f"backfilld signal {self.signal.name}") as connection,
+                connect(self.database_url, application_name=named(f"signal {self.signal.name}")) as connection,
                 connection.transaction(),
             ):
                 apply_settings(

@@ -7,13 +7,16 @@ of its own, and those that failed continue to be sent alone until they succeed.
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.postgres.connect import apply_settings, lost
+from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.postgres.sqlstates import lost
 from backfilld.migrations.queries import queries
 from backfilld.migrations.settings import Limits
 from backfilld.monitoring.probes.lag import History, replica_lag
@@ -23,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import LiteralString
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 _SQL = queries(__package__, "probes")
 
@@ -66,6 +68,8 @@ class _Probe:
     signals: tuple[str, ...]
     judge: Callable[[Sequence[Row]], Sequence[Reading]]
     parameters: Mapping[str, object] = field(default_factory=dict)
+    #: About what runs do: there is nothing to ask while none is at work.
+    of_runs: bool = False
 
 
 class Database:
@@ -84,8 +88,8 @@ class Database:
         #: Queries that failed when they were last asked.
         self._suspects: frozenset[str] = frozenset()
 
-    def read(self, connection: Connection) -> tuple[list[Reading], Scene]:
-        """Every signal that is judged, in a transaction or in none.
+    def read(self, connection: Connection, *, at_work: bool = True) -> tuple[list[Reading], Scene]:
+        """Every signal that is judged, in a transaction or in none. Unless a run is `at_work`, signals of what runs do are 0.
 
         A signal whose query fails is None, with the error as its detail; a lost connection raises psycopg's error.
         Inside a transaction of the caller's, our `statement_timeout` stays until it ends.
@@ -93,14 +97,21 @@ class Database:
         probes = [probe for probe in self._probes() if not probe.signals or self._judged & set(probe.signals)]
         self._scene = CROWDED
         deadline = time.monotonic() + PATIENCE_SECONDS
-        with connection.transaction():
+        idle = [] if at_work else [probe for probe in probes if probe.of_runs]
+        probes = [probe for probe in probes if probe not in idle]
+        nothing = [
+            Reading(signal=signal, value=0.0, detail="no run is at work") for probe in idle for signal in probe.signals
+        ]
+        in_transaction = connection.info.transaction_status is TransactionStatus.INTRANS
+        with nullcontext() if in_transaction else connection.transaction():
             apply_settings(connection, {"statement_timeout": STATEMENT_TIMEOUT})
             together = [probe for probe in probes if probe.query not in self._suspects]
             answers = self._ask_together(connection, together)
             alone = [probe for probe in probes if probe.query not in answers]
             answers |= {probe.query: self._ask_alone(connection, probe, deadline) for probe in alone}
         self._suspects = frozenset(query for query, answer in answers.items() if isinstance(answer, str))
-        return self._readings(probes, answers), self._scene
+        judged = [reading for reading in nothing if reading.signal in self._judged]
+        return self._readings(probes, answers) + judged, self._scene
 
     def _readings(self, probes: Sequence[_Probe], answers: Mapping[str, Sequence[Row] | str]) -> list[Reading]:
         readings: list[Reading] = []
@@ -146,14 +157,19 @@ class Database:
             _Probe("slots", ("slot_retained_bytes", "slot_used_share"), _slots),
             _Probe("archiver", ("archive_backlog_segments",), _archiver),
             _Probe("wal_position", ("wal_bytes_per_second",), self._wal_rate),
-            _Probe("blocked_sessions", ("blocked_sessions",), lambda rows: [_waiters("blocked_sessions", rows)]),
+            _Probe(
+                "blocked_sessions",
+                ("blocked_sessions",),
+                lambda rows: [_waiters("blocked_sessions", rows)],
+                of_runs=True,
+            ),
             _Probe("lock_waiters", ("lock_waiters",), lambda rows: [_waiters("lock_waiters", rows)]),
             _Probe("active_sessions", ("active_connections",), _active_connections),
             _Probe("all_sessions", ("connections",), _connections),
             _Probe("horizon", ("snapshot_age_seconds",), self._snapshot_age),
-            _Probe("dead_tuples", ("dead_tuples",), _dead_tuples, rows),
-            _Probe("table_sizes", ("table_growth",), _table_growth, sizes),
-            _Probe("changing", (), self._remember_tables),
+            _Probe("dead_tuples", ("dead_tuples",), _dead_tuples, rows, of_runs=True),
+            _Probe("table_sizes", ("table_growth",), _table_growth, sizes, of_runs=True),
+            _Probe("changing", (), self._remember_tables, of_runs=True),
             _Probe("others", (), self._look_around),
         ]
 

@@ -11,7 +11,7 @@ from backfilld.monitoring.probes.reading import Reading, unreadable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Row
 
 #: Samples in a horizon: a horizon of hours needs none for every second.
 RESOLUTION = 1000

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from backfilld.migrations.postgres.connect import apply_settings, lost
+from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.postgres.sqlstates import lost
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:

@@ -27,8 +27,7 @@ from backfilld.producers.demo.site import PROCESSES, THREADS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
     from backfilld.monitoring.progress import Progress
     from backfilld.producers.demo.application import Rows
     from backfilld.producers.demo.screen import Screen

@@ -93,21 +93,25 @@ def test_run_calls_it_in_its_own_process(
     site: dict[str, str],
     database_url: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Refused at first; then the module is allowed by the file of settings, which `run` reads as the worker does."""
+    """Refused at first; then the module is allowed by the file of settings, which `run` reads as the worker does.
+
+    It lies in the folder that `run` is called in, and a package of the application's there has the name of one of ours.
+    """
     record.connection.execute("DELETE FROM users WHERE phone = 'none'")
-    monkeypatch.setenv("PYTHONPATH", site["PYTHONPATH"])
+    here = tmp_path / "site"
+    (here / "worker").mkdir()
+    (here / "worker" / "__init__.py").write_text("raise SystemExit('the worker of the application was imported')\n")
     file = str(EXAMPLES / "users_phone_e164.yaml")
 
-    refused = backfilld("run", file, database_url=database_url, redis_url=None, cwd=tmp_path)
+    refused = backfilld("run", file, database_url=database_url, redis_url=None, cwd=here)
     assert refused.returncode == 1
     assert "BACKFILLD_TRANSFORMS" in record.run(NAME)["error"]["message"]
 
-    (tmp_path / "backfilld.toml").write_text('transforms = ["myapp.backfills"]\n', encoding="utf-8")
-    resumed = backfilld("resume", NAME, database_url=database_url, redis_url=None, cwd=tmp_path)
+    (here / "backfilld.toml").write_text('transforms = ["myapp.backfills"]\n', encoding="utf-8")
+    resumed = backfilld("resume", NAME, database_url=database_url, redis_url=None, cwd=here)
     assert resumed.returncode == 0, resumed.stderr
-    done = backfilld("run", file, database_url=database_url, redis_url=None, cwd=tmp_path)
+    done = backfilld("run", file, database_url=database_url, redis_url=None, cwd=here)
     assert done.returncode == 0, (done.stdout, done.stderr, record.run(NAME)["error"])
     assert record.state(NAME) == "completed"
     assert converted(record)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backfilld.migrations.operations import Action
 from backfilld.migrations.operations.add_column.steps import AddColumn
+from backfilld.migrations.record.states import VERIFY_OWN_STEPS
 from backfilld.worker.lanes.batch import Batch
 from backfilld.worker.phases.coordinator import Coordinator
 
@@ -24,8 +25,8 @@ def _checkpoint_apart() -> None:
 
     def broken(batch: Batch, *arguments: Any, **options: Any) -> Tally:  # Any: handed on
         tally = run(batch, *arguments, **options)
-        batch._connection.execute("COMMIT")
-        batch._connection.execute("BEGIN")
+        batch.connection.execute("COMMIT")
+        batch.connection.execute("BEGIN")
         return tally
 
     Batch.run = broken  # type: ignore[method-assign, assignment] # this is the mistake
@@ -58,8 +59,9 @@ def _half_a_way_back() -> None:
 def _blind_verify() -> None:
     """Verify is believed without having looked."""
 
-    def broken(coordinator: Coordinator, standing: StepContext) -> list[Any]:
-        return coordinator._act(standing, done=0)
+    def broken(coordinator: Coordinator, context: StepContext) -> list[Any]:
+        coordinator._step += VERIFY_OWN_STEPS
+        return coordinator._act(context)
 
     Coordinator._verify = broken  # type: ignore[method-assign, assignment] # this is the mistake
 

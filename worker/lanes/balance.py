@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.record import audit, lanes, runs
 from backfilld.migrations.record.model import Bounds, PageRange
+from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.walks import pages
 from backfilld.migrations.walks.keys import middle
 from backfilld.migrations.walks.pages import PageCursor
@@ -20,28 +21,33 @@ if TYPE_CHECKING:
     from backfilld.migrations.record.model import Lane
     from backfilld.migrations.record.runs import StepContext
     from backfilld.migrations.wire.messages import LaneMessage
-    from backfilld.worker.lanes.batch import Work
+    from backfilld.worker.lanes.kinds import LaneWork
 
 #: A rest of fewer batches than this is done before a new lane has found its pace.
 WORTH_SHARING_BATCHES = 4
 
 
-def steps_back(lane: Lane, standing: StepContext) -> bool:
+def is_slice(lane: Lane) -> bool:
+    """Whether the lane walks a slice of a table, which others may share; one that retries walks the quarantine."""
+    return lane.kind is not LaneKind.RETRY
+
+
+def steps_back(lane: Lane, context: StepContext) -> bool:
     """Whether this lane is one too many: the run wants fewer than there are, and this is the last of them."""
-    return lane.kind != "retry" and standing.lanes_awake > standing.settings.lanes and lane.lane == standing.last_lane
+    return is_slice(lane) and context.lanes_awake > context.settings.lanes and lane.lane == context.last_lane
 
 
-def gives(lane: Lane, standing: StepContext) -> bool:
+def gives(lane: Lane, context: StepContext) -> bool:
     """Whether this lane should give half of its rest away."""
     return (
-        lane.kind != "retry"
-        and standing.lanes_awake < standing.settings.lanes
-        and not standing.lanes_asleep
-        and lane.rows_left >= max(standing.most_left or 0, WORTH_SHARING_BATCHES * lane.batch_rows)
+        is_slice(lane)
+        and context.lanes_awake < context.settings.lanes
+        and not context.lanes_asleep
+        and lane.rows_left >= max(context.most_left or 0, WORTH_SHARING_BATCHES * lane.batch_rows)
     )
 
 
-def share(connection: Connection, work: Work, lane: Lane, standing: StepContext) -> LaneMessage | None:
+def share(connection: Connection, work: LaneWork, lane: Lane, context: StepContext) -> LaneMessage | None:
     """Give half of what the lane has before it to a new one; returns the message that wakes it, for after the commit.
 
     None when the rest cannot be cut, or when somebody else adds lanes at this moment; the next checkpoint tries again.
@@ -53,22 +59,22 @@ def share(connection: Connection, work: Work, lane: Lane, standing: StepContext)
         case PageRange():
             return _share_pages(connection, lane, lane.bounds)
         case Bounds():
-            return _share_keys(connection, work, lane, lane.bounds, rows_total=standing.rows_total or lane.rows_left)
+            return _share_keys(connection, work, lane, lane.bounds, rows_total=context.rows_total or lane.rows_left)
 
 
 def _share_pages(connection: Connection, lane: Lane, stretch: PageRange) -> LaneMessage | None:
     place = PageCursor.from_json(lane.cursor) if lane.cursor is not None else pages.begin(stretch)
-    parts = pages.split(stretch, place)
-    if parts is None:
+    split = pages.split(stretch, place)
+    if split is None:
         return None
-    (kept, here), (given, there), page_count = parts
-    rows = round(page_count * stretch.rows_per_page)
-    lanes.shorten(connection, lane, bounds=kept, cursor=here.to_json(), given=rows)
-    return _insert(connection, lane, given, cursor=there.to_json(), rows=rows)
+    kept, given = split.kept, split.given
+    rows = round(split.pages * stretch.rows_per_page)
+    lanes.shorten(connection, lane, bounds=kept.stretch, cursor=kept.place.to_json(), given=rows)
+    return _insert(connection, lane, given.stretch, cursor=given.place.to_json(), rows=rows)
 
 
 def _share_keys(
-    connection: Connection, work: Work, lane: Lane, bounds: Bounds, *, rows_total: int
+    connection: Connection, work: LaneWork, lane: Lane, bounds: Bounds, *, rows_total: int
 ) -> LaneMessage | None:
     done = tuple(lane.cursor) if lane.cursor is not None else bounds.after
     key = middle(connection, work.walk, Bounds(after=done, upto=bounds.upto), rows_estimate=rows_total)

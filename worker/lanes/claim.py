@@ -16,7 +16,7 @@ from backfilld.migrations.postgres.connect import apply_settings, begin_settings
 from backfilld.migrations.record import lanes, pace, runs
 from backfilld.migrations.record.model import Lane
 from backfilld.migrations.record.runs import StepContext
-from backfilld.migrations.record.states import ACTIVE, Phase, State
+from backfilld.migrations.record.states import LaneKind, StopReason, may_work
 from backfilld.worker.side_tasks.throttle import stale
 
 if TYPE_CHECKING:
@@ -32,18 +32,9 @@ STATEMENT_TIMEOUT_FACTOR = 10
 #: Even a batch of one row may meet a slow disk.
 LEAST_STATEMENT_TIMEOUT_SECONDS = 5.0
 #: DDL that does not scan is quick or blocked; making lanes reads a sample of the table.
-CONDUCTOR_STATEMENT_TIMEOUT_SECONDS = 60.0
+COORDINATOR_STATEMENT_TIMEOUT_SECONDS = 60.0
 #: Outside its windows a lane looks again after this at the latest, should its record have been written by hand.
 LONGEST_SHUT_SECONDS = 60.0
-
-#: Which lanes work in which phase, beside the coordinator; `backfilld.may_work` in the schema says the same.
-KINDS: dict[Phase, frozenset[str]] = {
-    Phase.BACKFILL: frozenset({"backfill", "retry"}),
-    Phase.VERIFY: frozenset({"verify"}),
-    Phase.CONTRACT: frozenset({"archive"}),
-}
-#: Which lanes work while a run is rolled back.
-KINDS_BACK = frozenset({"archive", "restore", "undo"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +42,7 @@ class Claimed:
     """A lane that this transaction holds, and what is known for its step."""
 
     lane: Lane
-    standing: StepContext
+    context: StepContext
     #: What the walk asked to know before its batch.
     seen: Seen
 
@@ -72,71 +63,71 @@ class Drop:
 
 
 def take(
-    connection: Connection, lane: Lane, standing: StepContext, *, look: Query | None, writes: str
+    connection: Connection, lane: Lane, context: StepContext, *, look: Query | None, writes: str
 ) -> Claimed | Wait | Drop:
     """Begin a transaction and take the lane in it.
 
-    `lane` and `standing` are as last read; they give the batch's range and the time limits. On Wait and Drop the
+    `lane` and `context` are as last read; they give the batch's range and the time limits. On Wait and Drop the
     transaction is to be rolled back. Raises psycopg.Error: somebody holds the lane, or the table.
     """
     with connection.pipeline():
         connection.execute("BEGIN")
-        apply_settings(connection, _settings(lane, standing, writes))
+        apply_settings(connection, _settings(lane, context, writes))
         claimed = connection.execute(lanes.CLAIM, {"run": lane.run, "lane": lane.lane, "seq": lane.seq})
         # Read after the lock is held, so that a wish written before it cannot be missed.
-        stands = connection.execute(runs.STANDING, {"run": lane.run})
+        found = connection.execute(runs.STANDING, {"run": lane.run})
         # The coordinator does no batches: a VALIDATE that takes an hour must not keep other runs from working.
-        permit = connection.execute(pace.TAKE_PERMIT) if lane.kind != "coordinator" else None
+        permit = connection.execute(pace.TAKE_PERMIT) if lane.kind is not LaneKind.COORDINATOR else None
         seen = connection.cursor(row_factory=tuple_row).execute(*look) if look else None
-    held, now = claimed.fetchone(), stands.fetchone()
-    if held is None or now is None:
+    row, now = claimed.fetchone(), found.fetchone()
+    if row is None or now is None:
         return Drop(stale=True)
-    standing = StepContext.from_row(now)
-    if not _wanted(lane, standing):
+    context = StepContext.from_row(now)
+    if not _wanted(lane, context):
         return Drop(stale=False)
-    if wait := _held(standing):
+    if wait := _hold(context):
         return wait
     if permit is not None and permit.fetchone() is None:
-        return Wait(reason=f"all {standing.width} permits are taken", seconds=0.25)
-    return Claimed(lane=Lane.from_row(held), standing=standing, seen=seen.fetchone() if seen else None)
+        return Wait(reason=f"all {context.width} permits are taken", seconds=0.25)
+    return Claimed(lane=Lane.from_row(row), context=context, seen=seen.fetchone() if seen else None)
 
 
-def _wanted(lane: Lane, standing: StepContext) -> bool:
-    if standing.state not in ACTIVE:
+def _wanted(lane: Lane, context: StepContext) -> bool:
+    """Whether there is a step for the lane to take; the stop of all runs is a hold, which it waits for."""
+    if not may_work(context.state, context.phase, lane.kind):
         return False
-    if lane.kind == "coordinator":
+    if lane.kind is LaneKind.COORDINATOR:
         return True
-    kinds = KINDS_BACK if standing.state is State.ROLLING_BACK else KINDS.get(standing.phase, frozenset())
-    return lane.pass_ == standing.pass_ and lane.kind in kinds
+    return lane.pass_ == context.pass_ and context.why_stop is not StopReason.TURNING_BACK
 
 
-def _held(standing: StepContext) -> Wait | None:
+def _hold(context: StepContext) -> Wait | None:
     """What holds every lane of the run, its coordinator included: a person, its windows, or the load."""
-    if standing.stop is not None:
-        return Wait(reason=standing.stop.reason, seconds=1.0)
-    if shut := windows.shut(standing.settings.windows, standing.now):
+    if context.stop is not None:
+        return Wait(reason=context.stop.reason, seconds=1.0)
+    if shut := windows.shut(context.settings.windows, context.now):
         reason, opens_in_seconds = shut
         return Wait(reason=reason, seconds=min(opens_in_seconds, LONGEST_SHUT_SECONDS))
-    if load := stale(standing.age_seconds) or standing.hold_reason:
+    if load := stale(context.age_seconds) or context.hold_reason:
         return Wait(reason=load, seconds=1.0)
     return None
 
 
-def statement_timeout_seconds(lane: Lane, standing: StepContext) -> float:
+def statement_timeout_seconds(lane: Lane, context: StepContext) -> float:
     """How long one statement of the lane's step may take."""
-    if lane.kind == "coordinator":
-        return CONDUCTOR_STATEMENT_TIMEOUT_SECONDS
-    return max(standing.settings.batch_seconds * STATEMENT_TIMEOUT_FACTOR, LEAST_STATEMENT_TIMEOUT_SECONDS)
+    if lane.kind is LaneKind.COORDINATOR:
+        return COORDINATOR_STATEMENT_TIMEOUT_SECONDS
+    return max(context.settings.batch_seconds * STATEMENT_TIMEOUT_FACTOR, LEAST_STATEMENT_TIMEOUT_SECONDS)
 
 
-def _settings(lane: Lane, standing: StepContext, writes: str) -> dict[str, str]:
-    # What the coordinator waits for is a table, and whoever comes after waits behind it: `ladder.py` says how often.
-    for_a_table = standing.settings.lock_timeout_ms / 1000
+def _settings(lane: Lane, context: StepContext, writes: str) -> dict[str, str]:
+    # What the coordinator waits for is a table, and whoever comes after waits behind it: `lock_policy.py` says how often.
+    for_a_table = context.settings.lock_timeout_ms / 1000
     return begin_settings(
         run=lane.run,
         lane=lane.lane,
         seq=lane.seq,
-        lock_timeout_seconds=for_a_table if lane.kind == "coordinator" else LOCK_TIMEOUT_SECONDS,
-        statement_timeout_seconds=statement_timeout_seconds(lane, standing),
+        lock_timeout_seconds=for_a_table if lane.kind is LaneKind.COORDINATOR else LOCK_TIMEOUT_SECONDS,
+        statement_timeout_seconds=statement_timeout_seconds(lane, context),
         writes=writes,
     )

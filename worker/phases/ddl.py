@@ -11,7 +11,7 @@ from psycopg.rows import tuple_row
 from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.operations import Action
 from backfilld.migrations.postgres import catalog_diff
-from backfilld.migrations.postgres.expression_probe import smuggled
+from backfilld.migrations.postgres.lexer import self_containment_problem
 from backfilld.migrations.postgres.locks import needed
 from backfilld.migrations.postgres.sqlstates import classify
 
@@ -39,7 +39,7 @@ def together(connection: Connection, step: Step | None) -> Iterator[None]:
 
 
 def _is_one(statement: Statement) -> bool:
-    return smuggled(statement.sql.as_string()) is None
+    return self_containment_problem(statement.sql.as_string()) is None
 
 
 def execute(connection: Connection, action: Action) -> None:
@@ -73,12 +73,8 @@ def check(connection: Connection, action: Action) -> None:
 
 def _ask(connection: Connection, action: Action, guards: tuple[Guard, ...]) -> None:
     for guard in guards:
-        row = connection.execute(guard.sql).fetchone()
-        if row is not None:
-            value = next(iter(row.values()))
-            raise Refused(
-                [Finding("guard", f"{action.table}: {guard.problem.replace('{!r}', repr(value))}", guard.remedy)]
-            )
+        if found := connection.execute(guard.sql).fetchall():
+            raise Refused([Finding("guard", f"{action.table}: {guard.problem_of(found)}", guard.remedy)])
 
 
 def _check_kept(table: TableName, difference: Difference) -> None:

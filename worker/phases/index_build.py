@@ -24,12 +24,12 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from backfilld.migrations.errors import Finding, Refused
-from backfilld.migrations.file.migration import TableName
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import indexes
 from backfilld.migrations.postgres.connect import SEMANTICS, open_session
+from backfilld.migrations.postgres.sessions import Doing, SessionName, named, tidying
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import audit, runs
-from backfilld.migrations.record.states import ACTIVE, State
 from backfilld.worker.phases import ddl
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class _IndexBuild:
             if found is None or found.valid or not self._is_ours(found):
                 return
             # Not under the name of a batch, or the one who asked for the stop would cancel this too.
-            _set(session, "application_name", f"backfilld tidies run={self._lane.run}")
+            _set(session, "application_name", tidying(self._lane.run))
             _set(session, "statement_timeout", f"{HASTY_SECONDS}s")
             try:
                 session.execute(self._removal)
@@ -206,12 +206,11 @@ class _IndexBuild:
 
     def _look_up(self) -> None:
         """Raises ChangedMeanwhile when the run or this worker is told to stop, and psycopg.Error when the lane is lost."""
-        standing = runs.standing(self._connection, self._lane.run)
+        context = runs.standing(self._connection, self._lane.run)
         # A statement with parameters leaves its portal open, and with it a snapshot for which a build would wait for ever;
         # one without is a simple query, which takes the portal's place and ends.
         self._connection.execute("SELECT")
-        turns_back = standing.state is State.ROLLING_BACK and not standing.rollback
-        if standing.state not in ACTIVE or standing.stop is not None or turns_back:
+        if context.why_stop is not None:
             raise runs.ChangedMeanwhile
         if self._stopping.is_set():
             self._stopping_since = self._stopping_since or time.monotonic()
@@ -234,14 +233,14 @@ class _IndexBuild:
         self._connection.execute(
             "SELECT set_config(s.name, v.value, true) FROM (VALUES ('application_name', %s), ('transaction_timeout', '0')) "
             "v (name, value) JOIN pg_settings s ON s.name = v.name",
-            [f"backfilld waits for an index, run={self._lane.run}"],
+            [named(f"waits for an index, run={self._lane.run}")],
         )
 
     @contextmanager
     def _session(self) -> Iterator[Connection]:
         session = open_session(
             self._pool,
-            application_name=f"backfilld run={self._lane.run} lane=0 seq={self._lane.seq} index",
+            application_name=str(SessionName(run=self._lane.run, lane=0, seq=self._lane.seq, doing=Doing.INDEX)),
             settings={**_SETTINGS, "default_tablespace": self._index.definition.tablespace},
         )
         try:

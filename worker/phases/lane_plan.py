@@ -9,7 +9,8 @@ from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.record import lanes, runs
 from backfilld.migrations.record.model import Bounds, PageRange
-from backfilld.migrations.rollback import retention
+from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.rollback import journal, retention
 from backfilld.migrations.walks.keys import KeyWalk, split
 from backfilld.migrations.walks.sizing import FIRST_ROWS
 from backfilld.migrations.walks.table_statistics import stretches, to_open_end, walk_for
@@ -17,80 +18,72 @@ from backfilld.migrations.walks.table_statistics import stretches, to_open_end, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Walk
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Key, Lane
     from backfilld.migrations.record.runs import StepContext
-    from backfilld.worker.lanes.batch import Work
-
-#: Looking at a row costs a small part of writing it, so verifying lanes begin with batches this many times as large.
-VERIFY_HEAD_START = 20
+    from backfilld.worker.lanes.kinds import Backfill
+    from backfilld.worker.lanes.known_runs import KnownRun
 
 
-class Slices:
+class LanePlan:
     """Makes the lanes of a run, in the transaction of its coordinator. Raises Refused when a table is gone."""
 
-    def __init__(self, connection: Connection, run: int, works: Sequence[Work]) -> None:
+    def __init__(self, connection: Connection, known: KnownRun) -> None:
         self._connection = connection
-        self._run = run
-        self._works = works
+        self._known = known
+        self._run = known.run.run
 
-    def for_backfill(self, standing: StepContext) -> None:
+    def for_backfill(self, context: StepContext) -> None:
         """As many lanes as the run wants begin at once; more, as for the leaves of a partitioned table, wait for their turn."""
-        if any(work.journal for work in self._works):
+        if any(work.journal for work in self._known.backfills):
             retention.make_partition(self._connection, "journal", self._run)
-        planned: list[tuple[Work, TableName, Bounds | PageRange, int]] = []
+        planned: list[tuple[Backfill, TableName, Bounds | PageRange, int]] = []
         total = 0
-        for work in self._works:
+        for work in self._known.backfills:
             table = self._describe(work.table)
             rows = catalog.estimate_rows(self._connection, table)
             total += rows
-            if walk_for(work.operation.facts, standing.settings) == "pages":
+            if walk_for(work.operation.facts, context.settings) == "pages":
                 planned += [
                     (work, leaf, stretch, expected)
-                    for leaf, stretch, expected in stretches(self._connection, table, work.rewrite, standing.settings)
+                    for leaf, stretch, expected in stretches(self._connection, table, work.rewrite, context.settings)
                 ]
             else:
-                slices = split(self._connection, work.walk, lanes=standing.settings.lanes, rows_estimate=rows)
+                slices = split(self._connection, work.walk, lanes=context.settings.lanes, rows_estimate=rows)
                 planned += [(work, table.name, bounds, rows // len(slices)) for bounds in slices]
         for number, (work, relation, bounds, expected) in enumerate(planned):
-            awake = number < standing.settings.lanes
-            self._insert(work, "backfill", bounds, pass_=1, relation=relation, rows_expected=expected, awake=awake)
+            awake = number < context.settings.lanes
+            self._insert(
+                LaneKind.BACKFILL, work, bounds, pass_=1, relation=relation, rows_expected=expected, awake=awake
+            )
         runs.set_totals(self._connection, self._run, rows_total=total)
 
-    def for_walk(self, walk: Walk, standing: StepContext) -> int:
+    def for_walk(self, walk: Walk, context: StepContext) -> int:
         """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
-        if walk.kind == "undo":
-            return self._for_undo(walk, standing)
-        if walk.kind in {"archive", "restore"}:  # a restore may find that nothing was archived
-            retention.make_partition(self._connection, "archive", self._run)
+        if LaneKind(walk.kind) is LaneKind.UNDO:
+            found = journal.slices(self._connection, self._run, operation=walk.operation, lanes=context.settings.lanes)
+            return self._insert_walk(walk, found.bounds, rows=found.rows, context=context)
+        # For a restore too, which may find that nothing was archived.
+        retention.make_partition(self._connection, "archive", self._run)
         table = self._describe(walk.table)
         rows = catalog.estimate_rows(self._connection, table)
         by_key = KeyWalk(table=walk.table, key=walk.key)
-        slices = split(self._connection, by_key, lanes=standing.settings.lanes, rows_estimate=rows)
+        slices = split(self._connection, by_key, lanes=context.settings.lanes, rows_estimate=rows)
         if slices and walk.to_open_end:
             slices[-1] = replace(slices[-1], upto=None)
-        return self._insert_walk(walk, slices, rows=rows, standing=standing)
+        return self._insert_walk(walk, slices, rows=rows, context=context)
 
-    def _for_undo(self, walk: Walk, standing: StepContext) -> int:
-        """Cut what the journal holds of an operation into lanes; none where nothing was written into it."""
-        if not retention.has_partition(self._connection, "journal", self._run):
-            return 0
-        slices, rows = retention.journal_slices(
-            self._connection, self._run, operation=walk.operation, lanes=standing.settings.lanes
-        )
-        return self._insert_walk(walk, slices, rows=rows, standing=standing)
-
-    def _insert_walk(self, walk: Walk, slices: Sequence[Bounds], *, rows: int, standing: StepContext) -> int:
+    def _insert_walk(self, walk: Walk, slices: Sequence[Bounds], *, rows: int, context: StepContext) -> int:
         for bounds in slices:
             lanes.insert(
                 self._connection,
                 self._run,
-                kind=walk.kind,
+                kind=LaneKind(walk.kind),
                 operation=walk.operation,
-                pass_=standing.pass_,
+                pass_=context.pass_,
                 relation=str(walk.table),
                 bounds=bounds,
                 batch_rows=FIRST_ROWS,
@@ -98,25 +91,31 @@ class Slices:
             )
         return len(slices)
 
-    def for_verify(self, standing: StepContext) -> None:
+    def for_verify(self, context: StepContext) -> None:
         """The whole table once more, to the open end: rows added since are looked at too."""
-        walked = [lane for lane in lanes.of_run(self._connection, self._run) if lane.kind == "backfill"]
+        walked = [lane for lane in lanes.of_run(self._connection, self._run) if lane.kind is LaneKind.BACKFILL]
         number = 0
-        for work in self._works:
+        for work in self._known.backfills:
             own = [lane for lane in walked if lane.operation == work.number]
             condition_ended = work.rewrite.condition_tells is not None and not any(lane.rows_residual for lane in own)
             if not (work.rewrite.verifiable or condition_ended):
                 continue
             first = [lane for lane in own if lane.pass_ == 1]
-            for bounds, expected in self._verify_slices(work, first, standing):
-                awake, number = number < standing.settings.lanes, number + 1
+            for bounds, expected in self._verify_slices(work, first, context):
+                awake, number = number < context.settings.lanes, number + 1
                 table = work.table
                 self._insert(
-                    work, "verify", bounds, pass_=standing.pass_, relation=table, rows_expected=expected, awake=awake
+                    LaneKind.VERIFY,
+                    work,
+                    bounds,
+                    pass_=context.pass_,
+                    relation=table,
+                    rows_expected=expected,
+                    awake=awake,
                 )
 
     def _verify_slices(
-        self, work: Work, first: Sequence[Lane], standing: StepContext
+        self, work: Backfill, first: Sequence[Lane], context: StepContext
     ) -> list[tuple[Bounds | PageRange, int | None]]:
         """Pages where no row that moves meanwhile can be wrong; keys where one could.
 
@@ -129,8 +128,8 @@ class Slices:
             table = self._describe(work.table)
             rows = catalog.estimate_rows(self._connection, table)
             if table.kind == "r" and work.rewrite.synced and work.rewrite.not_null:
-                return [*to_open_end(self._connection, table, standing.settings, rows=rows)]
-            keys = split(self._connection, work.walk, lanes=standing.settings.lanes, rows_estimate=rows)
+                return [*to_open_end(self._connection, table, context.settings, rows=rows)]
+            keys = split(self._connection, work.walk, lanes=context.settings.lanes, rows_estimate=rows)
             slices = [(bounds, rows // len(keys)) for bounds in keys]
         if not slices:
             return [(Bounds(), 0)]
@@ -139,8 +138,8 @@ class Slices:
 
     def _insert(  # noqa: PLR0913 - one row; each column is named where it is called
         self,
-        work: Work,
-        kind: str,
+        kind: LaneKind,
+        work: Backfill,
         bounds: Bounds | PageRange,
         *,
         pass_: int,
@@ -156,7 +155,7 @@ class Slices:
             pass_=pass_,
             relation=str(relation),
             bounds=bounds,
-            batch_rows=FIRST_ROWS * (VERIFY_HEAD_START if kind == "verify" else 1),
+            batch_rows=self._known.works[kind, work.number].first_rows,
             rows_expected=rows_expected,
             awake=awake,
         )

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from backfilld.migrations.postgres import locks
+from backfilld.worker.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,15 +26,12 @@ if TYPE_CHECKING:
 
 #: A transaction that has lasted so long will not end within the next `lock_timeout`.
 OLD_SECONDS = 3.0
-#: The pause after a try that short transactions made fail, doubled each time.
-FIRST_PAUSE_SECONDS = 0.25
-LONGEST_PAUSE_SECONDS = 15.0
+#: The pause after a try that short transactions made fail. Jitter, so that two runs do not ask in step.
+BACKOFF = Backoff(first_seconds=0.25, longest_seconds=15.0, jitter=0.25)
 #: The pause between tries while somebody old is in the way: at 100 ms each, others lose less than a hundredth of their time.
 RARELY_SECONDS = 15.0
 #: How often we look, so that we go on soon after whoever was in the way has gone.
 LOOK_SECONDS = 1.0
-#: Of a pause, as much is left to chance, so that two runs do not ask in step.
-JITTER = 0.25
 #: Without a look for so long the run was held or nobody worked: that is not time spent waiting for the lock.
 FORGOTTEN_SECONDS = 60.0
 #: Who is in the way is put on record when others are than before, but not more often than this.
@@ -53,9 +51,8 @@ class Wait:
     pids: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, error: Mapping[str, Any] | None, now: float) -> Self:
-        """The wait that a lane's last error tells of, or one that begins now."""
-        known = (error or {}).get("wait")
+    def of(cls, known: Mapping[str, Any] | None, now: float) -> Self:
+        """The wait that a lane has on record, or one that begins now."""
         if known is None or now - known["looked_at"] > FORGOTTEN_SECONDS:
             return cls(since=now, looked_at=now)
         return replace(cls(**{**known, "pids": tuple(known["pids"])}), looked_at=now)
@@ -92,7 +89,7 @@ def pause_seconds(wait: Wait, blockers: Sequence[Blocker], settings: RunSettings
         return max(since + RARELY_SECONDS - wait.looked_at, 0.0)
     if wait.tried_at is None:
         return 0.0
-    pause: float = min(FIRST_PAUSE_SECONDS * 2 ** min(wait.tries - 1, 10), LONGEST_PAUSE_SECONDS)
+    pause = BACKOFF.seconds(wait.tries - 1, chance=0.5)  # without jitter, which the next look gets
     return max(wait.tried_at + pause - wait.looked_at, 0.0)
 
 
@@ -102,7 +99,7 @@ def next_look_seconds(pause: float | None, *, scans: bool = False, chance: float
     A step that `scans` before it comes to its lock comes back rarely.
     """
     seconds = LOOK_SECONDS if pause is None else min(max(pause, 0.1), LOOK_SECONDS)
-    return (RARELY_SECONDS if scans else seconds) * (1 - JITTER + 2 * JITTER * chance)
+    return BACKOFF.spread(RARELY_SECONDS if scans else seconds, chance=chance)
 
 
 def way_out(blocker: Blocker, settings: RunSettings) -> Literal["cancel", "end"] | None:

@@ -47,15 +47,15 @@ class LockWatch:
     """One for each step of a coordinator."""
 
     def __init__(
-        self, pool: Pool, lane: Lane, standing: StepContext, *, observe: Observer, again_scans: bool = False
+        self, pool: Pool, lane: Lane, context: StepContext, *, observe: Observer, again_scans: bool = False
     ) -> None:
         self._pool = pool
         #: Whether the table is scanned once more when the step is tried again.
         self.again_scans = again_scans
         self.lane = lane
-        self.standing = standing
+        self.context = context
         self._observe = observe
-        self.wait = lock_policy.Wait.of(lane.last_error, standing.now.timestamp())
+        self.wait = lock_policy.Wait.of(lane.lock_wait, context.now.timestamp())
         self.lock: Needed | None = None
         #: Whether a lock was asked for that others might hold.
         self._asks = False
@@ -71,12 +71,12 @@ class LockWatch:
         self.lock = locks.needed(action)
         if self.lock is not None:
             self.blockers = tuple(locks.holders(connection, self.lock))
-            if lock_policy.pause_seconds(self.wait, self.blockers, self.standing.settings) != 0.0:
+            if lock_policy.pause_seconds(self.wait, self.blockers, self.context.settings) != 0.0:
                 self._tell("put_off")
                 raise Blocked(self, sqlstate=None)
             self._asks = True
         if self._thread is None and action.index is None:
-            pid = locks.prepare(connection, lock_timeout_ms=self.standing.settings.lock_timeout_ms)
+            pid = locks.prepare(connection, lock_timeout_ms=self.context.settings.lock_timeout_ms)
             self._thread = threading.Thread(target=self._watch, args=(pid,), name=f"lock_watch {pid}", daemon=True)
             self._thread.start()
 
@@ -100,7 +100,7 @@ class LockWatch:
     @property
     def in_words(self) -> str:
         awaited = self.queue.awaited if self.queue else str(self.lock or "a table")
-        return lock_policy.in_words(awaited, self.blockers, self.standing.settings)
+        return lock_policy.in_words(awaited, self.blockers, self.context.settings)
 
     def put_on_record(self, connection: Connection, *, committed: bool) -> None:
         """Who was sent away, who is in the way, or that the lock was had at last.
@@ -133,7 +133,7 @@ class LockWatch:
 
     def _watch(self, pid: int) -> None:
         """Look who is in the way, again and again, from another connection, for as long as the step lasts."""
-        timeout = self.standing.settings.lock_timeout_ms / 1000
+        timeout = self.context.settings.lock_timeout_ms / 1000
         every = FIRST_LOOK * timeout
         try:
             while not self._over.wait(every):
@@ -151,13 +151,13 @@ class LockWatch:
     def _send_away(self, connection: Connection, queue: Queue, pid: int) -> None:
         gone = {event.pid for event in self.sent_away}
         for blocker in queue.blockers:
-            how = lock_policy.way_out(blocker, self.standing.settings)
+            how = lock_policy.way_out(blocker, self.context.settings)
             if how is None or blocker.pid is None or blocker.pid in gone:
                 continue
             if locks.send_away(connection, blocker, waiting=pid, ends=how == "end"):
                 event = BlockerSentAway(
                     run=self.lane.run,
-                    name=self.standing.name,
+                    name=self.context.name,
                     how="ended" if how == "end" else "cancelled",
                     pid=blocker.pid,
                     application_name=blocker.application_name,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from backfilld.migrations.postgres.connect import apply_settings, lost
+from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.postgres.sqlstates import lost
 from backfilld.migrations.record import pace
 from backfilld.monitoring.probes import Reading, unreadable
 from backfilld.worker.side_tasks.throttle import Latency
@@ -22,8 +23,7 @@ from backfilld.worker.side_tasks.throttle import Latency
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
 
 #: What is judged. Longer would answer late, shorter would follow every hiccup.
 WINDOW_SECONDS = 5.0
@@ -100,16 +100,17 @@ class Canary:
 
     def warm_up(self, connection: Connection) -> None:
         """The first commits, when none was made lately."""
-        if not self._recent():
+        if all(sample.seconds is None for sample in self._recent()):
             for _ in range(FIRST_SAMPLES):
                 self.commit(connection)
 
     @property
-    def reading(self) -> Reading:
-        """The signal `commit_seconds`."""
+    def readings(self) -> list[Reading]:
+        """The signal `commit_seconds`; none while nothing was committed lately, as no run is at work."""
         if self._error is not None:
-            return unreadable("commit_seconds", self._error)
-        return Reading(signal="commit_seconds", value=self.felt.seconds or 0.0)
+            return [unreadable("commit_seconds", self._error)]
+        seconds = self.felt.seconds
+        return [] if seconds is None else [Reading(signal="commit_seconds", value=seconds)]
 
     @property
     def felt(self) -> Latency:

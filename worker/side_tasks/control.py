@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Literal
 
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.record import lanes, pace, runs
-from backfilld.migrations.record.states import STOPPING, State, Wish, allowed
+from backfilld.migrations.record.states import State, StopReason, Wish, allowed
 from backfilld.migrations.telemetry import ControlApplied, ControlSettled, StateChanged, StopSwitched
+from backfilld.worker.side_tasks.activity import Activity
 
 if TYPE_CHECKING:
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
     from backfilld.migrations.telemetry import Observer
     from backfilld.migrations.wire.messages import ControlMessage
 
 #: A batch of the default size has half of this still before it, on average; cancelling it would throw its work away.
 GRACE_SECONDS = 0.4
-#: How often the record is looked at, while nothing is stopping and while something is.
-IDLE_SECONDS = 0.25
+#: How often the record is looked at: while something is stopping, while a run is at work, and while none is. A wish that comes
+#: by message is seen at once, also then.
 BUSY_SECONDS = 0.05
+WORKING_SECONDS = 0.25
+IDLE_SECONDS = 2.0
 #: After the stop of all runs the record is looked at as often as while something is stopping, for this long.
 SETTLED_SECONDS = 2.0
 
@@ -43,8 +45,10 @@ _STOPPED = {State.PAUSING: State.PAUSED, State.CANCELLING: State.CANCELLED}
 class Control:
     """Brings runs that are told to stop to a stop."""
 
-    def __init__(self, *, observe: Observer) -> None:
+    def __init__(self, *, observe: Observer, activity: Activity | None = None) -> None:
+        """`activity` is told whether a run is at work."""
         self._observe = observe
+        self._activity = activity or Activity()
         self._look = threading.Event()
         #: The stop of all runs as it was last seen, and since when (`time.monotonic`).
         self._stop: pace.Stop | None = None
@@ -59,12 +63,14 @@ class Control:
             if held is not None:
                 _write_wish(connection, held, message)
         self._observe(ControlApplied(run=message.run, verb=message.verb, statements_cancelled=0))
-        self._look.set()
+        self.look()
 
     def run_once(self, connection: Connection) -> int:
         """Settle every run that is told to stop; returns how many are not there yet."""
-        remaining = self._look_at_the_switch(connection)
-        stopping = runs.stopping(connection)
+        pulse = runs.pulse(connection)
+        self._activity.tell(at_work=pulse.at_work)
+        remaining = self._look_at_the_switch(connection, pulse.stop)
+        stopping = runs.stopping(connection) if pulse.stopping else []
         self._settled &= {row["run"] for row in stopping}
         for row in stopping:
             if self._settle(connection, row):
@@ -75,14 +81,13 @@ class Control:
                 self._observe(ControlApplied(run=row["run"], verb="stop", statements_cancelled=cancelled))
         return remaining
 
-    def _look_at_the_switch(self, connection: Connection) -> int:
+    def _look_at_the_switch(self, connection: Connection, stop: pace.Stop | None) -> int:
         """While all runs are stopped, no batch outlives its grace; returns 1 as long as some may have to be cancelled.
 
         What began before the switch was thrown, and what read the record in the moment before, is found by its age: a lane
         that only looks and finds itself held is gone much sooner.
         """
-        stop, before = pace.read_stop(connection), self._stop
-        self._stop = stop
+        before, self._stop = self._stop, stop
         if stop != before:
             self._observe(StopSwitched(stopped=stop is not None, reason=stop.reason if stop else None))
             self._switched = time.monotonic()
@@ -95,30 +100,33 @@ class Control:
 
     def wait(self, remaining: int, stopping: threading.Event) -> None:
         """Wait until it is time to look again, or a message arrived, or the process stops."""
-        deadline = time.monotonic() + (BUSY_SECONDS if remaining else IDLE_SECONDS)
-        while not stopping.is_set() and (left := deadline - time.monotonic()) > 0:
-            if self._look.wait(min(left, BUSY_SECONDS)):
-                self._look.clear()
-                return
+        if not stopping.is_set():
+            idle = WORKING_SECONDS if self._activity.at_work else IDLE_SECONDS
+            self._look.wait(BUSY_SECONDS if remaining else idle)
+        self._look.clear()
+
+    def look(self) -> None:
+        """Have the record looked at now: a message came, or the process stops."""
+        self._look.set()
 
     def _settle(self, connection: Connection, row: Row) -> bool:
         """A stopping run whose lanes are all free has stopped. A lane that is taken from here on sees the wish."""
         run = row["run"]
         with connection.transaction():
             held = runs.lock(connection, run)
-            turning_back = held is not None and held.state is State.ROLLING_BACK and not held.rollback
-            if held is None or (held.state not in STOPPING and not turning_back):
+            why = held.why_stop if held is not None else None
+            if held is None or why not in {StopReason.ASKED, StopReason.TURNING_BACK}:
                 return True
             if lanes.in_flight(connection, run):
                 return False
-            if turning_back:
+            if why is StopReason.TURNING_BACK:
                 lanes.wake_run(connection, run)
             else:
                 after = _STOPPED[held.state]
                 runs.set_state(
                     connection, held, after, actor=runs.WORKER, reason="no batch is in flight", wish=held.wish
                 )
-        if not turning_back:
+        if why is StopReason.ASKED:
             self._observe(StateChanged(run=run, name=held.name, state=after, reason="no batch is in flight"))
         if run not in self._settled:
             self._settled.add(run)
@@ -132,7 +140,7 @@ def _write_wish(connection: Connection, held: runs.LockedRun, message: ControlMe
         if held.wish is not wish and allowed(held.state, state):
             runs.set_state(connection, held, state, actor=message.actor, reason="asked by message", wish=wish)
     elif message.verb == "resume":
-        after = State.RUNNING if held.rollback is None else State.ROLLING_BACK
+        after = State.ROLLING_BACK if held.rollback.requested else State.RUNNING
         if held.state not in {State.RUNNING, State.QUEUED, State.WAITING} and allowed(held.state, after):
             runs.set_state(connection, held, after, actor=message.actor, reason="asked by message")
             lanes.wake_run(connection, held.run)

@@ -17,13 +17,13 @@ from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit, runs
 from backfilld.migrations.telemetry import SessionWaited
+from backfilld.worker.side_tasks.activity import Activity
 
 if TYPE_CHECKING:
     import threading
     from datetime import datetime
 
-    from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Row
+    from backfilld.migrations.postgres.connect import Connection, Row
     from backfilld.migrations.telemetry import Observer
 
 _SQL = queries(__package__, "give_way")
@@ -33,6 +33,8 @@ _SQL = queries(__package__, "give_way")
 BUSY_SECONDS = 0.05
 #: How often is looked for batches. A session can wait this long, and then one look more, for a batch nobody has seen yet.
 IDLE_SECONDS = 0.1
+#: The same while no run is at work: the first batch of a run is found when the run is.
+REST_SECONDS = 30.0
 #: Between two batches none is running for a moment; a lane's next one must not be found late.
 LINGER_SECONDS = 1.0
 #: Runs that were enqueued before there was the setting have the default.
@@ -42,8 +44,9 @@ _DEFAULT_MS: int = RunSettings.model_fields["give_way_ms"].default
 class GiveWay:
     """Looks who waits for our batches, and cancels those that others have waited for too long."""
 
-    def __init__(self, *, observe: Observer) -> None:
+    def __init__(self, *, observe: Observer, activity: Activity | None = None) -> None:
         self._observe = observe
+        self._activity = activity or Activity()
         self._busy_at = -LINGER_SECONDS
         #: Batches that were told to go and are still there, each by its backend and when it began: told only once.
         self._going: set[tuple[int, datetime]] = set()
@@ -64,7 +67,8 @@ class GiveWay:
 
     def wait(self, batches: int, stopping: threading.Event) -> None:
         """Wait until it is time to look again, or the process stops."""
-        stopping.wait(BUSY_SECONDS if batches or self._is_busy else IDLE_SECONDS)
+        seconds = BUSY_SECONDS if batches or self._is_busy else IDLE_SECONDS
+        self._activity.wait(stopping, seconds=seconds, idle_seconds=REST_SECONDS)
 
     @property
     def _is_busy(self) -> bool:

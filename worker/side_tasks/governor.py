@@ -1,7 +1,8 @@
 """The governor: reads the database's load about once a second and writes how hard we may work.
 
-One worker at a time does it, whoever holds the row of `pace`. When none does, the last verdict grows old, and a verdict too
-old to trust holds all work. Between verdicts, while runs are at work, a canary commits several times a second.
+One worker at a time does it, the one that holds the row of `pace`. When none does, the last verdict grows old, and a verdict too
+old to trust holds all work. Between verdicts, while runs are at work, a canary commits several times a second. While no run is,
+verdicts are rare; now and then the governor looks as closely as for a run, to learn what the application takes without us.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from backfilld.migrations.settings import limits_by_name
 from backfilld.migrations.telemetry import PaceSet
 from backfilld.monitoring import probes
 from backfilld.worker.side_tasks import throttle
+from backfilld.worker.side_tasks.activity import Activity
 from backfilld.worker.side_tasks.canary import Canary
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Sequence
 
     from backfilld.migrations.postgres.connect import Connection
@@ -28,17 +31,29 @@ if TYPE_CHECKING:
 
 #: Between two commits of the canary.
 TICK_SECONDS = 0.15
-#: Between two verdicts.
+#: Between two verdicts, while a run is at work.
 VERDICT_SECONDS = 1.0
+#: The same while none is: below `throttle.STALE_SECONDS`, so that a run may begin on the last one.
+IDLE_VERDICT_SECONDS = 13.0
+#: How often, while no run is at work and others are, their latency is learned, and for how long: a little longer than the
+#: canary's window, so that there is an average of all of it.
+LEARN_SECONDS, LESSON_SECONDS = 120.0, 7.0
 
 
 class Governor:
     """Reads, decides, writes."""
 
     def __init__(
-        self, limits: Limits, *, observe: Observer, signals: Sequence[Signal] = (), database_url: str = ""
+        self,
+        limits: Limits,
+        *,
+        observe: Observer,
+        signals: Sequence[Signal] = (),
+        database_url: str = "",
+        activity: Activity | None = None,
     ) -> None:
         """`signals` are the operator's own; those of SQL are asked at `database_url`."""
+        self._activity = activity or Activity()
         self._limits = limits_by_name(limits, signals)
         self._observe = observe
         self._database = probes.Database(limits)
@@ -49,29 +64,48 @@ class Governor:
         self._judged_at = 0.0
         #: This worker gave the last verdict; there are runs it was given for; and others, whose baseline can be learned.
         self._on_duty = self._working = self._crowded = False
+        #: When the last lesson began (`time.monotonic`).
+        self._learned_at = -LEARN_SECONDS
 
     def tick(self, connection: Connection) -> int:
-        """What the loop calls every `TICK_SECONDS`: a verdict when it is time, and else a canary, seldom where no run is."""
-        if time.monotonic() - self._judged_at >= VERDICT_SECONDS:
+        """A verdict when it is time, and else a canary, or only a look at who is there."""
+        now = time.monotonic()
+        if self._on_duty and self._crowded and now - self._learned_at >= LEARN_SECONDS:
+            self._learned_at = now
+        if now - self._judged_at >= (VERDICT_SECONDS if self._is_awake else IDLE_VERDICT_SECONDS):
             return self.run_once(connection)
-        if self._working or (self._on_duty and self._canary.silent_seconds >= VERDICT_SECONDS):
+        if self._working or (self._on_duty and self._is_awake and self._canary.silent_seconds >= VERDICT_SECONDS):
             self._canary.commit(connection)
-        elif self._on_duty and self._crowded:
+        elif self._on_duty and self._crowded and self._is_awake:
             self._canary.count_sessions(connection)
         return 0
+
+    def wait(self, stopping: threading.Event) -> None:
+        """Wait until it is time to look again, or the process stops."""
+        due = self._judged_at + IDLE_VERDICT_SECONDS
+        if self._on_duty and self._crowded:
+            due = min(due, self._learned_at + LEARN_SECONDS)
+        rest = TICK_SECONDS if self._is_awake else max(TICK_SECONDS, due - time.monotonic())
+        self._activity.wait(stopping, seconds=TICK_SECONDS, idle_seconds=rest)
+
+    @property
+    def _is_awake(self) -> bool:
+        """Whether a run is at work, or a lesson is under way."""
+        return self._activity.at_work or time.monotonic() - self._learned_at < LESSON_SECONDS
 
     def run_once(self, connection: Connection) -> int:
         """One verdict; returns 1 when this worker gave it, 0 when another does."""
         self._judged_at = time.monotonic()
         self._on_duty = self._working = False
-        self._canary.warm_up(connection)
+        if self._is_awake:
+            self._canary.warm_up(connection)
         with connection.transaction():
             taken = pace.take(connection)
             if taken is None:
                 return 0
-            readings, scene = self._database.read(connection)
+            readings, scene = self._database.read(connection, at_work=self._activity.at_work)
             self._canary.count(scene.transactions)
-            readings = [*readings, self._canary.reading, *self._custom.read()]
+            readings = [*readings, *self._canary.readings, *self._custom.read()]
             span = self._statements.read(connection)
             verdict = self._decide(taken, readings, span, others=scene.others)
             self._write(connection, taken, verdict, readings, tell=scene.runs)

@@ -20,6 +20,7 @@ from backfilld.migrations.record import notices as store
 from backfilld.migrations.telemetry import NoticeSent
 from backfilld.monitoring import notices
 from backfilld.monitoring.notices import News, NotTaken, TakenNever
+from backfilld.worker.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,12 +34,8 @@ if TYPE_CHECKING:
 
 #: Between two looks at what there is to tell: a person takes longer to read it.
 LOOK_SECONDS = 2.0
-#: The first wait after a delivery that failed; doubled each time.
-FIRST_DELAY_SECONDS = 10.0
-#: A service that comes back after a night hears of it within the hour.
-LONGEST_DELAY_SECONDS = 3600.0
-#: By how much a wait is longer or shorter, so that many notices do not come back at once.
-JITTER = 0.2
+#: After a delivery that failed. A service that comes back after a night hears of it within the hour, and not of all notices at once.
+BACKOFF = Backoff(first_seconds=10.0, longest_seconds=3600.0, jitter=0.2)
 #: After a day nobody needs to be woken for it any more.
 PATIENCE_SECONDS = 86400.0
 #: How long what was told is kept. Longer than between two reminders, which are told apart by it.
@@ -195,6 +192,5 @@ class Notifier:
 
 def _delay_seconds(attempts: int, error: Exception, *, chance: float) -> float:
     """How long to wait after so many tries; longer where the channel asks for it, within bounds. `chance` is between 0 and 1."""
-    backoff = min(FIRST_DELAY_SECONDS * 2.0 ** min(attempts - 1, 20), LONGEST_DELAY_SECONDS)
     asked = error.after_seconds if isinstance(error, NotTaken) and error.after_seconds is not None else 0.0
-    return max(backoff * (1 - JITTER + 2 * JITTER * chance), min(asked, LONGEST_DELAY_SECONDS))
+    return max(BACKOFF.seconds(attempts - 1, chance=chance), min(asked, BACKOFF.longest_seconds))

@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.record import lanes
 from backfilld.migrations.telemetry import LanesWoken, SendFailed, SessionFrozen
 from backfilld.worker.lanes.runner import SLICE_SECONDS
+from backfilld.worker.side_tasks.activity import Activity
 
 if TYPE_CHECKING:
+    import threading
+
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.telemetry import Observer
-    from backfilld.worker.lanes.runner import Sender
+    from backfilld.migrations.wire.send import Sender
 
-#: How often due lanes are looked for. Also the grain of a lane's `next_run_at`.
+#: How often due lanes are looked for, while a run is at work. Also the grain of a lane's `next_run_at`.
 TICK_SECONDS = 0.5
+#: The same while none is: there are no lanes then, but a session of ours may be frozen.
+IDLE_SECONDS = 45.0
 #: How long a message may be on its way. Longer than a slice, so that a lane waiting behind another is not woken twice.
 GRACE_SECONDS = SLICE_SECONDS + 0.5
 #: How long a session of ours may hold a lane and do nothing. A little more than `idle_in_transaction_session_timeout`, which is
@@ -30,8 +35,16 @@ _LOCK = 0x7265636F6E63696C  # "reconcil"
 class Reconciler:
     """Wakes lanes; one at a time in a database, whoever gets there first."""
 
-    def __init__(self, *, send: Sender, observe: Observer, frozen_seconds: float = FROZEN_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        send: Sender,
+        observe: Observer,
+        frozen_seconds: float = FROZEN_SECONDS,
+        activity: Activity | None = None,
+    ) -> None:
         self._send = send
+        self._activity = activity or Activity()
         self._observe = observe
         self._frozen_seconds = frozen_seconds
 
@@ -58,3 +71,7 @@ class Reconciler:
         if woken:
             self._observe(LanesWoken(lanes=woken))
         return woken
+
+    def wait(self, stopping: threading.Event) -> None:
+        """Wait until it is time to look again, or the process stops."""
+        self._activity.wait(stopping, seconds=TICK_SECONDS, idle_seconds=IDLE_SECONDS)

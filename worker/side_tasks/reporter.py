@@ -25,7 +25,7 @@ class Reporter:
     def run_once(self, connection: Connection) -> int:
         """Tell each; returns how many."""
         working = [run for run in runs.listed(connection) if run.state is State.RUNNING]
-        for now in progress.read(connection, working):
+        for now in progress.read(connection, working) if working else ():
             self._observe(
                 RunReported(
                     run=now.run,

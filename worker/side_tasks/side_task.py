@@ -13,6 +13,7 @@ import psycopg
 
 from backfilld.migrations.errors import BackfilldError
 from backfilld.migrations.postgres import connect
+from backfilld.migrations.postgres.sessions import named
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.telemetry import LoopFailed, LoopTicked
 
@@ -54,7 +55,7 @@ class Loop(threading.Thread):
             result = 0
             try:
                 if connection is None or connection.closed or connection.broken:
-                    connection = connect.connect(self._database_url, application_name=f"backfilld {self.name}")
+                    connection = connect.connect(self._database_url, application_name=named(self.name))
                 result = self._task(connection)
                 self._observe(LoopTicked(loop=self.name))
             except psycopg.Error as exc:

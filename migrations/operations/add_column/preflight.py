@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.facts import Facts, Target
+from backfilld.migrations.planning.checks.cancelled_runs import left_by_cancelled_run
 from backfilld.migrations.planning.checks.columns import check_reads, once_because
 from backfilld.migrations.planning.checks.walks import key_of
 from backfilld.migrations.postgres.expression_probe import Rejected
@@ -13,7 +14,7 @@ from backfilld.migrations.postgres.expression_probe import Rejected
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import AddColumn
     from backfilld.migrations.planning.checks.findings import Case
-    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.expression_probe import Analysis
 
 
 def examine(case: Case, operation: AddColumn) -> Facts:
@@ -49,8 +50,15 @@ def examine(case: Case, operation: AddColumn) -> Facts:
         trial.analyse(operation.default, what="the default")
     if expression is None:
         return facts
-    analysis = trial.analyse(expression, what="backfill")
-    trial.check_update({column: expression}, None)
+    analysis = _analysed(case, operation, expression)
+    return replace(facts, repeatable=not analysis.unrepeatable, once_because=once_because(analysis, set()))
+
+
+def _analysed(case: Case, operation: AddColumn, expression: str) -> Analysis:
+    """What gives the rows their value, tried on the copy of the table. Raises Rejected."""
+    table, column = case.table, operation.column.name
+    analysis = case.trial.analyse(expression, what="backfill")
+    case.trial.check_update({column: expression}, None)
     check_reads(case, analysis)
     if column in analysis.reads:
         raise Rejected("expression", f"backfill reads {column}, the column it is to fill")
@@ -70,18 +78,4 @@ def examine(case: Case, operation: AddColumn) -> Facts:
             f"the expression reads {', '.join(analysis.reads_others)}; a change there reaches {table.name} only "
             "when the row itself is written, or by verify"
         )
-    return replace(facts, repeatable=not analysis.unrepeatable, once_because=once_because(analysis, set()))
-
-
-def left_by_cancelled_run(connection: Connection, name: str) -> bool:
-    # Not to_regclass: for a role without rights in the schema it is an error. Such a role has no runs to take over either.
-    readable = connection.execute(
-        "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'backfilld' "
-        "AND c.relname = 'runs' AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')"
-    )
-    if not readable.rowcount:
-        return False
-    row = connection.execute(
-        "SELECT state = 'cancelled' AS cancelled FROM backfilld.runs WHERE name = %s ORDER BY run DESC LIMIT 1", [name]
-    ).fetchone()
-    return bool(row and row["cancelled"])
+    return analysis

@@ -6,7 +6,7 @@ verify    every row is looked at; then CHECK (… IS NOT NULL) NOT VALID, and VA
 switch    SET NOT NULL, which trusts the validated check and scans nothing
 contract  the sync trigger goes, first its function's body, so that no statement can meet half of it
 
-Until contract the column is computed: the trigger gives each inserted or updated row the expression's value, whoever wrote it.
+Until contract the column is computed: the trigger gives each inserted or updated row the expression's value, whichever session wrote it.
 A value that cannot be computed becomes NULL rather than an error of the application's; verify finds the row.
 
 From contract on, and without `backfill:` from the beginning, the application may write into the column. A run that goes back
@@ -16,32 +16,19 @@ from there archives the column before it drops it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from psycopg import sql
-
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Action, Archived, Plain, Statement, Step, Walk, object_name
-from backfilld.migrations.operations.ddl.rule import BRIEF, Rule, not_null, not_null_check
-from backfilld.migrations.operations.ddl.sync_function import SyncTrigger, one_way
-from backfilld.migrations.operations.ddl.sync_trigger import created, dropped, fires_last, silenced
+from backfilld.migrations.operations.ddl import columns
+from backfilld.migrations.operations.ddl.constraints import Rule, not_null, not_null_check
+from backfilld.migrations.operations.ddl.sync_function import one_way
+from backfilld.migrations.operations.ddl.sync_trigger import SyncTrigger
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
-
-if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import AddColumn as Definition
-    from backfilld.migrations.file.migration import TableName
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddColumn(Plain):
+class AddColumn(Plain[file.AddColumn]):
     """An `add_column` of a migration, bound to a database."""
-
-    definition: Definition
-    migration: str
-    number: int
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     @property
     def sync(self) -> str:
@@ -74,12 +61,12 @@ class AddColumn(Plain):
             # Nothing computes the column, so what is in it may be the application's from the beginning.
             back = (*self._keep(), self._gone())
             return (Action(table=self.table, statements=tuple(statements), back=back),) if statements else ()
-        statements += created(self._trigger, self._body())
+        statements += self._trigger.created(self._body())
         return (
             Action(
                 table=self.table,
                 statements=tuple(statements),
-                guards=(fires_last(self._trigger),),
+                guards=(self._trigger.fires_last,),
                 back=(self._gone(),),
             ),
         )
@@ -97,28 +84,21 @@ class AddColumn(Plain):
         if self.definition.backfill is None:
             return ()
         return (
-            Action(table=self.table, statements=(silenced(self._trigger),), back=self._keep()),
-            Action(table=self.table, statements=dropped(self._trigger)),
+            Action(table=self.table, statements=(self._trigger.silenced,), back=self._keep()),
+            Action(table=self.table, statements=(self._trigger.drop, self._trigger.drop_function)),
         )
 
     def _column_statements(self) -> tuple[Statement, ...]:
         if self.facts.adopts:
             return ()
-        type_ = sql.SQL(self.facts.targets[0].type)  # as format_type wrote it
-        add = sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(self.table.identifier, self._column, type_)
-        if self.definition.default is None:
-            return (Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite; " + BRIEF),)
-        default = sql.SQL(" DEFAULT (\n{}\n)").format(sql.SQL(self.definition.default))  # checked by preflight
+        name, type_, default = self.definition.column.name, self.facts.targets[0].type, self.definition.default
+        if default is None:
+            return (columns.add(self.table, name, type_),)
         if self.facts.default_fills and self.definition.backfill is None:
-            return (
-                Statement(sql=add + default, lock="ACCESS EXCLUSIVE", note="no rewrite: a constant default; " + BRIEF),
-            )
-        set_default = (
-            sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET").format(self.table.identifier, self._column) + default
-        )
+            return (columns.add(self.table, name, type_, default=default, note="no rewrite: a constant default"),)
         return (
-            Statement(sql=add, lock="ACCESS EXCLUSIVE", note="no rewrite: the default comes after; " + BRIEF),
-            Statement(sql=set_default, lock="ACCESS EXCLUSIVE", note="for rows to come"),
+            columns.add(self.table, name, type_, note="no rewrite: the default comes after"),
+            columns.set_default(self.table, name, default),
         )
 
     def _body(self) -> str:
@@ -146,20 +126,7 @@ class AddColumn(Plain):
 
     def _gone(self) -> Action:
         """Take away all that expand added; what the column holds is computed, or was archived before."""
-        drop_column = sql.SQL("ALTER TABLE {} DROP COLUMN IF EXISTS {}").format(self.table.identifier, self._column)
-        drop_trigger, drop_function = dropped(self._trigger)
-        return Action(
-            table=self.table,
-            statements=(
-                drop_trigger,
-                Statement(sql=drop_column, lock="ACCESS EXCLUSIVE", note=BRIEF),
-                drop_function,
-            ),
-        )
-
-    @property
-    def _column(self) -> sql.Identifier:
-        return sql.Identifier(self.definition.column.name)
+        return self._trigger.gone_with(self.definition.column.name)
 
     @property
     def _not_null(self) -> Rule:

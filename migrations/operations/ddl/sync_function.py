@@ -1,20 +1,19 @@
-"""Sync triggers: what keeps a column right in every row that is written, whoever writes it. Pure: this file gives SQL.
+"""The function of a sync trigger, which keeps two columns of a row saying the same. Pure: this file gives PL/pgSQL.
 
-`SyncTrigger` is the trigger itself, whatever its function does: BEFORE INSERT OR UPDATE for each row, named to fire last,
-ENABLE ALWAYS, and silent for the one batch that does its work itself. `Pair` is a function for it that keeps two columns of
-a row saying the same, whichever of them is written.
+`Pair` is two columns that change places: the primary column, which is the old one until the switch and the new one from then on,
+and its shadow. `one_way` computes a single column from the rest of the row. `sync_trigger.py` has the trigger itself.
 
-Which of the two a statement meant is told by what changed, never by who asks or under which search_path. One side is the
-authority: the old column until the switch, the new one from then on. The other is its mirror.
+Which of the two a statement meant follows from what changed, never from the role or the search_path. One side is the
+primary: the old column until the switch, the new one from then on. The other is its shadow.
 
 UPDATE      changed            what happens
-            authority          the mirror is computed
-            mirror             the authority is computed
-            both               the mirror is computed: the authority wins
-            neither            the mirror is computed, so that every row that is touched agrees; once `settled` nothing happens,
+            primary          the shadow is computed
+            shadow             the primary is computed
+            both               the shadow is computed: the primary wins
+            neither            the shadow is computed, so that every row that is touched agrees; once `settled` nothing happens,
                                since a value that came through a conversion need not survive another one
 
-INSERT      the side that was given wins; given both or neither, the authority does. A side was given if it holds
+INSERT      the side that was given wins; given both or neither, the primary does. A side was given if it holds
             a value       that is neither NULL nor its DEFAULT: surely
             NULL          though its DEFAULT is something else: yes, unless the other side holds a value
             its DEFAULT   no; a side without a DEFAULT has NULL for one
@@ -22,7 +21,7 @@ INSERT      the side that was given wins; given both or neither, the authority d
             that has one wins over nothing, and yields to any value of the other side.
 
 Changed means another image: 1.0 and 1.00 differ, and so do two spellings of a json. A change to NULL is a change.
-No conversion raises into the application. A mirror that cannot be computed becomes NULL; an authority keeps what it has.
+No conversion raises into the application. A shadow that cannot be computed becomes NULL; an primary keeps what it has.
 """
 
 from __future__ import annotations
@@ -32,8 +31,6 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.postgres.connect import SEMANTICS
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -41,96 +38,6 @@ if TYPE_CHECKING:
 
 #: What a function begins with: a name that is a column's and a variable's is the column's.
 _PREAMBLE = "#variable_conflict use_column"
-
-#: What a trigger does that is about to be dropped: a statement that still meets it goes on.
-NEUTRAL = "BEGIN RETURN NEW; END"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyncTrigger:
-    """A sync trigger and its function, under one name. The statements are sent without parameters."""
-
-    table: TableName
-    #: The function's name in our schema, and the value of `backfilld.writes` that stands for it.
-    name: str
-
-    def function(self, body: str) -> sql.Composed:
-        """The function, made or replaced, with this body. It takes no lock on the table.
-
-        It runs as the role of the run, so that the application needs no right in our schema, and under settings of its own,
-        so that an expression means the same whoever writes.
-        """
-        settings = sql.SQL(" ").join(
-            sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
-            for name, value in SEMANTICS.items()
-            if name != "row_security"
-        )
-        return sql.SQL(
-            "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS {body}"
-        ).format(name=self._function, settings=settings, body=_dollar_quoted(body))
-
-    @property
-    def create(self) -> sql.Composed:
-        return sql.SQL(
-            "CREATE OR REPLACE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW "
-            "WHEN (current_setting('backfilld.writes', true) IS DISTINCT FROM {name}) EXECUTE FUNCTION {function}()"
-        ).format(
-            trigger=self._trigger,
-            table=self.table.identifier,
-            name=sql.Literal(self.name),
-            function=self._function,
-        )
-
-    @property
-    def enable_always(self) -> sql.Composed:
-        return sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(self.table.identifier, self._trigger)
-
-    @property
-    def drop(self) -> sql.Composed:
-        return sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(self._trigger, self.table.identifier)
-
-    @property
-    def drop_function(self) -> sql.Composed:
-        return sql.SQL("DROP FUNCTION IF EXISTS {}()").format(self._function)
-
-    @property
-    def later(self) -> sql.Composed:
-        """A query for the names of triggers that fire after this one and could change what it read, partitions' included."""
-        return sql.SQL(
-            "SELECT t.tgname FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal "
-            "AND (t.tgrelid = {table}::pg_catalog.regclass "
-            "OR t.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree({table}::pg_catalog.regclass) p)) "
-            "AND t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0 "
-            'AND t.tgname COLLATE "C" > {trigger} COLLATE "C" AND NOT pg_catalog.starts_with(t.tgname, {own})'
-        ).format(
-            table=sql.Literal(self.table.identifier.as_string()),
-            trigger=sql.Literal(self.trigger_name),
-            # The operations of one migration have columns of their own, and fire in the order of the file.
-            own=sql.Literal(self.trigger_name.rpartition("_")[0] + "_"),
-        )
-
-    @property
-    def silent(self) -> sql.Composed:
-        """A query that gives the trigger's name when it is not there, or does not fire for everybody; partitions included."""
-        return sql.SQL(
-            "SELECT {trigger} AS tgname FROM pg_catalog.pg_class c WHERE (c.oid = {table}::pg_catalog.regclass "
-            "OR c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree({table}::pg_catalog.regclass) p)) "
-            "AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = {trigger} "
-            "AND t.tgenabled = 'A')"
-        ).format(table=sql.Literal(self.table.identifier.as_string()), trigger=sql.Literal(self.trigger_name))
-
-    @property
-    def trigger_name(self) -> str:
-        # Triggers fire in the byte order of their names, and a tilde comes after every letter.
-        return f"~backfilld_{self.name}"
-
-    @property
-    def _trigger(self) -> sql.Identifier:
-        return sql.Identifier(self.trigger_name)
-
-    @property
-    def _function(self) -> sql.Identifier:
-        return sql.Identifier("backfilld", self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,31 +73,29 @@ class Pair:
     """Two columns of a row that are to say the same."""
 
     table: TableName
-    authority: Side
-    mirror: Side
+    primary: Side
+    shadow: Side
     #: An UPDATE of neither leaves both alone. For the time after the switch, when every row is known to be right.
     settled: bool = False
     rollback_conflicts: RollbackConflicts | None = None
 
     def body(self) -> str:
         """The body of the trigger's function."""
-        authority, mirror = self.authority, self.mirror
-        settled = (
-            f"\n    IF NOT backward AND NOT {_changed(authority)} THEN RETURN NEW; END IF;" if self.settled else ""
-        )
+        primary, shadow = self.primary, self.shadow
+        settled = f"\n    IF NOT backward AND NOT {_changed(primary)} THEN RETURN NEW; END IF;" if self.settled else ""
         return f"""{_PREAMBLE}
 DECLARE
   backward boolean;
 BEGIN
   IF TG_OP = 'INSERT' THEN
-    backward := {_given(mirror)} > {_given(authority)};
+    backward := {_given(shadow)} > {_given(primary)};
   ELSE
-    backward := {_changed(mirror)} AND NOT {_changed(authority)};{settled}
+    backward := {_changed(shadow)} AND NOT {_changed(primary)};{settled}
   END IF;
   IF backward THEN
-{self._computed(authority, mirror)}
+{self._computed(primary, shadow)}
   ELSE
-{self._computed(mirror, authority)}
+{self._computed(shadow, primary)}
   END IF;
   RETURN NEW;
 END"""
@@ -201,7 +106,7 @@ END"""
         known: dict[str, str] = {}
         if side.knows_other_as is not None and side.knows_other_as != other.column:
             known[side.knows_other_as] = other.column
-        gone = [f"{_new(side.column)} := NULL;"] if side is self.mirror else []
+        gone = [f"{_new(side.column)} := NULL;"] if side is self.shadow else []
         return assignment(self.table, side.column, side.expression, names=known, otherwise=[*gone, *self._put_down()])
 
     def _put_down(self) -> list[str]:
@@ -250,17 +155,9 @@ def assignment(
     return f"""    BEGIN
       {_new(column)} := (SELECT {value} FROM (SELECT NEW.*) AS {row});
     EXCEPTION WHEN others THEN
-      -- The application comes first: its statement goes on.
+      -- The application comes first: its statement must not fail.
       {instead}
     END;"""  # noqa: S608 - the expression was checked by preflight, names are quoted
-
-
-def _dollar_quoted(body: str) -> sql.SQL:
-    """A body of code as one literal, by a tag that it does not hold."""
-    tag = "$body$"
-    while tag in body:
-        tag = tag.replace("$body", "$body_")
-    return sql.SQL(f"{tag}\n{body}\n{tag}")
 
 
 def _changed(side: Side) -> str:

@@ -4,7 +4,7 @@ switch    DROP NOT NULL, so that the application may leave the column out
 contract  lanes copy the column into the archive, and look again that no row is missing; then DROP COLUMN
 
 The way back adds the column again, gives every row its value from the archive, and then brings back what the column carried:
-indexes CONCURRENTLY, constraints by a scan that stops nobody. Rows added since get the column's default.
+indexes CONCURRENTLY, constraints by a scan that blocks no statement. Rows added since get the column's default.
 """
 
 from __future__ import annotations
@@ -12,38 +12,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from psycopg import sql
-
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Action, Archived, Plain, Statement, Step, Walk, object_name
-from backfilld.migrations.operations.ddl import concurrently
+from backfilld.migrations.operations.ddl import columns, constraints, grants_and_comments, indexes
+from backfilld.migrations.operations.ddl.constraints import from_catalog, not_null_check
 from backfilld.migrations.rollback.archive import restored
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
-    from backfilld.migrations.facts import Constraint, Dropped, IndexDefinition
-    from backfilld.migrations.file.migration import DropColumn as Definition
-    from backfilld.migrations.file.migration import TableName
-
-_BRIEF = "brief; gives way after lock_timeout, and tries again"
-_SCAN = "scans the table while reads and writes go on"
+    from backfilld.migrations.facts import Dropped
+    from backfilld.migrations.postgres.definitions import Constraint, IndexDefinition
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropColumn(Plain):
+class DropColumn(Plain[file.DropColumn]):
     """A `drop_column` of a migration, bound to a database."""
-
-    definition: Definition
-    migration: str
-    number: int
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     def switch(self) -> tuple[Step, ...]:
         if not self._dropped.not_null:
             return ()
-        drop = self._alter("ALTER COLUMN {} DROP NOT NULL", self._column, note="the application may leave it out")
+        drop = columns.drop_not_null(self.table, self.definition.column, note="the application may leave it out")
         return (Action(table=self.table, statements=(drop,), back=(self._restore(), *self._not_null_again())),)
 
     def contract(self) -> tuple[Step, ...]:
@@ -55,7 +43,7 @@ class DropColumn(Plain):
             archived=Archived(old=self.definition.column),
             note="copies the column into the archive, then looks again that no row is missing",
         )
-        drop = self._alter("DROP COLUMN {}", self._column, note="its values are in the archive; " + _BRIEF)
+        drop = columns.drop(self.table, self.definition.column, note="its values are in the archive")
         return (archive, Action(table=self.table, statements=(drop,), back=self._again()))
 
     def _again(self) -> tuple[Step, ...]:
@@ -67,28 +55,13 @@ class DropColumn(Plain):
         return (Action(table=self.table, statements=self._added()), self._restore(), *carried)
 
     def _added(self) -> tuple[Statement, ...]:
-        dropped = self._dropped
-        collation = sql.SQL(" COLLATE {}").format(sql.SQL(dropped.collation)) if dropped.collation else sql.SQL("")
-        type_ = sql.SQL("{}{}").format(sql.SQL(dropped.type), collation)  # as the catalog wrote them
-        statements = [self._alter("ADD COLUMN {} {}", self._column, type_, note="no rewrite; " + _BRIEF)]
+        table, column, dropped = self.table, self.definition.column, self._dropped
+        statements = [columns.add(table, column, dropped.type, collation=dropped.collation)]
         if dropped.default is not None:
-            default = sql.SQL(dropped.default)
-            statements.append(
-                self._alter("ALTER COLUMN {} SET DEFAULT {}", self._column, default, note="for rows to come")
-            )
-        name = sql.SQL("{}.{}").format(self.table.identifier, self._column)
+            statements.append(columns.set_default(table, column, dropped.default))
         if dropped.comment is not None:
-            comment = sql.SQL("COMMENT ON COLUMN {} IS {}").format(name, sql.Literal(dropped.comment))
-            statements.append(Statement(sql=comment, lock="SHARE UPDATE EXCLUSIVE"))
-        for privilege, role, may_grant in dropped.grants:
-            grant = sql.SQL("GRANT {} ({}) ON {} TO {}{}").format(
-                sql.SQL(privilege),
-                self._column,
-                self.table.identifier,
-                sql.Identifier(role) if role is not None else sql.SQL("PUBLIC"),
-                sql.SQL(" WITH GRANT OPTION" if may_grant else ""),
-            )
-            statements.append(Statement(sql=grant, lock="none"))
+            statements.append(grants_and_comments.on_column(table, column, dropped.comment))
+        statements += [grants_and_comments.grant(table, grant, column=column) for grant in dropped.grants]
         return tuple(statements)
 
     def _restore(self) -> Walk:
@@ -117,56 +90,24 @@ class DropColumn(Plain):
         )
 
     def _not_null_again(self) -> tuple[Step, ...]:
-        check = sql.Identifier(object_name("backfilld_not_null", self.migration, self.number))
-        gone = self._alter("DROP CONSTRAINT IF EXISTS {}", check, note=_BRIEF)
-        nulls = sql.SQL("SELECT {} FROM {} WHERE {} IS NULL LIMIT 10").format(
-            sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(one.name)) for one in self.facts.key),
-            self.table.identifier,
-            self._column,
-        )
-        return (
-            Action(
-                table=self.table,
-                statements=(
-                    gone,
-                    self._alter("ADD CONSTRAINT {} CHECK ({} IS NOT NULL) NOT VALID", check, self._column, note=_BRIEF),
-                ),
-            ),
-            Action(
-                table=self.table,
-                statements=(self._alter("VALIDATE CONSTRAINT {}", check, lock="SHARE UPDATE EXCLUSIVE", note=_SCAN),),
-                scans=True,
-                offenders=nulls,
-            ),
-            Action(
-                table=self.table,
-                statements=(self._alter("ALTER COLUMN {} SET NOT NULL", self._column, note="no scan; " + _BRIEF), gone),
-            ),
-        )
+        name = object_name("backfilld_not_null", self.migration, self.number)
+        proof = not_null_check(self.table, self.definition.column, name=name, key=self.facts.key)
+        settled = constraints.settled_not_null(self.table, self.definition.column, proof=proof)
+        return (*proof.steps(looks=True), Action(table=self.table, statements=settled))
 
     def _index(self, kept: IndexDefinition) -> tuple[Step, ...]:
         """An index that the column carried, again; and the UNIQUE constraint that it was."""
-        build = concurrently.build(self.table, kept, key=self.facts.key)
+        build = indexes.build(self.table, kept, key=self.facts.key)
         if kept.name not in self._dropped.unique:
             return (build,)
-        name = sql.Identifier(kept.name)
-        add = self._alter("ADD CONSTRAINT {} UNIQUE USING INDEX {}", name, name, note=_BRIEF)
-        return (build, Action(table=self.table, statements=(add,)))
+        return (build, Action(table=self.table, statements=(constraints.unique_using_index(self.table, kept.name),)))
 
     def _constraint(self, kept: Constraint) -> tuple[Step, ...]:
         """A constraint that the column carried, again."""
-        name = sql.Identifier(kept.name)
         # As pg_get_constraintdef wrote it, without the word that says it was not validated either.
-        definition = sql.SQL(kept.definition.removesuffix(" NOT VALID"))
-        add = self._alter("ADD CONSTRAINT {} {} NOT VALID", name, definition, note=_BRIEF)
-        validate = self._alter("VALIDATE CONSTRAINT {}", name, lock="SHARE UPDATE EXCLUSIVE", note=_SCAN)
-        scan = Action(table=self.table, statements=(validate,), scans=True)
-        return (Action(table=self.table, statements=(add,)), *((scan,) if kept.valid else ()))
-
-    def _alter(self, text: str, *parts: sql.Composable, lock: str = "ACCESS EXCLUSIVE", note: str = "") -> Statement:
-        # The text is one of this file's own.
-        altered = sql.SQL("ALTER TABLE {} ").format(self.table.identifier) + sql.SQL(text).format(*parts)
-        return Statement(sql=altered, lock=lock, note=note)
+        definition = kept.definition.removesuffix(" NOT VALID")
+        rule = from_catalog(self.table, kept.name, definition, key=self.facts.key)
+        return rule.steps(looks=True) if kept.valid else (rule.added,)
 
     @property
     def _dropped(self) -> Dropped:
@@ -174,7 +115,3 @@ class DropColumn(Plain):
             msg = f"{self.table}.{self.definition.column} was not looked at before it is to be dropped"
             raise LookupError(msg)
         return self.facts.dropped
-
-    @property
-    def _column(self) -> sql.Identifier:
-        return sql.Identifier(self.definition.column)

@@ -7,7 +7,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.facts import Facts
-from backfilld.migrations.planning.checks.indexes import naming_key
+from backfilld.migrations.planning.checks.walks import key_of
 from backfilld.migrations.postgres import indexes
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def examine(case: Case, operation: DropIndex) -> Facts:
         )
     if found.definition.unique and found.valid:
         case.warn(f"{operation.name} is unique, and nothing will refuse duplicates any more")
-    return Facts(relation=str(case.table.name), index=found.definition, key=naming_key(case))
+    return Facts(relation=str(case.table.name), index=found.definition, key=key_of(case.table))
 
 
 def _refuse_absent(case: Case, operation: DropIndex, found: Named | None) -> None:

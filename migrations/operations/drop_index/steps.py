@@ -1,4 +1,4 @@
-"""Take an index away while the application goes on.
+"""Take an index away while the application keeps running.
 
 contract  DROP INDEX CONCURRENTLY
 
@@ -12,30 +12,23 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Guard, Plain
-from backfilld.migrations.operations.ddl import concurrently
+from backfilld.migrations.operations.ddl import indexes
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import DropIndex as Definition
-    from backfilld.migrations.file.migration import TableName
     from backfilld.migrations.operations.base import Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropIndex(Plain):
+class DropIndex(Plain[file.DropIndex]):
     """A `drop_index` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     def contract(self) -> tuple[Step, ...]:
         if self.facts.index is None:  # refused by preflight
             return ()
         return (
-            concurrently.drop(
+            indexes.drop(
                 self.table,
                 self.facts.index,
                 key=self.facts.key,
@@ -50,6 +43,6 @@ class DropIndex(Plain):
                 "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
                 "WHERE n.nspname = {} AND c.relname = {}"
             ).format(sql.Literal(self.table.schema), sql.Literal(name)),
-            problem="the index {!r} is not what it was when the run was enqueued, so it was left alone",
+            template="the index {!r} is not what it was when the run was enqueued, so it was left alone",
             remedy="Cancel the run, and enqueue the migration again under another name",
         )

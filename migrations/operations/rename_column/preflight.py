@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 #: Names that PostgreSQL keeps for itself in every table.
 SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 
-#: The start of the transaction, whoever asks.
+#: The start of the transaction, for every session.
 _NOW = frozenset({"now()", "CURRENT_TIMESTAMP"})
 
-#: As many functions are named in a warning.
+#: At most this many functions are named in a warning.
 _MOST_NAMED = 10
 
 
@@ -31,28 +31,30 @@ def examine(case: Case, operation: RenameColumn) -> Facts:
     column = column_of(table, operation.old)
     nature = catalog.nature(case.connection, table, column.name)
     before = len(case.found.findings)
-    _refuse(case, operation, nature)
+    _refuse_names(case, operation, nature)
+    _refuse_partitions(case, operation.old)
+    _refuse_other_operations(case, operation)
     if len(case.found.findings) > before:
         return Facts(relation=str(table.name))
     asks_again = bool(nature.default) and _can_be_asked_again(case, nature)
-    twin = ShadowColumn(
+    shadow = ShadowColumn(
         type=nature.type,
         collation=nature.collation,
         default=nature.default if asks_again else "",
         fills_itself=nature.identity or (bool(nature.default) and not asks_again),
         comment=nature.comment,
-        grants=tuple(catalog.column_grants(case.connection, table, column.name)),
+        grants=catalog.column_grants(case.connection, table, column.name),
     )
-    _warn(case, operation, twin)
+    _warn(case, operation, shadow)
     as_text = column.nondeterministic or not trial.has_equality(column.name)
     return Facts(
         relation=str(table.name),
         targets=(Target(column=operation.new, type=nature.type, as_text=as_text),),
-        twin=_with_indexes(case, operation, twin),
+        shadow=_with_indexes(case, operation, shadow),
     )
 
 
-def _refuse(case: Case, operation: RenameColumn, nature: Nature) -> None:
+def _refuse_names(case: Case, operation: RenameColumn, nature: Nature) -> None:
     table, old, new = case.table, operation.old, operation.new
     if new in SYSTEM_COLUMNS:
         case.refuse("column", f"{new} is a column that PostgreSQL keeps in every table", "Choose another name")
@@ -66,7 +68,7 @@ def _refuse(case: Case, operation: RenameColumn, nature: Nature) -> None:
     if (column := table.column(old)) is not None and column.generated:
         case.refuse(
             "column",
-            f"{old} is computed by PostgreSQL, and what is written to its twin could not be kept in it",
+            f"{old} is computed by PostgreSQL, and what is written to its shadow could not be kept in it",
             "Add a generated column of the new name and drop this one later",
         )
     if nature.inherited:
@@ -75,6 +77,10 @@ def _refuse(case: Case, operation: RenameColumn, nature: Nature) -> None:
             f"{old} comes from the parent or the type of {table.name}",
             "Rename it there",
         )
+
+
+def _refuse_partitions(case: Case, old: str) -> None:
+    table = case.table
     deciding = catalog.partition_columns(case.connection, table)
     if old in deciding or None in deciding:
         decides = f"{old} decides" if old in deciding else f"an expression, which may read {old}, decides"
@@ -86,9 +92,13 @@ def _refuse(case: Case, operation: RenameColumn, nature: Nature) -> None:
     if table.kind == "p" and any(old in leaf.indexed_columns for leaf in catalog.leaves(case.connection, table)):
         case.refuse(
             "partitioned_index",
-            f"{old} is indexed, and an index of a partitioned table cannot be built for its twin while the application writes",
+            f"{old} is indexed, and an index of a partitioned table cannot be built for its shadow while the application writes",
             "Rename it with ALTER TABLE … RENAME COLUMN while no application uses it, by a `sql` operation",
         )
+
+
+def _refuse_other_operations(case: Case, operation: RenameColumn) -> None:
+    table, old = case.table, operation.old
     others = [
         number
         for number, other in enumerate(case.migration.operations)
@@ -116,10 +126,10 @@ def _can_be_asked_again(case: Case, nature: Nature) -> bool:
     return case.trial.is_constant(nature.default, nature.type)
 
 
-def _with_indexes(case: Case, operation: RenameColumn, twin: ShadowColumn) -> ShadowColumn:
-    """The twin with a second one of each index that holds the column."""
+def _with_indexes(case: Case, operation: RenameColumn, shadow: ShadowColumn) -> ShadowColumn:
+    """The shadow with a second one of each index that holds the column."""
     if case.table.kind == "p":
-        return twin  # none holds it, or the operation is refused
+        return shadow  # none holds it, or the operation is refused
     deferrable = catalog.deferrable_indexes(case.connection, case.table)
     present = [
         one.definition
@@ -129,33 +139,33 @@ def _with_indexes(case: Case, operation: RenameColumn, twin: ShadowColumn) -> Sh
     wanted = [
         replace(
             one,
-            name=object_name(f"backfilld_twin_{number}", case.migration.name, case.number),
+            name=object_name(f"backfilld_shadow_{number}", case.migration.name, case.number),
             # A second index would refuse at once what a deferrable constraint lets pass until the end.
             unique=one.unique and one.name not in deferrable,
             comment="",
         )
         for number, one in enumerate(present)
     ]
-    pairs = case.trial.twin_indexes(operation.old, operation.new, wanted, type_=twin.type, collation=twin.collation)
+    pairs = case.trial.twin_indexes(operation.old, operation.new, wanted, type_=shadow.type, collation=shadow.collation)
     if any(index.unique for index, _ in pairs):
         case.warn(
-            f"{operation.old} has a unique index, and its twin gets one too: until contract, of two INSERT … ON CONFLICT that "
+            f"{operation.old} has a unique index, and its shadow gets one too: until contract, of two INSERT … ON CONFLICT that "
             "bring the same new key at the same moment, one may fail with 23505 where it would have updated"
         )
     return replace(
-        twin,
-        indexes=tuple(as_twin for as_twin, _ in pairs),
+        shadow,
+        indexes=tuple(as_shadow for as_shadow, _ in pairs),
         indexes_as_old=tuple(as_old for _, as_old in pairs),
     )
 
 
-def _warn(case: Case, operation: RenameColumn, twin: ShadowColumn) -> None:
+def _warn(case: Case, operation: RenameColumn, shadow: ShadowColumn) -> None:
     table, old, new = case.table, operation.old, operation.new
     case.warn(
         f"until contract {table.name} has both columns, {old} and {new}: SELECT * gives one more, and a prepared SELECT * fails "
         "once in each connection (0A000) when the columns change; name the columns that are read"
     )
-    if twin.fills_itself:
+    if shadow.fills_itself:
         case.warn(
             f"the DEFAULT of {old} is no constant: until contract a new row that is given both names, each with another value, "
             "keeps what is under the name without a DEFAULT, and an explicit NULL under that name is taken for nothing"

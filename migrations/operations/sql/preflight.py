@@ -14,11 +14,12 @@ from backfilld.migrations.operations.sql.steps import lock_of
 from backfilld.migrations.planning import lint
 from backfilld.migrations.planning.checks.tables import find_table
 from backfilld.migrations.postgres import catalog
+from backfilld.migrations.postgres.sqlstates import was_interrupted
 from backfilld.migrations.postgres.statements import Unclosed, split
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Sql
-    from backfilld.migrations.planning.checks.findings import Examination
+    from backfilld.migrations.planning.checks.findings import Findings
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.statements import SqlStatement
 
@@ -34,7 +35,7 @@ _BARE_NAMES = re.compile(
 _LOOKED_UP = (errors.UndefinedTable, errors.InvalidSchemaName)
 
 
-def examine(connection: Connection, found: Examination, operation: Sql, number: int) -> Facts:
+def examine(connection: Connection, found: Findings, operation: Sql, number: int) -> Facts:
     """What is known of one operation; refusals are put down in `found`."""
     place = f"operations[{number}].sql"
     if operation.table is not None:
@@ -52,7 +53,7 @@ def examine(connection: Connection, found: Examination, operation: Sql, number: 
     return Facts(relation=str(operation.table) if operation.table else "")
 
 
-def _read(connection: Connection, found: Examination, place: str, text: str) -> tuple[SqlStatement, ...]:
+def _read(connection: Connection, found: Findings, place: str, text: str) -> tuple[SqlStatement, ...]:
     """The statements of a text, each of which PostgreSQL can parse; none once it is put down why not."""
     try:
         statements = split(text)
@@ -96,12 +97,12 @@ def _complaint(connection: Connection, statement: SqlStatement) -> str | None:
         missing = exc.diag.message_primary or str(exc)
         return missing if "." not in missing else None
     except psycopg.Error as exc:
-        if exc.sqlstate is None or exc.sqlstate.startswith(("08", "57")):
+        if was_interrupted(exc):
             raise
     return None
 
 
-def _check_tables(connection: Connection, found: Examination, place: str, statement: SqlStatement) -> None:
+def _check_tables(connection: Connection, found: Findings, place: str, statement: SqlStatement) -> None:
     """Take down the tables that a statement names, and refuse what only their owner may do."""
     for _, _, name in statement.qualified:
         if len(name[0].encode()) > 63 or len(name[1].encode()) > 63:
@@ -113,7 +114,7 @@ def _check_tables(connection: Connection, found: Examination, place: str, statem
                 found.refuse("ownership", problem, "Use the owner, or a role that is a member of it")
 
 
-def _see(connection: Connection, found: Examination, table: catalog.Table | None) -> catalog.Table | None:
+def _see(connection: Connection, found: Findings, table: catalog.Table | None) -> catalog.Table | None:
     if table is None or table.kind not in catalog.TABLES or table.name.schema in {"pg_catalog", "backfilld"}:
         return None
     if table.name not in found.tables:
@@ -122,7 +123,7 @@ def _see(connection: Connection, found: Examination, table: catalog.Table | None
     return table
 
 
-def _lint(found: Examination, operation: Sql, place: str, text: str, rows: dict[tuple[str, str], int]) -> set[str]:
+def _lint(found: Findings, operation: Sql, place: str, text: str, rows: dict[tuple[str, str], int]) -> set[str]:
     """Put down what the rules say of a text; returns the rules it breaks."""
     statements = split(text)
     try:
@@ -146,7 +147,7 @@ def _lint(found: Examination, operation: Sql, place: str, text: str, rows: dict[
     return {remark.rule for remark in remarks}
 
 
-def _check_allowed(found: Examination, operation: Sql, place: str, broken: set[str]) -> None:
+def _check_allowed(found: Findings, operation: Sql, place: str, broken: set[str]) -> None:
     """Say which names in `allow` allow nothing."""
     for name in operation.allow:
         if name in lint.RULES and lint.RULES[name].level == "forbid":

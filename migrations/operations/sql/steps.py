@@ -1,8 +1,8 @@
-"""Run SQL of the user's own, in the phase he names; what takes it back is his too.
+"""Run the user's own SQL in the phase that the file names; the file also has the SQL that takes it back.
 
 expand, switch or contract   the statements of `run`, in one transaction; the way back is that of `rollback`
 
-What a statement locks is told by its first words alone, since the steps must not depend on when they are asked for. The plan
+The lock of a statement is derived from its first words alone, since the steps must not depend on when they are asked for. The plan
 has what was measured beside it.
 """
 
@@ -14,45 +14,44 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Action, Plain, Statement, Step
+from backfilld.migrations.file import operations as file
+from backfilld.migrations.operations.base import Action, Bound, Statement, Step
+from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.postgres.statements import split
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import Sql as Definition
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
 
 #: What statements lock, by their first words; the first that matches counts. (Measured on 15, 16 and 18.)
 _LOCKS = (
-    (r"ALTER TABLE .* VALIDATE CONSTRAINT ", "SHARE UPDATE EXCLUSIVE"),
-    (r"ALTER TABLE .* ALTER (COLUMN )?\S+ SET STATISTICS ", "SHARE UPDATE EXCLUSIVE"),
-    (r"ALTER TABLE .* ADD (CONSTRAINT \S+ )?FOREIGN KEY ", "SHARE ROW EXCLUSIVE"),
-    (r"ALTER TABLE .* (ENABLE|DISABLE) (ALWAYS |REPLICA )?TRIGGER ", "SHARE ROW EXCLUSIVE"),
-    (r"CREATE (OR REPLACE )?(CONSTRAINT )?TRIGGER ", "SHARE ROW EXCLUSIVE"),
-    (r"CREATE (UNIQUE )?INDEX |REINDEX ", "SHARE"),
+    (r"ALTER TABLE .* VALIDATE CONSTRAINT ", LockMode.SHARE_UPDATE_EXCLUSIVE),
+    (r"ALTER TABLE .* ALTER (COLUMN )?\S+ SET STATISTICS ", LockMode.SHARE_UPDATE_EXCLUSIVE),
+    (r"ALTER TABLE .* ADD (CONSTRAINT \S+ )?FOREIGN KEY ", LockMode.SHARE_ROW_EXCLUSIVE),
+    (r"ALTER TABLE .* (ENABLE|DISABLE) (ALWAYS |REPLICA )?TRIGGER ", LockMode.SHARE_ROW_EXCLUSIVE),
+    (r"CREATE (OR REPLACE )?(CONSTRAINT )?TRIGGER ", LockMode.SHARE_ROW_EXCLUSIVE),
+    (r"CREATE (UNIQUE )?INDEX |REINDEX ", LockMode.SHARE),
     (
         r"COMMENT ON (TABLE|COLUMN|CONSTRAINT|TRIGGER|POLICY) |CREATE STATISTICS |ALTER PUBLICATION |ANALYZE ",
-        "SHARE UPDATE EXCLUSIVE",
+        LockMode.SHARE_UPDATE_EXCLUSIVE,
     ),
-    (r"UPDATE |DELETE |INSERT |MERGE |WITH ", "ROW EXCLUSIVE"),
-    (r"SELECT .* FOR (NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)", "ROW SHARE"),
+    (r"UPDATE |DELETE |INSERT |MERGE |WITH ", LockMode.ROW_EXCLUSIVE),
+    (r"SELECT .* FOR (NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)", LockMode.ROW_SHARE),
     (
         r"(ALTER|DROP) (TABLE|INDEX|VIEW|MATERIALIZED VIEW) |TRUNCATE |(CREATE|ALTER|DROP) POLICY |DROP TRIGGER ",
-        "ACCESS EXCLUSIVE",
+        LockMode.ACCESS_EXCLUSIVE,
     ),
-    (r"(CREATE|DROP) RULE |CLUSTER |LOCK |CREATE OR REPLACE RULE ", "ACCESS EXCLUSIVE"),
+    (r"(CREATE|DROP) RULE |CLUSTER |LOCK |CREATE OR REPLACE RULE ", LockMode.ACCESS_EXCLUSIVE),
     (
         r"CREATE (OR REPLACE )?(TEMP |TEMPORARY |RECURSIVE )*VIEW |CREATE MATERIALIZED VIEW |SELECT |TABLE |VALUES ",
-        "ACCESS SHARE",
+        LockMode.ACCESS_SHARE,
     ),
-    (r"DO ", "whatever it executes locks"),
+    (r"DO ", LockMode.UNKNOWN),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sql(Plain):
+class Sql(Bound[file.Sql]):
     """A `sql` of a migration, bound to a database."""
-
-    definition: Definition
 
     @property
     def table(self) -> TableName | None:
@@ -83,6 +82,6 @@ def statements(text: str) -> tuple[Statement, ...]:
     )
 
 
-def lock_of(bare: str) -> str:
+def lock_of(bare: str) -> LockMode:
     """The lock that a statement takes on the table it is about, by its first words."""
-    return next((lock for pattern, lock in _LOCKS if re.match(pattern, bare + " ", re.DOTALL)), "none")
+    return next((lock for pattern, lock in _LOCKS if re.match(pattern, bare + " ", re.DOTALL)), LockMode.NONE)

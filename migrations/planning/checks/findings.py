@@ -8,31 +8,21 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.errors import Finding, Refused
 
 if TYPE_CHECKING:
-    from backfilld.migrations.facts import Facts
-    from backfilld.migrations.file.migration import Migration, TableName
-    from backfilld.migrations.planning.dry_run import DryRun
-    from backfilld.migrations.planning.estimate import CostEstimate
+    from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.catalog import Backend, Table
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.postgres.dependents import Dependent
     from backfilld.migrations.postgres.expression_probe import Probe
 
 
 @dataclass(kw_only=True)
-class Examination:
-    """What preflight found."""
+class Findings:
+    """What was found so far: reasons for refusal, warnings, and the tables they are about."""
 
     backend: Backend
-    facts: tuple[Facts, ...] = ()
     tables: dict[TableName, Table] = field(default_factory=dict)
     #: About how many rows each table has.
     rows: dict[TableName, int] = field(default_factory=dict)
-    #: How each operation will walk its table; None where it moves no data. Empty when the migration is refused.
-    forecasts: tuple[CostEstimate | None, ...] = ()
-    #: What depends on each table.
-    dependents: dict[TableName, tuple[Dependent, ...]] = field(default_factory=dict)
-    #: What each statement did to empty copies of the tables. Empty when the migration is refused before.
-    dry_run: DryRun | None = None
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -54,7 +44,7 @@ class Case:
     """One operation under examination."""
 
     connection: Connection
-    found: Examination
+    found: Findings
     migration: Migration
     number: int
     #: Where it stands in the file, for people.

@@ -9,15 +9,17 @@ from psycopg import sql
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations.add_column.preflight import left_by_cancelled_run
+from backfilld.migrations.planning.checks.cancelled_runs import left_by_cancelled_run
+from backfilld.migrations.planning.checks.walks import key_of
 from backfilld.migrations.postgres import indexes
-from backfilld.migrations.postgres.expression_probe import Rejected, smuggled
+from backfilld.migrations.postgres.expression_probe import Rejected
+from backfilld.migrations.postgres.lexer import self_containment_problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.facts import IndexDefinition, KeyColumn
     from backfilld.migrations.planning.checks.findings import Case
+    from backfilld.migrations.postgres.definitions import IndexDefinition
     from backfilld.migrations.postgres.indexes import Named
 
 #: Before it, CREATE INDEX CONCURRENTLY could miss rows that were updated in place meanwhile (release notes of 14.4).
@@ -50,12 +52,7 @@ def built(case: Case, name: str, rest: sql.Composable, *, unique: bool) -> Facts
     wanted = case.trial.index(name, rest, unique=unique)
     _check_name(case, wanted)
     _tell_of_twins(case, wanted)
-    return Facts(relation=str(case.table.name), index=wanted, key=naming_key(case))
-
-
-def naming_key(case: Case) -> tuple[KeyColumn, ...]:
-    """The key by which rows are named to people; none for a table without one."""
-    return case.table.keys[0].columns if case.table.keys else ()
+    return Facts(relation=str(case.table.name), index=wanted, key=key_of(case.table))
 
 
 def listed(columns: Sequence[str]) -> sql.Composed:
@@ -64,7 +61,7 @@ def listed(columns: Sequence[str]) -> sql.Composed:
 
 def checked(text: str, what: str) -> sql.SQL:
     """A user's text as a part of a statement. Raises Rejected when it is more than that."""
-    if problem := smuggled(text):
+    if problem := self_containment_problem(text):
         raise Rejected("index", f"{what} is not one list or expression: {problem}")
     return sql.SQL(text)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.operations.add_column.preflight import left_by_cancelled_run
+from backfilld.migrations.planning.checks.cancelled_runs import left_by_cancelled_run
 from backfilld.migrations.planning.checks.columns import column_of
 from backfilld.migrations.postgres import catalog
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from backfilld.migrations.planning.checks.findings import Examination
+    from backfilld.migrations.planning.checks.findings import Findings
     from backfilld.migrations.postgres.catalog import Table
 
 
-def tell_side_effects(found: Examination, table: Table, written: set[str]) -> None:
+def tell_side_effects(found: Findings, table: Table, written: set[str]) -> None:
     """Put down who is moved by a walk that writes these columns."""
     for trigger in table.triggers:
         if trigger.fires_for(written) and not trigger.name.startswith("~backfilld_"):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.file.migration import Backfill, TableName
+from backfilld.migrations.file.migration import Backfill
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import catalog
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Operation
-    from backfilld.migrations.planning.checks.findings import Examination
+    from backfilld.migrations.planning.checks.findings import Findings
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
 
 
-def find_table(connection: Connection, found: Examination, place: str, name: TableName) -> Table | None:
+def find_table(connection: Connection, found: Findings, place: str, name: TableName) -> Table | None:
     """The table of that name; None once its absence, and the one likely meant, is put down."""
     table = catalog.describe(connection, name)
     if table is None:
@@ -30,7 +31,7 @@ def find_table(connection: Connection, found: Examination, place: str, name: Tab
     return table
 
 
-def check_table(found: Examination, place: str, table: Table, operation: Operation) -> None:
+def check_table(found: Findings, place: str, table: Table, operation: Operation) -> None:
     """Put down every reason why this role cannot do the operation on this table."""
     name, role = table.name, found.backend.role
     if table.kind not in catalog.TABLES:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.postgres import catalog
 
 if TYPE_CHECKING:
-    from backfilld.migrations.facts import Facts, KeyColumn
-    from backfilld.migrations.planning.checks.findings import Examination
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.planning.checks.findings import Findings
     from backfilld.migrations.postgres.catalog import Leaf, Table
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.definitions import KeyColumn
 
 
 def key_of(table: Table) -> tuple[KeyColumn, ...]:
@@ -19,7 +20,7 @@ def key_of(table: Table) -> tuple[KeyColumn, ...]:
     return table.keys[0].columns if table.keys else ()
 
 
-def with_key(found: Examination, place: str, table: Table, facts: Facts) -> Facts:
+def with_key(found: Findings, place: str, table: Table, facts: Facts) -> Facts:
     """Choose the key that is walked."""
     if not table.keys:
         found.refuse(

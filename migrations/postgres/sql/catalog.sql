@@ -270,10 +270,7 @@ SELECT a.attnum::integer AS number,
        a.attgenerated <> '' AS generated,
        a.attidentity <> '' AS identity,
        a.attinhcount > 0 AS inherited,
-       col_description(a.attrelid, a.attnum) AS comment,
-       coalesce((SELECT jsonb_agg(jsonb_build_array(g.privilege_type, CASE g.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(g.grantee) END,
-                                                    g.is_grantable) ORDER BY g.privilege_type, g.grantee)
-                 FROM aclexplode(a.attacl) g), '[]') AS grants
+       col_description(a.attrelid, a.attnum) AS comment
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = %(oid)s::bigint::oid AND a.attname = %(name)s::text AND NOT a.attisdropped
@@ -331,13 +328,13 @@ JOIN pg_class r ON r.oid = a.attrelid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 
 -- name: column_grants
--- Privileges that were granted on one column; PUBLIC is an empty name.
-SELECT x.privilege_type AS privilege, coalesce(r.rolname, '')::text AS grantee, x.is_grantable AS grantable
+-- Privileges that were granted on one column, each to a role as a statement names it.
+SELECT x.privilege_type AS privilege, x.is_grantable AS grantable,
+       CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS grantee
 FROM pg_attribute a
 CROSS JOIN LATERAL aclexplode(a.attacl) x
-LEFT JOIN pg_roles r ON r.oid = x.grantee
 WHERE a.attrelid = %(oid)s::bigint::oid AND a.attname = %(column)s::text
-ORDER BY 2, 1
+ORDER BY grantee, privilege
 
 -- name: deferrable_indexes
 -- Indexes that serve deferrable constraints: they may hold duplicates inside of a transaction.

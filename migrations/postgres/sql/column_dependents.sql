@@ -13,15 +13,16 @@ SELECT a.attnum::integer AS number,
        array_to_string(a.attoptions, ', ') AS options,
        col_description(a.attrelid, a.attnum) AS comment,
        a.attnum = (SELECT max(o.attnum) FROM pg_attribute o WHERE o.attrelid = a.attrelid AND NOT o.attisdropped) AS last,
-       coalesce((SELECT json_agg(json_build_array(x.privilege_type, CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END,
-                                                  x.is_grantable) ORDER BY r.rolname, x.privilege_type)
+       coalesce((SELECT json_agg(json_build_object(
+                      'privilege', x.privilege_type, 'grantable', x.is_grantable,
+                      'grantee', CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END) ORDER BY r.rolname, x.privilege_type)
                  FROM aclexplode(a.attacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee), '[]') AS grants
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text AND NOT a.attisdropped
 
--- name: attached
+-- name: of_column
 -- Everything that hangs on a column, with its definition: what must be made anew when another column takes its place.
 -- `level` tells views apart that read others: 1 reads the table itself. Definitions are those of an empty search_path.
 WITH RECURSIVE col AS (
@@ -179,8 +180,9 @@ SELECT n.nspname::text AS schema, c.relname::text AS name, pg_get_viewdef(c.oid)
        obj_description(c.oid, 'pg_class') AS comment,
        coalesce((SELECT json_agg(json_build_array(a.attname, col_description(c.oid, a.attnum)) ORDER BY a.attnum)
                  FROM pg_attribute a WHERE a.attrelid = c.oid AND col_description(c.oid, a.attnum) IS NOT NULL), '[]') AS column_comments,
-       coalesce((SELECT json_agg(json_build_array(x.privilege_type, CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END,
-                                                  x.is_grantable) ORDER BY r.rolname, x.privilege_type)
+       coalesce((SELECT json_agg(json_build_object(
+                      'privilege', x.privilege_type, 'grantable', x.is_grantable,
+                      'grantee', CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END) ORDER BY r.rolname, x.privilege_type)
                  FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) x
                  LEFT JOIN pg_roles r ON r.oid = x.grantee), '[]') AS grants,
        EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL) AS has_column_grants,
@@ -205,8 +207,8 @@ SELECT p.oid::regprocedure::text AS name, CASE WHEN p.prokind <> 'a' THEN pg_get
 FROM pg_proc p WHERE p.oid = %(oid)s::bigint::oid
 
 -- name: trigger
--- One trigger.
-SELECT t.tgname::text AS name, pg_get_triggerdef(t.oid) AS definition, t.tgenabled::text AS enabled,
+-- One trigger; `short` names its table without the schema where that is on the search_path.
+SELECT t.tgname::text AS name, pg_get_triggerdef(t.oid) AS definition, pg_get_triggerdef(t.oid, true) AS short, t.tgenabled::text AS enabled,
        obj_description(t.oid, 'pg_trigger') AS comment
 FROM pg_trigger t WHERE t.oid = %(oid)s::bigint::oid
 

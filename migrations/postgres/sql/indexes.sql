@@ -58,11 +58,12 @@ WHERE i.indexrelid = %(index)s::bigint::oid
 -- holds the run's coordinator, so they belong to nobody any more. Found first and ended then: as a condition the function
 -- would be called for any session, in the planner's order.
 WITH theirs AS MATERIALIZED (
+    SELECT o.pid FROM backfilld.own_sessions o
+    WHERE o.is_here AND o.is_mine AND o.run = %(run)s::bigint AND o.doing = 'index' AND o.pid NOT IN (pg_backend_pid(), %(but)s::integer)
+    UNION ALL
     SELECT a.pid FROM pg_stat_activity a
-    WHERE a.datname = current_database() AND a.usename = current_user
-      AND a.pid <> pg_backend_pid() AND a.pid <> %(but)s::integer
-      AND (a.application_name LIKE 'backfilld run=' || %(run)s::bigint || ' %% index'
-           OR a.application_name = 'backfilld tidies run=' || %(run)s::bigint)
+    WHERE a.datname = current_database() AND a.usename = current_user AND a.application_name = %(tidying)s::text
+      AND a.pid NOT IN (pg_backend_pid(), %(but)s::integer)
 )
 SELECT t.pid, pg_terminate_backend(t.pid, %(patience_ms)s::bigint) AS ended FROM theirs t
 
@@ -72,14 +73,12 @@ SELECT work.run, work.pid, work.what, work.phase, work.total, work.done, work.wa
        w.state AS waits_for_state, left(w.query, 80) AS waits_for_query,
        extract(epoch FROM clock_timestamp() - w.xact_start)::float8 AS waits_for_seconds
 FROM (
-    SELECT (regexp_match(a.application_name, '^backfilld run=(\d{1,18}) '))[1]::bigint AS run, a.pid,
-           left(a.query, 200) AS what, p.phase,
+    SELECT o.run, o.pid, left(o.query, 200) AS what, p.phase,
            CASE WHEN p.blocks_total > 0 THEN p.blocks_total ELSE p.tuples_total END AS total,
            CASE WHEN p.blocks_total > 0 THEN p.blocks_done ELSE p.tuples_done END AS done,
-           CASE WHEN a.wait_event_type = 'Lock'
-                THEN coalesce(nullif(p.current_locker_pid, 0)::integer, (pg_blocking_pids(a.pid))[1]) END AS waits_for
-    FROM pg_stat_activity a LEFT JOIN pg_stat_progress_create_index p ON p.pid = a.pid
-    WHERE a.datname = current_database() AND a.usename = current_user AND a.state = 'active'
-      AND a.application_name ~ '^backfilld run=\d{1,18} lane=0 seq=\d{1,18} index$'
+           CASE WHEN o.wait_event_type = 'Lock'
+                THEN coalesce(nullif(p.current_locker_pid, 0)::integer, (pg_blocking_pids(o.pid))[1]) END AS waits_for
+    FROM backfilld.own_sessions o LEFT JOIN pg_stat_progress_create_index p ON p.pid = o.pid
+    WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.doing = 'index'
 ) work
 LEFT JOIN pg_stat_activity w ON w.pid = work.waits_for

@@ -73,5 +73,4 @@ WHERE stopped_at IS NOT NULL RETURNING only_row
 
 -- name: working_sessions
 -- Sessions of ours that are inside a batch or a step of DDL.
-SELECT count(*) AS sessions FROM pg_stat_activity
-WHERE datname = current_database() AND starts_with(application_name, 'backfilld run=') AND state <> 'idle'
+SELECT count(*) AS sessions FROM backfilld.own_sessions o WHERE o.is_here AND o.state <> 'idle'

@@ -112,6 +112,15 @@ WHERE run = %(run)s::bigint AND NOT approved @> ARRAY[%(phase)s::text]
 -- New settings for a run, from its next batch on.
 UPDATE backfilld.runs SET settings = %(settings)s::jsonb, updated_at = clock_timestamp() WHERE run = %(run)s::bigint
 
+-- name: pulse
+-- Whether a run is at work, whether one is to stop, and who stopped all of them: all that an idle daemon asks.
+SELECT EXISTS (SELECT FROM backfilld.runs
+               WHERE state IN ('queued', 'running', 'pausing', 'cancelling', 'rolling_back')) AS at_work,
+       EXISTS (SELECT FROM backfilld.runs
+               WHERE state IN ('pausing', 'cancelling') OR state = 'rolling_back' AND rollback = '{}') AS stopping,
+       stopped_at, stopped_by
+FROM backfilld.pace
+
 -- name: stopping
 -- Runs that were asked to stop or to turn back, and for how long they have been stopping.
 SELECT run, name, state, extract(epoch FROM clock_timestamp() - state_since)::float8 AS seconds
@@ -129,20 +138,17 @@ WHERE run = %(run)s::bigint
 -- name: cancel_statements
 -- Cancel what our own backends are running for a run. A backend that has gone on to another run's batch in this
 -- very moment only repeats that batch.
-SELECT count(*) FILTER (WHERE pg_cancel_backend(pid)) AS cancelled
-FROM pg_stat_activity
-WHERE datname = current_database() AND usename = current_user AND state = 'active' AND pid <> pg_backend_pid()
-  AND application_name LIKE 'backfilld run=' || %(run)s::bigint || ' %%'
+SELECT count(*) FILTER (WHERE pg_cancel_backend(o.pid)) AS cancelled
+FROM backfilld.own_sessions o
+WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.pid <> pg_backend_pid() AND o.run = %(run)s::bigint
 
 -- name: cancel_all_statements
 -- Cancel what our own backends are running for any run, and have been for longer than the grace: whoever looks at a lane
 -- only to find it held is gone sooner.
-SELECT (regexp_match(application_name, '^backfilld run=(\d{1,18}) '))[1]::bigint AS run,
-       count(*) FILTER (WHERE pg_cancel_backend(pid)) AS cancelled
-FROM pg_stat_activity
-WHERE datname = current_database() AND usename = current_user AND state = 'active' AND pid <> pg_backend_pid()
-  AND application_name ~ '^backfilld run=\d{1,18} '
-  AND xact_start < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8)
+SELECT o.run, count(*) FILTER (WHERE pg_cancel_backend(o.pid)) AS cancelled
+FROM backfilld.own_sessions o
+WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.pid <> pg_backend_pid()
+  AND o.xact_start < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8)
 GROUP BY 1
 
 -- name: progress
@@ -174,7 +180,7 @@ CROSS JOIN LATERAL (
            count(*) FILTER (WHERE l.kind IN ('restore', 'undo') AND l.done_at IS NOT NULL) AS lanes_back_done,
            max(l.progressed_at) AS progressed_at,
            coalesce(jsonb_agg(l.recent) FILTER (WHERE l.kind <> 'coordinator' AND l.done_at IS NULL), '[]') AS recent,
-           coalesce(jsonb_agg(jsonb_build_object('lane', l.lane) || l.last_error) FILTER (WHERE l.last_error IS NOT NULL), '[]')
+           coalesce(jsonb_agg(jsonb_build_object('lane', l.lane, 'wait', l.lock_wait) || l.last_error) FILTER (WHERE l.last_error IS NOT NULL), '[]')
            AS errors
     FROM backfilld.lanes l WHERE l.run = r.run
 ) lanes

@@ -16,7 +16,7 @@ from backfilld import Client
 from backfilld.migrations.errors import BackfilldError, InvalidMigration, NotFinished, Refused, Unreachable, UsageError
 from backfilld.migrations.record import lanes, pace, quarantine, runs
 from backfilld.migrations.record.model import Bounds
-from backfilld.migrations.record.states import Phase, State, Wish
+from backfilld.migrations.record.states import LaneKind, Phase, State, Wish
 from backfilld.producers import client as client_module
 from backfilld.producers import commands
 from backfilld.producers.waiting import RunStopped
@@ -716,7 +716,7 @@ def test_retry_during_the_walk_does_not_leave_its_lanes_behind(site: Site) -> No
     _set_aside(site, run)
     site.becomes(State.RUNNING)
     site.enters(Phase.BACKFILL)
-    lanes.insert(site.connection, run, kind="backfill", operation=0, pass_=1, relation="jobs", bounds=Bounds())
+    lanes.insert(site.connection, run, kind=LaneKind.BACKFILL, operation=0, pass_=1, relation="jobs", bounds=Bounds())
     for _ in range(2):  # the second time the lane is there already
         site.client().retry(run)
         assert _walks(site, run) == [("backfill", 0, 1, "jobs"), ("retry", 0, 1, "jobs")]

@@ -14,6 +14,7 @@ from rich.console import Console
 from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.planning.estimate import CostEstimate
 from backfilld.migrations.planning.plan import Estimate, Plan, PlannedAction, PlannedPhase, TableReport
+from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.record.model import Changed, Pace, Quarantined
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.settings import Limits
@@ -416,15 +417,17 @@ def plan(*, findings: tuple[dict[str, str], ...] = ()) -> Plan:
         phase=Phase.EXPAND,
         actions=(
             PlannedAction(
-                sql='ALTER TABLE "jobs" ADD COLUMN "new_field" text', lock="ACCESS EXCLUSIVE", note="for milliseconds"
+                sql='ALTER TABLE "jobs" ADD COLUMN "new_field" text',
+                lock=LockMode.ACCESS_EXCLUSIVE,
+                note="for milliseconds",
             ),
-            PlannedAction(sql=body, lock="none", note=""),
+            PlannedAction(sql=body, lock=LockMode.NONE, note=""),
         ),
         waits_for_approval=False,
     )
     contract = PlannedPhase(
         phase=Phase.CONTRACT,
-        actions=(PlannedAction(sql='DROP TRIGGER "t" ON "jobs"', lock="ACCESS EXCLUSIVE", note=""),),
+        actions=(PlannedAction(sql='DROP TRIGGER "t" ON "jobs"', lock=LockMode.ACCESS_EXCLUSIVE, note=""),),
         waits_for_approval=True,
     )
     switch = PlannedPhase(phase=Phase.SWITCH, actions=(), waits_for_approval=False)

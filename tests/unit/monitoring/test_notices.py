@@ -20,7 +20,7 @@ from backfilld.monitoring import notices
 from backfilld.monitoring.notices import NotTaken, TakenNever
 from backfilld.monitoring.notices.wording import in_words
 from backfilld.producers.cli import app
-from backfilld.worker.side_tasks.notifier import LONGEST_DELAY_SECONDS, _delay_seconds
+from backfilld.worker.side_tasks.notifier import BACKOFF, _delay_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -291,10 +291,15 @@ def test_a_wait_that_is_asked_for_is_read(told: Receiver) -> None:
 
 def test_waits_double_within_bounds_and_are_longer_where_that_is_asked_for() -> None:
     plain, asked = NotTaken("x"), NotTaken("x", after_seconds=100)
-    assert [_delay_seconds(tries, plain, chance=0.5) for tries in (1, 2, 3, 30)] == [10, 20, 40, LONGEST_DELAY_SECONDS]
+    assert [_delay_seconds(tries, plain, chance=0.5) for tries in (1, 2, 3, 30)] == [
+        10,
+        20,
+        40,
+        BACKOFF.longest_seconds,
+    ]
     assert [_delay_seconds(1, plain, chance=chance) for chance in (0, 1)] == pytest.approx([8, 12])
     assert [_delay_seconds(tries, asked, chance=0.5) for tries in (1, 5)] == [100, 160]
-    assert _delay_seconds(1, NotTaken("x", after_seconds=1e9), chance=0.5) == LONGEST_DELAY_SECONDS
+    assert _delay_seconds(1, NotTaken("x", after_seconds=1e9), chance=0.5) == BACKOFF.longest_seconds
 
 
 def test_a_webhook_that_hangs_or_drips_is_cut(told: Receiver) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.record.model import Pace, Run
+from backfilld.migrations.record.model import Pace, Reached, Rollback, Run
 from backfilld.migrations.record.pace import Stop
 from backfilld.migrations.record.states import Phase, State, Wish
 from backfilld.monitoring.progress import KEYS, Progress, measure
@@ -39,7 +39,7 @@ RUN = Run(
     verified_at=None,
     error=None,
     space=None,
-    rollback=None,
+    rollback=Rollback(),
     kept_until=None,
     purged_at=None,
     requested_by="ann@laptop",
@@ -222,20 +222,20 @@ def test_a_pause_does_not_count_as_slow_work() -> None:
             6,
         ),
         (
-            replace(RUN, state=State.ROLLING_BACK, rollback={}),
+            replace(RUN, state=State.ROLLING_BACK, rollback=Rollback(requested=True)),
             {"kept_kind": "undo", "kept_walked": 999, "kept_total": 1000, "rows_walked": 1000},
             99.9,
             1,
         ),
         (
-            replace(RUN, state=State.ROLLING_BACK, phase=Phase.CONTRACT, rollback={}),
+            replace(RUN, state=State.ROLLING_BACK, phase=Phase.CONTRACT, rollback=Rollback(requested=True)),
             {"kept_kind": "archive", "kept_walked": 1400, "kept_total": 1000},
             99.9,
             None,
         ),
-        (replace(RUN, state=State.ROLLING_BACK, rollback={}), {"rows_walked": 1000}, 0.0, None),
-        (replace(RUN, state=State.ROLLING_BACK, rollback={}), {"lanes_back_done": 2}, 99.9, None),
-        (replace(RUN, state=State.ROLLED_BACK, rollback={}), {"rows_walked": 993}, 100.0, None),
+        (replace(RUN, state=State.ROLLING_BACK, rollback=Rollback(requested=True)), {"rows_walked": 1000}, 0.0, None),
+        (replace(RUN, state=State.ROLLING_BACK, rollback=Rollback(requested=True)), {"lanes_back_done": 2}, 99.9, None),
+        (replace(RUN, state=State.ROLLED_BACK, rollback=Rollback(requested=True)), {"rows_walked": 993}, 100.0, None),
     ],
     ids=["contract archives", "going back", "more than estimated", "before the walk back", "after it", "rolled back"],
 )
@@ -247,8 +247,14 @@ def test_an_archive_and_the_way_back_have_a_progress_and_a_time_left(
     assert (now.percent, now.eta_seconds) == (percent, eta)
 
 
-@pytest.mark.parametrize(("rollback", "verified"), [(None, True), ({}, False), ({"phase": "switch"}, False)])
-def test_a_run_that_is_taken_back_is_not_verified(rollback: dict[str, str] | None, verified: bool) -> None:  # noqa: FBT001 - a case
+BEGUN = Reached(phase=Phase.SWITCH, steps=0, pass_=1)
+
+
+@pytest.mark.parametrize(
+    ("rollback", "verified"),
+    [(Rollback(), True), (Rollback(requested=True), False), (Rollback(requested=True, begun=BEGUN), False)],
+)
+def test_a_run_that_is_taken_back_is_not_verified(rollback: Rollback, verified: bool) -> None:  # noqa: FBT001 - a case
     assert measured(replace(RUN, phase=Phase.CONTRACT, verified_at=NOW, rollback=rollback)).verified is verified
 
 

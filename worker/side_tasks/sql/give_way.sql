@@ -1,6 +1,6 @@
 -- name: batch_runs
--- Whether any batch runs on this server. The function behind pg_stat_activity, without the names that the view looks up.
-SELECT EXISTS (SELECT FROM pg_stat_get_activity(NULL) a WHERE starts_with(a.application_name, 'backfilld run=')) AS runs
+-- Whether any batch runs on this server.
+SELECT EXISTS (SELECT FROM backfilld.own_sessions) AS runs
 
 -- name: give_way
 -- The batches that run at this moment, one a row. One that others have waited for longer than its run allows, directly or

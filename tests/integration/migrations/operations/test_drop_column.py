@@ -206,6 +206,72 @@ def test_from_after_every_step(engine: Engine, *, not_null: bool) -> None:
     assert number > 12
 
 
+def constraints_of_ours(engine: Engine) -> int:
+    return int(engine.value("SELECT count(*) FROM pg_constraint WHERE conname LIKE 'backfilld%'"))
+
+
+def add_row_without_a_value(engine: Engine) -> None:
+    engine.execute('INSERT INTO "Odd Schema"."Order" (tenant, id, "old") VALUES (\'left out\', 100, \'o\')')
+
+
+def fix_row(engine: Engine) -> None:
+    engine.execute('UPDATE "Odd Schema"."Order" SET "a%b ""c""" = \'v100\' WHERE id = 100')
+
+
+def test_a_row_without_a_value_is_named_and_its_other_columns_can_be_written_all_the_while(engine: Engine) -> None:
+    # Given a run that goes back to NOT NULL, and a row that the application adds meanwhile
+    make(engine, column="NOT NULL")
+    was = picture(engine)
+    run = engine.enqueue(DROP % "[contract]")
+    expect(engine.drive(run), State.WAITING)
+    commands.rollback(engine.connection, run, actor="ann")
+    add_row_without_a_value(engine)
+
+    # When it comes to prove NOT NULL
+    for number in range(30):
+        if engine.run(run).state is State.FAILED:
+            break
+        engine.step()
+        engine.execute('UPDATE "Odd Schema"."Order" SET "old" = %s WHERE id = 100', str(number))
+
+    # Then the row is named, and no rule is left that could fail a statement of the application
+    failed = engine.run(run)
+    expect(failed, State.FAILED)
+    assert failed.error is not None
+    assert failed.error["class"] == "violated"
+    assert "(left out, 100)" in failed.error["message"]
+    assert constraints_of_ours(engine) == 0
+    engine.execute('UPDATE "Odd Schema"."Order" SET "old" = \'mine\' WHERE id = 100')
+
+    # And once it has a value, the run goes back to where it began
+    fix_row(engine)
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert picture(engine) == was
+
+
+def test_a_row_that_comes_after_the_look_takes_the_rule_back(engine: Engine) -> None:
+    """The scan meets it, under a rule that is not proved: the rule goes before the run fails, and is looked for again."""
+    make(engine, column="NOT NULL")
+    was = picture(engine)
+    run = engine.enqueue(DROP % "[contract]")
+    expect(engine.drive(run), State.WAITING)
+    commands.rollback(engine.connection, run, actor="ann")
+    engine.drive(run, until=lambda run: bool(run.rollback) and engine.lane(run.run, 0).cursor == 2)
+    add_row_without_a_value(engine)
+    expect(engine.drive(run), State.FAILED)
+    assert (constraints_of_ours(engine), engine.lane(run, 0).cursor) == (0, 1)
+    engine.execute('UPDATE "Odd Schema"."Order" SET "old" = \'mine\' WHERE id = 100')
+
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.FAILED)
+    assert constraints_of_ours(engine) == 0, "nothing is added over a row that is still there"
+    fix_row(engine)
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert picture(engine) == was
+
+
 REFUSED = {
     "a view": 'CREATE VIEW public.v AS SELECT "a%b ""c""" FROM "Odd Schema"."Order"',
     "a policy": 'CREATE POLICY p ON "Odd Schema"."Order" USING ("a%b ""c""" IS NOT NULL)',

@@ -16,11 +16,12 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from backfilld.migrations.errors import Refused
-from backfilld.migrations.facts import Facts, KeyColumn
+from backfilld.migrations.facts import Facts
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning import examine, plan
 from backfilld.migrations.postgres import connect, pooler
 from backfilld.migrations.postgres.connect import open_pool
+from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import StateChanged
 from backfilld.worker.lanes.runner import Runner

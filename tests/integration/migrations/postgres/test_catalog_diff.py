@@ -9,8 +9,10 @@ from psycopg import sql
 
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations import Action, AllowedChanges, Statement
+from backfilld.migrations.operations import Action, Statement
 from backfilld.migrations.postgres import catalog_diff
+from backfilld.migrations.postgres.catalog_diff import AllowedChanges
+from backfilld.migrations.postgres.locks import LockMode
 from backfilld.worker.phases import ddl
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def act(engine: Engine, keeps: AllowedChanges, *statements: str) -> None:
     """As the coordinator does: in one transaction, which an error rolls back."""
     action = Action(
         table=JOBS,
-        statements=tuple(Statement(sql=sql.SQL("{}").format(sql.SQL(text)), lock="") for text in statements),
+        statements=tuple(Statement(sql=sql.SQL("{}").format(sql.SQL(text)), lock=LockMode.NONE) for text in statements),
         keeps=keeps,
     )
     with engine.connection.transaction():

@@ -1,4 +1,4 @@
-"""Everything that hangs on a table is found, with its columns, and a plan says what becomes of each."""
+"""Everything that depends on a table is found, with the columns that it names."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backfilld.migrations.file import migration as definition
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations.backfill.steps import Backfill
-from backfilld.migrations.planning import impact
 from backfilld.migrations.postgres import catalog, dependents
 
 if TYPE_CHECKING:
@@ -94,50 +91,3 @@ EXPECTED = {
 
 def test_every_kind_is_found_with_its_columns(engine: Engine) -> None:
     assert {key: set(one.columns) for key, one in found(engine).items()} == EXPECTED
-
-
-def told(engine: Engine, operation: str) -> dict[tuple[str, str], str]:
-    """What becomes of each dependent that the operation touches."""
-    (of,) = definition.parse(f"name: x\noperations: [{operation}]").operations
-    return {key: words for key, one in found(engine).items() if (words := impact.by_kind(of, one))}
-
-
-def test_what_a_rename_carries_and_what_it_does_not(engine: Engine) -> None:
-    words = told(engine, "{rename_column: {table: jobs, from: total, to: revenue}}")
-    assert set(words) == {key for key, columns in EXPECTED.items() if "total" in columns}
-    assert words["policy", "theirs of public.customers"] == "follows by itself"
-    assert "is still called total" in words["view", "public.totals"]
-    assert "change it to revenue before" in words["function", "public.in_text()"]
-    assert words["function", "public.parsed()"] == "follows by itself"
-
-
-def test_what_goes_with_a_column_and_what_forbids_that(engine: Engine) -> None:
-    words = told(engine, "{drop_column: {table: jobs, column: total}}")
-    assert words["index", "by_expression"] == words["comment", "total"] == "is dropped with it"
-    assert "forbids the drop" in words["view", "public.everything"]
-    assert "forbids the drop" in words["generated column", "twice"]
-    assert "fails once the column is gone" in words["function", "public.in_text()"]
-
-
-def test_what_other_operations_do(engine: Engine) -> None:
-    assert (
-        "made again" in told(engine, "{change_type: {table: jobs, column: total, type: bigint}}")["index", "by_total"]
-    )
-    written = told(engine, '{backfill: {table: jobs, set: {total: "1"}}}')
-    assert {"trigger", "index", "generated column", "materialized view", "publication"} <= {kind for kind, _ in written}
-    added = told(engine, '{add_column: {table: jobs, column: {name: x, type: text}, backfill: "1"}}')
-    assert "grant it" in added["column grant", "total to pg_monitor"]
-    assert told(engine, "{create_index: {table: jobs, name: i, columns: [total]}}") == {}
-
-
-def test_an_operation_may_know_better(engine: Engine) -> None:
-    class Own(Backfill):
-        def impact(self, dependent: Dependent) -> str | None:
-            return "is mine" if dependent.kind == "view" else None
-
-    (of,) = definition.parse('name: x\noperations: [{backfill: {table: jobs, set: {total: "1"}}}]').operations
-    assert isinstance(of, definition.Backfill)
-    own = Own(definition=of, facts=None, number=0)  # type: ignore[arg-type] # what it says of dependents needs none
-    both = found(engine)
-    assert impact.impact(own, of, both["view", "public.totals"]) == "is mine"
-    assert "is written" in impact.impact(own, of, both["index", "by_total"])

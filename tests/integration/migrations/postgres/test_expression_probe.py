@@ -10,7 +10,7 @@ import pytest
 from fix_runs import expect
 from psycopg.rows import dict_row
 
-from backfilld.migrations.file.migration import TableName
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
 from backfilld.migrations.record.states import State

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 from psycopg import sql
 
-from backfilld.migrations.facts import KeyColumn
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations.ddl import concurrently
+from backfilld.migrations.operations.ddl import indexes as ddl_indexes
 from backfilld.migrations.postgres import catalog, indexes
+from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
 
 if TYPE_CHECKING:
     from fix_runs import Engine
 
-    from backfilld.migrations.facts import IndexDefinition
+    from backfilld.migrations.postgres.definitions import IndexDefinition
 
 ODD = TableName('Odd "Schema', 'a%b USING "c')
 ODD_INDEX = 'x" USING gin (%s)'
@@ -53,7 +53,7 @@ def test_what_the_copy_has_is_what_the_table_gets(engine: Engine, case: str) -> 
     definition = tried(engine, rest)
     assert definition.keys == keys
     assert bool(definition.where) is bool(condition)
-    (statement,) = concurrently.build(ODD, definition).statements
+    (statement,) = ddl_indexes.build(ODD, definition).statements
     engine.connection.execute("SET search_path = ''")
     engine.connection.execute(statement.sql)
     found = indexes.find(engine.connection, ODD.schema, ODD_INDEX)
@@ -87,7 +87,7 @@ def test_duplicates_are_named(engine: Engine) -> None:
     definition = tried(engine, "(a, lower(b)) WHERE a > 2", unique=True)
     key = KeyColumn(name="id", type="bigint")
     for named_by, wanted in (((key,), [{"name_0": "3"}, {"name_0": "7"}]), ((), 2)):
-        action = concurrently.build(ODD, definition, key=named_by)
+        action = ddl_indexes.build(ODD, definition, key=named_by)
         assert action.offenders is not None
         engine.connection.execute("SET search_path = ''")
         rows = engine.connection.execute(action.offenders).fetchall()

@@ -10,13 +10,14 @@ import pytest
 from fix_runs import expect
 from psycopg import sql
 
-from backfilld.migrations.facts import KeyColumn
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.rollback import retention
+from backfilld.migrations.rollback.journal import RETURNS_OLD, Journal
 from backfilld.migrations.walks.keys import KeyWalk
+from backfilld.migrations.walks.update_sql import Update
 from backfilld.producers import commands
-from backfilld.worker.lanes.kept_values import RETURNS_OLD, Journal, Update
 
 if TYPE_CHECKING:
     from fix_runs import Engine
@@ -276,12 +277,12 @@ def test_both_ways_to_know_what_a_row_was(engine: Engine, version: int) -> None:
                 sets=sql.SQL('"a%%b ""c""" = "a%%b ""c""" || \'!\''),
                 condition=sql.SQL("id <= %s"),
                 parameters=[5],
-                also=sql.SQL("\"old\" <> 'o4'"),
+                needs_work=sql.SQL("\"old\" <> 'o4'"),
             ),
-            returning=sql.SQL("true AS still"),
+            still=sql.SQL("true"),
             version=version,
         )
-        engine.connection.execute(query + sql.SQL(" SELECT FROM changed"), parameters)
+        engine.connection.execute(query, parameters)
     rows = engine.execute("SELECT key, old, new FROM backfilld.journal ORDER BY key[2]")
     assert rows == [
         {"key": [f't," {n % 3}', str(n)], "old": [f"v{n}", f"o{n}"], "new": [f"v{n}!!", f"o{n}"]} for n in (1, 2, 3, 5)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from fix_runs import expect
 
-from backfilld.migrations.facts import KeyColumn
-from backfilld.migrations.file.migration import TableName
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.record.model import Bounds
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchCommitted

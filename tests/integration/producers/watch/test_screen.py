@@ -17,7 +17,7 @@ from backfilld import Client
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.record import lanes, runs
 from backfilld.migrations.record.model import Bounds
-from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.record.states import LaneKind, Phase, State
 from backfilld.producers import commands
 from backfilld.producers.watch import Watch, reading
 from backfilld.producers.watch.questions import PaceForm, Question, Reading
@@ -157,7 +157,7 @@ def test_a_run_is_shown_with_its_lanes_its_pace_the_load_and_its_story(record: R
     lanes.insert(
         record.connection,
         run,
-        kind="backfill",
+        kind=LaneKind.BACKFILL,
         operation=0,
         pass_=1,
         relation="jobs",

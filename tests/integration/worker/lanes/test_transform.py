@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fix_daemon import until
 from fix_runs import expect
+from fix_stops import STOPS
 
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchRetried, CommitUnknown, RowQuarantined
 from backfilld.producers import commands
+from backfilld.worker.lanes import claim, function
 from backfilld.worker.lanes.runner import Runner
 
 if TYPE_CHECKING:
@@ -574,33 +576,34 @@ def change(rows):
     assert right(engine) == ROWS
 
 
-def test_a_pause_is_obeyed_between_two_calls(engine: Engine, site: Site, users: None) -> None:
+@pytest.mark.parametrize("verb", STOPS)
+def test_a_stop_is_obeyed_between_two_calls(
+    engine: Engine, site: Site, users: None, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
     """PostgreSQL cannot cancel a function; it is asked to stop when it comes back."""
+    monkeypatch.setattr(function, "CALL_SECONDS", 0.0)  # the record is looked at after each call, however short
     site.write("""
-import time
-
 calls = []
-paused = []
 
 def change(rows):
     calls.append(len(rows))
-    if not paused:
-        paused.append(True)
+    if len(calls) == 1:
         stop()
-    until = time.monotonic() + 0.3
-    while time.monotonic() < until:
-        pass
     return [{"id": row["id"], "digits": "".join(c for c in row["phone"] if c.isdigit())} for row in rows]
 """)
     backfills = site.module()
 
     run = engine.enqueue((DIGITS % ("", 0)).replace("lanes: 2", "lanes: 1"))
-    backfills.stop = lambda: commands.pause(engine.connection, run, actor="ann")
+    backfills.stop = lambda: STOPS[verb](engine, run)
+    engine.drive(run, runner=site.runner(), until=lambda _run: bool(engine.lanes(run, "backfill")))
+    (lane,) = engine.lanes(run, "backfill")
 
-    expect(site.drive(run, batch_rows=ROWS), State.PAUSED)
+    site.runner().advance(engine.message(run, lane.lane))
 
     assert backfills.calls == [1], "the first call is for one row, and after it somebody had said stop"
     assert right(engine) == 0
+    after = engine.lane(run, lane.lane)
+    assert (after.seq, after.attempts, after.last_error) == (lane.seq, 0, None)
     assert not engine.told(BatchRetried)
 
 
@@ -621,8 +624,7 @@ def change(rows):
 """)
     backfills = site.module()
 
-    for module in ("transform", "claim"):
-        monkeypatch.setattr(f"worker.{module}.LEAST_STATEMENT_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(claim, "LEAST_STATEMENT_TIMEOUT_SECONDS", 0.5)
     run = engine.enqueue(
         (DIGITS % ("", 0))
         .replace("lanes: 2", "lanes: 1, batch_seconds: 0.01")

@@ -19,10 +19,17 @@ from backfilld.migrations.settings import Limit, Limits, Signal
 from backfilld.migrations.telemetry import BatchCommitted, LaneHeld, PaceSet
 from backfilld.migrations.wire.messages import LaneMessage
 from backfilld.worker.lanes.runner import Runner
+from backfilld.worker.side_tasks.activity import Activity
 from backfilld.worker.side_tasks.canary import Canary
-from backfilld.worker.side_tasks.governor import TICK_SECONDS, Governor
+from backfilld.worker.side_tasks.governor import (
+    IDLE_VERDICT_SECONDS,
+    LESSON_SECONDS,
+    TICK_SECONDS,
+    VERDICT_SECONDS,
+    Governor,
+)
 from backfilld.worker.side_tasks.side_task import Loop
-from backfilld.worker.side_tasks.throttle import STALE_SECONDS
+from backfilld.worker.side_tasks.throttle import STALE_SECONDS, stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -357,6 +364,57 @@ def test_a_query_of_the_operators_that_gives_nothing_holds_by_name_and_delays_no
     assert engine.value("SELECT readings -> 'well' ->> 'value' FROM backfilld.pace") == "1.0"
 
 
+# --- while no run is at work -------------------------------------------------------------------------------------------
+
+
+def idle_governor(engine: Engine) -> tuple[Governor, Activity]:
+    """One that has given its first verdict, and has been told that no run is at work."""
+    activity = Activity()
+    one = Governor(Limits(), observe=engine.events.append, activity=activity)
+    activity.tell(at_work=False)
+    assert one.tick(engine.connection) == 1
+    return one, activity
+
+
+def test_without_a_run_verdicts_are_rare_and_one_comes_at_once_when_a_run_begins(engine: Engine) -> None:
+    one, activity = idle_governor(engine)
+    one._judged_at -= VERDICT_SECONDS
+    assert one.tick(engine.connection) == 0
+
+    activity.tell(at_work=True)
+
+    assert one.tick(engine.connection) == 1
+    activity.tell(at_work=False)
+    one._judged_at -= IDLE_VERDICT_SECONDS
+    assert one.tick(engine.connection) == 1
+
+
+def test_the_last_verdict_of_an_idle_daemon_is_never_too_old_to_begin_on() -> None:
+    assert stale(IDLE_VERDICT_SECONDS + TICK_SECONDS) is None
+
+
+def test_without_a_run_nothing_is_committed_and_signals_of_what_runs_do_are_not_asked(engine: Engine) -> None:
+    idle_governor(engine)
+    readings = engine.value("SELECT readings FROM backfilld.pace")
+    assert "commit_seconds" not in readings
+    assert readings["dead_tuples"]["value"] == 0
+    assert readings["dead_tuples"]["detail"] == "no run is at work"
+
+
+def test_what_others_take_is_learned_now_and_then_though_no_run_is_at_work(engine: Engine) -> None:
+    """Or the first run would have nothing to compare with."""
+    one, _ = idle_governor(engine)
+    one._on_duty = one._crowded = True
+
+    one.tick(engine.connection)
+    one._judged_at -= VERDICT_SECONDS
+    assert one.tick(engine.connection) == 1
+
+    one._learned_at -= LESSON_SECONDS
+    one._judged_at -= VERDICT_SECONDS
+    assert one.tick(engine.connection) == 0
+
+
 # --- the canary --------------------------------------------------------------------------------------------------------
 
 
@@ -372,7 +430,7 @@ def test_the_canary_knows_when_a_batch_of_ours_is_under_way(engine: Engine) -> N
             canary.commit(engine.connection)
     assert canary.working
     assert canary.felt.rested_share == 0.5
-    assert canary.reading.value == canary.felt.seconds
+    assert [reading.value for reading in canary.readings] == [canary.felt.seconds]
 
 
 def test_a_canary_that_fails_is_a_signal_that_cannot_be_read(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

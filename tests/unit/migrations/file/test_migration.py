@@ -23,12 +23,11 @@ from backfilld.migrations.file.migration import (
     ColumnSpec,
     Migration,
     RunSettings,
-    TableName,
     json_schema,
     load,
     parse,
 )
-from backfilld.migrations.identifiers import NAME_BYTES
+from backfilld.migrations.identifiers import NAME_BYTES, TableName
 from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backfilld.migrations.facts import Facts, IndexDefinition
-from backfilld.migrations.file.migration import TableName
+from backfilld.migrations.facts import Facts
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations import Action, Index, Walk
+from backfilld.migrations.postgres.definitions import IndexDefinition
 from backfilld.migrations.record.states import Phase
 from backfilld.migrations.rollback.steps import way_back
 

@@ -46,7 +46,7 @@ def test_every_line_pointer_of_every_page_is_covered_exactly_once(seed: int) -> 
         lane, place = open_lanes.pop(chance.randrange(len(open_lanes)))
         here = place or pages.begin(lane)
         if chance.random() < 0.2 and (parts := pages.split(lane, here)) is not None:
-            open_lanes += parts[:2]
+            open_lanes += [(part.stretch, part.place) for part in (parts.kept, parts.given)]
             continue
         reach = pages.reach(lane, here, rows=chance.randint(1, 5000), pages=size)
         seen += covered(reach, size=size)
@@ -70,9 +70,9 @@ def test_beside_others_the_first_round_writes_few_whole_pages_at_a_time() -> Non
     """A commit of theirs waits until they are on disk; in later rounds pages are in the WAL already."""
     lane = stretch(last=4000, group_pages=4000)
     place = pages.begin(lane)
-    first = pages.reach(lane, place, rows=1_000_000, pages=4000, politely=True)
+    first = pages.reach(lane, place, rows=1_000_000, pages=4000, beside_others=True)
     assert first.last == pages.POLITE_PAGES
-    second = pages.reach(lane, replace(place, stripe=1), rows=1_000_000, pages=4000, politely=True)
+    second = pages.reach(lane, replace(place, stripe=1), rows=1_000_000, pages=4000, beside_others=True)
     assert second.last == 1000
 
 
@@ -192,10 +192,10 @@ def test_half_of_the_rest_is_given_away() -> None:
     place = pages.begin(lane)
     parts = pages.split(lane, place)
     assert parts is not None
-    (kept, here), (given, there), page_count = parts
-    assert (kept.last, given.first, given.last, page_count) == (550, 550, 1000, 450)
-    assert here == place
-    assert there.first == 550
+    kept, given = parts.kept, parts.given
+    assert (kept.stretch.last, given.stretch.first, given.stretch.last, parts.pages) == (550, 550, 1000, 450)
+    assert kept.place == place
+    assert given.place.first == 550
 
 
 def test_a_group_is_shared_between_two_rounds_when_nothing_else_is_left() -> None:
@@ -207,8 +207,9 @@ def test_a_group_is_shared_between_two_rounds_when_nothing_else_is_left() -> Non
         place = after
     parts = pages.split(lane, place)
     assert parts is not None
-    (kept, here), (given, there), page_count = parts
-    assert (kept.last, here.last, given.first, there.stripe, page_count) == (200, 200, 200, 4, 100)
+    kept, given = parts.kept, parts.given
+    assert (kept.stretch.last, kept.place.last, given.stretch.first) == (200, 200, 200)
+    assert (given.place.stripe, parts.pages) == (4, 100)
 
 
 def test_little_is_not_shared() -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from backfilld.migrations.facts import IndexDefinition
 from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations import Action, Index, Statement
 from backfilld.migrations.postgres import locks
-from backfilld.migrations.postgres.locks import Blocker, Needed
+from backfilld.migrations.postgres.definitions import IndexDefinition
+from backfilld.migrations.postgres.locks import Blocker, LockMode, Needed
 from backfilld.worker.phases import lock_policy
-from backfilld.worker.phases.lock_policy import LONGEST_PAUSE_SECONDS, LOOK_SECONDS, RARELY_SECONDS, Wait
+from backfilld.worker.phases.lock_policy import BACKOFF, LOOK_SECONDS, RARELY_SECONDS, Wait
 
 JOBS, USERS, OURS = TableName("public", "jobs"), TableName("public", "Users"), TableName("app", "zoo")
 NEVER = RunSettings()
@@ -56,7 +56,7 @@ def wait(**values: Any) -> Wait:  # Any: fields of Wait
         (wait(), [READER], 0.0),
         (wait(tries=1, tried_at=1000.0), [READER], 0.25),
         (wait(tries=3, tried_at=999.5), [READER], 0.5),
-        (wait(tries=50, tried_at=1000.0), [READER], LONGEST_PAUSE_SECONDS),
+        (wait(tries=50, tried_at=1000.0), [READER], BACKOFF.longest_seconds),
         (wait(), [READER, OLD], RARELY_SECONDS),
         (wait(since=990.0), [OLD], 5.0),
         (wait(since=900.0), [OLD], 0.0),
@@ -172,7 +172,7 @@ def test_the_head_of_the_queue_is_named_before_those_who_wait_behind_it() -> Non
 DEFINITION = IndexDefinition(name="i", unique=False, rest="USING btree (id)", keys=("id",))
 
 
-def action(*modes: str, table: TableName | None = JOBS, **values: Any) -> Action:
+def action(*modes: LockMode, table: TableName | None = JOBS, **values: Any) -> Action:
     return Action(
         table=table, statements=tuple(Statement(sql=sql.SQL("SELECT").format(), lock=mode) for mode in modes), **values
     )
@@ -181,19 +181,30 @@ def action(*modes: str, table: TableName | None = JOBS, **values: Any) -> Action
 @pytest.mark.parametrize(
     ("one", "expected"),
     [
-        (action("none"), None),
-        (action("SHARE UPDATE EXCLUSIVE", table=None), None),
-        (action("ACCESS EXCLUSIVE", index=Index(schema="public", name="i", present=True, definition=DEFINITION)), None),
-        (action("none", "ACCESS EXCLUSIVE"), Needed(tables=(JOBS,), mode="ACCESS EXCLUSIVE", first=False)),
-        (action("share update exclusive, scans"), Needed(tables=(JOBS,), mode="SHARE UPDATE EXCLUSIVE", first=False)),
+        (action(LockMode.NONE), None),
+        (action(LockMode.SHARE_UPDATE_EXCLUSIVE, table=None), None),
         (
-            action("SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"),
-            Needed(tables=(JOBS,), mode="ACCESS EXCLUSIVE", first=True),
+            action(
+                LockMode.ACCESS_EXCLUSIVE, index=Index(schema="public", name="i", present=True, definition=DEFINITION)
+            ),
+            None,
         ),
-        (action("none", locks=(USERS, OURS)), Needed(tables=(OURS, USERS, JOBS), mode="ACCESS EXCLUSIVE", first=True)),
         (
-            action("SHARE ROW EXCLUSIVE", locks=(USERS,)),
-            Needed(tables=(USERS, JOBS), mode="SHARE ROW EXCLUSIVE", first=True),
+            action(LockMode.NONE, LockMode.ACCESS_EXCLUSIVE),
+            Needed(tables=(JOBS,), mode=LockMode.ACCESS_EXCLUSIVE, first=False),
+        ),
+        (action(LockMode.UNKNOWN), None),
+        (
+            action(LockMode.SHARE_ROW_EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE),
+            Needed(tables=(JOBS,), mode=LockMode.ACCESS_EXCLUSIVE, first=True),
+        ),
+        (
+            action(LockMode.NONE, locks=(USERS, OURS)),
+            Needed(tables=(OURS, USERS, JOBS), mode=LockMode.ACCESS_EXCLUSIVE, first=True),
+        ),
+        (
+            action(LockMode.SHARE_ROW_EXCLUSIVE, locks=(USERS,)),
+            Needed(tables=(USERS, JOBS), mode=LockMode.SHARE_ROW_EXCLUSIVE, first=True),
         ),
     ],
 )
@@ -202,5 +213,5 @@ def test_the_lock_an_action_needs(one: Action, expected: Needed | None) -> None:
 
 
 def test_the_statement_that_takes_it() -> None:
-    needed = Needed(tables=(TableName("public", 'a"b%'), JOBS), mode="ACCESS EXCLUSIVE", first=True)
+    needed = Needed(tables=(TableName("public", 'a"b%'), JOBS), mode=LockMode.ACCESS_EXCLUSIVE, first=True)
     assert needed.statement.as_string() == 'LOCK TABLE "public"."a""b%", "public"."jobs" IN ACCESS EXCLUSIVE MODE'

@@ -8,7 +8,8 @@ import pytest
 from psycopg import sql
 
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations.ddl.sync_function import NEUTRAL, Pair, RollbackConflicts, Side, SyncTrigger
+from backfilld.migrations.operations.ddl.sync_function import Pair, RollbackConflicts, Side
+from backfilld.migrations.operations.ddl.sync_trigger import SyncTrigger
 
 if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
@@ -25,8 +26,8 @@ def make_table(connection: Connection, columns: str) -> None:
 
 
 def synced(connection: Connection, pair: Pair, trigger: SyncTrigger = TRIGGER) -> None:
-    for statement in (trigger.function(pair.body()), trigger.create, trigger.enable_always):
-        connection.execute(statement)
+    for statement in trigger.created(pair.body()):
+        connection.execute(statement.sql)
 
 
 def row(connection: Connection, key: int = 1) -> tuple[Any, ...]:  # Any: values of whatever type the case is about
@@ -35,7 +36,7 @@ def row(connection: Connection, key: int = 1) -> tuple[Any, ...]:  # Any: values
     return tuple(found.values())
 
 
-#: UPDATE of a row that holds a, a; and what both sides are then, with the old and with the new for authority.
+#: UPDATE of a row that holds a, a; and what both sides are then, with the old and with the new for primary.
 UPDATES = {
     "the old": ("old = 'b'", "b", "b"),
     "the new": ("new = 'b'", "b", "b"),
@@ -51,19 +52,19 @@ UPDATES = {
 
 
 @pytest.mark.parametrize("case", UPDATES)
-@pytest.mark.parametrize("authority", ["old", "new"])
-def test_update(connection: Connection, case: str, authority: str) -> None:
+@pytest.mark.parametrize("primary", ["old", "new"])
+def test_update(connection: Connection, case: str, primary: str) -> None:
     make_table(connection, "old text, new text")
-    synced(connection, pair_of(OLD, NEW, authority))
+    synced(connection, pair_of(OLD, NEW, primary))
     connection.execute("INSERT INTO jobs (id, old) VALUES (1, 'a')")
     assert row(connection) == ("a", "a")
     change, by_old, by_new = UPDATES[case]
     connection.execute(f"UPDATE jobs SET {change} WHERE id = 1".encode())
-    expected = by_old if authority == "old" else by_new
+    expected = by_old if primary == "old" else by_new
     assert row(connection) == (expected, expected)
 
 
-#: INSERT of these columns; what both sides are then, with the old and with the new for authority.
+#: INSERT of these columns; what both sides are then, with the old and with the new for primary.
 INSERTS: dict[str, tuple[dict[str, str | None], str | None, str | None]] = {
     "neither": ({}, None, None),
     "the old": ({"old": "b"}, "b", "b"),
@@ -86,9 +87,9 @@ INSERTS_WITH_DEFAULT: dict[str, tuple[dict[str, str | None], str | None, str | N
 }
 
 
-def pair_of(old: Side, new: Side, authority: str, *, settled: bool = False) -> Pair:
-    first, second = (old, new) if authority == "old" else (new, old)
-    return Pair(table=TABLE, authority=first, mirror=second, settled=settled)
+def pair_of(old: Side, new: Side, primary: str, *, settled: bool = False) -> Pair:
+    first, second = (old, new) if primary == "old" else (new, old)
+    return Pair(table=TABLE, primary=first, shadow=second, settled=settled)
 
 
 def insert(connection: Connection, key: int, values: dict[str, str | None]) -> None:
@@ -100,31 +101,31 @@ def insert(connection: Connection, key: int, values: dict[str, str | None]) -> N
     )
 
 
-@pytest.mark.parametrize("authority", ["old", "new"])
+@pytest.mark.parametrize("primary", ["old", "new"])
 @pytest.mark.parametrize("default", ["none", "constant"])
-def test_insert(connection: Connection, authority: str, default: str) -> None:
+def test_insert(connection: Connection, primary: str, default: str) -> None:
     if default == "none":
         make_table(connection, "old text, new text")
-        synced(connection, pair_of(OLD, NEW, authority))
+        synced(connection, pair_of(OLD, NEW, primary))
     else:
         make_table(connection, "old text DEFAULT 'x', new text DEFAULT 'x'")
-        synced(connection, pair_of(OLD_X, NEW_X, authority))
+        synced(connection, pair_of(OLD_X, NEW_X, primary))
     cases = INSERTS if default == "none" else INSERTS_WITH_DEFAULT
     for number, (name, (values, by_old, by_new)) in enumerate(cases.items()):
         insert(connection, number, values)
-        expected = by_old if authority == "old" else by_new
+        expected = by_old if primary == "old" else by_new
         assert row(connection, number) == (expected, expected), name
         assert connection.execute("SELECT 1 FROM jobs WHERE old IS DISTINCT FROM new").rowcount == 0
 
 
-@pytest.mark.parametrize("authority", ["old", "new"])
-def test_a_side_that_fills_itself_yields_to_whatever_the_other_holds(connection: Connection, authority: str) -> None:
+@pytest.mark.parametrize("primary", ["old", "new"])
+def test_a_side_that_fills_itself_yields_to_whatever_the_other_holds(connection: Connection, primary: str) -> None:
     """A serial column: its value cannot be told from one that was given."""
     connection.execute("CREATE SEQUENCE s START 100")
     make_table(connection, "old bigint DEFAULT nextval('s'), new bigint")
     synced(
         connection,
-        pair_of(Side(column="old", type="bigint", fills_itself=True), Side(column="new", type="bigint"), authority),
+        pair_of(Side(column="old", type="bigint", fills_itself=True), Side(column="new", type="bigint"), primary),
     )
     insert(connection, 1, {})
     insert(connection, 2, {"new": "7"})
@@ -200,8 +201,8 @@ def test_once_settled_a_row_whose_sides_are_not_written_keeps_both(connection: C
 def narrow(rollback_conflicts: RollbackConflicts | None) -> Pair:
     return Pair(
         table=TABLE,
-        authority=Side(column="new", type="bigint", expression="old::bigint"),
-        mirror=Side(column="old", type="integer", expression="new::integer"),
+        primary=Side(column="new", type="bigint", expression="old::bigint"),
+        shadow=Side(column="old", type="integer", expression="new::integer"),
         settled=True,
         rollback_conflicts=rollback_conflicts,
     )
@@ -236,12 +237,12 @@ def test_what_cannot_be_put_down_is_no_error_of_the_applications(connection: Con
     assert row(connection) == (None, 3_000_000_000)
 
 
-def test_an_authority_that_cannot_be_computed_keeps_what_it_has(connection: Connection) -> None:
+def test_an_primary_that_cannot_be_computed_keeps_what_it_has(connection: Connection) -> None:
     make_table(connection, "old text, new jsonb NOT NULL")
     pair = Pair(
         table=TABLE,
-        authority=Side(column="new", type="jsonb", expression="old::jsonb"),
-        mirror=Side(column="old", type="text", expression="new::text"),
+        primary=Side(column="new", type="jsonb", expression="old::jsonb"),
+        shadow=Side(column="old", type="text", expression="new::text"),
     )
     synced(connection, pair)
     insert(connection, 1, {"old": "[1]"})
@@ -252,11 +253,11 @@ def test_an_authority_that_cannot_be_computed_keeps_what_it_has(connection: Conn
 def test_silenced_and_dropped_it_does_nothing(connection: Connection) -> None:
     make_table(connection, "old text, new text")
     synced(connection, pair_of(OLD, NEW, "old"))
-    connection.execute(TRIGGER.function(NEUTRAL))
+    connection.execute(TRIGGER.silenced.sql)
     insert(connection, 1, {"old": "a"})
     assert row(connection) == ("a", None)
-    connection.execute(TRIGGER.drop)
-    connection.execute(TRIGGER.drop_function)
+    connection.execute(TRIGGER.drop.sql)
+    connection.execute(TRIGGER.drop_function.sql)
     left = connection.execute(
         "SELECT FROM pg_proc WHERE pronamespace = 'backfilld'::regnamespace AND proname LIKE 'sync%'"
     )
@@ -272,8 +273,8 @@ def test_odd_names(connection: Connection) -> None:
         connection.execute(sql.SQL("CREATE TABLE {} (id int, {} int, {} text)").format(relation, one, other))
         pair = Pair(
             table=name,
-            authority=Side(column=old, type="integer", expression=sql.SQL("{}::int").format(other).as_string()),
-            mirror=Side(column=new, type="text", expression=sql.SQL("v::text || '%s'").as_string(), knows_other_as="v"),
+            primary=Side(column=old, type="integer", expression=sql.SQL("{}::int").format(other).as_string()),
+            shadow=Side(column=new, type="text", expression=sql.SQL("v::text || '%s'").as_string(), knows_other_as="v"),
         )
         synced(connection, pair, SyncTrigger(table=name, name="sync_odd_0"))
         connection.execute(sql.SQL("INSERT INTO {} (id, {}) VALUES (1, 5)").format(relation, one))
@@ -281,7 +282,7 @@ def test_odd_names(connection: Connection) -> None:
         found = connection.execute(sql.SQL("SELECT {}, {} FROM {} ORDER BY id").format(one, other, relation)).fetchall()
         assert [tuple(one.values()) for one in found] == [(5, "5%s"), (6, "6")]
         connection.execute(sql.SQL("DROP TABLE {}").format(relation))
-        connection.execute(SyncTrigger(table=name, name="sync_odd_0").drop_function)
+        connection.execute(SyncTrigger(table=name, name="sync_odd_0").drop_function.sql)
 
 
 def test_a_later_trigger_of_a_partition_is_found_too(connection: Connection) -> None:
@@ -292,6 +293,6 @@ def test_a_later_trigger_of_a_partition_is_found_too(connection: Connection) -> 
         "CREATE TRIGGER zzz BEFORE UPDATE ON jobs_1 FOR EACH ROW EXECUTE FUNCTION late()"
     )
     synced(connection, pair_of(OLD, NEW, "old"))
-    assert connection.execute(TRIGGER.later).fetchall() == []
+    assert connection.execute(TRIGGER.fires_last.sql).fetchall() == []
     connection.execute('ALTER TRIGGER zzz ON jobs_1 RENAME TO "~~"')
-    assert connection.execute(TRIGGER.later).fetchall() == [{"tgname": "~~"}]
+    assert connection.execute(TRIGGER.fires_last.sql).fetchall() == [{"tgname": "~~"}]

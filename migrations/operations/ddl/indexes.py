@@ -1,16 +1,16 @@
-"""Actions outside of a transaction: an index that is built, or dropped, while the application goes on.
+"""Indexes: built and dropped CONCURRENTLY, outside of a transaction, and what a transaction may do to them.
 
-    from backfilld.migrations.operations import concurrently
+    from backfilld.migrations.operations.ddl import indexes
 
-    concurrently.build(table, definition)    CREATE INDEX CONCURRENTLY; its `back` drops the index
-    concurrently.drop(table, definition)     DROP INDEX CONCURRENTLY; its `back` builds the index again
+    indexes.build(table, definition)    CREATE INDEX CONCURRENTLY; its `back` drops the index
+    indexes.drop(table, definition)     DROP INDEX CONCURRENTLY; its `back` builds the index again
 
 `definition` is a `facts.IndexDefinition` and comes from preflight, so that the steps are a function of the facts:
 `postgres.indexes.find` and `of_table` read indexes that are there, `Probe.index` tries one on the temporary copy of the
 table. For a copy under another name: `replace(definition, name=…)`. The index is in the schema of its table.
 
-The coordinator carries such an action out (`worker/phases/index_build.py`): it removes what an earlier attempt left INVALID, takes a
-valid index of the same name and definition for done, refuses one of another definition, and looks at the catalog afterwards.
+The coordinator carries such an action out (`worker/phases/index_build.py`): it removes what an earlier attempt left INVALID, takes
+a valid index of the same name and definition for done, refuses one of another definition, and looks at the catalog afterwards.
 A drop of what is not there, or is another index, does nothing. Both may therefore be repeated, and taken back half done.
 They belong in verify or later.
 """
@@ -22,16 +22,19 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.operations.base import Action, Index, Statement
-from backfilld.migrations.operations.ddl.rule import NAMED_ROWS
+from backfilld.migrations.operations.ddl import grants_and_comments
+from backfilld.migrations.operations.ddl.columns import alter_table
+from backfilld.migrations.operations.ddl.constraints import NAMED_ROWS
+from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.facts import IndexDefinition, KeyColumn
-    from backfilld.migrations.file.migration import TableName
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Guard, Step
+    from backfilld.migrations.postgres.definitions import IndexDefinition, KeyColumn
 
-_GOES_ON = "outside of a transaction, while reads and writes go on"
+_WHILE = "outside of a transaction, while reads and writes go on"
 
 
 def build(table: TableName, definition: IndexDefinition, *, key: Sequence[KeyColumn] = ()) -> Action:
@@ -45,11 +48,27 @@ def drop(
     """Drop an index; the way back builds it again, with its tablespace and its comment."""
     back: tuple[Step, ...] = (_built(table, definition, key=key),)
     if definition.comment:
-        comment = sql.SQL("COMMENT ON INDEX {} IS {}").format(
-            sql.Identifier(table.schema, definition.name), sql.Literal(definition.comment)
-        )
-        back += (Action(table=table, statements=(Statement(sql=comment, lock="none"),)),)
+        comment = grants_and_comments.on_index(table.schema, definition.name, definition.comment)
+        back += (Action(table=table, statements=(comment,)),)
     return _dropped(table, definition, guards=guards, back=back)
+
+
+def rename(schema: str, name: str, to: str) -> Statement:
+    """An index gets another name."""
+    renamed = sql.SQL("ALTER INDEX {} RENAME TO {}").format(sql.Identifier(schema, name), sql.Identifier(to))
+    return Statement(sql=renamed, lock=LockMode.NONE)
+
+
+def drop_at_once(schema: str, name: str, *, note: str) -> Statement:
+    """An index goes within a transaction, under a lock that stops the application for a moment."""
+    gone = sql.SQL("DROP INDEX {}").format(sql.Identifier(schema, name))
+    return Statement(sql=gone, lock=LockMode.ACCESS_EXCLUSIVE, note=note)
+
+
+def cluster_on(table: TableName, name: str) -> Statement:
+    """CLUSTER goes by this index."""
+    what = sql.SQL("CLUSTER ON {}").format(sql.Identifier(name))
+    return alter_table(table, what, lock=LockMode.SHARE_UPDATE_EXCLUSIVE, brief=False)
 
 
 def _built(
@@ -63,7 +82,14 @@ def _built(
     )
     return Action(
         table=table,
-        statements=(Statement(sql=create, lock="SHARE UPDATE EXCLUSIVE", note=f"scans the table twice, {_GOES_ON}"),),
+        statements=(
+            Statement(
+                sql=create,
+                lock=LockMode.SHARE_UPDATE_EXCLUSIVE,
+                scans=True,
+                note=f"scans the table twice, {_WHILE}",
+            ),
+        ),
         index=Index(schema=table.schema, name=definition.name, present=True, definition=definition),
         offenders=_duplicates(table, definition, key=key) if definition.unique else None,
         back=back,
@@ -80,7 +106,7 @@ def _dropped(
     gone = sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(table.schema, definition.name))
     return Action(
         table=table,
-        statements=(Statement(sql=gone, lock="SHARE UPDATE EXCLUSIVE", note=_GOES_ON),),
+        statements=(Statement(sql=gone, lock=LockMode.SHARE_UPDATE_EXCLUSIVE, note=_WHILE),),
         index=Index(schema=table.schema, name=definition.name, present=False, definition=definition),
         guards=guards,
         back=back,
@@ -91,11 +117,11 @@ def _duplicates(table: TableName, definition: IndexDefinition, *, key: Sequence[
     """A query for rows that a unique index cannot hold, each by its `key`, or by where it is."""
     names = [sql.Identifier(name) for name in [column.name for column in key] or ["ctid"]]
     keys = [sql.SQL("({})").format(sql.SQL(key)) for key in definition.keys]
-    held = [sql.SQL("({})").format(sql.SQL(definition.where))] if definition.where else []
+    indexed = [sql.SQL("({})").format(sql.SQL(definition.where))] if definition.where else []
     # Not a GROUP BY and a join: `=` would be looked up by its name, and a type outside of pg_catalog has its own elsewhere.
     return sql.SQL(
-        "SELECT {told} FROM (SELECT {names}, count(*) OVER (PARTITION BY {keys}) AS rows FROM {table} WHERE {held}) held "
-        "WHERE held.rows > 1 LIMIT {most}"
+        "SELECT {told} FROM (SELECT {names}, count(*) OVER (PARTITION BY {keys}) AS rows FROM {table} WHERE {indexed}) indexed "
+        "WHERE indexed.rows > 1 LIMIT {most}"
     ).format(
         told=sql.SQL(", ").join(sql.SQL("name_{}").format(sql.Literal(number)) for number in range(len(names))),
         names=sql.SQL(", ").join(
@@ -103,6 +129,6 @@ def _duplicates(table: TableName, definition: IndexDefinition, *, key: Sequence[
         ),
         keys=sql.SQL(", ").join(keys),
         table=table.identifier,
-        held=sql.SQL(" AND ").join([*held, *(sql.SQL("{} IS NOT NULL").format(key) for key in keys)]),
+        indexed=sql.SQL(" AND ").join([*indexed, *(sql.SQL("{} IS NOT NULL").format(key) for key in keys)]),
         most=sql.Literal(NAMED_ROWS),
     )

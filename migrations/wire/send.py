@@ -5,8 +5,7 @@ What is sent may be lost: every message only says early what the record in Postg
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 import dramatiq
 import redis
@@ -23,7 +22,22 @@ from backfilld.migrations.wire.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+
+
+class Sender(Protocol):
+    """Puts a message for a lane on its queue. May raise whatever the broker raises."""
+
+    def __call__(self, message: LaneMessage, /) -> None: ...
+
+
+def sender(broker: dramatiq.Broker) -> Sender:
+    """What a worker sends its lanes' next messages by."""
+
+    def send_one(message: LaneMessage, /) -> None:
+        broker.enqueue(_envelope(message))
+
+    return send_one
 
 
 def check(redis_url: str) -> None:
@@ -36,30 +50,25 @@ def check(redis_url: str) -> None:
 
 
 def send(redis_url: str, messages: Iterable[LaneMessage | ControlMessage]) -> None:
-    """Send wake-ups. Raises Unreachable; how many were sent before is not known, and does not matter."""
-    with _reachable():
+    """Send messages. Raises Unreachable; how many were sent before is not known, and does not matter."""
+    try:
         broker = brokers.connect_broker(redis_url)
         try:
             for message in messages:
-                match message:
-                    case LaneMessage():
-                        queue, actor = LANES_QUEUE, ADVANCE_LANE
-                    case ControlMessage():
-                        queue, actor = CONTROL_QUEUE, APPLY_CONTROL
-                    case _:
-                        assert_never(message)
-                broker.enqueue(
-                    dramatiq.Message(queue_name=queue, actor_name=actor, args=message.args, kwargs={}, options={})
-                )
+                broker.enqueue(_envelope(message))
         finally:
             broker.client.close()
-
-
-@contextmanager
-def _reachable() -> Iterator[None]:
-    """Translate the loss of Redis into Unreachable."""
-    try:
-        yield
     except (redis.RedisError, dramatiq.BrokerConnectionError) as exc:
         msg = f"cannot reach Redis: {str(exc).strip()}"
         raise Unreachable(msg, server="Redis") from exc
+
+
+def _envelope(message: LaneMessage | ControlMessage) -> dramatiq.Message[None]:
+    match message:
+        case LaneMessage():
+            queue, actor = LANES_QUEUE, ADVANCE_LANE
+        case ControlMessage():
+            queue, actor = CONTROL_QUEUE, APPLY_CONTROL
+        case _:
+            assert_never(message)
+    return dramatiq.Message(queue_name=queue, actor_name=actor, args=message.args, kwargs={}, options={})

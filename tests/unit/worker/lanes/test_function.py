@@ -9,7 +9,7 @@ import pytest
 
 from backfilld.migrations import settings
 from backfilld.migrations.errors import InvalidSettings, Refused
-from backfilld.worker.lanes.transform import CALL_SECONDS, _next_size, load
+from backfilld.worker.lanes.function import CALL_SECONDS, load, next_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,4 +112,4 @@ def test_what_is_no_module_is_refused_by_name(text: str, monkeypatch: pytest.Mon
     ],
 )
 def test_a_call_takes_about_a_quarter_of_a_second(size: int, handed: int, seconds: float, expected: int) -> None:
-    assert _next_size(size, handed, seconds) == expected
+    assert next_size(size, handed, seconds) == expected

@@ -1,0 +1,120 @@
+"""The statements by which the two columns change places, in one transaction; the way back is the same exchange.
+
+Of two columns that change places one is in use, under the name that the application knows, and the other is inactive. Rules stay
+on the one in use alone: on an inactive column they would fail statements of the application, which does not know of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.operations.ddl import columns, constraints, grants_and_comments, indexes, statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from backfilld.migrations.operations.base import Statement
+    from backfilld.migrations.operations.change_type.change import Change
+
+
+def to_new(change: Change) -> Iterable[Statement]:
+    """The old column becomes inactive, and the new one is in use with all that was made ready on it."""
+    table, column, dependents = change.table, change.column, change.dependents
+    yield from _inactive(change, change.old_column, names=[index.old.name for index in dependents.indexes])
+    yield columns.rename(table, change.new_column, column)
+    for index in dependents.indexes:
+        if index.constraint is not None:
+            yield constraints.unique_using_index(table, index.name, index=index.new.name, deferred=index.constraint)
+        else:
+            yield indexes.rename(table.schema, index.new.name, index.name)
+    for number, rule in enumerate(dependents.rules):
+        yield constraints.rename(table, change.rule_name(number), rule.name)
+    if dependents.not_null:
+        yield from constraints.settled_not_null(table, column, proof=change.not_null(column))
+    for number, one in enumerate(dependents.statistics):
+        yield statistics.rename(one.schema, change.statistics_name(number), one.name)
+    yield from _belongings(change, dependents.new_default)
+    if dependents.sequence is not None:
+        yield columns.own_sequence(table, column, dependents.sequence, widened=dependents.widens_sequence)
+
+
+def to_old(change: Change) -> Iterable[Statement]:
+    """The new column becomes inactive, and the old one is in use; its rules hold for what is written from then on."""
+    table, column, dependents = change.table, change.column, change.dependents
+    yield from _inactive(change, change.new_column, names=[index.new.name for index in dependents.indexes])
+    yield columns.rename(table, change.old_column, column)
+    for index in dependents.indexes:
+        if index.constraint is not None:
+            yield constraints.unique_using_index(table, index.name, index=index.old.name, deferred=index.constraint)
+        else:
+            yield indexes.rename(table.schema, index.old.name, index.name)
+    for rule, _ in change.rules_of_old():
+        yield rule.add
+    if dependents.not_null:
+        yield change.not_null(column).add
+    for one in dependents.statistics:
+        yield statistics.create(table, one.schema, one.name, kinds=one.kinds, of=one.old)
+    yield from tuned(change, column)
+    yield from _belongings(change, dependents.default)
+    if dependents.sequence is not None:
+        yield columns.own_sequence(table, column, dependents.sequence, widened=False)
+
+
+def tuned(change: Change, column: str) -> Iterable[Statement]:
+    """What ANALYZE is told about the column."""
+    if change.dependents.statistics_target >= 0:
+        yield columns.set_statistics(change.table, column, change.dependents.statistics_target)
+    if change.dependents.options:
+        yield columns.set_options(change.table, column, change.dependents.options)
+
+
+def _inactive(change: Change, column: str, *, names: Sequence[str]) -> Iterable[Statement]:
+    """The column in use gets this name, its indexes these; what may not stay on an inactive column comes off."""
+    table, dependents = change.table, change.dependents
+    for rule, _ in change.rules_of_old():
+        yield rule.drop
+    if dependents.not_null:
+        yield columns.drop_not_null(table, change.column)
+    if dependents.default is not None or dependents.new_default is not None:
+        yield columns.drop_default(table, change.column)
+    for index, name in zip(dependents.indexes, names, strict=True):
+        if index.harmless:
+            yield indexes.rename(table.schema, index.name, name)
+        elif index.constraint is not None:
+            yield constraints.drop(table, index.name)
+        else:
+            why = "values of a column that is not in use must not fail a statement"
+            yield indexes.drop_at_once(table.schema, index.name, note=why)
+    for one in dependents.statistics:
+        yield statistics.drop(one.schema, one.name)
+    yield columns.rename(table, change.column, column)
+
+
+def _belongings(change: Change, default: str | None) -> Iterable[Statement]:
+    """Give the column in use what belongs to the name: default, privileges, comments."""
+    table, column, dependents = change.table, change.column, change.dependents
+    if default is not None:
+        yield columns.set_default(table, column, default)
+    for grant in dependents.grants:
+        yield grants_and_comments.grant(table, grant, column=column)
+    if dependents.comment is not None:
+        yield grants_and_comments.on_column(table, column, dependents.comment)
+    for index in dependents.indexes:
+        if index.clustered:
+            yield indexes.cluster_on(table, index.name)
+    yield from _comments(change)
+
+
+def _comments(change: Change) -> Iterable[Statement]:
+    """What was made anew gets its comment."""
+    table, dependents = change.table, change.dependents
+    named = [(index.name, index.comment) for index in dependents.indexes if index.constraint is not None]
+    for name, text in [*named, *((rule.name, rule.comment) for rule in dependents.rules)]:
+        if text is not None:
+            yield grants_and_comments.on_constraint(table, name, text)
+    for index in dependents.indexes:
+        if index.comment is not None and index.constraint is None:
+            yield grants_and_comments.on_index(table.schema, index.name, index.comment)
+    for one in dependents.statistics:
+        if one.comment is not None:
+            yield grants_and_comments.on_statistics(one.schema, one.name, one.comment)

@@ -1,0 +1,122 @@
+"""What must be so before the two columns change places, and after: else nothing happens, and a person is told what to fix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from backfilld.migrations.operations.base import Action, Guard
+from backfilld.migrations.postgres import dependents
+
+if TYPE_CHECKING:
+    from backfilld.migrations.operations.change_type.change import Change
+    from backfilld.migrations.postgres.column_dependents import DependentView
+
+#: At most this many rows are named.
+_NAMED = 5
+
+
+def unchanged(change: Change) -> Guard:
+    """What depends on the column is what it was when preflight looked."""
+    return Guard(
+        sql=dependents.changed_since(change.table, change.column, change.dependents.seen),
+        template=f"the {{!r}} of column {change.column} is not what it was when the run began",
+        remedy="Make it as it was and resume, or roll back and enqueue the migration again",
+    )
+
+
+def nothing_new(change: Change) -> Guard:
+    """Nothing was made over the column that the way back would lose."""
+    return Guard(
+        sql=dependents.appeared_since(change.table, change.column, change.dependents.seen),
+        template=f"the {{!r}} was made since column {change.column} has its new type, and would be lost",
+        remedy="Drop it, then resume",
+    )
+
+
+def fits(change: Change, inactive: str, type_: str) -> Guard:
+    """No row may be without a value in the inactive column because its value in the other one did not fit.
+
+    The sync trigger has put such a row down as a rollback conflict, or the lanes that restore have quarantined it.
+    """
+    at = sql.SQL(" AND ").join(
+        sql.SQL("t.{} = CAST(m.key[{}] AS {})").format(
+            sql.Identifier(column.name), sql.Literal(place), sql.SQL(column.type)
+        )
+        for place, column in enumerate(change.key, start=1)
+    )
+    query = sql.SQL(
+        "SELECT m.key, count(*) OVER () AS rows FROM ("
+        "SELECT f.key FROM backfilld.rollback_conflicts f WHERE f.operation = {number} AND f.run = {run} "
+        "UNION SELECT ARRAY(SELECT jsonb_array_elements_text(q.key)) FROM backfilld.quarantine q "
+        "WHERE q.operation = {number} AND q.run = {run}) m JOIN {table} t ON {at} "
+        "WHERE t.{column} IS DISTINCT FROM NULL AND t.{inactive} IS NOT DISTINCT FROM NULL ORDER BY m.key LIMIT {named}"
+    ).format(
+        named=sql.Literal(_NAMED),
+        table=change.table.identifier,
+        at=at,
+        number=sql.Literal(change.number),
+        run=sql.SQL("(SELECT max(r.run) FROM backfilld.runs r WHERE r.name = {})").format(
+            sql.Literal(change.migration)
+        ),
+        column=sql.Identifier(change.column),
+        inactive=sql.Identifier(inactive),
+    )
+    return Guard(
+        sql=query,
+        template=f"rows whose {change.column} does not fit {type_}, with their keys: {{!r}}",
+        remedy="Fix these rows, then resume",
+        names_rows=True,
+    )
+
+
+def all_there(change: Change) -> Action:
+    """Look at every row: one that was put down under a key which has changed since is found by its values alone.
+
+    A cast gives NULL for NULL only. What a `down` of one's own gives NULL for cannot be told from what did not fit.
+    """
+    query = sql.SQL(
+        "SELECT ARRAY[{keys}] AS key FROM {table} WHERE {column} IS DISTINCT FROM NULL "
+        "AND {old} IS NOT DISTINCT FROM NULL LIMIT 1"
+    ).format(
+        keys=sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column.name)) for column in change.key),
+        table=change.table.identifier,
+        column=sql.Identifier(change.column),
+        old=sql.Identifier(change.old_column),
+    )
+    guard = Guard(
+        sql=query,
+        template=f"a row whose {change.column} does not fit the old type ({change.dependents.type}), with its key: {{!r}}",
+        remedy="Fix it, then resume",
+        names_rows=True,
+    )
+    return Action(table=change.table, statements=(), guards=(guard,), scans=True)
+
+
+def same_privileges(change: Change) -> tuple[Guard, ...]:
+    """Views are made anew, so their privileges must be the ones they had."""
+    return tuple(_same_grants(view) for view in change.dependents.views)
+
+
+def _same_grants(view: DependentView) -> Guard:
+    name = sql.Identifier(view.schema, view.name)
+    had = sql.SQL(", ").join(
+        sql.SQL("({}, {}, {})").format(
+            sql.Literal(grant.privilege), sql.Literal(grant.grantee), sql.Literal(grant.grantable)
+        )
+        for grant in view.grants
+    )
+    query = sql.SQL(
+        "SELECT coalesce(now.privilege || ' to ' || now.grantee, had.privilege || ' to ' || had.grantee) AS what FROM ("
+        "SELECT x.privilege_type AS privilege, CASE WHEN x.grantee = 0 THEN 'PUBLIC' "
+        "ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS grantee, x.is_grantable AS grantable "
+        "FROM pg_catalog.pg_class c, pg_catalog.aclexplode(coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))) x "
+        "WHERE c.oid = {view}::pg_catalog.regclass) now FULL JOIN (VALUES {had}) had (privilege, grantee, grantable) "
+        "USING (privilege, grantee, grantable) WHERE now.privilege IS NULL OR had.privilege IS NULL LIMIT 1"
+    ).format(view=sql.Literal(name.as_string()), had=had)
+    return Guard(
+        sql=query,
+        template=f"the view {name.as_string()} does not have the privileges that it had: {{!r}}",
+        remedy="Tell its owner to grant them; nothing has happened",
+    )

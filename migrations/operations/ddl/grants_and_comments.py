@@ -1,0 +1,64 @@
+"""GRANT and COMMENT ON, each with the lock that was measured for it (on 18; `none` where it conflicts with no other statement)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from backfilld.migrations.operations.base import Statement
+from backfilld.migrations.postgres.locks import LockMode
+
+if TYPE_CHECKING:
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.definitions import Grant
+
+
+def grant(relation: TableName, granted: Grant, *, column: str | None = None) -> Statement:
+    """A privilege on a table or view, or on one of its columns."""
+    of_column = sql.SQL(" ({})").format(sql.Identifier(column)) if column is not None else sql.SQL("")
+    statement = sql.SQL("GRANT {}{} ON {} TO {}{}").format(
+        sql.SQL(granted.privilege),
+        of_column,
+        relation.identifier,
+        sql.SQL(granted.grantee),  # quoted by PostgreSQL
+        sql.SQL(" WITH GRANT OPTION" if granted.grantable else ""),
+    )
+    return Statement(sql=statement, lock=LockMode.NONE)
+
+
+def on_column(table: TableName, column: str, text: str) -> Statement:
+    """The comment on a column of a table."""
+    name = sql.Identifier(table.schema, table.name, column)
+    return _comment(sql.SQL("COLUMN {}").format(name), text, lock=LockMode.SHARE_UPDATE_EXCLUSIVE)
+
+
+def on_constraint(table: TableName, constraint: str, text: str) -> Statement:
+    """The comment on a constraint."""
+    return _comment(sql.SQL("CONSTRAINT {} ON {}").format(sql.Identifier(constraint), table.identifier), text)
+
+
+def on_trigger(table: TableName, trigger: str, text: str) -> Statement:
+    """The comment on a trigger."""
+    return _comment(sql.SQL("TRIGGER {} ON {}").format(sql.Identifier(trigger), table.identifier), text)
+
+
+def on_index(schema: str, index: str, text: str) -> Statement:
+    """The comment on an index, which is locked by it; its table is not."""
+    return _comment(sql.SQL("INDEX {}").format(sql.Identifier(schema, index)), text)
+
+
+def on_statistics(schema: str, name: str, text: str) -> Statement:
+    """The comment on extended statistics."""
+    return _comment(sql.SQL("STATISTICS {}").format(sql.Identifier(schema, name)), text)
+
+
+def on_view(view: TableName, text: str, *, column: str | None = None) -> Statement:
+    """The comment on a view, or on one of its columns; its tables are not locked by it."""
+    if column is None:
+        return _comment(sql.SQL("VIEW {}").format(view.identifier), text)
+    return _comment(sql.SQL("COLUMN {}").format(sql.Identifier(view.schema, view.name, column)), text)
+
+
+def _comment(what: sql.Composable, text: str, *, lock: LockMode = LockMode.NONE) -> Statement:
+    return Statement(sql=sql.SQL("COMMENT ON {} IS {}").format(what, sql.Literal(text)), lock=lock)

@@ -1,0 +1,81 @@
+"""Every kind of operation, a line each: the model of its file, the steps that it is made of, what preflight asks,
+and what becomes of things that depend on its table.
+
+What a file says of an operation by itself (its columns, its summary) is a property of its model in `file/operations.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from backfilld.migrations.file import operations as file
+from backfilld.migrations.operations.add_check import preflight as add_check
+from backfilld.migrations.operations.add_check.steps import AddCheck
+from backfilld.migrations.operations.add_column import preflight as add_column
+from backfilld.migrations.operations.add_column.steps import AddColumn
+from backfilld.migrations.operations.add_foreign_key import preflight as add_foreign_key
+from backfilld.migrations.operations.add_foreign_key.steps import AddForeignKey
+from backfilld.migrations.operations.add_unique import preflight as add_unique
+from backfilld.migrations.operations.add_unique.steps import AddUnique
+from backfilld.migrations.operations.backfill import preflight as backfill
+from backfilld.migrations.operations.backfill.steps import Backfill
+from backfilld.migrations.operations.change_type import preflight as change_type
+from backfilld.migrations.operations.change_type.steps import ChangeType
+from backfilld.migrations.operations.create_index import preflight as create_index
+from backfilld.migrations.operations.create_index.steps import CreateIndex
+from backfilld.migrations.operations.drop_column import preflight as drop_column
+from backfilld.migrations.operations.drop_column.steps import DropColumn
+from backfilld.migrations.operations.drop_index import preflight as drop_index
+from backfilld.migrations.operations.drop_index.steps import DropIndex
+from backfilld.migrations.operations.rename_column import preflight as rename_column
+from backfilld.migrations.operations.rename_column.steps import RenameColumn
+from backfilld.migrations.operations.set_not_null import preflight as set_not_null
+from backfilld.migrations.operations.set_not_null.steps import SetNotNull
+from backfilld.migrations.operations.sql.steps import Sql
+from backfilld.migrations.planning import impact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.operations.base import Operation
+    from backfilld.migrations.planning.checks.findings import Case
+    from backfilld.migrations.planning.impact import Effect
+    from backfilld.migrations.postgres.dependents import Dependent
+
+
+class Bind(Protocol):
+    """The class of an operation's steps."""
+
+    def __call__(
+        self, *, definition: Any, facts: Facts, migration: str, number: int
+    ) -> Operation:  # Any: its own model
+        ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of operation."""
+
+    bind: Bind
+    #: What preflight asks of its one table. Raises Rejected. None for raw SQL, which is examined by its text.
+    examine: Callable[[Case, Any], Facts] | None  # Any: its own model
+    #: What becomes of something that depends on its table; None when the operation does not touch it.
+    effect: Callable[[Any, Dependent], Effect | None]  # Any: its own model
+
+
+REGISTRY: Mapping[type[file.Operation], Kind] = {
+    file.AddColumn: Kind(AddColumn, add_column.examine, impact.of_added),
+    file.RenameColumn: Kind(RenameColumn, rename_column.examine, impact.of_renamed),
+    file.ChangeType: Kind(ChangeType, change_type.examine, impact.of_retyped),
+    file.SetNotNull: Kind(SetNotNull, set_not_null.examine, impact.of_filled),
+    file.DropColumn: Kind(DropColumn, drop_column.examine, impact.of_dropped),
+    file.AddCheck: Kind(AddCheck, add_check.examine, impact.of_none),
+    file.AddForeignKey: Kind(AddForeignKey, add_foreign_key.examine, impact.of_none),
+    file.AddUnique: Kind(AddUnique, add_unique.examine, impact.of_none),
+    file.CreateIndex: Kind(CreateIndex, create_index.examine, impact.of_none),
+    file.DropIndex: Kind(DropIndex, drop_index.examine, impact.of_none),
+    file.Backfill: Kind(Backfill, backfill.examine, impact.of_backfilled),
+    file.Sql: Kind(Sql, None, impact.of_raw),
+}

@@ -1,0 +1,141 @@
+"""Temporary copies of tables, and which statements can be run on them in place of the tables themselves."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres import catalog
+from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.postgres.sqlstates import server_is_gone
+from backfilld.migrations.postgres.statements import Unclosed, split
+from backfilld.migrations.queries import queries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.statements import SqlStatement
+
+_SQL = queries(__package__, "dry_run")
+
+#: First words of what can be run on a copy. Not DO, and nothing that reads or writes rows: what it calls may do anything.
+_CAN_RUN = re.compile(
+    r"(ALTER TABLE|CREATE (UNIQUE )?INDEX|DROP INDEX|CREATE (OR REPLACE )?(VIEW|FUNCTION|TRIGGER|CONSTRAINT TRIGGER)|CREATE POLICY"
+    r"|CREATE TABLE(?!.* AS )|CREATE STATISTICS|DROP (VIEW|FUNCTION|TRIGGER|POLICY|TABLE|STATISTICS)|COMMENT ON|GRANT|REVOKE"
+    r"|TRUNCATE|ANALYZE)\b",
+    re.DOTALL,
+)
+#: What a DO block of our own may not hold: what it makes up as it runs cannot be read beforehand.
+_MADE_UP = frozenset({"EXECUTE", "PERFORM", "SELECT", "CALL"})
+#: What makes a relation whose name is then ours to change, and where the name stands.
+_MAKES = re.compile(r"CREATE (OR REPLACE )?(VIEW|TABLE|STATISTICS)( IF NOT EXISTS)?\b")
+
+
+class Copies:
+    """The copies of tables, by the tables' names, and statements about the tables as statements about the copies."""
+
+    def __init__(self, connection: Connection, oids: Mapping[TableName, int]) -> None:
+        self.oids = oids
+        self._connection = connection
+        self._names = {(table.schema, table.name): sql.Identifier("pg_temp", table.name) for table in oids}
+        #: What names stood for before anything was tried.
+        self._kinds: dict[tuple[str, str], str | None] = {}
+
+    def translated(self, text: str, *, is_ours: bool) -> tuple[str, str]:
+        """Why a statement cannot be run on copies, if so, and its text with the copies' names.
+
+        Of users' DO blocks none is run; ours are read for what they do.
+        """
+        try:
+            statements = split(text)
+        except Unclosed as exc:
+            return str(exc), text
+        if len(statements) != 1:
+            return "it is more than one statement", text
+        (statement,) = statements
+        if statement.bare.startswith("DO ") and is_ours:
+            return self._unlike_ddl(statement), text
+        if _CAN_RUN.match(statement.bare) is None:
+            return "what it does cannot be told beforehand", text
+        names = dict(self._names)
+        if (made := _made(statement)) is not None and self._kind(made) is None:
+            names[made] = self._names[made] = sql.Identifier("pg_temp", made[1])
+        for _, _, name in statement.qualified:
+            if name not in names and name[0] != "pg_temp" and self._kind(name) is not None:
+                return f"{TableName(*name)} is not copied", text
+        return "", statement.renamed(names)
+
+    def _unlike_ddl(self, block: SqlStatement) -> str:
+        """Why a DO block of our own is more than DDL about copies; empty when it is not."""
+        for body in block.strings:
+            inner = re.sub(r"\A\$\w*\$|\$\w*\$\Z", "", body)
+            try:
+                statements = split(inner)
+            except Unclosed as exc:
+                return str(exc)
+            if any(token.word in _MADE_UP for one in statements for token in one.tokens):
+                return "what it does cannot be told beforehand"
+            for name in {name for one in statements for _, _, name in one.qualified}:
+                if name[0] != "pg_temp" and self._kind(name) is not None:
+                    return f"{TableName(*name)} is not copied"
+        return ""
+
+    def _kind(self, name: tuple[str, str]) -> str | None:
+        if name not in self._kinds:
+            self._kinds[name] = kind_of(self._connection, name)
+        return self._kinds[name]
+
+
+@contextmanager
+def copied(connection: Connection, tables: Sequence[TableName]) -> Iterator[Copies]:
+    """An empty copy of each table in pg_temp, under the table's own name, with its oid; dropped at the end.
+
+    They are committed first: a transaction holds every lock on a table that it has made.
+    """
+    made: dict[TableName, int] = {}
+    try:
+        for table in tables:
+            if any(table.name == other.name for other in made) or (oid := _copy(connection, table)) is None:
+                continue  # told by rule then
+            made[table] = oid
+        yield Copies(connection, made)
+    finally:
+        if not connection.closed and not connection.broken:
+            for table in made:
+                connection.execute(
+                    sql.SQL("DROP TABLE IF EXISTS {} CASCADE").format(sql.Identifier("pg_temp", table.name))
+                )
+
+
+def _copy(connection: Connection, table: TableName) -> int | None:
+    copy = sql.Identifier("pg_temp", table.name)
+    try:
+        with connection.transaction():
+            apply_settings(connection, {"search_path": "", "lock_timeout": "2s"})
+            connection.execute(
+                sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING ALL)").format(copy, table.identifier)
+            )
+            return catalog.oid_of(connection, copy)
+    except psycopg.Error as exc:
+        if server_is_gone(exc):
+            raise
+        return None
+
+
+def kind_of(connection: Connection, name: tuple[str, str]) -> str | None:
+    """What kind of relation a name stands for; None for none."""
+    row = connection.execute(_SQL["relation"], {"schema": name[0], "name": name[1]}).fetchone()
+    return None if row is None or name[0] in {"pg_catalog", "information_schema"} else str(row["kind"])
+
+
+def _made(statement: SqlStatement) -> tuple[str, str] | None:
+    """The name that a statement gives to a relation it makes."""
+    if _MAKES.match(statement.bare) is None:
+        return None
+    return next((name for _, _, name in statement.qualified), None)

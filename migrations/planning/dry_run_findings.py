@@ -1,0 +1,140 @@
+"""What the dry run saw of each statement, and which of it refuses the migration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from psycopg import errors
+
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.planning.lint import RULES, SMALL_ROWS
+from backfilld.migrations.postgres.locks import BLOCKS_WRITES, LockMode
+from backfilld.migrations.postgres.statements import names
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.operations import Statement
+    from backfilld.migrations.planning.checks.findings import Findings
+    from backfilld.migrations.record.states import Phase
+
+#: Errors that a copy answers as the table itself would. Not 42704, 42809 and 42P16: triggers, policies and foreign keys are
+#: not copied, a partitioned table's copy is an ordinary one, and temporary tables may not do all that others may.
+_TELLING = (
+    errors.SyntaxError,
+    errors.UndefinedColumn,
+    errors.DuplicateColumn,
+    errors.UndefinedFunction,
+    errors.DatatypeMismatch,
+    errors.CannotCoerce,
+    errors.InvalidObjectDefinition,
+    errors.InvalidColumnReference,
+    errors.GroupingError,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a statement did to the copies; by rule, where it was not run."""
+
+    #: The strongest lock on a table; None where it was not measured, as behind a stronger one that is held already.
+    lock: LockMode | None = None
+    #: Other tables that the application cannot write meanwhile, each with its lock.
+    also: tuple[tuple[TableName, LockMode], ...] = ()
+    rewrites: bool = False
+    scans: bool = False
+    builds_index: bool = False
+    #: A scan was spared, because a constraint proves what it would have shown.
+    proved: bool = False
+    #: Why it was not run; empty where it was.
+    by_rule_because: str = ""
+
+    @property
+    def measured(self) -> bool:
+        return not self.by_rule_because
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it takes as long as the table is large."""
+        return self.rewrites or self.scans or self.builds_index
+
+    @property
+    def stops_writes(self) -> bool:
+        """Whether the application cannot write for as long as the table is large."""
+        return self.measured and self.is_long and self.lock in BLOCKS_WRITES
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a statement stands: in which phase of which operation, and which of its steps and statements it is."""
+
+    phase: Phase
+    operation: int
+    step: int
+    statement: int
+
+
+@dataclass(kw_only=True)
+class DryRun:
+    """What was seen of a migration."""
+
+    seen: dict[Place, Seen] = field(default_factory=dict)
+
+    def at(self, place: Place) -> Seen:
+        return self.seen.get(place, Seen(by_rule_because="it was not rehearsed"))
+
+
+def judge(found: Findings, operation: definition.Operation, number: int, statement: Statement, seen: Seen) -> None:
+    """Refuse what holds the application up for as long as the table is large."""
+    did = "rewrites its table" if seen.rewrites else "builds an index" if seen.builds_index else "scans its table"
+    place = f"operations[{number}].{operation.kind}"
+    problem = f"{place}: {shown(statement)}: it {did} under {seen.lock}, seen on a copy (long-lock)"
+    if not isinstance(operation, definition.Sql):
+        found.refuse("dry_run", problem, "Write the change so that it needs neither, and tell us of this")
+        return
+    looked_at = {"long-lock", *(name for name, rule in RULES.items() if rule.by_size)} & set(operation.allow)
+    named = names(statement.sql.as_string())
+    rows = max((count for table, count in found.rows.items() if (table.schema, table.name) in named), default=0)
+    if rows >= SMALL_ROWS and not looked_at:
+        remedy = f"{_instead(seen, statement)}; or, having looked at it, write `allow: [long-lock]`"
+        found.refuse("dry_run", f"{problem}, and there are about {rows:,} rows", remedy)
+    else:
+        found.warn(problem)
+
+
+def refuse_failed(
+    found: Findings, operation: definition.Operation, number: int, statement: Statement, exc: psycopg.Error
+) -> None:
+    """Refuse a statement that PostgreSQL does not accept, where it would not accept it on the table itself either."""
+    if isinstance(exc, _TELLING):
+        found.refuse(
+            "dry_run",
+            f"operations[{number}].{operation.kind}: {shown(statement)}: {exc.diag.message_primary or exc}",
+            exc.diag.message_hint or "Nothing was changed; mend the operation",
+        )
+
+
+def shown(statement: Statement) -> str:
+    """A statement on one line, short."""
+    text = " ".join(statement.sql.as_string().split())
+    return f"{text[:77]}..." if len(text) > 80 else text
+
+
+def _instead(seen: Seen, statement: Statement) -> str:
+    """The operation that does the same without holding the application up."""
+    text = statement.sql.as_string().upper()
+    if seen.builds_index:
+        return "Use create_index, or add_unique for a constraint"
+    for words, operation in (
+        ("FOREIGN KEY", "add_foreign_key"),
+        ("CHECK", "add_check"),
+        ("SET NOT NULL", "set_not_null"),
+        ("ADD COLUMN", "add_column"),
+        ("TYPE", "change_type"),
+        ("ADD ", "add_column"),
+    ):
+        if words in text:
+            return f"Use {operation}"
+    return "Do it in steps, or while the application is stopped"

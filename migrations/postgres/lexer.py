@@ -1,0 +1,69 @@
+"""PostgreSQL's lexical elements, as far as it takes to tell code from a string, a comment or the body of a function."""
+
+from __future__ import annotations
+
+import re
+
+#: PostgreSQL's lexical elements that may hold a parenthesis or a semicolon which is not one (manual, 4.1). Where this lexer
+#: and PostgreSQL's could differ it must see more code, never less: names go on with `$` and with every character beyond
+#: ASCII, a carriage return ends a line comment, and an escape string that is continued keeps its backslashes.
+LEXEME = re.compile(
+    r"""
+      (?P<continued> (?<![\w$\x80-\U0010ffff]) [eE]' (?: [^'\\] | '' | \\. )*+ ' (?: \s | -- [^\n\r]* )+ ' )
+    | (?P<escaped>   (?<![\w$\x80-\U0010ffff]) [eE]' (?: [^'\\] | '' | \\. )*+ ' )
+    | (?P<string>    ' (?: [^'] | '' )*+ ' )
+    | (?P<name>      " (?: [^"] | "" )*+ " )
+    | (?P<dollar>    (?<![\w$\x80-\U0010ffff])
+                     \$ (?P<tag> [A-Za-z_\x80-\U0010ffff] [A-Za-z_0-9\x80-\U0010ffff]* )? \$ .*? \$ (?(tag)(?P=tag)) \$ )
+    | (?P<line>      -- [^\n\r]* )
+    | (?P<block>     /\* )
+    | (?P<open>      [(\[] )
+    | (?P<close>     [)\]] )
+    | (?P<semicolon> ; )
+    | (?P<broken>    ['"] )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_BLOCK_EDGE = re.compile(r"/\*|\*/")
+
+
+def self_containment_problem(expression: str) -> str | None:
+    """Why a text is not one self-contained operand, or None when it is.
+
+    In parentheses that are balanced at every point, the grammar leaves room for nothing but an operand: not for a second
+    statement, not for a clause of ours to be closed and another opened.
+    """
+    depth, position = 0, 0
+    while match := LEXEME.search(expression, position):
+        position = match.end()
+        kind = match.lastgroup if match.lastgroup != "tag" else "dollar"
+        if kind == "block":
+            end = end_of_comment(expression, position)
+            if end is None:
+                return "a comment is not closed"
+            position = end
+        elif kind == "open":
+            depth += 1
+        elif kind == "close":
+            depth -= 1
+            if depth < 0:
+                return "a parenthesis is closed that was not opened"
+        elif kind == "semicolon":
+            return "it holds more than one statement"
+        elif kind == "broken":
+            return "a quote is not closed"
+        elif kind == "continued":
+            return "an E'…' string goes on in another one; write it as one, or join them with ||"
+    return "a parenthesis is not closed" if depth else None
+
+
+def end_of_comment(text: str, position: int) -> int | None:
+    # Comments nest in PostgreSQL.
+    depth = 1
+    while depth:
+        edge = _BLOCK_EDGE.search(text, position)
+        if edge is None:
+            return None
+        depth += 1 if edge.group() == "/*" else -1
+        position = edge.end()
+    return position

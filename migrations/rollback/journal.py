@@ -1,0 +1,184 @@
+"""The journal: what a batch replaced, row by row, and the way back by it; the text of its statements is in `sql/templates`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+
+from backfilld.migrations.identifiers import sendable
+from backfilld.migrations.postgres import catalog
+from backfilld.migrations.postgres.definitions import KeyColumn
+from backfilld.migrations.queries import queries, templates
+from backfilld.migrations.record.model import Bounds
+from backfilld.migrations.rollback.archive import array, key_array
+from backfilld.migrations.rollback.retention import MOST_KEYS, has_partition, partition
+from backfilld.migrations.walks.keys import KeyWalk, split_within
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backfilld.migrations.facts import Target
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Key
+    from backfilld.migrations.walks.keys import Query
+    from backfilld.migrations.walks.update_sql import Update
+
+_SQL = queries(__package__, "journal")
+_TEMPLATES = templates(__package__, "journal")
+
+#: RETURNING gives what a row was since this version.
+RETURNS_OLD = 180_000
+
+#: Statement text that an undoing batch sends first.
+JOIN_BY_KEY = _SQL["join_by_key"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Journal:
+    """Where a run writes what an operation replaces."""
+
+    run: int
+    operation: int
+    #: The table's key, and its name as expressions know it.
+    walk: KeyWalk
+    #: The columns that are written, in the order of the operation's targets.
+    columns: tuple[str, ...]
+
+    def written(self, update: Update, *, still: sql.Composable, version: int) -> Query:
+        """The update, which writes into the journal what it replaces; gives what `Update.told` gives.
+
+        Before 18 an UPDATE cannot tell what a row was, so the rows are read first, and locked as the update would.
+        """
+        changed, parameters = (
+            self._changed(update, still) if version >= RETURNS_OLD else self._changed_before_18(update, still)
+        )
+        query = _TEMPLATES["journaled"].format(
+            changed=changed,
+            journal=partition("journal", self.run).identifier,
+            run=sql.Literal(self.run),
+            operation=sql.Literal(self.operation),
+        )
+        return query, parameters
+
+    def _changed(self, update: Update, still: sql.Composable) -> Query:
+        query, parameters = update.query
+        changed = _TEMPLATES["changed"].format(
+            update=query,
+            key=key_array(self.walk),
+            was=array("~before", self.columns),
+            now=array("~after", self.columns),
+            still=still,
+        )
+        return changed, parameters
+
+    def _changed_before_18(self, update: Update, still: sql.Composable) -> Query:
+        table = self.walk.table.name
+        keys = [
+            (sendable(sql.Identifier(table, one.name)), sql.Identifier(f"~key_{n}"))
+            for n, one in enumerate(self.walk.key)
+        ]
+        picked = update.condition
+        if update.source is None:
+            picked = sql.SQL("{} AND {}").format(update.condition, update.needs_work)
+        changed = _TEMPLATES["changed_before_18"].format(
+            picked_key=sql.SQL(", ").join(sql.SQL("{} AS {}").format(*pair) for pair in keys),
+            picked_condition=picked,
+            was=array(table, self.columns),
+            table=update.table,
+            sets=update.sets,
+            source=sql.SQL("{},").format(update.source) if update.source is not None else sql.SQL("FROM"),
+            condition=update.condition,
+            same=sql.SQL(" AND ").join(sql.SQL('{} = "~picked".{}').format(*pair) for pair in keys),
+            needs_work=update.needs_work,
+            key=key_array(self.walk),
+            now=array(table, self.columns),
+            still=still,
+        )
+        return changed, [*update.parameters, *update.source_parameters, *update.parameters]
+
+
+def told_query(update: Update, journal: Journal | None, *, still: sql.Composable | None, version: int) -> Query | None:
+    """The update that gives `changed` and `residual`; None where nothing is kept, and no condition tells what is residual."""
+    if journal is not None:
+        return journal.written(update, still=still if still is not None else sql.SQL("false"), version=version)
+    return update.told(still) if still is not None else None
+
+
+def undo(
+    journal: KeyWalk, table: KeyWalk, targets: Sequence[Target], condition: sql.Composable, *, operation: int
+) -> sql.Composed:
+    """Give rows back what they were, and take those out of the journal. `condition` is over the journal; gives `changed`."""
+    keys = [(one, sql.Identifier(f"~key_{n}")) for n, one in enumerate(table.key)]
+    return _TEMPLATES["undo"].format(
+        # Without the journal's collation, so that the key's own decides when it is compared.
+        held_key=sql.SQL(", ").join(
+            sql.SQL('key[{}] COLLATE "default" AS {}').format(sql.Literal(n + 1), name)
+            for n, (_, name) in enumerate(keys)
+        ),
+        journal=journal.table.identifier,
+        name=sql.Identifier(journal.table.name),
+        condition=condition,
+        operation=sql.Literal(operation),
+        table=sendable(table.table.identifier),
+        sets=sql.SQL(", ").join(
+            sql.SQL('{} = CAST("~held"."~was"[{}] AS {})').format(
+                sendable(sql.Identifier(one.column)), sql.Literal(n + 1), sendable(sql.SQL(one.type))
+            )
+            for n, one in enumerate(targets)
+        ),
+        same=sql.SQL(" AND ").join(
+            sql.SQL('{} = CAST("~held".{} AS {})').format(
+                sendable(sql.Identifier(table.table.name, one.name)), name, sendable(sql.SQL(one.type))
+            )
+            for one, name in keys
+        ),
+        current=array(table.table.name, [one.column for one in targets]),
+    )
+
+
+def walk_of(run: int) -> KeyWalk:
+    """The journal of a run as a table that is walked. Its key has the operation first: see `slices`."""
+    key = (KeyColumn(name="operation", type="integer"), KeyColumn(name="key", type="text[]"))
+    return KeyWalk(table=partition("journal", run), key=key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slices:
+    """What the journal holds of an operation, cut for lanes."""
+
+    bounds: list[Bounds]
+    #: About how many rows it holds in all.
+    rows: int
+
+
+def slices(connection: Connection, run: int, *, operation: int, lanes: int) -> Slices:
+    """Cut what the journal holds of an operation into up to `lanes` slices; none where nothing was written into it."""
+    if not has_partition(connection, "journal", run):
+        return Slices(bounds=[], rows=0)
+    walk = walk_of(run)
+    table = catalog.describe(connection, walk.table)
+    query = _TEMPLATES["last_key"].format(journal=walk.table.identifier)
+    last = connection.execute(query, {"operation": operation}).fetchone()
+    if table is None or last is None:
+        return Slices(bounds=[], rows=0)
+    rows = catalog.estimate_rows(connection, table)
+    # No key is empty, so this comes before every one.
+    every = Bounds(after=(str(operation), "{}"), upto=(str(operation), last["key"]))
+    return Slices(bounds=split_within(connection, walk, every, lanes=lanes, rows_estimate=rows), rows=rows)
+
+
+def key_of(connection: Connection, key: Key) -> Key:
+    """The key of a row, of which this is the key in the journal."""
+    row = connection.execute(_SQL["key_of"], {"key": key[-1]}).fetchone()
+    return tuple(row["key"]) if row else key
+
+
+def left(connection: Connection, run: int, *, operation: int) -> dict[str, Any]:
+    """What the journal still holds of an operation: `left`, how many rows, and the keys of the first. Any: JSON."""
+    if not has_partition(connection, "journal", run):
+        return {"left": 0, "keys": []}
+    query = _TEMPLATES["left"].format(journal=partition("journal", run).identifier)
+    row = connection.execute(query, {"operation": operation, "most": MOST_KEYS}).fetchone()
+    return {"left": row["rows"], "keys": row["keys"]} if row else {}

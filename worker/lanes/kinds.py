@@ -1,0 +1,412 @@
+"""What a lane does, a class for each kind: which range its next batch covers, which statements it sends, how many rows it begins
+with. Made once per run, and shared by the threads of a process.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from backfilld.migrations.postgres.sqlstates import classify, in_words
+from backfilld.migrations.queries import queries
+from backfilld.migrations.record import audit, lanes, quarantine, runs
+from backfilld.migrations.record.model import Bounds, Key, PageRange
+from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.rollback import archive, journal
+from backfilld.migrations.rollback.journal import Journal, told_query
+from backfilld.migrations.walks import next_batch, update_sql, verify_sql
+from backfilld.migrations.walks.keys import KeyWalk
+from backfilld.migrations.walks.pages import PageBatchRange
+from backfilld.migrations.walks.rewrite import Rewrite, expression
+from backfilld.migrations.walks.sizing import FIRST_ROWS
+from backfilld.migrations.walks.update_sql import Update
+from backfilld.worker.lanes.batch import Tally, walk_of
+from backfilld.worker.lanes.transform import Transform
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backfilld.migrations.facts import Target
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.operations import Archived, Operation, Walk
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Lane
+    from backfilld.migrations.walks.keys import Query
+    from backfilld.migrations.walks.next_batch import After, BatchRange, Seen
+    from backfilld.worker.lanes.batch import Batch
+
+_HOT_UPDATES = queries("backfilld.migrations.walks", "walks")["hot_updates"]
+
+#: SQLSTATE not_null_violation.
+_NOT_NULL = "23502"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """What a step did, and where it leaves its lane."""
+
+    tally: Tally
+    after: After
+
+
+class Values(Protocol):
+    """Where the values of a rewrite come from: expressions, or a Python function."""
+
+    def write(
+        self,
+        batch: Batch,
+        condition: sql.Composable,
+        parameters: list[Any],  # Any: key values
+        *,
+        journal: Journal | None,
+    ) -> Tally:
+        """Change the rows of a range that need work; what is replaced goes into the journal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneWork(ABC):
+    """What the lanes of one kind do for one operation."""
+
+    #: How many rows the first batch of a lane takes.
+    first_rows: ClassVar[int] = FIRST_ROWS
+    #: Whether batches change the rows they walk over.
+    changes_rows: ClassVar[bool] = True
+
+    number: int
+    operation: Operation
+    #: What is walked, by its key.
+    walk: KeyWalk
+
+    @property
+    def relation(self) -> str:
+        return self.operation.facts.relation
+
+    @property
+    def writes(self) -> str:
+        """The sync trigger whose work the batches do themselves, so that it need not fire; empty for none."""
+        return ""
+
+    def look(self, lane: Lane) -> Query | None:
+        """What to ask in the round trip that takes the lane, to know where its batch ends."""
+        return next_batch.look(walk_of(self.walk, lane), lane)
+
+    def step(self, batch: Batch, seen: Seen, *, beside_others: bool, carefully: bool) -> Stepped:
+        """Do the lane's next batch. Raises psycopg.Error and TooManyQuarantined."""
+        lane = batch.lane
+        following = next_batch.stride(lane, seen, writes=self.changes_rows, beside_others=beside_others)
+        if following.reach is None:
+            audit.record(batch.connection, lane.run, actor=runs.WORKER, what="table.rewritten", lane=lane.lane)
+            tally = Tally()
+        else:
+            tally = self.cover(batch, following.reach, rows=following.rows, carefully=carefully)
+        return Stepped(tally=tally, after=following.cursor_after(changed=tally.changed, hot=tally.hot or 0))
+
+    def cover(self, batch: Batch, reach: BatchRange, *, rows: int | None, carefully: bool) -> Tally:
+        """Do the work on a range of about `rows` rows (None: they have to be counted), and say how many that was."""
+        tally = batch.run(reach, carefully=carefully)
+        if rows is None and isinstance(reach, Bounds):
+            rows = batch.count(reach)
+        return replace(tally, walked=rows or 0)
+
+    @abstractmethod
+    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+        """Do the work on a range. Raises psycopg.Error."""
+
+    def quarantine_key(self, connection: Connection, key: Key) -> Key:
+        """The key of a walked row, as the quarantine names it."""
+        del connection
+        return key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backfill(LaneWork):
+    """Changes the rows that need work, and keeps in the journal what it replaces."""
+
+    rewrite: Rewrite
+    values: Values
+    #: Where what the lanes replace is kept; None where nothing is.
+    journal: Journal | None = None
+
+    @classmethod
+    def of(
+        cls, operation: Operation, number: int, *, run: int, journals: bool = True, transforms: Sequence[str] = ()
+    ) -> Backfill | None:
+        """The backfill of an operation, or None when it moves no data. `transforms` are the modules a function may come from.
+
+        With `journals` an operation that has an undo keeps what it replaces. Raises Refused for a function of another module,
+        and for one that is not there.
+        """
+        rewrite = operation.rewrite()
+        if rewrite is None:
+            return None
+        walk = KeyWalk(table=rewrite.table, key=operation.facts.key)
+        kept = None
+        if journals and operation.undo():
+            columns = tuple(target.column for target in operation.facts.targets)
+            kept = Journal(run=run, operation=number, walk=walk, columns=columns)
+        values = Transform.of(rewrite, walk, allowed=transforms) or Expressions(rewrite=rewrite)
+        return cls(number=number, operation=operation, walk=walk, rewrite=rewrite, values=values, journal=kept)
+
+    @property
+    def table(self) -> TableName:
+        """The table whose rows are changed."""
+        return self.rewrite.table
+
+    @property
+    def writes(self) -> str:
+        return self.rewrite.writes
+
+    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+        del carefully
+        condition, parameters = batch.within(reach)
+        return self.values.write(batch, condition, parameters, journal=self.journal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expressions:
+    """Values that are expressions over the row."""
+
+    rewrite: Rewrite
+
+    def write(
+        self,
+        batch: Batch,
+        condition: sql.Composable,
+        parameters: list[Any],  # Any: key values
+        *,
+        journal: Journal | None,
+    ) -> Tally:
+        connection, relation = batch.connection, {"relation": batch.relation.identifier.as_string()}
+        update = Update(
+            table=batch.table,
+            sets=self.rewrite.set_clause,
+            condition=condition,
+            parameters=parameters,
+            needs_work=self.rewrite.needs_work,
+        )
+        told = told_query(update, journal, still=self.rewrite.condition_tells, version=connection.info.server_version)
+        with connection.pipeline():
+            # PostgreSQL's counters grow on from earlier transactions, so what this one did is a difference.
+            before = connection.execute(_HOT_UPDATES, relation)
+            changed = connection.execute(*(told or update.query))
+            after = connection.execute(_HOT_UPDATES, relation)
+        hot = _hot(after) - _hot(before)
+        if told is None:
+            return Tally(changed=changed.rowcount, hot=hot)
+        row = changed.fetchone() or {}
+        return Tally(changed=row["changed"], residual=row["residual"], hot=hot)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(LaneWork):
+    """Counts the rows that still need work, and has lanes made that will do it."""
+
+    #: Looking at a row costs a small part of writing it.
+    first_rows: ClassVar[int] = 20 * FIRST_ROWS
+    changes_rows: ClassVar[bool] = False
+
+    rewrite: Rewrite
+
+    @classmethod
+    def of(cls, backfill: Backfill) -> Verify:
+        return cls(number=backfill.number, operation=backfill.operation, walk=backfill.walk, rewrite=backfill.rewrite)
+
+    def cover(self, batch: Batch, reach: BatchRange, *, rows: int | None, carefully: bool) -> Tally:
+        del rows  # they are counted anyway
+        tally = batch.run(reach, carefully=carefully)
+        if tally.residual:
+            self._add_residual_lane(batch, reach)
+        return tally
+
+    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+        """Rows of the range that need work, but for those known to be unconvertible.
+
+        A value that is NULL although it must not be would be residual for ever: such rows are set aside.
+        """
+        condition, parameters = batch.within(reach)
+        wanted = verify_sql.wanted(self.walk, self.rewrite.needs_work, carefully=carefully)
+        query = verify_sql.count_residual(batch.table, condition, wanted=wanted)
+        row = batch.connection.execute(query, [batch.lane.run, self.number, *parameters]).fetchone()
+        walked, residual = (int(row["rows"]), int(row["residual"])) if row else (0, 0)
+        nulls = 0
+        if residual and self.rewrite.not_null:
+            nulls = self._set_nulls_aside(batch, condition, parameters, carefully=carefully)
+        return Tally(walked=walked, residual=residual - nulls, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls)
+
+    def _set_nulls_aside(
+        self, batch: Batch, condition: sql.Composable, parameters: list[str], *, carefully: bool
+    ) -> int:
+        assignment = self.rewrite.assignments[0]
+        value = expression(assignment.expression)
+        needs_null = sql.SQL("({} AND {} IS NULL)").format(self.rewrite.needs_work, value)
+        wanted = verify_sql.wanted(self.walk, needs_null, carefully=carefully)
+        query = verify_sql.keys_wanted(self.walk, batch.table, condition, wanted=wanted)
+        with batch.connection.cursor(row_factory=tuple_row) as cursor:
+            found: list[Key] = cursor.execute(
+                query, [*parameters, batch.lane.run, self.number, batch.cap + 1]
+            ).fetchall()
+        for key in found:
+            batch.set_aside(
+                key, _NOT_NULL, f"the expression gives NULL, and {assignment.target.column} is to be NOT NULL"
+            )
+        return len(found)
+
+    def _add_residual_lane(self, batch: Batch, reach: BatchRange) -> None:
+        """Let the next pass walk this range again. Residual rows of neighbouring batches share one lane."""
+        connection, lane, next_pass = batch.connection, batch.lane, batch.lane.pass_ + 1
+        lanes.lock_conductor(connection, lane.run)
+        bounds: Bounds | PageRange
+        match reach, lane.bounds:
+            case PageBatchRange(), PageRange():
+                bounds = replace(lane.bounds, first=reach.first, last=reach.last)
+            case Bounds(), _:
+                bounds = reach
+            case _:
+                msg = f"lane {lane.lane} of run {lane.run} has looked at {reach}"
+                raise TypeError(msg)
+        if not lanes.extend(connection, lane.run, operation=self.number, pass_=next_pass, bounds=bounds):
+            lanes.insert(
+                connection,
+                lane.run,
+                kind=LaneKind.BACKFILL,
+                operation=self.number,
+                pass_=next_pass,
+                relation=lane.relation or self.relation,
+                bounds=bounds,
+                batch_rows=lane.batch_rows,
+                awake=False,  # the coordinator lets as many begin as the run wants
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry(LaneWork):
+    """Tries the rows of the quarantine again that a person asked for, one in each step."""
+
+    backfill: Backfill
+
+    @classmethod
+    def of(cls, backfill: Backfill) -> Retry:
+        return cls(number=backfill.number, operation=backfill.operation, walk=backfill.walk, backfill=backfill)
+
+    @property
+    def writes(self) -> str:
+        return self.backfill.writes
+
+    def look(self, lane: Lane) -> None:
+        del lane
+
+    def step(self, batch: Batch, seen: Seen, *, beside_others: bool, carefully: bool) -> Stepped:
+        del seen, beside_others, carefully
+        row = quarantine.next_retry(batch.connection, batch.lane.run, operation=self.number)
+        if row is None:
+            return Stepped(tally=Tally(), after=next_batch.After(cursor=None, done=True))
+        tally = Tally()
+        try:
+            with batch.connection.transaction():
+                batch.check_constraints_now()
+                tally = self.attempt(batch, next_batch.Row(key=row.key), carefully=True)
+        except psycopg.Error as exc:
+            if classify(exc) != "data":
+                raise
+            batch.set_aside(row.key, exc.sqlstate or "", in_words(exc))
+        else:
+            quarantine.release(batch.connection, batch.lane.run, operation=self.number, key=row.key)
+        return Stepped(tally=tally, after=next_batch.After(cursor=None, done=False))
+
+    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+        changed = self.backfill.attempt(batch, reach, carefully=carefully).changed
+        rewrite = self.backfill.rewrite
+        if rewrite.not_null:
+            condition, parameters = batch.within(reach)
+            query = update_sql.without_value(batch.table, rewrite.assignments[0].target.column, condition)
+            if batch.connection.execute(query, parameters).fetchone():
+                msg = "the expression gives NULL, and the column is to be NOT NULL"
+                raise psycopg.errors.NotNullViolation(msg)
+        return Tally(changed=changed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive(LaneWork):
+    """Copies into the archive what it does not have as it is."""
+
+    archived: Archived
+
+    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+        del carefully
+        condition, parameters = batch.within(reach)
+        query = archive.archive(
+            self.walk,
+            condition,
+            old=self.archived.old,
+            new=self.archived.new,
+            run=batch.lane.run,
+            operation=self.number,
+        )
+        row = batch.connection.execute(query, parameters).fetchone() or {}
+        return Tally(changed=row["changed"], residual=row["missing"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restore(LaneWork):
+    """Gives rows the value they had when they were archived, and counts those that have come since."""
+
+    rewrite: Rewrite
+
+    @property
+    def writes(self) -> str:
+        return self.rewrite.writes
+
+    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+        del carefully
+        condition, parameters = batch.within(reach)
+        tally = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journal=None)
+        query = archive.unarchived(self.walk, condition, run=batch.lane.run, operation=self.number)
+        row = batch.connection.execute(query, parameters).fetchone()
+        return Tally(changed=tally.changed, residual=int(row["rows"]) if row else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undo(LaneWork):
+    """Gives rows back what the journal says they were; it is the journal that is walked."""
+
+    table: KeyWalk
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return self.operation.facts.targets
+
+    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+        del carefully
+        condition, parameters = batch.within(reach)
+        query = journal.undo(self.walk, self.table, self.targets, condition, operation=self.number)
+        batch.connection.execute(journal.JOIN_BY_KEY)
+        row = batch.connection.execute(query, parameters).fetchone()
+        return Tally(changed=int(row["changed"]) if row else 0)
+
+    def quarantine_key(self, connection: Connection, key: Key) -> Key:
+        return journal.key_of(connection, key)
+
+
+def of_walk(operation: Operation, walk: Walk, *, run: int) -> LaneWork:
+    """The work of a walk between two steps."""
+    number, by_key = walk.operation, KeyWalk(table=walk.table, key=walk.key)
+    match LaneKind(walk.kind):
+        case LaneKind.ARCHIVE if walk.archived is not None:
+            return Archive(number=number, operation=operation, walk=by_key, archived=walk.archived)
+        case LaneKind.RESTORE if walk.rewrite is not None:
+            rewrite = archive.in_run(walk.rewrite, run)
+            return Restore(number=number, operation=operation, walk=by_key, rewrite=rewrite)
+        case LaneKind.UNDO:
+            return Undo(number=number, operation=operation, walk=journal.walk_of(run), table=by_key)
+    msg = f"operation {number} has a walk of kind {walk.kind} without what it needs"
+    raise TypeError(msg)
+
+
+def _hot(cursor: psycopg.Cursor[dict[str, Any]]) -> int:  # Any: a row
+    row = cursor.fetchone()
+    return int(row["hot"]) if row else 0

@@ -1,0 +1,73 @@
+"""What never changes in the life of a run, put together once and kept by this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.operations import bind, walks
+from backfilld.migrations.record import runs
+from backfilld.migrations.record.states import LaneKind
+from backfilld.worker.lanes.kinds import Backfill, Retry, Verify, of_walk
+from backfilld.worker.phases.planned_steps import PlannedSteps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Lane, Run
+    from backfilld.worker.lanes.kinds import LaneWork
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownRun:
+    """A run, what its coordinator has to do, and what each of its other lanes does."""
+
+    run: Run
+    steps: PlannedSteps
+    #: What the lanes of the backfill phase do, in the order of the operations.
+    backfills: tuple[Backfill, ...]
+    #: What every lane does, by its kind and its operation's number.
+    works: Mapping[tuple[LaneKind, int], LaneWork]
+
+    @classmethod
+    def of(cls, run: Run, *, transforms: Sequence[str]) -> KnownRun:
+        """Raises Refused for a Python function that this worker does not have or was not told to allow."""
+        operations = bind(run.migration, run.facts)
+        works: dict[tuple[LaneKind, int], LaneWork] = {}
+        backfills = []
+        for number, operation in enumerate(operations):
+            backfill = Backfill.of(operation, number, run=run.run, journals=run.settings.journal, transforms=transforms)
+            if backfill is None:
+                continue
+            backfills.append(backfill)
+            works[LaneKind.BACKFILL, number] = backfill
+            works[LaneKind.VERIFY, number] = Verify.of(backfill)
+            works[LaneKind.RETRY, number] = Retry.of(backfill)
+        for (kind, number), walk in walks(operations).items():
+            works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
+        return cls(run=run, steps=PlannedSteps(operations), backfills=tuple(backfills), works=works)
+
+    def work_of(self, lane: Lane) -> LaneWork | None:
+        """What the lane's batches do; None for the coordinator."""
+        return self.works[lane.kind, lane.operation] if lane.operation is not None else None
+
+
+class KnownRuns:
+    """The runs that this process has met; each of its threads may ask."""
+
+    def __init__(self, *, transforms: Sequence[str]) -> None:
+        """`transforms` are the modules that a Python function may come from."""
+        self._transforms = transforms
+        self._known: dict[int, KnownRun] = {}
+
+    def get(self, connection: Connection, run: int) -> KnownRun:
+        """Raises LookupError when there is no such run, and Refused; two threads that ask at once both look."""
+        known = self._known.get(run)
+        if known is None:
+            found = runs.get(connection, run)
+            if found is None:
+                msg = f"there is no run {run}"
+                raise LookupError(msg)
+            known = self._known[run] = KnownRun.of(found, transforms=self._transforms)
+        return known

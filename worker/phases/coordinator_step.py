@@ -1,0 +1,94 @@
+"""A step of the coordinator's lane from claim to commit: who is in the way of its lock is watched, and a rule that a row breaks is
+taken back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from backfilld.migrations.postgres.sqlstates import in_words
+from backfilld.worker.lanes import claim
+from backfilld.worker.lanes.batch import transaction
+from backfilld.worker.phases import ddl
+from backfilld.worker.phases.coordinator import Coordinator, breaks_rule
+from backfilld.worker.phases.index_build import IndexBuilds
+from backfilld.worker.phases.lock_watch import LockWatch
+
+if TYPE_CHECKING:
+    import threading
+
+    from backfilld.migrations.operations import Action
+    from backfilld.migrations.postgres.connect import Connection, Pool
+    from backfilld.migrations.telemetry import Observer
+    from backfilld.migrations.wire.messages import LaneMessage
+    from backfilld.worker.lanes.claim import Claimed
+    from backfilld.worker.lanes.known_runs import KnownRun
+
+
+class CoordinatorSteps:
+    """Takes steps of coordinators; one for each runner."""
+
+    def __init__(self, pool: Pool, *, observe: Observer, stopping: threading.Event) -> None:
+        self._pool = pool
+        self._observe = observe
+        self._index_builds = IndexBuilds(pool=pool, stopping=stopping)
+
+    def take(self, connection: Connection, known: KnownRun, claimed: Claimed) -> list[LaneMessage]:
+        """Take the step and commit it; returns the messages that follow.
+
+        Raises Blocked when a lock could not be had, Refused, ChangedMeanwhile and psycopg.Error; the caller rolls back.
+        """
+        context = claimed.context
+        lock_watch = LockWatch(self._pool, claimed.lane, context, observe=self._observe)
+        coordinator = self._coordinator(connection, known, lock_watch)
+        try:
+            with lock_watch.watching(), ddl.together(connection, coordinator.pending(context)):
+                messages = coordinator.step(context)
+                connection.execute("COMMIT")
+        except psycopg.Error as exc:
+            rule = coordinator.rule(context)
+            if rule is None or not breaks_rule(exc):
+                raise
+            connection.rollback()
+            return self._take_back(connection, known, claimed, rule, problem=in_words(exc))
+        self._committed(connection, coordinator, lock_watch)
+        return messages
+
+    def _take_back(
+        self, connection: Connection, known: KnownRun, claimed: Claimed, rule: Action, *, problem: str
+    ) -> list[LaneMessage]:
+        """A row breaks a rule that was to be proved, so the rule does not stand any longer.
+
+        Which rows do is asked before that and in a transaction of its own: the question may take as long as the scan did, and
+        taking the rule back needs a lock that stops the application.
+        """
+        lane, context = claimed.lane, claimed.context
+        offenders = None
+        lock_watch = LockWatch(self._pool, lane, context, observe=self._observe)
+        if self._coordinator(connection, known, lock_watch).gives_up(context, rule):
+            with transaction(connection):
+                if not isinstance(claim.take(connection, lane, context, look=None, writes=""), claim.Claimed):
+                    return []
+                offenders = ddl.offenders(connection, rule)
+        with transaction(connection):
+            taken = claim.take(connection, lane, context, look=None, writes="")
+            if not isinstance(taken, claim.Claimed):
+                return []
+            lock_watch = LockWatch(self._pool, taken.lane, taken.context, observe=self._observe, again_scans=True)
+            coordinator = self._coordinator(connection, known, lock_watch)
+            with lock_watch.watching():
+                messages = coordinator.take_back(taken.context, rule, problem=problem, offenders=offenders)
+                connection.execute("COMMIT")
+        self._committed(connection, coordinator, lock_watch)
+        return messages
+
+    def _coordinator(self, connection: Connection, known: KnownRun, lock_watch: LockWatch) -> Coordinator:
+        return Coordinator(connection, known, lock_watch, index_builds=self._index_builds)
+
+    def _committed(self, connection: Connection, coordinator: Coordinator, lock_watch: LockWatch) -> None:
+        """Tell what happened in the step."""
+        lock_watch.put_on_record(connection, committed=True)
+        for event in coordinator.events:
+            self._observe(event)
