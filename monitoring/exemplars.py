@@ -1,7 +1,7 @@
-"""Exemplars of the batch histogram: beside a bucket the run and the lane of a batch that fell into it lately.
+"""Exemplars of the batch histogram: for each bucket the run and lane of a recent batch that fell into it.
 
 prometheus_client keeps none where the numbers of several processes are added up. So each process writes its newest to a file
-beside its numbers, now and then, and whoever serves them puts them into what he serves. OpenMetrics alone can carry them.
+beside its numbers, now and then, and the server adds them to the page. Only OpenMetrics can carry them.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _with(metric: Metric, found: Mapping[tuple[str, str], Exemplar]) -> Metric:
 
 
 def _read(folder: Path) -> dict[tuple[str, str], Exemplar]:
-    """The newest of all processes. A file that is being removed, or was cut short, is nobody's loss."""
+    """The newest of all processes. A file that is being removed, or was cut short, is skipped."""
     newest: dict[tuple[str, str], tuple[str, str, float, float]] = {}
     for file in folder.glob("exemplars-*.json"):
         with suppress(OSError, ValueError):

@@ -1,6 +1,6 @@
 """Log lines: JSON where a machine reads them, colours where a person does; no password in either.
 
-The lines of dramatiq and psycopg go through the same renderer. What happens is worded in `observers`, not here.
+The lines of dramatiq and psycopg go through the same renderer. Events are worded in `observers`, not here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Level = Literal["debug", "info", "warning", "error"]
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Ours among the root logger's handlers, so that `configure` replaces it and no other."""
+    """Our handler of the root logger, so that `configure` replaces it and no other."""
 
 
 def configure(*, stream: TextIO | None = None, json: bool | None = None, level: Level = "info") -> None:
@@ -54,7 +54,7 @@ def configure(*, stream: TextIO | None = None, json: bool | None = None, level: 
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *(_pretty(colours=terminal) if json is False or (json is None and terminal) else _json()),
-                # Last, over the finished line: a password may stand in a message, a value within a value, or a traceback.
+                # Last, over the finished line: a password may be in a message, a value within a value, or a traceback.
                 _redacted,
             ],
         )
@@ -70,7 +70,7 @@ def configure(*, stream: TextIO | None = None, json: bool | None = None, level: 
 
 @contextmanager
 def bound(*, run: int, lane: int | None = None) -> Iterator[None]:
-    """Every line of this thread names the run and the lane until the block ends, however it ends: threads are reused."""
+    """Every line of this thread names the run and the lane until the block ends: threads are reused."""
     names = {"run": run} if lane is None else {"run": run, "lane": lane}
     with bound_contextvars(**names):
         yield

@@ -1,4 +1,4 @@
-"""The metrics of runs, read from PostgreSQL when somebody asks: right with any number of workers, and after a restart.
+"""The metrics of runs, read from PostgreSQL at each scrape: right with any number of workers, and after a restart.
 
 A scrape never waits long for the database. When it is away, everything else is still answered, and
 `backfilld_database_up` is 0.
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 #: No query may cost the application more than this.
 STATEMENT_TIMEOUT = "2s"
 CONNECT_TIMEOUT_SECONDS = 2
-#: Whoever waits for a table keeps others waiting behind him; so briefly that nobody notices.
+#: A session that waits for a table keeps later ones waiting behind it; so briefly that it does not show.
 SIZES_LOCK_TIMEOUT = "50ms"
-#: A scrape gives up on the database after this, whatever the network does; Prometheus gives up on us after 10 s.
+#: A scrape waits for the database no longer than this, even on a dead network; Prometheus gives up on us after 10 s.
 DEADLINE_SECONDS = 3.0
-#: A replica's lag beyond this is told as about this much.
+#: The longest lag of a replica that is measured; a longer one reads as about this.
 LAG_HORIZON_SECONDS = 3600.0
 
 
@@ -72,7 +72,7 @@ class RecordCollector(Collector):
             yield from families.of(snapshot)
 
     def close(self) -> None:
-        """Let go of the connection; a later scrape opens another."""
+        """Close the connection; a later scrape opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -97,8 +97,8 @@ class RecordCollector(Collector):
         with self._lock:
             if self._reading is None or self._reading.done():
                 self._reading = Future()
-                # A thread for each reading, and one that the end of the process does not wait for: a server that is frozen
-                # answers neither a query nor its cancellation, and no timeout of ours or of the server ends the wait.
+                # A thread for each reading, and a daemon: a frozen server answers neither a query nor its cancellation, and no
+                # timeout, ours or its own, ends the wait.
                 Thread(target=self._read_into, args=(self._reading,), name="backfilld-record", daemon=True).start()
             return self._reading
 
@@ -139,14 +139,14 @@ class RecordCollector(Collector):
         )
 
     def _tell(self, message: str) -> None:
-        """Once per absence, not once per scrape."""
+        """Report an absence once, not at each scrape."""
         if self._was_up:
             self._was_up = False
             self._observe(LoopFailed(loop="metrics", error_class="connection", message=message))
 
 
 def _sizes(connection: Connection, going: Sequence[Run]) -> Sizes | None:
-    """What is stored. Looking at a file needs a moment's lock on its table: where somebody has it, there is no size this time."""
+    """Sizes on disk. Reading one needs a moment's lock on its table: where another session holds it, no size this time."""
     names = {run.run: _walked(run) for run in going}
     every = sorted({name for several in names.values() for name in several}, key=str)
     try:

@@ -1,4 +1,4 @@
-"""The HTTP server of a worker: `/metrics` for Prometheus, `/live` and `/ready` for whoever restarts or routes.
+"""The HTTP server of a worker: `/metrics` for Prometheus, `/live` and `/ready` for supervisors and load balancers.
 
 One per supervisor. Where workers are several processes, they leave their numbers in the folder
 PROMETHEUS_MULTIPROC_DIR, which the supervisor makes, empties, and names in their environment.
@@ -158,7 +158,7 @@ def _report(checks: Checks) -> _Answer:
 def _run(check: Callable[[], Check]) -> Check:
     try:
         return check()
-    except Exception as exc:  # noqa: BLE001 - a check's edge: what it cannot tell is told as wrong
+    except Exception as exc:  # noqa: BLE001 - a check's edge: a check that breaks counts as failed
         return Check(ok=False, detail=f"{type(exc).__name__}: {exc}")
 
 
@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "backfilld"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the signature is http.server's; Any too
-        """Say nothing: a line per scrape tells nobody anything."""
+        """Log nothing: a line per scrape helps no reader."""
 
 
 class _HTTP(ThreadingMixIn, TCPServer):

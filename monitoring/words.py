@@ -1,4 +1,4 @@
-"""Words and numbers: how a count, a time, a size or a name of the user's reads, wherever it appears.
+"""Words and numbers: how a count, a time, a size or a name reads, in every text.
 
 Names and messages come from databases and files, so `safe` shows them as they are and never sends them raw to a terminal; `redact` takes passwords out of them.
 """

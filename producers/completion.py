@@ -1,6 +1,6 @@
 """What the shell offers after Tab: names of runs, phases, migration files.
 
-Quick and silent: whoever presses Tab wants no error, and no waiting for a database that is far away or not there.
+Quick and silent: Tab shows no error, and does not wait for a database that is far away or down.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from backfilld.migrations.record.states import Phase
 if TYPE_CHECKING:
     from types import ModuleType
 
-#: Longer than this and whoever pressed Tab types on.
+#: After this a person who pressed Tab types on.
 PATIENCE_SECONDS = 1.0
 
 #: Names in use first, the newest first of each.
@@ -26,14 +26,14 @@ _QUERY = "SELECT name FROM backfilld.runs ORDER BY ended_at IS NOT NULL, run DES
 
 
 def runs(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of runs that begin so. Nothing when the database cannot be asked in time."""
+    """Names of runs that begin so. None when the database does not answer in time."""
     found: list[str] = []
     try:
         url = context.find_root().params.get("database_url") or os.environ.get("BACKFILLD_DATABASE_URL") or _of_file()
         asking = threading.Thread(target=_ask, args=(_psycopg(), url, found), daemon=True)
         asking.start()
         asking.join(PATIENCE_SECONDS)
-    except Exception:  # noqa: BLE001, S110 - a shell that completes shows no errors; the verb itself will say what is wrong
+    except Exception:  # noqa: BLE001, S110 - completion shows no errors; the verb itself will say what is wrong
         pass
     return [name for name in dict.fromkeys(list(found)) if name.startswith(incomplete)]
 

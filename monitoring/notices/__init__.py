@@ -1,4 +1,4 @@
-"""What people must know, and how they are told: which news there is, how it is worded, and the channels it goes out by.
+"""Notifications: what is news, how it is worded, and the channels it is sent by.
 
 `backfilld.worker.side_tasks.notifier` calls these; nothing here sleeps, and nothing here is called from a batch.
 """

@@ -1,7 +1,7 @@
-"""The channels of the settings, opened: apprise for whatever it speaks to, or a signed webhook.
+"""The channels of the settings, opened: a service that apprise supports, or a signed webhook.
 
-A message is sent in a thread of its own that nobody waits for longer than they wish: an endpoint that hangs, or a library that
-does, delays nobody else.
+Each message is sent in a thread of its own, and waited for no longer than its time limit: an endpoint or a library that hangs
+delays no other message.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ SHORTEST_PIECE = 4
 
 
 class Way(Protocol):
-    """How a message leaves."""
+    """A way to send a message."""
 
-    #: Between two messages, for the service's sake.
+    #: Between two messages, to spare the service.
     pause_seconds: float
 
     def send(self, message: Message) -> None:
-        """Deliver it. Raises NotTaken where a later try may do better, TakenNever where none will."""
+        """Deliver it. Raises NotTaken where a retry may succeed, TakenNever where none will."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +60,12 @@ class Outlet:
 
     @property
     def deadline_seconds(self) -> float:
-        """After this a delivery is given up, whatever its thread does."""
+        """After this a delivery is abandoned, even if its thread still runs."""
         return self.channel.timeout_seconds + GRACE_SECONDS
 
 
 def open_channels(channels: Sequence[Channel]) -> list[Outlet]:
-    """Open the channels; none is spoken to yet. Raises InvalidSettings for a URL that apprise cannot read."""
+    """Open the channels without contacting any. Raises InvalidSettings for a URL that apprise cannot read."""
     return [Outlet(channel=channel, way=_way(channel, number)) for number, channel in enumerate(channels)]
 
 
@@ -78,7 +78,7 @@ def _way(channel: Channel, number: int) -> Way:
 
 
 class _Apprise:
-    """A service that apprise speaks to."""
+    """A service that apprise supports."""
 
     def __init__(self, channel: Channel, url: str, *, variable: str) -> None:
         # Imported where it is needed: its two hundred services cost a third of a second and 30 MiB.
@@ -139,7 +139,7 @@ def _pieces(url: str) -> list[str]:
 
 
 class _Heard(threading.local):
-    """What apprise says in this thread while somebody listens."""
+    """The log lines of apprise in this thread, while they are collected."""
 
     def __init__(self) -> None:
         self.lines: list[str] | None = None

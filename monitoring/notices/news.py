@@ -1,4 +1,4 @@
-"""What there is to tell, derived from where the runs stand now, and written down once for each channel.
+"""Which notices are due, derived from the present state of the runs, and recorded once for each channel.
 
 Not from the audit and not from memory: events become visible in another order than they are numbered in, and a process that
 starts knows nothing. A run's state and since when it is in it is a name for the piece of news; the unique key of `notices`
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from backfilld.migrations.settings import About, Channel
     from backfilld.monitoring.progress import Progress
 
-#: No query of ours may cost the application more than this.
+#: The longest any of these queries may load the application.
 STATEMENT_TIMEOUT = "5s"
-#: What is older than this is no news: a channel that was away for a month begins where it is.
+#: Older events are no news: a channel that was away for a month starts with the present.
 NEWS_SECONDS = 86400.0
 #: Between two looks at what is held.
 HOLD_LOOK_SECONDS = 10.0
 #: A hold that is released for no longer than this is still the same hold.
 HOLD_GAP_SECONDS = 60.0
-#: A run of which a batch committed this lately moves, whatever one of its lanes waits for.
+#: A run with a batch committed this recently moves, even if one of its lanes waits.
 STILL_SECONDS = 30.0
 
-#: In which state what is told. A pause is told where `wish` says that no person asked for it.
+#: The notice of each state. A pause makes one only where `wish` says that no person asked for it.
 _OF_STATE: dict[State, About] = {
     State.WAITING: "approval",
     State.FAILED: "failed",
@@ -49,17 +49,17 @@ _OF_STATE: dict[State, About] = {
     State.ROLLED_BACK: "rolled_back",
     State.CANCELLED: "cancelled",
 }
-#: Holds of the whole database, of which one notice tells for all runs.
+#: Holds of the whole database: one notice for all runs.
 _OF_ALL = frozenset({Cause.STOP, Cause.LOAD, Cause.BLIND})
-#: Holds that are meant to be, or told of otherwise.
+#: Holds that are intended, or reported otherwise.
 _NOT_TOLD = frozenset({Cause.APPROVAL, Cause.WINDOW})
-#: Holds of which it is known since when. Of the others only since when nothing moved, and a scan moves nothing for an hour.
+#: Holds with a known beginning. Of the others only the last movement is known, and a scan moves nothing for an hour.
 _DATED = _OF_ALL | {Cause.LOCK}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Ripe:
-    """A hold that a channel is to tell of."""
+    """A hold that a channel must report."""
 
     now: Progress
     since: datetime
@@ -67,7 +67,7 @@ class _Ripe:
 
 
 class News:
-    """Writes down what there is to tell."""
+    """Records which notices are due."""
 
     def __init__(self, channels: Sequence[Channel]) -> None:
         self._channels = channels
@@ -76,11 +76,11 @@ class News:
         self._looked_at = float("-inf")
 
     def look(self, connection: Connection) -> None:
-        """Write down what is new, and take away what is not so any more. Not within a transaction."""
+        """Record new notices, and drop those that are no longer true. The connection must not be in a transaction."""
         with connection.transaction():
             apply_settings(connection, {"statement_timeout": STATEMENT_TIMEOUT})
             known = notices.channels(connection, self._names)
-            stands = notices.standings(
+            snapshots = notices.standings(
                 connection,
                 news_seconds=NEWS_SECONDS,
                 quarantine=any("quarantine" in channel.about for channel in self._channels),
@@ -88,14 +88,14 @@ class News:
             wanted = [
                 one
                 for channel in self._channels
-                for stand in stands
+                for stand in snapshots
                 for one in _wanted(channel, stand, known[channel.name])
             ]
             missing = notices.missing(connection, wanted) if wanted else []
         self._tell(connection, missing)
         if time.monotonic() - self._looked_at >= HOLD_LOOK_SECONDS:
             self._looked_at = time.monotonic()
-            self._look_at_holds(connection, stands, known)
+            self._look_at_holds(connection, snapshots, known)
         notices.drop_untrue(connection, self._names, gap_seconds=HOLD_GAP_SECONDS)
 
     def _tell(self, connection: Connection, missing: Sequence[Wanted]) -> None:
@@ -104,17 +104,19 @@ class News:
         named = sorted({one.run for one in missing})
         found = _measured(connection, [run for run in (runs.get(connection, one) for one in named) if run is not None])
         for one in missing:
-            # One that has left its state since is told, if at all, as what it is now.
+            # A run that has left its state since is reported, if at all, in its present one.
             if one.run in found:
                 run, now = found[one.run]
                 if one.about == "quarantine" or run.state_since == one.since:
                     notices.insert(connection, one, _facts(connection, run, now, reminder=_reminder(one)))
 
-    def _look_at_holds(self, connection: Connection, stands: Sequence[RunSnapshot], known: dict[str, datetime]) -> None:
+    def _look_at_holds(
+        self, connection: Connection, snapshots: Sequence[RunSnapshot], known: dict[str, datetime]
+    ) -> None:
         listeners = [channel for channel in self._channels if "held" in channel.about]
         active = {
             stand.run: stand
-            for stand in stands
+            for stand in snapshots
             if stand.state in ACTIVE and any(channel.wants("held", stand.name) for channel in listeners)
         }
         if not active:
@@ -145,7 +147,7 @@ class News:
             told = notices.tell_holds(connection, channel.name, [run.run for run, _ in group])
             mine = [(run, ripe) for run, ripe in group if run.run in told]
             if not mine:
-                return  # another worker was quicker
+                return  # another worker was first
             (run, ripe), others = mine[0], mine[1:]
             wanted = Wanted(channel=channel.name, run=run.run, about="held", since=told[run.run])
             facts = _facts(connection, run, ripe.now)
@@ -154,7 +156,7 @@ class News:
 
 
 def _wanted(channel: Channel, stand: RunSnapshot, known_since: datetime) -> Iterable[Wanted]:
-    """What a channel is to tell of a run, whether it has or not."""
+    """The notices a channel owes about a run, sent or not."""
     about = _OF_STATE.get(stand.state)
     if about is not None and not (about == "paused" and stand.by_person) and channel.wants(about, stand.name):
         ordinal = 0 if stand.state in ENDED else _reminders(channel, stand, known_since)
@@ -175,7 +177,7 @@ def _is_news(moment: datetime, now: datetime, known_since: datetime) -> bool:
 
 
 def _reminders(channel: Channel, stand: RunSnapshot, known_since: datetime) -> int:
-    """How many times a run that waits for a person should have been told of again. What a new channel finds is told by these."""
+    """How many reminders are due for a run that waits for a person. A new channel learns of old states by these."""
     if channel.remind_hours == 0:
         return 0
     return int((stand.now - max(stand.state_since, known_since)) / timedelta(hours=channel.remind_hours))
@@ -192,27 +194,27 @@ def _measured(connection: Connection, found: Sequence[Run]) -> dict[int, tuple[R
 
 
 def _is_told(now: Progress) -> bool:
-    """Whether a run is held by something that people are told of."""
+    """Whether a run is held by something that is reported."""
     if now.hold is None or now.hold.cause in _NOT_TOLD:
         return False
     return now.hold.cause in _OF_ALL or now.progress_age_seconds >= STILL_SECONDS
 
 
 def _began(now: Progress, moment: datetime) -> datetime:
-    """Since when a run is held, as far as that is known; otherwise since this look."""
+    """Since when a run is held, where that is known; otherwise since this look."""
     if now.hold is None or now.hold.cause not in _DATED:
         return moment
     return moment - timedelta(seconds=min(now.hold.seconds, now.state_seconds))
 
 
 def _grouped(ripe: Sequence[tuple[Run, _Ripe]]) -> list[list[tuple[Run, _Ripe]]]:
-    """Holds that one notice tells of: those of the whole database are one."""
+    """Holds that share a notice: those of the whole database do."""
     of_all = [one for one in ripe if one[1].now.hold is not None and one[1].now.hold.cause in _OF_ALL]
     return [*([of_all] if of_all else []), *([one] for one in ripe if one not in of_all)]
 
 
 def _hold(connection: Connection, ripe: _Ripe) -> dict[str, Any]:
-    """Why, since when and how long. The reason's words stay here: they quote statements of others. Any: JSON."""
+    """Cause, beginning and length. Without the words of the reason: they quote statements of others. Any: JSON."""
     cause = ripe.now.hold.cause if ripe.now.hold else Cause.ERROR
     return {
         "cause": str(cause),
@@ -223,7 +225,7 @@ def _hold(connection: Connection, ripe: _Ripe) -> dict[str, Any]:
 
 
 def _facts(connection: Connection, run: Run, now: Progress, *, reminder: int = 0) -> dict[str, Any]:
-    """What is known of a run, for the wording: names, numbers and codes, and nothing that a row holds. Any: JSON."""
+    """What the wording needs to know of a run: names, numbers and codes, and nothing that a row holds. Any: JSON."""
     return {
         "run": run.run,
         "name": run.name,

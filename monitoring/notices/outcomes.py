@@ -1,10 +1,10 @@
-"""What a channel says when it did not take a message. Neither text ever holds a secret of the channel."""
+"""The two ways in which a delivery fails. Neither message ever holds a secret of the channel."""
 
 from __future__ import annotations
 
 
 class NotTaken(Exception):
-    """The message was not taken; a later try may do better, after `after_seconds` where the channel says so."""
+    """The message was not accepted; a retry may succeed, after `after_seconds` where the channel names them."""
 
     def __init__(self, message: str, *, after_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -12,4 +12,4 @@ class NotTaken(Exception):
 
 
 class TakenNever(Exception):
-    """The message was refused, and will be each time."""
+    """The message was refused, and every retry would be."""

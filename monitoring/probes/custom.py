@@ -1,6 +1,6 @@
 """The operator's own load signals: a number from SQL, from Prometheus or from any HTTP server.
 
-Each reading has a thread of its own, which nobody waits for: a signal that hangs delays nothing and nobody, and once its last
+Each reading has a thread of its own, and no other thread waits for it: a signal that hangs delays nothing else, and once its last
 value is old it counts as unreadable.
 """
 
@@ -121,7 +121,7 @@ class _Source:
                 assert_never(self.signal.kind)
 
     def _ask_database(self) -> float:
-        # A connection for each reading: nothing to keep alive or to mend, and a server that is away is an answer late.
+        # A connection for each reading: nothing to keep alive or to reopen; a server that is away is a late answer.
         try:
             with (
                 connect(self.database_url, application_name=named(f"signal {self.signal.name}")) as connection,
@@ -220,7 +220,7 @@ def _comparable(value: float) -> float:
     return value
 
 
-def _json(body: bytes) -> Any:  # Any: JSON of somebody else's
+def _json(body: bytes) -> Any:  # Any: JSON from another program
     try:
         return json.loads(body)
     except ValueError:

@@ -1,7 +1,7 @@
 """The load signals of the server itself, and who else is at work in the database.
 
-A query that fails spoils its own signals only. All are sent in one round trip; when one fails, each is asked by itself, in a
-savepoint of its own, and those that failed go on being asked by themselves until they answer.
+A query that fails costs its own signals only. All are sent in one round trip; when one fails, each is sent alone, in a savepoint
+of its own, and those that failed continue to be sent alone until they succeed.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ STANDBYS = _SQL["standbys"]
 STATEMENT_TIMEOUT = "2s"
 #: What all queries together may take; what is left then counts as unreadable. Well below the age at which a verdict is none.
 PATIENCE_SECONDS = 6.0
-#: A table that grew by less is no burden, whatever its share.
+#: A table that grew by less is no burden, even where its share is large.
 LEAST_GROWTH_BYTES = 64 * 2**20
-#: Fewer dead rows than this are no burden, whatever their share: autovacuum looks once a minute, and a table of ten rows that
+#: Fewer dead rows than this are no burden, even where their share is large: autovacuum looks once a minute, and a table of ten rows that
 #: is written ten times meanwhile is well.
 FEWEST_DEAD_TUPLES = 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Who is at work in the database, beside the signals."""
+    """Sessions at work in the database; read together with the signals."""
 
     #: Sessions of others that have run something within two seconds.
     others: int
@@ -56,7 +56,7 @@ class Scene:
     transactions: int | None = None
 
 
-#: Unknown: as if somebody were there.
+#: Unknown: assume that others are active.
 CROWDED = Scene(others=1, runs=True)
 
 

@@ -25,7 +25,7 @@ class History:
     so one that has stopped replaying keeps its last good value for ever, and one that has just come back has none.
     """
 
-    #: An age beyond this is told as about this much.
+    #: The longest age that is measured; a longer one reads as about this.
     horizon_seconds: float = 60.0
     #: (Unix time of the server, position); both grow.
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
@@ -58,7 +58,7 @@ def replica_lag(rows: Sequence[Row], history: History) -> Reading:
         if row["state"] is None:
             return unreadable(name, f"the lag of {row['standby']} is hidden: grant pg_monitor to this role")
         if row["replayed"] is None:
-            continue  # receives WAL and keeps it, as pg_receivewal does; nobody reads from it
+            continue  # receives WAL and keeps it, as pg_receivewal does; no session reads from it
         lag = _lag_seconds(row, history)
         if slowest.value is None or lag > slowest.value or slowest.detail == "no standby":
             slowest = Reading(signal=name, value=lag, detail=f"{row['standby']} is {lag:.1f} s behind")

@@ -3,7 +3,7 @@
     site         the servers, the schema and its rows, the daemon; all of it in temporary folders
     application  sessions that keep writing, under row level security
     story        what happens, in order: the file to read first
-    account      what must be true afterwards, and how it is told
+    account      what must be true afterwards, and its words
     screen       one line for each step; in a terminal the run's progress below them
 
 Nothing of the user's is read or changed: neither their variables, nor their `backfilld.toml`, nor any server.
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def run(console: Console, complaints: Console) -> int:
-    """The demo itself; returns the exit code. However it ends, nothing is left running and no file is left behind."""
+    """The demo itself; returns the exit code. Even when it fails, no process and no file is left behind."""
     began = time.monotonic()
     try:
         with surroundings_of_its_own() as folder, Screen(console) as screen, Site(folder) as site:

@@ -1,4 +1,4 @@
-"""What must be true at the end of the demo, and how it is told. Pure: measurements in, facts and an exit code out."""
+"""What must be true at the end of the demo, and its words. Pure: measurements in, facts and an exit code out."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LEAST_ROWS = 300_000
 LONGEST_SECONDS = 90.0
 #: A pause takes effect "within about a second": a batch in flight is given 0.4 s, then cancelled. The rest is for a slow machine.
 LONGEST_PAUSE_SECONDS = 2.0
-#: A lane that nobody woke is found after 2.5 s, by a look every half second; a batch then takes half a second. The rest as above.
+#: A lane whose wake-up got lost is found after 2.5 s, by a look every half second; a batch then takes half a second. The rest as above.
 LONGEST_RECOVERY_SECONDS = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paused:
-    """What a pause was seen to do."""
+    """The measured effect of a pause."""
 
     #: Until the command returned, with its wish on record.
     acknowledged_seconds: float
@@ -41,7 +41,7 @@ class Paused:
 
 @dataclass(frozen=True, kw_only=True)
 class Struck:
-    """What SIGKILL and FLUSHALL were seen to do."""
+    """The measured effect of SIGKILL and FLUSHALL."""
 
     #: Lanes that the dead process was in the middle of.
     lanes_lost: int
@@ -52,7 +52,7 @@ class Struck:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What plain SQL said afterwards."""
+    """What plain SQL found afterwards."""
 
     state: str
     phase: str
@@ -113,7 +113,7 @@ def judge(told: Told, *, left_behind: Sequence[str], seconds: float) -> tuple[Fa
         ),
         Fact(
             "while paused",
-            "no lane moved, the application wrote on" if paused.is_still else "a lane moved",
+            "no lane moved, the application kept writing" if paused.is_still else "a lane moved",
             paused.is_still,
         ),
         Fact(
@@ -167,7 +167,7 @@ def exit_code(facts: Sequence[Fact]) -> int:
 
 
 def lines(facts: Sequence[Fact], *, ascii_only: bool = False) -> Iterator[Text]:
-    """The account, a line for each fact. Not a table of rich's: that fills its lines with blanks."""
+    """The account, a line for each fact. Not a table of rich: that pads its lines with blanks."""
     yes, no = ("ok", "NO") if ascii_only else ("✓", "✗")
     width = max(len(fact.name) for fact in facts)
     for fact in facts:

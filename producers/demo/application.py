@@ -88,7 +88,7 @@ class Latency:
 
 
 class Application:
-    """Sessions that write until they are told to stop."""
+    """Sessions that write until they are stopped."""
 
     def __init__(self, url: str, rows: Rows, *, sessions: int) -> None:
         self._stopping = threading.Event()
@@ -115,7 +115,7 @@ class Application:
 
     @property
     def is_released(self) -> bool:
-        """Whether no session sends a statement of the old release any more."""
+        """Whether no session sends statements of the old release now."""
         return all(session.has_next_release for session in self._sessions)
 
     @property
@@ -220,6 +220,6 @@ class Session(threading.Thread):
             return updated + connection.execute(_MESSAGE, values).rowcount + connection.execute(_TAKE, values).rowcount
 
     def _one_of(self, rows: int) -> int:
-        """The id of a row of this organisation, if nobody deleted it."""
+        """The id of a row of this organisation that is still there."""
         first = (self._organisation - 1) or ORGANISATIONS
         return first + ORGANISATIONS * self._random.randrange(rows // ORGANISATIONS)

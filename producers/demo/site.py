@@ -88,7 +88,7 @@ def surroundings_of_its_own() -> Iterator[Path]:
 
 
 class Site:
-    """Two servers and a daemon. Entering it starts nothing yet; leaving it ends whatever was started."""
+    """Two servers and a daemon. Entering it starts nothing yet; leaving it ends what was started."""
 
     def __init__(self, folder: Path) -> None:
         """Raises EmbeddedUnavailable."""
@@ -148,7 +148,7 @@ class Site:
         return self.postgres.url(user="authenticator")
 
     def superuser(self) -> Connection:
-        """A connection that depends on nothing of ours."""
+        """A connection that uses no code of backfilld."""
         return connect(self.postgres.url(), application_name="demo")
 
     def on_the_way_out(self, callback: Callable[[], None]) -> None:
@@ -177,7 +177,7 @@ class Daemon:
             "BACKFILLD_DATABASE_URL": database_url,
             "BACKFILLD_REDIS_URL": redis_url,
             "BACKFILLD_HTTP_PORT": "0",  # any that is free
-            # On a laptop that is busy with other things the defaults would rather wait than be done while somebody looks on.
+            # On a busy laptop the default limits would hold the demo for longer than a person watches.
             "BACKFILLD_LIMITS__FOREGROUND_LATENCY": '{"soft": 3, "hard": 10}',
             "TMPDIR": str(self._folder),
         }
@@ -222,7 +222,7 @@ class Daemon:
         return {line["child"]: line["pid"] for line in self.lines() if line.get("event") == "child.started"}
 
     def complaints(self) -> list[str]:
-        """The last that it logged as warnings and errors, and whatever it printed before it could log."""
+        """Its last warnings and errors, and what it printed before logging was set up."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
         return [line for line in lines if '"level": "info"' not in line][-10:]
 
@@ -238,7 +238,7 @@ class Daemon:
             return -signal.SIGKILL
 
     def close(self) -> None:
-        """End whatever of it still runs: all that it works on is thrown away."""
+        """End what still runs of it: all that it works on is thrown away."""
         if self._process is not None:
             if self.is_running:
                 with contextlib.suppress(ProcessLookupError):
@@ -262,7 +262,7 @@ class Daemon:
 
     def _tell_watchdog(self, line: str) -> None:
         if self._watchdog is not None and self._watchdog.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # somebody killed it
+            with contextlib.suppress(BrokenPipeError):  # it was killed
                 print(line, file=self._watchdog.stdin, flush=True)
 
 
@@ -272,6 +272,6 @@ def _is_running(send: Callable[[int, int], None], number: int) -> bool:
         send(number, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # of somebody else, who got the number meanwhile
+    except PermissionError:  # another user's process, which got the pid meanwhile
         return False
     return True

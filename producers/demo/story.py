@@ -4,7 +4,7 @@ build, start, enqueue
 at a fifth    pause through the control queue; nothing moves; resume
 near half     SIGKILL one worker process in the middle of its batches, and wipe Valkey at the same moment
 verified      put the application's next release out, and approve contract
-completed     look at everything with plain SQL, as somebody who knows nothing of backfilld
+completed     check everything with plain SQL, without any code of backfilld
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the view shows of one moment, and the thread that reads it again and again over a connection that is kept open.
+"""What the view shows at one moment, and the thread that reads it again and again over a connection that is kept open.
 
-The thread is a daemon of its own, not one of a pool: at the end nobody waits for a server that does not answer.
+The thread is a daemon of its own, not one of a pool: quitting does not wait for a server that does not answer.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ EVENTS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Detail:
-    """The chosen run, closely."""
+    """The details of the chosen run."""
 
     progress: Progress
     settings: RunSettings
@@ -57,7 +57,7 @@ class Detail:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """Everything on the screen, all of one moment."""
+    """Everything on the screen, read at one moment."""
 
     #: The database, as a person would call it.
     place: str
@@ -84,7 +84,7 @@ class Reader:
         self._show = show
         self._only = run
         self._chosen = run
-        #: Runs that were seen going on and have ended since: as they were at their end.
+        #: Runs that have ended since they were first seen: as they were at their end.
         self._ended: dict[int, Progress | None] = {}
         self._awake, self._stopping = threading.Event(), threading.Event()
         self._connection: Connection | None = None
@@ -113,7 +113,7 @@ class Reader:
         if since is None or connection is None or time.monotonic() - since < PATIENCE_SECONDS:
             return
         self._looking_since = None
-        # A shutdown wakes whoever waits for the socket; closing the connection from here would race with him.
+        # A shutdown wakes the thread that waits for the socket; closing the connection from here would race with it.
         with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as ours:
             ours.shutdown(socket.SHUT_RDWR)
 
@@ -126,7 +126,7 @@ class Reader:
                         self._look(connection)
                         self._awake.wait(LOOK_SECONDS)
                         self._awake.clear()
-            # A thread's edge: whatever is wrong with the database or the record, the view says so and tries again.
+            # A thread's edge: any error of the database or the record is shown, and the read is retried.
             except Exception as exc:  # noqa: BLE001
                 self._tell(Trouble(reason=redact(str(exc).strip()) or type(exc).__name__))
             finally:
@@ -167,7 +167,7 @@ class Reader:
         )
 
     def _wanted(self, connection: Connection) -> list[Run]:
-        """The runs that may have changed since the last look: those that go on, and those that ended just now."""
+        """The runs that may have changed since the last look: those in progress, and those that ended just now."""
         if self._only is not None:
             found = runs.get(connection, self._only)
             return [found] if found else []
@@ -197,7 +197,7 @@ class Reader:
         return Detail(
             progress=next(one for one in shown if one.run == chosen),
             settings=run.settings,
-            # Of a walk that is over all lanes are shown; of one that goes on, not those of the walk before it.
+            # Of a finished walk all lanes are shown; of one in progress, not those of the walk before it.
             lanes=tuple(lane for lane in walking if lane.pass_ == newest and (not kinds or lane.kind in kinds)),
             events=tuple(audit.whole_story(connection, chosen, most=EVENTS)),
         )

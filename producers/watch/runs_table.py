@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from backfilld.monitoring.progress import Progress
 
-#: Columns with their widths, and the width of the window from which they are shown: what matters most is there longest.
+#: Columns with their widths, and the width of the window from which they are shown: the most important columns stay longest.
 _COLUMNS: tuple[tuple[str, int, int], ...] = (
     ("run", 5, 84),
     ("name", 0, 0),
@@ -30,12 +30,12 @@ _COLUMNS: tuple[tuple[str, int, int], ...] = (
 )
 #: A name is cut before its column gets narrower than this.
 _NARROWEST_NAME = 12
-#: Of what is left, the name has so much when the reason of a hold is shown beside it.
+#: The share of the rest that the name gets when the reason of a hold is shown as well.
 _NAME_SHARE = 0.4
 
 
 class RunsTable(DataTable[Text]):
-    """Keeps the cursor on the run that was chosen, whatever comes and goes."""
+    """Keeps the cursor on the chosen run while other runs come and go."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -122,7 +122,7 @@ _CELLS: dict[str, Callable[[Progress, int], Text]] = {
 
 
 def _right(text: str, cells: int) -> Text:
-    """Numbers stand under each other; a table here knows no alignment."""
+    """Right-aligned text; textual's table has no alignment."""
     return Text(text.rjust(cells))
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 WIDE = 108
 #: In one column, what comes below the events is to be seen too.
 FEW_EVENTS = 6
-#: A picture older than this is told to be old.
+#: A picture older than this is marked as old.
 OLD_SECONDS = 3.0
 #: An answer that takes longer is waited for visibly.
 SLOW_SECONDS = 1.0
@@ -70,7 +70,7 @@ _SENSIBLE: dict[str, frozenset[State]] = {
 
 
 class Seen(Message):
-    """The reader has something new."""
+    """The reader has a new picture."""
 
     def __init__(self, seen: Picture | Trouble) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Watch(App[int]):
 
     def __init__(self, make_client: Callable[[Callable[[str], None]], Client], *, run: int | None = None) -> None:
         """`make_client` receives where warnings go. With a `run`, only that one is watched."""
-        # The terminal's own colours, whatever they are: the view is as dark or as light as everything else there.
+        # The terminal's own colours: the view is as dark or as light as everything else there.
         super().__init__(ansi_color=True)
         self.theme = "ansi-dark"
         self._client = make_client(self._warn)
@@ -370,7 +370,7 @@ class Watch(App[int]):
     def _doing(self, asked: int, act: Callable[[Client], str], then: Callable[[], None] | None) -> None:
         try:
             answer, refused = act(self._client), False
-        except Exception as exc:  # noqa: BLE001 - a thread's edge: refused or failed, it is told, and the view goes on
+        except Exception as exc:  # noqa: BLE001 - a thread's edge: a refusal or a failure is shown, and the view continues
             answer, refused = redact(str(exc).strip()) or type(exc).__name__, True
         self._reader.hurry()
         self.post_message(Answered(asked, answer, refused=refused, then=None if refused else then))

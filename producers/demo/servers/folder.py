@@ -65,7 +65,7 @@ class Home:
 
     folder: Path
     temporary: bool
-    #: Who runs the server: None is whoever we are.
+    #: Who runs the server: None is our own user.
     user: pwd.struct_passwd | None
     lock: IO[str]
     watchdog: subprocess.Popen[str]
@@ -178,12 +178,12 @@ class Home:
                 self.watchdog.stdin.close()
         self.watchdog.wait()
         if self.temporary:
-            shutil.rmtree(self.folder, ignore_errors=True)  # in case somebody killed the watchdog
+            shutil.rmtree(self.folder, ignore_errors=True)  # in case the watchdog was killed
         self.lock.close()
 
     def _tell_watchdog(self, line: str) -> None:
         if self.watchdog.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # somebody killed it; close() does without
+            with contextlib.suppress(BrokenPipeError):  # it was killed; close() does without
                 print(line, file=self.watchdog.stdin, flush=True)
 
 
@@ -196,7 +196,7 @@ def installed(module: str) -> Path:
 
 
 def free_port() -> int:
-    """Free at this moment: whoever starts a server on it must be ready to see it taken."""
+    """A port that is free now; the caller must expect it to be taken by the time its server starts."""
     for _ in range(100):
         port = random.choice(PORTS)  # noqa: S311 - a port is no secret
         with socket.socket() as candidate, contextlib.suppress(OSError):

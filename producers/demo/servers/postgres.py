@@ -172,7 +172,7 @@ class EmbeddedPostgres:
         return done
 
     def standby(self, folder: Path | None = None, *, settings: Mapping[str, str] | None = None) -> EmbeddedPostgres:
-        """A streaming replica of this server, not started yet; it is started and closed by itself."""
+        """A streaming replica of this server, not started yet; start and close it like any server."""
         replica = EmbeddedPostgres(
             folder, version=self.version, settings=self._settings | dict(settings or {}), superuser=self.superuser
         )
@@ -329,7 +329,7 @@ class EmbeddedPostgres:
             return
         running = _command_line(pid)
         if str(self._data) not in running:
-            # Gone. PostgreSQL takes whoever has the number now for its postmaster, and a file that leads to nobody for a crash;
+            # Gone. PostgreSQL takes the process that has the pid now for its postmaster, and a file with a free pid for a crash;
             # the second it looks into itself, backends that outlived their postmaster included, so that file must stay.
             if running:
                 pid_file.unlink(missing_ok=True)  # it may be shutting down at this moment

@@ -422,7 +422,8 @@ def test_rows_set_aside_are_told_at_the_first_and_then_at_ten(engine: Engine, ru
         )
         look(engine)
     assert told(engine) == [("quarantine", 0), ("quarantine", 1)]
-    assert subjects(engine) == ["inc has set 1 row aside", "inc has set 12 rows aside"]
+    first, second = subjects(engine)
+    assert ("1 row" in first, "1 rows" in first, "12 rows" in second) == (True, False, True)
     nothing_of_rows(engine)
 
 
