@@ -1,4 +1,4 @@
-"""What a run is doing, what it waits for, and what would let it go on, in words.
+"""What a run is doing, what it waits for, and what would let it continue, in words.
 
 `explain` decides and is pure; `read` asks the database and does nothing else. A remedy ends in a command wherever there is one.
 """
@@ -14,7 +14,7 @@ from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record.states import ENDED, Phase, State
 from backfilld.monitoring import pace as pace_report
 from backfilld.monitoring import progress
-from backfilld.monitoring.words import duration, figure, number, size
+from backfilld.monitoring.words import counted, duration, number, sentence, signal_name, signal_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,27 +29,34 @@ if TYPE_CHECKING:
 
 #: A lane that is due is taken within a second; the reconciler needs a few more where its message got lost.
 UNTAKEN_SECONDS = 10.0
-#: A stop takes about a second. After this nobody is there to bring it about.
+#: A stop takes about a second. After this no worker is there to complete it.
 UNSETTLED_SECONDS = 5.0
 #: A batch lasts half a second; a step of DDL that scans may last for hours, but holds a session.
 STILL_SECONDS = 60.0
 
+#: The event that says who asked for a state: the worker, who only brings it about, is in the state's own.
+ASKED: dict[State, State] = {
+    State.PAUSED: State.PAUSING,
+    State.CANCELLED: State.CANCELLING,
+    State.ROLLED_BACK: State.ROLLING_BACK,
+}
+
 #: What helps against a load signal, by its name.
 AGAINST: dict[str, str] = {
-    "replica_lag_seconds": "look at the standby: is it up, does a query hold its replay up (pg_stat_replication)",
-    "slot_retained_bytes": "look at the slot furthest behind, and drop one that nobody reads (pg_replication_slots)",
+    "replica_lag_seconds": "look at the standby: is it up, does a query block its replay (pg_stat_replication)",
+    "slot_retained_bytes": "look at the slot furthest behind, and drop one that has no reader (pg_replication_slots)",
     "slot_used_share": "let the slot's consumer catch up before the slot is lost (pg_replication_slots)",
-    "archive_backlog_segments": "look why the archiver is behind (pg_stat_archiver)",
-    "wal_bytes_per_second": "it falls by itself when whoever writes so much is done",
-    "blocked_sessions": "sessions wait for our batches; smaller batches hold less: backfilld pace {name} --batch-seconds 0.1",
-    "lock_waiters": "look who holds what others wait for (pg_blocking_pids)",
+    "archive_backlog_segments": "find out why the archiver is behind (pg_stat_archiver)",
+    "wal_bytes_per_second": "it falls by itself once the heavy writer is done",
+    "blocked_sessions": "sessions wait for our batches; smaller batches hold locks more briefly: backfilld pace {name} --batch-seconds 0.1",
+    "lock_waiters": "find the session that holds the lock (pg_blocking_pids)",
     "active_connections": "it falls by itself when the application has less to do",
-    "connections": "look for sessions that idle (pg_stat_activity), or raise max_connections",
+    "connections": "look for idle sessions (pg_stat_activity), or raise max_connections",
     "commit_seconds": "look at the disk of the WAL, and at synchronous standbys",
     "foreground_latency": "the application is slower than without us; it recovers while we wait",
-    "snapshot_age_seconds": "end the oldest transaction, or wait for it; vacuum cannot go on before (pg_stat_activity, backend_xmin)",
-    "dead_tuples": "let vacuum catch up: VACUUM the table, or make autovacuum quicker for it",
-    "table_growth": "the table has grown more than it should: look what keeps vacuum from giving room back",
+    "snapshot_age_seconds": "end the oldest transaction, or wait for it; until then vacuum cannot clean up (pg_stat_activity, backend_xmin)",
+    "dead_tuples": "let vacuum catch up: VACUUM the table, or make autovacuum faster for it",
+    "table_growth": "the table has grown more than it should: find out what keeps vacuum from freeing space",
 }
 
 
@@ -64,8 +71,15 @@ class Facts:
     waiting: Waiting
     #: Sessions of ours, of all runs, that are inside a batch or a step.
     working_sessions: int
-    #: The event that brought the run into its state: `at`, `actor`, `detail`. Any: columns of the audit.
-    since: Mapping[str, Any] | None
+    #: Who asked for the run's state; None where no person did, or none is on record.
+    asked_by: str | None
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What would let a run continue."""
+
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +92,7 @@ class Explanation:
     cause: Cause | None
     #: What is going on, and why.
     sentences: tuple[str, ...]
-    #: What would let it go on, each with its command where there is one.
+    #: What would let it continue, each with its command where there is one.
     remedies: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
@@ -96,13 +110,14 @@ def read(connection: Connection, run: Run, limits: Limits) -> Explanation:
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         pace = pace_store.read(connection)
+        asked = audit.latest(connection, run.run, what=f"run.{ASKED.get(run.state, run.state)}")
         facts = Facts(
             run=progress.read_within(connection, [run])[0],
             pace=pace,
             signals=pace_report.signals(pace, limits),
             waiting=lanes.waiting(connection),
             working_sessions=pace_store.working_sessions(connection),
-            since=audit.latest(connection, run.run, what=f"run.{run.state}"),
+            asked_by=str(asked["actor"]) if asked is not None else None,
         )
     return explain(facts)
 
@@ -110,28 +125,17 @@ def read(connection: Connection, run: Run, limits: Limits) -> Explanation:
 def explain(facts: Facts) -> Explanation:
     """Put the facts into words."""
     run = facts.run
-    told = [*_standing(facts), *_set_aside(run)]
+    told = [*_by_state(facts), *_left_aside(run)]
     return Explanation(
         run=run.run,
         name=run.name,
         cause=run.hold.cause if run.hold is not None else None,
-        # A reason may be a question already.
-        sentences=tuple(one.replace("?.", "?") for one in told if not isinstance(one, Remedy)),
-        remedies=tuple(dict.fromkeys(str(one) for one in told if isinstance(one, Remedy))),
+        sentences=tuple(one for one in told if isinstance(one, str)),
+        remedies=tuple(dict.fromkeys(one.text for one in told if isinstance(one, Remedy))),
     )
 
 
-class Remedy(str):
-    """What would let a run go on, told beside the sentences."""
-
-    __slots__ = ()
-
-
-#: A sentence, or a remedy.
-_Told = str
-
-
-def _standing(facts: Facts) -> Iterator[_Told]:
+def _by_state(facts: Facts) -> Iterator[str | Remedy]:
     run = facts.run
     match run.state:
         case State.QUEUED | State.RUNNING | State.ROLLING_BACK:
@@ -150,38 +154,39 @@ def _standing(facts: Facts) -> Iterator[_Told]:
             assert_never(run.state)
 
 
-# --- runs that are to move ---------------------------------------------------------------------------------------------
+# --- runs that should move ---------------------------------------------------------------------------------------------
 
 
-def _going(facts: Facts) -> Iterator[_Told]:
+def _going(facts: Facts) -> Iterator[str | Remedy]:
     run = facts.run
     yield _where(run)
     if run.hold is not None:
         yield from _held(facts, run.hold)
         return
     if run.index_work is not None:
-        yield f"An index is at work: {run.index_work.in_words}."
+        yield f"An index is being built or dropped: {run.index_work.in_words}."
     elif facts.waiting.seconds > UNTAKEN_SECONDS and not facts.working_sessions:
-        yield f"{number(facts.waiting.lanes)} lanes have been due for up to {duration(facts.waiting.seconds)}, and no worker takes them."
+        due = counted(facts.waiting.lanes, "lane has", "lanes have")
+        yield f"{due} been due for up to {duration(facts.waiting.seconds)}, and no worker has taken work."
         yield Remedy(
-            "look whether the processes for lanes are alive and Redis answers (/ready of each worker names what is not); "
-            "a worker that is gone: backfilld worker"
+            "check that the worker processes are alive and that Redis answers (/ready of each worker names what is not); "
+            "to start a worker: backfilld worker"
         )
     elif run.progress_age_seconds > STILL_SECONDS and not facts.working_sessions:
         yield f"Nothing holds it, and yet no batch has committed for {duration(run.progress_age_seconds)}."
-        yield Remedy(f"look what happened last: backfilld events {run.name}")
+        yield Remedy(f"see what happened last: backfilld events {run.name}")
     else:
         yield _at_work(run)
     yield from _slowed(facts)
 
 
 def _where(run: Progress) -> str:
-    if run.state is State.ROLLING_BACK:
-        return f"It is being rolled back, for {duration(run.state_seconds)}; phase {run.phase}."
     if run.state is State.QUEUED:
         return f"It was enqueued {duration(run.state_seconds)} ago, and no worker has taken its first step yet."
-    done = f", {run.percent:.1f} % done" if run.rows_total is not None else ""
-    return f"It is in phase {run.phase}, for {duration(run.phase_seconds)}{done}."
+    done = f", {run.percent:.1f} % done" if run.rows_total is not None or run.kept_walk is not None else ""
+    if run.state is State.ROLLING_BACK:
+        return f"It has been rolling back for {duration(run.state_seconds)}, now in phase {run.phase}{done}."
+    return f"It has been in phase {run.phase} for {duration(run.phase_seconds)}{done}."
 
 
 def _at_work(run: Progress) -> str:
@@ -189,76 +194,70 @@ def _at_work(run: Progress) -> str:
     return f"Nothing holds it: {number(run.rows_per_second)} rows/s{left}."
 
 
-def _held(facts: Facts, hold: Hold) -> Iterator[_Told]:
+def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:
     name, lasting = facts.run.name, duration(hold.seconds)
     match hold.cause:
         case Cause.APPROVAL:
             yield from _awaiting(facts.run)
         case Cause.STOP:
-            yield f"All runs of this database are held: {hold.reason}."
-            yield Remedy("let all runs go on: backfilld resume --all")
+            yield sentence(f"All runs of this database are held: {hold.reason}")
+            yield Remedy("let all runs continue: backfilld resume --all")
         case Cause.WINDOW:
-            yield f"It is held: {hold.reason}."
-            yield Remedy("it goes on by itself when its window opens")
+            yield sentence(f"It is held: {hold.reason}")
+            yield Remedy("it continues by itself when its window opens")
             yield Remedy(f"or let it work at any time: backfilld pace {name} --any-time")
         case Cause.LOAD:
             yield from _held_by_load(facts, hold)
         case Cause.BLIND:
-            yield f"It is held: {hold.reason}. Without a reading of the load nothing works."
+            yield sentence(f"It is held: {hold.reason}")
+            yield "Without a recent reading of the load no lane works."
             yield Remedy(
-                "start a worker, or look why the one there is cannot read (its log says loop.failed): backfilld worker"
+                "start a worker, or find out why the running one cannot read the load (its log says loop.failed): backfilld worker"
             )
         case Cause.LOCK:
-            yield f"A step of {facts.run.phase} has been {hold.reason} ({lasting} so far)."
-            yield Remedy("it goes on by itself when they are done")
+            yield sentence(f"A step of {facts.run.phase} has been {hold.reason} ({lasting} so far)")
+            yield Remedy("it continues by itself once the lock is free")
             yield from _blockers(facts.run)
         case Cause.INDEX:
-            yield f"It is held: {hold.reason}."
-            yield Remedy("it goes on by itself when that transaction ends; or end it")
+            yield sentence(f"It is held: {hold.reason}")
+            yield Remedy("it continues by itself when that transaction ends; or end it")
         case Cause.ERROR:
-            yield f"A lane met an error and tries again by itself: {hold.reason}."
-            yield Remedy(f"if it comes again and again, mend the cause: backfilld events {name}")
+            yield sentence(f"A lane met an error and will retry by itself: {hold.reason}")
+            yield Remedy(f"if it comes back, fix the cause: backfilld events {name}")
         case _:
             assert_never(hold.cause)
 
 
-def _held_by_load(facts: Facts, hold: Hold) -> Iterator[_Told]:
-    yield f"All work has been held for {duration(hold.seconds)} because of the load: {hold.reason}."
+def _held_by_load(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:
+    yield sentence(f"All work has been held for {duration(hold.seconds)} because of the load: {hold.reason}")
     signal = facts.pace.hold_signal or ""
     limit = next((one.hard for one in facts.signals if one.name == signal), None)
-    below = f" once it is below {_amount(signal, limit)}" if limit is not None else ""
-    yield Remedy(f"it goes on by itself{below}")
+    below = f" once it is below {signal_value(signal, limit)}" if limit is not None else ""
+    yield Remedy(f"it continues by itself{below}")
     if signal in AGAINST:
         yield Remedy(AGAINST[signal].format(name=facts.run.name))
     for one in facts.signals:
         if one.value is None:
-            yield f"{_signal(one.name)} cannot be read: {one.detail or 'no reason given'}."
+            yield sentence(f"{signal_name(one.name).capitalize()} cannot be read: {one.detail or 'no reason given'}")
     yield Remedy("see every signal beside its limits: backfilld pace")
 
 
-def _slowed(facts: Facts) -> Iterator[_Told]:
+def _slowed(facts: Facts) -> Iterator[str | Remedy]:
     """What makes it slower than it might be."""
     for one in facts.signals:
         if one.value is not None and one.soft is not None and one.hard is not None and one.soft < one.value < one.hard:
             detail = f" ({one.detail})" if one.detail else ""
-            value, soft, hard = (_amount(one.name, number) for number in (one.value, one.soft, one.hard))
-            yield f"{_signal(one.name)} slows it down: {value}{detail}, slower from {soft}, held from {hard}."
+            value, soft, hard = (signal_value(one.name, number) for number in (one.value, one.soft, one.hard))
+            named = signal_name(one.name).capitalize()
+            yield f"{named} slows it down: {value}{detail}; slower from {soft}, held from {hard}."
             if one.name in AGAINST:
                 yield Remedy(AGAINST[one.name].format(name=facts.run.name))
     if facts.pace.width < min(facts.run.lanes, facts.pace.max_width):
-        yield f"{facts.pace.width} lanes may work at once, of the {facts.run.lanes} it would have."
+        yield f"At the present pace {facts.pace.width} of its {counted(facts.run.lanes, 'lane')} may work at once."
 
 
-def _amount(signal: str, value: float) -> str:
-    return size(value) if "_bytes" in signal else figure(value)
-
-
-def _signal(name: str) -> str:
-    return name.replace("_", " ").capitalize()
-
-
-def _blockers(run: Progress) -> Iterator[_Told]:
-    """Who is in the way of a lock, and how to be rid of them."""
+def _blockers(run: Progress) -> Iterator[Remedy]:
+    """The sessions that block a lock, and how to end them."""
     blockers = [one for error in run.errors for one in error.get("blockers", [])]
     for one in blockers:
         if one.get("pid") is not None:
@@ -266,104 +265,107 @@ def _blockers(run: Progress) -> Iterator[_Told]:
         elif one.get("application_name"):
             yield Remedy(f"or end the prepared transaction: ROLLBACK PREPARED '{one['application_name']}'")
     if blockers:
-        yield Remedy(f"or have idle sessions sent away: backfilld pace {run.name} --cancel-blockers idle")
+        yield Remedy(f"or let it end idle sessions: backfilld pace {run.name} --cancel-blockers idle")
 
 
-# --- runs that a person has to do with ---------------------------------------------------------------------------------
+# --- runs that need a person -------------------------------------------------------------------------------------------
 
 
-def _awaiting(run: Progress) -> Iterator[_Told]:
-    proved = " The data is verified, and the new structure can be used." if run.verified else ""
-    yield f"{str(run.phase).capitalize()} waits for a person's approval, for {duration(run.state_seconds)}.{proved}"
+def _awaiting(run: Progress) -> Iterator[str | Remedy]:
+    yield f"{str(run.phase).capitalize()} has waited for approval for {duration(run.state_seconds)}."
+    if run.verified:
+        yield "The data is verified, and the new structure can be used."
     yield Remedy(f"let it begin: backfilld approve {run.name} --phase {run.phase}")
-    yield Remedy(f"or take everything back: backfilld rollback {run.name}")
+    yield Remedy(f"or undo everything: backfilld rollback {run.name}")
 
 
-def _stopping(facts: Facts) -> Iterator[_Told]:
+def _stopping(facts: Facts) -> Iterator[str | Remedy]:
     run = facts.run
-    what = "pausing" if run.state is State.PAUSING else "being cancelled"
-    in_hand = (
-        f"{facts.working_sessions} batches or steps are in flight" if facts.working_sessions else "nothing is in flight"
+    verb = "pause" if run.state is State.PAUSING else "cancel"
+    in_flight = (
+        f"{counted(facts.working_sessions, 'batch or step is', 'batches or steps are')} in flight"
+        if facts.working_sessions
+        else "nothing is in flight"
     )
-    yield f"It is {what}, for {duration(run.state_seconds)}{_by(facts)}; {in_hand}."
+    yield f"{_somebody(facts)} asked {duration(run.state_seconds)} ago to {verb} it; {in_flight}."
     if run.state_seconds > UNSETTLED_SECONDS:
-        yield "Only a worker can bring that to its end, within about a second."
+        yield "Only a worker can complete that; with one it takes about a second."
         yield Remedy("start a worker: backfilld worker")
 
 
-def _paused(facts: Facts) -> Iterator[_Told]:
+def _paused(facts: Facts) -> Iterator[str | Remedy]:
     run = facts.run
-    if not run.errors:
-        yield f"It was paused{_by(facts)}, {duration(run.state_seconds)} ago."
-        yield Remedy(f"let it go on: backfilld resume {run.name}")
+    if run.error_class is None:
+        yield f"{_somebody(facts)} paused it {duration(run.state_seconds)} ago."
+        yield Remedy(f"let it continue: backfilld resume {run.name}")
         return
-    error = run.errors[0]
-    yield f"It paused itself {duration(run.state_seconds)} ago: {_text(error)}."
-    match error["class"]:
+    yield sentence(f"It paused itself {duration(run.state_seconds)} ago: {_text(run.errors[0])}")
+    match run.error_class:
         case "quarantine":
             yield Remedy(f"see which rows, and why: backfilld quarantine list {run.name}")
-            yield Remedy(f"mend them and try them again, which lets it go on: backfilld quarantine retry {run.name}")
-            if run.phase is not Phase.VERIFY:  # there nothing else is left to do, and more would not help
+            yield Remedy(f"fix them and retry them, which also resumes it: backfilld quarantine retry {run.name}")
+            if run.phase is not Phase.VERIFY:  # there nothing else is left to do, and a higher limit would not help
                 more = 2 * run.max_quarantined or 100
                 yield Remedy(f"or allow more of them: backfilld pace {run.name} --max-quarantined {more}")
-                yield Remedy(f"and then let it go on: backfilld resume {run.name}")
+                yield Remedy(f"and then let it continue: backfilld resume {run.name}")
         case "violated":
-            yield Remedy(f"mend the rows that are named, then let it go on: backfilld resume {run.name}")
+            yield Remedy(f"fix the rows that are named, then let it continue: backfilld resume {run.name}")
         case "blocked":
             yield from _blockers(run)
-            yield Remedy(f"then let it go on: backfilld resume {run.name}")
+            yield Remedy(f"then let it continue: backfilld resume {run.name}")
         case _:
-            yield Remedy(f"mend the cause, then let it go on: backfilld resume {run.name}")
-    yield Remedy(f"or take everything back: backfilld rollback {run.name}")
+            yield Remedy(f"fix the cause, then let it continue: backfilld resume {run.name}")
+    yield Remedy(f"or undo everything: backfilld rollback {run.name}")
 
 
-def _failed(run: Progress) -> Iterator[_Told]:
+def _failed(run: Progress) -> Iterator[str | Remedy]:
     error = run.errors[0] if run.errors else {"message": "no reason is on record"}
     state = f" (SQLSTATE {error['sqlstate']})" if error.get("sqlstate") else ""
     where = f", in lane {error['lane']}" if error.get("lane") else ""
     on = f" on {error['relation']}" if error.get("relation") else ""
-    yield (
-        f"It failed {duration(run.state_seconds)} ago in phase {run.phase}{where}{on}: {_text(error)}{state}. "
-        "Nothing is lost: what was committed stands, and the rest was rolled back."
-    )
-    yield Remedy(f"mend the cause, then let it go on where it was: backfilld resume {run.name}")
-    yield Remedy(f"or take everything back: backfilld rollback {run.name}")
-    yield Remedy(f"what came before: backfilld events {run.name}")
+    yield f"It failed {duration(run.state_seconds)} ago in phase {run.phase}{where}{on}: {_text(error)}{state}."
+    yield "Nothing is lost: what was committed is still in place, and the rest was rolled back."
+    yield Remedy(f"fix the cause, then let it continue where it was: backfilld resume {run.name}")
+    yield Remedy(f"or undo everything: backfilld rollback {run.name}")
+    yield Remedy(f"see what came before: backfilld events {run.name}")
 
 
-def _ended(facts: Facts) -> Iterator[_Told]:
-    run = facts.run
-    what = {
-        State.COMPLETED: "It is completed, and the data is verified",
-        State.CANCELLED: "It was cancelled; what it had done stays",
-        State.ROLLED_BACK: "It was rolled back; what it had done is taken back",
-    }[run.state]
-    yield f"{what}{_by(facts) if run.state is not State.COMPLETED else ''}, {duration(run.state_seconds)} ago."
-    if run.state is State.COMPLETED:
-        yield Remedy(f"whether it can still be rolled back, and until when: backfilld status {run.name}")
-    elif run.state is State.CANCELLED:
-        yield Remedy(f"take back what it left: backfilld rollback {run.name}")
+def _ended(facts: Facts) -> Iterator[str | Remedy]:
+    run, ago = facts.run, f"{duration(facts.run.state_seconds)} ago"
+    match run.state:
+        case State.CANCELLED:
+            yield f"{_somebody(facts)} cancelled it {ago}. What it had already done is still in place."
+            yield Remedy(f"undo what it left: backfilld rollback {run.name}")
+        case State.ROLLED_BACK:
+            yield f"It was rolled back {ago}, as {_somebody(facts, 'somebody')} asked. Everything it had done is undone."
+        case _:
+            yield f"It was completed {ago}, and the data is verified."
+            yield Remedy(f"whether it can still be rolled back, and until when: backfilld status {run.name}")
 
 
 def _text(error: Mapping[str, Any]) -> str:  # Any: JSON
     return str(error["message"]).removesuffix(".")
 
 
-def _by(facts: Facts) -> str:
-    return f" by {facts.since['actor']}" if facts.since is not None else ""
+def _somebody(facts: Facts, unknown: str = "Somebody") -> str:
+    return facts.asked_by or unknown
 
 
-def _set_aside(run: Progress) -> Iterator[_Told]:
-    if run.quarantined and run.state not in ENDED:
-        rows = "row is" if run.quarantined == 1 else "rows are"
+def _left_aside(run: Progress) -> Iterator[str | Remedy]:
+    """Rows that a person has to look at, as long as the run lasts."""
+    if run.state in ENDED:
+        return
+    if run.quarantined:
         yield (
-            f"{number(run.quarantined)} {rows} set aside, because they cannot be converted; at more than "
+            f"{counted(run.quarantined, 'row is', 'rows are')} quarantined, because conversion failed; with more than "
             f"{number(run.max_quarantined)} the run pauses."
         )
         yield Remedy(f"see which rows, and why: backfilld quarantine list {run.name}")
         if run.state in {State.RUNNING, State.FAILED}:
-            yield Remedy(f"once they are mended: backfilld quarantine retry {run.name}")
-    if run.rollback_conflicts and run.state not in ENDED:
-        rows = "row does" if run.rollback_conflicts == 1 else "rows do"
-        yield f"{number(run.rollback_conflicts)} {rows} not fit the old column; a rollback would wait for them to be mended."
+            yield Remedy(f"once they are fixed: backfilld quarantine retry {run.name}")
+    if run.rollback_conflicts:
+        yield (
+            f"{counted(run.rollback_conflicts, 'row does', 'rows do')} not fit the old column; until that is fixed "
+            "it cannot be rolled back."
+        )
         yield Remedy(f"whether it can be rolled back: backfilld status {run.name}")

@@ -1,4 +1,4 @@
-"""The metrics that come from the record: what each is called, what it says, and where in a snapshot it stands.
+"""The metrics that come from the record: the name, help text and value of each.
 
 Every worker host serves the same numbers, so they are compared over instances and never added up. The series of a run end with
 it. docs/reference/metrics.md is this file for people; a test holds the two together.
@@ -7,7 +7,7 @@ it. docs/reference/metrics.md is this file for people; a test holds the two toge
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from backfilld.migrations.record.model import Pace
     from backfilld.monitoring.progress import Progress
 
+T = TypeVar("T")
+
 #: A value of a run, or of the database; None: unknown, and no sample.
 Number = float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What is stored, in bytes. Asked for apart from the rest, since it needs a moment's lock on each table."""
+    """Sizes on disk, in bytes. Read apart from the rest, because each needs a moment's lock on its table."""
 
     #: By run and kind: journal, archive.
     kept: Mapping[tuple[int, str], int] = field(default_factory=dict)
@@ -37,7 +39,7 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What the record said at one moment."""
+    """The record at one moment."""
 
     #: Those that have not ended.
     runs: Sequence[Progress]
@@ -48,25 +50,29 @@ class Snapshot:
     working_sessions: int
     kept_overdue_seconds: float
     notices: Mapping[str, int]
-    #: None: this role may not know.
+    #: None: this role may not read it.
     replica_lag_seconds: float | None
     #: None: could not be read in time.
     sizes: Sizes | None
 
 
 @dataclass(frozen=True)
-class _Of:
+class _Of(Generic[T]):
     """One family with at most one sample for each thing it is about."""
 
     name: str
     says: str
-    value: Callable[[Progress], Number]
+    value: Callable[[T], Number]
 
 
-_OF_RUNS = (
+_OF_RUNS: tuple[_Of[Progress], ...] = (
     _Of("backfilld_run_state_seconds", "Seconds since the run's state changed.", lambda run: run.state_seconds),
     _Of("backfilld_run_phase_seconds", "Seconds since the run entered its phase.", lambda run: run.phase_seconds),
-    _Of("backfilld_run_progress_ratio", "How much of the walk is done.", lambda run: run.percent / 100),
+    _Of(
+        "backfilld_run_progress_ratio",
+        "Share of the walk that is done, or of the archive or rollback at work.",
+        lambda run: run.percent / 100,
+    ),
     _Of(
         "backfilld_run_eta_seconds",
         "Seconds until the present walk is over; absent when unknown.",
@@ -80,35 +86,87 @@ _OF_RUNS = (
     ),
     _Of(
         "backfilld_run_rows_verified",
-        "Rows that the present verifying walk has looked at.",
+        "Rows that the present verifying walk has read.",
         lambda run: run.rows_verified,
     ),
     _Of(
         "backfilld_run_residual_rows",
-        "Rows that the last verification found still in need of work; absent until verified once.",
+        "Rows that the last verification found not done yet; absent before the first.",
         lambda run: run.residual_rows,
     ),
-    _Of("backfilld_run_verified", "1 once a pass over the data has proved it.", lambda run: float(run.verified)),
+    _Of("backfilld_run_verified", "1 once a pass over the data has verified it.", lambda run: float(run.verified)),
     _Of(
         "backfilld_run_progress_age_seconds",
         "Seconds since a batch of the run committed.",
         lambda run: run.progress_age_seconds,
     ),
-    _Of("backfilld_quarantined_rows", "Rows that are set aside now.", lambda run: run.quarantined),
+    _Of("backfilld_quarantined_rows", "Rows in quarantine.", lambda run: run.quarantined),
     _Of(
         "backfilld_quarantine_limit_rows",
-        "Rows set aside at which the run pauses.",
+        "Rows in quarantine beyond which the run pauses.",
         lambda run: run.max_quarantined,
     ),
     _Of(
         "backfilld_rollback_conflict_rows",
-        "Rows written since the switch that do not fit the old column: they are in the way of a rollback.",
+        "Rows written since the switch that do not fit the old column; they block a rollback.",
         lambda run: run.rollback_conflicts,
     ),
     _Of(
         "backfilld_run_hot_update_ratio",
         "Share of the changed rows that touched no index; absent when unknown.",
         lambda run: run.hot_update_ratio,
+    ),
+)
+
+
+_OF_DATABASE: tuple[_Of[Snapshot], ...] = (
+    _Of(
+        "backfilld_message_age_seconds",
+        "How long the oldest due lane has waited for its step.",
+        lambda snapshot: snapshot.message_age_seconds,
+    ),
+    _Of("backfilld_lanes_due", "Lanes that are due at this moment.", lambda snapshot: snapshot.lanes_due),
+    _Of("backfilld_width", "Lanes that may work at once.", lambda snapshot: snapshot.pace.width),
+    _Of(
+        "backfilld_width_limit",
+        "The most lanes that may work at once, as set by a person.",
+        lambda snapshot: snapshot.pace.max_width,
+    ),
+    _Of(
+        "backfilld_working_sessions",
+        "Sessions of ours that are inside a batch or a step of DDL.",
+        lambda snapshot: snapshot.working_sessions,
+    ),
+    _Of("backfilld_rest_ratio", "Seconds a lane rests for each second of work.", lambda snapshot: snapshot.pace.rest),
+    _Of(
+        "backfilld_batch_limit_seconds",
+        "How long a batch may last at the present pace; absent: as long as its run says.",
+        lambda snapshot: snapshot.pace.batch_seconds,
+    ),
+    _Of(
+        "backfilld_hold_age_seconds",
+        "Seconds for which all work has been held by load; 0 when it is not.",
+        lambda snapshot: snapshot.pace.held_seconds or 0.0,
+    ),
+    _Of(
+        "backfilld_stop_age_seconds",
+        "Seconds since a person stopped all runs; 0 when they are not stopped.",
+        lambda snapshot: snapshot.pace.stopped_seconds or 0.0,
+    ),
+    _Of(
+        "backfilld_pace_age_seconds",
+        "Seconds since the governor's last verdict; absent before the first.",
+        lambda snapshot: snapshot.pace.age_seconds,
+    ),
+    _Of(
+        "backfilld_replica_lag_seconds",
+        "Seconds the slowest standby is behind in replaying; 0 without one.",
+        lambda snapshot: snapshot.replica_lag_seconds,
+    ),
+    _Of(
+        "backfilld_kept_overdue_seconds",
+        "Seconds since the retention of the most overdue run ended; 0 when none is overdue.",
+        lambda snapshot: snapshot.kept_overdue_seconds,
     ),
 )
 
@@ -130,58 +188,16 @@ def of(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def _of_database(snapshot: Snapshot) -> Iterator[Metric]:
-    pace = snapshot.pace
-    numbers: tuple[tuple[str, str, Number], ...] = (
-        (
-            "backfilld_message_age_seconds",
-            "How long the oldest due lane has waited for its step.",
-            snapshot.message_age_seconds,
-        ),
-        ("backfilld_lanes_due", "Lanes that are due at this moment.", snapshot.lanes_due),
-        ("backfilld_width", "Lanes that may work at once.", pace.width),
-        ("backfilld_width_limit", "Lanes that a person allows at most.", pace.max_width),
-        (
-            "backfilld_working_sessions",
-            "Sessions of ours that are inside a batch or a step of DDL.",
-            snapshot.working_sessions,
-        ),
-        ("backfilld_rest_ratio", "Seconds a lane rests for each second of work.", pace.rest),
-        (
-            "backfilld_batch_limit_seconds",
-            "How long a batch may last at the present pace; absent: as long as its run says.",
-            pace.batch_seconds,
-        ),
-        (
-            "backfilld_hold_age_seconds",
-            "Seconds for which all work has been held by load; 0 when it is not.",
-            pace.held_seconds or 0.0,
-        ),
-        (
-            "backfilld_stop_age_seconds",
-            "Seconds since a person stopped all runs; 0 when nobody did.",
-            pace.stopped_seconds or 0.0,
-        ),
-        (
-            "backfilld_pace_age_seconds",
-            "Seconds since the governor's last verdict; absent before the first.",
-            pace.age_seconds,
-        ),
-        (
-            "backfilld_replica_lag_seconds",
-            "Seconds the slowest standby is behind in replaying; 0 without one.",
-            snapshot.replica_lag_seconds,
-        ),
-        (
-            "backfilld_kept_overdue_seconds",
-            "Seconds since the retention of the most overdue of them ended; 0 when none is overdue.",
-            snapshot.kept_overdue_seconds,
-        ),
-    )
-    for name, says, number in numbers:
-        family = GaugeMetricFamily(name, says)
-        if number is not None:
+    for one in _OF_DATABASE:
+        family = GaugeMetricFamily(one.name, one.says)
+        if (number := one.value(snapshot)) is not None:
             family.add_metric([], number)
         yield family
+    yield from _of_holds_and_notices(snapshot)
+
+
+def _of_holds_and_notices(snapshot: Snapshot) -> Iterator[Metric]:
+    pace = snapshot.pace
     held = GaugeMetricFamily(
         "backfilld_hold_info", "The load signal that holds all work; 1, absent when none does.", labels=["reason"]
     )
@@ -236,13 +252,15 @@ def _of_all_runs(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def _with_more_labels(runs: Sequence[Progress]) -> Iterator[Metric]:
-    rows = CounterMetricFamily("backfilld_rows", "Rows walked, by what became of them.", labels=["run", "outcome"])
-    batches = CounterMetricFamily("backfilld_batches", "Batches, by what became of them.", labels=["run", "outcome"])
-    info = GaugeMetricFamily("backfilld_run_info", "Where a run stands; 1.", labels=["run", "phase", "state"])
+    rows = CounterMetricFamily("backfilld_rows", "Rows walked, by outcome.", labels=["run", "outcome"])
+    batches = CounterMetricFamily("backfilld_batches", "Batches, by outcome.", labels=["run", "outcome"])
+    info = GaugeMetricFamily(
+        "backfilld_run_info", "Phase and state of a run; always 1.", labels=["run", "phase", "state"]
+    )
     lanes = GaugeMetricFamily("backfilld_run_lanes", "Lanes of the present walk, by state.", labels=["run", "state"])
     errors = GaugeMetricFamily(
         "backfilld_run_error_info",
-        "What a run paused itself or failed for; 1, absent for one that a person paused.",
+        "Why a run paused itself or failed; always 1, absent for a run that a person paused.",
         labels=["run", "class"],
     )
     held = GaugeMetricFamily(
@@ -274,7 +292,7 @@ def _of_sizes(runs: Sequence[Progress], sizes: Sizes) -> Iterator[Metric]:
     )
     kept_of_run = GaugeMetricFamily(
         "backfilld_run_kept_bytes",
-        "Old values kept for the way back: journal, archive.",
+        "Old values kept for a rollback: journal, archive.",
         labels=["run", "kind"],
     )
     for run in runs:
@@ -287,7 +305,7 @@ def _of_sizes(runs: Sequence[Progress], sizes: Sizes) -> Iterator[Metric]:
         for kind in KINDS:
             kept_of_run.add_metric([run.name, kind], sizes.kept.get((run.run, kind), 0))
     kept = GaugeMetricFamily(
-        "backfilld_kept_bytes", "Old values kept for the way back, of all runs: journal, archive.", labels=["kind"]
+        "backfilld_kept_bytes", "Old values kept for a rollback, all runs together: journal, archive.", labels=["kind"]
     )
     for kind in KINDS:
         kept.add_metric([kind], sum(amount for (_, of), amount in sizes.kept.items() if of == kind))
@@ -296,5 +314,5 @@ def _of_sizes(runs: Sequence[Progress], sizes: Sizes) -> Iterator[Metric]:
     yield GaugeMetricFamily("backfilld_kept_runs", "Runs for which old values are kept.", value=number)
 
 
-#: Of what is kept for the way back.
+#: Kinds of old values.
 KINDS = ("journal", "archive")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Not prometheus_client's own: an application that imports our client keeps its metrics to itself.
 REGISTRY = CollectorRegistry()
 
-#: What a label says instead of a value outside its closed set.
+#: The label of every value outside its closed set.
 OTHER = "other"
 
 PARTS = ("wait", "statement", "commit")
@@ -34,9 +34,9 @@ HOLD_REASONS = set(Limits.model_fields)
 
 #: Fine around the target of 0.5 s, where a change of pace shows, and around the milliseconds of a commit.
 BATCH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5, 5.0, 10.0)
-#: Around the second that a wish is promised to take.
+#: Around the second in which a wish should take effect.
 CONTROL_BUCKETS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
-#: From a lock that is free to one that is held for the half hour after which a run pauses.
+#: From a free lock to one that is held for the half hour after which a run pauses.
 LOCK_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0)
 
 BATCH_SECONDS = Histogram(
@@ -49,45 +49,45 @@ BATCH_SECONDS = Histogram(
 ERRORS = Counter("backfilld_errors", "Errors met, by what happens next.", ["class"], registry=REGISTRY)
 GIVE_WAYS = Counter(
     "backfilld_give_way",
-    "Batches cancelled before their time was up, so that a session which waited for them could go on.",
+    "Batches cancelled early, so that a session that waited for them could continue.",
     registry=REGISTRY,
 )
 BLOCKERS_SENT_AWAY = Counter(
     "backfilld_blockers_sent_away",
-    "Sessions that kept DDL from its lock and were cancelled or ended by a run's policy.",
+    "Sessions that blocked a DDL lock and were cancelled or ended, as the run's cancel_blockers allows.",
     ["how"],
     registry=REGISTRY,
 )
 LOCK_TRIES = Counter(
     "backfilld_lock_tries",
-    "Steps of DDL that came to their lock: had it, timed out, or were put off because of who holds it.",
+    "Tries of a DDL step for its lock: acquired (had), timed out, or put off because of its present holders.",
     ["outcome"],
     registry=REGISTRY,
 )
 LOCK_WAIT_SECONDS = Histogram(
     "backfilld_lock_wait_seconds",
-    "How long a step of DDL waited for its lock in all, from the first look until it had it.",
+    "Seconds a DDL step waited for its lock in all, from the first try until it was acquired.",
     buckets=LOCK_BUCKETS,
     registry=REGISTRY,
 )
 HOLD_SECONDS = Counter(
-    "backfilld_hold_seconds", "Seconds in which nothing might move, by load signal.", ["reason"], registry=REGISTRY
+    "backfilld_hold_seconds", "Seconds in which all work was held, by load signal.", ["reason"], registry=REGISTRY
 )
 RECONCILER_WAKEUPS = Counter(
     "backfilld_reconciler_wakeups",
-    "Due lanes that nobody had woken; many mean that messages get lost.",
+    "Due lanes that no message had woken; many mean that messages get lost.",
     registry=REGISTRY,
 )
 MESSAGES_DROPPED = Counter(
-    "backfilld_messages_dropped", "Messages that named a step already taken, or no lane.", registry=REGISTRY
+    "backfilld_messages_dropped", "Messages for a step already taken, or for no lane.", registry=REGISTRY
 )
 SENDS_FAILED = Counter(
-    "backfilld_sends_failed", "Wake-ups that could not be sent; the reconciler makes up for them.", registry=REGISTRY
+    "backfilld_sends_failed", "Wake-ups that could not be sent; the reconciler replaces them.", registry=REGISTRY
 )
-CONTROL_MESSAGES = Counter("backfilld_control_messages", "Control messages taken up.", ["verb"], registry=REGISTRY)
+CONTROL_MESSAGES = Counter("backfilld_control_messages", "Control messages handled.", ["verb"], registry=REGISTRY)
 CONTROL_SECONDS = Histogram(
     "backfilld_control_seconds",
-    "From a wish being on record until no batch is in flight.",
+    "Seconds from a wish being on record until no batch is in flight.",
     ["verb"],
     buckets=CONTROL_BUCKETS,
     registry=REGISTRY,
@@ -95,11 +95,11 @@ CONTROL_SECONDS = Histogram(
 STATEMENTS_CANCELLED = Counter(
     "backfilld_statements_cancelled", "Statements in flight that were cancelled for a wish.", registry=REGISTRY
 )
-LOOP_TICKS = Counter("backfilld_loop_ticks", "Turns of a side task.", ["loop"], registry=REGISTRY)
-LOOP_ERRORS = Counter("backfilld_loop_errors", "Turns of a side task that met an error.", ["loop"], registry=REGISTRY)
+LOOP_TICKS = Counter("backfilld_loop_ticks", "Iterations of a side task.", ["loop"], registry=REGISTRY)
+LOOP_ERRORS = Counter("backfilld_loop_errors", "Iterations of a side task that failed.", ["loop"], registry=REGISTRY)
 NOTIFICATIONS = Counter(
     "backfilld_notifications",
-    "Notifications: delivered, tried again later, or failed for good.",
+    "Notifications: delivered, retried later, or failed for good.",
     ["outcome"],
     registry=REGISTRY,
 )
@@ -127,7 +127,7 @@ for _verb in (*sorted(CONTROL_VERBS), OTHER):
 
 
 def know_signals(names: Iterable[str]) -> None:
-    """The operator's own signals have names of their own among the reasons of a hold: they are few, and from the settings."""
+    """Give the operator's own signals a series among the reasons of a hold: they are few, and come from the settings."""
     for name in names:
         HOLD_REASONS.add(name)
         HOLD_SECONDS.labels(name)

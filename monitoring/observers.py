@@ -1,11 +1,12 @@
-"""Events become metrics and log lines, here and nowhere else: one table of what is counted, and how it is worded."""
+"""Events become metrics and log lines, here and nowhere else: one table of how each is worded, how loud, and what it counts."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import structlog
 
@@ -40,13 +41,132 @@ from backfilld.monitoring import metrics
 from backfilld.monitoring.exemplars import Exemplars
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlog.typing import FilteringBoundLogger
 
     from backfilld.migrations.telemetry import Event
 
 
+Level = Literal["debug", "info", "warning", "error"]
+E = TypeVar("E")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """What becomes of one kind of event. Any: that kind."""
+
+    #: The name of its log line; None for none.
+    word: Callable[[Any], str | None]
+    level: Callable[[Any], Level]
+    count: Callable[[Any], object]
+
+
+def _row(
+    kind: type[E],
+    word: str | Callable[[E], str] | None,
+    level: Level | Callable[[E], Level] = "info",
+    count: Callable[[E], object] = lambda _: None,
+) -> tuple[type[E], _Row]:
+    named: Callable[[E], str | None] = word if callable(word) else lambda _: word
+    loud: Callable[[E], Level] = level if callable(level) else lambda _: level
+    return kind, _Row(word=named, level=loud, count=count)
+
+
+def _count_parts(event: BatchCommitted) -> None:
+    for part, seconds in _parts(event):
+        metrics.BATCH_SECONDS.labels(part).observe(seconds)
+
+
+def _count_loop_failed(event: LoopFailed) -> None:
+    metrics.ERRORS.labels(event.error_class).inc()
+    metrics.LOOP_ERRORS.labels(_loop(event.loop)).inc()
+
+
+def _count_send_failed(_: SendFailed) -> None:
+    metrics.SENDS_FAILED.inc()
+    metrics.ERRORS.labels("redis").inc()
+
+
+def _count_lock(event: LockTried) -> None:
+    metrics.LOCK_TRIES.labels(event.outcome).inc()
+    if event.outcome == "had":
+        metrics.LOCK_WAIT_SECONDS.observe(event.seconds)
+
+
+def _count_state(event: StateChanged) -> None:
+    # The one sign of a fatal error: the batch that met it is neither committed nor retried.
+    if event.state is State.FAILED:
+        metrics.ERRORS.labels("fatal").inc()
+
+
+def _count_hold(event: PaceSet) -> None:
+    if event.hold_signal is not None:
+        reason = event.hold_signal if event.hold_signal in metrics.HOLD_REASONS else metrics.OTHER
+        metrics.HOLD_SECONDS.labels(reason).inc(event.elapsed_seconds)
+
+
+def _count_control(event: ControlApplied) -> None:
+    # Anyone who can write to Redis can invent verbs; they do not get series of their own.
+    metrics.CONTROL_MESSAGES.labels(event.verb if event.verb in CONTROL_VERBS else metrics.OTHER).inc()
+    metrics.STATEMENTS_CANCELLED.inc(event.statements_cancelled)
+
+
+_NOTICE_LEVELS: dict[str, Level] = {"delivered": "info", "retried": "warning", "failed": "error"}
+
+#: Events without a count: a hold is counted in seconds, and a phase shows in `backfilld_run_info`.
+_ROWS: dict[type, _Row] = dict(
+    (
+        _row(BatchCommitted, "batch.committed", "debug", _count_parts),
+        _row(BatchRetried, "batch.retried", "warning", lambda event: metrics.ERRORS.labels(event.error_class).inc()),
+        _row(BatchGaveWay, "batch.gave_way", "info", lambda _: metrics.GIVE_WAYS.inc()),
+        _row(RowQuarantined, "row.quarantined", "warning", lambda _: metrics.ERRORS.labels("data").inc()),
+        _row(CommitUnknown, "commit.unknown", "warning", lambda _: metrics.ERRORS.labels("connection").inc()),
+        _row(LaneHeld, "lane.held", "debug"),
+        _row(LanesWoken, "lanes.woken", "info", lambda event: metrics.RECONCILER_WAKEUPS.inc(event.lanes)),
+        _row(MessageDropped, "message.dropped", "debug", lambda _: metrics.MESSAGES_DROPPED.inc()),
+        _row(SendFailed, "send.failed", "warning", _count_send_failed),
+        _row(PhaseEntered, "phase.entered"),
+        _row(
+            StateChanged,
+            "state.changed",
+            lambda event: "error" if event.state is State.FAILED else "info",
+            _count_state,
+        ),
+        _row(RunReported, "run.progress"),
+        _row(PaceSet, "pace.set", "debug", _count_hold),
+        _row(StopSwitched, lambda event: "all.stopped" if event.stopped else "all.resumed", "warning"),
+        _row(ControlApplied, "control.applied", "info", _count_control),
+        _row(
+            ControlSettled,
+            "control.settled",
+            "info",
+            lambda event: metrics.CONTROL_SECONDS.labels(event.verb).observe(event.seconds),
+        ),
+        _row(LockTried, "lock.tried", "debug", _count_lock),
+        _row(
+            BlockerSentAway,
+            "blocker.sent_away",
+            "warning",
+            lambda event: metrics.BLOCKERS_SENT_AWAY.labels(event.how).inc(),
+        ),
+        _row(SessionFrozen, "session.frozen", "warning"),
+        _row(SessionWaited, "session.waited"),
+        # Twenty times a second, so there is no line of it.
+        _row(LoopTicked, None, "debug", lambda event: metrics.LOOP_TICKS.labels(_loop(event.loop)).inc()),
+        _row(LoopFailed, "loop.failed", "warning", _count_loop_failed),
+        _row(
+            NoticeSent,
+            "notice.sent",
+            lambda event: _NOTICE_LEVELS[event.outcome],
+            lambda event: metrics.NOTIFICATIONS.labels(event.outcome).inc(),
+        ),
+    )
+)
+
+
 class Observers:
-    """Counts and logs every event of a process. Never raises: the work matters more than the word about it."""
+    """Counts and logs every event of a process. Never raises: a batch must not fail for a log line."""
 
     def __init__(self) -> None:
         self._log: FilteringBoundLogger = structlog.get_logger("backfilld")
@@ -63,125 +183,34 @@ class Observers:
             with suppress(Exception):
                 self._log.exception("observer.failed", kind=type(event).__name__)
 
-    def _count(self, event: Event) -> None:  # noqa: C901, PLR0912 - one case for each event, no deeper
-        match event:
-            case BatchCommitted():
-                for part, seconds in (
-                    ("wait", event.wait_seconds),
-                    ("statement", event.statement_seconds),
-                    ("commit", event.commit_seconds),
-                ):
-                    metrics.BATCH_SECONDS.labels(part).observe(seconds)
-                    self._exemplars.keep(part, seconds, run=event.name, lane=event.lane)
-            case BatchRetried():
-                metrics.ERRORS.labels(event.error_class).inc()
-            case LoopTicked():
-                metrics.LOOP_TICKS.labels(_loop(event.loop)).inc()
-            case LoopFailed():
-                metrics.ERRORS.labels(event.error_class).inc()
-                metrics.LOOP_ERRORS.labels(_loop(event.loop)).inc()
-            case ControlSettled():
-                metrics.CONTROL_SECONDS.labels(event.verb).observe(event.seconds)
-            case LockTried():
-                metrics.LOCK_TRIES.labels(event.outcome).inc()
-                if event.outcome == "had":
-                    metrics.LOCK_WAIT_SECONDS.observe(event.seconds)
-            case RowQuarantined():
-                metrics.ERRORS.labels("data").inc()
-            case CommitUnknown():
-                metrics.ERRORS.labels("connection").inc()
-            case SendFailed():
-                metrics.SENDS_FAILED.inc()
-                metrics.ERRORS.labels("redis").inc()
-            case MessageDropped():
-                metrics.MESSAGES_DROPPED.inc()
-            case LanesWoken():
-                metrics.RECONCILER_WAKEUPS.inc(event.lanes)
-            case StateChanged():
-                # The one sign of a fatal error: the batch that met it is neither committed nor retried.
-                if event.state is State.FAILED:
-                    metrics.ERRORS.labels("fatal").inc()
-            case PaceSet():
-                if event.hold_signal is not None:
-                    reason = event.hold_signal if event.hold_signal in metrics.HOLD_REASONS else metrics.OTHER
-                    metrics.HOLD_SECONDS.labels(reason).inc(event.elapsed_seconds)
-            case ControlApplied():
-                # Whoever can write to Redis can invent verbs; they do not get series of their own.
-                metrics.CONTROL_MESSAGES.labels(event.verb if event.verb in CONTROL_VERBS else metrics.OTHER).inc()
-                metrics.STATEMENTS_CANCELLED.inc(event.statements_cancelled)
-            case BatchGaveWay():
-                metrics.GIVE_WAYS.inc()
-            case BlockerSentAway():
-                metrics.BLOCKERS_SENT_AWAY.labels(event.how).inc()
-            case NoticeSent():
-                metrics.NOTIFICATIONS.labels(event.outcome).inc()
-            case LaneHeld() | PhaseEntered() | RunReported() | StopSwitched() | SessionFrozen() | SessionWaited():
-                pass  # told, not counted: a hold is counted in seconds, a phase shows in `backfilld_run_info`
-            case _:
-                assert_never(event)
+    def _count(self, event: Event) -> None:
+        _ROWS[type(event)].count(event)
+        if isinstance(event, BatchCommitted):
+            for part, seconds in _parts(event):
+                self._exemplars.keep(part, seconds, run=event.name, lane=event.lane)
 
-    def _tell(self, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - as above
-        facts = vars(event)
-        match event:
-            case BatchCommitted():
-                self._log.debug("batch.committed", **facts)
-            case BatchRetried():
-                self._log.warning("batch.retried", **facts)
-            case RowQuarantined():
-                self._log.warning("row.quarantined", **facts)
-            case LaneHeld():
-                self._log.debug("lane.held", **facts)
-            case MessageDropped():
-                self._log.debug("message.dropped", **facts)
-            case CommitUnknown():
-                self._log.warning("commit.unknown", **facts)
-            case SendFailed():
-                self._log.warning("send.failed", **facts)
-            case LanesWoken():
-                self._log.info("lanes.woken", **facts)
-            case PhaseEntered():
-                self._log.info("phase.entered", **facts)
-            case StateChanged():
-                tell = self._log.error if event.state is State.FAILED else self._log.info
-                tell("state.changed", **facts)
-            case RunReported():
-                self._log.info("run.progress", **facts)
-            case PaceSet():
-                self._tell_pace(event)
-            case ControlApplied():
-                self._log.info("control.applied", **facts)
-            case ControlSettled():
-                self._log.info("control.settled", **facts)
-            case LockTried():
-                self._log.debug("lock.tried", **facts)
-            case LoopTicked():
-                pass  # twenty times a second
-            case StopSwitched():
-                self._log.warning("all.stopped" if event.stopped else "all.resumed", **facts)
-            case SessionFrozen():
-                self._log.warning("session.frozen", **facts)
-            case SessionWaited():
-                self._log.info("session.waited", **facts)
-            case BatchGaveWay():
-                self._log.info("batch.gave_way", **facts)
-            case BlockerSentAway():
-                self._log.warning("blocker.sent_away", **facts)
-            case NoticeSent():
-                level = {"delivered": self._log.info, "retried": self._log.warning, "failed": self._log.error}
-                level[event.outcome]("notice.sent", **facts)
-            case LoopFailed():
-                self._log.warning("loop.failed", **facts)
-            case _:
-                assert_never(event)
+    def _tell(self, event: Event) -> None:
+        row = _ROWS[type(event)]
+        if isinstance(event, PaceSet) and event.hold_signal != self._hold_signal:
+            self._tell_hold(event)
+        elif (word := row.word(event)) is not None:
+            getattr(self._log, row.level(event))(word, **vars(event))
 
-    def _tell_pace(self, event: PaceSet) -> None:
+    def _tell_hold(self, event: PaceSet) -> None:
+        """A hold that begins, changes or ends."""
         before, self._hold_signal = self._hold_signal, event.hold_signal
-        if event.hold_signal == before:
-            self._log.debug("pace.set", **vars(event))
-        elif event.hold_signal is None:
+        if event.hold_signal is None:
             self._log.info("pace.released", signal=before, width=event.width)
         else:
             self._log.info("pace.held", signal=event.hold_signal, reason=event.hold_reason)
+
+
+def _parts(event: BatchCommitted) -> tuple[tuple[str, float], ...]:
+    return (
+        ("wait", event.wait_seconds),
+        ("statement", event.statement_seconds),
+        ("commit", event.commit_seconds),
+    )
 
 
 def _loop(name: str) -> str:

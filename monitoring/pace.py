@@ -1,4 +1,4 @@
-"""How hard a database and a run on it may be worked at this moment, and why: what `backfilld pace` shows."""
+"""How fast a database and a run on it may be worked at this moment, and why: what `backfilld pace` shows."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """A load signal as it was last read, beside its limits: the governor's own, or else those that this process knows."""
+    """A load signal as last read, beside its limits: those of the governor, or else those in the settings of this process."""
 
     name: str
-    #: None: it could not be read, which holds.
+    #: None: it could not be read, which holds all work.
     value: float | None
     soft: float | None
     hard: float | None
-    #: Whose value it is, or why there is none.
+    #: What the value is of, or why there is none.
     detail: str = ""
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
@@ -92,12 +92,17 @@ def _reason(hold: Hold | None) -> str | None:
 
 
 def signals(now: Pace, limits: Limits) -> tuple[Signal, ...]:
-    """The readings as the governor wrote them, each with its limits and a detail."""
-    return tuple(_signal(name, read, getattr(limits, name, None)) for name, read in now.readings.items())
+    """The readings as the governor wrote them, each with its limits and a detail; the most important first.
+
+    That is the order of the limits in the settings, and then the operator's own: JSON on record has no order.
+    """
+    order = {name: place for place, name in enumerate(type(limits).model_fields)}
+    names = sorted(now.readings, key=lambda name: (order.get(name, len(order)), name))
+    return tuple(_signal(name, now.readings[name], getattr(limits, name, None)) for name in names)
 
 
 def _signal(name: str, read: object, limit: Limit | None) -> Signal:
-    """A reading: a value alone, as earlier releases wrote it, or with its limits."""
+    """A reading: with its limits, or a value alone."""
     known: dict[str, Any] = {"soft": limit.soft, "hard": limit.hard} if limit else {}  # Any: JSON
     told = {**known, **read} if isinstance(read, dict) else {**known, "value": read}
     return Signal(

@@ -1,7 +1,7 @@
 """How far a run is, as people and scripts see it: the stable keys of `--json`, rate and time left included.
 
-`measure` decides and is pure; `read` asks the database and does nothing else. All ages are taken from the database's own
-clock, and the workers' clocks are only ever compared with each other: a laptop that is five minutes off sees the same rate.
+`measure` decides and is pure; `read` asks the database and does nothing else. All ages are measured by the database's clock,
+and the workers' clocks are only compared with each other: a laptop that is five minutes off sees the same rate.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from backfilld.migrations import holds
 from backfilld.migrations.identifiers import TARGET
@@ -27,11 +27,21 @@ if TYPE_CHECKING:
     from backfilld.migrations.record.model import Pace, Run
     from backfilld.migrations.record.pace import Stop
 
-#: Nothing moved for this long, and longer than two batches take: the rate is 0 rather than a memory.
+#: Without a batch for this long, and longer than two batches take, the rate is 0 and not that of the past.
 STILL_SECONDS = 10.0
 
 #: Phases in which the walk over the data is not over yet.
 WALKING = frozenset({Phase.EXPAND, Phase.BACKFILL})
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptWalk:
+    """A walk over old values that is not over: to the archive before contract drops them, or back while a run is rolled back."""
+
+    kind: Literal["archive", "restore", "undo"]
+    rows_walked: int
+    #: An estimate.
+    rows_total: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +56,20 @@ class Progress:
     wish: Wish | None
     #: Rows that were really changed.
     rows_done: int
-    #: Rows the walk passes over; None until the walk was planned.
+    #: Rows the walk passes over; None until the walk was planned, an estimate until it is over.
     rows_total: int | None
-    #: Of the walk, changed or not; 100 once it is over. While an index is built, of the build's present phase.
+    #: Of the walk, changed or not; 100 once it is over. While an index is built, of the build's present phase; while old values
+    #: are archived, or a run is rolled back, of that.
     percent: float
     rows_per_second: float
-    #: Until the present walk (backfill, or verify) is over; None when unknown or done.
+    #: Until the present walk is over; None when unknown or done.
     eta_seconds: int | None
     #: As many as it may have at work.
     lanes: int
     width: int
     hold_reason: str | None
     residual_rows: int | None
+    #: Never of a run that is rolled back: what was verified is being taken away.
     verified: bool
     quarantined: int
     #: `{lane?, class, sqlstate, message, …}`; the run's own error first. Any: JSON for people.
@@ -74,11 +86,13 @@ class Progress:
     #: Rows the first walk has passed over, and of them those the present verifying walk has; not part of `to_json`.
     rows_walked: int = 0
     rows_verified: int = 0
+    #: The walk over old values, while there is one; not part of `to_json`.
+    kept_walk: KeptWalk | None = None
     #: Sizes of the tables before the walk and after it, in bytes; not part of `to_json` either. Any: JSON.
     space: Mapping[str, Any] | None = None
     #: The index that is being built or dropped; not part of `to_json` either.
     index_work: Work | None = None
-    #: What `hold_reason` is made of; neither are the rest.
+    #: What `hold_reason` says in words; neither are the rest.
     hold: Hold | None = None
     #: What the run paused itself or failed for; None for one that a person paused.
     error_class: str | None = None
@@ -157,7 +171,8 @@ def measure(  # noqa: PLR0913 - each is named where it is called
     run: Run, walk: Row, pace: Pace, *, now: datetime, stop: Stop | None = None, index_work: Work | None = None
 ) -> Progress:
     """Put the numbers together: `walk` is the row of the query `progress`."""
-    rate = 0.0 if run.state in RESTING else _rows_per_second(walk, now)
+    rate = 0.0 if run.state in RESTING else _rows_per_second(walk, now, since=run.state_since)
+    kept = _kept_walk(walk)
     moved_at: datetime | None = walk["progressed_at"]
     hold = holds.of_run(run, walk, pace, stop, work=index_work, now=now)
     return Progress(
@@ -169,14 +184,14 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         wish=run.wish,
         rows_done=walk["rows_changed"],
         rows_total=run.rows_total,
-        percent=_percent(run, walk) if index_work is None else min(math.floor(index_work.percent or 0), 99.9),
+        percent=_percent(run, walk, kept) if index_work is None else min(math.floor(index_work.percent or 0), 99.9),
         rows_per_second=round(rate, 1),
-        eta_seconds=_eta_seconds(run, walk, rate),
-        lanes=run.settings_json["lanes"],
+        eta_seconds=_eta_seconds(run, walk, kept, rate),
+        lanes=int(run.settings_json["lanes"]),
         width=pace.width,
         hold_reason=hold.reason if hold else None,
         residual_rows=run.residual_rows,
-        verified=run.verified_at is not None,
+        verified=run.verified_at is not None and not run.rollback.requested,
         quarantined=walk["quarantined"],
         errors=_errors(run, walk),
         hot_update_ratio=_hot_update_ratio(walk),
@@ -184,6 +199,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         updated_at=max(run.updated_at, moved_at) if moved_at is not None else run.updated_at,
         rows_walked=walk["rows_walked"],
         rows_verified=walk["rows_verified"],
+        kept_walk=kept,
         space=run.space,
         index_work=index_work,
         hold=hold,
@@ -198,7 +214,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         batches_committed=walk["batches_committed"],
         batches_retried=walk["batches_retried"],
         rollback_conflicts=walk["rollback_conflicts"],
-        max_quarantined=run.settings_json["max_quarantined"],
+        max_quarantined=int(run.settings_json["max_quarantined"]),
     )
 
 
@@ -225,21 +241,43 @@ def _rows_remaining(run: Run, walk: Row) -> int | None:
     return None if run.rows_total is None else max(run.rows_total - int(walk["rows_walked"]), 0)
 
 
-def _percent(run: Run, walk: Row) -> float:
-    """Rounded down, and 100 only when nothing is left: a bar that is full while work goes on is a lie."""
-    if run.phase not in WALKING:
+def _kept_walk(walk: Row) -> KeptWalk | None:
+    if walk["kept_kind"] is None:
+        return None
+    return KeptWalk(kind=walk["kept_kind"], rows_walked=walk["kept_walked"], rows_total=walk["kept_total"])
+
+
+def _percent(run: Run, walk: Row, kept: KeptWalk | None) -> float:
+    """Rounded down, and 100 only when nothing is left: a bar that is full while work continues is a lie."""
+    if kept is not None:
+        return min(_share(kept.rows_walked, kept.rows_total), 99.9)
+    if run.state is State.ROLLING_BACK:
+        return 99.9 if walk["lanes_back_done"] else 0.0
+    if run.phase not in WALKING or run.state is State.ROLLED_BACK:
         return 100.0
     if run.rows_total is None:
         return 0.0
-    share = walk["rows_walked"] / run.rows_total if run.rows_total else 1.0
     most = 99.9 if walk["lanes_open"] else 100.0  # the total may be an estimate, and too small
-    return min(math.floor(max(share, 0.0) * 1000) / 10, most)
+    return min(_share(walk["rows_walked"], run.rows_total), most)
 
 
-def _rows_per_second(walk: Row, now: datetime) -> float:
-    """Rows of each open lane's last batches over the time since the oldest of them began, summed over the lanes."""
+def _share(rows: int, total: int) -> float:
+    return math.floor(max(rows / total if total else 1.0, 0.0) * 1000) / 10
+
+
+def _rows_per_second(walk: Row, now: datetime, *, since: datetime) -> float:
+    """Rows of each open lane's last batches over the time since the oldest of them began, summed over the lanes.
+
+    Batches from before the run came into its state are left out: a pause in between is no slow work.
+    """
     lanes: list[list[list[float]]] = [timings for timings in walk["recent"] if timings]
     if not lanes or walk["progressed_at"] is None:
+        return 0.0
+    # The newest batch ended at `progressed_at` by the database's clock; the others as long before it as the workers say.
+    last = max(at for timings in lanes for _, _, at in timings)
+    span = (walk["progressed_at"] - since).total_seconds()
+    lanes = [recent for timings in lanes if (recent := [one for one in timings if last - one[2] < span])]
+    if not lanes:
         return 0.0
     still = max((now - walk["progressed_at"]).total_seconds(), 0.0)
     longest = max(seconds for timings in lanes for _, seconds, _ in timings)
@@ -255,8 +293,13 @@ def _rows_per_second(walk: Row, now: datetime) -> float:
     return rate
 
 
-def _eta_seconds(run: Run, walk: Row, rate: float) -> int | None:
-    if run.state not in ACTIVE or run.rows_total is None or rate <= 0:
+def _eta_seconds(run: Run, walk: Row, kept: KeptWalk | None, rate: float) -> int | None:
+    if run.state not in ACTIVE or rate <= 0:
+        return None
+    if kept is not None:
+        left = kept.rows_total - kept.rows_walked
+        return math.ceil(left / rate) if left > 0 else None
+    if run.rows_total is None or run.state is State.ROLLING_BACK:
         return None
     match run.phase:
         case Phase.BACKFILL:
@@ -270,7 +313,7 @@ def _eta_seconds(run: Run, walk: Row, rate: float) -> int | None:
 
 def _errors(run: Run, walk: Row) -> tuple[dict[str, Any], ...]:
     found = [dict(run.error)] if run.error else []
-    if run.state not in ENDED:  # what a lane stumbled over does not matter any more
+    if run.state not in ENDED:  # the error of a lane no longer matters then
         found += [dict(error) for error in walk["errors"]]
     return tuple(_error(error) for error in found)
 

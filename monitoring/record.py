@@ -83,7 +83,11 @@ class RecordCollector(Collector):
         except TimeoutError:
             self._tell(f"no answer within {self._deadline_seconds:g} s")
             return None
-        except (psycopg.Error, ValueError) as exc:  # what another release wrote, this one may not take
+        except (
+            psycopg.Error,
+            ValueError,
+            LookupError,
+        ) as exc:  # another release may have written what this one cannot read
             self._tell(str(exc).strip())
             return None
         self._was_up = True

@@ -5,6 +5,7 @@ Names and messages come from databases and files, so `safe` shows them as they a
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -75,3 +76,24 @@ def moment(at: datetime) -> str:
 def redact(text: str) -> str:
     """`text` without the passwords of URLs and connection strings."""
     return _IN_CONNINFO.sub(r"\1***", _IN_URL.sub(r"\1:***@", text))
+
+
+def sentence(text: str) -> str:
+    """The text with a full stop, unless it ends like a sentence already: a reason may be a question."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def signal_name(name: str) -> str:
+    """A load signal without its unit, which its values have: `replica lag`."""
+    return safe(re.sub(r"(_bytes)?(_per_second)?$|_seconds$", "", name).replace("_", " "))
+
+
+def signal_value(name: str, value: float) -> str:
+    """A value of a load signal, in the unit that its name ends in."""
+    if not math.isfinite(value):
+        return figure(value)
+    if "_bytes" in name:
+        return size(value) + ("/s" if name.endswith("_per_second") else "")
+    if name.endswith("_seconds"):
+        return duration(value) if abs(value) >= 600 else f"{figure(value)} s"
+    return figure(value)

@@ -77,6 +77,7 @@ LANE = Lane(
     batches_retried=1,
     attempts=0,
     last_error=None,
+    lock_wait=None,
     next_run_at=AT,
     enqueued_at=AT,
     progressed_at=AT,

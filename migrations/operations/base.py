@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,12 +69,12 @@ class Action:
     #: Tables that are locked before the first statement, all at once and in the order of their names, with the strongest lock
     #: that any of the statements takes, and `table` with them; see `backfilld.migrations.postgres.locks`.
     locks: tuple[TableName, ...] = ()
-    #: What must be so before the first statement, once the tables are locked: as a guard is, before the fact.
+    #: Guards that are asked before the first statement, once the tables are locked.
     requires: tuple[Guard, ...] = ()
     guards: tuple[Guard, ...] = ()
-    #: What of the table may be otherwise afterwards; None compares nothing.
+    #: Catalog changes that this action may make to its table. None: do not compare.
     keeps: AllowedChanges | None = None
-    #: Reads the whole table, under a lock that lets the application go on; runs without a time limit.
+    #: Reads the whole table, under a lock that blocks no reads or writes; runs without a time limit.
     scans: bool = False
     #: The index that the one statement builds or drops CONCURRENTLY, outside of a transaction; None for ordinary actions.
     index: Index | None = None
@@ -93,7 +93,7 @@ class Action:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """What an action without a transaction leaves behind, by which its outcome is told."""
+    """What an action without a transaction leaves behind, by which its outcome is known."""
 
     schema: str
     name: str
@@ -115,7 +115,7 @@ class Archived:
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
-    """What lanes do between two actions."""
+    """Work that lanes do between two actions."""
 
     #: archive: copy what is about to be dropped into the archive · restore: give rows what they had, by a rewrite ·
     #: undo: give rows back what the journal says they had.
@@ -125,7 +125,7 @@ class Walk:
     table: TableName
     #: The unique key that is walked.
     key: tuple[KeyColumn, ...]
-    #: Whether rows that are added while it goes on, at the end of the key's order, are walked too.
+    #: Whether rows that are added during the walk, at the end of the key's order, are walked too.
     to_open_end: bool = True
     #: What the lanes do to each row, where it can be said as a rewrite: for `restore`, whose expression is `archive.restored`'s.
     rewrite: Rewrite | None = None
@@ -173,10 +173,14 @@ class Operation(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plain:
-    """An operation that does nothing in any phase; the others say what they do."""
+_Definition_co = TypeVar("_Definition_co", covariant=True)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Bound(Generic[_Definition_co]):
+    """An operation of a migration, bound to a database. It does nothing in any phase; the others say what they do."""
+
+    definition: _Definition_co
     facts: Facts
     #: The migration's name, and the operation's number in it: the names of what it makes are made of both.
     migration: str
@@ -199,6 +203,24 @@ class Plain:
 
     def contract(self) -> tuple[Step, ...]:
         return ()
+
+
+class OnTable(Protocol):
+    """The model of an operation on one table, as the file has it."""
+
+    @property
+    def table(self) -> TableName: ...
+
+
+_OnTable_co = TypeVar("_OnTable_co", bound=OnTable, covariant=True)
+
+
+class Plain(Bound[_OnTable_co]):
+    """An operation on one table."""
+
+    @property
+    def table(self) -> TableName:
+        return self.definition.table
 
 
 def object_name(kind: str, migration: str, operation: int) -> str:

@@ -1,7 +1,7 @@
 """What hangs on a column, and how each part reads for the column that takes its place. Kept with the run, as JSON.
 
-Of two columns that change places one is in use, under the name the application knows, and the other is parked. What cannot
-hang on two columns at once has two names as well: its own where its column is in use, and one of ours where it is parked.
+Of two columns that change places one is in use, under the name the application knows, and the other is inactive. What cannot
+hang on two columns at once has two names as well: its own where its column is in use, and one of ours where it is inactive.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class DependentIndex:
     """An index that holds the column, or computes from it."""
 
     name: str
-    #: As it is built over the new column and over the old one, each under the name that it has while that column is parked.
+    #: As it is built over the new column and over the old one, each under the name that it has while that column is inactive.
     new: IndexDefinition
     old: IndexDefinition
-    #: Whether it may stay on a column that is parked: no value can break a rule of it, or make it fail.
+    #: Whether it may stay on a column that is inactive: no value can break a rule of it, or make it fail.
     harmless: bool
     #: How the UNIQUE constraint of the same name that owns it is deferred; None where none does.
     constraint: str | None
@@ -39,7 +39,7 @@ class DependentRule:
     """A CHECK constraint or a foreign key."""
 
     name: str
-    #: As it reads for the new column while that is parked, and for the old one in use.
+    #: As it reads for the new column while that is inactive, and for the old one in use.
     new: str
     old: str
     #: The table a foreign key refers to; None for a check.
@@ -55,7 +55,7 @@ class DependentStatistics:
 
     schema: str
     name: str
-    #: The columns and expressions of `CREATE STATISTICS … ON`, over the new column while it is parked, and over the old one
+    #: The columns and expressions of `CREATE STATISTICS … ON`, over the new column while it is inactive, and over the old one
     #: in use.
     new: str
     old: str
@@ -108,7 +108,7 @@ class DependentTrigger:
 class ColumnDependents:
     """Everything that hangs on one column."""
 
-    #: The names of the two columns while each is parked.
+    #: The names of the two columns while each is inactive.
     new_column: str
     old_column: str
     #: The type that it has, with its collation where that is not the type's own.
@@ -173,8 +173,8 @@ class ColumnDependents:
         )
 
 
-def parked(column: str, end: str) -> str:
-    """The name of a parked column: the column's own, cut to what leaves room for the end."""
+def inactive(column: str, end: str) -> str:
+    """The name of an inactive column: the column's own, cut to what leaves room for the end."""
     room = NAME_BYTES - len(end.encode())
     return column.encode()[:room].decode(errors="ignore") + end
 

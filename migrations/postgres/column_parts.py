@@ -78,7 +78,7 @@ def indexes(  # noqa: PLR0913 - one list; each part is named where it is called
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """Our names for what is parked: a text with a place for a number."""
+    """Our names for what is inactive: a text with a place for a number."""
 
     new_form: str
     old_form: str

@@ -159,6 +159,7 @@ def postpone(  # noqa: PLR0913 - one row; each column is named where it is calle
     attempts: int | None = None,
     batch_rows: int | None = None,
     error: Mapping[str, Any] | None = None,  # Any: JSON for people
+    lock_wait: Mapping[str, Any] | None = None,  # Any: JSON, as `lock_policy.Wait` writes it
     retried: bool = False,
 ) -> None:
     """Let a lane come back by itself in `delay_seconds`. Waiting is written down, not slept."""
@@ -173,6 +174,7 @@ def postpone(  # noqa: PLR0913 - one row; each column is named where it is calle
             "batch_rows": batch_rows or lane.batch_rows,
             "retried": int(retried),
             "error": Jsonb(dict(error)) if error is not None else None,
+            "lock_wait": Jsonb(dict(lock_wait)) if lock_wait is not None else None,
         },
     )
 

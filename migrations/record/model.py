@@ -230,6 +230,8 @@ class Lane:
     batches_retried: int
     attempts: int
     last_error: Mapping[str, Any] | None
+    #: How long the coordinator has tried for a lock. Any: JSON, as `lock_policy.Wait` writes it.
+    lock_wait: Mapping[str, Any] | None
     #: None: asleep until somebody wakes it.
     next_run_at: datetime | None
     #: None: no message is on its way.

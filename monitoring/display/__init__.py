@@ -1,6 +1,6 @@
-"""What people see in a terminal: tables, the page of one run, its story, a plan, and the lines of those who wait.
+"""What people see in a terminal: tables, the page of one run, its story, a plan, and the lines printed while waiting.
 
-Everything here takes values and gives back something `rich` can print; nothing reads the database.
+Everything here takes values and returns something that `rich` can print; nothing reads the database.
 """
 
 from backfilld.monitoring.display.explanation import explanation, remedy
@@ -11,8 +11,8 @@ from backfilld.monitoring.display.page import EVENTS_ON_A_PAGE, block, lane_tabl
 from backfilld.monitoring.display.plan import plan, refusals
 from backfilld.monitoring.display.quarantine import quarantine
 from backfilld.monitoring.display.story import day_of, sentence, story, story_line
-from backfilld.monitoring.display.words import STYLES, cell, left, line, rate, rows, standing
-from backfilld.monitoring.words import duration, figure, moment, number, safe, size
+from backfilld.monitoring.display.words import STYLES, cell, left, line, phase, rate, rows, share, standing
+from backfilld.monitoring.words import counted, duration, figure, moment, number, safe, signal_name, signal_value, size
 
 __all__ = [
     "EVENTS_ON_A_PAGE",
@@ -23,6 +23,7 @@ __all__ = [
     "block",
     "cell",
     "changes",
+    "counted",
     "day_of",
     "duration",
     "explanation",
@@ -35,6 +36,7 @@ __all__ = [
     "overview",
     "pace",
     "page",
+    "phase",
     "plan",
     "quarantine",
     "rate",
@@ -44,6 +46,9 @@ __all__ = [
     "rows",
     "safe",
     "sentence",
+    "share",
+    "signal_name",
+    "signal_value",
     "size",
     "standing",
     "story",

@@ -1,4 +1,4 @@
-"""What a run waits for in sentences, and what would let it go on, with the commands to type."""
+"""What a run waits for in sentences, and what would let it continue, with the commands to type."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-#: From the name of the program to the end of the sentence: what a person can type.
+#: From the name of the program to the end of the text: what a person can type.
 _COMMAND = re.compile(r"\bbackfilld [a-z].*$")
 
 
 def explanation(title: str, sentences: Sequence[str], remedies: Sequence[str]) -> RenderableType:
-    """A heading, what is going on, and below it what helps; commands are green."""
+    """A heading, the sentences, and below them what helps; commands are green."""
     parts: list[RenderableType] = [Text(safe(title), style="bold"), *(Text(safe(one)) for one in sentences)]
     if remedies:
         table = Table.grid(padding=(0, 1))

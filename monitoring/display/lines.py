@@ -1,4 +1,4 @@
-"""Runs as they go on: a block each that is redrawn in a terminal, elsewhere a line whenever there is news."""
+"""Runs in progress: a block each that is redrawn in a terminal, elsewhere a line whenever something changed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ LINE_EVERY_SECONDS = 2.0
 
 
 class Watch:
-    """The live view: a block per run that is redrawn in a terminal; elsewhere a line whenever there is news."""
+    """The live view: a block per run that is redrawn in a terminal; elsewhere a line whenever something changed."""
 
     def __init__(self, console: Console, *, plain: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        """`plain` asks for lines on a terminal too."""
+        """`plain`: lines on a terminal too."""
         redraws = console.is_terminal and not console.is_dumb_terminal and not plain
         self._console = console
         self._clock = clock
@@ -50,7 +50,7 @@ class Watch:
             self._live.stop()
 
     def show(self, runs: Sequence[Progress]) -> None:
-        """The runs as they are now; call it as often as you like."""
+        """Show the runs as they are now; may be called at any rate."""
         if self._live is not None:
             blocks: list[RenderableType] = []
             for progress in runs:
@@ -73,7 +73,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class _Told:
-    """The last line a run was told in."""
+    """The last line that was printed of a run."""
 
     at: float
     standing: tuple[Phase, State]

@@ -9,9 +9,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from backfilld.migrations.record.states import ENDED, Phase, State
+from backfilld.migrations.record.states import ENDED, State
 from backfilld.monitoring.display.page import remarks
-from backfilld.monitoring.display.words import cell, left, standing
+from backfilld.monitoring.display.words import cell, left, phase, share, standing
 from backfilld.monitoring.words import duration, moment, number
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from backfilld.monitoring.progress import Progress
 
-#: From this width on there is room for more than what one looks for first.
+#: From this width on there is room for the less important columns.
 WIDE = 110
-#: Below this, phase and rate are left to the page of a run.
+#: Below this, phase and rate are shown only on the page of a run.
 NARROW = 64
 
 #: Between two columns.
 GAP = 2
-#: Columns of words; the others are numbers, and end where their column does.
+#: Columns of words; the others are numbers, aligned right.
 LEFT = frozenset({"name", "phase", "state"})
 
 #: What waits for a person.
@@ -36,7 +36,7 @@ _STUCK = frozenset({State.FAILED, State.WAITING, State.PAUSED})
 
 
 def overview(runs: Sequence[Progress], *, width: int, left_out: int = 0) -> RenderableType:
-    """Every run on a line, those that need somebody first; below, what holds them, what they failed of, and how many more ended."""
+    """Every run on a line, those that need a person first; below, what holds them, why they failed, and how many more ended."""
     if not runs:
         return Text("no runs yet: backfilld enqueue FILE", style="dim")
     shown = sorted(runs, key=_urgency)
@@ -46,7 +46,7 @@ def overview(runs: Sequence[Progress], *, width: int, left_out: int = 0) -> Rend
 def _table(columns: Sequence[str], runs: Sequence[Progress], *, width: int) -> Text:
     """The runs in columns, the name in what the others leave of the width, on several lines where that is not enough.
 
-    Not a table of rich's: that measures and draws each cell by itself, a quarter of a second for two hundred runs.
+    Not a table of rich: that measures and draws each cell by itself, a quarter of a second for two hundred runs.
     """
     rows = [[_text(_CELLS[name](run)) for name in columns] for run in runs]
     widths = [max(len(name), *(row[at].cell_len for row in rows)) for at, name in enumerate(columns)]
@@ -93,7 +93,7 @@ def _columns(width: int) -> list[str]:
 
 
 def _urgency(progress: Progress) -> tuple[int, int]:
-    """Runs that failed, those that wait for a person, those that go on, those that have ended; the newest first of each."""
+    """Failed runs, those that wait for a person, those in progress, those that have ended; the newest first of each."""
     order = (progress.state is State.FAILED, progress.state in _STUCK, progress.state not in ENDED, True)
     return order.index(True), -progress.run
 
@@ -101,9 +101,9 @@ def _urgency(progress: Progress) -> tuple[int, int]:
 _CELLS: dict[str, Callable[[Progress], str | Text]] = {
     "run": lambda progress: str(progress.run),
     "name": lambda progress: cell(progress.name),
-    "phase": lambda progress: "" if progress.phase is Phase.DONE else str(progress.phase),
+    "phase": phase,
     "state": standing,
-    "done": lambda progress: f"{progress.percent:.1f} %",
+    "done": share,
     "rows/s": lambda progress: number(progress.rows_per_second) if progress.state is State.RUNNING else "",
     "left": left,
     "rows changed": lambda progress: number(progress.rows_done),
@@ -113,26 +113,26 @@ _CELLS: dict[str, Callable[[Progress], str | Text]] = {
 
 
 def _sum(runs: Sequence[Progress], left_out: int) -> Text:
-    """How many there are of each, and how quick they are together."""
-    going_on = [one for one in runs if one.state not in ENDED]
+    """How many there are of each, and their rate together."""
+    in_progress = [one for one in runs if one.state not in ENDED]
     counts = [
-        (len([one for one in going_on if one.state is State.FAILED]), "failed"),
-        (len([one for one in going_on if one.state is State.WAITING]), "waiting for approval"),
-        (len([one for one in going_on if one.state is State.PAUSED]), "paused"),
-        (len([one for one in going_on if one.state not in _STUCK]), "going on"),
-        (len(runs) - len(going_on), "ended"),
+        (len([one for one in in_progress if one.state is State.FAILED]), "failed"),
+        (len([one for one in in_progress if one.state is State.WAITING]), "waiting for approval"),
+        (len([one for one in in_progress if one.state is State.PAUSED]), "paused"),
+        (len([one for one in in_progress if one.state not in _STUCK]), "in progress"),
+        (len(runs) - len(in_progress), "ended"),
     ]
     told = [f"{count} {what}" for count, what in counts if count]
-    rate = sum(one.rows_per_second for one in going_on if one.state is State.RUNNING)
+    rate = sum(one.rows_per_second for one in in_progress if one.state is State.RUNNING)
     if rate:
         told.append(f"{number(rate)} rows/s in all")
     if left_out:
-        told.append(f"{number(left_out)} that ended before are not shown: backfilld status --all")
+        told.append(f"{number(left_out)} that ended earlier are not shown: backfilld status --all")
     return Text(" · ".join(told), style="dim")
 
 
 def _notes_on(runs: Sequence[Progress]) -> list[RenderableType]:
-    """Remarks with the runs they are about: a hold is the database's, so all runs share it and it is said once."""
+    """Remarks with the runs they are about: runs that share a hold share its line."""
     about: dict[str, tuple[Text, list[str]]] = {}
     for progress in runs:
         for remark in remarks(progress):

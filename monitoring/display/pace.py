@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfilld.monitoring.words import figure
+from backfilld.monitoring.words import signal_name, signal_value
 
 if TYPE_CHECKING:
     from backfilld.migrations.record.model import Changed
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def changes(report: PaceReport) -> list[str]:
-    """What was set, with what it was before: first of the run, then of the database."""
+    """Each setting that was changed, before and after: those of the run, then that of the database."""
     of_run = [one for one in report.changed if one.name != "width"]
     of_database = [one for one in report.changed if one.name == "width"]
     told = []
@@ -24,15 +24,15 @@ def changes(report: PaceReport) -> list[str]:
 
 
 def pace(report: PaceReport) -> list[str]:
-    """The pace of the database with what it is made of, and the settings of the run."""
+    """The pace of the database, the signals behind it, and the settings of the run."""
     held = f", hold: {report.hold_reason}" if report.hold_reason else ""
     told = [f"database: width {report.width} of at most {report.max_width}{held}"]
     for signal in report.signals:
-        value = "cannot be read" if signal.value is None else figure(signal.value)
+        value = "cannot be read" if signal.value is None else signal_value(signal.name, signal.value)
         detail = f" ({signal.detail})" if signal.detail else ""
-        slower = f", slower from {figure(signal.soft)}" if signal.soft is not None else ""
-        stops = f", held from {figure(signal.hard)}" if signal.hard is not None else ""
-        told.append(f"  {signal.name.replace('_', ' ')}: {value}{detail}{slower}{stops}")
+        slower = f", slower from {signal_value(signal.name, signal.soft)}" if signal.soft is not None else ""
+        stops = f", held from {signal_value(signal.name, signal.hard)}" if signal.hard is not None else ""
+        told.append(f"  {signal_name(signal.name)}: {value}{detail}{slower}{stops}")
     if report.run and report.settings:
         settings = report.settings.model_dump(mode="json", exclude={"approve", "journal", "retention_days"})
         told.append(f"{report.run.name} (run {report.run.run}):")
@@ -42,7 +42,7 @@ def pace(report: PaceReport) -> list[str]:
 
 def _before_and_after(one: Changed) -> str:
     if one.before == one.after:
-        return f"{_setting(one.after)} (as it was)"
+        return f"{_setting(one.after)} (unchanged)"
     return f"{_setting(one.before)} → {_setting(one.after)}"
 
 

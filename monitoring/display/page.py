@@ -14,8 +14,8 @@ from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring.display.explanation import remedy
 from backfilld.monitoring.display.story import story
 from backfilld.monitoring.display.tables import plain, title
-from backfilld.monitoring.display.words import cell, left, rate, rows, standing
-from backfilld.monitoring.words import moment, number, safe, size
+from backfilld.monitoring.display.words import cell, left, phase, rate, rows, share, standing
+from backfilld.monitoring.words import counted, moment, number, safe, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -37,11 +37,12 @@ def block(progress: Progress) -> RenderableType:
     head.add_row(
         Text.assemble((safe(progress.name), "bold"), (f"  run {progress.run}", "dim")),
         Text.assemble(
-            *(() if progress.phase is Phase.DONE else ((str(progress.phase), "cyan"), (" · ", "dim"))),
+            *(((named, "cyan"), (" · ", "dim")) if (named := phase(progress)) else ()),
             standing(progress),
         ),
     )
-    return Group(head, _bar(progress), _numbers(progress), *remarks(progress))
+    work = [] if progress.state is State.ROLLED_BACK else [_bar(progress), _numbers(progress)]
+    return Group(head, *work, *remarks(progress))
 
 
 def page(
@@ -53,9 +54,10 @@ def page(
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
-    facts.add_row("phase", _phases(progress))
-    facts.add_row("verified", _verified(progress))
-    if progress.hot_update_ratio is not None:
+    if progress.state not in _TAKEN_BACK:
+        facts.add_row("phase", _phases(progress))
+        facts.add_row("verified", _verified(progress))
+    if progress.hot_update_ratio is not None and progress.state not in _TAKEN_BACK:
         facts.add_row("HOT updates", f"{progress.hot_update_ratio:.1%}")
     if progress.space is not None and progress.space.get("after", {}).get("heap_bytes"):
         facts.add_row("size", _sizes(progress.space["before"], progress.space["after"]))
@@ -75,7 +77,7 @@ def page(
 
 
 def _way_back(rollback: Mapping[str, Any]) -> Text:  # Any: JSON
-    """Whether the run can still be rolled back, and what is in the way."""
+    """Whether the run can still be rolled back, and what prevents it."""
     if not rollback["possible"]:
         return Text(f"not possible: {rollback['because']}", style="yellow")
     until = rollback["kept_until"]
@@ -83,7 +85,7 @@ def _way_back(rollback: Mapping[str, Any]) -> Text:  # Any: JSON
 
 
 def _sizes(before: Mapping[str, int], after: Mapping[str, int]) -> str:
-    """What the walk made of the tables and their indexes."""
+    """How the walk changed the sizes of the tables and their indexes."""
     return ", ".join(
         f"{what} {size(before[part])} > {size(after[part])}"
         + (f" ({after[part] / before[part] - 1:+.0%})" if before[part] else "")
@@ -95,30 +97,31 @@ def _bar(progress: Progress) -> RenderableType:
     bar = Table.grid(expand=True, padding=(0, 1))
     bar.add_column(ratio=1)
     bar.add_column(justify="right", no_wrap=True)
-    stands = progress.state in _STOPPED or progress.hold_reason
-    style = "red" if progress.state is State.FAILED else "yellow" if stands else "green"
+    is_still = progress.state in _STOPPED or progress.hold_reason
+    style = "red" if progress.state is State.FAILED else "yellow" if is_still else "green"
     bar.add_row(
         ProgressBar(total=100, completed=progress.percent, complete_style=style, finished_style=style),
-        Text(f"{progress.percent:.1f} %"),
+        Text(share(progress)),
     )
     return bar
 
 
-_STOPPED = frozenset({State.PAUSED, State.PAUSING, State.CANCELLING, State.CANCELLED, State.ROLLED_BACK})
+_STOPPED = frozenset({State.PAUSED, State.PAUSING, State.CANCELLING, State.CANCELLED})
+#: Nothing of what was done and verified is there any more, or soon will be.
+_TAKEN_BACK = frozenset({State.ROLLING_BACK, State.ROLLED_BACK})
 
 
 def _numbers(progress: Progress) -> Text:
     parts = [rows(progress)]
+    if progress.state is State.RUNNING or progress.kept_walk is not None:
+        parts += [rate(progress), f"{left(progress)} left" if left(progress) else ""]
     if progress.state is State.RUNNING:
-        parts.append(rate(progress))
-        if left(progress):
-            parts.append(f"{left(progress)} left")
-        parts.append(f"{progress.lanes} lanes, width {progress.width}")
-    return Text(" · ".join(parts))
+        parts.append(f"{counted(progress.lanes, 'lane')}, width {progress.width}")
+    return Text(" · ".join(part for part in parts if part))
 
 
 def remarks(progress: Progress, *, commands: bool = True) -> list[Text]:
-    """What a person should know or do, one line each; with the `commands` to type."""
+    """What a person should know or do, one line each; `commands` adds those to type."""
     remarks = []
     if progress.index_work is not None:
         remarks.append(Text.assemble(("index ", "cyan"), safe(progress.index_work.in_words)))
@@ -132,10 +135,9 @@ def remarks(progress: Progress, *, commands: bool = True) -> list[Text]:
             for error in progress.errors[:1]
         ]
     if progress.quarantined:
-        rows_ = "row" if progress.quarantined == 1 else "rows"
         remarks.append(
             Text.assemble(
-                (f"{number(progress.quarantined)} {rows_} quarantined", "yellow"),
+                (f"{counted(progress.quarantined, 'row')} quarantined", "yellow"),
                 remedy(f": backfilld quarantine list {progress.name}"),
             )
         )
@@ -144,9 +146,9 @@ def remarks(progress: Progress, *, commands: bool = True) -> list[Text]:
 
 def _phases(progress: Progress) -> Text:
     words = []
-    for phase in Phase:
-        done = progress.phase.is_past(phase) or progress.state is State.COMPLETED
-        words.append((str(phase), "bold" if phase is progress.phase else "green" if done else "dim"))
+    for one in Phase:
+        done = progress.phase.is_past(one) or progress.state is State.COMPLETED
+        words.append((str(one), "bold" if one is progress.phase else "green" if done else "dim"))
     return Text(" > ", style="dim").join(Text(word, style=style) for word, style in words)
 
 
@@ -154,7 +156,7 @@ def _verified(progress: Progress) -> Text:
     if progress.verified:
         return Text("yes, no row needs work", style="green")
     if progress.residual_rows:
-        return Text(f"no, {number(progress.residual_rows)} rows still needed work", style="yellow")
+        return Text(f"no, {counted(progress.residual_rows, 'row')} still needed work", style="yellow")
     return Text("not yet")
 
 

@@ -1,4 +1,4 @@
-"""A plan: the tables it touches, its statements with their locks, what may go wrong, and what forbids it."""
+"""A plan: the tables it touches, its statements with their locks, its risks, or why it is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from backfilld.migrations.errors import Finding
 from backfilld.monitoring.display.words import cell
-from backfilld.monitoring.words import duration, number, safe, size
+from backfilld.monitoring.words import counted, duration, safe, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def plan(plan: Plan) -> RenderableType:
-    """The tables a migration touches, its statements phase by phase with their locks, what to know, and what forbids it."""
+    """The tables a migration touches, its statements phase by phase with their locks, its risks, or why it is refused."""
     parts: list[RenderableType] = [
         Text.assemble((safe(plan.name), "bold"), ("  " + safe(plan.checksum.removeprefix("sha256:")[:12]), "dim")),
         Text(),
@@ -38,24 +38,23 @@ def plan(plan: Plan) -> RenderableType:
         parts += [_table_facts(report), Text()]
     if not plan.refused:
         parts += _changes(plan, named=named)
-    for warning in plan.warnings:
-        parts.append(_marked("warning", "yellow", Text(safe(warning))))
-    if plan.warnings and plan.findings:
-        parts.append(Text())
+    # Warnings are about what a migration does; one that is refused does nothing.
     if plan.findings:
         parts.append(refusals([Finding(**finding) for finding in plan.findings]))
+    else:
+        parts += [_marked("warning", "yellow", Text(safe(warning))) for warning in plan.warnings]
     return Group(*parts)
 
 
 def _changes(plan: Plan, *, named: bool) -> list[RenderableType]:
-    """The phases, what they cost, what becomes of others, and what may go wrong."""
+    """The phases, what they cost, the impact on what depends on the tables, and the risks."""
     parts: list[RenderableType] = []
     for phase in plan.phases:
         parts += [_phase(phase, named=named), Text()]
     parts += [Text(_estimate(plan.estimate)), Text()]
     for report in plan.tables:
         if report.impacts:
-            parts += [_fates(report, named=named), Text()]
+            parts += [_impact(report, named=named), Text()]
     if plan.risks:
         parts += [_risks(plan.risks, named=named), Text()]
     return parts
@@ -72,7 +71,7 @@ def refusals(findings: Sequence[Finding]) -> RenderableType:
 
 
 def _table_facts(report: TableReport) -> RenderableType:
-    known = [f"{number(report.rows)} rows", size(report.heap_bytes), f"indexes {size(report.index_bytes)}"]
+    known = [counted(report.rows, "row"), size(report.heap_bytes), f"indexes {size(report.index_bytes)}"]
     if report.key:
         known.append(f"key {', '.join(report.key)}")
     facts = Table.grid(padding=(0, 2))
@@ -112,8 +111,8 @@ def _growth(walk: CostEstimate, report: TableReport) -> str:
     return f"{', '.join(grown)}; about {size(walk.wal_bytes)} of WAL"
 
 
-def _fates(report: TableReport, *, named: bool) -> RenderableType:
-    """What will happen to each thing that depends on a table; what fares alike stands together."""
+def _impact(report: TableReport, *, named: bool) -> RenderableType:
+    """What will happen to each thing that depends on a table; things with the same impact in one row."""
     table = Table.grid(padding=(0, 2))
     table.add_column(overflow="fold", ratio=2)
     table.add_column(overflow="fold", ratio=3)
@@ -168,15 +167,15 @@ def _phase(phase: PlannedPhase, *, named: bool = False) -> RenderableType:
 
 def _estimate(estimate: Estimate) -> str:
     if not estimate.rows:
-        return "No rows to walk over."
+        return "No rows to walk."
     return (
-        f"About {number(estimate.rows)} rows in {number(estimate.batches)} batches; at an assumed speed "
-        f"{duration(estimate.seconds)}, and more when the application needs the database."
+        f"About {counted(estimate.rows, 'row')} in {counted(estimate.batches, 'batch', 'batches')}; at an assumed speed "
+        f"{duration(estimate.seconds)}, and longer when the application needs the database."
     )
 
 
 def _sql(text: str) -> str:
-    """Statements keep their lines: a trigger's body on one line is not read by anybody."""
+    """Statements keep their lines: a trigger's body on one line is unreadable."""
     return "\n".join(safe(part) for part in text.splitlines())
 
 

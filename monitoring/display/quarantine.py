@@ -1,4 +1,4 @@
-"""Rows that are set aside."""
+"""Quarantined rows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def quarantine(rows_: Sequence[Quarantined]) -> RenderableType:
-    """Rows that are set aside: which, why, and how often they were tried."""
+    """Quarantined rows: which, why, and how often they were tried."""
     if not rows_:
-        return Text("no rows are set aside", style="dim")
+        return Text("no rows are quarantined", style="dim")
     table = plain("table", "key", "SQLSTATE", "error", "tries", right=[4])
     for row in rows_:
         tries = f"{row.attempts}, retry" if row.retry else str(row.attempts)

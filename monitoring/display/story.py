@@ -1,6 +1,6 @@
 """The story of a run: who did what, when and why, one sentence for each event of the audit.
 
-A kind of event that is not known here is told by its name and its detail, so that nothing is left out.
+An event of an unknown kind is shown by its name and its detail, so that nothing is left out.
 """
 
 from __future__ import annotations
@@ -14,29 +14,24 @@ from rich.text import Text
 
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring.display.words import STYLES
-from backfilld.monitoring.words import duration, number, safe, size
+from backfilld.monitoring.words import counted, duration, number, safe, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from rich.console import RenderableType
 
-#: Who acts when no person does; as in the audit.
+#: The actor of what no person did; as in the audit.
 _WORKER = "worker"
 
-_STATES = {
-    State.QUEUED: "queued",
-    State.RUNNING: "goes on",
-    State.WAITING: "waits",
-    State.PAUSING: "is to pause",
-    State.PAUSED: "paused",
-    State.CANCELLING: "is to be cancelled",
-    State.CANCELLED: "cancelled",
-    State.ROLLING_BACK: "is to be rolled back",
-    State.ROLLED_BACK: "rolled back",
-    State.FAILED: "failed",
-    State.COMPLETED: "completed",
+#: States that a person asks for; a worker brings about what follows.
+_WISHES = {
+    State.PAUSING: "asked to pause",
+    State.CANCELLING: "asked to cancel",
+    State.ROLLING_BACK: "asked to roll back",
 }
+#: What `running` means after these: a person resumed it.
+_RESUMED = frozenset({State.PAUSING, State.PAUSED, State.FAILED})
 
 
 def story(events: Iterable[Mapping[str, Any]]) -> RenderableType:  # Any: columns of the audit
@@ -60,13 +55,13 @@ def story(events: Iterable[Mapping[str, Any]]) -> RenderableType:  # Any: column
 
 
 def story_line(event: Mapping[str, Any]) -> Text:  # Any: columns of the audit
-    """One event on a line, without its day: for events that are shown as they come."""
+    """One event on a line, without its day, for `events --follow`."""
     who = Text(f"{_who(event)}  ", style=_style_of(event))
     return Text.assemble((f"{event['at'].astimezone(UTC):%H:%M:%S}  ", "dim"), who, _told(event))
 
 
 def day_of(event: Mapping[str, Any]) -> str:  # Any: columns of the audit
-    """The day on which it was, as a heading."""
+    """The day of the event, as a heading."""
     return f"{event['at'].astimezone(UTC):%A, %Y-%m-%d} (UTC)"
 
 
@@ -75,12 +70,12 @@ def _who(event: Mapping[str, Any]) -> str:
 
 
 def _style_of(event: Mapping[str, Any]) -> str:
-    """People stand out from workers: what a person did is what one looks for."""
+    """People stand out from workers: readers look for what a person did."""
     return "dim" if event["actor"] == _WORKER else "cyan"
 
 
 def _told(event: Mapping[str, Any]) -> Text:
-    """The sentence, marked when it is about the whole database."""
+    """The sentence, marked when the event is of the whole database."""
     text = Text(sentence(event), style=_weight(event["what"]))
     return text if event["run"] is not None else Text.assemble(("all runs: ", "yellow"), text)
 
@@ -96,7 +91,7 @@ def sentence(event: Mapping[str, Any]) -> str:  # Any: columns of the audit
     try:
         teller = _SENTENCES.get(what) or _teller_of(what)
         return safe(teller(detail) if teller else _generic(what, detail))
-    except (KeyError, TypeError, ValueError):  # written by another version, with another detail
+    except (KeyError, TypeError, ValueError):  # written by another release, with another detail
         return safe(_generic(what, detail))
 
 
@@ -104,7 +99,7 @@ def sentence(event: Mapping[str, Any]) -> str:  # Any: columns of the audit
 
 
 def _teller_of(what: str) -> Callable[[Mapping[str, Any]], str] | None:
-    """Kinds that are many of one sort: states, phases, walks."""
+    """Families of kinds: states, phases, walks."""
     group, _, which = what.partition(".")
     match group:
         case "run" if which in set(State):
@@ -112,7 +107,7 @@ def _teller_of(what: str) -> Callable[[Mapping[str, Any]], str] | None:
         case "phase":
             return lambda detail: _phase(which, detail)
         case "space":
-            return lambda detail: f"measured the tables {which} the walk: {_sizes(detail)}"
+            return lambda detail: f"size of the tables {which} the walk: {_sizes(detail)}"
         case _ if which == "done":
             return lambda detail: _walked(group, detail)
         case _:
@@ -120,24 +115,28 @@ def _teller_of(what: str) -> Callable[[Mapping[str, Any]], str] | None:
 
 
 def _state(state: State, detail: Mapping[str, Any]) -> str:
-    reason = str(detail.get("reason") or "")
+    if state in _WISHES:
+        return _WISHES[state]
     error = detail.get("error")
-    if isinstance(error, dict) and error.get("message"):
-        reason = str(error["message"])
-    if reason.startswith("asked to"):
-        return reason
-    if state is State.RUNNING and detail.get("before") == State.QUEUED:
-        return "began to work"
-    if state is State.WAITING and reason:
-        return reason
-    return f"{_STATES[state]}: {reason}" if reason else _STATES[state]
+    reason = str((error.get("message") if isinstance(error, dict) else None) or detail.get("reason") or "")
+    match state:
+        case State.RUNNING if detail.get("before") == State.QUEUED:
+            return "began to work"
+        case State.RUNNING if detail.get("before") in _RESUMED:
+            return "resumed it"
+        case State.RUNNING:
+            return f"continues: {reason}" if reason else "continues"
+        case State.WAITING:
+            return reason or "waits for approval"
+        case _:
+            return f"{state.words}: {reason}" if reason else state.words
 
 
 def _phase(phase: str, detail: Mapping[str, Any]) -> str:
     if detail.get("direction") == "back":
-        return f"phase {phase} is being taken back"
+        return f"began to undo phase {phase}"
     if "pass" in detail:
-        return f"the data is walked once more (pass {detail['pass']}): {detail.get('reason', '')}"
+        return f"walks the data again (pass {detail['pass']}): {detail.get('reason', '')}"
     return "every phase is over" if phase == Phase.DONE else f"phase {phase} began"
 
 
@@ -146,9 +145,9 @@ def _sizes(detail: Mapping[str, Any]) -> str:
 
 
 def _walked(kind: str, detail: Mapping[str, Any]) -> str:
-    told = [f"{number(detail['rows'])} rows looked at"]
+    told = [f"read {counted(detail['rows'], 'row')}"]
     told += [f"{number(detail[key])} {key}" for key in ("changed", "missing") if detail.get(key)]
-    return f"the walk for {kind} is over: {', '.join(told)}"
+    return f"finished walk {kind}: {', '.join(told)}"
 
 
 def _changes(detail: Mapping[str, Any]) -> str:
@@ -171,48 +170,46 @@ def _session(detail: Mapping[str, Any]) -> str:
 
 
 def _pace(detail: Mapping[str, Any]) -> str:
-    told = [f"width {detail['width']}"]
+    told = [counted(detail["width"], "lane")]
     if detail.get("batch_seconds") is not None:
-        told.append(f"batches of {detail['batch_seconds']:.2g} s at most")
+        told.append(f"batches up to {detail['batch_seconds']:.2g} s")
     if detail.get("rest"):
         told.append(f"{detail['rest']:.2g} s of rest for each second of work")
-    return f"the pace is now {', '.join(told)}: {detail['reason']}"
+    return f"set the pace to {', '.join(told)}: {detail['reason']}"
 
 
 def _purged(detail: Mapping[str, Any]) -> str:
     bytes_ = detail.get("journal_bytes", 0) + detail.get("archive_bytes", 0)
-    return f"dropped the old values that were kept: {size(bytes_)}; there is no way back to them"
+    return f"dropped {size(bytes_)} of old values; they can no longer be restored"
 
 
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "run.enqueued": lambda detail: f"enqueued it, checksum {_short(detail['checksum'])}",
     "run.verified": lambda _: "verified: no row needs work",
-    "run.residual": lambda detail: f"verification found {number(detail['residual_rows'])} rows that need work",
+    "run.residual": lambda detail: f"verification found {counted(detail['residual_rows'], 'row')} still to do",
     "run.tuned": lambda detail: f"set {_changes(detail)}",
     "run.purged": _purged,
     "phase.approved": lambda detail: f"approved phase {detail['phase']}",
-    "quarantine.retry": lambda _: "asked for another try of the rows that are set aside",
+    "quarantine.retry": lambda _: "asked to retry the quarantined rows",
     "all.stopped": lambda _: "stopped, until backfilld resume --all",
-    "all.resumed": lambda _: "may go on",
+    "all.resumed": lambda _: "lifted the stop",
     "hold.began": lambda detail: f"held: {detail['reason']}",
-    "hold.ended": lambda detail: f"no longer held: it was {detail['reason']}",
+    "hold.ended": lambda detail: f"no longer held by: {detail['reason']}",
     "pace.changed": _pace,
     "pace.width": lambda detail: f"set the width of the database {detail['max_width'][0]} → {detail['max_width'][1]}",
-    "lock.waiting": lambda detail: f"lock waiting: {detail['message']}",
-    "lock.had": lambda detail: f"had its lock after {duration(detail['seconds'])}",
-    "blocker.cancelled": lambda detail: (
-        f"cancelled the statement of {_session(detail)}, which was in the way of a lock"
-    ),
-    "blocker.ended": lambda detail: f"ended {_session(detail)}, which was in the way of a lock",
+    "lock.waiting": lambda detail: str(detail["message"]),
+    "lock.had": lambda detail: f"acquired its lock after {duration(detail['seconds'])}",
+    "blocker.cancelled": lambda detail: f"cancelled the statement of {_session(detail)}, which blocked a lock",
+    "blocker.ended": lambda detail: f"ended {_session(detail)}, which blocked a lock",
     "batch.gave_way": lambda detail: (
-        f"a batch of lane {detail['lane']} gave way to {_session(detail)}, which had waited {detail['seconds']:.2g} s"
+        f"cancelled a batch of lane {detail['lane']}, for which {_session(detail)} had waited {detail['seconds']:.2g} s"
     ),
     "lane.split": lambda detail: (
-        f"lane {detail['lane']} gave {number(detail['rows'])} of its rows to lane {detail['gives_to']}"
+        f"lane {detail['lane']} gave {counted(detail['rows'], 'row')} to lane {detail['gives_to']}"
     ),
-    "table.rewritten": lambda detail: f"the table was rewritten under lane {detail['lane']}: its pages moved",
+    "table.rewritten": lambda detail: f"found the table of lane {detail['lane']} rewritten: its pages have moved",
     "archive.round": lambda detail: (
-        f"looked for rows without a copy: {number(detail['missing'])} of {number(detail['rows'])}"
+        f"archived {counted(detail['missing'], 'row')} that had no copy yet, of {number(detail['rows'])} read"
     ),
     "index.built": lambda detail: (
         f"built index {detail['index']} on {detail['table']} in {duration(detail['seconds'])}"
@@ -221,7 +218,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"dropped index {detail['index']} on {detail['table']} in {duration(detail['seconds'])}"
     ),
     "index.left_invalid": lambda detail: (
-        f"left index {detail['index']} on {detail['table']} INVALID; the next attempt removes it"
+        f"left index {detail['index']} on {detail['table']} INVALID; the next attempt drops it"
     ),
 }
 
@@ -237,7 +234,7 @@ def _generic(what: str, detail: Mapping[str, Any]) -> str:
 
 
 def _told_short(value: object) -> str:
-    """A value of an event's detail in few words; `events --json` has all of it."""
+    """A value of an event's detail, shortened; `events --json` has all of it."""
     match value:
         case dict():
             return (

@@ -1,4 +1,4 @@
-"""What every table and heading here looks like."""
+"""The look of tables and headings."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from backfilld.migrations.record.states import Phase, State
-from backfilld.monitoring.words import duration, number, safe
+from backfilld.monitoring.progress import WALKING
+from backfilld.monitoring.words import counted, duration, number, safe
 
 if TYPE_CHECKING:
     from backfilld.monitoring.progress import Progress
@@ -37,33 +38,64 @@ def rate(progress: Progress) -> str:
 
 
 def standing(progress: Progress) -> Text:
-    """The state; a hold is none, but it is what one looks for."""
+    """The state, or `held`: a hold is not a state, but it is what people look for."""
     if progress.state is State.RUNNING and progress.hold_reason:
         return Text("held", style="yellow")
-    return Text(progress.state.replace("_", " "), style=STYLES[progress.state])
+    return Text(progress.state.words, style=STYLES[progress.state])
+
+
+def phase(progress: Progress) -> str:
+    """The phase; none of a run that is over."""
+    return "" if progress.phase is Phase.DONE or progress.state is State.ROLLED_BACK else str(progress.phase)
 
 
 def left(progress: Progress) -> str:
-    """How long it will take still; nothing while it is held, because nobody knows."""
+    """The time left; nothing while it is held, because then it is unknown."""
     return "" if progress.eta_seconds is None or progress.hold_reason else duration(progress.eta_seconds)
 
 
+def share(progress: Progress) -> str:
+    """How much of the present work is done; nothing of a run that is rolled back, of which nothing is there any more."""
+    return "" if progress.state is State.ROLLED_BACK else f"{progress.percent:.1f} %"
+
+
 def rows(progress: Progress) -> str:
-    """What has been passed over and what was changed; one number where they agree."""
+    """The rows of the present walk, and how many were changed where that is not the same; empty where none is known."""
+    if progress.state is State.ROLLED_BACK:
+        return ""
+    if kept := progress.kept_walk:
+        return _of(kept.rows_walked, kept.rows_total, _DONE_TO_KEPT[kept.kind], about=True)
+    if progress.state is State.ROLLING_BACK:
+        return ""
     if progress.rows_total is None:
-        return f"{number(progress.rows_done)} rows"
-    walked = f"{number(progress.rows_walked)} of {number(progress.rows_total)} rows"
+        return counted(progress.rows_done, "row") if progress.rows_done else ""
     if progress.phase is Phase.VERIFY:
-        return f"{number(progress.rows_verified)} of {number(progress.rows_total)} rows verified"
-    return walked if progress.rows_done == progress.rows_walked else f"{walked}, {number(progress.rows_done)} changed"
+        return _of(progress.rows_verified, progress.rows_total, " verified")
+    if progress.phase in WALKING:
+        walked = _of(progress.rows_walked, progress.rows_total, about=True, is_over=progress.percent >= 100)
+        all_rows = progress.rows_walked
+    else:
+        walked, all_rows = counted(progress.rows_total, "row"), progress.rows_total
+    return walked if progress.rows_done == all_rows else f"{walked}, {number(progress.rows_done)} changed"
+
+
+#: What a walk over old values does with them.
+_DONE_TO_KEPT = {"archive": " archived", "restore": " restored", "undo": " undone"}
+
+
+def _of(walked: int, total: int, done: str = "", *, about: bool = False, is_over: bool = False) -> str:
+    """`5 of 10 rows`; never more than all, and never all while some may be left: the total may be an estimate."""
+    if walked > total or (about and not is_over and walked == total):
+        return f"{counted(walked, 'row')}{done} so far"
+    return f"{number(walked)} of {'about ' if about and not is_over else ''}{counted(total, 'row')}{done}"
 
 
 def line(progress: Progress) -> str:
     """A run on one line, for logs: no colour, no control character."""
-    standing = [str(progress.state)] if progress.phase is Phase.DONE else [str(progress.phase), str(progress.state)]
-    parts = [f"{progress.name} (run {progress.run}): {' '.join(standing)}"]
-    if progress.rows_total is not None:
-        parts += [f"{progress.percent:.1f} %", rows(progress)]
+    standing = " ".join(part for part in (phase(progress), progress.state.words) if part)
+    parts = [f"{progress.name} (run {progress.run}): {standing}"]
+    if progress.rows_total is not None or progress.kept_walk is not None:
+        parts += [part for part in (share(progress), rows(progress)) if part]
     if progress.state is State.RUNNING:
         parts += [rate(progress), f"width {progress.width}"]
     if progress.eta_seconds is not None:

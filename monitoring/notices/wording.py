@@ -1,7 +1,7 @@
-"""How a notice reads. Facts in, words out: the one place where notices are worded.
+"""The words of notices: facts in, text out.
 
 Nothing that the server said about a row is repeated here: an error is named by its class and SQLSTATE, a hold by its cause and
-signal. `backfilld explain` shows the rest to whoever may see the database.
+signal. `backfilld explain` shows the rest to people who may read the database.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from psycopg import errors
+
+from backfilld.monitoring.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,28 +34,28 @@ _SEVERITIES: dict[str, Severity] = {
 
 #: Why a run stopped by itself, by the class of its error.
 _PROBLEMS = {
-    "blocked": "a table's lock was not to be had in time",
-    "quarantine": "rows cannot be converted and are set aside",
-    "violated": "rows break the rule that was to be proved",
+    "blocked": "the lock of a table could not be acquired in time",
+    "quarantine": "rows could not be converted and are quarantined",
+    "violated": "rows break the rule that is being verified",
     "residual": "rows still need work after several passes: the application keeps writing them",
 }
 
 #: What holds a run, by cause; see `backfilld.migrations.holds`.
 _CAUSES = {
     "stop": "a person has stopped all runs",
-    "load": "a load signal says stop",
+    "load": "a load signal is over its limit",
     "blind": "the database's load cannot be read",
     "lock": "other sessions hold the lock of a table",
     "index": "an index build waits for older transactions",
-    "error": "it waits to try again after an error",
+    "error": "a lane waits to retry after an error",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """A notice in words, with what it was made of for programs."""
+    """A notice in words, and as a payload for programs."""
 
-    #: The same at each try.
+    #: The same at each delivery attempt.
     id: str
     subject: str
     body: str
@@ -87,7 +89,7 @@ def word(delivery: str, about: str, facts: Mapping[str, Any]) -> Message:
         "subject": subject,
         "body": body,
         "reason": reason,
-        "sqlstate": _sqlstate(facts.get("problem")) if reason else None,
+        "sqlstate": _sqlstate(_cause_of(about, facts)),
         "rows_done": facts.get("rows_done"),
         "rows_total": facts.get("rows_total"),
         "rows_quarantined": facts.get("rows_quarantined"),
@@ -112,10 +114,10 @@ def _subject(about: str, facts: Mapping[str, Any]) -> str:
             told = f" has paused itself in {phase}{again}"
         case "held":
             also = len(facts["hold"]["also"])
-            others = f" and {also} other {'run' if also == 1 else 'runs'}" if also else ""
+            others = f" and {counted(also, 'other run')}" if also else ""
             told = f"{others} {'have' if also else 'has'} been held for {in_words(facts['hold']['seconds'])}"
         case "quarantine":
-            told = f" has set {_counted(facts['rows_quarantined'], 'row')} aside"
+            told = f" has quarantined {counted(facts['rows_quarantined'], 'row')}"
         case "test":
             return "backfilld can reach you here"
         case _:  # an end: completed, rolled back, cancelled
@@ -125,10 +127,10 @@ def _subject(about: str, facts: Mapping[str, Any]) -> str:
 
 def _table(facts: Mapping[str, Any], reason: str | None) -> list[tuple[str, str | None]]:
     done, total, aside = facts.get("rows_done"), facts.get("rows_total"), facts.get("rows_quarantined")
-    of_total = f" of {total:,}" if total is not None else ""
+    of_total = f" of {total:,}" if total is not None and done is not None and total >= done else ""
     rows = f"{done:,}{of_total} changed" if done is not None else None
     if rows and aside:
-        rows += f", {aside:,} set aside"
+        rows += f", {aside:,} quarantined"
     hold = facts.get("hold") or {}
     return [
         ("Why", reason),
@@ -142,18 +144,23 @@ def _table(facts: Mapping[str, Any], reason: str | None) -> list[tuple[str, str 
 
 
 def _reason(about: str, facts: Mapping[str, Any]) -> str | None:
-    hold, problem = facts.get("hold"), facts.get("problem")
+    hold, problem = facts.get("hold"), _cause_of(about, facts)
     if about == "held" and hold:
         cause = _CAUSES.get(hold["cause"], str(hold["cause"]))
         if hold.get("signal"):
             return f"{cause}: {hold['signal']}"
-        return _with_state(cause, problem if hold["cause"] == "error" else None)
-    # What a lane once stumbled over says nothing of an approval.
-    if about in {"failed", "paused"} and problem:
-        known = _PROBLEMS.get(str(problem.get("class")), "an error that does not go away by itself")
+        return _with_state(cause, problem)
+    if problem:
+        known = _PROBLEMS.get(str(problem.get("class")), "an error that retrying does not solve")
         where = f", in {problem['relation']}" if problem.get("relation") else ""
         return _with_state(known, problem) + where
     return None
+
+
+def _cause_of(about: str, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The error that is the reason of a notice; None where another thing is."""
+    holds = about == "held" and (facts.get("hold") or {}).get("cause") == "error"
+    return facts.get("problem") if holds or about in {"failed", "paused"} else None
 
 
 def _with_state(text: str, problem: Mapping[str, Any] | None) -> str:
@@ -196,12 +203,8 @@ def _commands(about: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def in_words(seconds: float) -> str:
-    """A length of time as people say it: the largest unit that it fills twice, or once for minutes."""
+    """A length of time as people say it: in the largest unit of which there are two, or else in minutes."""
     for unit, size in (("day", 86400), ("hour", 3600)):
         if seconds >= 2 * size:
-            return _counted(int(seconds // size), unit)
-    return _counted(max(int(seconds // 60), 1), "minute")
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+            return counted(int(seconds // size), unit)
+    return counted(max(int(seconds // 60), 1), "minute")

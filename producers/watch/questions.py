@@ -1,4 +1,4 @@
-"""What is laid over the view: the question before anything is changed, the form of the pace, and texts to read."""
+"""Dialogs over the view: the question before a change, the form of the pace, and texts to read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STEPS: dict[str, tuple[float, ...]] = {
 
 
 class Question(ModalScreen[bool]):
-    """Asks before something is changed. Esc is always no; what is grave takes a second key."""
+    """Asks before a change. Esc is always no; a grave change takes a second key."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape,n,q,ctrl+c", "no"), ("y", "yes"), ("enter", "really")]
 
@@ -47,7 +47,7 @@ class Question(ModalScreen[bool]):
 
     def _keys(self) -> Text:
         if self._said_yes:
-            return _keys(("Enter", "does it"), ("Esc", "no, leave it as it is"))
+            return _keys(("Enter", "do it"), ("Esc", "no, leave it as it is"))
         return _keys(("y", "yes" + (", and then Enter" if self._wish.grave else "")), ("Esc", "no"))
 
     def action_no(self) -> None:
@@ -66,7 +66,7 @@ class Question(ModalScreen[bool]):
 
 
 class PaceForm(ModalScreen[dict[str, float]]):
-    """How hard a run works: steps through values, says what will be set, and returns what differs; nothing on Esc."""
+    """The pace of a run: steps through values, shows what will be set, and returns what differs; nothing on Esc."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         ("escape,q,ctrl+c", "no"),
@@ -147,13 +147,13 @@ def _meaning(name: str, value: float) -> str:
         case "nice":
             return f"works {1 / (1 + value):.0%} of the time"
         case "lanes":
-            return "slices at once"
+            return "lanes at once"
         case _:
             return "for one batch"
 
 
 class Reading(ModalScreen[None]):
-    """A text to read: the keys, or what a run waits for. Any of the keys that leave something leaves it."""
+    """A text to read: the keys, or what a run waits for. Every key that leaves anything leaves it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape,q,e,enter,question_mark,ctrl+c", "leave")]
 

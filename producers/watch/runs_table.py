@@ -111,10 +111,10 @@ def _reason(run: Progress, cells: int) -> Text:
 _CELLS: dict[str, Callable[[Progress, int], Text]] = {
     "run": lambda run, cells: _right(str(run.run), cells),
     "name": lambda run, cells: Text(_cut(display.safe(run.name), cells)),
-    "phase": lambda run, _: Text(str(run.phase)),
+    "phase": lambda run, _: Text(display.phase(run)),
     "state": lambda run, _: display.standing(run),
     "bar": lambda run, cells: sections.bar(run.percent / 100, cells, sections.style_of(run)),
-    "done": lambda run, cells: _right(f"{run.percent:.1f} %", cells),
+    "done": lambda run, cells: _right(display.share(run), cells),
     "rows/s": _rate,
     "left": _left,
     "held by": _reason,

@@ -1,4 +1,4 @@
-"""The view: what is read is shown, what a key asks for is asked first, and what was answered is told."""
+"""The full-screen view: shows each reading, confirms before a key changes anything, and shows the answer."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ KEYS: tuple[tuple[str, str, str], ...] = (
     ("p", "pause", "Pause the chosen run until it is resumed"),
     ("r", "resume", "Resume a paused or failed run"),
     ("a", "approve", "Approve the phase that waits"),
-    ("e", "explain", "Explain what the run waits for, and what would let it go on"),
+    ("e", "explain", "Explain what the run waits for, and what would let it continue"),
     ("s", "slow down", "Set nice, lanes and batch seconds of the run"),
     ("c", "cancel", "Cancel the run for good"),
-    ("R", "roll back", "Take the run back"),
-    ("P", "stop all", "Stop all runs of the database, or let them go on"),
+    ("R", "roll back", "Roll the run back"),
+    ("P", "stop all", "Stop all runs of the database, or let them continue"),
     ("?", "help", "Show these keys"),
-    ("q", "quit", "End the watching; the runs go on"),
+    ("q", "quit", "Leave; the runs continue"),
 )
 
 #: States in which a key is shown; one that is not shown is answered all the same, by the record.
@@ -86,7 +86,7 @@ class Answered(Message):
 
 
 class Watch(App[int]):
-    """Runs until somebody quits; `return_code` is then 1 when a run that was watched did not end well, 130 for Ctrl-C."""
+    """Runs until it is quit; `return_code` is then 1 when a run that was watched did not end well, 130 for Ctrl-C."""
 
     ENABLE_COMMAND_PALETTE = False
     TITLE = "backfilld watch"
@@ -106,7 +106,7 @@ class Watch(App[int]):
     ]
 
     def __init__(self, make_client: Callable[[Callable[[str], None]], Client], *, run: int | None = None) -> None:
-        """`make_client` is given where warnings go. With a `run`, that one alone is watched."""
+        """`make_client` receives where warnings go. With a `run`, only that one is watched."""
         # The terminal's own colours, whatever they are: the view is as dark or as light as everything else there.
         super().__init__(ansi_color=True)
         self.theme = "ansi-dark"
@@ -178,7 +178,7 @@ class Watch(App[int]):
 
     @property
     def _is_there(self) -> bool:
-        """Not before the view is made, and not while it is taken down: messages and timers come at all times."""
+        """Not before the view is built, nor while it is taken down: messages and timers come at any time."""
         return self.is_running and bool(self.screen_stack) and bool(self.screen_stack[0].query("#keys"))
 
     def _show(self) -> None:
@@ -194,7 +194,7 @@ class Watch(App[int]):
         table.display = self._run is None and picture is not None and bool(picture.runs)
         base.query_one("#columns").display = picture is not None and picture.detail is not None
         if picture is None or picture.detail is None:
-            nothing = "nothing is going on: backfilld enqueue FILE" if picture else "reading…"
+            nothing = "no run is in progress: backfilld enqueue FILE" if picture else "reading…"
             self._put("heading", Text(nothing, style="dim"))
             self._put("numbers", Text())
             return
@@ -227,8 +227,8 @@ class Watch(App[int]):
         told = Text()
         if self.picture is not None and width >= 50:
             failed = sum(run.state is State.FAILED for run in self.picture.runs)
-            going_on = sum(run.state not in ENDED for run in self.picture.runs) - failed
-            told = Text(f"{going_on} going on" + (f", {failed} failed" if failed else ""))
+            in_progress = sum(run.state not in ENDED for run in self.picture.runs) - failed
+            told = Text(f"{in_progress} in progress" + (f", {failed} failed" if failed else ""))
             if self.picture.stop is not None:
                 told = Text("all runs are stopped", style="bold yellow")
         table.add_row(Text.assemble(("backfilld watch", "bold"), (place, "dim")), told)
@@ -245,18 +245,18 @@ class Watch(App[int]):
         silent = now - self._seen_at
         lines = []
         if self._trouble is not None or silent > OLD_SECONDS:
-            since = f"PostgreSQL does not answer since {display.duration(silent)}, trying again"
+            since = f"PostgreSQL has not answered for {display.duration(silent)}, retrying"
             reason = f": {display.safe(self._trouble)}" if self._trouble else ""
             lines.append(Text.assemble((since, "bold red"), reason))
         for question, at in self._asked.values():
             if now - at > SLOW_SECONDS:
-                lines.append(Text(f"no answer yet since {display.duration(now - at)}: {question}", style="yellow"))
+                lines.append(Text(f"no answer for {display.duration(now - at)}: {question}", style="yellow"))
         return Text("\n").join(lines)
 
     def _keys_line(self, width: int) -> Text:
-        """As many keys as there is room for; those that make sense now first, help and the way out always."""
+        """As many keys as there is room for: those that make sense now first, help and quit always."""
         stopped = self.picture is not None and self.picture.stop is not None
-        names = {key: (what if key != "P" or not stopped else "all go on") for key, what, _ in KEYS}
+        names = {key: (what if key != "P" or not stopped else "continue all") for key, what, _ in KEYS}
         sensible = [key for key, _, _ in KEYS if key not in {"?", "q"} and self._makes_sense(key)]
         always = ["?", "q"]
         room = width - 2 - sum(len(f"{key} {names[key]}") + 2 for key in always)
@@ -279,7 +279,7 @@ class Watch(App[int]):
 
     @property
     def chosen(self) -> Progress | None:
-        """The run that the keys are about."""
+        """The run that the keys act on."""
         return self.picture.detail.progress if self.picture and self.picture.detail else None
 
     def action_pause(self) -> None:
@@ -297,7 +297,7 @@ class Watch(App[int]):
     def action_approve(self) -> None:
         run = self.chosen
         if run is not None and run.state is not State.WAITING:
-            self._tell(f"{run.name} waits for no approval: it is {sections.in_words(run.state)}", refused=True)
+            self._tell(f"{run.name} waits for no approval: it is {run.state.words}", refused=True)
             return
         self._ask_about(wishes.approve)
 
@@ -337,7 +337,7 @@ class Watch(App[int]):
         lines = [Text("Keys", style="bold")]
         lines += [Text.assemble(("↑ ↓   ", "bold cyan"), "Choose a run; PgUp and PgDn move what is below")]
         lines += [Text.assemble((f"{key:<6}", "bold cyan"), words) for key, _, words in KEYS]
-        lines.append(Text("Whatever changes something asks first, and Esc is no.", style="dim"))
+        lines.append(Text("Every change is confirmed first; Esc cancels it.", style="dim"))
         self.push_screen(questions.Reading(Text("\n").join(lines)))
 
     def action_leave(self, code: int) -> None:
@@ -361,7 +361,7 @@ class Watch(App[int]):
     # --- doing ---------------------------------------------------------------------------------------------------------
 
     def _do(self, question: str, act: Callable[[Client], str], *, then: Callable[[], None] | None = None) -> None:
-        """Do it in a thread that nobody waits for: the keys go on working while a server does not answer."""
+        """Do it in a thread of its own: the keys keep working while a server does not answer."""
         self._number += 1
         self._asked[self._number] = (question, time.monotonic())
         target = partial(self._doing, self._number, act, then)
@@ -391,5 +391,5 @@ class Watch(App[int]):
         self.notify(safe, severity="error" if refused else "information", timeout=8, markup=False)
 
     def _warn(self, text: str) -> None:
-        """A warning of the client's, from whichever thread."""
+        """A warning of the client, from any thread."""
         self.post_message(Answered(0, redact(text), refused=True))

@@ -1,4 +1,4 @@
-"""The parts of the screen, as text of a given width. Takes values and asks nobody."""
+"""The parts of the screen, as text of a given width, made of values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from backfilld.migrations.record.states import STOPPING, Phase, State
+from backfilld.migrations.record.states import STOPPING, State
 from backfilld.monitoring import display
 
 if TYPE_CHECKING:
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from backfilld.monitoring.progress import Progress
     from backfilld.producers.watch.reading import Detail, Picture
 
-#: Reaching this many lanes, they are told in numbers: nobody reads fifty bars.
+#: As many lanes have a bar; nobody reads fifty.
 MOST_LANES = 16
 #: Where the bar of a signal stands when it is at its hard limit: there is room for what is beyond.
 _HARD_AT = 0.8
 
 
 def heading(run: Progress) -> RenderableType:
-    """Which run, where it stands, and why it does not move."""
+    """Which run, its phase and state, and since when."""
     head = Table.grid(expand=True, padding=(0, 1))
     head.add_column(ratio=1, overflow="fold")
     head.add_column(justify="right", no_wrap=True)
     head.add_row(
         Text.assemble((display.safe(run.name), "bold"), (f"  run {run.run}", "dim")),
         Text.assemble(
-            *(() if run.phase is Phase.DONE else ((f"{run.phase} ", "cyan"),)),
+            (f"{display.phase(run)} " if display.phase(run) else "", "cyan"),
             display.standing(run),
             (f" for {display.duration(_seconds(run))}", "dim"),
         ),
@@ -45,28 +45,32 @@ def heading(run: Progress) -> RenderableType:
 
 
 def numbers(run: Progress, width: int) -> RenderableType:
-    """The bar, and what it is made of."""
-    share = f"{run.percent:5.1f} %"
+    """The bar, its rows, and why it does not move."""
+    if run.state is State.ROLLED_BACK:
+        return Group(Text("everything it did is undone", style="dim"), *why(run))
+    share = f"{display.share(run):>7}"
     parts = [display.rows(run)]
-    if run.state is State.RUNNING:
+    if run.state is State.RUNNING or run.kept_walk is not None:
         parts.append(display.rate(run))
     if display.left(run):
         parts.append(f"{display.left(run)} left")
     if run.verified:
         parts.append("verified")
     long_bar = bar(run.percent / 100, max(width - len(share) - 1, 4), style_of(run))
-    return Group(Text.assemble(long_bar, " ", share), Text(" · ".join(parts)), *why(run))
+    return Group(Text.assemble(long_bar, " ", share), Text(" · ".join(part for part in parts if part)), *why(run))
 
 
 def why(run: Progress) -> list[Text]:
     """What a person should know or do, one line each."""
     told = display.remarks(run, commands=False)
     if run.state is State.PAUSED and not run.errors:
-        told.append(Text.assemble("paused until somebody resumes it: ", ("r", "bold")))
+        told.append(Text.assemble("paused until it is resumed: ", ("r", "bold")))
     if run.state in STOPPING:
-        told.append(Text("waits until no batch is in flight: about a second, if a worker runs", style="yellow"))
+        told.append(Text("waiting until no batch is in flight: about a second, with a worker running", style="yellow"))
     if run.state is State.FAILED:
-        told.append(Text.assemble(("e", "bold"), " explains it; ", ("r", "bold"), " resumes once it is mended"))
+        told.append(
+            Text.assemble(("e", "bold"), " explains it; ", ("r", "bold"), " resumes it once the cause is fixed")
+        )
     return told
 
 
@@ -79,12 +83,8 @@ def style_of(run: Progress) -> str:
 
 
 def _seconds(run: Progress) -> float:
-    """Since when it stands where it is said to stand."""
+    """For how long what the heading says has been so."""
     return run.hold.seconds if run.hold is not None and run.state is State.RUNNING else run.state_seconds
-
-
-def in_words(state: State) -> str:
-    return state.replace("_", " ")
 
 
 def bar(share: float, width: int, style: str) -> Text:
@@ -113,13 +113,12 @@ def lanes(detail: Detail, width: int) -> RenderableType:
         parts.append(Text(f"and {len(open_) - MOST_LANES} more", style="dim"))
     if done:
         walked = sum(lane.rows_walked for lane in done)
-        lanes_ = "lane" if len(done) == 1 else "lanes"
-        parts.append(Text(f"{len(done)} {lanes_} done, {display.number(walked)} rows", style="dim"))
+        parts.append(Text(f"{display.counted(len(done), 'lane')} done, {display.counted(walked, 'row')}", style="dim"))
     return Group(*parts)
 
 
 def _most_interesting(open_: Sequence[Lane]) -> list[Lane]:
-    """Those in trouble and those at work before those that sleep; in the order of their numbers."""
+    """Retrying lanes and working lanes before sleeping ones; in the order of their numbers."""
     first = sorted(open_, key=lambda lane: (not lane.attempts, lane.next_run_at is None, lane.lane))[:MOST_LANES]
     return sorted(first, key=lambda lane: lane.lane)
 
@@ -128,7 +127,7 @@ def _lane(lane: Lane, width: int) -> Text:
     expected = lane.rows_expected or 0
     share = min(lane.rows_walked / expected, 0.999) if expected else 0.0
     state, style = _lane_state(lane)
-    told = f"{share:6.1%}" if expected else f"{display.number(lane.rows_walked)} rows"
+    told = f"{share:6.1%}" if expected else display.counted(lane.rows_walked, "row")
     rest = f" {told} {state}"
     return Text.assemble(
         (f"{lane.lane:>3} ", "dim"), bar(share, max(min(width - len(rest) - 5, 40), 4), style), rest[: width - 8]
@@ -139,7 +138,7 @@ def _lane_state(lane: Lane) -> tuple[str, str]:
     if lane.attempts:
         return f"{lane.kind}, try {lane.attempts + 1}", "yellow"
     if lane.next_run_at is None:
-        return f"{lane.kind}, its turn comes", "dim"
+        return f"{lane.kind}, waits its turn", "dim"
     return lane.kind, "green"
 
 
@@ -147,7 +146,7 @@ def _lane_state(lane: Lane) -> tuple[str, str]:
 
 
 def pace(picture: Picture) -> RenderableType:
-    """How hard the database is worked, and what the chosen run asks for."""
+    """The pace of the database, and the settings of the chosen run."""
     now = picture.pace
     table = Table.grid(padding=(0, 1))
     table.add_column(style="dim", no_wrap=True)
@@ -172,8 +171,8 @@ def pace(picture: Picture) -> RenderableType:
 
 
 def signals(found: Iterable[Signal], width: int) -> RenderableType:
-    """Every load signal on a bar, with a mark where it slows the work and one where it stops it; the nearest to that first."""
-    # In steps, so that two that are about as near do not change places twice a second.
+    """Every load signal on a bar, with a mark at its soft limit and one at its hard limit; the nearest to that first."""
+    # In steps, so that two that are about as near do not swap places twice a second.
     told = sorted(found, key=lambda one: (-round(_nearness(one) * 4), one.name))
     if not told:
         return Text("no load reading yet: is a worker running?", style="dim")
@@ -194,15 +193,15 @@ def _nearness(signal: Signal) -> float:
 
 
 def _signal_name(signal: Signal) -> str:
-    return display.safe(signal.name.replace("_", " "))
+    return display.signal_name(signal.name)
 
 
 def _value(signal: Signal) -> str:
-    return "unreadable" if signal.value is None else _short(signal.value, signal.name)
+    return "unreadable" if signal.value is None else display.signal_value(signal.name, signal.value)
 
 
 def _limit(signal: Signal) -> str:
-    return "" if signal.hard is None else f"of {_short(signal.hard, signal.name)}"
+    return "" if signal.hard is None else f"of {display.signal_value(signal.name, signal.hard)}"
 
 
 def _signal(signal: Signal, longest: int, cells: int, values: int) -> Text:
@@ -237,12 +236,6 @@ def _gauge(value: float, soft: float | None, hard: float, cells: int, style: str
         else:
             text.append("━" if cell < filled else "─", style=style if cell < filled else "dim")
     return text
-
-
-def _short(value: float, name: str) -> str:
-    if "bytes" in name:
-        return display.size(value)
-    return display.figure(value)
 
 
 # --- events ------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""What a person may ask for in the view: how it is asked first, what will happen in words, and how it is done.
+"""The changes that the view offers: the question before each, what will happen, and how it is done.
 
-Whether it makes sense is the record's to say: what it refuses is shown as it is said there.
+The record decides whether a change makes sense, and the view shows its refusal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """A change that was not yet confirmed."""
+    """A change that is not confirmed yet."""
 
     question: str
     #: What will happen, one line each.
@@ -37,16 +37,16 @@ def pause(run: Progress) -> Wish:
         question=f"Pause {_named(run)}?",
         says=(
             "The batches in flight end within about a second; none is lost.",
-            "It stays paused until somebody resumes it: r.",
+            "It stays paused until it is resumed: r.",
         ),
         act=lambda client: _line(client.pause(run.run)),
     )
 
 
 def resume(run: Progress) -> Wish:
-    says = "It goes on from where it stopped."
+    says = "It continues from where it stopped."
     if run.state is State.FAILED:
-        says = "It tries again where it failed; what was wrong should be mended first."
+        says = "It retries where it failed; fix the cause first."
     return Wish(question=f"Resume {_named(run)}?", says=(says,), act=lambda client: _line(client.resume(run.run)))
 
 
@@ -56,7 +56,7 @@ def cancel(run: Progress) -> Wish:
         says=(
             "It stops for good, and its name is free again.",
             "What it has done stays, the columns and sync triggers it added included.",
-            f"They can be taken away afterwards: backfilld rollback {run.name}",
+            f"To remove them afterwards: backfilld rollback {run.name}",
         ),
         act=lambda client: _line(client.cancel(run.run)),
         grave=True,
@@ -67,9 +67,9 @@ def roll_back(run: Progress) -> Wish:
     return Wish(
         question=f"Roll {_named(run)} back?",
         says=(
-            "What it added goes, and what it changed or dropped comes back.",
-            "The application must not rely on the new structure any more.",
-            "It cannot be turned forward again; the file can be enqueued anew.",
+            "What it added is removed, and what it changed or dropped is restored.",
+            "The application must no longer rely on the new structure.",
+            "A rolled back run cannot be resumed; the file can be enqueued again.",
         ),
         act=lambda client: _line(client.rollback(run.run)),
         grave=True,
@@ -81,7 +81,7 @@ def approve(run: Progress) -> Wish:
     says = (
         f"Phase {phase} begins at once.",
         *(
-            ("It takes away what the old structure needed; every instance of the application must know the new one.",)
+            ("It removes the old structure; every instance of the application must use the new one.",)
             if phase == "contract"
             else ()
         ),
@@ -94,21 +94,23 @@ def approve(run: Progress) -> Wish:
 
 
 def stop_or_go(stop: Stop | None) -> Wish:
-    """Stop all runs, or let them go on where they are stopped."""
+    """Stop all runs, or lift the stop."""
     if stop is not None:
         return Wish(
-            question="Let all runs of this database go on?",
+            question="Let all runs of this database continue?",
             says=(
                 f"They were stopped by {display.safe(stop.by)} at {display.moment(stop.at)} UTC.",
-                "A run that was paused by itself stays paused.",
+                "A run with a pause of its own stays paused.",
             ),
-            act=lambda client: "all runs may go on" if client.resume_all() else "there was no stop of all runs",
+            act=lambda client: (
+                "the stop of all runs is lifted" if client.resume_all() else "there was no stop of all runs"
+            ),
         )
     return Wish(
         question="Stop all runs of this database?",
         says=(
             "Batches in flight end within about a second; none is lost.",
-            "Runs that are enqueued later wait as well, until somebody lets all go on: P.",
+            "Runs that are enqueued later wait as well, until the stop is lifted: P.",
         ),
         act=lambda client: client.pause_all().reason,
     )

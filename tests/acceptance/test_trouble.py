@@ -173,7 +173,7 @@ def test_trouble_is_told_by_explain_by_the_alert_and_by_the_panel(
 def _a_poisoned_row(watch: Watch, folder: Path) -> None:
     run = _enqueue(watch, folder, POISON)
 
-    watch.explained(run, "1 row is set aside", f"backfilld quarantine list {run}")
+    watch.explained(run, "1 row is quarantined", f"backfilld quarantine list {run}")
     assert watch.fires("BackfilldQuarantineNearLimit", run=run)["labels"]["severity"] == "warning"
     watch.shows("run", "How near is it to its limit of rows set aside?", least=1, run=run)
 

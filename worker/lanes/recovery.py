@@ -123,7 +123,7 @@ class Recovery:
         pause = lock_policy.pause_seconds(wait, lock_watch.blockers, settings)
         delay = lock_policy.next_look_seconds(pause, scans=lock_watch.again_scans, chance=_chance())
         tried = blocked.sqlstate is not None
-        self.postpone(connection, lane, delay_seconds=delay, error={**error, "wait": wait.to_json()}, retried=tried)
+        self.postpone(connection, lane, delay_seconds=delay, error=error, lock_wait=wait.to_json(), retried=tried)
         if tried:
             self._tell_retried(lane, context, "transient", blocked.sqlstate, message, delay_seconds=delay)
         else:
@@ -154,6 +154,7 @@ class Recovery:
         delay_seconds: float,
         batch_rows: int | None = None,
         error: Mapping[str, object] | None = None,
+        lock_wait: Mapping[str, object] | None = None,
         retried: bool = True,
     ) -> None:
         """Write down when the lane comes back. When another session holds the lane, it takes the step, and nothing is written."""
@@ -167,6 +168,7 @@ class Recovery:
                     attempts=lane.attempts + 1 if error and retried else lane.attempts,
                     batch_rows=batch_rows,
                     error=error,
+                    lock_wait=lock_wait,
                     retried=error is not None and retried,
                 )
         except psycopg.errors.LockNotAvailable:

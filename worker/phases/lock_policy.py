@@ -51,9 +51,8 @@ class Wait:
     pids: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, error: Mapping[str, Any] | None, now: float) -> Self:
-        """The wait that a lane's last error tells of, or one that begins now."""
-        known = (error or {}).get("wait")
+    def of(cls, known: Mapping[str, Any] | None, now: float) -> Self:
+        """The wait that a lane has on record, or one that begins now."""
         if known is None or now - known["looked_at"] > FORGOTTEN_SECONDS:
             return cls(since=now, looked_at=now)
         return replace(cls(**{**known, "pids": tuple(known["pids"])}), looked_at=now)

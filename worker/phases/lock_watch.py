@@ -55,7 +55,7 @@ class LockWatch:
         self.lane = lane
         self.context = context
         self._observe = observe
-        self.wait = lock_policy.Wait.of(lane.last_error, context.now.timestamp())
+        self.wait = lock_policy.Wait.of(lane.lock_wait, context.now.timestamp())
         self.lock: Needed | None = None
         #: Whether a lock was asked for that others might hold.
         self._asks = False

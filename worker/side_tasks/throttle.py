@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from backfilld.monitoring.probes.reading import Reading
+from backfilld.monitoring.words import counted, signal_name, signal_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -271,9 +272,9 @@ def _hold(readings: Sequence[Reading], limits: Mapping[str, Limit]) -> tuple[str
             continue
         if reading.value is None or not math.isfinite(reading.value):
             why = f": {reading.detail}" if reading.detail else ""
-            return reading.signal, f"{_words(reading.signal)} cannot be read{why}"
+            return reading.signal, f"{signal_name(reading.signal)} cannot be read{why}"
         if reading.value >= limit.hard:
-            return reading.signal, f"{_told(reading)}, limit {_amount(reading.signal, limit.hard)}"
+            return reading.signal, f"{_told(reading)}, limit {signal_value(reading.signal, limit.hard)}"
     return None, None
 
 
@@ -351,22 +352,14 @@ def _slow_reason(
     memory: Memory, pressed_by: Reading | None, limits: Mapping[str, Limit], *, share: float
 ) -> str | None:
     if pressed_by is not None:
-        return f"{_told(pressed_by)}, soft limit {_amount(pressed_by.signal, limits[pressed_by.signal].soft)}"
+        return f"{_told(pressed_by)}, soft limit {signal_value(pressed_by.signal, limits[pressed_by.signal].soft)}"
     if share < 1:
-        return f"lanes work {share:.0%} of their time beside {memory.others} sessions of others"
+        return (
+            f"{share:.0%} duty cycle, because {counted(memory.others, 'other session is', 'other sessions are')} active"
+        )
     return None
 
 
 def _told(reading: Reading) -> str:
     where = f" ({reading.detail})" if reading.detail else ""
-    return f"{_words(reading.signal)} {_amount(reading.signal, reading.value or 0.0)}{where}"
-
-
-def _words(signal: str) -> str:
-    return signal.replace("_bytes_per_second", "").replace("_bytes", "").replace("_seconds", "").replace("_", " ")
-
-
-def _amount(signal: str, value: float) -> str:
-    if "_bytes" in signal:
-        return f"{value / 2**20:.4g} MiB" + ("/s" if signal.endswith("_per_second") else "")
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{signal_name(reading.signal)} {signal_value(reading.signal, reading.value or 0.0)}{where}"

@@ -1,9 +1,9 @@
 """Add a CHECK constraint.
 
-verify    no row breaks it; then ADD CONSTRAINT … CHECK (…) NOT VALID, and VALIDATE, which scans while the application goes on
+verify    no row breaks it; then ADD CONSTRAINT … CHECK (…) NOT VALID, and VALIDATE, which scans while the application keeps running
 
-No data moves. A row that breaks the check stops the run, which names a few of them by key; the check is taken back until they
-are mended.
+No data moves. A row that breaks the check stops the run, which names a few of them by key; the check is dropped until they are
+fixed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Plain
 from backfilld.migrations.operations.ddl.constraints import Rule, naming
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import AddCheck as Definition
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 
@@ -28,14 +27,8 @@ def check_body(expression: str) -> sql.Composed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddCheck(Plain):
+class AddCheck(Plain[file.AddCheck]):
     """An `add_check` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     def verify(self) -> tuple[Step, ...]:
         # As a CHECK takes it: a condition that gives NULL is met.

@@ -14,6 +14,7 @@ from backfilld.migrations.postgres.expression_probe import Rejected
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import AddColumn
     from backfilld.migrations.planning.checks.findings import Case
+    from backfilld.migrations.postgres.expression_probe import Analysis
 
 
 def examine(case: Case, operation: AddColumn) -> Facts:
@@ -49,8 +50,15 @@ def examine(case: Case, operation: AddColumn) -> Facts:
         trial.analyse(operation.default, what="the default")
     if expression is None:
         return facts
-    analysis = trial.analyse(expression, what="backfill")
-    trial.check_update({column: expression}, None)
+    analysis = _analysed(case, operation, expression)
+    return replace(facts, repeatable=not analysis.unrepeatable, once_because=once_because(analysis, set()))
+
+
+def _analysed(case: Case, operation: AddColumn, expression: str) -> Analysis:
+    """What gives the rows their value, tried on the copy of the table. Raises Rejected."""
+    table, column = case.table, operation.column.name
+    analysis = case.trial.analyse(expression, what="backfill")
+    case.trial.check_update({column: expression}, None)
     check_reads(case, analysis)
     if column in analysis.reads:
         raise Rejected("expression", f"backfill reads {column}, the column it is to fill")
@@ -70,4 +78,4 @@ def examine(case: Case, operation: AddColumn) -> Facts:
             f"the expression reads {', '.join(analysis.reads_others)}; a change there reaches {table.name} only "
             "when the row itself is written, or by verify"
         )
-    return replace(facts, repeatable=not analysis.unrepeatable, once_because=once_because(analysis, set()))
+    return analysis

@@ -6,7 +6,7 @@ verify    every row is looked at; then CHECK (… IS NOT NULL) NOT VALID, and VA
 switch    SET NOT NULL, which trusts the validated check and scans nothing
 contract  the sync trigger goes, first its function's body, so that no statement can meet half of it
 
-Until contract the column is computed: the trigger gives each inserted or updated row the expression's value, whoever wrote it.
+Until contract the column is computed: the trigger gives each inserted or updated row the expression's value, whichever session wrote it.
 A value that cannot be computed becomes NULL rather than an error of the application's; verify finds the row.
 
 From contract on, and without `backfill:` from the beginning, the application may write into the column. A run that goes back
@@ -16,8 +16,8 @@ from there archives the column before it drops it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Action, Archived, Plain, Statement, Step, Walk, object_name
 from backfilld.migrations.operations.ddl import columns
 from backfilld.migrations.operations.ddl.constraints import Rule, not_null, not_null_check
@@ -25,20 +25,10 @@ from backfilld.migrations.operations.ddl.sync_function import one_way
 from backfilld.migrations.operations.ddl.sync_trigger import SyncTrigger
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
-if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import AddColumn as Definition
-    from backfilld.migrations.identifiers import TableName
-
 
 @dataclass(frozen=True, kw_only=True)
-class AddColumn(Plain):
+class AddColumn(Plain[file.AddColumn]):
     """An `add_column` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     @property
     def sync(self) -> str:
@@ -136,14 +126,7 @@ class AddColumn(Plain):
 
     def _gone(self) -> Action:
         """Take away all that expand added; what the column holds is computed, or was archived before."""
-        return Action(
-            table=self.table,
-            statements=(
-                self._trigger.drop,
-                columns.drop_if_exists(self.table, self.definition.column.name),
-                self._trigger.drop_function,
-            ),
-        )
+        return self._trigger.gone_with(self.definition.column.name)
 
     @property
     def _not_null(self) -> Rule:

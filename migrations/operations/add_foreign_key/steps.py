@@ -1,12 +1,12 @@
 """Add a foreign key.
 
-verify    no row breaks it; then ADD CONSTRAINT … FOREIGN KEY … NOT VALID, and VALIDATE, which scans while the application goes on
+verify    no row breaks it; then ADD CONSTRAINT … FOREIGN KEY … NOT VALID, and VALIDATE, which scans while the application keeps running
 
-No data moves. A row that refers to nothing stops the run, which names a few of them by key; the foreign key is taken back until
-they are mended.
+No data moves. A row that refers to nothing stops the run, which names a few of them by key; the foreign key is dropped until
+they are fixed.
 
-Adding it takes SHARE ROW EXCLUSIVE on both tables, one after the other. They need not be taken at once: whoever holds the second
-and waits for the first makes us give way long before PostgreSQL would look for a deadlock.
+Adding it takes SHARE ROW EXCLUSIVE on both tables, one after the other. They need not be taken at once: a session
+that holds the second and waits for the first makes us time out long before PostgreSQL looks for a deadlock.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Plain
 from backfilld.migrations.operations.ddl.constraints import Rule, naming
 from backfilld.migrations.postgres.locks import LockMode
@@ -23,15 +24,15 @@ from backfilld.migrations.postgres.locks import LockMode
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.file.migration import AddForeignKey as Definition
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 #: The referenced table in the query for orphans. A table may refer to itself, or to one of the same name in another schema.
 _REFERENCED = "~referenced"
 
 
-def foreign_key_body(definition: Definition, referenced: Sequence[str], *, table: sql.Identifier) -> sql.Composed:
+def foreign_key_body(
+    definition: file.AddForeignKey, referenced: Sequence[str], *, table: sql.Identifier
+) -> sql.Composed:
     """FOREIGN KEY (…) REFERENCES `table` (…) with its actions."""
     body = sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({})").format(_list(definition.columns), table, _list(referenced))
     for event, action in (("DELETE", definition.on_delete), ("UPDATE", definition.on_update)):
@@ -41,14 +42,8 @@ def foreign_key_body(definition: Definition, referenced: Sequence[str], *, table
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddForeignKey(Plain):
+class AddForeignKey(Plain[file.AddForeignKey]):
     """An `add_foreign_key` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     def verify(self) -> tuple[Step, ...]:
         referenced = self.definition.references.table

@@ -1,4 +1,4 @@
-"""Add a UNIQUE constraint, by an index that is built while the application goes on.
+"""Add a UNIQUE constraint, by an index that is built while the application keeps running.
 
 verify    CREATE UNIQUE INDEX CONCURRENTLY, under the constraint's name
 switch    ADD CONSTRAINT … UNIQUE USING INDEX, which scans nothing
@@ -11,24 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Action, Plain
 from backfilld.migrations.operations.ddl import constraints, indexes
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import AddUnique as Definition
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddUnique(Plain):
+class AddUnique(Plain[file.AddUnique]):
     """An `add_unique` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     def verify(self) -> tuple[Step, ...]:
         if self.facts.index is None:  # refused by preflight

@@ -12,24 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Plain, Walk
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import Backfill as Definition
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backfill(Plain):
+class Backfill(Plain[file.Backfill]):
     """A `backfill` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     def rewrite(self) -> Rewrite:
         targets = {target.column: target for target in self.facts.targets}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.operations.change_type.change import Change
     from backfilld.migrations.postgres.column_dependents import DependentView
 
-#: So many rows are named.
+#: At most this many rows are named.
 _NAMED = 5
 
 

@@ -11,94 +11,49 @@ from backfilld.migrations.facts import Facts, Target
 from backfilld.migrations.operations.base import object_name
 from backfilld.migrations.operations.change_type.steps import cast
 from backfilld.migrations.planning.checks.columns import check_reads, column_of, mentions
-from backfilld.migrations.postgres import catalog, column_copy, column_parts, dependents
-from backfilld.migrations.postgres.column_dependents import ColumnDependents, parked
+from backfilld.migrations.postgres import catalog, column_copy, column_parts
+from backfilld.migrations.postgres.column_dependents import ColumnDependents, inactive
 from backfilld.migrations.postgres.definitions import Grant
-from backfilld.migrations.postgres.dependents import IN_THE_WAY, ColumnDependent
+from backfilld.migrations.postgres.dependents import IN_THE_WAY, ColumnDependent, of_column
+from backfilld.migrations.postgres.dependents import column as read_column
+from backfilld.migrations.postgres.dependents import mentions as functions_naming
 from backfilld.migrations.postgres.expression_probe import Analysis, Rejected
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import ChangeType
     from backfilld.migrations.planning.checks.findings import Case
 
-#: Kinds of attachment that are made anew in the switch, as they are told of.
-_REMADE = {"view": "view", "policy": "policy", "function": "function", "trigger": "trigger"}
+#: Kinds of dependent that are made anew in the switch.
+_REMADE = frozenset({"view", "policy", "function", "trigger"})
 
 
 def examine(case: Case, operation: ChangeType) -> Facts:
     """Raises Rejected."""
-    table, name = case.table, operation.column
-    facts = Facts(relation=str(table.name))
-    column = column_of(table, name)
-    own = dependents.column(case.connection, table.name, name)
-    found = dependents.of_column(case.connection, table.name, name)
-    new_column, old_column = parked(name, "_backfilld_new"), parked(name, "_backfilld_old")
+    table, name = case.table.name, operation.column
+    facts = Facts(relation=str(table))
+    column = column_of(case.table, name)
+    own = read_column(case.connection, table, name)
+    found = of_column(case.connection, table, name)
     before = len(case.found.findings)
     _refuse_what_is_in_the_way(case, operation, found, generated=column.generated)
-    for made in (new_column, old_column):
-        if table.column(made) is not None:
-            case.refuse(
-                "column",
-                f"{table.name} has a column {made}, which is the name that this change needs",
-                "If an earlier run left it, roll that one back; otherwise rename it",
-            )
+    _refuse_other_uses(case, operation)
     if len(case.found.findings) > before:
         return facts
-
-    file = catalog.file_of(case.connection, _copy(case))
-    type_, _ = case.trial.add_column(new_column, operation.type, None)
-    if catalog.file_of(case.connection, _copy(case)) != file:
-        raise Rejected(
-            "type",
-            f"to add a column of type {type_} is to write the table anew, under a lock that stops the application",
-            "Use the type that the domain is made of, and put its rule into an `add_check`",
-        )
-    plain = catalog.plain_types(case.connection, replace(table, oid=_copy(case)))
-    target = Target(
-        column=new_column,
-        type=type_,
-        as_text=not case.trial.has_equality(new_column),
-        plain_type=plain[new_column],
-    )
-    up = _analysed(case, operation.up or cast(name, plain[new_column]), what="up", given=operation.up is not None)
-    case.trial.check_update({new_column: operation.up or cast(name, plain[new_column])}, None)
-    generated = sorted(one.name for one in table.columns if one.generated and one.name in up.reads)
-    if generated:
-        raise Rejected(
-            "expression",
-            f"up reads the generated column {generated[0]}, which is not yet computed when the sync trigger fires",
-        )
+    target, plain_type = _try_new_column(case, operation)
+    up = _analyse_up(case, operation, target)
     constant = _constant(case, own["default"]) and _constant(case, operation.default)
     as_text = not case.trial.has_equality(name)
     default = operation.default
     if default is None and own["default"] is not None:
-        default = f"CAST(({own['default']}) AS {type_})"
-
-    new_type = sql.SQL(type_)  # as format_type wrote it
-    with column_copy.successor(case.connection, table.name, name, named=name, type_=new_type, found=found):
-        down = _analysed(
-            case,
-            operation.down or cast(name, plain[name]),
-            what="down",
-            given=operation.down is not None,
-            type_=column.type,
-        )
-        column_copy.try_dependents(case.connection, table.name, found, default, name)
-        column_copy.try_foreign_keys(case.connection, table.name, found, name)
-    with column_copy.successor(case.connection, table.name, name, named=new_column, type_=new_type) as copy:
-        new = column_copy.definitions(case.connection, copy, found)
-    with column_copy.successor(case.connection, table.name, name, named=old_column, type_=None) as copy:
-        old = column_copy.definitions(case.connection, copy, found)
-
-    forms = [f"{object_name(f'backfilld_{side}', case.migration.name, case.number)}_{{}}" for side in ("new", "old")]
-    checks, foreign_keys = column_parts.rules(case.connection, table.name, name, found, new, named=new_column)
+        default = f"CAST(({own['default']}) AS {target.type})"
+    down = _try_exchange(case, operation, found, target, default=default, down=cast(name, plain_type))
     sequences = [one for one in found if one.kind == "sequence"]
-    held = ColumnDependents(
-        new_column=new_column,
-        old_column=old_column,
+    dependents = ColumnDependents(
+        new_column=target.column,
+        old_column=_old_column(name),
         type=own["type"],
         collation=own["collation"],
-        plain_type=plain[name],
+        plain_type=plain_type,
         as_text=as_text,
         not_null=own["not_null"],
         default=own["default"],
@@ -109,23 +64,98 @@ def examine(case: Case, operation: ChangeType) -> Facts:
         comment=own["comment"],
         grants=tuple(Grant(**one) for one in own["grants"]),
         sequence=sequences[0].name if sequences else None,
-        widens_sequence=bool(sequences) and type_ == "bigint" and sequences[0].definition != "bigint",
+        widens_sequence=bool(sequences) and target.type == "bigint" and sequences[0].definition != "bigint",
         up_reads=tuple(sorted(up.reads - {name})),
         down_reads=tuple(sorted(down.reads - {name})),
-        indexes=column_parts.indexes(
-            case.connection, table.name, found, new, old, names=column_parts.Names(new_form=forms[0], old_form=forms[1])
-        ),
-        checks=checks,
-        foreign_keys=foreign_keys,
-        statistics=column_parts.statistics(case.connection, table.name, found, new),
-        views=column_parts.views(case.connection, found),
-        policies=column_parts.policies(case.connection, found),
-        functions=column_parts.functions(case.connection, found),
-        triggers=column_parts.triggers(case.connection, found),
         seen=tuple((one.kind, one.name, one.digest) for one in found),
     )
-    _tell(case, operation, held, found, type_, last=own["last"])
-    return replace(facts, targets=(target,), column_dependents=held)
+    dependents = _with_parts(case, operation, dependents, found, target)
+    _warn(case, operation, dependents, found, target.type, last=own["last"])
+    return replace(facts, targets=(target,), column_dependents=dependents)
+
+
+def _new_column(name: str) -> str:
+    return inactive(name, "_backfilld_new")
+
+
+def _old_column(name: str) -> str:
+    return inactive(name, "_backfilld_old")
+
+
+def _try_new_column(case: Case, operation: ChangeType) -> tuple[Target, str]:
+    """The column of the new type, as it is on the copy; and the old type without a domain and a limit of length."""
+    name, new_column = operation.column, _new_column(operation.column)
+    file = catalog.file_of(case.connection, _copy(case))
+    type_, _ = case.trial.add_column(new_column, operation.type, None)
+    if catalog.file_of(case.connection, _copy(case)) != file:
+        raise Rejected(
+            "type",
+            f"to add a column of type {type_} is to write the table anew, under a lock that stops the application",
+            "Use the type that the domain is made of, and put its rule into an `add_check`",
+        )
+    plain = catalog.plain_types(case.connection, replace(case.table, oid=_copy(case)))
+    as_text = not case.trial.has_equality(new_column)
+    target = Target(column=new_column, type=type_, as_text=as_text, plain_type=plain[new_column])
+    return target, plain[name]
+
+
+def _analyse_up(case: Case, operation: ChangeType, target: Target) -> Analysis:
+    expression = operation.up or cast(operation.column, target.plain_type)
+    up = _analysed(case, expression, what="up", given=operation.up is not None)
+    case.trial.check_update({target.column: expression}, None)
+    generated = sorted(one.name for one in case.table.columns if one.generated and one.name in up.reads)
+    if generated:
+        raise Rejected(
+            "expression",
+            f"up reads the generated column {generated[0]}, which is not yet computed when the sync trigger fires",
+        )
+    return up
+
+
+def _try_exchange(  # noqa: PLR0913 - one trial; each part is named where it is called
+    case: Case,
+    operation: ChangeType,
+    found: list[ColumnDependent],
+    target: Target,
+    *,
+    default: str | None,
+    down: str,
+) -> Analysis:
+    """Put the new column in the place of the old one, on a copy: `down` and all that depends on the column must accept it."""
+    connection, table, name = case.connection, case.table.name, operation.column
+    new_type = sql.SQL(target.type)  # as format_type wrote it
+    with column_copy.successor(connection, table, name, named=name, type_=new_type, found=found):
+        type_ = column_of(case.table, name).type
+        analysis = _analysed(case, operation.down or down, what="down", given=operation.down is not None, type_=type_)
+        column_copy.try_dependents(connection, table, found, default, name)
+        column_copy.try_foreign_keys(connection, table, found, name)
+    return analysis
+
+
+def _with_parts(
+    case: Case, operation: ChangeType, dependents: ColumnDependents, found: list[ColumnDependent], target: Target
+) -> ColumnDependents:
+    """With each thing that depends on the column, as it reads for the one column and for the other."""
+    connection, table, name = case.connection, case.table.name, operation.column
+    new_type = sql.SQL(target.type)  # as format_type wrote it
+    with column_copy.successor(connection, table, name, named=dependents.new_column, type_=new_type) as copy:
+        new = column_copy.definitions(connection, copy, found)
+    with column_copy.successor(connection, table, name, named=dependents.old_column, type_=None) as copy:
+        old = column_copy.definitions(connection, copy, found)
+    forms = [f"{object_name(f'backfilld_{side}', case.migration.name, case.number)}_{{}}" for side in ("new", "old")]
+    names = column_parts.Names(new_form=forms[0], old_form=forms[1])
+    checks, foreign_keys = column_parts.rules(connection, table, name, found, new, named=dependents.new_column)
+    return replace(
+        dependents,
+        indexes=column_parts.indexes(connection, table, found, new, old, names=names),
+        checks=checks,
+        foreign_keys=foreign_keys,
+        statistics=column_parts.statistics(connection, table, found, new),
+        views=column_parts.views(connection, found),
+        policies=column_parts.policies(connection, found),
+        functions=column_parts.functions(connection, found),
+        triggers=column_parts.triggers(connection, found),
+    )
 
 
 def _refuse_what_is_in_the_way(
@@ -153,6 +183,18 @@ def _refuse_what_is_in_the_way(
         )
     if sum(one.kind == "sequence" for one in found) > 1:
         case.refuse("column_dependents", f"several sequences belong to {name}", "Let one belong to it (OWNED BY)")
+
+
+def _refuse_other_uses(case: Case, operation: ChangeType) -> None:
+    """Columns of the names that we need, and other operations about the column."""
+    table, name = case.table, operation.column
+    for made in (_new_column(name), _old_column(name)):
+        if table.column(made) is not None:
+            case.refuse(
+                "column",
+                f"{table.name} has a column {made}, which is the name that this change needs",
+                "If an earlier run left it, roll that one back; otherwise rename it",
+            )
     for number, other in enumerate(case.migration.operations):
         if number != case.number and other.table == table.name and mentions(other, name):
             case.refuse(
@@ -196,19 +238,23 @@ def _copy(case: Case) -> int:
     return catalog.oid_of(case.connection, sql.Identifier("pg_temp", case.table.name.name))
 
 
-def _tell(  # noqa: PLR0913 - one place for all warnings; each part is named where it is called
-    case: Case, operation: ChangeType, held: ColumnDependents, found: list[ColumnDependent], type_: str, *, last: bool
+def _warn(  # noqa: PLR0913 - one place for all warnings; each part is named where it is called
+    case: Case,
+    operation: ChangeType,
+    dependents: ColumnDependents,
+    found: list[ColumnDependent],
+    type_: str,
+    *,
+    last: bool,
 ) -> None:
     """What a careful person should know."""
     table, name = case.table.name, operation.column
     if operation.up is None and not column_copy.rewrites(case.connection, table, name, sql.SQL(type_)):
         case.warn(
-            f"PostgreSQL changes {held.type} to {type_} without writing the table anew: a `sql` operation with ALTER COLUMN "
+            f"PostgreSQL changes {dependents.type} to {type_} without writing the table anew: a `sql` operation with ALTER COLUMN "
             f"{name} TYPE {type_} would do, in a moment"
         )
-    if {held.type.removesuffix(" with time zone").removesuffix(" without time zone")} >= {"timestamp"} and (
-        "with time zone" in type_ + held.type
-    ):
+    if dependents.type.startswith("timestamp") and "with time zone" in type_ + dependents.type:
         case.warn(
             f"{name} is read and written as UTC, whatever the time zone of the session; `up` and `down` can say otherwise"
         )
@@ -220,21 +266,21 @@ def _tell(  # noqa: PLR0913 - one place for all warnings; each part is named whe
     remade = [f"{one.kind} {one.name}" for one in found if one.kind in _REMADE]
     if remade:
         case.warn(f"made anew in the switch, as they are: {', '.join(remade)}")
-    strict = [*(one.name for one in held.rules), *(one.name for one in held.indexes if one.new.unique)]
-    if strict or held.not_null:
-        rules = ", ".join([*strict, *(["NOT NULL"] if held.not_null else [])])
+    strict = [*(one.name for one in dependents.rules), *(one.name for one in dependents.indexes if one.new.unique)]
+    if strict or dependents.not_null:
+        rules = ", ".join([*strict, *(["NOT NULL"] if dependents.not_null else [])])
         case.warn(
             f"from verify on the new values must meet the rules of {name} as well ({rules}): a statement that writes a value "
             "which does not fit the new type, or is the same as another one there, fails as it will after the switch"
         )
-    if mentioned := dependents.mentions(case.connection, table, name):
+    if mentioned := functions_naming(case.connection, table, name):
         case.warn(
             f"functions that name {name} in their text see the new type from the switch on: {', '.join(mentioned)}"
         )
     if table_publications := case.table.publications:
         case.warn(
-            f"{table} is published ({', '.join(table_publications)}): what receives it needs the columns {held.new_column}, and "
-            f"from the switch on {held.old_column}, before they are there"
+            f"{table} is published ({', '.join(table_publications)}): what receives it needs the columns {dependents.new_column}, and "
+            f"from the switch on {dependents.old_column}, before they are there"
         )
     case.warn(
         f"a statement that was prepared and gives {name} back fails once, and is to be prepared anew, after the switch"

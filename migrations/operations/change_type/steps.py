@@ -2,9 +2,9 @@
 
 expand    the new column and the sync trigger that keeps both columns saying the same, in one short transaction
 backfill  lanes give every row its new value; rows whose value does not fit are set aside with their errors
-verify    every row is looked at; then everything that hangs on the column is made for the new one as well: indexes
+verify    every row is looked at; then everything that depends on the column is made for the new one as well: indexes
           CONCURRENTLY, checks and foreign keys NOT VALID and validated, statistics
-switch    one transaction: the columns change names, what hangs on the old one comes off it, what is ready on the new one gets
+switch    one transaction: the columns change names, what depends on the old one is dropped, what is ready on the new one gets
           its names, and views, policies, triggers and functions are made anew over the name; the sync trigger turns round
 contract  the old values go to the archive, and then the old column goes
 
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.facts import Target
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Action, Archived, Plain, Step, Walk
 from backfilld.migrations.operations.change_type import dependents, exchange, guards
 from backfilld.migrations.operations.change_type.change import Change
@@ -30,20 +31,13 @@ from backfilld.migrations.rollback.archive import restored
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import ChangeType as Definition
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.column_dependents import ColumnDependents
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChangeType(Plain):
+class ChangeType(Plain[file.ChangeType]):
     """A `change_type` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     @property
     def column(self) -> str:
@@ -62,14 +56,6 @@ class ChangeType(Plain):
 
     def expand(self) -> tuple[Step, ...]:
         change = self._change
-        gone = Action(
-            table=self.table,
-            statements=(
-                change.trigger.drop,
-                columns.drop_if_exists(self.table, change.new_column),
-                change.trigger.drop_function,
-            ),
-        )
         return (
             Action(
                 table=self.table,
@@ -79,19 +65,21 @@ class ChangeType(Plain):
                     *change.trigger.created(change.synced_before),
                 ),
                 guards=(change.trigger.fires_last,),
-                back=(gone,),
+                back=(change.trigger.gone_with(change.new_column),),
             ),
         )
 
     def verify(self) -> tuple[Step, ...]:
-        change, carried = self._change, self._dependents
-        steps: list[Step] = [indexes.build(self.table, index.new, key=self.facts.key) for index in carried.indexes]
+        change = self._change
+        steps: list[Step] = [
+            indexes.build(self.table, index.new, key=self.facts.key) for index in change.dependents.indexes
+        ]
         for rule, proved in change.rules_of_new():
             steps += rule.steps(looks=True) if proved else (rule.added,)
-        if carried.not_null:
+        if change.dependents.not_null:
             # Lanes have just looked at every row.
             steps += change.not_null(change.new_column).steps(looks=False)
-        if carried.statistics:
+        if change.dependents.statistics:
             steps.append(self._statistics())
         steps.append(self._analyzed(change.new_column))
         return tuple(steps)
@@ -116,11 +104,13 @@ class ChangeType(Plain):
         )
 
     def contract(self) -> tuple[Step, ...]:
-        change, carried = self._change, self._dependents
+        change = self._change
         again = Action(
             table=self.table,
             statements=(
-                columns.add(self.table, change.old_column, carried.type, collation=carried.collation),
+                columns.add(
+                    self.table, change.old_column, change.dependents.type, collation=change.dependents.collation
+                ),
                 *change.trigger.created(change.synced_after),
             ),
             guards=(change.trigger.fires_last,),
@@ -145,7 +135,7 @@ class ChangeType(Plain):
                 back=(
                     again,
                     self._restored(),
-                    *(indexes.build(self.table, index.old) for index in carried.indexes if index.harmless),
+                    *(indexes.build(self.table, index.old) for index in change.dependents.indexes if index.harmless),
                 ),
             ),
         )
@@ -153,13 +143,15 @@ class ChangeType(Plain):
     # The way back of the switch
 
     def _switched_back(self) -> tuple[Step, ...]:
-        change, carried = self._change, self._dependents
+        change = self._change
         steps: list[Step] = [
-            indexes.build(self.table, index.old, key=self.facts.key) for index in carried.indexes if not index.harmless
+            indexes.build(self.table, index.old, key=self.facts.key)
+            for index in change.dependents.indexes
+            if not index.harmless
         ]
         if self.definition.down is None:
             steps.append(guards.all_there(change))
-        elif carried.not_null:
+        elif change.dependents.not_null:
             # `down` may give NULL; by another name than the rule's, as what it finds must not lead behind the exchange.
             steps.append(replace(change.not_null(change.old_column).look, rule=""))
         steps.append(
@@ -168,7 +160,7 @@ class ChangeType(Plain):
                 locks=self._locks,
                 requires=(
                     guards.nothing_new(change),
-                    guards.fits(change, change.old_column, f"the old type ({carried.type})"),
+                    guards.fits(change, change.old_column, f"the old type ({change.dependents.type})"),
                 ),
                 statements=(
                     *dependents.dropped(change),
@@ -183,7 +175,7 @@ class ChangeType(Plain):
         )
         for rule, proved in change.rules_of_old():
             steps += rule.again() if proved else ()
-        if carried.not_null:
+        if change.dependents.not_null:
             proof = change.not_null(self.column)
             steps += proof.again()
             steps.append(
@@ -193,14 +185,14 @@ class ChangeType(Plain):
         return tuple(steps)
 
     def _restored(self) -> Walk:
-        change, carried = self._change, self._dependents
-        target = Target(column=change.old_column, type=carried.type, as_text=carried.as_text)
+        change = self._change
+        target = Target(column=change.old_column, type=change.dependents.type, as_text=change.dependents.as_text)
         facts = replace(self.facts, targets=(target,))
         expression = restored(
             table=self.table,
             key=self.facts.key,
             operation=self.number,
-            type_=carried.type,
+            type_=change.dependents.type,
             new=self.column,
             fallback=change.down,
         )
@@ -221,8 +213,8 @@ class ChangeType(Plain):
 
     def _statistics(self) -> Action:
         """Extended statistics over the new column, under names of ours."""
-        change, carried = self._change, self._dependents
-        names = [(one, change.statistics_name(number)) for number, one in enumerate(carried.statistics)]
+        change = self._change
+        names = [(one, change.statistics_name(number)) for number, one in enumerate(change.dependents.statistics)]
         gone = Action(table=self.table, statements=tuple(statistics.drop(one.schema, name) for one, name in names))
         return Action(
             table=self.table,
@@ -247,9 +239,9 @@ class ChangeType(Plain):
     @property
     def _locks(self) -> tuple[TableName, ...]:
         """All tables that the exchange touches, the views aside: locking a view would lock all that it reads."""
-        carried = self._dependents
-        others = {policy.table for policy in carried.policies} | {
-            rule.references for rule in carried.foreign_keys if rule.references is not None
+        found = self._dependents
+        others = {policy.table for policy in found.policies} | {
+            rule.references for rule in found.foreign_keys if rule.references is not None
         }
         return tuple(sorted({self.table, *others}, key=lambda table: (table.schema, table.name)))
 

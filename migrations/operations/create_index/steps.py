@@ -1,4 +1,4 @@
-"""Build an index while the application goes on.
+"""Build an index while the application keeps running.
 
 verify    CREATE INDEX CONCURRENTLY, after the walk, so that the walk's own updates do not pay for it
 
@@ -10,24 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Plain
 from backfilld.migrations.operations.ddl import indexes
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import CreateIndex as Definition
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class CreateIndex(Plain):
+class CreateIndex(Plain[file.CreateIndex]):
     """A `create_index` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     def verify(self) -> tuple[Step, ...]:
         if self.facts.index is None:  # refused by preflight

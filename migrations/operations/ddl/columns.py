@@ -48,7 +48,7 @@ def add(  # noqa: PLR0913 - the clauses of one statement
 
 
 def drop(table: TableName, column: str, *, note: str = "") -> Statement:
-    """A column goes. No CASCADE: if somebody made something of it, PostgreSQL says what, and nothing happens."""
+    """A column goes. No CASCADE: if something was made of it meanwhile, PostgreSQL names it and nothing is dropped."""
     return alter_table(table, sql.SQL("DROP COLUMN {}").format(sql.Identifier(column)), note=note)
 
 

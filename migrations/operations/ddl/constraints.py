@@ -1,4 +1,4 @@
-"""Constraints. A `Rule` is one that is added so that it holds for whatever is written from then on, then proved for all rows.
+"""Constraints. A `Rule` is one that holds for new values as soon as it is added, and is then proved for all rows.
 
 A rule that is added NOT VALID already holds an UPDATE of an old row to it, so the application's statement would fail for a
 value that it did not write. Where no walk has just looked at every row, a rule is therefore looked for before it is added.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.definitions import KeyColumn
 
-#: So many rows that break a rule are named: enough to see what is wrong with them.
+#: At most this many rows that break a rule are named: enough to see what is wrong with them.
 NAMED_ROWS = 10
 
 

@@ -1,4 +1,4 @@
-"""GRANT and COMMENT ON, each with the lock that was measured for it (on 18; `none` where nobody is in the way of it)."""
+"""GRANT and COMMENT ON, each with the lock that was measured for it (on 18; `none` where it conflicts with no other statement)."""
 
 from __future__ import annotations
 

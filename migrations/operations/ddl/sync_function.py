@@ -3,7 +3,7 @@
 `Pair` is two columns that change places: the primary column, which is the old one until the switch and the new one from then on,
 and its shadow. `one_way` computes a single column from the rest of the row. `sync_trigger.py` has the trigger itself.
 
-Which of the two a statement meant is told by what changed, never by who asks or under which search_path. One side is the
+Which of the two a statement meant follows from what changed, never from the role or the search_path. One side is the
 primary: the old column until the switch, the new one from then on. The other is its shadow.
 
 UPDATE      changed            what happens
@@ -155,7 +155,7 @@ def assignment(
     return f"""    BEGIN
       {_new(column)} := (SELECT {value} FROM (SELECT NEW.*) AS {row});
     EXCEPTION WHEN others THEN
-      -- The application comes first: its statement goes on.
+      -- The application comes first: its statement must not fail.
       {instead}
     END;"""  # noqa: S608 - the expression was checked by preflight, names are quoted
 

@@ -1,4 +1,4 @@
-"""The sync trigger: what keeps a column right in every row that is written, whoever writes it.
+"""The sync trigger: what keeps a column right in every row that is written, by any session.
 
 BEFORE INSERT OR UPDATE for each row, named to fire last, ENABLE ALWAYS, and silent for the one batch that does its work itself.
 What its function does is written in `sync_function.py`.
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Guard, Statement
+from backfilld.migrations.operations.base import Action, Guard, Statement
+from backfilld.migrations.operations.ddl import columns
 from backfilld.migrations.operations.ddl.columns import alter_table
 from backfilld.migrations.postgres.connect import SEMANTICS
 from backfilld.migrations.postgres.locks import LockMode
@@ -74,6 +75,13 @@ class SyncTrigger:
         """The function goes."""
         return Statement(sql=sql.SQL("DROP FUNCTION IF EXISTS {}()").format(self._function), lock=LockMode.NONE)
 
+    def gone_with(self, column: str) -> Action:
+        """The trigger goes, and a column that only it kept right."""
+        return Action(
+            table=self.table,
+            statements=(self.drop, columns.drop_if_exists(self.table, column), self.drop_function),
+        )
+
     @property
     def fires_last(self) -> Guard:
         """No other trigger may change a row after the sync trigger has read it."""
@@ -96,7 +104,7 @@ class SyncTrigger:
         """The function, made or replaced, with this body. It takes no lock on the table.
 
         It runs as the role of the run, so that the application needs no right in our schema, and under settings of its own,
-        so that an expression means the same whoever writes.
+        so that an expression means the same in every session.
         """
         settings = sql.SQL(" ").join(
             sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value))

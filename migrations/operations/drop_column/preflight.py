@@ -13,9 +13,11 @@ from backfilld.migrations.postgres import catalog, indexes
 from backfilld.migrations.postgres.definitions import Constraint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backfilld.migrations.file.migration import DropColumn
     from backfilld.migrations.planning.checks.findings import Case
-    from backfilld.migrations.postgres.catalog import Dependent
+    from backfilld.migrations.postgres.catalog import Column, ColumnDetails, Dependent
 
 #: What comes back with the column, where it is of this column alone.
 _KEPT = frozenset({"constraint c", "constraint f", "constraint u", "index"})
@@ -26,49 +28,55 @@ def examine(case: Case, operation: DropColumn) -> Facts:
     table, name = case.table, operation.column
     column = column_of(table, name)
     details = catalog.column_details(case.connection, table, name)
-    facts = Facts(
-        relation=str(table.name),
-        targets=(Target(column=name, type=column.type, as_text=not case.trial.has_equality(name)),),
-    )
-    if name in {one.name for one in table.keys[0].columns} if table.keys else False:
+    target = Target(column=name, type=column.type, as_text=not case.trial.has_equality(name))
+    facts = Facts(relation=str(table.name), targets=(target,))
+    before = len(case.found.findings)
+    _refuse_what_cannot_come_back(case, column, details)
+    if len(case.found.findings) > before:
+        return facts
+    _refuse_other_operations(case, name)
+    dependents = catalog.column_dependents(case.connection, table, details)
+    for dependent in dependents:
+        if problem := _problem(dependent, partitioned=table.kind == "p"):
+            case.refuse("dependents", f"{dependent.what} {problem}", "Drop it or change it first")
+    _warn(case, name, dependents)
+    return with_key(case.found, case.place, table, replace(facts, dropped=_dropped(case, details, dependents)))
+
+
+def _refuse_what_cannot_come_back(case: Case, column: Column, details: ColumnDetails) -> None:
+    table, name = case.table, column.name
+    if table.keys and name in {one.name for one in table.keys[0].columns}:
         case.refuse(
             "column",
             f"{name} is part of the key that {table.name} is walked by",
             "Give the table another primary key first; rows without one cannot be archived",
         )
-        return facts
-    if column.generated or details.identity or details.inherited:
+    elif column.generated or details.identity or details.inherited:
         what = "computed by PostgreSQL" if column.generated else "an identity" if details.identity else "inherited"
         case.refuse(
             "column",
             f"{name} is {what}, and what makes it so could not be brought back without rewriting the table",
             "Drop it with SQL of your own (`sql`), where its loss is meant",
         )
-        return facts
-    if name in catalog.partition_columns(case.connection, table):
+    elif name in catalog.partition_columns(case.connection, table):
         case.refuse("column", f"{name} decides in which partition a row is", "Keep it, or make another table")
-        return facts
+
+
+def _refuse_other_operations(case: Case, name: str) -> None:
     for number, other in enumerate(case.migration.operations):
         # What only reads it is done before the contract, if it stands before it in the file.
         reads = isinstance(other, definition.AddColumn | definition.Backfill) and number < case.number
-        about = number != case.number and other.table == table.name and mentions(other, operation.column)
+        about = number != case.number and other.table == case.table.name and mentions(other, name)
         if about and not reads:
             case.refuse(
                 "operations",
-                f"operations[{number}].{other.kind} names {operation.column} too",
+                f"operations[{number}].{other.kind} names {name} too",
                 "Put the two into migrations of their own, one after the other",
             )
-    dependents = catalog.column_dependents(case.connection, table, details)
-    for dependent in dependents:
-        if problem := _problem(dependent, partitioned=table.kind == "p"):
-            case.refuse("dependents", f"{dependent.what} {problem}", "Drop it or change it first")
-    constraints = tuple(
-        Constraint(name=one.name, definition=one.definition, valid=one.valid)
-        for one in dependents
-        if one.kind in {"constraint c", "constraint f"}
-    )
-    mine = {one.name for one in dependents if one.kind in {"index", "constraint u"}}
-    found = indexes.of_table(case.connection, table.oid) if mine else []
+
+
+def _warn(case: Case, name: str, dependents: Sequence[Dependent]) -> None:
+    """What a careful person should know."""
     if dependents:
         names = ", ".join(one.what for one in dependents)
         case.warn(f"with {name} go {names}; a rollback brings them back")
@@ -76,21 +84,27 @@ def examine(case: Case, operation: DropColumn) -> Facts:
         f"from contract on {name} is gone: every application must leave it out before that is approved. Its values are kept "
         f"for {case.migration.settings.retention_days:g} days, and a rollback brings them back"
     )
-    facts = replace(
-        facts,
-        dropped=Dropped(
-            type=details.type,
-            collation=details.collation,
-            default=details.default,
-            not_null=details.not_null,
-            comment=details.comment,
-            grants=details.grants,
-            constraints=constraints,
-            indexes=tuple(one.definition for one in found if one.definition and one.definition.name in mine),
-            unique=tuple(one.name for one in dependents if one.kind == "constraint u"),
+
+
+def _dropped(case: Case, details: ColumnDetails, dependents: Sequence[Dependent]) -> Dropped:
+    """All that must be known to make the column again."""
+    mine = {one.name for one in dependents if one.kind in {"index", "constraint u"}}
+    found = indexes.of_table(case.connection, case.table.oid) if mine else []
+    return Dropped(
+        type=details.type,
+        collation=details.collation,
+        default=details.default,
+        not_null=details.not_null,
+        comment=details.comment,
+        grants=details.grants,
+        constraints=tuple(
+            Constraint(name=one.name, definition=one.definition, valid=one.valid)
+            for one in dependents
+            if one.kind in {"constraint c", "constraint f"}
         ),
+        indexes=tuple(one.definition for one in found if one.definition and one.definition.name in mine),
+        unique=tuple(one.name for one in dependents if one.kind == "constraint u"),
     )
-    return with_key(case.found, case.place, table, facts)
 
 
 def _problem(dependent: Dependent, *, partitioned: bool) -> str:

@@ -4,7 +4,7 @@ switch    DROP NOT NULL, so that the application may leave the column out
 contract  lanes copy the column into the archive, and look again that no row is missing; then DROP COLUMN
 
 The way back adds the column again, gives every row its value from the archive, and then brings back what the column carried:
-indexes CONCURRENTLY, constraints by a scan that stops nobody. Rows added since get the column's default.
+indexes CONCURRENTLY, constraints by a scan that blocks no statement. Rows added since get the column's default.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Action, Archived, Plain, Statement, Step, Walk, object_name
 from backfilld.migrations.operations.ddl import columns, constraints, grants_and_comments, indexes
 from backfilld.migrations.operations.ddl.constraints import from_catalog, not_null_check
@@ -20,20 +21,12 @@ from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from backfilld.migrations.facts import Dropped
-    from backfilld.migrations.file.migration import DropColumn as Definition
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.definitions import Constraint, IndexDefinition
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropColumn(Plain):
+class DropColumn(Plain[file.DropColumn]):
     """A `drop_column` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     def switch(self) -> tuple[Step, ...]:
         if not self._dropped.not_null:

@@ -1,4 +1,4 @@
-"""Take an index away while the application goes on.
+"""Take an index away while the application keeps running.
 
 contract  DROP INDEX CONCURRENTLY
 
@@ -12,24 +12,17 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Guard, Plain
 from backfilld.migrations.operations.ddl import indexes
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import DropIndex as Definition
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.base import Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropIndex(Plain):
+class DropIndex(Plain[file.DropIndex]):
     """A `drop_index` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     def contract(self) -> tuple[Step, ...]:
         if self.facts.index is None:  # refused by preflight

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 #: Names that PostgreSQL keeps for itself in every table.
 SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 
-#: The start of the transaction, whoever asks.
+#: The start of the transaction, for every session.
 _NOW = frozenset({"now()", "CURRENT_TIMESTAMP"})
 
-#: As many functions are named in a warning.
+#: At most this many functions are named in a warning.
 _MOST_NAMED = 10
 
 
@@ -31,7 +31,9 @@ def examine(case: Case, operation: RenameColumn) -> Facts:
     column = column_of(table, operation.old)
     nature = catalog.nature(case.connection, table, column.name)
     before = len(case.found.findings)
-    _refuse(case, operation, nature)
+    _refuse_names(case, operation, nature)
+    _refuse_partitions(case, operation.old)
+    _refuse_other_operations(case, operation)
     if len(case.found.findings) > before:
         return Facts(relation=str(table.name))
     asks_again = bool(nature.default) and _can_be_asked_again(case, nature)
@@ -52,7 +54,7 @@ def examine(case: Case, operation: RenameColumn) -> Facts:
     )
 
 
-def _refuse(case: Case, operation: RenameColumn, nature: Nature) -> None:
+def _refuse_names(case: Case, operation: RenameColumn, nature: Nature) -> None:
     table, old, new = case.table, operation.old, operation.new
     if new in SYSTEM_COLUMNS:
         case.refuse("column", f"{new} is a column that PostgreSQL keeps in every table", "Choose another name")
@@ -75,6 +77,10 @@ def _refuse(case: Case, operation: RenameColumn, nature: Nature) -> None:
             f"{old} comes from the parent or the type of {table.name}",
             "Rename it there",
         )
+
+
+def _refuse_partitions(case: Case, old: str) -> None:
+    table = case.table
     deciding = catalog.partition_columns(case.connection, table)
     if old in deciding or None in deciding:
         decides = f"{old} decides" if old in deciding else f"an expression, which may read {old}, decides"
@@ -89,6 +95,10 @@ def _refuse(case: Case, operation: RenameColumn, nature: Nature) -> None:
             f"{old} is indexed, and an index of a partitioned table cannot be built for its shadow while the application writes",
             "Rename it with ALTER TABLE … RENAME COLUMN while no application uses it, by a `sql` operation",
         )
+
+
+def _refuse_other_operations(case: Case, operation: RenameColumn) -> None:
+    table, old = case.table, operation.old
     others = [
         number
         for number, other in enumerate(case.migration.operations)
@@ -129,7 +139,7 @@ def _with_indexes(case: Case, operation: RenameColumn, shadow: ShadowColumn) -> 
     wanted = [
         replace(
             one,
-            name=object_name(f"backfilld_twin_{number}", case.migration.name, case.number),
+            name=object_name(f"backfilld_shadow_{number}", case.migration.name, case.number),
             # A second index would refuse at once what a deferrable constraint lets pass until the end.
             unique=one.unique and one.name not in deferrable,
             comment="",

@@ -1,4 +1,4 @@
-"""Give a column another name, while applications that know either name go on.
+"""Give a column another name, while applications that use either name keep running.
 
 expand    a second column under the new name, and the sync trigger that keeps both the same, in one short transaction
 backfill  lanes copy the values
@@ -6,7 +6,7 @@ verify    every row is looked at; then each index of the column is built a secon
 switch    the two columns swap their names, and the sync trigger turns round
 contract  the second column, which has the old name now, goes with its trigger, in one transaction
 
-Both hold the same values, so nobody notices the swap; and whatever depends on the column itself (views, policies,
+Both hold the same values, so no statement notices the swap; and everything that depends on the column itself (views, policies,
 constraints, foreign keys in and out, identity, sequences, defaults, generated columns, publications, statistics) has followed
 it to the new name without being touched. The column itself is the primary all along, and the second one its shadow.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.facts import ShadowColumn
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Action, Plain, Step, Walk, object_name
 from backfilld.migrations.operations.ddl import columns, grants_and_comments, indexes, statistics
 from backfilld.migrations.operations.ddl.sync_function import Pair, Side
@@ -28,19 +29,11 @@ from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts
-    from backfilld.migrations.file.migration import RenameColumn as Definition
-    from backfilld.migrations.identifiers import TableName
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenameColumn(Plain):
+class RenameColumn(Plain[file.RenameColumn]):
     """A `rename_column` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     @property
     def old(self) -> str:
@@ -54,7 +47,7 @@ class RenameColumn(Plain):
         return self._copied(to=self.new, by=self.old)
 
     def expand(self) -> tuple[Step, ...]:
-        return (self._added(self.new, primary=self.old, back=(self._gone(self.new),)),)
+        return (self._added(self.new, primary=self.old, back=(self._trigger.gone_with(self.new),)),)
 
     def verify(self) -> tuple[Step, ...]:
         return (
@@ -108,17 +101,6 @@ class RenameColumn(Plain):
             statements=(*statements, *trigger),
             guards=(self._trigger.fires_last,),
             back=back,
-        )
-
-    def _gone(self, shadow: str) -> Action:
-        """Take the shadow column away; the primary has all that was written under either name."""
-        return Action(
-            table=self.table,
-            statements=(
-                self._trigger.drop,
-                columns.drop_if_exists(self.table, shadow),
-                self._trigger.drop_function,
-            ),
         )
 
     def _swapped(self, *, primary: str, shadow: str) -> Action:

@@ -1,36 +1,26 @@
 """Make a column NOT NULL.
 
 backfill  with `backfill`, lanes give rows whose value is NULL one; without it no data moves
-verify    no NULL is left; then CHECK (… IS NOT NULL) NOT VALID, and VALIDATE, which scans while the application goes on
+verify    no NULL is left; then CHECK (… IS NOT NULL) NOT VALID, and VALIDATE, which scans while the application keeps running
 switch    SET NOT NULL, which trusts the validated check and scans nothing
 
 A NULL that the application writes between the walk and the check is met by the scan, and walked again. Without `backfill` it
-stops the run, which names a few such rows by key; the check is taken back until they are mended.
+stops the run, which names a few such rows by key; the check is dropped until they are fixed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Plain, Step, Walk, object_name
 from backfilld.migrations.operations.ddl.constraints import Rule, not_null, not_null_check
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
-if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import SetNotNull as Definition
-    from backfilld.migrations.identifiers import TableName
-
 
 @dataclass(frozen=True, kw_only=True)
-class SetNotNull(Plain):
+class SetNotNull(Plain[file.SetNotNull]):
     """A `set_not_null` of a migration, bound to a database."""
-
-    definition: Definition
-
-    @property
-    def table(self) -> TableName:
-        return self.definition.table
 
     def rewrite(self) -> Rewrite | None:
         if self.definition.backfill is None:

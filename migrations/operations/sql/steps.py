@@ -1,8 +1,8 @@
-"""Run SQL of the user's own, in the phase he names; what takes it back is his too.
+"""Run the user's own SQL in the phase that the file names; the file also has the SQL that takes it back.
 
 expand, switch or contract   the statements of `run`, in one transaction; the way back is that of `rollback`
 
-What a statement locks is told by its first words alone, since the steps must not depend on when they are asked for. The plan
+The lock of a statement is derived from its first words alone, since the steps must not depend on when they are asked for. The plan
 has what was measured beside it.
 """
 
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Action, Plain, Statement, Step
+from backfilld.migrations.file import operations as file
+from backfilld.migrations.operations.base import Action, Bound, Statement, Step
 from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.postgres.statements import split
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import Sql as Definition
     from backfilld.migrations.identifiers import TableName
 
 #: What statements lock, by their first words; the first that matches counts. (Measured on 15, 16 and 18.)
@@ -50,10 +50,8 @@ _LOCKS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sql(Plain):
+class Sql(Bound[file.Sql]):
     """A `sql` of a migration, bound to a database."""
-
-    definition: Definition
 
     @property
     def table(self) -> TableName | None:

@@ -1,13 +1,13 @@
 -- name: read_lane
 -- A lane, without a lock: enough to know whether a message is stale.
 SELECT run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_rows, recent, rows_walked, rows_changed,
-       rows_residual, rows_expected, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
+       rows_residual, rows_expected, batches_committed, batches_retried, attempts, last_error, lock_wait, next_run_at, enqueued_at, progressed_at, done_at
 FROM backfilld.lanes WHERE run = %(run)s::bigint AND lane = %(lane)s::integer
 
 -- name: claim_lane
 -- Take the lane for one step. No row: somebody else took the step meanwhile.
 SELECT run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_rows, recent, rows_walked, rows_changed,
-       rows_residual, rows_expected, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
+       rows_residual, rows_expected, batches_committed, batches_retried, attempts, last_error, lock_wait, next_run_at, enqueued_at, progressed_at, done_at
 FROM backfilld.lanes
 WHERE run = %(run)s::bigint AND lane = %(lane)s::integer AND seq = %(seq)s::bigint AND done_at IS NULL
 FOR UPDATE
@@ -15,7 +15,7 @@ FOR UPDATE
 -- name: lanes_of
 -- All lanes of a run.
 SELECT run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_rows, recent, rows_walked, rows_changed,
-       rows_residual, rows_expected, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
+       rows_residual, rows_expected, batches_committed, batches_retried, attempts, last_error, lock_wait, next_run_at, enqueued_at, progressed_at, done_at
 FROM backfilld.lanes WHERE run = %(run)s::bigint ORDER BY lane
 
 -- name: insert_lane
@@ -77,13 +77,14 @@ SET cursor = %(cursor)s::jsonb,
     batches_committed = batches_committed + 1,
     attempts = 0,
     last_error = NULL,
+    lock_wait = NULL,
     next_run_at = CASE WHEN %(sleeps)s::boolean THEN NULL ELSE clock_timestamp() END,
     enqueued_at = clock_timestamp(),
     progressed_at = clock_timestamp(),
     done_at = CASE WHEN %(done)s::boolean THEN clock_timestamp() END
 WHERE run = %(run)s::bigint AND lane = %(lane)s::integer AND seq = %(seq)s::bigint
 RETURNING run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_rows, recent, rows_walked, rows_changed,
-          rows_residual, rows_expected, batches_committed, batches_retried, attempts, last_error, next_run_at, enqueued_at, progressed_at, done_at
+          rows_residual, rows_expected, batches_committed, batches_retried, attempts, last_error, lock_wait, next_run_at, enqueued_at, progressed_at, done_at
 
 -- name: postpone_lane
 -- The lane comes back by itself: after an error, with the reason and a smaller batch; after a hold, with neither.
@@ -93,7 +94,8 @@ SET next_run_at = clock_timestamp() + make_interval(secs => %(delay_seconds)s::f
     attempts = %(attempts)s::integer,
     batch_rows = %(batch_rows)s::integer,
     batches_retried = batches_retried + %(retried)s::integer,
-    last_error = coalesce(%(error)s::jsonb, last_error)
+    last_error = coalesce(%(error)s::jsonb, last_error),
+    lock_wait = coalesce(%(lock_wait)s::jsonb, lock_wait)
 WHERE run = %(run)s::bigint AND lane = %(lane)s::integer AND seq = %(seq)s::bigint AND done_at IS NULL
 
 -- name: wake_conductor
@@ -105,7 +107,7 @@ RETURNING run, lane, seq
 -- name: wake_run
 -- Every open lane of a run that is not working already may work now; a sleeping coordinator only when asked for, and lanes
 -- that wait for their turn go on waiting.
-UPDATE backfilld.lanes SET next_run_at = clock_timestamp(), attempts = 0, last_error = NULL
+UPDATE backfilld.lanes SET next_run_at = clock_timestamp(), attempts = 0, last_error = NULL, lock_wait = NULL
 WHERE (run, lane) IN (
     SELECT run, lane FROM backfilld.lanes
     WHERE run = %(run)s::bigint AND done_at IS NULL

@@ -154,7 +154,8 @@ GROUP BY 1
 -- name: progress
 -- The numbers of the walks of runs, for status and metrics. A row that was walked and neither changed nor set aside was as it
 -- should be already; a walk by pages does not count what it passes. What is past its turn with an error on record is retrying.
-SELECT r.run, lanes.*,
+-- `kept_…` is of the walk over old values (to the archive, or back) that is not over; `lanes_back_done` of those that are.
+SELECT r.run, lanes.*, kept.*,
        greatest(lanes.rows_passed - set_aside.rows, 0)::bigint AS rows_unchanged,
        set_aside.rows AS quarantined,
        (SELECT count(*) FROM backfilld.rollback_conflicts m WHERE m.run = r.run) AS rollback_conflicts
@@ -176,12 +177,22 @@ CROSS JOIN LATERAL (
            count(*) FILTER (WHERE l.kind <> 'coordinator' AND l.done_at IS NULL AND l.pass = r.pass AND l.next_run_at IS NULL)
            AS lanes_asleep,
            count(*) FILTER (WHERE l.kind <> 'coordinator' AND l.done_at IS NOT NULL AND l.pass = r.pass) AS lanes_done,
+           count(*) FILTER (WHERE l.kind IN ('restore', 'undo') AND l.done_at IS NOT NULL) AS lanes_back_done,
            max(l.progressed_at) AS progressed_at,
            coalesce(jsonb_agg(l.recent) FILTER (WHERE l.kind <> 'coordinator' AND l.done_at IS NULL), '[]') AS recent,
-           coalesce(jsonb_agg(jsonb_build_object('lane', l.lane) || l.last_error) FILTER (WHERE l.last_error IS NOT NULL), '[]')
+           coalesce(jsonb_agg(jsonb_build_object('lane', l.lane, 'wait', l.lock_wait) || l.last_error) FILTER (WHERE l.last_error IS NOT NULL), '[]')
            AS errors
     FROM backfilld.lanes l WHERE l.run = r.run
 ) lanes
+CROSS JOIN LATERAL (
+    SELECT min(l.kind) AS kept_kind, coalesce(sum(l.rows_walked), 0)::bigint AS kept_walked,
+           coalesce(sum(CASE WHEN l.done_at IS NULL THEN greatest(l.rows_expected, l.rows_walked) ELSE l.rows_walked END), 0)::bigint
+           AS kept_total
+    FROM backfilld.lanes l
+    WHERE l.run = r.run AND l.kind IN ('archive', 'restore', 'undo')
+      AND EXISTS (SELECT FROM backfilld.lanes o
+                  WHERE o.run = l.run AND o.kind = l.kind AND o.operation = l.operation AND o.done_at IS NULL)
+) kept
 CROSS JOIN LATERAL (SELECT count(*) AS rows FROM backfilld.quarantine q WHERE q.run = r.run) set_aside
 WHERE r.run = ANY(%(runs)s::bigint[])
 

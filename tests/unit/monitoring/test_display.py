@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,20 @@ import pytest
 from fix_progress import AT, CONDUCTOR, FAILED, HELD, LANE, RUNNING, WAITING
 from rich.console import Console
 
+from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.planning.estimate import CostEstimate
 from backfilld.migrations.planning.plan import Estimate, Plan, PlannedAction, PlannedPhase, TableReport
 from backfilld.migrations.postgres.locks import LockMode
-from backfilld.migrations.record.model import Quarantined
+from backfilld.migrations.record.model import Changed, Pace, Quarantined
 from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.settings import Limits
 from backfilld.monitoring import display
+from backfilld.monitoring import pace as pace_report
+from backfilld.monitoring.display.story import _SENTENCES
+from backfilld.monitoring.progress import KeptWalk
 
 if TYPE_CHECKING:
+    from fix_golden import Golden
     from rich.console import RenderableType
 
     from backfilld.monitoring.progress import Progress
@@ -90,8 +97,9 @@ def test_the_overview_puts_first_what_needs_somebody_and_counts_what_is_left_out
     text = printed(display.overview([done, RUNNING, HELD, waiting, FAILED], width=80, left_out=1234))
     order = [int(row.split()[0]) for row in text.splitlines()[2:] if row.split()[:1] and row.split()[0].isdecimal()]
     assert order[:5] == [11, 10, 13, 12, 20]
-    assert "1 failed · 1 waiting for approval · 2 going on · 1 ended" in text
-    assert "1,234 that ended before are not shown: backfilld status --all" in " ".join(text.split())
+    assert "1 failed · 1 waiting for approval · 2 in progress · 1 ended" in text
+    assert "1,234" in text
+    assert "backfilld status --all" in " ".join(text.split())
     assert "held" in text
     assert "backfilld explain jobs-new-field" in " ".join(text.split())
     assert "backfilld approve jobs-new-field --phase contract" in " ".join(text.split())
@@ -121,7 +129,7 @@ def test_the_page_shows_numbers_lanes_errors_and_only_the_newest_events() -> Non
     events = [{**EVENT, "what": f"event.{number:02}"} for number in range(20)]
     text = printed(display.page(replace(FAILED, hot_update_ratio=0.981), [CONDUCTOR, LANE], events), 120)
     for part in (
-        "452,000 of 1,000,000 rows",
+        "452,000 of about 1,000,000 rows",
         "45.2 %",
         "98.1%",
         "42883",
@@ -135,43 +143,122 @@ def test_the_page_shows_numbers_lanes_errors_and_only_the_newest_events() -> Non
     assert "coordinator" not in text
 
 
+BACK = replace(RUNNING, state=State.ROLLING_BACK, percent=40.0)
+STATUS: dict[str, Progress] = {
+    "queued": replace(
+        RUNNING,
+        phase=Phase.EXPAND,
+        state=State.QUEUED,
+        rows_done=0,
+        rows_walked=0,
+        rows_total=None,
+        percent=0.0,
+        eta_seconds=None,
+    ),
+    "running": RUNNING,
+    "running, some unchanged": replace(RUNNING, rows_done=7),
+    "running, more than estimated": replace(
+        RUNNING, rows_done=1_100_000, rows_walked=1_100_000, percent=99.9, eta_seconds=None
+    ),
+    "running, as many as estimated": replace(
+        RUNNING, rows_done=1_000_000, rows_walked=1_000_000, percent=99.9, eta_seconds=None
+    ),
+    "held": replace(HELD, name="orders"),
+    "verifying": replace(RUNNING, phase=Phase.VERIFY, percent=100.0, rows_verified=1234),
+    "verifying more than there were": replace(RUNNING, phase=Phase.VERIFY, percent=100.0, rows_verified=1_000_001),
+    "waiting": WAITING,
+    "archiving": replace(
+        RUNNING,
+        phase=Phase.CONTRACT,
+        percent=40.0,
+        kept_walk=KeptWalk(kind="archive", rows_walked=400, rows_total=1000),
+    ),
+    "paused": replace(RUNNING, state=State.PAUSED, eta_seconds=None),
+    "failed": FAILED,
+    "completed": replace(
+        RUNNING, phase=Phase.DONE, state=State.COMPLETED, percent=100.0, eta_seconds=None, verified=True
+    ),
+    "restoring": replace(BACK, kept_walk=KeptWalk(kind="restore", rows_walked=400, rows_total=1000)),
+    "undoing": replace(BACK, kept_walk=KeptWalk(kind="undo", rows_walked=400, rows_total=1000)),
+    "rolling back": replace(BACK, percent=0.0, eta_seconds=None),
+    "rolled back": replace(RUNNING, phase=Phase.EXPAND, state=State.ROLLED_BACK, percent=100.0, eta_seconds=None),
+}
+
+
+def test_a_run_reads_as_the_golden_file_says(golden: Golden) -> None:
+    shown = {case: [display.line(run), *printed(display.block(run), 100).splitlines()] for case, run in STATUS.items()}
+    assert golden.holds_cases("status.txt", shown), "look at what `pytest --write-golden` writes, and commit it"
+
+
+@pytest.mark.parametrize("case", STATUS)
+def test_there_are_never_more_rows_than_all_and_never_all_of_them_before_the_end(case: str) -> None:
+    for walked, total in re.findall(r"([\d,]+) of (?:about )?([\d,]+)", display.rows(STATUS[case])):
+        walked, total = int(walked.replace(",", "")), int(total.replace(",", ""))  # noqa: PLW2901 - the numbers
+        assert walked < total or STATUS[case].percent == 100.0
+
+
+def test_a_run_that_is_rolled_back_shows_no_work_that_is_not_there_any_more() -> None:
+    gone = STATUS["rolled back"]
+    text = printed(display.page(replace(gone, verified=False), [], []), 120)
+    for word in ("expand", "verified", "rows", "%"):
+        assert word not in text
+    assert "%" not in printed(display.overview([gone], width=120))
+
+
+def test_the_pace_reads_as_the_golden_file_says_with_the_most_important_signal_first(golden: Golden) -> None:
+    readings: dict[str, Any] = {  # as jsonb gives them back: the shorter the name, the sooner
+        "queue": {"value": 1.5, "soft": 1, "hard": 2, "detail": "of ann"},
+        "connections": {"value": 0.3},
+        "blocked_sessions": {"value": None},
+        "replica_lag_seconds": {"value": 4.2, "detail": "walreceiver"},
+        "snapshot_age_seconds": {"value": 25_000},
+        "slot_retained_bytes": {"value": 9 * 2**30},
+        "wal_bytes_per_second": {"value": 21_585_920},
+    }
+    now = Pace(width=2, max_width=8, hold_reason=None, age_seconds=1.0, readings=readings)
+    signals = pace_report.signals(now, Limits())
+    assert [one.name for one in signals] == [name for name in Limits.model_fields if name in readings] + ["queue"]
+    settings = RunSettings(windows=("daily 01:00-05:00 UTC",))
+    report = pace_report.PaceReport(
+        width=2,
+        max_width=8,
+        hold_reason="replica lag 42 s, limit 30 s",
+        signals=signals,
+        run=RUNNING,
+        settings=settings,
+    )
+    changed = replace(
+        report,
+        changed=(
+            Changed(name="nice", before=0.0, after=1.5),
+            Changed(name="lanes", before=4, after=4),
+            Changed(name="windows", before=[], after=["daily 01:00-05:00 UTC"]),
+            Changed(name="width", before=8, after=3),
+        ),
+    )
+    shown = {"shown": display.pace(report), "changed": display.changes(changed)}
+    assert golden.holds_cases("pace.txt", shown), "look at what `pytest --write-golden` writes, and commit it"
+
+
 @pytest.mark.parametrize(
-    ("progress", "line"),
+    ("name", "value", "text"),
     [
-        (
-            RUNNING,
-            "jobs-new-field (run 12): backfill running, 45.2 %, 452,000 of 1,000,000 rows, 12,346 rows/s, width 3, 44 s left",
-        ),
-        (
-            replace(RUNNING, state=State.QUEUED, rows_total=None, eta_seconds=None),
-            "jobs-new-field (run 12): backfill queued",
-        ),
-        (
-            replace(RUNNING, rows_done=7, eta_seconds=None, quarantined=3, hold_reason="replica lag 4.2 s"),
-            (
-                "jobs-new-field (run 12): backfill running, 45.2 %, 452,000 of 1,000,000 rows, 7 changed, 12,346 rows/s, "
-                "width 3, 3 quarantined, hold: replica lag 4.2 s"
-            ),
-        ),
-        (
-            replace(RUNNING, phase=Phase.DONE, state=State.COMPLETED, percent=100.0, eta_seconds=None),
-            "jobs-new-field (run 12): completed, 100.0 %, 452,000 of 1,000,000 rows",
-        ),
-        (
-            replace(RUNNING, phase=Phase.VERIFY, percent=100.0, rows_verified=1234),
-            "jobs-new-field (run 12): verify running, 100.0 %, 1,234 of 1,000,000 rows verified, 12,346 rows/s, width 3, 44 s left",
-        ),
-        (
-            WAITING,
-            (
-                "jobs-new-field (run 12): contract waiting, 100.0 %, 452,000 of 1,000,000 rows, "
-                "waiting for approval of contract: backfilld approve jobs-new-field --phase contract"
-            ),
-        ),
+        ("replica_lag_seconds", 42.0, "42 s"),
+        ("snapshot_age_seconds", 21_600, "6 h 00 min"),
+        ("slot_retained_bytes", 2.0**30, "1.0 GB"),
+        ("wal_bytes_per_second", 2e8, "191 MB/s"),
+        ("dead_tuples", 0.75, "0.75"),
+        ("commit_seconds", float("inf"), "inf"),
     ],
 )
-def test_a_run_on_one_line(progress: Progress, line: str) -> None:
-    assert display.line(progress) == line
+def test_a_signal_is_in_the_unit_of_its_name(name: str, value: float, text: str) -> None:
+    assert display.signal_value(name, value) == text
+    assert not display.signal_name(name).endswith(("seconds", "bytes", "second"))
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 rows"), (1, "1 row"), (2000, "2,000 rows")])
+def test_one_of_anything_is_not_several(count: int, text: str) -> None:
+    assert display.counted(count, "row") == text
 
 
 @pytest.mark.parametrize(
@@ -206,47 +293,87 @@ def event(what: str, *, actor: str = "worker", run: int | None = 12, **detail: A
     return {"event": 1, "at": AT, "run": run, "actor": actor, "what": what, "detail": detail}
 
 
+EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
+    **{
+        f"{state} after {before}": event(f"run.{state}", before=before, reason="a reason")
+        for before, state in (
+            ("queued", "running"),
+            ("paused", "running"),
+            ("failed", "running"),
+            ("waiting", "running"),
+            ("running", "waiting"),
+            ("running", "pausing"),
+            ("pausing", "paused"),
+            ("running", "cancelling"),
+            ("cancelling", "cancelled"),
+            ("running", "rolling_back"),
+            ("rolling_back", "rolled_back"),
+            ("running", "completed"),
+        )
+    },
+    "failed": event("run.failed", before="running", reason="a reason", error={"message": "boom"}),
+    "enqueued": event("run.enqueued", checksum="sha256:" + "ab" * 32),
+    "verified": event("run.verified"),
+    "residual": event("run.residual", residual_rows=1),
+    "phase": event("phase.backfill"),
+    "the last phase": event("phase.done"),
+    "phase on the way back": event("phase.expand", direction="back"),
+    "another pass": {**event("phase.backfill"), "detail": {"pass": 2, "reason": "3 rows still need work"}},
+    "approved": event("phase.approved", phase="contract"),
+    "tuned": event("run.tuned", nice=[0.0, 1.5], windows=[[], ["a", "b"]]),
+    "width": event("pace.width", max_width=[8, 3]),
+    "pace": event("pace.changed", width=1, batch_seconds=0.1, rest=0.5, reason="lag"),
+    "stop": event("all.stopped", run=None),
+    "stop lifted": event("all.resumed", run=None),
+    "hold": event("hold.began", signal="x", reason="replica lag 41 s, limit 30 s"),
+    "hold over": event("hold.ended", signal="x", reason="replica lag 41 s, limit 30 s"),
+    "lock waiting": event("lock.waiting", message="waiting for the lock on jobs; held by ann's psql", blockers=[]),
+    "lock": event("lock.had", seconds=73.0),
+    "blocker cancelled": event("blocker.cancelled", pid=4711, application_name="psql"),
+    "blocker ended": event("blocker.ended", pid=4711),
+    "gave way": event("batch.gave_way", lane=3, pid=4711, application_name="psql", seconds=0.312),
+    "split": event("lane.split", lane=1, rows=1, gives_to=5),
+    "rewritten": event("table.rewritten", lane=3),
+    "archive round": event("archive.round", operation=0, rows=111_026, missing=111_026),
+    "archive": event("archive.done", operation=0, rows=1000, changed=3, missing=0),
+    "undo": event("undo.done", operation=0, rows=1, changed=1, missing=0),
+    "retry": event("quarantine.retry", operations=[0]),
+    "purged": event("run.purged", journal_bytes=21_585_920, archive_bytes=0),
+    "space": event("space.before", heap_bytes=8192, index_bytes=16_384),
+    "index built": event("index.built", index="i", table="jobs", seconds=73.0),
+    "index dropped": event("index.dropped", index="i", table="jobs", seconds=0.2),
+    "index invalid": event("index.left_invalid", index="i", table="jobs"),
+    "a kind of another release": event("moon.rose", phase="full", empty=None),
+    "a detail of another release": event("batch.gave_way", who="psql"),
+    "another detail of another release": event("run.tuned", nice=3),
+}
+
+
+def test_each_kind_of_event_reads_as_the_golden_file_says(golden: Golden) -> None:
+    shown = {case: display.sentence(told) for case, told in EVENTS.items()}
+    assert golden.holds_cases("story.txt", shown), "look at what `pytest --write-golden` writes, and commit it"
+
+
+def test_every_kind_with_a_sentence_is_in_the_golden_file() -> None:
+    assert {*_SENTENCES} <= {told["what"] for told in EVENTS.values()}
+    assert {told["what"] for told in EVENTS.values()} >= {
+        f"run.{state}" for state in State if state is not State.QUEUED
+    }
+
+
 @pytest.mark.parametrize(
-    ("told", "sentence"),
-    [
-        (event("run.enqueued", checksum="sha256:" + "ab" * 32), "enqueued it, checksum abababababab"),
-        (event("run.pausing", before="running", reason="asked to pause"), "asked to pause"),
-        (event("run.paused", before="pausing", reason="no batch is in flight"), "paused: no batch is in flight"),
-        (event("run.running", before="queued", reason="the first step"), "began to work"),
-        (event("run.waiting", before="running", reason="contract waits for approval"), "contract waits for approval"),
-        (event("run.failed", before="running", error={"message": "boom"}), "failed: boom"),
-        (event("phase.backfill"), "phase backfill began"),
-        (event("phase.done"), "every phase is over"),
-        (event("phase.expand", direction="back"), "phase expand is being taken back"),
-        (
-            {**event("phase.backfill"), "detail": {"pass": 2, "reason": "3 rows still need work"}},
-            "the data is walked once more (pass 2): 3 rows still need work",
-        ),
-        (event("phase.approved", phase="contract"), "approved phase contract"),
-        (event("run.tuned", nice=[0.0, 1.5], windows=[[], ["a", "b"]]), "set nice 0 → 1.5, windows none → a; b"),
-        (event("pace.width", max_width=[8, 3]), "set the width of the database 8 → 3"),
-        (event("hold.began", signal="x", reason="replica lag 41 s, limit 30 s"), "held: replica lag 41 s, limit 30 s"),
-        (event("lock.waiting", message="ann's psql holds jobs", blockers=[]), "lock waiting: ann's psql holds jobs"),
-        (
-            event("batch.gave_way", lane=3, pid=4711, application_name="psql", seconds=0.312),
-            "a batch of lane 3 gave way to session 4711 (psql), which had waited 0.31 s",
-        ),
-        (
-            event("pace.changed", width=3, batch_seconds=0.1, rest=0.5, reason="lag"),
-            "the pace is now width 3, batches of 0.1 s at most, 0.5 s of rest for each second of work: lag",
-        ),
-        (
-            event("archive.done", operation=0, rows=1000, changed=3, missing=0),
-            "the walk for archive is over: 1,000 rows looked at, 3 changed",
-        ),
-        # Another version's kind, and another version's detail of a kind that is known.
-        (event("moon.rose", phase="full", empty=None), "moon.rose: phase full"),
-        (event("batch.gave_way", who="psql"), "batch.gave_way: who psql"),
-        (event("run.tuned", nice=3), "run.tuned: nice 3"),
-    ],
+    "case", ["a kind of another release", "a detail of another release", "another detail of another release"]
 )
-def test_every_kind_of_event_is_a_sentence(told: dict[str, Any], sentence: str) -> None:
-    assert display.sentence(told) == sentence
+def test_what_another_release_wrote_is_shown_by_its_name(case: str) -> None:
+    assert display.sentence(EVENTS[case]).startswith(EVENTS[case]["what"])
+
+
+@pytest.mark.parametrize("state", ["pausing", "cancelling", "rolling_back"])
+def test_what_a_person_asked_for_is_told_by_the_state_and_not_by_its_reason(state: str) -> None:
+    asked = [
+        display.sentence(event(f"run.{state}", before="running", reason=reason)) for reason in ("x", "", "asked to y")
+    ]
+    assert len(set(asked)) == 1
 
 
 def test_the_story_names_each_day_once_and_marks_what_was_of_all_runs() -> None:
@@ -256,7 +383,7 @@ def test_the_story_names_each_day_once_and_marks_what_was_of_all_runs() -> None:
             [
                 event("run.pausing", actor="ann@laptop", reason="asked to pause"),
                 event("all.stopped", actor="bob@[red]", run=None),
-                {**event("run.running", reason="asked to resume"), "at": later},
+                {**event("run.running", before="paused"), "at": later},
             ]
         )
     )
@@ -374,6 +501,7 @@ def test_a_refused_plan_says_why_and_what_to_do_and_promises_nothing() -> None:
     assert "refused  rows would be hidden." in text
     assert "Use a role with BYPASSRLS" in text
     assert "batches" not in text
+    assert "warning" not in text, "of what it would do, which it will not"
 
 
 def test_the_quarantine_shows_which_rows_and_why() -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from fix_golden import Golden
+
 TOKEN = "t0ken-that-nobody-may-see"  # noqa: S105 - the tests' own
 FACTS: dict[str, Any] = {  # Any: JSON
     "run": 7,
@@ -134,92 +136,89 @@ def test_a_channel_tells_of_the_runs_it_names() -> None:
 # --- the words ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_notice_says_where_what_and_what_to_do() -> None:
-    message = notices.word("id", "approval", FACTS)
-    assert (message.subject, message.severity) == ("jobs-new-field waits for approval of contract", "warning")
-    assert message.body.splitlines() == [
-        "jobs-new-field waits for approval of contract.",
-        "",
-        "Database: db.example.com/shop",
-        "Run: 7, waiting in contract",
-        "Rows: 300,000 of 300,000 changed",
-        "Verified: yes",
-        "At: 2026-05-05 02:10:46+00:00",
-        "",
-        "What to do:",
-        "  backfilld approve jobs-new-field --phase contract",
-        "  backfilld rollback jobs-new-field",
-    ]
+def problem(error_class: str, sqlstate: str | None = None, relation: str | None = None) -> dict[str, Any]:  # Any: JSON
+    return {"problem": {"class": error_class, "sqlstate": sqlstate, "relation": relation}}
+
+
+def hold(cause: str, seconds: int = 960, signal: str | None = None, also: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Any: JSON."""
+    return {"hold": {"cause": cause, "signal": signal, "seconds": seconds, "also": list(also)}}
+
+
+#: What a notice is about, and what is known; the words are in golden/notices.txt. Any: JSON.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "approval": ("approval", {}),
+    "approval, reminded": ("approval", {"phase": "switch", "reminder": 1, "seconds": 86400}),
+    "approval, after an error": ("approval", problem("transient", "40P01")),
+    "failed": ("failed", {"phase": "backfill", **problem("fatal", "42703", "public.jobs")}),
+    "failed, reminded": ("failed", {"phase": "verify", **problem("fatal", "ZZ001"), "reminder": 2, "seconds": 180000}),
+    **{f"paused, {name}": ("paused", problem(name)) for name in ("blocked", "quarantine", "violated", "residual")},
+    **{f"held, {name}": ("held", hold(name)) for name in ("stop", "blind", "lock", "index")},
+    "held, load": ("held", hold("load", signal="replica_lag_seconds")),
+    "held, error": ("held", hold("error", seconds=59, also=("a", "b")) | problem("transient", "40P01")),
+    "held, two runs": ("held", hold("stop", seconds=900, also=("a",)) | problem("transient", "40P01")),
+    "quarantine": ("quarantine", {"rows_quarantined": 1}),
+    "completed": ("completed", {}),
+    "rolled back": ("rolled_back", {}),
+    "cancelled": ("cancelled", {}),
+    "more than were estimated": ("completed", {"rows_done": 116_784, "rows_total": 112_944}),
+    "test": ("test", {}),
+}
+
+
+def worded(case: str) -> notices.Message:
+    about, facts = CASES[case]
+    return notices.word("id", about, FACTS | {"name": "jobs"} | facts if about != "test" else {})
+
+
+def test_notices_read_as_the_golden_file_says(golden: Golden) -> None:
+    shown = {case: worded(case).body for case in CASES}
+    assert golden.holds_cases("notices.txt", shown), "look at what `pytest --write-golden` writes, and commit it"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_notice_names_the_run_and_why_where_there_is_a_reason(case: str) -> None:
+    message, (about, _) = worded(case), CASES[case]
+    assert message.subject.startswith("jobs" if about != "test" else "backfilld")
+    assert (message.payload["reason"] is not None) is (about in {"failed", "paused", "held"})
+    assert (f"Why: {message.payload['reason']}" in message.body) is (message.payload["reason"] is not None)
 
 
 @pytest.mark.parametrize(
-    ("about", "facts", "subject", "reason"),
+    ("case", "severity", "sqlstate", "commands"),
     [
-        (
-            "failed",
-            {"phase": "backfill", "problem": {"class": "fatal", "sqlstate": "42703", "relation": "public.jobs"}},
-            "jobs has failed in backfill",
-            "an error that does not go away by itself (42703, undefined column), in public.jobs",
-        ),
-        (
-            "failed",
-            {"phase": "verify", "problem": {"class": "fatal", "sqlstate": "ZZ001"}, "reminder": 2, "seconds": 180000},
-            "jobs has failed in verify, for 2 days now",
-            "an error that does not go away by itself (ZZ001)",
-        ),
-        (
-            "approval",
-            {"phase": "switch", "reminder": 1, "seconds": 86400},
-            "jobs still waits for approval of switch, for 24 hours now",
-            None,
-        ),
-        (
-            "paused",
-            {"phase": "verify", "problem": {"class": "violated", "sqlstate": None}},
-            "jobs has paused itself in verify",
-            "rows break the rule that was to be proved",
-        ),
-        (
-            "held",
-            {"hold": {"cause": "load", "signal": "replica_lag_seconds", "seconds": 960, "also": []}},
-            "jobs has been held for 16 minutes",
-            "a load signal says stop: replica_lag_seconds",
-        ),
-        (
-            "held",
-            {
-                "hold": {"cause": "error", "signal": None, "seconds": 59, "also": ["a", "b"]},
-                "problem": {"class": "transient", "sqlstate": "40P01"},
-            },
-            "jobs and 2 other runs have been held for 1 minute",
-            "it waits to try again after an error (40P01, deadlock detected)",
-        ),
-        (
-            "approval",
-            {"problem": {"class": "transient", "sqlstate": "40P01"}},
-            "jobs waits for approval of contract",
-            None,
-        ),
-        (
-            "held",
-            {
-                "hold": {"cause": "stop", "signal": None, "seconds": 900, "also": ["a"]},
-                "problem": {"class": "transient", "sqlstate": "40P01"},
-            },
-            "jobs and 1 other run have been held for 15 minutes",
-            "a person has stopped all runs",
-        ),
-        ("quarantine", {"rows_quarantined": 1}, "jobs has set 1 row aside", None),
-        ("completed", {}, "jobs is completed", None),
-        ("rolled_back", {}, "jobs is rolled back", None),
-        ("cancelled", {}, "jobs is cancelled", None),
+        ("approval", "warning", None, ("approve jobs --phase contract", "rollback jobs")),
+        ("failed", "failure", "42703", ("explain jobs", "resume jobs", "rollback jobs")),
+        ("failed, reminded", "failure", "ZZ001", ("explain jobs", "resume jobs", "rollback jobs")),
+        ("paused, violated", "warning", None, ("explain jobs", "resume jobs")),
+        ("held, error", "warning", "40P01", ("explain jobs",)),
+        # A lane has met an error before, which is not why all runs are held.
+        ("held, two runs", "warning", None, ("explain jobs",)),
+        ("approval, after an error", "warning", None, ("approve jobs --phase contract", "rollback jobs")),
+        ("quarantine", "warning", None, ("quarantine list jobs",)),
+        ("completed", "success", None, ()),
+        ("cancelled", "info", None, ()),
     ],
 )
-def test_each_kind_of_news_has_its_words(about: str, facts: dict[str, Any], subject: str, reason: str | None) -> None:
-    message = notices.word("id", about, FACTS | {"name": "jobs"} | facts)
-    assert message.subject == subject
-    assert message.payload["reason"] == reason
-    assert f"Why: {reason}" in message.body if reason else "Why" not in message.body
+def test_a_notice_has_its_severity_its_sqlstate_and_what_to_type(
+    case: str, severity: str, sqlstate: str | None, commands: tuple[str, ...]
+) -> None:
+    message = worded(case)
+    assert (message.severity, message.payload["sqlstate"]) == (severity, sqlstate)
+    assert message.payload["commands"] == [f"backfilld {command}" for command in commands]
+    assert all(f"  backfilld {command}" in message.body for command in commands)
+
+
+@pytest.mark.parametrize(("case", "others"), [("held, load", 0), ("held, two runs", 1), ("held, error", 2)])
+def test_one_notice_tells_of_every_run_that_a_hold_stops(case: str, others: int) -> None:
+    message = worded(case)
+    assert ("Also held" in message.body) is bool(others)
+    assert (f"{others} other run" in message.subject) is bool(others)
+    assert ("other runs" in message.subject) is (others > 1)
+
+
+def test_what_was_changed_is_never_said_to_be_of_less() -> None:
+    assert "112,944" not in worded("more than were estimated").body
 
 
 def test_what_is_no_sqlstate_is_not_repeated() -> None:

@@ -37,7 +37,7 @@ from backfilld.migrations.telemetry import (
     StopSwitched,
 )
 from backfilld.monitoring import metrics
-from backfilld.monitoring.observers import Observers
+from backfilld.monitoring.observers import _ROWS, Observers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,6 +140,10 @@ def test_every_event_there_is_has_a_case_above() -> None:
     """A new event without a line would go unseen: the observer may not raise. A tick is counted only: twenty come in a second."""
     (mark,) = test_every_event_is_one_line_of_its_own_level.pytestmark  # type: ignore[attr-defined] # set by the decorator
     assert {type(case[0]) for case in mark.args[1]} == set(get_args(Event)) - {LoopTicked}
+
+
+def test_every_event_there_is_has_a_row() -> None:
+    assert set(_ROWS) == set(get_args(Event))
 
 
 def test_a_committed_batch_tells_all_its_numbers() -> None:

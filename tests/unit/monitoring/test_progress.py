@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.record.model import Pace, Rollback, Run
+from backfilld.migrations.record.model import Pace, Reached, Rollback, Run
 from backfilld.migrations.record.pace import Stop
 from backfilld.migrations.record.states import Phase, State, Wish
 from backfilld.monitoring.progress import KEYS, Progress, measure
@@ -64,6 +64,10 @@ WALK: dict[str, Any] = {
     "lanes_retrying": 0,
     "lanes_asleep": 0,
     "lanes_done": 0,
+    "lanes_back_done": 0,
+    "kept_kind": None,
+    "kept_walked": 0,
+    "kept_total": 0,
     "batches_committed": 0,
     "batches_retried": 0,
     "lanes_open": 2,
@@ -195,6 +199,63 @@ def test_a_run_at_rest_has_no_rate(state: State) -> None:
 def test_eta_is_the_rest_of_the_present_walk(phase: Phase, walk: dict[str, Any], eta: int | None) -> None:
     walk = {"recent": [timings(batches=10, rows=10, seconds=0.1)], **walk}
     assert measured(replace(RUN, phase=phase), **walk).eta_seconds == eta
+
+
+def test_a_pause_does_not_count_as_slow_work() -> None:
+    """Ten batches before an hour's pause, one after it: the rate is that of the one."""
+    before = timings(batches=10, rows=500, seconds=0.5, ended=WORKERS_NOW - 3600)
+    after = timings(batches=1, rows=500, seconds=0.5)
+    resumed = replace(RUN, state_since=NOW - timedelta(seconds=2))
+    assert measured(resumed, recent=[[*before, *after]], rows_walked=500).eta_seconds == 1
+    just_resumed = replace(RUN, state_since=NOW)
+    known = measured(just_resumed, recent=[before], progressed_at=NOW - timedelta(hours=1), rows_walked=500)
+    assert (known.rows_per_second, known.eta_seconds) == (0.0, None), "nothing is known of it yet"
+
+
+@pytest.mark.parametrize(
+    ("run", "walk", "percent", "eta"),
+    [
+        (
+            replace(RUN, phase=Phase.CONTRACT),
+            {"kept_kind": "archive", "kept_walked": 400, "kept_total": 1000},
+            40.0,
+            6,
+        ),
+        (
+            replace(RUN, state=State.ROLLING_BACK, rollback=Rollback(requested=True)),
+            {"kept_kind": "undo", "kept_walked": 999, "kept_total": 1000, "rows_walked": 1000},
+            99.9,
+            1,
+        ),
+        (
+            replace(RUN, state=State.ROLLING_BACK, phase=Phase.CONTRACT, rollback=Rollback(requested=True)),
+            {"kept_kind": "archive", "kept_walked": 1400, "kept_total": 1000},
+            99.9,
+            None,
+        ),
+        (replace(RUN, state=State.ROLLING_BACK, rollback=Rollback(requested=True)), {"rows_walked": 1000}, 0.0, None),
+        (replace(RUN, state=State.ROLLING_BACK, rollback=Rollback(requested=True)), {"lanes_back_done": 2}, 99.9, None),
+        (replace(RUN, state=State.ROLLED_BACK, rollback=Rollback(requested=True)), {"rows_walked": 993}, 100.0, None),
+    ],
+    ids=["contract archives", "going back", "more than estimated", "before the walk back", "after it", "rolled back"],
+)
+def test_an_archive_and_the_way_back_have_a_progress_and_a_time_left(
+    run: Run, walk: dict[str, Any], percent: float, eta: int | None
+) -> None:
+    recent = [timings(batches=10, rows=10, seconds=0.1)]
+    now = measured(run, recent=recent, **walk)
+    assert (now.percent, now.eta_seconds) == (percent, eta)
+
+
+BEGUN = Reached(phase=Phase.SWITCH, steps=0, pass_=1)
+
+
+@pytest.mark.parametrize(
+    ("rollback", "verified"),
+    [(Rollback(), True), (Rollback(requested=True), False), (Rollback(requested=True, begun=BEGUN), False)],
+)
+def test_a_run_that_is_taken_back_is_not_verified(rollback: Rollback, verified: bool) -> None:  # noqa: FBT001 - a case
+    assert measured(replace(RUN, phase=Phase.CONTRACT, verified_at=NOW, rollback=rollback)).verified is verified
 
 
 APPROVAL = "waiting for approval of contract: backfilld approve jobs --phase contract"

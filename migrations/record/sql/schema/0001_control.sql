@@ -1,32 +1,48 @@
 -- The record of backfilld, in the database it works on, so that a checkpoint commits with the data it describes.
 --
--- runs        one execution of a migration; holds what people ask (wish) and where it stands (phase, state)
--- lanes       slices of tables that are walked in order; lane 0 of a run is its coordinator, which does the phases
--- permits     a semaphore: a batch holds one of the first `pace.width` rows for as long as its transaction lasts
--- pace        one row: how hard this database may be worked, and why
--- events      who did what, and every change of state; append only
--- quarantine  rows that cannot be converted, each with its key and its error (personal data: no grants, RLS without policy)
+-- runs                one execution of a migration: what people ask (wish), and where it is (phase, state)
+-- lanes               slices of tables that are walked in order; lane 0 of a run is its coordinator, which does the phases
+-- permits             a semaphore: a batch holds one of the first `pace.width` rows for as long as its transaction lasts
+-- pace                one row: how hard this database may be worked, and why
+-- events              who did what, and every change of state; append only
+-- quarantine          rows that cannot be converted, each with its key and its error
+-- journal             what in-place changes replaced, row by row, written in the batch's own transaction
+-- archive             what a contract removes, row by row, copied by lanes before it is removed
+-- rollback_conflicts  rows whose value does not fit the old type after a switch, each with its key and its error
+-- notices             what people are told, once by each channel; notice_channels and notice_holds say what is news for it
+-- own_sessions        a view: the sessions of ours that work for a run
+--
+-- Quarantine, journal, archive and rollback_conflicts hold people's data: no grants, row security without a policy, and dropped
+-- when their retention ends. Names say the unit, and constraints state the rules.
+
+-- --- runs ---------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE backfilld.runs (
     run                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name               text NOT NULL,
-    checksum           text NOT NULL,
-    definition         jsonb NOT NULL,
-    settings           jsonb NOT NULL,
-    facts              jsonb NOT NULL,
+    checksum           text NOT NULL,                           -- of the file, so that a name means one migration
+    definition         jsonb NOT NULL,                          -- the file
+    settings           jsonb NOT NULL,                          -- its settings, as `pace` has changed them
+    facts              jsonb NOT NULL,                          -- what preflight learned, an element for each operation
     phase              text NOT NULL DEFAULT 'expand'
         CHECK (phase IN ('expand', 'backfill', 'verify', 'switch', 'contract', 'done')),
+    phase_since        timestamptz NOT NULL DEFAULT clock_timestamp(),
     state              text NOT NULL DEFAULT 'queued'
         CHECK (state IN ('queued', 'running', 'waiting', 'pausing', 'paused', 'cancelling', 'cancelled',
                          'rolling_back', 'rolled_back', 'failed', 'completed')),
+    state_since        timestamptz NOT NULL DEFAULT clock_timestamp(),
     wish               text CHECK (wish IN ('pause', 'cancel')),
-    approved           text[] NOT NULL DEFAULT '{}',
-    pass               integer NOT NULL DEFAULT 1 CHECK (pass >= 1),
-    rows_total         bigint CHECK (rows_total >= 0),
-    residual_rows      bigint CHECK (residual_rows >= 0),
+    approved           text[] NOT NULL DEFAULT '{}',            -- phases that a person has allowed to begin
+    pass               integer NOT NULL DEFAULT 1 CHECK (pass >= 1), -- each look at all rows that finds some to do begins another
+    rows_total         bigint CHECK (rows_total >= 0),          -- an estimate until verify has counted; NULL: not planned yet
+    residual_rows      bigint CHECK (residual_rows >= 0),       -- rows that still needed work at the last look
     verified_at        timestamptz,
-    error              jsonb,
-    hot_baseline       jsonb,
+    space              jsonb,                                   -- sizes of what is walked: {"before": {…}, "after": {…}}, in bytes
+    error              jsonb,                                   -- why it failed, or paused by itself
+    rollback           jsonb,                                   -- where the way back began: {"phase", "step", "pass"}; {} until the
+                                                                -- coordinator has begun it, NULL while the run goes forward
+    kept_until         timestamptz,                             -- old values are kept until then; NULL: as long as the run lasts
+    purged_at          timestamptz,                             -- old values are gone: there is no way back any more
     requested_by       text NOT NULL,
     created_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -37,33 +53,40 @@ CREATE TABLE backfilld.runs (
     CONSTRAINT a_wish_is_a_state CHECK (wish IS NULL
                                         OR (wish = 'pause' AND state IN ('pausing', 'paused'))
                                         OR (wish = 'cancel' AND state IN ('cancelling', 'cancelled'))),
-    CONSTRAINT a_failure_has_an_error CHECK (state <> 'failed' OR error IS NOT NULL)
+    CONSTRAINT a_failure_has_an_error CHECK (state <> 'failed' OR error IS NOT NULL),
+    CONSTRAINT back_has_a_beginning CHECK (state NOT IN ('rolling_back', 'rolled_back') OR rollback IS NOT NULL)
 );
 
 -- A name belongs to one run at a time; it is free again after a cancel or a rollback.
 CREATE UNIQUE INDEX runs_name_in_use ON backfilld.runs (name) WHERE state NOT IN ('cancelled', 'rolled_back');
 
+-- --- lanes --------------------------------------------------------------------------------------------------------------
+
 CREATE TABLE backfilld.lanes (
     run                bigint NOT NULL REFERENCES backfilld.runs ON DELETE CASCADE,
     lane               integer NOT NULL CHECK (lane >= 0),
-    kind               text NOT NULL CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry')),
-    operation          integer CHECK (operation >= 0),
+    kind               text NOT NULL
+        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'archive', 'restore', 'undo')),
+    operation          integer CHECK (operation >= 0),          -- its number in the file
     pass               integer NOT NULL DEFAULT 1,
     relation           text,
-    bounds             jsonb NOT NULL DEFAULT '{}',
-    cursor             jsonb,
-    seq                bigint NOT NULL DEFAULT 0,
+    bounds             jsonb NOT NULL DEFAULT '{}',             -- what is walked: of keys, or of pages
+    cursor             jsonb,                                   -- a key, a place among the pages, or the coordinator's step
+    seq                bigint NOT NULL DEFAULT 0,               -- the fence: a message for another seq is stale
     batch_rows         integer NOT NULL DEFAULT 1000 CHECK (batch_rows >= 1),
-    recent             jsonb NOT NULL DEFAULT '[]',
+    recent             jsonb NOT NULL DEFAULT '[]',             -- rows and seconds of the last batches
+    rows_expected      bigint CHECK (rows_expected >= 0),       -- an estimate; what is left is this less rows_walked
     rows_walked        bigint NOT NULL DEFAULT 0,
     rows_changed       bigint NOT NULL DEFAULT 0,
+    rows_hot           bigint,                                  -- of rows_changed, those that touched no index; NULL: not counted
     rows_residual      bigint NOT NULL DEFAULT 0,
     batches_committed  bigint NOT NULL DEFAULT 0,
     batches_retried    bigint NOT NULL DEFAULT 0,
-    attempts           integer NOT NULL DEFAULT 0,
-    last_error         jsonb,
-    next_run_at        timestamptz DEFAULT clock_timestamp(), -- NULL: sleeps until somebody wakes it
-    enqueued_at        timestamptz DEFAULT clock_timestamp(), -- NULL: no message is on its way
+    attempts           integer NOT NULL DEFAULT 0,              -- tries of the next step that failed
+    last_error         jsonb,                                   -- of the last of them
+    lock_wait          jsonb,                                   -- the coordinator's: since when it tries for a lock, and who is in the way
+    next_run_at        timestamptz DEFAULT clock_timestamp(),   -- NULL: sleeps until it is woken
+    enqueued_at        timestamptz DEFAULT clock_timestamp(),   -- NULL: no message is on its way
     progressed_at      timestamptz,
     done_at            timestamptz,
     PRIMARY KEY (run, lane),
@@ -73,6 +96,22 @@ CREATE TABLE backfilld.lanes (
 
 CREATE INDEX lanes_open ON backfilld.lanes (run, lane) WHERE done_at IS NULL;
 
+-- Whether a lane of this kind may work while its run is in this state and phase. `may_work` in states.py says the same.
+CREATE FUNCTION backfilld.may_work(state text, phase text, kind text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE
+        WHEN kind = 'coordinator' THEN state IN ('queued', 'running', 'rolling_back')
+        WHEN state IN ('queued', 'running') THEN CASE phase
+            WHEN 'backfill' THEN kind IN ('backfill', 'retry')
+            WHEN 'verify'   THEN kind = 'verify'
+            WHEN 'contract' THEN kind = 'archive'
+            ELSE false END
+        WHEN state = 'rolling_back' THEN kind IN ('archive', 'restore', 'undo')
+        ELSE false END
+$$;
+
+-- --- pace ---------------------------------------------------------------------------------------------------------------
+
 CREATE TABLE backfilld.permits (
     permit             integer PRIMARY KEY CHECK (permit BETWEEN 1 AND 64)
 );
@@ -80,21 +119,42 @@ INSERT INTO backfilld.permits SELECT generate_series(1, 64);
 
 CREATE TABLE backfilld.pace (
     only_row           boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    width              integer NOT NULL DEFAULT 2 CHECK (width BETWEEN 0 AND 64),
-    max_width          integer NOT NULL DEFAULT 8 CHECK (max_width BETWEEN 1 AND 64),
-    hold_reason        text,
+    width              integer NOT NULL DEFAULT 2 CHECK (width BETWEEN 0 AND 64),     -- lanes that may work at once
+    max_width          integer NOT NULL DEFAULT 8 CHECK (max_width BETWEEN 1 AND 64), -- the same, as a person has set it
+    batch_seconds      double precision,                        -- the longest a batch may last; NULL: as long as its run says
+    rest               double precision NOT NULL DEFAULT 0 CHECK (rest >= 0), -- seconds of rest for each second of work
+    hold_reason        text,                                    -- nothing works until it is NULL
     held_since         timestamptz,
-    batch_seconds      double precision,
-    readings           jsonb NOT NULL DEFAULT '{}',
-    sampled_at         timestamptz,
-    widened_at         timestamptz
+    readings           jsonb NOT NULL DEFAULT '{}',             -- load signals, each with its limits
+    memory             jsonb NOT NULL DEFAULT '{}',             -- what one governor leaves to the next
+    sampled_at         timestamptz,                             -- a verdict that is too old holds all work
+    widened_at         timestamptz,
+    stopped_at         timestamptz,                             -- a person has stopped all runs; each keeps its own state
+    stopped_by         text,
+    CONSTRAINT a_stop_has_somebody_who_asked CHECK ((stopped_at IS NULL) = (stopped_by IS NULL))
 ) WITH (fillfactor = 50);
 INSERT INTO backfilld.pace DEFAULT VALUES;
+
+-- The sessions of ours that work for a run, on the whole server, by their names (migrations/postgres/sessions.py builds them).
+-- A role without pg_monitor sees the names of all sessions and the state of its own.
+CREATE VIEW backfilld.own_sessions AS
+SELECT a.pid, a.application_name AS name,
+       n.part[1]::bigint AS run, n.part[2]::integer AS lane, n.part[3]::bigint AS seq, coalesce(n.part[4], 'batch') AS doing,
+       a.datid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) AS is_here,
+       -- Somebody else may give a session such a name; this role cannot signal it, and must not count it as its own.
+       a.usesysid = quote_ident(current_user)::regrole AS is_mine,
+       a.state, a.state_change, a.backend_start, a.xact_start, a.wait_event_type, a.query
+FROM pg_stat_get_activity(NULL) a
+CROSS JOIN LATERAL regexp_match(a.application_name, '^backfilld run=(\d{1,18}) lane=(\d{1,9}) seq=(\d{1,18})(?: (python|index))?$') n(part)
+-- The first condition is the cheap one: it is asked twenty times a second.
+WHERE starts_with(a.application_name, 'backfilld run=') AND n.part IS NOT NULL;
+
+-- --- the audit, and rows set aside --------------------------------------------------------------------------------------
 
 CREATE TABLE backfilld.events (
     event              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at                 timestamptz NOT NULL DEFAULT clock_timestamp(),
-    run                bigint REFERENCES backfilld.runs ON DELETE CASCADE,
+    run                bigint REFERENCES backfilld.runs ON DELETE CASCADE, -- NULL: of the whole database
     actor              text NOT NULL,
     what               text NOT NULL,
     detail             jsonb NOT NULL DEFAULT '{}'
@@ -115,6 +175,118 @@ CREATE TABLE backfilld.quarantine (
     UNIQUE (run, operation, key)
 );
 
+-- --- the way back -------------------------------------------------------------------------------------------------------
+--
+-- Values are kept as the texts that PostgreSQL writes and reads, a partition for each run. Lanes name the partition of their run
+-- and never the parent, so that dropping one run's partition, which locks the parent for a moment, finds nobody there. `run`
+-- comes last in the keys for the same reason: a partition holds one run only.
+
+CREATE TABLE backfilld.journal (
+    run                bigint NOT NULL,
+    operation          integer NOT NULL,
+    key                text[] COLLATE "C" NOT NULL,
+    old                text[] NOT NULL,                         -- of the columns in the order of the operation's targets
+    new                text[] NOT NULL,
+    PRIMARY KEY (operation, key, run)
+) PARTITION BY LIST (run);
+
+CREATE TABLE backfilld.archive (
+    run                bigint NOT NULL,
+    operation          integer NOT NULL,
+    key                text[] COLLATE "C" NOT NULL,
+    old                text,                                    -- the value that is removed
+    new                text,                                    -- the value that replaced it, at the same moment; NULL: nothing did
+    PRIMARY KEY (operation, key, run)
+) PARTITION BY LIST (run);
+
+-- Written by the application's statements, through a sync trigger. Not a foreign key: its check would wait for the session that
+-- holds the run, and the application with it.
+CREATE TABLE backfilld.rollback_conflicts (
+    run                bigint NOT NULL,
+    operation          integer NOT NULL,
+    key                text[] NOT NULL,
+    sqlstate           text NOT NULL,
+    error              text NOT NULL,
+    seen_at            timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run, operation, key)
+);
+
+-- The partition of a run, made once: `what` is journal or archive. A table of its own that is then attached takes only a SHARE
+-- UPDATE EXCLUSIVE lock on the parent, which stops nobody who reads or writes.
+CREATE FUNCTION backfilld.make_partition(what text, run bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+    name text := what || '_' || run;
+    grantee text;
+BEGIN
+    IF pg_catalog.to_regclass('backfilld.' || name) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE pg_catalog.format('CREATE TABLE backfilld.%I (LIKE backfilld.%I INCLUDING ALL, CHECK (run = %s))', name, what, run);
+    EXECUTE pg_catalog.format('ALTER TABLE backfilld.%I ENABLE ROW LEVEL SECURITY', name);
+    -- Default privileges may have granted something.
+    FOR grantee IN
+        SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(r.rolname) END
+        FROM pg_catalog.pg_class c CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
+        LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+        WHERE c.oid = ('backfilld.' || name)::pg_catalog.regclass AND a.grantee <> c.relowner
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON backfilld.%I FROM %s', name, grantee);
+    END LOOP;
+    EXECUTE pg_catalog.format('ALTER TABLE backfilld.%I ATTACH PARTITION backfilld.%I FOR VALUES IN (%s)', what, name, run);
+END
+$$;
+
+-- --- notifications ------------------------------------------------------------------------------------------------------
+--
+-- `since` and `ordinal` name what is told within a run: since when it is in its state, and the number of the reminder. The unique
+-- key is what makes it once, however many workers look. No foreign key to the run: its check would wait for the session that
+-- holds the run. No values of rows are in `facts`.
+
+-- Since when a channel is known: what was there before is no news for it.
+CREATE TABLE backfilld.notice_channels (
+    channel            text PRIMARY KEY,
+    since              timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Runs that are held, as each channel sees it: a hold that is released for moments is one hold.
+CREATE TABLE backfilld.notice_holds (
+    channel            text NOT NULL,
+    run                bigint NOT NULL,
+    since              timestamptz NOT NULL,
+    seen_at            timestamptz NOT NULL DEFAULT clock_timestamp(),
+    told_at            timestamptz,
+    PRIMARY KEY (channel, run)
+) WITH (fillfactor = 50);
+
+CREATE TABLE backfilld.notices (
+    notice             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    delivery           uuid NOT NULL DEFAULT gen_random_uuid(), -- what a receiver knows a repeated delivery by
+    channel            text NOT NULL,
+    run                bigint NOT NULL,
+    about              text NOT NULL CHECK (about IN ('approval', 'failed', 'held', 'completed', 'rolled_back', 'paused',
+                                                      'cancelled', 'quarantine')),
+    since              timestamptz NOT NULL,
+    ordinal            integer NOT NULL DEFAULT 0 CHECK (ordinal >= 0),
+    facts              jsonb NOT NULL,
+    created_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    attempts           integer NOT NULL DEFAULT 0,
+    next_try_at        timestamptz NOT NULL DEFAULT clock_timestamp(), -- of one that is being sent: when it counts as not sent
+    delivered_at       timestamptz,
+    failed_at          timestamptz,
+    last_error         text,
+    UNIQUE (channel, run, about, since, ordinal),
+    CONSTRAINT delivered_or_failed CHECK (delivered_at IS NULL OR failed_at IS NULL)
+) WITH (fillfactor = 70);
+
+CREATE INDEX notices_pending ON backfilld.notices (channel, next_try_at) WHERE delivered_at IS NULL AND failed_at IS NULL;
+
+-- --- rights -------------------------------------------------------------------------------------------------------------
+
 ALTER TABLE backfilld.quarantine ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.journal ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.archive ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.rollback_conflicts ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON ALL TABLES IN SCHEMA backfilld FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA backfilld FROM PUBLIC;
 REVOKE ALL ON SCHEMA backfilld FROM PUBLIC;

@@ -171,17 +171,3 @@ def test_a_run_takes_its_record_with_it(engine: Engine) -> None:
         "SELECT (SELECT count(*) FROM backfilld.lanes) AS lanes, (SELECT count(*) FROM backfilld.events) AS events"
     )
     assert left == [{"lanes": 0, "events": 0}]
-
-
-def test_a_run_that_is_under_way_when_the_journal_comes_goes_on_without_one(empty: Connection) -> None:
-    """What it replaced before is not written down, so a rollback is refused rather than done by half."""
-    empty.execute("CREATE SCHEMA backfilld")
-    versions = dict(schema.versions())
-    for number in range(1, 5):
-        empty.execute(versions[number].encode())
-    for name, phase in (("waits", "expand"), ("walks", "backfill")):
-        empty.execute(RUN.replace("'m'", "%s").encode(), [name])
-        empty.execute("UPDATE backfilld.runs SET phase = %s WHERE name = %s", [phase, name])
-    empty.execute(versions[5].encode())
-    rows = empty.execute("SELECT name FROM backfilld.runs WHERE settings = '{\"journal\": false}'").fetchall()
-    assert rows == [{"name": "walks"}]

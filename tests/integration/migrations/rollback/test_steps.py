@@ -176,8 +176,9 @@ def test_asked_twice_it_is_asked_once(engine: Engine) -> None:
     assert engine.value("SELECT count(*) FROM backfilld.events WHERE what = 'run.rolling_back'") == 1
     expect(engine.drive(run), State.ROLLED_BACK)
     commands.rollback(engine.connection, run, actor="ben")
-    with pytest.raises(UsageError, match="rolled_back"):
+    with pytest.raises(UsageError):
         commands.resume(engine.connection, run, actor="ben")
+    expect(engine.run(run), State.ROLLED_BACK)
 
 
 def test_not_by_message_alone(engine: Engine) -> None:
@@ -215,6 +216,7 @@ def test_a_cancelled_run_whose_name_is_in_use_stays_cancelled(engine: Engine) ->
     run = engine.enqueue(ADD)
     commands.cancel(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.CANCELLED)
-    engine.enqueue(ADD)
-    with pytest.raises(UsageError, match="has its name"):
+    newer = engine.enqueue(ADD)
+    with pytest.raises(UsageError, match=f"backfilld rollback {newer}"):
         commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.run(run), State.CANCELLED)

@@ -92,8 +92,8 @@ def test_what_holds_a_run_is_said_with_how_long_it_does_and_nothing_is_promised(
     text = printed(sections.numbers(held, 60))
     assert "replica lag 4.2 s, limit 2 s" in text
     assert "left" not in text
-    assert "r resumes once it is mended" in printed(sections.numbers(FAILED, 60))
-    assert "paused until somebody resumes it: r" in printed(sections.numbers(replace(RUNNING, state=State.PAUSED), 60))
+    assert "r resumes it" in printed(sections.numbers(FAILED, 60))
+    assert "until it is resumed: r" in printed(sections.numbers(replace(RUNNING, state=State.PAUSED), 60))
     assert "backfilld approve jobs-new-field" in " ".join(printed(sections.numbers(WAITING, 60)).split())
 
 

@@ -145,14 +145,18 @@ def test_a_signal_at_or_past_its_hard_limit_holds_and_is_named(signal: str, fact
 @pytest.mark.parametrize(
     ("signal", "value", "words"),
     [
-        ("replica_lag_seconds", 42.0, "replica lag 42 (d), limit 30"),
-        ("slot_retained_bytes", 9 * 2.0**30, "slot retained 9216 MiB (d), limit 8192 MiB"),
-        ("wal_bytes_per_second", 2e8, "wal 190.7 MiB/s (d), limit 95.37 MiB/s"),
-        ("dead_tuples", 0.8, "dead tuples 0.8 (d), limit 0.75"),
+        ("replica_lag_seconds", 42.0, ("42 s", "30 s")),
+        ("slot_retained_bytes", 9 * 2.0**30, ("9.0 GB", "8.0 GB")),
+        ("wal_bytes_per_second", 2e8, ("191 MB/s", "95 MB/s")),
+        ("dead_tuples", 0.8, ("0.8", "0.75")),
     ],
 )
-def test_the_reason_is_for_people(signal: str, value: float, words: str) -> None:
-    assert verdict(with_value(signal, value, "d")).hold_reason == words
+def test_the_reason_names_the_value_and_the_limit_in_the_units_of_every_other_text(
+    signal: str, value: float, words: tuple[str, str]
+) -> None:
+    reason = verdict(with_value(signal, value, "d")).hold_reason
+    assert reason is not None
+    assert all(word in reason for word in (*words, "(d)"))
 
 
 def test_a_signal_without_a_limit_is_not_judged() -> None:
@@ -240,7 +244,11 @@ def test_beside_a_crowd_a_run_begins_with_one_lane_and_a_third_of_its_time() -> 
     assert idle.memory.share == POLITE_SHARE
     assert idle.rest == pytest.approx(2)
     assert idle.width == 1
-    assert idle.slow_reason == "lanes work 33% of their time beside 2 sessions of others"
+    assert idle.slow_reason is not None
+    assert ("33%" in idle.slow_reason, "2 other sessions are" in idle.slow_reason) == (True, True)
+    alone = verdict(calm(), others=1, memory=Memory(share=0.5, others=1)).slow_reason
+    assert alone is not None
+    assert "1 other session is" in alone
     begun = verdict(calm(), others=CROWD, working=True, memory=idle.memory)
     assert begun.memory.share > POLITE_SHARE
 

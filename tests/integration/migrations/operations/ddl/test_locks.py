@@ -1,0 +1,97 @@
+"""Each statement of the vocabulary takes the lock that it is labelled with, on its own table and on the others that it names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.operations.ddl import columns, constraints, grants_and_comments, indexes, statistics
+from backfilld.migrations.operations.ddl.sync_trigger import SyncTrigger
+from backfilld.migrations.postgres.definitions import Grant, KeyColumn
+from backfilld.migrations.postgres.locks import LockMode, from_pg_locks, strength
+
+if TYPE_CHECKING:
+    from backfilld.migrations.operations import Statement
+    from backfilld.migrations.postgres.connect import Connection
+
+JOBS, CUSTOMERS = TableName("public", "jobs"), TableName("public", "customers")
+KEY = (KeyColumn(name="id", type="bigint"),)
+SCHEMA = """
+CREATE TABLE customers (id bigint PRIMARY KEY);
+CREATE TABLE jobs (id bigint PRIMARY KEY, n integer DEFAULT 1, customer bigint,
+                   CONSTRAINT positive CHECK (n > 0), CONSTRAINT fk FOREIGN KEY (customer) REFERENCES customers);
+CREATE INDEX by_n ON jobs (n);
+CREATE UNIQUE INDEX once ON jobs (customer);
+CREATE STATISTICS two ON id, n FROM jobs;
+CREATE SEQUENCE numbers;
+CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+CREATE TRIGGER touched BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION touch();
+CREATE SCHEMA IF NOT EXISTS backfilld;
+"""
+FOREIGN_KEY = constraints.from_catalog(
+    JOBS, "another", "FOREIGN KEY (customer) REFERENCES public.customers(id)", key=KEY, references=CUSTOMERS
+)
+NOT_NULL = constraints.not_null_check(JOBS, "n", name="n_not_null", key=KEY)
+TRIGGER = SyncTrigger(table=JOBS, name="sync_test_0")
+STATEMENTS: dict[str, tuple[Statement, ...]] = {
+    "add a column": (columns.add(JOBS, "more", "text"),),
+    "drop a column": (columns.drop(JOBS, "n"),),
+    "drop a column, if it is there": (columns.drop_if_exists(JOBS, "n"),),
+    "rename a column": (columns.rename(JOBS, "n", "m"),),
+    "set a default": (columns.set_default(JOBS, "n", "2"),),
+    "drop a default": (columns.drop_default(JOBS, "n"),),
+    "set not null": (columns.set_not_null(JOBS, "n"),),
+    "drop not null": (columns.drop_not_null(JOBS, "n"),),
+    "set a statistics target": (columns.set_statistics(JOBS, "n", 200),),
+    "set options": (columns.set_options(JOBS, "n", "n_distinct=5"),),
+    "own a sequence": (columns.own_sequence(JOBS, "n", "public.numbers", widened=True),),
+    "add a check": (NOT_NULL.add,),
+    "look for rows": NOT_NULL.look.statements,
+    "add a foreign key": (FOREIGN_KEY.add,),
+    "drop a constraint": (constraints.drop(JOBS, "positive"),),
+    "drop a foreign key": (constraints.drop(JOBS, "fk", also=(CUSTOMERS,)),),
+    "rename a constraint": (constraints.rename(JOBS, "positive", "above_zero"),),
+    "make an index unique": (constraints.unique_using_index(JOBS, "once"),),
+    "rename an index": (indexes.rename("public", "by_n", "of_n"),),
+    "drop an index at once": (indexes.drop_at_once("public", "by_n", note=""),),
+    "cluster on": (indexes.cluster_on(JOBS, "by_n"),),
+    "create statistics": (statistics.create(JOBS, "public", "three", kinds="", of="id, n"),),
+    "drop statistics": (statistics.drop("public", "two"),),
+    "rename statistics": (statistics.rename("public", "two", "both"),),
+    "analyze": statistics.analyze(JOBS, "n").statements,
+    "grant": (grants_and_comments.grant(JOBS, Grant(privilege="SELECT", grantee="PUBLIC", grantable=False)),),
+    "comment on a column": (grants_and_comments.on_column(JOBS, "n", "text"),),
+    "comment on a constraint": (grants_and_comments.on_constraint(JOBS, "positive", "text"),),
+    "comment on a trigger": (grants_and_comments.on_trigger(JOBS, "touched", "text"),),
+    "comment on an index": (grants_and_comments.on_index("public", "by_n", "text"),),
+    "comment on statistics": (grants_and_comments.on_statistics("public", "two", "text"),),
+    "create the sync trigger": TRIGGER.created("BEGIN RETURN NEW; END"),
+    "silence the sync trigger": (TRIGGER.silenced,),
+}
+
+
+@pytest.mark.parametrize("what", STATEMENTS)
+def test_a_statement_takes_the_lock_that_it_says(connection: Connection, what: str) -> None:
+    connection.execute(SCHEMA.encode())
+    for statement in STATEMENTS[what]:
+        with connection.transaction():
+            connection.execute(statement.sql)
+            for table in (JOBS, CUSTOMERS):
+                labelled = statement.lock if table in {JOBS, *statement.also} else LockMode.NONE
+                assert _taken(connection, table) == _counted(labelled), f"{statement.sql.as_string()} on {table}"
+
+
+def _taken(connection: Connection, table: TableName) -> LockMode:
+    """The strongest lock on a table that this transaction has."""
+    rows = connection.execute(
+        "SELECT mode FROM pg_locks WHERE pid = pg_backend_pid() AND relation = %s::regclass",
+        [table.identifier.as_string()],
+    ).fetchall()
+    return _counted(max((from_pg_locks(row["mode"]) for row in rows), key=strength, default=LockMode.NONE))
+
+
+def _counted(mode: LockMode) -> LockMode:
+    """Nearly every statement takes ACCESS SHARE, if only to look the table up."""
+    return LockMode.NONE if mode is LockMode.ACCESS_SHARE else mode
