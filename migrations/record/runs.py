@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _SQL = queries(__package__, "runs")
 
 #: Statement text that the claim sends in one round trip together with others.
-STANDING = _SQL["standing"]
+STEP_CONTEXT = _SQL["step_context"]
 
 #: As many runs are shown to people.
 LISTED = 200
@@ -179,9 +179,9 @@ def last_ended(connection: Connection, *, most: int) -> list[Run]:
     return [Run.from_row(row) for row in connection.execute(_SQL["last_ended"], {"most": most}).fetchall()]
 
 
-def standing(connection: Connection, run: int) -> StepContext:
+def step_context(connection: Connection, run: int) -> StepContext:
     """Where a run stands, without a lock. Raises LookupError when there is no such run."""
-    row = connection.execute(STANDING, {"run": run}).fetchone()
+    row = connection.execute(STEP_CONTEXT, {"run": run}).fetchone()
     if row is None:
         msg = f"there is no run {run}"
         raise LookupError(msg)
@@ -208,7 +208,7 @@ def lock(connection: Connection, run: int) -> LockedRun | None:
 
 def set_state(  # noqa: PLR0913 - one row, one act: each part is named where it is called
     connection: Connection,
-    held: LockedRun,
+    locked: LockedRun,
     state: State,
     *,
     actor: str,
@@ -217,14 +217,14 @@ def set_state(  # noqa: PLR0913 - one row, one act: each part is named where it 
     error: Mapping[str, Any] | None = None,  # Any: JSON for people
 ) -> None:
     """Move a run that this transaction holds to another state, and say so in the audit. Raises UsageError off the table."""
-    if not allowed(held.state, state):
-        msg = f"run {held.name} is {held.state}, and cannot become {state}"
+    if not allowed(locked.state, state):
+        msg = f"run {locked.name} is {locked.state}, and cannot become {state}"
         raise UsageError(msg)
     connection.execute(
         _SQL["set_state"],
-        {"run": held.run, "state": state, "wish": wish, "error": Jsonb(dict(error)) if error is not None else None},
+        {"run": locked.run, "state": state, "wish": wish, "error": Jsonb(dict(error)) if error is not None else None},
     )
-    audit.record(connection, held.run, actor=actor, what=f"run.{state}", before=held.state, reason=reason)
+    audit.record(connection, locked.run, actor=actor, what=f"run.{state}", before=locked.state, reason=reason)
 
 
 def set_rollback(connection: Connection, run: int, rollback: Rollback) -> None:

@@ -49,11 +49,11 @@ def restored(  # noqa: PLR0913 - one expression; each part is named where it is 
     The archived value counts while what replaced it is still what it was, letter by letter; with `new` None it always counts.
     `fallback` is an expression over the row, for rows that were written or added since.
     """
-    held = _held(table, key, operation, new)
+    entry = _entry(table, key, operation, new)
     # Not EXISTS: PostgreSQL may answer that by reading the whole archive, and would do so for each batch.
     return (
-        f"CASE WHEN (SELECT true FROM {held}) "  # noqa: S608 - names are quoted, the type is format_type's own
-        f'THEN CAST((SELECT "~archive".old FROM {held}) AS {type_}) ELSE (\n{fallback}\n) END'
+        f"CASE WHEN (SELECT true FROM {entry}) "  # noqa: S608 - names are quoted, the type is format_type's own
+        f'THEN CAST((SELECT "~archive".old FROM {entry}) AS {type_}) ELSE (\n{fallback}\n) END'
     )
 
 
@@ -115,7 +115,7 @@ def _as_text(table: str, column: str) -> sql.Composed:
     return sql.SQL('{}::text COLLATE "C"').format(sendable(sql.Identifier(table, column)))
 
 
-def _held(table: TableName, key: Sequence[KeyColumn], operation: int, new: str | None) -> str:
+def _entry(table: TableName, key: Sequence[KeyColumn], operation: int, new: str | None) -> str:
     texts = ", ".join(_text(table, column.name) for column in key)
     same = f' AND "~archive".new IS NOT DISTINCT FROM {_text(table, new)}' if new is not None else ""
     return (

@@ -70,16 +70,16 @@ def size(connection: Connection, run: int) -> dict[str, int]:
     return dict(connection.execute(_SQL["kept"], {"run": run}).fetchone() or {})
 
 
-def purge(connection: Connection, held: LockedRun, *, actor: str) -> Purged:
+def purge(connection: Connection, locked: LockedRun, *, actor: str) -> Purged:
     """Drop what is kept for a run that this transaction holds; there is no way back to its old values from then on.
 
     A partition's end locks the parent for a moment. Lanes lock it only for their session's first row, so that hardly anybody is
     in the way, and whoever is keeps us waiting no longer than the caller's lock_timeout. Files go after the locks.
     """
-    kept = size(connection, held.run)
-    for table in (partition("journal", held.run), partition("archive", held.run)):
+    kept = size(connection, locked.run)
+    for table in (partition("journal", locked.run), partition("archive", locked.run)):
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table.identifier))
-    connection.execute(_SQL["forget_rollback_conflicts"], {"run": held.run})
-    connection.execute(_SQL["set_purged"], {"run": held.run})
-    audit.record(connection, held.run, actor=actor, what="run.purged", **kept)
-    return Purged(run=held.run, name=held.name, **kept)
+    connection.execute(_SQL["forget_rollback_conflicts"], {"run": locked.run})
+    connection.execute(_SQL["set_purged"], {"run": locked.run})
+    audit.record(connection, locked.run, actor=actor, what="run.purged", **kept)
+    return Purged(run=locked.run, name=locked.name, **kept)

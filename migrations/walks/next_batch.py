@@ -1,4 +1,4 @@
-"""Where a lane goes next, whichever way it walks: what its batch covers, and where the lane stands once that is done."""
+"""The next batch of a lane, by keys or by pages: the range it covers, and the cursor after it."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class PageStride:
 
     @property
     def rows(self) -> int:
-        """Estimated, and cut so that the lane's sum stays right: what the place after is worth less what this one is."""
+        """Estimated: pages done after the batch minus pages done before it, rounded so that the lane's total stays exact."""
         ended = pages.after(self.stretch, self.place, self.reach, changed=0, hot=0)
         each = self.stretch.rows_per_page
         return round(each * pages.pages_done(self.stretch, ended)) - round(

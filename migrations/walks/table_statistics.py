@@ -63,7 +63,7 @@ def survey(connection: Connection, table: Table, rewrite: Rewrite) -> list[Table
 
 
 def of_whole(connection: Connection, table: Table, rewrite: Rewrite) -> TableStatistics:
-    """Look at a sample of a table under its own name, whatever it consists of."""
+    """Sample a table as a whole, its partitions included."""
     leaves = catalog.leaves(connection, table)
     written = {target.column for target in rewrite.facts.targets}
     largest = max(leaves, key=lambda leaf: leaf.indexes, default=None)

@@ -1,8 +1,8 @@
-"""Lanes that share: as many at work as the run wants, none idle while another has much before it.
+"""Lanes share their work: as many are at work as the run wants, and none is idle while another has much before it.
 
-A lane looks at each checkpoint how many are at work. Too many: the last of them goes to sleep until another ends. Too few, and
-none asleep: the one with the largest rest gives half of it to a new lane, in the transaction of its checkpoint. Nobody takes
-from a lane that another holds, so nobody waits, and the coordinator finds all lanes ended exactly once.
+At each checkpoint a lane looks how many are at work. Too many: the last of them sleeps until another ends. Too few, and none
+asleep: the one with the largest rest gives half of it to a new lane, in the transaction of its checkpoint. No lane takes from
+one that another session holds, so none waits, and the coordinator finds all lanes ended exactly once.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def gives(lane: Lane, context: StepContext) -> bool:
 def share(connection: Connection, work: LaneWork, lane: Lane, context: StepContext) -> LaneMessage | None:
     """Give half of what the lane has before it to a new one; returns the message that wakes it, for after the commit.
 
-    None when the rest cannot be cut, or when somebody else adds lanes at this moment; the next checkpoint tries again.
+    None when the rest cannot be cut, or when another session adds lanes at this moment; the next checkpoint tries again.
     The caller holds the lane, whose checkpoint is written.
     """
     if not lanes.try_lock_conductor(connection, lane.run):

@@ -33,7 +33,7 @@ STATEMENT_TIMEOUT_FACTOR = 10
 LEAST_STATEMENT_TIMEOUT_SECONDS = 5.0
 #: DDL that does not scan is quick or blocked; making lanes reads a sample of the table.
 COORDINATOR_STATEMENT_TIMEOUT_SECONDS = 60.0
-#: Outside its windows a lane looks again after this at the latest, should its record have been written by hand.
+#: A lane whose windows are closed looks again after this at the latest, in case the settings were edited by hand.
 LONGEST_SHUT_SECONDS = 60.0
 
 
@@ -68,14 +68,14 @@ def take(
     """Begin a transaction and take the lane in it.
 
     `lane` and `context` are as last read; they give the batch's range and the time limits. On Wait and Drop the
-    transaction is to be rolled back. Raises psycopg.Error: somebody holds the lane, or the table.
+    transaction is to be rolled back. Raises psycopg.Error, also when another session holds the lane or the table.
     """
     with connection.pipeline():
         connection.execute("BEGIN")
         apply_settings(connection, _settings(lane, context, writes))
         claimed = connection.execute(lanes.CLAIM, {"run": lane.run, "lane": lane.lane, "seq": lane.seq})
         # Read after the lock is held, so that a wish written before it cannot be missed.
-        found = connection.execute(runs.STANDING, {"run": lane.run})
+        found = connection.execute(runs.STEP_CONTEXT, {"run": lane.run})
         # The coordinator does no batches: a VALIDATE that takes an hour must not keep other runs from working.
         permit = connection.execute(pace.TAKE_PERMIT) if lane.kind is not LaneKind.COORDINATOR else None
         seen = connection.cursor(row_factory=tuple_row).execute(*look) if look else None

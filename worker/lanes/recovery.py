@@ -61,7 +61,7 @@ class Recovery:
             self._look_what_became_of(lane, context, exc)
         elif error_class == "fatal" or (error_class == "data" and lane.kind is LaneKind.COORDINATOR):
             self.fail(connection, lane, in_words(exc), sqlstate=exc.sqlstate)
-        elif ran_out_of_time(exc) and runs.standing(connection, lane.run).why_stop is not None:
+        elif ran_out_of_time(exc) and runs.step_context(connection, lane.run).why_stop is not None:
             self.postpone(connection, lane, delay_seconds=0.0)  # not for what it did: it comes back as it was
         elif ran_out_of_time(exc) and seconds < claim.statement_timeout_seconds(lane, context):
             self._give_way(connection, lane, context)
@@ -79,9 +79,9 @@ class Recovery:
         self._tell_retried(lane, context, error_class, exc.sqlstate, message, delay_seconds=delay)
 
     def _give_way(self, connection: Connection, lane: Lane, context: StepContext) -> None:
-        """The step was cancelled before its time was up: somebody waited for what it held (`give_way.py`).
+        """The step was cancelled before its time was up: a session waited for what it held (`give_way.py`).
 
-        Half as many rows are held half as long; a step that cannot be made smaller comes later and later instead.
+        Half as many rows are held half as long; a step that cannot be made smaller is tried later and later instead.
         """
         can_be_halved = lane.kind is not LaneKind.COORDINATOR and lane.batch_rows > 1
         delay = BACKOFF.seconds(0 if can_be_halved else lane.attempts, chance=_chance())
@@ -105,9 +105,9 @@ class Recovery:
         self._observe(CommitUnknown(run=lane.run, lane=lane.lane, committed=committed))
 
     def wait_for_lock(self, connection: Connection, lane: Lane, blocked: Blocked) -> None:
-        """The coordinator did not get the lock of its DDL: who is in the way is told, and the way is looked at again soon.
+        """The coordinator did not get the lock of its DDL: record the blockers, and look again soon.
 
-        When it has waited too long, the run pauses; one that is rolled back fails, as nothing else is between that and its end.
+        After `lock_deadline_seconds` the run pauses; one that is rolled back fails, because it cannot pause.
         """
         lock_watch = blocked.lock_watch
         lock_watch.put_on_record(connection, committed=False)
@@ -157,7 +157,7 @@ class Recovery:
         lock_wait: Mapping[str, object] | None = None,
         retried: bool = True,
     ) -> None:
-        """Write down when the lane comes back. If somebody holds it, it is theirs, and there is nothing to write."""
+        """Write down when the lane comes back. When another session holds the lane, it takes the step, and nothing is written."""
         try:
             with connection.transaction():
                 connection.execute("SET LOCAL lock_timeout = '100ms'")

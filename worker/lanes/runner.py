@@ -132,7 +132,7 @@ class Runner:
             if lane is None or lane.seq != message.seq or lane.done_at is not None:
                 self._observe(MessageDropped(run=message.run, lane=message.lane, seq=message.seq))
                 return
-            context = runs.standing(connection, message.run)
+            context = runs.step_context(connection, message.run)
             while True:
                 outcome = self._step(connection, lane, context)
                 match outcome:

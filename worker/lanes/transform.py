@@ -149,7 +149,7 @@ class Transform:
 
 def _check_time(connection: Connection, lane: Lane, *, seconds: float, work: str) -> None:
     """Raise what PostgreSQL raises for a statement that must end: it cannot end a function, so it is asked in between."""
-    context = runs.standing(connection, lane.run)
+    context = runs.step_context(connection, lane.run)
     if context.why_stop is not None:
         raise psycopg.errors.QueryCanceled(context.why_stop)
     limit = claim.statement_timeout_seconds(lane, context)

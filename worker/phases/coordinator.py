@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from backfilld.worker.phases.index_build import IndexBuilds
     from backfilld.worker.phases.lock_watch import LockWatch
 
-#: Walks over the data before a person is asked: an application that keeps writing rows that need work is a bug to be mended.
+#: Passes over the data before a person is asked: an application that keeps writing rows that need work has a bug.
 MAX_PASSES = 10
 #: Rounds of an archive: one copies, and one more looks at every row again; more where rows come in behind the lanes meanwhile.
 ARCHIVE_ROUNDS = 4
@@ -95,9 +95,10 @@ class Coordinator:
         return step if isinstance(step, Action) and (step.scans or step.offenders is not None) else None
 
     def gives_up(self, context: StepContext, rule: Action) -> bool:
-        """Whether a row that breaks a rule is a person's to mend: no lane of the run would, or they have tried often enough.
+        """Whether a person has to fix the rows that break a rule: no lane of the run can, or lanes have tried MAX_PASSES times.
 
-        Where a scan found it that comes after a look, the look of the next pass tells: by then the rule does not stand any more.
+        Where the verify phase looks for such rows before it adds the rule, the look of the next pass decides: by then the rule is
+        taken back.
         """
         if context.state is State.ROLLING_BACK:
             return True
@@ -116,7 +117,7 @@ class Coordinator:
     def take_back(
         self, context: StepContext, rule: Action, *, problem: str, offenders: tuple[str, ...] | None
     ) -> list[LaneMessage]:
-        """A row breaks a rule: take back what verify has done so far, and walk the data once more, now or when a person says so.
+        """A row breaks a rule: take back what verify has done so far, and walk the data once more, at once or after a `resume`.
 
         `offenders` are keys of such rows; None when they are not known. A rule that no row breaks any more is tried again.
         """

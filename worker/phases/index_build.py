@@ -47,11 +47,11 @@ LOOK_SECONDS = 0.3
 DRAIN_SECONDS = 10.0
 #: How long a session may take to end once it is told to.
 END_SECONDS = 5.0
-#: A run that is told to stop has stopped within a second, whatever holds up the removal of what is INVALID.
+#: How long an INVALID index may take to drop before a pause takes effect; the next attempt drops it otherwise.
 HASTY_SECONDS = 0.5
 
-#: No limit of time. Of the waits for locks neither: readers and writers do not queue behind this lock, whoever else does makes
-#: the build give way (`give_way.sql`), and a limit would only leave an INVALID index behind, again and again.
+#: No time limit, for lock waits neither: readers and writers do not queue behind this lock, a session that does makes the build
+#: give way (`give_way.sql`), and a limit would only leave an INVALID index behind, again and again.
 _SETTINGS = {
     "statement_timeout": "0",
     "lock_timeout": "0",
@@ -206,7 +206,7 @@ class _IndexBuild:
 
     def _look_up(self) -> None:
         """Raises ChangedMeanwhile when the run or this worker is told to stop, and psycopg.Error when the lane is lost."""
-        context = runs.standing(self._connection, self._lane.run)
+        context = runs.step_context(self._connection, self._lane.run)
         # A statement with parameters leaves its portal open, and with it a snapshot for which a build would wait for ever;
         # one without is a simple query, which takes the portal's place and ends.
         self._connection.execute("SELECT")

@@ -1,13 +1,13 @@
-"""The lock ladder: whether to ask for a lock now, when to look again, and whom to send away. Decides, and asks nobody.
+"""The lock policy: whether to ask for a lock now, when to look again, and which blockers to cancel. Pure: has no connection.
 
-Whoever asks for a strong lock makes everybody queue who comes after, for as long as it waits. So each try waits for
-`lock_timeout_ms` at most, and before a try we look who holds the table, which costs nobody anything:
+A session that waits for a strong lock makes every later session of the table queue behind it. So each try waits for
+`lock_timeout_ms` at most, and before a try the holders of the table are looked up, which blocks nothing:
 
-    nobody in the way                         try
+    no blocker                                try
     only short transactions                   try, each time after a longer pause: the queue drains them
-    a transaction that is old already         trying makes others wait for nothing: look every second, try every quarter minute
-    an autovacuum that prevents wraparound    never try: it does not go for anybody, and ends by itself
-    somebody the policy lets us send away     try: he is sent away while we wait
+    a transaction that is old already         a try would make others wait for nothing: look every second, try every quarter minute
+    an autovacuum that prevents wraparound    never try: it yields to no session, and ends by itself
+    a session that `cancel_blockers` allows   try: it is cancelled while the step waits
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 OLD_SECONDS = 3.0
 #: The pause after a try that short transactions made fail. Jitter, so that two runs do not ask in step.
 BACKOFF = Backoff(first_seconds=0.25, longest_seconds=15.0, jitter=0.25)
-#: The pause between tries while somebody old is in the way: at 100 ms each, others lose less than a hundredth of their time.
+#: The pause between tries while an old transaction holds the table: at 100 ms each, others lose less than a hundredth of their time.
 RARELY_SECONDS = 15.0
-#: How often we look, so that we go on soon after whoever was in the way has gone.
+#: How often the holders are looked up, so that the step is tried soon after the last blocker ended.
 LOOK_SECONDS = 1.0
 #: Without a look for so long the run was held or nobody worked: that is not time spent waiting for the lock.
 FORGOTTEN_SECONDS = 60.0
@@ -79,7 +79,7 @@ class Wait:
 
 
 def pause_seconds(wait: Wait, blockers: Sequence[Blocker], settings: RunSettings) -> float | None:
-    """How long a try has to wait still, before chance; 0 when it may be now, None when none makes sense."""
+    """How long to wait before the next try, without jitter; 0: try now, None: do not try while these blockers are there."""
     if any(blocker.prevents_wraparound for blocker in blockers):
         return None
     if not blockers or any(way_out(blocker, settings) for blocker in blockers):
@@ -94,19 +94,19 @@ def pause_seconds(wait: Wait, blockers: Sequence[Blocker], settings: RunSettings
 
 
 def next_look_seconds(pause: float | None, *, scans: bool = False, chance: float) -> float:
-    """When to come back: for the next try, or to see before whether the way is free. `chance` is between 0 and 1.
+    """When to look again: for the next try, or earlier to see whether the blockers have ended. `chance` is between 0 and 1.
 
-    A step that `scans` before it comes to its lock comes back rarely.
+    A step that `scans` before it asks for its lock is tried rarely.
     """
     seconds = LOOK_SECONDS if pause is None else min(max(pause, 0.1), LOOK_SECONDS)
     return BACKOFF.spread(RARELY_SECONDS if scans else seconds, chance=chance)
 
 
 def way_out(blocker: Blocker, settings: RunSettings) -> Literal["cancel", "end"] | None:
-    """What may be done to somebody who is in the way: his statement cancelled, or his session ended; None: nothing.
+    """What may be done to a blocker: cancel its statement, or end its session; None: nothing.
 
-    Only sessions of applications that are the head of the queue: no walsender, no autovacuum, no prepared transaction, no
-    other process of the server, no session of ours, nobody in another database or beyond our rights.
+    Only client sessions at the head of the queue: no walsender, no autovacuum, no prepared transaction, no other process of the
+    server, no session of backfilld, none in another database, and none that this role may not signal.
     """
     if (
         blocker.backend_type != "client backend"
@@ -122,7 +122,7 @@ def way_out(blocker: Blocker, settings: RunSettings) -> Literal["cancel", "end"]
 
 
 def in_words(awaited: str, blockers: Sequence[Blocker], settings: RunSettings) -> str:
-    """What is waited for, who has it, and why he is not sent away where the policy would have it."""
+    """Which lock is waited for, which sessions hold it, and why one that the policy would cancel is not cancelled."""
     if not blockers:
         return f"waiting for the lock on {awaited}, which was busy a moment ago"
     message = f"waiting for the lock on {awaited}; held by {locks.in_words(blockers)}"

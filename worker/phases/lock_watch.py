@@ -1,5 +1,5 @@
-"""Beside the coordinator while it asks for a lock: looks before, names who is in the way while it waits, and sends away whom
-the policy names. The decisions are `ladder.py`'s.
+"""Watches one DDL step acquire its lock: checks for blockers first, records them while it waits, and cancels those that
+`cancel_blockers` allows. The decisions are in `lock_policy.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LONGEST_SECONDS = 1.0
 
 
 class Blocked(Exception):
-    """A lock could not be had, or was not asked for, because of those who hold it; the step is to be tried again later."""
+    """A lock was not acquired, or not asked for, because of the sessions that hold it; the step is tried again later."""
 
     def __init__(self, lock_watch: LockWatch, *, sqlstate: str | None) -> None:
         super().__init__(lock_watch.in_words)
@@ -67,7 +67,7 @@ class LockWatch:
         self._thread: threading.Thread | None = None
 
     def before(self, connection: Connection, action: Action) -> None:
-        """Look before an action's first statement. Raises Blocked when it is not to be tried now."""
+        """Check for blockers before an action's first statement. Raises Blocked when the lock policy says not to try now."""
         self.lock = locks.needed(action)
         if self.lock is not None:
             self.blockers = tuple(locks.holders(connection, self.lock))
@@ -82,7 +82,7 @@ class LockWatch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch over what is done within, to its COMMIT. Raises Blocked when an action did not get its lock."""
+        """Watch the statements within, up to their COMMIT. Raises Blocked when an action did not get its lock."""
         try:
             yield
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as exc:
@@ -103,9 +103,9 @@ class LockWatch:
         return lock_policy.in_words(awaited, self.blockers, self.context.settings)
 
     def put_on_record(self, connection: Connection, *, committed: bool) -> None:
-        """Who was sent away, who is in the way, or that the lock was had at last.
+        """Record the cancelled blockers, the present ones, or that the lock was acquired after a wait.
 
-        After the step, not within: its transaction may hold what the record needs.
+        Called after the step, not within it: the step's transaction may hold rows that the record needs.
         """
         run = self.lane.run
         if committed and self._asks:
@@ -132,7 +132,7 @@ class LockWatch:
             self._thread.join()
 
     def _watch(self, pid: int) -> None:
-        """Look who is in the way, again and again, from another connection, for as long as the step lasts."""
+        """Look for blockers from another connection, again and again, for as long as the step lasts."""
         timeout = self.context.settings.lock_timeout_ms / 1000
         every = FIRST_LOOK * timeout
         try:

@@ -59,9 +59,9 @@ class Control:
     def apply(self, connection: Connection, message: ControlMessage) -> None:
         """A control message arrived. Usually its wish is on record already; one that came by itself is written down."""
         with connection.transaction():
-            held = runs.lock(connection, message.run)
-            if held is not None:
-                _write_wish(connection, held, message)
+            locked = runs.lock(connection, message.run)
+            if locked is not None:
+                _write_wish(connection, locked, message)
         self._observe(ControlApplied(run=message.run, verb=message.verb, statements_cancelled=0))
         self.look()
 
@@ -113,37 +113,37 @@ class Control:
         """A stopping run whose lanes are all free has stopped. A lane that is taken from here on sees the wish."""
         run = row["run"]
         with connection.transaction():
-            held = runs.lock(connection, run)
-            why = held.why_stop if held is not None else None
-            if held is None or why not in {StopReason.ASKED, StopReason.TURNING_BACK}:
+            locked = runs.lock(connection, run)
+            why = locked.why_stop if locked is not None else None
+            if locked is None or why not in {StopReason.ASKED, StopReason.TURNING_BACK}:
                 return True
             if lanes.in_flight(connection, run):
                 return False
             if why is StopReason.TURNING_BACK:
                 lanes.wake_run(connection, run)
             else:
-                after = _STOPPED[held.state]
+                after = _STOPPED[locked.state]
                 runs.set_state(
-                    connection, held, after, actor=runs.WORKER, reason="no batch is in flight", wish=held.wish
+                    connection, locked, after, actor=runs.WORKER, reason="no batch is in flight", wish=locked.wish
                 )
         if why is StopReason.ASKED:
-            self._observe(StateChanged(run=run, name=held.name, state=after, reason="no batch is in flight"))
+            self._observe(StateChanged(run=run, name=locked.name, state=after, reason="no batch is in flight"))
         if run not in self._settled:
             self._settled.add(run)
-            self._observe(ControlSettled(run=run, verb=_VERBS[held.state], seconds=row["seconds"]))
+            self._observe(ControlSettled(run=run, verb=_VERBS[locked.state], seconds=row["seconds"]))
         return True
 
 
-def _write_wish(connection: Connection, held: runs.LockedRun, message: ControlMessage) -> None:
+def _write_wish(connection: Connection, locked: runs.LockedRun, message: ControlMessage) -> None:
     if message.verb in _WISHES:
         wish, state = _WISHES[message.verb]
-        if held.wish is not wish and allowed(held.state, state):
-            runs.set_state(connection, held, state, actor=message.actor, reason="asked by message", wish=wish)
+        if locked.wish is not wish and allowed(locked.state, state):
+            runs.set_state(connection, locked, state, actor=message.actor, reason="asked by message", wish=wish)
     elif message.verb == "resume":
-        after = State.ROLLING_BACK if held.rollback.requested else State.RUNNING
-        if held.state not in {State.RUNNING, State.QUEUED, State.WAITING} and allowed(held.state, after):
-            runs.set_state(connection, held, after, actor=message.actor, reason="asked by message")
-            lanes.wake_run(connection, held.run)
+        after = State.ROLLING_BACK if locked.rollback.requested else State.RUNNING
+        if locked.state not in {State.RUNNING, State.QUEUED, State.WAITING} and allowed(locked.state, after):
+            runs.set_state(connection, locked, after, actor=message.actor, reason="asked by message")
+            lanes.wake_run(connection, locked.run)
     elif message.verb != "wake":
         msg = f"a control message asks for {message.verb!r}"
         raise UsageError(msg)

@@ -44,7 +44,7 @@ ORDER BY ended_at DESC LIMIT %(most)s::integer
 -- Where a run stands, held until the transaction ends.
 SELECT name, state, phase, wish, settings, approved, pass, rollback FROM backfilld.runs WHERE run = %(run)s::bigint FOR UPDATE
 
--- name: standing
+-- name: step_context
 -- What a step must know before it works: the run's state and settings, the lanes beside it and the database's pace.
 SELECT r.name, r.phase, r.state, r.pass, r.settings, r.rows_total, r.rollback, p.width, p.max_width, p.hold_reason, p.batch_seconds, p.rest,
        p.stopped_at, p.stopped_by,

@@ -14,6 +14,7 @@ from backfilld.migrations.record.model import Reached, Rollback
 from backfilld.migrations.record.states import (
     ACTIVE,
     ENDED,
+    STOPPING,
     LaneKind,
     Phase,
     State,
@@ -96,6 +97,9 @@ def test_which_runs_are_to_be_stopped(engine: Engine, run: int, way: str) -> Non
         why = why_stop(state, rollback_pending=ROLLBACKS[way].pending, all_stopped=False)
         found = [row["run"] for row in runs.stopping(engine.connection)]
         assert (found == [run]) == (why in {StopReason.ASKED, StopReason.TURNING_BACK}), state
+        pulse = runs.pulse(engine.connection)
+        assert pulse.stopping == bool(found)
+        assert pulse.at_work == (state in ACTIVE | STOPPING), state
 
 
 def set_to(engine: Engine, run: int, state: State, rollback: Rollback) -> None:

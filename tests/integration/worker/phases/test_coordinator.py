@@ -121,7 +121,7 @@ def test_many_tiny_lanes_that_end_at_once_lead_on_once(engine: Engine) -> None:
         runner = engine.runner(send=queue.append)
         try:
             with engine.connect() as connection:
-                while runs.standing(connection, run).state not in RESTING:
+                while runs.step_context(connection, run).state not in RESTING:
                     connection.execute("UPDATE backfilld.pace SET sampled_at = clock_timestamp(), width = 8")
                     with queue_is_free:
                         message = queue.pop(0) if queue else None

@@ -468,7 +468,7 @@ def both() -> Action:
 def step_of(engine: Engine, connection: Connection, action: Action, run: int) -> None:
     """One action, as the coordinator does it."""
     lock_watch = LockWatch(
-        engine.pool, engine.lane(run, 0), runs.standing(connection, run), observe=engine.events.append
+        engine.pool, engine.lane(run, 0), runs.step_context(connection, run), observe=engine.events.append
     )
     with connection.transaction(), lock_watch.watching():
         connection.execute("SET LOCAL lock_timeout = '500ms'")

@@ -223,7 +223,7 @@ def test_beside_others_batches_are_short_and_rest(engine: Engine, run: int) -> N
     for other in others:
         other.execute("SELECT 1")
     governor(engine).run_once(engine.connection)
-    standing = runs.standing(engine.connection, run)
+    standing = runs.step_context(engine.connection, run)
     assert standing.settings.batch_seconds == 0.5
     assert standing.target_seconds <= 0.1
     assert standing.rest_ratio > 0
