@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.file import windows
+from backfilld.migrations.file import windows as its_windows
 from backfilld.migrations.record.states import ACTIVE, State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from backfilld.migrations.postgres.connect import Row
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.record.model import Pace, Run
     from backfilld.migrations.record.pace import Stop
 
-#: A reading older than this holds every lane (they fail closed), so it is the reason to show.
+#: A reading older than this is none: the reader may be dead, and the load with it unseen (as in block/spirit). Every lane holds.
 STALE_SECONDS = 15.0
 
 
@@ -43,6 +44,43 @@ class Hold:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class InForce:
+    """What holds every lane of a run at this moment, its coordinator included."""
+
+    cause: Cause
+    reason: str
+    #: In how many seconds a window opens; None for what ends when somebody or something lets it.
+    ends_in_seconds: float | None = None
+
+
+def in_force(
+    *, stop: Stop | None, windows: Sequence[str], age_seconds: float | None, hold_reason: str | None, now: datetime
+) -> InForce | None:
+    """What holds, by what comes first: a person, the run's windows, the load. A load that is not known holds too.
+
+    Workers ask this before each step, and all who show a run ask it as well. `age_seconds` is that of the governor's reading,
+    None when there never was one.
+    """
+    if stop is not None:
+        return InForce(cause=Cause.STOP, reason=stop.reason)
+    if shut := its_windows.shut(windows, now):
+        reason, opens_in_seconds = shut
+        return InForce(cause=Cause.WINDOW, reason=reason, ends_in_seconds=opens_in_seconds)
+    if blind := blind_because(age_seconds):
+        return InForce(cause=Cause.BLIND, reason=blind)
+    return InForce(cause=Cause.LOAD, reason=hold_reason) if hold_reason else None
+
+
+def blind_because(age_seconds: float | None) -> str | None:
+    """Why a reading of this age cannot be trusted, or None."""
+    if age_seconds is None:
+        return "no load reading yet"
+    if age_seconds > STALE_SECONDS:
+        return f"no load reading for {age_seconds:.0f} s"
+    return None
+
+
 def of_run(  # noqa: PLR0913 - each is named where it is called
     run: Run, walk: Row, pace: Pace, stop: Stop | None, *, work: Work | None, now: datetime
 ) -> Hold | None:
@@ -56,23 +94,25 @@ def of_run(  # noqa: PLR0913 - each is named where it is called
     if run.state not in ACTIVE:
         return None
     still = _since(walk["progressed_at"] or run.created_at, now)
-    if stop is None and (shut := windows.shut(run.settings_json["windows"], now)):
-        return Hold(cause=Cause.WINDOW, reason=shut[0], seconds=still)
-    return of_all(pace, stop, now=now) or _of_lanes(walk, still) or _of_index(work, still)
+    held = of_all(pace, stop, now=now, windows=run.settings_json["windows"], still=still)
+    return held or _of_lanes(walk, still) or _of_index(work, still)
 
 
-def of_all(pace: Pace, stop: Stop | None, *, now: datetime) -> Hold | None:
-    """Why no run of the database may work, or None."""
-    if stop is not None:
-        return Hold(cause=Cause.STOP, reason=stop.reason, seconds=_since(stop.at, now))
-    if pace.hold_reason and pace.age_seconds is not None and pace.age_seconds <= STALE_SECONDS:
-        return Hold(cause=Cause.LOAD, reason=pace.hold_reason, seconds=pace.held_seconds or 0.0)
-    if pace.age_seconds is None:
-        return Hold(cause=Cause.BLIND, reason="no load reading yet: is a worker running?", seconds=0.0)
-    if pace.age_seconds > STALE_SECONDS:
-        reason = f"no load reading for {pace.age_seconds:.0f} s: is a worker running?"
-        return Hold(cause=Cause.BLIND, reason=reason, seconds=pace.age_seconds)
-    return None
+def of_all(
+    pace: Pace, stop: Stop | None, *, now: datetime, windows: Sequence[str] = (), still: float = 0.0
+) -> Hold | None:
+    """Why no run of the database may work, or None; with its windows and for how long it has stood, why one run may not."""
+    found = in_force(stop=stop, windows=windows, age_seconds=pace.age_seconds, hold_reason=pace.hold_reason, now=now)
+    if found is None:
+        return None
+    seconds = {
+        Cause.STOP: _since(stop.at, now) if stop else 0.0,
+        Cause.WINDOW: still,
+        Cause.BLIND: pace.age_seconds or 0.0,
+        Cause.LOAD: pace.held_seconds or 0.0,
+    }
+    asks = ": is a worker running?" if found.cause is Cause.BLIND else ""
+    return Hold(cause=found.cause, reason=found.reason + asks, seconds=seconds[found.cause])
 
 
 def _of_lanes(walk: Row, still: float) -> Hold | None:

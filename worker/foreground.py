@@ -19,6 +19,7 @@ from rich.console import Console
 
 from backfilld.migrations import settings as settings_
 from backfilld.migrations.errors import BackfilldError, Unreachable
+from backfilld.migrations.holds import blind_because
 from backfilld.migrations.postgres import connect
 from backfilld.migrations.record import pace, runs
 from backfilld.migrations.record.lanes import startable
@@ -28,7 +29,6 @@ from backfilld.migrations.wire.send import sender
 from backfilld.monitoring import display, logs, progress
 from backfilld.monitoring.observers import Observers
 from backfilld.worker import wiring
-from backfilld.worker.side_tasks.throttle import stale
 
 if TYPE_CHECKING:
     from backfilld.migrations.settings import Settings
@@ -97,7 +97,7 @@ def _wake(url: str, run: int, send: Sender) -> None:
     """Wake the run's lanes as soon as there is a reading of the load, without which they would only be held."""
     with connect.connected(url) as connection:
         deadline = time.monotonic() + FIRST_READING_SECONDS
-        while stale(pace.read(connection).age_seconds) and time.monotonic() < deadline:
+        while blind_because(pace.read(connection).age_seconds) and time.monotonic() < deadline:
             time.sleep(0.02)
         for message in startable(connection, run):
             send(message)

@@ -24,7 +24,7 @@ _SQL = queries(__package__, "pace")
 TAKE_PERMIT = _SQL["take_permit"]
 #: Statement text that the canary sends in one round trip together with others.
 CANARY = _SQL["canary"]
-CROWD = _SQL["crowd"]
+OTHERS = _SQL["others_at_work"]
 
 
 @dataclass(frozen=True, kw_only=True)

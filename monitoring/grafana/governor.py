@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.holds import STALE_SECONDS
 from backfilld.monitoring.grafana.layout import Page, Section, holds, state_changes, variable
 from backfilld.monitoring.grafana.panels import (
     BLUE,
@@ -32,9 +33,6 @@ from backfilld.monitoring.grafana.queries import (
 if TYPE_CHECKING:
     from grafana_foundation_sdk.models.dashboard import Panel
 
-#: A verdict older than this holds all work: worker/side_tasks/throttle.py.
-STALE_SECONDS = 15
-
 AT_A_GLANCE = Section(
     panels=[
         words_panel(
@@ -57,10 +55,10 @@ AT_A_GLANCE = Section(
         ),
         stat_panel(
             "Is the governor awake?",
-            f"Seconds since its last verdict: about one. From {STALE_SECONDS} on all work is held, as nobody knows the load: "
+            f"Seconds since its last verdict: about one while a run is at work, up to 13 while none is. From {STALE_SECONDS:.0f} on all work is held, as nobody knows the load: "
             "look whether a worker runs, and whether it reaches PostgreSQL.",
             Query(record("backfilld_pace_age_seconds"), "since its last verdict"),
-            look=Look(unit="s", decimals=1, steps=[(5, YELLOW), (STALE_SECONDS, RED)], nothing="no verdict yet"),
+            look=Look(unit="s", decimals=1, steps=[(14, YELLOW), (STALE_SECONDS, RED)], nothing="no verdict yet"),
             size=(5, 4),
         ),
         stat_panel(

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import psycopg
 
+from backfilld.migrations.holds import STALE_SECONDS
 from backfilld.migrations.postgres.connect import apply_settings, connect
 from backfilld.migrations.postgres.sessions import named
 from backfilld.monitoring import exchange
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.settings import Signal
 
-#: A value older than this is none (as in block/spirit). One failed answer is not yet a hold; a minute of them is.
-STALE_SECONDS = 15.0
 #: How long the first reading waits, so that a worker does not begin with a hold.
 FIRST_SECONDS = 0.5
 #: More than this is not a number, nor an answer of Prometheus to a query that gives one.

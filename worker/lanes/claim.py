@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from psycopg.rows import tuple_row
 
-from backfilld.migrations.file import windows
+from backfilld.migrations import holds
 from backfilld.migrations.postgres.connect import apply_settings, begin_settings
 from backfilld.migrations.record import lanes, pace, runs
 from backfilld.migrations.record.model import Lane
 from backfilld.migrations.record.runs import StepContext
 from backfilld.migrations.record.states import LaneKind, StopReason, may_work
-from backfilld.worker.side_tasks.throttle import stale
 
 if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
@@ -102,15 +101,19 @@ def _wanted(lane: Lane, context: StepContext) -> bool:
 
 
 def _hold(context: StepContext) -> Wait | None:
-    """What holds every lane of the run, its coordinator included: a person, its windows, or the load."""
-    if context.stop is not None:
-        return Wait(reason=context.stop.reason, seconds=1.0)
-    if shut := windows.shut(context.settings.windows, context.now):
-        reason, opens_in_seconds = shut
-        return Wait(reason=reason, seconds=min(opens_in_seconds, LONGEST_SHUT_SECONDS))
-    if load := stale(context.age_seconds) or context.hold_reason:
-        return Wait(reason=load, seconds=1.0)
-    return None
+    """What holds every lane of the run, its coordinator included."""
+    found = holds.in_force(
+        stop=context.stop,
+        windows=context.settings.windows,
+        age_seconds=context.age_seconds,
+        hold_reason=context.hold_reason,
+        now=context.now,
+    )
+    if found is None:
+        return None
+    if found.ends_in_seconds is not None:
+        return Wait(reason=found.reason, seconds=min(found.ends_in_seconds, LONGEST_SHUT_SECONDS))
+    return Wait(reason=found.reason, seconds=1.0)
 
 
 def statement_timeout_seconds(lane: Lane, context: StepContext) -> float:

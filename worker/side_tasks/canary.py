@@ -1,4 +1,4 @@
-"""The canary: a commit of the smallest kind, made again and again, that feels what the application's commits feel.
+"""The canary: a commit of the smallest kind, made again and again, that feels what the application's commits compare_latency.
 
 Beside each it counts the sessions of others that are inside a transaction. So many, divided by how many transactions end in a
 second, is how long one takes (Little's law), waiting for locks and for a processor included, which a small commit never does.
@@ -18,7 +18,7 @@ from backfilld.migrations.postgres.connect import apply_settings
 from backfilld.migrations.postgres.sqlstates import lost
 from backfilld.migrations.record import pace
 from backfilld.monitoring.probes import Reading, unreadable
-from backfilld.worker.side_tasks.throttle import Latency
+from backfilld.worker.side_tasks.baseline import Latency
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,7 @@ class Canary:
 
     def count_sessions(self, connection: Connection) -> None:
         """Only count who is there: for the time when no run is at work, and no commit of ours should be either."""
-        self._remember(None, connection.execute(pace.CROWD).fetchone())
+        self._remember(None, connection.execute(pace.OTHERS).fetchone())
 
     def count(self, transactions: int | None) -> None:
         """How many transactions of others have ended by now."""
@@ -109,11 +109,11 @@ class Canary:
         """The signal `commit_seconds`; none while nothing was committed lately, as no run is at work."""
         if self._error is not None:
             return [unreadable("commit_seconds", self._error)]
-        seconds = self.felt.seconds
+        seconds = self.latency.seconds
         return [] if seconds is None else [Reading(signal="commit_seconds", value=seconds)]
 
     @property
-    def felt(self) -> Latency:
+    def latency(self) -> Latency:
         recent = self._recent()
         rested = [sample for sample in recent if not sample.working]
         return Latency(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from backfilld.migrations.holds import STALE_SECONDS
 from backfilld.migrations.record import audit, pace, runs
 from backfilld.migrations.settings import limits_by_name
 from backfilld.migrations.telemetry import PaceSet
 from backfilld.monitoring import probes
-from backfilld.worker.side_tasks import throttle
+from backfilld.worker.side_tasks import baseline, throttle
 from backfilld.worker.side_tasks.activity import Activity
 from backfilld.worker.side_tasks.canary import Canary
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 TICK_SECONDS = 0.15
 #: Between two verdicts, while a run is at work.
 VERDICT_SECONDS = 1.0
-#: The same while none is: below `throttle.STALE_SECONDS`, so that a run may begin on the last one.
+#: The same while none is: below `holds.STALE_SECONDS`, so that a run may begin on the last one.
 IDLE_VERDICT_SECONDS = 13.0
 #: How often, while no run is at work and others are, their latency is learned, and for how long: a little longer than the
 #: canary's window, so that there is an average of all of it.
@@ -63,27 +64,27 @@ class Governor:
         #: When the last verdict was given here, or left to another worker (`time.monotonic`).
         self._judged_at = 0.0
         #: This worker gave the last verdict; there are runs it was given for; and others, whose baseline can be learned.
-        self._on_duty = self._working = self._crowded = False
+        self._on_duty = self._working = self._others_present = False
         #: When the last lesson began (`time.monotonic`).
         self._learned_at = -LEARN_SECONDS
 
     def tick(self, connection: Connection) -> int:
         """A verdict when it is time, and else a canary, or only a look at who is there."""
         now = time.monotonic()
-        if self._on_duty and self._crowded and now - self._learned_at >= LEARN_SECONDS:
+        if self._on_duty and self._others_present and now - self._learned_at >= LEARN_SECONDS:
             self._learned_at = now
         if now - self._judged_at >= (VERDICT_SECONDS if self._is_awake else IDLE_VERDICT_SECONDS):
             return self.run_once(connection)
         if self._working or (self._on_duty and self._is_awake and self._canary.silent_seconds >= VERDICT_SECONDS):
             self._canary.commit(connection)
-        elif self._on_duty and self._crowded and self._is_awake:
+        elif self._on_duty and self._others_present and self._is_awake:
             self._canary.count_sessions(connection)
         return 0
 
     def wait(self, stopping: threading.Event) -> None:
         """Wait until it is time to look again, or the process stops."""
         due = self._judged_at + IDLE_VERDICT_SECONDS
-        if self._on_duty and self._crowded:
+        if self._on_duty and self._others_present:
             due = min(due, self._learned_at + LEARN_SECONDS)
         rest = TICK_SECONDS if self._is_awake else max(TICK_SECONDS, due - time.monotonic())
         self._activity.wait(stopping, seconds=TICK_SECONDS, idle_seconds=rest)
@@ -109,7 +110,7 @@ class Governor:
             span = self._statements.read(connection)
             verdict = self._decide(taken, readings, span, others=scene.others)
             self._write(connection, taken, verdict, readings, tell=scene.runs)
-        self._on_duty, self._working, self._crowded = True, scene.runs, scene.others >= throttle.CROWD
+        self._on_duty, self._working, self._others_present = True, scene.runs, scene.others >= throttle.MIN_OTHERS
         self._observe(
             PaceSet(
                 width=verdict.width,
@@ -117,16 +118,18 @@ class Governor:
                 rest=verdict.rest,
                 hold_signal=verdict.hold_signal,
                 hold_reason=verdict.hold_reason,
-                elapsed_seconds=min(taken.age_seconds or 0.0, throttle.STALE_SECONDS),
+                elapsed_seconds=min(taken.age_seconds or 0.0, STALE_SECONDS),
             )
         )
         return 1
 
     def _decide(self, taken: Taken, readings: list[Reading], span: Span | None, *, others: int) -> Verdict:
-        """The verdict; adds what others feel to `readings`."""
-        elapsed = min(taken.age_seconds or VERDICT_SECONDS, throttle.STALE_SECONDS)
+        """The verdict; adds what others compare_latency to `readings`."""
+        elapsed = min(taken.age_seconds or VERDICT_SECONDS, STALE_SECONDS)
         memory = throttle.Memory.from_json(taken.memory)
-        latency, memory = throttle.feel(self._canary.felt, memory, span=span, others=others, elapsed_seconds=elapsed)
+        latency, memory = baseline.compare_latency(
+            self._canary.latency, memory, span=span, others=others, elapsed_seconds=elapsed
+        )
         readings.append(latency)
         return throttle.decide(
             readings,

@@ -27,7 +27,7 @@ SET width = %(width)s::integer,
     sampled_at = clock_timestamp()
 
 -- name: canary
--- A commit of the smallest kind, and beside it what `crowd` sees. A message in the WAL and not a row: it is written, flushed and
+-- A commit of the smallest kind, and beside it what `others_at_work` sees. A message in the WAL and not a row: it is written, flushed and
 -- replicated as a row is, and leaves nothing for a vacuum, however long a reader holds that back.
 SELECT pg_logical_emit_message(true, 'backfilld', '') IS NOT NULL AS written,
        coalesce(bool_or(starts_with(a.application_name, 'backfilld run=') AND a.state <> 'idle'), false) AS working,
@@ -37,7 +37,7 @@ SELECT pg_logical_emit_message(true, 'backfilld', '') IS NOT NULL AS written,
                                OR a.state = 'idle in transaction' AND a.state_change > clock_timestamp() - interval '5 seconds')) AS busy
 FROM pg_stat_activity a
 
--- name: crowd
+-- name: others_at_work
 -- Whether a batch of ours is under way, and how many sessions of others are inside a transaction: what the canary sees
 -- without a commit. One that was left open is nobody's waiting.
 SELECT coalesce(bool_or(starts_with(a.application_name, 'backfilld run=') AND a.state <> 'idle'), false) AS working,

@@ -12,6 +12,7 @@ from fix_daemon import until
 from fix_runs import expect
 from psycopg.types.json import Jsonb
 
+from backfilld.migrations.holds import STALE_SECONDS, blind_because
 from backfilld.migrations.postgres.connect import connect
 from backfilld.migrations.record import lanes, pace, runs
 from backfilld.migrations.record.states import State
@@ -29,7 +30,6 @@ from backfilld.worker.side_tasks.governor import (
     Governor,
 )
 from backfilld.worker.side_tasks.side_task import Loop
-from backfilld.worker.side_tasks.throttle import STALE_SECONDS, stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -210,11 +210,11 @@ def test_readings_are_kept_with_their_limits(engine: Engine) -> None:
 
 def test_what_one_governor_learned_the_next_goes_on_with(engine: Engine) -> None:
     engine.execute(
-        "UPDATE backfilld.pace SET memory = %s", Jsonb({"share": 0.25, "commit_baseline_seconds": 0.5, "x": 1})
+        "UPDATE backfilld.pace SET memory = %s", Jsonb({"duty_cycle": 0.25, "commit_baseline_seconds": 0.5, "x": 1})
     )
     governor(engine).run_once(engine.connection)
     memory = engine.value("SELECT memory FROM backfilld.pace")
-    assert 0.25 < memory["share"] < 0.6
+    assert 0.25 < memory["duty_cycle"] < 0.6
     assert 0.3 < memory["commit_baseline_seconds"] <= 0.5
 
 
@@ -228,7 +228,7 @@ def test_beside_others_batches_are_short_and_rest(engine: Engine, run: int) -> N
     assert standing.target_seconds <= 0.1
     assert standing.rest_ratio > 0
     (changed,) = engine.execute("SELECT detail FROM backfilld.events WHERE what = 'pace.changed'")
-    assert "sessions of others" in changed["detail"]["reason"]
+    assert "other sessions are active" in changed["detail"]["reason"]
     for other in others:
         other.close()
 
@@ -390,7 +390,7 @@ def test_without_a_run_verdicts_are_rare_and_one_comes_at_once_when_a_run_begins
 
 
 def test_the_last_verdict_of_an_idle_daemon_is_never_too_old_to_begin_on() -> None:
-    assert stale(IDLE_VERDICT_SECONDS + TICK_SECONDS) is None
+    assert blind_because(IDLE_VERDICT_SECONDS + TICK_SECONDS) is None
 
 
 def test_without_a_run_nothing_is_committed_and_signals_of_what_runs_do_are_not_asked(engine: Engine) -> None:
@@ -404,7 +404,7 @@ def test_without_a_run_nothing_is_committed_and_signals_of_what_runs_do_are_not_
 def test_what_others_take_is_learned_now_and_then_though_no_run_is_at_work(engine: Engine) -> None:
     """Or the first run would have nothing to compare with."""
     one, _ = idle_governor(engine)
-    one._on_duty = one._crowded = True
+    one._on_duty = one._others_present = True
 
     one.tick(engine.connection)
     one._judged_at -= VERDICT_SECONDS
@@ -422,15 +422,15 @@ def test_the_canary_knows_when_a_batch_of_ours_is_under_way(engine: Engine) -> N
     canary = Canary()
     canary.warm_up(engine.connection)
     assert not canary.working
-    assert canary.felt.rested_share == 1
-    assert canary.felt.seconds is not None
+    assert canary.latency.rested_share == 1
+    assert canary.latency.seconds is not None
     with engine.connect() as batch, batch.transaction():
         batch.execute("SET LOCAL application_name = 'backfilld run=1 lane=1 seq=0'")
         for _ in range(8):
             canary.commit(engine.connection)
     assert canary.working
-    assert canary.felt.rested_share == 0.5
-    assert [reading.value for reading in canary.readings] == [canary.felt.seconds]
+    assert canary.latency.rested_share == 0.5
+    assert [reading.value for reading in canary.readings] == [canary.latency.seconds]
 
 
 def test_a_canary_that_fails_is_a_signal_that_cannot_be_read(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,16 +451,16 @@ def test_what_a_transaction_of_others_takes_is_their_number_by_their_rate(engine
     others = [engine.connect() for _ in range(3)]
     for other in others:
         other.execute("BEGIN")
-    assert canary.felt.response_seconds is None, "nothing was counted yet"
+    assert canary.latency.response_seconds is None, "nothing was counted yet"
     canary.count(1000)
     canary._ended[0] = (time.monotonic() - 2, 1000)
     canary.count(1200)
     for _ in range(20):
         canary.count_sessions(engine.connection)
-    assert canary.felt.response_seconds == pytest.approx(0.03, rel=0.2)
-    assert canary.felt.seconds is None, "no commit of ours"
+    assert canary.latency.response_seconds == pytest.approx(0.03, rel=0.2)
+    assert canary.latency.seconds is None, "no commit of ours"
     canary.count(7)
-    assert canary.felt.response_seconds is None, "the counters were reset"
+    assert canary.latency.response_seconds is None, "the counters were reset"
     for other in others:
         other.close()
 
