@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from backfilld.migrations import holds
 from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.postgres import indexes
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record import runs as runs_store
-from backfilld.migrations.record.states import ACTIVE, ENDED, RESTING, Phase, State, Wish
+from backfilld.migrations.record.states import ACTIVE, ENDED, RESTING, LaneKind, Phase, State, Wish
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ WALKING = frozenset({Phase.EXPAND, Phase.BACKFILL})
 class KeptWalk:
     """A walk over old values that is not over: to the archive before contract drops them, or back while a run is rolled back."""
 
-    kind: Literal["archive", "restore", "undo"]
+    kind: LaneKind
     rows_walked: int
     #: An estimate.
     rows_total: int
@@ -244,7 +244,7 @@ def _rows_remaining(run: Run, walk: Row) -> int | None:
 def _kept_walk(walk: Row) -> KeptWalk | None:
     if walk["kept_kind"] is None:
         return None
-    return KeptWalk(kind=walk["kept_kind"], rows_walked=walk["kept_walked"], rows_total=walk["kept_total"])
+    return KeptWalk(kind=LaneKind(walk["kept_kind"]), rows_walked=walk["kept_walked"], rows_total=walk["kept_total"])
 
 
 def _percent(run: Run, walk: Row, kept: KeptWalk | None) -> float:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.record.states import LaneKind, Phase, State
 from backfilld.monitoring.progress import WALKING
 from backfilld.monitoring.words import counted, duration, number, safe
 
@@ -80,7 +80,7 @@ def rows(progress: Progress) -> str:
 
 
 #: What a walk over old values does with them.
-_DONE_TO_KEPT = {"archive": " archived", "restore": " restored", "undo": " undone"}
+_DONE_TO_KEPT = {LaneKind.ARCHIVE: " archived", LaneKind.RESTORE: " restored", LaneKind.UNDO: " undone"}
 
 
 def _of(walked: int, total: int, done: str = "", *, about: bool = False, is_over: bool = False) -> str:

@@ -240,9 +240,8 @@ def approve(
     Example: backfilld approve jobs-new-field --phase contract
     """
     now, approved = client(context, as_json=as_json).approved(run, phase)
-    waits = (
-        now.state is State.WAITING and now.phase is not approved
-    )  # it was approved in advance, another phase comes first
+    # Where it was approved in advance, another phase may come first.
+    waits = now.state is State.WAITING and now.phase is not approved
     then = f"backfilld approve NAME --phase {now.phase}" if waits else f"backfilld gate NAME --phase {approved} --wait"
     first = f", and {now.phase}, which comes first, waits for approval" if waits else ""
     answers.answer(now, as_json=as_json, then=then, before=f"{approved} of {now.name} is approved{first}")

@@ -16,7 +16,7 @@ from backfilld.migrations.planning.estimate import CostEstimate
 from backfilld.migrations.planning.plan import Estimate, Plan, PlannedAction, PlannedPhase, TableReport
 from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.record.model import Changed, Pace, Quarantined
-from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.record.states import LaneKind, Phase, State
 from backfilld.migrations.settings import Limits
 from backfilld.monitoring import display
 from backfilld.monitoring import pace as pace_report
@@ -171,15 +171,15 @@ STATUS: dict[str, Progress] = {
         RUNNING,
         phase=Phase.CONTRACT,
         percent=40.0,
-        kept_walk=KeptWalk(kind="archive", rows_walked=400, rows_total=1000),
+        kept_walk=KeptWalk(kind=LaneKind.ARCHIVE, rows_walked=400, rows_total=1000),
     ),
     "paused": replace(RUNNING, state=State.PAUSED, eta_seconds=None),
     "failed": FAILED,
     "completed": replace(
         RUNNING, phase=Phase.DONE, state=State.COMPLETED, percent=100.0, eta_seconds=None, verified=True
     ),
-    "restoring": replace(BACK, kept_walk=KeptWalk(kind="restore", rows_walked=400, rows_total=1000)),
-    "undoing": replace(BACK, kept_walk=KeptWalk(kind="undo", rows_walked=400, rows_total=1000)),
+    "restoring": replace(BACK, kept_walk=KeptWalk(kind=LaneKind.RESTORE, rows_walked=400, rows_total=1000)),
+    "undoing": replace(BACK, kept_walk=KeptWalk(kind=LaneKind.UNDO, rows_walked=400, rows_total=1000)),
     "rolling back": replace(BACK, percent=0.0, eta_seconds=None),
     "rolled back": replace(RUNNING, phase=Phase.EXPAND, state=State.ROLLED_BACK, percent=100.0, eta_seconds=None),
 }

@@ -12,7 +12,7 @@ from fix_progress import RUNNING
 from backfilld.migrations.holds import Cause, Hold
 from backfilld.migrations.record.lanes import Waiting
 from backfilld.migrations.record.model import Pace
-from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.record.states import LaneKind, Phase, State
 from backfilld.migrations.settings import Limits
 from backfilld.monitoring.explain import AGAINST, ASKED, Explanation, Facts, explain
 from backfilld.monitoring.pace import Signal
@@ -96,7 +96,7 @@ CASES: dict[str, Explanation] = {
             RUN,
             state=State.ROLLING_BACK,
             percent=40.0,
-            kept_walk=KeptWalk(kind="undo", rows_walked=400, rows_total=1000),
+            kept_walk=KeptWalk(kind=LaneKind.UNDO, rows_walked=400, rows_total=1000),
         )
     ),
     "completed": told(replace(RUN, state=State.COMPLETED, phase=Phase.DONE)),
