@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.record import lanes, quarantine, runs
 from backfilld.migrations.record.model import Bounds
-from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.record.states import LaneKind, Phase, State
 from backfilld.monitoring.progress import KEYS
 from backfilld.producers import cli
 
@@ -451,7 +451,7 @@ def test_an_archive_in_contract_and_the_way_back_have_a_progress(shell: Shell) -
         lanes.insert(
             shell.connection,
             1,
-            kind="archive",
+            kind=LaneKind.ARCHIVE,
             operation=0,
             pass_=1,
             relation="jobs",
