@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 #: How often a waiting caller reads the record: neither a person nor the database notices.
 POLL_SECONDS = 0.5
-#: How many ended runs `recent` returns.
-RECENT_RUNS = 10
 #: Waiting outlives a restart of PostgreSQL, as the run does; an absence longer than this is an error.
 PATIENCE_SECONDS = 60.0
 
@@ -151,10 +149,7 @@ class Client:
     def recent(self) -> tuple[list[Progress], int]:
         """The runs in progress and those that ended last, newest first; and how many more have ended."""
         with self._record_of_runs() as connection:
-            found = [*runs.listed(connection, ended=False), *runs.last_ended(connection, most=RECENT_RUNS)]
-            told = progress.read(connection, sorted(found, key=lambda run: -run.run))
-            shown = sum(one.state in ENDED for one in told)
-            return told, max(sum(runs.count_ended(connection).values()) - shown, 0)
+            return waiting.recent(connection)
 
     def check(self) -> None:
         """Raise Unreachable or UsageError when the database cannot be reached, or has no schema of ours."""

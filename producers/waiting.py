@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 PHASES = tuple(phase for phase in Phase if phase is not Phase.DONE)
 
 
+#: How many ended runs `recent` gives.
+RECENT_RUNS = 10
+
+
 class RunStopped(BackfilldError):
     """The run will not get there by itself: it failed, was cancelled, or was paused by what it met."""
 
@@ -47,6 +51,14 @@ def record(url: str) -> Iterator[Connection]:
             msg = "the database has no schema backfilld, or an old one: backfilld init"
             raise UsageError(msg)
         yield connection
+
+
+def recent(connection: Connection) -> tuple[list[Progress], int]:
+    """The runs in progress and those that ended last, newest first; and how many more have ended."""
+    found = [*runs.listed(connection, ended=False), *runs.last_ended(connection, most=RECENT_RUNS)]
+    shown = progress.read(connection, sorted(found, key=lambda run: -run.run))
+    ended = sum(one.state in ENDED for one in shown)
+    return shown, max(sum(runs.count_ended(connection).values()) - ended, 0)
 
 
 def find(connection: Connection, reference: int | str) -> Run:

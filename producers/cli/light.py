@@ -1,6 +1,6 @@
-"""`gate`, `status --json` and `--version` without typer, pydantic and rich, which are two thirds of their start.
+"""`gate`, `status` and `--version` without typer and pydantic, and without rich where no table is drawn: two thirds of their start.
 
-Scripts call these in loops. The answers are those of the whole command, from the same functions. What is unusual is left to
+Scripts and people call these in loops. The answers are those of the whole command, from the same functions. What is unusual is left to
 it: another option, a `backfilld.toml`, a variable beside the two URLs. This file decides that before anything is asked.
 """
 
@@ -58,8 +58,8 @@ def recognised(arguments: Sequence[str], environment: Mapping[str, str], *, has_
     if not url or has_file or _is_completing(environment) or not _has_plain_settings(environment):
         return None
     match left:
-        case ["status", "--json"]:
-            return Call("status", url)
+        case ["status", *flags] if flags in ([], ["--json"]):
+            return Call("status" if flags else "overview", url)
         case ["gate", run] if _is_plain(run):
             return Call("gate", url, run)
         case ["gate", run, "--phase", phase] | ["gate", "--phase", phase, run] if _is_plain(run) and _is_plain(phase):
@@ -102,6 +102,21 @@ def _status(call: Call) -> None:
     status(as_json=True)
 
 
+def _overview(call: Call) -> None:
+    from backfilld.producers import answers, waiting  # noqa: PLC0415 - as above
+
+    @answers.told
+    def status() -> None:
+        with waiting.record(call.database_url) as connection:
+            found, left_out = waiting.recent(connection)
+        from backfilld.monitoring.display.overview import overview  # noqa: PLC0415 - rich, once there is something to draw
+
+        console = answers.console()
+        console.print(overview(found, width=console.width, left_out=left_out))
+
+    status()
+
+
 def _gate(call: Call) -> None:
     from backfilld.producers import answers, waiting  # noqa: PLC0415 - as above
 
@@ -115,4 +130,9 @@ def _gate(call: Call) -> None:
     gate()
 
 
-_VERBS: dict[str, Callable[[Call], None]] = {"version": _version, "status": _status, "gate": _gate}
+_VERBS: dict[str, Callable[[Call], None]] = {
+    "version": _version,
+    "status": _status,
+    "overview": _overview,
+    "gate": _gate,
+}

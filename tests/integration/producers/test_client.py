@@ -18,7 +18,7 @@ from backfilld.migrations.record import lanes, pace, quarantine, runs
 from backfilld.migrations.record.model import Bounds
 from backfilld.migrations.record.states import LaneKind, Phase, State, Wish
 from backfilld.producers import client as client_module
-from backfilld.producers import commands
+from backfilld.producers import commands, waiting
 from backfilld.producers.waiting import RunStopped
 
 if TYPE_CHECKING:
@@ -487,7 +487,7 @@ def test_following_ends_with_the_run_and_tells_each_event_once(site: Site) -> No
 
 
 def test_recent_runs_are_those_that_go_on_and_the_last_that_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "RECENT_RUNS", 1)
+    monkeypatch.setattr(waiting, "RECENT_RUNS", 1)
     for _ in range(2):
         site.enqueued()
         site.becomes(State.CANCELLING, State.CANCELLED)

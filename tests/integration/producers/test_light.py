@@ -33,6 +33,7 @@ operations:
     [
         (["version"], Call("version")),
         (["--version"], Call("version")),
+        (["status"], Call("overview", URL)),
         (["status", "--json"], Call("status", URL)),
         (["--database-url", "postgresql://other", "status", "--json"], Call("status", "postgresql://other")),
         (["gate", "jobs"], Call("gate", URL, "jobs")),
@@ -48,7 +49,8 @@ def test_calls_that_scripts_loop_over_are_answered_lightly(arguments: list[str],
     "arguments",
     [
         [],
-        ["status"],
+        ["status", "jobs"],
+        ["status", "--all"],
         ["status", "jobs", "--json"],
         ["gate"],
         ["gate", "--help"],
@@ -116,6 +118,7 @@ DRAWS = ["rich", "backfilld.monitoring.display"]
 @pytest.mark.parametrize(
     ("arguments", "variables", "code", "unwanted"),
     [
+        (["status"], {}, 0, [*HEAVY, "typer", "pydantic"]),
         (["status", "--json"], {}, 0, [*HEAVY, *DRAWS, "typer", "pydantic"]),
         (["gate", "jobs-shout", "--phase", "expand"], {}, 4, [*HEAVY, *DRAWS, "typer", "pydantic"]),
         (["gate", "jobs"], {}, 2, [*HEAVY, *DRAWS, "typer", "pydantic"]),
@@ -142,6 +145,7 @@ def test_a_call_does_not_import_what_it_does_not_need(
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["status"],
         ["status", "--json"],
         ["gate", "jobs-shout"],
         ["gate", "1", "--phase", "contract"],
