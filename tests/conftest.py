@@ -1,6 +1,14 @@
-"""Fixtures live in one plugin per subject."""
+"""Fixtures live in one plugin per subject; here, where temporary files are and which tests come first."""
 
+from __future__ import annotations
+
+import os
+import shutil
 import signal
+import tempfile
+from pathlib import Path
+
+import pytest
 
 pytest_plugins = [
     "fix_postgres",
@@ -16,3 +24,27 @@ pytest_plugins = [
 # Started in the background of a script, the tests inherit an ignored SIGINT, and so would every process they press Ctrl-C on.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# In memory where there is room for it: the servers of the tests write gigabytes that nobody reads twice, and a disk that is
+# waited for, or shared with others, doubled their time. The room is that of some servers, each with the log of its work.
+IN_MEMORY, ROOM = Path("/dev/shm"), 4 * 1024**3  # noqa: S108 - what is made in it gets a name of its own by `tempfile`
+if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free >= ROOM:
+    runs_programs = not os.statvfs(IN_MEMORY).f_flag & os.ST_NOEXEC
+    if os.access(IN_MEMORY, os.W_OK) and runs_programs:
+        tempfile.tempdir = os.environ["TMPDIR"] = str(IN_MEMORY)
+
+#: Those that wait for processes, of minutes together. Begun first, none of them is left alone at the end with idle processes beside.
+FIRST = (
+    "acceptance/",
+    "architecture/test_docs.py",
+    "architecture/test_compose.py",
+    "test_notifier.py",
+    "test_give_way.py",
+    "test_stop.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first; within both parts the order stays that of pytest-randomly."""
+    items.sort(key=lambda item: not any(name in item.nodeid for name in FIRST))

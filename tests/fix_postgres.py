@@ -26,6 +26,9 @@ from backfilld.producers.demo.servers import EmbeddedFailed, EmbeddedPostgres, E
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: Beside those of every embedded server. Whole pages in the WAL help after a crash of the machine, which ends the tests anyway.
+SETTINGS = {"full_page_writes": "off"}
+
 SUPABASE_EMULATION = Path(__file__).with_name("supabase_emulation.sql")
 
 
@@ -44,7 +47,7 @@ def embedded_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embe
     A test that stops it has to start it again.
     """
     try:
-        server = EmbeddedPostgres(superuser="supabase_admin")
+        server = EmbeddedPostgres(superuser="supabase_admin", settings=SETTINGS)
         server.start()
     except (EmbeddedUnavailable, EmbeddedFailed) as error:
         missing_service(str(error))
@@ -171,7 +174,14 @@ def new_database(admin_url: str, *, copy_of: str) -> Iterator[str]:
     """A database for as long as the context lasts. Each end connects anew: in between the test may restart the server."""
     name = f"backfilld_test_{secrets.token_hex(6)}"
     with psycopg.connect(admin_url, autocommit=True) as admin:
-        admin.execute(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(copy_of)))
+        # Of files that need not reach a disk a copy is cheaper than writing all of it to the WAL: 28 ms of processor, drop included,
+        # in place of 45. Emptying one database again and again, and comparing its catalogs with a new one's, takes 18: not worth it.
+        thrown_away = admin.info.server_version >= 150000 and admin.execute("show fsync").fetchone() == ("off",)
+        admin.execute(
+            sql.SQL("create database {} template {} {}").format(
+                sql.Identifier(name), sql.Identifier(copy_of), sql.SQL("strategy file_copy" if thrown_away else "")
+            )
+        )
     try:
         yield _with_database(admin_url, name)
     finally:

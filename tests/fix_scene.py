@@ -67,20 +67,24 @@ FILES = {
 }
 
 
-class OneScene(LoadGroupScheduling):  # type: ignore[misc] # as above
-    """Tests of the scene go to one process, so that it is made once.
+#: Files whose tests share a daemon.
+SHARING = ("test_dashboards.py::", "test_metrics.py::")
+
+
+class Together(LoadGroupScheduling):  # type: ignore[misc] # as above
+    """Tests that share a daemon go to one process, so that it is started once.
 
     That is what the mark `xdist_group` is for. It hangs a name on the ids of tests, which pytest 9.2 does not look at any more.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "the scene" if "test_dashboards.py::" in nodeid else str(super()._split_scope(nodeid))
+        return next((file for file in SHARING if file in nodeid), None) or str(super()._split_scope(nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneScene | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Together | None:
     """The project's own way of sharing out, unless somebody asked for another."""
-    return OneScene(config, log) if config.getvalue("dist") == "loadgroup" else None
+    return Together(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @dataclass

@@ -7,7 +7,8 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
-from fix_daemon import Daemon, until
+from fix_daemon import Daemon, Record, until
+from fix_postgres import new_database
 from paths import ROOT
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,14 +16,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from backfilld import Client
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from fix_daemon import Record
     from prometheus_client.metrics_core import Metric
+
+    from backfilld.producers.demo.servers import EmbeddedValkey
 
 PAGE = ROOT / "docs" / "reference" / "metrics.md"
 _ROW = re.compile(r"^\| `(backfilld_\w+)` \| (\w+) \|([^|]*)\| (.*) \|$", re.MULTILINE)
-ROWS = 20_000
+ROWS = 5_000
 
 
 def documented() -> dict[str, tuple[str, frozenset[str]]]:
@@ -39,24 +42,41 @@ def families(daemon: Daemon) -> dict[str, Metric]:
     return {f"{one.name}_total" if one.type == "counter" else one.name: one for one in found}
 
 
-@pytest.fixture
-def enqueued(record: Record, daemon: Daemon, tmp_path: Path) -> str:
-    """A run that waits for approval of contract, with a row set aside; its name."""
-    record.connection.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, n text NOT NULL)")
-    record.connection.execute(
-        f"INSERT INTO jobs SELECT g, CASE WHEN g = 77 THEN 'x' ELSE g::text END FROM generate_series(1, {ROWS}) g".encode()
-    )
-    record.connection.execute("ANALYZE jobs")
-    file = tmp_path / "jobs.yaml"
-    file.write_text(
-        "name: jobs-number\noperations:\n"
-        "  - add_column: {table: jobs, column: {name: number, type: bigint}, backfill: 'n::bigint'}\n"
-        "settings: {lanes: 2, batch_seconds: 0.1}\n",
-        encoding="utf-8",
-    )
-    Client(daemon.database_url, daemon.redis_url).enqueue(file)
-    until("a row set aside", lambda: record.one("SELECT count(*) FROM backfilld.quarantine") == 1)
-    until("the walk", lambda: record.walked() >= ROWS)
+@pytest.fixture(scope="module")
+def daemon(
+    admin_url: str, template: str, valkey_process: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
+    """One for all of these tests, which fix_scene.Together keeps in one process: what they ask of it they may ask in any order."""
+    valkey_process.start()
+    valkey_process.flush()
+    with new_database(admin_url, copy_of=template) as url:
+        running = Daemon(url, valkey_process.url, tmp_path_factory.mktemp("metrics") / "daemon.log")
+        try:
+            yield running.ready()
+        finally:
+            running.stop()
+
+
+@pytest.fixture(scope="module")
+def enqueued(daemon: Daemon) -> str:
+    """A run of which every row has been walked and one is set aside; its name."""
+    record = Record(daemon.database_url)
+    with record.connection as connection:
+        connection.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, n text NOT NULL)")
+        connection.execute(
+            f"INSERT INTO jobs SELECT g, CASE WHEN g = 77 THEN 'x' ELSE g::text END FROM generate_series(1, {ROWS}) g".encode()
+        )
+        connection.execute("ANALYZE jobs")
+        file = daemon.log.with_name("jobs.yaml")
+        file.write_text(
+            "name: jobs-number\noperations:\n"
+            "  - add_column: {table: jobs, column: {name: number, type: bigint}, backfill: 'n::bigint'}\n"
+            "settings: {lanes: 2, batch_seconds: 0.1}\n",
+            encoding="utf-8",
+        )
+        Client(daemon.database_url, daemon.redis_url).enqueue(file)
+        until("a row set aside", lambda: record.one("SELECT count(*) FROM backfilld.quarantine") == 1)
+        until("the walk", lambda: record.walked() >= ROWS)
     return "jobs-number"
 
 

@@ -130,11 +130,12 @@ class Alertmanager:
             route |= {"group_wait": "100ms", "group_interval": "1s"}
         configuration["route"]["group_by"] = ["..."]
         (folder / "alertmanager.yml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
+        binary = program("alertmanager")
         self.log = folder / "alertmanager.log"
         self._written = self.log.open("wb")
         self._process = subprocess.Popen(
             [
-                _at_home(Path(program("alertmanager")), folder),
+                _at_home(Path(binary), folder),
                 f"--config.file={folder / 'alertmanager.yml'}",
                 f"--storage.path={folder / 'data'}",
                 "--web.listen-address=127.0.0.1:0",
