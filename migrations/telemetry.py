@@ -233,15 +233,15 @@ class BlockerSentAway:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopTicked:
-    """A side task did its turn."""
+class SideTaskTicked:
+    """A side task finished a tick."""
 
-    loop: str
+    task: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoticeSent:
-    """Somebody was told of something by a channel, or could not be: it is tried again, or has failed for good."""
+    """A notice was delivered by a channel, will be tried again, or has failed for good."""
 
     run: int
     name: str
@@ -253,10 +253,10 @@ class NoticeSent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopFailed:
-    """A side task of a worker (reconciler, governor, control) met an error and goes on at its next tick."""
+class SideTaskFailed:
+    """A side task of a worker (reconciler, governor, control) met an error; it continues at its next tick."""
 
-    loop: str
+    task: str
     error_class: ErrorClass
     message: str
 
@@ -285,14 +285,14 @@ Event = (
     | BatchGaveWay
     | LockTried
     | BlockerSentAway
-    | LoopTicked
+    | SideTaskTicked
     | NoticeSent
-    | LoopFailed
+    | SideTaskFailed
 )
 
 
 class Observer(Protocol):
-    """Somebody who wants to know. Called in the thread where it happened; must be quick and never raise."""
+    """Receives events. Called in the thread where it happened; must be quick and never raise."""
 
     def __call__(self, event: Event, /) -> None: ...
 

@@ -183,7 +183,7 @@ def _going(facts: Facts) -> Iterator[str | Remedy]:
 def _where(run: Progress) -> str:
     if run.state is State.QUEUED:
         return f"It was enqueued {duration(run.state_seconds)} ago, and no worker has taken its first step yet."
-    done = f", {run.percent:.1f} % done" if run.rows_total is not None or run.kept_walk is not None else ""
+    done = f", {run.percent:.1f} % done" if run.rows_total is not None or run.old_values_walk is not None else ""
     if run.state is State.ROLLING_BACK:
         return f"It has been rolling back for {duration(run.state_seconds)}, now in phase {run.phase}{done}."
     return f"It has been in phase {run.phase} for {duration(run.phase_seconds)}{done}."
@@ -212,7 +212,7 @@ def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:
             yield sentence(f"It is held: {hold.reason}")
             yield "Without a recent reading of the load no lane works."
             yield Remedy(
-                "start a worker, or find out why the running one cannot read the load (its log says loop.failed): backfilld worker"
+                "start a worker, or find out why the running one cannot read the load (its log says side_task.failed): backfilld worker"
             )
         case Cause.LOCK:
             yield sentence(f"A step of {facts.run.phase} has been {hold.reason} ({lasting} so far)")

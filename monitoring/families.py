@@ -290,7 +290,7 @@ def _of_sizes(runs: Sequence[Progress], sizes: Sizes) -> Iterator[Metric]:
         "Size of the tables that are walked, heap and indexes, before the walk and now.",
         labels=["run", "part", "moment"],
     )
-    kept_of_run = GaugeMetricFamily(
+    old_values_of_run = GaugeMetricFamily(
         "backfilld_run_kept_bytes",
         "Old values kept for a rollback: journal, archive.",
         labels=["run", "kind"],
@@ -303,14 +303,14 @@ def _of_sizes(runs: Sequence[Progress], sizes: Sizes) -> Iterator[Metric]:
                 tables.add_metric([run.name, part, "before"], before[column])
                 tables.add_metric([run.name, part, "now"], now[column])
         for kind in KINDS:
-            kept_of_run.add_metric([run.name, kind], sizes.kept.get((run.run, kind), 0))
+            old_values_of_run.add_metric([run.name, kind], sizes.kept.get((run.run, kind), 0))
     kept = GaugeMetricFamily(
         "backfilld_kept_bytes", "Old values kept for a rollback, all runs together: journal, archive.", labels=["kind"]
     )
     for kind in KINDS:
         kept.add_metric([kind], sum(amount for (_, of), amount in sizes.kept.items() if of == kind))
     number = len({run for run, _ in sizes.kept})
-    yield from (tables, kept_of_run, kept)
+    yield from (tables, old_values_of_run, kept)
     yield GaugeMetricFamily("backfilld_kept_runs", "Runs for which old values are kept.", value=number)
 
 

@@ -22,8 +22,6 @@ from backfilld.migrations.telemetry import (
     LaneHeld,
     LanesWoken,
     LockTried,
-    LoopFailed,
-    LoopTicked,
     MessageDropped,
     NoticeSent,
     PaceSet,
@@ -33,6 +31,8 @@ from backfilld.migrations.telemetry import (
     SendFailed,
     SessionFrozen,
     SessionWaited,
+    SideTaskFailed,
+    SideTaskTicked,
     StateChanged,
     StopSwitched,
 )
@@ -78,9 +78,9 @@ def _count_parts(event: BatchCommitted) -> None:
         metrics.BATCH_SECONDS.labels(part).observe(seconds)
 
 
-def _count_loop_failed(event: LoopFailed) -> None:
+def _count_side_task_failed(event: SideTaskFailed) -> None:
     metrics.ERRORS.labels(event.error_class).inc()
-    metrics.LOOP_ERRORS.labels(_loop(event.loop)).inc()
+    metrics.LOOP_ERRORS.labels(_loop(event.task)).inc()
 
 
 def _count_send_failed(_: SendFailed) -> None:
@@ -153,8 +153,8 @@ _ROWS: dict[type, _Row] = dict(
         _row(SessionFrozen, "session.frozen", "warning"),
         _row(SessionWaited, "session.waited"),
         # Twenty times a second, so there is no line of it.
-        _row(LoopTicked, None, "debug", lambda event: metrics.LOOP_TICKS.labels(_loop(event.loop)).inc()),
-        _row(LoopFailed, "loop.failed", "warning", _count_loop_failed),
+        _row(SideTaskTicked, None, "debug", lambda event: metrics.LOOP_TICKS.labels(_loop(event.task)).inc()),
+        _row(SideTaskFailed, "side_task.failed", "warning", _count_side_task_failed),
         _row(
             NoticeSent,
             "notice.sent",

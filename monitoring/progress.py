@@ -35,7 +35,7 @@ WALKING = frozenset({Phase.EXPAND, Phase.BACKFILL})
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptWalk:
+class OldValuesWalk:
     """A walk over old values that is not over: to the archive before contract drops them, or back while a run is rolled back."""
 
     kind: LaneKind
@@ -87,7 +87,7 @@ class Progress:
     rows_walked: int = 0
     rows_verified: int = 0
     #: The walk over old values, while there is one; not part of `to_json`.
-    kept_walk: KeptWalk | None = None
+    old_values_walk: OldValuesWalk | None = None
     #: Sizes of the tables before the walk and after it, in bytes; not part of `to_json` either. Any: JSON.
     space: Mapping[str, Any] | None = None
     #: The index that is being built or dropped; not part of `to_json` either.
@@ -199,7 +199,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         updated_at=max(run.updated_at, moved_at) if moved_at is not None else run.updated_at,
         rows_walked=walk["rows_walked"],
         rows_verified=walk["rows_verified"],
-        kept_walk=kept,
+        old_values_walk=kept,
         space=run.space,
         index_work=index_work,
         hold=hold,
@@ -241,13 +241,17 @@ def _rows_remaining(run: Run, walk: Row) -> int | None:
     return None if run.rows_total is None else max(run.rows_total - int(walk["rows_walked"]), 0)
 
 
-def _kept_walk(walk: Row) -> KeptWalk | None:
-    if walk["kept_kind"] is None:
+def _kept_walk(walk: Row) -> OldValuesWalk | None:
+    if walk["old_values_kind"] is None:
         return None
-    return KeptWalk(kind=LaneKind(walk["kept_kind"]), rows_walked=walk["kept_walked"], rows_total=walk["kept_total"])
+    return OldValuesWalk(
+        kind=LaneKind(walk["old_values_kind"]),
+        rows_walked=walk["old_values_walked"],
+        rows_total=walk["old_values_total"],
+    )
 
 
-def _percent(run: Run, walk: Row, kept: KeptWalk | None) -> float:
+def _percent(run: Run, walk: Row, kept: OldValuesWalk | None) -> float:
     """Rounded down, and 100 only when nothing is left: a bar that is full while work continues is a lie."""
     if kept is not None:
         return min(_share(kept.rows_walked, kept.rows_total), 99.9)
@@ -293,7 +297,7 @@ def _rows_per_second(walk: Row, now: datetime, *, since: datetime) -> float:
     return rate
 
 
-def _eta_seconds(run: Run, walk: Row, kept: KeptWalk | None, rate: float) -> int | None:
+def _eta_seconds(run: Run, walk: Row, kept: OldValuesWalk | None, rate: float) -> int | None:
     if run.state not in ACTIVE or rate <= 0:
         return None
     if kept is not None:

@@ -22,7 +22,7 @@ from backfilld.migrations.postgres.connect import apply_settings
 from backfilld.migrations.postgres.sessions import named
 from backfilld.migrations.record import lanes, notices, pace, runs
 from backfilld.migrations.rollback import retention
-from backfilld.migrations.telemetry import LoopFailed, nobody
+from backfilld.migrations.telemetry import SideTaskFailed, nobody
 from backfilld.monitoring import families, progress
 from backfilld.monitoring.families import Sizes, Snapshot
 from backfilld.monitoring.probes import STANDBYS, History, replica_lag
@@ -142,7 +142,7 @@ class RecordCollector(Collector):
         """Report an absence once, not at each scrape."""
         if self._was_up:
             self._was_up = False
-            self._observe(LoopFailed(loop="metrics", error_class="connection", message=message))
+            self._observe(SideTaskFailed(task="metrics", error_class="connection", message=message))
 
 
 def _sizes(connection: Connection, going: Sequence[Run]) -> Sizes | None:

@@ -24,7 +24,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from backfilld.migrations.errors import InvalidSettings
-from backfilld.migrations.telemetry import LoopFailed, nobody
+from backfilld.migrations.telemetry import SideTaskFailed, nobody
 from backfilld.monitoring.exemplars import WithExemplars
 from backfilld.monitoring.words import redact
 
@@ -211,7 +211,7 @@ class _HTTP(ThreadingMixIn, TCPServer):
         super().__init__((host, port), _Handler)
 
     def tell(self, exc: BaseException) -> None:
-        self._observe(LoopFailed(loop="http", error_class="fatal", message=f"{type(exc).__name__}: {exc}"))
+        self._observe(SideTaskFailed(task="http", error_class="fatal", message=f"{type(exc).__name__}: {exc}"))
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the signature is socketserver's; Any too
         exc = sys.exception()

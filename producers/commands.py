@@ -122,13 +122,13 @@ def _short(checksum: str) -> str:
 def pause(connection: Connection, reference: int | str, *, actor: str) -> int:
     """Ask a run to stop until it is resumed; a worker pauses it once no batch is in flight."""
 
-    def act(held: LockedRun) -> None:
-        if held.state in {State.PAUSING, State.PAUSED}:
+    def act(locked: LockedRun) -> None:
+        if locked.state in {State.PAUSING, State.PAUSED}:
             return
-        if held.state not in {State.QUEUED, State.RUNNING, State.WAITING}:
-            msg = f"run {held.name} is {held.state.words}; only a queued, running or waiting run can be paused"
+        if locked.state not in {State.QUEUED, State.RUNNING, State.WAITING}:
+            msg = f"run {locked.name} is {locked.state.words}; only a queued, running or waiting run can be paused"
             raise UsageError(msg)
-        runs.set_state(connection, held, State.PAUSING, actor=actor, reason="asked to pause", wish=Wish.PAUSE)
+        runs.set_state(connection, locked, State.PAUSING, actor=actor, reason="asked to pause", wish=Wish.PAUSE)
 
     return _change(connection, reference, act)
 
@@ -136,18 +136,18 @@ def pause(connection: Connection, reference: int | str, *, actor: str) -> int:
 def resume(connection: Connection, reference: int | str, *, actor: str) -> int:
     """Let a paused or failed run continue from where it stopped."""
 
-    def act(held: LockedRun) -> None:
-        if held.state in {State.QUEUED, State.RUNNING}:
+    def act(locked: LockedRun) -> None:
+        if locked.state in {State.QUEUED, State.RUNNING}:
             return
-        if held.state is State.WAITING:
-            msg = f"run {held.name} waits for an approval: backfilld approve {held.name} --phase {held.phase}"
+        if locked.state is State.WAITING:
+            msg = f"run {locked.name} waits for an approval: backfilld approve {locked.name} --phase {locked.phase}"
             raise UsageError(msg)
-        if held.state not in {State.PAUSING, State.PAUSED, State.FAILED}:
-            msg = f"run {held.name} is {held.state.words} and cannot be resumed; enqueue the migration again"
+        if locked.state not in {State.PAUSING, State.PAUSED, State.FAILED}:
+            msg = f"run {locked.name} is {locked.state.words} and cannot be resumed; enqueue the migration again"
             raise UsageError(msg)
-        after = State.ROLLING_BACK if held.rollback.requested else State.RUNNING
-        runs.set_state(connection, held, after, actor=actor, reason="asked to resume")
-        lanes.wake_run(connection, held.run)
+        after = State.ROLLING_BACK if locked.rollback.requested else State.RUNNING
+        runs.set_state(connection, locked, after, actor=actor, reason="asked to resume")
+        lanes.wake_run(connection, locked.run)
 
     return _change(connection, reference, act)
 
@@ -155,27 +155,27 @@ def resume(connection: Connection, reference: int | str, *, actor: str) -> int:
 def rollback(connection: Connection, reference: int | str, *, actor: str) -> int:
     """Roll a run back, wherever it is; a worker begins once no batch is in flight."""
 
-    def act(held: LockedRun) -> None:
-        if held.state in {State.ROLLING_BACK, State.ROLLED_BACK}:
+    def act(locked: LockedRun) -> None:
+        if locked.state in {State.ROLLING_BACK, State.ROLLED_BACK}:
             return
-        if held.state is State.CANCELLING:
-            msg = f"run {held.name} is being cancelled; ask again once it is cancelled"
+        if locked.state is State.CANCELLING:
+            msg = f"run {locked.name} is being cancelled; ask again once it is cancelled"
             raise UsageError(msg)
-        newest = find(connection, held.name)
-        if newest.run != held.run:
+        newest = find(connection, locked.name)
+        if newest.run != locked.run:
             msg = (
-                f"run {held.run} is {held.state.words}, and the newer run {newest.run} has taken over what it left; "
+                f"run {locked.run} is {locked.state.words}, and the newer run {newest.run} has taken over what it left; "
                 f"roll that one back: backfilld rollback {newest.run}"
             )
             raise UsageError(msg)
-        if not held.rollback.requested:
+        if not locked.rollback.requested:
             _check_way_back(connection, newest)
-            runs.set_rollback(connection, held.run, Rollback(requested=True))
-        runs.set_state(connection, held, State.ROLLING_BACK, actor=actor, reason="asked to roll back")
-        if held.state in ENDED:
-            lanes.reopen_conductor(connection, held.run)
+            runs.set_rollback(connection, locked.run, Rollback(requested=True))
+        runs.set_state(connection, locked, State.ROLLING_BACK, actor=actor, reason="asked to roll back")
+        if locked.state in ENDED:
+            lanes.reopen_coordinator(connection, locked.run)
         else:
-            lanes.wake_run(connection, held.run)
+            lanes.wake_run(connection, locked.run)
 
     return _change(connection, reference, act)
 
@@ -212,19 +212,21 @@ def purge(connection: Connection, reference: int | str | None, *, now: bool, act
         wanted = [find(connection, reference).run]
     purged: list[Purged] = []
 
-    def act(held: LockedRun) -> None:
-        run = find(connection, held.run)
+    def act(locked: LockedRun) -> None:
+        run = find(connection, locked.run)
         if run.purged_at is not None:
             return
-        if held.state not in ENDED:
-            msg = f"run {held.name} is {held.state.words}; what it keeps is needed until it has ended"
+        if locked.state not in ENDED:
+            msg = f"run {locked.name} is {locked.state.words}; what it keeps is needed until it has ended"
             raise UsageError(msg)
         if not now and run.run not in retention.overdue(connection):
             until = f"until {run.kept_until:%Y-%m-%d %H:%M} UTC" if run.kept_until else "until it is rolled back"
-            msg = f"run {held.name} keeps its old values {until}; to drop them now: backfilld purge {held.name} --now"
+            msg = (
+                f"run {locked.name} keeps its old values {until}; to drop them now: backfilld purge {locked.name} --now"
+            )
             raise UsageError(msg)
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [PURGE_LOCK_TIMEOUT])
-        purged.append(retention.purge(connection, held, actor=actor))
+        purged.append(retention.purge(connection, locked, actor=actor))
 
     for run in wanted:
         _change(connection, run, act)
@@ -234,13 +236,13 @@ def purge(connection: Connection, reference: int | str | None, *, now: bool, act
 def cancel(connection: Connection, reference: int | str, *, actor: str) -> int:
     """Ask a run to stop for good; a worker cancels it once no batch is in flight."""
 
-    def act(held: LockedRun) -> None:
-        if held.state in {State.CANCELLING, State.CANCELLED}:
+    def act(locked: LockedRun) -> None:
+        if locked.state in {State.CANCELLING, State.CANCELLED}:
             return
-        if held.state in ENDED | {State.ROLLING_BACK}:
-            msg = f"run {held.name} is {held.state.words}; there is nothing left to cancel"
+        if locked.state in ENDED | {State.ROLLING_BACK}:
+            msg = f"run {locked.name} is {locked.state.words}; there is nothing left to cancel"
             raise UsageError(msg)
-        runs.set_state(connection, held, State.CANCELLING, actor=actor, reason="asked to cancel", wish=Wish.CANCEL)
+        runs.set_state(connection, locked, State.CANCELLING, actor=actor, reason="asked to cancel", wish=Wish.CANCEL)
 
     return _change(connection, reference, act)
 
@@ -253,34 +255,34 @@ def approve(connection: Connection, reference: int | str, phase: str | None, *, 
     named = None if phase is None else phase_named(phase)
     approved: list[Phase] = []
 
-    def act(held: LockedRun) -> None:
-        if held.state in {State.CANCELLING, State.CANCELLED, State.ROLLING_BACK, State.ROLLED_BACK}:
-            msg = f"run {held.name} is {held.state.words}; there is nothing left to approve"
+    def act(locked: LockedRun) -> None:
+        if locked.state in {State.CANCELLING, State.CANCELLED, State.ROLLING_BACK, State.ROLLED_BACK}:
+            msg = f"run {locked.name} is {locked.state.words}; there is nothing left to approve"
             raise UsageError(msg)
-        wanted = named or _waiting_phase(held)
+        wanted = named or _waiting_phase(locked)
         approved.append(wanted)
-        if wanted in held.approved or held.phase.is_past(wanted):
+        if wanted in locked.approved or locked.phase.is_past(wanted):
             return
-        runs.approve(connection, held.run, wanted, actor=actor)
-        if held.state is State.WAITING and held.phase is wanted:
-            runs.set_state(connection, held, State.RUNNING, actor=actor, reason=f"{wanted} approved")
-            lanes.wake_run(connection, held.run)
+        runs.approve(connection, locked.run, wanted, actor=actor)
+        if locked.state is State.WAITING and locked.phase is wanted:
+            runs.set_state(connection, locked, State.RUNNING, actor=actor, reason=f"{wanted} approved")
+            lanes.wake_run(connection, locked.run)
 
     return Approved(run=_change(connection, reference, act), phase=approved[0])
 
 
-def _waiting_phase(held: LockedRun) -> Phase:
+def _waiting_phase(locked: LockedRun) -> Phase:
     """The phase a run waits for. Raises UsageError naming what can be approved in advance."""
-    if held.state is State.WAITING:
-        return held.phase
+    if locked.state is State.WAITING:
+        return locked.phase
     ahead = [
         phase
-        for phase in sorted(held.settings.approve, key=list(Phase).index)
-        if phase not in held.approved and not held.phase.is_past(phase)
+        for phase in sorted(locked.settings.approve, key=list(Phase).index)
+        if phase not in locked.approved and not locked.phase.is_past(phase)
     ]
     which = " or ".join(f"--phase {phase}" for phase in ahead)
-    advice = f"; to approve in advance: backfilld approve {held.name} {which}" if ahead else ""
-    msg = f"run {held.name} is {held.state.words} in phase {held.phase} and waits for no approval{advice}"
+    advice = f"; to approve in advance: backfilld approve {locked.name} {which}" if ahead else ""
+    msg = f"run {locked.name} is {locked.state.words} in phase {locked.phase} and waits for no approval{advice}"
     raise UsageError(msg)
 
 
@@ -303,14 +305,14 @@ def tune(
         raise UsageError(msg)
     changed: list[Changed] = []
 
-    def act(held: LockedRun) -> None:
-        if held.state in ENDED:
-            msg = f"run {held.name} is {held.state.words}; it has no pace to change"
+    def act(locked: LockedRun) -> None:
+        if locked.state in ENDED:
+            msg = f"run {locked.name} is {locked.state.words}; it has no pace to change"
             raise UsageError(msg)
         if changes:
-            changed.extend(_tune(connection, held, changes, actor=actor))
+            changed.extend(_tune(connection, locked, changes, actor=actor))
         if width is not None:
-            changed.append(_set_width(connection, width, run=held.run, actor=actor))
+            changed.append(_set_width(connection, width, run=locked.run, actor=actor))
 
     if reference is not None:
         _change(connection, reference, act)
@@ -326,16 +328,16 @@ def tune(
 
 
 def _tune(
-    connection: Connection, held: LockedRun, changes: dict[str, Any], *, actor: str
+    connection: Connection, locked: LockedRun, changes: dict[str, Any], *, actor: str
 ) -> list[Changed]:  # Any: as above
-    settings = _tuned(held.settings, changes)
-    before, after = held.settings.model_dump(mode="json"), settings.model_dump(mode="json")
+    settings = _tuned(locked.settings, changes)
+    before, after = locked.settings.model_dump(mode="json"), settings.model_dump(mode="json")
     different = {name: (before[name], after[name]) for name in changes if before[name] != after[name]}
     if different:
-        runs.tune(connection, held.run, settings, changes=different, actor=actor)
+        runs.tune(connection, locked.run, settings, changes=different, actor=actor)
     if "windows" in different:
         # Lanes that sleep until the old window opens must look at the new ones.
-        lanes.wake_run(connection, held.run, coordinator=False)
+        lanes.wake_run(connection, locked.run, coordinator=False)
     return [Changed(name=name, before=before[name], after=after[name]) for name in changes]
 
 
@@ -389,43 +391,45 @@ def resume_all(connection: Connection, *, actor: str) -> bool:
 def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
     """Try every quarantined row of a run again, once the rows are fixed."""
 
-    def act(held: LockedRun) -> None:
-        if held.state not in {State.RUNNING, State.PAUSED, State.FAILED}:
-            msg = f"run {held.name} is {held.state.words}; rows can be retried while it is running, paused or failed"
+    def act(locked: LockedRun) -> None:
+        if locked.state not in {State.RUNNING, State.PAUSED, State.FAILED}:
+            msg = (
+                f"run {locked.name} is {locked.state.words}; rows can be retried while it is running, paused or failed"
+            )
             raise UsageError(msg)
-        operations = quarantine.mark_for_retry(connection, held.run)
+        operations = quarantine.mark_for_retry(connection, locked.run)
         if not operations:
-            msg = f"run {held.name} has no quarantined rows"
+            msg = f"run {locked.name} has no quarantined rows"
             raise UsageError(msg)
-        _insert_retries(connection, held, operations)
-        audit.record(connection, held.run, actor=actor, what="quarantine.retry", operations=sorted(operations))
-        if held.state is not State.RUNNING:
-            runs.set_state(connection, held, State.RUNNING, actor=actor, reason="retrying quarantined rows")
-        lanes.wake_run(connection, held.run)
+        _insert_retries(connection, locked, operations)
+        audit.record(connection, locked.run, actor=actor, what="quarantine.retry", operations=sorted(operations))
+        if locked.state is not State.RUNNING:
+            runs.set_state(connection, locked, State.RUNNING, actor=actor, reason="retrying quarantined rows")
+        lanes.wake_run(connection, locked.run)
 
     return _change(connection, reference, act, adds_lanes=True)
 
 
-def _insert_retries(connection: Connection, held: LockedRun, operations: set[int]) -> None:
+def _insert_retries(connection: Connection, locked: LockedRun, operations: set[int]) -> None:
     """One lane per operation, in the present walk, or in a new one when the walk is over.
 
     Not always a new one: a new walk forgets the open lanes of the old.
     """
-    run = find(connection, held.run)
-    pass_ = held.pass_
-    if held.phase is not Phase.BACKFILL:
+    run = find(connection, locked.run)
+    pass_ = locked.pass_
+    if locked.phase is not Phase.BACKFILL:
         pass_ += 1
-        runs.set_pass(connection, held.run, pass_, reason="retrying quarantined rows")
+        runs.set_pass(connection, locked.run, pass_, reason="retrying quarantined rows")
     waiting = {
         lane.operation
-        for lane in lanes.of_run(connection, held.run)
+        for lane in lanes.of_run(connection, locked.run)
         if lane.kind == "retry" and lane.pass_ == pass_ and lane.done_at is None
     }
     for operation in sorted(operations - waiting):
         relation = str(run.migration.operations[operation].table)
         lanes.insert(
             connection,
-            held.run,
+            locked.run,
             kind=LaneKind.RETRY,
             operation=operation,
             pass_=pass_,
@@ -444,10 +448,10 @@ def _change(
     with _at_once(connection, f"run {reference}"):
         run = find(connection, reference)
         if adds_lanes:
-            lanes.lock_conductor(connection, run.run)
-        held = runs.lock(connection, run.run)
-        if held is not None:  # it was found in this transaction, but nothing kept it from being removed
-            act(held)
+            lanes.lock_coordinator(connection, run.run)
+        locked = runs.lock(connection, run.run)
+        if locked is not None:  # it was found in this transaction, but nothing kept it from being removed
+            act(locked)
         return run.run
 
 

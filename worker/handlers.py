@@ -13,7 +13,7 @@ from psycopg_pool import PoolTimeout
 from backfilld.migrations.errors import BackfilldError
 from backfilld.migrations.postgres import connect
 from backfilld.migrations.postgres.sqlstates import classify
-from backfilld.migrations.telemetry import LoopFailed
+from backfilld.migrations.telemetry import SideTaskFailed
 from backfilld.monitoring import logs
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ def of_lanes(runner: Runner, *, observe: Observer) -> Callable[[LaneMessage], No
             try:
                 runner.advance(message)
             except PoolTimeout as exc:
-                observe(LoopFailed(loop="lanes", error_class="connection", message=str(exc)))
+                observe(SideTaskFailed(task="lanes", error_class="connection", message=str(exc)))
             except psycopg.Error as exc:
-                observe(LoopFailed(loop="lanes", error_class=classify(exc), message=str(exc).strip()))
+                observe(SideTaskFailed(task="lanes", error_class=classify(exc), message=str(exc).strip()))
             except Exception as exc:  # noqa: BLE001 - the edge of a thread: the run is marked failed, the next message is another's
-                observe(LoopFailed(loop="lanes", error_class="fatal", message=repr(exc)))
+                observe(SideTaskFailed(task="lanes", error_class="fatal", message=repr(exc)))
 
     return advance
 
@@ -51,6 +51,6 @@ def of_control(control: Control, *, database_url: str, observe: Observer) -> Cal
                 with connect.connected(database_url) as connection:
                     control.apply(connection, message)
             except (psycopg.Error, BackfilldError) as exc:
-                observe(LoopFailed(loop="control", error_class="connection", message=str(exc).strip()))
+                observe(SideTaskFailed(task="control", error_class="connection", message=str(exc).strip()))
 
     return apply

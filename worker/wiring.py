@@ -27,7 +27,7 @@ from backfilld.worker.side_tasks.notifier import Notifier
 from backfilld.worker.side_tasks.reconciler import Reconciler
 from backfilld.worker.side_tasks.reporter import TICK_SECONDS as REPORTER_SECONDS
 from backfilld.worker.side_tasks.reporter import Reporter
-from backfilld.worker.side_tasks.side_task import Loop
+from backfilld.worker.side_tasks.side_task import SideTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,18 +56,18 @@ class Lanes:
 
 @dataclass(kw_only=True)
 class SideTasks:
-    """The reconciler, the governor, the control, the one who gives way, the purger and the reporter, each in a thread of its own."""
+    """The reconciler, governor, control, give-way, purger, reporter and notifier, each in a thread with a connection of its own."""
 
-    loops: list[Loop]
+    tasks: list[SideTask]
     stopping: threading.Event
-    #: What ends the waits of the loops, once the process stops.
+    #: What ends the waits of the tasks, once the process stops.
     wakers: Sequence[Callable[[], None]]
     receiver: Receiver | None = field(default=None)
 
     @property
     def oldest_tick_seconds(self) -> float:
         """How long the slowest of them has not come back."""
-        return max(time.monotonic() - loop.last_tick for loop in self.loops)
+        return max(time.monotonic() - task.last_tick for task in self.tasks)
 
     def stop(self) -> None:
         self.stopping.set()
@@ -75,8 +75,8 @@ class SideTasks:
             wake()
         if self.receiver is not None:
             self.receiver.stop()
-        for loop in self.loops:
-            loop.join(timeout=SHUTDOWN_TIMEOUT_MILLISECONDS / 1000)
+        for task in self.tasks:
+            task.join(timeout=SHUTDOWN_TIMEOUT_MILLISECONDS / 1000)
 
 
 def start_lanes(settings: Settings, broker: AnyBroker, *, threads: int, observe: Observer) -> Lanes:
@@ -105,8 +105,8 @@ def start_side_tasks(settings: Settings, broker: AnyBroker, *, observe: Observer
     metrics.know_signals(signal.name for signal in settings.signals)
     give_way = GiveWay(observe=observe, activity=activity)
 
-    def loop(name: str, task: Callable[[Connection], int], wait: object) -> Loop:
-        return Loop(
+    def side_task(name: str, task: Callable[[Connection], int], wait: object) -> SideTask:
+        return SideTask(
             name,
             task,
             database_url=database_url,
@@ -115,21 +115,21 @@ def start_side_tasks(settings: Settings, broker: AnyBroker, *, observe: Observer
             observe=observe,
         )
 
-    loops = [
-        loop("governor", governor.tick, lambda _done: governor.wait(stopping)),
-        loop("control", control.run_once, lambda remaining: control.wait(remaining, stopping)),
-        loop("give way", give_way.run_once, lambda batches: give_way.wait(batches, stopping)),
-        loop("reconciler", reconciler.run_once, lambda _woken: reconciler.wait(stopping)),
-        loop("purger", retention.run_once, lambda _purged: stopping.wait(retention.TICK_SECONDS)),
-        loop("reporter", Reporter(observe=observe).run_once, lambda _told: stopping.wait(REPORTER_SECONDS)),
+    tasks = [
+        side_task("governor", governor.tick, lambda _done: governor.wait(stopping)),
+        side_task("control", control.run_once, lambda remaining: control.wait(remaining, stopping)),
+        side_task("give way", give_way.run_once, lambda batches: give_way.wait(batches, stopping)),
+        side_task("reconciler", reconciler.run_once, lambda _woken: reconciler.wait(stopping)),
+        side_task("purger", retention.run_once, lambda _purged: stopping.wait(retention.TICK_SECONDS)),
+        side_task("reporter", Reporter(observe=observe).run_once, lambda _told: stopping.wait(REPORTER_SECONDS)),
     ]
     if settings.notifications:
         notifier = Notifier(settings.notifications, observe=observe)
-        loops.append(loop("notifier", notifier.run_once, lambda sending: notifier.wait(sending, stopping)))
-    for one in loops:
+        tasks.append(side_task("notifier", notifier.run_once, lambda sending: notifier.wait(sending, stopping)))
+    for one in tasks:
         one.start()
-    tasks = SideTasks(loops=loops, stopping=stopping, wakers=[control.look, activity.end])
+    started = SideTasks(tasks=tasks, stopping=stopping, wakers=[control.look, activity.end])
     if consume_control:
         apply = handlers.of_control(control, database_url=database_url, observe=observe)
-        tasks.receiver = receive_control(broker, apply)
-    return tasks
+        started.receiver = receive_control(broker, apply)
+    return started

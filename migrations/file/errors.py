@@ -22,7 +22,7 @@ PLANNED = frozenset({"rebuild_table", "change_primary_key", "split_column", "mer
 Schema = dict[str, Any]  # JSON Schema is JSON: mappings of anything
 
 
-def first_complaint(found: ValidationError, document: Document, *, file: str, schema: Schema) -> InvalidMigration:
+def first_error(found: ValidationError, document: Document, *, file: str, schema: Schema) -> InvalidMigration:
     """The error that stands first in the file; one at a time, as each may be the cause of the next."""
     errors = [(_path(error, document), error) for error in found.errors(include_url=False)]
     # A key that is missing and one that is unknown in the same place: most likely it is there, misspelt.

@@ -27,7 +27,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from backfilld.migrations.errors import InvalidMigration
 from backfilld.migrations.file import yaml_nodes
-from backfilld.migrations.file.errors import first_complaint
+from backfilld.migrations.file.errors import first_error
 from backfilld.migrations.file.fields import FileModel, MigrationName
 from backfilld.migrations.file.operations import (
     AddCheck,
@@ -180,7 +180,7 @@ class Migration(FileModel):
         try:
             return cls.model_validate(document.data, by_alias=True, by_name=False)
         except ValidationError as exc:
-            raise first_complaint(exc, document, file=file, schema=json_schema()) from None
+            raise first_error(exc, document, file=file, schema=json_schema()) from None
 
 
 def _refuse_second(column: tuple[TableName, str], earlier: tuple[str, int], at: yaml_nodes.Path) -> None:

@@ -73,7 +73,7 @@ class Action:
     requires: tuple[Guard, ...] = ()
     guards: tuple[Guard, ...] = ()
     #: Catalog changes that this action may make to its table. None: do not compare.
-    keeps: AllowedChanges | None = None
+    allows: AllowedChanges | None = None
     #: Reads the whole table, under a lock that blocks no reads or writes; runs without a time limit.
     scans: bool = False
     #: The index that the one statement builds or drops CONCURRENTLY, outside of a transaction; None for ordinary actions.

@@ -136,10 +136,10 @@ class _Stage:
             facts = replace(facts, relation=str(copy))
         operations = list(self._migration.operations)
         operations[number] = operation
-        rehearsed = self._migration.model_copy(
+        on_copies = self._migration.model_copy(
             update={"name": f"dry_run {self._token}", "operations": tuple(operations)}
         )
-        return bind_one(rehearsed, number, facts)
+        return bind_one(on_copies, number, facts)
 
     def _have_schema(self) -> None:
         """Functions of ours live in a schema that `init` makes, and there may not have been one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.walks.table_statistics import TableStatistics, of_whole, survey, walk_for
+from backfilld.migrations.walks.table_statistics import TableStatistics, of_leaves, of_whole, walk_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,19 +40,19 @@ class CostEstimate:
     wal_bytes: int
 
 
-def forecast(connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings) -> CostEstimate:
+def estimate_cost(connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings) -> CostEstimate:
     """Look at a sample of a table, and say what walking all of it will take."""
     walk = walk_for(rewrite.facts, settings)
-    leaves = survey(connection, table, rewrite) if walk == "pages" else [of_whole(connection, table, rewrite)]
+    leaves = of_leaves(connection, table, rewrite) if walk == "pages" else [of_whole(connection, table, rewrite)]
     return cost(table, leaves, walk=walk, because=rewrite.facts.keys_because)
 
 
-def cost(table: Table, surveys: Sequence[TableStatistics], *, walk: str, because: str = "") -> CostEstimate:
+def cost(table: Table, statistics: Sequence[TableStatistics], *, walk: str, because: str = "") -> CostEstimate:
     """What walking all of a table will take, by what a sample of each of its leaves says."""
-    rows = sum(one.rows for one in surveys)
-    row_bytes = sum(one.rows * one.row_bytes for one in surveys) / max(rows, 1)
-    indexes = max((one.leaf.indexes for one in surveys), default=0)
-    rounds = max(surveys, key=lambda one: one.leaf.pages).stripes if surveys and walk == "pages" else 1
+    rows = sum(one.rows for one in statistics)
+    row_bytes = sum(one.rows * one.row_bytes for one in statistics) / max(rows, 1)
+    indexes = max((one.leaf.indexes for one in statistics), default=0)
+    rounds = max(statistics, key=lambda one: one.leaf.pages).stripes if statistics and walk == "pages" else 1
     heap = table.pages * BLOCK_BYTES
     moved = 1 / rounds
     split = 0.0 if rounds >= ROUNDS_WITHOUT_SPLITS else moved

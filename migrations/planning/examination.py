@@ -22,7 +22,7 @@ class Examination(Findings):
     #: Of each operation.
     facts: tuple[Facts, ...] = ()
     #: How each operation will walk its table; None where it moves no data.
-    forecasts: tuple[CostEstimate | None, ...] = ()
+    costs: tuple[CostEstimate | None, ...] = ()
     #: What depends on each table.
     dependents: dict[TableName, tuple[Dependent, ...]] = field(default_factory=dict)
     #: What each statement did to empty copies of the tables.

@@ -19,7 +19,7 @@ from backfilld.migrations.planning.checks.side_effects import tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
 from backfilld.migrations.planning.checks.walks import keys_because, with_key
 from backfilld.migrations.planning.dry_run import dry_run
-from backfilld.migrations.planning.estimate import forecast
+from backfilld.migrations.planning.estimate import estimate_cost
 from backfilld.migrations.planning.examination import Examination
 from backfilld.migrations.postgres import catalog, dependents, pooler
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
@@ -46,8 +46,8 @@ def examine(connection: Connection, migration: Migration) -> Examination:
         found.dependents = {name: dependents.of_table(connection, table) for name, table in found.tables.items()}
         found.dry_run = dry_run(connection, found, migration, found.facts)
     if not found.findings:
-        found.forecasts = tuple(
-            forecast(connection, found.tables[rewrite.table], rewrite, migration.settings)
+        found.costs = tuple(
+            estimate_cost(connection, found.tables[rewrite.table], rewrite, migration.settings)
             if (rewrite := operation.rewrite()) is not None
             else None
             for operation in bind(migration, found.facts)
@@ -109,8 +109,8 @@ def _examine_operation(connection: Connection, found: Examination, migration: Mi
             )
             _add_earlier_columns(case)
             facts = examine_case(case, operation)
-    except Rejected as complaint:
-        found.findings.append(complaint.finding(place))
+    except Rejected as rejected:
+        found.findings.append(rejected.finding(place))
         return nothing
     return facts if len(found.findings) > before else _with_walk(case, facts)
 

@@ -147,7 +147,7 @@ def make(migration: Migration, examination: Examination) -> Plan:
                 operations,
                 walks=tuple(
                     one
-                    for operation, one in zip(operations, examination.forecasts, strict=False)
+                    for operation, one in zip(operations, examination.costs, strict=False)
                     if one is not None and operation.table == name
                 ),
                 impacts=impacts[name],
@@ -192,8 +192,8 @@ def _phase(
 ) -> PlannedPhase:
     planned: list[PlannedAction] = []
     for number, operation in enumerate(operations):
-        forecast = examination.forecasts[number] if examination.forecasts else None
-        planned += _of_lanes(number, operation, phase, forecast)
+        cost = examination.costs[number] if examination.costs else None
+        planned += _of_lanes(number, operation, phase, cost)
         for step_number, step in enumerate(steps([operation], phase)):
             planned += _of_step(step, Place(phase, number, step_number, 0), examination.dry_run)
     waits = phase in migration.settings.approve and bool(planned)
@@ -258,7 +258,7 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAc
                 note_says_what_it_does=_is_said(statement, seen),
             )
         )
-    if step.keeps is not None and planned:
+    if step.allows is not None and planned:
         kept = "the table's catalog entry must then be unchanged, except for what was asked"
         planned[-1] = replace(planned[-1], note="; ".join(part for part in (planned[-1].note, kept) if part))
     return planned

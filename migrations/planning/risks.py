@@ -196,7 +196,7 @@ def _of_dry_run(examination: Examination, operations: Sequence[Operation]) -> li
 def _of_growth(examination: Examination) -> list[Risk]:
     found: list[Risk] = []
     sizes = {name: table.heap_bytes for name, table in examination.tables.items()}
-    for number, walk in enumerate(examination.forecasts):
+    for number, walk in enumerate(examination.costs):
         relation = examination.facts[number].relation
         heap = next((size for name, size in sizes.items() if str(name) == relation), 0)
         if walk is not None and heap and walk.heap_growth_bytes > _GROWS_MUCH * heap:

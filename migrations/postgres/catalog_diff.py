@@ -81,14 +81,14 @@ def read(connection: Connection, table: TableName) -> frozenset[Line]:
     return frozenset(Line(**line) for line in connection.execute(_SQL["lines"], {"oid": row["oid"]}))
 
 
-def compare(before: frozenset[Line], after: frozenset[Line], keeps: AllowedChanges) -> Difference:
+def compare(before: frozenset[Line], after: frozenset[Line], allows: AllowedChanges) -> Difference:
     """What was lost and what came that was not asked for."""
-    renamed = dict(keeps.renamed)
-    left = sorted(line for line in before if _counts(line, keeps))
-    came = sorted(line for line in after if _counts(line, keeps))
+    renamed = dict(allows.renamed)
+    left = sorted(line for line in before if _counts(line, allows))
+    came = sorted(line for line in after if _counts(line, allows))
     lost = []
     for line in left:
-        same = next((other for other in came if _is_same(line, other, renamed, frozenset(keeps.retyped))), None)
+        same = next((other for other in came if _is_same(line, other, renamed, frozenset(allows.retyped))), None)
         if same is None:
             lost.append(line)
         else:
@@ -96,15 +96,15 @@ def compare(before: frozenset[Line], after: frozenset[Line], keeps: AllowedChang
     return Difference(lost=tuple(lost), gained=tuple(came))
 
 
-def _counts(line: Line, keeps: AllowedChanges) -> bool:
+def _counts(line: Line, allows: AllowedChanges) -> bool:
     """Whether a line is compared at all."""
     if line.name.startswith(_OURS):
         return False
-    if line.kind in _OF_THE_TYPE and line.name in keeps.retyped:
+    if line.kind in _OF_THE_TYPE and line.name in allows.retyped:
         return False
-    if line.kind in _OF_THE_COLUMN and line.name in keeps.columns:
+    if line.kind in _OF_THE_COLUMN and line.name in allows.columns:
         return False
-    return (line.kind, line.name) not in keeps.may_differ
+    return (line.kind, line.name) not in allows.may_differ
 
 
 def _is_same(before: Line, after: Line, renamed: Mapping[str, str], retyped: frozenset[str]) -> bool:

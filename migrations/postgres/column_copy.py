@@ -95,9 +95,7 @@ def successor(  # noqa: PLR0913 - one copy; each part is named where it is calle
                 if was_interrupted(exc):
                     raise
                 what = _culprit(connection, copy, found, statement)
-                raise _complaint(
-                    "column_dependents", f"{what} cannot be kept with the new type of {name}", exc
-                ) from exc
+                raise _rejected("column_dependents", f"{what} cannot be kept with the new type of {name}", exc) from exc
         if named != name:
             connection.execute(alter + sql.SQL("RENAME COLUMN {} TO {}").format(column, sql.Identifier(named)))
         yield copy
@@ -260,9 +258,9 @@ def _accepting(check: str, what: str) -> Iterator[None]:
     except psycopg.Error as exc:
         if was_interrupted(exc):
             raise
-        raise _complaint(check, what, exc) from exc
+        raise _rejected(check, what, exc) from exc
 
 
-def _complaint(check: str, what: str, exc: psycopg.Error) -> Rejected:
+def _rejected(check: str, what: str, exc: psycopg.Error) -> Rejected:
     remedy = "Drop it first and recreate it for the new type afterwards, or choose another type"
     return Rejected(check, f"{what}: {exc.diag.message_primary or exc}", remedy)

@@ -139,30 +139,30 @@ class Probe:
         with self._asking("expression", "the update of " + ", ".join(assignments)):
             self._connection.execute(sql.SQL("EXPLAIN UPDATE {} SET {}{}").format(self._copy, sets, condition))
 
-    def twin_indexes(
-        self, column: str, twin: str, definitions: Sequence[IndexDefinition], *, type_: str, collation: str
+    def shadow_indexes(
+        self, column: str, shadow: str, definitions: Sequence[IndexDefinition], *, type_: str, collation: str
     ) -> list[tuple[IndexDefinition, IndexDefinition]]:
-        """Of these indexes, those that hold a column, each for its twin: while it has its own name, and the column's.
+        """Of these indexes, those that hold a column, each for its shadow: while it has its own name, and the column's.
 
         PostgreSQL itself writes the definitions, on the copy, in which the columns are renamed for that. Raises Rejected.
         """
         with self._connection.transaction(force_rollback=True):
             self._make_indexes(definitions)
-            self._rename(column, twin)
+            self._rename(column, shadow)
             renamed = self._indexes()
         held = [renamed[one.name] for one in definitions if renamed[one.name].rest != one.rest]
         collated = sql.SQL(" COLLATE {}").format(_raw(collation)) if collation else sql.SQL("")
         with self._connection.transaction(force_rollback=True):
             self._connection.execute(
-                sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(self._copy, sql.Identifier(twin), _raw(type_))
+                sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(self._copy, sql.Identifier(shadow), _raw(type_))
                 + collated
             )
             self._make_indexes(held)
-            as_twin = self._indexes()
+            as_shadow = self._indexes()
             self._rename(column, _ASIDE)
-            self._rename(twin, column)
+            self._rename(shadow, column)
             as_column = self._indexes()
-        return [(as_twin[one.name], as_column[one.name]) for one in held]
+        return [(as_shadow[one.name], as_column[one.name]) for one in held]
 
     def is_constant(self, expression: str, type_: str) -> bool:
         """Whether an expression without columns gives the same whoever asks and whenever: PostgreSQL would store it."""

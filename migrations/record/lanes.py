@@ -43,14 +43,14 @@ def of_run(connection: Connection, run: int) -> list[Lane]:
     return [Lane.from_row(row) for row in connection.execute(_SQL["lanes_of"], {"run": run}).fetchall()]
 
 
-def lock_conductor(connection: Connection, run: int) -> None:
+def lock_coordinator(connection: Connection, run: int) -> None:
     """Keep other lanes of the run from adding lanes until this transaction ends."""
-    connection.execute(_SQL["lock_conductor"], {"run": run})
+    connection.execute(_SQL["lock_coordinator"], {"run": run})
 
 
-def try_lock_conductor(connection: Connection, run: int) -> bool:
-    """`lock_conductor` where nobody has it; False when somebody does."""
-    return connection.execute(_SQL["try_lock_conductor"], {"run": run}).fetchone() is not None
+def try_lock_coordinator(connection: Connection, run: int) -> bool:
+    """`lock_coordinator` where nobody has it; False when somebody does."""
+    return connection.execute(_SQL["try_lock_coordinator"], {"run": run}).fetchone() is not None
 
 
 def insert(  # noqa: PLR0913 - one row; each column is named where it is called
@@ -184,9 +184,9 @@ def end_forward(connection: Connection, run: int) -> None:
     connection.execute(_SQL["end_forward"], {"run": run})
 
 
-def reopen_conductor(connection: Connection, run: int) -> None:
+def reopen_coordinator(connection: Connection, run: int) -> None:
     """Give the coordinator of a run that was at its end work again."""
-    connection.execute(_SQL["reopen_conductor"], {"run": run})
+    connection.execute(_SQL["reopen_coordinator"], {"run": run})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,9 +212,9 @@ def forget_walk(connection: Connection, run: int, *, kind: str, operation: int) 
     connection.execute(_SQL["forget_walk"], {"run": run, "kind": kind, "operation": operation})
 
 
-def wake_conductor_query(run: int) -> Statement:
+def wake_coordinator_query(run: int) -> Statement:
     """A lane has ended: let the coordinator look whether all have. Gives the row of its message, for after the commit."""
-    return _SQL["wake_conductor"], {"run": run}
+    return _SQL["wake_coordinator"], {"run": run}
 
 
 def wake_sleeper_query(run: int) -> Statement:

@@ -207,7 +207,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Lane:
-    """A slice of a table that is walked in order; lane 0 is the run's coordinator."""
+    """A part of a table that is processed in order; lane 0 is the run's coordinator."""
 
     run: int
     lane: int

@@ -146,7 +146,7 @@ def insert(connection: Connection, migration: Migration, facts: tuple[Facts, ...
                 },
             ).fetchone()
             run = int(row["run"]) if row else 0
-            connection.execute(_SQL["insert_conductor"], {"run": run})
+            connection.execute(_SQL["insert_coordinator"], {"run": run})
             audit.record(connection, run, actor=actor, what="run.enqueued", checksum=migration.checksum)
     except errors.UniqueViolation as exc:
         msg = f"a run named {migration.name} exists already"

@@ -62,7 +62,7 @@ class Phase(StrEnum):
 
 
 class LaneKind(StrEnum):
-    """What a lane does: walk a slice of a table, try rows of the quarantine again, or coordinate the run."""
+    """What a lane does: walk a part of a table, try rows of the quarantine again, or coordinate the run."""
 
     COORDINATOR = "coordinator"
     BACKFILL = "backfill"
@@ -104,7 +104,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
         {
             State.WAITING,  # worker: the next phase needs an approval
             State.PAUSING,  # person: pause
-            State.PAUSED,  # worker: a cap or an unmended row stopped the run; `error` says which
+            State.PAUSED,  # worker: a cap or a row that breaks a rule stopped the run; `error` says which
             State.CANCELLING,  # person: cancel
             State.FAILED,  # worker: an error that will not go away
             State.COMPLETED,  # worker: every phase is done and verified
@@ -137,7 +137,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.CANCELLING: frozenset({State.CANCELLED}),  # worker: no batch is in flight any more
     State.FAILED: frozenset(
         {
-            State.RUNNING,  # person: resume, after the cause was mended
+            State.RUNNING,  # person: resume, after the cause was fixed
             State.CANCELLING,  # person: cancel
             State.ROLLING_BACK,  # person: rollback; resume, where it was the rollback that failed
         }

@@ -1,7 +1,7 @@
 """Whether a run can still be taken back, asked of the database at this moment.
 
 Rows block it where a step of the way back says which do (`Action.offenders`), or where a sync trigger has put them down as rollback conflicts:
-values that were written through the new column and do not fit the old one. A misfit counts while its row is there.
+values that were written through the new column and do not fit the old one. A conflict counts while its row is there.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _offenders(connection: Connection, steps: Sequence[Step]) -> Iterator[Key]:
     for step in steps:
         if not isinstance(step, Action):
             continue
-        if step.keeps is not None and (step.keeps.renamed or step.keeps.retyped):
+        if step.allows is not None and (step.allows.renamed or step.allows.retyped):
             exchanged.add(step.table)
         if step.offenders is not None and step.index is None and step.table not in exchanged:
             queries_of_rules[step.offenders.as_string()] = step.offenders

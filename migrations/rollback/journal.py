@@ -139,13 +139,13 @@ def undo(
 
 
 def walk_of(run: int) -> KeyWalk:
-    """The journal of a run as a table that is walked. Its key has the operation first: see `slices`."""
+    """The journal of a run as a table that is walked. Its key has the operation first: see `key_ranges`."""
     key = (KeyColumn(name="operation", type="integer"), KeyColumn(name="key", type="text[]"))
     return KeyWalk(table=partition("journal", run), key=key)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slices:
+class KeyRanges:
     """What the journal holds of an operation, cut for lanes."""
 
     bounds: list[Bounds]
@@ -153,20 +153,20 @@ class Slices:
     rows: int
 
 
-def slices(connection: Connection, run: int, *, operation: int, lanes: int) -> Slices:
-    """Cut what the journal holds of an operation into up to `lanes` slices; none where nothing was written into it."""
+def key_ranges(connection: Connection, run: int, *, operation: int, lanes: int) -> KeyRanges:
+    """Cut what the journal holds of an operation into up to `lanes` ranges of keys; none where nothing was written into it."""
     if not has_partition(connection, "journal", run):
-        return Slices(bounds=[], rows=0)
+        return KeyRanges(bounds=[], rows=0)
     walk = walk_of(run)
     table = catalog.describe(connection, walk.table)
     query = _TEMPLATES["last_key"].format(journal=walk.table.identifier)
     last = connection.execute(query, {"operation": operation}).fetchone()
     if table is None or last is None:
-        return Slices(bounds=[], rows=0)
+        return KeyRanges(bounds=[], rows=0)
     rows = catalog.estimate_rows(connection, table)
     # No key is empty, so this comes before every one.
     every = Bounds(after=(str(operation), "{}"), upto=(str(operation), last["key"]))
-    return Slices(bounds=split_within(connection, walk, every, lanes=lanes, rows_estimate=rows), rows=rows)
+    return KeyRanges(bounds=split_within(connection, walk, every, lanes=lanes, rows_estimate=rows), rows=rows)
 
 
 def key_of(connection: Connection, key: Key) -> Key:

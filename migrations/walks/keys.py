@@ -121,10 +121,10 @@ def fetch_key(connection: Connection, query: Query) -> Key | None:
 
 
 def split(connection: Connection, walk: KeyWalk, *, lanes: int, rows_estimate: int) -> list[Bounds]:
-    """Cut the table into up to `lanes` slices of about equally many rows, by the real distribution of its keys.
+    """Cut the table into up to `lanes` ranges of about equally many rows, by the real distribution of its keys.
 
-    The last slice ends at the greatest key of this moment: rows added later are the sync trigger's and verify's.
-    An empty table has no slices.
+    The last range ends at the greatest key of this moment: rows added later are the sync trigger's and verify's.
+    An empty table has none.
     """
     last = fetch_key(connection, walk.last())
     if last is None:
@@ -135,7 +135,7 @@ def split(connection: Connection, walk: KeyWalk, *, lanes: int, rows_estimate: i
 def split_within(
     connection: Connection, walk: KeyWalk, bounds: Bounds, *, lanes: int, rows_estimate: int
 ) -> list[Bounds]:
-    """Cut a range of keys into up to `lanes` slices; it ends at a key that is there. `rows_estimate` is of the whole table."""
+    """Cut a range of keys into up to `lanes` ranges; it ends at a key that is there. `rows_estimate` is of the whole table."""
     last = bounds.upto
     with connection.cursor(row_factory=tuple_row) as cursor:
         query = walk.tiles(lanes, sample_percent=_percent(rows_estimate), within=bounds)

@@ -38,10 +38,10 @@ Seen = tuple[Any, ...] | None  # Any: texts of a key, or numbers
 
 
 class NextBatch(Protocol):
-    """One batch of a walk. A stride with nothing to cover ends its lane."""
+    """One batch of a walk. A batch with nothing to cover ends its lane."""
 
     @property
-    def reach(self) -> BatchRange | None: ...
+    def batch_range(self) -> BatchRange | None: ...
 
     @property
     def rows(self) -> int | None:
@@ -52,7 +52,7 @@ class NextBatch(Protocol):
 
 
 def look(walk: KeyWalk | PageWalk, lane: Lane) -> Query:
-    """What to ask in the round trip that takes the lane, so that `stride` knows where the batch ends."""
+    """What to ask in the round trip that takes the lane, so that `following` knows where the batch ends."""
     match walk:
         case PageWalk():
             return walk.look()
@@ -60,17 +60,17 @@ def look(walk: KeyWalk | PageWalk, lane: Lane) -> Query:
             return walk.bound(_ahead(lane), lane.batch_rows)
 
 
-def stride(lane: Lane, seen: Seen, *, writes: bool, beside_others: bool) -> NextBatch:
+def following(lane: Lane, seen: Seen, *, writes: bool, beside_others: bool) -> NextBatch:
     """The lane's next batch: one that `writes`, or only looks; smaller where it writes `beside_others`."""
     match lane.bounds:
         case PageRange():
-            return _page_stride(lane, lane.bounds, seen, writes=writes, beside_others=beside_others)
+            return _page_batch(lane, lane.bounds, seen, writes=writes, beside_others=beside_others)
         case Bounds():
-            return KeyStride(ahead=_ahead(lane), end=seen, size=lane.batch_rows)
+            return KeyBatch(ahead=_ahead(lane), end=seen, size=lane.batch_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeyStride:
+class KeyBatch:
     """A range of keys: up to the key that was found, or, where fewer rows are left, to the lane's end."""
 
     ahead: Bounds
@@ -78,7 +78,7 @@ class KeyStride:
     size: int
 
     @property
-    def reach(self) -> Bounds:
+    def batch_range(self) -> Bounds:
         return Bounds(after=self.ahead.after, upto=self.end or self.ahead.upto)
 
     @property
@@ -92,32 +92,32 @@ class KeyStride:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PageStride:
+class PageBatch:
     """Some pages, one stripe of them."""
 
-    stretch: PageRange
-    place: PageCursor
-    reach: PageBatchRange
+    page_range: PageRange
+    cursor: PageCursor
+    batch_range: PageBatchRange
 
     @property
     def rows(self) -> int:
         """Estimated: pages done after the batch minus pages done before it, rounded so that the lane's total stays exact."""
-        ended = pages.after(self.stretch, self.place, self.reach, changed=0, hot=0)
-        each = self.stretch.rows_per_page
-        return round(each * pages.pages_done(self.stretch, ended)) - round(
-            each * pages.pages_done(self.stretch, self.place)
+        ended = pages.after(self.page_range, self.cursor, self.batch_range, changed=0, hot=0)
+        each = self.page_range.rows_per_page
+        return round(each * pages.pages_done(self.page_range, ended)) - round(
+            each * pages.pages_done(self.page_range, self.cursor)
         )
 
     def cursor_after(self, *, changed: int, hot: int) -> After:
-        place = pages.after(self.stretch, self.place, self.reach, changed=changed, hot=hot)
-        return After(cursor=place.to_json() if place is not None else None, done=place is None)
+        cursor = pages.after(self.page_range, self.cursor, self.batch_range, changed=changed, hot=hot)
+        return After(cursor=cursor.to_json() if cursor is not None else None, done=cursor is None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rewritten:
     """The table's file is another one: its rows are not where they were. Verify finds what is left, and it is walked again."""
 
-    reach: None = None
+    batch_range: None = None
     rows: int = 0
 
     def cursor_after(self, *, changed: int, hot: int) -> After:
@@ -125,16 +125,18 @@ class Rewritten:
         return After(cursor=None, done=True)
 
 
-def _page_stride(
-    lane: Lane, stretch: PageRange, seen: Seen, *, writes: bool, beside_others: bool
-) -> PageStride | Rewritten:
+def _page_batch(
+    lane: Lane, page_range: PageRange, seen: Seen, *, writes: bool, beside_others: bool
+) -> PageBatch | Rewritten:
     filenode, size = seen or (None, None)
     # A verifying lane walks on: whether pages moved under any of them is asked when all have ended.
-    if writes and filenode != stretch.filenode:
+    if writes and filenode != page_range.filenode:
         return Rewritten()
-    place = PageCursor.from_json(lane.cursor) if lane.cursor is not None else pages.begin(stretch)
-    covered = pages.reach(stretch, place, rows=lane.batch_rows, pages=size or 0, beside_others=writes and beside_others)
-    return PageStride(stretch=stretch, place=place, reach=covered)
+    cursor = PageCursor.from_json(lane.cursor) if lane.cursor is not None else pages.begin(page_range)
+    covered = pages.batch_range(
+        page_range, cursor, rows=lane.batch_rows, pages=size or 0, beside_others=writes and beside_others
+    )
+    return PageBatch(page_range=page_range, cursor=cursor, batch_range=covered)
 
 
 def _ahead(lane: Lane) -> Bounds:

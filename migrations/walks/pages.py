@@ -119,20 +119,20 @@ class PageWalk:
         """The table, under the name that expressions know."""
         return sql.SQL("{} AS {}").format(sendable(self.relation.identifier), sendable(sql.Identifier(self.alias)))
 
-    def within(self, reach: PageBatchRange) -> tuple[sql.Composable, list[str]]:
-        """The condition for rows that `reach` covers."""
+    def within(self, batch_range: PageBatchRange) -> tuple[sql.Composable, list[str]]:
+        """The condition for rows that `batch_range` covers."""
         ctid = sendable(sql.Identifier(self.alias, "ctid"))
         conditions: list[sql.Composable] = [sql.SQL("{} >= %s::pg_catalog.tid").format(ctid)]
-        parameters = [f"({reach.first},0)"]
-        if reach.last is not None:
+        parameters = [f"({batch_range.first},0)"]
+        if batch_range.last is not None:
             conditions.append(sql.SQL("{} < %s::pg_catalog.tid").format(ctid))
-            parameters.append(f"({reach.last},0)")
-        if reach.stripes > 1:
+            parameters.append(f"({batch_range.last},0)")
+        if batch_range.stripes > 1:
             # The low byte of the line pointer, as the type's own send function writes it: exactly one row in so many of every
             # page, whatever the key. A tenth of what the cast to text costs; a hash of the key leaves some pages with more.
             conditions.append(
                 sql.SQL("pg_catalog.get_byte(pg_catalog.tidsend({}), 5) %% {} = {}").format(
-                    ctid, sql.Literal(reach.stripes), sql.Literal(reach.stripe)
+                    ctid, sql.Literal(batch_range.stripes), sql.Literal(batch_range.stripe)
                 )
             )
         return sql.SQL(" AND ").join(conditions), parameters
@@ -142,65 +142,67 @@ class PageWalk:
         return sql.Composed([_SQL["look"]]), [self.relation.identifier.as_string()]
 
 
-def begin(stretch: PageRange) -> PageCursor:
+def begin(page_range: PageRange) -> PageCursor:
     """Where a lane begins."""
-    return _group(stretch, stretch.first, Rounds(level=stretch.stripes), stripes=stretch.stripes)
+    return _group(page_range, page_range.first, Rounds(level=page_range.stripes), stripes=page_range.stripes)
 
 
-def reach(
-    stretch: PageRange, place: PageCursor, *, rows: int, pages: int, beside_others: bool = False
+def batch_range(
+    page_range: PageRange, cursor: PageCursor, *, rows: int, pages: int, beside_others: bool = False
 ) -> PageBatchRange:
     """The pages of the next batch, for about `rows` rows, in a table that has `pages` by now; fewer beside others."""
-    wanted = max(1, round(rows * place.stripes / max(stretch.rows_per_page, 0.01)))
-    if beside_others and place.stripe == 0:
+    wanted = max(1, round(rows * cursor.stripes / max(page_range.rows_per_page, 0.01)))
+    if beside_others and cursor.stripe == 0:
         wanted = min(wanted, POLITE_PAGES)
-    if place.last is None:
-        last = place.page + wanted
-        return PageBatchRange(first=place.page, last=last if last < pages else None)
-    if place.stripes > 1:
-        wanted = min(wanted, max(math.ceil((place.last - place.first) / BATCHES_A_ROUND), LEAST_PAGES))
+    if cursor.last is None:
+        last = cursor.page + wanted
+        return PageBatchRange(first=cursor.page, last=last if last < pages else None)
+    if cursor.stripes > 1:
+        wanted = min(wanted, max(math.ceil((cursor.last - cursor.first) / BATCHES_A_ROUND), LEAST_PAGES))
     return PageBatchRange(
-        first=place.page, last=min(place.page + wanted, place.last), stripes=place.stripes, stripe=place.stripe
+        first=cursor.page, last=min(cursor.page + wanted, cursor.last), stripes=cursor.stripes, stripe=cursor.stripe
     )
 
 
-def after(stretch: PageRange, place: PageCursor, done: PageBatchRange, *, changed: int, hot: int) -> PageCursor | None:
+def after(
+    page_range: PageRange, cursor: PageCursor, done: PageBatchRange, *, changed: int, hot: int
+) -> PageCursor | None:
     """Where the lane is after a batch that changed so many rows; None at its end."""
     if done.last is None:
         return None
     counted = (
-        replace(place, opening=place.opening.plus(changed, hot))
-        if place.stripe == 0
-        else replace(place, following=place.following.plus(changed, hot))
+        replace(cursor, opening=cursor.opening.plus(changed, hot))
+        if cursor.stripe == 0
+        else replace(cursor, following=cursor.following.plus(changed, hot))
     )
-    if place.last is None or done.last < place.last:
+    if cursor.last is None or done.last < cursor.last:
         return replace(counted, page=done.last)
-    if place.stripe + 1 < place.stripes:
-        return replace(counted, stripe=place.stripe + 1, page=place.first)
-    if stretch.last is not None and place.last >= stretch.last:
+    if cursor.stripe + 1 < cursor.stripes:
+        return replace(counted, stripe=cursor.stripe + 1, page=cursor.first)
+    if page_range.last is not None and cursor.last >= page_range.last:
         return None
-    rounds = _learn(stretch, counted)
+    rounds = _learn(page_range, counted)
     # Rounds that would find less than one row to change on a page are scans for nothing.
-    needed = math.ceil((counted.opening.changed + counted.following.changed) / (place.last - place.first))
-    return _group(stretch, place.last, rounds, stripes=max(1, min(rounds.level, needed)))
+    needed = math.ceil((counted.opening.changed + counted.following.changed) / (cursor.last - cursor.first))
+    return _group(page_range, cursor.last, rounds, stripes=max(1, min(rounds.level, needed)))
 
 
-def pages_done(stretch: PageRange, place: PageCursor | None) -> float:
+def pages_done(page_range: PageRange, cursor: PageCursor | None) -> float:
     """How many pages a lane has behind it; a page in its third round of eight counts as a quarter."""
-    if place is None:
-        return float((stretch.last or 0) - stretch.first)
-    if place.last is None:
-        return float(place.page - stretch.first)
-    rounds = (place.stripe * (place.last - place.first) + place.page - place.first) / place.stripes
-    return place.first - stretch.first + rounds
+    if cursor is None:
+        return float((page_range.last or 0) - page_range.first)
+    if cursor.last is None:
+        return float(cursor.page - page_range.first)
+    rounds = (cursor.stripe * (cursor.last - cursor.first) + cursor.page - cursor.first) / cursor.stripes
+    return cursor.first - page_range.first + rounds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """Pages of a lane, and where in them it is."""
 
-    stretch: PageRange
-    place: PageCursor
+    page_range: PageRange
+    cursor: PageCursor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,33 +214,35 @@ class Split:
     pages: float
 
 
-def split(stretch: PageRange, place: PageCursor) -> Split | None:
+def split(page_range: PageRange, cursor: PageCursor) -> Split | None:
     """Give away half of what a lane has before it.
 
     None when there is too little, or in the middle of a round over the last group.
     """
-    if stretch.last is None or place.last is None:
+    if page_range.last is None or cursor.last is None:
         return None
-    untouched = stretch.last - place.last
-    if place.stripes == 1 or untouched >= place.last - place.first:
-        middle = ((place.page if place.stripes == 1 else place.last) + stretch.last) // 2
-        if min(middle - place.page, stretch.last - middle) < LEAST_PAGES:
+    untouched = page_range.last - cursor.last
+    if cursor.stripes == 1 or untouched >= cursor.last - cursor.first:
+        middle = ((cursor.page if cursor.stripes == 1 else cursor.last) + page_range.last) // 2
+        if min(middle - cursor.page, page_range.last - middle) < LEAST_PAGES:
             return None
-        given = replace(stretch, first=middle)
+        given = replace(page_range, first=middle)
         return Split(
-            kept=Part(stretch=replace(stretch, last=middle), place=replace(place, last=min(place.last, middle))),
-            given=Part(stretch=given, place=begin(given)),
-            pages=float(stretch.last - middle),
+            kept=Part(
+                page_range=replace(page_range, last=middle), cursor=replace(cursor, last=min(cursor.last, middle))
+            ),
+            given=Part(page_range=given, cursor=begin(given)),
+            pages=float(page_range.last - middle),
         )
-    if place.page != place.first or place.last - place.first < 2 * LEAST_GROUP_PAGES:
+    if cursor.page != cursor.first or cursor.last - cursor.first < 2 * LEAST_GROUP_PAGES:
         return None
-    middle = (place.first + place.last) // 2
-    rounds_left = (place.stripes - place.stripe) / place.stripes
-    from_there = replace(place, first=middle, page=middle, opening=Count(), following=Count())
+    middle = (cursor.first + cursor.last) // 2
+    rounds_left = (cursor.stripes - cursor.stripe) / cursor.stripes
+    from_there = replace(cursor, first=middle, page=middle, opening=Count(), following=Count())
     return Split(
-        kept=Part(stretch=replace(stretch, last=middle), place=replace(place, last=middle)),
-        given=Part(stretch=replace(stretch, first=middle), place=from_there),
-        pages=(place.last - middle) * rounds_left + untouched,
+        kept=Part(page_range=replace(page_range, last=middle), cursor=replace(cursor, last=middle)),
+        given=Part(page_range=replace(page_range, first=middle), cursor=from_there),
+        pages=(cursor.last - middle) * rounds_left + untouched,
     )
 
 
@@ -251,28 +255,28 @@ class Rounds:
     scale: int = 1
 
 
-def _group(stretch: PageRange, first: int, rounds: Rounds, *, stripes: int) -> PageCursor:
-    if stretch.last is None:
+def _group(page_range: PageRange, first: int, rounds: Rounds, *, stripes: int) -> PageCursor:
+    if page_range.last is None:
         return PageCursor(first=first, last=None, stripes=1, stripe=0, page=first, level=1)
-    size = stretch.group_pages * rounds.scale
-    rest = stretch.last - first
+    size = page_range.group_pages * rounds.scale
+    rest = page_range.last - first
     # Not a rest that is too small for rounds of its own.
-    last = stretch.last if rest < size + size // 2 else first + size
+    last = page_range.last if rest < size + size // 2 else first + size
     if last - first < LEAST_GROUP_PAGES:
         stripes = 1
     return PageCursor(first=first, last=last, stripes=stripes, stripe=0, page=first, **asdict(rounds))
 
 
-def _learn(stretch: PageRange, place: PageCursor) -> Rounds:
+def _learn(page_range: PageRange, cursor: PageCursor) -> Rounds:
     """How the next group is gone round, by what was HOT in this one."""
-    level, floor, scale = place.level, place.floor, place.scale
-    opening, following = place.opening.hot_ratio, place.following.hot_ratio
+    level, floor, scale = cursor.level, cursor.floor, cursor.scale
+    opening, following = cursor.opening.hot_ratio, cursor.following.hot_ratio
     if opening is not None and opening >= 0.9:
         # The pages had room for the first round: fewer, larger rounds may do.
         return Rounds(level=max(min(floor, level), level // 2), floor=floor, scale=scale)
-    if opening is not None and level < stretch.stripes and place.stripes == level:
+    if opening is not None and level < page_range.stripes and cursor.stripes == level:
         # They had not: go back, and do not try that again.
-        level = min(level * 2, stretch.stripes)
+        level = min(level * 2, page_range.stripes)
         floor = level
     if following is not None and following < 0.5:
         # What the first round left is not free yet when the next one comes: somebody's snapshot still sees it. Come later.
@@ -298,8 +302,8 @@ def stripes_for(*, rows_per_page: float, row_bytes: float, indexes: int, in_plac
     return max(1, min(stripes, math.floor(rows_per_page)))
 
 
-def cut(pages: int, pieces: int, *, stretch: PageRange) -> list[PageRange]:
-    """The pages of a table in up to `pieces` equal stretches, each like `stretch` but for its ends."""
+def cut(pages: int, pieces: int, *, page_range: PageRange) -> list[PageRange]:
+    """The pages of a table in up to `pieces` equal ranges, each like `page_range` but for its ends."""
     pieces = max(1, min(pieces, pages // LEAST_GROUP_PAGES))
     edges = [round(pages * piece / pieces) for piece in range(pieces + 1)]
-    return [replace(stretch, first=first, last=last) for first, last in pairwise(edges)]
+    return [replace(page_range, first=first, last=last) for first, last in pairwise(edges)]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.record.model import Timing
 
-#: Batches that are remembered. Fewer forget a slow stretch too soon, more answer it too late (block/spirit uses ten).
+#: Batches that are remembered. Fewer forget a slow spell too soon, more answer it too late (block/spirit uses ten).
 REMEMBERED = 10
 #: 1.5: one lucky batch must not lead to a batch twice too long (block/spirit).
 GROWTH = 1.5

@@ -54,12 +54,12 @@ class TableStatistics:
         return round(self.rows_per_page * self.leaf.pages)
 
 
-def survey(connection: Connection, table: Table, rewrite: Rewrite) -> list[TableStatistics]:
+def of_leaves(connection: Connection, table: Table, rewrite: Rewrite) -> list[TableStatistics]:
     """Look at a sample of each leaf of a table, or of the table itself."""
     leaves = catalog.leaves(connection, table)
     total = sum(leaf.pages for leaf in leaves)
     written = {target.column for target in rewrite.facts.targets}
-    return [_survey(connection, leaf, table, written, total_pages=total) for leaf in leaves]
+    return [_sample(connection, leaf, table, written, total_pages=total) for leaf in leaves]
 
 
 def of_whole(connection: Connection, table: Table, rewrite: Rewrite) -> TableStatistics:
@@ -79,18 +79,18 @@ def of_whole(connection: Connection, table: Table, rewrite: Rewrite) -> TableSta
         indexes=largest.indexes if largest else 0,
         indexed_columns=largest.indexed_columns if largest else (),
     )
-    return _survey(connection, whole, table, written, total_pages=table.pages)
+    return _sample(connection, whole, table, written, total_pages=table.pages)
 
 
-def stretches(
+def page_ranges(
     connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings
 ) -> list[tuple[TableName, PageRange, int]]:
     """(leaf, its pages or a part of them, about how many rows that is) for as many lanes as the run wants, or for each leaf."""
-    surveys = [one for one in survey(connection, table, rewrite) if one.leaf.pages]
-    total = sum(one.leaf.pages for one in surveys)
+    statistics = [one for one in of_leaves(connection, table, rewrite) if one.leaf.pages]
+    total = sum(one.leaf.pages for one in statistics)
     group = _group_pages(connection, settings)
     found = []
-    for one in surveys:
+    for one in statistics:
         pieces = max(1, round(settings.lanes * one.leaf.pages / total))
         whole = PageRange(
             first=0,
@@ -100,29 +100,29 @@ def stretches(
             stripes=one.stripes,
             group_pages=group,
         )
-        for stretch in pages.cut(one.leaf.pages, pieces, stretch=whole):
-            count = (stretch.last or 0) - stretch.first
-            found.append((one.leaf.name, stretch, round(count * one.rows_per_page)))
+        for page_range in pages.cut(one.leaf.pages, pieces, page_range=whole):
+            count = (page_range.last or 0) - page_range.first
+            found.append((one.leaf.name, page_range, round(count * one.rows_per_page)))
     return found
 
 
 def to_open_end(
     connection: Connection, table: Table, settings: RunSettings, *, rows: int
 ) -> list[tuple[PageRange, int | None]]:
-    """A table's pages in equal stretches, and what comes behind them by the time the last one is looked at."""
+    """A table's pages in equal ranges, and what comes behind them by the time the last one is looked at."""
     (leaf,) = catalog.leaves(connection, table)
     each = rows / leaf.pages if leaf.pages else 1.0
     whole = PageRange(
         first=0, last=leaf.pages, filenode=leaf.filenode, rows_per_page=each, group_pages=pages.MOST_GROUP_PAGES
     )
     found: list[tuple[PageRange, int | None]] = [
-        (stretch, round(((stretch.last or 0) - stretch.first) * each))
-        for stretch in pages.cut(leaf.pages, settings.lanes, stretch=whole)
+        (page_range, round(((page_range.last or 0) - page_range.first) * each))
+        for page_range in pages.cut(leaf.pages, settings.lanes, page_range=whole)
     ]
     return [*found, (replace(whole, first=leaf.pages, last=None), 0)]
 
 
-def _survey(
+def _sample(
     connection: Connection, leaf: Leaf, table: Table, written: set[str], *, total_pages: int
 ) -> TableStatistics:
     sampled = max(1, SAMPLED_PAGES * leaf.pages // max(total_pages, 1))

@@ -113,7 +113,7 @@ _TAKEN_BACK = frozenset({State.ROLLING_BACK, State.ROLLED_BACK})
 
 def _numbers(progress: Progress) -> Text:
     parts = [rows(progress)]
-    if progress.state is State.RUNNING or progress.kept_walk is not None:
+    if progress.state is State.RUNNING or progress.old_values_walk is not None:
         parts += [rate(progress), f"{left(progress)} left" if left(progress) else ""]
     if progress.state is State.RUNNING:
         parts.append(f"{counted(progress.lanes, 'lane')}, width {progress.width}")

@@ -63,7 +63,7 @@ def rows(progress: Progress) -> str:
     """The rows of the present walk, and how many were changed where that is not the same; empty where none is known."""
     if progress.state is State.ROLLED_BACK:
         return ""
-    if kept := progress.kept_walk:
+    if kept := progress.old_values_walk:
         return _of(kept.rows_walked, kept.rows_total, _DONE_TO_KEPT[kept.kind], about=True)
     if progress.state is State.ROLLING_BACK:
         return ""
@@ -94,7 +94,7 @@ def line(progress: Progress) -> str:
     """A run on one line, for logs: no colour, no control character."""
     standing = " ".join(part for part in (phase(progress), progress.state.words) if part)
     parts = [f"{progress.name} (run {progress.run}): {standing}"]
-    if progress.rows_total is not None or progress.kept_walk is not None:
+    if progress.rows_total is not None or progress.old_values_walk is not None:
         parts += [part for part in (share(progress), rows(progress)) if part]
     if progress.state is State.RUNNING:
         parts += [rate(progress), f"width {progress.width}"]

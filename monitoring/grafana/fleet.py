@@ -109,7 +109,7 @@ PROCESSES = Section(
         ),
         lines_panel(
             "Which side tasks fail?",
-            "Turns that met an error, from point to point. They try again; the log has `loop.failed`.",
+            "Turns that met an error, from point to point. They try again; the log has `side_task.failed`.",
             Query(hosts_increase("loop", "backfilld_loop_errors_total", HOSTS), "{{loop}}"),
             look=Look(unit="short", least=0, steps=[(5, ORANGE)], names={"give_way": "giving way"}),
             size=(6, 8),

@@ -57,7 +57,7 @@ class Scene:
 
 
 #: Unknown: assume that others are active.
-CROWDED = Scene(others=1, runs=True)
+BUSY = Scene(others=1, runs=True)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Database:
         self._wal_before: tuple[float, int] | None = None
         #: Tables that are being changed, how large they were before, and about how many rows a run walks.
         self._changing: tuple[tuple[TableName, int | None, int | None], ...] = ()
-        self._scene = CROWDED
+        self._scene = BUSY
         #: Queries that failed when they were last asked.
         self._suspects: frozenset[str] = frozenset()
 
@@ -95,7 +95,7 @@ class Database:
         Inside a transaction of the caller's, our `statement_timeout` stays until it ends.
         """
         probes = [probe for probe in self._probes() if not probe.signals or self._judged & set(probe.signals)]
-        self._scene = CROWDED
+        self._scene = BUSY
         deadline = time.monotonic() + PATIENCE_SECONDS
         idle = [] if at_work else [probe for probe in probes if probe.of_runs]
         probes = [probe for probe in probes if probe not in idle]

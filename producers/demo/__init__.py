@@ -22,7 +22,7 @@ from rich.text import Text
 from backfilld.producers.demo import account
 from backfilld.producers.demo.screen import Screen
 from backfilld.producers.demo.servers import EmbeddedUnavailable
-from backfilld.producers.demo.site import Site, surroundings_of_its_own
+from backfilld.producers.demo.site import Site, own_environment
 from backfilld.producers.demo.story import DemoFailed, Story
 
 if TYPE_CHECKING:
@@ -41,20 +41,20 @@ def main() -> None:
     sys.exit(run(Console(highlight=False), Console(stderr=True, highlight=False)))
 
 
-def run(console: Console, complaints: Console) -> int:
+def run(console: Console, errors: Console) -> int:
     """The demo itself; returns the exit code. Even when it fails, no process and no file is left behind."""
     began = time.monotonic()
     try:
-        with surroundings_of_its_own() as folder, Screen(console) as screen, Site(folder) as site:
+        with own_environment() as folder, Screen(console) as screen, Site(folder) as site:
             told = Story(site, screen).run()
     except EmbeddedUnavailable as exc:
-        complaints.print(Text(f"error: {exc}", style="red"), soft_wrap=True)
+        errors.print(Text(f"error: {exc}", style="red"), soft_wrap=True)
         return UNAVAILABLE
     except DemoFailed as exc:
-        complaints.print(Text(f"failed: {exc}", style="red"), soft_wrap=True)
+        errors.print(Text(f"failed: {exc}", style="red"), soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        complaints.print(Text("interrupted; everything was taken away", style="yellow"), soft_wrap=True)
+        errors.print(Text("interrupted; everything was taken away", style="yellow"), soft_wrap=True)
         return INTERRUPTED
     facts = account.judge(told, left_behind=site.left_behind(), seconds=time.monotonic() - began)
     console.print()
@@ -63,7 +63,7 @@ def run(console: Console, complaints: Console) -> int:
     code = account.exit_code(facts)
     if code:
         untrue = ", ".join(fact.name for fact in facts if not fact.holds)
-        complaints.print(Text(f"failed: not true is {untrue}", style="red"), soft_wrap=True)
+        errors.print(Text(f"failed: not true is {untrue}", style="red"), soft_wrap=True)
     return code
 
 

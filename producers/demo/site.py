@@ -73,7 +73,7 @@ _COUNTS = {"customers": 20_000, "inventory": 2_000, "messages": 50_000}
 
 
 @contextlib.contextmanager
-def surroundings_of_its_own() -> Iterator[Path]:
+def own_environment() -> Iterator[Path]:
     """Work in a temporary folder, without the user's variables and `backfilld.toml`, until the end; then all is as before."""
     foreign = {name: value for name, value in os.environ.items() if name.upper().startswith(_OF_THE_USER)}
     folder = Path(tempfile.mkdtemp(prefix="backfilld-demo-"))
@@ -221,7 +221,7 @@ class Daemon:
         """The newest process of each child, by its name."""
         return {line["child"]: line["pid"] for line in self.lines() if line.get("event") == "child.started"}
 
-    def complaints(self) -> list[str]:
+    def errors(self) -> list[str]:
         """Its last warnings and errors, and what it printed before logging was set up."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
         return [line for line in lines if '"level": "info"' not in line][-10:]

@@ -269,8 +269,8 @@ class Story:
 
     def _failed(self, problem: str) -> DemoFailed:
         where = [display.line(self._progress())] if self._run else []
-        complaints = self._site.daemon.complaints()
-        return DemoFailed("\n".join([problem, *where, *(["the worker's log:"] if complaints else []), *complaints]))
+        errors = self._site.daemon.errors()
+        return DemoFailed("\n".join([problem, *where, *(["the worker's log:"] if errors else []), *errors]))
 
     def _show(self) -> None:
         if not self._run or time.monotonic() - self._shown_at < SHOW_SECONDS:

@@ -50,7 +50,7 @@ def numbers(run: Progress, width: int) -> RenderableType:
         return Group(Text("everything it did is undone", style="dim"), *why(run))
     share = f"{display.share(run):>7}"
     parts = [display.rows(run)]
-    if run.state is State.RUNNING or run.kept_walk is not None:
+    if run.state is State.RUNNING or run.old_values_walk is not None:
         parts.append(display.rate(run))
     if display.left(run):
         parts.append(f"{display.left(run)} left")
@@ -98,7 +98,7 @@ def bar(share: float, width: int, style: str) -> Text:
 
 
 def lanes(detail: Detail, width: int) -> RenderableType:
-    """How far each slice of the present walk is; those that are done in one line."""
+    """Progress of each lane of the present walk; finished lanes in one line."""
     if not detail.lanes:
         return Text("no walk yet", style="dim")
     open_ = [lane for lane in detail.lanes if lane.done_at is None]

@@ -27,7 +27,7 @@ from backfilld.producers.demo.account import Checked, Paused, Struck, Told
 from backfilld.producers.demo.application import Latency
 from backfilld.producers.demo.screen import Screen
 from backfilld.producers.demo.servers import EmbeddedPostgres, EmbeddedUnavailable, EmbeddedValkey
-from backfilld.producers.demo.site import surroundings_of_its_own
+from backfilld.producers.demo.site import own_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -254,7 +254,7 @@ def test_without_the_extra_it_says_what_to_install(
 def test_the_surroundings_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKFILLD_DATABASE_URL", "postgresql://here")
     before, there = dict(os.environ), Path.cwd()
-    with surroundings_of_its_own() as folder:
+    with own_environment() as folder:
         assert Path.cwd() == folder.resolve()
         assert not [name for name in os.environ if name.startswith(("BACKFILLD_", "PG"))]
     assert (dict(os.environ), Path.cwd()) == (before, there)

@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 WORTH_SHARING_BATCHES = 4
 
 
-def is_slice(lane: Lane) -> bool:
-    """Whether the lane walks a slice of a table, which others may share; one that retries walks the quarantine."""
+def is_divisible(lane: Lane) -> bool:
+    """Whether the lane walks a part of a table, which can be divided again; one that retries walks the quarantine."""
     return lane.kind is not LaneKind.RETRY
 
 
 def steps_back(lane: Lane, context: StepContext) -> bool:
     """Whether this lane is one too many: the run wants fewer than there are, and this is the last of them."""
-    return is_slice(lane) and context.lanes_awake > context.settings.lanes and lane.lane == context.last_lane
+    return is_divisible(lane) and context.lanes_awake > context.settings.lanes and lane.lane == context.last_lane
 
 
 def gives(lane: Lane, context: StepContext) -> bool:
     """Whether this lane should give half of its rest away."""
     return (
-        is_slice(lane)
+        is_divisible(lane)
         and context.lanes_awake < context.settings.lanes
         and not context.lanes_asleep
         and lane.rows_left >= max(context.most_left or 0, WORTH_SHARING_BATCHES * lane.batch_rows)
@@ -53,7 +53,7 @@ def share(connection: Connection, work: LaneWork, lane: Lane, context: StepConte
     None when the rest cannot be cut, or when another session adds lanes at this moment; the next checkpoint tries again.
     The caller holds the lane, whose checkpoint is written.
     """
-    if not lanes.try_lock_conductor(connection, lane.run):
+    if not lanes.try_lock_coordinator(connection, lane.run):
         return None
     match lane.bounds:
         case PageRange():
@@ -62,15 +62,15 @@ def share(connection: Connection, work: LaneWork, lane: Lane, context: StepConte
             return _share_keys(connection, work, lane, lane.bounds, rows_total=context.rows_total or lane.rows_left)
 
 
-def _share_pages(connection: Connection, lane: Lane, stretch: PageRange) -> LaneMessage | None:
-    place = PageCursor.from_json(lane.cursor) if lane.cursor is not None else pages.begin(stretch)
-    split = pages.split(stretch, place)
+def _share_pages(connection: Connection, lane: Lane, page_range: PageRange) -> LaneMessage | None:
+    cursor = PageCursor.from_json(lane.cursor) if lane.cursor is not None else pages.begin(page_range)
+    split = pages.split(page_range, cursor)
     if split is None:
         return None
     kept, given = split.kept, split.given
-    rows = round(split.pages * stretch.rows_per_page)
-    lanes.shorten(connection, lane, bounds=kept.stretch, cursor=kept.place.to_json(), given=rows)
-    return _insert(connection, lane, given.stretch, cursor=given.place.to_json(), rows=rows)
+    rows = round(split.pages * page_range.rows_per_page)
+    lanes.shorten(connection, lane, bounds=kept.page_range, cursor=kept.cursor.to_json(), given=rows)
+    return _insert(connection, lane, given.page_range, cursor=given.cursor.to_json(), rows=rows)
 
 
 def _share_keys(

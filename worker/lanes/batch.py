@@ -84,7 +84,7 @@ class Work(Protocol):
     def relation(self) -> str:
         """The table of the operation, as the quarantine names it."""
 
-    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         """Do the lane's work on a range; `carefully` where a row in it may be known to be an error."""
         ...
 
@@ -111,15 +111,15 @@ class Batch:
         self._work = work
         self._walk = walk_of(work.walk, lane)
 
-    def run(self, reach: BatchRange, *, carefully: bool) -> Tally:
-        """Do the lane's work on what `reach` covers; `carefully` after a first attempt met a row that cannot be converted.
+    def run(self, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        """Do the lane's work on what `batch_range` covers; `carefully` after a first attempt met a row that cannot be converted.
 
         Raises psycopg.Error on the first attempt, and TooManyQuarantined.
         """
         if carefully:
             self.check_constraints_now()
-            return self._halve(reach)
-        return self._work.attempt(self, reach, carefully=False)
+            return self._halve(batch_range)
+        return self._work.attempt(self, batch_range, carefully=False)
 
     def check_constraints_now(self) -> None:
         """A constraint that waits for COMMIT would name no row."""
@@ -130,16 +130,16 @@ class Batch:
         row = self.connection.execute(*self._work.walk.count(bounds)).fetchone()
         return int(row["rows"]) if row else 0
 
-    def within(self, reach: BatchRange) -> tuple[sql.Composable, list[str]]:
-        """The condition for the rows that `reach` covers, and its parameters."""
-        match reach:
+    def within(self, batch_range: BatchRange) -> tuple[sql.Composable, list[str]]:
+        """The condition for the rows that `batch_range` covers, and its parameters."""
+        match batch_range:
             case Bounds():
-                return self._work.walk.within(reach)
+                return self._work.walk.within(batch_range)
             case Row(key=key):
                 return self._work.walk.at(key)
             case PageBatchRange():
                 if isinstance(self._walk, PageWalk):
-                    return self._walk.within(reach)
+                    return self._walk.within(batch_range)
                 msg = f"lane {self.lane.lane} of run {self.lane.run} walks keys, not pages"
                 raise TypeError(msg)
 
@@ -171,58 +171,67 @@ class Batch:
             raise TooManyQuarantined(key, sqlstate, message, self.cap)
         return Tally(walked=1, quarantined=1, sqlstates=(sqlstate,))
 
-    def _halve(self, reach: BatchRange) -> Tally:
+    def _halve(self, batch_range: BatchRange) -> Tally:
         try:
             with self.connection.transaction():
-                return self._work.attempt(self, reach, carefully=True)
+                return self._work.attempt(self, batch_range, carefully=True)
         except psycopg.Error as exc:
             if classify(exc) != "data":
                 raise
             failure = exc
-        if isinstance(reach, Row):
-            return self.set_aside(reach.key, failure.sqlstate or "", in_words(failure))
+        if isinstance(batch_range, Row):
+            return self.set_aside(batch_range.key, failure.sqlstate or "", in_words(failure))
         tally = Tally()
-        for part in self._parts(reach):
-            if isinstance(part, Row) and isinstance(reach, Bounds):
+        for part in self._parts(batch_range):
+            if isinstance(part, Row) and isinstance(batch_range, Bounds):
                 # It was alone in its range and was tried just now.
                 tally += self.set_aside(part.key, failure.sqlstate or "", in_words(failure))
             else:
                 tally += self._halve(part)
         return tally
 
-    def _parts(self, reach: Bounds | PageBatchRange) -> list[BatchRange]:
+    def _parts(self, batch_range: Bounds | PageBatchRange) -> list[BatchRange]:
         """Smaller parts of what could not be done at once, down to single rows; none when its rows went away meanwhile."""
-        match reach:
-            case PageBatchRange(last=last) if last is None or last - reach.first > 1:
-                middle = self._middle_page(reach)
-                return [replace(reach, last=middle), replace(reach, first=middle)] if middle else self._rows(reach)
+        match batch_range:
+            case PageBatchRange(last=last) if last is None or last - batch_range.first > 1:
+                middle = self._middle_page(batch_range)
+                return (
+                    [replace(batch_range, last=middle), replace(batch_range, first=middle)]
+                    if middle
+                    else self._rows(batch_range)
+                )
             case PageBatchRange():
-                return self._rows(reach)
+                return self._rows(batch_range)
             case Bounds():
                 walk = self._work.walk
-                key = fetch_key(self.connection, walk.bound(reach, 1))
+                key = fetch_key(self.connection, walk.bound(batch_range, 1))
                 if key is None:
                     return []
-                rows = max(self.count(reach), 1)
+                rows = max(self.count(batch_range), 1)
                 if rows == 1:
                     return [Row(key=key)]
-                middle_key = fetch_key(self.connection, walk.bound(reach, rows // 2))
+                middle_key = fetch_key(self.connection, walk.bound(batch_range, rows // 2))
                 if middle_key is None:
-                    return [reach]  # rows went away between the two looks; without an end, a range goes to the table's
-                return [Bounds(after=reach.after, upto=middle_key), Bounds(after=middle_key, upto=reach.upto)]
+                    return [
+                        batch_range
+                    ]  # rows went away between the two looks; without an end, a range goes to the table's
+                return [
+                    Bounds(after=batch_range.after, upto=middle_key),
+                    Bounds(after=middle_key, upto=batch_range.upto),
+                ]
 
-    def _middle_page(self, reach: PageBatchRange) -> int | None:
+    def _middle_page(self, batch_range: PageBatchRange) -> int | None:
         """A page between the ends; None when only one is left."""
-        last = reach.last
+        last = batch_range.last
         if last is None and isinstance(self._walk, PageWalk):
             with self.connection.cursor(row_factory=tuple_row) as cursor:
                 row = cursor.execute(*self._walk.look()).fetchone()
             last = row[1] if row else None
-        middle = (reach.first + (last or 0)) // 2
-        return middle if middle > reach.first else None
+        middle = (batch_range.first + (last or 0)) // 2
+        return middle if middle > batch_range.first else None
 
-    def _rows(self, reach: BatchRange) -> list[BatchRange]:
-        condition, parameters = self.within(reach)
+    def _rows(self, batch_range: BatchRange) -> list[BatchRange]:
+        condition, parameters = self.within(batch_range)
         query = update_sql.keys(self._work.walk, self.table, condition)
         with self.connection.cursor(row_factory=tuple_row) as cursor:
             keys: list[Key] = cursor.execute(query, parameters).fetchall()

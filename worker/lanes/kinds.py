@@ -98,23 +98,23 @@ class LaneWork(ABC):
     def step(self, batch: Batch, seen: Seen, *, beside_others: bool, carefully: bool) -> Stepped:
         """Do the lane's next batch. Raises psycopg.Error and TooManyQuarantined."""
         lane = batch.lane
-        following = next_batch.stride(lane, seen, writes=self.changes_rows, beside_others=beside_others)
-        if following.reach is None:
+        following = next_batch.following(lane, seen, writes=self.changes_rows, beside_others=beside_others)
+        if following.batch_range is None:
             audit.record(batch.connection, lane.run, actor=runs.WORKER, what="table.rewritten", lane=lane.lane)
             tally = Tally()
         else:
-            tally = self.cover(batch, following.reach, rows=following.rows, carefully=carefully)
+            tally = self.cover(batch, following.batch_range, rows=following.rows, carefully=carefully)
         return Stepped(tally=tally, after=following.cursor_after(changed=tally.changed, hot=tally.hot or 0))
 
-    def cover(self, batch: Batch, reach: BatchRange, *, rows: int | None, carefully: bool) -> Tally:
+    def cover(self, batch: Batch, batch_range: BatchRange, *, rows: int | None, carefully: bool) -> Tally:
         """Do the work on a range of about `rows` rows (None: they have to be counted), and say how many that was."""
-        tally = batch.run(reach, carefully=carefully)
-        if rows is None and isinstance(reach, Bounds):
-            rows = batch.count(reach)
+        tally = batch.run(batch_range, carefully=carefully)
+        if rows is None and isinstance(batch_range, Bounds):
+            rows = batch.count(batch_range)
         return replace(tally, walked=rows or 0)
 
     @abstractmethod
-    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         """Do the work on a range. Raises psycopg.Error."""
 
     def quarantine_key(self, connection: Connection, key: Key) -> Key:
@@ -161,9 +161,9 @@ class Backfill(LaneWork):
     def writes(self) -> str:
         return self.rewrite.writes
 
-    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
-        condition, parameters = batch.within(reach)
+        condition, parameters = batch.within(batch_range)
         return self.values.write(batch, condition, parameters, journal=self.journal)
 
 
@@ -216,19 +216,19 @@ class Verify(LaneWork):
     def of(cls, backfill: Backfill) -> Verify:
         return cls(number=backfill.number, operation=backfill.operation, walk=backfill.walk, rewrite=backfill.rewrite)
 
-    def cover(self, batch: Batch, reach: BatchRange, *, rows: int | None, carefully: bool) -> Tally:
+    def cover(self, batch: Batch, batch_range: BatchRange, *, rows: int | None, carefully: bool) -> Tally:
         del rows  # they are counted anyway
-        tally = batch.run(reach, carefully=carefully)
+        tally = batch.run(batch_range, carefully=carefully)
         if tally.residual:
-            self._add_residual_lane(batch, reach)
+            self._add_residual_lane(batch, batch_range)
         return tally
 
-    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         """Rows of the range that need work, but for those known to be unconvertible.
 
         A value that is NULL although it must not be would be residual for ever: such rows are set aside.
         """
-        condition, parameters = batch.within(reach)
+        condition, parameters = batch.within(batch_range)
         wanted = verify_sql.wanted(self.walk, self.rewrite.needs_work, carefully=carefully)
         query = verify_sql.count_residual(batch.table, condition, wanted=wanted)
         row = batch.connection.execute(query, [batch.lane.run, self.number, *parameters]).fetchone()
@@ -256,18 +256,18 @@ class Verify(LaneWork):
             )
         return len(found)
 
-    def _add_residual_lane(self, batch: Batch, reach: BatchRange) -> None:
+    def _add_residual_lane(self, batch: Batch, batch_range: BatchRange) -> None:
         """Let the next pass walk this range again. Residual rows of neighbouring batches share one lane."""
         connection, lane, next_pass = batch.connection, batch.lane, batch.lane.pass_ + 1
-        lanes.lock_conductor(connection, lane.run)
+        lanes.lock_coordinator(connection, lane.run)
         bounds: Bounds | PageRange
-        match reach, lane.bounds:
+        match batch_range, lane.bounds:
             case PageBatchRange(), PageRange():
-                bounds = replace(lane.bounds, first=reach.first, last=reach.last)
+                bounds = replace(lane.bounds, first=batch_range.first, last=batch_range.last)
             case Bounds(), _:
-                bounds = reach
+                bounds = batch_range
             case _:
-                msg = f"lane {lane.lane} of run {lane.run} has looked at {reach}"
+                msg = f"lane {lane.lane} of run {lane.run} has looked at {batch_range}"
                 raise TypeError(msg)
         if not lanes.extend(connection, lane.run, operation=self.number, pass_=next_pass, bounds=bounds):
             lanes.insert(
@@ -318,11 +318,11 @@ class Retry(LaneWork):
             quarantine.release(batch.connection, batch.lane.run, operation=self.number, key=row.key)
         return Stepped(tally=tally, after=next_batch.After(cursor=None, done=False))
 
-    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
-        changed = self.backfill.attempt(batch, reach, carefully=carefully).changed
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        changed = self.backfill.attempt(batch, batch_range, carefully=carefully).changed
         rewrite = self.backfill.rewrite
         if rewrite.not_null:
-            condition, parameters = batch.within(reach)
+            condition, parameters = batch.within(batch_range)
             query = update_sql.without_value(batch.table, rewrite.assignments[0].target.column, condition)
             if batch.connection.execute(query, parameters).fetchone():
                 msg = "the expression gives NULL, and the column is to be NOT NULL"
@@ -336,9 +336,9 @@ class Archive(LaneWork):
 
     archived: Archived
 
-    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
-        condition, parameters = batch.within(reach)
+        condition, parameters = batch.within(batch_range)
         query = archive.archive(
             self.walk,
             condition,
@@ -361,9 +361,9 @@ class Restore(LaneWork):
     def writes(self) -> str:
         return self.rewrite.writes
 
-    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
-        condition, parameters = batch.within(reach)
+        condition, parameters = batch.within(batch_range)
         tally = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journal=None)
         query = archive.unarchived(self.walk, condition, run=batch.lane.run, operation=self.number)
         row = batch.connection.execute(query, parameters).fetchone()
@@ -380,9 +380,9 @@ class Undo(LaneWork):
     def targets(self) -> tuple[Target, ...]:
         return self.operation.facts.targets
 
-    def attempt(self, batch: Batch, reach: BatchRange, *, carefully: bool) -> Tally:
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
-        condition, parameters = batch.within(reach)
+        condition, parameters = batch.within(batch_range)
         query = journal.undo(self.walk, self.table, self.targets, condition, operation=self.number)
         batch.connection.execute(journal.JOIN_BY_KEY)
         row = batch.connection.execute(query, parameters).fetchone()

@@ -122,7 +122,7 @@ class Runner:
         self._coordinators = CoordinatorSteps(pool, observe=observe, stopping=stopping)
 
     def advance(self, message: LaneMessage) -> None:
-        """Take steps of a lane until its slice of time is over, its run is told to stop, or there is nothing left.
+        """Take steps of a lane until the time of its message is over, its run is told to stop, or there is nothing left.
 
         Errors of PostgreSQL are dealt with here. Raises only when the database cannot be reached at all.
         """
@@ -304,6 +304,6 @@ def _checkpoint(lane: Lane, context: StepContext, stepped: Stepped, *, seconds: 
 
 def _at_end(lane: Lane, context: StepContext) -> list[Statement]:
     """A lane has ended: the coordinator looks whether all have, and the next one that waits for its turn begins."""
-    coordinator = lanes.wake_conductor_query(lane.run)
-    wanted = balance.is_slice(lane) and context.lanes_awake <= context.settings.lanes
+    coordinator = lanes.wake_coordinator_query(lane.run)
+    wanted = balance.is_divisible(lane) and context.lanes_awake <= context.settings.lanes
     return [coordinator, lanes.wake_sleeper_query(lane.run)] if wanted else [coordinator]

@@ -51,18 +51,18 @@ def execute(connection: Connection, action: Action) -> None:
         connection.execute(lock.statement)
     _ask(connection, action, action.requires)
     if action.scans:
-        # Long, under a lock that lets the application go on; a pause cancels it.
+        # Long, under a lock that lets the application work; a pause cancels it.
         connection.execute("SET LOCAL statement_timeout = 0")
-    before = catalog_diff.read(connection, action.table) if action.keeps and action.table else frozenset()
+    before = catalog_diff.read(connection, action.table) if action.allows and action.table else frozenset()
     for statement in action.statements:
         cursor = connection.execute(statement.sql)
         if action.looks_for and cursor.fetchone() is not None:
             msg = f"rows break {action.looks_for}"
             raise psycopg.errors.CheckViolation(msg)
     check(connection, action)
-    if action.keeps and action.table:
-        _check_kept(
-            action.table, catalog_diff.compare(before, catalog_diff.read(connection, action.table), action.keeps)
+    if action.allows and action.table:
+        _check_catalog(
+            action.table, catalog_diff.compare(before, catalog_diff.read(connection, action.table), action.allows)
         )
 
 
@@ -77,15 +77,15 @@ def _ask(connection: Connection, action: Action, guards: tuple[Guard, ...]) -> N
             raise Refused([Finding("guard", f"{action.table}: {guard.problem_of(found)}", guard.remedy)])
 
 
-def _check_kept(table: TableName, difference: Difference) -> None:
-    """Raises Refused when something is otherwise that nobody asked to change; the transaction is rolled back by it."""
+def _check_catalog(table: TableName, difference: Difference) -> None:
+    """Raises Refused when anything else changed than what was asked for, which rolls back the transaction."""
     if difference:
         raise Refused(
             [
                 Finding(
-                    "fingerprint",
-                    f"{table}: this would have changed what it was not asked to ({difference})",
-                    "Nothing was changed. Tell us, with the output of `backfilld plan`; or change what is named by hand first",
+                    "catalog diff",
+                    f"{table}: this step would have changed more than the migration asks for ({difference})",
+                    "Nothing was changed. Report it with the output of `backfilld plan`, or first change by hand what is named",
                 )
             ]
         )

@@ -13,7 +13,7 @@ from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.rollback import journal, retention
 from backfilld.migrations.walks.keys import KeyWalk, split
 from backfilld.migrations.walks.sizing import FIRST_ROWS
-from backfilld.migrations.walks.table_statistics import stretches, to_open_end, walk_for
+from backfilld.migrations.walks.table_statistics import page_ranges, to_open_end, walk_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,12 +48,14 @@ class LanePlan:
             total += rows
             if walk_for(work.operation.facts, context.settings) == "pages":
                 planned += [
-                    (work, leaf, stretch, expected)
-                    for leaf, stretch, expected in stretches(self._connection, table, work.rewrite, context.settings)
+                    (work, leaf, page_range, expected)
+                    for leaf, page_range, expected in page_ranges(
+                        self._connection, table, work.rewrite, context.settings
+                    )
                 ]
             else:
-                slices = split(self._connection, work.walk, lanes=context.settings.lanes, rows_estimate=rows)
-                planned += [(work, table.name, bounds, rows // len(slices)) for bounds in slices]
+                ranges = split(self._connection, work.walk, lanes=context.settings.lanes, rows_estimate=rows)
+                planned += [(work, table.name, bounds, rows // len(ranges)) for bounds in ranges]
         for number, (work, relation, bounds, expected) in enumerate(planned):
             awake = number < context.settings.lanes
             self._insert(
@@ -64,20 +66,22 @@ class LanePlan:
     def for_walk(self, walk: Walk, context: StepContext) -> int:
         """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
         if LaneKind(walk.kind) is LaneKind.UNDO:
-            found = journal.slices(self._connection, self._run, operation=walk.operation, lanes=context.settings.lanes)
+            found = journal.key_ranges(
+                self._connection, self._run, operation=walk.operation, lanes=context.settings.lanes
+            )
             return self._insert_walk(walk, found.bounds, rows=found.rows, context=context)
         # For a restore too, which may find that nothing was archived.
         retention.make_partition(self._connection, "archive", self._run)
         table = self._describe(walk.table)
         rows = catalog.estimate_rows(self._connection, table)
         by_key = KeyWalk(table=walk.table, key=walk.key)
-        slices = split(self._connection, by_key, lanes=context.settings.lanes, rows_estimate=rows)
-        if slices and walk.to_open_end:
-            slices[-1] = replace(slices[-1], upto=None)
-        return self._insert_walk(walk, slices, rows=rows, context=context)
+        ranges = split(self._connection, by_key, lanes=context.settings.lanes, rows_estimate=rows)
+        if ranges and walk.to_open_end:
+            ranges[-1] = replace(ranges[-1], upto=None)
+        return self._insert_walk(walk, ranges, rows=rows, context=context)
 
-    def _insert_walk(self, walk: Walk, slices: Sequence[Bounds], *, rows: int, context: StepContext) -> int:
-        for bounds in slices:
+    def _insert_walk(self, walk: Walk, ranges: Sequence[Bounds], *, rows: int, context: StepContext) -> int:
+        for bounds in ranges:
             lanes.insert(
                 self._connection,
                 self._run,
@@ -87,9 +91,9 @@ class LanePlan:
                 relation=str(walk.table),
                 bounds=bounds,
                 batch_rows=FIRST_ROWS,
-                rows_expected=rows // len(slices),
+                rows_expected=rows // len(ranges),
             )
-        return len(slices)
+        return len(ranges)
 
     def for_verify(self, context: StepContext) -> None:
         """The whole table once more, to the open end: rows added since are looked at too."""
@@ -101,7 +105,7 @@ class LanePlan:
             if not (work.rewrite.verifiable or condition_ended):
                 continue
             first = [lane for lane in own if lane.pass_ == 1]
-            for bounds, expected in self._verify_slices(work, first, context):
+            for bounds, expected in self._verify_ranges(work, first, context):
                 awake, number = number < context.settings.lanes, number + 1
                 table = work.table
                 self._insert(
@@ -114,7 +118,7 @@ class LanePlan:
                     awake=awake,
                 )
 
-    def _verify_slices(
+    def _verify_ranges(
         self, work: Backfill, first: Sequence[Lane], context: StepContext
     ) -> list[tuple[Bounds | PageRange, int | None]]:
         """Pages where no row that moves meanwhile can be wrong; keys where one could.
@@ -123,18 +127,18 @@ class LanePlan:
         gives a row that is written its value, or NULL where that cannot be computed; and the scan that proves NOT NULL, one
         statement with one snapshot, misses no NULL.
         """
-        slices: list[tuple[Bounds, int]] = _in_key_order(first)
+        ranges: list[tuple[Bounds, int]] = _in_key_order(first)
         if any(isinstance(lane.bounds, PageRange) for lane in first):
             table = self._describe(work.table)
             rows = catalog.estimate_rows(self._connection, table)
             if table.kind == "r" and work.rewrite.synced and work.rewrite.not_null:
                 return [*to_open_end(self._connection, table, context.settings, rows=rows)]
             keys = split(self._connection, work.walk, lanes=context.settings.lanes, rows_estimate=rows)
-            slices = [(bounds, rows // len(keys)) for bounds in keys]
-        if not slices:
+            ranges = [(bounds, rows // len(keys)) for bounds in keys]
+        if not ranges:
             return [(Bounds(), 0)]
-        last, expected = slices[-1]
-        return [*slices[:-1], (replace(last, upto=None), expected)]
+        last, expected = ranges[-1]
+        return [*ranges[:-1], (replace(last, upto=None), expected)]
 
     def _insert(  # noqa: PLR0913 - one row; each column is named where it is called
         self,
@@ -169,7 +173,7 @@ class LanePlan:
 
 
 def _in_key_order(walked: Sequence[Lane]) -> list[tuple[Bounds, int]]:
-    """The slices of a walk by key, each with the rows it had, in order: a lane that was split is not before its other half."""
+    """The ranges of a walk by key, each with the rows it had, in order: a lane that was split is not before its other half."""
     after = {lane.bounds.after: lane for lane in walked if isinstance(lane.bounds, Bounds)}
     found: list[tuple[Bounds, int]] = []
     key: Key | None = None

@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit, runs
 from backfilld.migrations.telemetry import SessionWaited
@@ -37,8 +36,6 @@ IDLE_SECONDS = 0.1
 REST_SECONDS = 30.0
 #: Between two batches none is running for a moment; a lane's next one must not be found late.
 LINGER_SECONDS = 1.0
-#: Runs that were enqueued before there was the setting have the default.
-_DEFAULT_MS: int = RunSettings.model_fields["give_way_ms"].default
 
 
 class GiveWay:
@@ -55,7 +52,7 @@ class GiveWay:
         """One look; returns how many batches are running."""
         if not self._is_busy and not self._any(connection):
             return 0
-        batches = connection.execute(_SQL["give_way"], {"default_ms": _DEFAULT_MS}).fetchall()
+        batches = connection.execute(_SQL["give_way"]).fetchall()
         going = {(batch["pid"], batch["xact_start"]): batch for batch in batches if batch["cancelled"]}
         for which, batch in going.items():
             if which not in self._going:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TICK_SECONDS = 0.5
 #: The same while none is: there are no lanes then, but a session of ours may be frozen.
 IDLE_SECONDS = 45.0
-#: How long a message may be on its way. Longer than a slice, so that a lane waiting behind another is not woken twice.
+#: How long a message may be on its way. Longer than one message's turn, so that a lane waiting behind another is not woken twice.
 GRACE_SECONDS = SLICE_SECONDS + 0.5
 #: How long a session of ours may hold a lane and do nothing. A little more than `idle_in_transaction_session_timeout`, which is
 #: to come first where it can.

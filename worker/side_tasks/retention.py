@@ -26,11 +26,11 @@ def run_once(connection: Connection) -> int:
         try:
             with connection.transaction():
                 connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
-                held = runs.lock(connection, run)
+                locked = runs.lock(connection, run)
                 # Somebody may have been quicker, or have it rolled back at this moment.
-                if held is None or held.state not in ENDED or run not in retention.overdue(connection):
+                if locked is None or locked.state not in ENDED or run not in retention.overdue(connection):
                     continue
-                retention.purge(connection, held, actor=runs.WORKER)
+                retention.purge(connection, locked, actor=runs.WORKER)
         except errors.LockNotAvailable:
             continue
         purged += 1

@@ -1,4 +1,4 @@
-"""Side tasks: small things done again and again beside the lanes, each in a thread with a connection of its own.
+"""Side tasks run beside the lanes, again and again, each in a thread with a connection of its own.
 
 The shell owns sleeping, stopping and errors; the tasks are `run_once(connection)`.
 """
@@ -15,7 +15,7 @@ from backfilld.migrations.errors import BackfilldError
 from backfilld.migrations.postgres import connect
 from backfilld.migrations.postgres.sessions import named
 from backfilld.migrations.postgres.sqlstates import classify
-from backfilld.migrations.telemetry import LoopFailed, LoopTicked
+from backfilld.migrations.telemetry import SideTaskFailed, SideTaskTicked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 RECONNECT_SECONDS = 0.5
 
 
-class Loop(threading.Thread):
-    """Calls a task until told to stop. An error is told and the task goes on: a guardian must not die of one bad tick."""
+class SideTask(threading.Thread):
+    """Calls a task again and again until the process stops. An error is reported and the task continues at its next tick."""
 
     def __init__(  # noqa: PLR0913 - the composition root names each part
         self,
@@ -57,15 +57,15 @@ class Loop(threading.Thread):
                 if connection is None or connection.closed or connection.broken:
                     connection = connect.connect(self._database_url, application_name=named(self.name))
                 result = self._task(connection)
-                self._observe(LoopTicked(loop=self.name))
+                self._observe(SideTaskTicked(task=self.name))
             except psycopg.Error as exc:
-                self._observe(LoopFailed(loop=self.name, error_class=classify(exc), message=str(exc).strip()))
+                self._observe(SideTaskFailed(task=self.name, error_class=classify(exc), message=str(exc).strip()))
                 self._stopping.wait(RECONNECT_SECONDS)
             except BackfilldError as exc:
-                self._observe(LoopFailed(loop=self.name, error_class="connection", message=str(exc)))
+                self._observe(SideTaskFailed(task=self.name, error_class="connection", message=str(exc)))
                 self._stopping.wait(RECONNECT_SECONDS)
             except Exception as exc:  # noqa: BLE001 - the edge of a thread: the next tick starts afresh
-                self._observe(LoopFailed(loop=self.name, error_class="fatal", message=repr(exc)))
+                self._observe(SideTaskFailed(task=self.name, error_class="fatal", message=repr(exc)))
                 self._stopping.wait(RECONNECT_SECONDS)
             self.last_tick = time.monotonic()
             self._wait(result)

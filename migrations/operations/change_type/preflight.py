@@ -207,13 +207,11 @@ def _refuse_other_uses(case: Case, operation: ChangeType) -> None:
 def _analysed(case: Case, expression: str, *, what: str, given: bool, type_: str | None = None) -> Analysis:
     try:
         analysis = case.trial.analyse(expression, what=what, type_=type_)
-    except Rejected as complaint:
+    except Rejected as rejected:
         if given:
             raise
         way = "the new type from the old one" if what == "up" else "the old type from the new one"
-        raise Rejected(
-            "expression", complaint.problem, f"Write `{what}:`, an expression that gives {way}"
-        ) from complaint
+        raise Rejected("expression", rejected.problem, f"Write `{what}:`, an expression that gives {way}") from rejected
     check_reads(case, analysis)
     if analysis.unrepeatable:
         raise Rejected(

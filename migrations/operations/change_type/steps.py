@@ -98,7 +98,7 @@ class ChangeType(Plain[file.ChangeType]):
                     change.trigger.turned(change.synced_after),
                 ),
                 guards=guards.same_privileges(change),
-                keeps=self._keeps(),
+                allows=self._allows(),
                 back=self._switched_back(),
             ),
         )
@@ -170,7 +170,7 @@ class ChangeType(Plain[file.ChangeType]):
                 ),
                 guards=guards.same_privileges(change),
                 # It comes back once it is proved.
-                keeps=self._keeps(("not null", self.column)),
+                allows=self._allows(("not null", self.column)),
             )
         )
         for rule, proved in change.rules_of_old():
@@ -228,7 +228,7 @@ class ChangeType(Plain[file.ChangeType]):
         # Extended statistics are of the whole table.
         return statistics.analyze(self.table, *(() if self._dependents.statistics else (column,)))
 
-    def _keeps(self, *more: tuple[str, str]) -> AllowedChanges:
+    def _allows(self, *more: tuple[str, str]) -> AllowedChanges:
         """All else must be as it was. Where a view had no privileges of its own it has them in words now: `same_privileges`."""
         change = self._change
         views = [("view", view.written) for view in change.dependents.views if not view.has_grants]

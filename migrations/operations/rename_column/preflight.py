@@ -146,7 +146,9 @@ def _with_indexes(case: Case, operation: RenameColumn, shadow: ShadowColumn) -> 
         )
         for number, one in enumerate(present)
     ]
-    pairs = case.trial.twin_indexes(operation.old, operation.new, wanted, type_=shadow.type, collation=shadow.collation)
+    pairs = case.trial.shadow_indexes(
+        operation.old, operation.new, wanted, type_=shadow.type, collation=shadow.collation
+    )
     if any(index.unique for index, _ in pairs):
         case.warn(
             f"{operation.old} has a unique index, and its shadow gets one too: until contract, of two INSERT … ON CONFLICT that "

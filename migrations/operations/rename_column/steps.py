@@ -114,7 +114,7 @@ class RenameColumn(Plain[file.RenameColumn]):
             table=self.table,
             statements=(self._trigger.turned(self._body(primary=primary, shadow=shadow)), *renames),
             # Both hold the same, so that nothing but the names may be otherwise.
-            keeps=AllowedChanges(renamed=((primary, shadow), (shadow, primary))),
+            allows=AllowedChanges(renamed=((primary, shadow), (shadow, primary))),
         )
 
     def _body(self, *, primary: str, shadow: str) -> str:

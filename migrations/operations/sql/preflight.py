@@ -63,7 +63,7 @@ def _read(connection: Connection, found: Findings, place: str, text: str) -> tup
     if not statements:
         found.refuse("sql", f"{place} holds no statement", "Write one; what has nothing to take back may say SELECT 1")
     for statement in statements:
-        if (problem := _complaint(connection, statement)) is not None:
+        if (problem := _rejection(connection, statement)) is not None:
             found.refuse(
                 "sql",
                 f"{place}: {_shown(statement)}: {problem}",
@@ -72,7 +72,7 @@ def _read(connection: Connection, found: Findings, place: str, text: str) -> tup
     return statements
 
 
-def _complaint(connection: Connection, statement: SqlStatement) -> str | None:
+def _rejection(connection: Connection, statement: SqlStatement) -> str | None:
     """What PostgreSQL's parser has against a statement. As the body of a function it is read and not run."""
     # DDL's names are looked up when it runs, and a copy in pg_temp would be found by them in the dry run.
     shape = " ".join("Q" if token.kind == "name" else token.word or token.text[:1] for token in statement.tokens)

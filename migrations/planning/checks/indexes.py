@@ -51,7 +51,7 @@ def built(case: Case, name: str, rest: sql.Composable, *, unique: bool) -> Facts
         return Facts(relation=str(case.table.name))
     wanted = case.trial.index(name, rest, unique=unique)
     _check_name(case, wanted)
-    _tell_of_twins(case, wanted)
+    _warn_of_duplicates(case, wanted)
     return Facts(relation=str(case.table.name), index=wanted, key=key_of(case.table))
 
 
@@ -106,7 +106,7 @@ def _described(found: Named) -> str:
     return f"{_KINDS.get(found.kind, 'something')} called"
 
 
-def _tell_of_twins(case: Case, wanted: IndexDefinition) -> None:
+def _warn_of_duplicates(case: Case, wanted: IndexDefinition) -> None:
     """Another index that does the same costs every write twice."""
     for one in indexes.of_table(case.connection, case.table.oid):
         if (

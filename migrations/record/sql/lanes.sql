@@ -30,16 +30,16 @@ FROM backfilld.lanes WHERE run = %(run)s::bigint
 RETURNING run, lane, seq
 
 -- name: extend_lane
--- Residual rows next to residual rows: the lane that will mend them grows.
+-- Residual rows next to residual rows: the lane that will rewrite them grows.
 UPDATE backfilld.lanes SET bounds = jsonb_set(bounds, ARRAY[%(edge)s::text], %(ends)s::jsonb)
 WHERE run = %(run)s::bigint AND kind = 'backfill' AND pass = %(pass)s::integer AND operation = %(operation)s::integer
   AND bounds -> %(edge)s::text = %(begins)s::jsonb AND seq = 0
 
--- name: lock_conductor
+-- name: lock_coordinator
 -- Keep other lanes of the run from adding lanes or waking the coordinator until this transaction ends.
 SELECT seq FROM backfilld.lanes WHERE run = %(run)s::bigint AND lane = 0 FOR UPDATE
 
--- name: try_lock_conductor
+-- name: try_lock_coordinator
 -- The same, where nobody has it; no row when somebody does.
 SELECT seq FROM backfilld.lanes WHERE run = %(run)s::bigint AND lane = 0 FOR UPDATE SKIP LOCKED
 
@@ -98,7 +98,7 @@ SET next_run_at = clock_timestamp() + make_interval(secs => %(delay_seconds)s::f
     lock_wait = coalesce(%(lock_wait)s::jsonb, lock_wait)
 WHERE run = %(run)s::bigint AND lane = %(lane)s::integer AND seq = %(seq)s::bigint AND done_at IS NULL
 
--- name: wake_conductor
+-- name: wake_coordinator
 -- A lane has ended: the coordinator looks whether all have.
 UPDATE backfilld.lanes SET next_run_at = clock_timestamp(), enqueued_at = clock_timestamp()
 WHERE run = %(run)s::bigint AND lane = 0 AND done_at IS NULL
@@ -196,7 +196,7 @@ WHERE o.is_here AND o.is_mine AND o.state LIKE 'idle in transaction%%' AND o.doi
 UPDATE backfilld.lanes SET done_at = clock_timestamp()
 WHERE run = %(run)s::bigint AND kind <> 'coordinator' AND done_at IS NULL
 
--- name: reopen_conductor
+-- name: reopen_coordinator
 -- A run that was at its end turns back: its coordinator has work again.
 UPDATE backfilld.lanes SET done_at = NULL, next_run_at = clock_timestamp(), enqueued_at = NULL
 WHERE run = %(run)s::bigint AND lane = 0

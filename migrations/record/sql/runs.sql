@@ -4,7 +4,7 @@ INSERT INTO backfilld.runs (name, checksum, definition, settings, facts, request
 VALUES (%(name)s::text, %(checksum)s::text, %(definition)s::jsonb, %(settings)s::jsonb, %(facts)s::jsonb, %(requested_by)s::text)
 RETURNING run
 
--- name: insert_conductor
+-- name: insert_coordinator
 -- Lane 0, which does the phases.
 INSERT INTO backfilld.lanes (run, lane, kind) VALUES (%(run)s::bigint, 0, 'coordinator')
 
@@ -185,9 +185,9 @@ CROSS JOIN LATERAL (
     FROM backfilld.lanes l WHERE l.run = r.run
 ) lanes
 CROSS JOIN LATERAL (
-    SELECT min(l.kind) AS kept_kind, coalesce(sum(l.rows_walked), 0)::bigint AS kept_walked,
+    SELECT min(l.kind) AS old_values_kind, coalesce(sum(l.rows_walked), 0)::bigint AS old_values_walked,
            coalesce(sum(CASE WHEN l.done_at IS NULL THEN greatest(l.rows_expected, l.rows_walked) ELSE l.rows_walked END), 0)::bigint
-           AS kept_total
+           AS old_values_total
     FROM backfilld.lanes l
     WHERE l.run = r.run AND l.kind IN ('archive', 'restore', 'undo')
       AND EXISTS (SELECT FROM backfilld.lanes o

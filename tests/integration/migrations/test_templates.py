@@ -107,7 +107,7 @@ def test_the_statements_of_a_batch_are_valid(engine: Engine) -> None:
         except psycopg.Error as exc:
             pytest.fail(f"{what}: {exc}\n{query.as_string()}")
     assert journal.left(engine.connection, RUN, operation=0) == {"left": 0, "keys": []}
-    assert journal.slices(engine.connection, RUN, operation=0, lanes=2).bounds == []
+    assert journal.key_ranges(engine.connection, RUN, operation=0, lanes=2).bounds == []
 
 
 @pytest.mark.parametrize(("package", "file"), FILES)

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg.types.json import Jsonb
 
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.telemetry import Event, LoopFailed
+from backfilld.migrations.telemetry import Event, SideTaskFailed
 from backfilld.monitoring.record import RecordCollector
 from backfilld.monitoring.server import Server
 
@@ -218,7 +218,9 @@ def test_a_role_that_may_not_read_the_quarantine_gets_no_number_rather_than_zero
     told: list[Event] = []
     collector = RecordCollector(plain_role_url, observe=told.append)
     assert _scrape(collector) == {("backfilld_database_up",): 0}
-    assert [event.message for event in told if isinstance(event, LoopFailed) and "row-level security" in event.message]
+    assert [
+        event.message for event in told if isinstance(event, SideTaskFailed) and "row-level security" in event.message
+    ]
 
 
 def test_a_table_that_somebody_has_locked_costs_its_size_and_nothing_else(
@@ -294,7 +296,7 @@ def test_settings_that_this_release_does_not_understand_cost_the_record_and_not_
     told: list[Event] = []
     collector = RecordCollector(database_url, observe=told.append)
     assert _scrape(collector) == {("backfilld_database_up",): 0}
-    assert [event.message for event in told if isinstance(event, LoopFailed)]
+    assert [event.message for event in told if isinstance(event, SideTaskFailed)]
     collector.close()
 
 
@@ -324,7 +326,7 @@ def test_a_database_that_comes_back_is_read_again(
     between.refuse()
     assert _scrape(collector) == {("backfilld_database_up",): 0}
     assert _scrape(collector) == {("backfilld_database_up",): 0}
-    assert [type(event) for event in told] == [LoopFailed]
+    assert [type(event) for event in told] == [SideTaskFailed]
 
     between.accept()
     assert _scrape(collector)["backfilld_quarantined_rows", "jobs"] == 0

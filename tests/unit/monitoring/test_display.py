@@ -21,7 +21,7 @@ from backfilld.migrations.settings import Limits
 from backfilld.monitoring import display
 from backfilld.monitoring import pace as pace_report
 from backfilld.monitoring.display.story import _SENTENCES
-from backfilld.monitoring.progress import KeptWalk
+from backfilld.monitoring.progress import OldValuesWalk
 
 if TYPE_CHECKING:
     from fix_golden import Golden
@@ -171,15 +171,15 @@ STATUS: dict[str, Progress] = {
         RUNNING,
         phase=Phase.CONTRACT,
         percent=40.0,
-        kept_walk=KeptWalk(kind=LaneKind.ARCHIVE, rows_walked=400, rows_total=1000),
+        old_values_walk=OldValuesWalk(kind=LaneKind.ARCHIVE, rows_walked=400, rows_total=1000),
     ),
     "paused": replace(RUNNING, state=State.PAUSED, eta_seconds=None),
     "failed": FAILED,
     "completed": replace(
         RUNNING, phase=Phase.DONE, state=State.COMPLETED, percent=100.0, eta_seconds=None, verified=True
     ),
-    "restoring": replace(BACK, kept_walk=KeptWalk(kind=LaneKind.RESTORE, rows_walked=400, rows_total=1000)),
-    "undoing": replace(BACK, kept_walk=KeptWalk(kind=LaneKind.UNDO, rows_walked=400, rows_total=1000)),
+    "restoring": replace(BACK, old_values_walk=OldValuesWalk(kind=LaneKind.RESTORE, rows_walked=400, rows_total=1000)),
+    "undoing": replace(BACK, old_values_walk=OldValuesWalk(kind=LaneKind.UNDO, rows_walked=400, rows_total=1000)),
     "rolling back": replace(BACK, percent=0.0, eta_seconds=None),
     "rolled back": replace(RUNNING, phase=Phase.EXPAND, state=State.ROLLED_BACK, percent=100.0, eta_seconds=None),
 }

@@ -16,7 +16,7 @@ from backfilld.migrations.record.states import LaneKind, Phase, State
 from backfilld.migrations.settings import Limits
 from backfilld.monitoring.explain import AGAINST, ASKED, Explanation, Facts, explain
 from backfilld.monitoring.pace import Signal
-from backfilld.monitoring.progress import KeptWalk, Progress
+from backfilld.monitoring.progress import OldValuesWalk, Progress
 
 if TYPE_CHECKING:
     from fix_golden import Golden
@@ -96,7 +96,7 @@ CASES: dict[str, Explanation] = {
             RUN,
             state=State.ROLLING_BACK,
             percent=40.0,
-            kept_walk=KeptWalk(kind=LaneKind.UNDO, rows_walked=400, rows_total=1000),
+            old_values_walk=OldValuesWalk(kind=LaneKind.UNDO, rows_walked=400, rows_total=1000),
         )
     ),
     "completed": told(replace(RUN, state=State.COMPLETED, phase=Phase.DONE)),

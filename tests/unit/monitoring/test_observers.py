@@ -22,8 +22,6 @@ from backfilld.migrations.telemetry import (
     LaneHeld,
     LanesWoken,
     LockTried,
-    LoopFailed,
-    LoopTicked,
     MessageDropped,
     NoticeSent,
     PaceSet,
@@ -33,6 +31,8 @@ from backfilld.migrations.telemetry import (
     SendFailed,
     SessionFrozen,
     SessionWaited,
+    SideTaskFailed,
+    SideTaskTicked,
     StateChanged,
     StopSwitched,
 )
@@ -126,7 +126,7 @@ def _value(name: str, **labels: str) -> float:
         (NoticeSent(**NOTICE, outcome="delivered"), "info", "notice.sent"),
         (NoticeSent(**NOTICE, outcome="retried"), "warning", "notice.sent"),
         (NoticeSent(**NOTICE, outcome="failed"), "error", "notice.sent"),
-        (LoopFailed(loop="governor", error_class="connection", message="gone"), "warning", "loop.failed"),
+        (SideTaskFailed(task="governor", error_class="connection", message="gone"), "warning", "side_task.failed"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
 )
@@ -139,7 +139,7 @@ def test_every_event_is_one_line_of_its_own_level(event: Event, level: str, word
 def test_every_event_there_is_has_a_case_above() -> None:
     """A new event without a line would go unseen: the observer may not raise. A tick is counted only: twenty come in a second."""
     (mark,) = test_every_event_is_one_line_of_its_own_level.pytestmark  # type: ignore[attr-defined] # set by the decorator
-    assert {type(case[0]) for case in mark.args[1]} == set(get_args(Event)) - {LoopTicked}
+    assert {type(case[0]) for case in mark.args[1]} == set(get_args(Event)) - {SideTaskTicked}
 
 
 def test_every_event_there_is_has_a_row() -> None:
@@ -169,9 +169,9 @@ def test_a_committed_batch_tells_all_its_numbers() -> None:
             {},
             3,
         ),
-        (LoopTicked(loop="give way"), "backfilld_loop_ticks_total", {"loop": "give_way"}, 1),
+        (SideTaskTicked(task="give way"), "backfilld_loop_ticks_total", {"loop": "give_way"}, 1),
         (
-            LoopFailed(loop="governor", error_class="connection", message="gone"),
+            SideTaskFailed(task="governor", error_class="connection", message="gone"),
             "backfilld_loop_errors_total",
             {"loop": "governor"},
             1,

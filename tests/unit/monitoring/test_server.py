@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from backfilld.migrations.errors import InvalidSettings
-from backfilld.migrations.telemetry import Event, LoopFailed
+from backfilld.migrations.telemetry import Event, SideTaskFailed
 from backfilld.monitoring.server import Check, Server
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def test_a_scrape_that_fails_is_a_500_and_told_and_the_next_request_is_served() 
     with _running(Server(host="127.0.0.1", port=0, collectors=[_Fixed(broken)], observe=told.append)) as server:
         assert _get(server, "/metrics")[0] == 500
         assert _get(server, "/live")[0] == 200
-    assert told == [LoopFailed(loop="http", error_class="fatal", message="ZeroDivisionError: by zero")]
+    assert told == [SideTaskFailed(task="http", error_class="fatal", message="ZeroDivisionError: by zero")]
 
 
 def test_a_port_in_use_is_named_by_its_variable() -> None:

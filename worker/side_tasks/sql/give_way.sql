@@ -13,18 +13,17 @@ SELECT EXISTS (SELECT FROM backfilld.own_sessions) AS runs
 WITH RECURSIVE sessions AS MATERIALIZED (
     SELECT a.pid, coalesce(a.application_name, '') AS name,
            -- A build goes through several transactions, and holds its table from the first to the last.
-           CASE WHEN a.application_name LIKE '%% index' THEN a.backend_start ELSE a.xact_start END AS xact_start,
+           CASE WHEN right(a.application_name, 6) = ' index' THEN a.backend_start ELSE a.xact_start END AS xact_start,
            a.usesysid = quote_ident(current_user)::regrole AND a.state = 'active' AS may_be_ours,
            regexp_match(a.application_name, '^backfilld run=(\d{1,18}) lane=(\d{1,9}) ') AS lane,
            a.wait_event_type = 'Lock' AS waits, a.backend_type IS NULL AS hidden, a.backend_type = 'autovacuum worker' AS vacuums
     FROM pg_stat_get_activity(NULL) a
     WHERE a.datid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) AND a.pid <> pg_backend_pid()
 ), batches AS MATERIALIZED (
-    SELECT s.pid, s.xact_start, r.run, s.lane[2]::integer AS lane, p.give_way_ms
+    SELECT s.pid, s.xact_start, r.run, s.lane[2]::integer AS lane, (r.settings ->> 'give_way_ms')::integer AS give_way_ms
     FROM sessions s
     JOIN backfilld.runs r ON r.run = s.lane[1]::bigint
-    CROSS JOIN LATERAL (SELECT coalesce((r.settings ->> 'give_way_ms')::integer, %(default_ms)s::integer) AS give_way_ms) p
-    WHERE s.may_be_ours AND (s.lane[2]::integer > 0 OR s.waits IS NOT TRUE OR s.name LIKE '%% index')
+    WHERE s.may_be_ours AND (s.lane[2]::integer > 0 OR s.waits IS NOT TRUE OR right(s.name, 6) = ' index')
 ), patience AS (
     SELECT min(b.give_way_ms) AS least_ms, min(b.xact_start) AS since FROM batches b WHERE b.give_way_ms > 0
 ), waiting AS MATERIALIZED (

@@ -1,7 +1,7 @@
 -- The record of backfilld, in the database it works on, so that a checkpoint commits with the data it describes.
 --
 -- runs                one execution of a migration: what people ask (wish), and where it is (phase, state)
--- lanes               slices of tables that are walked in order; lane 0 of a run is its coordinator, which does the phases
+-- lanes               parts of tables that are processed in order; lane 0 of a run is its coordinator, which does the phases
 -- permits             a semaphore: a batch holds one of the first `pace.width` rows for as long as its transaction lasts
 -- pace                one row: how hard this database may be worked, and why
 -- events              who did what, and every change of state; append only

@@ -48,12 +48,12 @@ def jobs(engine: Engine) -> None:
     """)
 
 
-def act(engine: Engine, keeps: AllowedChanges, *statements: str) -> None:
+def act(engine: Engine, allows: AllowedChanges, *statements: str) -> None:
     """As the coordinator does: in one transaction, which an error rolls back."""
     action = Action(
         table=JOBS,
         statements=tuple(Statement(sql=sql.SQL("{}").format(sql.SQL(text)), lock=LockMode.NONE) for text in statements),
-        keeps=keeps,
+        allows=allows,
     )
     with engine.connection.transaction():
         engine.execute("SET LOCAL search_path = ''")

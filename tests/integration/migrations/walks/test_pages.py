@@ -43,7 +43,7 @@ def make_jobs(engine: Engine, rows: int) -> None:
     engine.execute("CREATE INDEX jobs_status ON jobs (status)")
 
 
-def stretches(engine: Engine, run: int, kind: str = "backfill") -> list[PageRange]:
+def page_ranges(engine: Engine, run: int, kind: str = "backfill") -> list[PageRange]:
     return [lane.bounds for lane in engine.lanes(run, kind) if isinstance(lane.bounds, PageRange)]
 
 
@@ -64,7 +64,7 @@ def test_most_updates_stay_on_their_page_and_the_table_hardly_grows(engine: Engi
     expect(now, State.COMPLETED)
     assert engine.value(WRONG[text]) == 0
     lanes = engine.lanes(run, "backfill")
-    assert {stretch.stripes for stretch in stretches(engine, run)} == {16}
+    assert {page_range.stripes for page_range in page_ranges(engine, run)} == {16}
     assert sum(lane.rows_changed for lane in lanes) == 20_000
     assert (
         engine.value("SELECT sum(rows_hot) FROM backfilld.lanes WHERE run = %s", run) > 0.75 * 20_000
@@ -347,7 +347,7 @@ def test_values_stored_out_of_line_and_one_row_to_a_page(engine: Engine) -> None
     )
     run = engine.enqueue(SET % 2)
     expect(engine.drive(run, batch_rows=20), State.COMPLETED)
-    assert {stretch.stripes for stretch in stretches(engine, run)} == {1}
+    assert {page_range.stripes for page_range in page_ranges(engine, run)} == {1}
     assert engine.value(WRONG[SET]) == 0
 
 
@@ -357,7 +357,7 @@ def test_an_indexed_column_is_not_striped(engine: Engine) -> None:
     engine.execute("CREATE INDEX ON jobs (id) WHERE slug IS NULL")
     run = engine.enqueue(SET % 2)
     expect(engine.drive(run), State.COMPLETED)
-    assert {stretch.stripes for stretch in stretches(engine, run)} == {1}
+    assert {page_range.stripes for page_range in page_ranges(engine, run)} == {1}
 
 
 def test_pages_are_refused_where_they_cannot_be_right(engine: Engine) -> None:

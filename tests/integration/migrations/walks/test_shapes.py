@@ -200,38 +200,38 @@ def test_a_batch_that_ends_with_the_table_leaves_an_empty_one(engine: Engine) ->
 JOBS = KeyWalk(table=TableName("public", "jobs"), key=(KeyColumn(name="id", type="bigint"),))
 
 
-def test_slices_cover_the_table_without_overlap(engine: Engine) -> None:
+def test_ranges_cover_the_table_without_overlap(engine: Engine) -> None:
     make_jobs(engine, 0)
     for rows in (0, 1, 2, 6, 63, 64, 65, 500):
         engine.execute("TRUNCATE jobs")
         engine.execute("INSERT INTO jobs SELECT n, '' FROM generate_series(1, %s) n", rows)
         for lanes in (1, 2, 3, 7, 64):
-            slices = split(engine.connection, JOBS, lanes=lanes, rows_estimate=rows)
-            assert_tiled(slices, last=str(rows) if rows else None)
-            assert len(slices) == min(lanes, rows)
-            held = [engine.connection.execute(*JOBS.count(one)).fetchone() for one in slices]
+            ranges = split(engine.connection, JOBS, lanes=lanes, rows_estimate=rows)
+            assert_tiled(ranges, last=str(rows) if rows else None)
+            assert len(ranges) == min(lanes, rows)
+            held = [engine.connection.execute(*JOBS.count(one)).fetchone() for one in ranges]
             counts = [int(row["rows"]) for row in held if row]
             assert sum(counts) == rows
             assert not counts or max(counts) - min(counts) <= 1
 
 
-def test_slices_by_a_sample_cover_the_table(engine: Engine) -> None:
+def test_ranges_by_a_sample_cover_the_table(engine: Engine) -> None:
     make_jobs(engine, 20_000)
-    slices = split(engine.connection, JOBS, lanes=8, rows_estimate=SAMPLE_ROWS * 4)
-    assert_tiled(slices, last="20000")
-    assert 2 <= len(slices) <= 8
+    ranges = split(engine.connection, JOBS, lanes=8, rows_estimate=SAMPLE_ROWS * 4)
+    assert_tiled(ranges, last="20000")
+    assert 2 <= len(ranges) <= 8
 
 
-def test_slices_by_a_sample_of_nothing_are_one(engine: Engine) -> None:
+def test_ranges_by_a_sample_of_nothing_are_one(engine: Engine) -> None:
     """The estimate is far too high, so that the sample finds a page once in a thousand times, and here at most the only one."""
     make_jobs(engine, 1)
     assert split(engine.connection, JOBS, lanes=8, rows_estimate=10**12) == [Bounds(after=None, upto=("1",))]
 
 
-def assert_tiled(slices: list[Bounds], *, last: str | None) -> None:
+def assert_tiled(ranges: list[Bounds], *, last: str | None) -> None:
     if last is None:
-        assert slices == []
+        assert ranges == []
         return
-    assert slices[0].after is None
-    assert slices[-1].upto == (last,)
-    assert all(before.upto == after.after for before, after in itertools.pairwise(slices))
+    assert ranges[0].after is None
+    assert ranges[-1].upto == (last,)
+    assert all(before.upto == after.after for before, after in itertools.pairwise(ranges))

@@ -29,7 +29,7 @@ from backfilld.worker.side_tasks.governor import (
     VERDICT_SECONDS,
     Governor,
 )
-from backfilld.worker.side_tasks.side_task import Loop
+from backfilld.worker.side_tasks.side_task import SideTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -492,14 +492,14 @@ def test_between_verdicts_only_the_canary_sings_and_only_where_runs_are(engine: 
 
 @pytest.fixture
 def governed(embedded_database_url: str) -> Iterator[Callable[[Limits], Connection]]:
-    """Starts the governor's own loop with these limits; gives a connection to look at its verdicts."""
+    """Starts the governor's own task with these limits; gives a connection to look at its verdicts."""
     stopping = threading.Event()
-    started: list[Loop] = []
+    started: list[SideTask] = []
     with connect(embedded_database_url, application_name="backfilld test") as connection:
 
         def start(limits: Limits) -> Connection:
             one = Governor(limits, observe=lambda _event: None)
-            loop = Loop(
+            task = SideTask(
                 "governor",
                 one.tick,
                 database_url=embedded_database_url,
@@ -507,14 +507,14 @@ def governed(embedded_database_url: str) -> Iterator[Callable[[Limits], Connecti
                 wait=lambda _: stopping.wait(TICK_SECONDS),
                 observe=lambda _event: None,
             )
-            loop.start()
-            started.append(loop)
+            task.start()
+            started.append(task)
             return connection
 
         yield start
         stopping.set()
-        for loop in started:
-            loop.join()
+        for task in started:
+            task.join()
 
 
 def test_a_standby_that_falls_behind_stops_the_work_in_time_and_lets_it_go_on_by_itself(

@@ -25,14 +25,14 @@ from structlog.testing import capture_logs
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.record import notices as store
 from backfilld.migrations.settings import Channel, Settings
-from backfilld.migrations.telemetry import LoopFailed, NoticeSent
+from backfilld.migrations.telemetry import NoticeSent, SideTaskFailed
 from backfilld.monitoring import metrics
 from backfilld.monitoring.notices import channels as channels_
 from backfilld.monitoring.observers import Observers
 from backfilld.producers import commands
 from backfilld.worker.side_tasks import notifier as notifier_
 from backfilld.worker.side_tasks.notifier import Notifier
-from backfilld.worker.side_tasks.side_task import Loop
+from backfilld.worker.side_tasks.side_task import SideTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -273,7 +273,7 @@ def test_the_loop_goes_on_and_stops_soon_while_an_endpoint_hangs(
     stopping, events = threading.Event(), desk.events
     notifier = desk.notifier(webhook(told.url, timeout_seconds=30))
     desk.fails()
-    loop = Loop(
+    task = SideTask(
         "notifier",
         notifier.run_once,
         database_url=desk.engine.url,
@@ -281,16 +281,16 @@ def test_the_loop_goes_on_and_stops_soon_while_an_endpoint_hangs(
         wait=lambda sending: notifier.wait(sending, stopping),
         observe=events.append,
     )
-    loop.start()
+    task.start()
     until("the message to be under way", lambda: told.requests)
-    first = loop.last_tick
-    until("more turns", lambda: loop.last_tick > first)
+    first = task.last_tick
+    until("more turns", lambda: task.last_tick > first)
     started = time.monotonic()
     stopping.set()
-    loop.join(10)
-    assert not loop.is_alive()
+    task.join(10)
+    assert not task.is_alive()
     assert time.monotonic() - started < notifier_.FAREWELL_SECONDS + 3
-    assert not [event for event in events if isinstance(event, LoopFailed)]
+    assert not [event for event in events if isinstance(event, SideTaskFailed)]
 
 
 def test_what_is_under_way_at_the_end_is_settled_and_what_came_last_is_told(desk: Desk, told: Receiver) -> None:

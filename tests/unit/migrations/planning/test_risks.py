@@ -119,7 +119,7 @@ def test_what_the_dry_run_tells(seen: Seen, cause: Cause, levels: list[str]) -> 
 @pytest.mark.parametrize(("part", "levels"), [(0.29, []), (0.31, ["medium"])])
 def test_a_table_that_grows_by_a_third_needs_disk_space(part: float, levels: list[str]) -> None:
     cost = replace(COST, heap_growth_bytes=round(part * TABLE.heap_bytes))
-    assert of(ranked(WRITE, forecasts=(cost,)), Cause.GROWTH) == levels
+    assert of(ranked(WRITE, costs=(cost,)), Cause.GROWTH) == levels
 
 
 def test_the_worst_comes_first_and_each_once() -> None:

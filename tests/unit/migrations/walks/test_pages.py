@@ -17,18 +17,18 @@ from backfilld.migrations.walks.pages import PageCursor, stripes_for
 OFFSETS = (*range(1, 24), *range(250, 270))
 
 
-def stretch(first: int = 0, last: int | None = 500, *, stripes: int = 8, group_pages: int = 128) -> PageRange:
+def page_range(first: int = 0, last: int | None = 500, *, stripes: int = 8, group_pages: int = 128) -> PageRange:
     return PageRange(first=first, last=last, filenode=1, rows_per_page=60.0, stripes=stripes, group_pages=group_pages)
 
 
-def covered(reach: pages.PageBatchRange, *, size: int) -> Counter[tuple[int, int]]:
-    """(page, class of line pointers) of a reach: the class modulo all stripes that are used here."""
-    last = size if reach.last is None else reach.last
+def covered(covered: pages.PageBatchRange, *, size: int) -> Counter[tuple[int, int]]:
+    """(page, class of line pointers) of a covered: the class modulo all stripes that are used here."""
+    last = size if covered.last is None else covered.last
     return Counter(
         (page, offset)
-        for page in range(reach.first, last)
+        for page in range(covered.first, last)
         for offset in OFFSETS
-        if reach.stripes == 1 or (offset & 255) % reach.stripes == reach.stripe
+        if covered.stripes == 1 or (offset & 255) % covered.stripes == covered.stripe
     )
 
 
@@ -38,20 +38,20 @@ def test_every_line_pointer_of_every_page_is_covered_exactly_once(seed: int) -> 
     # Given
     chance = random.Random(seed)
     size = chance.randint(1, 300)
-    whole = stretch(last=size, stripes=chance.choice([1, 2, 5, 8, 16]), group_pages=chance.choice([64, 100, 256]))
+    whole = page_range(last=size, stripes=chance.choice([1, 2, 5, 8, 16]), group_pages=chance.choice([64, 100, 256]))
     open_lanes: list[tuple[PageRange, PageCursor | None]] = [(whole, None)]
     seen: Counter[tuple[int, int]] = Counter()
     # When
     while open_lanes:
-        lane, place = open_lanes.pop(chance.randrange(len(open_lanes)))
-        here = place or pages.begin(lane)
+        lane, cursor = open_lanes.pop(chance.randrange(len(open_lanes)))
+        here = cursor or pages.begin(lane)
         if chance.random() < 0.2 and (parts := pages.split(lane, here)) is not None:
-            open_lanes += [(part.stretch, part.place) for part in (parts.kept, parts.given)]
+            open_lanes += [(part.page_range, part.cursor) for part in (parts.kept, parts.given)]
             continue
-        reach = pages.reach(lane, here, rows=chance.randint(1, 5000), pages=size)
-        seen += covered(reach, size=size)
+        wanted = pages.batch_range(lane, here, rows=chance.randint(1, 5000), pages=size)
+        seen += covered(wanted, size=size)
         changed = chance.choice([0, 10, 5000])
-        after = pages.after(lane, here, reach, changed=changed, hot=chance.randint(0, changed))
+        after = pages.after(lane, here, wanted, changed=changed, hot=chance.randint(0, changed))
         if after is not None:
             open_lanes.append((lane, PageCursor.from_json(after.to_json())))
     # Then
@@ -60,103 +60,103 @@ def test_every_line_pointer_of_every_page_is_covered_exactly_once(seed: int) -> 
 
 def test_a_group_is_gone_round_in_several_batches_even_if_one_could_take_it_all() -> None:
     """The batches that another lane was running at the first visit must be over at the second."""
-    lane = stretch(last=1000, group_pages=1000)
-    place = pages.begin(lane)
-    reach = pages.reach(lane, place, rows=1_000_000, pages=1000)
-    assert reach.last == 250
+    lane = page_range(last=1000, group_pages=1000)
+    cursor = pages.begin(lane)
+    covered = pages.batch_range(lane, cursor, rows=1_000_000, pages=1000)
+    assert covered.last == 250
 
 
 def test_beside_others_the_first_round_writes_few_whole_pages_at_a_time() -> None:
     """A commit of theirs waits until they are on disk; in later rounds pages are in the WAL already."""
-    lane = stretch(last=4000, group_pages=4000)
-    place = pages.begin(lane)
-    first = pages.reach(lane, place, rows=1_000_000, pages=4000, beside_others=True)
+    lane = page_range(last=4000, group_pages=4000)
+    cursor = pages.begin(lane)
+    first = pages.batch_range(lane, cursor, rows=1_000_000, pages=4000, beside_others=True)
     assert first.last == pages.POLITE_PAGES
-    second = pages.reach(lane, replace(place, stripe=1), rows=1_000_000, pages=4000, beside_others=True)
+    second = pages.batch_range(lane, replace(cursor, stripe=1), rows=1_000_000, pages=4000, beside_others=True)
     assert second.last == 1000
 
 
 def test_what_a_lane_has_behind_it_adds_up_to_its_pages() -> None:
-    lane = stretch(first=100, last=900)
-    place: PageCursor | None = pages.begin(lane)
+    lane = page_range(first=100, last=900)
+    cursor: PageCursor | None = pages.begin(lane)
     before = 0.0
-    while place is not None:
-        reach = pages.reach(lane, place, rows=700, pages=900)
-        place = pages.after(lane, place, reach, changed=700, hot=600)
-        assert pages.pages_done(lane, place) > before
-        before = pages.pages_done(lane, place)
+    while cursor is not None:
+        covered = pages.batch_range(lane, cursor, rows=700, pages=900)
+        cursor = pages.after(lane, cursor, covered, changed=700, hot=600)
+        assert pages.pages_done(lane, cursor) > before
+        before = pages.pages_done(lane, cursor)
     assert before == 800
 
 
 def test_the_open_end_reaches_rows_added_meanwhile() -> None:
-    lane = stretch(first=10, last=None, stripes=1)
-    place = pages.begin(lane)
-    reach = pages.reach(lane, place, rows=120, pages=13)
-    assert (reach.first, reach.last) == (10, 12)
-    after = pages.after(lane, place, reach, changed=0, hot=0)
+    lane = page_range(first=10, last=None, stripes=1)
+    cursor = pages.begin(lane)
+    covered = pages.batch_range(lane, cursor, rows=120, pages=13)
+    assert (covered.first, covered.last) == (10, 12)
+    after = pages.after(lane, cursor, covered, changed=0, hot=0)
     assert after is not None
-    reach = pages.reach(lane, after, rows=120, pages=14)
-    assert (reach.first, reach.last) == (12, None)
-    assert pages.after(lane, after, reach, changed=0, hot=0) is None
+    covered = pages.batch_range(lane, after, rows=120, pages=14)
+    assert (covered.first, covered.last) == (12, None)
+    assert pages.after(lane, after, covered, changed=0, hot=0) is None
 
 
 def _second_group(lane: PageRange, *, opening_hot: float, following_hot: float, changed: int = 1000) -> PageCursor:
-    """The place after a whole first group with these shares of HOT updates."""
-    place = pages.begin(lane)
-    first = place.first
-    while place.first == first:
-        reach = pages.reach(lane, place, rows=100_000, pages=lane.last or 0)
-        hot = opening_hot if place.stripe == 0 else following_hot
-        after = pages.after(lane, place, reach, changed=changed, hot=round(changed * hot))
+    """The cursor after a whole first group with these shares of HOT updates."""
+    cursor = pages.begin(lane)
+    first = cursor.first
+    while cursor.first == first:
+        covered = pages.batch_range(lane, cursor, rows=100_000, pages=lane.last or 0)
+        hot = opening_hot if cursor.stripe == 0 else following_hot
+        after = pages.after(lane, cursor, covered, changed=changed, hot=round(changed * hot))
         assert after is not None
-        place = after
-    return place
+        cursor = after
+    return cursor
 
 
 def test_pages_with_room_are_done_in_fewer_rounds() -> None:
-    assert _second_group(stretch(last=5000), opening_hot=1.0, following_hot=1.0).stripes == 4
+    assert _second_group(page_range(last=5000), opening_hot=1.0, following_hot=1.0).stripes == 4
 
 
 def test_fewer_rounds_that_do_not_do_are_not_tried_again() -> None:
-    lane = stretch(last=50_000)
-    place = _second_group(lane, opening_hot=1.0, following_hot=1.0)
-    assert place.stripes == 4
+    lane = page_range(last=50_000)
+    cursor = _second_group(lane, opening_hot=1.0, following_hot=1.0)
+    assert cursor.stripes == 4
     for expected, opening in ((8, 0.2), (8, 1.0)):
-        first = place.first
-        while place.first == first:
-            reach = pages.reach(lane, place, rows=100_000, pages=50_000)
-            after = pages.after(lane, place, reach, changed=1000, hot=round(1000 * opening))
+        first = cursor.first
+        while cursor.first == first:
+            covered = pages.batch_range(lane, cursor, rows=100_000, pages=50_000)
+            after = pages.after(lane, cursor, covered, changed=1000, hot=round(1000 * opening))
             assert after is not None
-            place = after
-        assert place.stripes == expected
+            cursor = after
+        assert cursor.stripes == expected
 
 
 def test_groups_grow_when_their_pages_come_up_again_too_early() -> None:
-    place = _second_group(stretch(last=50_000), opening_hot=0.1, following_hot=0.3)
-    assert place.last is not None
-    assert place.last - place.first == 256
-    assert place.stripes == 8
+    cursor = _second_group(page_range(last=50_000), opening_hot=0.1, following_hot=0.3)
+    assert cursor.last is not None
+    assert cursor.last - cursor.first == 256
+    assert cursor.stripes == 8
 
 
 def test_where_nothing_is_ever_free_again_the_rounds_are_given_up() -> None:
-    lane = stretch(last=1_000_000)
-    place = pages.begin(lane)
+    lane = page_range(last=1_000_000)
+    cursor = pages.begin(lane)
     for _ in range(10_000):
-        if place.first > 3000:
+        if cursor.first > 3000:
             break
-        reach = pages.reach(lane, place, rows=100_000, pages=1_000_000)
-        after = pages.after(lane, place, reach, changed=1000, hot=0)
+        covered = pages.batch_range(lane, cursor, rows=100_000, pages=1_000_000)
+        after = pages.after(lane, cursor, covered, changed=1000, hot=0)
         assert after is not None
-        place = after
-    assert place.stripes == 1
+        cursor = after
+    assert cursor.stripes == 1
 
 
 def test_where_few_rows_need_work_a_page_is_not_visited_in_vain() -> None:
     """Two rows of a page in need: two rounds, as many as there were."""
-    lane = stretch(last=5000)
-    place = _second_group(lane, opening_hot=0.0, following_hot=0.0, changed=8)
-    assert place.stripes == 2
-    assert place.level == 8
+    lane = page_range(last=5000)
+    cursor = _second_group(lane, opening_hot=0.0, following_hot=0.0, changed=8)
+    assert cursor.stripes == 2
+    assert cursor.level == 8
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_as_many_rounds_as_the_table_asks_for(what: dict[str, float], stripes: i
 @pytest.mark.parametrize("pieces", [1, 2, 3, 7, 64])
 @pytest.mark.parametrize("size", [1, 63, 64, 129, 10_000])
 def test_a_table_is_cut_into_equal_stretches_without_a_gap(size: int, pieces: int) -> None:
-    cut = pages.cut(size, pieces, stretch=stretch(last=size))
+    cut = pages.cut(size, pieces, page_range=page_range(last=size))
     assert cut[0].first == 0
     assert cut[-1].last == size
     assert all(one.last == other.first for one, other in pairwise(cut))
@@ -188,30 +188,30 @@ def test_a_table_is_cut_into_equal_stretches_without_a_gap(size: int, pieces: in
 
 
 def test_half_of_the_rest_is_given_away() -> None:
-    lane = stretch(last=1000, group_pages=100)
-    place = pages.begin(lane)
-    parts = pages.split(lane, place)
+    lane = page_range(last=1000, group_pages=100)
+    cursor = pages.begin(lane)
+    parts = pages.split(lane, cursor)
     assert parts is not None
     kept, given = parts.kept, parts.given
-    assert (kept.stretch.last, given.stretch.first, given.stretch.last, parts.pages) == (550, 550, 1000, 450)
-    assert kept.place == place
-    assert given.place.first == 550
+    assert (kept.page_range.last, given.page_range.first, given.page_range.last, parts.pages) == (550, 550, 1000, 450)
+    assert kept.cursor == cursor
+    assert given.cursor.first == 550
 
 
 def test_a_group_is_shared_between_two_rounds_when_nothing_else_is_left() -> None:
-    lane = stretch(last=400, group_pages=400)
-    place = pages.begin(lane)
-    while place.stripe < 4:
-        after = pages.after(lane, place, pages.reach(lane, place, rows=700, pages=400), changed=700, hot=0)
+    lane = page_range(last=400, group_pages=400)
+    cursor = pages.begin(lane)
+    while cursor.stripe < 4:
+        after = pages.after(lane, cursor, pages.batch_range(lane, cursor, rows=700, pages=400), changed=700, hot=0)
         assert after is not None
-        place = after
-    parts = pages.split(lane, place)
+        cursor = after
+    parts = pages.split(lane, cursor)
     assert parts is not None
     kept, given = parts.kept, parts.given
-    assert (kept.stretch.last, kept.place.last, given.stretch.first) == (200, 200, 200)
-    assert (given.place.stripe, parts.pages) == (4, 100)
+    assert (kept.page_range.last, kept.cursor.last, given.page_range.first) == (200, 200, 200)
+    assert (given.cursor.stripe, parts.pages) == (4, 100)
 
 
 def test_little_is_not_shared() -> None:
-    lane = stretch(last=100)
+    lane = page_range(last=100)
     assert pages.split(lane, pages.begin(lane)) is None
