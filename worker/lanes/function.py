@@ -51,7 +51,7 @@ class WrongRows(psycopg.DataError):
 def load(name: str, *, allowed: Sequence[str]) -> Function:
     """The function `module:function`, from a module that this worker was told to allow.
 
-    Raises Refused before anything is imported, or when the import fails; the run can be resumed once that is mended.
+    Raises Refused before anything is imported, or when the import fails; the run can be resumed once that is fixed.
     """
     module, _, attribute = name.partition(":")
     if not _allows(allowed, module):
