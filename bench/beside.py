@@ -88,7 +88,7 @@ def measure(stage: Stage, effort: Effort) -> Section:
             "its end: one that comes late because those before it had to wait counts as long as a user would wait for it. "
             f"Idle and beside are one run of pgbench on one database: {idle_seconds:.0f} s without the way (backfilld's "
             "daemon is there, with nothing to do), then the way until it is verified, by transactions that were due in that time, "
-            f"whenever they ended; pgbench goes on for {after_seconds:.0f} s more. Where the way was quicker than that, "
+            f"whenever they ended; pgbench continues for {after_seconds:.0f} s more. Where the way was quicker than that, "
             "idle is the same time immediately before it. Ratios are of one such pair. "
             f"backfilld has no setting for this but its defaults. Alone is {PAGES.name} without pgbench. " + METHOD
         ),

@@ -1,4 +1,4 @@
-"""How soon the work goes on after a process that was doing it is killed."""
+"""How soon the work continues after a process that was doing it is killed."""
 
 from __future__ import annotations
 
@@ -71,4 +71,4 @@ def _kill(database: Database, run: int, victim: int) -> float:
         )[0]
         return row["at"] if row["back"] else None
 
-    return until("every lane to go on", latest_first_checkpoint, every_seconds=0.01) - killed_at
+    return until("every lane to continue", latest_first_checkpoint, every_seconds=0.01) - killed_at

@@ -1,4 +1,4 @@
-"""How soon work is held when a standby falls behind, and how soon it goes on when the standby is back."""
+"""How soon work is held when a standby falls behind, and how soon it continues when the standby is back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCALE = 10
 LANES = 2
 #: Small, so that an outage does not have to last half a minute.
 SOFT_SECONDS, HARD_SECONDS = 1.0, 3.0
-#: Behind by so much more when replay goes on.
+#: Behind by so much more when replay continues.
 HELD_SECONDS = 3.0
 OUTAGES, OUTAGES_QUICK = 5, 1
 
@@ -57,7 +57,7 @@ def measure(stage: Stage, effort: Effort) -> Section:
         method=(
             f"A streaming standby whose replay is paused (pg_wal_replay_pause) while {LANES} lanes work, a tenth of a millisecond "
             "a row. The hard limit is passed so many seconds after replay has stopped: the lanes never stop writing. Held: until "
-            "the hold is on record, looked for every 20 ms. Last checkpoint: the batches in hand may end. Replay goes on "
+            "the hold is on record, looked for every 20 ms. Last checkpoint: the batches in hand may end. Replay continues "
             f"{HELD_SECONDS:g} s later; back: from when the standby has replayed what there was until a lane makes its next "
             "checkpoint."
         ),

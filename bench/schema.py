@@ -283,7 +283,7 @@ def _beside_run(stage: Stage, case: Case, rows: int, usual_seconds: float) -> Co
 def _behind_a_reader(
     stage: Stage, case: Case, rows: int, usual_seconds: float, reader_seconds: float
 ) -> tuple[Cost, float]:
-    """Somebody has read the table and does not end his transaction. Also: how soon the run goes on when he has."""
+    """Another session has read the table and does not end its transaction. Also: how soon the run continues once it has."""
     with (
         _database(stage, case, rows) as database,
         Daemon(stage, database, processes=2) as daemon,

@@ -1,6 +1,6 @@
 """The function of users_phone_e164.yaml, as it would stand in a module `myapp.backfills` of your application.
 
-The worker is told to allow it: BACKFILLD_TRANSFORMS=myapp.backfills
+Allow it in the worker: BACKFILLD_TRANSFORMS=myapp.backfills
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _e164(phone: str, country: str) -> str:
 
 
 def normalise_phone(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Each row with its number in one notation. A row whose number is none raises, and is set aside alone."""
+    """Each row with its number in one notation. A number that cannot be read raises, and only its row is quarantined."""
     for row in rows:
         row["phone_e164"] = _e164(str(row["phone"]), str(row["country"]))
     return rows

@@ -1,4 +1,4 @@
-"""Why a run does not move although it is to: the one cause that comes first, and for how long. Decides, and asks nobody."""
+"""Why a run makes no progress: the one cause that comes first, and for how long. Pure."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class InForce:
 
     cause: Cause
     reason: str
-    #: In how many seconds a window opens; None for what ends when somebody or something lets it.
+    #: In how many seconds a window opens; None for a hold without a known end.
     ends_in_seconds: float | None = None
 
 
@@ -86,7 +86,7 @@ def of_run(  # noqa: PLR0913 - each is named where it is called
 ) -> Hold | None:
     """Why nothing of a run moves, by what a person would have to know first; `walk` is the row of the query `progress`.
 
-    A state in which nobody expects it to move (paused, failed) says so itself, and is no hold.
+    Paused and failed say so themselves, and are no holds.
     """
     if run.state is State.WAITING:
         reason = f"waiting for approval of {run.phase}: backfilld approve {run.name} --phase {run.phase}"

@@ -31,11 +31,11 @@ class Wrong(ValueError):
 def check_encodable(text: str) -> str:
     """Return the text if PostgreSQL can store it; it has no NUL, and half a surrogate pair is not a character."""
     if "\x00" in text:
-        raise Wrong("the text holds a NUL character, which PostgreSQL cannot store", "Remove the \\0.")
+        raise Wrong("the text contains a NUL character, which PostgreSQL cannot store", "Remove the \\0.")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Wrong("the text holds half a surrogate pair", "Write the character itself, in UTF-8.") from None
+        raise Wrong("the text contains half a surrogate pair", "Write the character itself, in UTF-8.") from None
     return text
 
 
@@ -46,7 +46,7 @@ def check_name(name: str) -> str:
     size = len(check_encodable(name).encode())
     if size > NAME_BYTES:
         raise Wrong(
-            f"the name is {size} bytes long and PostgreSQL keeps {NAME_BYTES}",
+            f"the name is {size} bytes long, and PostgreSQL keeps only {NAME_BYTES}",
             f"Write a name of at most {NAME_BYTES} bytes.",
         )
     return name
@@ -70,7 +70,7 @@ class TableName:
         if found is None:
             raise Wrong(
                 f"`{shown(text)}` is not a table name" if text else "the table name is empty",
-                "Write `table` or `schema.table`, with double quotes around a part that holds a dot or a quote.",
+                "Write `table` or `schema.table`, with double quotes around a part that contains a dot or a quote.",
             )
         return cls(schema=_bare(found["schema"] or "public"), name=_bare(found["name"]))
 

@@ -84,11 +84,11 @@ class Limits(BaseModel):
     slot_used_share: Judged = Limit(soft=0.5, hard=0.8)
     #: Segments of WAL that wait for the archiver; 42 is GitLab's.
     archive_backlog_segments: Judged = Limit(soft=10, hard=42)
-    #: Bytes of WAL the server writes in a second, whoever writes them. How many are too many only its owner knows.
+    #: Bytes of WAL the server writes in a second, by any session. How many are too many only its owner knows.
     wal_bytes_per_second: Judged = None
     #: Sessions that have waited for our batches for a quarter of a second or more.
     blocked_sessions: Judged = Limit(soft=1, hard=4)
-    #: Sessions of this database that have waited for a lock for a quarter of a second or more, whoever holds it.
+    #: Sessions of this database that have waited for a lock for a quarter of a second or more, on any holder.
     lock_waiters: Judged = Limit(soft=4, hard=20)
     #: Sessions running a statement, ours left out, as a share of `max_connections`.
     active_connections: Judged = Limit(soft=0.5, hard=0.8)
@@ -128,7 +128,7 @@ class Signal(Limit):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.name in Limits.model_fields:
-            msg = f"{self.name} is the name of a signal that is there already"
+            msg = f"{self.name} is the name of a built-in signal"
             raise ValueError(msg)
         needed = {"sql": ("query",), "promql": ("query", "url"), "http": ("url",)}[self.kind]
         for field in ("query", "url"):
@@ -156,11 +156,11 @@ class Channel(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
     kind: Literal["apprise", "webhook"]
-    #: `apprise`: its URL of the service. `webhook`: where to post. A secret in both: whoever has it can write there.
+    #: `apprise`: its URL of the service. `webhook`: where to post. A secret in both: it lets its reader post there.
     url: SecretStr
     #: `webhook`: the key of the signature.
     secret: SecretStr | None = None
-    #: What is told of. A cancel and a row set aside are left out: a person did the one, and the other is told when it matters.
+    #: What is notified. Not by default: cancels, which a person made, and single quarantined rows.
     about: Annotated[tuple[About, ...], Field(min_length=1)] = (
         "approval",
         "failed",
@@ -171,9 +171,9 @@ class Channel(BaseModel):
     )
     #: Runs it tells of, by name, with `*` and `?`; none: all of them.
     runs: tuple[str, ...] = ()
-    #: How long a run is held before that is told.
+    #: How long a run is on hold before a notice is sent.
     held_minutes: Annotated[float, Field(gt=0, le=7 * 24 * 60)] = 15.0
-    #: How often it is told again that a run waits, has failed or has paused; 0: never.
+    #: How often a reminder is sent that a run waits, has failed or has paused; 0: never.
     remind_hours: Annotated[float, Field(ge=0, le=7 * 24)] = 24.0
     #: For one delivery, connecting included.
     timeout_seconds: Annotated[float, Field(gt=0, le=30)] = 10.0
@@ -241,7 +241,7 @@ ModuleName = Annotated[str, AfterValidator(_check_module)]
 
 
 class Settings(BaseSettings):
-    """Everything a process is told from outside."""
+    """Everything that is configured from outside the process."""
 
     model_config = SettingsConfigDict(
         env_prefix="BACKFILLD_",
@@ -262,14 +262,14 @@ class Settings(BaseSettings):
     #: Load signals of the operator's own. A few: each is a label of a metric.
     signals: Annotated[tuple[Signal, ...], Field(max_length=20)] = ()
 
-    #: Who is told what, and how.
+    #: The channels, and what each is notified of.
     notifications: Annotated[tuple[Channel, ...], Field(max_length=20)] = ()
 
     @field_validator("signals")
     @classmethod
     def _signals_named_once(cls, signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
         if twice := _twice(signal.name for signal in signals):
-            msg = f"two signals are called {twice}"
+            msg = f"two signals have the name {twice}"
             raise ValueError(msg)
         return signals
 
@@ -277,7 +277,7 @@ class Settings(BaseSettings):
     @classmethod
     def _channels_named_once(cls, channels: tuple[Channel, ...]) -> tuple[Channel, ...]:
         if twice := _twice(channel.name for channel in channels):
-            msg = f"two channels are called {twice}"
+            msg = f"two channels have the name {twice}"
             raise ValueError(msg)
         return channels
 
@@ -328,7 +328,7 @@ def load(**overrides: Any) -> Settings:  # Any: whatever a field takes; pydantic
     except SettingsError as exc:
         # Its message names the field; what could not be read may hold a password, and is not in it.
         field = str(exc).partition('"')[2].partition('"')[0]
-        raise InvalidSettings(f"BACKFILLD_{field.upper()}", "is not the JSON that this variable takes") from None
+        raise InvalidSettings(f"BACKFILLD_{field.upper()}", "is not the JSON that this variable expects") from None
     except ValueError as exc:
         msg = f"backfilld.toml cannot be read: {exc}"
         raise UsageError(msg) from exc

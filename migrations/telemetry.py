@@ -50,7 +50,7 @@ class BatchRetried:
 
 @dataclass(frozen=True, kw_only=True)
 class RowQuarantined:
-    """A row could not be converted and was set aside."""
+    """A row could not be converted and was quarantined."""
 
     run: int
     name: str
@@ -97,7 +97,7 @@ class SendFailed:
 
 @dataclass(frozen=True, kw_only=True)
 class LanesWoken:
-    """The reconciler found due lanes that nobody had woken."""
+    """The reconciler found due lanes that no message had woken."""
 
     lanes: int
 
@@ -119,7 +119,7 @@ class StateChanged:
 
 @dataclass(frozen=True, kw_only=True)
 class RunReported:
-    """Where a run stands, told every now and then while it works."""
+    """The progress of a run, reported now and then while it works."""
 
     run: int
     name: str
@@ -141,7 +141,7 @@ class PaceSet:
     batch_seconds: float | None = None
     #: Seconds a lane rests for each second of work.
     rest: float = 0.0
-    #: A reason from a closed set of signal names, or None when work may go on.
+    #: A reason from a closed set of signal names, or None when work may continue.
     hold_signal: str | None
     #: The reason in words, for people.
     hold_reason: str | None
@@ -208,7 +208,7 @@ class BatchGaveWay:
 
 @dataclass(frozen=True, kw_only=True)
 class LockTried:
-    """A step of DDL came to its lock: it had it, waited in vain, or did not ask because of those who hold it."""
+    """A DDL step tried for its lock: acquired, timed out, or put off because of the present holders."""
 
     run: int
     outcome: Literal["had", "timed_out", "put_off"]

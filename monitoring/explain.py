@@ -287,7 +287,7 @@ def _stopping(facts: Facts) -> Iterator[str | Remedy]:
         if facts.working_sessions
         else "nothing is in flight"
     )
-    yield f"{_somebody(facts)} asked {duration(run.state_seconds)} ago to {verb} it; {in_flight}."
+    yield f"{_actor(facts)} asked {duration(run.state_seconds)} ago to {verb} it; {in_flight}."
     if run.state_seconds > UNSETTLED_SECONDS:
         yield "Only a worker can complete that; with one it takes about a second."
         yield Remedy("start a worker: backfilld worker")
@@ -296,7 +296,7 @@ def _stopping(facts: Facts) -> Iterator[str | Remedy]:
 def _paused(facts: Facts) -> Iterator[str | Remedy]:
     run = facts.run
     if run.error_class is None:
-        yield f"{_somebody(facts)} paused it {duration(run.state_seconds)} ago."
+        yield f"{_actor(facts)} paused it {duration(run.state_seconds)} ago."
         yield Remedy(f"let it continue: backfilld resume {run.name}")
         return
     yield sentence(f"It paused itself {duration(run.state_seconds)} ago: {_text(run.errors[0])}")
@@ -334,10 +334,10 @@ def _ended(facts: Facts) -> Iterator[str | Remedy]:
     run, ago = facts.run, f"{duration(facts.run.state_seconds)} ago"
     match run.state:
         case State.CANCELLED:
-            yield f"{_somebody(facts)} cancelled it {ago}. What it had already done is still in place."
+            yield f"{_actor(facts)} cancelled it {ago}. What it had already done is still in place."
             yield Remedy(f"undo what it left: backfilld rollback {run.name}")
         case State.ROLLED_BACK:
-            yield f"It was rolled back {ago}, as {_somebody(facts, 'somebody')} asked. Everything it had done is undone."
+            yield f"It was rolled back {ago}, as {_actor(facts, 'a person')} asked. Everything it had done is undone."
         case _:
             yield f"It was completed {ago}, and the data is verified."
             yield Remedy(f"whether it can still be rolled back, and until when: backfilld status {run.name}")
@@ -347,7 +347,7 @@ def _text(error: Mapping[str, Any]) -> str:  # Any: JSON
     return str(error["message"]).removesuffix(".")
 
 
-def _somebody(facts: Facts, unknown: str = "Somebody") -> str:
+def _actor(facts: Facts, unknown: str = "A person") -> str:
     return facts.asked_by or unknown
 
 

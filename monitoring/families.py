@@ -91,7 +91,7 @@ _OF_RUNS: tuple[_Of[Progress], ...] = (
     ),
     _Of(
         "backfilld_run_residual_rows",
-        "Rows that the last verification found not done yet; absent before the first.",
+        "Rows that still needed work at the last verification; absent before the first.",
         lambda run: run.residual_rows,
     ),
     _Of("backfilld_run_verified", "1 once a pass over the data has verified it.", lambda run: float(run.verified)),
@@ -125,22 +125,22 @@ _OF_DATABASE: tuple[_Of[Snapshot], ...] = (
         "How long the oldest due lane has waited for its step.",
         lambda snapshot: snapshot.message_age_seconds,
     ),
-    _Of("backfilld_lanes_due", "Lanes that are due at this moment.", lambda snapshot: snapshot.lanes_due),
+    _Of("backfilld_lanes_due", "Lanes that are due now.", lambda snapshot: snapshot.lanes_due),
     _Of("backfilld_width", "Lanes that may work at once.", lambda snapshot: snapshot.pace.width),
     _Of(
         "backfilld_width_limit",
-        "The most lanes that may work at once, as set by a person.",
+        "The configured maximum of lanes that may work at once.",
         lambda snapshot: snapshot.pace.max_width,
     ),
     _Of(
         "backfilld_working_sessions",
-        "Sessions of ours that are inside a batch or a step of DDL.",
+        "backfilld's sessions inside a batch or a step of DDL.",
         lambda snapshot: snapshot.working_sessions,
     ),
     _Of("backfilld_rest_ratio", "Seconds a lane rests for each second of work.", lambda snapshot: snapshot.pace.rest),
     _Of(
         "backfilld_batch_limit_seconds",
-        "How long a batch may last at the present pace; absent: as long as its run says.",
+        "How long a batch may last at the present pace; absent: as long as its run allows.",
         lambda snapshot: snapshot.pace.batch_seconds,
     ),
     _Of(
@@ -220,7 +220,7 @@ def _of_signals(readings: Mapping[str, Mapping[str, float | None]]) -> Iterator[
     )
     limits = GaugeMetricFamily(
         "backfilld_signal_limit",
-        "Where a signal begins to slow the work (soft), and where it stops it (hard).",
+        "Where a signal begins to slow work down (soft), and where it holds all work (hard).",
         labels=["signal", "limit"],
     )
     readable = GaugeMetricFamily(

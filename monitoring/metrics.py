@@ -49,7 +49,7 @@ BATCH_SECONDS = Histogram(
 ERRORS = Counter("backfilld_errors", "Errors met, by what happens next.", ["class"], registry=REGISTRY)
 GIVE_WAYS = Counter(
     "backfilld_give_way",
-    "Batches cancelled early, so that a session that waited for them could continue.",
+    "Batches cancelled because a session waited for a lock of theirs.",
     registry=REGISTRY,
 )
 BLOCKERS_SENT_AWAY = Counter(
@@ -60,13 +60,13 @@ BLOCKERS_SENT_AWAY = Counter(
 )
 LOCK_TRIES = Counter(
     "backfilld_lock_tries",
-    "Tries of a DDL step for its lock: acquired (had), timed out, or put off because of its present holders.",
+    "Attempts of a DDL step to lock its table: acquired (had), timed out, or put off because of its present holders.",
     ["outcome"],
     registry=REGISTRY,
 )
 LOCK_WAIT_SECONDS = Histogram(
     "backfilld_lock_wait_seconds",
-    "Seconds a DDL step waited for its lock in all, from the first try until it was acquired.",
+    "Seconds until a DDL step acquired its lock, from the first attempt.",
     buckets=LOCK_BUCKETS,
     registry=REGISTRY,
 )
@@ -87,7 +87,7 @@ SENDS_FAILED = Counter(
 CONTROL_MESSAGES = Counter("backfilld_control_messages", "Control messages handled.", ["verb"], registry=REGISTRY)
 CONTROL_SECONDS = Histogram(
     "backfilld_control_seconds",
-    "Seconds from a wish being on record until no batch is in flight.",
+    "Seconds from a wish being recorded until no batch is in flight.",
     ["verb"],
     buckets=CONTROL_BUCKETS,
     registry=REGISTRY,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-#: Operations of the design that a file may not use yet; named, so that nobody takes them for a typing error.
+#: Operations of the design that a file may not use yet; named, so that they are not reported as typing errors.
 PLANNED = frozenset({"rebuild_table", "change_primary_key", "split_column", "merge_columns"})
 
 Schema = dict[str, Any]  # JSON Schema is JSON: mappings of anything

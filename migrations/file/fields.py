@@ -23,7 +23,7 @@ from backfilld.migrations.record.states import Phase
 #: Phases a run can stop before. `done` is not one: nothing comes after it.
 APPROVABLE = tuple(phase for phase in Phase if phase is not Phase.DONE)
 
-#: Every claim of a lane looks at each; nobody plans a week in more pieces.
+#: Every claim of a lane checks each; a week needs no more pieces.
 MOST_WINDOWS = 20
 
 

@@ -160,7 +160,7 @@ class Migration(FileModel):
         """`sha256:…` over what the migration means: its name and operations.
 
         Not over comments, layout, the order of keys, or values that equal their default. Not over `settings` either:
-        they may be tuned while the run goes on, and a tuned file must still be the same migration.
+        they may be tuned while the run continues, and a tuned file must still be the same migration.
         """
         meaning = self.model_dump(mode="json", include={"name", "operations"}, exclude_defaults=True, exclude_none=True)
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -229,7 +229,7 @@ class _FileSchema(GenerateJsonSchema):
         return {key: value for key, value in described.items() if (key, value) != ("default", None)}
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # same
-        """No title: the name of the key in other letters helps nobody."""
+        """No title: it would only repeat the name of the key."""
         del schema
         return False
 

@@ -350,7 +350,7 @@ class CreateIndex(OperationModel):
     )
     expressions: Expression | None = Field(
         default=None,
-        description="In place of `columns`: what stands in the parentheses of CREATE INDEX.",
+        description="In place of `columns`: the contents of the parentheses of CREATE INDEX.",
         examples=["lower(email), created_at DESC"],
     )
     unique: bool = Field(default=False, description="Whether no two rows may have the same values.")
@@ -367,7 +367,7 @@ class CreateIndex(OperationModel):
         if (self.columns is None) == (self.expressions is None):
             raise Wrong(
                 "an index is of `columns` or of `expressions`, one of the two",
-                "Write `columns:` with names, or `expressions:` with what stands in the parentheses of CREATE INDEX.",
+                "Write `columns:` with names, or `expressions:` with the contents of the parentheses of CREATE INDEX.",
                 at=("expressions",) if self.expressions is not None else (),
             )
         return self

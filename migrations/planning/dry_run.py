@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
 _SQL = queries(__package__, "dry_run")
 
-#: Copies are empty and nobody else sees them, so that whatever takes longer than this waits for something real.
+#: Copies are empty and no other session sees them: a statement that takes longer than this waits for something real.
 _TIMEOUTS = {"lock_timeout": "50ms", "statement_timeout": "5s"}
-#: More tables than this are not copied: what names the others is told by rule.
+#: More tables than this are not copied: statements that name the others are judged by rule.
 _MOST_COPIES = 20
 
 #: What is not run, and leaves a copy as it is all the same.
@@ -106,7 +106,7 @@ class _Stage:
         self._copies = copies
         self._token = secrets.token_hex(8)
         self._operations = [self._bound(number, known) for number, known in enumerate(facts)]
-        #: Operations of which a statement was left out, so that the copies may no longer be what the tables would be.
+        #: Operations with a skipped statement: their copies may no longer match the real tables.
         self._astray: set[int] = set()
         self._heard: list[str] = []
         self._state = _State()
@@ -147,7 +147,7 @@ class _Stage:
             with self._connection.transaction():
                 self._connection.execute("CREATE SCHEMA IF NOT EXISTS backfilld")
         except errors.InsufficientPrivilege:
-            pass  # what needs it is told by rule
+            pass  # statements that need it are judged by rule
 
     def _play_operation(self, dry_run: DryRun, phase: Phase, number: int, operation: Operation) -> None:
         before = self._record() if isinstance(operation, Sql) and steps([operation], phase) else None
@@ -226,7 +226,7 @@ class _Stage:
         """Whether `rollback` leaves everything as it was before `run`."""
         place = f"operations[{number}].sql.rollback"
         if number in self._astray:
-            self._found.warn(f"{place} was not tried, because `run` could not be")
+            self._found.warn(f"{place} was not tried, because `run` was not")
             return
         state = self._state
         with self._connection.transaction(force_rollback=True):

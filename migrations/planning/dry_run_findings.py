@@ -98,7 +98,7 @@ def judge(found: Findings, operation: definition.Operation, number: int, stateme
     named = names(statement.sql.as_string())
     rows = max((count for table, count in found.rows.items() if (table.schema, table.name) in named), default=0)
     if rows >= SMALL_ROWS and not looked_at:
-        remedy = f"{_instead(seen, statement)}; or, if that is acceptable, write `allow: [long-lock]`"
+        remedy = f"{_instead(seen, statement)}; or, if it is acceptable, write `allow: [long-lock]`"
         found.refuse("dry_run", f"{problem}, and there are about {rows:,} rows", remedy)
     else:
         found.warn(problem)

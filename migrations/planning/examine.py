@@ -62,7 +62,7 @@ def _check_server(connection: Connection, found: Examination, migration: Migrati
     if backend.in_recovery or backend.read_only:
         found.refuse(
             "read_only",
-            "this server does not take writes (a standby, or read-only by default)",
+            "this server does not accept writes (a standby, or read-only by default)",
             "Give the URL of the primary, and check default_transaction_read_only",
         )
     elif not backend.may_make_temporary:
@@ -138,7 +138,5 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
             "Remove `walk: pages` from the settings; the table is then walked by key",
         )
     if bind_one(case.migration, case.number, facts).undo() and not case.migration.settings.journal:
-        case.warn(
-            "with `journal: off` the old values are not kept: once rows have changed, this run cannot be rolled back"
-        )
+        case.warn("with `journal: off` old values are not kept: once rows have changed, this run cannot be rolled back")
     return replace(facts, keys_because=because)

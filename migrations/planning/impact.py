@@ -103,7 +103,7 @@ def of_added(of: AddColumn, dependent: Dependent) -> Effect | None:  # noqa: PLR
         case "publication" if dependent.columns:
             return Effect(ImpactAction.STAYS, f"does not send {column} until you add it to its list of columns")
         case "publication":
-            words = f"sends {column} as soon as expand is done: add the column on its subscribers first"
+            words = f"sends {column} once expand is done: add the column on its subscribers first"
             return Effect(ImpactAction.SUBSCRIBERS_FIRST, words)
         case "column grant":
             return Effect(ImpactAction.STAYS, f"does not cover {column}: grant it to the roles that need it")
@@ -136,11 +136,11 @@ def _of_written(columns: set[str], dependent: Dependent) -> Effect | None:
         case "constraint" | "foreign key" if touched:
             words = "is checked for each new value; rows that break it are quarantined"
         case "generated column" if touched:
-            words = "is computed again for each changed row"
+            words = "is recomputed for each changed row"
         case "materialized view" if touched:
             return Effect(ImpactAction.STAYS, "keeps the old values until it is refreshed")
         case "policy" if touched:
-            words = "decides by the new values who sees the row"
+            words = "decides by the new values which roles see the row"
         case "publication" if touched or not dependent.columns:
             words = "sends each changed row"
         case "replica identity" if dependent.name == "full":
@@ -156,7 +156,7 @@ def of_renamed(of: RenameColumn, dependent: Dependent) -> Effect | None:
         words = f"names {old}, which works until contract: change it to {new} before then"
         return Effect(ImpactAction.REVIEW, words)
     if dependent.kind in {"view", "materialized view"}:
-        return Effect(ImpactAction.FOLLOWS, f"follows by itself; its own column is still called {old}")
+        return Effect(ImpactAction.FOLLOWS, f"follows by itself; its own column keeps the name {old}")
     if dependent.kind == "publication":
         words = f"follows by itself, and sends {new}: rename the column on its subscribers first"
         return Effect(ImpactAction.SUBSCRIBERS_FIRST, words)
@@ -167,12 +167,12 @@ def of_retyped(of: ChangeType, dependent: Dependent) -> Effect | None:
     if not dependent.names(of.column) or dependent.kind not in BOUND:
         return None
     if dependent.is_text:
-        return Effect(ImpactAction.REVIEW, "meets the new type after the switch: check that it works with it")
+        return Effect(ImpactAction.REVIEW, "reads the new type after the switch: check that it still works")
     if dependent.kind == "publication":
         words = "sends the new type after the switch: change the column on its subscribers first"
         return Effect(ImpactAction.SUBSCRIBERS_FIRST, words)
     if dependent.kind == "sequence":
-        return Effect(ImpactAction.STAYS, "stays, and gives values of its own type")
+        return Effect(ImpactAction.STAYS, "stays, and returns values of its own type")
     if dependent.kind in {"comment", "column grant"}:
         return Effect(ImpactAction.REBUILT, "is copied to the new column at the switch")
     return Effect(ImpactAction.REBUILT, "is recreated for the new type at the switch")

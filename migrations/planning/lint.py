@@ -1,6 +1,6 @@
 """What is known to go wrong with raw SQL, found by reading it: rules of our own, and those of squawk.
 
-A rule forbids (it can be no step of a run), refuses (until `allow:` says that somebody looked), or warns. Rules about how long a
+A rule forbids (it can be no step of a run), refuses (until `allow:` accepts it), or warns. Rules about how long a
 lock is held only warn when every table that the statement names is small.
 """
 
@@ -82,7 +82,7 @@ RULES = {
         "refuse", "Use the operation that does it without a long lock: see docs/operations/sql.md", by_size=True
     ),
     "enum-value": Rule("refuse", "PostgreSQL cannot remove a value from an enum, so `rollback` cannot either"),
-    "data-change": Rule("warn", "A backfill operation does it in small batches, and keeps the old values"),
+    "data-change": Rule("warn", "A backfill operation does it in small batches, and journals the old values"),
     "policy": Rule("warn", "It changes at once which rows each role may see and write; hidden rows cause no error"),
     "trigger": Rule(
         "warn", "It fires for backfilld's batches too, and after the sync triggers if its name sorts after a tilde"
@@ -95,7 +95,7 @@ RULES = {
     "syntax-error": Rule("warn", "squawk could not read this, and applied none of its rules to the text"),
     # squawk's: the application waits.
     "adding-field-with-default": Rule("refuse", "Use add_column, which fills rows in batches", by_size=True),
-    "adding-not-nullable-field": Rule("refuse", "Use set_not_null, which proves it beforehand", by_size=True),
+    "adding-not-nullable-field": Rule("refuse", "Use set_not_null, which validates it beforehand", by_size=True),
     "adding-serial-primary-key-field": Rule(
         "refuse", "Add the column with add_column, and its key later", by_size=True
     ),
@@ -108,14 +108,16 @@ RULES = {
     "require-concurrent-reindex": Rule("refuse", "Run REINDEX CONCURRENTLY by hand", by_size=True),
     "require-concurrent-partition-detach": Rule("refuse", "Run DETACH … CONCURRENTLY by hand", by_size=True),
     # squawk's: the application fails, or something is gone.
-    "adding-required-field": Rule("refuse", "Use add_column with not_null: statements that do not know it would fail"),
+    "adding-required-field": Rule(
+        "refuse", "Use add_column with not_null: statements that leave the column out would fail"
+    ),
     "renaming-column": Rule("refuse", "Use rename_column: applications may use either name until contract"),
     "renaming-table": Rule("refuse", "Deploy an application that knows both names first, then allow it"),
     "ban-drop-column": Rule("refuse", "Use drop_column, which archives the values"),
     "ban-drop-table": Rule("refuse", "Keep a copy, then allow it: `rollback` cannot bring the rows back"),
     "ban-drop-database": Rule("forbid", "Do it by hand"),
     "ban-truncate-cascade": Rule("refuse", "Name the tables, each in a statement of its own"),
-    "ban-drop-not-null": Rule("warn", "`rollback` has to prove every row again to bring it back"),
+    "ban-drop-not-null": Rule("warn", "`rollback` has to validate every row again to restore it"),
 }
 
 #: Of squawk's rules, those that the way statements are run here answers, or rules of ours say better.
@@ -156,21 +158,21 @@ _PATTERNS: tuple[tuple[str, str, str], ...] = (
         ),
         "changes a setting that outlives it, or that a run depends on",
     ),
-    ("copy", r"COPY .*\b(STDIN|STDOUT)\b", "moves rows over the connection, where nobody sends or reads them"),
+    ("copy", r"COPY .*\b(STDIN|STDOUT)\b", "moves rows over the connection, where no client sends or reads them"),
     (
         "drop-cascade",
         r"(DROP|TRUNCATE)\b.*\bCASCADE\b|ALTER .*\bDROP\b.* CASCADE\b",
-        "CASCADE takes away whatever depends on it, and names none of it",
+        "CASCADE drops every dependent object without naming any",
     ),
     (
         "disable-row-level-security",
         r"ALTER TABLE .*\b(DISABLE|NO FORCE) ROW LEVEL SECURITY\b",
-        "row security is switched off",
+        "row security is disabled",
     ),
     ("enum-value", r"ALTER TYPE .*\bADD VALUE\b", "a value is added to an enum"),
     ("policy", r"(CREATE|ALTER|DROP) POLICY\b", "a policy is changed, under ACCESS EXCLUSIVE"),
     ("trigger", r"(CREATE (OR REPLACE )?(CONSTRAINT )?|DROP )TRIGGER\b", "a trigger is changed"),
-    ("publication", r"(ALTER|DROP) PUBLICATION\b", "what is published changes"),
+    ("publication", r"(ALTER|DROP) PUBLICATION\b", "a publication changes"),
 )
 _CASCADES_BY_KEY = re.compile(r"\bON (DELETE|UPDATE) CASCADE\b")
 _CHANGES_DATA = re.compile(r"(WITH\b.*)?\b(UPDATE|DELETE FROM|MERGE INTO|INSERT INTO\b.*\bSELECT)\b")
@@ -241,12 +243,12 @@ def _squawk(text: str, statements: Sequence[SqlStatement], *, version: int) -> l
             capture_output=True,
             timeout=_SQUAWK_SECONDS,
             check=False,
-            cwd=Path(program).parent,  # not where a .squawk.toml of somebody's could lie
+            cwd=Path(program).parent,  # not where a stray .squawk.toml could lie
         )
         # Not the exit code: it is 1 for findings and for a call that failed alike.
         found = json.loads(answer.stdout)
     except (OSError, subprocess.TimeoutExpired, ValueError) as exc:
-        msg = f"the linter `squawk` gave no answer ({type(exc).__name__})"
+        msg = f"the linter `squawk` failed ({type(exc).__name__})"
         raise NotLinted(msg) from exc
     lines = [0]
     for line in text.encode().splitlines(keepends=True):

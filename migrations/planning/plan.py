@@ -218,7 +218,7 @@ def _of_lanes(number: int, operation: Operation, phase: Phase, walk: CostEstimat
         return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number)]
     if phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
         text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
-        note = "in batches; the rows that it finds are walked again"
+        note = "in batches; the rows that it finds are updated again"
         return [PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number)]
     return []
 
@@ -233,7 +233,7 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAc
             PlannedAction(
                 sql=lock.statement.as_string(),
                 lock=lock.mode,
-                note=f"the strongest that the step needs, at once; {_GIVES_WAY}",
+                note=f"the strongest lock that the step needs, acquired first; {_GIVES_WAY}",
                 operation=place.operation,
                 step=place.step,
                 hold="brief",
@@ -259,7 +259,7 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAc
             )
         )
     if step.allows is not None and planned:
-        kept = "the table's catalog entry must then be unchanged, except for what was asked"
+        kept = "afterwards the table's catalog entries must be unchanged, except for what the migration asks for"
         planned[-1] = replace(planned[-1], note="; ".join(part for part in (planned[-1].note, kept) if part))
     return planned
 
@@ -284,10 +284,10 @@ def _deed(seen: Seen) -> str:
         (seen.rewrites, "rewrites the table"),
         (seen.builds_index, "builds an index"),
         (seen.scans, "scans the table"),
-        (seen.proved, "scans nothing: a constraint proves it"),
+        (seen.proved, "no scan: a constraint proves it"),
     )
     deed = next((words for is_so, words in deeds if is_so), "")
-    return "; ".join(part for part in (deed, *(f"locks {table} in {mode} too" for table, mode in seen.also)) if part)
+    return "; ".join(part for part in (deed, *(f"also locks {table} in {mode}" for table, mode in seen.also)) if part)
 
 
 def _sets(rewrite: Rewrite) -> str:
@@ -314,7 +314,7 @@ def _report(
 ) -> TableReport:
     key = next((operation.facts.key for operation in operations if operation.table == table.name), ())
     notes = [
-        f"{operation.facts.relation} is walked once because {_subject(operation)}{operation.facts.once_because}"
+        f"{operation.facts.relation} is walked once because {operation.facts.once_because}"
         for operation in operations
         if operation.table == table.name and operation.facts.once_because
     ]
@@ -331,11 +331,6 @@ def _report(
         notes=tuple(notes),
         impacts=impacts,
     )
-
-
-def _subject(operation: Operation) -> str:
-    rewrite = operation.rewrite()
-    return "" if rewrite is not None and rewrite.transform is not None else "the expression "
 
 
 def _estimate(migration: Migration, operations: tuple[Operation, ...], examination: Examination) -> Estimate:

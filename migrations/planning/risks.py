@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 Level = Literal["high", "medium", "low"]
 LEVELS: tuple[Level, ...] = ("high", "medium", "low")
 
-#: What a person has to do about a dependent, and how bad it is if nobody does.
+#: What a person has to do about a dependent, and how bad it is if it is not done.
 _TO_DO: dict[ImpactAction, tuple[Level, str]] = {
     ImpactAction.CHANGE_FIRST: ("high", "Change it first"),
-    ImpactAction.REVIEW: ("medium", "Look at its text"),
+    ImpactAction.REVIEW: ("medium", "Read its definition"),
     ImpactAction.SUBSCRIBERS_FIRST: ("medium", "Change the subscribers before the run"),
 }
 #: A heap that grows by more than this part of itself is a matter of disk space.
@@ -159,7 +159,7 @@ def _of_impacts(impacts: Mapping[TableName, Sequence[Impact]]) -> list[Risk]:
 
 
 def _of_dry_run(examination: Examination, operations: Sequence[Operation]) -> list[Risk]:
-    """Statements whose lock nobody saw, and ones that are long."""
+    """Statements whose lock was not measured, and long ones."""
     found: list[Risk] = []
     if examination.dry_run is None:
         return found
@@ -169,7 +169,10 @@ def _of_dry_run(examination: Examination, operations: Sequence[Operation]) -> li
                 for statement_number, statement in enumerate(step.statements if isinstance(step, Action) else ()):
                     seen = examination.dry_run.at(Place(phase, number, step_number, statement_number))
                     if isinstance(operation, Sql) and not seen.measured and statement.lock in BLOCKS_WRITES:
-                        reason = f"a statement of {phase} should take {statement.lock}, which was not measured: {seen.by_rule_because}"
+                        reason = (
+                            f"a statement of {phase} is expected to take {statement.lock}, which was not measured: "
+                            f"{seen.by_rule_because}"
+                        )
                         found.append(
                             Risk(
                                 cause=Cause.UNMEASURED_LOCK,
@@ -207,7 +210,7 @@ def _of_growth(examination: Examination) -> list[Risk]:
                     level="medium",
                     operation=number,
                     reason=reason,
-                    remedy="Have that much disk space free, and room for the WAL",
+                    remedy="Have that much disk space free, and space for the WAL",
                 )
             )
     return found

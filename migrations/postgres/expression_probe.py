@@ -165,7 +165,7 @@ class Probe:
         return [(as_shadow[one.name], as_column[one.name]) for one in held]
 
     def is_constant(self, expression: str, type_: str) -> bool:
-        """Whether an expression without columns gives the same whoever asks and whenever: PostgreSQL would store it."""
+        """Whether an expression without columns returns the same in every session and at any time: PostgreSQL would store it."""
         try:
             with self._connection.transaction(force_rollback=True):
                 self._connection.execute(
@@ -302,11 +302,12 @@ class Rejected(Exception):
         remedy = {
             "type": "Write a type as PostgreSQL does, with its schema when it is not built in (extensions.citext)",
             "default": "Write a constant, or an expression without columns",
-            "index": "Write what CREATE INDEX takes; names outside pg_catalog carry their schema (public.f(x))",
-            "foreign_key": "Refer to columns of a unique key whose types PostgreSQL compares with these",
+            "index": "Write what CREATE INDEX accepts; names outside pg_catalog need their schema (public.f(x))",
+            "foreign_key": "Refer to columns of a unique key whose types PostgreSQL can compare with these",
         }.get(
             self.check,
-            "Write one SQL expression over the table's columns; names outside pg_catalog carry their schema (public.f(x))",
+            "Write one SQL expression over the table's columns; names outside pg_catalog need their schema "
+            "(public.f(x))",
         )
         return Finding(self.check, f"{place}: {self.problem}", self.remedy or remedy)
 

@@ -79,7 +79,7 @@ class Work:
     phase: str | None
     #: Of the phase, in percent; None where PostgreSQL does not count.
     percent: float | None
-    #: Who is waited for, in words; None when nobody is.
+    #: The session that is waited for, in words; None when there is none.
     waits_for: str | None
 
     @property

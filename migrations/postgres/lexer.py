@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 #: PostgreSQL's lexical elements that may hold a parenthesis or a semicolon which is not one (manual, 4.1). Where this lexer
-#: and PostgreSQL's could differ it must see more code, never less: names go on with `$` and with every character beyond
+#: and PostgreSQL's could differ it must see more code, never less: names continue with `$` and with every character beyond
 #: ASCII, a carriage return ends a line comment, and an escape string that is continued keeps its backslashes.
 LEXEME = re.compile(
     r"""
@@ -47,9 +47,9 @@ def self_containment_problem(expression: str) -> str | None:
         elif kind == "close":
             depth -= 1
             if depth < 0:
-                return "a parenthesis is closed that was not opened"
+                return "a parenthesis is closed without being opened"
         elif kind == "semicolon":
-            return "it holds more than one statement"
+            return "it contains more than one statement"
         elif kind == "broken":
             return "a quote is not closed"
         elif kind == "continued":

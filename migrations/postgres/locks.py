@@ -34,7 +34,7 @@ class LockMode(StrEnum):
     EXCLUSIVE = "EXCLUSIVE"
     ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
     #: A DO block of a user's: known only once it has run.
-    UNKNOWN = "whatever it executes locks"
+    UNKNOWN = "the locks of whatever it executes"
 
 
 #: The modes, from the weakest to the strongest, each with the ones it waits for (manual, 13.3).
@@ -164,7 +164,7 @@ class Blocker:
     waits: bool
     #: Whether it is connected to this database.
     is_here: bool
-    #: An autovacuum that PostgreSQL itself does not send away for anybody.
+    #: An autovacuum that PostgreSQL itself never cancels.
     prevents_wraparound: bool | None
     is_ours: bool
     may_be_signalled: bool

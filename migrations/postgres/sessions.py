@@ -52,7 +52,7 @@ class SessionName:
 
 
 def tidying(run: int) -> str:
-    """The name of a session that removes what an unfinished index left; it outlives a run that is told to stop."""
+    """The name of a session that removes what an unfinished index left; it outlives a run that is asked to stop."""
     return f"{OURS} tidies run={run}"
 
 

@@ -8,7 +8,7 @@ import psycopg
 from psycopg import errors
 
 _CONNECTION = "08"
-#: Somebody, or a time limit, cancelled the statement, or ended the server.
+#: The statement was cancelled, by a session or a time limit, or the server was ended.
 _INTERVENTION = "57"
 #: The server ends the session: it shuts down, has crashed, or is not ready yet. Of this class only 57014 spares the session.
 _SHUTDOWN = "57P"
@@ -59,7 +59,7 @@ def cannot_serve(exc: psycopg.Error) -> bool:
 
 
 def ran_out_of_time(exc: psycopg.Error) -> bool:
-    """Whether a statement was cancelled, by its time limit or by somebody."""
+    """Whether a statement was cancelled, by its time limit or by another session."""
     return exc.sqlstate == "57014"
 
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from psycopg import sql
 
 _WORD = re.compile(r"[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*")
-#: Kinds of lexeme that are one value to whoever reads the words around it.
+#: Kinds of lexeme that count as one value when the words around it are read.
 _STRINGS = frozenset({"continued", "escaped", "string", "dollar"})
 
 
 class Unclosed(ValueError):
-    """A quote or a comment is not closed, so that nobody can say where a statement ends."""
+    """A quote or a comment is not closed, so it is unknown where a statement ends."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Lanes: claimed, advanced, postponed, and found when nobody woke them."""
+"""Lanes: claimed, advanced, postponed, and found when their wake-up was lost."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def lock_coordinator(connection: Connection, run: int) -> None:
 
 
 def try_lock_coordinator(connection: Connection, run: int) -> bool:
-    """`lock_coordinator` where nobody has it; False when somebody does."""
+    """`lock_coordinator` without waiting; False when it is locked."""
     return connection.execute(_SQL["try_lock_coordinator"], {"run": run}).fetchone() is not None
 
 
@@ -111,7 +111,7 @@ def shorten(
 
 
 def extend(connection: Connection, run: int, *, operation: int, pass_: int, bounds: Bounds | PageRange) -> bool:
-    """Let the untouched lane that ends where `bounds` begin go on to their end; False when there is none."""
+    """Let the untouched lane that ends where `bounds` begin continue to their end; False when there is none."""
     begins, edge = ("first", "last") if isinstance(bounds, PageRange) else ("after", "upto")
     values: dict[str, Any] = bounds.to_json()  # Any: keys or pages
     if values[begins] is None:
@@ -133,7 +133,7 @@ def extend(connection: Connection, run: int, *, operation: int, pass_: int, boun
 def advance_query(lane: Lane, checkpoint: Checkpoint) -> Statement:
     """The checkpoint of a step, as a statement that gives the lane's new row (`Lane.from_row`).
 
-    Gives no row when the step was taken by somebody else; a transaction that holds the lane cannot meet that.
+    Gives no row when the step was taken by another worker; a transaction that holds the lane cannot meet that.
     """
     return _SQL["advance_lane"], {
         "run": lane.run,
@@ -252,7 +252,7 @@ def pass_result(connection: Connection, run: int, *, pass_: int, kind: LaneKind)
 
 
 def due(connection: Connection, *, grace_seconds: float) -> list[LaneMessage]:
-    """Messages for lanes that should be working and that nobody woke for `grace_seconds`."""
+    """Messages for lanes that should be working and that no message woke for `grace_seconds`."""
     return messages(connection.execute(_SQL["due_lanes"], {"grace_seconds": grace_seconds}).fetchall())
 
 
@@ -267,7 +267,7 @@ def startable(connection: Connection, run: int) -> list[LaneMessage]:
 
 
 def in_flight(connection: Connection, run: int) -> int:
-    """How many lanes of a run somebody holds at this moment. The caller holds the run."""
+    """How many lanes of a run are locked at this moment. The caller holds the run."""
     row = connection.execute(_SQL["in_flight"], {"run": run}).fetchone()
     return int(row["held"]) if row else 0
 

@@ -100,7 +100,7 @@ class Run:
 
     @cached_property
     def migration(self) -> Migration:
-        """What the run does. Raises InvalidMigration for one of another release; whoever only looks at runs need not read it."""
+        """What the run does. Raises InvalidMigration for one of another release; read only when asked for."""
         # Late, and read when asked for: a list of hundreds of runs is shown without any of it.
         from backfilld.migrations.file.migration import Migration  # noqa: PLC0415 - builds the models of all operations
 
@@ -224,7 +224,7 @@ class Lane:
     rows_walked: int
     rows_changed: int
     rows_residual: int
-    #: About how many rows the lane will have walked at its end; None when nobody knows.
+    #: About how many rows the lane will have walked at its end; None when unknown.
     rows_expected: int | None
     batches_committed: int
     batches_retried: int
@@ -232,7 +232,7 @@ class Lane:
     last_error: Mapping[str, Any] | None
     #: How long the coordinator has tried for a lock. Any: JSON, as `lock_policy.Wait` writes it.
     lock_wait: Mapping[str, Any] | None
-    #: None: asleep until somebody wakes it.
+    #: None: asleep until a message wakes it.
     next_run_at: datetime | None
     #: None: no message is on its way.
     enqueued_at: datetime | None
@@ -252,7 +252,7 @@ class Lane:
 
     @property
     def rows_left(self) -> int:
-        """About how many rows the lane has still before it; 0 when nobody knows."""
+        """About how many rows the lane has still before it; 0 when unknown."""
         return max((self.rows_expected or 0) - self.rows_walked, 0)
 
 
@@ -272,7 +272,7 @@ class Pace:
     #: The load signal that holds all work, and for how many seconds it has; None when none does.
     hold_signal: str | None = None
     held_seconds: float | None = None
-    #: Seconds since a person stopped all runs; None: nobody did.
+    #: Seconds since a person stopped all runs; None: they are not stopped.
     stopped_seconds: float | None = None
     #: Seconds a lane rests for each second of work.
     rest: float = 0.0

@@ -1,4 +1,4 @@
-"""Notices: what people are to be told, made once for each channel, claimed by whoever sends it, and settled."""
+"""Notices: messages to people, created once for each channel, claimed by the worker that sends them, and settled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SQL = queries(__package__, "notices")
 
 @dataclass(frozen=True, kw_only=True)
 class RunSnapshot:
-    """Where a run stands, as far as somebody may have to be told."""
+    """What a notice may have to say about a run."""
 
     run: int
     name: str
@@ -31,7 +31,7 @@ class RunSnapshot:
     #: It stopped because a person said so.
     by_person: bool
     quarantined: int
-    #: When the latest of them was set aside.
+    #: When the latest of them was quarantined.
     quarantined_at: datetime | None
     #: By the database's clock.
     now: datetime
@@ -97,7 +97,7 @@ def _channels(connection: Connection, names: Sequence[str]) -> dict[str, datetim
 
 
 def standings(connection: Connection, *, news_seconds: float, quarantine: bool) -> list[RunSnapshot]:
-    """Runs that have not ended, or ended within `news_seconds`; with `quarantine`, their rows set aside are counted."""
+    """Runs that have not ended, or ended within `news_seconds`; with `quarantine`, their quarantined rows are counted."""
     rows = connection.execute(_SQL["standings"], {"news_seconds": news_seconds, "quarantine": quarantine}).fetchall()
     return [RunSnapshot.from_row(row) for row in rows]
 
@@ -123,9 +123,7 @@ def insert(connection: Connection, wanted: Wanted, facts: Mapping[str, Any]) -> 
 
 
 def see_hold(connection: Connection, channel: str, run: int, *, since: datetime, gaps: tuple[float, float]) -> SeenHold:
-    """A run is held at this moment. `gaps`: for how many seconds it may have been released to be the hold of before, which
-    nobody was told of, or somebody was.
-    """
+    """A run is on hold now. A hold that resumes within `gaps` (unreported, reported) seconds counts as the same hold."""
     gap_seconds, told_gap_seconds = gaps
     row = connection.execute(
         _SQL["see_hold"],
@@ -144,13 +142,13 @@ def see_hold(connection: Connection, channel: str, run: int, *, since: datetime,
 
 
 def tell_holds(connection: Connection, channel: str, runs: Sequence[int]) -> dict[int, datetime]:
-    """Mark holds as told; returns those that nobody else told of meanwhile, with their beginnings."""
+    """Mark holds as reported; returns those that no other worker reported meanwhile, with their beginnings."""
     rows = connection.execute(_SQL["tell_holds"], {"channel": channel, "runs": list(runs)}).fetchall()
     return {row["run"]: row["since"] for row in rows}
 
 
 def drop_untrue(connection: Connection, names: Sequence[str], *, gap_seconds: float) -> None:
-    """Take away what was to be told and is not so any more."""
+    """Remove pending notices that are no longer true."""
     connection.execute(_SQL["drop_untrue"], {"channels": list(names), "gap_seconds": gap_seconds})
 
 
@@ -184,7 +182,7 @@ def fail(connection: Connection, notice: Notice, *, error: str) -> None:
 
 
 def forget(connection: Connection, *, kept_seconds: float, holds_kept_seconds: float) -> None:
-    """Remove what was told long ago, and holds that are over."""
+    """Remove notices sent long ago, and holds that are over."""
     connection.execute(_SQL["forget_notices"], {"kept_seconds": kept_seconds})
     connection.execute(_SQL["forget_holds"], {"kept_seconds": holds_kept_seconds})
 

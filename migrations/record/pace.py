@@ -103,7 +103,7 @@ def stop_of(row: Mapping[str, Any]) -> Stop | None:
 
 
 def read_stop(connection: Connection) -> Stop | None:
-    """The stop that holds all runs; None when nobody asked for one."""
+    """The stop that holds all runs; None when there is none."""
     row = connection.execute(_SQL["read_stop"]).fetchone()
     return stop_of(row) if row else None
 

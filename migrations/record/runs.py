@@ -69,7 +69,7 @@ class StepContext:
 
     @property
     def why_stop(self) -> StopReason | None:
-        """Why a step that is under way must stop now; None while it may go on."""
+        """Why a step that is under way must stop now; None while it may continue."""
         return why_stop(self.state, rollback_pending=self.rollback.pending, all_stopped=self.stop is not None)
 
     @property
@@ -127,7 +127,7 @@ class LockedRun:
 
 
 class ChangedMeanwhile(Exception):
-    """The run's state was changed by somebody else in this very moment; the step is not kept, and looks again."""
+    """The run's state was changed meanwhile; the step is rolled back and reads it again."""
 
 
 def insert(connection: Connection, migration: Migration, facts: tuple[Facts, ...], *, actor: str) -> int:
@@ -149,7 +149,7 @@ def insert(connection: Connection, migration: Migration, facts: tuple[Facts, ...
             connection.execute(_SQL["insert_coordinator"], {"run": run})
             audit.record(connection, run, actor=actor, what="run.enqueued", checksum=migration.checksum)
     except errors.UniqueViolation as exc:
-        msg = f"a run named {migration.name} exists already"
+        msg = f"a run named {migration.name} already exists"
         raise UsageError(msg) from exc
     return run
 

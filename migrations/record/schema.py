@@ -54,8 +54,9 @@ def check(connection: Connection) -> None:
             [
                 Finding(
                     "schema_version",
-                    f"the schema backfilld in the database has version {found}, and this program knows {newest()}",
-                    "Use the release that made it, or a newer one",
+                    f"the schema backfilld in the database has version {found}, and this release knows versions "
+                    f"up to {newest()}",
+                    "Use the release that created it, or a newer one",
                 )
             ]
         )
@@ -109,7 +110,7 @@ def ensure(connection: Connection) -> list[int]:
                 Finding(
                     "schema_privilege",
                     f"this role may not create the schema backfilld: {exc.diag.message_primary}",
-                    "Run `backfilld init` as a role that may, or grant CREATE on the database",
+                    "Run `backfilld init` as a role that has CREATE on the database, or grant it",
                 )
             ]
         ) from exc

@@ -86,7 +86,7 @@ ACTIVE = frozenset({State.QUEUED, State.RUNNING, State.ROLLING_BACK})
 STOPPING = frozenset({State.PAUSING, State.CANCELLING})
 #: States a run leaves only through `resume` or `enqueue`, or never.
 ENDED = frozenset({State.CANCELLED, State.ROLLED_BACK, State.COMPLETED})
-#: States in which nothing happens until somebody acts.
+#: States in which nothing happens until a person acts.
 RESTING = ENDED | {State.PAUSED, State.FAILED, State.WAITING}
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -162,9 +162,9 @@ BACK = frozenset({LaneKind.ARCHIVE, LaneKind.RESTORE, LaneKind.UNDO})
 class StopReason(StrEnum):
     """Why a run takes no step, and why a step that is under way must end."""
 
-    ASKED = "the run was told to stop"
-    TURNING_BACK = "the run was told to roll back"
-    RESTING = "the run is at rest"
+    ASKED = "the run was asked to stop"
+    TURNING_BACK = "the run was asked to roll back"
+    RESTING = "the run is not active"
     ALL_STOPPED = "all runs are stopped"
 
 

@@ -61,7 +61,7 @@ class RollbackCheck:
 def look(connection: Connection, run: Run) -> RollbackCheck:
     """Whether a run can be taken back now."""
     if run.state is State.ROLLED_BACK:
-        return RollbackCheck(possible=False, because="it is rolled back", kept_until=run.kept_until)
+        return RollbackCheck(possible=False, because="it is already rolled back", kept_until=run.kept_until)
     operations = bind(run.migration, run.facts)
     steps = _steps_back(connection, run, operations)
     if lost := _lost(connection, run, steps):
@@ -78,7 +78,7 @@ def look(connection: Connection, run: Run) -> RollbackCheck:
     named = "; ".join(", ".join(key) for key in keys[: retention.MOST_KEYS])
     return RollbackCheck(
         possible=False,
-        because=f"{len(keys)} rows hold what the old column cannot: {named}",
+        because=f"{len(keys)} rows hold values that the old column cannot: {named}",
         blocked_by=len(keys),
         keys=tuple(keys[: retention.MOST_KEYS]),
         kept_until=run.kept_until,

@@ -29,7 +29,7 @@ def partition(what: What, run: int) -> TableName:
 
 
 def make_partition(connection: Connection, what: What, run: int) -> None:
-    """Make a run's partition where it is not there; locks nobody out."""
+    """Make a run's partition if it does not exist; blocks no session."""
     connection.execute(_SQL["make_partition"], {"what": what, "run": run})
 
 
@@ -73,8 +73,8 @@ def size(connection: Connection, run: int) -> dict[str, int]:
 def purge(connection: Connection, locked: LockedRun, *, actor: str) -> Purged:
     """Drop what is kept for a run that this transaction holds; there is no way back to its old values from then on.
 
-    A partition's end locks the parent for a moment. Lanes lock it only for their session's first row, so that hardly anybody is
-    in the way, and whoever is keeps us waiting no longer than the caller's lock_timeout. Files go after the locks.
+    A partition's end locks the parent for a moment. Lanes lock it only for their session's first row, so that
+    hardly any session blocks it, and none for longer than the caller's lock_timeout. Files go after the locks.
     """
     kept = size(connection, locked.run)
     for table in (partition("journal", locked.run), partition("archive", locked.run)):

@@ -82,7 +82,7 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class PageCursor:
-    """Where a lane is: a group of pages, the round it is in, and the page it goes on with."""
+    """Where a lane is: a group of pages, the round it is in, and the page it continues with."""
 
     first: int
     last: int | None
@@ -279,7 +279,7 @@ def _learn(page_range: PageRange, cursor: PageCursor) -> Rounds:
         level = min(level * 2, page_range.stripes)
         floor = level
     if following is not None and following < 0.5:
-        # What the first round left is not free yet when the next one comes: somebody's snapshot still sees it. Come later.
+        # What the first round left is not free yet when the next one comes: another session's snapshot still sees it. Come later.
         if scale >= MOST_SCALE and following < 0.2:
             return Rounds(level=1, floor=floor, scale=scale)
         scale = min(scale * 2, MOST_SCALE)

@@ -42,7 +42,7 @@ def next_rows(rows: int, recent: Sequence[Timing], *, target_seconds: float) -> 
 
 
 def smaller(rows: int, *, timed_out: bool) -> int:
-    """The size after a batch that was rolled back: a tenth when it ran out of time, half when it met somebody's lock."""
+    """The size after a batch that was rolled back: a tenth when it ran out of time, half when it met another session's lock."""
     return _clamp(rows // 10 if timed_out else rows // 2)
 
 

@@ -27,7 +27,7 @@ def keys_wanted(
 
 
 def wanted(walk: KeyWalk, condition: sql.Composable, *, carefully: bool) -> sql.Composed:
-    """A condition for rows that are not set aside; its parameters are the run and the operation.
+    """A condition for rows that are not quarantined; its parameters are the run and the operation.
 
     `carefully` where the condition raises an error for a row that is.
     """

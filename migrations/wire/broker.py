@@ -27,7 +27,7 @@ _VARIABLE = "BACKFILLD_REDIS_URL"
 
 #: A command of ours takes a millisecond; a server silent for five seconds is as good as gone.
 SOCKET_TIMEOUT_SECONDS = 5
-#: Short: a deploy script waits for it, and a worker goes on without.
+#: Short: a deploy script waits for it, and a worker continues without.
 CONNECT_TIMEOUT_SECONDS = 2
 #: An idle connection that a firewall has cut is found by a PING rather than by the next message.
 HEALTH_CHECK_SECONDS = 30
@@ -62,7 +62,7 @@ class BrokerRedis(redis.Redis):
 def connect_redis(url: str, *, patient: bool = True) -> BrokerRedis:
     """A client with explicit timeouts and retries; connects when first used. Raises InvalidSettings for a URL that is none.
 
-    One that is not patient gives up after a second: for whoever only looks.
+    One that is not patient gives up after a second: for a caller that only reads.
     """
     _check_url(url)
     timeouts = (SOCKET_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, RETRIES) if patient else (1, 1, 0)
@@ -182,7 +182,7 @@ def check(client: redis.Redis) -> None:
             [
                 Finding(
                     "redis_eviction",
-                    f"Redis at {_address(client)} drops keys when its memory is full (maxmemory-policy {policy})",
+                    f"Redis at {_address(client)} evicts keys when its memory is full (maxmemory-policy {policy})",
                     "Set maxmemory-policy to noeviction, or give backfilld a Redis of its own",
                 )
             ]
@@ -207,7 +207,7 @@ def _check_url(url: str) -> None:
         raise InvalidSettings(_VARIABLE, str(exc)) from exc
     database = parsed.path.strip("/")
     if parsed.scheme in ("redis", "rediss") and database and not database.isdecimal():
-        raise InvalidSettings(_VARIABLE, f"{database!r} is not the number of a database, such as 0")
+        raise InvalidSettings(_VARIABLE, f"{database!r} is not a database number, such as 0")
 
 
 def _address(client: redis.Redis) -> str:

@@ -37,8 +37,8 @@ AT_A_GLANCE = Section(
     panels=[
         words_panel(
             "What holds all work now?",
-            "The signal that is beyond its hard limit or cannot be read, and for how long it has held. "
-            "Work goes on by itself once it is well again; `backfilld pace` shows who is behind it.",
+            "The signal that is over its hard limit or cannot be read, and for how long it has held all work. "
+            "Work continues by itself once the signal recovers; `backfilld pace` shows the sessions behind it.",
             Query(
                 f"{record('backfilld_hold_info')} * on (job) group_left () {record_by('job', 'backfilld_hold_age_seconds')}",
                 "{{reason}}",
@@ -47,40 +47,41 @@ AT_A_GLANCE = Section(
             size=(6, 4),
         ),
         stat_panel(
-            "Did a person stop everything?",
-            "Seconds since `backfilld pause --all`. It stays until `backfilld resume --all`, through every restart.",
+            "Did a person stop all runs?",
+            "Seconds since `backfilld pause --all`. The stop outlasts restarts and ends with `backfilld resume --all`.",
             Query(record("backfilld_stop_age_seconds"), "stopped for"),
             look=Look(unit="dtdurations", steps=[(0.001, ORANGE)], words={"0": ("no", GREEN)}),
             size=(5, 4),
         ),
         stat_panel(
             "Is the governor awake?",
-            f"Seconds since its last verdict: about one while a run is at work, up to 13 while none is. From {STALE_SECONDS:.0f} on all work is held, as nobody knows the load: "
-            "look whether a worker runs, and whether it reaches PostgreSQL.",
+            "Seconds since its last verdict: about one while a run is active, up to 13 otherwise. From "
+            f"{STALE_SECONDS:.0f} on all work is held, because the load is unknown: check that a worker runs "
+            "and reaches PostgreSQL.",
             Query(record("backfilld_pace_age_seconds"), "since its last verdict"),
             look=Look(unit="s", decimals=1, steps=[(14, YELLOW), (STALE_SECONDS, RED)], nothing="no verdict yet"),
             size=(5, 4),
         ),
         stat_panel(
             "How many signals cannot be read?",
-            "Each of them holds all work, as a bad value would. The table names them; "
-            "mend what is asked, or switch the signal `off` in the settings.",
+            "Each of them holds all work, like a value over its hard limit. The table names them; fix the "
+            "cause, or switch the signal `off` in the settings.",
             Query(f"count({record('backfilld_signal_readable')} == 0) or vector(0)", "unreadable"),
             look=Look(unit="none", steps=[(1, RED)]),
             size=(4, 4),
         ),
         stat_panel(
             "How much of the allowed width is used?",
-            "Lanes that may work at once, as a share of what a person allows. "
-            "Low while signals are well: it comes back by one lane in three seconds.",
+            "Lanes that may work at once, as a share of the configured maximum. If it is low while all signals "
+            "are fine, it recovers by one lane every three seconds.",
             Query(f"{record('backfilld_width')} / ({record('backfilld_width_limit')} > 0)", "of the width"),
             look=Look(unit="percentunit", base=ORANGE, steps=[(0.25, YELLOW), (0.75, GREEN)], least=0, most=1),
             size=(4, 4),
         ),
         table_panel(
-            "How does each signal stand against its limits?",
-            "From `slows from` on the pace falls smoothly, and from `stops from` on nothing moves; the bar says how far between the two. "
-            "Limits are settings: docs/governor.md.",
+            "Where is each signal between its limits?",
+            "From `slows from` on the pace falls gradually, and from `stops from` on all work is held; the bar "
+            "shows the position between the two. Limits are settings: docs/governor.md.",
             Query(record_by("signal", "backfilld_signal")),
             Query(record_by("signal", "backfilld_signal_limit", 'limit="soft"')),
             Query(record_by("signal", "backfilld_signal_limit", 'limit="hard"')),
@@ -109,9 +110,9 @@ VERDICTS = Section(
     title="Verdicts",
     panels=[
         lines_panel(
-            "How many lanes might work, and how many did?",
-            "The width, what a person allows at most, and our sessions that are inside a batch or a step of DDL. "
-            "Sessions far below the width: lanes rest, or there are not enough worker threads.",
+            "How many lanes could work, and how many did?",
+            "The width, its configured maximum, and backfilld's sessions inside a batch or a step of DDL. Far "
+            "fewer sessions than the width: lanes rest, or there are too few worker threads.",
             Query(record("backfilld_width"), "may work"),
             Query(record("backfilld_width_limit"), "allowed by a person"),
             Query(record("backfilld_working_sessions"), "at work"),
@@ -119,30 +120,31 @@ VERDICTS = Section(
             steps=True,
         ),
         lines_panel(
-            "What share of its time might a lane work?",
-            "The rest of it lanes rest. A tenth is the least.",
+            "What was the duty cycle of a lane?",
+            "The part of its time that a lane may work; it rests during the remainder. The minimum is a tenth.",
             Query(f"1 / (1 + {record('backfilld_rest_ratio')})", "at work"),
             look=Look(unit="percentunit", least=0, most=1),
             steps=True,
         ),
         lines_panel(
-            "How long might a batch last?",
-            "Beside others a batch is short, as whoever wants one of its rows waits for its end. "
-            "No line: as long as each run says.",
+            "How long could a batch last?",
+            "While other sessions are active batches are short, because a session that needs one of their rows "
+            "waits for the end of the batch. No line: as long as each run allows.",
             Query(record("backfilld_batch_limit_seconds"), "at most"),
             look=Look(unit="s", least=0),
             steps=True,
         ),
         lines_panel(
-            "Which signal slowed the work, and how much?",
-            "Each signal's place between its limits: nothing below the soft one, all from the hard one on.",
+            "Which signal slowed work down, and how much?",
+            "Each signal's position between its limits: 0 up to the soft limit, 1 from the hard limit on.",
             Query(pressure(), "{{signal}}"),
             look=Look(unit="percentunit", least=0, most=1, steps=[(1, RED)]),
             size=(12, 8),
         ),
         lines_panel(
-            "Which signal held all work, and for how much of the time?",
-            "Seconds held in each second, by signal. One that holds often at the same hour: work at other hours, with `windows`.",
+            "Which signal held all work, and for what part of the time?",
+            "Seconds held per second, by signal. If one holds work at the same hour every day, let the run "
+            "work at other hours, with `windows`.",
             Query(hosts_rate("reason", "backfilld_hold_seconds_total"), "{{reason}}"),
             look=Look(unit="percentunit", least=0),
             size=(12, 8),
@@ -155,17 +157,17 @@ GIVING_WAY = Section(
     title="Giving way, and locks",
     panels=[
         lines_panel(
-            "Did the application wait for us?",
-            "Batches that were cancelled so that a session could go on. Many: shorter batches, or other hours: "
-            "`backfilld pace RUN --batch-seconds 0.2`.",
+            "Did the application wait for backfilld?",
+            "Batches that were cancelled because a session waited for a lock of theirs. If there are many, use "
+            "shorter batches or other hours: `backfilld pace RUN --batch-seconds 0.2`.",
             Query(hosts_increase("job", "backfilld_give_way_total"), "batches that gave way"),
             look=Look(unit="short", least=0, steps=[(10, ORANGE)]),
             size=(6, 8),
         ),
         lines_panel(
             "Did DDL get its locks?",
-            "Steps of DDL that had their lock, that timed out, and that were put off because of who holds it. "
-            "`backfilld explain RUN` names who is in the way.",
+            "Steps of DDL that acquired their lock, that timed out, and that were put off because of its "
+            "present holders. `backfilld explain RUN` names the blockers.",
             Query(hosts_increase("outcome", "backfilld_lock_tries_total"), "{{outcome}}"),
             look=Look(
                 unit="short",
@@ -177,16 +179,17 @@ GIVING_WAY = Section(
         ),
         lines_panel(
             "How long did DDL wait for its locks?",
-            "From the first look until it had the lock. The application does not wait meanwhile: each try is short.",
+            "From the first attempt until the lock was acquired. The application does not wait during this "
+            "time: each attempt is short.",
             Query(hosts_quantile(0.5, "", "backfilld_lock_wait_seconds"), "half of them less than"),
             Query(hosts_quantile(0.95, "", "backfilld_lock_wait_seconds"), "95 % less than"),
             look=Look(unit="s", least=0),
             size=(6, 8),
         ),
         lines_panel(
-            "Did we send anybody away?",
-            "Sessions that kept DDL from its lock and were cancelled or ended, because the run's policy says so. "
-            "None unless `cancel_blockers` is set.",
+            "Were blockers cancelled or ended?",
+            "Sessions that blocked DDL and were cancelled or ended, as `cancel_blockers` of the run allows. "
+            "None unless it is set.",
             Query(hosts_increase("how", "backfilld_blockers_sent_away_total"), "{{how}}"),
             look=Look(unit="short", least=0, steps=[(1, ORANGE)]),
             size=(6, 8),
@@ -197,8 +200,8 @@ GIVING_WAY = Section(
 
 def _signal() -> Panel:
     panel = lines_panel(
-        "How near was $signal to its limits?",
-        "Its value at each verdict, where it begins to slow the work, and where it stops it. No value: it could not be read.",
+        "How close was $signal to its limits?",
+        "Its value at each verdict, and its two limits. A gap: it could not be read.",
         Query(record("backfilld_signal", 'signal="$signal"'), "value"),
         Query(record("backfilld_signal_limit", 'signal="$signal"'), "{{limit}} limit"),
         look=Look(unit="short", colours={"value": BLUE, "soft limit": YELLOW, "hard limit": RED}),
@@ -213,7 +216,7 @@ SIGNALS = Section(title="Each signal over time", closed=True, panels=[_signal()]
 PAGE = Page(
     uid="backfilld-governor",
     title="backfilld: governor",
-    description="How hard the database is worked, and what decides it.",
+    description="How hard backfilld works the database, and which signals decide it.",
     sections=[AT_A_GLANCE, VERDICTS, GIVING_WAY, SIGNALS],
     variables=[
         variable(

@@ -53,7 +53,7 @@ class Section:
 
     panels: Sequence[Panel]
     title: str | None = None
-    #: Closed until somebody opens it; until then its queries are not made.
+    #: Closed until a reader opens it; until then its queries are not made.
     closed: bool = False
 
 
@@ -164,7 +164,7 @@ def _job() -> VariableModel:
         "job",
         "Database",
         "label_values(backfilld_database_up, job)",
-        "The job of Prometheus: one for each database that is changed.",
+        "The Prometheus job: one for each target database.",
     )
 
 

@@ -78,8 +78,8 @@ CAUSES: Mapping[str, str] = {
     "stop": "a person stopped all runs",
     "window": "outside its hours",
     "load": "load on the database",
-    "blind": "the load is not known",
-    "lock": "somebody holds a lock",
+    "blind": "the load is unknown",
+    "lock": "other sessions hold a lock",
     "index": "an index build waits for old transactions",
     "error": "every lane waits after an error",
 }

@@ -42,9 +42,9 @@ def of_run(metric: str, *matchers: str) -> str:
 AT_A_GLANCE = Section(
     panels=[
         words_panel(
-            "Where does it stand?",
-            "Its phase and state, and for how long it has been in that state. "
-            "`waiting` wants `backfilld approve $run --phase PHASE`; `paused` and `failed` want a person: `backfilld explain $run`.",
+            "What are its phase and state?",
+            "Its phase and state, and for how long it has been in that state. If `waiting`: `backfilld approve "
+            "$run --phase PHASE`. If `paused` or `failed`: `backfilld explain $run`.",
             Query(seconds_in_state(run=RUN), "{{phase}}, {{state}}"),
             look=Look(unit="dtdurations", base=BLUE, nothing="has ended"),
             size=(6, 4),
@@ -58,14 +58,14 @@ AT_A_GLANCE = Section(
         ),
         stat_panel(
             "When will this walk be over?",
-            "At the speed of the last minutes; not known before the table has been counted, and while nothing moves.",
+            "At the speed of the last minutes; unknown before the table has been counted, and while no batch commits.",
             Query(of_run("backfilld_run_eta_seconds"), "left"),
             look=Look(unit="dtdurations", nothing="not known"),
             size=(5, 4),
         ),
         words_panel(
             "What holds it?",
-            "The one cause that comes first, and for how long. `backfilld explain $run` says what would let it go on.",
+            "The one cause that comes first, and for how long. `backfilld explain $run` says what ends the hold.",
             Query(of_run("backfilld_run_held_seconds"), "{{cause}}"),
             look=Look(
                 unit="dtdurations", base=YELLOW, steps=[(1800, ORANGE)], nothing="nothing holds it", names=CAUSES
@@ -74,23 +74,24 @@ AT_A_GLANCE = Section(
         ),
         stat_panel(
             "Is the data proved?",
-            "Yes once a pass over the whole table has found nothing left to do. The gate opens then: deploy what needs the new data.",
+            "Yes once a pass over the whole table has found no row that needs work. Then the gate opens: "
+            "deploy what needs the new data.",
             Query(of_run("backfilld_run_verified"), "verified"),
             look=Look(unit="none", words={"1": ("yes", GREEN), "0": ("not yet", BLUE)}),
             size=(4, 4),
         ),
         words_panel(
-            "What did it stop for?",
-            "The class of the error for which it paused itself or failed; a run that a person paused has none. "
-            "`backfilld explain $run` has the error in words, and what to do about it.",
+            "Why did it stop?",
+            "The class of the error for which the run paused itself or failed; empty when a person paused it. "
+            "`backfilld explain $run` has the error and what to do about it.",
             Query(of_run("backfilld_run_error_info"), "{{class}}"),
             look=Look(unit="none", base=ORANGE, nothing="nothing"),
             size=(5, 4),
         ),
         stat_panel(
-            "How near is it to its limit of rows set aside?",
-            "Rows in quarantine as a share of those at which the run pauses. "
-            "`backfilld quarantine list $run` names them and their errors; mend them, then `backfilld quarantine retry $run`.",
+            "How close is it to its limit of quarantined rows?",
+            "Quarantined rows as a share of those at which the run pauses. `backfilld quarantine list $run` "
+            "names them and their errors; fix them, then `backfilld quarantine retry $run`.",
             Query(
                 f"{of_run('backfilld_quarantined_rows')} / (({of_run('backfilld_quarantine_limit_rows')}) > 0)",
                 "of the limit",
@@ -100,14 +101,14 @@ AT_A_GLANCE = Section(
         ),
         stat_panel(
             "How many rows did the last verification find?",
-            "Rows that still needed work when all had been looked at. They are walked again; "
-            "if they keep coming, the application writes rows that need it, and the code that does has to be deployed first.",
+            "Rows that still needed work at the end of the pass. The run processes them again; if they keep "
+            "coming, the application writes them, and has to be fixed first.",
             Query(of_run("backfilld_run_residual_rows"), "rows"),
             look=Look(unit="locale", steps=[(1, ORANGE)], nothing="not verified yet"),
             size=(5, 4),
         ),
         stat_panel(
-            "Is a row in the way of going back?",
+            "Does a row block a rollback?",
             "Rows written since the switch that do not fit the old column. `backfilld rollback $run` refuses while there are any; "
             "`backfilld status $run` names them.",
             Query(of_run("backfilld_rollback_conflict_rows"), "rows"),
@@ -116,8 +117,8 @@ AT_A_GLANCE = Section(
         ),
         stat_panel(
             "How long ago did a batch commit?",
-            "Below a minute while the run is running and nothing holds it. "
-            "More than that with no cause beside it: look whether a worker runs, and at the errors of the fleet.",
+            "Less than a minute while the run is running and not on hold. If it is more and no cause is shown, "
+            "check that a worker runs, and the errors on the fleet dashboard.",
             Query(of_run("backfilld_run_progress_age_seconds"), "ago"),
             look=Look(unit="dtdurations", steps=[(60, YELLOW), (300, ORANGE)]),
             size=(4, 4),
@@ -129,21 +130,21 @@ WALK = Section(
     title="The walk",
     panels=[
         lines_panel(
-            "How fast does it go, and what becomes of the rows?",
-            "Rows in a second: changed, found right already, or set aside. "
-            "Only rows set aside: stop and look at them before the limit does it.",
+            "How fast is it, and what happens to the rows?",
+            "Rows per second: changed, already right, or quarantined. If all are quarantined, pause the run "
+            "and look at them before it reaches its limit.",
             Query(record_rate("backfilld_rows_total", RUN), "{{outcome}}"),
             look=Look(
                 unit="rowsps",
                 least=0,
-                names={"unchanged": "right already", "quarantined": "set aside"},
+                names={"unchanged": "right already"},
                 colours={"changed": GREEN, "unchanged": BLUE, "quarantined": RED},
             ),
             stacked=True,
         ),
         lines_panel(
-            "How many rows are there still to do?",
-            "Rows the walk passes over, rows still before it, and rows that verifying has looked at.",
+            "How many rows are left?",
+            "Rows of the walk, rows still ahead of it, and rows read by verify.",
             Query(of_run("backfilld_run_rows"), "in all"),
             Query(of_run("backfilld_run_rows_remaining"), "still to walk"),
             Query(of_run("backfilld_run_rows_verified"), "verified"),
@@ -151,17 +152,17 @@ WALK = Section(
         ),
         lines_panel(
             "Do its batches commit?",
-            "Batches in a second, and those that were rolled back to be tried again. "
-            "Many of the latter: locks, or somebody who waited for what a batch held. `backfilld events $run` tells.",
+            "Batches per second, and those that were rolled back to be retried. If many are retried, the cause "
+            "is locks, or sessions that waited for a lock of a batch: `backfilld events $run`.",
             Query(record_rate("backfilld_batches_total", RUN), "{{outcome}}"),
             look=Look(
                 unit="ops", least=0, names={"retried": "tried again"}, colours={"committed": GREEN, "retried": ORANGE}
             ),
         ),
         lines_panel(
-            "What do its lanes do?",
-            "Lanes of the present walk. Asleep: until their turn, by the pace. Trying again: after an error. "
-            "If all are, the run is held by the error.",
+            "What are its lanes doing?",
+            "Lanes of the present walk. Asleep: until their turn, by the pace. Retrying: after an error. If "
+            "all of them are retrying, the error holds the run.",
             Query(of_run("backfilld_run_lanes"), "{{state}}"),
             look=Look(
                 unit="none",
@@ -174,20 +175,20 @@ WALK = Section(
             steps=True,
         ),
         lines_panel(
-            "When was it held, and by what?",
-            "Seconds for which it had been held, by cause; each hold is a ramp that begins at nothing.",
+            "When was it on hold, and why?",
+            "Seconds on hold, by cause; each hold is a ramp that starts at zero.",
             Query(of_run("backfilld_run_held_seconds"), "{{cause}}"),
             look=Look(unit="dtdurations", least=0, names=CAUSES),
         ),
         lines_panel(
-            "Was its estimate true?",
+            "Was its estimate right?",
             "Time left, and time since the phase began. The first should fall as the second rises.",
             Query(of_run("backfilld_run_eta_seconds"), "left"),
             Query(of_run("backfilld_run_phase_seconds"), "in this phase"),
             look=Look(unit="dtdurations", least=0),
         ),
         timeline_panel(
-            "Which phases and states has it gone through?",
+            "Which phases and states has it been in?",
             "Phase above, state below, over time. Who caused each change: `backfilld events $run`.",
             Query(numbered("phase", PHASE_NUMBERS, RUN), "phase"),
             Query(numbered("state", STATE_NUMBERS, RUN), "state"),
@@ -202,21 +203,21 @@ WALK = Section(
 )
 
 LEFT_BEHIND = Section(
-    title="What it does to the table, and what it keeps",
+    title="Effect on the table, and old values",
     panels=[
         lines_panel(
-            "When were rows set aside?",
-            "Rows in quarantine, and the number at which the run pauses.",
-            Query(of_run("backfilld_quarantined_rows"), "set aside"),
+            "When were rows quarantined?",
+            "Quarantined rows, and the number at which the run pauses.",
+            Query(of_run("backfilld_quarantined_rows"), "quarantined"),
             Query(of_run("backfilld_quarantine_limit_rows"), "limit"),
-            look=Look(unit="short", least=0, colours={"set aside": ORANGE, "limit": RED}),
+            look=Look(unit="short", least=0, colours={"quarantined": ORANGE, "limit": RED}),
             size=(6, 8),
             steps=True,
         ),
         lines_panel(
             "Does the table grow?",
-            "Heap and indexes of the tables that are walked, before and now. "
-            "Growth beyond a fifth means that vacuum does not keep up: look for old transactions, or slow the run down.",
+            "Heap and indexes of the tables that are walked, before and now. Growth of more than a fifth means "
+            "that vacuum is too slow: look for old transactions, or slow the run down.",
             Query(of_run("backfilld_run_table_bytes"), "{{part}}, {{moment}}"),
             look=Look(
                 unit="bytes",
@@ -226,16 +227,16 @@ LEFT_BEHIND = Section(
             size=(6, 8),
         ),
         lines_panel(
-            "Do its updates spare the indexes?",
-            "Share of the changed rows that touched no index. A low share with an index on the changed column cannot be helped; "
-            "without one it means that pages are full.",
+            "Do its updates avoid index entries?",
+            "Share of the changed rows that touched no index. A low share is unavoidable when an index holds "
+            "the changed column; otherwise it means that pages are full.",
             Query(of_run("backfilld_run_hot_update_ratio"), "touched no index"),
             look=Look(unit="percentunit", least=0, most=1),
             size=(6, 8),
         ),
         lines_panel(
-            "What is kept for the way back?",
-            "Old values of this run. They go when their retention ends: `backfilld status $run` says when.",
+            "What is kept for a rollback?",
+            "Old values of this run, until their retention ends: `backfilld status $run` says when.",
             Query(of_run("backfilld_run_kept_bytes"), "{{kind}}"),
             look=Look(unit="bytes", least=0),
             size=(6, 8),
@@ -254,7 +255,7 @@ PAGE = Page(
             "run",
             "Run",
             f"label_values({select('backfilld_run_info')}, run)",
-            "The migration's name. A run that has ended is found in a time in which it was there.",
+            "The migration's name. To find a run that has ended, choose a time in which it was active.",
         )
     ],
     annotations=state_changes(RUN),

@@ -35,7 +35,7 @@ from backfilld.monitoring.grafana.queries import (
     select,
 )
 
-#: What a walk passes over; a row that is set aside is counted there.
+#: What a walk passes over; a row that is quarantined is counted there.
 WALKED = 'outcome=~"changed|unchanged"'
 #: To the dashboard of the run that a cell names, or that a series is of.
 OPEN = f"/d/{RUN_UID}?var-job=${{job}}&var-datasource=${{datasource}}&${{__url_time_range}}&var-run="
@@ -45,52 +45,53 @@ AT_A_GLANCE = Section(
     panels=[
         stat_panel(
             "Is all work held?",
-            "Seconds since a person stopped all runs, and since a load signal held all work. "
-            "A stop ends with `backfilld resume --all`. What load holds goes on by itself: the governor's dashboard has the signal.",
+            "Seconds since a person stopped all runs, and since a load signal held all work. A stop ends with "
+            "`backfilld resume --all`. A hold ends by itself: the governor dashboard has the signal.",
             Query(record("backfilld_stop_age_seconds"), "stopped by a person"),
             Query(record("backfilld_hold_age_seconds"), "held by load"),
             look=Look(unit="dtdurations", steps=[(0.001, ORANGE), (1800, RED)], words={"0": ("no", GREEN)}),
             size=(6, 4),
         ),
         stat_panel(
-            "How many rows are set aside?",
-            "Rows of all runs that could not be converted, each with its key and error on record. "
-            "`backfilld quarantine list RUN` names them; mend them, then `backfilld quarantine retry RUN`.",
+            "How many rows are quarantined?",
+            "Rows of all runs that could not be converted, each recorded with its key and error. `backfilld "
+            "quarantine list RUN` names them; fix them, then `backfilld quarantine retry RUN`.",
             Query(f"sum by (job) ({record('backfilld_quarantined_rows')})", "rows"),
             look=Look(unit="locale", steps=[(1, ORANGE)], nothing="none"),
             size=(3, 4),
         ),
         stat_panel(
             "When will the last walk be over?",
-            "The longest of the estimates of all runs, at the speed of the last minutes. "
-            "It says nothing of approvals, of windows and of the walk that verifies after this one.",
+            "The longest estimate of all runs, at the speed of the last minutes. It does not include "
+            "approvals, windows, or the verifying walk that follows.",
             Query(f"max by (job) ({select('backfilld_run_eta_seconds')})", "left"),
             look=Look(unit="dtdurations", nothing="not known"),
             size=(5, 4),
         ),
         stat_panel(
             "Were there errors?",
-            "Errors in the time shown, by what happens next: a batch that met a transient error or a lost connection is repeated, "
-            "a row with an error of data is set aside, a fatal error fails its run, and Redis is asked again. "
-            "Fatal ones need a person; many transient ones mean locks or timeouts: the fleet's dashboard has them over time.",
+            "Errors in the time shown, by what happens next: after a transient error or a lost connection the "
+            "batch is repeated, after a data error the row is quarantined, after a fatal error the run fails, "
+            "and after a Redis error the worker tries again. Fatal errors need a person; many transient ones "
+            "mean locks or timeouts: the fleet dashboard has them over time.",
             Query(f"sum by (class) (increase({select('backfilld_errors_total')}[$__range]))", "{{class}}"),
             look=Look(unit="none", decimals=0, steps=[(0.5, YELLOW), (100, ORANGE)], nothing="none"),
             size=(6, 4),
         ),
         stat_panel(
             "Does every worker reach its servers?",
-            "Whether all hosts read the record in PostgreSQL, and reach Redis. "
-            "Without PostgreSQL nothing moves and nothing is lost; without Redis work goes on more slowly. "
-            "The fleet's dashboard says which host it is.",
+            "Whether all hosts read the record in PostgreSQL, and reach Redis. Without PostgreSQL no run makes "
+            "progress, and nothing is lost; without Redis work continues more slowly. The fleet dashboard says "
+            "which host it is.",
             Query(f"min by (job) ({select('backfilld_database_up')})", "PostgreSQL"),
             Query(f"min by (job) ({select('backfilld_redis_up')})", "Redis"),
             look=Look(unit="none", base=RED, steps=[(1, GREEN)], words={"1": ("yes", GREEN), "0": ("no", RED)}),
             size=(4, 4),
         ),
         table_panel(
-            "Where does each run stand?",
-            "One line for each run that has not ended; its name leads to its own dashboard. "
-            "Look at what is held for long, and at rows set aside. `backfilld explain RUN` says what would let it go on.",
+            "What are the phase and state of each run?",
+            "One line for each run that has not ended; its name leads to its own dashboard. Look at long holds "
+            "and at quarantined rows. `backfilld explain RUN` says what ends a hold.",
             Query(seconds_in_state()),
             Query(record_by("run", "backfilld_run_progress_ratio")),
             Query(record_by("run", "backfilld_run_eta_seconds")),
@@ -109,7 +110,7 @@ AT_A_GLANCE = Section(
                     source="cause", look=Look(words={c: (w, ORANGE) for c, w in CAUSES.items()}), width=230
                 ),
                 "Held for": Column(source="E", look=Look(unit="dtdurations"), width=150),
-                "Rows set aside": Column(
+                "Quarantined rows": Column(
                     source="F", look=Look(unit="locale", base=GREY, steps=[(1, ORANGE)]), width=120
                 ),
             },
@@ -117,7 +118,7 @@ AT_A_GLANCE = Section(
         ),
         bars_panel(
             "What are the runs doing?",
-            "Runs that have not ended, by state. Many that are queued mean that no worker takes them up.",
+            "Runs that have not ended, by state. If many are queued, no worker takes them.",
             Query(record("backfilld_runs"), "{{state}}"),
             look=Look(
                 unit="none",
@@ -129,8 +130,9 @@ AT_A_GLANCE = Section(
         ),
         bars_panel(
             "Which runs wait for a person?",
-            "And for how long. One that waits for approval: `backfilld approve RUN --phase PHASE` once the application is ready. "
-            "One that is paused or failed: `backfilld explain RUN`, then `backfilld resume RUN`.",
+            "And for how long. If one waits for approval: `backfilld approve RUN --phase PHASE` once the "
+            "application is ready. If one is paused or failed: `backfilld explain RUN`, then `backfilld resume "
+            "RUN`.",
             Query(seconds_in_state(f'state=~"{RESTING}"'), "{{run}}: {{state}} in {{phase}}"),
             look=Look(
                 unit="dtdurations",
@@ -142,10 +144,10 @@ AT_A_GLANCE = Section(
             size=(9, 7),
         ),
         bars_panel(
-            "Why is nothing moving?",
-            "What holds runs, and for how long it has held the one it has held longest. "
-            "Approvals, stops and locks need a person; hours, load and old transactions pass. "
-            "`the load is not known` means that no worker reads the load: look whether one runs.",
+            "What holds the runs?",
+            "What holds runs, and for how long it has held the longest of them. Approvals and stops need a "
+            "person; windows, load and old transactions pass by themselves. `the load is unknown` means that "
+            "no worker reads the load: check that one runs.",
             Query(f"max by (cause) ({select('backfilld_run_held_seconds')})", "{{cause}}"),
             look=Look(unit="dtdurations", base=YELLOW, steps=[(1800, ORANGE)], nothing="nothing is held", names=CAUSES),
             size=(9, 7),
@@ -157,9 +159,9 @@ SPEED = Section(
     title="Speed",
     panels=[
         lines_panel(
-            "How fast do the runs go?",
-            "Rows walked in a second, changed or found right already. "
-            "A run at zero that is not held: look when its last batch committed, below.",
+            "How fast are the runs?",
+            "Rows walked per second, changed or already right. If a run is at zero and not on hold, check when "
+            "its last batch committed, below.",
             Query(
                 f"sum by (run) ({record_rate('backfilld_rows_total', WALKED)})",
                 "{{run}}",
@@ -167,15 +169,15 @@ SPEED = Section(
             look=Look(unit="rowsps", least=0, link=OPEN_LABELLED),
         ),
         lines_panel(
-            "Does what is left shrink?",
-            "Rows still to be walked. One that grows belongs to a run that is verified, and walks again what it found.",
+            "Are fewer rows left?",
+            "Rows still to be walked. They grow when verify has found rows that the run processes again.",
             Query(record("backfilld_run_rows_remaining"), "{{run}}"),
             look=Look(unit="short", least=0, link=OPEN_LABELLED),
         ),
         lines_panel(
-            "Does the end come closer?",
-            "Seconds until the present walk of each run is over. It should fall by a second each second; "
-            "one that rises is slowed down: the governor's dashboard says by what.",
+            "Does the estimate fall?",
+            "Seconds until the present walk of each run is over. It should fall by a second per second; if it "
+            "rises, the run is slowed down: the governor dashboard says by which signal.",
             Query(record("backfilld_run_eta_seconds"), "{{run}}"),
             look=Look(unit="dtdurations", least=0, link=OPEN_LABELLED),
         ),
@@ -193,23 +195,23 @@ HISTORY = Section(
             size=(24, 7),
         ),
         lines_panel(
-            "Has a run come to a stop?",
-            "Seconds since a batch of the run committed. Runs that wait for a person or for their hours grow here too, "
-            "and rightly; one that is running and not held should stay below a minute.",
+            "Has a run stalled?",
+            "Seconds since a batch of the run committed. For runs that wait for a person or a window it grows "
+            "too; while running and not on hold it should stay below a minute.",
             Query(record("backfilld_run_progress_age_seconds"), "{{run}}"),
             look=Look(unit="dtdurations", least=0, steps=[(300, RED)], link=OPEN_LABELLED),
             size=(12, 8),
         ),
         lines_panel(
-            "When did errors come up?",
-            "Errors from point to point, by what happens next. A crowd of them at one moment is a restart or a failover.",
+            "When did errors occur?",
+            "Errors from point to point, by what happens next. Many at one moment: a restart or a failover.",
             Query(hosts_increase("class", "backfilld_errors_total"), "{{class}}"),
             look=Look(unit="short", least=0, colours={"fatal": RED, "data": ORANGE}),
             size=(6, 8),
         ),
         stat_panel(
             "How did runs end?",
-            "Runs on record that have ended. The rest have a line above.",
+            "Recorded runs that have ended. The others have a line above.",
             Query(record("backfilld_runs_ended_total"), "{{state}}"),
             look=Look(unit="none", names={"rolled_back": "rolled back"}),
             size=(6, 8),

@@ -101,8 +101,8 @@ class _Apprise:
         if service is None:
             raise InvalidSettings(
                 variable,
-                f"the url of channel {channel.name} is none that apprise understands, such as slack://… or mailto://…; "
-                "what it lacks is in the service's page of apprise's documentation",
+                f"the url of channel {channel.name} is not one that apprise understands, such as slack://… or "
+                "mailto://…; apprise's documentation of the service has its format",
             )
         self._service: NotifyBase = service
         self._service.socket_connect_timeout = self._service.socket_read_timeout = channel.timeout_seconds
@@ -121,7 +121,7 @@ class _Apprise:
                 body_format=self._format,
             )
         if not taken:
-            raise NotTaken(self._scrubbed(lines[-1]) if lines else "the service did not take it")
+            raise NotTaken(self._scrubbed(lines[-1]) if lines else "the service did not accept it")
 
     def _scrubbed(self, line: str) -> str:
         """What apprise says of a failure, without any piece of the URL: which of them is a secret only the service knows."""

@@ -2,7 +2,7 @@
 
 Not from the audit and not from memory: events become visible in another order than they are numbered in, and a process that
 starts knows nothing. A run's state and since when it is in it is a name for the piece of news; the unique key of `notices`
-makes it one, whoever looks, however often.
+makes it one, no matter which worker reads it, and how often.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ class _Source:
             raise ValueError(exc.diag.message_primary or str(exc)) from exc
         value = next(iter(row.values()), None) if row else None
         if value is None:
-            raise ValueError("the query gave no number")
+            raise ValueError("the query returned no number")
         return float(value)
 
 
@@ -193,9 +193,9 @@ def _of_prometheus(body: bytes) -> float:
             return float(result[0]["value"][1])
         case "vector":
             # None is not 0: a series that is gone may be a server that is.
-            raise ValueError(f"the query gives {len(result)} series, and one is wanted")
+            raise ValueError(f"the query returns {len(result)} series, and one is needed")
         case other:
-            raise ValueError(f"the query gives a {other}, and one number is wanted")
+            raise ValueError(f"the query returns a {other}, and one number is needed")
 
 
 def _number(body: bytes, path: str | None) -> float:
@@ -207,15 +207,15 @@ def _number(body: bytes, path: str | None) -> float:
         try:
             found = found[int(step)] if isinstance(found, list) else found[step]
         except (KeyError, IndexError, TypeError, ValueError):
-            raise ValueError(f"the answer has nothing at {path}") from None
+            raise ValueError(f"the answer contains nothing at {path}") from None
     if isinstance(found, bool) or not isinstance(found, int | float | str):
-        raise ValueError(f"what the answer has at {path} is not a number")  # noqa: TRY004 - the answer's mistake, not a type of ours
+        raise ValueError(f"the value at {path} of the answer is not a number")  # noqa: TRY004 - the answer's mistake, not a type of ours
     return float(found)
 
 
 def _comparable(value: float) -> float:
     if not math.isfinite(value):
-        raise ValueError(f"{value} is not a number to compare with")
+        raise ValueError(f"{value} cannot be compared with a limit")
     return value
 
 

@@ -54,7 +54,7 @@ def run(console: Console, errors: Console) -> int:
         errors.print(Text(f"failed: {exc}", style="red"), soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        errors.print(Text("interrupted; everything was taken away", style="yellow"), soft_wrap=True)
+        errors.print(Text("interrupted; the servers and their folders were removed", style="yellow"), soft_wrap=True)
         return INTERRUPTED
     facts = account.judge(told, left_behind=site.left_behind(), seconds=time.monotonic() - began)
     console.print()
@@ -63,7 +63,7 @@ def run(console: Console, errors: Console) -> int:
     code = account.exit_code(facts)
     if code:
         untrue = ", ".join(fact.name for fact in facts if not fact.holds)
-        errors.print(Text(f"failed: not true is {untrue}", style="red"), soft_wrap=True)
+        errors.print(Text(f"failed: this does not hold: {untrue}", style="red"), soft_wrap=True)
     return code
 
 

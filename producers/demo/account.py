@@ -33,7 +33,7 @@ class Paused:
     acknowledged_seconds: float
     #: Until no batch was in flight.
     seconds: float
-    #: Whether every lane stayed where it was, while the application went on.
+    #: Whether every lane stayed where it was, while the application continued.
     is_still: bool
     #: Of `pause` and `resume`: that a queue could not be reached, say.
     warnings: tuple[str, ...] = ()

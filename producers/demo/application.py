@@ -212,7 +212,7 @@ class Session(threading.Thread):
         update: LiteralString,
         values: dict[str, Any],  # Any: parameters
     ) -> int:
-        """A transaction: the job is done, its customer is told, and what it used is taken from the shelf."""
+        """A transaction: the job is done, its customer gets a message, and its parts leave the inventory."""
         with connection.transaction():
             updated = connection.execute(update, values).rowcount
             if updated == 0:  # deleted meanwhile

@@ -76,7 +76,7 @@ class Story:
     def run(self) -> Told:
         """Do all of it. Raises DemoFailed when something does not happen, naming it."""
         screen, site = self._screen, self._site
-        screen.title("backfilld demo: a migration under load, on servers that are thrown away")
+        screen.title("backfilld demo: a migration under load, on temporary servers")
         rows = self._build()
         with site.superuser() as self._look:
             jobs_before = self._count_jobs()
@@ -90,11 +90,11 @@ class Story:
             paused = self._pause(application)
             struck = self._strike()
             self._finish(application)
-            screen.step("Completed; looking at it with plain SQL, as the superuser")
+            screen.step("Completed; checking the result with plain SQL, as superuser")
             application.stop()
             checked = self._check()
         code = site.daemon.stop()
-        screen.step("Worker stopped; taking the servers and their folders away")
+        screen.step("Worker stopped; removing the servers and their folders")
         return Told(
             jobs_before=jobs_before,
             growth=application.growth,
@@ -114,9 +114,9 @@ class Story:
         screen.busy("starting PostgreSQL and Valkey")
         site.start_servers()
         screen.step("PostgreSQL 18 and Valkey started, in temporary folders")
-        screen.busy("building a schema as Supabase has it, and filling it")
+        screen.busy("creating a schema like that of Supabase")
         rows = site.build()
-        screen.step(f"A schema as Supabase has it: {rows.jobs:,} jobs, RLS on all four tables")
+        screen.step(f"A schema like that of Supabase: {rows.jobs:,} jobs, RLS on all four tables")
         return rows
 
     def _start_daemon(self) -> None:
@@ -148,13 +148,13 @@ class Story:
         )
 
         before, writes = self._lanes(), application.writes
-        self._until(lambda: application.writes >= writes + WRITES_WHILE_PAUSED, "the application writes on")
+        self._until(lambda: application.writes >= writes + WRITES_WHILE_PAUSED, "the application keeps writing")
         after = self._lanes()
-        self._screen.step(f"{application.writes - writes} writes of the application later no lane has moved; resume")
+        self._screen.step(f"{application.writes - writes} writes of the application later, no lane has moved; resume")
         self._client.resume(self._run)
         self._until(lambda: self._lanes() != after, "the run moves again")
         # The worker logs a control message when it has been applied, which may be a moment after the run is paused.
-        self._until(lambda: self._site.daemon.count("control.applied") >= heard + 2, "the control queue is heard")
+        self._until(lambda: self._site.daemon.count("control.applied") >= heard + 2, "the control queue is served")
         return Paused(
             acknowledged_seconds=acknowledged,
             seconds=paused,
@@ -167,7 +167,7 @@ class Story:
         self._until(lambda: self._percent() >= KILL_AT_PERCENT, f"{KILL_AT_PERCENT:.0f} % are done")
         at_work = self._until(
             lambda: found if len(found := self._at_work()) >= LANES_AT_WORK else None,
-            f"{LANES_AT_WORK} lanes are at work at once",
+            f"{LANES_AT_WORK} lanes work at once",
         )
         victim = daemon.children()["lanes-1"]
         os.kill(victim, signal.SIGKILL)
@@ -187,9 +187,9 @@ class Story:
         )
         recovered = time.perf_counter() - began
         # The server ends the sessions of a process that is gone; those with a batch in them are the lanes it was killed in.
-        lost = self._until(lambda: self._gone(at_work), "PostgreSQL rolls the dead process's batches back")
+        lost = self._until(lambda: self._gone(at_work), "PostgreSQL rolls back the batches of the dead process")
         lanes = ("lane " if len(lost) == 1 else "lanes ") + " and ".join(str(lane) for lane in sorted(lost.values()))
-        self._screen.step(f"Its work in {lanes} rolled back; all lanes move again after {recovered:.1f} s")
+        self._screen.step(f"PostgreSQL rolled back its work in {lanes}; all lanes move again after {recovered:.1f} s")
         self._until(lambda: daemon.children()["lanes-1"] != victim, "the dead process is replaced")
         return Struck(lanes_lost=len(lost), lanes_open=len(open_lanes), seconds=recovered)
 
@@ -198,16 +198,16 @@ class Story:
             lambda: self._stands()["state"] == State.WAITING and self._stands()["phase"] == Phase.CONTRACT,
             "the data is verified, and contract waits",
         )
-        self._screen.step("Verified, and NOT NULL set; contract waits for a person")
+        self._screen.step("Verified, and NOT NULL set; contract waits for approval")
         writes = application.writes
-        self._until(lambda: application.writes >= writes + WRITES, "the application writes on")
+        self._until(lambda: application.writes >= writes + WRITES, "the application keeps writing")
         application.release()
-        self._until(lambda: application.is_released, "the application's next release is out")
+        self._until(lambda: application.is_released, "the application's next release is deployed")
         self._screen.step("The application now writes new_field itself; contract is approved")
         self._client.approve(self._run, Phase.CONTRACT)
         self._until(lambda: self._stands()["state"] == State.COMPLETED, "the run is completed")
         writes = application.writes
-        self._until(lambda: application.writes >= writes + WRITES, "the application writes on")
+        self._until(lambda: application.writes >= writes + WRITES, "the application keeps writing")
 
     # --- afterwards ------------------------------------------------------------------------------------------------------
 
@@ -262,7 +262,7 @@ class Story:
             if self._site.daemon.has_ended:
                 raise self._failed(f"the worker ended before {what}")
             if time.monotonic() > deadline:
-                raise self._failed(f"after {PATIENCE_SECONDS:.0f} s it is still not so that {what}")
+                raise self._failed(f"after {PATIENCE_SECONDS:.0f} s this is still not true: {what}")
             self._show()
             time.sleep(POLL_SECONDS)
         return found

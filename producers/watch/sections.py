@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backfilld.monitoring.progress import Progress
     from backfilld.producers.watch.reading import Detail, Picture
 
-#: As many lanes have a bar; nobody reads fifty.
+#: How many lanes get a bar: fifty would be unreadable.
 MOST_LANES = 16
 #: Where the bar of a signal stands when it is at its hard limit: there is room for what is beyond.
 _HARD_AT = 0.8

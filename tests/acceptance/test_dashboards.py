@@ -115,20 +115,20 @@ def test_the_numbers_of_a_run_are_those_of_the_record(scene: Scene) -> None:
         lanes.format("batches_committed"), run["run"]
     )
 
-    (stands,) = scene.show("run", "Where does it stand?")
+    (stands,) = scene.show("run", "What are its phase and state?")
     assert (stands.labels["phase"], stands.labels["state"]) == (run["phase"], run["state"]) == ("contract", "waiting")
     since = scene.record.one("SELECT extract(epoch FROM state_since) FROM backfilld.runs WHERE run = %s", run["run"])
     assert stands.value == pytest.approx(scene.moments["rest"] - float(since), abs=2)
     assert scene.value("run", "How far is it?") == 1
     assert scene.value("run", "Is the data proved?") == 1
     assert scene.value("run", "How many rows did the last verification find?") == run["residual_rows"] == 0
-    assert scene.value("run", "How many rows are there still to do?", query=0) == run["rows_total"] == PEOPLE
-    assert scene.value("run", "How many rows are there still to do?", query=1) == 0
+    assert scene.value("run", "How many rows are left?", query=0) == run["rows_total"] == PEOPLE
+    assert scene.value("run", "How many rows are left?", query=1) == 0
     assert scene.value("run", "What holds it?", cause="approval") == pytest.approx(stands.value, abs=2)
 
 
 def test_the_table_of_runs_says_what_the_record_says(scene: Scene) -> None:
-    title = "Where does each run stand?"
+    title = "What are the phase and state of each run?"
     stands = {sample.labels["run"]: sample.labels for sample in scene.show("runs", title)}
     assert set(stands) == {"people-name", "numbers"}
     for name, labels in stands.items():
@@ -136,7 +136,7 @@ def test_the_table_of_runs_says_what_the_record_says(scene: Scene) -> None:
         assert (labels["phase"], labels["state"]) == (run["phase"], run["state"])
         set_aside = scene.record.one("SELECT count(*) FROM backfilld.quarantine WHERE run = %s", run["run"])
         assert scene.value("runs", title, query=5, run=name) == set_aside == (NOT_NUMBERS if name == "numbers" else 0)
-    assert scene.value("runs", "How many rows are set aside?") == NOT_NUMBERS
+    assert scene.value("runs", "How many rows are quarantined?") == NOT_NUMBERS
     assert {sample.labels["run"] for sample in scene.show("runs", "Which runs wait for a person?")} == set(stands)
     assert {sample.labels["state"]: sample.value for sample in scene.show("runs", "What are the runs doing?")} == {
         state: scene.record.one("SELECT count(*) FROM backfilld.runs WHERE state = %s", state)
@@ -154,9 +154,9 @@ def test_the_pace_is_that_of_the_record(scene: Scene) -> None:
     scene.mark("at the end")
     width, limit = (scene.record.one(f"SELECT {column} FROM backfilld.pace") for column in ("width", "max_width"))
     at = "at the end"
-    assert scene.value("governor", "How many lanes might work, and how many did?", at=at, query=0) == width
-    assert scene.value("governor", "How many lanes might work, and how many did?", at=at, query=1) == limit
-    table = "How does each signal stand against its limits?"
+    assert scene.value("governor", "How many lanes could work, and how many did?", at=at, query=0) == width
+    assert scene.value("governor", "How many lanes could work, and how many did?", at=at, query=1) == limit
+    table = "Where is each signal between its limits?"
     signals = scene.record.one("SELECT readings FROM backfilld.pace")
     assert {sample.labels["signal"] for sample in scene.show("governor", table, at=at)} == set(signals)
     for signal, reading in signals.items():
@@ -168,18 +168,18 @@ def test_the_pace_is_that_of_the_record(scene: Scene) -> None:
 def test_a_hold_by_load_is_seen_where_it_is_looked_for(scene: Scene) -> None:
     (held,) = scene.show("governor", "What holds all work now?", at="held")
     assert held.labels["reason"] == "rush"
-    table = "How does each signal stand against its limits?"
+    table = "Where is each signal between its limits?"
     assert scene.value("governor", table, at="held", query=3, signal="rush") == 1
     assert scene.value("governor", table, at="slowed", query=3, signal="rush") == pytest.approx(40 / 90)
     assert scene.value("run", "What holds it?", at="held", cause="load") >= 0
-    assert scene.value("runs", "Why is nothing moving?", at="held", cause="load") >= 0
+    assert scene.value("runs", "What holds the runs?", at="held", cause="load") >= 0
     assert scene.value("runs", "Is all work held?", at="held", query=1) > 0
     assert not scene.show("governor", "What holds all work now?", at="slowed")
 
 
 def test_a_signal_that_cannot_be_read_is_counted_and_named(scene: Scene) -> None:
     assert scene.value("governor", "How many signals cannot be read?", at="unreadable") == 1
-    table = "How does each signal stand against its limits?"
+    table = "Where is each signal between its limits?"
     assert scene.value("governor", table, at="unreadable", query=4, signal="rush") == 0
     assert "rush" not in {sample.labels["signal"] for sample in scene.show("governor", table, at="unreadable")}
     assert scene.value("governor", "How many signals cannot be read?") == 0
@@ -191,10 +191,10 @@ def test_a_pause_and_the_stop_of_all_are_seen(scene: Scene) -> None:
     }
     assert waiting["people-name"] == "paused"
     assert scene.value("runs", "Is all work held?", at="stopped", query=0) > 0
-    assert scene.value("governor", "Did a person stop everything?", at="stopped") > 0
-    assert scene.value("governor", "Did a person stop everything?") == 0
+    assert scene.value("governor", "Did a person stop all runs?", at="stopped") > 0
+    assert scene.value("governor", "Did a person stop all runs?") == 0
     # Measured when the pause was seen to be in effect, on record a moment before.
-    assert 0 < scene.value("fleet", "How soon is a wish in effect?") < 30
+    assert 0 < scene.value("fleet", "How soon does a wish take effect?") < 30
 
 
 def test_a_second_host_changes_no_number_of_the_record(scene: Scene) -> None:

@@ -158,7 +158,7 @@ def test_a_newer_control_schema_is_refused_at_start(
 
     until("it to give up", lambda: older.process.poll() is not None)
     assert older.stop() == 3
-    assert "has version 999, and this program knows" in older.log.read_text(encoding="utf-8")
+    assert "has version 999, and this release knows" in older.log.read_text(encoding="utf-8")
 
 
 def test_metrics_are_right_with_several_processes_and_after_one_is_killed(

@@ -175,7 +175,7 @@ def _a_poisoned_row(watch: Watch, folder: Path) -> None:
 
     watch.explained(run, "1 row is quarantined", f"backfilld quarantine list {run}")
     assert watch.fires("BackfilldQuarantineNearLimit", run=run)["labels"]["severity"] == "warning"
-    watch.shows("run", "How near is it to its limit of rows set aside?", least=1, run=run)
+    watch.shows("run", "How close is it to its limit of quarantined rows?", least=1, run=run)
 
 
 def _a_blocker(watch: Watch, folder: Path, stack: ExitStack, url: str) -> str:

@@ -45,7 +45,7 @@ class Tally:
     #: another, changed rows that still meet the user's condition, where it was asked.
     residual: int = 0
     quarantined: int = 0
-    #: SQLSTATEs of the rows that were set aside.
+    #: SQLSTATEs of the rows that were quarantined.
     sqlstates: tuple[str, ...] = ()
 
     def __add__(self, other: Tally) -> Tally:
@@ -106,7 +106,7 @@ class Batch:
     def __init__(self, connection: Connection, work: Work, lane: Lane, *, cap: int) -> None:
         self.connection = connection
         self.lane = lane
-        #: So many rows of the run may be set aside.
+        #: So many rows of the run may be quarantined.
         self.cap = cap
         self._work = work
         self._walk = walk_of(work.walk, lane)

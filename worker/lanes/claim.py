@@ -1,6 +1,6 @@
 """Taking a lane for one step: its lock, where its run stands, a permit and a look ahead, in one round trip.
 
-The transaction is the lease. There is no heartbeat and no token that expires: whoever holds the lane's row works, and a
+The transaction is the lease. There is no heartbeat and no token that expires: the worker that holds the lane's row works, and a
 worker that dies or freezes loses it when the server ends its transaction.
 """
 
@@ -56,7 +56,7 @@ class Wait:
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """The message has nothing to wake: its step was taken, or its run is told to stop."""
+    """The message has nothing to wake: its step was taken, or its run is asked to stop."""
 
     stale: bool
 
@@ -124,7 +124,7 @@ def statement_timeout_seconds(lane: Lane, context: StepContext) -> float:
 
 
 def _settings(lane: Lane, context: StepContext, writes: str) -> dict[str, str]:
-    # What the coordinator waits for is a table, and whoever comes after waits behind it: `lock_policy.py` says how often.
+    # What the coordinator waits for is a table, and later sessions wait behind it: `lock_policy.py` says how often.
     for_a_table = context.settings.lock_timeout_ms / 1000
     return begin_settings(
         run=lane.run,

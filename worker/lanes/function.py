@@ -28,7 +28,7 @@ KeyTexts = tuple[str, ...]
 #: By key, the values of the columns that are written.
 Values = dict[KeyTexts, tuple[Any, ...]]
 
-#: How long one call should take; the number of rows it is handed follows from this. Between calls somebody may say stop.
+#: How long one call should take; the number of rows it is handed follows from this. Between calls the run may be stopped.
 CALL_SECONDS = 0.25
 #: Of what a function has learned to take; the batch itself ends sooner.
 MOST_ROWS_PER_CALL = 200_000
@@ -49,7 +49,7 @@ class WrongRows(psycopg.DataError):
 
 
 def load(name: str, *, allowed: Sequence[str]) -> Function:
-    """The function `module:function`, from a module that this worker was told to allow.
+    """The function `module:function`, from a module that this worker allows.
 
     Raises Refused before anything is imported, or when the import fails; the run can be resumed once that is fixed.
     """
@@ -57,27 +57,28 @@ def load(name: str, *, allowed: Sequence[str]) -> Function:
     if not _allows(allowed, module):
         told = f"it allows {', '.join(allowed)}" if allowed else "it allows none"
         raise _refused(
-            f"the transform {name} is in a module that this worker was not told to allow; {told}",
-            f"Add {module} to BACKFILLD_TRANSFORMS of every worker of this database, start them again, and resume the run",
+            f"the transform {name} is in a module that this worker does not allow; {told}",
+            f"Add {module} to BACKFILLD_TRANSFORMS of every worker of this database, restart them, and resume the run",
         )
     try:
         function = getattr(importlib.import_module(module), attribute, None)
     except BaseException as exc:  # a user's module may raise anything, SystemExit too; the run fails with it
         raise _refused(
             f"the transform {name} cannot be imported: {last_line(exc)}",
-            f"Install {module} where every worker of this database finds it (PYTHONPATH), start them again, and resume the run",
+            f"Install {module} where every worker of this database finds it (PYTHONPATH), restart them, and "
+            "resume the run",
         ) from exc
     if not callable(function) or inspect.iscoroutinefunction(function):
         found = "there is no such name" if function is None else "it is not an ordinary function"
         raise _refused(
-            f"the transform {name} is no function: {found}",
-            f"Define `def {attribute}(rows)` in {module}, start the workers again, and resume the run",
+            f"the transform {name} is not a function: {found}",
+            f"Define `def {attribute}(rows)` in {module}, restart the workers, and resume the run",
         )
-    # A name that the module itself imported, such as `system` of `os`, is nobody's transform.
+    # A name that the module itself imported, such as `system` of `os`, is not a transform.
     origin = str(getattr(function, "__module__", None))
     if not _allows(allowed, origin):
         raise _refused(
-            f"the transform {name} is defined in {origin}, a module that this worker was not told to allow",
+            f"the transform {name} is defined in {origin}, a module that this worker does not allow",
             f"Define the function in {module} itself, or add {origin} to BACKFILLD_TRANSFORMS",
         )
     return cast("Function", function)
@@ -111,7 +112,7 @@ class Calls:
     ) -> Values:
         """Call the function, some rows at a time; returns the written columns by key.
 
-        `between` is told now and then how many rows are done, and in how many seconds; what it raises ends the calls. Raises
+        `between` is called now and then with the number of rows done and the seconds; what it raises ends the calls. Raises
         FunctionRaised and WrongRows.
         """
         values: Values = {}
@@ -148,10 +149,10 @@ class Calls:
         values: Values = {}
         for row in returned:
             if not isinstance(row, dict):
-                raise WrongRows(f"the function returned {called(row)} in place of a row, which is a dict")
+                raise WrongRows(f"the function returned {called(row)} instead of a row, which is a dict")
             for name in needed:
                 if name not in row:
-                    raise WrongRows(f"a returned row has no {name}; leave a row out when nothing is to be written")
+                    raise WrongRows(f"a returned row has no {name}; to write nothing, leave the row out")
             index = of_key.get(_identity(tuple([row[name] for name in self._key])))
             if index is None:
                 raise WrongRows("a returned row has a key that was not handed over")

@@ -226,7 +226,7 @@ class Verify(LaneWork):
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         """Rows of the range that need work, but for those known to be unconvertible.
 
-        A value that is NULL although it must not be would be residual for ever: such rows are set aside.
+        A value that is NULL although it must not be would be residual for ever: such rows are quarantined.
         """
         condition, parameters = batch.within(batch_range)
         wanted = verify_sql.wanted(self.walk, self.rewrite.needs_work, carefully=carefully)
@@ -252,7 +252,7 @@ class Verify(LaneWork):
             ).fetchall()
         for key in found:
             batch.set_aside(
-                key, _NOT_NULL, f"the expression gives NULL, and {assignment.target.column} is to be NOT NULL"
+                key, _NOT_NULL, f"the expression returns NULL, and {assignment.target.column} will be NOT NULL"
             )
         return len(found)
 
@@ -325,7 +325,7 @@ class Retry(LaneWork):
             condition, parameters = batch.within(batch_range)
             query = update_sql.without_value(batch.table, rewrite.assignments[0].target.column, condition)
             if batch.connection.execute(query, parameters).fetchone():
-                msg = "the expression gives NULL, and the column is to be NOT NULL"
+                msg = "the expression returns NULL, and the column will be NOT NULL"
                 raise psycopg.errors.NotNullViolation(msg)
         return Tally(changed=changed)
 

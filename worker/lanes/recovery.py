@@ -86,7 +86,11 @@ class Recovery:
         can_be_halved = lane.kind is not LaneKind.COORDINATOR and lane.batch_rows > 1
         delay = BACKOFF.seconds(0 if can_be_halved else lane.attempts, chance=_chance())
         rows = smaller(_real_size(lane), timed_out=False)
-        error = {"class": "gave_way", "sqlstate": "57014", "message": "gave way to a session that waited for it"}
+        error = {
+            "class": "gave_way",
+            "sqlstate": "57014",
+            "message": "gave way to a session that waited for a lock of the batch",
+        }
         self.postpone(connection, lane, delay_seconds=delay, batch_rows=rows, error=error)
         self._observe(
             BatchGaveWay(run=lane.run, name=context.name, lane=lane.lane, batch_rows=rows, delay_seconds=delay)
@@ -116,7 +120,10 @@ class Recovery:
         blockers = [blocker.to_json() for blocker in lock_watch.blockers]
         error = {"class": "blocked", "sqlstate": blocked.sqlstate, "message": message, "blockers": blockers}
         if wait.seconds >= settings.lock_deadline_seconds:
-            late = f"{message}. Waited {wait.seconds:.0f} s; end what is in the way, or let the run wait longer, then resume"
+            late = (
+                f"{message}. Gave up after {wait.seconds:.0f} s; end the sessions that block it, or let the run "
+                "wait longer, then resume"
+            )
             state = State.PAUSED if allowed(context.state, State.PAUSED) else State.FAILED
             self._stop(connection, lane, state, {**error, "message": late, "lane": lane.lane})
             return

@@ -80,7 +80,7 @@ class Ended:
 
 
 class Left:
-    """Nothing was done: the message was stale, the run is told to stop, or the lane comes back by itself."""
+    """Nothing was done: the message was stale, the run is asked to stop, or the lane comes back by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class Runner:
         self._coordinators = CoordinatorSteps(pool, observe=observe, stopping=stopping)
 
     def advance(self, message: LaneMessage) -> None:
-        """Take steps of a lane until the time of its message is over, its run is told to stop, or there is nothing left.
+        """Take steps of a lane until the time of its message is over, its run is asked to stop, or there is nothing left.
 
         Errors of PostgreSQL are dealt with here. Raises only when the database cannot be reached at all.
         """

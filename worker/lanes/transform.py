@@ -114,7 +114,7 @@ class Transform:
             found = cursor.fetchall()
         except psycopg.DataError as exc:
             # infinity, a date before Christ
-            raise WrongRows(f"a value of the row has no counterpart in Python: {clean(str(exc))}") from exc
+            raise WrongRows(f"a value of the row cannot be represented in Python: {clean(str(exc))}") from exc
         return [row[:width] for row in found], [row[width:] for row in found]
 
     def _write(  # noqa: PLR0913 - one statement; each part is named where it is called
@@ -154,9 +154,7 @@ def _check_time(connection: Connection, lane: Lane, *, seconds: float, work: str
         raise psycopg.errors.QueryCanceled(context.why_stop)
     limit = claim.statement_timeout_seconds(lane, context)
     if seconds > limit:
-        raise psycopg.errors.QueryCanceled(
-            f"the function took {seconds:.1f} s for {work}, more than the {limit:.1f} s it may"
-        )
+        raise psycopg.errors.QueryCanceled(f"the function took {seconds:.1f} s for {work}; its limit is {limit:.1f} s")
 
 
 def _text(value: Any, target: Target, dump: Dumps) -> str | None:  # Any: whatever a function returns

@@ -1,7 +1,7 @@
 """The coordinator: lane 0 of a run, which does the phases while the other lanes walk the data.
 
 Each step is one transaction: an action of DDL, or the way from one phase to the next, together with the coordinator's own
-checkpoint. A step is therefore done once or not at all, whoever is killed; and all lanes having ended is noticed once.
+checkpoint. A step is therefore done once or not at all, whichever process is killed; and all lanes having ended is noticed once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ARCHIVE_ROUNDS = 4
 
 
 class Coordinator:
-    """One step of lane 0, in the transaction that holds it. `events` are to be told once it has committed."""
+    """One step of lane 0, in the transaction that holds it. `events` are published once it has committed."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Coordinator:
     def step(self, context: StepContext) -> list[LaneMessage]:
         """Do the next thing of the run's phase; returns the messages to send once it has committed.
 
-        Raises Refused when a guard finds what must not be, Blocked when somebody is in the way of a lock, and psycopg.Error.
+        Raises Refused when a guard finds what must not be, Blocked when other sessions hold the lock, and psycopg.Error.
         """
         if context.state is State.QUEUED:
             self._set_state(State.RUNNING, reason="the first step")
@@ -102,7 +102,7 @@ class Coordinator:
         """
         if context.state is State.ROLLING_BACK:
             return True
-        mends = any(
+        rewrites = any(
             work.table == rule.table
             and (not rule.proves or {target.column for target in work.rewrite.facts.targets} & set(rule.proves))
             for work in self._backfills
@@ -112,7 +112,7 @@ class Coordinator:
             for step in self._steps.of(Phase.VERIFY)
         )
         # Lanes that walk again write the same values again, and none that are not unique become so.
-        return context.pass_ % MAX_PASSES == 0 or rule.index is not None or not (mends or looked)
+        return context.pass_ % MAX_PASSES == 0 or rule.index is not None or not (rewrites or looked)
 
     def take_back(
         self, context: StepContext, rule: Action, *, problem: str, offenders: tuple[str, ...] | None
@@ -135,8 +135,8 @@ class Coordinator:
             runs.set_phase(self._connection, self._run.run, Phase.VERIFY)
             self._pause(
                 "violated",
-                f"{rule.table}: {problem}{_named(offenders)}. The rule does not stand meanwhile: mend the rows, then: "
-                f"backfilld resume {self._run.name}",
+                f"{rule.table}: {problem}{_named(offenders)}. The rule is not in place meanwhile: fix the rows, "
+                f"then: backfilld resume {self._run.name}",
             )
         return self._go_on(0)
 
@@ -145,7 +145,7 @@ class Coordinator:
     ) -> list[LaneMessage]:
         """A row breaks a rule of the way back: take back that rule alone, and begin with it again once a person has fixed the row.
 
-        There is no pause on the way back, so the run fails; it has its rollback on record, and `resume` goes on with it.
+        There is no pause on the way back, so the run fails; it has its rollback on record, and `resume` continues with it.
         """
         planned = [back.step for back in self._steps.back_from(begun)]
         first = next(
@@ -162,8 +162,8 @@ class Coordinator:
                     self._execute(back)
         if offenders != ():
             message = (
-                f"{rule.table}: {problem}{_named(offenders)}. The rule does not stand meanwhile: fix the rows, then: "
-                f"backfilld resume {self._run.name}"
+                f"{rule.table}: {problem}{_named(offenders)}. The rule is not in place meanwhile: fix the rows, "
+                f"then: backfilld resume {self._run.name}"
             )
             self._set_state(State.FAILED, reason=message, error={"class": "violated", "message": message})
         return self._go_on(first)
@@ -210,7 +210,7 @@ class Coordinator:
                 return self._go_on(self._step + 1)
 
     def _walk(self, walk: Walk, context: StepContext) -> list[LaneMessage]:
-        """Make the lanes of a walk between two steps, wait for them, look at what they did, and go on."""
+        """Make the lanes of a walk between two steps, wait for them, look at what they did, and continue."""
         run = self._run.run
         done = lanes.of_walk(self._connection, run, kind=walk.kind, operation=walk.operation)
         if done.open:
@@ -286,7 +286,7 @@ class Coordinator:
         if context.phase is not Phase.EXPAND:
             runs.set_phase(self._connection, run, Phase.EXPAND, back=True)
         runs.keep_until(self._connection, run, days=context.settings.retention_days)
-        self._set_state(State.ROLLED_BACK, reason="everything that was done is taken back")
+        self._set_state(State.ROLLED_BACK, reason="everything the run did is undone")
         self._checkpoint(0, done=True)
         return []
 
@@ -345,14 +345,14 @@ class Coordinator:
                 self._pause(
                     "residual",
                     f"{residual} rows still need work after {pass_} passes: the application keeps writing them. "
-                    "Mend what writes them, then resume",
+                    "Fix the code that writes them, then resume",
                 )
             return self._go_on(0)
         if quarantined:
             runs.set_residual(self._connection, run, residual=quarantined, verified=False)
             self._pause(
                 "quarantine",
-                f"{quarantined} rows cannot be converted; mend them, then: backfilld quarantine retry {self._run.name}",
+                f"{quarantined} rows cannot be converted; fix them, then: backfilld quarantine retry {self._run.name}",
             )
             return self._sleep()
         walked_tables.set_real_total(self._connection, run, seen=result.walked, pass_=pass_)

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 #: How often is looked whether the run is still meant to work: a pause takes effect within about a second.
 LOOK_SECONDS = 0.3
-#: A worker that is told to stop lets a build go on for so long; less than the time after which it is left to the server.
+#: A worker that is asked to stop lets a build continue for so long; less than the time after which it is left to the server.
 DRAIN_SECONDS = 10.0
-#: How long a session may take to end once it is told to.
+#: How long a session may take to end once it is asked to.
 END_SECONDS = 5.0
 #: How long an INVALID index may take to drop before a pause takes effect; the next attempt drops it otherwise.
 HASTY_SECONDS = 0.5
@@ -71,7 +71,7 @@ class IndexBuilds:
     def carry_out(self, connection: Connection, lane: Lane, action: Action) -> None:
         """Carry out an action with an index. `connection` is in the transaction that holds the lane.
 
-        Raises Refused, psycopg.Error, and ChangedMeanwhile when the run or the worker is told to stop.
+        Raises Refused, psycopg.Error, and ChangedMeanwhile when the run or the worker is asked to stop.
         """
         if action.index is None:
             msg = f"run {lane.run}: the action is about no index"
@@ -91,7 +91,7 @@ class _IndexBuild:
         self._stopping = parts.stopping
         #: The server's process behind the session that builds.
         self._pid = 0
-        #: When the worker was seen to be told to stop (`time.monotonic`).
+        #: When the worker was seen to be asked to stop (`time.monotonic`).
         self._stopping_since: float | None = None
 
     def run(self) -> None:
@@ -142,20 +142,20 @@ class _IndexBuild:
         """What has the name is not what was to be built."""
         name = TableName(self._index.schema, self._index.name)
         if found is None:
-            problem = f"the index {name} was built, and somebody dropped it at once"
+            problem = f"the index {name} was built and then dropped by another session"
         elif found.definition is None or found.table != self._action.table:
-            problem = f"{name} is not an index of {self._action.table}, which was to get one of that name"
+            problem = f"{name} exists and is not an index of {self._action.table}, which needs one of that name"
         elif self._is_ours(found):
             problem = f"the index {name} was built, and is INVALID"
         else:
-            problem = f"there is an index {name} already, and it is another: {found.definition.rest}"
+            problem = f"there is already another index {name}: {found.definition.rest}"
         return Refused([Finding("index", problem, "Drop or rename it, then resume; or roll the run back")])
 
     # --- what an attempt leaves behind ---------------------------------------------------------------------------------
 
     @property
     def _removal(self) -> sql.Composed:
-        """May wait for whoever uses the table, as the build did, and be told to stop."""
+        """May wait for sessions that use the table, as the build did, and be asked to stop."""
         name = sql.Identifier(self._index.schema, self._index.name)
         return sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(name)
 
@@ -182,7 +182,7 @@ class _IndexBuild:
         """End what a worker that is gone has left running, and wait until it has ended: it must not touch what we build."""
         left = indexes.end_sessions(self._connection, self._lane.run, but=self._pid, patience_seconds=END_SECONDS)
         if left:
-            msg = f"sessions {', '.join(map(str, left))} of an earlier attempt do not end"
+            msg = f"sessions {', '.join(map(str, left))} of an earlier attempt have not ended"
             raise psycopg.errors.ObjectInUse(msg)
 
     # --- the statement, and looking up meanwhile -----------------------------------------------------------------------
@@ -205,7 +205,7 @@ class _IndexBuild:
         outcome.result()
 
     def _look_up(self) -> None:
-        """Raises ChangedMeanwhile when the run or this worker is told to stop, and psycopg.Error when the lane is lost."""
+        """Raises ChangedMeanwhile when the run or this worker is asked to stop, and psycopg.Error when the lane is lost."""
         context = runs.step_context(self._connection, self._lane.run)
         # A statement with parameters leaves its portal open, and with it a snapshot for which a build would wait for ever;
         # one without is a simple query, which takes the portal's place and ends.

@@ -167,8 +167,8 @@ class LanePlan:
     def _describe(self, name: TableName) -> Table:
         table = catalog.describe(self._connection, name)
         if table is None:
-            gone = f"there is no table {name} any more"
-            raise Refused([Finding("table", gone, "Bring it back, then resume; or cancel the run")])
+            gone = f"the table {name} no longer exists"
+            raise Refused([Finding("table", gone, "Restore it, then resume; or cancel the run")])
         return table
 
 

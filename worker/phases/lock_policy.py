@@ -32,7 +32,7 @@ BACKOFF = Backoff(first_seconds=0.25, longest_seconds=15.0, jitter=0.25)
 RARELY_SECONDS = 15.0
 #: How often the holders are looked up, so that the step is tried soon after the last blocker ended.
 LOOK_SECONDS = 1.0
-#: Without a look for so long the run was held or nobody worked: that is not time spent waiting for the lock.
+#: Without an attempt for this long the run was on hold or no worker ran: that is not time spent waiting for the lock.
 FORGOTTEN_SECONDS = 60.0
 #: Who is in the way is put on record when others are than before, but not more often than this.
 TOLD_SECONDS = 30.0
@@ -47,7 +47,7 @@ class Wait:
     tries: int = 0
     tried_at: float | None = None
     told_at: float | None = None
-    #: Who was told.
+    #: The blockers reported last.
     pids: tuple[int, ...] = ()
 
     @classmethod
@@ -68,7 +68,7 @@ class Wait:
         return replace(self, tries=self.tries + 1, tried_at=self.looked_at)
 
     def is_news(self, blockers: Iterable[Blocker]) -> bool:
-        """Whether people should be told of those who are in the way now."""
+        """Whether the present blockers should be reported."""
         pids = {blocker.pid or 0 for blocker in blockers}
         if not pids or pids <= set(self.pids):
             return False
@@ -127,16 +127,17 @@ def in_words(awaited: str, blockers: Sequence[Blocker], settings: RunSettings) -
         return f"waiting for the lock on {awaited}, which was busy a moment ago"
     message = f"waiting for the lock on {awaited}; held by {locks.in_words(blockers)}"
     if any(blocker.prevents_wraparound for blocker in blockers):
-        return message + ". An autovacuum that prevents wraparound is waited for, never cancelled"
+        return message + ". backfilld never cancels an autovacuum that prevents wraparound"
     if settings.cancel_blockers != "never" and any(_is_beyond_us(blocker) for blocker in blockers):
         message += (
-            ". Not cancelled: this role may not signal all of them (it needs pg_signal_backend; a superuser's, never)"
+            ". Not cancelled: this role lacks the right to signal all of them (grant it pg_signal_backend; "
+            "sessions of a superuser cannot be signalled)"
         )
     return message
 
 
 def _is_old(blocker: Blocker) -> bool:
-    # An ordinary autovacuum goes for whoever waits (`deadlock_timeout`, see `locks.prepare`); a try is what makes it go.
+    # An ordinary autovacuum is cancelled for a session that waits (`deadlock_timeout`, see `locks.prepare`); a try is what makes it go.
     return blocker.backend_type != "autovacuum worker" and (blocker.transaction_seconds or 0.0) >= OLD_SECONDS
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: The first look from another connection, as a share of `lock_timeout`: most tries need none.
 FIRST_LOOK = 0.3
-#: How much rarer looks become while nobody is in the way, up to once a second: a VALIDATE may take an hour.
+#: How much rarer looks become while no session blocks it, up to once a second: a VALIDATE may take an hour.
 RARER = 2.0
 LONGEST_SECONDS = 1.0
 

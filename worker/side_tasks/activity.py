@@ -12,7 +12,7 @@ class Activity:
     """Known to all side tasks of a process. Until the record was asked, a run is taken to be at work."""
 
     def __init__(self) -> None:
-        #: Set while a run is at work, and for good once the process stops: who waits for work goes on at once.
+        #: Set while a run is at work, and for good once the process stops: who waits for work continues at once.
         self._wakes = threading.Event()
         self._wakes.set()
         self._stopping = False

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FOLLOW_SECONDS = 30.0
 #: The first baseline wants this much rest.
 MOSTLY = 0.9
-#: Differences below this are the network's and the scheduler's, whoever works.
+#: Differences below this are noise of the network and the scheduler.
 FLOOR_SECONDS = 0.005
 #: The same for means of others' statements and transactions: of many, and timed inside the server.
 MEAN_FLOOR_SECONDS = 0.0005
@@ -53,7 +53,7 @@ def compare_latency(
     """How many times slower others are than without us, and the baselines moved towards what was measured at rest.
 
     The worst of three: what the canary's commits take, what transactions of others take on average, and what their statements
-    do, where that is known (`span`, when it was asked just now). Without at least `MIN_OTHERS` sessions of others nobody is slowed down.
+    do, where that is known (`span`, when it was asked just now). Without at least `MIN_OTHERS` sessions of others no application is slowed down.
     """
     memory = replace(
         memory,
@@ -70,7 +70,7 @@ def compare_latency(
     if span is not None:
         memory = _listen(memory, span, rested=latency.rested_share)
     if max(others, memory.others) < MIN_OTHERS:
-        return Reading(signal="foreground_latency", value=1.0, detail="nobody else is at work"), memory
+        return Reading(signal="foreground_latency", value=1.0, detail="no other session is active"), memory
     return max(_slowdowns(latency, memory), key=lambda reading: reading.value or 0.0), memory
 
 
@@ -79,13 +79,13 @@ def _slowdowns(latency: Latency, memory: Memory) -> list[Reading]:
     name = "foreground_latency"
     found = [Reading(signal=name, value=1.0, detail="not known yet")]
     if latency.seconds is not None and (baseline := memory.commit_baseline_seconds) is not None:
-        detail = f"a small commit takes {latency.seconds * 1000:.1f} ms, without us {baseline * 1000:.1f} ms"
+        detail = f"a small commit takes {latency.seconds * 1000:.1f} ms, {baseline * 1000:.1f} ms without backfilld"
         found.insert(0, Reading(signal=name, value=slowdown(latency.seconds, baseline), detail=detail))
     if (seconds := latency.response_seconds) is not None and (baseline := memory.response_baseline_seconds) is not None:
-        detail = f"a transaction of others takes {seconds * 1000:.1f} ms, without us {baseline * 1000:.1f} ms"
+        detail = f"a transaction of others takes {seconds * 1000:.1f} ms, {baseline * 1000:.1f} ms without backfilld"
         times = slowdown(seconds, baseline, floor=MEAN_FLOOR_SECONDS)
         found.append(Reading(signal=name, value=times, detail=detail))
-    detail = "statements of others, against what they take without us"
+    detail = "statements of others, compared with their time without backfilld"
     return [*found, Reading(signal=name, value=memory.statements_slowdown, detail=detail)]
 
 

@@ -1,6 +1,6 @@
 """Making wishes true: pause, cancel, and the stop of all runs, within about a second, the statement in flight included.
 
-The wish stands in PostgreSQL before any message is sent, so a stop needs no Redis: the loop polls. A message makes it look
+The wish stands in PostgreSQL before any message is sent, so a stop needs no Redis: this task polls. A message makes it look
 at once. Batches in flight get a moment to commit; what is still running then is cancelled, and repeated after a resume.
 """
 
@@ -43,10 +43,10 @@ _STOPPED = {State.PAUSING: State.PAUSED, State.CANCELLING: State.CANCELLED}
 
 
 class Control:
-    """Brings runs that are told to stop to a stop."""
+    """Stops runs that a person asked to stop."""
 
     def __init__(self, *, observe: Observer, activity: Activity | None = None) -> None:
-        """`activity` is told whether a run is at work."""
+        """`activity` receives whether a run is at work."""
         self._observe = observe
         self._activity = activity or Activity()
         self._look = threading.Event()
@@ -66,7 +66,7 @@ class Control:
         self.look()
 
     def run_once(self, connection: Connection) -> int:
-        """Settle every run that is told to stop; returns how many are not there yet."""
+        """Settle every run that is asked to stop; returns how many are not there yet."""
         pulse = runs.pulse(connection)
         self._activity.tell(at_work=pulse.at_work)
         remaining = self._look_at_the_switch(connection, pulse.stop)

@@ -1,10 +1,10 @@
-"""Giving way: whoever waits for one of our batches longer than its run allows makes that batch go.
+"""Giving way: a batch is cancelled once another session has waited for it longer than its run allows.
 
     look who waits for a lock, if a batch of ours is running at all
     follow whom they wait for; is it a batch, and has it been longer than `give_way_ms`?
     cancel that batch; its lane comes back with half the rows (`runner.py`)
 
-The session that waited goes on as soon as the batch is rolled back. Nothing is lost: a batch commits whole or not at all.
+The session that waited continues as soon as the batch is rolled back. Nothing is lost: a batch commits whole or not at all.
 DDL is left alone while it waits for its own lock, as its short `lock_timeout` is how it gives way.
 """
 
@@ -30,7 +30,7 @@ _SQL = queries(__package__, "give_way")
 #: How often is looked while batches run. With the cancel and its rollback this must stay below 100 ms, the time a session may
 #: wait beyond `give_way_ms`.
 BUSY_SECONDS = 0.05
-#: How often is looked for batches. A session can wait this long, and then one look more, for a batch nobody has seen yet.
+#: How often is looked for batches. A session can wait this long, and then one look more, for a batch not seen yet.
 IDLE_SECONDS = 0.1
 #: The same while no run is at work: the first batch of a run is found when the run is.
 REST_SECONDS = 30.0
@@ -39,13 +39,13 @@ LINGER_SECONDS = 1.0
 
 
 class GiveWay:
-    """Looks who waits for our batches, and cancels those that others have waited for too long."""
+    """Finds sessions that wait for our batches, and cancels batches that were waited for too long."""
 
     def __init__(self, *, observe: Observer, activity: Activity | None = None) -> None:
         self._observe = observe
         self._activity = activity or Activity()
         self._busy_at = -LINGER_SECONDS
-        #: Batches that were told to go and are still there, each by its backend and when it began: told only once.
+        #: Batches that were cancelled and are still there, each by its backend and when it began: each is reported once.
         self._going: set[tuple[int, datetime]] = set()
 
     def run_once(self, connection: Connection) -> int:

@@ -175,7 +175,7 @@ class Governor:
                 width=verdict.width,
                 batch_seconds=verdict.batch_seconds,
                 rest=verdict.rest,
-                reason=verdict.slow_reason or "nothing slows the work down",
+                reason=verdict.slow_reason or "nothing slows work down",
             )
 
     def _shown(self, reading: Reading) -> dict[str, Any]:

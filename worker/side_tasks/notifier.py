@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 2.0
 #: After a delivery that failed. A service that comes back after a night hears of it within the hour, and not of all notices at once.
 BACKOFF = Backoff(first_seconds=10.0, longest_seconds=3600.0, jitter=0.2)
-#: After a day nobody needs to be woken for it any more.
+#: After a day a notice is no longer of use.
 PATIENCE_SECONDS = 86400.0
-#: How long what was told is kept. Longer than between two reminders, which are told apart by it.
+#: How long sent notices are kept: longer than the interval of reminders, which are counted by them.
 KEPT_SECONDS = 14 * 86400.0
 #: Between two times that old notices are removed.
 FORGET_SECONDS = 3600.0
 #: How long a claim outlasts the delivery's time limit: its outcome has to be written still.
 LEASE_GRACE_SECONDS = 30.0
-#: Deliveries of a channel that hang, in threads nobody can end. With so many of them it is not tried until one comes back.
+#: Deliveries of a channel that hang, in threads that cannot be ended. With so many of them it is not tried until one comes back.
 MOST_LOST = 3
 #: At the end, deliveries under way get this long, so that they need not be repeated.
 FAREWELL_SECONDS = 2.0
@@ -121,14 +121,14 @@ class Notifier:
         if self._connection is None:
             return
         deadline, self._looked_at = time.monotonic() + FAREWELL_SECONDS, float("-inf")
-        # What cannot be settled is sent again by whoever comes next.
+        # What cannot be settled is sent again by the next worker.
         with suppress(psycopg.Error):
             while self.run_once(self._connection) and self._finished.wait(max(deadline - time.monotonic(), 0.0)):
                 self._finished.clear()
 
     def _tidy(self, connection: Connection) -> None:
         for notice in store.give_up(connection, patience_seconds=PATIENCE_SECONDS):
-            self._tell(notice, "failed", f"given up after a day: {notice.last_error}")
+            self._tell(notice, "failed", f"gave up after a day: {notice.last_error}")
         if time.monotonic() - self._forgot_at >= FORGET_SECONDS:
             self._forgot_at = time.monotonic()
             store.forget(connection, kept_seconds=KEPT_SECONDS, holds_kept_seconds=KEPT_SECONDS)
@@ -171,7 +171,7 @@ class Notifier:
         else:
             delay = _delay_seconds(notice.attempts, error, chance=random.random())  # noqa: S311 - spreading load, not guarding secrets
             store.postpone(connection, notice, delay_seconds=delay, error=str(error))
-            self._tell(notice, "retried", f"{error}; again in {delay:.0f} s")
+            self._tell(notice, "retried", f"{error}; retried in {delay:.0f} s")
 
     def _delivered(self, connection: Connection, notice: Notice) -> None:
         store.deliver(connection, notice)

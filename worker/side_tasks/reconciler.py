@@ -1,4 +1,4 @@
-"""The only way back for lost messages, dead workers and wiped brokers alike: due lanes that nobody woke are woken.
+"""The only way back for lost messages, dead workers and wiped brokers alike: due lanes whose wake-up was lost are woken.
 
 A worker that froze with a lane in hand is not dead: its session is ended, and the lane is free.
 """
@@ -33,7 +33,7 @@ _LOCK = 0x7265636F6E63696C  # "reconcil"
 
 
 class Reconciler:
-    """Wakes lanes; one at a time in a database, whoever gets there first."""
+    """Wakes lanes; one worker at a time in a database."""
 
     def __init__(
         self,

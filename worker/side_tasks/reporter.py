@@ -1,4 +1,4 @@
-"""One line about each run that works, every half minute: what somebody who reads the log wants to know."""
+"""One line about each run that works, every half minute: for readers of the log."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: How often runs are looked for. Shorter than `process.HUNG_SECONDS`, after which a side task counts as hanging.
 TICK_SECONDS = 45.0
-#: Nobody's batch waits longer behind us; where somebody is in the way, the next look tries again.
+#: Lock timeout: no batch waits longer than this for a purge; retried at the next tick.
 LOCK_TIMEOUT = "100ms"
 
 
@@ -27,7 +27,7 @@ def run_once(connection: Connection) -> int:
             with connection.transaction():
                 connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
                 locked = runs.lock(connection, run)
-                # Somebody may have been quicker, or have it rolled back at this moment.
+                # Another worker may have purged it, or it is being rolled back.
                 if locked is None or locked.state not in ENDED or run not in retention.overdue(connection):
                     continue
                 retention.purge(connection, locked, actor=runs.WORKER)

@@ -28,7 +28,7 @@ WIDEN_SECONDS = 3.0
 LEAST_DUTY_CYCLE = 0.1
 #: While other sessions are active a run begins with a third of its time. What it costs them shows within seconds, and then it is learned.
 DUTY_CYCLE_BESIDE_OTHERS = 1 / 3
-#: This many sessions of others at once are a load; one alone may be somebody who looks on.
+#: This many sessions of others at once are a load; one alone may be a person's psql.
 MIN_OTHERS = 2
 #: How long others count as being there after they were last seen: a pause between two requests is not their end.
 LEAVE_SECONDS = 10.0
@@ -48,7 +48,7 @@ USUAL_BATCH_SECONDS = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What one verdict leaves to the next; kept in the database, so that another worker can go on with it."""
+    """What one verdict leaves to the next; kept in the database, so that another worker can continue with it."""
 
     #: The part of its time a lane may work, before today's signals.
     duty_cycle: float = 1.0
@@ -86,7 +86,7 @@ class Verdict:
     batch_seconds: float | None
     #: Seconds of rest for each second of work.
     rest: float
-    #: The signal that holds, by its name in `Limits` or the operator's; None when work may go on.
+    #: The signal that holds, by its name in `Limits` or the operator's; None when work may continue.
     hold_signal: str | None
     #: The same in words, with the value and the limit.
     hold_reason: str | None
@@ -206,7 +206,7 @@ def _duty_cycle(  # noqa: PLR0913 - what the duty cycle depends on; each is name
     if memory.others >= MIN_OTHERS and not working:
         duty_cycle = min(
             duty_cycle, DUTY_CYCLE_BESIDE_OTHERS
-        )  # what was learned beside nobody, or by another run, does not hold for the next
+        )  # what was learned without other sessions, or by another run, does not hold for the next
     return min(1.0, max(LEAST_DUTY_CYCLE, duty_cycle))
 
 

@@ -21,8 +21,8 @@ def examine(case: Case, operation: AddCheck) -> Facts:
     case.trial.add_constraint(operation.name, check_body(operation.check), check="expression", what="check")
     if analysis.unrepeatable:
         case.warn(
-            f"the check calls {', '.join(analysis.unrepeatable)}, which may answer differently each time: a row that meets it "
-            "today may not when it is next written, or restored from a backup"
+            f"the check calls {', '.join(analysis.unrepeatable)}, which can return different results: a row "
+            "that passes today may fail when it is next written, or restored from a backup"
         )
     generated = any(column.generated and column.name in analysis.reads for column in case.table.columns)
     return Facts(

@@ -26,8 +26,8 @@ def examine(case: Case, operation: AddColumn) -> Facts:
     if present is not None and not adopts:
         case.refuse(
             "column",
-            f"{table.name} has a column {column} already",
-            "Choose another name, or fill the column that is there with a `backfill` operation",
+            f"{table.name} already has a column {column}",
+            "Choose another name, or fill the existing column with a `backfill` operation",
         )
         return Facts(relation=str(table.name))
     type_, default_fills = (
@@ -43,8 +43,8 @@ def examine(case: Case, operation: AddColumn) -> Facts:
     )
     if not table.keys:
         case.warn(
-            f"{table.name} has no key by which rows could be archived: what the application writes into {column} is lost "
-            "should the run be rolled back"
+            f"{table.name} has no key by which rows could be archived: if the run is rolled back, what the "
+            f"application wrote into {column} is lost"
         )
     if operation.default is not None:
         trial.analyse(operation.default, what="the default")
@@ -61,7 +61,7 @@ def _analysed(case: Case, operation: AddColumn, expression: str) -> Analysis:
     case.trial.check_update({column: expression}, None)
     check_reads(case, analysis)
     if column in analysis.reads:
-        raise Rejected("expression", f"backfill reads {column}, the column it is to fill")
+        raise Rejected("expression", f"backfill reads {column}, the column that it fills")
     generated = sorted(one.name for one in table.columns if one.generated and one.name in analysis.reads)
     if generated and operation.backfill is not None:
         raise Rejected(
@@ -70,12 +70,12 @@ def _analysed(case: Case, operation: AddColumn, expression: str) -> Analysis:
         )
     if operation.backfill is not None:
         case.found.warn(
-            f"{table.name}.{column} is computed until contract: what the application writes into it is replaced by the "
-            "expression's value"
+            f"{table.name}.{column} is computed until contract: the sync trigger replaces what the application "
+            "writes into it with the expression's value"
         )
     if analysis.reads_others:
         case.warn(
             f"the expression reads {', '.join(analysis.reads_others)}; a change there reaches {table.name} only "
-            "when the row itself is written, or by verify"
+            "when the row itself is written, or in verify"
         )
     return analysis

@@ -97,7 +97,7 @@ class AddColumn(Plain[file.AddColumn]):
         if self.facts.default_fills and self.definition.backfill is None:
             return (columns.add(self.table, name, type_, default=default, note="no rewrite: a constant default"),)
         return (
-            columns.add(self.table, name, type_, note="no rewrite: the default comes after"),
+            columns.add(self.table, name, type_, note="no rewrite: the default is set afterwards"),
             columns.set_default(self.table, name, default),
         )
 

@@ -46,7 +46,7 @@ def examine(case: Case, operation: AddForeignKey) -> Facts:
         role = case.found.backend.role
         case.refuse(
             "privileges",
-            f"the role {role} may not refer to {referenced.name}",
+            f"the role {role} has no REFERENCES privilege on {referenced.name}",
             f"GRANT SELECT, REFERENCES ON {referenced.name.identifier.as_string()} TO {role}",
         )
     if len(case.found.findings) > before:
@@ -70,27 +70,28 @@ def _check_tables(case: Case, operation: AddForeignKey, referenced: Table) -> No
     if table.kind == "p" and case.found.backend.version < _PARTITIONED_NOT_VALID:
         case.refuse(
             "partitioned",
-            f"{table.name} is partitioned, and before PostgreSQL 18 a foreign key of such a table scans it while nobody writes",
-            "Upgrade to 18; or by hand: ADD … NOT VALID and VALIDATE on each partition, then ADD to "
-            f"{table.name}, which finds them proved",
+            f"{table.name} is partitioned, and before PostgreSQL 18 a foreign key on a partitioned table is "
+            "validated under a lock that blocks writes",
+            "Upgrade to PostgreSQL 18, or do it by hand: ADD … NOT VALID and VALIDATE on each partition, then "
+            f"ADD to {table.name}, which needs no scan then",
         )
     if table.persistence == "p" and referenced.persistence != "p":
         case.refuse(
             "persistence",
-            f"{referenced.name} is unlogged and would be empty after a crash, so {table.name} may not refer to it",
+            f"{referenced.name} is unlogged and would be empty after a crash, so {table.name} cannot refer to it",
             f"ALTER TABLE {referenced.name.identifier.as_string()} SET LOGGED",
         )
     if referenced.row_security_active:
         case.refuse(
             "row_security",
-            f"row security is active on {referenced.name} for the role {role}, so rows would be hidden from it "
-            f"and {table.name} would seem to refer to nothing",
+            f"row security is active on {referenced.name} for the role {role}, so it may not see all rows, and "
+            f"rows of {table.name} would be reported as orphans",
             f"Use a role with BYPASSRLS (ALTER ROLE {role} BYPASSRLS)",
         )
     if not referenced.may_select:
         case.refuse(
             "privileges",
-            f"the role {role} may not read {referenced.name}, so orphans cannot be told",
+            f"the role {role} may not read {referenced.name}, so orphans cannot be reported",
             f"GRANT SELECT, REFERENCES ON {referenced.name.identifier.as_string()} TO {role}",
         )
     if operation.on_delete == "set null":
@@ -118,7 +119,8 @@ def _referenced_columns(case: Case, operation: AddForeignKey, referenced: Table)
     if len(wanted) != len(operation.columns):
         case.refuse(
             "foreign_key",
-            f"{', '.join(operation.columns)} cannot refer to {', '.join(wanted)} of {referenced.name}: they are not as many",
+            f"{', '.join(operation.columns)} cannot refer to {', '.join(wanted)} of {referenced.name}: the "
+            "numbers of columns differ",
             "Name one referenced column for each column, in the same order",
         )
         return ()
@@ -126,7 +128,7 @@ def _referenced_columns(case: Case, operation: AddForeignKey, referenced: Table)
         case.refuse(
             "key",
             f"{referenced.name} has no unique key of {', '.join(wanted)} that a foreign key may refer to",
-            "Make one first, in a migration of its own (add_unique), or name the columns of another key",
+            "Add one first, in a migration of its own (add_unique), or name the columns of another key",
         )
         return ()
     return wanted
@@ -139,7 +141,9 @@ def _check_generated(case: Case, operation: AddForeignKey) -> None:
         if column is None or not column.generated:
             continue
         if column.virtual:
-            raise Rejected("foreign_key", f"{name} is a virtual generated column, and those cannot refer")
+            raise Rejected(
+                "foreign_key", f"{name} is a virtual generated column, which cannot be part of a foreign key"
+            )
         if operation.on_update in _WRITING or operation.on_delete in _WRITING - {"cascade"}:
             raise Rejected("foreign_key", f"{name} is a generated column, which on_delete and on_update cannot write")
 
@@ -161,6 +165,7 @@ def _tell_of_index(case: Case, operation: AddForeignKey) -> None:
         "columns": list(operation.columns),
     }
     case.warn(
-        f"{case.table.name} has no index on {names}, so each DELETE in {operation.references.table} and each UPDATE of its key "
-        f"scans {case.table.name}; make one first: create_index: {json.dumps(index, ensure_ascii=False)}"
+        f"{case.table.name} has no index on {names}, so each DELETE in {operation.references.table} and each "
+        f"UPDATE of its key scans {case.table.name}; create one first: create_index: "
+        f"{json.dumps(index, ensure_ascii=False)}"
     )

@@ -23,11 +23,11 @@ def examine(case: Case, operation: AddUnique) -> Facts:
     if taken is not None:
         case.refuse(
             "name",
-            f"{case.table.name} has a constraint {operation.name} already: {taken['it']}",
-            "Choose another name, or remove the operation if that is what it is for",
+            f"{case.table.name} already has a constraint {operation.name}: {taken['it']}",
+            "Choose another name, or remove the operation if this is the constraint that it would add",
         )
     nullable = [name for name in operation.columns if (found := case.table.column(name)) and not found.not_null]
     if nullable:
-        case.warn(f"rows in which {' or '.join(nullable)} is NULL are not held to the constraint")
+        case.warn(f"rows in which {' or '.join(nullable)} is NULL may repeat: the constraint does not cover them")
     rest = sql.SQL("USING btree ({})").format(indexes.listed(operation.columns))
     return indexes.built(case, operation.name, rest, unique=True)

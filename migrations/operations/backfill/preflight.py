@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.planning.checks.findings import Case
 
 #: Why a function's rows are walked once, in words.
-_BECAUSE_PYTHON = "SQL cannot ask whether a row is as the function would have it"
+_BECAUSE_PYTHON = "SQL cannot check whether the function would still change a row"
 
 
 def examine(case: Case, operation: Backfill) -> Facts:
@@ -52,13 +52,11 @@ def _by_expressions(case: Case, operation: Backfill) -> Facts:
     )
     if once:
         later = (
-            "rows that meet the condition later are walked too, unless a row that was changed still meets it"
+            "rows that meet the condition later are updated too, as long as updating a row stops it from matching"
             if condition_may_end
             else "rows added later are not touched"
         )
-        case.warn(
-            f"each row that is there at the start is visited exactly once, because the expression {once}; {later}"
-        )
+        case.warn(f"each row that exists at the start is updated exactly once, because {once}; {later}")
     return Facts(
         relation=str(table.name),
         targets=tuple(targets),
@@ -84,15 +82,18 @@ def _by_function(case: Case, operation: Backfill) -> Facts:
         condition_may_end = bool(analysis.reads & set(operation.written))
     trial.check_update({name: sql.Identifier(name).as_string() for name in operation.written}, operation.where)
     later = (
-        "rows that meet the condition later are handed over too, unless a row that was handed over still meets it"
+        (
+            "rows that meet the condition later are handed over too, as long as the function changes them so that "
+            "they no longer meet it"
+        )
         if condition_may_end
         else "rows added later are not touched"
     )
     case.warn(
         f"the values come from the Python function {operation.transform}, which is not imported here and cannot "
-        "be tried out; every worker of this database must be told to allow its module in BACKFILLD_TRANSFORMS"
+        "be tested; every worker of this database must allow its module in BACKFILLD_TRANSFORMS"
     )
-    case.warn(f"each row that is there at the start is handed over once, because {_BECAUSE_PYTHON}; {later}")
+    case.warn(f"each row that exists at the start is handed over once, because {_BECAUSE_PYTHON}; {later}")
     if operation.reads is None:
         case.warn(f"the function is handed all {len(reads)} columns of {table.name}; name those it needs in `reads`")
     return Facts(

@@ -38,5 +38,5 @@ class Backfill(Plain[file.Backfill]):
         )
 
     def undo(self) -> tuple[Step, ...]:
-        note = "rows that are still what the run made them are given back what they were"
+        note = "restores the old values in rows that still hold what the run wrote"
         return (Walk(kind="undo", operation=self.number, table=self.table, key=self.facts.key, note=note),)

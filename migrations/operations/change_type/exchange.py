@@ -83,7 +83,7 @@ def _inactive(change: Change, column: str, *, names: Sequence[str]) -> Iterable[
         elif index.constraint is not None:
             yield constraints.drop(table, index.name)
         else:
-            why = "values of a column that is not in use must not fail a statement"
+            why = "values of the inactive column must not make a statement fail"
             yield indexes.drop_at_once(table.schema, index.name, note=why)
     for one in dependents.statistics:
         yield statistics.drop(one.schema, one.name)

@@ -1,4 +1,4 @@
-"""What must be so before the two columns change places, and after: else nothing happens, and a person is told what to fix."""
+"""What must hold before and after the two columns change places; otherwise nothing is changed, and the error names what to fix."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def unchanged(change: Change) -> Guard:
     """What depends on the column is what it was when preflight looked."""
     return Guard(
         sql=dependents.changed_since(change.table, change.column, change.dependents.seen),
-        template=f"the {{!r}} of column {change.column} is not what it was when the run began",
-        remedy="Make it as it was and resume, or roll back and enqueue the migration again",
+        template=f"the {{!r}} of column {change.column} has changed since the run began",
+        remedy="Change it back and resume, or roll back and enqueue the migration again",
     )
 
 
@@ -30,7 +30,7 @@ def nothing_new(change: Change) -> Guard:
     """Nothing was made over the column that the way back would lose."""
     return Guard(
         sql=dependents.appeared_since(change.table, change.column, change.dependents.seen),
-        template=f"the {{!r}} was made since column {change.column} has its new type, and would be lost",
+        template=f"the {{!r}} was created after column {change.column} got its new type, and would be lost",
         remedy="Drop it, then resume",
     )
 
@@ -118,5 +118,5 @@ def _same_grants(view: DependentView) -> Guard:
     return Guard(
         sql=query,
         template=f"the view {name.as_string()} does not have the privileges that it had: {{!r}}",
-        remedy="Tell its owner to grant them; nothing has happened",
+        remedy="Ask its owner to grant them; nothing was changed",
     )

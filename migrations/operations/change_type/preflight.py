@@ -90,8 +90,8 @@ def _try_new_column(case: Case, operation: ChangeType) -> tuple[Target, str]:
     if catalog.file_of(case.connection, _copy(case)) != file:
         raise Rejected(
             "type",
-            f"to add a column of type {type_} is to write the table anew, under a lock that stops the application",
-            "Use the type that the domain is made of, and put its rule into an `add_check`",
+            f"adding a column of type {type_} rewrites the table, under a lock that blocks the application",
+            "Use the domain's base type, and enforce its constraint with an `add_check`",
         )
     plain = catalog.plain_types(case.connection, replace(case.table, oid=_copy(case)))
     as_text = not case.trial.has_equality(new_column)
@@ -165,8 +165,8 @@ def _refuse_what_is_in_the_way(
     if table.kind == "p":
         case.refuse(
             "partitioned",
-            f"{table.name} is partitioned, and the indexes of its partitions cannot change places yet",
-            "Make a new table with the new type, and move the rows",
+            f"{table.name} is partitioned, and exchanging the indexes of partitions is not supported yet",
+            "Create a new table with the new type, and move the rows",
         )
     if generated:
         case.refuse("column", f"{name} is computed by PostgreSQL", "Drop it and add it again with `add_column`")
@@ -178,11 +178,15 @@ def _refuse_what_is_in_the_way(
     if name in walked and not any(one.kind == "primary key" for one in found):
         case.refuse(
             "column",
-            f"{name} is part of the key that {table.name} is walked by",
+            f"{name} is part of the key by which {table.name} is walked",
             "Give the table a primary key of other columns first",
         )
     if sum(one.kind == "sequence" for one in found) > 1:
-        case.refuse("column_dependents", f"several sequences belong to {name}", "Let one belong to it (OWNED BY)")
+        case.refuse(
+            "column_dependents",
+            f"several sequences are owned by {name}",
+            "Leave one that is owned by the column (OWNED BY)",
+        )
 
 
 def _refuse_other_uses(case: Case, operation: ChangeType) -> None:
@@ -192,15 +196,15 @@ def _refuse_other_uses(case: Case, operation: ChangeType) -> None:
         if table.column(made) is not None:
             case.refuse(
                 "column",
-                f"{table.name} has a column {made}, which is the name that this change needs",
+                f"{table.name} has a column {made}, the name that this change needs",
                 "If an earlier run left it, roll that one back; otherwise rename it",
             )
     for number, other in enumerate(case.migration.operations):
         if number != case.number and other.table == table.name and mentions(other, name):
             case.refuse(
                 "operations",
-                f"operations[{number}].{other.kind} is about {table.name}.{name} too",
-                "Put the two into migrations of their own, one after the other",
+                f"operations[{number}].{other.kind} also uses {table.name}.{name}",
+                "Put the two in separate migrations, one after the other",
             )
 
 
@@ -211,13 +215,13 @@ def _analysed(case: Case, expression: str, *, what: str, given: bool, type_: str
         if given:
             raise
         way = "the new type from the old one" if what == "up" else "the old type from the new one"
-        raise Rejected("expression", rejected.problem, f"Write `{what}:`, an expression that gives {way}") from rejected
+        raise Rejected("expression", rejected.problem, f"Write `{what}:`, an expression for {way}") from rejected
     check_reads(case, analysis)
     if analysis.unrepeatable:
         raise Rejected(
             "expression",
-            f"{what} calls {', '.join(analysis.unrepeatable)}, which may answer differently each time",
-            "Write an expression over the row that always gives the same",
+            f"{what} calls {', '.join(analysis.unrepeatable)}, which can return different results",
+            "Write an expression that always returns the same for the same row",
         )
     if analysis.reads_others:
         case.warn(
@@ -249,12 +253,12 @@ def _warn(  # noqa: PLR0913 - one place for all warnings; each part is named whe
     table, name = case.table.name, operation.column
     if operation.up is None and not column_copy.rewrites(case.connection, table, name, sql.SQL(type_)):
         case.warn(
-            f"PostgreSQL changes {dependents.type} to {type_} without writing the table anew: a `sql` operation with ALTER COLUMN "
-            f"{name} TYPE {type_} would do, in a moment"
+            f"PostgreSQL changes {dependents.type} to {type_} without rewriting the table: a `sql` operation "
+            f"with ALTER COLUMN {name} TYPE {type_} does it at once"
         )
     if dependents.type.startswith("timestamp") and "with time zone" in type_ + dependents.type:
         case.warn(
-            f"{name} is read and written as UTC, whatever the time zone of the session; `up` and `down` can say otherwise"
+            f"{name} is interpreted as UTC, regardless of the session's time zone; use `up` and `down` to say otherwise"
         )
     if not last:
         case.warn(
@@ -263,23 +267,23 @@ def _warn(  # noqa: PLR0913 - one place for all warnings; each part is named whe
         )
     remade = [f"{one.kind} {one.name}" for one in found if one.kind in _REMADE]
     if remade:
-        case.warn(f"made anew in the switch, as they are: {', '.join(remade)}")
+        case.warn(f"recreated unchanged in the switch: {', '.join(remade)}")
     strict = [*(one.name for one in dependents.rules), *(one.name for one in dependents.indexes if one.new.unique)]
     if strict or dependents.not_null:
         rules = ", ".join([*strict, *(["NOT NULL"] if dependents.not_null else [])])
         case.warn(
-            f"from verify on the new values must meet the rules of {name} as well ({rules}): a statement that writes a value "
-            "which does not fit the new type, or is the same as another one there, fails as it will after the switch"
+            "from verify on, statements that write values which do not fit the new type, or break a constraint "
+            f"of {name} ({rules}), fail, as they will after the switch"
         )
     if mentioned := functions_naming(case.connection, table, name):
-        case.warn(
-            f"functions that name {name} in their text see the new type from the switch on: {', '.join(mentioned)}"
-        )
+        case.warn(f"functions whose text names {name} get the new type from the switch on: {', '.join(mentioned)}")
     if table_publications := case.table.publications:
         case.warn(
-            f"{table} is published ({', '.join(table_publications)}): what receives it needs the columns {dependents.new_column}, and "
-            f"from the switch on {dependents.old_column}, before they are there"
+            f"{table} is published ({', '.join(table_publications)}): subscribers need the columns "
+            f"{dependents.new_column} and, from the switch on, {dependents.old_column} before backfilld adds "
+            "them"
         )
     case.warn(
-        f"a statement that was prepared and gives {name} back fails once, and is to be prepared anew, after the switch"
+        f"prepared statements that return {name} fail once after the switch ('cached plan must not change "
+        "result type') and must be prepared again"
     )

@@ -1,7 +1,7 @@
 """Give a column another type: one of the new type grows beside it, and when all is proved the two change places.
 
 expand    the new column and the sync trigger that keeps both columns saying the same, in one short transaction
-backfill  lanes give every row its new value; rows whose value does not fit are set aside with their errors
+backfill  lanes give every row its new value; rows whose value does not fit are quarantined with their errors
 verify    every row is looked at; then everything that depends on the column is made for the new one as well: indexes
           CONCURRENTLY, checks and foreign keys NOT VALID and validated, statistics
 switch    one transaction: the columns change names, what depends on the old one is dropped, what is ready on the new one gets
@@ -263,7 +263,7 @@ class ChangeType(Plain[file.ChangeType]):
     @property
     def _dependents(self) -> ColumnDependents:
         if self.facts.column_dependents is None:
-            msg = f"change_type of {self.table} has no facts of its column"
+            msg = f"change_type of {self.table} has no facts about its column"
             raise ValueError(msg)
         return self.facts.column_dependents
 

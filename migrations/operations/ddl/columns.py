@@ -65,7 +65,7 @@ def rename(table: TableName, column: str, to: str) -> Statement:
 def set_default(table: TableName, column: str, default: str) -> Statement:
     """Rows that are added from now on get this."""
     what = sql.SQL("SET DEFAULT {}").format(operand(default))
-    return _alter_column(table, column, what, note="for rows to come")
+    return _alter_column(table, column, what, note="for new rows")
 
 
 def drop_default(table: TableName, column: str) -> Statement:

@@ -105,7 +105,7 @@ class Rule:
                     lock=LockMode.SHARE_UPDATE_EXCLUSIVE,
                     brief=False,
                     scans=True,
-                    note="scans the table while reads and writes go on",
+                    note="scans the table while reads and writes continue",
                 ),
             ),
             scans=True,

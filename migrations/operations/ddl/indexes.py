@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.operations.base import Guard, Step
     from backfilld.migrations.postgres.definitions import IndexDefinition, KeyColumn
 
-_WHILE = "outside of a transaction, while reads and writes go on"
+_WHILE = "outside a transaction, while reads and writes continue"
 
 
 def build(table: TableName, definition: IndexDefinition, *, key: Sequence[KeyColumn] = ()) -> Action:

@@ -51,18 +51,18 @@ class SyncTrigger:
                 sql.SQL("ENABLE ALWAYS TRIGGER {}").format(self._trigger),
                 lock=LockMode.SHARE_ROW_EXCLUSIVE,
                 brief=False,
-                note="fires under session_replication_role = replica too",
+                note="also fires under session_replication_role = replica",
             ),
         )
 
     def turned(self, body: str) -> Statement:
         """The other column is the primary from here on."""
-        return self._replaced(body, note="the sync trigger turns round")
+        return self._replaced(body, note="the sync trigger changes direction")
 
     @property
     def silenced(self) -> Statement:
         """The trigger does nothing from here on, so that what it reads and writes may go."""
-        return self._replaced(NEUTRAL, note="the trigger does nothing from here on")
+        return self._replaced(NEUTRAL, note="the trigger does nothing from now on")
 
     @property
     def drop(self) -> Statement:
@@ -93,11 +93,11 @@ class SyncTrigger:
 
     @property
     def fires(self) -> Guard:
-        """Nobody has disabled the sync trigger meanwhile, as a restore with --disable-triggers does."""
+        """Checks that the sync trigger is still enabled; a restore with --disable-triggers disables it."""
         return Guard(
             sql=self._silent,
             template="the sync trigger {!r} was dropped or disabled, so what was written meanwhile is in one of the columns only",
-            remedy="Take the run back with `backfilld rollback`, and begin again",
+            remedy="Roll the run back with `backfilld rollback`, and enqueue it again",
         )
 
     def _replaced(self, body: str, *, note: str = "") -> Statement:

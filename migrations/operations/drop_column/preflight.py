@@ -50,18 +50,18 @@ def _refuse_what_cannot_come_back(case: Case, column: Column, details: ColumnDet
     if table.keys and name in {one.name for one in table.keys[0].columns}:
         case.refuse(
             "column",
-            f"{name} is part of the key that {table.name} is walked by",
+            f"{name} is part of the key by which {table.name} is walked",
             "Give the table another primary key first; rows without one cannot be archived",
         )
     elif column.generated or details.identity or details.inherited:
         what = "computed by PostgreSQL" if column.generated else "an identity" if details.identity else "inherited"
         case.refuse(
             "column",
-            f"{name} is {what}, and what makes it so could not be brought back without rewriting the table",
-            "Drop it with SQL of your own (`sql`), where its loss is meant",
+            f"{name} is {what}, which cannot be restored without rewriting the table",
+            "Drop it with an `sql` operation, if its loss is intended",
         )
     elif name in catalog.partition_columns(case.connection, table):
-        case.refuse("column", f"{name} decides in which partition a row is", "Keep it, or make another table")
+        case.refuse("column", f"{name} is in the partition key", "Keep it, or create a new table")
 
 
 def _refuse_other_operations(case: Case, name: str) -> None:
@@ -72,8 +72,8 @@ def _refuse_other_operations(case: Case, name: str) -> None:
         if about and not reads:
             case.refuse(
                 "operations",
-                f"operations[{number}].{other.kind} names {name} too",
-                "Put the two into migrations of their own, one after the other",
+                f"operations[{number}].{other.kind} also names {name}",
+                "Put the two in separate migrations, one after the other",
             )
 
 
@@ -81,10 +81,10 @@ def _warn(case: Case, name: str, dependents: Sequence[DroppedDependent]) -> None
     """What a careful person should know."""
     if dependents:
         names = ", ".join(one.what for one in dependents)
-        case.warn(f"with {name} go {names}; a rollback brings them back")
+        case.warn(f"dropping {name} also drops {names}; a rollback restores them")
     case.warn(
-        f"from contract on {name} is gone: every application must leave it out before that is approved. Its values are kept "
-        f"for {case.migration.settings.retention_days:g} days, and a rollback brings them back"
+        f"contract drops {name}: approve it only when no application uses the column. Its values are archived "
+        f"for {case.migration.settings.retention_days:g} days, and a rollback restores them"
     )
 
 
@@ -112,11 +112,11 @@ def _dropped(case: Case, details: ColumnDetails, dependents: Sequence[DroppedDep
 def _problem(dependent: DroppedDependent, *, partitioned: bool) -> str:
     """Why a column cannot go while this depends on it; empty where it comes back with the column."""
     if dependent.kind not in _KEPT:
-        return "depends on it, and DROP COLUMN would fail or take it along"
+        return "depends on it, so DROP COLUMN would fail or drop it too"
     if dependent.columns > 1:
-        return "is of other columns too, and DROP COLUMN would take it along"
+        return "also uses other columns, and DROP COLUMN would drop it"
     if partitioned:
-        return "is of a partitioned table, where it could not be brought back beside a working application"
+        return "belongs to a partitioned table, where it could not be recreated while the application works"
     if dependent.kind == "index" and not dependent.valid:
-        return "is invalid, or marks rows for replication or CLUSTER"
+        return "is invalid, or is used for replica identity or CLUSTER"
     return ""

@@ -41,7 +41,7 @@ class DropColumn(Plain[file.DropColumn]):
             table=self.table,
             key=self.facts.key,
             archived=Archived(old=self.definition.column),
-            note="copies the column into the archive, then looks again that no row is missing",
+            note="copies the column into the archive, then checks that no row is missing",
         )
         drop = columns.drop(self.table, self.definition.column, note="its values are in the archive")
         return (archive, Action(table=self.table, statements=(drop,), back=self._again()))
@@ -112,6 +112,6 @@ class DropColumn(Plain[file.DropColumn]):
     @property
     def _dropped(self) -> Dropped:
         if self.facts.dropped is None:
-            msg = f"{self.table}.{self.definition.column} was not looked at before it is to be dropped"
+            msg = f"{self.table}.{self.definition.column} was not examined before its drop"
             raise LookupError(msg)
         return self.facts.dropped

@@ -25,22 +25,23 @@ def examine(case: Case, operation: DropIndex) -> Facts:
     if found.kind == "I":
         case.refuse(
             "partitioned",
-            f"{operation.name} is an index of a partitioned table, which PostgreSQL does not drop CONCURRENTLY",
-            "DROP INDEX it by an `sql` operation; that stops the application for a moment",
+            f"{operation.name} is an index of a partitioned table, which PostgreSQL cannot drop CONCURRENTLY",
+            "Drop it with an `sql` operation; that blocks the application for a moment",
         )
         return nothing
     uses = indexes.uses(case.connection, found.oid)
     if uses is None or _needed(case, operation.name, uses):
         return nothing
     if uses.clustered:
-        case.warn(f"CLUSTER of {case.table.name} goes by {operation.name}, and will not know by what to go")
+        case.warn(f"{case.table.name} is clustered on {operation.name}; CLUSTER without an index name will fail")
     if uses.scans:
         since = f"since {uses.counted_since.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if uses.counted_since else "so far"
         case.warn(
-            f"{operation.name} was used {uses.scans} times {since} on this server: be sure that what used it does well without"
+            f"{operation.name} was used {uses.scans} times {since} on this server: make sure that those queries "
+            "do not need it"
         )
     if found.definition.unique and found.valid:
-        case.warn(f"{operation.name} is unique, and nothing will refuse duplicates any more")
+        case.warn(f"{operation.name} is unique; without it duplicates are accepted")
     return Facts(relation=str(case.table.name), index=found.definition, key=key_of(case.table))
 
 
@@ -62,24 +63,23 @@ def _needed(case: Case, name: str, uses: indexes.Uses) -> bool:
     for constraint in uses.constraints:
         case.refuse(
             "constraint",
-            f"{name} belongs to the constraint {constraint} of {case.table.name}, and goes with it only",
-            f"ALTER TABLE … DROP CONSTRAINT {constraint} by an `sql` operation, if the constraint itself is to go",
+            f"{name} belongs to the constraint {constraint} of {case.table.name} and can only be dropped with it",
+            f"To drop the constraint, use ALTER TABLE … DROP CONSTRAINT {constraint} in an `sql` operation",
         )
     if not uses.constraints:
         for key in uses.foreign_keys:
-            case.refuse(
-                "foreign_key", f"the foreign key {key} refers to the table by {name}", "Drop the foreign key first"
-            )
+            case.refuse("foreign_key", f"the foreign key {key} depends on {name}", "Drop the foreign key first")
     if uses.replica_identity:
         case.refuse(
             "replica_identity",
-            f"{name} is the replica identity of {case.table.name}: without it updates and deletes that are published fail",
-            f"ALTER TABLE {case.table.name.identifier.as_string()} REPLICA IDENTITY DEFAULT or another index first",
+            f"{name} is the replica identity of {case.table.name}: without it, published updates and deletes fail",
+            f"First ALTER TABLE {case.table.name.identifier.as_string()} REPLICA IDENTITY DEFAULT, or use "
+            "another index",
         )
     if uses.attached:
         case.refuse(
             "partitioned",
-            f"{name} is a part of the index of a partitioned table",
-            "Drop the index of the partitioned table by an `sql` operation",
+            f"{name} is part of an index of a partitioned table",
+            "Drop the index of the partitioned table with an `sql` operation",
         )
     return bool(uses.constraints or uses.foreign_keys or uses.replica_identity or uses.attached)

@@ -43,6 +43,6 @@ class DropIndex(Plain[file.DropIndex]):
                 "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
                 "WHERE n.nspname = {} AND c.relname = {}"
             ).format(sql.Literal(self.table.schema), sql.Literal(name)),
-            template="the index {!r} is not what it was when the run was enqueued, so it was left alone",
+            template="the index {!r} has changed since the run was enqueued, so it was not dropped",
             remedy="Cancel the run, and enqueue the migration again under another name",
         )

@@ -57,24 +57,24 @@ def examine(case: Case, operation: RenameColumn) -> Facts:
 def _refuse_names(case: Case, operation: RenameColumn, nature: Nature) -> None:
     table, old, new = case.table, operation.old, operation.new
     if new in SYSTEM_COLUMNS:
-        case.refuse("column", f"{new} is a column that PostgreSQL keeps in every table", "Choose another name")
+        case.refuse("column", f"{new} is the name of a system column", "Choose another name")
     elif table.column(new) is not None:
         case.refuse(
             "column",
-            f"{table.name} has a column {new} already",
-            "Choose another name; if a cancelled run of this migration left it there, take that back first: "
+            f"{table.name} already has a column {new}",
+            "Choose another name; if a cancelled run of this migration left it, roll that run back first: "
             f"backfilld rollback {case.migration.name}",
         )
     if (column := table.column(old)) is not None and column.generated:
         case.refuse(
             "column",
-            f"{old} is computed by PostgreSQL, and what is written to its shadow could not be kept in it",
-            "Add a generated column of the new name and drop this one later",
+            f"{old} is a generated column, so values written to its shadow column could not be copied back to it",
+            "Add a generated column with the new name, and drop this one later",
         )
     if nature.inherited:
         case.refuse(
             "column",
-            f"{old} comes from the parent or the type of {table.name}",
+            f"{old} is inherited from the parent or the type of {table.name}",
             "Rename it there",
         )
 
@@ -92,7 +92,8 @@ def _refuse_partitions(case: Case, old: str) -> None:
     if table.kind == "p" and any(old in leaf.indexed_columns for leaf in catalog.leaves(case.connection, table)):
         case.refuse(
             "partitioned_index",
-            f"{old} is indexed, and an index of a partitioned table cannot be built for its shadow while the application writes",
+            f"{old} is indexed, and an index of a partitioned table cannot be built for its shadow column while "
+            "the application writes",
             "Rename it with ALTER TABLE … RENAME COLUMN while no application uses it, by a `sql` operation",
         )
 
@@ -109,13 +110,13 @@ def _refuse_other_operations(case: Case, operation: RenameColumn) -> None:
         if mentions(other, old):
             case.refuse(
                 "order",
-                f"operations[{number}].{other.kind} names {old} too, and the name changes hands while both run",
+                f"operations[{number}].{other.kind} also names {old}, which is being renamed while both run",
                 "Rename the column in a migration of its own",
             )
     if others and table.keys and old in {one.name for one in table.keys[0].columns}:
         case.refuse(
             "order",
-            f"{table.name} is walked by {old}, and other operations of the file walk it too",
+            f"{table.name} is walked by {old}, and other operations of the file also walk it",
             "Rename the column in a migration of its own",
         )
 
@@ -151,8 +152,8 @@ def _with_indexes(case: Case, operation: RenameColumn, shadow: ShadowColumn) -> 
     )
     if any(index.unique for index, _ in pairs):
         case.warn(
-            f"{operation.old} has a unique index, and its shadow gets one too: until contract, of two INSERT … ON CONFLICT that "
-            "bring the same new key at the same moment, one may fail with 23505 where it would have updated"
+            f"{operation.old} has a unique index, and so will its shadow column: until contract, one of two "
+            "concurrent INSERT … ON CONFLICT with the same new key can fail with 23505 instead of updating"
         )
     return replace(
         shadow,
@@ -169,15 +170,17 @@ def _warn(case: Case, operation: RenameColumn, shadow: ShadowColumn) -> None:
     )
     if shadow.fills_itself:
         case.warn(
-            f"the DEFAULT of {old} is no constant: until contract a new row that is given both names, each with another value, "
-            "keeps what is under the name without a DEFAULT, and an explicit NULL under that name is taken for nothing"
+            f"the DEFAULT of {old} is not constant: until contract, a new row that sets both names to different "
+            "values keeps the value under the name without a DEFAULT, and an explicit NULL under that name is "
+            "ignored"
         )
     by_text = [one.name for one in dependents.of_table(case.connection, table) if one.is_text and one.names(old)]
     if by_text:
         more = f" and {len(by_text) - _MOST_NAMED} more" if len(by_text) > _MOST_NAMED else ""
         case.warn(
-            f"functions name {old} in their text: {', '.join(by_text[:_MOST_NAMED])}{more}. They work until contract and fail "
-            f"afterwards, and with the function of a trigger every write of {table.name}: let them use {new} before you approve it"
+            f"functions name {old} in their text: {', '.join(by_text[:_MOST_NAMED])}{more}. They work until "
+            "contract and fail after it, and if one is a trigger function, so does every write to "
+            f"{table.name}: change them to {new} before you approve contract"
         )
     of_column = [trigger.name for trigger in table.triggers if old in trigger.of_columns]
     if of_column:
@@ -187,6 +190,6 @@ def _warn(case: Case, operation: RenameColumn, shadow: ShadowColumn) -> None:
         )
     if table.publications:
         case.warn(
-            f"{table.name} is published ({', '.join(table.publications)}): a subscriber without a column {new} stops; "
-            "add it there first"
+            f"{table.name} is published ({', '.join(table.publications)}): replication stops at a subscriber "
+            f"without a column {new}; add it there first"
         )

@@ -32,8 +32,8 @@ def examine(case: Case, operation: SetNotNull) -> Facts:
     partitions = catalog.partitions_not_null(case.connection, table, operation.column)
     if partitions and case.found.backend.version < _NAMED_NOT_NULL:
         case.warn(
-            f"{operation.column} is NOT NULL in {', '.join(partitions)} already; a rollback after the switch takes that "
-            "away too, as before PostgreSQL 18 partitions follow their table"
+            f"{operation.column} is already NOT NULL in {', '.join(partitions)}; a rollback after the switch "
+            "removes that too, because before PostgreSQL 18 partitions follow their table"
         )
     # Filled where it is NULL and only there, a row may be looked at twice whatever the expression answers.
     return Facts(
@@ -47,11 +47,11 @@ def _refuse_not_null(case: Case, column: str) -> None:
     table = case.table.name
     unproved = catalog.unproved_not_null(case.connection, case.table, column)
     if unproved is None:
-        case.refuse("column", f"{table}.{column} is NOT NULL already", "Remove the operation")
+        case.refuse("column", f"{table}.{column} is already NOT NULL", "Remove the operation")
         return
     constraint = sql.Identifier(unproved).as_string()
     case.refuse(
         "column",
-        f"{table}.{column} is NOT NULL already, by the constraint {unproved}, which is not validated",
+        f"{table}.{column} is already NOT NULL, by the constraint {unproved}, which is not validated",
         f"ALTER TABLE {table.identifier.as_string()} VALIDATE CONSTRAINT {constraint}",
     )

@@ -36,7 +36,7 @@ class SetNotNull(Plain[file.SetNotNull]):
     def undo(self) -> tuple[Step, ...]:
         if self.definition.backfill is None:
             return ()
-        note = "rows that still have the value that the run gave them are NULL again"
+        note = "sets rows that still hold the value the run wrote back to NULL"
         return (Walk(kind="undo", operation=self.number, table=self.table, key=self.facts.key, note=note),)
 
     def verify(self) -> tuple[Step, ...]:

@@ -61,7 +61,9 @@ def _read(connection: Connection, found: Findings, place: str, text: str) -> tup
         found.refuse("sql", f"{place}: {exc}", "Close it")
         return ()
     if not statements:
-        found.refuse("sql", f"{place} holds no statement", "Write one; what has nothing to take back may say SELECT 1")
+        found.refuse(
+            "sql", f"{place} contains no statement", "Write one; what has nothing to take back may say SELECT 1"
+        )
     for statement in statements:
         if (problem := _rejection(connection, statement)) is not None:
             found.refuse(
@@ -109,7 +111,9 @@ def _check_tables(connection: Connection, found: Findings, place: str, statement
             continue
         table = _see(connection, found, catalog.describe(connection, TableName(*name)))
         if table is not None and not table.owned and lock_of(statement.bare) == "ACCESS EXCLUSIVE":
-            problem = f"{place}: the role {found.backend.role} does not own {table.name}, which it alters or drops"
+            problem = (
+                f"{place}: the role {found.backend.role} does not own {table.name}, which the statement alters or drops"
+            )
             if all(finding.problem != problem for finding in found.findings):
                 found.refuse("ownership", problem, "Use the owner, or a role that is a member of it")
 
@@ -129,7 +133,7 @@ def _lint(found: Findings, operation: Sql, place: str, text: str, rows: dict[tup
     try:
         remarks = lint.remarks(text, version=found.backend.version // 10_000)
     except lint.NotLinted as exc:
-        found.warn(f"{place} was checked by backfilld's own rules alone: {exc}")
+        found.warn(f"{place} was checked by backfilld's own rules only: {exc}")
         remarks = lint.own_remarks(statements)
     for remark in remarks:
         if place.endswith("rollback") and remark.rule.startswith(("ban-drop", "renaming")):
@@ -141,7 +145,7 @@ def _lint(found: Findings, operation: Sql, place: str, text: str, rows: dict[tup
         if rule.level == "forbid":
             found.refuse("lint", said, rule.remedy)
         elif rule.level == "refuse" and not small and remark.rule not in operation.allow:
-            found.refuse("lint", said, f"{rule.remedy}; or, having looked at it, write `allow: [{remark.rule}]`")
+            found.refuse("lint", said, f"{rule.remedy}; or, if it is acceptable, write `allow: [{remark.rule}]`")
         elif remark.rule not in operation.allow or rule.level == "refuse":
             found.warn(f"{said}{f'. {rule.remedy}' if rule.remedy else ''}")
     return {remark.rule for remark in remarks}
@@ -151,7 +155,7 @@ def _check_allowed(found: Findings, operation: Sql, place: str, broken: set[str]
     """Say which names in `allow` allow nothing."""
     for name in operation.allow:
         if name in lint.RULES and lint.RULES[name].level == "forbid":
-            found.warn(f"{place}.allow: nothing allows {name}")
+            found.warn(f"{place}.allow: {name} cannot be allowed")
         elif name not in {*broken, "long-lock"}:
             found.warn(f"{place}.allow: no statement breaks a rule called {name}")
 

@@ -21,9 +21,9 @@ def settable(table: Table, name: str) -> Column:
     """A column that a backfill may write. Raises Rejected."""
     column = column_of(table, name)
     if column.generated or column.identity_always:
-        raise Rejected("column", f"{name} is computed by PostgreSQL and cannot be set")
+        raise Rejected("column", f"{name} is a generated column and cannot be set")
     if name in {column.name for key in table.keys[:1] for column in key.columns}:
-        raise Rejected("column", f"{name} is part of the key that {table.name} is walked by and cannot be set")
+        raise Rejected("column", f"{name} is part of the key by which {table.name} is walked and cannot be set")
     return column
 
 
@@ -42,7 +42,8 @@ def check_reads(case: Case, analysis: Analysis) -> None:
     if analysis.hidden:
         case.refuse(
             "row_security",
-            f"the expression reads {', '.join(analysis.hidden)}, whose policies hide rows from {case.found.backend.role}",
+            f"the expression reads {', '.join(analysis.hidden)}, whose policies hide rows from "
+            f"{case.found.backend.role}",
             "Use a role with BYPASSRLS",
         )
 
@@ -53,8 +54,8 @@ def once_because(analysis: Analysis, own: set[str]) -> str:
     if own:
         reasons.append(f"reads {', '.join(sorted(own))}, which it sets")
     if analysis.unrepeatable:
-        reasons.append(f"calls {', '.join(analysis.unrepeatable)}, which may answer differently each time")
-    return " and ".join(reasons)
+        reasons.append(f"calls {', '.join(analysis.unrepeatable)}, which can return different results")
+    return f"the expression {' and '.join(reasons)}" if reasons else ""
 
 
 def mentions(operation: Operation, column: str) -> bool:

@@ -54,7 +54,7 @@ class Case:
     trial: Probe
 
     def refuse(self, check: str, problem: str, remedy: str) -> None:
-        """Put down a reason why the migration cannot run; `problem` is told with its place in the file."""
+        """Add a reason why the migration cannot run; `problem` is reported with its place in the file."""
         self.found.refuse(check, f"{self.place}: {problem}", remedy)
 
     def warn(self, text: str) -> None:

@@ -92,12 +92,12 @@ def _check_name(case: Case, wanted: IndexDefinition) -> None:
     if is_wanted and left_by_cancelled_run(case.connection, case.migration.name):
         return
     if is_wanted and found.valid:
-        remedy = "It is what the operation would build: remove the operation"
+        remedy = "It is the index that the operation would build: remove the operation"
     elif is_wanted:
         remedy = f"It is INVALID, left behind by a failed build: DROP INDEX {name.identifier.as_string()}"
     else:
         remedy = "Choose another name"
-    case.refuse("name", f"there is {_described(found)} {name} already", remedy)
+    case.refuse("name", f"there is already {_described(found)} {name}", remedy)
 
 
 def _described(found: Named) -> str:

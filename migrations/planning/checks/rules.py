@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def takes_over(case: Case, name: str) -> bool:
-    """Whether a cancelled run of this migration left a constraint of that name; one of anybody else's is refused."""
+    """Whether a cancelled run of this migration left a constraint of that name; any other is refused."""
     there = catalog.constraint(case.connection, case.table, name)
     if there is None:
         return False
@@ -26,7 +26,7 @@ def takes_over(case: Case, name: str) -> bool:
     remedy = "Choose another name, or remove the operation"
     if not there[1]:
         remedy = f"It is not validated: ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}, or choose another name"
-    case.refuse("constraint", f"{case.table.name} has a constraint {name} already", remedy)
+    case.refuse("constraint", f"{case.table.name} already has a constraint {name}", remedy)
     return False
 
 

@@ -13,7 +13,7 @@ def tell_side_effects(found: Findings, table: Table, written: set[str]) -> None:
     """Put down who is moved by a walk that writes these columns."""
     for trigger in table.triggers:
         if trigger.fires_for(written) and not trigger.name.startswith("~backfilld_"):
-            reach = ", which reaches outside the database each time" if trigger.reaches_outside else ""
+            reach = ", which has effects outside the database each time" if trigger.reaches_outside else ""
             found.warn(
                 f"the trigger {trigger.name} on {table.name} fires for every changed row ({trigger.function}){reach}; "
                 "WHEN (coalesce(current_setting('backfilld.batch', true), '') = '') in its definition makes it skip backfilld's batches"

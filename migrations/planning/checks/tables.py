@@ -43,13 +43,13 @@ def check_table(found: Findings, place: str, table: Table, operation: Operation)
     if table.has_children:
         found.refuse(
             "inheritance",
-            f"{place}: {name} has tables that inherit from it, and no key covers them all",
-            "Name each of these tables in an operation of its own",
+            f"{place}: {name} has tables that inherit from it, and no key covers all of them",
+            "Use one operation for each of these tables",
         )
     if table.is_partition and not isinstance(operation, Backfill):
         found.refuse(
             "partition",
-            f"{place}: {name} is a partition, and its columns and constraints are its parent's",
+            f"{place}: {name} is a partition, whose columns and constraints belong to its parent",
             "Name the partitioned table",
         )
     if table.row_security_active:

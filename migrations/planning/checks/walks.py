@@ -36,16 +36,14 @@ def with_key(found: Findings, place: str, table: Table, facts: Facts) -> Facts:
 def keys_because(connection: Connection, table: Table, facts: Facts) -> str:
     """Why a table cannot be walked by pages; empty when it can."""
     if facts.once_because:
-        return (
-            f"the expression {facts.once_because}, and a row that moves to another page would be changed twice or never"
-        )
+        return f"{facts.once_because}, and a row that moves to another page would be updated twice or not at all"
     because = [reason for leaf in catalog.leaves(connection, table) if (reason := _not_by_pages(leaf))]
     deciding = catalog.partition_columns(connection, table)
     moving = sorted({target.column for target in facts.targets} & {name for name in deciding if name is not None})
     if moving:
-        because.append(f"{', '.join(moving)} decides in which partition a row is")
+        because.append(f"{', '.join(moving)} is in the partition key")
     if None in deciding:
-        because.append("an expression decides in which partition a row is")
+        because.append("the partition key is an expression")
     return because[0] if because else ""
 
 

@@ -55,7 +55,7 @@ WHERE l.pid = %(waiting)s::integer AND NOT l.granted LIMIT 1
 
 -- name: send_away
 -- Cancel the statement of a session, or end the session: if it still does what it was seen to do, and is still in the way of
--- the one that waits. Between this look and the signal it could go on to something else; a few microseconds.
+-- the one that waits. Between this look and the signal it could continue to something else; a few microseconds.
 WITH RECURSIVE blocking AS (
     SELECT b.pid FROM unnest(pg_blocking_pids(%(waiting)s::integer)) b(pid)
     UNION

@@ -5,7 +5,7 @@ SELECT run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_ro
 FROM backfilld.lanes WHERE run = %(run)s::bigint AND lane = %(lane)s::integer
 
 -- name: claim_lane
--- Take the lane for one step. No row: somebody else took the step meanwhile.
+-- Take the lane for one step. No row: the step was taken meanwhile.
 SELECT run, lane, kind, operation, pass, relation, bounds, cursor, seq, batch_rows, recent, rows_walked, rows_changed,
        rows_residual, rows_expected, batches_committed, batches_retried, attempts, last_error, lock_wait, next_run_at, enqueued_at, progressed_at, done_at
 FROM backfilld.lanes
@@ -40,7 +40,7 @@ WHERE run = %(run)s::bigint AND kind = 'backfill' AND pass = %(pass)s::integer A
 SELECT seq FROM backfilld.lanes WHERE run = %(run)s::bigint AND lane = 0 FOR UPDATE
 
 -- name: try_lock_coordinator
--- The same, where nobody has it; no row when somebody does.
+-- The same without waiting: no row when it is locked.
 SELECT seq FROM backfilld.lanes WHERE run = %(run)s::bigint AND lane = 0 FOR UPDATE SKIP LOCKED
 
 -- name: shorten_lane
@@ -106,7 +106,7 @@ RETURNING run, lane, seq
 
 -- name: wake_run
 -- Every open lane of a run that is not working already may work now; a sleeping coordinator only when asked for, and lanes
--- that wait for their turn go on waiting.
+-- that wait for their turn keep waiting.
 UPDATE backfilld.lanes SET next_run_at = clock_timestamp(), attempts = 0, last_error = NULL, lock_wait = NULL
 WHERE (run, lane) IN (
     SELECT run, lane FROM backfilld.lanes
@@ -157,7 +157,7 @@ FROM due WHERE l.run = due.run AND l.lane = due.lane
 RETURNING l.run, l.lane, l.seq
 
 -- name: startable
--- The lanes that a message may wake at once: those of the run's present phase and pass that nobody is working on.
+-- The lanes that a message may wake at once: those of the run's present phase and pass that are not being worked on.
 WITH ready AS (
     SELECT l.run, l.lane
     FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
@@ -170,7 +170,7 @@ FROM ready WHERE l.run = ready.run AND l.lane = ready.lane
 RETURNING l.run, l.lane, l.seq
 
 -- name: in_flight
--- Lanes of a run that somebody holds at this moment.
+-- Lanes of a run that are locked at this moment.
 WITH free AS (SELECT lane FROM backfilld.lanes WHERE run = %(run)s::bigint FOR UPDATE SKIP LOCKED)
 SELECT (SELECT count(*) FROM backfilld.lanes WHERE run = %(run)s::bigint) - (SELECT count(*) FROM free) AS held
 

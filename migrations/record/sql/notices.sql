@@ -7,7 +7,7 @@ INSERT INTO backfilld.notice_channels (channel) SELECT unnest(%(channels)s::text
 SELECT channel, since FROM backfilld.notice_channels WHERE channel = ANY(%(channels)s::text[])
 
 -- name: standings
--- Runs of which something may have to be told: those that have not ended, and those that ended lately. The rows set aside are
+-- Runs that may need a notice: those that have not ended, and those that ended lately. The quarantined rows are
 -- counted only where somebody wants to know.
 SELECT r.run, r.name, r.state, r.state_since, r.created_at, r.wish IS NOT NULL AS by_person, clock_timestamp() AS now,
        set_aside.rows AS quarantined, set_aside.latest AS quarantined_at
@@ -59,7 +59,7 @@ RETURNING run, since
 
 -- name: drop_untrue
 -- What was to be told and is not so any more: the run has left its state, or is not held now. What has ended has ended. A hold
--- of which nobody was told is told when it comes back.
+-- without a notice is reported when it comes back.
 WITH dropped AS (
     DELETE FROM backfilld.notices n
     WHERE n.channel = ANY(%(channels)s::text[]) AND n.delivered_at IS NULL AND n.failed_at IS NULL
@@ -100,12 +100,12 @@ WHERE n.notice = due.notice
 RETURNING n.notice, n.delivery, n.channel, n.run, n.about, n.facts, n.attempts, n.last_error
 
 -- name: deliver_notice
--- It was delivered, whoever may have given it up meanwhile.
+-- It was delivered, even if another worker gave it up meanwhile.
 UPDATE backfilld.notices SET delivered_at = clock_timestamp(), failed_at = NULL, last_error = NULL
 WHERE notice = %(notice)s::bigint AND delivered_at IS NULL
 
 -- name: postpone_notice
--- It was not delivered, and is tried again; unless somebody else is at it already.
+-- It was not delivered, and is tried again; unless another worker has claimed it.
 UPDATE backfilld.notices
 SET next_try_at = clock_timestamp() + make_interval(secs => %(delay_seconds)s::float8), last_error = %(error)s::text
 WHERE notice = %(notice)s::bigint AND attempts = %(attempts)s::integer AND delivered_at IS NULL AND failed_at IS NULL
@@ -116,7 +116,7 @@ UPDATE backfilld.notices SET failed_at = clock_timestamp(), last_error = %(error
 WHERE notice = %(notice)s::bigint AND attempts = %(attempts)s::integer AND delivered_at IS NULL AND failed_at IS NULL
 
 -- name: forget_notices
--- What was told long ago.
+-- Notices that were sent long ago.
 DELETE FROM backfilld.notices
 WHERE coalesce(delivered_at, failed_at) < clock_timestamp() - make_interval(secs => %(kept_seconds)s::float8)
 

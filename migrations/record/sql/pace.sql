@@ -58,7 +58,7 @@ WHERE permit <= (SELECT width FROM backfilld.pace)
 ORDER BY permit LIMIT 1 FOR UPDATE SKIP LOCKED
 
 -- name: read_stop
--- Who stopped all runs, and when. No row: nobody did.
+-- Who stopped all runs, and when. No row: they are not stopped.
 SELECT stopped_at, stopped_by FROM backfilld.pace WHERE stopped_at IS NOT NULL
 
 -- name: stop_all

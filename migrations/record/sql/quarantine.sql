@@ -12,16 +12,16 @@ DELETE FROM backfilld.quarantine
 WHERE run = %(run)s::bigint AND operation = %(operation)s::integer AND key = %(key)s::jsonb
 
 -- name: quarantined
--- The rows of a run that are set aside.
+-- The rows of a run that are quarantined.
 SELECT quarantine, run, operation, relation, key, sqlstate, error, retry, attempts, quarantined_at
 FROM backfilld.quarantine WHERE run = %(run)s::bigint ORDER BY quarantine LIMIT %(limit)s::integer
 
 -- name: count_quarantined
--- How many rows of a run are set aside.
+-- How many rows of a run are quarantined.
 SELECT count(*) AS quarantined FROM backfilld.quarantine WHERE run = %(run)s::bigint
 
 -- name: mark_for_retry
--- All rows of a run that are set aside are to be tried again.
+-- All rows of a run that are quarantined are to be tried again.
 UPDATE backfilld.quarantine SET retry = true WHERE run = %(run)s::bigint RETURNING operation
 
 -- name: next_retry

@@ -143,7 +143,7 @@ FROM backfilld.own_sessions o
 WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.pid <> pg_backend_pid() AND o.run = %(run)s::bigint
 
 -- name: cancel_all_statements
--- Cancel what our own backends are running for any run, and have been for longer than the grace: whoever looks at a lane
+-- Cancel what our own backends are running for any run, and have been for longer than the grace: a step that reads a lane
 -- only to find it held is gone sooner.
 SELECT o.run, count(*) FILTER (WHERE pg_cancel_backend(o.pid)) AS cancelled
 FROM backfilld.own_sessions o
@@ -152,7 +152,7 @@ WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.pid <> pg_backend_pid
 GROUP BY 1
 
 -- name: progress
--- The numbers of the walks of runs, for status and metrics. A row that was walked and neither changed nor set aside was as it
+-- The numbers of the walks of runs, for status and metrics. A row that was walked and neither changed nor quarantined was as it
 -- should be already; a walk by pages does not count what it passes. What is past its turn with an error on record is retrying.
 -- `kept_…` is of the walk over old values (to the archive, or back) that is not over; `lanes_back_done` of those that are.
 SELECT r.run, lanes.*, kept.*,

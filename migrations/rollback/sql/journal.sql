@@ -1,5 +1,5 @@
 -- name: join_by_key
--- Of a journal that nobody has analyzed nothing is known: taken for a large one, a batch of it would be joined to the whole table.
+-- Without ANALYZE the planner knows nothing about a journal: taken for a large one, a batch of it would be joined to the whole table.
 SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)
 
 -- name: key_of

@@ -56,7 +56,7 @@ class EmbeddedUnavailable(BackfilldError):
 
 
 class EmbeddedFailed(BackfilldError):
-    """An embedded server did not do as it was told; the message holds the end of its log."""
+    """An embedded server failed to start or stop; the message holds the end of its log."""
 
 
 @dataclass
@@ -84,8 +84,8 @@ class Home:
                     folder.chmod(0o711)
             if not _can_enter(folder, user):
                 raise EmbeddedFailed(
-                    f"as root, PostgreSQL runs as the user nobody, who cannot enter {folder}; "
-                    "open it and the folders above it to others (chmod o+x), or choose another place"
+                    f"started by root, PostgreSQL runs as the user nobody, who cannot enter {folder}; make it "
+                    "and its parents accessible (chmod o+x), or choose another place"
                 )
         lock = (folder / "lock").open("w")
         try:
@@ -216,7 +216,7 @@ def wait_until(
             with log.open("rb") as lines:
                 lines.seek(log_start)
                 tail = lines.read().decode(errors="replace").splitlines()[-20:]
-            raise EmbeddedFailed("\n".join([f"{name} {what} while starting; its log ends:", *tail]))
+            raise EmbeddedFailed("\n".join([f"{name} {what} while starting; end of its log:", *tail]))
         time.sleep(POLL_SECONDS)
 
 
@@ -231,7 +231,7 @@ def _temporary_folder(prefix: str, user: pwd.struct_passwd | None) -> Path:
         if _can_enter(folder, user):
             return folder
         folder.rmdir()
-    raise EmbeddedFailed("there is no folder for temporary files that the user nobody can reach; set TMPDIR to one")
+    raise EmbeddedFailed("there is no temporary folder that the user nobody can reach; set TMPDIR to one")
 
 
 def _can_enter(folder: Path, user: pwd.struct_passwd | None) -> bool:

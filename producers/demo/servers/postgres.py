@@ -264,7 +264,7 @@ class EmbeddedPostgres:
     def _check_data(self) -> None:
         found = int((self._data / "PG_VERSION").read_text())
         if found != self.version:
-            raise EmbeddedFailed(f"{self._data} was made by PostgreSQL {found}, and {self.version} was asked for")
+            raise EmbeddedFailed(f"{self._data} was created by PostgreSQL {found}, and {self.version} was requested")
         for path in (self._data, *self._data.rglob("*")):  # root may have copied it here, by pg_basebackup say
             self._opened.give(path)
 
@@ -339,7 +339,7 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + STOP_SECONDS
         while str(self._data) in _command_line(pid):
             if time.monotonic() > deadline:
-                raise EmbeddedFailed(f"process {pid}, left behind in {self._data}, does not end")
+                raise EmbeddedFailed(f"process {pid}, left behind in {self._data}, has not ended")
             time.sleep(POLL_SECONDS)
 
     def _run_as_server_user(self, program: str, *args: str) -> None:

@@ -121,7 +121,7 @@ def test_the_page_says_whether_the_run_can_be_rolled_back() -> None:
     assert "possible until 2026-05-11 12:00:00 UTC" in printed(
         display.page(replace(FAILED, rollback=told), [], []), 120
     )
-    told |= {"possible": False, "because": "2 rows hold what the old column cannot: 7; 9"}
+    told |= {"possible": False, "because": "2 rows hold values that the old column cannot: 7; 9"}
     assert "not possible: 2 rows hold" in printed(display.page(replace(FAILED, rollback=told), [], []), 120)
 
 

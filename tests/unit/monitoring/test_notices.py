@@ -86,7 +86,7 @@ HOOK = {"name": "hook", "kind": "webhook", "url": f"https://example.com/{TOKEN}"
         ({"timeout_seconds": 31}, "BACKFILLD_NOTIFICATIONS__0__TIMEOUT_SECONDS"),
         ({"tags": "x"}, "BACKFILLD_NOTIFICATIONS__0__TAGS"),
         ({"kind": "apprise", "secret": None, "url": f"pigeon://{TOKEN}"}, "BACKFILLD_NOTIFICATIONS__0__URL"),
-        ({"kind": "apprise", "secret": None, "url": f"slack://{TOKEN}"}, "none that apprise understands"),
+        ({"kind": "apprise", "secret": None, "url": f"slack://{TOKEN}"}, "not one that apprise understands"),
         ({"kind": "apprise", "secret": None, "url": TOKEN}, "channel hook"),
     ],
 )
@@ -101,7 +101,7 @@ def test_a_wrong_channel_is_refused_at_the_start_by_its_place_and_without_its_se
 
 
 def test_channels_have_names_of_their_own_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "two channels are called hook" in refusal(monkeypatch, HOOK, HOOK)
+    assert "two channels have the name hook" in refusal(monkeypatch, HOOK, HOOK)
     assert "BACKFILLD_NOTIFICATIONS" in refusal(monkeypatch, *({**HOOK, "name": f"hook{n}"} for n in range(21)))
 
 

@@ -7,7 +7,7 @@ SELECT EXISTS (SELECT FROM backfilld.own_sessions) AS runs
 -- behind each other, is cancelled, and the row says who had waited longest.
 -- Asked twenty times a second, so in steps from cheap to dear: who is there and says to wait (pg_stat_activity; a role without
 -- pg_monitor does not see who waits, so everybody may), for how long (pg_locks), and for whom (pg_blocking_pids, which stops
--- the lock manager). A step is left out when the one before found nobody.
+-- the lock manager). A step is left out when the one before found none.
 -- A coordinator counts while it works (VALIDATE) and not while it waits for its own lock. A session that builds an index counts
 -- always: it holds its table while it waits, for writers and for old snapshots.
 WITH RECURSIVE sessions AS MATERIALIZED (
@@ -27,7 +27,7 @@ WITH RECURSIVE sessions AS MATERIALIZED (
 ), patience AS (
     SELECT min(b.give_way_ms) AS least_ms, min(b.xact_start) AS since FROM batches b WHERE b.give_way_ms > 0
 ), waiting AS MATERIALIZED (
-    -- Somebody who waited before any of the batches began does not wait for them.
+    -- A session that waited before any of the batches began does not wait for them.
     SELECT l.pid, l.waitstart, s.name
     FROM pg_locks l JOIN sessions s USING (pid) CROSS JOIN patience p
     WHERE EXISTS (SELECT FROM batches WHERE batches.give_way_ms > 0)

@@ -9,7 +9,7 @@
 -- journal             what in-place changes replaced, row by row, written in the batch's own transaction
 -- archive             what a contract removes, row by row, copied by lanes before it is removed
 -- rollback_conflicts  rows whose value does not fit the old type after a switch, each with its key and its error
--- notices             what people are told, once by each channel; notice_channels and notice_holds say what is news for it
+-- notices             what people are notified of, once by each channel; notice_channels and notice_holds say what is news for it
 -- own_sessions        a view: the sessions of ours that work for a run
 --
 -- Quarantine, journal, archive and rollback_conflicts hold people's data: no grants, row security without a policy, and dropped
@@ -141,7 +141,7 @@ CREATE VIEW backfilld.own_sessions AS
 SELECT a.pid, a.application_name AS name,
        n.part[1]::bigint AS run, n.part[2]::integer AS lane, n.part[3]::bigint AS seq, coalesce(n.part[4], 'batch') AS doing,
        a.datid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) AS is_here,
-       -- Somebody else may give a session such a name; this role cannot signal it, and must not count it as its own.
+       -- Any role may give its session such a name; this role cannot signal it, and must not count it as its own.
        a.usesysid = quote_ident(current_user)::regrole AS is_mine,
        a.state, a.state_change, a.backend_start, a.xact_start, a.wait_event_type, a.query
 FROM pg_stat_get_activity(NULL) a
@@ -149,7 +149,7 @@ CROSS JOIN LATERAL regexp_match(a.application_name, '^backfilld run=(\d{1,18}) l
 -- The first condition is the cheap one: it is asked twenty times a second.
 WHERE starts_with(a.application_name, 'backfilld run=') AND n.part IS NOT NULL;
 
--- --- the audit, and rows set aside --------------------------------------------------------------------------------------
+-- --- the audit, and quarantined rows --------------------------------------------------------------------------------------
 
 CREATE TABLE backfilld.events (
     event              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -212,7 +212,7 @@ CREATE TABLE backfilld.rollback_conflicts (
 );
 
 -- The partition of a run, made once: `what` is journal or archive. A table of its own that is then attached takes only a SHARE
--- UPDATE EXCLUSIVE lock on the parent, which stops nobody who reads or writes.
+-- UPDATE EXCLUSIVE lock on the parent, which blocks neither readers nor writers.
 CREATE FUNCTION backfilld.make_partition(what text, run bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE

@@ -28,7 +28,7 @@ SELECT count(*) AS changed, count(*) FILTER (WHERE still) AS residual FROM chang
 
 -- name: undo
 -- A batch of the undo: rows go back to what they were, where they are still what we made them, and leave the journal. The
--- others, which somebody has written or removed since, stay in it.
+-- others, which another session has written or removed since, stay in it.
 WITH "~held" AS MATERIALIZED (
     SELECT key AS "~key", old AS "~was", new AS "~is", {held_key}
     FROM {journal} WHERE {condition} AND operation = {operation}

@@ -1,5 +1,5 @@
 -- name: count_residual
--- A verifying batch: the rows of a range, and those of them that need work and are not set aside.
+-- A verifying batch: the rows of a range, and those of them that need work and are not quarantined.
 SELECT count(*) AS rows, count(*) FILTER (WHERE {wanted}) AS residual FROM {table} WHERE {condition}
 
 -- name: keys_wanted
@@ -15,10 +15,10 @@ EXISTS (
 )
 
 -- name: wanted
--- A condition for rows that are not set aside: looks into the quarantine for the rows that meet it.
+-- A condition for rows that are not quarantined: looks into the quarantine for the rows that meet it.
 ({condition} AND NOT {set_aside})
 
 -- name: wanted_carefully
--- The same, where the condition raises an error for a row that is set aside: CASE keeps it from being evaluated again. It
+-- The same, where the condition raises an error for a row that is quarantined: CASE keeps it from being evaluated again. It
 -- costs a look into the quarantine for every row.
 CASE WHEN {set_aside} THEN false ELSE {condition} END

@@ -86,8 +86,8 @@ def test_rows_that_break_it_are_named_and_mended_rows_let_the_run_go_on(engine: 
     expect(now, State.PAUSED)
     assert now.error == {
         "class": "violated",
-        "message": "orders: rows break the check orders_total_positive (2 rows, by key: 3, 33). The rule does not stand "
-        "meanwhile: mend the rows, then: backfilld resume positive",
+        "message": "orders: rows break the check orders_total_positive (2 rows, by key: 3, 33). The rule is not in place "
+        "meanwhile: fix the rows, then: backfilld resume positive",
     }
     assert (now.phase, now.verified_at) == (Phase.VERIFY, None)
     assert rules(engine) == {}
@@ -145,7 +145,7 @@ def test_an_expression_that_is_an_error_for_a_row_pauses_with_the_error(engine: 
     now = engine.drive(run)
     expect(now, State.PAUSED)
     assert now.error is not None
-    assert now.error["message"].startswith("orders: division by zero. The rule does not stand")
+    assert now.error["message"].startswith("orders: division by zero. The rule is not in place")
     engine.execute("UPDATE orders SET total = 1 WHERE id = 3")
     commands.resume(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.COMPLETED)
@@ -288,7 +288,7 @@ def test_what_is_no_check_is_refused(engine: Engine, text: str, problem: str) ->
 
 def test_a_name_that_is_taken_is_refused(engine: Engine) -> None:
     engine.execute("ALTER TABLE orders ADD CONSTRAINT rule CHECK (id > 0)")
-    assert "orders has a constraint rule already" in told(examined(engine, check("total > 0")))
+    assert "orders already has a constraint rule" in told(examined(engine, check("total > 0")))
     assert rules(engine) == {"rule": "CHECK ((id > 0))"}
 
 

@@ -476,7 +476,7 @@ def test_what_is_made_meanwhile_stops_the_switch(engine: Engine, jobs: None) -> 
     now = approved(engine, run, "switch")
     expect(now, State.FAILED)
     assert now.error is not None
-    assert "the 'index meanwhile' of column at is not what it was" in now.error["message"]
+    assert "the 'index meanwhile' of column at has changed" in now.error["message"]
     engine.execute("DROP INDEX meanwhile")
     commands.resume(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.WAITING)
@@ -486,7 +486,7 @@ def test_what_is_made_meanwhile_stops_the_switch(engine: Engine, jobs: None) -> 
     now = engine.drive(run)
     expect(now, State.FAILED)
     assert now.error is not None
-    assert "the 'view public.since' was made since" in now.error["message"]
+    assert "the 'view public.since' was created after" in now.error["message"]
     engine.execute("DROP VIEW since")
     commands.resume(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.ROLLED_BACK)
@@ -650,7 +650,7 @@ REFUSED = {
         "info",
         "public.short",
         "CREATE DOMAIN short AS text CHECK (length(value) < 99)",
-        "is to write the table anew",
+        "rewrites the table, under a lock",
     ),
     "no such column": ("inf", "jsonb", "", "Did you mean info?"),
 }
@@ -764,7 +764,7 @@ def test_a_change_that_needs_no_rewrite_says_so(engine: Engine) -> None:
     engine.execute("CREATE INDEX ON jobs (a); CREATE INDEX ON jobs (lower(b))")
     said = {
         column: any(
-            "without writing the table anew" in warning
+            "without rewriting the table" in warning
             for warning in commands.enqueue(
                 engine.connection, definition.parse(change(column, type_, name=f"m-{column}")), actor="ann"
             ).warnings

@@ -462,11 +462,11 @@ def test_a_run_paused_by_duplicates_can_be_rolled_back(engine: Engine) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "a name in use": (
         {"name": "jobs_pkey"},
-        "there is an index of jobs called jobs_pkey already",
+        "there is already an index of jobs called jobs_pkey",
         "Choose another name",
     ),
-    "a table's name": ({"name": "jobs"}, "there is a table called jobs already", "Choose another name"),
-    "the same index": ({"name": "there"}, "there already", "remove the operation"),
+    "a table's name": ({"name": "jobs"}, "there is already a table called jobs", "Choose another name"),
+    "the same index": ({"name": "there"}, "there is already an index", "remove the operation"),
     "no column": ({"columns": ["stat"]}, 'column "stat" does not exist', ""),
     "no method": ({"method": "btre"}, 'access method "btre" does not exist', ""),
     "two statements": (

@@ -138,7 +138,7 @@ def test_an_index_that_became_another_is_left_alone(engine: Engine) -> None:
     now = engine.drive(run)
     expect(now, State.FAILED)
     assert now.error is not None
-    assert "is not what it was" in now.error["message"]
+    assert "has changed since the run was enqueued" in now.error["message"]
     assert index(engine, NAME) == there
 
 
@@ -168,7 +168,7 @@ REFUSED = {
     "a constraint's": ("jobs_pkey", "belongs to the constraint jobs_pkey", "DROP CONSTRAINT"),
     "a foreign key's": (
         "by_key",
-        "the foreign key others_status_fkey on public.others refers to the table by by_key",
+        "the foreign key others_status_fkey on public.others depends on by_key",
         "first",
     ),
     "the replica identity": ("identity", "is the replica identity", "REPLICA IDENTITY"),
@@ -208,5 +208,5 @@ def test_what_is_used_is_told_of(engine: Engine) -> None:
     engine.execute(f"CLUSTER jobs USING {NAME}")
     warnings = "; ".join(examine(engine.connection, definition.parse(drop())).warnings)
     assert f"{NAME} was used" in warnings
-    assert "nothing will refuse duplicates" in warnings
-    assert "CLUSTER of jobs goes by" in warnings
+    assert "duplicates are accepted" in warnings
+    assert "jobs is clustered on" in warnings

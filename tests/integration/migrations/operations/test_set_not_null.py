@@ -87,7 +87,7 @@ def test_without_a_backfill_nulls_are_named(engine: Engine) -> None:
     expect(now, State.PAUSED)
     assert now.error == {
         "class": "violated",
-        "message": "users: rows break NOT NULL of email (one row, by key: 4). The rule does not stand meanwhile: mend the "
+        "message": "users: rows break NOT NULL of email (one row, by key: 4). The rule is not in place meanwhile: fix the "
         "rows, then: backfilld resume m",
     }
     engine.execute("UPDATE users SET name = 'an old row can be written' WHERE id = 4")
@@ -249,11 +249,11 @@ def test_on_supabase_the_projects_own_role_can(supabase_url: str) -> None:
 @pytest.mark.parametrize(
     ("operation", "problem"),
     [
-        (not_null(column="id"), "users.id is NOT NULL already. Remove the operation"),
+        (not_null(column="id"), "users.id is already NOT NULL. Remove the operation"),
         (not_null(column="emial"), "users has no column emial. Did you mean email?"),
         (not_null(backfill="nmae"), 'column "nmae" does not exist'),
         (not_null(column="n", backfill="name"), 'column "n" is of type integer but expression is of type text'),
-        (not_null(column="twice", backfill="2"), "twice is computed by PostgreSQL and cannot be set"),
+        (not_null(column="twice", backfill="2"), "twice is a generated column and cannot be set"),
     ],
 )
 def test_what_cannot_be_done_is_refused(engine: Engine, operation: dict[str, Any], problem: str) -> None:

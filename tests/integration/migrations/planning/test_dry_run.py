@@ -60,7 +60,7 @@ def test_an_operation_is_what_it_says_it_is(engine: Engine) -> None:
     ((lock, does, _),) = [one for (phase, _), one in seen.items() if phase is Phase.VERIFY and "scans" in one[1]]
     assert (lock, does) == ("SHARE UPDATE EXCLUSIVE", "scans the table")
     ((lock, does, _),) = [one for (phase, _), one in seen.items() if phase is Phase.SWITCH and one[1]]
-    assert (lock, does) == ("ACCESS EXCLUSIVE", "scans nothing: a constraint proves it")
+    assert (lock, does) == ("ACCESS EXCLUSIVE", "no scan: a constraint proves it")
 
 
 def test_a_rewrite_that_an_operation_would_make_is_refused(engine: Engine) -> None:

@@ -114,10 +114,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a column on one partition": (add(table="parts_1"), "partition", "Name the partitioned table"),
     "a missing column": (backfill(column="slugg"), "column", "has no column slugg. Did you mean slug?"),
     "a missing column in the expression": (backfill("lower(statuss)"), "expression", 'column "statuss" does not exist'),
-    "a generated column": (backfill("1", column="twice"), "column", "computed by PostgreSQL"),
-    "an identity column": (backfill("1", column="serial"), "column", "computed by PostgreSQL"),
+    "a generated column": (backfill("1", column="twice"), "column", "is a generated column"),
+    "an identity column": (backfill("1", column="serial"), "column", "is a generated column"),
     "a column of the key": (backfill("id + 1", column="id"), "column", "part of the key"),
-    "a column that is there": (add(column="slug"), "column", "has a column slug already"),
+    "a column that is there": (add(column="slug"), "column", "already has a column slug"),
     "a system column": (add(column="ctid"), "type", "conflicts with a system column"),
     "a type that does not fit": (backfill("status", column="n"), "expression", "is of type integer but expression is of type text"),
     "a type that does not fit the new column": (add("status", type_="integer"), "expression", "is of type integer"),
@@ -131,9 +131,9 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a default that does not fit": (add(None, type_="integer", default="'x'"), "default", "invalid input syntax"),
     "a condition that is none": (backfill(where="status"), "expression", "boolean"),
     "a condition over nothing": (backfill(where="nothing > 1"), "expression", 'column "nothing" does not exist'),
-    "the new column read by its own expression": (add("coalesce(shout, status)"), "expression", "the column it is to fill"),
+    "the new column read by its own expression": (add("coalesce(shout, status)"), "expression", "the column that it fills"),
     "a generated column read by the trigger": (add("twice::text"), "expression", "not yet computed"),
-    "a statement smuggled in": (backfill("1); DROP TABLE other; --", column="n"), "expression", "closed that was not opened"),
+    "a statement smuggled in": (backfill("1); DROP TABLE other; --", column="n"), "expression", "closed without being opened"),
     "two statements": (backfill("1; DROP TABLE other", column="n"), "expression", "more than one statement"),
     "a statement in the condition": (backfill(where="true); DROP TABLE other; --"), "expression", "not one expression"),
     "a statement in the default": (add(None, default="'x'); DROP TABLE other; --"), "default", "not one expression"),
@@ -454,7 +454,7 @@ def test_triggers_that_our_batches_fire_are_named(engine: Engine) -> None:
     )
     warnings = "\n".join(examined(engine.connection, backfill()).warnings)
     assert "on_slug" in warnings
-    assert "reaches outside the database" in warnings
+    assert "has effects outside the database" in warnings
     assert not any(name in warnings for name in ("on_status", "on_insert", "switched_off"))
 
 
@@ -479,8 +479,8 @@ def transform(*, table: str = "jobs", writes: tuple[str, ...] = ("slug",), **als
     ("operation", "check", "problem"),
     [
         (transform(writes=("slog",)), "column", "jobs has no column slog. Did you mean slug?"),
-        (transform(writes=("twice",)), "column", "twice is computed by PostgreSQL"),
-        (transform(writes=("serial",)), "column", "serial is computed by PostgreSQL"),
+        (transform(writes=("twice",)), "column", "twice is a generated column"),
+        (transform(writes=("serial",)), "column", "serial is a generated column"),
         (transform(writes=("slug", "id")), "column", "id is part of the key"),
         (transform(reads=["status", "stat"]), "column", "jobs has no column stat. Did you mean status?"),
         (transform(where="slog IS NULL"), "expression", 'column "slog" does not exist'),
@@ -538,6 +538,6 @@ def test_the_plan_says_where_the_values_come_from(engine: Engine) -> None:
     (update,) = backfill_phase.actions
     assert '("slug") = the values of the Python function nowhere.backfills:f, handed status' in update.sql
     assert "slug IS NULL" in update.sql
-    assert "SQL cannot ask" in shown.tables[0].notes[0]
+    assert "SQL cannot check" in shown.tables[0].notes[0]
     (verify,) = [phase for phase in shown.phases if phase.phase is Phase.VERIFY]
     assert [action.sql for action in verify.actions] == ['SELECT count(*) FROM "public"."jobs" WHERE (slug IS NULL)']

@@ -217,7 +217,7 @@ def test_rows_that_block_it_are_named_and_count_while_they_are_there(engine: Eng
     commands.rollback(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.ROLLED_BACK)
     told = Client(engine.url).status(run).to_json()["rollback"]
-    assert (told["possible"], told["because"]) == (False, "it is rolled back")
+    assert (told["possible"], told["because"]) == (False, "it is already rolled back")
 
 
 def test_rows_without_a_value_block_the_return_of_not_null(engine: Engine) -> None:

@@ -197,7 +197,7 @@ def test_a_table_that_is_gone_fails_the_run_with_a_remedy(engine: Engine) -> Non
     now = engine.drive(run)
     expect(now, State.FAILED)
     assert now.error is not None
-    assert "there is no table counters any more" in now.error["message"]
+    assert "the table counters no longer exists" in now.error["message"]
     engine.execute("ALTER TABLE elsewhere RENAME TO counters")
     commands.resume(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.COMPLETED)

@@ -1,4 +1,4 @@
-"""The lock ladder against a real PostgreSQL: who is in the way is named, waited for, or sent away; and nobody else is."""
+"""The lock policy against a real PostgreSQL: who is in the way is named, waited for, or sent away; and nobody else is."""
 
 from __future__ import annotations
 

@@ -342,7 +342,7 @@ def test_a_number_of_the_operators_holds_and_lets_go(engine: Engine) -> None:
     [
         ("SELECT pg_sleep(60)", "no answer within 0.2 s"),
         ("SELECT 1/0", "division by zero"),
-        ("SELECT NULL", "the query gave no number"),
+        ("SELECT NULL", "the query returned no number"),
         ("SELECT 'many'", "could not convert string to float"),
         ("DELETE FROM backfilld.pace", "read-only transaction"),
     ],

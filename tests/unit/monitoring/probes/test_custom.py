@@ -91,8 +91,8 @@ def test_a_number_in_the_body_or_in_its_json(
     [
         ("busy", None, "could not convert"),
         ("", None, "could not convert"),
-        ("NaN", None, "not a number to compare with"),
-        ("inf", None, "not a number to compare with"),
+        ("NaN", None, "cannot be compared with a limit"),
+        ("inf", None, "cannot be compared with a limit"),
         ("{}", "load", "nothing at load"),
         ("[1]", "1", "nothing at 1"),
         ("[1]", "load", "nothing at load"),
@@ -134,11 +134,11 @@ def test_prometheus_is_asked_as_its_api_wants(answers: Answers, url: str) -> Non
     ("answer", "outcome"),
     [
         ({"status": "success", "data": {"resultType": "scalar", "result": [1, "3"]}}, 3.0),
-        ({"status": "success", "data": {"resultType": "vector", "result": []}}, "0 series, and one is wanted"),
-        ({"status": "success", "data": {"resultType": "matrix", "result": []}}, "gives a matrix"),
+        ({"status": "success", "data": {"resultType": "vector", "result": []}}, "0 series, and one is needed"),
+        ({"status": "success", "data": {"resultType": "matrix", "result": []}}, "returns a matrix"),
         (
             {"status": "success", "data": {"resultType": "vector", "result": [{"value": [1, "NaN"]}]}},
-            "not a number to compare with",
+            "cannot be compared with a limit",
         ),
         ({"status": "error", "error": "parse error"}, "refuses the query: parse error"),
         ([], "refuses the query: no reason was given"),
@@ -246,7 +246,7 @@ def test_nobody_there_cannot_be_read() -> None:
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"name": "replica_lag_seconds"}, "is there already"),
+        ({"name": "replica_lag_seconds"}, "a built-in signal"),
         ({"name": "Not A Label"}, "pattern"),
         ({"soft": 3}, "must be below hard"),
         ({"url": None}, "needs url"),
@@ -265,7 +265,7 @@ def test_a_signal_that_makes_no_sense_is_refused(changed: dict[str, object], why
 
 
 def test_names_are_given_once() -> None:
-    with pytest.raises(ValidationError, match="two signals are called load"):
+    with pytest.raises(ValidationError, match="two signals have the name load"):
         Settings(signals=(http("http://127.0.0.1"), http("http://127.0.0.1")))
 
 

@@ -154,9 +154,11 @@ def test_the_message_says_who_and_since_when(blockers: list[Blocker], words: str
 
 
 def test_the_message_says_what_is_never_done() -> None:
-    assert "prevents wraparound is waited for" in lock_policy.in_words("jobs", [AGAINST_WRAPAROUND], NEVER)
+    assert "never cancels an autovacuum that prevents wraparound" in lock_policy.in_words(
+        "jobs", [AGAINST_WRAPAROUND], NEVER
+    )
     refused = lock_policy.in_words("jobs", [replace(OLD, may_be_signalled=False)], RunSettings(cancel_blockers="all"))
-    assert "needs pg_signal_backend" in refused
+    assert "grant it pg_signal_backend" in refused
     assert "pg_signal_backend" not in lock_policy.in_words("jobs", [replace(OLD, may_be_signalled=False)], NEVER)
 
 

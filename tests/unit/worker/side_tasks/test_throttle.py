@@ -327,7 +327,7 @@ def test_a_baseline_is_learned_at_rest_and_kept_while_we_work() -> None:
     reading, memory = compare_latency(latency(0.045), memory, others=MIN_OTHERS, elapsed_seconds=10)
     assert reading.value == pytest.approx(3)
     assert memory.commit_baseline_seconds == 0.01
-    assert reading.detail == "a small commit takes 45.0 ms, without us 10.0 ms"
+    assert reading.detail == "a small commit takes 45.0 ms, 10.0 ms without backfilld"
 
 
 def test_nobody_is_slowed_down_where_nobody_is() -> None:
@@ -380,7 +380,7 @@ def test_transactions_of_others_are_compared_with_what_they_took_at_rest() -> No
     work = replace(rest, rested_share=0.1, response_seconds=0.010)
     reading, after = compare_latency(work, memory, others=4, elapsed_seconds=1)
     assert reading.value == pytest.approx(0.010 / (0.004 + MEAN_FLOOR_SECONDS), rel=0.01)
-    assert reading.detail == "a transaction of others takes 10.0 ms, without us 4.0 ms"
+    assert reading.detail == "a transaction of others takes 10.0 ms, 4.0 ms without backfilld"
     assert after.response_baseline_seconds == pytest.approx(0.004, rel=0.001)
     assert compare_latency(work, Memory(), others=4, elapsed_seconds=1)[1].response_baseline_seconds is None
 
