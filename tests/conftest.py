@@ -8,6 +8,7 @@ import signal
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 pytest_plugins = [
@@ -32,6 +33,10 @@ if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_ME
     runs_programs = not os.statvfs(IN_MEMORY).f_flag & os.ST_NOEXEC
     if os.access(IN_MEMORY, os.W_OK) and runs_programs:
         tempfile.tempdir = os.environ["TMPDIR"] = str(IN_MEMORY)
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 #: Those that wait for processes, of minutes together. Begun first, none of them is left alone at the end with idle processes beside.
 FIRST = (

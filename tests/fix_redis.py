@@ -1,7 +1,7 @@
 """A real Valkey for the tests: one embedded server per test process, empty at the start of each test that asks for it.
 
 `BACKFILLD_TEST_REDIS_URL` names a server of your own instead. The logical database in it is FLUSHED, and with several test
-processes the ones after it too (`…/8` with `-n2` uses 8 and 9).
+processes the ones after it too (`…/8` with `-n3` uses 8, 9 and 10).
 """
 
 from __future__ import annotations

@@ -48,6 +48,11 @@ class Engine:
     events: list[Event] = field(default_factory=list)
     #: What was sent and nobody has taken up: the queue.
     sent: list[LaneMessage] = field(default_factory=list)
+    #: The runner of `step` and `drive`: one for all of them, as a worker has it, who composes the steps of a run once.
+    own: Runner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.own = self.runner()
 
     def execute(self, query: str, *parameters: Any) -> list[dict[str, Any]]:  # Any: values of the test's own tables
         cursor = self.connection.execute(query.encode(), parameters or None)
@@ -138,7 +143,7 @@ class Engine:
             self.sent += self.due()
         assert self.sent, "nothing was sent and nothing is due: the run is lost"
         message = self.sent.pop(0)
-        (runner or self.runner()).advance(message)
+        (runner or self.own).advance(message)
         return message
 
     def drive(
@@ -151,7 +156,7 @@ class Engine:
         runner: Runner | None = None,
     ) -> Run:
         """Take steps until the run rests, or until `until` says so. `batch_rows` keeps batches at that size."""
-        runner = runner or self.runner()
+        runner = runner or self.own
         for _ in range(MOST_STEPS):
             state = State(self.value("SELECT state FROM backfilld.runs WHERE run = %s", run))
             if state in RESTING or (until is not None and until(self.run(run))):

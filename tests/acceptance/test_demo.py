@@ -22,11 +22,11 @@ from paths import ROOT
 from rich.console import Console
 
 from backfilld.producers import demo
-from backfilld.producers.demo import account, servers, site, story
+from backfilld.producers.demo import account, site, story
 from backfilld.producers.demo.account import Checked, Paused, Struck, Told
 from backfilld.producers.demo.application import Latency
 from backfilld.producers.demo.screen import Screen
-from backfilld.producers.demo.servers import EmbeddedPostgres, EmbeddedUnavailable, EmbeddedValkey
+from backfilld.producers.demo.servers import EmbeddedPostgres, EmbeddedUnavailable, EmbeddedValkey, folder
 from backfilld.producers.demo.site import own_environment
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def test_the_exit_code_is_that_of_the_account(
 def test_without_the_extra_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(servers, "find_spec", lambda _name: None)
+    monkeypatch.setattr(folder, "find_spec", lambda _name: None)
     assert demo.run(Console(), Console(stderr=True)) == 2
     assert 'pip install "backfilld[embedded]"' in capsys.readouterr().err
 

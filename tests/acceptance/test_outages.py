@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from backfilld.producers.demo.servers import EmbeddedPostgres, EmbeddedValkey
 
 NAME = "count-up"
-ROWS = 200_000
+#: With the rests that `nice` makes, a walk of some seconds: long enough to be met in the middle.
+ROWS = 60_000
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def migration(tmp_path: Path) -> Path:
     file = tmp_path / "count_up.yaml"
     file.write_text(
         f"name: {NAME}\noperations:\n  - backfill: {{table: items, set: {{n: n + 1}}}}\n"
-        "settings: {lanes: 4, batch_seconds: 0.1, nice: 2}\n",
+        "settings: {lanes: 4, batch_seconds: 0.1, nice: 6}\n",
         encoding="utf-8",
     )
     return file
@@ -145,11 +146,13 @@ def test_postgresql_restarted_in_the_middle_is_waited_for(
         again.connection.close()
 
 
-def test_a_newer_control_schema_is_refused_at_start(record: Record, daemon: Daemon, tmp_path: Path) -> None:
+def test_a_newer_control_schema_is_refused_at_start(
+    record: Record, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
     """Exit code 3, with both versions named."""
     record.connection.execute("INSERT INTO backfilld.schema_version (version) VALUES (999)")
 
-    older = Daemon(daemon.database_url, daemon.redis_url, tmp_path / "older.log")
+    older = Daemon(database_url, redis_url, tmp_path / "older.log")
 
     until("it to give up", lambda: older.process.poll() is not None)
     assert older.stop() == 3

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = ROOT / "examples"
 NAME = "users-phone-e164"
-ROWS = 20_000
+ROWS = 5_000
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def test_it_takes_the_screen_and_gives_it_back(url: str) -> None:
         shown.reads("jobs-shout")
         shown.reads("q quit")
         shown.types("?")
-        shown.reads("Whatever changes something asks first")
+        shown.reads("Every change is confirmed first")
         shown.types("qq")  # out of the help, and out
         assert shown.ends() == 0, shown.text
     assert shown.raw.count("\x1b[?1049h") == shown.raw.count("\x1b[?1049l") == 1, "the other screen"

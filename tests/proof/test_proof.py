@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count, pairwise
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fix_postgres import new_database
 
+from backfilld.migrations.operations.registry import REGISTRY
 from proof.kills import Kill
 from proof.nursery import Nursery
 from proof.scenarios import SCENARIOS, Scenario
@@ -135,14 +137,24 @@ def by_turns(seed: int) -> Scenario:
     return list(SCENARIOS.values())[seed % len(SCENARIOS)]
 
 
-@pytest.mark.parametrize("seed", range(20))
+#: By turns these are scenarios of every operation; the other scenarios, and other chances for all of them, come in the soak.
+SEEDS = (3, 5, 6, 8, 9, 12, 13, 14, 15, 16)
+
+
+def test_the_seeds_are_for_every_operation() -> None:
+    used = "".join(by_turns(seed).operations for seed in SEEDS)
+    assert [model.kind for model in REGISTRY if not re.search(rf"\b{model.kind}:\s", used)] == []
+    assert {by_turns(seed).returns for seed in SEEDS} == {scenario.returns for scenario in SCENARIOS.values()}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_by_chance(begin: Begin, seed: int) -> None:
     """Some workers die wherever chance has it; forward, back, and forward again. A seed that fails can be run alone."""
     fire(begin, by_turns(seed), seed, most_returns=1)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(*map(int, os.environ.get("BACKFILLD_PROOF_SEEDS", "20:220").split(":"))))
+@pytest.mark.parametrize("seed", range(*map(int, os.environ.get("BACKFILLD_PROOF_SEEDS", "0:220").split(":"))))
 def test_by_chance_for_long(begin: Begin, seed: int) -> None:
     fire(begin, by_turns(seed), seed)
 

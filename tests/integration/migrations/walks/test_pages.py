@@ -416,8 +416,8 @@ def test_leaves_that_may_not_be_touched_themselves_are_walked_by_key(
 
 
 def test_batches_are_not_smaller_than_a_page(engine: Engine) -> None:
-    make_jobs(engine, 500)
+    make_jobs(engine, 150)
     run = engine.enqueue(SET % 1)
     expect(engine.drive(run, batch_rows=1), State.COMPLETED)
     batches = [event for event in engine.told(BatchCommitted) if event.kind == "backfill"]
-    assert sum(batch.rows_changed for batch in batches) == 500
+    assert sum(batch.rows_changed for batch in batches) == 150

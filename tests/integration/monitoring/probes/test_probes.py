@@ -480,11 +480,13 @@ def test_dead_rows_of_the_tables_that_runs_change_are_a_share_with_what_vacuum_d
     database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_probes, "FEWEST_DEAD_TUPLES", 1000)
-    connection.execute('CREATE SCHEMA "Odd"')
-    connection.execute('CREATE TABLE "Odd".full_of_dead (id int) WITH (autovacuum_enabled = off)')
-    connection.execute('INSERT INTO "Odd".full_of_dead SELECT generate_series(1, 2000)')
-    connection.execute('UPDATE "Odd".full_of_dead SET id = -id')
-    connection.execute('DELETE FROM "Odd".full_of_dead WHERE id % 2 = 0')
+    # By a session that ends: one that stays tells of what it did only after ten seconds.
+    with psycopg.connect(database_url, autocommit=True) as other:
+        other.execute('CREATE SCHEMA "Odd"')
+        other.execute('CREATE TABLE "Odd".full_of_dead (id int) WITH (autovacuum_enabled = off)')
+        other.execute('INSERT INTO "Odd".full_of_dead SELECT generate_series(1, 2000)')
+        other.execute('UPDATE "Odd".full_of_dead SET id = -id')
+        other.execute('DELETE FROM "Odd".full_of_dead WHERE id % 2 = 0')
     database = Database(LIMITS)
     with connect(database_url, application_name="backfilld governor") as ours:
         for _ in range(2):
@@ -513,8 +515,9 @@ def test_a_table_with_few_dead_rows_is_well_whatever_their_share(database_url: s
     connection.execute(
         "INSERT INTO backfilld.lanes (run, lane, kind, operation, relation) VALUES (1, 1, 'backfill', 0, 'small')"
     )
-    connection.execute("INSERT INTO small SELECT generate_series(1, 100)")
-    connection.execute("DELETE FROM small")
+    with psycopg.connect(database_url, autocommit=True) as other:
+        other.execute("INSERT INTO small SELECT generate_series(1, 100)")
+        other.execute("DELETE FROM small")
     seen = "SELECT pg_stat_get_dead_tuples('small'::regclass) AS dead"
     _until(lambda: connection.execute(seen).fetchall() == [{"dead": 100}])
     database = Database(LIMITS)

@@ -28,10 +28,11 @@ operations:
   - add_column: {table: jobs, column: {name: shout, type: text}, backfill: "upper(status)", not_null: true}
   - add_column: {table: jobs, column: {name: token, type: uuid}, default: gen_random_uuid(), not_null: true}
   - backfill: {table: counters, set: {n: "n + 1"}}
-settings: {lanes: 8, walk: keys, approve: %s}
+settings: {lanes: 4, walk: keys, approve: %s}
 """
 PHASES = [Phase.BACKFILL, Phase.VERIFY, Phase.SWITCH, Phase.CONTRACT]
-ROWS = 64
+ROWS = 32
+LANES = 4
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +51,8 @@ def assert_done_once(engine: Engine, run: int) -> None:
         "SELECT what FROM backfilld.events WHERE what LIKE 'phase.%' AND what <> 'phase.approved' ORDER BY event"
     )
     assert [event["what"] for event in entered] == [f"phase.{phase}" for phase in (*PHASES, Phase.DONE)]
-    assert len(engine.lanes(run, "backfill")) == 3 * 8
-    assert len(engine.lanes(run, "verify")) == 2 * 8
+    assert len(engine.lanes(run, "backfill")) == 3 * LANES
+    assert len(engine.lanes(run, "verify")) == 2 * LANES
     assert (
         engine.value(
             "SELECT count(*) FROM pg_proc WHERE pronamespace = 'backfilld'::regnamespace AND proname NOT IN ('may_work', 'make_partition')"

@@ -96,11 +96,11 @@ def test_a_batch_in_flight_is_cancelled_after_its_grace_and_nothing_of_it_is_kep
         ask(engine.connection, run, actor="ann")
         expect(engine.run(run), on_the_way)
         assert control(engine).run_once(engine.connection) == 1, "the batch has a moment to commit"
-        seconds = settle(engine, run, within_seconds=5)
+        seconds = settle(engine, run, within_seconds=30)
         # Then
         expect(engine.run(run), there)
     assert seconds + 0.05 >= GRACE_SECONDS
-    assert seconds < 1.5
+    assert seconds < 5, "and not only when it would have ended by itself"
     assert sum(event.statements_cancelled for event in engine.told(ControlApplied)) >= 1
     assert engine.told(StateChanged)[-1].state is there
     assert counted(engine) == {0: ROWS}
@@ -113,7 +113,7 @@ def test_a_paused_run_goes_on_where_it_was(engine: Engine, run: int) -> None:
     engine.execute("UPDATE backfilld.lanes SET batch_rows = 12 WHERE lane = %s", lane.lane)
     with in_flight(engine, engine.message(run, lane.lane)):
         commands.pause(engine.connection, run, actor="ann")
-        settle(engine, run, within_seconds=5)
+        settle(engine, run, within_seconds=30)
     # A batch that was cancelled because somebody said stop was not too large.
     assert not engine.told(BatchRetried)
     assert engine.lane(run, lane.lane).batch_rows == 12
@@ -278,7 +278,7 @@ def test_only_our_own_batches_of_that_run_are_cancelled(engine: Engine, run: int
         busy = threading.Thread(target=other.execute, args=("SELECT pg_advisory_lock(1)",))
         busy.start()
         commands.pause(engine.connection, run, actor="ann")
-        settle(engine, run, within_seconds=5)
+        settle(engine, run, within_seconds=30)
         assert busy.is_alive()
     busy.join(timeout=5)
     assert not busy.is_alive()
@@ -308,7 +308,7 @@ def test_a_validate_under_way_is_cancelled_by_a_pause(engine: Engine) -> None:
             assert thread.is_alive()
         # When
         commands.pause(engine.connection, run, actor="ann")
-        settle(engine, run, within_seconds=5)
+        settle(engine, run, within_seconds=30)
         thread.join(timeout=10)
         # Then
         expect(engine.run(run), State.PAUSED)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backfilld.migrations.holds import STALE_SECONDS, blind_because
@@ -215,7 +215,6 @@ def test_a_narrower_maximum_takes_effect_at_once() -> None:
     assert verdict(calm(), width=8, max_width=2).width == 2
 
 
-@settings(deadline=None)
 @given(MEMORIES, st.integers(0, 100), WIDTHS)
 def test_it_always_recovers_when_the_readings_are_good(memory: Memory, others: int, width: int) -> None:
     """Wherever it stood: within a minute all of the pace is back."""
@@ -508,7 +507,6 @@ def test_the_loop_settles(room: float, replay: float) -> None:
     assert sum(database.slowdowns[300:]) / 300 <= 1.4
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.floats(0.2, 10), min_size=10, max_size=60))
 def test_it_never_oscillates_without_bound(rooms: list[float]) -> None:
     """Whatever the load does: from one verdict to the next work no more than doubles, but for the first few lanes."""
