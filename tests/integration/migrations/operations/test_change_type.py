@@ -729,7 +729,7 @@ def test_a_rule_that_is_broken_on_the_way_back_is_taken_back(engine: Engine, cas
 def test_two_operations_about_the_column_are_refused(engine: Engine, jobs: None, other: str) -> None:
     """What the other makes of the old type would be wrong, or in the way, once the column has the new one."""
     text = change("info", "jsonb").replace("settings:", f"  - {other}\nsettings:")
-    with pytest.raises(Refused, match=rf"operations\[1\].{other.partition(':')[0]} is about jobs.info too"):
+    with pytest.raises(Refused, match=rf"operations\[1\].{other.partition(':')[0]} also uses jobs.info"):
         engine.enqueue(text)
 
 

@@ -333,5 +333,5 @@ def test_a_column_that_another_was_made_of_goes_with_it_in_one_file(engine: Engi
 
 def test_a_column_that_another_is_made_of_later_in_the_file_is_refused(engine: Engine) -> None:
     engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, code text)")
-    with pytest.raises(Refused, match=r"operations\[1\].add_column names code too"):
+    with pytest.raises(Refused, match=r"operations\[1\].add_column also names code"):
         engine.enqueue(MOVED % f"{DROPPED}, {ADDED}")

@@ -734,9 +734,9 @@ REFUSED = {
     "another operation reads it": (
         "total int, name text",
         "- add_column: {table: jobs, column: {name: x, type: int}, backfill: 'Total + 1'}",
-        "operations[1].add_column names total too",
+        "operations[1].add_column also names total",
     ),
-    "another operation writes it": ("total int", "- backfill: {table: jobs, set: {id: 'total'}}", "names total too"),
+    "another operation writes it": ("total int", "- backfill: {table: jobs, set: {id: 'total'}}", "also names total"),
 }
 
 
@@ -754,7 +754,7 @@ def test_what_is_refused_of_partitions_parents_and_system_columns(engine: Engine
     engine.execute(
         "DROP TABLE jobs; CREATE TABLE parents (total int); CREATE TABLE jobs (id bigint PRIMARY KEY) INHERITS (parents)"
     )
-    assert "total comes from the parent" in examined(engine)[0]
+    assert "total is inherited from the parent" in examined(engine)[0]
     assert "the name of a system column" in examined(engine, (RENAME % "[]").replace("revenue}", "xmin}"))[0]
     engine.execute("DROP TABLE jobs; CREATE TABLE jobs (id bigint PRIMARY KEY, total int) PARTITION BY LIST (id)")
     engine.execute("CREATE TABLE jobs_a PARTITION OF jobs DEFAULT; CREATE INDEX ON jobs (total)")
