@@ -14,7 +14,7 @@ from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record.states import ENDED, Phase, State
 from backfilld.monitoring import pace as pace_report
 from backfilld.monitoring import progress
-from backfilld.monitoring.words import counted, duration, number, sentence, signal_name, signal_value
+from backfilld.monitoring.words import counted, duration, number, rows_left, sentence, signal_name, signal_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -73,6 +73,11 @@ class Facts:
     working_sessions: int
     #: Who asked for the run's state; None where no person did, or none is on record.
     asked_by: str | None
+    #: A person has asked for its rollback.
+    goes_back: bool = False
+    #: Rows that the rollback did not touch, as they were written or removed since, and the keys of the first.
+    rows_left: int = 0
+    keys_left: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,11 @@ def read(connection: Connection, run: Run, limits: Limits) -> Explanation:
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         pace = pace_store.read(connection)
-        asked = audit.latest(connection, run.run, what=f"run.{ASKED.get(run.state, run.state)}")
+        what = f"run.{ASKED.get(run.state, run.state)}"
+        # A rollback that stops is resumed, by somebody else perhaps; it was asked for once.
+        find = audit.first if run.rollback.requested else audit.latest
+        asked = find(connection, run.run, what=what)
+        left, left_keys = audit.rows_left(connection, run.run)
         facts = Facts(
             run=progress.read_within(connection, [run])[0],
             pace=pace,
@@ -118,6 +127,9 @@ def read(connection: Connection, run: Run, limits: Limits) -> Explanation:
             waiting=lanes.waiting(connection),
             working_sessions=pace_store.working_sessions(connection),
             asked_by=str(asked["actor"]) if asked is not None else None,
+            goes_back=run.rollback.requested,
+            rows_left=left,
+            keys_left=tuple(left_keys),
         )
     return explain(facts)
 
@@ -147,7 +159,7 @@ def _by_state(facts: Facts) -> Iterator[str | Remedy]:
         case State.PAUSED:
             yield from _paused(facts)
         case State.FAILED:
-            yield from _failed(run)
+            yield from _failed(facts)
         case State.CANCELLED | State.ROLLED_BACK | State.COMPLETED:
             yield from _ended(facts)
         case _:
@@ -318,15 +330,18 @@ def _paused(facts: Facts) -> Iterator[str | Remedy]:
     yield Remedy(f"or undo everything: backfilld rollback {run.name}")
 
 
-def _failed(run: Progress) -> Iterator[str | Remedy]:
+def _failed(facts: Facts) -> Iterator[str | Remedy]:
+    run = facts.run
     error = run.errors[0] if run.errors else {"message": "no reason is on record"}
     state = f" (SQLSTATE {error['sqlstate']})" if error.get("sqlstate") else ""
     where = f", in lane {error['lane']}" if error.get("lane") else ""
     on = f" on {error['relation']}" if error.get("relation") else ""
-    yield f"It failed {duration(run.state_seconds)} ago in phase {run.phase}{where}{on}: {_text(error)}{state}."
+    when = "while it was being rolled back, in phase" if facts.goes_back else "in phase"
+    yield f"It failed {duration(run.state_seconds)} ago {when} {run.phase}{where}{on}: {_text(error)}{state}."
     yield "Nothing is lost: what was committed is still in place, and the rest was rolled back."
     yield Remedy(f"fix the cause, then let it continue where it was: backfilld resume {run.name}")
-    yield Remedy(f"or undo everything: backfilld rollback {run.name}")
+    if not facts.goes_back:
+        yield Remedy(f"or undo everything: backfilld rollback {run.name}")
     yield Remedy(f"see what came before: backfilld events {run.name}")
 
 
@@ -337,7 +352,11 @@ def _ended(facts: Facts) -> Iterator[str | Remedy]:
             yield f"{_actor(facts)} cancelled it {ago}. What it had already done is still in place."
             yield Remedy(f"undo what it left: backfilld rollback {run.name}")
         case State.ROLLED_BACK:
-            yield f"It was rolled back {ago}, as {_actor(facts, 'a person')} asked. Everything it had done is undone."
+            yield f"It was rolled back {ago}, as {_actor(facts, 'a person')} asked."
+            if facts.rows_left:
+                yield f"Everything it had done is undone, but for rows that are no longer its own: {rows_left(facts.rows_left, facts.keys_left)}."
+            else:
+                yield "Everything it had done is undone."
         case _:
             yield f"It was completed {ago}, and the data is verified."
             yield Remedy(f"whether it can still be rolled back, and until when: backfilld status {run.name}")

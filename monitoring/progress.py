@@ -255,7 +255,7 @@ def _percent(run: Run, walk: Row, kept: OldValuesWalk | None) -> float:
     """Rounded down, and 100 only when nothing is left: a bar that is full while work continues is a lie."""
     if kept is not None:
         return min(_share(kept.rows_walked, kept.rows_total), 99.9)
-    if run.state is State.ROLLING_BACK:
+    if run.rollback.requested and run.state is not State.ROLLED_BACK:
         return 99.9 if walk["lanes_back_done"] else 0.0
     if run.phase not in WALKING or run.state is State.ROLLED_BACK:
         return 100.0

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
 #: The password of a URL, up to the last @ of the word: one that its owner forgot to escape may hold any of :/?#@ itself.
@@ -33,6 +34,14 @@ def number(value: float | None) -> str:
 def counted(value: float, what: str, several: str | None = None) -> str:
     """`1 row`, `2,000 rows`; `several` where an s is not enough."""
     return f"{number(value)} {what if value == 1 else several or what + 's'}"
+
+
+def rows_left(rows: int, keys: Sequence[Sequence[str]]) -> str:
+    """Rows that a rollback did not touch, by the keys of the first."""
+    named = "; ".join(", ".join(key) for key in keys)
+    more = ", …" if rows > len(keys) else ""
+    were = counted(rows, "row was written or removed since and is", "rows were written or removed since and are")
+    return f"{were} left as found: {named}{more}"
 
 
 def duration(seconds: float | None) -> str:

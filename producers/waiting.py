@@ -36,9 +36,11 @@ class RunStopped(BackfilldError):
     def __init__(self, run: Run) -> None:
         self.run = run
         error = f": {str(run.error.get('message', '')).removesuffix('.')}" if run.error else ""
-        what_now = (
-            "enqueue the file again" if run.state in ENDED | {State.CANCELLING} else f"backfilld explain {run.name}"
-        )
+        what_now = f"backfilld explain {run.name}"
+        if run.state in ENDED | {State.CANCELLING}:
+            what_now = "enqueue the file again"
+        if run.state is State.CANCELLED:
+            what_now += f", or undo what it left: backfilld rollback {run.name}"
         super().__init__(f"run {run.name} is {run.state.words} in phase {run.phase}{error}; what to do: {what_now}")
 
 

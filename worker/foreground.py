@@ -25,13 +25,14 @@ from backfilld.migrations.record import pace, runs
 from backfilld.migrations.record.lanes import startable
 from backfilld.migrations.record.states import ENDED, State
 from backfilld.migrations.wire.broker import connect_broker, in_memory
-from backfilld.migrations.wire.send import sender
+from backfilld.migrations.wire.send import check, sender
 from backfilld.monitoring import display, logs, progress
 from backfilld.monitoring.observers import Observers
 from backfilld.worker import wiring
 
 if TYPE_CHECKING:
     from backfilld.migrations.settings import Settings
+    from backfilld.migrations.wire.broker import AnyBroker
     from backfilld.migrations.wire.send import Sender
     from backfilld.monitoring.progress import Progress
 
@@ -60,12 +61,20 @@ def main() -> int:
         last = _work(
             settings_.load(), arguments.run, threads=arguments.threads, quiet=arguments.as_json, stopping=stopping
         )
-    except BackfilldError as exc:
-        print(json.dumps({"error": {"message": str(exc)}}) if arguments.as_json else str(exc), file=sys.stderr)  # noqa: T201 - the command's answer
-        return exc.exit_code
+    except (BackfilldError, psycopg.Error) as exc:
+        return _fail(exc, as_json=arguments.as_json)
     if arguments.as_json:
         print(json.dumps(last.to_json()))  # noqa: T201 - the command's answer
     return _exit_code(last, stopped=stopping.is_set())
+
+
+def _fail(exc: BackfilldError | psycopg.Error, *, as_json: bool) -> int:
+    """One message on stderr, as every verb has it. Returns the exit code."""
+    code = exc.exit_code if isinstance(exc, BackfilldError) else Unreachable.exit_code
+    message = str(exc).strip()
+    error = json.dumps({"error": {"class": type(exc).__name__, "exit_code": code, "message": message}})
+    print(error if as_json else f"error: {message}", file=sys.stderr)  # noqa: T201 - the command's answer
+    return code
 
 
 def _work(settings: Settings, run: int, *, threads: int | None, quiet: bool, stopping: threading.Event) -> Progress:
@@ -80,7 +89,7 @@ def _work(settings: Settings, run: int, *, threads: int | None, quiet: bool, sto
             watch.show([now])
             return now
     observe = Observers()
-    broker = connect_broker(settings.redis_url) if settings.redis_url else in_memory()
+    broker = _broker(settings)
     tasks = wiring.start_side_tasks(settings, broker, observe=observe, consume_control=False)
     lanes = wiring.start_lanes(settings, broker, threads=threads or found.settings.lanes, observe=observe)
     try:
@@ -93,6 +102,18 @@ def _work(settings: Settings, run: int, *, threads: int | None, quiet: bool, sto
         broker.close()
 
 
+def _broker(settings: Settings) -> AnyBroker:
+    """Redis where it is there, so that a daemon helps; without it the work is done here all the same."""
+    if settings.redis_url is None:
+        return in_memory()
+    try:
+        check(settings.redis_url)
+    except Unreachable as exc:
+        print(f"warning: {exc}; working in this process alone", file=sys.stderr)  # noqa: T201 - the command's answer
+        return in_memory()
+    return connect_broker(settings.redis_url)
+
+
 def _wake(url: str, run: int, send: Sender) -> None:
     """Wake the run's lanes as soon as there is a reading of the load, without which they would only be held."""
     with connect.connected(url) as connection:
@@ -100,7 +121,10 @@ def _wake(url: str, run: int, send: Sender) -> None:
         while blind_because(pace.read(connection).age_seconds) and time.monotonic() < deadline:
             time.sleep(0.02)
         for message in startable(connection, run):
-            send(message)
+            try:
+                send(message)
+            except Exception:  # noqa: BLE001 - whatever the broker raises: the reconciler wakes the lanes a little later
+                return
 
 
 def _watch(url: str, run: int, watch: display.Watch, stopping: threading.Event) -> Progress:

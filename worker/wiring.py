@@ -97,7 +97,7 @@ def start_side_tasks(settings: Settings, broker: AnyBroker, *, observe: Observer
     """Start the side tasks; with `consume_control`, also the consumer of the control queue."""
     database_url, stopping = settings.require_database(), threading.Event()
     activity = Activity()
-    control = Control(observe=observe, activity=activity)
+    control = Control(observe=observe, activity=activity, send=sender(broker))
     reconciler = Reconciler(send=sender(broker), observe=observe, activity=activity)
     governor = Governor(
         settings.limits, observe=observe, signals=settings.signals, database_url=database_url, activity=activity

@@ -224,7 +224,9 @@ def set_state(  # noqa: PLR0913 - one row, one act: each part is named where it 
         _SQL["set_state"],
         {"run": locked.run, "state": state, "wish": wish, "error": Jsonb(dict(error)) if error is not None else None},
     )
-    audit.record(connection, locked.run, actor=actor, what=f"run.{state}", before=locked.state, reason=reason)
+    # Of a rollback that had stopped: it was asked for before, by somebody else perhaps.
+    again = {"again": True} if state is State.ROLLING_BACK and locked.rollback.requested else {}
+    audit.record(connection, locked.run, actor=actor, what=f"run.{state}", before=locked.state, reason=reason, **again)
 
 
 def set_rollback(connection: Connection, run: int, rollback: Rollback) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring.display.words import STYLES
-from backfilld.monitoring.words import counted, duration, number, safe, size
+from backfilld.monitoring.words import counted, duration, number, rows_left, safe, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -116,7 +116,7 @@ def _teller_of(what: str) -> Callable[[Mapping[str, Any]], str] | None:
 
 def _state(state: State, detail: Mapping[str, Any]) -> str:
     if state in _WISHES:
-        return _WISHES[state]
+        return "resumed the rollback" if detail.get("again") else _WISHES[state]
     error = detail.get("error")
     reason = str((error.get("message") if isinstance(error, dict) else None) or detail.get("reason") or "")
     match state:
@@ -145,6 +145,9 @@ def _sizes(detail: Mapping[str, Any]) -> str:
 
 
 def _walked(kind: str, detail: Mapping[str, Any]) -> str:
+    if kind == "undo":
+        left = f"; {rows_left(detail['left'], detail['keys'])}" if detail.get("left") else ""
+        return f"gave {counted(detail['changed'], 'row')} back what the journal kept{left}"
     told = [f"read {counted(detail['rows'], 'row')}"]
     told += [f"{number(detail[key])} {key}" for key in ("changed", "missing") if detail.get(key)]
     return f"finished walk {kind}: {', '.join(told)}"

@@ -142,7 +142,7 @@ def cancel(context: typer.Context, run: RunArgument, *, as_json: Json = False) -
     Example: backfilld cancel jobs-new-field
     """
     now = client(context, as_json=as_json).cancel(run)
-    then = "backfilld rollback NAME removes what it left; to start again, enqueue the file"
+    then = "backfilld rollback NAME, to undo what it left; or enqueue the file again, which takes over what can be taken over"
     answers.answer(now, as_json=as_json, then=then)
 
 

@@ -352,7 +352,7 @@ class Coordinator:
             runs.set_residual(self._connection, run, residual=quarantined, verified=False)
             self._pause(
                 "quarantine",
-                f"{quarantined} rows cannot be converted; fix them, then: backfilld quarantine retry {self._run.name}",
+                f"{quarantined} {'row' if quarantined == 1 else 'rows'} cannot be converted; fix them, then: backfilld quarantine retry {self._run.name}",
             )
             return self._sleep()
         walked_tables.set_real_total(self._connection, run, seen=result.walked, pass_=pass_)

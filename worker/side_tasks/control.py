@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Literal
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.record import lanes, pace, runs
 from backfilld.migrations.record.states import State, StopReason, Wish, allowed
-from backfilld.migrations.telemetry import ControlApplied, ControlSettled, StateChanged, StopSwitched
+from backfilld.migrations.telemetry import ControlApplied, ControlSettled, SendFailed, StateChanged, StopSwitched
 from backfilld.worker.side_tasks.activity import Activity
 
 if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection, Row
     from backfilld.migrations.telemetry import Observer
     from backfilld.migrations.wire.messages import ControlMessage
+    from backfilld.migrations.wire.send import Sender
 
 #: A batch of the default size has half of this still before it, on average; cancelling it would throw its work away.
 GRACE_SECONDS = 0.4
@@ -45,8 +46,9 @@ _STOPPED = {State.PAUSING: State.PAUSED, State.CANCELLING: State.CANCELLED}
 class Control:
     """Stops runs that a person asked to stop."""
 
-    def __init__(self, *, observe: Observer, activity: Activity | None = None) -> None:
-        """`activity` receives whether a run is at work."""
+    def __init__(self, *, observe: Observer, activity: Activity | None = None, send: Sender | None = None) -> None:
+        """`activity` is told whether a run is at work. Without `send` the reconciler wakes a run that turns back."""
+        self._send = send
         self._observe = observe
         self._activity = activity or Activity()
         self._look = threading.Event()
@@ -126,12 +128,25 @@ class Control:
                 runs.set_state(
                     connection, locked, after, actor=runs.WORKER, reason="no batch is in flight", wish=locked.wish
                 )
+        if why is StopReason.TURNING_BACK:
+            self._wake(connection, run)
         if why is StopReason.ASKED:
             self._observe(StateChanged(run=run, name=locked.name, state=after, reason="no batch is in flight"))
         if run not in self._settled:
             self._settled.add(run)
             self._observe(ControlSettled(run=run, verb=_VERBS[locked.state], seconds=row["seconds"]))
         return True
+
+    def _wake(self, connection: Connection, run: int) -> None:
+        """Its coordinator may begin the way back at once. What cannot be sent the reconciler sends, seconds later."""
+        if self._send is None:
+            return
+        for message in lanes.startable(connection, run):
+            try:
+                self._send(message)
+            except Exception as exc:  # noqa: BLE001 - whatever the broker raises
+                self._observe(SendFailed(run=run, lane=message.lane, message=str(exc)))
+                return
 
 
 def _write_wish(connection: Connection, locked: runs.LockedRun, message: ControlMessage) -> None:
