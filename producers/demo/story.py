@@ -189,7 +189,7 @@ class Story:
         # The server ends the sessions of a process that is gone; those with a batch in them are the lanes it was killed in.
         lost = self._until(lambda: self._gone(at_work), "PostgreSQL rolls back the batches of the dead process")
         lanes = ("lane " if len(lost) == 1 else "lanes ") + " and ".join(str(lane) for lane in sorted(lost.values()))
-        self._screen.step(f"PostgreSQL rolled back its work in {lanes}; all lanes move again after {recovered:.1f} s")
+        self._screen.step(f"PostgreSQL rolled back {lanes}; all lanes moved after {recovered:.1f} s")
         self._until(lambda: daemon.children()["lanes-1"] != victim, "the dead process is replaced")
         return Struck(lanes_lost=len(lost), lanes_open=len(open_lanes), seconds=recovered)
 
