@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 from backfilld import Client
 from backfilld.migrations.errors import BackfilldError, InvalidMigration, NotFinished, Refused, Unreachable, UsageError
-from backfilld.migrations.record import lanes, pace, quarantine, runs
+from backfilld.migrations.record import audit, lanes, pace, quarantine, runs
 from backfilld.migrations.record.model import Bounds
 from backfilld.migrations.record.states import LaneKind, Phase, State, Wish
 from backfilld.producers import client as client_module
@@ -333,6 +333,21 @@ VERBS: dict[str, dict[State, State | None]] = {
         State.CANCELLED: State.CANCELLED,
     },
 }
+
+
+def test_a_rollback_that_stopped_is_resumed_and_was_asked_for_once(site: Site) -> None:
+    """By ann, who stays the one that asked, whoever resumes it."""
+    run = site.client(actor="ann@x").enqueue(site.file()).run
+    site.client(actor="ann@x").rollback(run)
+    site.becomes(State.FAILED, error={"message": "a row breaks a rule"})
+    assert not any("rollback" in one for one in site.client().explain(run).remedies)
+
+    site.client(actor="bob@y").resume(run)
+
+    assert [event["actor"] for event in site.client().events(run) if event["detail"].get("again")] == ["bob@y"]
+    asked = audit.first(site.connection, run, what="run.rolling_back")
+    assert asked is not None
+    assert asked["actor"] == "ann@x"
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -12,11 +12,15 @@ from psycopg import sql
 
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.definitions import KeyColumn
+from backfilld.migrations.record import audit
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.rollback.journal import RETURNS_OLD, Journal
+from backfilld.migrations.settings import Limits
 from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.update_sql import Update
+from backfilld.monitoring import explain
+from backfilld.monitoring.display import sentence
 from backfilld.producers import commands
 
 if TYPE_CHECKING:
@@ -108,6 +112,10 @@ def test_rows_that_somebody_wrote_since_are_kept_and_told(engine: Engine) -> Non
     told = back(engine, run)
     assert (told["changed"], told["left"]) == (ROWS - 3, 3)
     assert sorted(told["keys"], key=str) == [['t," 0', "3"], ['t," 0', "33"], ['t," 2', "5"]]  # type: ignore[call-overload] # Any: JSON
+    # And people read of them: in the story of the run, and in its explanation
+    (event,) = [one for one in audit.story(engine.connection, run) if one["what"] == "undo.done"]
+    explained = " ".join(explain.read(engine.connection, engine.run(run), Limits()).sentences)
+    assert all('t," 2, 5' in words for words in (sentence(event), explained))
     now = {row["id"]: row["text"] for row in contents(engine)}
     assert now.pop(1000) == "p"
     assert (now.pop(3), now.pop(33)) == ("mine", "mine")

@@ -229,6 +229,17 @@ def test_a_message_wakes_the_control_at_once(engine: Engine, run: int) -> None:
     assert time.monotonic() - began < 0.05
 
 
+def test_a_run_that_turns_back_is_woken_as_soon_as_no_batch_is_in_flight(engine: Engine, run: int) -> None:
+    """Not when the reconciler comes by, seconds later."""
+    engine.drive_to_lanes(run)
+    commands.rollback(engine.connection, run, actor="ann")
+    sent: list[LaneMessage] = []
+
+    Control(observe=engine.events.append, send=sent.append).run_once(engine.connection)
+
+    assert 0 in [message.lane for message in sent]
+
+
 def test_a_pause_is_undone_before_it_was_complete(engine: Engine, run: int) -> None:
     lane = engine.drive_to_lanes(run)[0]
     with in_flight(engine, engine.message(run, lane.lane)):

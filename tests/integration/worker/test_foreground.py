@@ -1,0 +1,34 @@
+"""`backfilld run`, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from fix_daemon import Record, backfilld
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE = """
+name: jobs-shout
+operations:
+  - add_column: {table: jobs, column: {name: shout, type: text}, backfill: "upper(status)"}
+settings: {approve: []}
+"""
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+def test_a_redis_that_is_away_does_not_stop_a_run_that_needs_none(
+    record: Record, database_url: str, tmp_path: Path
+) -> None:
+    record.connection.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text NOT NULL)")
+    record.connection.execute("INSERT INTO jobs SELECT n, 'open' FROM generate_series(1, 100) n")
+    (tmp_path / "jobs.yaml").write_text(FILE)
+
+    done = backfilld("run", "jobs.yaml", "--json", database_url=database_url, redis_url=NOWHERE, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["state"] == "completed"
+    assert "127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
