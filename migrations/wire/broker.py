@@ -99,11 +99,14 @@ class _Consumer(_RedisConsumer):
         # Dramatiq's own sleep between two looks is cut to nothing by this.
         super().__init__(broker, queue_name, prefetch, 1)  # type: ignore[no-untyped-call] # dramatiq leaves it untyped
         self._bell = Bell(broker.client, queue_name)
+        self._broker = broker
+        broker.bells.append(self._bell)
 
     def __next__(self) -> MessageProxy | None:
         message: MessageProxy | None = super().__next__()  # type: ignore[no-untyped-call] # as above
         if message is None:
-            self._bell.wait(BELL_SECONDS if self._bell.hears else DEAF_SECONDS)
+            may_rest = self._bell.hears and not self._broker.is_stopping
+            self._bell.wait(BELL_SECONDS if may_rest else DEAF_SECONDS)
         return message
 
     def ack(self, message: MessageProxy) -> None:
@@ -116,12 +119,24 @@ class _Consumer(_RedisConsumer):
         self._bell.ring()
 
     def close(self) -> None:
+        self._broker.bells.remove(self._bell)
         self._bell.close()
         super().close()
 
 
 class Broker(RedisBroker):
     """Rings the bell for what it sends, and takes messages when it rings."""
+
+    def __init__(self, **options: Any) -> None:  # Any: those of RedisBroker
+        super().__init__(**options)
+        self.bells: list[Bell] = []
+        self.is_stopping = False
+
+    def stop_resting(self) -> None:
+        """Its consumers are about to be stopped: none of them waits for a ring any more."""
+        self.is_stopping = True
+        for bell in self.bells:
+            bell.ring()
 
     @property
     def consumer_class(self) -> type[_Consumer]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import dramatiq
 
+from backfilld.migrations.wire.broker import Broker
 from backfilld.migrations.wire.messages import (
     ADVANCE_LANE,
     APPLY_CONTROL,
@@ -33,6 +34,8 @@ class Receiver:
 
     def stop(self) -> None:
         """Let messages in hand be finished. Those not begun go back to the queue."""
+        if isinstance(self._worker.broker, Broker):
+            self._worker.broker.stop_resting()
         self._worker.stop(timeout=SHUTDOWN_TIMEOUT_MILLISECONDS)
 
 

@@ -33,6 +33,7 @@ RETIRED = {
     r"authority": "primary",
     r"mirrors? (?:column|of)|mirrored": "shadow",
     r"parked": "inactive",
+    r"mend(?:s|ed|ing)?": "fix",
 }
 
 
