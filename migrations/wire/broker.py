@@ -100,7 +100,7 @@ class _Consumer(_RedisConsumer):
         super().__init__(broker, queue_name, prefetch, 1)  # type: ignore[no-untyped-call] # dramatiq leaves it untyped
         self._bell = Bell(broker.client, queue_name)
         self._broker = broker
-        broker.bells.append(self._bell)
+        broker.bells.add(self._bell)
 
     def __next__(self) -> MessageProxy | None:
         message: MessageProxy | None = super().__next__()  # type: ignore[no-untyped-call] # as above
@@ -119,7 +119,7 @@ class _Consumer(_RedisConsumer):
         self._bell.ring()
 
     def close(self) -> None:
-        self._broker.bells.remove(self._bell)
+        self._broker.bells.discard(self._bell)
         self._bell.close()
         super().close()
 
@@ -128,14 +128,14 @@ class Broker(RedisBroker):
     """Rings the bell for what it sends, and takes messages when it rings."""
 
     def __init__(self, **options: Any) -> None:  # Any: those of RedisBroker
-        super().__init__(**options)
-        self.bells: list[Bell] = []
+        super().__init__(**options)  # type: ignore[no-untyped-call] # dramatiq leaves it untyped
+        self.bells: set[Bell] = set()
         self.is_stopping = False
 
     def stop_resting(self) -> None:
         """Its consumers are about to be stopped: none of them waits for a ring any more."""
         self.is_stopping = True
-        for bell in self.bells:
+        for bell in tuple(self.bells):
             bell.ring()
 
     @property
@@ -157,7 +157,7 @@ def connect_broker(url: str) -> Broker:
     (leaks connections, and reports committed batches as failed), AgeLimit drops messages, Retries copies tracebacks, and
     with them people's rows, into Redis.
     """
-    return Broker(  # type: ignore[no-untyped-call] # dramatiq leaves it untyped
+    return Broker(
         client=connect_redis(url),
         namespace=NAMESPACE,
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MILLISECONDS,
