@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.record.runs import StepContext
     from backfilld.migrations.telemetry import Observer
     from backfilld.migrations.wire.messages import LaneMessage
+    from backfilld.migrations.wire.send import Sender
     from backfilld.worker.lanes.claim import Claimed
     from backfilld.worker.lanes.kinds import LaneWork, Stepped
 
@@ -55,12 +56,6 @@ if TYPE_CHECKING:
 SLICE_SECONDS = 2.0
 #: `nice` and the pace's rest are waited for in the thread, between two transactions; longer than this and the lane would look forgotten.
 LONGEST_PAUSE_SECONDS = 2.0
-
-
-class Sender(Protocol):
-    """Puts a message on the queue. Raises whatever the broker raises when it cannot."""
-
-    def __call__(self, message: LaneMessage, /) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
