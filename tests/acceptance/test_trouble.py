@@ -187,8 +187,8 @@ def _a_blocker(watch: Watch, folder: Path, stack: ExitStack, url: str) -> str:
     assert told.cause == "lock"
     # An hour ago: between two looks nobody holds the lane.
     watch.record.connection.execute(
-        "UPDATE backfilld.lanes SET last_error = jsonb_set(last_error, '{wait,since}', "
-        "to_jsonb((last_error #>> '{wait,since}')::float8 - 3600)) WHERE lane = 0 AND last_error -> 'wait' IS NOT NULL"
+        "UPDATE backfilld.lanes SET lock_wait = jsonb_set(lock_wait, '{since}', "
+        "to_jsonb((lock_wait ->> 'since')::float8 - 3600)) WHERE lane = 0 AND lock_wait IS NOT NULL"
     )
     alert = watch.fires("BackfilldRunBlocked", run=run)
     assert alert["annotations"]["runbook_url"].endswith("backfilld-run-blocked.md")
