@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from backfilld.migrations.errors import Refused
+from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import lanes, runs
 from backfilld.migrations.record.model import Checkpoint, Lane, Timing
@@ -229,7 +230,7 @@ class Runner:
     ) -> _Written:
         """Write the checkpoint and commit, in one round trip; in more where the lane `shares` its rest with a new one."""
         lane, context = claimed.lane, claimed.context
-        with connection.pipeline():
+        with pipeline(connection):
             advanced = connection.execute(*lanes.advance_query(lane, checkpoint))
             woken = [connection.execute(*query) for query in (_at_end(lane, context) if checkpoint.done else ())]
             if not shares:
@@ -246,7 +247,7 @@ class Runner:
     def _share(self, connection: Connection, work: LaneWork, lane: Lane, context: StepContext) -> _Written:
         """Give half of the lane's rest away, and commit."""
         message = balance.share(connection, work, lane, context)
-        with connection.pipeline():
+        with pipeline(connection):
             now = connection.execute(*lanes.read_query(lane.run, lane.lane))
             connection.execute("COMMIT")
         row = now.fetchone()
