@@ -32,6 +32,7 @@ from backfilld.migrations.telemetry import (
     SendFailed,
 )
 from backfilld.migrations.walks.sizing import REMEMBERED, next_rows
+from backfilld.migrations.wire.messages import SLICE_SECONDS
 from backfilld.worker.lanes import balance, claim
 from backfilld.worker.lanes.batch import Batch, Tally, TooManyQuarantined, transaction
 from backfilld.worker.lanes.known_runs import KnownRuns
@@ -52,9 +53,6 @@ if TYPE_CHECKING:
     from backfilld.worker.lanes.claim import Claimed
     from backfilld.worker.lanes.kinds import LaneWork, Stepped
 
-#: A message's worth of work. Long enough that the queue costs nothing, short enough that lanes take turns on few threads and
-#: that a drain ends soon. The reconciler's grace must be longer.
-SLICE_SECONDS = 2.0
 #: `nice` and the pace's rest are waited for in the thread, between two transactions; longer than this and the lane would look forgotten.
 LONGEST_PAUSE_SECONDS = 2.0
 
