@@ -264,10 +264,16 @@ def set_pass(connection: Connection, run: int, pass_: int, *, reason: str) -> No
     audit.record(connection, run, actor=WORKER, what="phase.backfill", **{"pass": pass_, "reason": reason})
 
 
-def set_residual(connection: Connection, run: int, *, residual: int, verified: bool) -> None:
-    connection.execute(_SQL["set_residual"], {"run": run, "residual": residual, "verified": verified})
+def set_residual(connection: Connection, run: int, *, residual: int, verified: bool, own: int) -> None:
+    """What a look at all rows found: so many that need work, and so many with a value of the application's own."""
+    connection.execute(_SQL["set_residual"], {"run": run, "residual": residual, "verified": verified, "own": own})
     audit.record(
-        connection, run, actor=WORKER, what="run.verified" if verified else "run.residual", residual_rows=residual
+        connection,
+        run,
+        actor=WORKER,
+        what="run.verified" if verified else "run.residual",
+        residual_rows=residual,
+        **({"own_values": own} if own else {}),
     )
 
 

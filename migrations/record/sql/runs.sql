@@ -11,21 +11,21 @@ INSERT INTO backfilld.lanes (run, lane, kind) VALUES (%(run)s::bigint, 0, 'coord
 -- name: run_by_id
 -- One run, whole.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
+       verified_at, own_values, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
        started_at, ended_at
 FROM backfilld.runs WHERE run = %(run)s::bigint
 
 -- name: run_by_name
 -- The newest run of a name.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
+       verified_at, own_values, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
        started_at, ended_at
 FROM backfilld.runs WHERE name = %(name)s::text ORDER BY run DESC LIMIT 1
 
 -- name: runs
 -- Runs, newest first; those that have ended only when asked for.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
+       verified_at, own_values, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
        started_at, ended_at
 FROM backfilld.runs
 WHERE %(ended)s::boolean OR ended_at IS NULL
@@ -34,7 +34,7 @@ ORDER BY run DESC LIMIT %(most)s::integer
 -- name: last_ended
 -- The runs that ended last, the last one first.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
+       verified_at, own_values, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
        started_at, ended_at
 FROM backfilld.runs
 WHERE ended_at IS NOT NULL
@@ -99,6 +99,7 @@ WHERE run = %(run)s::bigint
 -- What a verifying walk found.
 UPDATE backfilld.runs
 SET residual_rows = %(residual)s::bigint,
+    own_values = %(own)s::bigint,
     verified_at = CASE WHEN %(verified)s::boolean THEN clock_timestamp() END,
     updated_at = clock_timestamp()
 WHERE run = %(run)s::bigint
