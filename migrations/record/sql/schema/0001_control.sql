@@ -9,6 +9,7 @@
 -- journal             what in-place changes replaced, row by row, written in the batch's own transaction
 -- archive             what a contract removes, row by row, copied by lanes before it is removed
 -- rollback_conflicts  rows whose value does not fit the old type after a switch, each with its key and its error
+-- omitted_inserts     when statements came, at most one a second, that fail once a run has done its contract
 -- notices             what people are notified of, once by each channel; notice_channels and notice_holds say what is news for it
 -- own_sessions        a view: the sessions of ours that work for a run
 --
@@ -215,6 +216,18 @@ CREATE TABLE backfilld.rollback_conflicts (
     PRIMARY KEY (run, operation, key)
 );
 
+-- Written by the application's statements, through a sync trigger, at most about once a second: an INSERT gave no value for a column
+-- that takes one from the trigger until contract, and fails for it afterwards. No unique index, so that no statement waits for
+-- another one; no foreign key, as above. Without a key of its own it needs a replica identity: a publication of all tables would
+-- otherwise refuse to let old rows go.
+CREATE TABLE backfilld.omitted_inserts (
+    run                bigint NOT NULL,
+    operation          integer NOT NULL,
+    seen_at            timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX omitted_inserts_latest ON backfilld.omitted_inserts (run, operation, seen_at);
+ALTER TABLE backfilld.omitted_inserts REPLICA IDENTITY FULL;
+
 -- The partition of a run, made once: `what` is journal or archive. A table of its own that is then attached takes only a SHARE
 -- UPDATE EXCLUSIVE lock on the parent, which blocks neither readers nor writers.
 CREATE FUNCTION backfilld.make_partition(what text, run bigint) RETURNS void
@@ -291,6 +304,7 @@ ALTER TABLE backfilld.quarantine ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.journal ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.archive ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.rollback_conflicts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.omitted_inserts ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON ALL TABLES IN SCHEMA backfilld FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA backfilld FROM PUBLIC;
 REVOKE ALL ON SCHEMA backfilld FROM PUBLIC;
