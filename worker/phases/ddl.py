@@ -16,7 +16,7 @@ from backfilld.migrations.postgres.locks import needed
 from backfilld.migrations.postgres.sqlstates import classify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Guard, Statement, Step
@@ -42,13 +42,15 @@ def _is_one(statement: Statement) -> bool:
     return self_containment_problem(statement.sql.as_string()) is None
 
 
-def execute(connection: Connection, action: Action) -> None:
-    """Run the statements of an action between what it requires and its guards.
+def execute(connection: Connection, action: Action, *, under_lock: Callable[[], None] | None = None) -> None:
+    """Run the statements of an action between what it requires and its guards; `under_lock` is called once its lock is held.
 
     Raises Refused when a guard finds what must not be, and psycopg.Error, also when a look finds a row that breaks a rule.
     """
-    if (lock := needed(action)) is not None and lock.first:
+    if (lock := needed(action)) is not None and (lock.first or under_lock is not None):
         connection.execute(lock.statement)
+    if under_lock is not None:
+        under_lock()
     _ask(connection, action, action.requires)
     if action.scans:
         # Long, under a lock that lets the application work; a pause cancels it.

@@ -207,7 +207,7 @@ WHERE run = %(run)s::bigint AND lane = 0
 -- How many lanes a walk between two steps has, how many of them are not at their end, and what they did.
 SELECT count(*) AS lanes, count(*) FILTER (WHERE done_at IS NULL) AS open,
        coalesce(sum(rows_walked), 0)::bigint AS walked, coalesce(sum(rows_changed), 0)::bigint AS changed,
-       coalesce(sum(rows_residual), 0)::bigint AS residual
+       coalesce(sum(rows_residual), 0)::bigint AS residual, coalesce(sum(rows_own), 0)::bigint AS own
 FROM backfilld.lanes
 WHERE run = %(run)s::bigint AND kind = %(kind)s::text AND operation = %(operation)s::integer
 
