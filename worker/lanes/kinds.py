@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
+from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit, lanes, quarantine, runs
@@ -191,7 +192,7 @@ class Expressions:
             needs_work=self.rewrite.needs_work,
         )
         told = told_query(update, journal, still=self.rewrite.condition_tells, version=connection.info.server_version)
-        with connection.pipeline():
+        with pipeline(connection):
             # PostgreSQL's counters grow on from earlier transactions, so what this one did is a difference.
             before = connection.execute(_HOT_UPDATES, relation)
             changed = connection.execute(*(told or update.query))

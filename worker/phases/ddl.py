@@ -13,6 +13,7 @@ from backfilld.migrations.operations import Action
 from backfilld.migrations.postgres import catalog_diff
 from backfilld.migrations.postgres.lexer import self_containment_problem
 from backfilld.migrations.postgres.locks import needed
+from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import classify
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def together(connection: Connection, step: Step | None) -> Iterator[None]:
     that fails is the error, and none after it is done. What may hold several statements cannot be sent so.
     """
     if isinstance(step, Action) and step.index is None and all(_is_one(statement) for statement in step.statements):
-        with connection.pipeline():
+        with pipeline(connection):
             yield
     else:
         yield

@@ -12,7 +12,7 @@ from backfilld.migrations.record.model import Bounds, PageRange
 from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.rollback import journal, retention
 from backfilld.migrations.walks.keys import KeyWalk, split
-from backfilld.migrations.walks.sizing import FIRST_ROWS
+from backfilld.migrations.walks.sizing import FIRST_ROWS, FIRST_ROWS_OF_FUNCTION
 from backfilld.migrations.walks.table_statistics import page_ranges, to_open_end, walk_for
 
 if TYPE_CHECKING:
@@ -162,7 +162,9 @@ class LanePlan:
             pass_=pass_,
             relation=str(relation),
             bounds=bounds,
-            batch_rows=self._known.works[kind, work.number].first_rows,
+            batch_rows=FIRST_ROWS_OF_FUNCTION
+            if kind is LaneKind.BACKFILL and work.rewrite.transform is not None
+            else self._known.works[kind, work.number].first_rows,
             rows_expected=rows_expected,
             awake=awake,
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.record import lanes, runs
 from backfilld.migrations.telemetry import LanesWoken, SendFailed, SessionFrozen
-from backfilld.worker.lanes.runner import SLICE_SECONDS
+from backfilld.migrations.wire.messages import SLICE_SECONDS
 from backfilld.worker.side_tasks.activity import Activity
 
 if TYPE_CHECKING:
