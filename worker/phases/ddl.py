@@ -47,8 +47,9 @@ def execute(connection: Connection, action: Action) -> None:
 
     Raises Refused when a guard finds what must not be, and psycopg.Error, also when a look finds a row that breaks a rule.
     """
-    if (lock := needed(action)) is not None and lock.first:
-        connection.execute(lock.statement)
+    lock = needed(action)
+    for asked_first in lock.statements if lock is not None else ():
+        connection.execute(asked_first)
     _ask(connection, action, action.requires)
     if action.scans:
         # Long, under a lock that lets the application work; a pause cancels it.
