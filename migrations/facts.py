@@ -98,8 +98,10 @@ class Facts:
     #: The key that is walked, or by which rows are named; empty when there is none.
     key: tuple[KeyColumn, ...] = ()
     targets: tuple[Target, ...] = ()
-    #: The columns that a Python function is handed beside the key.
+    #: The columns that the expression reads, or that a Python function is handed beside the key.
     reads: tuple[str, ...] = ()
+    #: The DEFAULT of a column that is added is the same in every session and at any time.
+    constant_default: bool = False
     #: Whether writing the values again would give the same values, so that rows may be looked at twice.
     repeatable: bool = True
     #: Why not, in words for people; empty when repeatable.

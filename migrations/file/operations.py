@@ -86,6 +86,21 @@ class AddColumn(OperationModel):
     not_null: bool = Field(
         default=False, description="Make the column NOT NULL once it is filled; needs `backfill` or `default`."
     )
+    computed: bool = Field(
+        default=False,
+        description="The column is derived for good: until contract every row that is written gets the value of `backfill`, "
+        "whatever the application wrote. Otherwise the application's values are kept, and rows without one are filled.",
+    )
+
+    @model_validator(mode="after")
+    def _computed_by_something(self) -> Self:
+        if self.computed and self.backfill is None:
+            raise Wrong(
+                "a computed column needs the expression that computes it",
+                "Add `backfill:`, or remove `computed:`.",
+                at=("computed",),
+            )
+        return self
 
     @model_validator(mode="after")
     def _not_null_has_values(self) -> Self:

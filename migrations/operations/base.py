@@ -119,6 +119,8 @@ class Archived:
     old: str
     #: The column that replaced it, as it is at the same moment; None where nothing did.
     new: str | None = None
+    #: The rows that are copied; None for all. Where it raises an error for a row of a batch, all rows of that batch are.
+    only: sql.Composed | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,4 +236,5 @@ class Plain(Bound[_OnTable_co]):
 def object_name(kind: str, migration: str, operation: int) -> str:
     """The name of something we make: the same for each run of a migration, so that a second run finds the first one's."""
     digest = hashlib.sha256(migration.encode()).hexdigest()[:10]
-    return f"{kind}_{digest}_{operation}"
+    # Three digits, so that names sort in the order of the file, and with them the triggers that fire.
+    return f"{kind}_{digest}_{operation:03}"

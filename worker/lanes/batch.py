@@ -44,6 +44,8 @@ class Tally:
     #: For a verifying batch, rows that need work; for one that archives or restores, rows that the archive did not have; for
     #: another, changed rows that still meet the user's condition, where it was asked.
     residual: int = 0
+    #: For a verifying batch, rows that hold a value of the application's own.
+    own: int = 0
     quarantined: int = 0
     #: SQLSTATEs of the rows that were quarantined.
     sqlstates: tuple[str, ...] = ()
@@ -54,6 +56,7 @@ class Tally:
             changed=self.changed + other.changed,
             hot=self.hot if other.hot is None else (self.hot or 0) + other.hot,
             residual=self.residual + other.residual,
+            own=self.own + other.own,
             quarantined=self.quarantined + other.quarantined,
             sqlstates=self.sqlstates + other.sqlstates,
         )

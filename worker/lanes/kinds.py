@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Archived, Operation, Walk
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Lane
+    from backfilld.migrations.record.model import Lane, Quarantined
     from backfilld.migrations.walks.keys import Query
     from backfilld.migrations.walks.next_batch import After, BatchRange, Seen
     from backfilld.worker.lanes.batch import Batch
@@ -230,13 +230,17 @@ class Verify(LaneWork):
         """
         condition, parameters = batch.within(batch_range)
         wanted = verify_sql.wanted(self.walk, self.rewrite.needs_work, carefully=carefully)
-        query = verify_sql.count_residual(batch.table, condition, wanted=wanted)
-        row = batch.connection.execute(query, [batch.lane.run, self.number, *parameters]).fetchone()
-        walked, residual = (int(row["rows"]), int(row["residual"])) if row else (0, 0)
+        # A value of the application's own may stand where the expression is an error: it is not asked again then.
+        own = self.rewrite.holds_own_value if self.rewrite.keeps_own_values and not carefully else None
+        query = verify_sql.count_residual(batch.table, condition, wanted=wanted, own=own)
+        row = batch.connection.execute(query, [batch.lane.run, self.number, *parameters]).fetchone() or {}
+        walked, residual, own_values = row["rows"], row["residual"], row["own"]
         nulls = 0
         if residual and self.rewrite.not_null:
             nulls = self._set_nulls_aside(batch, condition, parameters, carefully=carefully)
-        return Tally(walked=walked, residual=residual - nulls, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls)
+        return Tally(
+            walked=walked, residual=residual - nulls, own=own_values, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls
+        )
 
     def _set_nulls_aside(
         self, batch: Batch, condition: sql.Composable, parameters: list[str], *, carefully: bool
@@ -309,7 +313,7 @@ class Retry(LaneWork):
         try:
             with batch.connection.transaction():
                 batch.check_constraints_now()
-                tally = self.attempt(batch, next_batch.Row(key=row.key), carefully=True)
+                tally = self._again(batch, row)
         except psycopg.Error as exc:
             if classify(exc) != "data":
                 raise
@@ -317,6 +321,16 @@ class Retry(LaneWork):
         else:
             quarantine.release(batch.connection, batch.lane.run, operation=self.number, key=row.key)
         return Stepped(tally=tally, after=next_batch.After(cursor=None, done=False))
+
+    def _again(self, batch: Batch, row: Quarantined) -> Tally:
+        """Convert the row; one that the sync trigger left as it was, while it still holds what was left in it."""
+        backfill, rewrite = self.backfill, self.backfill.rewrite
+        if row.kept is not None and rewrite.keeps_own_values:
+            left = Expressions(rewrite=replace(rewrite, left=row.kept))
+            return replace(self, backfill=replace(backfill, values=left)).attempt(
+                batch, next_batch.Row(key=row.key), carefully=True
+            )
+        return self.attempt(batch, next_batch.Row(key=row.key), carefully=True)
 
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         changed = self.backfill.attempt(batch, batch_range, carefully=carefully).changed
@@ -337,8 +351,9 @@ class Archive(LaneWork):
     archived: Archived
 
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
-        del carefully
         condition, parameters = batch.within(batch_range)
+        if self.archived.only is not None and not carefully:
+            condition = sql.SQL("{} AND {}").format(condition, self.archived.only)
         query = archive.archive(
             self.walk,
             condition,

@@ -288,6 +288,7 @@ def _checkpoint(lane: Lane, context: StepContext, stepped: Stepped, *, seconds: 
         walked=tally.walked,
         changed=tally.changed,
         residual=tally.residual,
+        own=tally.own,
         hot=tally.hot,
         # The time of a repeated, halved batch says nothing about the rows.
         batch_rows=None if carefully else next_rows(lane.batch_rows, recent, target_seconds=context.target_seconds),

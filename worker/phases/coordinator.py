@@ -339,7 +339,7 @@ class Coordinator:
             self._walk_again(pass_ + 1, reason=f"{rewritten} was rewritten while it was being verified")
             return self._go_on(0)
         if residual:
-            runs.set_residual(self._connection, run, residual=residual + quarantined, verified=False)
+            runs.set_residual(self._connection, run, residual=residual + quarantined, verified=False, own=result.own)
             self._walk_again(pass_ + 1, reason=f"{residual} rows still need work")
             if pass_ % MAX_PASSES == 0:
                 self._pause(
@@ -349,14 +349,14 @@ class Coordinator:
                 )
             return self._go_on(0)
         if quarantined:
-            runs.set_residual(self._connection, run, residual=quarantined, verified=False)
+            runs.set_residual(self._connection, run, residual=quarantined, verified=False, own=result.own)
             self._pause(
                 "quarantine",
                 f"{quarantined} {'row' if quarantined == 1 else 'rows'} cannot be converted; fix them, then: backfilld quarantine retry {self._run.name}",
             )
             return self._sleep()
         walked_tables.set_real_total(self._connection, run, seen=result.walked, pass_=pass_)
-        runs.set_residual(self._connection, run, residual=0, verified=True)
+        runs.set_residual(self._connection, run, residual=0, verified=True, own=result.own)
         return self._go_on(VERIFY_OWN_STEPS)
 
     def _walk_again(self, pass_: int, *, reason: str) -> None:

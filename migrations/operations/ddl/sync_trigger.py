@@ -124,12 +124,13 @@ class SyncTrigger:
             "AND (t.tgrelid = {table}::pg_catalog.regclass "
             "OR t.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree({table}::pg_catalog.regclass) p)) "
             "AND t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0 "
-            'AND t.tgname COLLATE "C" > {trigger} COLLATE "C" AND NOT pg_catalog.starts_with(t.tgname, {own})'
+            # Those of other runs write columns of their own: preflight refuses a run that needs what another one writes.
+            # The operations of one file fire in its order.
+            'AND t.tgname COLLATE "C" > {trigger} COLLATE "C" AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc p '
+            "WHERE p.oid = t.tgfoid AND p.pronamespace = pg_catalog.to_regnamespace('backfilld'))"
         ).format(
             table=sql.Literal(self.table.identifier.as_string()),
             trigger=sql.Literal(self.trigger_name),
-            # The operations of one migration have columns of their own, and fire in the order of the file.
-            own=sql.Literal(self.trigger_name.rpartition("_")[0] + "_"),
         )
 
     @property

@@ -38,6 +38,8 @@ CREATE TABLE backfilld.runs (
     rows_total         bigint CHECK (rows_total >= 0),          -- an estimate until verify has counted; NULL: not planned yet
     residual_rows      bigint CHECK (residual_rows >= 0),       -- rows that still needed work at the last look
     verified_at        timestamptz,
+    own_values         bigint,                                  -- rows that hold a value of the application's own, at the last look
+    structure          text,                                    -- what the proof relies on: columns and triggers, as they were then
     space              jsonb,                                   -- sizes of what is walked: {"before": {…}, "after": {…}}, in bytes
     error              jsonb,                                   -- why it failed, or paused by itself
     rollback           jsonb,                                   -- where the way back began: {"phase", "step", "pass"}; {} until the
@@ -81,6 +83,7 @@ CREATE TABLE backfilld.lanes (
     rows_changed       bigint NOT NULL DEFAULT 0,
     rows_hot           bigint,                                  -- of rows_changed, those that touched no index; NULL: not counted
     rows_residual      bigint NOT NULL DEFAULT 0,
+    rows_own           bigint NOT NULL DEFAULT 0,               -- a verifying lane's: rows with a value of the application's own
     batches_committed  bigint NOT NULL DEFAULT 0,
     batches_retried    bigint NOT NULL DEFAULT 0,
     attempts           integer NOT NULL DEFAULT 0,              -- tries of the next step that failed
@@ -172,6 +175,7 @@ CREATE TABLE backfilld.quarantine (
     error              text NOT NULL,
     retry              boolean NOT NULL DEFAULT false,
     attempts           integer NOT NULL DEFAULT 1,
+    kept               text,                                    -- what a row held that a sync trigger could not compute
     quarantined_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (run, operation, key)
 );
