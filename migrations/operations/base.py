@@ -69,6 +69,9 @@ class Action:
     #: Tables that are locked before the first statement, all at once and in the order of their names, with the strongest lock
     #: that any of the statements takes, and `table` with them; see `backfilld.migrations.postgres.locks`.
     locks: tuple[TableName, ...] = ()
+    #: Views that are locked before `locks`, which must not be empty then, the outermost first. Readers of a view lock it before the
+    #: table; behind a table that is locked already they would hold the views that the statements need.
+    views: tuple[TableName, ...] = ()
     #: Guards that are asked before the first statement, once the tables are locked.
     requires: tuple[Guard, ...] = ()
     guards: tuple[Guard, ...] = ()
@@ -87,6 +90,11 @@ class Action:
     #: The constraint that this action looks for, adds or proves; empty for other actions. A row that breaks it leads back to
     #: the first step that has this name.
     rule: str = ""
+    #: For a step of the way back: statements of the application succeed after it that fail before it. It is done before anything
+    #: that takes long; of its own operation it needs nothing but a step that frees too.
+    frees: bool = False
+    #: Statements of the user's own: they may rely on every step before them, so none of the way back changes places with them.
+    is_users: bool = False
     #: Takes the action back, step by step, once it has committed.
     back: tuple[Step, ...] = ()
 

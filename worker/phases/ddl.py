@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -48,8 +49,11 @@ def execute(connection: Connection, action: Action, *, under_lock: Callable[[], 
 
     Raises Refused when a guard finds what must not be, and psycopg.Error, also when a look finds a row that breaks a rule.
     """
-    if (lock := needed(action)) is not None and (lock.first or under_lock is not None):
-        connection.execute(lock.statement)
+    lock = needed(action)
+    if lock is not None and under_lock is not None:
+        lock = replace(lock, first=True)
+    for asked_first in lock.statements if lock is not None else ():
+        connection.execute(asked_first)
     if under_lock is not None:
         under_lock()
     _ask(connection, action, action.requires)

@@ -22,6 +22,7 @@ from psycopg import sql
 
 from backfilld.migrations.facts import Target
 from backfilld.migrations.file import operations as file
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.base import Action, Archived, Plain, Reliance, Step, Walk
 from backfilld.migrations.operations.change_type import dependents, exchange, guards
 from backfilld.migrations.operations.change_type.change import Change
@@ -31,7 +32,6 @@ from backfilld.migrations.rollback.archive import restored
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.column_dependents import ColumnDependents
 
 
@@ -90,6 +90,7 @@ class ChangeType(Plain[file.ChangeType]):
             Action(
                 table=self.table,
                 locks=self._locks,
+                views=self._views,
                 requires=(guards.unchanged(change), guards.fits(change, change.new_column, "the new type")),
                 statements=(
                     *dependents.dropped(change),
@@ -183,6 +184,7 @@ class ChangeType(Plain[file.ChangeType]):
             Action(
                 table=self.table,
                 locks=self._locks,
+                views=self._views,
                 requires=(
                     guards.nothing_new(change),
                     guards.fits(change, change.old_column, f"the old type ({change.dependents.type})"),
@@ -268,12 +270,17 @@ class ChangeType(Plain[file.ChangeType]):
 
     @property
     def _locks(self) -> tuple[TableName, ...]:
-        """All tables that the exchange touches, the views aside: locking a view would lock all that it reads."""
+        """All tables that the exchange touches."""
         found = self._dependents
         others = {policy.table for policy in found.policies} | {
             rule.references for rule in found.foreign_keys if rule.references is not None
         }
         return tuple(sorted({self.table, *others}, key=lambda table: (table.schema, table.name)))
+
+    @property
+    def _views(self) -> tuple[TableName, ...]:
+        """All views that the exchange makes anew, each before the ones that it reads."""
+        return tuple(TableName(view.schema, view.name) for view in reversed(self._dependents.views))
 
     @property
     def _change(self) -> Change:

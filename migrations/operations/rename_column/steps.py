@@ -62,7 +62,7 @@ class RenameColumn(Plain[file.RenameColumn]):
 
     def contract(self) -> tuple[Step, ...]:
         again: tuple[Step, ...] = (
-            self._added(self.old, primary=self.new),
+            replace(self._added(self.old, primary=self.new), frees=True),
             Walk(
                 kind="restore",
                 operation=self.number,
