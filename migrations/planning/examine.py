@@ -112,7 +112,20 @@ def _examine_operation(connection: Connection, found: Examination, migration: Mi
     except Rejected as rejected:
         found.findings.append(rejected.finding(place))
         return nothing
-    return facts if len(found.findings) > before else _with_walk(case, facts)
+    return facts if len(found.findings) > before else _with_walk(case, _with_plain_types(connection, facts))
+
+
+def _with_plain_types(connection: Connection, facts: Facts) -> Facts:
+    """Every target with the type that its values are computed in, apart from the row that they are for."""
+    if not any(not target.plain_type for target in facts.targets):
+        return facts
+    plain = catalog.plain_type_names(connection, [target.type for target in facts.targets])
+    return replace(
+        facts,
+        targets=tuple(
+            replace(target, plain_type=target.plain_type or plain.get(target.type, "")) for target in facts.targets
+        ),
+    )
 
 
 def _add_earlier_columns(case: Case) -> None:

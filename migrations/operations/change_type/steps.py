@@ -186,7 +186,13 @@ class ChangeType(Plain[file.ChangeType]):
 
     def _restored(self) -> Walk:
         change = self._change
-        target = Target(column=change.old_column, type=change.dependents.type, as_text=change.dependents.as_text)
+        dependents = change.dependents
+        target = Target(
+            column=change.old_column,
+            type=dependents.type,
+            as_text=dependents.as_text,
+            plain_type=dependents.plain_type,
+        )
         facts = replace(self.facts, targets=(target,))
         expression = restored(
             table=self.table,

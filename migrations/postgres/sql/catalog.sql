@@ -102,6 +102,19 @@ WITH RECURSIVE bare AS (
 SELECT b.name, format_type(b.type, -1) AS type
 FROM bare b JOIN pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'
 
+-- name: plain_type_names
+-- Of types by name, each without a domain and a limit of length, as `plain_types` gives them.
+SELECT n.name, format_type(bare.type, -1) AS type
+FROM unnest(%(types)s::text[]) AS n (name)
+CROSS JOIN LATERAL (
+    WITH RECURSIVE b AS (
+        SELECT to_regtype(n.name)::oid AS type
+        UNION ALL
+        SELECT t.typbasetype FROM b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
+    )
+    SELECT b.type FROM b JOIN pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'
+) bare
+
 -- name: keys
 -- Unique keys that a walk can follow: valid, whole, of NOT NULL columns, in the ascending order that comparisons of the
 -- columns themselves have. The primary key comes first, then the shortest.
