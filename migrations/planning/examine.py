@@ -14,13 +14,16 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import bind, bind_one
 from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql import preflight as sql
+from backfilld.migrations.planning.checks.event_triggers import check_event_triggers
 from backfilld.migrations.planning.checks.findings import Case
-from backfilld.migrations.planning.checks.side_effects import tell_side_effects
+from backfilld.migrations.planning.checks.side_effects import refuse_update_rules, tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
 from backfilld.migrations.planning.checks.walks import keys_because, with_key
+from backfilld.migrations.planning.checks.whole_rows import find_row_comparisons
 from backfilld.migrations.planning.dry_run import dry_run
 from backfilld.migrations.planning.estimate import estimate_cost
 from backfilld.migrations.planning.examination import Examination
+from backfilld.migrations.planning.trigger_trial import try_triggers
 from backfilld.migrations.postgres import catalog, dependents, pooler
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
 
@@ -39,12 +42,16 @@ def examine(connection: Connection, migration: Migration) -> Examination:
     found = Examination(backend=catalog.backend(connection))
     _check_server(connection, found, migration)
     if not found.findings:
+        check_event_triggers(connection, found)
+    if not found.findings:
         found.facts = tuple(
             _examine_operation(connection, found, migration, number) for number in range(len(migration.operations))
         )
     if not found.findings:
         found.dependents = {name: dependents.of_table(connection, table) for name, table in found.tables.items()}
         found.dry_run = dry_run(connection, found, migration, found.facts)
+    if not found.findings:
+        try_triggers(connection, found, migration, bind(migration, found.facts))
     if not found.findings:
         found.costs = tuple(
             estimate_cost(connection, found.tables[rewrite.table], rewrite, migration.settings)
@@ -109,6 +116,8 @@ def _examine_operation(connection: Connection, found: Examination, migration: Mi
             )
             _add_earlier_columns(case)
             facts = examine_case(case, operation)
+            if len(found.findings) == before:
+                find_row_comparisons(case, operation, facts)
     except Rejected as rejected:
         found.findings.append(rejected.finding(place))
         return nothing
@@ -141,6 +150,7 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
     """How the operation walks its table, if it moves data."""
     if bind_one(case.migration, case.number, facts).rewrite() is None:
         return facts
+    refuse_update_rules(case)
     tell_side_effects(case.found, case.table, {target.column for target in facts.targets})
     facts = with_key(case.found, case.place, case.table, facts)
     because = keys_because(case.connection, case.table, facts)

@@ -112,6 +112,18 @@ def tell_undone(connection: Connection, lane: Lane, change: Change, code: TableC
         audit.record(connection, lane.run, actor=runs.WORKER, what=UNDONE, **detail)
 
 
+def undone_by(connection: Connection, run: int, *, pass_: int) -> str | None:
+    """Which triggers kept rows from being changed in a pass, in words; None where none did."""
+    latest = audit.latest(connection, run, what=UNDONE)
+    if latest is None or latest["detail"]["pass"] != pass_:
+        return None
+    triggers, relation = latest["detail"]["triggers"], latest["detail"]["relation"]
+    if not triggers:
+        return f"the code that {relation} runs for an UPDATE keeps them from being changed"
+    which = f"the trigger {triggers[0]}" if len(triggers) == 1 else f"one of the triggers {', '.join(triggers)}"
+    return f"{which} on {relation} keeps them from being changed, or changes what is written"
+
+
 def _hot(cursor: psycopg.Cursor[dict[str, Any]]) -> int:  # Any: a row
     row = cursor.fetchone()
     return int(row["hot"]) if row else 0

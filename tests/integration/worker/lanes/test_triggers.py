@@ -111,3 +111,117 @@ def fired(engine: Engine) -> set[str]:
     assert {row["settings"] for row in rows} == {"app, public Asia/Tokyo ISO, DMY iso_8601 -3 on"}, rows
     assert {row["batch"] for row in rows} == {"on"}
     return {row["trigger"] for row in rows}
+
+
+#: A range of numbers in partitions, with an audit of statements on the parent: it counts what the application's statements do.
+PARTED = """
+CREATE SCHEMA app;
+CREATE TABLE app.parted (part integer, id bigint, v text, PRIMARY KEY (part, id)) PARTITION BY RANGE (part);
+CREATE TABLE app.parted_1 PARTITION OF app.parted FOR VALUES FROM (0) TO (10);
+CREATE TABLE app.parted_2 PARTITION OF app.parted FOR VALUES FROM (10) TO (20);
+INSERT INTO app.parted SELECT n % 20, n, 'v' || n FROM generate_series(1, 200) n;
+CREATE TABLE app.audited (rows bigint);
+CREATE FUNCTION app.audit() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN INSERT INTO audited SELECT count(*) FROM changed; RETURN NULL; END $$;
+CREATE TRIGGER audit AFTER UPDATE ON app.parted REFERENCING NEW TABLE AS changed
+FOR EACH STATEMENT EXECUTE FUNCTION app.audit();
+"""
+
+
+@pytest.mark.parametrize("walk", ["pages", "keys"])
+def test_statement_triggers_of_a_partitioned_table_fire(theirs: Engine, walk: str) -> None:
+    """Pages are walked leaf by leaf, and an UPDATE of a leaf would not fire what the parent has for statements."""
+    theirs.execute(PARTED.replace("CREATE SCHEMA app;", ""))
+    run = theirs.enqueue(f"""
+name: parted
+settings: {{lanes: 2, walk: {walk}, journal: false}}
+operations: [{{backfill: {{table: app.parted, set: {{v: "'w' || id"}}, where: "v LIKE 'v%'"}}}}]
+""")
+    expect(theirs.drive(run, batch_rows=50), State.COMPLETED)
+    assert theirs.value("SELECT sum(rows) FROM audited") == 200
+    assert theirs.value("SELECT count(*) FROM app.parted WHERE v = 'w' || id") == 200
+
+
+def test_a_trigger_that_comes_in_mid_run_sees_the_settings_of_the_application(theirs: Engine) -> None:
+    """The batch that meets it first was sent without a thought of it, and is sent again."""
+    run = theirs.enqueue("""
+name: labels
+settings: {lanes: 1, walk: keys}
+operations: [{backfill: {table: app.orders, set: {label: "'p' || id"}, where: "label NOT LIKE 'p%'"}}]
+""")
+    some = "SELECT count(*) FROM app.orders WHERE label LIKE 'p%'"
+    theirs.drive(run, batch_rows=20, until=lambda _run: theirs.value(some) == 20)
+    theirs.execute("CREATE TRIGGER after_row AFTER UPDATE ON app.orders FOR EACH ROW EXECUTE FUNCTION app.note()")
+    expect(theirs.drive(run, batch_rows=20), State.COMPLETED)
+    assert fired(theirs) == {"after_row"}
+    assert theirs.value("SELECT count(DISTINCT row_id) FROM log") == 40
+
+
+def test_other_code_of_the_table_runs_under_the_settings_of_the_application_too(theirs: Engine) -> None:
+    """A CHECK that calls a function, and what a foreign key changes along with the column it refers to."""
+    theirs.execute("""
+CREATE TABLE app.known (label text);
+INSERT INTO app.known SELECT 'p' || n FROM generate_series(1, 60) n;
+CREATE FUNCTION app.is_known(text) RETURNS boolean LANGUAGE plpgsql AS
+$$ BEGIN RETURN EXISTS (SELECT FROM known WHERE label = $1) OR $1 LIKE 'o%'; END $$;
+ALTER TABLE app.orders ADD CONSTRAINT known CHECK (app.is_known(label)), ADD UNIQUE (label);
+CREATE TABLE app.lines (id bigint PRIMARY KEY, label text REFERENCES app.orders (label) ON UPDATE CASCADE);
+INSERT INTO app.lines SELECT n, 'o' || n FROM generate_series(1, 60) n;
+CREATE TRIGGER of_lines AFTER UPDATE ON app.lines FOR EACH ROW EXECUTE FUNCTION app.note();
+""")
+    run = theirs.enqueue("""
+name: labels
+settings: {lanes: 1}
+operations: [{backfill: {table: app.orders, set: {label: "'p' || id"}, where: "label LIKE 'o%'"}}]
+""")
+    expect(theirs.drive(run, batch_rows=20), State.COMPLETED)
+    assert fired(theirs) == {"of_lines"}
+    assert theirs.value("SELECT count(*) FROM app.lines WHERE label = 'p' || id") == 60
+
+
+def test_rows_that_a_trigger_refuses_are_quarantined_and_the_others_done(theirs: Engine) -> None:
+    """The batch is halved until the row is alone; before and behind every savepoint our settings are in force."""
+    theirs.execute("""
+CREATE FUNCTION app.refuse() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN
+  IF new.id = 33 THEN RAISE 'closed'; END IF;
+  INSERT INTO log SELECT tg_name, new.id, current_setting('TimeZone');
+  RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON app.orders DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION app.refuse();
+""")
+    run = theirs.enqueue("""
+name: labels
+settings: {lanes: 1}
+operations: [{backfill: {table: app.orders, set: {label: "at::text"}, where: "label LIKE 'o%'"}}]
+""")
+    expect(theirs.drive(run), State.PAUSED)
+    assert [row.key for row in theirs.quarantined(run)] == [("33",)]
+    assert theirs.value("SELECT count(*) FROM app.orders WHERE label = '2024-03-01 22:30:00+00'") == 59
+    assert theirs.execute("SELECT DISTINCT settings FROM log") == [{"settings": "Asia/Tokyo"}]
+
+
+@pytest.mark.parametrize("does", ["new.label := old.label; RETURN new", "RETURN old", "RETURN NULL"])
+def test_a_trigger_that_keeps_rows_from_being_changed_is_named(theirs: Engine, does: str) -> None:
+    """At the first look, not after ten passes; and `resume` continues once it is out of the way."""
+    run = theirs.enqueue("""
+name: labels
+settings: {lanes: 1}
+operations: [{backfill: {table: app.orders, set: {label: "'p' || id"}, where: "label LIKE 'o%'"}}]
+""")
+    theirs.drive_to_lanes(run)
+    theirs.execute(f"""
+CREATE FUNCTION app.keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does}; END $$;
+CREATE TRIGGER keep BEFORE UPDATE ON app.orders FOR EACH ROW WHEN (new.id > 50) EXECUTE FUNCTION app.keep();
+""")
+    now = theirs.drive(run, batch_rows=20)
+    expect(now, State.PAUSED)
+    assert now.error is not None
+    assert (now.error["class"], now.residual_rows, now.pass_) == ("undone", 10, 2)
+    assert "the trigger keep on app.orders" in now.error["message"]
+
+    theirs.execute("DROP TRIGGER keep ON app.orders")
+    commands.resume(theirs.connection, run, actor="ann")
+    expect(theirs.drive(run), State.COMPLETED)
+    assert theirs.value("SELECT count(*) FROM app.orders WHERE label = 'p' || id") == 60
