@@ -16,6 +16,7 @@ from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql import preflight as sql
 from backfilld.migrations.planning.checks.event_triggers import check_event_triggers
 from backfilld.migrations.planning.checks.findings import Case
+from backfilld.migrations.planning.checks.live_runs import check_columns, live_operations
 from backfilld.migrations.planning.checks.side_effects import refuse_update_rules, tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
 from backfilld.migrations.planning.checks.walks import keys_because, with_key
@@ -28,7 +29,11 @@ from backfilld.migrations.postgres import catalog, dependents, pooler
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.planning.checks.live_runs import LiveOperation
     from backfilld.migrations.postgres.connect import Connection
 
 __all__ = ["OLDEST_SERVER", "Examination", "examine"]
@@ -44,8 +49,10 @@ def examine(connection: Connection, migration: Migration) -> Examination:
     if not found.findings:
         check_event_triggers(connection, found)
     if not found.findings:
+        live = live_operations(connection, migration.name)
         found.facts = tuple(
-            _examine_operation(connection, found, migration, number) for number in range(len(migration.operations))
+            _examine_operation(connection, found, migration, number, live)
+            for number in range(len(migration.operations))
         )
     if not found.findings:
         found.dependents = {name: dependents.of_table(connection, table) for name, table in found.tables.items()}
@@ -88,14 +95,22 @@ def _check_server(connection: Connection, found: Examination, migration: Migrati
         )
 
 
-def _examine_operation(connection: Connection, found: Examination, migration: Migration, number: int) -> Facts:
+def _examine_operation(
+    connection: Connection,
+    found: Examination,
+    migration: Migration,
+    number: int,
+    live: Mapping[TableName, Sequence[LiveOperation]],
+) -> Facts:
     operation = migration.operations[number]
     place = f"operations[{number}].{operation.kind}"
     examine_case = REGISTRY[type(operation)].examine
     if isinstance(operation, definition.Sql):
-        return sql.examine(connection, found, operation, number)
+        return sql.examine(connection, found, operation, number, live)
     nothing = Facts(relation=str(operation.table))
     before = len(found.findings)
+    beside = live.get(operation.table, ())
+    check_columns(found, place, operation, beside)
     table = found.tables.get(operation.table) or find_table(connection, found, place, operation.table)
     if table is not None:
         found.tables[operation.table] = table
@@ -118,6 +133,7 @@ def _examine_operation(connection: Connection, found: Examination, migration: Mi
             facts = examine_case(case, operation)
             if len(found.findings) == before:
                 find_row_comparisons(case, operation, facts)
+            check_columns(found, place, operation, beside, facts=facts)
     except Rejected as rejected:
         found.findings.append(rejected.finding(place))
         return nothing

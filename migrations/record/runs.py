@@ -174,6 +174,11 @@ def listed(connection: Connection, *, ended: bool = False, most: int | None = LI
     return [Run.from_row(row) for row in rows]
 
 
+def with_something_left(connection: Connection) -> list[Run]:
+    """Runs that have not ended, and cancelled ones of which a sync trigger is still there."""
+    return [Run.from_row(row) for row in connection.execute(_SQL["with_something_left"]).fetchall()]
+
+
 def last_ended(connection: Connection, *, most: int) -> list[Run]:
     """The runs that ended last, the last one first."""
     return [Run.from_row(row) for row in connection.execute(_SQL["last_ended"], {"most": most}).fetchall()]
@@ -264,7 +269,7 @@ def set_pass(connection: Connection, run: int, pass_: int, *, reason: str) -> No
     audit.record(connection, run, actor=WORKER, what="phase.backfill", **{"pass": pass_, "reason": reason})
 
 
-def set_residual(connection: Connection, run: int, *, residual: int, verified: bool, own: int) -> None:
+def set_residual(connection: Connection, run: int, *, residual: int, verified: bool, own: int = 0) -> None:
     """What a look at all rows found: so many that need work, and so many with a value of the application's own."""
     connection.execute(_SQL["set_residual"], {"run": run, "residual": residual, "verified": verified, "own": own})
     audit.record(

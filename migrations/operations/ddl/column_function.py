@@ -59,7 +59,7 @@ class Computed:
         """The body of the trigger's function."""
         keeps = "" if self.derived and self.repeatable else self._keeps()
         return f"""{PREAMBLE}
-BEGIN{keeps}
+BEGIN{keeps}{self._still_there()}
   {new_value(self.column)} := {row_value(self.table, self.expression)};
   RETURN NEW;
 EXCEPTION WHEN others THEN
@@ -67,6 +67,11 @@ EXCEPTION WHEN others THEN
 {self._put_down()}
   RETURN NEW;
 END"""
+
+    def _still_there(self) -> str:
+        """Raise where a column that is read is gone: to a plan that was made before, it would be NULL."""
+        now = ", ".join(new_value(name) for name in self.reads)
+        return f"\n  IF ROW({now})::record IS NULL THEN NULL; END IF;" if now else ""
 
     def _keeps(self) -> str:
         """Return early where the row's value is not to be replaced."""

@@ -31,6 +31,21 @@ FROM backfilld.runs
 WHERE %(ended)s::boolean OR ended_at IS NULL
 ORDER BY run DESC LIMIT %(most)s::integer
 
+-- name: with_something_left
+-- Runs that have not ended, and cancelled ones of which a sync trigger is still there.
+SELECT r.run, r.name, r.checksum, r.definition, r.settings, r.facts, r.phase, r.state, r.wish, r.approved, r.pass, r.rows_total,
+       r.residual_rows, r.verified_at, r.own_values, r.error, r.space, r.rollback, r.kept_until, r.purged_at, r.requested_by,
+       r.created_at, r.updated_at, r.state_since, r.phase_since, r.started_at, r.ended_at
+FROM backfilld.runs r
+WHERE r.ended_at IS NULL
+   OR r.state = 'cancelled'
+      -- The functions of a migration's triggers are called by a digest of its name (migrations/operations/base.py).
+      AND EXISTS (SELECT FROM pg_proc p JOIN pg_trigger t ON t.tgfoid = p.oid
+                  WHERE p.pronamespace = 'backfilld'::regnamespace
+                    AND starts_with(p.proname, 'sync_' || left(encode(sha256(convert_to(r.name, 'UTF8')), 'hex'), 10) || '_'))
+      AND NOT EXISTS (SELECT FROM backfilld.runs n WHERE n.name = r.name AND n.run > r.run)
+ORDER BY r.run
+
 -- name: last_ended
 -- The runs that ended last, the last one first.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
