@@ -16,8 +16,9 @@ def tell_side_effects(found: Findings, table: Table, written: set[str]) -> None:
     for trigger in table.triggers:
         if trigger.fires_for(written) and not trigger.name.startswith("~backfilld_"):
             reach = ", which has effects outside the database each time" if trigger.reaches_outside else ""
+            every = "changed row" if trigger.for_each_row else "batch"
             found.warn(
-                f"the trigger {trigger.name} on {table.name} fires for every changed row ({trigger.function}){reach}; "
+                f"the trigger {trigger.name} on {table.name} fires for every {every} ({trigger.function}){reach}; "
                 "WHEN (coalesce(current_setting('backfilld.batch', true), '') = '') in its definition makes it skip backfilld's batches"
             )
     if table.publications:

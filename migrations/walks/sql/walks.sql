@@ -37,9 +37,11 @@ WITH named AS (
                       WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr::smallint[])
                         AND (a.attname = ANY (%(columns)s::text[]) OR a.attgenerated <> '')))
 ), followed AS (
-    SELECT c.oid FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = ANY (c.confkey)
-    WHERE c.contype = 'f' AND c.confupdtype IN ('c', 'n', 'd') AND c.confrelid IN (SELECT oid FROM parts)
-      AND a.attname = ANY (%(columns)s::text[])
+    -- By their triggers: nothing finds a foreign key by the table that it refers to.
+    SELECT c.oid FROM pg_trigger t
+    JOIN pg_constraint c ON c.oid = t.tgconstraint AND c.confrelid = t.tgrelid
+    JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = ANY (c.confkey)
+    WHERE t.tgrelid IN (SELECT oid FROM parts) AND c.confupdtype IN ('c', 'n', 'd') AND a.attname = ANY (%(columns)s::text[])
 ), written AS (
     SELECT 'pg_constraint'::regclass AS classid, c.oid AS objid FROM pg_constraint c
     WHERE c.contype = 'c' AND c.conrelid IN (SELECT oid FROM parts)
