@@ -157,7 +157,7 @@ SEMANTICS = {
 
 def apply_settings(connection: Connection, settings: dict[str, str]) -> None:
     """Set all of `settings` until the transaction ends, in one statement."""
-    calls = ", ".join(["set_config(%s, %s, true)"] * len(settings))
+    calls = ", ".join(["pg_catalog.set_config(%s, %s, true)"] * len(settings))
     pairs = [part for item in settings.items() for part in item]
     # The text is one fixed call repeated; the values travel as parameters.
     connection.execute(f"SELECT {calls}".encode(), pairs)

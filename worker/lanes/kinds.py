@@ -6,21 +6,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import classify, in_words
-from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit, lanes, quarantine, runs
 from backfilld.migrations.record.model import Bounds, Key, PageRange
 from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.rollback import archive, journal
-from backfilld.migrations.rollback.journal import Journal, told_query
+from backfilld.migrations.rollback.journal import Journal
 from backfilld.migrations.walks import next_batch, update_sql, verify_sql
 from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.pages import PageBatchRange
@@ -29,6 +27,7 @@ from backfilld.migrations.walks.sizing import FIRST_ROWS
 from backfilld.migrations.walks.update_sql import Update
 from backfilld.worker.lanes.batch import Tally, walk_of
 from backfilld.worker.lanes.transform import Transform
+from backfilld.worker.lanes.write import Change, TableCodes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
     from backfilld.migrations.walks.keys import Query
     from backfilld.migrations.walks.next_batch import After, BatchRange, Seen
     from backfilld.worker.lanes.batch import Batch
-
-_HOT_UPDATES = queries("backfilld.migrations.walks", "walks")["hot_updates"]
 
 #: SQLSTATE not_null_violation.
 _NOT_NULL = "23502"
@@ -83,6 +80,7 @@ class LaneWork(ABC):
     operation: Operation
     #: What is walked, by its key.
     walk: KeyWalk
+    codes: TableCodes = field(default_factory=TableCodes, compare=False)
 
     @property
     def relation(self) -> str:
@@ -183,25 +181,14 @@ class Expressions:
         *,
         journal: Journal | None,
     ) -> Tally:
-        connection, relation = batch.connection, {"relation": batch.relation.identifier.as_string()}
         update = Update(
             table=batch.table,
-            sets=self.rewrite.set_clause,
+            values=self.rewrite.values,
             condition=condition,
             parameters=parameters,
             needs_work=self.rewrite.needs_work,
         )
-        told = told_query(update, journal, still=self.rewrite.condition_tells, version=connection.info.server_version)
-        with pipeline(connection):
-            # PostgreSQL's counters grow on from earlier transactions, so what this one did is a difference.
-            before = connection.execute(_HOT_UPDATES, relation)
-            changed = connection.execute(*(told or update.query))
-            after = connection.execute(_HOT_UPDATES, relation)
-        hot = _hot(after) - _hot(before)
-        if told is None:
-            return Tally(changed=changed.rowcount, hot=hot)
-        row = changed.fetchone() or {}
-        return Tally(changed=row["changed"], residual=row["residual"], hot=hot)
+        return batch.write(update, journal=journal, still=self.rewrite.condition_tells)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -435,10 +422,16 @@ class Undo(LaneWork):
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
         condition, parameters = batch.within(batch_range)
-        query = journal.undo(self.walk, self.table, self.targets, condition, operation=self.number)
+        undo = journal.Undo(journal=self.walk, table=self.table, targets=self.targets, operation=self.number)
         batch.connection.execute(journal.JOIN_BY_KEY)
-        row = batch.connection.execute(query, parameters).fetchone()
-        return Tally(changed=int(row["changed"]) if row else 0)
+        change = Change(
+            table=self.table.table,
+            relation=self.table.table,
+            columns=tuple(target.column for target in self.targets),
+            plain=undo.query(condition, parameters),
+            firing=lambda code: undo.firing(condition, parameters, code),
+        )
+        return Tally(changed=batch.change(change).changed)
 
     def quarantine_key(self, connection: Connection, key: Key) -> Key:
         return journal.key_of(connection, key)
@@ -459,8 +452,3 @@ def of_walk(operation: Operation, walk: Walk, *, run: int) -> LaneWork:
             return Undo(number=number, operation=operation, walk=journal.walk_of(run), table=by_key)
     msg = f"operation {number} has a walk of kind {walk.kind} without what it needs"
     raise TypeError(msg)
-
-
-def _hot(cursor: psycopg.Cursor[dict[str, Any]]) -> int:  # Any: a row
-    row = cursor.fetchone()
-    return int(row["hot"]) if row else 0

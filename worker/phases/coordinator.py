@@ -18,6 +18,7 @@ from backfilld.migrations.record.states import FORWARD, VERIFY_OWN_STEPS, LaneKi
 from backfilld.migrations.rollback import journal
 from backfilld.migrations.telemetry import PhaseEntered, StateChanged
 from backfilld.migrations.wire.messages import LaneMessage
+from backfilld.worker.lanes.write import undone_by
 from backfilld.worker.phases import ddl, walked_tables
 from backfilld.worker.phases.lane_plan import LanePlan
 from backfilld.worker.phases.proof import Proof, is_switched
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 #: Passes over the data before a person is asked: an application that keeps writing rows that need work has a bug.
 MAX_PASSES = 10
+#: What lets a row be changed that a trigger keeps as it is.
+SKIP_BATCHES = "Have it skip our batches: WHEN (coalesce(current_setting('backfilld.batch', true), '') = '')"
 #: Rounds of an archive: one copies, and one more looks at every row again; more where rows come in behind the lanes meanwhile.
 ARCHIVE_ROUNDS = 4
 
@@ -355,11 +358,13 @@ class Coordinator:
             self._walk_again(pass_ + 1, reason=f"{residual} rows still need work")
             if asked := self._proof.ask_about_names(residual):
                 self._pause("residual", asked)
+            elif undone := undone_by(self._connection, run, pass_=pass_):
+                self._pause("undone", f"{residual} rows still need work: {undone}. {SKIP_BATCHES}, then resume")
             elif pass_ % MAX_PASSES == 0:
                 self._pause(
                     "residual",
-                    f"{residual} rows still need work after {pass_} passes: the application keeps writing them. "
-                    "Fix the code that writes them, then resume",
+                    f"{residual} rows still need work after {pass_} passes: the application keeps writing them, "
+                    "or an AFTER trigger does. Fix the code that writes them, then resume",
                 )
             return self._go_on(0)
         if quarantined:

@@ -214,7 +214,12 @@ class ChangeType(Plain[file.ChangeType]):
     @property
     def _old_target(self) -> Target:
         dependents = self._change.dependents
-        return Target(column=self._change.old_column, type=dependents.type, as_text=dependents.as_text)
+        return Target(
+            column=self._change.old_column,
+            type=dependents.type,
+            as_text=dependents.as_text,
+            plain_type=dependents.plain_type,
+        )
 
     def _restored(self) -> Walk:
         change = self._change
