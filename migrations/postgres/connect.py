@@ -204,7 +204,7 @@ def apply_settings(connection: Connection, settings: dict[str, str]) -> None:
     """Set all of `settings` that the server knows until the transaction ends, in one statement."""
     if connection.info.server_version < _TRANSACTION_TIMEOUT:
         settings = {name: value for name, value in settings.items() if name != "transaction_timeout"}
-    calls = ", ".join(["set_config(%s, %s, true)"] * len(settings))
+    calls = ", ".join(["pg_catalog.set_config(%s, %s, true)"] * len(settings))
     pairs = [part for item in settings.items() for part in item]
     # The text is one fixed call repeated; the values travel as parameters.
     connection.execute(f"SELECT {calls}".encode(), pairs)

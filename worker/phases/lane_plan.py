@@ -70,9 +70,12 @@ class LanePlan:
                 self._connection, self._run, operation=walk.operation, lanes=context.settings.lanes
             )
             return self._insert_walk(walk, found.bounds, rows=found.rows, context=context)
-        # For a restore too, which may find that nothing was archived.
-        retention.make_partition(self._connection, "archive", self._run)
+        if LaneKind(walk.kind) is not LaneKind.RECHECK:
+            # For a restore too, which may find that nothing was archived.
+            retention.make_partition(self._connection, "archive", self._run)
         table = self._describe(walk.table)
+        if walk.archived is not None and table.column(walk.archived.old) is None:
+            return 0  # another session has dropped or renamed it
         rows = catalog.estimate_rows(self._connection, table)
         by_key = KeyWalk(table=walk.table, key=walk.key)
         ranges = split(self._connection, by_key, lanes=context.settings.lanes, rows_estimate=rows)
