@@ -256,6 +256,8 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(default=None, repr=False)
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 9188
+    #: Whoever waits for a run without a `--timeout` of its own gives up after this; none: never.
+    wait_timeout_seconds: Annotated[float | None, Field(ge=0)] = None
     limits: Limits = Limits()
     #: Modules and packages that Python functions of migrations may come from; nothing else is imported.
     transforms: Annotated[tuple[ModuleName, ...], NoDecode, BeforeValidator(_listed)] = ()

@@ -30,6 +30,7 @@ from backfilld.monitoring.host import HostCollector
 from backfilld.monitoring.record import RecordCollector
 from backfilld.monitoring.server import Check, Server
 from backfilld.worker.children import Child, look_at
+from backfilld.worker.side_tasks.presence import announced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.2
 #: Children get this long to let their batches commit. Longer than their own limit, so that they end by themselves.
 STOP_SECONDS = 40.0
+
+#: The child with the side tasks and the control queue.
+CONTROL = "control"
 
 log = structlog.get_logger("backfilld")
 
@@ -83,7 +87,7 @@ def _run(settings: Settings, folder: Path, *, processes: int, threads: int, stop
     # Before anything of prometheus_client is asked for metrics: it decides by this where they live.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     children = [
-        _child("control", ["control"], folder),
+        _child(CONTROL, ["control"], folder),
         *(
             _child(f"lanes-{number}", ["lanes", "--threads", str(threads)], folder)
             for number in range(1, processes + 1)
@@ -101,9 +105,10 @@ def _run(settings: Settings, folder: Path, *, processes: int, threads: int, stop
     server.start()
     log.info("daemon.started", processes=processes, threads=threads, http=f"{settings.http_host}:{server.port}")
     try:
-        look_at(children)
-        while not stopping.wait(LOOK_SECONDS):
+        with announced(settings.require_database(), transforms=settings.transforms, look=_look(settings, children)):
             look_at(children)
+            while not stopping.wait(LOOK_SECONDS):
+                look_at(children)
     finally:
         log.info("daemon.stopping")
         _stop(children)
@@ -116,6 +121,22 @@ def _child(name: str, arguments: list[str], folder: Path) -> Child:
     heartbeat = folder / f"{name}.heartbeat"
     command = [sys.executable, "-P", "-m", "backfilld.worker.child", *arguments, "--heartbeat", str(heartbeat)]
     return Child(name=name, command=command, environment=os.environ, heartbeat=heartbeat)
+
+
+def _look(settings: Settings, children: Sequence[Child]) -> Callable[[], tuple[bool, str | None]]:
+    """Whether this daemon can take work, and what keeps it, or a part of it, from that."""
+    client = broker.connect_redis(settings.require_redis(), patient=False)
+
+    def look() -> tuple[bool, str | None]:
+        problems = [child.words for child in children if not child.alive]
+        works = any(child.alive for child in children if child.name != CONTROL)
+        try:
+            broker.check(client)
+        except BackfilldError as exc:
+            works, problems = False, [str(exc), *problems]
+        return works, "; ".join(problems) or None
+
+    return look
 
 
 def _services(settings: Settings) -> dict[str, Callable[[], Check]]:
