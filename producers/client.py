@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.planning.plan import Plan
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Lane, Quarantined, Run
+    from backfilld.migrations.record.model import Lane, Quarantined, Run, Unconverted
     from backfilld.migrations.record.pace import Stop
     from backfilld.migrations.rollback.retention import Purged
     from backfilld.migrations.settings import Limits, Settings
@@ -174,6 +174,11 @@ class Client:
         """The rows of a run that could not be converted, a thousand at most."""
         with self._record_of_runs() as connection:
             return quarantine.listed(connection, waiting.find(connection, run).run)
+
+    def unconverted(self, run: int | str) -> tuple[Unconverted, ...]:
+        """Some of the rows for which a run paused itself because they were too many; the quarantine does not have them."""
+        with self._record_of_runs() as connection:
+            return waiting.find(connection, run).unconverted
 
     # --- waiting -------------------------------------------------------------------------------------------------------
 
