@@ -23,7 +23,7 @@ class Target:
     type: str
     #: Compare as text: the type has no equality, or one that takes different values for the same.
     as_text: bool = False
-    #: The type without a domain and a limit of length, so that text cast to it is never cut; empty where nothing is cast.
+    #: The type without a domain and a limit of length, so that what is cast to it is never cut.
     plain_type: str = ""
 
 

@@ -442,7 +442,7 @@ def _insert_retries(connection: Connection, locked: LockedRun, operations: set[i
         return
     run = find(connection, locked.run)
     pass_ = locked.pass_
-    if locked.phase is not Phase.BACKFILL:
+    if locked.phase not in {Phase.BACKFILL, Phase.SWITCH, Phase.CONTRACT}:
         pass_ += 1
         runs.set_pass(connection, locked.run, pass_, reason="retrying quarantined rows")
     waiting = {

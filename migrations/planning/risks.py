@@ -55,6 +55,7 @@ class Cause(StrEnum):
     GROWTH = "growth"
     CACHED_PLANS = "cached_plans"
     LOCK_WAIT = "lock_wait"
+    ROW_COMPARISON = "row_comparison"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ def rank(
     found = [
         *_of_loss(migration),
         *_of_impacts(impacts),
+        *_of_row_comparisons(migration, examination),
         *_of_dry_run(examination, operations),
         *_of_growth(examination),
         *_of_brief_locks(migration, operations),
@@ -178,6 +180,21 @@ def _of_impacts(impacts: Mapping[TableName, Sequence[Impact]]) -> list[Risk]:
                 found.append(
                     Risk(cause=Cause.DEPENDENT, level=level, operation=one.operation, reason=reason, remedy=remedy)
                 )
+    return found
+
+
+def _of_row_comparisons(migration: Migration, examination: Examination) -> list[Risk]:
+    found: list[Risk] = []
+    for number, named in examination.row_comparisons.items():
+        type_, table = examination.facts[number].targets[0].type, migration.operations[number].table
+        reason = (
+            f"from expand on, UPDATEs of {table} may fail in {', '.join(named)}, which compares whole rows: "
+            f"the type {type_} has no equality"
+        )
+        remedy = "Compare by image there (NEW *<> OLD), or name the columns"
+        if type_ == "json":
+            remedy += "; or use jsonb"
+        found.append(Risk(cause=Cause.ROW_COMPARISON, level="high", operation=number, reason=reason, remedy=remedy))
     return found
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg import sql
 
+from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class Queue:
 
 def queue(connection: Connection, pid: int, lock: Needed | None) -> Queue | None:
     """Whom this session waits for, to the head of the queue; None when it waits for no lock."""
-    with connection.pipeline():
+    with pipeline(connection):
         waits = connection.execute(_SQL["awaited"], {"waiting": pid})
         found = connection.execute(_SQL["in_the_way"], _who(lock, waiting=pid))
         awaited, rows = waits.fetchone(), found.fetchall()

@@ -53,10 +53,14 @@ class Rewrite:
     writes: str = ""
 
     @property
+    def values(self) -> list[tuple[Target, sql.Composable]]:
+        """The columns that are written, and the value that each of them gets."""
+        return [(one.target, expression(one.expression)) for one in self.assignments]
+
+    @property
     def set_clause(self) -> sql.Composed:
         return sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sendable(sql.Identifier(one.target.column)), expression(one.expression))
-            for one in self.assignments
+            sql.SQL("{} = {}").format(sendable(sql.Identifier(target.column)), value) for target, value in self.values
         )
 
     @property

@@ -18,10 +18,13 @@ from backfilld.migrations.identifiers import TableName, sendable
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.record import quarantine
 from backfilld.migrations.record.model import Bounds, Key, PageRange, Unconverted
+from backfilld.migrations.rollback.journal import told_query
 from backfilld.migrations.walks import update_sql
+from backfilld.migrations.walks.firing import Beside, firing
 from backfilld.migrations.walks.keys import KeyWalk, fetch_key
 from backfilld.migrations.walks.next_batch import BatchRange, Row
 from backfilld.migrations.walks.pages import PageBatchRange, PageWalk
+from backfilld.worker.lanes.write import Change, TableCodes, Written, tell_undone, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Lane
+    from backfilld.migrations.rollback.journal import Journal
+    from backfilld.migrations.walks.firing import TableCode
+    from backfilld.migrations.walks.keys import Query
+    from backfilld.migrations.walks.update_sql import Update
 
 
 #: As many rows of a batch that is given up are kept with the run's error.
@@ -95,6 +102,10 @@ class Work(Protocol):
     def relation(self) -> str:
         """The table of the operation, as the quarantine names it."""
 
+    @property
+    def codes(self) -> TableCodes:
+        """What the walked tables were last seen to run when they are written."""
+
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         """Do the lane's work on a range; `carefully` where a row in it may be known to be an error."""
         ...
@@ -119,6 +130,8 @@ class Batch:
         self.lane = lane
         #: So many rows of the run may be quarantined.
         self.cap = cap
+        #: Code of a table's own has run, and what of it waits for COMMIT is to run as it does in the application's transactions.
+        self.fired = False
         self._work = work
         self._walk = walk_of(work.walk, lane)
         self._unconverted: list[Unconverted] = []
@@ -166,6 +179,34 @@ class Batch:
     def relation(self) -> TableName:
         """The table or the leaf whose rows are walked."""
         return self._walk.relation if isinstance(self._walk, PageWalk) else self._walk.table
+
+    def write(self, update: Update, *, journal: Journal | None, still: sql.Composable | None) -> Tally:
+        """Change rows of the range that is walked; what is replaced goes into the journal.
+
+        `still` is asked of every row that was changed. Raises psycopg.Error and ChangedMeanwhile.
+        """
+        beside = journal.beside_firing if journal is not None else Beside()
+
+        def when_it_fires(code: TableCode) -> Query:
+            return firing(update, self._work.walk, self.relation, code, still=still, beside=beside)
+
+        change = Change(
+            table=self._work.walk.table,
+            relation=self.relation,
+            columns=tuple(target.column for target, _ in update.values),
+            plain=told_query(update, journal, still=still, version=self.connection.info.server_version),
+            firing=when_it_fires,
+        )
+        written = self.change(change)
+        return Tally(changed=written.changed, residual=written.residual, hot=written.hot)
+
+    def change(self, change: Change) -> Written:
+        """Send an UPDATE, in the form that its table asks for. Raises psycopg.Error and ChangedMeanwhile."""
+        written, code = write(self.connection, self._work.codes, change)
+        self.fired = self.fired or code.fires
+        if written.undone:
+            tell_undone(self.connection, self.lane, change, code)
+        return written
 
     def set_aside(self, key: Key, sqlstate: str, message: str) -> Tally:
         """Put a row into the quarantine. Raises TooManyQuarantined when it is one too many."""

@@ -23,7 +23,7 @@ from psycopg import sql
 from backfilld.migrations.facts import Target
 from backfilld.migrations.file import operations as file
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations.base import Action, Archived, Plain, Step, Walk
+from backfilld.migrations.operations.base import Action, Archived, Plain, Reliance, Step, Walk
 from backfilld.migrations.operations.change_type import dependents, exchange, guards
 from backfilld.migrations.operations.change_type.change import Change
 from backfilld.migrations.operations.ddl import columns, constraints, indexes, statistics
@@ -141,6 +141,31 @@ class ChangeType(Plain[file.ChangeType]):
             ),
         )
 
+    def relies_on(self, *, switched: bool) -> Reliance:
+        change = self._change
+        body = change.synced_after if switched else change.synced_before
+        shadow = change.old_column if switched else change.new_column
+        reads = (*change.dependents.up_reads, *change.dependents.down_reads)
+        return change.trigger.relied_on(body, (change.column, shadow, *reads, *(one.name for one in change.key)))
+
+    def recheck(self) -> Walk:
+        change = self._change
+        return Walk(
+            kind="recheck",
+            operation=self.number,
+            table=self.table,
+            key=self.facts.key,
+            rewrite=Rewrite(
+                table=self.table,
+                facts=replace(self.facts, targets=(self._old_target,)),
+                assignments=(Assignment(target=self._old_target, expression=change.down),),
+                # A value that came through a conversion need not survive another one.
+                where=change.is_not_up_of_old,
+                synced=True,
+                writes=change.trigger.name,
+            ),
+        )
+
     # The way back of the switch
 
     def _switched_back(self) -> tuple[Step, ...]:
@@ -186,9 +211,19 @@ class ChangeType(Plain[file.ChangeType]):
         steps.append(self._analyzed(self.column))
         return tuple(steps)
 
+    @property
+    def _old_target(self) -> Target:
+        dependents = self._change.dependents
+        return Target(
+            column=self._change.old_column,
+            type=dependents.type,
+            as_text=dependents.as_text,
+            plain_type=dependents.plain_type,
+        )
+
     def _restored(self) -> Walk:
         change = self._change
-        target = Target(column=change.old_column, type=change.dependents.type, as_text=change.dependents.as_text)
+        target = self._old_target
         facts = replace(self.facts, targets=(target,))
         expression = restored(
             table=self.table,
