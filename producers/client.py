@@ -75,10 +75,13 @@ class Client:
 
     # --- before a run --------------------------------------------------------------------------------------------------
 
-    def init(self) -> list[int]:
-        """Create the schema `backfilld`, or upgrade it; returns the versions applied, none when it was up to date."""
+    def init(self, *, published: bool = False) -> list[int]:
+        """Create the schema `backfilld`, or upgrade it; returns the versions applied, none when it was up to date.
+
+        Raises Refused where a publication would send its tables on, unless `published`.
+        """
         with connected(self._settings.require_database()) as connection:
-            return schema.ensure(connection)
+            return schema.ensure(connection, published=published)
 
     def plan(self, file: str | Path) -> Plan:
         """What a migration would do here. Nothing is changed, and a plan with findings is still a plan."""

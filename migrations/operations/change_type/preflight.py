@@ -294,6 +294,6 @@ def _warn(  # noqa: PLR0913 - one place for all warnings; each part is named whe
             "them"
         )
     case.warn(
-        f"prepared statements that return {name} fail once after the switch ('cached plan must not change "
-        "result type') and must be prepared again"
+        f"prepared statements that return {name} fail after the switch ('cached plan must not change result type') until they "
+        "are prepared again: psycopg 3 does not by itself and fails on every call of the connection; reconnect, or DEALLOCATE ALL"
     )
