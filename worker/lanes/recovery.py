@@ -186,7 +186,13 @@ class Recovery:
 
     def pause(self, connection: Connection, lane: Lane, exc: TooManyQuarantined) -> None:
         """Too many rows cannot be converted: a person should look before there are more."""
-        error = {"class": "quarantine", "sqlstate": exc.sqlstate, "message": str(exc), "key": list(exc.key)}
+        error = {
+            "class": "quarantine",
+            "sqlstate": exc.sqlstate,
+            "message": str(exc),
+            "key": list(exc.key),
+            "examples": [one.to_json() for one in exc.examples],
+        }
         self._stop(connection, lane, State.PAUSED, error)
 
     def postpone(  # noqa: PLR0913 - one row; each column is named where it is called

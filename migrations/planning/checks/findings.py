@@ -26,6 +26,8 @@ class Findings:
     rows: dict[TableName, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    #: Publications that send our own tables on.
+    publish_record: tuple[str, ...] = ()
     #: Event triggers that DDL fires.
     event_triggers: tuple[EventTrigger, ...] = ()
     #: Of operations whose new column makes rows incomparable, by number: what compares rows, by kind and name.
