@@ -7,7 +7,7 @@ and the workers' clocks are only compared with each other: a laptop that is five
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from backfilld.migrations.postgres import indexes
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record import runs as runs_store
 from backfilld.migrations.record.states import ACTIVE, ENDED, RESTING, LaneKind, Phase, State, Wish
+from backfilld.monitoring import after_contract
+from backfilld.monitoring.after_contract import AfterContract
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,7 +71,9 @@ class Progress:
     width: int
     hold_reason: str | None
     residual_rows: int | None
-    #: Never of a run that is rolled back: what was verified is being taken away.
+    #: Rows that hold a value of the application's own in a column that was added, at the last look at all rows; None before it.
+    own_values: int | None
+    #: Never of a run that is rolled back: what was verified is being taken away; nor of one whose proof another session has undone.
     verified: bool
     quarantined: int
     #: `{lane?, class, sqlstate, message, …}`; the run's own error first. Any: JSON for people.
@@ -82,7 +86,11 @@ class Progress:
     #: Whether the run can still be rolled back: `possible`, `because`, `blocked_by`, `keys`, `kept_until`. Asked for one run at a
     #: time; None in a list. Any: JSON.
     rollback: Mapping[str, Any] | None = None
+    #: While contract waits for its approval: what the application can no longer do afterwards, and whether it still does it.
+    after_contract: tuple[AfterContract, ...] = ()
 
+    #: While it waits: what another session has changed since the data was verified, in words; not part of `to_json`.
+    changed_since: tuple[str, ...] = ()
     #: Rows the first walk has passed over, and of them those the present verifying walk has; not part of `to_json`.
     rows_walked: int = 0
     rows_verified: int = 0
@@ -141,6 +149,8 @@ KEYS = (
     "created_at",
     "updated_at",
     "rollback",
+    "after_contract",
+    "own_values",
 )
 
 
@@ -160,11 +170,24 @@ def read_within(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
     pace, stop = pace_store.read(connection), pace_store.read_stop(connection)
     walks = runs_store.progress(connection, [run.run for run in runs])
     works = indexes.at_work(connection) if any(run.state in ACTIVE for run in runs) else {}
+    ahead = after_contract.read(
+        connection, [run for run in runs if run.state is State.WAITING and run.phase is Phase.CONTRACT]
+    )
     return [
-        measure(run, walks[run.run], pace, now=clock["now"], stop=stop, index_work=works.get(run.run))
+        replace(
+            measure(run, walks[run.run], pace, now=clock["now"], stop=stop, index_work=works.get(run.run)),
+            after_contract=ahead.get(run.run, ()),
+            changed_since=_changed_since(connection, run),
+        )
         for run in runs
         if run.run in walks
     ]
+
+
+def _changed_since(connection: Connection, run: Run) -> tuple[str, ...]:
+    if run.state is not State.WAITING or run.verified_at is not None:
+        return ()
+    return tuple(str(change) for change in runs_store.structure_changes(connection, run.run))
 
 
 def measure(  # noqa: PLR0913 - each is named where it is called
@@ -191,6 +214,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         width=pace.width,
         hold_reason=hold.reason if hold else None,
         residual_rows=run.residual_rows,
+        own_values=run.own_values,
         verified=run.verified_at is not None and not run.rollback.requested,
         quarantined=walk["quarantined"],
         errors=_errors(run, walk),
@@ -342,6 +366,8 @@ def _plain(value: Any) -> Any:  # Any: one field of Progress, as JSON has it
         case Phase() | State() | Wish():
             return str(value)
         case tuple():
-            return list(value)
+            return [_plain(one) for one in value]
+        case AfterContract():
+            return value.to_json()
         case _:
             return value

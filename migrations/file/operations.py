@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from backfilld.migrations.file.fields import Columns, Expression, FileModel, Function, Name, Table
-from backfilld.migrations.identifiers import Wrong
+from backfilld.migrations.identifiers import Wrong, shown
 
 #: The table of an operation.
 _TABLE = Field(
@@ -46,6 +46,11 @@ class OperationModel(FileModel):
     def settles(self) -> tuple[Settled, ...]:
         """The columns of which it decides what becomes of them: two operations of one file cannot."""
         return ()
+
+    @property
+    def fails_after_contract(self) -> str:
+        """What an application that knows the old structure can no longer do from contract on; empty for nothing."""
+        return ""
 
 
 class ColumnSpec(FileModel):
@@ -114,6 +119,13 @@ class AddColumn(OperationModel):
     @property
     def settles(self) -> tuple[Settled, ...]:
         return (Settled(self.column.name, "added", ("column", "name")),)
+
+    @property
+    def fails_after_contract(self) -> str:
+        # Until then the sync trigger gives such a row its value.
+        if not self.not_null or self.backfill is None or self.default is not None:
+            return ""
+        return f"an INSERT that leaves out {shown(f'{self.table.name}.{self.column.name}')} fails"
 
 
 class Backfill(OperationModel):
@@ -227,6 +239,10 @@ class RenameColumn(OperationModel):
     def settles(self) -> tuple[Settled, ...]:
         return (Settled(self.old, "renamed", ("from",)), Settled(self.new, "added", ("to",)))
 
+    @property
+    def fails_after_contract(self) -> str:
+        return f"a statement that names {shown(f'{self.table.name}.{self.old}')} fails"
+
 
 class ChangeType(OperationModel):
     """Give a column another type: a second column of the new type is filled beside it, and once all values are verified the two change places."""
@@ -302,6 +318,10 @@ class DropColumn(OperationModel):
     @property
     def settles(self) -> tuple[Settled, ...]:
         return (Settled(self.column, "dropped", ("column",)),)
+
+    @property
+    def fails_after_contract(self) -> str:
+        return f"a statement that names {shown(f'{self.table.name}.{self.column}')} fails"
 
 
 class AddCheck(OperationModel):

@@ -47,6 +47,7 @@ class Cause(StrEnum):
 
     DROPPED_COLUMN = "dropped_column"
     OLD_VALUES = "old_values"
+    AFTER_CONTRACT = "after_contract"
     ALLOWED_RULE = "allowed_rule"
     DEPENDENT = "dependent"
     UNMEASURED_LOCK = "unmeasured_lock"
@@ -100,6 +101,28 @@ def _of_loss(migration: Migration) -> list[Risk]:
                     operation=number,
                     reason=reason,
                     remedy="Approve contract only when no application uses it",
+                )
+            )
+        elif of.fails_after_contract:
+            found.append(
+                Risk(
+                    cause=Cause.AFTER_CONTRACT,
+                    level="high",
+                    operation=number,
+                    reason=f"after contract {of.fails_after_contract}",
+                    remedy="Approve contract only when no application sends one; `status` says when the last INSERT came"
+                    if isinstance(of, definition.AddColumn)
+                    else "Approve contract only when no application sends one",
+                )
+            )
+        elif isinstance(of, definition.SetNotNull):
+            found.append(
+                Risk(
+                    cause=Cause.AFTER_CONTRACT,
+                    level="medium",
+                    operation=number,
+                    reason=f"from verify on a statement that leaves {of.table}.{of.column} NULL fails",
+                    remedy="Deploy an application that gives it a value first",
                 )
             )
         written = _written_in_place(of)

@@ -200,6 +200,8 @@ class Walked:
     walked: int
     changed: int
     residual: int
+    #: Rows that hold a value of the application's own.
+    own: int
 
 
 def of_walk(connection: Connection, run: int, *, kind: str, operation: int) -> Walked:

@@ -282,6 +282,48 @@ def set_residual(connection: Connection, run: int, *, residual: int, verified: b
     )
 
 
+def unverify(connection: Connection, run: int) -> None:
+    """What the run has proved does not hold any longer."""
+    connection.execute(_SQL["unverify"], {"run": run})
+
+
+def wake_disturbed(connection: Connection) -> list[int]:
+    """Let runs continue that wait for an approval while what they have proved does not hold any longer; returns which."""
+    found = [int(row["run"]) for row in connection.execute(_SQL["disturbed"]).fetchall()]
+    for run in found:
+        locked = lock(connection, run)
+        if locked is not None and locked.state is State.WAITING:
+            set_state(connection, locked, State.RUNNING, actor=WORKER, reason="what was verified has changed since")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureChange:
+    """Something that a proof relies on, and that is not any longer what it was."""
+
+    relation: str
+    #: `column total`, `sync trigger on jobs`.
+    what: str
+    gone: bool
+
+    @property
+    def is_column(self) -> bool:
+        return self.what.startswith("column ")
+
+    def __str__(self) -> str:
+        return f"the {self.what}{' of ' + self.relation if self.is_column else ''} {'is gone' if self.gone else 'has changed'}"
+
+
+def remember_structure(connection: Connection, run: int, parts: Sequence[Mapping[str, object]]) -> None:
+    """Put down what a proof relies on as it is at this moment; each part is `relation`, `columns` and `trigger`."""
+    connection.execute(_SQL["remember_structure"], {"run": run, "parts": Jsonb(list(parts))})
+
+
+def structure_changes(connection: Connection, run: int) -> list[StructureChange]:
+    """What has changed of that since."""
+    return [StructureChange(**row) for row in connection.execute(_SQL["structure_changes"], {"run": run}).fetchall()]
+
+
 def approve(connection: Connection, run: int, phase: Phase, *, actor: str) -> None:
     connection.execute(_SQL["approve"], {"run": run, "phase": phase})
     audit.record(connection, run, actor=actor, what="phase.approved", phase=phase)

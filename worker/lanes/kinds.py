@@ -5,6 +5,7 @@ with. Made once per run, and shared by the threads of a process.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -276,6 +277,31 @@ class Verify(LaneWork):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recheck(LaneWork):
+    """Looks at all rows again after the switch, where what was proved does not hold any longer."""
+
+    rewrite: Rewrite
+    #: Rows that are not as they should be are written; otherwise they are only counted.
+    fixes: bool
+
+    @property
+    def writes(self) -> str:
+        return self.rewrite.writes
+
+    def cover(self, batch: Batch, batch_range: BatchRange, *, rows: int | None, carefully: bool) -> Tally:
+        del rows  # they are counted anyway
+        return batch.run(batch_range, carefully=carefully)
+
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        changed = 0
+        if self.fixes:
+            condition, parameters = batch.within(batch_range)
+            changed = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journal=None).changed
+        look = Verify(number=self.number, operation=self.operation, walk=self.walk, rewrite=self.rewrite)
+        return replace(look.attempt(batch, batch_range, carefully=carefully), changed=changed)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Retry(LaneWork):
     """Tries the rows of the quarantine again that a person asked for, one in each step."""
 
@@ -339,9 +365,19 @@ class Archive(LaneWork):
     archived: Archived
 
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        del carefully
         condition, parameters = batch.within(batch_range)
-        if self.archived.only is not None and not carefully:
-            condition = sql.SQL("{} AND {}").format(condition, self.archived.only)
+        if self.archived.only is not None:
+            with suppress(psycopg.errors.DataError, psycopg.errors.ProgrammingError), batch.connection.transaction():
+                return self._copy(batch, sql.SQL("{} AND {}").format(condition, self.archived.only), parameters)
+        return self._copy(batch, condition, parameters)
+
+    def _copy(
+        self,
+        batch: Batch,
+        condition: sql.Composable,
+        parameters: list[Any],  # Any: key values
+    ) -> Tally:
         query = archive.archive(
             self.walk,
             condition,
@@ -410,6 +446,8 @@ def of_walk(operation: Operation, walk: Walk, *, run: int) -> LaneWork:
         case LaneKind.RESTORE if walk.rewrite is not None:
             rewrite = archive.in_run(walk.rewrite, run)
             return Restore(number=number, operation=operation, walk=by_key, rewrite=rewrite)
+        case LaneKind.RECHECK if walk.rewrite is not None:
+            return Recheck(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite, fixes=walk.writes)
         case LaneKind.UNDO:
             return Undo(number=number, operation=operation, walk=journal.walk_of(run), table=by_key)
     msg = f"operation {number} has a walk of kind {walk.kind} without what it needs"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from backfilld.migrations.errors import Refused
+from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import lanes, runs
 from backfilld.migrations.record.model import Checkpoint, Lane, Timing
@@ -32,6 +33,7 @@ from backfilld.migrations.telemetry import (
 )
 from backfilld.migrations.walks.firing import THEIRS
 from backfilld.migrations.walks.sizing import REMEMBERED, next_rows
+from backfilld.migrations.wire.messages import SLICE_SECONDS
 from backfilld.worker.lanes import balance, claim
 from backfilld.worker.lanes.batch import Batch, Tally, TooManyQuarantined, transaction
 from backfilld.worker.lanes.known_runs import KnownRuns
@@ -52,9 +54,6 @@ if TYPE_CHECKING:
     from backfilld.worker.lanes.claim import Claimed
     from backfilld.worker.lanes.kinds import LaneWork, Stepped
 
-#: A message's worth of work. Long enough that the queue costs nothing, short enough that lanes take turns on few threads and
-#: that a drain ends soon. The reconciler's grace must be longer.
-SLICE_SECONDS = 2.0
 #: `nice` and the pace's rest are waited for in the thread, between two transactions; longer than this and the lane would look forgotten.
 LONGEST_PAUSE_SECONDS = 2.0
 
@@ -230,7 +229,7 @@ class Runner:
     ) -> _Written:
         """Write the checkpoint and commit, in one round trip; in more where the lane `shares` its rest with a new one."""
         lane, context, connection = claimed.lane, claimed.context, batch.connection
-        with connection.pipeline():
+        with pipeline(connection):
             advanced = connection.execute(*lanes.advance_query(lane, checkpoint))
             woken = [connection.execute(*query) for query in (_at_end(lane, context) if checkpoint.done else ())]
             if not shares:
@@ -248,7 +247,7 @@ class Runner:
         """Give half of the lane's rest away, and commit."""
         connection = batch.connection
         message = balance.share(connection, work, lane, context)
-        with connection.pipeline():
+        with pipeline(connection):
             now = connection.execute(*lanes.read_query(lane.run, lane.lane))
             _commit(batch)
         row = now.fetchone()

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.file import operations as file
-from backfilld.migrations.operations.base import Action, Archived, Plain, Statement, Step, Walk, object_name
+from backfilld.migrations.operations.base import Action, Archived, Plain, Reliance, Statement, Step, Walk, object_name
 from backfilld.migrations.operations.ddl import columns
 from backfilld.migrations.operations.ddl.column_function import Computed
 from backfilld.migrations.operations.ddl.constraints import Rule, not_null, not_null_check
@@ -91,6 +91,19 @@ class AddColumn(Plain[file.AddColumn]):
             Action(table=self.table, statements=(self._trigger.drop, self._trigger.drop_function)),
         )
 
+    def relies_on(self, *, switched: bool) -> Reliance | None:
+        del switched
+        if self.definition.backfill is None:
+            return None
+        computed = self._computed(self.definition.backfill)
+        return self._trigger.relied_on(computed.body(), (computed.column, *computed.reads, *computed.key))
+
+    def recheck(self) -> Walk | None:
+        rewrite = self.rewrite()
+        if self.definition.backfill is None or rewrite is None or not rewrite.verifiable:
+            return None
+        return Walk(kind="recheck", operation=self.number, table=self.table, key=self.facts.key, rewrite=rewrite)
+
     def _column_statements(self) -> tuple[Statement, ...]:
         if self.facts.adopts:
             return ()
@@ -118,7 +131,8 @@ class AddColumn(Plain[file.AddColumn]):
             reads=self.facts.reads,
             derived=self.definition.computed,
             repeatable=self.facts.repeatable,
-            default=self.definition.default if self.facts.constant_default else None,
+            # What cannot be repeated is for the rows that are there: new ones have the DEFAULT.
+            default=self.definition.default if self.facts.constant_default and self.facts.repeatable else None,
             counts_omitted=self.definition.not_null and self.definition.default is None,
         )
 

@@ -101,8 +101,10 @@ BEGIN
 {self._computed(shadow, primary)}
   END IF;
   RETURN NEW;
-EXCEPTION WHEN others THEN
-  RETURN NEW; -- a column is not there any more: the application comes first, and the run finds it out by itself
+EXCEPTION WHEN syntax_error_or_access_rule_violation THEN
+  -- Class 42: a column is not there any more, or is of another type. The application comes first; the run finds it out by itself.
+  -- Not others: a value that breaks a rule of the other column's type is for the application to know.
+  RETURN NEW;
 END"""
 
     def _computed(self, side: Side, other: Side) -> str:

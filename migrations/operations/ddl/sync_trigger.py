@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Action, Guard, Statement
+from backfilld.migrations.operations.base import Action, Guard, Reliance, Statement
 from backfilld.migrations.operations.ddl import columns
 from backfilld.migrations.operations.ddl.columns import alter_table
 from backfilld.migrations.postgres.connect import SEMANTICS
 from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from backfilld.migrations.identifiers import TableName
 
 #: What the function does before the trigger is dropped: a statement that still meets it is not disturbed.
@@ -53,6 +55,15 @@ class SyncTrigger:
                 brief=False,
                 note="also fires under session_replication_role = replica",
             ),
+        )
+
+    def relied_on(self, body: str, columns: Iterable[str]) -> Reliance:
+        """What a proof relies on where this trigger keeps these columns right."""
+        return Reliance(
+            table=self.table,
+            columns=tuple(dict.fromkeys(columns)),
+            trigger=self.trigger_name,
+            again=Action(table=self.table, statements=self.created(body), guards=(self.fires_last,)),
         )
 
     def turned(self, body: str) -> Statement:

@@ -185,8 +185,8 @@ WHERE l.done_at IS NULL AND l.next_run_at <= clock_timestamp()
   AND backfilld.may_work(r.state, r.phase, l.kind) AND (l.kind = 'coordinator' OR l.pass = r.pass)
 
 -- name: end_frozen
--- Sessions of ours that hold a lane and do nothing. The server's own limit does not see all of them: a pipeline ends with a
--- Flush, after which its clock for idle transactions stands still. A Python function is busy while its session is idle.
+-- Sessions of ours that hold a lane and do nothing. The server ends them itself; this is for a limit that a pooler has lost.
+-- A Python function is busy while its session is idle.
 SELECT o.pid, o.name AS application_name, extract(epoch FROM clock_timestamp() - o.state_change)::float8 AS seconds,
        pg_terminate_backend(o.pid) AS ended
 FROM backfilld.own_sessions o
@@ -207,7 +207,7 @@ WHERE run = %(run)s::bigint AND lane = 0
 -- How many lanes a walk between two steps has, how many of them are not at their end, and what they did.
 SELECT count(*) AS lanes, count(*) FILTER (WHERE done_at IS NULL) AS open,
        coalesce(sum(rows_walked), 0)::bigint AS walked, coalesce(sum(rows_changed), 0)::bigint AS changed,
-       coalesce(sum(rows_residual), 0)::bigint AS residual
+       coalesce(sum(rows_residual), 0)::bigint AS residual, coalesce(sum(rows_own), 0)::bigint AS own
 FROM backfilld.lanes
 WHERE run = %(run)s::bigint AND kind = %(kind)s::text AND operation = %(operation)s::integer
 

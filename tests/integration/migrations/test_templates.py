@@ -73,7 +73,8 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
     yield "without value", update_sql.without_value(name, "new %", condition), keys
     for carefully in (False, True):
         wanted = verify_sql.wanted(WALK, REWRITE.needs_work, carefully=carefully)
-        yield "residual", verify_sql.count_residual(name, condition, wanted=wanted), [RUN, 0, *keys]
+        for own in (REWRITE.holds_own_value, None):
+            yield "residual", verify_sql.count_residual(name, condition, wanted=wanted, own=own), [RUN, 0, *keys]
         yield "keys wanted", verify_sql.keys_wanted(WALK, name, condition, wanted=wanted), [*keys, RUN, 0, 10]
     for new in ("new %", None):
         yield "archive", archive.archive(WALK, condition, old="old", new=new, run=RUN, operation=0), keys

@@ -478,8 +478,9 @@ def test_an_indexed_column_is_told(engine: Engine) -> None:
     assert any("slug of jobs is indexed" in warning for warning in examined(engine.connection, backfill()).warnings)
 
 
-def test_a_computed_column_is_told(engine: Engine) -> None:
-    assert any("computed until contract" in warning for warning in examined(engine.connection, add()).warnings)
+def test_what_becomes_of_the_applications_values_is_told(engine: Engine) -> None:
+    for computed, what in ((False, "is kept"), (True, "replaces what the application writes")):
+        assert any(what in warning for warning in examined(engine.connection, add(computed=computed)).warnings)
 
 
 # --- Functions over rows
