@@ -67,7 +67,7 @@ class Recovery:
         elif isinstance(exc, psycopg.errors.InsufficientPrivilege):
             self._pause_without_privilege(connection, lane, exc)
         elif error_class == "fatal" or (error_class == "data" and lane.kind is LaneKind.COORDINATOR):
-            self.fail(connection, lane, in_words(exc), sqlstate=exc.sqlstate)
+            self.fail(connection, lane, in_words(exc) + _in_function(exc), sqlstate=exc.sqlstate)
         elif ran_out_of_time(exc) and runs.step_context(connection, lane.run).why_stop is not None:
             self.postpone(connection, lane, delay_seconds=0.0)  # not for what it did: it comes back as it was
         elif ran_out_of_time(exc) and seconds < claim.statement_timeout_seconds(lane, context):
@@ -256,6 +256,12 @@ class Recovery:
                 delay_seconds=delay_seconds,
             )
         )
+
+
+def _in_function(exc: psycopg.Error) -> str:
+    """Where the error arose, if that is in a function: a trigger's, an event trigger's."""
+    where = next((line for line in (exc.diag.context or "").splitlines() if " function " in line), None)
+    return f", in {where}" if where else ""
 
 
 def _chance() -> float:
