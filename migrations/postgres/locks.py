@@ -241,7 +241,7 @@ class Queue:
 
 def queue(connection: Connection, pid: int, lock: Needed | None) -> Queue | None:
     """Whom this session waits for, to the head of the queue; None when it waits for no lock."""
-    with connection.pipeline():
+    with connection.transaction(), connection.pipeline():
         waits = connection.execute(_SQL["awaited"], {"waiting": pid})
         found = connection.execute(_SQL["in_the_way"], _who(lock, waiting=pid))
         awaited, rows = waits.fetchone(), found.fetchall()
