@@ -23,7 +23,7 @@ class Target:
     type: str
     #: Compare as text: the type has no equality, or one that takes different values for the same.
     as_text: bool = False
-    #: The type without a domain and a limit of length, so that text cast to it is never cut; empty where nothing is cast.
+    #: The type without a domain and a limit of length, so that what is cast to it is never cut.
     plain_type: str = ""
 
 
@@ -98,8 +98,10 @@ class Facts:
     #: The key that is walked, or by which rows are named; empty when there is none.
     key: tuple[KeyColumn, ...] = ()
     targets: tuple[Target, ...] = ()
-    #: The columns that a Python function is handed beside the key.
+    #: The columns that the expression reads, or that a Python function is handed beside the key.
     reads: tuple[str, ...] = ()
+    #: The DEFAULT of a column that is added is the same in every session and at any time.
+    constant_default: bool = False
     #: Whether writing the values again would give the same values, so that rows may be looked at twice.
     repeatable: bool = True
     #: Why not, in words for people; empty when repeatable.

@@ -287,7 +287,14 @@ def _awaiting(run: Progress) -> Iterator[str | Remedy]:
     yield f"{str(run.phase).capitalize()} has waited for approval for {duration(run.state_seconds)}."
     if run.verified:
         yield "The data is verified, and the new structure can be used."
-    yield Remedy(f"let it begin: backfilld approve {run.name} --phase {run.phase}")
+    for one in run.after_contract:
+        yield sentence(one.in_words)
+    begin = f"let it begin: backfilld approve {run.name} --phase {run.phase}"
+    if any(one.still_comes for one in run.after_contract):
+        yield Remedy(f"deploy an application that no longer sends such statements, then {begin}")
+        yield Remedy(f"or let them fail: backfilld approve {run.name} --phase {run.phase} --yes")
+    else:
+        yield Remedy(begin)
     yield Remedy(f"or undo everything: backfilld rollback {run.name}")
 
 

@@ -7,7 +7,7 @@ and the workers' clocks are only compared with each other: a laptop that is five
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from backfilld.migrations.postgres import indexes
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record import runs as runs_store
 from backfilld.migrations.record.states import ACTIVE, ENDED, RESTING, LaneKind, Phase, State, Wish
+from backfilld.monitoring import after_contract
+from backfilld.monitoring.after_contract import AfterContract
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,6 +84,8 @@ class Progress:
     #: Whether the run can still be rolled back: `possible`, `because`, `blocked_by`, `keys`, `kept_until`. Asked for one run at a
     #: time; None in a list. Any: JSON.
     rollback: Mapping[str, Any] | None = None
+    #: While contract waits for its approval: what the application can no longer do afterwards, and whether it still does it.
+    after_contract: tuple[AfterContract, ...] = ()
 
     #: Rows the first walk has passed over, and of them those the present verifying walk has; not part of `to_json`.
     rows_walked: int = 0
@@ -141,6 +145,7 @@ KEYS = (
     "created_at",
     "updated_at",
     "rollback",
+    "after_contract",
 )
 
 
@@ -160,8 +165,14 @@ def read_within(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
     pace, stop = pace_store.read(connection), pace_store.read_stop(connection)
     walks = runs_store.progress(connection, [run.run for run in runs])
     works = indexes.at_work(connection) if any(run.state in ACTIVE for run in runs) else {}
+    ahead = after_contract.read(
+        connection, [run for run in runs if run.state is State.WAITING and run.phase is Phase.CONTRACT]
+    )
     return [
-        measure(run, walks[run.run], pace, now=clock["now"], stop=stop, index_work=works.get(run.run))
+        replace(
+            measure(run, walks[run.run], pace, now=clock["now"], stop=stop, index_work=works.get(run.run)),
+            after_contract=ahead.get(run.run, ()),
+        )
         for run in runs
         if run.run in walks
     ]
@@ -342,6 +353,8 @@ def _plain(value: Any) -> Any:  # Any: one field of Progress, as JSON has it
         case Phase() | State() | Wish():
             return str(value)
         case tuple():
-            return list(value)
+            return [_plain(one) for one in value]
+        case AfterContract():
+            return value.to_json()
         case _:
             return value

@@ -16,7 +16,7 @@ from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.record import audit, lanes, quarantine, runs, schema
 from backfilld.migrations.record.states import ENDED, Phase, State
 from backfilld.migrations.wire.messages import ControlMessage
-from backfilld.monitoring import pace, progress
+from backfilld.monitoring import after_contract, pace, progress
 from backfilld.producers import commands, waiting
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.record.pace import Stop
     from backfilld.migrations.rollback.retention import Purged
     from backfilld.migrations.settings import Limits, Settings
+    from backfilld.monitoring.after_contract import AfterContract
     from backfilld.monitoring.explain import Explanation
     from backfilld.monitoring.pace import PaceReport
     from backfilld.monitoring.progress import Progress
@@ -308,15 +309,24 @@ class Client:
         with self._record_of_runs() as connection:
             return commands.purge(connection, run, now=now, actor=self._actor)
 
-    def approve(self, run: int | str, phase: str | None = None) -> Progress:
-        """Let a phase begin that waits for a person, now or when it is reached; without a phase, the one that waits."""
-        return self.approved(run, phase)[0]
+    def approve(self, run: int | str, phase: str | None = None, *, yes: bool = False) -> Progress:
+        """Let a phase begin that waits for a person, now or when it is reached; without a phase, the one that waits.
 
-    def approved(self, run: int | str, phase: str | None = None) -> tuple[Progress, Phase]:
+        Raises Refused for contract while the application sends statements that fail after it, unless `yes`.
+        """
+        return self.approved(run, phase, yes=yes)[0]
+
+    def approved(self, run: int | str, phase: str | None = None, *, yes: bool = False) -> tuple[Progress, Phase]:
         """The same, with the phase that was approved."""
         with self._record_of_runs() as connection:
-            done = commands.approve(connection, run, phase, actor=self._actor)
+            done = commands.approve(connection, run, phase, actor=self._actor, yes=yes)
             return self._tell(connection, done.run), done.phase
+
+    def after_contract(self, run: int | str) -> tuple[AfterContract, ...]:
+        """What the application can no longer do once the run has done its contract, and whether it still does it."""
+        with self._record_of_runs() as connection:
+            found = waiting.find(connection, run)
+            return after_contract.read(connection, [found]).get(found.run, ())
 
     def retry(self, run: int | str) -> Progress:
         """Try all quarantined rows of a run again, and let it continue."""

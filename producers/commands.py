@@ -17,6 +17,7 @@ from backfilld.migrations.identifiers import Wrong
 from backfilld.migrations.record import audit, lanes, pace, quarantine, runs
 from backfilld.migrations.record.model import Bounds, Changed, Rollback
 from backfilld.migrations.record.states import ENDED, LaneKind, Phase, State, Wish
+from backfilld.monitoring import after_contract
 from backfilld.producers.waiting import find, phase_named
 
 if TYPE_CHECKING:
@@ -247,10 +248,13 @@ def cancel(connection: Connection, reference: int | str, *, actor: str) -> int:
     return _change(connection, reference, act)
 
 
-def approve(connection: Connection, reference: int | str, phase: str | None, *, actor: str) -> Approved:
+def approve(
+    connection: Connection, reference: int | str, phase: str | None, *, actor: str, yes: bool = False
+) -> Approved:
     """Let a phase begin that waits for a person: the one named, which may be in advance, or else the one that waits.
 
-    Raises UsageError when the run is past approving, and for no name where nothing waits.
+    Raises UsageError when the run is past approving, and for no name where nothing waits; and Refused, unless `yes`, while
+    statements still come that contract would make fail.
     """
     named = None if phase is None else phase_named(phase)
     approved: list[Phase] = []
@@ -263,12 +267,30 @@ def approve(connection: Connection, reference: int | str, phase: str | None, *, 
         approved.append(wanted)
         if wanted in locked.approved or locked.phase.is_past(wanted):
             return
+        if wanted is Phase.CONTRACT and not yes:
+            _check_contract(connection, find(connection, locked.run))
         runs.approve(connection, locked.run, wanted, actor=actor)
         if locked.state is State.WAITING and locked.phase is wanted:
             runs.set_state(connection, locked, State.RUNNING, actor=actor, reason=f"{wanted} approved")
             lanes.wake_run(connection, locked.run)
 
     return Approved(run=_change(connection, reference, act), phase=approved[0])
+
+
+def _check_contract(connection: Connection, run: Run) -> None:
+    """Raises Refused while the application sends what fails after contract."""
+    found = [
+        Finding(
+            "after_contract",
+            one.in_words,
+            "Deploy an application that no longer sends such statements, then ask again; or let them fail: "
+            f"backfilld approve {run.name} --phase {Phase.CONTRACT} --yes",
+        )
+        for one in after_contract.read(connection, [run]).get(run.run, ())
+        if one.still_comes
+    ]
+    if found:
+        raise Refused(found)
 
 
 def _waiting_phase(locked: LockedRun) -> Phase:
@@ -417,7 +439,7 @@ def _insert_retries(connection: Connection, locked: LockedRun, operations: set[i
     """
     run = find(connection, locked.run)
     pass_ = locked.pass_
-    if locked.phase is not Phase.BACKFILL:
+    if locked.phase not in {Phase.BACKFILL, Phase.SWITCH, Phase.CONTRACT}:
         pass_ += 1
         runs.set_pass(connection, locked.run, pass_, reason="retrying quarantined rows")
     waiting = {

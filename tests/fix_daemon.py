@@ -71,6 +71,7 @@ class Daemon:
         processes: int = 2,
         threads: int = 2,
         variables: Mapping[str, str] | None = None,
+        group: bool = False,
     ) -> None:
         self.database_url = database_url
         self.redis_url = redis_url
@@ -92,6 +93,7 @@ class Daemon:
             stdin=subprocess.DEVNULL,
             stdout=self._written,
             stderr=self._written,
+            start_new_session=group,
         )
 
     def lines(self, event: str) -> list[dict[str, Any]]:

@@ -28,7 +28,8 @@ from backfilld.migrations.wire.broker import connect_broker, in_memory
 from backfilld.migrations.wire.send import check, sender
 from backfilld.monitoring import display, logs, progress
 from backfilld.monitoring.observers import Observers
-from backfilld.worker import wiring
+from backfilld.worker.lanes.wiring import start_lanes
+from backfilld.worker.side_tasks.wiring import start_side_tasks
 
 if TYPE_CHECKING:
     from backfilld.migrations.settings import Settings
@@ -90,8 +91,8 @@ def _work(settings: Settings, run: int, *, threads: int | None, quiet: bool, sto
             return now
     observe = Observers()
     broker = _broker(settings)
-    tasks = wiring.start_side_tasks(settings, broker, observe=observe, consume_control=False)
-    lanes = wiring.start_lanes(settings, broker, threads=threads or found.settings.lanes, observe=observe)
+    tasks = start_side_tasks(settings, broker, observe=observe, consume_control=False)
+    lanes = start_lanes(settings, broker, threads=threads or found.settings.lanes, observe=observe)
     try:
         _wake(url, run, sender(broker))
         with display.Watch(Console(quiet=quiet)) as watch:

@@ -1,7 +1,7 @@
 """The daemon: one parent that keeps its children alive and serves their metrics.
 
 The children are processes of their own, started afresh: one for the side tasks and the control queue, the others for lanes.
-A child that dies is replaced, and takes none of its siblings with it (under Dramatiq's own command line it would).
+A child that dies is replaced, and takes none of its siblings with it (under Dramatiq's own command line it would): `children.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,81 +29,19 @@ from backfilld.monitoring import logs, notices
 from backfilld.monitoring.host import HostCollector
 from backfilld.monitoring.record import RecordCollector
 from backfilld.monitoring.server import Check, Server
+from backfilld.worker.children import Child, look_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from backfilld.migrations.settings import Settings
 
-#: A child that shows no sign of life for this long is dead, whatever the process table says.
-SILENCE_SECONDS = 30.0
 #: How often the children are looked at.
 LOOK_SECONDS = 0.2
-#: After a child's death the next one waits, doubling, so that a child that cannot start does not spin.
-FIRST_RESTART_SECONDS = 0.2
-LONGEST_RESTART_SECONDS = 15.0
-#: A child that lived this long was well: its successor starts at once.
-WELL_SECONDS = 30.0
 #: Children get this long to let their batches commit. Longer than their own limit, so that they end by themselves.
 STOP_SECONDS = 40.0
 
 log = structlog.get_logger("backfilld")
-
-
-@dataclass
-class Child:
-    """A process that must be there."""
-
-    name: str
-    command: Sequence[str]
-    environment: Mapping[str, str]
-    heartbeat: Path
-    process: subprocess.Popen[bytes] | None = None
-    started_at: float = 0.0
-    restart_at: float = 0.0
-    delay_seconds: float = FIRST_RESTART_SECONDS
-    restarts: int = field(default=0)
-
-    def start(self) -> None:
-        self.heartbeat.touch()
-        self.process = subprocess.Popen(self.command, env=dict(self.environment))  # noqa: S603 - our own interpreter and module
-        self.started_at = time.monotonic()
-        log.info("child.started", child=self.name, pid=self.process.pid)
-
-    def look(self) -> None:
-        """Replace the process if it is dead, or silent for too long."""
-        if self.process is None:
-            if time.monotonic() >= self.restart_at:
-                self.start()
-            return
-        if self.process.poll() is None:
-            if not self.alive:
-                log.error("child.silent", child=self.name, pid=self.process.pid, seconds=SILENCE_SECONDS)
-                self.process.kill()
-            return
-        lived = time.monotonic() - self.started_at
-        self.delay_seconds = (
-            FIRST_RESTART_SECONDS if lived >= WELL_SECONDS else min(self.delay_seconds * 2, LONGEST_RESTART_SECONDS)
-        )
-        log.error(
-            "child.died",
-            child=self.name,
-            pid=self.process.pid,
-            code=self.process.returncode,
-            restart_seconds=self.delay_seconds,
-        )
-        self.process, self.restarts = None, self.restarts + 1
-        self.restart_at = time.monotonic() + self.delay_seconds
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs and has shown it lately."""
-        if self.process is None or self.process.poll() is not None:
-            return False
-        return time.time() - self.heartbeat.stat().st_mtime < SILENCE_SECONDS
-
-    def check(self) -> Check:
-        return Check(self.alive, "" if self.alive else f"{self.name} is not running")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -157,18 +94,16 @@ def _run(settings: Settings, folder: Path, *, processes: int, threads: int, stop
     server = Server(
         host=settings.http_host,
         port=settings.http_port,
-        live={child.name: child.check for child in children},
-        ready={**{child.name: child.check for child in children}, **_services(settings)},
+        live={child.name: child.live for child in children},
+        ready={**{child.name: child.ready for child in children}, **_services(settings)},
         collectors=[record, host],
     )
     server.start()
     log.info("daemon.started", processes=processes, threads=threads, http=f"{settings.http_host}:{server.port}")
     try:
-        for child in children:
-            child.start()
+        look_at(children)
         while not stopping.wait(LOOK_SECONDS):
-            for child in children:
-                child.look()
+            look_at(children)
     finally:
         log.info("daemon.stopping")
         _stop(children)

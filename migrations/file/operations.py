@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from backfilld.migrations.file.fields import Columns, Expression, FileModel, Function, Name, Table
-from backfilld.migrations.identifiers import Wrong
+from backfilld.migrations.identifiers import Wrong, shown
 
 #: The table of an operation.
 _TABLE = Field(
@@ -47,6 +47,11 @@ class OperationModel(FileModel):
         """The columns of which it decides what becomes of them: two operations of one file cannot."""
         return ()
 
+    @property
+    def fails_after_contract(self) -> str:
+        """What an application that knows the old structure can no longer do from contract on; empty for nothing."""
+        return ""
+
 
 class ColumnSpec(FileModel):
     """A column to add."""
@@ -81,6 +86,21 @@ class AddColumn(OperationModel):
     not_null: bool = Field(
         default=False, description="Make the column NOT NULL once it is filled; needs `backfill` or `default`."
     )
+    computed: bool = Field(
+        default=False,
+        description="The column is derived for good: until contract every row that is written gets the value of `backfill`, "
+        "whatever the application wrote. Otherwise the application's values are kept, and rows without one are filled.",
+    )
+
+    @model_validator(mode="after")
+    def _computed_by_something(self) -> Self:
+        if self.computed and self.backfill is None:
+            raise Wrong(
+                "a computed column needs the expression that computes it",
+                "Add `backfill:`, or remove `computed:`.",
+                at=("computed",),
+            )
+        return self
 
     @model_validator(mode="after")
     def _not_null_has_values(self) -> Self:
@@ -99,6 +119,13 @@ class AddColumn(OperationModel):
     @property
     def settles(self) -> tuple[Settled, ...]:
         return (Settled(self.column.name, "added", ("column", "name")),)
+
+    @property
+    def fails_after_contract(self) -> str:
+        # Until then the sync trigger gives such a row its value.
+        if not self.not_null or self.backfill is None or self.default is not None:
+            return ""
+        return f"an INSERT that leaves out {shown(f'{self.table.name}.{self.column.name}')} fails"
 
 
 class Backfill(OperationModel):
@@ -212,6 +239,10 @@ class RenameColumn(OperationModel):
     def settles(self) -> tuple[Settled, ...]:
         return (Settled(self.old, "renamed", ("from",)), Settled(self.new, "added", ("to",)))
 
+    @property
+    def fails_after_contract(self) -> str:
+        return f"a statement that names {shown(f'{self.table.name}.{self.old}')} fails"
+
 
 class ChangeType(OperationModel):
     """Give a column another type: a second column of the new type is filled beside it, and once all values are verified the two change places."""
@@ -287,6 +318,10 @@ class DropColumn(OperationModel):
     @property
     def settles(self) -> tuple[Settled, ...]:
         return (Settled(self.column, "dropped", ("column",)),)
+
+    @property
+    def fails_after_contract(self) -> str:
+        return f"a statement that names {shown(f'{self.table.name}.{self.column}')} fails"
 
 
 class AddCheck(OperationModel):

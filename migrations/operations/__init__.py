@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.operations.base import Action, Archived, Guard, Index, Operation, Statement, Step, Walk
+from backfilld.migrations.operations.base import (
+    Action,
+    Archived,
+    Guard,
+    Index,
+    Operation,
+    Reliance,
+    Statement,
+    Step,
+    Walk,
+)
 from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.record.states import Phase
 
@@ -20,6 +30,7 @@ __all__ = [
     "Guard",
     "Index",
     "Operation",
+    "Reliance",
     "Statement",
     "Step",
     "Walk",
@@ -59,6 +70,8 @@ def walks(operations: Sequence[Operation]) -> dict[tuple[str, int], Walk]:
         look(steps(operations, phase))
     for operation in operations:
         look(operation.undo())
+        if (recheck := operation.recheck()) is not None:
+            look((recheck,))
     return found
 
 

@@ -69,6 +69,9 @@ class Action:
     #: Tables that are locked before the first statement, all at once and in the order of their names, with the strongest lock
     #: that any of the statements takes, and `table` with them; see `backfilld.migrations.postgres.locks`.
     locks: tuple[TableName, ...] = ()
+    #: Views that are locked before `locks`, which must not be empty then, the outermost first. Readers of a view lock it before the
+    #: table; behind a table that is locked already they would hold the views that the statements need.
+    views: tuple[TableName, ...] = ()
     #: Guards that are asked before the first statement, once the tables are locked.
     requires: tuple[Guard, ...] = ()
     guards: tuple[Guard, ...] = ()
@@ -87,6 +90,11 @@ class Action:
     #: The constraint that this action looks for, adds or proves; empty for other actions. A row that breaks it leads back to
     #: the first step that has this name.
     rule: str = ""
+    #: For a step of the way back: statements of the application succeed after it that fail before it. It is done before anything
+    #: that takes long; of its own operation it needs nothing but a step that frees too.
+    frees: bool = False
+    #: Statements of the user's own: they may rely on every step before them, so none of the way back changes places with them.
+    is_users: bool = False
     #: Takes the action back, step by step, once it has committed.
     back: tuple[Step, ...] = ()
 
@@ -111,6 +119,8 @@ class Archived:
     old: str
     #: The column that replaced it, as it is at the same moment; None where nothing did.
     new: str | None = None
+    #: The rows that are copied; None for all. Where it raises an error for a row of a batch, all rows of that batch are.
+    only: sql.Composed | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +128,8 @@ class Walk:
     """Work that lanes do between two actions."""
 
     #: archive: copy what is about to be dropped into the archive · restore: give rows what they had, by a rewrite ·
-    #: undo: give rows back what the journal says they had.
-    kind: Literal["archive", "restore", "undo"]
+    #: undo: give rows back what the journal says they had · recheck: look at all rows again before the contract.
+    kind: Literal["archive", "restore", "undo", "recheck"]
     #: The operation it belongs to, by its number in the file. An operation has one walk of each kind.
     operation: int
     table: TableName
@@ -127,8 +137,11 @@ class Walk:
     key: tuple[KeyColumn, ...]
     #: Whether rows that are added during the walk, at the end of the key's order, are walked too.
     to_open_end: bool = True
-    #: What the lanes do to each row, where it can be said as a rewrite: for `restore`, whose expression is `archive.restored`'s.
+    #: What the lanes do to each row, where it can be said as a rewrite: for `restore`, whose expression is `archive.restored`'s, and
+    #: for `recheck`.
     rewrite: Rewrite | None = None
+    #: For `recheck`: rows that are not as they should be are written; otherwise they are only counted, for a person to look at.
+    writes: bool = True
     #: For `archive`: what is copied. The walk is over once lanes have looked again and found a copy of every row.
     archived: Archived | None = None
     note: str = ""
@@ -136,6 +149,23 @@ class Walk:
 
 
 Step = Action | Walk
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliance:
+    """What the proof of an operation relies on until its run has ended."""
+
+    table: TableName
+    columns: tuple[str, ...]
+    #: The sync trigger, by its name.
+    trigger: str
+    #: Makes the trigger again, as it was, where another session has dropped, disabled or changed it.
+    again: Action
+
+    @property
+    def part(self) -> dict[str, object]:
+        """As `runs.remember_structure` takes it."""
+        return {"relation": self.table.identifier.as_string(), "columns": list(self.columns), "trigger": self.trigger}
 
 
 class Operation(Protocol):
@@ -172,6 +202,14 @@ class Operation(Protocol):
         """Take away what only the change itself needed."""
         ...
 
+    def relies_on(self, *, switched: bool) -> Reliance | None:
+        """What its proof relies on, before or after the switch; None where no sync trigger keeps it."""
+        ...
+
+    def recheck(self) -> Walk | None:
+        """How all rows are looked at again after the switch, where what was proved does not hold any longer."""
+        ...
+
 
 _Definition_co = TypeVar("_Definition_co", covariant=True)
 
@@ -204,6 +242,13 @@ class Bound(Generic[_Definition_co]):
     def contract(self) -> tuple[Step, ...]:
         return ()
 
+    def relies_on(self, *, switched: bool) -> Reliance | None:
+        del switched
+        return None
+
+    def recheck(self) -> Walk | None:
+        return None
+
 
 class OnTable(Protocol):
     """The model of an operation on one table, as the file has it."""
@@ -226,4 +271,5 @@ class Plain(Bound[_OnTable_co]):
 def object_name(kind: str, migration: str, operation: int) -> str:
     """The name of something we make: the same for each run of a migration, so that a second run finds the first one's."""
     digest = hashlib.sha256(migration.encode()).hexdigest()[:10]
-    return f"{kind}_{digest}_{operation}"
+    # Three digits, so that names sort in the order of the file, and with them the triggers that fire.
+    return f"{kind}_{digest}_{operation:03}"

@@ -24,6 +24,7 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations import Action, bind_one, steps
 from backfilld.migrations.operations.sql.steps import Sql
+from backfilld.migrations.planning.checks.event_triggers import refuse_event_trigger
 from backfilld.migrations.planning.dry_run_copies import copied, kind_of
 from backfilld.migrations.planning.dry_run_findings import DryRun, Place, Seen, judge, refuse_failed, shown
 from backfilld.migrations.postgres import catalog_diff
@@ -177,7 +178,9 @@ class _Stage:
             if server_is_gone(exc):
                 raise
             # Where the copy is no longer what the table would be, the error may be about the copy alone.
-            if not self._astray:
+            if refuse_event_trigger(self._found, exc):
+                pass
+            elif not self._astray:
                 refuse_failed(self._found, self._migration.operations[number], number, statement, exc)
             self._astray.add(number)
             return Seen(by_rule_because=f"it fails on an empty copy ({exc.diag.message_primary or exc})")

@@ -14,18 +14,26 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import bind, bind_one
 from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql import preflight as sql
+from backfilld.migrations.planning.checks.event_triggers import check_event_triggers
 from backfilld.migrations.planning.checks.findings import Case
-from backfilld.migrations.planning.checks.side_effects import tell_side_effects
+from backfilld.migrations.planning.checks.live_runs import check_columns, live_operations
+from backfilld.migrations.planning.checks.side_effects import refuse_update_rules, tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
 from backfilld.migrations.planning.checks.walks import keys_because, with_key
+from backfilld.migrations.planning.checks.whole_rows import find_row_comparisons
 from backfilld.migrations.planning.dry_run import dry_run
 from backfilld.migrations.planning.estimate import estimate_cost
 from backfilld.migrations.planning.examination import Examination
+from backfilld.migrations.planning.trigger_trial import try_triggers
 from backfilld.migrations.postgres import catalog, dependents, pooler
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.planning.checks.live_runs import LiveOperation
     from backfilld.migrations.postgres.connect import Connection
 
 __all__ = ["OLDEST_SERVER", "Examination", "examine"]
@@ -39,12 +47,18 @@ def examine(connection: Connection, migration: Migration) -> Examination:
     found = Examination(backend=catalog.backend(connection))
     _check_server(connection, found, migration)
     if not found.findings:
+        check_event_triggers(connection, found)
+    if not found.findings:
+        live = live_operations(connection, migration.name)
         found.facts = tuple(
-            _examine_operation(connection, found, migration, number) for number in range(len(migration.operations))
+            _examine_operation(connection, found, migration, number, live)
+            for number in range(len(migration.operations))
         )
     if not found.findings:
         found.dependents = {name: dependents.of_table(connection, table) for name, table in found.tables.items()}
         found.dry_run = dry_run(connection, found, migration, found.facts)
+    if not found.findings:
+        try_triggers(connection, found, migration, bind(migration, found.facts))
     if not found.findings:
         found.costs = tuple(
             estimate_cost(connection, found.tables[rewrite.table], rewrite, migration.settings)
@@ -81,14 +95,22 @@ def _check_server(connection: Connection, found: Examination, migration: Migrati
         )
 
 
-def _examine_operation(connection: Connection, found: Examination, migration: Migration, number: int) -> Facts:
+def _examine_operation(
+    connection: Connection,
+    found: Examination,
+    migration: Migration,
+    number: int,
+    live: Mapping[TableName, Sequence[LiveOperation]],
+) -> Facts:
     operation = migration.operations[number]
     place = f"operations[{number}].{operation.kind}"
     examine_case = REGISTRY[type(operation)].examine
     if isinstance(operation, definition.Sql):
-        return sql.examine(connection, found, operation, number)
+        return sql.examine(connection, found, operation, number, live)
     nothing = Facts(relation=str(operation.table))
     before = len(found.findings)
+    beside = live.get(operation.table, ())
+    check_columns(found, place, operation, beside)
     table = found.tables.get(operation.table) or find_table(connection, found, place, operation.table)
     if table is not None:
         found.tables[operation.table] = table
@@ -109,10 +131,26 @@ def _examine_operation(connection: Connection, found: Examination, migration: Mi
             )
             _add_earlier_columns(case)
             facts = examine_case(case, operation)
+            if len(found.findings) == before:
+                find_row_comparisons(case, operation, facts)
+            check_columns(found, place, operation, beside, facts=facts)
     except Rejected as rejected:
         found.findings.append(rejected.finding(place))
         return nothing
-    return facts if len(found.findings) > before else _with_walk(case, facts)
+    return facts if len(found.findings) > before else _with_walk(case, _with_plain_types(connection, facts))
+
+
+def _with_plain_types(connection: Connection, facts: Facts) -> Facts:
+    """Every target with the type that its values are computed in, apart from the row that they are for."""
+    if not any(not target.plain_type for target in facts.targets):
+        return facts
+    plain = catalog.plain_type_names(connection, [target.type for target in facts.targets])
+    return replace(
+        facts,
+        targets=tuple(
+            replace(target, plain_type=target.plain_type or plain.get(target.type, "")) for target in facts.targets
+        ),
+    )
 
 
 def _add_earlier_columns(case: Case) -> None:
@@ -128,6 +166,7 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
     """How the operation walks its table, if it moves data."""
     if bind_one(case.migration, case.number, facts).rewrite() is None:
         return facts
+    refuse_update_rules(case)
     tell_side_effects(case.found, case.table, {target.column for target in facts.targets})
     facts = with_key(case.found, case.place, case.table, facts)
     because = keys_because(case.connection, case.table, facts)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.planning.examination import Examination
     from backfilld.migrations.planning.risks import Risk
     from backfilld.migrations.postgres.catalog import Table
+    from backfilld.migrations.postgres.locks import Needed
     from backfilld.migrations.walks.rewrite import Rewrite
 
 #: Rows per second and lane that an estimate starts from, until a run has measured its own: a few indexes, ordinary disks.
@@ -227,19 +228,7 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAc
     if not isinstance(step, Action):
         text = f"-- {step.kind}: {step.table}"
         return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=step.note, operation=place.operation)]
-    planned = []
-    if (lock := needed(step)) is not None and lock.first:
-        planned.append(
-            PlannedAction(
-                sql=lock.statement.as_string(),
-                lock=lock.mode,
-                note=f"the strongest lock that the step needs, acquired first; {_GIVES_WAY}",
-                operation=place.operation,
-                step=place.step,
-                hold="brief",
-                known="by rule",
-            )
-        )
+    planned = _of_lock(needed(step), place)
     for number, statement in enumerate(step.statements):
         seen = dry_run.at(replace(place, statement=number)) if dry_run is not None else Seen(by_rule_because="-")
         lock_mode = seen.lock or statement.lock
@@ -262,6 +251,26 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAc
         kept = "afterwards the table's catalog entries must be unchanged, except for what the migration asks for"
         planned[-1] = replace(planned[-1], note="; ".join(part for part in (planned[-1].note, kept) if part))
     return planned
+
+
+def _of_lock(lock: Needed | None, place: Place) -> list[PlannedAction]:
+    """What takes a step's lock before its first statement."""
+    if lock is None:
+        return []
+    notes = ["changes nothing: locks the view before the table, in the order of its readers" for _ in lock.views]
+    notes.append(f"the strongest lock that the step needs, acquired first; {_GIVES_WAY}")
+    return [
+        PlannedAction(
+            sql=statement.as_string(),
+            lock=lock.mode,
+            note=note,
+            operation=place.operation,
+            step=place.step,
+            hold="brief",
+            known="by rule",
+        )
+        for statement, note in zip(lock.statements, notes, strict=False)
+    ]
 
 
 def _is_said(statement: Statement, seen: Seen) -> bool:

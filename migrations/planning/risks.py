@@ -47,6 +47,7 @@ class Cause(StrEnum):
 
     DROPPED_COLUMN = "dropped_column"
     OLD_VALUES = "old_values"
+    AFTER_CONTRACT = "after_contract"
     ALLOWED_RULE = "allowed_rule"
     DEPENDENT = "dependent"
     UNMEASURED_LOCK = "unmeasured_lock"
@@ -54,6 +55,7 @@ class Cause(StrEnum):
     GROWTH = "growth"
     CACHED_PLANS = "cached_plans"
     LOCK_WAIT = "lock_wait"
+    ROW_COMPARISON = "row_comparison"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,7 @@ def rank(
     found = [
         *_of_loss(migration),
         *_of_impacts(impacts),
+        *_of_row_comparisons(migration, examination),
         *_of_dry_run(examination, operations),
         *_of_growth(examination),
         *_of_brief_locks(migration, operations),
@@ -98,6 +101,28 @@ def _of_loss(migration: Migration) -> list[Risk]:
                     operation=number,
                     reason=reason,
                     remedy="Approve contract only when no application uses it",
+                )
+            )
+        elif of.fails_after_contract:
+            found.append(
+                Risk(
+                    cause=Cause.AFTER_CONTRACT,
+                    level="high",
+                    operation=number,
+                    reason=f"after contract {of.fails_after_contract}",
+                    remedy="Approve contract only when no application sends one; `status` says when the last INSERT came"
+                    if isinstance(of, definition.AddColumn)
+                    else "Approve contract only when no application sends one",
+                )
+            )
+        elif isinstance(of, definition.SetNotNull):
+            found.append(
+                Risk(
+                    cause=Cause.AFTER_CONTRACT,
+                    level="medium",
+                    operation=number,
+                    reason=f"from verify on a statement that leaves {of.table}.{of.column} NULL fails",
+                    remedy="Deploy an application that gives it a value first",
                 )
             )
         written = _written_in_place(of)
@@ -155,6 +180,21 @@ def _of_impacts(impacts: Mapping[TableName, Sequence[Impact]]) -> list[Risk]:
                 found.append(
                     Risk(cause=Cause.DEPENDENT, level=level, operation=one.operation, reason=reason, remedy=remedy)
                 )
+    return found
+
+
+def _of_row_comparisons(migration: Migration, examination: Examination) -> list[Risk]:
+    found: list[Risk] = []
+    for number, named in examination.row_comparisons.items():
+        type_, table = examination.facts[number].targets[0].type, migration.operations[number].table
+        reason = (
+            f"from expand on, UPDATEs of {table} may fail in {', '.join(named)}, which compares whole rows: "
+            f"the type {type_} has no equality"
+        )
+        remedy = "Compare by image there (NEW *<> OLD), or name the columns"
+        if type_ == "json":
+            remedy += "; or use jsonb"
+        found.append(Risk(cause=Cause.ROW_COMPARISON, level="high", operation=number, reason=reason, remedy=remedy))
     return found
 
 

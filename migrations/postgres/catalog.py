@@ -204,6 +204,14 @@ def plain_types(connection: Connection, table: Table) -> dict[str, str]:
     return {row["name"]: row["type"] for row in connection.execute(_SQL["plain_types"], {"oid": table.oid})}
 
 
+def plain_type_names(connection: Connection, types: Sequence[str]) -> dict[str, str]:
+    """Types by name, each without a domain and a limit of length."""
+    with connection.transaction():
+        connection.execute("SET LOCAL search_path = ''")
+        rows = connection.execute(_SQL["plain_type_names"], {"types": list(types)}).fetchall()
+    return {row["name"]: row["type"] for row in rows}
+
+
 def nature(connection: Connection, table: Table, column: str) -> Nature:
     """What a column of a table is made of. Runs in a transaction with an empty search_path."""
     row = connection.execute(_SQL["column_nature"], {"oid": table.oid, "column": column}).fetchone()

@@ -32,6 +32,10 @@ Pool: TypeAlias = "ConnectionPool[SafeConnection]"
 #: Seconds to wait for a server that does not answer. Longer than a restart's refusal, shorter than a person's patience.
 CONNECT_TIMEOUT_SECONDS = 10
 
+#: A transaction that hears nothing for so long is ended by the server, and with it the lease and the locks of a worker that froze.
+#: A process that gets a tenth of a processor is back within this.
+FROZEN_SECONDS = 10.0
+
 _OPTIONS: dict[str, Any] = {
     "row_factory": dict_row,
     # Poolers in transaction mode do not know of prepared statements, and a plan made for one key range misleads the next.
@@ -151,8 +155,7 @@ def begin_settings(  # noqa: PLR0913 - each is named where it is called
         "application_name": str(SessionName(run=run, lane=lane, seq=seq)),
         "lock_timeout": f"{round(lock_timeout_seconds * 1000)}ms",
         "statement_timeout": f"{round(statement_timeout_seconds * 1000)}ms",
-        # Ends the transaction, and with it the lease, of a worker that froze.
-        "idle_in_transaction_session_timeout": "10s",
+        "idle_in_transaction_session_timeout": f"{FROZEN_SECONDS * 1000:.0f}ms",
         "backfilld.batch": "on",
         "backfilld.writes": writes,
         **SEMANTICS,

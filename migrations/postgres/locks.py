@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg import sql
 
+from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
@@ -88,14 +89,25 @@ class Needed:
     #: statement: it knows best what it needs (ONLY, partitions, IF EXISTS), and LOCK TABLE takes no foreign table and wants
     #: rights that an owner may have taken from himself.
     first: bool
+    #: Views that are locked before the tables, the outermost first: as whoever reads them does.
+    views: tuple[TableName, ...] = ()
 
     @property
-    def statement(self) -> sql.Composed:
+    def statements(self) -> tuple[sql.Composed, ...]:
+        """What takes the lock before the first statement; nothing where the statements take it themselves."""
+        if not self.first:
+            return ()
         tables = sql.SQL(", ").join(table.identifier for table in self.tables)
-        return sql.SQL("LOCK TABLE {} IN {} MODE").format(tables, sql.SQL(self.mode))  # one of MODES
+        lock = sql.SQL("LOCK TABLE {} IN {} MODE").format(tables, sql.SQL(self.mode))  # one of MODES
+        return (*(_view_alone(view) for view in self.views), lock)
 
     def __str__(self) -> str:
         return " and ".join(str(table) for table in self.tables)
+
+
+def _view_alone(view: TableName) -> sql.Composed:
+    """Lock a view ACCESS EXCLUSIVE and nothing that it reads, as a LOCK TABLE of it would. It changes nothing."""
+    return sql.SQL("ALTER VIEW IF EXISTS {} SET SCHEMA {}").format(view.identifier, sql.Identifier(view.schema))
 
 
 class Locking(Protocol):
@@ -115,6 +127,8 @@ class Changing(Protocol):
     @property
     def locks(self) -> Sequence[TableName]: ...
     @property
+    def views(self) -> Sequence[TableName]: ...
+    @property
     def index(self) -> object | None: ...
 
 
@@ -129,6 +143,7 @@ def needed(action: Changing) -> Needed | None:
         tables=tuple(sorted(tables, key=lambda table: (table.schema, table.name))),
         mode=strongest,
         first=bool(action.locks) or modes[0] != strongest,
+        views=tuple(action.views),
     )
 
 
@@ -241,7 +256,7 @@ class Queue:
 
 def queue(connection: Connection, pid: int, lock: Needed | None) -> Queue | None:
     """Whom this session waits for, to the head of the queue; None when it waits for no lock."""
-    with connection.transaction(), connection.pipeline():
+    with connection.transaction(), pipeline(connection):
         waits = connection.execute(_SQL["awaited"], {"waiting": pid})
         found = connection.execute(_SQL["in_the_way"], _who(lock, waiting=pid))
         awaited, rows = waits.fetchone(), found.fetchall()

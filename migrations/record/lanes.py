@@ -143,6 +143,7 @@ def advance_query(lane: Lane, checkpoint: Checkpoint) -> Statement:
         "walked": checkpoint.walked,
         "changed": checkpoint.changed,
         "residual": checkpoint.residual,
+        "own": checkpoint.own,
         "hot": checkpoint.hot,
         "batch_rows": checkpoint.batch_rows or lane.batch_rows,
         "recent": Jsonb([[timing.rows, timing.seconds, timing.at] for timing in checkpoint.recent]),
@@ -199,6 +200,8 @@ class Walked:
     walked: int
     changed: int
     residual: int
+    #: Rows that hold a value of the application's own.
+    own: int
 
 
 def of_walk(connection: Connection, run: int, *, kind: str, operation: int) -> Walked:
@@ -243,12 +246,14 @@ class PassResult:
 
     residual: int
     walked: int
+    #: Rows that hold a value of the application's own.
+    own: int
 
 
 def pass_result(connection: Connection, run: int, *, pass_: int, kind: LaneKind) -> PassResult:
     """What the lanes of a pass found and did."""
     row = connection.execute(_SQL["pass_result"], {"run": run, "pass": pass_, "kind": kind}).fetchone()
-    return PassResult(**(row or {"residual": 0, "walked": 0}))
+    return PassResult(**(row or {"residual": 0, "walked": 0, "own": 0}))
 
 
 def due(connection: Connection, *, grace_seconds: float) -> list[LaneMessage]:

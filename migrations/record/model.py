@@ -76,6 +76,8 @@ class Run:
     rows_total: int | None
     residual_rows: int | None
     verified_at: datetime | None
+    #: Rows that hold a value of the application's own in a column that was added; None before a look at all rows.
+    own_values: int | None
     error: Mapping[str, Any] | None
     #: Sizes of the tables that are walked, in bytes, before the walk and after it.
     space: Mapping[str, Any] | None
@@ -194,6 +196,8 @@ class Checkpoint:
     walked: int = 0
     changed: int = 0
     residual: int = 0
+    #: Rows that hold a value of the application's own.
+    own: int = 0
     #: Of the changed rows, those that touched no index; None where they are not counted.
     hot: int | None = None
     #: How many rows the next batch takes; None: as many as this one.
@@ -308,6 +312,8 @@ class Quarantined:
     error: str
     retry: bool
     attempts: int
+    #: What the column held where a sync trigger could not compute it; None for a row that lanes could not convert, and for NULL.
+    kept: str | None
     quarantined_at: datetime
 
     @classmethod

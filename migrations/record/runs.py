@@ -174,6 +174,11 @@ def listed(connection: Connection, *, ended: bool = False, most: int | None = LI
     return [Run.from_row(row) for row in rows]
 
 
+def with_something_left(connection: Connection) -> list[Run]:
+    """Runs that have not ended, and cancelled ones of which a sync trigger is still there."""
+    return [Run.from_row(row) for row in connection.execute(_SQL["with_something_left"]).fetchall()]
+
+
 def last_ended(connection: Connection, *, most: int) -> list[Run]:
     """The runs that ended last, the last one first."""
     return [Run.from_row(row) for row in connection.execute(_SQL["last_ended"], {"most": most}).fetchall()]
@@ -264,11 +269,59 @@ def set_pass(connection: Connection, run: int, pass_: int, *, reason: str) -> No
     audit.record(connection, run, actor=WORKER, what="phase.backfill", **{"pass": pass_, "reason": reason})
 
 
-def set_residual(connection: Connection, run: int, *, residual: int, verified: bool) -> None:
-    connection.execute(_SQL["set_residual"], {"run": run, "residual": residual, "verified": verified})
+def set_residual(connection: Connection, run: int, *, residual: int, verified: bool, own: int = 0) -> None:
+    """What a look at all rows found: so many that need work, and so many with a value of the application's own."""
+    connection.execute(_SQL["set_residual"], {"run": run, "residual": residual, "verified": verified, "own": own})
     audit.record(
-        connection, run, actor=WORKER, what="run.verified" if verified else "run.residual", residual_rows=residual
+        connection,
+        run,
+        actor=WORKER,
+        what="run.verified" if verified else "run.residual",
+        residual_rows=residual,
+        **({"own_values": own} if own else {}),
     )
+
+
+def unverify(connection: Connection, run: int) -> None:
+    """What the run has proved does not hold any longer."""
+    connection.execute(_SQL["unverify"], {"run": run})
+
+
+def wake_disturbed(connection: Connection) -> list[int]:
+    """Let runs continue that wait for an approval while what they have proved does not hold any longer; returns which."""
+    found = [int(row["run"]) for row in connection.execute(_SQL["disturbed"]).fetchall()]
+    for run in found:
+        locked = lock(connection, run)
+        if locked is not None and locked.state is State.WAITING:
+            set_state(connection, locked, State.RUNNING, actor=WORKER, reason="what was verified has changed since")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureChange:
+    """Something that a proof relies on, and that is not any longer what it was."""
+
+    relation: str
+    #: `column total`, `sync trigger on jobs`.
+    what: str
+    gone: bool
+
+    @property
+    def is_column(self) -> bool:
+        return self.what.startswith("column ")
+
+    def __str__(self) -> str:
+        return f"the {self.what}{' of ' + self.relation if self.is_column else ''} {'is gone' if self.gone else 'has changed'}"
+
+
+def remember_structure(connection: Connection, run: int, parts: Sequence[Mapping[str, object]]) -> None:
+    """Put down what a proof relies on as it is at this moment; each part is `relation`, `columns` and `trigger`."""
+    connection.execute(_SQL["remember_structure"], {"run": run, "parts": Jsonb(list(parts))})
+
+
+def structure_changes(connection: Connection, run: int) -> list[StructureChange]:
+    """What has changed of that since."""
+    return [StructureChange(**row) for row in connection.execute(_SQL["structure_changes"], {"run": run}).fetchall()]
 
 
 def approve(connection: Connection, run: int, phase: Phase, *, actor: str) -> None:

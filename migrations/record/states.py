@@ -62,12 +62,16 @@ class Phase(StrEnum):
 
 
 class LaneKind(StrEnum):
-    """What a lane does: walk a part of a table, try rows of the quarantine again, or coordinate the run."""
+    """What a lane does: walk a part of a table, try rows of the quarantine again, or coordinate the run.
+
+    A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer.
+    """
 
     COORDINATOR = "coordinator"
     BACKFILL = "backfill"
     VERIFY = "verify"
     RETRY = "retry"
+    RECHECK = "recheck"
     ARCHIVE = "archive"
     RESTORE = "restore"
     UNDO = "undo"
@@ -153,7 +157,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 FORWARD: dict[Phase, frozenset[LaneKind]] = {
     Phase.BACKFILL: frozenset({LaneKind.BACKFILL, LaneKind.RETRY}),
     Phase.VERIFY: frozenset({LaneKind.VERIFY}),
-    Phase.CONTRACT: frozenset({LaneKind.ARCHIVE}),
+    Phase.SWITCH: frozenset({LaneKind.RETRY}),
+    Phase.CONTRACT: frozenset({LaneKind.RETRY, LaneKind.RECHECK, LaneKind.ARCHIVE}),
 }
 #: Which lanes work while a run is rolled back, whatever its phase.
 BACK = frozenset({LaneKind.ARCHIVE, LaneKind.RESTORE, LaneKind.UNDO})

@@ -86,9 +86,13 @@ def look(connection: Connection, run: Run) -> RollbackCheck:
 
 
 def _steps_back(connection: Connection, run: Run, operations: Sequence[Operation]) -> list[Step]:
-    """The way back from where the run is."""
+    """The way back from where the run is; of one that is on it, what is left."""
     coordinator = lanes.read(connection, run.run, 0)
     step = (coordinator.cursor or 0) if coordinator is not None else 0
+    if (begun := run.rollback.begun) is not None:
+        return [
+            back.step for back in way_back(operations, phase=begun.phase, done=begun.steps, pass_=begun.pass_)[step:]
+        ]
     done = max(step - run.phase.own_steps, 0)
     return [back.step for back in way_back(operations, phase=run.phase, done=done, pass_=run.pass_)]
 

@@ -14,7 +14,9 @@ from backfilld.migrations.queries import queries, templates
 from backfilld.migrations.record.model import Bounds
 from backfilld.migrations.rollback.archive import array, key_array
 from backfilld.migrations.rollback.retention import MOST_KEYS, has_partition, partition
+from backfilld.migrations.walks.firing import Beside, firing
 from backfilld.migrations.walks.keys import KeyWalk, split_within
+from backfilld.migrations.walks.update_sql import Update
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
     from backfilld.migrations.facts import Target
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Key
+    from backfilld.migrations.walks.firing import TableCode
     from backfilld.migrations.walks.keys import Query
-    from backfilld.migrations.walks.update_sql import Update
 
 _SQL = queries(__package__, "journal")
 _TEMPLATES = templates(__package__, "journal")
@@ -54,13 +56,25 @@ class Journal:
         changed, parameters = (
             self._changed(update, still) if version >= RETURNS_OLD else self._changed_before_18(update, still)
         )
-        query = _TEMPLATES["journaled"].format(
-            changed=changed,
+        kept = self._kept(was=sql.SQL('"~was"'), changed=sql.SQL("changed"))
+        return _TEMPLATES["journaled"].format(changed=changed, kept=kept), parameters
+
+    @property
+    def beside_firing(self) -> Beside:
+        """What `firing` does besides, so that it writes into the journal what it replaces."""
+        kept = self._kept(was=sql.SQL('"~with"'), changed=sql.SQL('"~told"'))
+        return Beside(
+            carried=array(self.walk.table.name, self.columns), columns=self.columns, last=sql.SQL(", {}").format(kept)
+        )
+
+    def _kept(self, *, was: sql.Composable, changed: sql.Composable) -> sql.Composed:
+        return _TEMPLATES["kept"].format(
             journal=partition("journal", self.run).identifier,
             run=sql.Literal(self.run),
             operation=sql.Literal(self.operation),
+            was=was,
+            changed=changed,
         )
-        return query, parameters
 
     def _changed(self, update: Update, still: sql.Composable) -> Query:
         query, parameters = update.query
@@ -88,7 +102,7 @@ class Journal:
             was=array(table, self.columns),
             table=update.table,
             sets=update.sets,
-            source=sql.SQL("{},").format(update.source) if update.source is not None else sql.SQL("FROM"),
+            source=sql.SQL("FROM {},").format(update.source) if update.source is not None else sql.SQL("FROM"),
             condition=update.condition,
             same=sql.SQL(" AND ").join(sql.SQL('{} = "~picked".{}').format(*pair) for pair in keys),
             needs_work=update.needs_work,
@@ -99,43 +113,88 @@ class Journal:
         return changed, [*update.parameters, *update.source_parameters, *update.parameters]
 
 
-def told_query(update: Update, journal: Journal | None, *, still: sql.Composable | None, version: int) -> Query | None:
-    """The update that gives `changed` and `residual`; None where nothing is kept, and no condition tells what is residual."""
+def told_query(update: Update, journal: Journal | None, *, still: sql.Composable | None, version: int) -> Query:
+    """The update that gives `changed`, and `residual`: how many of the changed rows meet the condition `still`."""
     if journal is not None:
         return journal.written(update, still=still if still is not None else sql.SQL("false"), version=version)
-    return update.told(still) if still is not None else None
+    return update.told(still) if still is not None else update.query
 
 
-def undo(
-    journal: KeyWalk, table: KeyWalk, targets: Sequence[Target], condition: sql.Composable, *, operation: int
-) -> sql.Composed:
-    """Give rows back what they were, and take those out of the journal. `condition` is over the journal; gives `changed`."""
-    keys = [(one, sql.Identifier(f"~key_{n}")) for n, one in enumerate(table.key)]
-    return _TEMPLATES["undo"].format(
-        # Without the journal's collation, so that the key's own decides when it is compared.
-        held_key=sql.SQL(", ").join(
-            sql.SQL('key[{}] COLLATE "default" AS {}').format(sql.Literal(n + 1), name)
-            for n, (_, name) in enumerate(keys)
-        ),
-        journal=journal.table.identifier,
-        name=sql.Identifier(journal.table.name),
-        condition=condition,
-        operation=sql.Literal(operation),
-        table=sendable(table.table.identifier),
-        sets=sql.SQL(", ").join(
-            sql.SQL('{} = CAST("~held"."~was"[{}] AS {})').format(
-                sendable(sql.Identifier(one.column)), sql.Literal(n + 1), sendable(sql.SQL(one.type))
-            )
-            for n, one in enumerate(targets)
-        ),
-        same=sql.SQL(" AND ").join(
-            sql.SQL('{} = CAST("~held".{} AS {})').format(
-                sendable(sql.Identifier(table.table.name, one.name)), name, sendable(sql.SQL(one.type))
-            )
-            for one, name in keys
-        ),
-        current=array(table.table.name, [one.column for one in targets]),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Undo:
+    """Give rows of a table back what they were, and take those out of the journal; a batch of it, over keys of the journal."""
+
+    journal: KeyWalk
+    table: KeyWalk
+    targets: Sequence[Target]
+    operation: int
+
+    def query(self, condition: sql.Composable, parameters: Sequence[Any]) -> Query:
+        """Gives `changed`. Any: key values."""
+        query = _TEMPLATES["undo"].format(
+            held=self._held(condition),
+            update=self._update.query[0],
+            journal=self.journal.table.identifier,
+            name=sql.Identifier(self.journal.table.name),
+            operation=sql.Literal(self.operation),
+        )
+        return query, list(parameters)
+
+    def firing(self, condition: sql.Composable, parameters: Sequence[Any], code: TableCode) -> Query:
+        """The same where the table runs code of its own; a row that a trigger keeps as it is stays in the journal."""
+        gone = _TEMPLATES["gone"].format(
+            journal=self.journal.table.identifier,
+            name=sql.Identifier(self.journal.table.name),
+            operation=sql.Literal(self.operation),
+        )
+        beside = Beside(
+            carried=sql.SQL('"~held"."~key"'),
+            first=sql.SQL("{}, ").format(self._held(condition)),
+            first_parameters=parameters,
+            last=sql.SQL(", {}").format(gone),
+        )
+        return firing(self._update, self.table, self.table.table, code, still=None, beside=beside, by_key=True)
+
+    def _held(self, condition: sql.Composable) -> sql.Composed:
+        return _TEMPLATES["held"].format(
+            # Without the journal's collation, so that the key's own decides when it is compared.
+            held_key=sql.SQL(", ").join(
+                sql.SQL('key[{}] COLLATE "default" AS {}').format(sql.Literal(n + 1), name)
+                for n, (_, name) in enumerate(self._keys)
+            ),
+            journal=self.journal.table.identifier,
+            condition=condition,
+            operation=sql.Literal(self.operation),
+        )
+
+    @property
+    def _update(self) -> Update:
+        name = self.table.table.name
+        return Update(
+            table=sendable(self.table.table.identifier),
+            values=[
+                (
+                    one,
+                    sql.SQL('CAST("~held"."~was"[{}] AS {})').format(sql.Literal(n + 1), sendable(sql.SQL(one.type))),
+                )
+                for n, one in enumerate(self.targets)
+            ],
+            condition=sql.SQL(" AND ").join(
+                sql.SQL('{} = CAST("~held".{} AS {})').format(
+                    sendable(sql.Identifier(name, one.name)), held, sendable(sql.SQL(one.type))
+                )
+                for one, held in self._keys
+            ),
+            parameters=(),
+            needs_work=sql.SQL('{} IS NOT DISTINCT FROM "~held"."~is"').format(
+                array(name, [one.column for one in self.targets])
+            ),
+            source=sql.SQL('"~held"'),
+        )
+
+    @property
+    def _keys(self) -> list[tuple[KeyColumn, sql.Identifier]]:
+        return [(one, sql.Identifier(f"~key_{n}")) for n, one in enumerate(self.table.key)]
 
 
 def walk_of(run: int) -> KeyWalk:

@@ -41,8 +41,10 @@ class Rewrite:
     where: str | None = None
     #: The Python function that gives the values of `facts.targets`, in place of assignments.
     transform: str | None = None
-    #: Values that cannot be told from wrong ones (a fresh uuid) fill columns that are NULL, and those only.
+    #: Only columns that are NULL are filled: what is there is the application's, or cannot be told from it (a fresh uuid).
     fills_null: bool = False
+    #: A row that still holds this text, in its one column, is computed anew: its sync trigger could not, and left it there.
+    left: str | None = None
     #: A row whose value would be NULL is a row that cannot be converted.
     not_null: bool = False
     #: A sync trigger gives every row that is written meanwhile its value.
@@ -51,10 +53,14 @@ class Rewrite:
     writes: str = ""
 
     @property
+    def values(self) -> list[tuple[Target, sql.Composable]]:
+        """The columns that are written, and the value that each of them gets."""
+        return [(one.target, expression(one.expression)) for one in self.assignments]
+
+    @property
     def set_clause(self) -> sql.Composed:
         return sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sendable(sql.Identifier(one.target.column)), expression(one.expression))
-            for one in self.assignments
+            sql.SQL("{} = {}").format(sendable(sql.Identifier(target.column)), value) for target, value in self.values
         )
 
     @property
@@ -65,14 +71,25 @@ class Rewrite:
         """
         conditions = [expression(self.where)] if self.where is not None else []
         if self.fills_null:
-            nulls = [sql.SQL("{} IS NULL").format(self._column(one.target)) for one in self.assignments]
-            conditions.append(sql.Composed([sql.SQL("("), sql.SQL(" OR ").join(nulls), sql.SQL(")")]))
+            missing = [*(self._is_missing(one) for one in self.assignments), *self._was_left()]
+            conditions.append(sql.Composed([sql.SQL("("), sql.SQL(" OR ").join(missing), sql.SQL(")")]))
         elif self.facts.repeatable:
             differs = [self._differs(one) for one in self.assignments]
             if self.not_null:
                 differs += [sql.SQL("{} IS NULL").format(self._column(one.target)) for one in self.assignments]
             conditions.append(sql.Composed([sql.SQL("("), sql.SQL(" OR ").join(differs), sql.SQL(")")]))
         return sql.SQL(" AND ").join(conditions) if conditions else sql.Composed([sql.SQL("true")])
+
+    @property
+    def keeps_own_values(self) -> bool:
+        """Whether values other than the expression's are the application's own, and can be told from it."""
+        return self.fills_null and self.synced and self.facts.repeatable
+
+    @property
+    def holds_own_value(self) -> sql.Composed:
+        """True for rows in whose one column is a value that is not the expression's. An error where that cannot be computed."""
+        (one,) = self.assignments
+        return sql.SQL("({} AND {})").format(self._has_value(one.target), self._differs(one))
 
     @property
     def verifiable(self) -> bool:
@@ -88,6 +105,24 @@ class Rewrite:
         if self.verifiable or self.where is None or not self.facts.condition_may_end:
             return None
         return expression(self.where)
+
+    def _is_missing(self, one: Assignment) -> sql.Composed:
+        """The column is NULL, and the expression would change that. In this order: the second is not asked of other rows."""
+        if self.not_null or not self.facts.repeatable:
+            return sql.SQL("{} IS NOT DISTINCT FROM NULL").format(self._column(one.target))
+        return sql.SQL("({column} IS NOT DISTINCT FROM NULL AND {value} IS DISTINCT FROM NULL)").format(
+            column=self._column(one.target), value=expression(one.expression)
+        )
+
+    def _was_left(self) -> list[sql.Composed]:
+        if self.left is None:
+            return []
+        text = sendable(sql.Literal(self.left))
+        return [sql.SQL('{}::text COLLATE "C" = {}').format(self._column(one.target), text) for one in self.assignments]
+
+    def _has_value(self, target: Target) -> sql.Composed:
+        # Not IS NOT NULL, which is false for a row with a NULL in it.
+        return sql.SQL("{} IS DISTINCT FROM NULL").format(self._column(target))
 
     def _column(self, target: Target) -> sql.SQL:
         # Qualified by the table's bare name: that is how the expression sees it, and an output column cannot shadow it.

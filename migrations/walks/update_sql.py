@@ -27,14 +27,22 @@ class Update:
     """An UPDATE in its parts, each with its parameters."""
 
     table: sql.Composable
-    sets: sql.Composable
+    #: The columns that are written, and the value that each of them gets.
+    values: Sequence[tuple[Target, sql.Composable]]
     condition: sql.Composable
     parameters: Sequence[Any]  # Any: whatever psycopg can send
     #: Which of the rows that meet the condition are changed.
     needs_work: sql.Composable
-    #: `FROM` and where the values come from; None for expressions over the row.
+    #: Where the values come from; None for expressions over the row.
     source: sql.Composable | None = None
     source_parameters: Sequence[Any] = ()  # Any: as above
+
+    @property
+    def sets(self) -> sql.Composable:
+        """What stands behind SET."""
+        return sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sendable(sql.Identifier(target.column)), value) for target, value in self.values
+        )
 
     @property
     def query(self) -> Query:
@@ -42,7 +50,7 @@ class Update:
         query = _SQL["update"].format(
             table=self.table,
             sets=self.sets,
-            source=self.source or sql.SQL(""),
+            source=sql.SQL("FROM {}").format(self.source) if self.source is not None else sql.SQL(""),
             condition=self.condition,
             needs_work=self.needs_work,
         )
@@ -87,10 +95,7 @@ def given(
     )
     return Update(
         table=sendable(walk.table.identifier),
-        sets=sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sendable(sql.Identifier(target.column)), cast)
-            for target, cast in zip(targets, casts, strict=True)
-        ),
+        values=list(zip(targets, casts, strict=True)),
         condition=condition,
         parameters=parameters,
         needs_work=sql.SQL("{} AND ({})").format(same, differs),

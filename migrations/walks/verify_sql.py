@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from backfilld.migrations.queries import templates
 
 if TYPE_CHECKING:
-    from psycopg import sql
-
     from backfilld.migrations.walks.keys import KeyWalk
 
 _SQL = templates(__package__, "verify")
 
 
-def count_residual(table: sql.Composable, condition: sql.Composable, *, wanted: sql.Composable) -> sql.Composed:
-    """Gives `rows` of a range, and `residual`: those of them that are `wanted`."""
-    return _SQL["count_residual"].format(table=table, condition=condition, wanted=wanted)
+def count_residual(
+    table: sql.Composable, condition: sql.Composable, *, wanted: sql.Composable, own: sql.Composable | None
+) -> sql.Composed:
+    """Gives `rows` of a range, and of them `residual`: those that are `wanted`, and `own`: those that meet that condition."""
+    own = own or sql.SQL("false")
+    return _SQL["count_residual"].format(table=table, condition=condition, wanted=wanted, own=own)
 
 
 def keys_wanted(

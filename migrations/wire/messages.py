@@ -16,6 +16,10 @@ CONTROL_QUEUE = "control"
 ADVANCE_LANE = "advance_lane"
 APPLY_CONTROL = "apply_control"
 
+#: A message's worth of work. Long enough that the queue costs nothing, short enough that lanes take turns on few threads and
+#: that a drain ends soon. The reconciler's grace must be longer.
+SLICE_SECONDS = 2.0
+
 #: The verbs a control message may carry.
 CONTROL_VERBS = frozenset({"pause", "resume", "cancel", "wake"})
 

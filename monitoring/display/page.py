@@ -128,6 +128,9 @@ def remarks(progress: Progress, *, commands: bool = True) -> list[Text]:
     elif progress.hold_reason:
         mark = "" if progress.state is State.WAITING else "hold  "
         remarks.append(Text.assemble((mark, "yellow"), remedy(progress.hold_reason)))
+    remarks += [
+        Text(safe(one.in_words), style="red" if one.still_comes else "yellow") for one in progress.after_contract
+    ]
     if progress.state in {State.FAILED, State.PAUSED}:
         told = f". What helps: backfilld explain {safe(progress.name)}" if commands else ""
         remarks += [

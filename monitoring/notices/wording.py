@@ -37,6 +37,8 @@ _PROBLEMS = {
     "blocked": "the lock of a table could not be acquired in time",
     "quarantine": "rows could not be converted and are quarantined",
     "violated": "rows break the rule that is being verified",
+    "privilege": "row security, or a missing privilege, keeps the role from the rows",
+    "undone": "a trigger of the table keeps rows from being changed",
     "residual": "rows still need work after several passes: the application keeps writing them",
 }
 

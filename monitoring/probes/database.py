@@ -16,6 +16,7 @@ from psycopg.pq import TransactionStatus
 
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import lost
 from backfilld.migrations.queries import queries
 from backfilld.migrations.settings import Limits
@@ -125,7 +126,7 @@ class Database:
 
     def _ask_together(self, connection: Connection, probes: Collection[_Probe]) -> dict[str, Sequence[Row] | str]:
         try:
-            with connection.transaction(), connection.pipeline():
+            with connection.transaction(), pipeline(connection):
                 cursors = {probe.query: connection.execute(_text(probe), probe.parameters) for probe in probes}
                 return {query: cursor.fetchall() for query, cursor in cursors.items()}
         except psycopg.Error as exc:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backfilld.migrations.errors import UsageError
-from backfilld.migrations.record.states import State
+from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring.words import counted, size
 from backfilld.producers import answers, completion
 from backfilld.producers.cli.options import (
@@ -22,6 +22,9 @@ from backfilld.producers.cli.options import (
     client,
     watching,
 )
+
+if TYPE_CHECKING:
+    from backfilld.producers.client import Client
 
 #: Quoted from the file format's own example; `backfilld.migrations.file.windows` would take a tenth of the start for it.
 EXAMPLE_WINDOW = "Mon-Fri 22:00-06:00 Europe/Berlin"
@@ -233,18 +236,36 @@ def approve(
             autocompletion=completion.phases,
         ),
     ] = None,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="Do not ask; approve contract even while statements come that fail after it."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Let a phase begin that waits for a person.
 
     Example: backfilld approve jobs-new-field --phase contract
     """
-    now, approved = client(context, as_json=as_json).approved(run, phase)
+    asked = client(context, as_json=as_json)
+    if not yes and sys.stdin.isatty() and not as_json:
+        yes = _confirmed(asked, run, phase)
+    now, approved = asked.approved(run, phase, yes=yes)
     # Where it was approved in advance, another phase may come first.
     waits = now.state is State.WAITING and now.phase is not approved
     then = f"backfilld approve NAME --phase {now.phase}" if waits else f"backfilld gate NAME --phase {approved} --wait"
     first = f", and {now.phase}, which comes first, waits for approval" if waits else ""
     answers.answer(now, as_json=as_json, then=then, before=f"{approved} of {now.name} is approved{first}")
+
+
+def _confirmed(asked: Client, run: str, phase: str | None) -> bool:
+    """Whether a person lets contract make statements fail. Aborts when they do not; False where there was nothing to ask."""
+    fails = asked.after_contract(run) if phase in {None, Phase.CONTRACT} else ()
+    if not fails or (phase is None and asked.status(run).phase is not Phase.CONTRACT):
+        return False
+    for one in fails:
+        answers.say(one.in_words)
+    typer.confirm(f"Approve {Phase.CONTRACT} of {run}?", abort=True)
+    return True
 
 
 def _one_or_all(run: str | None, verb: str, *, all_runs: bool) -> str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.record.states import State
 from backfilld.monitoring import display
+from backfilld.monitoring.words import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,11 +86,13 @@ def approve(run: Progress) -> Wish:
             if phase == "contract"
             else ()
         ),
+        *(sentence(display.safe(one.in_words)) for one in run.after_contract),
     )
     return Wish(
         question=f"Approve {phase} of {_named(run)}?",
         says=says,
-        act=lambda client: _line(client.approve(run.run, phase)),
+        act=lambda client: _line(client.approve(run.run, phase, yes=True)),
+        grave=any(one.still_comes for one in run.after_contract),
     )
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 import redis
-from fix_daemon import Record, backfilld, until
+from fix_daemon import Daemon, Record, backfilld, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from fix_daemon import Daemon
 
     from backfilld.producers.demo.servers import EmbeddedPostgres
 
@@ -123,3 +124,50 @@ def test_whatever_is_killed_every_row_is_right(
     finally:
         after.connection.close()
     assert application.errors == []
+
+
+class Starved(threading.Thread):
+    """Gives all processes of a group a tenth of the time: they are stopped for the rest, as a container's limit does it."""
+
+    def __init__(self, group: int) -> None:
+        super().__init__(daemon=True)
+        self._group = group
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        with suppress(ProcessLookupError):
+            while not self.done.is_set():
+                os.killpg(self._group, signal.SIGSTOP)
+                self.done.wait(0.09)
+                os.killpg(self._group, signal.SIGCONT)
+                self.done.wait(0.01)
+
+
+@pytest.mark.soak
+def test_a_daemon_under_a_tenth_of_a_processor_starts_and_finishes_a_run(
+    database_url: str, redis_url: str, record: Record, tmp_path: Path
+) -> None:
+    """By the figures of issue 12 its children were killed while they imported, and started again for ever."""
+    record.connection.execute(
+        "CREATE TABLE items (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n bigint NOT NULL)"
+    )
+    record.connection.execute("INSERT INTO items (n) SELECT 0 FROM generate_series(1, 20000)")
+    file = tmp_path / "starved.yaml"
+    file.write_text(
+        "name: starved\noperations:\n"
+        '  - add_column: {table: items, column: {name: doubled, type: bigint}, backfill: "n * 2"}\n'
+        "settings: {approve: []}\n"
+    )
+    daemon = Daemon(database_url, redis_url, tmp_path / "daemon.log", group=True)
+    starved = Starved(daemon.process.pid)
+    starved.start()
+    try:
+        asked = backfilld("enqueue", str(file), database_url=database_url, redis_url=redis_url)
+        assert asked.returncode == 0, asked.stderr
+        until("the run to end", lambda: record.state("starved") == "completed", patience_seconds=900)
+    finally:
+        starved.done.set()
+        starved.join()
+        daemon.stop()
+    assert not daemon.lines("child.silent")
+    assert not daemon.lines("child.died")

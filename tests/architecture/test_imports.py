@@ -46,3 +46,12 @@ def test_every_module_of_the_engine_has_its_room() -> None:
 
     assert modules
     assert not astray
+
+
+def test_every_pipeline_ends_with_a_sync() -> None:
+    """psycopg's own ends with a Flush, which a frozen process would hide behind: `migrations/postgres/pipelines.py`."""
+    folders = ("migrations", "worker", "monitoring", "producers")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+
+    assert sources
+    assert not [path for path in sources if re.search(r"\.pipeline\(\)", path.read_text(encoding="utf-8"))]

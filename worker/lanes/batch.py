@@ -18,10 +18,13 @@ from backfilld.migrations.identifiers import TableName, sendable
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.record import quarantine
 from backfilld.migrations.record.model import Bounds, Key, PageRange
+from backfilld.migrations.rollback.journal import told_query
 from backfilld.migrations.walks import update_sql
+from backfilld.migrations.walks.firing import Beside, firing
 from backfilld.migrations.walks.keys import KeyWalk, fetch_key
 from backfilld.migrations.walks.next_batch import BatchRange, Row
 from backfilld.migrations.walks.pages import PageBatchRange, PageWalk
+from backfilld.worker.lanes.write import Change, TableCodes, Written, tell_undone, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Lane
+    from backfilld.migrations.rollback.journal import Journal
+    from backfilld.migrations.walks.firing import TableCode
+    from backfilld.migrations.walks.keys import Query
+    from backfilld.migrations.walks.update_sql import Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,8 @@ class Tally:
     #: For a verifying batch, rows that need work; for one that archives or restores, rows that the archive did not have; for
     #: another, changed rows that still meet the user's condition, where it was asked.
     residual: int = 0
+    #: For a verifying batch, rows that hold a value of the application's own.
+    own: int = 0
     quarantined: int = 0
     #: SQLSTATEs of the rows that were quarantined.
     sqlstates: tuple[str, ...] = ()
@@ -54,6 +63,7 @@ class Tally:
             changed=self.changed + other.changed,
             hot=self.hot if other.hot is None else (self.hot or 0) + other.hot,
             residual=self.residual + other.residual,
+            own=self.own + other.own,
             quarantined=self.quarantined + other.quarantined,
             sqlstates=self.sqlstates + other.sqlstates,
         )
@@ -84,6 +94,10 @@ class Work(Protocol):
     def relation(self) -> str:
         """The table of the operation, as the quarantine names it."""
 
+    @property
+    def codes(self) -> TableCodes:
+        """What the walked tables were last seen to run when they are written."""
+
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         """Do the lane's work on a range; `carefully` where a row in it may be known to be an error."""
         ...
@@ -108,6 +122,8 @@ class Batch:
         self.lane = lane
         #: So many rows of the run may be quarantined.
         self.cap = cap
+        #: Code of a table's own has run, and what of it waits for COMMIT is to run as it does in the application's transactions.
+        self.fired = False
         self._work = work
         self._walk = walk_of(work.walk, lane)
 
@@ -154,6 +170,34 @@ class Batch:
     def relation(self) -> TableName:
         """The table or the leaf whose rows are walked."""
         return self._walk.relation if isinstance(self._walk, PageWalk) else self._walk.table
+
+    def write(self, update: Update, *, journal: Journal | None, still: sql.Composable | None) -> Tally:
+        """Change rows of the range that is walked; what is replaced goes into the journal.
+
+        `still` is asked of every row that was changed. Raises psycopg.Error and ChangedMeanwhile.
+        """
+        beside = journal.beside_firing if journal is not None else Beside()
+
+        def when_it_fires(code: TableCode) -> Query:
+            return firing(update, self._work.walk, self.relation, code, still=still, beside=beside)
+
+        change = Change(
+            table=self._work.walk.table,
+            relation=self.relation,
+            columns=tuple(target.column for target, _ in update.values),
+            plain=told_query(update, journal, still=still, version=self.connection.info.server_version),
+            firing=when_it_fires,
+        )
+        written = self.change(change)
+        return Tally(changed=written.changed, residual=written.residual, hot=written.hot)
+
+    def change(self, change: Change) -> Written:
+        """Send an UPDATE, in the form that its table asks for. Raises psycopg.Error and ChangedMeanwhile."""
+        written, code = write(self.connection, self._work.codes, change)
+        self.fired = self.fired or code.fires
+        if written.undone:
+            tell_undone(self.connection, self.lane, change, code)
+        return written
 
     def set_aside(self, key: Key, sqlstate: str, message: str) -> Tally:
         """Put a row into the quarantine. Raises TooManyQuarantined when it is one too many."""

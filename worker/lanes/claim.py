@@ -13,6 +13,7 @@ from psycopg.rows import tuple_row
 
 from backfilld.migrations import holds
 from backfilld.migrations.postgres.connect import apply_settings, begin_settings
+from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.record import lanes, pace, runs
 from backfilld.migrations.record.model import Lane
 from backfilld.migrations.record.runs import StepContext
@@ -69,7 +70,7 @@ def take(
     `lane` and `context` are as last read; they give the batch's range and the time limits. On Wait and Drop the
     transaction is to be rolled back. Raises psycopg.Error, also when another session holds the lane or the table.
     """
-    with connection.pipeline():
+    with pipeline(connection):
         connection.execute("BEGIN")
         apply_settings(connection, _settings(lane, context, writes))
         claimed = connection.execute(lanes.CLAIM, {"run": lane.run, "lane": lane.lane, "seq": lane.seq})

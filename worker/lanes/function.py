@@ -10,12 +10,15 @@ import importlib
 import inspect
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 
 from backfilld.migrations.errors import Finding, Refused
+from backfilld.migrations.record.model import Timing
+from backfilld.migrations.walks.sizing import REMEMBERED, next_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +33,6 @@ Values = dict[KeyTexts, tuple[Any, ...]]
 
 #: How long one call should take; the number of rows it is handed follows from this. Between calls the run may be stopped.
 CALL_SECONDS = 0.25
-#: Of what a function has learned to take; the batch itself ends sooner.
-MOST_ROWS_PER_CALL = 200_000
 #: A traceback's last line longer than this says no more.
 MOST_CHARACTERS = 500
 
@@ -104,8 +105,9 @@ class Calls:
         self._key = key
         self._handed = handed
         self._written = written
-        #: Learned from the last call. Threads may overwrite each other's number: it is an estimate for all of them.
+        #: Learned from the last calls. Threads may overwrite each other's number: it is an estimate for all of them.
         self._rows_per_call = 1
+        self._recent: deque[Timing] = deque(maxlen=REMEMBERED)
 
     def __call__(
         self, keys: list[KeyTexts], rows: list[tuple[Any, ...]], *, between: Callable[[int, float], None]
@@ -123,7 +125,8 @@ class Calls:
             started, piece = time.monotonic(), slice(done, done + size)
             values |= self._call(keys[piece], rows[piece])
             now, handed = time.monotonic(), len(rows[piece])
-            self._rows_per_call = next_size(size, handed, now - started)
+            self._recent.append(Timing(rows=handed, seconds=now - started, at=now))
+            self._rows_per_call = next_size(size, list(self._recent))
             done += handed
             if now - asked > CALL_SECONDS:
                 between(done, now - began)
@@ -176,13 +179,13 @@ class Calls:
                 raise WrongRows(f"a returned row changes {name}, which is not among `writes`")
 
 
-def next_size(size: int, handed: int, seconds: float) -> int:
-    """How many rows the next call is handed, after one of `handed` rows that may have been the last few of a batch."""
-    if handed < size and seconds <= CALL_SECONDS:
+def next_size(size: int, recent: Sequence[Timing]) -> int:
+    """How many rows the next call is handed, after the last of `recent`, which may have had the last few rows of a batch."""
+    last = recent[-1]
+    if last.rows < size and last.seconds <= CALL_SECONDS:
         return size
     # 10: soon at a whole batch when a row costs microseconds, and never from one to too many when it costs a second.
-    wanted = min(handed * CALL_SECONDS / max(seconds, 1e-6), size * 10, MOST_ROWS_PER_CALL)
-    return max(1, int(wanted))
+    return next_rows(last.rows, recent, target_seconds=CALL_SECONDS, growth=10.0)
 
 
 def _identity(key: tuple[Any, ...]) -> object:

@@ -5,7 +5,8 @@ with. Made once per run, and shared by the threads of a process.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import psycopg
@@ -13,12 +14,11 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from backfilld.migrations.postgres.sqlstates import classify, in_words
-from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit, lanes, quarantine, runs
 from backfilld.migrations.record.model import Bounds, Key, PageRange
 from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.rollback import archive, journal
-from backfilld.migrations.rollback.journal import Journal, told_query
+from backfilld.migrations.rollback.journal import Journal
 from backfilld.migrations.walks import next_batch, update_sql, verify_sql
 from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.pages import PageBatchRange
@@ -27,6 +27,7 @@ from backfilld.migrations.walks.sizing import FIRST_ROWS
 from backfilld.migrations.walks.update_sql import Update
 from backfilld.worker.lanes.batch import Tally, walk_of
 from backfilld.worker.lanes.transform import Transform
+from backfilld.worker.lanes.write import Change, TableCodes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,12 +36,10 @@ if TYPE_CHECKING:
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Archived, Operation, Walk
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Lane
+    from backfilld.migrations.record.model import Lane, Quarantined
     from backfilld.migrations.walks.keys import Query
     from backfilld.migrations.walks.next_batch import After, BatchRange, Seen
     from backfilld.worker.lanes.batch import Batch
-
-_HOT_UPDATES = queries("backfilld.migrations.walks", "walks")["hot_updates"]
 
 #: SQLSTATE not_null_violation.
 _NOT_NULL = "23502"
@@ -81,6 +80,7 @@ class LaneWork(ABC):
     operation: Operation
     #: What is walked, by its key.
     walk: KeyWalk
+    codes: TableCodes = field(default_factory=TableCodes, compare=False)
 
     @property
     def relation(self) -> str:
@@ -181,25 +181,14 @@ class Expressions:
         *,
         journal: Journal | None,
     ) -> Tally:
-        connection, relation = batch.connection, {"relation": batch.relation.identifier.as_string()}
         update = Update(
             table=batch.table,
-            sets=self.rewrite.set_clause,
+            values=self.rewrite.values,
             condition=condition,
             parameters=parameters,
             needs_work=self.rewrite.needs_work,
         )
-        told = told_query(update, journal, still=self.rewrite.condition_tells, version=connection.info.server_version)
-        with connection.pipeline():
-            # PostgreSQL's counters grow on from earlier transactions, so what this one did is a difference.
-            before = connection.execute(_HOT_UPDATES, relation)
-            changed = connection.execute(*(told or update.query))
-            after = connection.execute(_HOT_UPDATES, relation)
-        hot = _hot(after) - _hot(before)
-        if told is None:
-            return Tally(changed=changed.rowcount, hot=hot)
-        row = changed.fetchone() or {}
-        return Tally(changed=row["changed"], residual=row["residual"], hot=hot)
+        return batch.write(update, journal=journal, still=self.rewrite.condition_tells)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,13 +219,17 @@ class Verify(LaneWork):
         """
         condition, parameters = batch.within(batch_range)
         wanted = verify_sql.wanted(self.walk, self.rewrite.needs_work, carefully=carefully)
-        query = verify_sql.count_residual(batch.table, condition, wanted=wanted)
-        row = batch.connection.execute(query, [batch.lane.run, self.number, *parameters]).fetchone()
-        walked, residual = (int(row["rows"]), int(row["residual"])) if row else (0, 0)
+        # A value of the application's own may stand where the expression is an error: it is not asked again then.
+        own = self.rewrite.holds_own_value if self.rewrite.keeps_own_values and not carefully else None
+        query = verify_sql.count_residual(batch.table, condition, wanted=wanted, own=own)
+        row = batch.connection.execute(query, [batch.lane.run, self.number, *parameters]).fetchone() or {}
+        walked, residual, own_values = row["rows"], row["residual"], row["own"]
         nulls = 0
         if residual and self.rewrite.not_null:
             nulls = self._set_nulls_aside(batch, condition, parameters, carefully=carefully)
-        return Tally(walked=walked, residual=residual - nulls, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls)
+        return Tally(
+            walked=walked, residual=residual - nulls, own=own_values, quarantined=nulls, sqlstates=(_NOT_NULL,) * nulls
+        )
 
     def _set_nulls_aside(
         self, batch: Batch, condition: sql.Composable, parameters: list[str], *, carefully: bool
@@ -284,6 +277,31 @@ class Verify(LaneWork):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recheck(LaneWork):
+    """Looks at all rows again after the switch, where what was proved does not hold any longer."""
+
+    rewrite: Rewrite
+    #: Rows that are not as they should be are written; otherwise they are only counted.
+    fixes: bool
+
+    @property
+    def writes(self) -> str:
+        return self.rewrite.writes
+
+    def cover(self, batch: Batch, batch_range: BatchRange, *, rows: int | None, carefully: bool) -> Tally:
+        del rows  # they are counted anyway
+        return batch.run(batch_range, carefully=carefully)
+
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        changed = 0
+        if self.fixes:
+            condition, parameters = batch.within(batch_range)
+            changed = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journal=None).changed
+        look = Verify(number=self.number, operation=self.operation, walk=self.walk, rewrite=self.rewrite)
+        return replace(look.attempt(batch, batch_range, carefully=carefully), changed=changed)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Retry(LaneWork):
     """Tries the rows of the quarantine again that a person asked for, one in each step."""
 
@@ -309,7 +327,7 @@ class Retry(LaneWork):
         try:
             with batch.connection.transaction():
                 batch.check_constraints_now()
-                tally = self.attempt(batch, next_batch.Row(key=row.key), carefully=True)
+                tally = self._again(batch, row)
         except psycopg.Error as exc:
             if classify(exc) != "data":
                 raise
@@ -317,6 +335,16 @@ class Retry(LaneWork):
         else:
             quarantine.release(batch.connection, batch.lane.run, operation=self.number, key=row.key)
         return Stepped(tally=tally, after=next_batch.After(cursor=None, done=False))
+
+    def _again(self, batch: Batch, row: Quarantined) -> Tally:
+        """Convert the row; one that the sync trigger left as it was, while it still holds what was left in it."""
+        backfill, rewrite = self.backfill, self.backfill.rewrite
+        if row.kept is not None and rewrite.keeps_own_values:
+            left = Expressions(rewrite=replace(rewrite, left=row.kept))
+            return replace(self, backfill=replace(backfill, values=left)).attempt(
+                batch, next_batch.Row(key=row.key), carefully=True
+            )
+        return self.attempt(batch, next_batch.Row(key=row.key), carefully=True)
 
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         changed = self.backfill.attempt(batch, batch_range, carefully=carefully).changed
@@ -339,6 +367,17 @@ class Archive(LaneWork):
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
         condition, parameters = batch.within(batch_range)
+        if self.archived.only is not None:
+            with suppress(psycopg.errors.DataError, psycopg.errors.ProgrammingError), batch.connection.transaction():
+                return self._copy(batch, sql.SQL("{} AND {}").format(condition, self.archived.only), parameters)
+        return self._copy(batch, condition, parameters)
+
+    def _copy(
+        self,
+        batch: Batch,
+        condition: sql.Composable,
+        parameters: list[Any],  # Any: key values
+    ) -> Tally:
         query = archive.archive(
             self.walk,
             condition,
@@ -383,10 +422,16 @@ class Undo(LaneWork):
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
         condition, parameters = batch.within(batch_range)
-        query = journal.undo(self.walk, self.table, self.targets, condition, operation=self.number)
+        undo = journal.Undo(journal=self.walk, table=self.table, targets=self.targets, operation=self.number)
         batch.connection.execute(journal.JOIN_BY_KEY)
-        row = batch.connection.execute(query, parameters).fetchone()
-        return Tally(changed=int(row["changed"]) if row else 0)
+        change = Change(
+            table=self.table.table,
+            relation=self.table.table,
+            columns=tuple(target.column for target in self.targets),
+            plain=undo.query(condition, parameters),
+            firing=lambda code: undo.firing(condition, parameters, code),
+        )
+        return Tally(changed=batch.change(change).changed)
 
     def quarantine_key(self, connection: Connection, key: Key) -> Key:
         return journal.key_of(connection, key)
@@ -401,12 +446,9 @@ def of_walk(operation: Operation, walk: Walk, *, run: int) -> LaneWork:
         case LaneKind.RESTORE if walk.rewrite is not None:
             rewrite = archive.in_run(walk.rewrite, run)
             return Restore(number=number, operation=operation, walk=by_key, rewrite=rewrite)
+        case LaneKind.RECHECK if walk.rewrite is not None:
+            return Recheck(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite, fixes=walk.writes)
         case LaneKind.UNDO:
             return Undo(number=number, operation=operation, walk=journal.walk_of(run), table=by_key)
     msg = f"operation {number} has a walk of kind {walk.kind} without what it needs"
     raise TypeError(msg)
-
-
-def _hot(cursor: psycopg.Cursor[dict[str, Any]]) -> int:  # Any: a row
-    row = cursor.fetchone()
-    return int(row["hot"]) if row else 0

@@ -14,6 +14,7 @@ from backfilld.worker.phases.planned_steps import PlannedSteps
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from backfilld.migrations.operations import Operation
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Lane, Run
     from backfilld.worker.lanes.kinds import LaneWork
@@ -24,6 +25,7 @@ class KnownRun:
     """A run, what its coordinator has to do, and what each of its other lanes does."""
 
     run: Run
+    operations: tuple[Operation, ...]
     steps: PlannedSteps
     #: What the lanes of the backfill phase do, in the order of the operations.
     backfills: tuple[Backfill, ...]
@@ -46,7 +48,9 @@ class KnownRun:
             works[LaneKind.RETRY, number] = Retry.of(backfill)
         for (kind, number), walk in walks(operations).items():
             works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
-        return cls(run=run, steps=PlannedSteps(operations), backfills=tuple(backfills), works=works)
+        return cls(
+            run=run, operations=operations, steps=PlannedSteps(operations), backfills=tuple(backfills), works=works
+        )
 
     def work_of(self, lane: Lane) -> LaneWork | None:
         """What the lane's batches do; None for the coordinator."""

@@ -2,6 +2,7 @@
 
 ended before its time was up       told to stop: it comes back as it was; else it gives way to a session that waited for it
 the connection is lost             whether its COMMIT went through is looked up, not guessed
+the role may not, or not see       the run pauses until the role may
 transient                          back off; a batch that ran out of time takes a tenth of the rows, another half
 anything else                      the run fails, with all there is to know on record
 """
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.sqlstates import classify, in_words, ran_out_of_time
 from backfilld.migrations.record import lanes, runs
 from backfilld.migrations.record.model import PageRange
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from backfilld.worker.lanes.batch import TooManyQuarantined
     from backfilld.worker.phases.lock_watch import Blocked
 
+#: Of PostgreSQL's source: says, in whatever language its messages are, that it is row security that an error is about.
+_CHECKS_ROW_SECURITY = "check_enable_rls"
+
 #: Long enough that an application's transaction is over, short enough that a lane is back soon after; lanes that met the same
 #: lock do not meet it together again.
 BACKOFF = Backoff(first_seconds=0.2, longest_seconds=12.0, jitter=1 / 3)
@@ -59,6 +64,8 @@ class Recovery:
         error_class = classify(exc)
         if error_class == "connection":
             self._look_what_became_of(lane, context, exc)
+        elif isinstance(exc, psycopg.errors.InsufficientPrivilege):
+            self._pause_without_privilege(connection, lane, exc)
         elif error_class == "fatal" or (error_class == "data" and lane.kind is LaneKind.COORDINATOR):
             self.fail(connection, lane, in_words(exc), sqlstate=exc.sqlstate)
         elif ran_out_of_time(exc) and runs.step_context(connection, lane.run).why_stop is not None:
@@ -147,6 +154,27 @@ class Recovery:
             **_whereabouts(lane),
         }
         self._stop(connection, lane, State.FAILED, error)
+
+    def _pause_without_privilege(self, connection: Connection, lane: Lane, exc: psycopg.Error) -> None:
+        """Row security or a privilege was changed under the run: whoever did that can give the role what it needs."""
+        problem = in_words(exc)
+        if exc.diag.source_function == _CHECKS_ROW_SECURITY:
+            role = catalog.backend(connection).role
+            remedy = (
+                f"Row security hides rows from the role {role}: ALTER ROLE {role} BYPASSRLS, or as the table's owner "
+                "ALTER TABLE … NO FORCE ROW LEVEL SECURITY; then resume"
+            )
+        else:
+            remedy = "Grant the role what it lacks, then resume"
+        error = {
+            "class": "privilege",
+            "sqlstate": exc.sqlstate,
+            "message": f"{problem}. {remedy}",
+            "lane": lane.lane,
+            "relation": lane.relation,
+            **_whereabouts(lane),
+        }
+        self._stop(connection, lane, State.PAUSED, error)
 
     def pause(self, connection: Connection, lane: Lane, exc: TooManyQuarantined) -> None:
         """Too many rows cannot be converted: a person should look before there are more."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from backfilld.migrations.errors import Refused
+from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import lanes, runs
 from backfilld.migrations.record.model import Checkpoint, Lane, Timing
@@ -30,7 +31,9 @@ from backfilld.migrations.telemetry import (
     RowQuarantined,
     SendFailed,
 )
+from backfilld.migrations.walks.firing import THEIRS
 from backfilld.migrations.walks.sizing import REMEMBERED, next_rows
+from backfilld.migrations.wire.messages import SLICE_SECONDS
 from backfilld.worker.lanes import balance, claim
 from backfilld.worker.lanes.batch import Batch, Tally, TooManyQuarantined, transaction
 from backfilld.worker.lanes.known_runs import KnownRuns
@@ -51,9 +54,6 @@ if TYPE_CHECKING:
     from backfilld.worker.lanes.claim import Claimed
     from backfilld.worker.lanes.kinds import LaneWork, Stepped
 
-#: A message's worth of work. Long enough that the queue costs nothing, short enough that lanes take turns on few threads and
-#: that a drain ends soon. The reconciler's grace must be longer.
-SLICE_SECONDS = 2.0
 #: `nice` and the pace's rest are waited for in the thread, between two transactions; longer than this and the lane would look forgotten.
 LONGEST_PAUSE_SECONDS = 2.0
 
@@ -214,7 +214,7 @@ class Runner:
         stays = not (checkpoint.done or checkpoint.sleeps)
         shares = stays and not carefully and balance.gives(lane, context)
         began = time.monotonic()
-        written = self._write(connection, work, claimed, checkpoint, shares=shares)
+        written = self._write(batch, work, claimed, checkpoint, shares=shares)
         commit_seconds = time.monotonic() - began
         durations = Durations(claim=waited_seconds, batch=batch_seconds, commit=commit_seconds)
         self._tell(context.name, lane, stepped.tally, durations)
@@ -225,30 +225,31 @@ class Runner:
         return Advanced(lane=written.lane, context=context, pause_seconds=pause)
 
     def _write(
-        self, connection: Connection, work: LaneWork, claimed: Claimed, checkpoint: Checkpoint, *, shares: bool
+        self, batch: Batch, work: LaneWork, claimed: Claimed, checkpoint: Checkpoint, *, shares: bool
     ) -> _Written:
         """Write the checkpoint and commit, in one round trip; in more where the lane `shares` its rest with a new one."""
-        lane, context = claimed.lane, claimed.context
-        with connection.pipeline():
+        lane, context, connection = claimed.lane, claimed.context, batch.connection
+        with pipeline(connection):
             advanced = connection.execute(*lanes.advance_query(lane, checkpoint))
             woken = [connection.execute(*query) for query in (_at_end(lane, context) if checkpoint.done else ())]
             if not shares:
-                connection.execute("COMMIT")
+                _commit(batch)
         row = advanced.fetchone()
         if row is None:
             msg = f"lane {lane.lane} of run {lane.run} was held and is gone"
             raise LookupError(msg)
         after = Lane.from_row(row)
         if shares:
-            return self._share(connection, work, after, context)
+            return self._share(batch, work, after, context)
         return _Written(lane=after, woken=lanes.messages(found for one in woken if (found := one.fetchone())))
 
-    def _share(self, connection: Connection, work: LaneWork, lane: Lane, context: StepContext) -> _Written:
+    def _share(self, batch: Batch, work: LaneWork, lane: Lane, context: StepContext) -> _Written:
         """Give half of the lane's rest away, and commit."""
+        connection = batch.connection
         message = balance.share(connection, work, lane, context)
-        with connection.pipeline():
+        with pipeline(connection):
             now = connection.execute(*lanes.read_query(lane.run, lane.lane))
-            connection.execute("COMMIT")
+            _commit(batch)
         row = now.fetchone()
         return _Written(lane=Lane.from_row(row) if row else lane, woken=[message] if message else [])
 
@@ -279,6 +280,13 @@ class Runner:
                 self._observe(SendFailed(run=message.run, lane=message.lane, message=str(exc)))
 
 
+def _commit(batch: Batch) -> None:
+    """Commit a batch; triggers that waited for it run under the application's settings, as those before did."""
+    if batch.fired:
+        batch.connection.execute(THEIRS)
+    batch.connection.execute("COMMIT")
+
+
 def _checkpoint(lane: Lane, context: StepContext, stepped: Stepped, *, seconds: float, carefully: bool) -> Checkpoint:
     """What a batch leaves in its lane. What its rows cost decides how many the next one takes."""
     tally = stepped.tally
@@ -288,6 +296,7 @@ def _checkpoint(lane: Lane, context: StepContext, stepped: Stepped, *, seconds: 
         walked=tally.walked,
         changed=tally.changed,
         residual=tally.residual,
+        own=tally.own,
         hot=tally.hot,
         # The time of a repeated, halved batch says nothing about the rows.
         batch_rows=None if carefully else next_rows(lane.batch_rows, recent, target_seconds=context.target_seconds),

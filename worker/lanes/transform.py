@@ -6,6 +6,7 @@ Values are sent as text and cast by PostgreSQL, which is the one notation that e
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -17,7 +18,6 @@ from psycopg.types.string import TextLoader
 from backfilld.migrations.postgres.sessions import Doing, SessionName
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import runs
-from backfilld.migrations.rollback.journal import told_query
 from backfilld.migrations.walks import update_sql
 from backfilld.worker.lanes import claim
 from backfilld.worker.lanes.batch import Tally
@@ -88,7 +88,7 @@ class Transform:
 
         try:
             values = self._calls(keys, rows, between=between)
-            return self._write(connection, condition, parameters, values, handed=len(rows), journal=journal)
+            return self._write(batch, condition, parameters, values, handed=len(rows), journal=journal)
         except (psycopg.DataError, psycopg.ProgrammingError, UnicodeError) as exc:
             if isinstance(exc, psycopg.Error) and exc.sqlstate is not None:
                 raise
@@ -119,7 +119,7 @@ class Transform:
 
     def _write(  # noqa: PLR0913 - one statement; each part is named where it is called
         self,
-        connection: Connection,
+        batch: Batch,
         condition: sql.Composable,
         parameters: list[Any],
         values: Values,
@@ -131,20 +131,17 @@ class Transform:
         still = self._rewrite.condition_tells
         if not values:
             return Tally(residual=handed if still is not None else 0)
-        dump = Transformer.from_context(connection)
+        dump = Transformer.from_context(batch.connection)
         keys = [list(column) for column in zip(*values, strict=True)]
         news = [
             [_text(value, target, dump) for value in column]
             for column, target in zip(zip(*values.values(), strict=True), self._targets, strict=True)
         ]
         update = update_sql.given(self._walk, self._targets, condition, parameters, values=[*keys, *news])
-        told = told_query(update, journal, still=still, version=connection.info.server_version)
-        if told is None:
-            return Tally(changed=connection.execute(*update.query).rowcount)
-        row = connection.execute(*told).fetchone() or {"changed": 0, "residual": 0}
+        tally = batch.write(update, journal=journal, still=still)
         # A row that was left as it is meets the condition by which it was chosen.
-        left = handed - row["changed"] if still is not None else 0
-        return Tally(changed=row["changed"], residual=row["residual"] + left)
+        left = handed - tally.changed if still is not None else 0
+        return replace(tally, residual=tally.residual + left)
 
 
 def _check_time(connection: Connection, lane: Lane, *, seconds: float, work: str) -> None:

@@ -18,16 +18,20 @@ from backfilld.migrations.record.states import FORWARD, VERIFY_OWN_STEPS, LaneKi
 from backfilld.migrations.rollback import journal
 from backfilld.migrations.telemetry import PhaseEntered, StateChanged
 from backfilld.migrations.wire.messages import LaneMessage
+from backfilld.worker.lanes.write import undone_by
 from backfilld.worker.phases import ddl, walked_tables
 from backfilld.worker.phases.lane_plan import LanePlan
+from backfilld.worker.phases.proof import Proof, is_switched
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import psycopg
 
     from backfilld.migrations.operations import Step
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.lanes import Walked
-    from backfilld.migrations.record.runs import LockedRun, StepContext
+    from backfilld.migrations.record.runs import LockedRun, StepContext, StructureChange
     from backfilld.migrations.telemetry import Event
     from backfilld.worker.lanes.known_runs import KnownRun
     from backfilld.worker.phases.index_build import IndexBuilds
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 #: Passes over the data before a person is asked: an application that keeps writing rows that need work has a bug.
 MAX_PASSES = 10
+#: What lets a row be changed that a trigger keeps as it is.
+SKIP_BATCHES = "Have it skip our batches: WHEN (coalesce(current_setting('backfilld.batch', true), '') = '')"
 #: Rounds of an archive: one copies, and one more looks at every row again; more where rows come in behind the lanes meanwhile.
 ARCHIVE_ROUNDS = 4
 
@@ -58,6 +64,7 @@ class Coordinator:
         self._lock_watch = lock_watch
         self._index_builds = index_builds
         self._lane_plan = LanePlan(connection, known)
+        self._proof = Proof(connection, known.run, known.operations)
         #: How far the present phase is, in steps of its own.
         self._step: int = self._lane.cursor or 0
         self.events: list[Event] = []
@@ -72,9 +79,12 @@ class Coordinator:
         if context.state is State.ROLLING_BACK:
             return self._roll_back(context)
         phase = context.phase
-        if self._must_wait(context):
+        first = self._prove_again(context)
+        if first is None and self._must_wait(context):
             self._set_state(State.WAITING, reason=f"{phase} waits for approval")
-            return self._sleep()
+            first = self._sleep()
+        if first is not None:
+            return first
         match phase:
             case Phase.BACKFILL:
                 return self._backfill(context)
@@ -206,7 +216,7 @@ class Coordinator:
                 if index is not None:
                     self._index_builds.carry_out(self._connection, self._lane, step)
                 else:
-                    self._execute(step)
+                    self._execute(step, context)
                 return self._go_on(self._step + 1)
 
     def _walk(self, walk: Walk, context: StepContext) -> list[LaneMessage]:
@@ -290,9 +300,14 @@ class Coordinator:
         self._checkpoint(0, done=True)
         return []
 
-    def _execute(self, action: Action) -> None:
+    def _execute(self, action: Action, context: StepContext | None = None) -> None:
+        """Carry out an action; on the way forward (with a context), only while what was proved holds under its lock."""
         self._lock_watch.before(self._connection, action)
-        ddl.execute(self._connection, action)
+        forward = context is not None and context.state is not State.ROLLING_BACK
+        relies = forward and context is not None and context.phase in {Phase.SWITCH, Phase.CONTRACT}
+        ddl.execute(self._connection, action, under_lock=self._proof.require if relies else None)
+        if forward and context is not None:
+            self._proof.remember(switched=is_switched(context.phase) or context.phase is Phase.SWITCH)
 
     def _enter(self, phase: Phase) -> list[LaneMessage]:
         if phase is Phase.DONE:
@@ -339,25 +354,105 @@ class Coordinator:
             self._walk_again(pass_ + 1, reason=f"{rewritten} was rewritten while it was being verified")
             return self._go_on(0)
         if residual:
-            runs.set_residual(self._connection, run, residual=residual + quarantined, verified=False)
+            runs.set_residual(self._connection, run, residual=residual + quarantined, verified=False, own=result.own)
             self._walk_again(pass_ + 1, reason=f"{residual} rows still need work")
-            if pass_ % MAX_PASSES == 0:
+            if asked := self._proof.ask_about_names(residual):
+                self._pause("residual", asked)
+            elif undone := undone_by(self._connection, run, pass_=pass_):
+                self._pause("undone", f"{residual} rows still need work: {undone}. {SKIP_BATCHES}, then resume")
+            elif pass_ % MAX_PASSES == 0:
                 self._pause(
                     "residual",
-                    f"{residual} rows still need work after {pass_} passes: the application keeps writing them. "
-                    "Fix the code that writes them, then resume",
+                    f"{residual} rows still need work after {pass_} passes: the application keeps writing them, "
+                    "or an AFTER trigger does. Fix the code that writes them, then resume",
                 )
             return self._go_on(0)
         if quarantined:
-            runs.set_residual(self._connection, run, residual=quarantined, verified=False)
-            self._pause(
-                "quarantine",
-                f"{quarantined} {'row' if quarantined == 1 else 'rows'} cannot be converted; fix them, then: backfilld quarantine retry {self._run.name}",
-            )
+            runs.set_residual(self._connection, run, residual=quarantined, verified=False, own=result.own)
+            self._pause_for_quarantine(quarantined)
             return self._sleep()
+        if changes := self._proof.changes():
+            self._walk_again(pass_ + 1, reason="; ".join(str(change) for change in changes))
+            return self._go_on(0)
         walked_tables.set_real_total(self._connection, run, seen=result.walked, pass_=pass_)
-        runs.set_residual(self._connection, run, residual=0, verified=True)
+        runs.set_residual(self._connection, run, residual=0, verified=True, own=result.own)
+        self._ask_about_own_values(result.own)
         return self._go_on(VERIFY_OWN_STEPS)
+
+    def _prove_again(self, context: StepContext) -> list[LaneMessage] | None:
+        """Where what was proved does not hold any longer, prove it again or say what is in the way. None: it holds."""
+        phase, proof = context.phase, self._proof
+        asked = phase in {Phase.SWITCH, Phase.CONTRACT} or (phase is Phase.VERIFY and self._step == 0)
+        if not asked:
+            return None
+        if changes := proof.changes():
+            return self._after_changes(context, changes)
+        if phase is not Phase.VERIFY and proof.retries_open(context.pass_):
+            return self._sleep()
+        if phase is Phase.VERIFY or self._step > 0 or proof.holds:
+            return None
+        runs.unverify(self._connection, self._run.run)
+        if quarantined := proof.quarantined():
+            self._pause_for_quarantine(quarantined)
+            return self._sleep()
+        return self._recheck(context) if phase is Phase.CONTRACT else self._verify_again(context, "rows were put down")
+
+    def _after_changes(self, context: StepContext, changes: Sequence[StructureChange]) -> list[LaneMessage]:
+        """Another session has changed what the proof relies on."""
+        proof, phase = self._proof, context.phase
+        runs.unverify(self._connection, self._run.run)
+        if gone := proof.gone(changes):
+            self._pause("structure", gone)
+            return self._sleep()
+        proof.record_void(changes)
+        for repair in proof.repairs(changes, switched=is_switched(phase)):
+            self._execute(repair)
+        proof.remember(switched=is_switched(phase))
+        if phase is Phase.SWITCH:
+            return self._verify_again(context, "; ".join(str(change) for change in changes))
+        proof.forget_recheck()
+        return self._go_on(self._step)
+
+    def _verify_again(self, context: StepContext, reason: str) -> list[LaneMessage]:
+        """Before the switch has begun: take back what verify has added, and walk the data once more."""
+        if self._step > 0:
+            self._pause("structure", f"{reason}, in the middle of the switch: take the run back")
+            return self._sleep()
+        for step in reversed(self._steps.of(Phase.VERIFY)):
+            for back in step.back:
+                if isinstance(back, Action) and back.index is None:
+                    self._execute(back)
+        self._walk_again(context.pass_ + 1, reason=reason)
+        return self._go_on(0)
+
+    def _recheck(self, context: StepContext) -> list[LaneMessage]:
+        """After the switch lanes look at all rows once more, while the run stays where it is."""
+        proof, run = self._proof, self._run.run
+        found = proof.rechecked()
+        if found.open:
+            return self._sleep()
+        planned = 0 if found.lanes else sum([self._lane_plan.for_walk(walk, context) for walk in proof.walks])
+        if planned:
+            self._checkpoint(self._step, sleeps=True)
+            return lanes.startable(self._connection, run)
+        proof.forget_recheck()
+        if found.residual:
+            self._pause("residual", proof.differing(found.residual))
+            return self._sleep()
+        runs.set_residual(self._connection, run, residual=0, verified=True, own=found.own)
+        self._ask_about_own_values(found.own)
+        return self._go_on(self._step)
+
+    def _ask_about_own_values(self, rows: int) -> None:
+        """Pause once where rows may have missed an update while the trigger was off: they cannot be told from the application's."""
+        if asked := self._proof.ask_about_own_values(rows):
+            self._pause("own_values", asked)
+
+    def _pause_for_quarantine(self, rows: int) -> None:
+        self._pause(
+            "quarantine",
+            f"{rows} {'row' if rows == 1 else 'rows'} cannot be converted; fix them, then: backfilld quarantine retry {self._run.name}",
+        )
 
     def _walk_again(self, pass_: int, *, reason: str) -> None:
         runs.set_pass(self._connection, self._run.run, pass_, reason=reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -13,10 +14,11 @@ from backfilld.migrations.operations import Action
 from backfilld.migrations.postgres import catalog_diff
 from backfilld.migrations.postgres.lexer import self_containment_problem
 from backfilld.migrations.postgres.locks import needed
+from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import classify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Guard, Statement, Step
@@ -32,7 +34,7 @@ def together(connection: Connection, step: Step | None) -> Iterator[None]:
     that fails is the error, and none after it is done. What may hold several statements cannot be sent so.
     """
     if isinstance(step, Action) and step.index is None and all(_is_one(statement) for statement in step.statements):
-        with connection.pipeline():
+        with pipeline(connection):
             yield
     else:
         yield
@@ -42,13 +44,18 @@ def _is_one(statement: Statement) -> bool:
     return self_containment_problem(statement.sql.as_string()) is None
 
 
-def execute(connection: Connection, action: Action) -> None:
-    """Run the statements of an action between what it requires and its guards.
+def execute(connection: Connection, action: Action, *, under_lock: Callable[[], None] | None = None) -> None:
+    """Run the statements of an action between what it requires and its guards; `under_lock` is called once its lock is held.
 
     Raises Refused when a guard finds what must not be, and psycopg.Error, also when a look finds a row that breaks a rule.
     """
-    if (lock := needed(action)) is not None and lock.first:
-        connection.execute(lock.statement)
+    lock = needed(action)
+    if lock is not None and under_lock is not None:
+        lock = replace(lock, first=True)
+    for asked_first in lock.statements if lock is not None else ():
+        connection.execute(asked_first)
+    if under_lock is not None:
+        under_lock()
     _ask(connection, action, action.requires)
     if action.scans:
         # Long, under a lock that lets the application work; a pause cancels it.

@@ -12,7 +12,7 @@ from backfilld.migrations.record.model import Bounds, PageRange
 from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.rollback import journal, retention
 from backfilld.migrations.walks.keys import KeyWalk, split
-from backfilld.migrations.walks.sizing import FIRST_ROWS
+from backfilld.migrations.walks.sizing import FIRST_ROWS, FIRST_ROWS_OF_FUNCTION
 from backfilld.migrations.walks.table_statistics import page_ranges, to_open_end, walk_for
 
 if TYPE_CHECKING:
@@ -70,9 +70,12 @@ class LanePlan:
                 self._connection, self._run, operation=walk.operation, lanes=context.settings.lanes
             )
             return self._insert_walk(walk, found.bounds, rows=found.rows, context=context)
-        # For a restore too, which may find that nothing was archived.
-        retention.make_partition(self._connection, "archive", self._run)
+        if LaneKind(walk.kind) is not LaneKind.RECHECK:
+            # For a restore too, which may find that nothing was archived.
+            retention.make_partition(self._connection, "archive", self._run)
         table = self._describe(walk.table)
+        if walk.archived is not None and table.column(walk.archived.old) is None:
+            return 0  # another session has dropped or renamed it
         rows = catalog.estimate_rows(self._connection, table)
         by_key = KeyWalk(table=walk.table, key=walk.key)
         ranges = split(self._connection, by_key, lanes=context.settings.lanes, rows_estimate=rows)
@@ -159,7 +162,9 @@ class LanePlan:
             pass_=pass_,
             relation=str(relation),
             bounds=bounds,
-            batch_rows=self._known.works[kind, work.number].first_rows,
+            batch_rows=FIRST_ROWS_OF_FUNCTION
+            if kind is LaneKind.BACKFILL and work.rewrite.transform is not None
+            else self._known.works[kind, work.number].first_rows,
             rows_expected=rows_expected,
             awake=awake,
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import lost
 from backfilld.migrations.record import pace
 from backfilld.monitoring.probes import Reading, unreadable
@@ -63,7 +64,7 @@ class Canary:
         """One commit. An error is remembered for the reading; a lost connection raises psycopg's."""
         began = time.monotonic()
         try:
-            with connection.pipeline():
+            with pipeline(connection):
                 connection.execute("BEGIN")
                 apply_settings(connection, {"statement_timeout": STATEMENT_TIMEOUT})
                 seen = connection.execute(pace.CANARY)

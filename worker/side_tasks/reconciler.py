@@ -1,15 +1,16 @@
 """The only way back for lost messages, dead workers and wiped brokers alike: due lanes whose wake-up was lost are woken.
 
-A worker that froze with a lane in hand is not dead: its session is ended, and the lane is free.
+A worker that froze with a lane in hand is not dead: its session is ended, and the lane is free. A run that waits for an approval
+while what it has proved does not hold any longer is woken too: its coordinator proves it again, or says what is in the way.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.record import lanes
+from backfilld.migrations.record import lanes, runs
 from backfilld.migrations.telemetry import LanesWoken, SendFailed, SessionFrozen
-from backfilld.worker.lanes.runner import SLICE_SECONDS
+from backfilld.migrations.wire.messages import SLICE_SECONDS
 from backfilld.worker.side_tasks.activity import Activity
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Reconciler:
             if not row or not row["mine"]:
                 return 0
             frozen = lanes.end_frozen(connection, seconds=self._frozen_seconds)
+            for run in runs.wake_disturbed(connection):
+                lanes.wake_run(connection, run)
             due = lanes.due(connection, grace_seconds=GRACE_SECONDS)
         for name in frozen:
             self._observe(SessionFrozen(application_name=name))

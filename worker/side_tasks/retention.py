@@ -1,4 +1,4 @@
-"""Drops what is kept for runs whose retention is over; `backfilld purge` does the same by hand."""
+"""Drops what is kept for runs whose retention is over, as `backfilld purge` does by hand, and what no one will ask for any more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import errors
 
-from backfilld.migrations.record import runs
+from backfilld.migrations.record import omitted_inserts, runs
 from backfilld.migrations.record.states import ENDED
 from backfilld.migrations.rollback import retention
 
@@ -21,6 +21,7 @@ LOCK_TIMEOUT = "100ms"
 
 def run_once(connection: Connection) -> int:
     """Drop what is overdue, each run in a transaction of its own; returns how many runs that was."""
+    omitted_inserts.prune(connection)
     purged = 0
     for run in retention.overdue(connection):
         try:

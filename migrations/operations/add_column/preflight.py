@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backfilld.migrations.facts import Facts, Target
-from backfilld.migrations.planning.checks.cancelled_runs import left_by_cancelled_run
+from backfilld.migrations.planning.checks.cancelled_runs import cancelled_definition
 from backfilld.migrations.planning.checks.columns import check_reads, once_because
 from backfilld.migrations.planning.checks.walks import key_of
 from backfilld.migrations.postgres.expression_probe import Rejected
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from backfilld.migrations.file.migration import AddColumn
     from backfilld.migrations.planning.checks.findings import Case
     from backfilld.migrations.postgres.expression_probe import Analysis
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 def examine(case: Case, operation: AddColumn) -> Facts:
     """Raises Rejected."""
     table, trial = case.table, case.trial
-    adopts = left_by_cancelled_run(case.connection, case.migration.name)
+    cancelled = cancelled_definition(case.connection, case.migration.name)
+    adopts = cancelled is not None
     column = operation.column.name
     present = table.column(column)
     if present is not None and not adopts:
@@ -28,6 +31,14 @@ def examine(case: Case, operation: AddColumn) -> Facts:
             "column",
             f"{table.name} already has a column {column}",
             "Choose another name, or fill the existing column with a `backfill` operation",
+        )
+        return Facts(relation=str(table.name))
+    if present is not None and cancelled is not None and not _computed_alike(case, cancelled):
+        case.refuse(
+            "column",
+            f"a cancelled run of {case.migration.name} has left {column} behind, and computed it in another way: its values "
+            "could not be told from the application's own",
+            f"Roll that run back first: backfilld rollback {case.migration.name}",
         )
         return Facts(relation=str(table.name))
     type_, default_fills = (
@@ -48,10 +59,29 @@ def examine(case: Case, operation: AddColumn) -> Facts:
         )
     if operation.default is not None:
         trial.analyse(operation.default, what="the default")
+        facts = replace(facts, constant_default=trial.is_constant(operation.default, type_))
     if expression is None:
         return facts
     analysis = _analysed(case, operation, expression)
-    return replace(facts, repeatable=not analysis.unrepeatable, once_because=once_because(analysis, set()))
+    if operation.backfill is not None:
+        _warn(case, operation, analysis)
+    return replace(
+        facts,
+        reads=tuple(sorted(analysis.reads)),
+        repeatable=not analysis.unrepeatable,
+        once_because=once_because(analysis, set()),
+    )
+
+
+def _computed_alike(case: Case, cancelled: Mapping[str, Any]) -> bool:  # Any: the file as JSON
+    """Whether the cancelled run gave the column its values as this one would."""
+    mine = case.migration.canonical()["operations"][case.number]["add_column"]
+    gives = ("table", "column", "backfill", "default")
+    return any(
+        all(other.get(part) == mine.get(part) for part in gives)
+        for one in cancelled["operations"]
+        if (other := one.get("add_column")) is not None
+    )
 
 
 def _analysed(case: Case, operation: AddColumn, expression: str) -> Analysis:
@@ -68,14 +98,30 @@ def _analysed(case: Case, operation: AddColumn, expression: str) -> Analysis:
             "expression",
             f"backfill reads the generated column {generated[0]}, which is not yet computed when the sync trigger fires",
         )
-    if operation.backfill is not None:
-        case.found.warn(
-            f"{table.name}.{column} is computed until contract: the sync trigger replaces what the application "
-            "writes into it with the expression's value"
+    return analysis
+
+
+def _warn(case: Case, operation: AddColumn, analysis: Analysis) -> None:
+    """What becomes of values that the application writes into the column before contract."""
+    table, column = case.table, operation.column.name
+    if not operation.computed or analysis.unrepeatable:
+        what = "a value that the application writes is kept, and rows without one are filled"
+    else:
+        what = (
+            "the sync trigger replaces what the application writes into it with the expression's value (computed: true)"
+        )
+    case.found.warn(f"{table.name}.{column} until contract: {what}")
+    if operation.computed and analysis.unrepeatable:
+        case.warn(
+            f"computed: true has no effect: the expression calls {', '.join(analysis.unrepeatable)}, so a value that was "
+            "computed cannot be told from another"
         )
     if analysis.reads_others:
         case.warn(
             f"the expression reads {', '.join(analysis.reads_others)}; a change there reaches {table.name} only "
-            "when the row itself is written, or in verify"
+            + (
+                "when the row itself is written, or in verify"
+                if operation.computed
+                else "in rows that have no value yet"
+            )
         )
-    return analysis

@@ -35,6 +35,6 @@ class AddUnique(Plain[file.AddUnique]):
             Action(
                 table=self.table,
                 statements=(constraints.unique_using_index(self.table, name),),
-                back=(Action(table=self.table, statements=(gone,)),),
+                back=(Action(table=self.table, statements=(gone,), frees=True),),
             ),
         )

@@ -105,6 +105,13 @@ class Change:
         )
         return f"(SELECT (\n{expression}\n) FROM (SELECT {scope}) AS {row})"  # noqa: S608 - checked by preflight, names are quoted
 
+    @property
+    def is_not_up_of_old(self) -> str:
+        """SQL over a row after the switch: its value in use is not what the inactive one gives. By image, as the type may have no equality."""
+        column = sql.Identifier(self.table.name, self.column).as_string()
+        expected = f"CAST({self._seen_as(self.up, self.old_column, self.dependents.up_reads)} AS {self.type})"
+        return f"ROW({column})::record OPERATOR(pg_catalog.*<>) ROW({expected})::record"
+
     # Rules
 
     def rules_of_new(self) -> tuple[tuple[Rule, bool], ...]:

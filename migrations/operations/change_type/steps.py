@@ -22,7 +22,8 @@ from psycopg import sql
 
 from backfilld.migrations.facts import Target
 from backfilld.migrations.file import operations as file
-from backfilld.migrations.operations.base import Action, Archived, Plain, Step, Walk
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.operations.base import Action, Archived, Plain, Reliance, Step, Walk
 from backfilld.migrations.operations.change_type import dependents, exchange, guards
 from backfilld.migrations.operations.change_type.change import Change
 from backfilld.migrations.operations.ddl import columns, constraints, indexes, statistics
@@ -31,7 +32,6 @@ from backfilld.migrations.rollback.archive import restored
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.column_dependents import ColumnDependents
 
 
@@ -90,6 +90,7 @@ class ChangeType(Plain[file.ChangeType]):
             Action(
                 table=self.table,
                 locks=self._locks,
+                views=self._views,
                 requires=(guards.unchanged(change), guards.fits(change, change.new_column, "the new type")),
                 statements=(
                     *dependents.dropped(change),
@@ -140,6 +141,31 @@ class ChangeType(Plain[file.ChangeType]):
             ),
         )
 
+    def relies_on(self, *, switched: bool) -> Reliance:
+        change = self._change
+        body = change.synced_after if switched else change.synced_before
+        shadow = change.old_column if switched else change.new_column
+        reads = (*change.dependents.up_reads, *change.dependents.down_reads)
+        return change.trigger.relied_on(body, (change.column, shadow, *reads, *(one.name for one in change.key)))
+
+    def recheck(self) -> Walk:
+        change = self._change
+        return Walk(
+            kind="recheck",
+            operation=self.number,
+            table=self.table,
+            key=self.facts.key,
+            rewrite=Rewrite(
+                table=self.table,
+                facts=replace(self.facts, targets=(self._old_target,)),
+                assignments=(Assignment(target=self._old_target, expression=change.down),),
+                # A value that came through a conversion need not survive another one.
+                where=change.is_not_up_of_old,
+                synced=True,
+                writes=change.trigger.name,
+            ),
+        )
+
     # The way back of the switch
 
     def _switched_back(self) -> tuple[Step, ...]:
@@ -158,6 +184,7 @@ class ChangeType(Plain[file.ChangeType]):
             Action(
                 table=self.table,
                 locks=self._locks,
+                views=self._views,
                 requires=(
                     guards.nothing_new(change),
                     guards.fits(change, change.old_column, f"the old type ({change.dependents.type})"),
@@ -184,9 +211,19 @@ class ChangeType(Plain[file.ChangeType]):
         steps.append(self._analyzed(self.column))
         return tuple(steps)
 
+    @property
+    def _old_target(self) -> Target:
+        dependents = self._change.dependents
+        return Target(
+            column=self._change.old_column,
+            type=dependents.type,
+            as_text=dependents.as_text,
+            plain_type=dependents.plain_type,
+        )
+
     def _restored(self) -> Walk:
         change = self._change
-        target = Target(column=change.old_column, type=change.dependents.type, as_text=change.dependents.as_text)
+        target = self._old_target
         facts = replace(self.facts, targets=(target,))
         expression = restored(
             table=self.table,
@@ -238,12 +275,17 @@ class ChangeType(Plain[file.ChangeType]):
 
     @property
     def _locks(self) -> tuple[TableName, ...]:
-        """All tables that the exchange touches, the views aside: locking a view would lock all that it reads."""
+        """All tables that the exchange touches."""
         found = self._dependents
         others = {policy.table for policy in found.policies} | {
             rule.references for rule in found.foreign_keys if rule.references is not None
         }
         return tuple(sorted({self.table, *others}, key=lambda table: (table.schema, table.name)))
+
+    @property
+    def _views(self) -> tuple[TableName, ...]:
+        """All views that the exchange makes anew, each before the ones that it reads."""
+        return tuple(TableName(view.schema, view.name) for view in reversed(self._dependents.views))
 
     @property
     def _change(self) -> Change:

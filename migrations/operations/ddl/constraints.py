@@ -117,7 +117,7 @@ class Rule:
     @property
     def gone(self) -> Action:
         """The rule does not hold any more."""
-        return Action(table=self.table, statements=(self.drop,))
+        return Action(table=self.table, statements=(self.drop,), frees=True)
 
     @property
     def add(self) -> Statement:
@@ -212,7 +212,7 @@ def not_null(table: TableName, column: str, *, proof: Rule) -> Action:
     return Action(
         table=table,
         statements=settled_not_null(table, column, proof=proof),
-        back=(Action(table=table, statements=(columns.drop_not_null(table, column),)),),
+        back=(Action(table=table, statements=(columns.drop_not_null(table, column),), frees=True),),
     )
 
 

@@ -17,6 +17,7 @@ They belong in verify or later.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -39,7 +40,8 @@ _WHILE = "outside a transaction, while reads and writes continue"
 
 def build(table: TableName, definition: IndexDefinition, *, key: Sequence[KeyColumn] = ()) -> Action:
     """Build an index. `key` names the rows that a unique index cannot hold."""
-    return _built(table, definition, key=key, back=(_dropped(table, definition),))
+    gone = _dropped(table, definition)
+    return _built(table, definition, key=key, back=(replace(gone, frees=definition.unique),))
 
 
 def drop(

@@ -1,7 +1,7 @@
 """The function of a sync trigger, which keeps two columns of a row saying the same. Pure: this file gives PL/pgSQL.
 
 `Pair` is two columns that change places: the primary column, which is the old one until the switch and the new one from then on,
-and its shadow. `one_way` computes a single column from the rest of the row. `sync_trigger.py` has the trigger itself.
+and its shadow. `column_function.py` computes a single column from the rest of the row; `sync_trigger.py` has the trigger itself.
 
 Which of the two a statement meant follows from what changed, never from the role or the search_path. One side is the
 primary: the old column until the switch, the new one from then on. The other is its shadow.
@@ -21,7 +21,8 @@ INSERT      the side that was given wins; given both or neither, the primary doe
             that has one wins over nothing, and yields to any value of the other side.
 
 Changed means another image: 1.0 and 1.00 differ, and so do two spellings of a json. A change to NULL is a change.
-No conversion raises into the application. A shadow that cannot be computed becomes NULL; an primary keeps what it has.
+Nothing raises into the application. A shadow that cannot be computed becomes NULL; a primary keeps what it has, and so do both
+where one of them, or a column that an expression reads, is not there any more.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.identifiers import TableName
 
 #: What a function begins with: a name that is a column's and a variable's is the column's.
-_PREAMBLE = "#variable_conflict use_column"
+PREAMBLE = "#variable_conflict use_column"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +83,17 @@ class Pair:
     def body(self) -> str:
         """The body of the trigger's function."""
         primary, shadow = self.primary, self.shadow
-        settled = f"\n    IF NOT backward AND NOT {_changed(primary)} THEN RETURN NEW; END IF;" if self.settled else ""
-        return f"""{_PREAMBLE}
+        settled = (
+            f"\n    IF NOT backward AND NOT {changed(primary.column)} THEN RETURN NEW; END IF;" if self.settled else ""
+        )
+        return f"""{PREAMBLE}
 DECLARE
   backward boolean;
 BEGIN
   IF TG_OP = 'INSERT' THEN
     backward := {_given(shadow)} > {_given(primary)};
   ELSE
-    backward := {_changed(shadow)} AND NOT {_changed(primary)};{settled}
+    backward := {changed(shadow.column)} AND NOT {changed(primary.column)};{settled}
   END IF;
   IF backward THEN
 {self._computed(primary, shadow)}
@@ -98,21 +101,25 @@ BEGIN
 {self._computed(shadow, primary)}
   END IF;
   RETURN NEW;
+EXCEPTION WHEN syntax_error_or_access_rule_violation THEN
+  -- Class 42: a column is not there any more, or is of another type. The application comes first; the run finds it out by itself.
+  -- Not others: a value that breaks a rule of the other column's type is for the application to know.
+  RETURN NEW;
 END"""
 
     def _computed(self, side: Side, other: Side) -> str:
         if side.expression is None:
-            return f"    {_new(side.column)} := {_new(other.column)};"
+            return f"    {new_value(side.column)} := {new_value(other.column)};"
         known: dict[str, str] = {}
         if side.knows_other_as is not None and side.knows_other_as != other.column:
             known[side.knows_other_as] = other.column
-        gone = [f"{_new(side.column)} := NULL;"] if side is self.shadow else []
+        gone = [f"{new_value(side.column)} := NULL;"] if side is self.shadow else []
         return assignment(self.table, side.column, side.expression, names=known, otherwise=[*gone, *self._put_down()])
 
     def _put_down(self) -> list[str]:
         if self.rollback_conflicts is None:
             return []
-        key = ", ".join(f"{_new(column)}::text" for column in self.rollback_conflicts.key)
+        key = ", ".join(f"{new_value(column)}::text" for column in self.rollback_conflicts.key)
         migration = sql.Literal(self.rollback_conflicts.migration).as_string()
         return [
             f"""BEGIN
@@ -127,17 +134,6 @@ END"""
         ]
 
 
-def one_way(table: TableName, column: str, expression: str, *, only_null: bool = False) -> str:
-    """The body of a function that computes a column from the rest of the row; `only_null` leaves values that are there."""
-    guard = f"\n  IF {_new(column)} IS NOT NULL THEN RETURN NEW; END IF;" if only_null else ""
-    computed = assignment(table, column, expression, names={}, otherwise=[f"{_new(column)} := NULL;"])
-    return f"""{_PREAMBLE}
-BEGIN{guard}
-{computed}
-  RETURN NEW;
-END"""
-
-
 def assignment(
     table: TableName, column: str, expression: str, *, names: Mapping[str, str], otherwise: Sequence[str]
 ) -> str:
@@ -146,31 +142,36 @@ def assignment(
     `names` are names in the expression that stand for another column. They are the nearest scope: a name that is found there
     is not looked up in the row, and one that is qualified by the table's name is looked up there alone.
     """
-    row = sql.Identifier(table.name).as_string()
-    value = f"(\n{expression}\n)"
     if names:
-        scope = ", ".join(f"{_new(stands_for)} AS {_quoted(name)}" for name, stands_for in names.items())
-        value = f"(SELECT {value} FROM (SELECT {scope}) AS {row})"  # noqa: S608 - as below
+        row = sql.Identifier(table.name).as_string()
+        scope = ", ".join(f"{new_value(stands_for)} AS {_quoted(name)}" for name, stands_for in names.items())
+        expression = f"SELECT (\n{expression}\n) FROM (SELECT {scope}) AS {row}"  # noqa: S608 - as in row_value
     instead = "\n      ".join(otherwise) or "NULL;"
     return f"""    BEGIN
-      {_new(column)} := (SELECT {value} FROM (SELECT NEW.*) AS {row});
+      {new_value(column)} := {row_value(table, expression)};
     EXCEPTION WHEN others THEN
       -- The application comes first: its statement must not fail.
       {instead}
-    END;"""  # noqa: S608 - the expression was checked by preflight, names are quoted
+    END;"""
 
 
-def _changed(side: Side) -> str:
-    # By image: any type has one, and no operator is looked up.
-    old = sql.Identifier("old", side.column).as_string()
-    return f"(ROW({old})::record OPERATOR(pg_catalog.*<>) ROW({_new(side.column)})::record)"
+def row_value(table: TableName, expression: str, *, row: str = "NEW") -> str:
+    """An expression over the new row or the OLD one, which it knows by the table's name."""
+    name = sql.Identifier(table.name).as_string()
+    return f"(SELECT (\n{expression}\n) FROM (SELECT {row}.*) AS {name})"  # noqa: S608 - checked by preflight, names are quoted
+
+
+def changed(column: str) -> str:
+    """Whether a statement has given a column another value. By image: any type has one, and no operator is looked up."""
+    old = sql.Identifier("old", column).as_string()
+    return f"(ROW({old})::record OPERATOR(pg_catalog.*<>) ROW({new_value(column)})::record)"
 
 
 def _given(side: Side) -> str:
     """How surely a side was given by an INSERT: 0 for not at all, 1 for perhaps or a NULL in place of its DEFAULT, 2 for a value."""
     if side.fills_itself:
         return "1"
-    value = _new(side.column)
+    value = new_value(side.column)
     # Not IS NULL, which is true for a row of NULLs.
     null = f"{value} IS NOT DISTINCT FROM NULL"
     if side.default is None:
@@ -181,7 +182,8 @@ def _given(side: Side) -> str:
     return f"CASE WHEN {given} OPERATOR(pg_catalog.*=) {default} THEN 0 WHEN {null} THEN 1 ELSE 2 END"
 
 
-def _new(column: str) -> str:
+def new_value(column: str) -> str:
+    """A column of the row as it is to be."""
     return sql.Identifier("new", column).as_string()
 
 

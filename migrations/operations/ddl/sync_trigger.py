@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Action, Guard, Statement
+from backfilld.migrations.operations.base import Action, Guard, Reliance, Statement
 from backfilld.migrations.operations.ddl import columns
 from backfilld.migrations.operations.ddl.columns import alter_table
 from backfilld.migrations.postgres.connect import SEMANTICS
 from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from backfilld.migrations.identifiers import TableName
 
 #: What the function does before the trigger is dropped: a statement that still meets it is not disturbed.
@@ -53,6 +55,15 @@ class SyncTrigger:
                 brief=False,
                 note="also fires under session_replication_role = replica",
             ),
+        )
+
+    def relied_on(self, body: str, columns: Iterable[str]) -> Reliance:
+        """What a proof relies on where this trigger keeps these columns right."""
+        return Reliance(
+            table=self.table,
+            columns=tuple(dict.fromkeys(columns)),
+            trigger=self.trigger_name,
+            again=Action(table=self.table, statements=self.created(body), guards=(self.fires_last,)),
         )
 
     def turned(self, body: str) -> Statement:
@@ -124,12 +135,13 @@ class SyncTrigger:
             "AND (t.tgrelid = {table}::pg_catalog.regclass "
             "OR t.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree({table}::pg_catalog.regclass) p)) "
             "AND t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0 "
-            'AND t.tgname COLLATE "C" > {trigger} COLLATE "C" AND NOT pg_catalog.starts_with(t.tgname, {own})'
+            # Those of other runs write columns of their own: preflight refuses a run that needs what another one writes.
+            # The operations of one file fire in its order.
+            'AND t.tgname COLLATE "C" > {trigger} COLLATE "C" AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc p '
+            "WHERE p.oid = t.tgfoid AND p.pronamespace = pg_catalog.to_regnamespace('backfilld'))"
         ).format(
             table=sql.Literal(self.table.identifier.as_string()),
             trigger=sql.Literal(self.trigger_name),
-            # The operations of one migration have columns of their own, and fire in the order of the file.
-            own=sql.Literal(self.trigger_name.rpartition("_")[0] + "_"),
         )
 
     @property

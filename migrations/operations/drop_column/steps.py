@@ -52,7 +52,7 @@ class DropColumn(Plain[file.DropColumn]):
             *(step for index in self._dropped.indexes for step in self._index(index)),
             *(step for constraint in self._dropped.constraints for step in self._constraint(constraint)),
         ]
-        return (Action(table=self.table, statements=self._added()), self._restore(), *carried)
+        return (Action(table=self.table, statements=self._added(), frees=True), self._restore(), *carried)
 
     def _added(self) -> tuple[Statement, ...]:
         table, column, dropped = self.table, self.definition.column, self._dropped

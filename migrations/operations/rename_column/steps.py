@@ -20,7 +20,7 @@ from psycopg import sql
 
 from backfilld.migrations.facts import ShadowColumn
 from backfilld.migrations.file import operations as file
-from backfilld.migrations.operations.base import Action, Plain, Step, Walk, object_name
+from backfilld.migrations.operations.base import Action, Plain, Reliance, Step, Walk, object_name
 from backfilld.migrations.operations.ddl import columns, grants_and_comments, indexes, statistics
 from backfilld.migrations.operations.ddl.sync_function import Pair, Side
 from backfilld.migrations.operations.ddl.sync_trigger import SyncTrigger
@@ -62,7 +62,7 @@ class RenameColumn(Plain[file.RenameColumn]):
 
     def contract(self) -> tuple[Step, ...]:
         again: tuple[Step, ...] = (
-            self._added(self.old, primary=self.new),
+            replace(self._added(self.old, primary=self.new), frees=True),
             Walk(
                 kind="restore",
                 operation=self.number,
@@ -83,6 +83,21 @@ class RenameColumn(Plain[file.RenameColumn]):
                 ),
                 back=again,
             ),
+        )
+
+    def relies_on(self, *, switched: bool) -> Reliance:
+        primary, shadow = (self.new, self.old) if switched else (self.old, self.new)
+        body = self._body(primary=primary, shadow=shadow)
+        return self._trigger.relied_on(body, (primary, shadow, *(one.name for one in self.facts.key)))
+
+    def recheck(self) -> Walk:
+        return Walk(
+            kind="recheck",
+            operation=self.number,
+            table=self.table,
+            key=self._facts_as_switched.key,
+            rewrite=self._copied(to=self.old, by=self.new),
+            writes=False,  # an application may have written under either name, and nothing tells under which last
         )
 
     def _added(self, shadow: str, *, primary: str, back: tuple[Step, ...] = ()) -> Action:

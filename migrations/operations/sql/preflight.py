@@ -12,14 +12,18 @@ from backfilld.migrations.facts import Facts
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.sql.steps import lock_of
 from backfilld.migrations.planning import lint
+from backfilld.migrations.planning.checks.live_runs import check_statement
 from backfilld.migrations.planning.checks.tables import find_table
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.sqlstates import was_interrupted
 from backfilld.migrations.postgres.statements import Unclosed, split
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from backfilld.migrations.file.migration import Sql
     from backfilld.migrations.planning.checks.findings import Findings
+    from backfilld.migrations.planning.checks.live_runs import LiveOperation
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.statements import SqlStatement
 
@@ -35,7 +39,13 @@ _BARE_NAMES = re.compile(
 _LOOKED_UP = (errors.UndefinedTable, errors.InvalidSchemaName)
 
 
-def examine(connection: Connection, found: Findings, operation: Sql, number: int) -> Facts:
+def examine(
+    connection: Connection,
+    found: Findings,
+    operation: Sql,
+    number: int,
+    live: Mapping[TableName, Sequence[LiveOperation]],
+) -> Facts:
     """What is known of one operation; refusals are put down in `found`."""
     place = f"operations[{number}].sql"
     if operation.table is not None:
@@ -46,6 +56,7 @@ def examine(connection: Connection, found: Findings, operation: Sql, number: int
         statements = _read(connection, found, f"{place}.{key}", text)
         for statement in statements:
             _check_tables(connection, found, f"{place}.{key}", statement)
+            check_statement(found, f"{place}.{key}", statement, [one for each in live.values() for one in each])
         rows |= {(name.schema, name.name): count for name, count in found.rows.items()}
         if statements:
             broken |= _lint(found, operation, f"{place}.{key}", text, rows)

@@ -69,7 +69,7 @@ class Sql(Bound[file.Sql]):
     def _steps(self, phase: str) -> tuple[Step, ...]:
         if phase != self.definition.phase:
             return ()
-        back = Action(table=self.table, statements=statements(self.definition.rollback))
+        back = Action(table=self.table, statements=statements(self.definition.rollback), is_users=True)
         return (Action(table=self.table, statements=statements(self.definition.run), back=(back,)),)
 
 

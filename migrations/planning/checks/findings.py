@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.catalog import Backend, Table
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.expression_probe import Probe
+    from backfilld.migrations.postgres.user_code import EventTrigger
 
 
 @dataclass(kw_only=True)
@@ -25,6 +26,10 @@ class Findings:
     rows: dict[TableName, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    #: Event triggers that DDL fires.
+    event_triggers: tuple[EventTrigger, ...] = ()
+    #: Of operations whose new column makes rows incomparable, by number: what compares rows, by kind and name.
+    row_comparisons: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     def refuse(self, check: str, problem: str, remedy: str) -> None:
         self.findings.append(Finding(check, problem, remedy))

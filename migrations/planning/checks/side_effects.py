@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.postgres.user_code import update_rules
+
 if TYPE_CHECKING:
-    from backfilld.migrations.planning.checks.findings import Findings
+    from backfilld.migrations.planning.checks.findings import Case, Findings
     from backfilld.migrations.postgres.catalog import Table
 
 
@@ -14,8 +16,9 @@ def tell_side_effects(found: Findings, table: Table, written: set[str]) -> None:
     for trigger in table.triggers:
         if trigger.fires_for(written) and not trigger.name.startswith("~backfilld_"):
             reach = ", which has effects outside the database each time" if trigger.reaches_outside else ""
+            every = "changed row" if trigger.for_each_row else "batch"
             found.warn(
-                f"the trigger {trigger.name} on {table.name} fires for every changed row ({trigger.function}){reach}; "
+                f"the trigger {trigger.name} on {table.name} fires for every {every} ({trigger.function}){reach}; "
                 "WHEN (coalesce(current_setting('backfilld.batch', true), '') = '') in its definition makes it skip backfilld's batches"
             )
     if table.publications:
@@ -24,4 +27,14 @@ def tell_side_effects(found: Findings, table: Table, written: set[str]) -> None:
     if indexed:
         found.warn(
             f"{', '.join(indexed)} of {table.name} is indexed, so each changed row adds an entry to every index of the table"
+        )
+
+
+def refuse_update_rules(case: Case) -> None:
+    """A batch updates inside of a WITH, where PostgreSQL does not apply rules, or says that it cannot."""
+    if rules := update_rules(case.connection, case.table):
+        case.refuse(
+            "rule",
+            f"the rule {', '.join(rules)} rewrites every UPDATE of {case.table.name}, which cannot be combined with a batch",
+            "Write it as a trigger, or disable it for the time of the run (ALTER TABLE … DISABLE RULE)",
         )

@@ -102,6 +102,19 @@ WITH RECURSIVE bare AS (
 SELECT b.name, format_type(b.type, -1) AS type
 FROM bare b JOIN pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'
 
+-- name: plain_type_names
+-- Of types by name, each without a domain and a limit of length, as `plain_types` gives them.
+SELECT n.name, format_type(bare.type, -1) AS type
+FROM unnest(%(types)s::text[]) AS n (name)
+CROSS JOIN LATERAL (
+    WITH RECURSIVE b AS (
+        SELECT to_regtype(n.name)::oid AS type
+        UNION ALL
+        SELECT t.typbasetype FROM b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
+    )
+    SELECT b.type FROM b JOIN pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'
+) bare
+
 -- name: keys
 -- Unique keys that a walk can follow: valid, whole, of NOT NULL columns, in the ascending order that comparisons of the
 -- columns themselves have. The primary key comes first, then the shortest.
@@ -313,3 +326,49 @@ ORDER BY grantee, privilege
 SELECT c.relname AS name
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = %(oid)s::bigint::oid AND NOT i.indimmediate
+
+-- name: row_code
+-- Code that is handed whole rows of a table, or of what is a part of it: its triggers, each with its condition and the body of its
+-- function, and its rules.
+WITH parts AS (
+    SELECT %(oid)s::bigint::oid AS oid UNION SELECT p.relid::oid FROM pg_partition_tree(%(oid)s::bigint::regclass) p
+)
+SELECT DISTINCT 'trigger' AS kind, t.tgname::text AS name,
+       concat_ws(E'\n', pg_get_triggerdef(t.oid), CASE WHEN l.lanname NOT IN ('c', 'internal') THEN p.prosrc END) AS code
+FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_language l ON l.oid = p.prolang
+WHERE t.tgrelid IN (SELECT oid FROM parts) AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+  AND p.pronamespace IS DISTINCT FROM to_regnamespace('backfilld')
+UNION ALL
+SELECT 'rule', w.rulename::text, pg_get_ruledef(w.oid)
+FROM pg_rewrite w WHERE w.ev_class IN (SELECT oid FROM parts) AND w.ev_enabled <> 'D' AND w.rulename <> '_RETURN'
+ORDER BY 1, 2
+
+-- name: fired_triggers
+-- Users' triggers that an UPDATE of some columns of a table fires, in the order of their names: of the table itself, and of its
+-- partitions for rows.
+SELECT DISTINCT t.tgname::text AS name, n.nspname::text AS schema, p.proname::text AS function,
+       coalesce(p.prosrc, '') ~* '(net\.http_|http_request|pg_notify|dblink|realtime\.|pgmq\.|cron\.)'
+           OR n.nspname IN ('supabase_functions', 'net') AS reaches_outside
+FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND (t.tgtype & 16) = 16 AND n.nspname <> 'backfilld'
+  AND (t.tgrelid = %(oid)s::bigint::oid
+       OR (t.tgtype & 1) = 1 AND t.tgrelid IN (SELECT r.relid FROM pg_partition_tree(%(oid)s::bigint::regclass) r))
+  AND (cardinality(t.tgattr::smallint[]) = 0
+       OR EXISTS (SELECT FROM pg_attribute a
+                  WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr::smallint[])
+                    AND (a.attname = ANY (%(columns)s::text[]) OR a.attgenerated <> '')))
+ORDER BY 1
+
+-- name: event_triggers
+-- Event triggers that DDL fires.
+SELECT e.evtname::text AS name, n.nspname::text AS schema, p.proname::text AS function, coalesce(e.evttags, '{}') AS tags
+FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE e.evtenabled IN ('O', 'A') AND e.evtevent <> 'login'
+ORDER BY 1
+
+-- name: update_rules
+-- Rules that rewrite an UPDATE of a table or of one of its partitions.
+SELECT DISTINCT w.rulename::text AS name FROM pg_rewrite w
+WHERE w.ev_type = '2' AND w.ev_enabled IN ('O', 'A')
+  AND (w.ev_class = %(oid)s::bigint::oid OR w.ev_class IN (SELECT p.relid FROM pg_partition_tree(%(oid)s::bigint::regclass) p))
+ORDER BY 1

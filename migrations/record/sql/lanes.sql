@@ -73,6 +73,7 @@ SET cursor = %(cursor)s::jsonb,
     rows_walked = rows_walked + %(walked)s::bigint,
     rows_changed = rows_changed + %(changed)s::bigint,
     rows_residual = rows_residual + %(residual)s::bigint,
+    rows_own = rows_own + %(own)s::bigint,
     rows_hot = coalesce(rows_hot + %(hot)s::bigint, rows_hot, %(hot)s::bigint),
     batches_committed = batches_committed + 1,
     attempts = 0,
@@ -121,7 +122,8 @@ WHERE run = %(run)s::bigint AND pass = %(pass)s::integer AND kind = ANY(%(kinds)
 
 -- name: pass_result
 -- What the lanes of a pass found and did.
-SELECT coalesce(sum(rows_residual), 0)::bigint AS residual, coalesce(sum(rows_walked), 0)::bigint AS walked
+SELECT coalesce(sum(rows_residual), 0)::bigint AS residual, coalesce(sum(rows_walked), 0)::bigint AS walked,
+       coalesce(sum(rows_own), 0)::bigint AS own
 FROM backfilld.lanes WHERE run = %(run)s::bigint AND pass = %(pass)s::integer AND kind = %(kind)s::text
 
 -- name: due_lanes
@@ -183,8 +185,8 @@ WHERE l.done_at IS NULL AND l.next_run_at <= clock_timestamp()
   AND backfilld.may_work(r.state, r.phase, l.kind) AND (l.kind = 'coordinator' OR l.pass = r.pass)
 
 -- name: end_frozen
--- Sessions of ours that hold a lane and do nothing. The server's own limit does not see all of them: a pipeline ends with a
--- Flush, after which its clock for idle transactions stands still. A Python function is busy while its session is idle.
+-- Sessions of ours that hold a lane and do nothing. The server ends them itself; this is for a limit that a pooler has lost.
+-- A Python function is busy while its session is idle.
 SELECT o.pid, o.name AS application_name, extract(epoch FROM clock_timestamp() - o.state_change)::float8 AS seconds,
        pg_terminate_backend(o.pid) AS ended
 FROM backfilld.own_sessions o
@@ -205,7 +207,7 @@ WHERE run = %(run)s::bigint AND lane = 0
 -- How many lanes a walk between two steps has, how many of them are not at their end, and what they did.
 SELECT count(*) AS lanes, count(*) FILTER (WHERE done_at IS NULL) AS open,
        coalesce(sum(rows_walked), 0)::bigint AS walked, coalesce(sum(rows_changed), 0)::bigint AS changed,
-       coalesce(sum(rows_residual), 0)::bigint AS residual
+       coalesce(sum(rows_residual), 0)::bigint AS residual, coalesce(sum(rows_own), 0)::bigint AS own
 FROM backfilld.lanes
 WHERE run = %(run)s::bigint AND kind = %(kind)s::text AND operation = %(operation)s::integer
 

@@ -13,7 +13,7 @@ WHERE run = %(run)s::bigint AND operation = %(operation)s::integer AND key = %(k
 
 -- name: quarantined
 -- The rows of a run that are quarantined.
-SELECT quarantine, run, operation, relation, key, sqlstate, error, retry, attempts, quarantined_at
+SELECT quarantine, run, operation, relation, key, sqlstate, error, retry, attempts, kept, quarantined_at
 FROM backfilld.quarantine WHERE run = %(run)s::bigint ORDER BY quarantine LIMIT %(limit)s::integer
 
 -- name: count_quarantined
@@ -26,6 +26,6 @@ UPDATE backfilld.quarantine SET retry = true WHERE run = %(run)s::bigint RETURNI
 
 -- name: next_retry
 -- The next row to try again.
-SELECT quarantine, run, operation, relation, key, sqlstate, error, retry, attempts, quarantined_at
+SELECT quarantine, run, operation, relation, key, sqlstate, error, retry, attempts, kept, quarantined_at
 FROM backfilld.quarantine
 WHERE run = %(run)s::bigint AND operation = %(operation)s::integer AND retry ORDER BY quarantine LIMIT 1

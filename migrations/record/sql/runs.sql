@@ -11,30 +11,49 @@ INSERT INTO backfilld.lanes (run, lane, kind) VALUES (%(run)s::bigint, 0, 'coord
 -- name: run_by_id
 -- One run, whole.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
+       CASE WHEN ended_at IS NOT NULL OR backfilld.proof_holds(run) THEN verified_at END AS verified_at,
+       own_values, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
        started_at, ended_at
 FROM backfilld.runs WHERE run = %(run)s::bigint
 
 -- name: run_by_name
 -- The newest run of a name.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
+       CASE WHEN ended_at IS NOT NULL OR backfilld.proof_holds(run) THEN verified_at END AS verified_at,
+       own_values, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
        started_at, ended_at
 FROM backfilld.runs WHERE name = %(name)s::text ORDER BY run DESC LIMIT 1
 
 -- name: runs
 -- Runs, newest first; those that have ended only when asked for.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
+       CASE WHEN ended_at IS NOT NULL OR backfilld.proof_holds(run) THEN verified_at END AS verified_at,
+       own_values, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
        started_at, ended_at
 FROM backfilld.runs
 WHERE %(ended)s::boolean OR ended_at IS NULL
 ORDER BY run DESC LIMIT %(most)s::integer
 
+-- name: with_something_left
+-- Runs that have not ended, and cancelled ones of which a sync trigger is still there.
+SELECT r.run, r.name, r.checksum, r.definition, r.settings, r.facts, r.phase, r.state, r.wish, r.approved, r.pass, r.rows_total,
+       r.residual_rows, r.verified_at, r.own_values, r.error, r.space, r.rollback, r.kept_until, r.purged_at, r.requested_by,
+       r.created_at, r.updated_at, r.state_since, r.phase_since, r.started_at, r.ended_at
+FROM backfilld.runs r
+WHERE r.ended_at IS NULL
+   OR r.state = 'cancelled'
+      -- The functions of a migration's triggers are called by a digest of its name (migrations/operations/base.py).
+      AND EXISTS (SELECT FROM pg_proc p JOIN pg_trigger t ON t.tgfoid = p.oid
+                  WHERE p.pronamespace = 'backfilld'::regnamespace
+                    AND starts_with(p.proname, 'sync_' || left(encode(sha256(convert_to(r.name, 'UTF8')), 'hex'), 10) || '_'))
+      AND NOT EXISTS (SELECT FROM backfilld.runs n WHERE n.name = r.name AND n.run > r.run)
+ORDER BY r.run
+
 -- name: last_ended
 -- The runs that ended last, the last one first.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       verified_at, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
+       CASE WHEN ended_at IS NOT NULL OR backfilld.proof_holds(run) THEN verified_at END AS verified_at,
+       own_values, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
        started_at, ended_at
 FROM backfilld.runs
 WHERE ended_at IS NOT NULL
@@ -99,9 +118,31 @@ WHERE run = %(run)s::bigint
 -- What a verifying walk found.
 UPDATE backfilld.runs
 SET residual_rows = %(residual)s::bigint,
+    own_values = %(own)s::bigint,
     verified_at = CASE WHEN %(verified)s::boolean THEN clock_timestamp() END,
     updated_at = clock_timestamp()
 WHERE run = %(run)s::bigint
+
+-- name: unverify
+-- What was proved does not hold any longer.
+UPDATE backfilld.runs SET verified_at = NULL, updated_at = clock_timestamp() WHERE run = %(run)s::bigint
+
+-- name: disturbed
+-- Runs that wait for an approval while what they have proved does not hold any longer.
+SELECT run FROM backfilld.runs
+WHERE state = 'waiting' AND verified_at IS NOT NULL AND NOT backfilld.proof_holds(run) ORDER BY run
+
+-- name: remember_structure
+-- What a proof relies on, as it is now: `parts` are tables with their columns and the name of a sync trigger.
+UPDATE backfilld.runs
+SET structure = (
+    SELECT jsonb_agg(to_jsonb(part) || jsonb_build_object('state', backfilld.structure_now(part.relation, part.columns, part.trigger)))
+    FROM jsonb_to_recordset(%(parts)s::jsonb) part (relation text, columns text[], trigger text))
+WHERE run = %(run)s::bigint
+
+-- name: structure_changes
+-- What has changed of that since.
+SELECT relation, what, gone FROM backfilld.structure_changes(%(run)s::bigint)
 
 -- name: approve
 -- A person lets a phase begin.
@@ -115,7 +156,8 @@ UPDATE backfilld.runs SET settings = %(settings)s::jsonb, updated_at = clock_tim
 -- name: pulse
 -- Whether a run is at work, whether one is to stop, and who stopped all of them: all that an idle daemon asks.
 SELECT EXISTS (SELECT FROM backfilld.runs
-               WHERE state IN ('queued', 'running', 'pausing', 'cancelling', 'rolling_back')) AS at_work,
+               WHERE state IN ('queued', 'running', 'pausing', 'cancelling', 'rolling_back')
+                  OR state = 'waiting' AND verified_at IS NOT NULL AND NOT backfilld.proof_holds(run)) AS at_work,
        EXISTS (SELECT FROM backfilld.runs
                WHERE state IN ('pausing', 'cancelling') OR state = 'rolling_back' AND rollback = '{}') AS stopping,
        stopped_at, stopped_by

@@ -18,6 +18,7 @@ from backfilld.migrations.record.model import Bounds
 from backfilld.migrations.rollback import archive, journal, retention
 from backfilld.migrations.rollback.journal import Journal
 from backfilld.migrations.walks import update_sql, verify_sql
+from backfilld.migrations.walks.firing import TableCode, firing
 from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.pages import PageBatchRange, PageWalk
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
@@ -56,13 +57,15 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
     name = sql.SQL(TABLE.identifier.as_string().replace("%", "%%"))
     condition, keys = WALK.within(SOME)
     update = Update(
-        table=name, sets=REWRITE.set_clause, condition=condition, parameters=keys, needs_work=REWRITE.needs_work
+        table=name, values=REWRITE.values, condition=condition, parameters=keys, needs_work=REWRITE.needs_work
     )
     given = update_sql.given(WALK, TARGETS, condition, keys, values=[["a"], ["1"], ["x"]])
     for what, one in (("expressions", update), ("values", given)):
         yield f"update to {what}", *one.query
         yield f"update to {what}, told", *one.told(STILL)
         yield f"update to {what}, journaled before 18", *KEPT.written(one, still=STILL, version=140_000)
+        for code in (TableCode(fires=True), TableCode(fires=True, by_parent=True)):
+            yield f"update to {what}, {code}", *firing(one, WALK, TABLE, code, still=STILL, beside=KEPT.beside_firing)
         if version >= journal.RETURNS_OLD:
             yield f"update to {what}, journaled", *KEPT.written(one, still=STILL, version=version)
     yield "read", update_sql.read(WALK, ["id", "old"], condition, needs_work=REWRITE.needs_work), keys
@@ -70,14 +73,17 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
     yield "without value", update_sql.without_value(name, "new %", condition), keys
     for carefully in (False, True):
         wanted = verify_sql.wanted(WALK, REWRITE.needs_work, carefully=carefully)
-        yield "residual", verify_sql.count_residual(name, condition, wanted=wanted), [RUN, 0, *keys]
+        for own in (REWRITE.holds_own_value, None):
+            yield "residual", verify_sql.count_residual(name, condition, wanted=wanted, own=own), [RUN, 0, *keys]
         yield "keys wanted", verify_sql.keys_wanted(WALK, name, condition, wanted=wanted), [*keys, RUN, 0, 10]
     for new in ("new %", None):
         yield "archive", archive.archive(WALK, condition, old="old", new=new, run=RUN, operation=0), keys
     yield "unarchived", archive.unarchived(WALK, condition, run=RUN, operation=0), keys
     entries = journal.walk_of(RUN)
     kept, entry = entries.within(Bounds(after=("0", "{}"), upto=("0", "{a,1}")))
-    yield "undo", journal.undo(entries, WALK, TARGETS, kept, operation=0), entry
+    undo = journal.Undo(journal=entries, table=WALK, targets=TARGETS, operation=0)
+    yield "undo", *undo.query(kept, entry)
+    yield "undo, firing", *undo.firing(kept, entry, TableCode(fires=True))
     yield "bound", *WALK.bound(SOME, 10)
     yield "count", *WALK.count(SOME)
     yield "last", *WALK.last()

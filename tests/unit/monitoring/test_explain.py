@@ -14,6 +14,7 @@ from backfilld.migrations.record.lanes import Waiting
 from backfilld.migrations.record.model import Pace
 from backfilld.migrations.record.states import LaneKind, Phase, State
 from backfilld.migrations.settings import Limits
+from backfilld.monitoring.after_contract import AfterContract
 from backfilld.monitoring.explain import AGAINST, ASKED, Explanation, Facts, explain
 from backfilld.monitoring.pace import Signal
 from backfilld.monitoring.progress import OldValuesWalk, Progress
@@ -76,6 +77,18 @@ CASES: dict[str, Explanation] = {
     "not taken": told(waiting=Waiting(lanes=1, seconds=42.0), working_sessions=0),
     "not moving": told(replace(RUN, progress_age_seconds=300.0), working_sessions=0),
     "waiting for approval": told(replace(RUN, state=State.WAITING, phase=Phase.CONTRACT, verified=True)),
+    "waiting for an approval that makes statements fail": told(
+        replace(
+            RUN,
+            state=State.WAITING,
+            phase=Phase.CONTRACT,
+            verified=True,
+            after_contract=(
+                AfterContract(operation=0, fails="an INSERT that leaves out jobs.total_eur fails", last_seconds=3.2),
+                AfterContract(operation=1, fails="a statement that names jobs.total fails"),
+            ),
+        )
+    ),
     "pausing": told(replace(RUN, state=State.PAUSING), asked_by="ann@laptop", working_sessions=1),
     "cancelling": told(replace(RUN, state=State.CANCELLING, state_seconds=0.7), asked_by="ann@laptop"),
     "paused by a person": told(
@@ -119,6 +132,11 @@ COMMANDS = {
     "not taken": {"worker"},
     "not moving": {"events jobs"},
     "waiting for approval": {"approve jobs --phase contract", "rollback jobs"},
+    "waiting for an approval that makes statements fail": {
+        "approve jobs --phase contract",
+        "approve jobs --phase contract --yes",
+        "rollback jobs",
+    },
     "pausing": {"worker"},
     "paused by a person": {"resume jobs"},
     "paused by quarantined rows": {

@@ -95,7 +95,7 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
     assert ", ".join(told) == (
         "run, name, target, phase, state, wish, rows_done, rows_total, percent, rows_per_second, eta_seconds, lanes, width, "
         "hold_reason, residual_rows, verified, quarantined, errors, hot_update_ratio, created_at, updated_at, "
-        "rollback"
+        "rollback, after_contract"
     )
     assert json.loads(json.dumps(told)) == {
         "run": 7,
@@ -120,6 +120,7 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
         "created_at": "2026-05-04T11:00:00+00:00",
         "updated_at": "2026-05-04T12:00:00+00:00",
         "rollback": None,
+        "after_contract": [],
     }
     assert tuple(told) == KEYS
 

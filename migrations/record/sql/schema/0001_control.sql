@@ -9,6 +9,7 @@
 -- journal             what in-place changes replaced, row by row, written in the batch's own transaction
 -- archive             what a contract removes, row by row, copied by lanes before it is removed
 -- rollback_conflicts  rows whose value does not fit the old type after a switch, each with its key and its error
+-- omitted_inserts     when statements came, at most one a second, that fail once a run has done its contract
 -- notices             what people are notified of, once by each channel; notice_channels and notice_holds say what is news for it
 -- own_sessions        a view: the sessions of ours that work for a run
 --
@@ -37,6 +38,8 @@ CREATE TABLE backfilld.runs (
     rows_total         bigint CHECK (rows_total >= 0),          -- an estimate until verify has counted; NULL: not planned yet
     residual_rows      bigint CHECK (residual_rows >= 0),       -- rows that still needed work at the last look
     verified_at        timestamptz,
+    own_values         bigint,                                  -- rows that hold a value of the application's own, at the last look
+    structure          jsonb,                                   -- what the proof relies on, as it was then: see structure_now
     space              jsonb,                                   -- sizes of what is walked: {"before": {…}, "after": {…}}, in bytes
     error              jsonb,                                   -- why it failed, or paused by itself
     rollback           jsonb,                                   -- where the way back began: {"phase", "step", "pass"}; {} until the
@@ -66,7 +69,7 @@ CREATE TABLE backfilld.lanes (
     run                bigint NOT NULL REFERENCES backfilld.runs ON DELETE CASCADE,
     lane               integer NOT NULL CHECK (lane >= 0),
     kind               text NOT NULL
-        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'archive', 'restore', 'undo')),
+        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'recheck', 'archive', 'restore', 'undo')),
     operation          integer CHECK (operation >= 0),          -- its number in the file
     pass               integer NOT NULL DEFAULT 1,
     relation           text,
@@ -80,6 +83,7 @@ CREATE TABLE backfilld.lanes (
     rows_changed       bigint NOT NULL DEFAULT 0,
     rows_hot           bigint,                                  -- of rows_changed, those that touched no index; NULL: not counted
     rows_residual      bigint NOT NULL DEFAULT 0,
+    rows_own           bigint NOT NULL DEFAULT 0,               -- a verifying lane's: rows with a value of the application's own
     batches_committed  bigint NOT NULL DEFAULT 0,
     batches_retried    bigint NOT NULL DEFAULT 0,
     attempts           integer NOT NULL DEFAULT 0,              -- tries of the next step that failed
@@ -104,7 +108,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         WHEN state IN ('queued', 'running') THEN CASE phase
             WHEN 'backfill' THEN kind IN ('backfill', 'retry')
             WHEN 'verify'   THEN kind = 'verify'
-            WHEN 'contract' THEN kind = 'archive'
+            WHEN 'switch'   THEN kind = 'retry'
+            WHEN 'contract' THEN kind IN ('retry', 'recheck', 'archive')
             ELSE false END
         WHEN state = 'rolling_back' THEN kind IN ('archive', 'restore', 'undo')
         ELSE false END
@@ -161,9 +166,11 @@ CREATE TABLE backfilld.events (
 );
 CREATE INDEX events_of_run ON backfilld.events (run, event);
 
+-- Written by lanes, and by the application's statements through a sync trigger that cannot compute a value. Not a foreign key: its
+-- check would wait for the session that holds the run, and the application with it.
 CREATE TABLE backfilld.quarantine (
     quarantine         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    run                bigint NOT NULL REFERENCES backfilld.runs ON DELETE CASCADE,
+    run                bigint NOT NULL,
     operation          integer NOT NULL,
     relation           text NOT NULL,
     key                jsonb NOT NULL,
@@ -171,9 +178,54 @@ CREATE TABLE backfilld.quarantine (
     error              text NOT NULL,
     retry              boolean NOT NULL DEFAULT false,
     attempts           integer NOT NULL DEFAULT 1,
+    kept               text,                                    -- what a row held that a sync trigger could not compute
     quarantined_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (run, operation, key)
 );
+
+-- --- what a proof relies on --------------------------------------------------------------------------------------------
+--
+-- Each time that PostgreSQL changes a row of its catalog, that has another xmin: what was dropped and made again, disabled and
+-- enabled, renamed and renamed back has left its trace.
+
+-- The columns of a table by these names, and a sync trigger with its function, each with what tells it from another.
+CREATE FUNCTION backfilld.structure_now(relation text, columns text[], trigger text) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT coalesce(pg_catalog.jsonb_object_agg(part.what, part.version), '{}')
+    FROM (SELECT 'column ' || a.attname AS what, pg_catalog.concat_ws(' ', a.attnum, a.atttypid, a.atttypmod, a.xmin) AS version
+          FROM pg_catalog.pg_attribute a
+          WHERE a.attrelid = pg_catalog.to_regclass(relation) AND a.attname = ANY (columns) AND a.attnum > 0
+          UNION ALL
+          SELECT 'sync trigger on ' || t.tgrelid::pg_catalog.regclass::text,
+                 pg_catalog.concat_ws(' ', t.tgenabled, t.xmin, p.xmin, pg_catalog.md5(p.prosrc))
+          FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+          WHERE t.tgname = trigger
+            AND (t.tgrelid = pg_catalog.to_regclass(relation)
+                 OR t.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass(relation)) p))) part
+$$;
+
+-- What has changed since the proof of a run: the table, what it is, and whether it is still there. No row: the proof holds.
+CREATE FUNCTION backfilld.structure_changes(run bigint) RETURNS TABLE (relation text, what text, gone boolean)
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT part.relation, changed.what, changed.gone
+    FROM backfilld.runs r
+    CROSS JOIN LATERAL pg_catalog.jsonb_to_recordset(r.structure) part (relation text, columns text[], trigger text, state jsonb)
+    CROSS JOIN LATERAL (SELECT backfilld.structure_now(part.relation, part.columns, part.trigger) AS state) now
+    CROSS JOIN LATERAL (
+        SELECT coalesce(before.key, after.key) AS what, after.key IS NULL AS gone
+        FROM pg_catalog.jsonb_each_text(part.state) before
+        FULL JOIN pg_catalog.jsonb_each_text(now.state) after USING (key)
+        WHERE before.value IS DISTINCT FROM after.value) changed
+    WHERE r.run = structure_changes.run
+    ORDER BY part.relation, changed.what
+$$;
+
+-- Whether what a run has proved still holds: nothing that the proof relies on has changed, and no row was put down since.
+CREATE FUNCTION backfilld.proof_holds(run bigint) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT NOT EXISTS (SELECT FROM backfilld.quarantine q WHERE q.run = proof_holds.run)
+       AND NOT EXISTS (SELECT FROM backfilld.structure_changes(proof_holds.run))
+$$;
 
 -- --- the way back -------------------------------------------------------------------------------------------------------
 --
@@ -210,6 +262,18 @@ CREATE TABLE backfilld.rollback_conflicts (
     seen_at            timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (run, operation, key)
 );
+
+-- Written by the application's statements, through a sync trigger, at most about once a second: an INSERT gave no value for a column
+-- that takes one from the trigger until contract, and fails for it afterwards. No unique index, so that no statement waits for
+-- another one; no foreign key, as above. Without a key of its own it needs a replica identity: a publication of all tables would
+-- otherwise refuse to let old rows go.
+CREATE TABLE backfilld.omitted_inserts (
+    run                bigint NOT NULL,
+    operation          integer NOT NULL,
+    seen_at            timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX omitted_inserts_latest ON backfilld.omitted_inserts (run, operation, seen_at);
+ALTER TABLE backfilld.omitted_inserts REPLICA IDENTITY FULL;
 
 -- The partition of a run, made once: `what` is journal or archive. A table of its own that is then attached takes only a SHARE
 -- UPDATE EXCLUSIVE lock on the parent, which blocks neither readers nor writers.
@@ -287,6 +351,7 @@ ALTER TABLE backfilld.quarantine ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.journal ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.archive ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.rollback_conflicts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.omitted_inserts ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON ALL TABLES IN SCHEMA backfilld FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA backfilld FROM PUBLIC;
 REVOKE ALL ON SCHEMA backfilld FROM PUBLIC;

@@ -15,31 +15,43 @@ changed AS (
 )
 
 -- name: journaled
--- A batch that writes into the journal what it replaces. Changed again by us alone, a row goes back to what it was at first;
--- otherwise to the application's value in between.
-WITH {changed}, journaled AS (
+-- A batch that writes into the journal what it replaces.
+WITH {changed}, {kept}
+SELECT count(*) AS changed, count(*) FILTER (WHERE still) AS residual FROM changed
+
+-- name: kept
+-- What was replaced. Changed again by us alone, a row goes back to what it was at first; otherwise to the application's value in
+-- between.
+journaled AS (
     INSERT INTO {journal} AS journal (run, operation, key, old, new)
-    SELECT {run}, {operation}, "~key", "~was", "~is" FROM changed
+    SELECT {run}, {operation}, "~key", {was}, "~is" FROM {changed}
     ON CONFLICT (operation, key, run) DO UPDATE
     SET old = CASE WHEN journal.new IS NOT DISTINCT FROM excluded.old THEN journal.old ELSE excluded.old END,
         new = excluded.new
 )
-SELECT count(*) AS changed, count(*) FILTER (WHERE still) AS residual FROM changed
 
 -- name: undo
 -- A batch of the undo: rows go back to what they were, where they are still what we made them, and leave the journal. The
 -- others, which another session has written or removed since, stay in it.
-WITH "~held" AS MATERIALIZED (
-    SELECT key AS "~key", old AS "~was", new AS "~is", {held_key}
-    FROM {journal} WHERE {condition} AND operation = {operation}
-), undone AS (
-    UPDATE {table} SET {sets} FROM "~held"
-    WHERE {same} AND {current} IS NOT DISTINCT FROM "~held"."~is"
-    RETURNING "~held"."~key" AS key
+WITH {held}, undone AS (
+    {update} RETURNING "~held"."~key" AS key
 ), gone AS (
     DELETE FROM {journal} USING undone WHERE {name}.operation = {operation} AND {name}.key = undone.key
 )
 SELECT count(*) AS changed FROM undone
+
+-- name: held
+-- What the journal holds of some rows.
+"~held" AS MATERIALIZED (
+    SELECT key AS "~key", old AS "~was", new AS "~is", {held_key}
+    FROM {journal} WHERE {condition} AND operation = {operation}
+)
+
+-- name: gone
+-- Rows that are what they were again leave the journal.
+gone AS (
+    DELETE FROM {journal} USING "~told" WHERE {name}.operation = {operation} AND {name}.key = "~told"."~with" AND "~told".as_asked
+)
 
 -- name: last_key
 -- The last key that the journal holds of an operation. Qualified: a bare name would be the output column, which is text.

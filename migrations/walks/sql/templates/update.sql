@@ -15,7 +15,7 @@ SELECT {key}, {columns} FROM {table} WHERE {condition} AND {needs_work} FOR NO K
 
 -- name: given
 -- What a Python function gave, as a relation of one text for each column of the key and each column that is written.
-FROM unnest({arrays}) AS {name} ({columns})
+unnest({arrays}) AS {name} ({columns})
 
 -- name: without_value
 -- Whether some row of a range has no value in a column that must have one.

@@ -1,6 +1,8 @@
 -- name: count_residual
--- A verifying batch: the rows of a range, and those of them that need work and are not quarantined.
-SELECT count(*) AS rows, count(*) FILTER (WHERE {wanted}) AS residual FROM {table} WHERE {condition}
+-- A verifying batch: the rows of a range, those of them that need work and are not quarantined, and those that hold a value of
+-- the application's own.
+SELECT count(*) AS rows, count(*) FILTER (WHERE {wanted}) AS residual, count(*) FILTER (WHERE {own}) AS own
+FROM {table} WHERE {condition}
 
 -- name: keys_wanted
 -- The keys of such rows, a few at most.

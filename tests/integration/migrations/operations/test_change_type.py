@@ -50,7 +50,7 @@ UNION ALL
 SELECT 'trigger', tgname, concat(pg_get_triggerdef(oid), tgenabled) FROM pg_trigger WHERE NOT tgisinternal
 UNION ALL
 SELECT 'function', oid::regprocedure::text, pg_get_functiondef(oid) FROM pg_proc
-WHERE pronamespace IN ('public'::regnamespace, 'backfilld'::regnamespace) AND proname NOT IN ('may_work', 'make_partition')
+WHERE pronamespace IN ('public'::regnamespace, 'backfilld'::regnamespace) AND (prorettype = 'trigger'::regtype OR pronamespace <> 'backfilld'::regnamespace)
 UNION ALL
 SELECT 'statistics', s.stxname, concat_ws(' ', s.stxkind, (SELECT array_agg(a.attname ORDER BY a.attname) FROM pg_attribute a
        WHERE a.attrelid = s.stxrelid AND a.attnum = ANY (s.stxkeys::smallint[]))) FROM pg_statistic_ext s

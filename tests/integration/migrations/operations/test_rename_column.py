@@ -261,21 +261,42 @@ def test_trigger_order_a_trigger_that_would_fire_after_ours_is_refused(engine: E
     assert ours(engine) == []
 
 
-def test_a_trigger_that_was_disabled_meanwhile_stops_the_switch(engine: Engine, jobs: None) -> None:
-    """As a restore with --disable-triggers does: what was written then may be in one of the columns only."""
+def test_a_trigger_that_was_disabled_meanwhile_is_made_again_and_a_person_is_asked(engine: Engine, jobs: None) -> None:
+    """As a restore with --disable-triggers does: what was written then is in one of the columns only, and nothing tells in which."""
     run = engine.enqueue(RENAME % "[switch]")
     expect(engine.drive(run), State.WAITING)
     engine.execute(
-        "ALTER TABLE jobs DISABLE TRIGGER USER; UPDATE jobs SET revenue = 0; ALTER TABLE jobs ENABLE TRIGGER USER"
+        "ALTER TABLE jobs DISABLE TRIGGER USER; UPDATE jobs SET revenue = 0 WHERE id < 4; ALTER TABLE jobs ENABLE TRIGGER USER"
     )
+    assert engine.run(run).verified_at is None, "nobody may rely on it"
     commands.approve(engine.connection, run, "switch", actor="ann")
     now = engine.drive(run)
-    expect(now, State.FAILED)
+    expect(now, State.PAUSED)
     assert now.error is not None
-    assert "was dropped or disabled" in now.error["message"]
-    commands.rollback(engine.connection, run, actor="ann")
-    expect(engine.drive(run), State.ROLLED_BACK)
-    assert engine.value("SELECT sum(total) FROM jobs") == 820
+    assert (now.error["class"], now.error["message"].split()[0]) == ("residual", "3")
+    engine.execute("UPDATE jobs SET total = 7, revenue = 7 WHERE id < 4")  # the trigger is there again
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    assert [row["revenue"] for row in engine.execute("SELECT revenue FROM jobs WHERE id < 5 ORDER BY id")][:3] == [
+        7,
+        7,
+        7,
+    ]
+
+
+def test_what_was_written_without_the_trigger_after_the_switch_is_not_dropped(engine: Engine, jobs: None) -> None:
+    run = engine.enqueue(RENAME % "[contract]")
+    expect(engine.drive(run), State.WAITING)
+    engine.execute("ALTER TABLE jobs DISABLE TRIGGER USER; UPDATE jobs SET total = 0 WHERE id = 3")
+    commands.approve(engine.connection, run, "contract", actor="ann")
+    now = engine.drive(run)
+    expect(now, State.PAUSED)
+    assert now.error is not None
+    assert now.error["class"] == "residual"
+    engine.execute("UPDATE jobs SET total = 0, revenue = 0 WHERE id = 3")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    assert engine.value("SELECT revenue FROM jobs WHERE id = 3") == 0
 
 
 def test_trigger_order_what_an_earlier_trigger_makes_of_the_value_is_seen(engine: Engine, jobs: None) -> None:

@@ -24,6 +24,7 @@ from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import StateChanged
+from backfilld.producers import commands
 from backfilld.worker.lanes.runner import Runner
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ def test_an_expression_over_a_table_whose_rows_are_hidden_is_refused(engine: Eng
 
 
 @pytest.mark.parametrize("hidden", ["jobs", "other"])
-def test_row_security_switched_on_later_fails_the_run_and_hides_nothing(
+def test_row_security_switched_on_later_pauses_the_run_and_hides_nothing(
     engine: Engine, plain: Connection, hidden: str
 ) -> None:
     """`row_security = off` makes an error of what would be 0 rows in silence."""
@@ -269,10 +270,15 @@ def test_row_security_switched_on_later_fails_the_run_and_hides_nothing(
     for relation in (*_control_tables(engine), "public.jobs", "public.other"):
         engine.connection.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(sql.SQL(relation), role_of(plain)))
     engine.connection.execute(sql.SQL("ALTER SCHEMA backfilld OWNER TO {}").format(role_of(plain)))
+    for what in ("FUNCTIONS", "SEQUENCES"):
+        engine.connection.execute(
+            sql.SQL("GRANT ALL ON ALL {} IN SCHEMA backfilld TO {}").format(sql.SQL(what), role_of(plain))
+        )
     engine.execute("INSERT INTO jobs (id, n) SELECT n, 0 FROM generate_series(1, 20) n")
     engine.execute("INSERT INTO other SELECT n, n FROM generate_series(1, 20) n")
     expression = "n + 1" if hidden == "jobs" else "(SELECT o.n FROM public.other o WHERE o.id = jobs.id)"
-    run = engine.enqueue(json.dumps({"name": "m", "operations": [backfill(expression, column="n")]}))
+    migration = {"name": "m", "operations": [backfill(expression, column="n")], "settings": {"journal": False}}
+    run = engine.enqueue(json.dumps(migration))
     engine.drive_to_lanes(run)
 
     # When
@@ -284,12 +290,21 @@ def test_row_security_switched_on_later_fails_the_run_and_hides_nothing(
 
     # Then
     now = engine.run(run)
-    expect(now, State.FAILED)
+    expect(now, State.PAUSED)
     assert now.error is not None
-    assert now.error["sqlstate"] == "42501"
-    assert "row-level security" in now.error["message"]
-    assert engine.told(StateChanged)[-1].state is State.FAILED
+    assert (now.error["class"], now.error["sqlstate"]) == ("privilege", "42501")
+    assert f'table "{hidden}"' in now.error["message"]
+    assert f"ALTER ROLE {plain.info.user} BYPASSRLS" in now.error["message"]
+    assert engine.told(StateChanged)[-1].state is State.PAUSED
     assert engine.execute("SELECT DISTINCT n FROM jobs") == [{"n": 0}]
+
+    # When the remedy was followed, the run continues
+    engine.execute(f"ALTER TABLE {hidden} NO FORCE ROW LEVEL SECURITY")
+    commands.resume(engine.connection, run, actor="ann")
+    with open_pool(plain.info.dsn + " password=x", size=2) as pool:
+        runner = Runner(pool, send=engine.sent.append, observe=engine.events.append, stopping=stopping)
+        expect(engine.drive(run, runner=runner), State.COMPLETED)
+    assert engine.value("SELECT count(*) FROM jobs WHERE n > 0") == 20
 
 
 def _control_tables(engine: Engine) -> list[str]:
@@ -463,8 +478,9 @@ def test_an_indexed_column_is_told(engine: Engine) -> None:
     assert any("slug of jobs is indexed" in warning for warning in examined(engine.connection, backfill()).warnings)
 
 
-def test_a_computed_column_is_told(engine: Engine) -> None:
-    assert any("computed until contract" in warning for warning in examined(engine.connection, add()).warnings)
+def test_what_becomes_of_the_applications_values_is_told(engine: Engine) -> None:
+    for also, what in (({}, "is kept"), ({"computed": True}, "replaces what the application writes")):
+        assert any(what in warning for warning in examined(engine.connection, add(**also)).warnings)
 
 
 # --- Functions over rows

@@ -10,6 +10,7 @@ import pytest
 from fix_runs import expect
 from psycopg import sql
 
+from backfilld.migrations.facts import Target
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.record import audit
@@ -282,7 +283,7 @@ def test_both_ways_to_know_what_a_row_was(engine: Engine, version: int) -> None:
         query, parameters = journal.written(
             Update(
                 table=name.identifier,
-                sets=sql.SQL('"a%%b ""c""" = "a%%b ""c""" || \'!\''),
+                values=[(Target(column='a%b "c"', type="text"), sql.SQL('"a%%b ""c""" || \'!\''))],
                 condition=sql.SQL("id <= %s"),
                 parameters=[5],
                 needs_work=sql.SQL("\"old\" <> 'o4'"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ADD = """
 name: add
 operations:
-  - add_column: {table: jobs, column: {name: shout, type: text}, backfill: "upper(status)", not_null: true}
+  - add_column: {table: jobs, column: {name: shout, type: text}, backfill: "upper(status)", computed: true, not_null: true}
 settings: {lanes: %d, approve: []}
 """
 SET = """

@@ -11,6 +11,7 @@ import pytest
 from fix_runs import expect
 from psycopg import sql
 
+from backfilld.migrations.errors import Refused
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record.states import Phase, State
@@ -76,9 +77,9 @@ WRITES = {
 }
 
 
-def test_what_the_application_writes_is_right_at_once(engine: Engine) -> None:
+def test_a_computed_column_is_right_at_once_whatever_the_application_writes(engine: Engine) -> None:
     """During expand, backfill and verify, and while contract waits: the trigger is there all the time."""
-    run = engine.enqueue(ADD % ("false", "[contract]"))
+    run = engine.enqueue(ADD.replace("not_null", "computed: true, not_null") % ("false", "[contract]"))
     engine.drive(run, until=during(Phase.BACKFILL))
     for phase in (Phase.BACKFILL, Phase.VERIFY, Phase.CONTRACT):
         engine.drive(run, batch_rows=5, until=during(phase))
@@ -98,6 +99,70 @@ def test_what_the_application_writes_is_right_at_once(engine: Engine) -> None:
     now = engine.drive(run)
     expect(now, State.WAITING)
     assert wrong(engine) == 0
+
+
+#: What an application may write into the column that is added, and what it finds there ever after.
+OWN_WORDS = {
+    "INSERT INTO jobs (id, status, shout) VALUES ({key}, 'new', 'typed')": "typed",
+    "INSERT INTO jobs (id, status) VALUES ({key}, 'new'); UPDATE jobs SET shout = 'typed' WHERE id = {key}": "typed",
+    "INSERT INTO jobs (id, status, shout) VALUES ({key}, 'new', 'typed'); UPDATE jobs SET status = 'x' WHERE id = {key}": "typed",
+    "INSERT INTO jobs (id, status) VALUES ({key}, 'new'); UPDATE jobs SET status = 'x', shout = 'typed' WHERE id = {key}": "typed",
+    "INSERT INTO jobs (id, status) VALUES ({key}, 'new'); UPDATE jobs SET status = 'x' WHERE id = {key}": "X",
+    "INSERT INTO jobs (id, status, shout) VALUES ({key}, 'new', NULL)": "NEW",
+}
+
+
+def test_what_the_application_writes_is_never_replaced(engine: Engine) -> None:
+    """Before its batch has come by, behind it, while verify looks, and while contract waits; to the end of the run."""
+    run = engine.enqueue(ADD % ("true", "[contract]"))
+    engine.drive(run, until=during(Phase.BACKFILL))
+    expected: dict[int, str] = {}
+    for phase in (Phase.BACKFILL, Phase.VERIFY, Phase.CONTRACT):
+        engine.drive(run, batch_rows=5, until=during(phase))
+        for number, (statements, found) in enumerate(OWN_WORDS.items()):
+            # Between the rows that are there, too: some of them the walk has yet to come to.
+            key = 100 * (list(Phase).index(phase) + 1) + number
+            engine.execute(statements.format(key=key))
+            expected[key] = found
+        engine.execute("UPDATE jobs SET shout = 'typed' WHERE id = %s", 10 + number)
+        expected[10 + number] = "typed"
+    now = engine.drive(run)
+    expect(now, State.WAITING)
+    assert (now.residual_rows, now.own_values) == (0, 9), "those of the phases before, as verify found them"
+    commands.approve(engine.connection, run, "contract", actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    found_now = {row["id"]: row["shout"] for row in engine.execute("SELECT id, shout FROM jobs")}
+    assert {key: found_now[key] for key in expected} == expected
+    assert engine.value("SELECT count(*) FROM jobs WHERE shout NOT IN ('typed', upper(status))") == 0
+
+
+def test_a_row_that_could_not_be_computed_keeps_what_it_has_until_it_can(engine: Engine) -> None:
+    """And one that the application has given a value of its own meanwhile keeps that."""
+    run = engine.enqueue(
+        "name: n\noperations: [{add_column: {table: jobs, column: {name: n, type: integer}, "
+        "backfill: \"replace(status, 'open ', '')::integer\"}}]\nsettings: {approve: []}"
+    )
+    engine.drive(run, until=during(Phase.VERIFY))
+    engine.execute("UPDATE jobs SET status = 'no number' WHERE id IN (3, 4)")
+    expect(engine.drive(run), State.PAUSED)
+    assert [(row.key, row.kept) for row in engine.quarantined(run)] == [(("3",), "3"), (("4",), "4")]
+
+    engine.execute("UPDATE jobs SET status = 'open 33' WHERE id IN (3, 4)")
+    engine.execute("UPDATE jobs SET n = 44 WHERE id = 4")
+    commands.retry(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    assert [row["n"] for row in engine.execute("SELECT n FROM jobs WHERE id IN (3, 4) ORDER BY id")] == [33, 44]
+
+
+def test_a_cancelled_run_that_computed_in_another_way_is_not_adopted(engine: Engine) -> None:
+    """Its values could not be told from the application's."""
+    run = engine.enqueue(ADD % ("false", "[contract]"))
+    expect(engine.drive(run), State.WAITING)
+    commands.cancel(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.CANCELLED)
+    with pytest.raises(Refused, match="backfilld rollback shout"):
+        engine.enqueue((ADD % ("false", "[contract]")).replace("upper", "lower"))
+    assert engine.enqueue(ADD % ("true", "[contract]"))
 
 
 def test_rows_written_during_the_walk_are_right_at_its_end(engine: Engine) -> None:
@@ -144,7 +209,7 @@ def test_a_value_that_cannot_be_computed_fails_no_statement_of_the_application(e
     engine.drive(run, until=during(Phase.VERIFY))
     engine.execute("INSERT INTO jobs VALUES (100, 'not a number')")
     engine.execute("UPDATE jobs SET status = 'nor this' WHERE id = 3")
-    assert [row["n"] for row in engine.execute("SELECT n FROM jobs WHERE id IN (3, 100)")] == [None, None]
+    assert [row["n"] for row in engine.execute("SELECT n FROM jobs WHERE id IN (3, 100) ORDER BY id")] == [3, None]
 
     expect(engine.drive(run), State.PAUSED)
     assert {row.key: row.sqlstate for row in engine.quarantined(run)} == {("3",): "22P02", ("100",): "22P02"}

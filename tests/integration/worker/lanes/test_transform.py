@@ -704,3 +704,31 @@ def test_a_package_allows_its_modules(engine: Engine, site: Site, users: None) -
     run = engine.enqueue((DIGITS % ("", 0)).replace("backfills:change", "mysite.backfills:change"))
     expect(site.drive(run, transforms=("mysite",)), State.COMPLETED)
     assert right(engine) == ROWS
+
+
+def test_triggers_see_the_settings_of_the_application_when_a_function_gives_the_values(
+    engine: Engine, site: Site, users: None
+) -> None:
+    """Also in the batch that is gone over row by row because a trigger refuses one of them."""
+    database = engine.connection.info.dbname
+    engine.execute(f'ALTER DATABASE "{database}" SET search_path = app, public')
+    engine.execute("""
+CREATE SCHEMA app;
+CREATE TABLE app.log (id bigint, path text);
+CREATE FUNCTION app.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF new.id = 33 THEN RAISE 'closed'; END IF;
+  INSERT INTO log VALUES (new.id, current_setting('search_path'));
+  RETURN new;
+END $$;
+CREATE TRIGGER note BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION app.note();
+""")
+    site.write(KEEP_DIGITS)
+    run = engine.enqueue(DIGITS % ("", 5))
+
+    expect(site.drive(run), State.PAUSED)
+
+    assert set(keys(engine, run)) == {("33",)}
+    assert right(engine) == ROWS - 1
+    assert engine.execute("SELECT path, count(DISTINCT id) AS rows FROM app.log GROUP BY path") == [
+        {"path": "app, public", "rows": ROWS - 1}
+    ]

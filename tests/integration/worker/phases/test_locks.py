@@ -197,7 +197,7 @@ def test_a_worker_that_freezes_in_a_transaction_loses_its_lease(engine: Engine) 
     [("backfilld run=1 lane=1 seq=3", "ended"), ("backfilld run=1 lane=1 seq=3 python", "left"), ("app", "left")],
 )
 def test_a_session_that_holds_a_lane_and_does_nothing_is_ended(engine: Engine, name: str, outcome: str) -> None:
-    """After a pipeline the server's own clock for idle transactions stands still: see `end_frozen` in lanes.sql."""
+    """Also where no limit of the server's is set: see `end_frozen` in lanes.sql."""
     frozen = engine.connect()
     with frozen.pipeline():
         frozen.execute("BEGIN")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +15,8 @@ from backfilld.migrations.record.states import Phase
 from backfilld.migrations.rollback.steps import way_back
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from backfilld.migrations.operations import Step
     from backfilld.migrations.walks.rewrite import Rewrite
 
@@ -110,3 +112,95 @@ def test_operations_are_taken_back_in_reverse_order() -> None:
 def test_each_step_knows_whose_work_it_takes_back() -> None:
     phases = [back.phase for back in way_back([Named("a")], phase=Phase.DONE, done=0)]
     assert list(dict.fromkeys(phases)) == [Phase.CONTRACT, Phase.SWITCH, Phase.VERIFY, Phase.BACKFILL, Phase.EXPAND]
+
+
+# --- the application first ---------------------------------------------------------------------------------------------
+
+#: The part of a step's name that stands for each kind of step.
+SHORT = {
+    "free": Action(table=TABLE, statements=(), frees=True),
+    "free index": replace(action("", index=True), frees=True, back=()),
+    "own sql": Action(table=TABLE, statements=(), is_users=True),
+    "build": replace(action("", index=True), back=()),
+    "drop": Action(table=TABLE, statements=()),
+}
+
+
+@dataclass(frozen=True)
+class Going:
+    """An operation whose way back, by phase, is said in words."""
+
+    number: int
+    back: Mapping[Phase, tuple[str, ...]]
+    table: TableName = TABLE
+    facts: Facts = field(default_factory=lambda: Facts(relation="t"))
+
+    def rewrite(self) -> Rewrite | None:
+        return None
+
+    def undo(self) -> tuple[Step, ...]:
+        return ()
+
+    def expand(self) -> tuple[Step, ...]:
+        return self._steps(Phase.EXPAND)
+
+    def verify(self) -> tuple[Step, ...]:
+        return self._steps(Phase.VERIFY)
+
+    def switch(self) -> tuple[Step, ...]:
+        return self._steps(Phase.SWITCH)
+
+    def contract(self) -> tuple[Step, ...]:
+        return self._steps(Phase.CONTRACT)
+
+    def _steps(self, phase: Phase) -> tuple[Step, ...]:
+        return (Action(table=TABLE, statements=(), back=tuple(self._step(word) for word in self.back.get(phase, ()))),)
+
+    def _step(self, word: str) -> Step:
+        if word in {"archive", "restore"}:
+            return Walk(kind=word, operation=self.number, table=TABLE, key=(), note=word)  # type: ignore[arg-type] # of these two
+        return SHORT[word]
+
+
+def order(*several: Mapping[Phase, tuple[str, ...]]) -> list[str]:
+    """The way back from the end, each step as `phase operation kind`."""
+    words = {id(step): word for word, step in SHORT.items()}
+    back = way_back([Going(number, each) for number, each in enumerate(several)], phase=Phase.DONE, done=0)
+    return [f"{one.phase} {one.operation} {words.get(id(one.step)) or getattr(one.step, 'kind', '')}" for one in back]
+
+
+def test_the_archive_of_a_column_waits_until_the_column_goes() -> None:
+    """The rule that the application's INSERT breaks goes first; the user's own SQL, in between, does not need the archive."""
+    added = {Phase.CONTRACT: ("archive",), Phase.SWITCH: ("free",), Phase.VERIFY: ("free",), Phase.EXPAND: ("drop",)}
+    assert order(added, {Phase.SWITCH: ("own sql",)}) == [
+        "switch 1 own sql",
+        "switch 0 free",
+        "verify 0 free",
+        "expand 0 archive",
+        "expand 0 drop",
+    ]
+
+
+def test_what_frees_comes_before_what_is_as_long_as_the_table_is_large() -> None:
+    """Also where it belongs to another operation, and an index that waits for old transactions after what waits for none."""
+    rule = {Phase.SWITCH: ("free",), Phase.VERIFY: ("free index", "free")}
+    dropped = {Phase.CONTRACT: ("free", "restore", "build", "drop")}
+    assert order(rule, dropped) == [
+        "contract 1 free",
+        "contract 0 free",
+        "contract 0 free",
+        "contract 0 free index",
+        "contract 1 restore",
+        "contract 1 build",
+        "contract 1 drop",
+    ]
+
+
+def test_nothing_passes_by_the_users_own_statements() -> None:
+    """They may rely on all that is before them: a primary key of theirs forbids DROP NOT NULL."""
+    rule = {Phase.VERIFY: ("free",)}
+    assert order(rule, {Phase.SWITCH: ("own sql",)}, {Phase.CONTRACT: ("restore",)}) == [
+        "contract 2 restore",
+        "switch 1 own sql",
+        "verify 0 free",
+    ]

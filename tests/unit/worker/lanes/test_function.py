@@ -9,6 +9,8 @@ import pytest
 
 from backfilld.migrations import settings
 from backfilld.migrations.errors import InvalidSettings, Refused
+from backfilld.migrations.record.model import Timing
+from backfilld.migrations.walks.sizing import REMEMBERED
 from backfilld.worker.lanes.function import CALL_SECONDS, load, next_size
 
 if TYPE_CHECKING:
@@ -105,6 +107,7 @@ def test_what_is_no_module_is_refused_by_name(text: str, monkeypatch: pytest.Mon
         (1000, 1000, 0.01, 10_000),
         (10_000, 10_000, 1.0, 2500),
         (1, 1, 3.0, 1),  # never none
+        (1, 1, 1.0, 2),  # whether it is the row that takes so long?
         (5, 5, CALL_SECONDS, 5),
         (5000, 7, 0.001, 5000),  # the last few rows of a batch say little
         (5000, 10, 2.5, 1),  # unless they are slow
@@ -112,4 +115,24 @@ def test_what_is_no_module_is_refused_by_name(text: str, monkeypatch: pytest.Mon
     ],
 )
 def test_a_call_takes_about_a_quarter_of_a_second(size: int, handed: int, seconds: float, expected: int) -> None:
-    assert next_size(size, handed, seconds) == expected
+    assert next_size(size, [Timing(rows=handed, seconds=seconds, at=0.0)]) == expected
+
+
+@pytest.mark.parametrize("fixed", [0.3, 1.0])
+def test_a_function_that_takes_long_for_any_number_of_rows_gets_many(fixed: float) -> None:
+    """It asks somebody over the network, once a call: one row for each call was all it ever got."""
+    size, recent = 1, list[Timing]()
+    for _ in range(30):
+        recent = [*recent, Timing(rows=size, seconds=fixed + size * 1e-5, at=0.0)][-REMEMBERED:]
+        size = next_size(size, recent)
+    assert size > 10_000
+
+
+def test_a_function_that_takes_long_for_each_row_gets_one() -> None:
+    size, recent, sizes = 1, list[Timing](), list[int]()
+    for _ in range(30):
+        recent = [*recent, Timing(rows=size, seconds=size * 1.0, at=0.0)][-REMEMBERED:]
+        size = next_size(size, recent)
+        sizes.append(size)
+    assert max(sizes) == 2
+    assert sizes.count(2) <= 3

@@ -215,4 +215,12 @@ def test_the_lock_an_action_needs(one: Action, expected: Needed | None) -> None:
 
 def test_the_statement_that_takes_it() -> None:
     needed = Needed(tables=(TableName("public", 'a"b%'), JOBS), mode=LockMode.ACCESS_EXCLUSIVE, first=True)
-    assert needed.statement.as_string() == 'LOCK TABLE "public"."a""b%", "public"."jobs" IN ACCESS EXCLUSIVE MODE'
+    lock = 'LOCK TABLE "public"."a""b%", "public"."jobs" IN ACCESS EXCLUSIVE MODE'
+    assert [one.as_string() for one in needed.statements] == [lock]
+    outer, inner = TableName("public", "outer"), TableName("Odd", "inner")
+    assert [one.as_string() for one in replace(needed, views=(outer, inner)).statements] == [
+        'ALTER VIEW IF EXISTS "public"."outer" SET SCHEMA "public"',
+        'ALTER VIEW IF EXISTS "Odd"."inner" SET SCHEMA "Odd"',
+        lock,
+    ]
+    assert replace(needed, first=False).statements == ()

@@ -1,23 +1,16 @@
-"""The parts of a worker, put together: the lanes that work, and the side tasks that watch over them.
-
-A daemon has the lanes in some processes and the side tasks in another; `backfilld run` has all of them in one.
-"""
+"""The side tasks, put together. A daemon has them in a process of their own, which imports nothing that lanes need."""
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.postgres.connect import open_pool
-from backfilld.migrations.wire.receive import SHUTDOWN_TIMEOUT_MILLISECONDS, receive_control, receive_lanes
+from backfilld.migrations.wire.receive import SHUTDOWN_TIMEOUT_MILLISECONDS, receive_control
 from backfilld.migrations.wire.send import sender
 from backfilld.monitoring import metrics
 from backfilld.worker import handlers
-from backfilld.worker.lanes.runner import Runner
 from backfilld.worker.side_tasks import retention
 from backfilld.worker.side_tasks.activity import Activity
 from backfilld.worker.side_tasks.control import Control
@@ -32,26 +25,11 @@ from backfilld.worker.side_tasks.side_task import SideTask
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from backfilld.migrations.postgres.connect import Connection, Pool
+    from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.settings import Settings
     from backfilld.migrations.telemetry import Observer
     from backfilld.migrations.wire.broker import AnyBroker
     from backfilld.migrations.wire.receive import Receiver
-
-
-@dataclass(kw_only=True)
-class Lanes:
-    """Threads that take steps of lanes."""
-
-    receiver: Receiver
-    pool: Pool
-    stopping: threading.Event
-
-    def stop(self) -> None:
-        """Let batches in flight commit, and go. Messages not begun go back to the queue."""
-        self.stopping.set()
-        self.receiver.stop()
-        self.pool.close()
 
 
 @dataclass(kw_only=True)
@@ -77,20 +55,6 @@ class SideTasks:
             self.receiver.stop()
         for task in self.tasks:
             task.join(timeout=SHUTDOWN_TIMEOUT_MILLISECONDS / 1000)
-
-
-def start_lanes(settings: Settings, broker: AnyBroker, *, threads: int, observe: Observer) -> Lanes:
-    """Start `threads` threads that take steps of lanes."""
-    stopping = threading.Event()
-    if settings.transforms and (here := str(Path.cwd())) not in sys.path:
-        # Last: a module of the application's may lie where the worker was started, and shadows nothing.
-        sys.path.append(here)
-    # Two more than there are threads: after a lost connection a thread looks what became of its commit, and beside DDL that
-    # waits for a lock another connection looks who is in the way.
-    pool = open_pool(settings.require_database(), size=threads + 2)
-    runner = Runner(pool, send=sender(broker), observe=observe, stopping=stopping, transforms=settings.transforms)
-    receiver = receive_lanes(broker, handlers.of_lanes(runner, observe=observe), threads=threads)
-    return Lanes(receiver=receiver, pool=pool, stopping=stopping)
 
 
 def start_side_tasks(settings: Settings, broker: AnyBroker, *, observe: Observer, consume_control: bool) -> SideTasks:

@@ -1,0 +1,164 @@
+"""Other runs on the same table that have not ended: what a new one may not take from under them, nor build upon.
+
+A run decides about columns until it has ended: its contract drops or its rollback takes away the column it adds, both names of a
+rename, the column that changes its type or is dropped. And it relies on others: what its expressions read, what its rules are
+about, the key that it walks. Two runs may live on one table in any order as long as neither decides about a column of the other's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from backfilld.migrations.errors import InvalidMigration
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.planning.checks.columns import mentions
+from backfilld.migrations.record import runs
+from backfilld.migrations.record.states import State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.file.migration import Operation
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.planning.checks.findings import Findings
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.statements import SqlStatement
+    from backfilld.migrations.record.model import Run
+
+#: What an operation does with a column that is a decision until its run has ended; `filled` is a write like the application's.
+_DECIDES = {
+    "added": "is added",
+    "renamed": "is renamed",
+    "changed": "gets another type",
+    "dropped": "is dropped",
+}
+#: Operations that may be about a column which another run adds: they go with the column if that run is rolled back.
+_MAY_BUILD_ON_ADDED = (
+    definition.Backfill,
+    definition.SetNotNull,
+    definition.AddCheck,
+    definition.AddUnique,
+    definition.AddForeignKey,
+    definition.CreateIndex,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveOperation:
+    """One operation of another run that has not ended, on one table."""
+
+    run: Run
+    operation: Operation
+    facts: Facts
+
+    @property
+    def decides(self) -> dict[str, str]:
+        """The columns about which it decides, and what it does with each."""
+        columns = {one.column: _DECIDES[one.what] for one in self.operation.settles if one.what in _DECIDES}
+        if (dependents := self.facts.column_dependents) is not None:
+            columns |= dict.fromkeys((dependents.new_column, dependents.old_column), "belongs to a change of type")
+        return columns
+
+    def relies_on(self, column: str) -> bool:
+        """Whether it reads a column, has a rule about it, or walks by it."""
+        known = {one.name for one in self.facts.key} | set(self.facts.reads) | set(self.facts.rule_columns)
+        if isinstance(self.operation, definition.AddColumn):
+            return column in known
+        return column in known or mentions(self.operation, column)
+
+    def why(self, column: str) -> str:
+        """What a column is to the run, in words."""
+        what = self.decides.get(column, "is used")
+        return f"{column} {what} by the run {self.run.name}, which is {self.run.state} in {self.run.phase}"
+
+    @property
+    def remedy(self) -> str:
+        name = self.run.name
+        if self.run.state is State.CANCELLED:
+            return f"Roll back what that run left: backfilld rollback {name}"
+        finish = (
+            f"backfilld approve {name} --phase {self.run.phase}" if self.run.state is State.WAITING else "let it end"
+        )
+        return f"Finish that run first ({finish}), or take it back: backfilld rollback {name}"
+
+
+def live_operations(connection: Connection, name: str) -> dict[TableName, list[LiveOperation]]:
+    """The operations of runs that have not ended, by table, but for the migration of this name.
+
+    A cancelled run counts while one of its sync triggers is there. Empty for a role that may not read the record.
+    """
+    found: dict[TableName, list[LiveOperation]] = {}
+    try:
+        with connection.transaction():
+            present = [run for run in runs.with_something_left(connection) if run.name != name]
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
+        return found
+    for run in present:
+        try:
+            operations = run.migration.operations
+        except InvalidMigration:
+            continue  # of another release: what it does is not known here
+        for operation, facts in zip(operations, run.facts, strict=True):
+            if operation.table is not None:
+                found.setdefault(operation.table, []).append(LiveOperation(run=run, operation=operation, facts=facts))
+    return found
+
+
+def check_columns(
+    found: Findings, place: str, operation: Operation, live: Sequence[LiveOperation], *, facts: Facts | None = None
+) -> None:
+    """Put down the runs that are in the way of an operation on their table; with `facts`, of the columns that it reads."""
+    decides = {one.column for one in operation.settles if one.what in _DECIDES}
+    for other in live:
+        theirs = other.decides
+        taken = sorted(column for column in decides if column in theirs or other.relies_on(column))
+        needed = [column for column in theirs if column not in decides and _needs(operation, column, facts)]
+        if not taken and needed and _may_build(operation, other):
+            found.warn(
+                f"{place}: {other.why(needed[0])}; if that run is rolled back, what this migration makes of {needed[0]} goes "
+                "with the column"
+            )
+        elif taken or needed:
+            found.refuse("live_run", f"{place}: {other.why((taken or needed)[0])}", other.remedy)
+
+
+def _needs(operation: Operation, column: str, facts: Facts | None) -> bool:
+    if isinstance(operation, definition.AddColumn):
+        return facts is not None and column in facts.reads
+    return facts is None and mentions(operation, column)
+
+
+def _may_build(operation: Operation, other: LiveOperation) -> bool:
+    """An in-place write is like the application's, and what belongs to a column that is added goes with it."""
+    if isinstance(operation, definition.Backfill):
+        return True
+    return isinstance(operation, _MAY_BUILD_ON_ADDED) and isinstance(other.operation, definition.AddColumn)
+
+
+def check_statement(found: Findings, place: str, statement: SqlStatement, live: Sequence[LiveOperation]) -> None:
+    """Put down the runs from under which a statement would take a column, a trigger or the table."""
+    words = [token.word for token in statement.tokens]
+    if words[0] not in {"ALTER", "DROP"}:
+        return
+    named = {name for _, _, name in statement.qualified}
+    for other in live:
+        table = other.operation.table
+        if table is None or (table.schema, table.name) not in named:
+            continue
+        if column := _touched(statement, other):
+            found.refuse("live_run", f"{place}: {other.why(column)}", other.remedy)
+        elif words[:2] == ["DROP", "TABLE"] or {"TRIGGER", "SCHEMA"} & set(words) or "RENAME TO" in " ".join(words):
+            what = f"the run {other.run.name}, which is {other.run.state} in {other.run.phase}, works on {table}"
+            found.refuse("live_run", f"{place}: {what} and has a sync trigger there", other.remedy)
+
+
+def _touched(statement: SqlStatement, other: LiveOperation) -> str | None:
+    """A column of the run's that the statement names, beside the table itself."""
+    table = other.operation.table
+    names = {token.name for token in statement.tokens} - {table.name if table is not None else None, None}
+    candidates = {*other.decides, *(one.name for one in other.facts.key), *other.facts.reads, *other.facts.rule_columns}
+    return next(iter(sorted(candidates & names)), None)

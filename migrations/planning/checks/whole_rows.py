@@ -1,0 +1,22 @@
+"""Code that compares whole rows, which fails once a row has a column of a type without equality."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.file.migration import AddColumn, ChangeType
+from backfilld.migrations.postgres.user_code import row_comparisons, rows_compare
+
+if TYPE_CHECKING:
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.file.migration import Operation
+    from backfilld.migrations.planning.checks.findings import Case
+
+
+def find_row_comparisons(case: Case, operation: Operation, facts: Facts) -> None:
+    """Put down the triggers and rules that will fail for the application once the new column is there."""
+    if not isinstance(operation, AddColumn | ChangeType):
+        return
+    (target,) = facts.targets
+    if not rows_compare(case.connection, target.type) and (named := row_comparisons(case.connection, case.table)):
+        case.found.row_comparisons[case.number] = named

@@ -1,0 +1,175 @@
+"""The UPDATE of a batch on a table that runs code of its own for it: triggers, mainly. Its text is `sql/templates/firing.sql`.
+
+An expression means the same everywhere because it is evaluated under our settings (`SEMANTICS`). The code of users' that an
+UPDATE runs was written for the application's: a function may name tables without their schema, read what a policy shows it, or
+ask for the local day. One statement does both: it computes the values, changes the settings, writes the rows by their key, and
+changes the settings back to read what was written.
+
+Not two statements, of which the second is sent under the application's search_path: its own functions and operators would be
+looked up there, and whoever may create one in a schema on that path could have it called as our role.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from psycopg import sql
+
+from backfilld.migrations.identifiers import sendable
+from backfilld.migrations.postgres.connect import SEMANTICS
+from backfilld.migrations.queries import queries, templates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.walks.keys import KeyWalk, Query
+    from backfilld.migrations.walks.update_sql import Update
+
+_SQL = templates(__package__, "firing")
+
+#: Asks what `TableCode` holds, of `table`, `relation` and `columns`.
+TABLE_CODE = queries(__package__, "walks")["table_code"]
+
+_NOTHING, _NULL = sql.SQL(""), sql.SQL("NULL")
+
+#: Has the settings of the application from here on, for what waits for COMMIT.
+THEIRS = _SQL["theirs"].format(names=sql.SQL(", ").join(map(sql.Literal, SEMANTICS)))
+_OURS = _SQL["ours"].format(
+    pairs=sql.SQL(", ").join(sql.SQL("({}, {})").format(*map(sql.Literal, pair)) for pair in SEMANTICS.items())
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableCode:
+    """What code of a table's own an UPDATE of some columns runs."""
+
+    #: Whether there is any.
+    fires: bool = False
+    #: A partitioned table has triggers for statements, which fire when the statement names it and not one of its partitions.
+    by_parent: bool = False
+    #: BEFORE triggers for rows, in the order in which they fire: each may change what is written, or keep it from being.
+    may_change: tuple[str, ...] = ()
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        return cls(**{**row, "may_change": tuple(row["may_change"])})
+
+
+def table_code(connection: Connection, *, table: TableName, relation: TableName, columns: Sequence[str]) -> TableCode:
+    """What an UPDATE of `columns` runs, in rows of `relation`, which is `table` or a partition of it."""
+    row = connection.execute(TABLE_CODE, asked(table=table, relation=relation, columns=columns)).fetchone()
+    return TableCode.from_row(row or {"may_change": ()})
+
+
+def asked(*, table: TableName, relation: TableName, columns: Sequence[str]) -> dict[str, object]:
+    """The parameters of `TABLE_CODE`."""
+    return {
+        "table": table.identifier.as_string(),
+        "relation": relation.identifier.as_string(),
+        "columns": list(columns),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What the statement does besides the update: parts of its WITH, and what they need of a row as it was."""
+
+    #: Of the row before it is written; `~told` has it as `~with`.
+    carried: sql.Composable | None = None
+    #: Columns whose values, as they were written, `~told` has as `~is`.
+    columns: Sequence[str] = ()
+    #: What the values come from, with a comma at its end, and its parameters.
+    first: sql.Composable | None = None
+    first_parameters: Sequence[Any] = ()  # Any: whatever psycopg can send
+    #: What is done with `~told`, with a comma before it.
+    last: sql.Composable | None = None
+
+
+def firing(  # noqa: PLR0913 - one statement; each part is named where it is called
+    update: Update,
+    walk: KeyWalk,
+    relation: TableName,
+    code: TableCode,
+    *,
+    still: sql.Composable | None,
+    beside: Beside,
+    by_key: bool = False,
+) -> Query:
+    """Gives `changed`, `residual` (how many of the changed rows meet the condition `still`) and `undone` (how many rows do not
+    hold what they were to get). Afterwards the application's settings are in force.
+
+    With `by_key` the condition of the update is over more than the table, and picks the rows only.
+    """
+    name = sql.Identifier(walk.table.name)
+    keys = [
+        (sendable(sql.Identifier(walk.table.name, one.name)), sql.Identifier(f"~key_{n}"))
+        for n, one in enumerate(walk.key)
+    ]
+    news = [
+        (target, value, sql.Identifier(f"~new_{n}"), sql.Identifier(f"~is_{n}"))
+        for n, (target, value) in enumerate(update.values)
+    ]
+    held = {target.column: now for target, _, _, now in news}
+    by_key = by_key or code.by_parent
+    written = walk.table if code.by_parent else relation
+    picked = [sql.SQL("{} AS {}").format(*pair) for pair in keys]
+    # A literal alone would be text, which is not assigned to every type. Without a limit of length: a cast to that would cut.
+    picked += [
+        sql.SQL("CAST({} AS {}) AS {}").format(value, sendable(sql.SQL(target.plain_type or target.type)), new)
+        for target, value, new, _ in news
+    ]
+    returned = [sql.SQL("{} AS {}").format(*pair) for pair in keys]
+    for target, _, new, now in news:
+        column = sendable(sql.Identifier(walk.table.name, target.column))
+        returned.append(sql.SQL('{} AS {}, "~picked".{} AS {}').format(column, now, new, new))
+    if still is not None:
+        row = sql.SQL('CAST({}.* AS {}) AS "~row"').format(sendable(name), sendable(written.identifier))
+        returned.append(row)
+    query = _SQL["firing"].format(
+        first=beside.first or _NOTHING,
+        picked=_list(picked),
+        carried=beside.carried or _NULL,
+        rows=update.table if update.source is None else sql.SQL("{}, {}").format(update.table, update.source),
+        condition=update.condition,
+        needs_work=update.needs_work,
+        name=sendable(name),
+        table=sendable(walk.table.identifier) if code.by_parent else update.table,
+        sets=_list(
+            sql.SQL('{} = "~picked".{}').format(sendable(sql.Identifier(target.column)), new)
+            for target, _, new, _ in news
+        ),
+        within=_all(_SQL["any_of"].format(column=column, key=key) for column, key in keys)
+        if by_key
+        else update.condition,
+        same=_all(sql.SQL('{} = "~picked".{}').format(*pair) for pair in keys),
+        returned=_list(returned),
+        key=_texts(key for _, key in keys),
+        now=_texts(held[column] for column in beside.columns) if beside.columns else _NULL,
+        still=_SQL["still"].format(still=still, name=sendable(name)) if still is not None else sql.SQL("false"),
+        as_asked=_all(
+            sql.SQL('CAST({} AS {})::text COLLATE "C" IS NOT DISTINCT FROM {}::text COLLATE "C"').format(
+                new, sendable(sql.SQL(target.type)), now
+            )
+            for target, _, new, now in news
+        ),
+        last=beside.last or _NOTHING,
+        theirs=THEIRS,
+        ours=_OURS,
+    )
+    again = () if by_key else update.parameters
+    return query, [*beside.first_parameters, *update.source_parameters, *update.parameters, *again]
+
+
+def _list(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)
+
+
+def _all(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(" AND ").join(parts)
+
+
+def _texts(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL("ARRAY[{}]").format(_list(sql.SQL('{}::text COLLATE "C"').format(part) for part in parts))

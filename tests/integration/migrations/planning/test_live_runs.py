@@ -1,0 +1,129 @@
+"""Other runs on the table that have not ended: which of them are in the way of a new one, and which are not."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.planning import examine
+from backfilld.producers import commands
+
+if TYPE_CHECKING:
+    from fix_runs import Engine
+
+    from backfilld.migrations.errors import Finding
+
+
+@pytest.fixture(autouse=True)
+def jobs(engine: Engine) -> None:
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text, slug text)")
+    engine.execute("INSERT INTO jobs SELECT n, 's' || n, 'x' FROM generate_series(1, 5) n")
+
+
+#: A run that waits for contract; and what may come beside it, and what may not, each with the column that it is about.
+LIVE = {
+    "add": ({"add_column": {"table": "jobs", "column": {"name": "loud", "type": "text"}, "backfill": "upper(status)"}}),
+    "rename": {"rename_column": {"table": "jobs", "from": "status", "to": "state"}},
+    "retype": {"change_type": {"table": "jobs", "column": "status", "type": "varchar(50)"}},
+    "drop": {"drop_column": {"table": "jobs", "column": "status"}},
+    "check": {"add_check": {"table": "jobs", "name": "small", "check": "length(status) < 50"}},
+}
+IN_THE_WAY = {
+    "rename of a column that a trigger reads": (
+        "add",
+        {"rename_column": {"table": "jobs", "from": "status", "to": "state"}},
+    ),
+    "rename of the column that is added": ("add", {"rename_column": {"table": "jobs", "from": "loud", "to": "x"}}),
+    "another type for what is read": (
+        "add",
+        {"change_type": {"table": "jobs", "column": "status", "type": "varchar(50)"}},
+    ),
+    "drop of what is read": ("add", {"drop_column": {"table": "jobs", "column": "status"}}),
+    "drop of what is added": ("add", {"drop_column": {"table": "jobs", "column": "loud"}}),
+    "a column computed from one that is added": (
+        "add",
+        {"add_column": {"table": "jobs", "column": {"name": "x", "type": "text"}, "backfill": "lower(loud)"}},
+    ),
+    "second rename, of what is left over": (
+        "rename",
+        {"rename_column": {"table": "jobs", "from": "status", "to": "x"}},
+    ),
+    "second rename, of the new name": ("rename", {"rename_column": {"table": "jobs", "from": "state", "to": "x"}}),
+    "drop of what is left over": ("rename", {"drop_column": {"table": "jobs", "column": "status"}}),
+    "an index on a name that goes": ("rename", {"create_index": {"table": "jobs", "name": "x", "columns": ["status"]}}),
+    "a column computed from a name that goes": (
+        "rename",
+        {"add_column": {"table": "jobs", "column": {"name": "x", "type": "text"}, "backfill": "lower(status)"}},
+    ),
+    "rename of what gets another type": ("retype", {"rename_column": {"table": "jobs", "from": "status", "to": "x"}}),
+    "a second change of type": (
+        "retype",
+        {"change_type": {"table": "jobs", "column": "status", "type": "varchar(60)"}},
+    ),
+    "rename of what is dropped": ("drop", {"rename_column": {"table": "jobs", "from": "status", "to": "x"}}),
+    "rename of what a rule is about": ("check", {"rename_column": {"table": "jobs", "from": "status", "to": "x"}}),
+    "rename of the key": ("add", {"rename_column": {"table": "jobs", "from": "id", "to": "number"}}),
+    "raw rename": ("add", {"sql": {"run": "ALTER TABLE public.jobs RENAME status TO state", "rollback": "SELECT 1"}}),
+    "raw drop": ("add", {"sql": {"run": "ALTER TABLE public.jobs DROP COLUMN loud", "rollback": "SELECT 1"}}),
+    "triggers disabled": (
+        "add",
+        {"sql": {"run": "ALTER TABLE public.jobs DISABLE TRIGGER ALL", "rollback": "SELECT 1"}},
+    ),
+    "the table renamed": ("add", {"sql": {"run": "ALTER TABLE public.jobs RENAME TO tasks", "rollback": "SELECT 1"}}),
+    "the table dropped": ("add", {"sql": {"run": "DROP TABLE public.jobs", "rollback": "SELECT 1"}}),
+}
+BESIDE = {
+    "another column, from the same source": (
+        "add",
+        {"add_column": {"table": "jobs", "column": {"name": "x", "type": "text"}, "backfill": "lower(status)"}},
+    ),
+    "an index on what is added": ("add", {"create_index": {"table": "jobs", "name": "x", "columns": ["loud"]}}),
+    "a write of what is read": ("add", {"backfill": {"table": "jobs", "set": {"status": "lower(status)"}}}),
+    "a write of what is added": ("add", {"backfill": {"table": "jobs", "set": {"loud": "lower(loud)"}}}),
+    "rename of another": ("add", {"rename_column": {"table": "jobs", "from": "slug", "to": "x"}}),
+    "raw, of another": (
+        "add",
+        {"sql": {"run": "ALTER TABLE public.jobs ALTER slug SET STATISTICS 500", "rollback": "SELECT 1"}},
+    ),
+    "another type for another": ("rename", {"change_type": {"table": "jobs", "column": "slug", "type": "varchar(50)"}}),
+}
+
+
+def examined(engine: Engine, operation: dict[str, Any]) -> list[Finding]:
+    text = json.dumps({"name": "second", "operations": [operation]})
+    return examine.examine(engine.connection, definition.parse(text)).findings
+
+
+@pytest.mark.parametrize("live", LIVE)
+def test_a_run_that_has_not_ended_is_in_the_way_of_those_that_need_its_columns(engine: Engine, live: str) -> None:
+    first = {
+        "name": "first",
+        "operations": [LIVE[live]],
+        "settings": {"approve": ["verify" if live == "check" else "contract"]},
+    }
+    engine.drive(engine.enqueue(json.dumps(first)))
+    for case, (of, operation) in IN_THE_WAY.items():
+        if of == live:
+            refused = [one for one in examined(engine, operation) if one.check == "live_run"]
+            assert refused, case
+            assert all(
+                "the run first" in one.problem and "backfilld rollback first" in one.remedy for one in refused
+            ), case
+    for case, (of, operation) in BESIDE.items():
+        if of == live:
+            assert examined(engine, operation) == [], case
+
+
+def test_a_cancelled_run_is_in_the_way_while_its_trigger_is_there(engine: Engine) -> None:
+    run = engine.enqueue(json.dumps({"name": "first", "operations": [LIVE["add"]]}))
+    engine.drive(run)
+    commands.cancel(engine.connection, run, actor="ann")
+    engine.drive(run)
+    rename = {"rename_column": {"table": "jobs", "from": "status", "to": "state"}}
+    assert [one.check for one in examined(engine, rename)] == ["live_run"]
+    commands.rollback(engine.connection, run, actor="ann")
+    engine.drive(run)
+    assert examined(engine, rename) == []

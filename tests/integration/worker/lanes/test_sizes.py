@@ -1,0 +1,41 @@
+"""How large batches become where the database is far away: a real lane, through a network that delays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backfilld.migrations.postgres.connect import open_pool
+from bench.delay import Delay
+
+if TYPE_CHECKING:
+    from fix_runs import Engine
+
+FILL = """
+name: shout
+operations:
+  - backfill: {table: jobs, set: {status: "upper(status)"}}
+settings: {lanes: 1, walk: keys, batch_seconds: 0.05, journal: false}
+"""
+
+
+@pytest.mark.parametrize("milliseconds", [20, 60, 150])
+def test_batches_do_not_shrink_to_a_row_where_the_network_takes_the_time(engine: Engine, milliseconds: int) -> None:
+    """A batch may last 50 ms, and one round trip of its statements takes 20, 60 or 150: its rows are sized, not the network."""
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text)")
+    engine.execute("INSERT INTO jobs SELECT n, 'open' FROM generate_series(1, 60000) n")
+    run = engine.enqueue(FILL)
+    (lane,) = engine.drive_to_lanes(run)
+    with (
+        Delay(engine.url, round_trip_seconds=milliseconds / 1000) as far,
+        open_pool(far.url, size=2) as pool,
+    ):
+        # A message is good for two seconds of batches.
+        runner = engine.runner(pool=pool, one_step=False)
+        for _ in range(1 if milliseconds < 100 else 2):
+            engine.step(runner=runner)
+    lane = engine.lane(run, lane.lane)
+    # A row costs some 10 µs. Before, batches went down by a quarter each time, to one row.
+    assert lane.rows_walked > 500 * lane.batches_committed
+    assert lane.batch_rows > 500
