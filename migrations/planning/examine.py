@@ -119,7 +119,7 @@ def _examine_operation(
     if table is None or examine_case is None or len(found.findings) > before:
         return nothing
     try:
-        with probe(connection, table) as trial:
+        with probe(connection, table, allowed=migration.settings.allow_functions) as trial:
             case = Case(
                 connection=connection,
                 found=found,
@@ -131,6 +131,10 @@ def _examine_operation(
             )
             _add_earlier_columns(case)
             facts = examine_case(case, operation)
+            for name in sorted(trial.opaque):
+                case.warn(
+                    f"{name}() is written in a language that is not trusted: what else it does cannot be seen from outside"
+                )
             if len(found.findings) == before:
                 find_row_comparisons(case, operation, facts)
             check_columns(found, place, operation, beside, facts=facts)

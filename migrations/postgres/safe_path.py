@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, LiteralString, Self
 import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
 
+from backfilld.migrations.postgres.pipelines import pipeline
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -68,7 +70,7 @@ class SafeConnection(psycopg.Connection[dict[str, Any]]):
             return
         with ExitStack() as stack:
             # In one round trip, which BEGIN takes anyway. Not by `super().transaction`: begun in a pipeline, it stays in one.
-            with self.pipeline():
+            with pipeline(self):
                 begun = stack.enter_context(psycopg.Transaction(self, savepoint_name, force_rollback))
                 psycopg.Cursor(self).execute(_SAFE_PATH)
             yield begun
