@@ -71,7 +71,9 @@ class Progress:
     width: int
     hold_reason: str | None
     residual_rows: int | None
-    #: Never of a run that is rolled back: what was verified is being taken away.
+    #: Rows that hold a value of the application's own in a column that was added, at the last look at all rows; None before it.
+    own_values: int | None
+    #: Never of a run that is rolled back: what was verified is being taken away; nor of one whose proof another session has undone.
     verified: bool
     quarantined: int
     #: `{lane?, class, sqlstate, message, …}`; the run's own error first. Any: JSON for people.
@@ -87,6 +89,8 @@ class Progress:
     #: While contract waits for its approval: what the application can no longer do afterwards, and whether it still does it.
     after_contract: tuple[AfterContract, ...] = ()
 
+    #: While it waits: what another session has changed since the data was verified, in words; not part of `to_json`.
+    changed_since: tuple[str, ...] = ()
     #: Rows the first walk has passed over, and of them those the present verifying walk has; not part of `to_json`.
     rows_walked: int = 0
     rows_verified: int = 0
@@ -146,6 +150,7 @@ KEYS = (
     "updated_at",
     "rollback",
     "after_contract",
+    "own_values",
 )
 
 
@@ -172,10 +177,17 @@ def read_within(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
         replace(
             measure(run, walks[run.run], pace, now=clock["now"], stop=stop, index_work=works.get(run.run)),
             after_contract=ahead.get(run.run, ()),
+            changed_since=_changed_since(connection, run),
         )
         for run in runs
         if run.run in walks
     ]
+
+
+def _changed_since(connection: Connection, run: Run) -> tuple[str, ...]:
+    if run.state is not State.WAITING or run.verified_at is not None:
+        return ()
+    return tuple(str(change) for change in runs_store.structure_changes(connection, run.run))
 
 
 def measure(  # noqa: PLR0913 - each is named where it is called
@@ -202,6 +214,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         width=pace.width,
         hold_reason=hold.reason if hold else None,
         residual_rows=run.residual_rows,
+        own_values=run.own_values,
         verified=run.verified_at is not None and not run.rollback.requested,
         quarantined=walk["quarantined"],
         errors=_errors(run, walk),

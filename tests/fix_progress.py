@@ -27,6 +27,7 @@ RUNNING = Progress(
     width=3,
     hold_reason=None,
     residual_rows=None,
+    own_values=None,
     verified=False,
     quarantined=0,
     errors=(),

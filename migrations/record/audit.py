@@ -43,11 +43,6 @@ def first(connection: Connection, run: int, *, what: str) -> dict[str, Any] | No
     return connection.execute(_SQL["first_event"], {"run": run, "what": what}).fetchone()
 
 
-def last(connection: Connection, run: int, *, what: str) -> dict[str, Any] | None:
-    """The newest event of a kind of a run, or None. Any: columns of the audit."""
-    return connection.execute(_SQL["last_event"], {"run": run, "what": what}).fetchone()
-
-
 def rows_left(connection: Connection, run: int) -> tuple[int, list[tuple[str, ...]]]:
     """How many rows a rollback left as they are, as they were written or removed since, and the keys of the first."""
     row = connection.execute(_SQL["rows_left"], {"run": run}).fetchone()

@@ -186,13 +186,22 @@ def _purged(detail: Mapping[str, Any]) -> str:
     return f"dropped {size(bytes_)} of old values; they can no longer be restored"
 
 
+def _own_values(detail: Mapping[str, Any]) -> str:
+    rows = detail.get("own_values", 0)
+    return (
+        f"; {counted(rows, 'row')} {'holds' if rows == 1 else 'hold'} a value of the application's own" if rows else ""
+    )
+
+
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "run.enqueued": lambda detail: f"enqueued it, checksum {_short(detail['checksum'])}",
-    "run.verified": lambda _: "verified: no row needs work",
+    "run.verified": lambda detail: "verified: no row needs work" + _own_values(detail),
     "run.residual": lambda detail: f"verification found {counted(detail['residual_rows'], 'row')} still to do",
     "run.tuned": lambda detail: f"set {_changes(detail)}",
     "run.purged": _purged,
     "phase.approved": lambda detail: f"approved phase {detail['phase']}",
+    "proof.void": lambda detail: f"verifies again, because {'; '.join(detail['changes'])}",
+    "proof.asked": lambda _: "asked about rows that may have been written without the sync trigger",
     "quarantine.retry": lambda _: "asked to retry the quarantined rows",
     "all.stopped": lambda _: "stopped, until backfilld resume --all",
     "all.resumed": lambda _: "lifted the stop",

@@ -63,6 +63,9 @@ class Checked:
     backfill_seconds: float
     jobs_after: int
     residual_rows: int
+    #: Words that users typed into the new column, before contract and after it; and how many of them are there.
+    words_typed: int
+    words_kept: int
     not_null: bool
     #: Triggers and constraints of ours that are still on the table.
     objects_left: int
@@ -139,6 +142,11 @@ def judge(told: Told, *, left_behind: Sequence[str], seconds: float) -> tuple[Fa
             checked.jobs_after == expected,
         ),
         Fact("residual rows", f"{checked.residual_rows:,}, counted by plain SQL", checked.residual_rows == 0),
+        Fact(
+            "own words",
+            f"{checked.words_kept:,} of {checked.words_typed:,} that users typed into new_field are there",
+            checked.words_kept == checked.words_typed > 0,
+        ),
         Fact(
             "schema",
             ("new_field is NOT NULL" if checked.not_null else "new_field is not NOT NULL")

@@ -34,10 +34,11 @@ _MESSAGE: LiteralString = """
 """
 _TAKE: LiteralString = "UPDATE public.inventory SET quantity = quantity - 1 WHERE id = %(item)s"
 
-# The next release of the application writes the new column itself. It must be out before contract: then the trigger goes.
+# The next release of the application writes the new column itself: words of its users, which are not what the migration computes.
+# It must be out before contract: then the trigger goes.
 _INSERT_NEXT: LiteralString = """
     INSERT INTO public.jobs (organisation, customer_id, title, status, total, new_field)
-    VALUES (%(organisation)s, %(customer)s, %(title)s, %(status)s, %(total)s, upper(%(status)s::text))
+    VALUES (%(organisation)s, %(customer)s, %(title)s, %(status)s, %(total)s, %(typed)s) RETURNING id
 """
 _UPDATE_NEXT: LiteralString = """
     UPDATE public.jobs SET status = %(status)s, new_field = upper(%(status)s::text), updated_at = now() WHERE id = %(job)s
@@ -64,6 +65,8 @@ class Ledger:
     writes: int = 0
     inserted: int = 0
     deleted: int = 0
+    #: What users typed into the new column, by the id of the row.
+    typed: dict[int, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     #: Of each request, a transaction counting as one.
     seconds: list[float] = field(default_factory=list)
@@ -128,6 +131,11 @@ class Application:
         return sum(session.ledger.inserted - session.ledger.deleted for session in self._sessions)
 
     @property
+    def typed(self) -> dict[int, str]:
+        """What users typed into the new column, by the id of the row."""
+        return {row: text for session in self._sessions for row, text in dict(session.ledger.typed).items()}
+
+    @property
     def errors(self) -> tuple[str, ...]:
         return tuple(error for session in self._sessions for error in session.ledger.errors)
 
@@ -182,7 +190,7 @@ class Session(threading.Thread):
 
     def _request(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:  # Any: as above
         update, insert = (_UPDATE_NEXT, _INSERT_NEXT) if self.has_next_release else (_UPDATE, _INSERT)
-        values = {
+        values: dict[str, Any] = {  # Any: parameters
             "organisation": self._organisation,
             "job": self._one_of(self._rows.jobs),
             "customer": self._one_of(self._rows.customers),
@@ -190,15 +198,18 @@ class Session(threading.Thread):
             "title": "a new job",
             "status": self._random.choice(STATUSES),
             "total": self._random.randrange(100_000) / 100,
+            "typed": f"typed by user {self._organisation}, word {self._random.randrange(10**6)}",
         }
         ledger = self.ledger
         kind = self._random.random()
         if kind < 0.45:
             ledger.writes += connection.execute(update, values).rowcount
         elif kind < 0.85:
-            inserted = connection.execute(insert, values).rowcount
-            ledger.inserted += inserted
-            ledger.writes += inserted
+            cursor = connection.execute(insert, values)
+            ledger.inserted += cursor.rowcount
+            ledger.writes += cursor.rowcount
+            if self.has_next_release and (row := cursor.fetchone()) is not None:
+                ledger.typed[row[0]] = values["typed"]
         elif kind < 0.95:
             ledger.writes += self._finish(connection, update, {**values, "status": "Done"})
         else:

@@ -25,7 +25,7 @@ from backfilld.producers.demo.application import Application
 from backfilld.producers.demo.site import PROCESSES, THREADS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from backfilld.migrations.postgres.connect import Connection, Row
     from backfilld.monitoring.progress import Progress
@@ -44,6 +44,8 @@ LANES_AT_WORK = (PROCESSES - 1) * THREADS + 1
 WRITES_WHILE_PAUSED = 250
 #: The same for the wait for an approval, and for the time after contract.
 WRITES = 100
+#: So many words do users type into the new column while contract waits.
+TYPED = 20
 
 #: How often a condition is looked at. Latencies are measured with this grain.
 POLL_SECONDS = 0.01
@@ -92,7 +94,7 @@ class Story:
             self._finish(application)
             screen.step("Completed; checking the result with plain SQL, as superuser")
             application.stop()
-            checked = self._check()
+            checked = self._check(application.typed)
         code = site.daemon.stop()
         screen.step("Worker stopped; removing the servers and their folders")
         return Told(
@@ -203,7 +205,8 @@ class Story:
         self._until(lambda: application.writes >= writes + WRITES, "the application keeps writing")
         application.release()
         self._until(lambda: application.is_released, "the application's next release is deployed")
-        self._screen.step("The application now writes new_field itself; contract is approved")
+        self._until(lambda: len(application.typed) >= TYPED, "users type words of their own into new_field")
+        self._screen.step("The application now writes new_field itself, words of its users; contract is approved")
         # The release before stopped a moment ago, and its last INSERT counts as one that still comes.
         self._client.approve(self._run, Phase.CONTRACT, yes=True)
         self._until(lambda: self._stands()["state"] == State.COMPLETED, "the run is completed")
@@ -212,7 +215,7 @@ class Story:
 
     # --- afterwards ------------------------------------------------------------------------------------------------------
 
-    def _check(self) -> Checked:
+    def _check(self, typed: Mapping[int, str]) -> Checked:
         """What is true of the database, asked without any of our code that wrote it."""
         record = self._row(
             """
@@ -226,9 +229,13 @@ class Story:
             [self._run],
         )
         data = self._row(
-            "SELECT count(*) AS jobs, count(*) FILTER (WHERE new_field IS DISTINCT FROM upper(status)) AS residual "
-            "FROM public.jobs",
-            [],
+            """
+            SELECT count(*) AS jobs,
+                   count(*) FILTER (WHERE t.word IS NULL AND j.new_field IS DISTINCT FROM upper(j.status)) AS residual,
+                   count(*) FILTER (WHERE j.new_field = t.word) AS kept
+            FROM public.jobs j LEFT JOIN unnest(%s::bigint[], %s::text[]) AS t (id, word) USING (id)
+            """,
+            [list(typed), list(typed.values())],
         )
         catalog = self._row(
             """
@@ -250,6 +257,8 @@ class Story:
             backfill_seconds=record["seconds"],
             jobs_after=data["jobs"],
             residual_rows=data["residual"],
+            words_typed=len(typed),
+            words_kept=data["kept"],
             not_null=catalog["not_null"],
             objects_left=catalog["triggers"] + catalog["constraints"],
         )

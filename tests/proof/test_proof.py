@@ -17,6 +17,7 @@ from backfilld.migrations.operations.registry import REGISTRY
 from proof.kills import Kill
 from proof.nursery import Nursery
 from proof.scenarios import SCENARIOS, Scenario
+from proof.together import TABLE, Together
 from proof.trial import Often, Once, Trial, Wrong, catalog_of, trial
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def begin(admin_url: str, template: str, nursery: Nursery) -> Begin:
                 wanted[scenario.name] = catalog_of(scenario, url)
         with (
             new_database(admin_url, copy_of=template) as url,
-            trial(scenario, url, nursery, seed=seed, wanted=wanted[scenario.name], **how) as one,
+            trial(scenario, url, nursery, seed=seed, wanted=wanted[scenario.name], kind=Trial, **how) as one,
         ):
             yield one
 
@@ -151,6 +152,27 @@ def test_the_seeds_are_for_every_operation() -> None:
 def test_by_chance(begin: Begin, seed: int) -> None:
     """Some workers die wherever chance has it; forward, back, and forward again. A seed that fails can be run alone."""
     fire(begin, by_turns(seed), seed, most_returns=1)
+
+
+def together(admin_url: str, template: str, nursery: Nursery, seed: int) -> None:
+    chance = random.Random(seed)
+    with (
+        new_database(admin_url, copy_of=template) as url,
+        trial(TABLE, url, nursery, seed=seed, kind=Together, deaths=Often(chance)) as one,
+    ):
+        one.play()
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_six_runs_on_one_table(admin_url: str, template: str, nursery: Nursery, seed: int) -> None:
+    """All wait for contract, and end in any order, forward or back, while the application writes by every name."""
+    together(admin_url, template, nursery, seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(2, 40))
+def test_six_runs_on_one_table_for_long(admin_url: str, template: str, nursery: Nursery, seed: int) -> None:
+    together(admin_url, template, nursery, seed)
 
 
 @pytest.mark.soak

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psycopg
 from fix_daemon import until
@@ -328,6 +328,9 @@ class Trial:
         return Wrong("\n".join([f"{self.scenario.name}: {problem}", "What happened:", *self.log]))
 
 
+T = TypeVar("T", bound=Trial)
+
+
 def _died(outcomes: tuple[Outcome, ...]) -> bool:
     return any(outcome.killed for outcome in outcomes)
 
@@ -344,8 +347,15 @@ def _in_words(row: Row) -> str:
 
 @contextmanager
 def trial(
-    scenario: Scenario, url: str, nursery: Nursery, *, seed: int, wanted: frozenset[str] | None = None, **how: Any
-) -> Iterator[Trial]:  # Any: fields of Trial
+    scenario: Scenario,
+    url: str,
+    nursery: Nursery,
+    *,
+    seed: int,
+    wanted: frozenset[str] | None = None,
+    kind: type[T],
+    **how: Any,  # Any: fields of Trial
+) -> Iterator[T]:
     """A trial in a fresh database that holds the control schema and nothing else."""
     with (
         psycopg.connect(url, autocommit=True, row_factory=dict_row, application_name="the proof") as connection,
@@ -355,7 +365,7 @@ def trial(
         connection.execute(scenario.schema.encode())
         with closing(Application(url, scenario, seed=seed)) as application:
             application.fill()
-            yield Trial(
+            yield kind(
                 scenario=scenario,
                 url=url,
                 nursery=nursery,

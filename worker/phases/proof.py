@@ -96,7 +96,7 @@ class Proof:
 
     def _was_interrupted(self) -> bool:
         """Whether rows may have been written without the trigger since a person was last asked about them; who is asked now."""
-        events = [audit.last(self._connection, self._run.run, what=what) for what in ("proof.void", "proof.asked")]
+        events = [audit.latest(self._connection, self._run.run, what=what) for what in ("proof.void", "proof.asked")]
         void, asked = (event["event"] if event is not None else 0 for event in events)
         if void <= asked:
             return False

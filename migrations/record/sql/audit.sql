@@ -35,11 +35,6 @@ ORDER BY event
 SELECT event, at, run, actor, what, detail FROM backfilld.events
 WHERE run = %(run)s::bigint AND what = %(what)s::text ORDER BY event LIMIT 1
 
--- name: last_event
--- The newest event of a kind of a run.
-SELECT event, at, run, actor, what, detail FROM backfilld.events
-WHERE run = %(run)s::bigint AND what = %(what)s::text ORDER BY event DESC LIMIT 1
-
 -- name: rows_left
 -- Rows that a rollback left as they are, because they were written or removed since: how many, and the keys of the first.
 SELECT coalesce(sum((detail ->> 'left')::bigint), 0)::bigint AS rows,

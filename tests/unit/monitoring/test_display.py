@@ -515,6 +515,7 @@ def test_the_quarantine_shows_which_rows_and_why() -> None:
         error="invalid input [bold]",
         retry=True,
         attempts=2,
+        kept=None,
         quarantined_at=AT,
     )
     text = printed(display.quarantine([row]))

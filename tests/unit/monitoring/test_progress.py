@@ -37,6 +37,7 @@ RUN = Run(
     rows_total=1000,
     residual_rows=None,
     verified_at=None,
+    own_values=None,
     error=None,
     space=None,
     rollback=Rollback(),
@@ -95,7 +96,7 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
     assert ", ".join(told) == (
         "run, name, target, phase, state, wish, rows_done, rows_total, percent, rows_per_second, eta_seconds, lanes, width, "
         "hold_reason, residual_rows, verified, quarantined, errors, hot_update_ratio, created_at, updated_at, "
-        "rollback, after_contract"
+        "rollback, after_contract, own_values"
     )
     assert json.loads(json.dumps(told)) == {
         "run": 7,
@@ -121,6 +122,7 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
         "updated_at": "2026-05-04T12:00:00+00:00",
         "rollback": None,
         "after_contract": [],
+        "own_values": None,
     }
     assert tuple(told) == KEYS
 

@@ -24,14 +24,14 @@ def jobs(engine: Engine) -> None:
 
 
 #: A run that waits for contract; and what may come beside it, and what may not, each with the column that it is about.
-LIVE = {
+LIVE: dict[str, dict[str, Any]] = {  # Any: a file as JSON
     "add": ({"add_column": {"table": "jobs", "column": {"name": "loud", "type": "text"}, "backfill": "upper(status)"}}),
     "rename": {"rename_column": {"table": "jobs", "from": "status", "to": "state"}},
     "retype": {"change_type": {"table": "jobs", "column": "status", "type": "varchar(50)"}},
     "drop": {"drop_column": {"table": "jobs", "column": "status"}},
     "check": {"add_check": {"table": "jobs", "name": "small", "check": "length(status) < 50"}},
 }
-IN_THE_WAY = {
+IN_THE_WAY: dict[str, tuple[str, dict[str, Any]]] = {
     "rename of a column that a trigger reads": (
         "add",
         {"rename_column": {"table": "jobs", "from": "status", "to": "state"}},
@@ -75,7 +75,7 @@ IN_THE_WAY = {
     "the table renamed": ("add", {"sql": {"run": "ALTER TABLE public.jobs RENAME TO tasks", "rollback": "SELECT 1"}}),
     "the table dropped": ("add", {"sql": {"run": "DROP TABLE public.jobs", "rollback": "SELECT 1"}}),
 }
-BESIDE = {
+BESIDE: dict[str, tuple[str, dict[str, Any]]] = {
     "another column, from the same source": (
         "add",
         {"add_column": {"table": "jobs", "column": {"name": "x", "type": "text"}, "backfill": "lower(status)"}},

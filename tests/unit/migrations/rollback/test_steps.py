@@ -64,6 +64,12 @@ class Named:
     def contract(self) -> tuple[Step, ...]:
         return (walk(f"{self.name} archive"), action(f"{self.name} drop"))
 
+    def relies_on(self, *, switched: bool) -> None:
+        """No sync trigger keeps it."""
+
+    def recheck(self) -> None:
+        """Nothing is proved of it."""
+
 
 def notes(phase: Phase, done: int, *, pass_: int = 1, names: str = "a") -> list[str]:
     back = way_back([Named(name) for name in names], phase=phase, done=done, pass_=pass_)
@@ -152,6 +158,12 @@ class Going:
 
     def contract(self) -> tuple[Step, ...]:
         return self._steps(Phase.CONTRACT)
+
+    def relies_on(self, *, switched: bool) -> None:
+        """No sync trigger keeps it."""
+
+    def recheck(self) -> None:
+        """Nothing is proved of it."""
 
     def _steps(self, phase: Phase) -> tuple[Step, ...]:
         return (Action(table=TABLE, statements=(), back=tuple(self._step(word) for word in self.back.get(phase, ()))),)
