@@ -16,6 +16,7 @@ from psycopg import errors, sql
 
 from backfilld.migrations.errors import Finding
 from backfilld.migrations.postgres import catalog, indexes
+from backfilld.migrations.postgres.foreign_code import Called
 from backfilld.migrations.postgres.lexer import self_containment_problem
 from backfilld.migrations.postgres.sqlstates import in_words, was_interrupted
 from backfilld.migrations.queries import queries
@@ -64,6 +65,8 @@ class Probe:
         self._allowed = frozenset(allowed)
         #: Functions that were called and of which nobody can say what they do, by name.
         self.opaque: set[str] = set()
+        #: What expressions called and read so far.
+        self.called = Called()
 
     def add_column(self, column: str, type_: str, default: str | None) -> tuple[str, bool]:
         """Add a column to the copy; returns its type as the catalog writes it, and whether the default fills at once.
@@ -128,6 +131,7 @@ class Probe:
         whole_row = re.search(r"\{VAR :varno \d+ :varattno 0 ", nodes) is not None
         columns = {row["column_name"] for row in reads if row["oid"] == own and row["column_name"]}
         others = [row for row in reads if row["oid"] != own]
+        self.called.relations.update(row["oid"] for row in others)
         return Analysis(
             reads=frozenset(column.name for column in self._table.columns) | columns
             if whole_row
@@ -267,7 +271,10 @@ class Probe:
 
     def _look_at_functions(self, nodes: str, what: str) -> None:
         """Raises Rejected for a function that acts outside of the row and is not allowed by name."""
-        rows = self._connection.execute(_SQL["functions_to_look_at"], _called(nodes)).fetchall()
+        called = _called(nodes)
+        self.called.functions.update(called["functions"])
+        self.called.operators.update(called["operators"])
+        rows = self._connection.execute(_SQL["functions_to_look_at"], called).fetchall()
         self.opaque |= {row["name"] for row in rows if not row["acts_outside"]}
         outside = [row["name"] for row in rows if row["acts_outside"] and row["name"] not in self._allowed]
         if outside:
