@@ -112,7 +112,6 @@ def check_columns(
     found: Findings, place: str, operation: Operation, live: Sequence[LiveOperation], *, facts: Facts | None = None
 ) -> None:
     """Put down the runs that are in the way of an operation on their table; with `facts`, of the columns that it reads."""
-    return
     decides = {one.column for one in operation.settles if one.what in _DECIDES}
     for other in live:
         theirs = other.decides

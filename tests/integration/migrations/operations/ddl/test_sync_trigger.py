@@ -296,3 +296,19 @@ def test_a_later_trigger_of_a_partition_is_found_too(connection: Connection) -> 
     assert connection.execute(TRIGGER.fires_last.sql).fetchall() == []
     connection.execute('ALTER TRIGGER zzz ON jobs_1 RENAME TO "~~"')
     assert connection.execute(TRIGGER.fires_last.sql).fetchall() == [{"tgname": "~~"}]
+
+
+def test_the_function_is_ours_alone_and_its_path_is_fixed(connection: Connection) -> None:
+    """It runs as the daemon's role: nobody else may make a trigger of it."""
+    make_table(connection, "old text, new text")
+    synced(connection, pair_of(OLD, NEW, "old"))
+    ((owner, settings, public),) = (
+        tuple(row.values())
+        for row in connection.execute(
+            "SELECT pg_get_userbyid(proowner) = current_user AS owner, proconfig, EXISTS (SELECT FROM aclexplode(proacl) a "
+            "WHERE a.grantee <> proowner) AS public FROM pg_proc WHERE proname = 'sync_test_0'"
+        )
+    )
+    assert owner
+    assert 'search_path=""' in settings
+    assert not public
