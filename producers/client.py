@@ -94,7 +94,10 @@ class Client:
 
         migration = _load(file)
         with connected(self._settings.require_database()) as connection:
-            return plan.make(migration, examine.examine(connection, migration))
+            return plan.make(
+                migration,
+                examine.examine(connection, migration, refuses_foreign_code=self._settings.refuses_foreign_code),
+            )
 
     def enqueue(self, file: str | Path) -> Progress:
         """Start a migration, or find the run it has: a deploy may call this as often as it likes.
@@ -116,7 +119,9 @@ class Client:
     def _record(self, migration: Migration) -> int:
         with connected(self._settings.require_database()) as connection:
             schema.ensure(connection)
-            enqueued = commands.enqueue(connection, migration, actor=self._actor)
+            enqueued = commands.enqueue(
+                connection, migration, actor=self._actor, refuses_foreign_code=self._settings.refuses_foreign_code
+            )
         for warning in enqueued.warnings:
             self._warn(warning)
         return enqueued.run.run

@@ -61,7 +61,9 @@ class Enqueued:
 # --- enqueueing --------------------------------------------------------------------------------------------------------
 
 
-def enqueue(connection: Connection, migration: Migration, *, actor: str) -> Enqueued:
+def enqueue(
+    connection: Connection, migration: Migration, *, actor: str, refuses_foreign_code: bool = False
+) -> Enqueued:
     """The run of this migration: the existing one, or a new one when preflight finds no reason against it.
 
     Raises UsageError when the name belongs to another migration, and Refused by preflight; nothing is written then.
@@ -71,7 +73,7 @@ def enqueue(connection: Connection, migration: Migration, *, actor: str) -> Enqu
     existing = _same(connection, migration)
     if existing is not None:
         return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
-    examination = examine.examine(connection, migration)
+    examination = examine.examine(connection, migration, refuses_foreign_code=refuses_foreign_code)
     try:
         examination.require()
         run = runs.insert(connection, migration, examination.facts, actor=actor)

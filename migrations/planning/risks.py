@@ -57,6 +57,7 @@ class Cause(StrEnum):
     CACHED_PLANS = "cached_plans"
     LOCK_WAIT = "lock_wait"
     PUBLISHED_RECORD = "published_record"
+    FOREIGN_CODE = "foreign_code"
     ROW_COMPARISON = "row_comparison"
 
 
@@ -82,6 +83,7 @@ def rank(
     found = [
         *_of_loss(migration),
         *_of_publications(examination),
+        *_of_foreign_code(examination),
         *_of_impacts(impacts),
         *_of_row_comparisons(migration, examination),
         *_of_dry_run(examination, operations),
@@ -213,6 +215,20 @@ def _of_row_comparisons(migration: Migration, examination: Examination) -> list[
             remedy += "; or use jsonb"
         found.append(Risk(cause=Cause.ROW_COMPARISON, level="high", operation=number, reason=reason, remedy=remedy))
     return found
+
+
+def _of_foreign_code(examination: Examination) -> list[Risk]:
+    """What a role with fewer rights has run as ours."""
+    return [
+        Risk(
+            cause=Cause.FOREIGN_CODE,
+            level="high",
+            operation=None,
+            reason=one.runs_as(examination.backend.role),
+            remedy="Read it, or let a role that you trust own it; BACKFILLD_FOREIGN_CODE=refuse refuses such migrations",
+        )
+        for one in examination.foreign_code
+    ]
 
 
 def _of_dry_run(examination: Examination, operations: Sequence[Operation]) -> list[Risk]:

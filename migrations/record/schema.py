@@ -6,9 +6,12 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
+import psycopg
 from psycopg import errors, sql
 
 from backfilld.migrations.errors import Finding, Refused
+from backfilld.migrations.postgres.sqlstates import server_is_gone
+from backfilld.migrations.postgres.user_code import event_triggers, refused_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,3 +149,7 @@ def ensure(connection: Connection, *, published: bool = False) -> list[int]:
                 )
             ]
         ) from exc
+    except psycopg.Error as exc:
+        if server_is_gone(exc) or (finding := refused_by(event_triggers(connection), exc)) is None:
+            raise
+        raise Refused([finding]) from exc

@@ -59,6 +59,7 @@ class LiveOperation:
     def decides(self) -> dict[str, str]:
         """The columns about which it decides, and what it does with each."""
         columns = {one.column: _DECIDES[one.what] for one in self.operation.settles if one.what in _DECIDES}
+        columns |= dict.fromkeys(_written(self.operation), "is written")
         if (dependents := self.facts.column_dependents) is not None:
             columns |= dict.fromkeys((dependents.new_column, dependents.old_column), "belongs to a change of type")
         return columns
@@ -116,6 +117,8 @@ def check_columns(
     for other in live:
         theirs = other.decides
         taken = sorted(column for column in decides if column in theirs or other.relies_on(column))
+        # Two that write one column undo each other's work, pass after pass.
+        taken += sorted(_written(operation) & _written(other.operation))
         needed = [column for column in theirs if column not in decides and _needs(operation, column, facts)]
         if not taken and needed and _may_build(operation, other):
             found.warn(
@@ -126,6 +129,11 @@ def check_columns(
             found.refuse("live_run", f"{place}: {other.why((taken or needed)[0])}", other.remedy)
 
 
+def _written(operation: Operation) -> set[str]:
+    """The columns that a backfill writes in place."""
+    return {one.column for one in operation.settles} if isinstance(operation, definition.Backfill) else set()
+
+
 def _needs(operation: Operation, column: str, facts: Facts | None) -> bool:
     if isinstance(operation, definition.AddColumn):
         return facts is not None and column in facts.reads
@@ -134,7 +142,7 @@ def _needs(operation: Operation, column: str, facts: Facts | None) -> bool:
 
 def _may_build(operation: Operation, other: LiveOperation) -> bool:
     """An in-place write is like the application's, and what belongs to a column that is added goes with it."""
-    if isinstance(operation, definition.Backfill):
+    if isinstance(operation, definition.Backfill) or isinstance(other.operation, definition.Backfill):
         return True
     return isinstance(operation, _MAY_BUILD_ON_ADDED) and isinstance(other.operation, definition.AddColumn)
 

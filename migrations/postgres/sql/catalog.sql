@@ -210,6 +210,29 @@ WHERE (p.oid = ANY (%(functions)s::bigint[]::oid[])
        OR p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = 'age' AND p.pronargs = 1)
 ORDER BY 1
 
+-- name: functions_to_look_at
+-- Of these functions and operators, those that act outside of the row they are called for, or depend on what is outside of it,
+-- and those of which nobody can say: made by a user, in a language that is not trusted.
+-- In pg_catalog what does so is VOLATILE, but for what maps tables to XML; the few others that are VOLATILE are listed.
+SELECT DISTINCT CASE n.nspname WHEN 'pg_catalog' THEN '' ELSE n.nspname || '.' END || p.proname AS name,
+       n.nspname = 'pg_catalog' OR e.oid IS NOT NULL AS acts_outside
+FROM pg_proc p
+JOIN pg_namespace n ON n.oid = p.pronamespace
+JOIN pg_language l ON l.oid = p.prolang
+LEFT JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+LEFT JOIN pg_extension e ON e.oid = d.refobjid
+WHERE (p.oid = ANY (%(functions)s::bigint[]::oid[])
+       OR p.oid IN (SELECT oprcode FROM pg_operator WHERE oid = ANY (%(operators)s::bigint[]::oid[])))
+  AND CASE WHEN n.nspname = 'pg_catalog'
+           THEN p.provolatile = 'v'
+                AND p.proname NOT IN ('array_sample', 'array_shuffle', 'clock_timestamp', 'currval', 'gen_random_uuid', 'lastval',
+                                      'nextval', 'random', 'random_normal', 'timeofday', 'uuidv4', 'uuidv7')
+                OR p.proname ~ '^(table|query|cursor|schema|database)_to_xml'
+           WHEN e.oid IS NOT NULL
+           THEN e.extname IN ('adminpack', 'dblink', 'file_fdw', 'http', 'pg_background', 'pg_cron', 'pg_net', 'pgmq', 'postgres_fdw')
+           ELSE NOT l.lanpltrusted END
+ORDER BY 1
+
 -- name: constraint
 -- A constraint of a table by its name.
 SELECT c.contype::text AS kind, c.convalidated AS validated
