@@ -422,9 +422,10 @@ def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
             )
             raise UsageError(msg)
         operations = quarantine.mark_for_retry(connection, locked.run)
-        if not operations:
+        if not operations and not find(connection, locked.run).unconverted:
             msg = f"run {locked.name} has no quarantined rows"
             raise UsageError(msg)
+        # Rows of a batch that was undone are met again where the lane is.
         _insert_retries(connection, locked, operations)
         audit.record(connection, locked.run, actor=actor, what="quarantine.retry", operations=sorted(operations))
         if locked.state is not State.RUNNING:
@@ -439,6 +440,8 @@ def _insert_retries(connection: Connection, locked: LockedRun, operations: set[i
 
     Not always a new one: a new walk forgets the open lanes of the old.
     """
+    if not operations:
+        return
     run = find(connection, locked.run)
     pass_ = locked.pass_
     if locked.phase not in {Phase.BACKFILL, Phase.SWITCH, Phase.CONTRACT}:

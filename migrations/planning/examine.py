@@ -28,6 +28,7 @@ from backfilld.migrations.planning.trigger_trial import try_triggers
 from backfilld.migrations.postgres import catalog, dependents, pooler
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
 from backfilld.migrations.postgres.foreign_code import foreign_code
+from backfilld.migrations.record import schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,6 +48,9 @@ def examine(connection: Connection, migration: Migration, *, refuses_foreign_cod
     """Ask the database whether a migration can run safely. Raises only for the loss of the connection."""
     found = Examination(backend=catalog.backend(connection))
     _check_server(connection, found, migration)
+    found.publish_record = tuple(schema.publishing(connection))
+    if found.publish_record:
+        found.warn(schema.published_because(found.publish_record))
     if not found.findings:
         check_event_triggers(connection, found)
     if not found.findings:

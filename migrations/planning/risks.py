@@ -18,6 +18,7 @@ from backfilld.migrations.planning import lint
 from backfilld.migrations.planning.dry_run_findings import Place
 from backfilld.migrations.planning.impact import ImpactAction
 from backfilld.migrations.postgres.locks import BLOCKS_WRITES
+from backfilld.migrations.record import schema
 from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Cause(StrEnum):
     GROWTH = "growth"
     CACHED_PLANS = "cached_plans"
     LOCK_WAIT = "lock_wait"
+    PUBLISHED_RECORD = "published_record"
     FOREIGN_CODE = "foreign_code"
     ROW_COMPARISON = "row_comparison"
 
@@ -80,6 +82,7 @@ def rank(
     """The risks of a migration, the highest first."""
     found = [
         *_of_loss(migration),
+        *_of_publications(examination),
         *_of_foreign_code(examination),
         *_of_impacts(impacts),
         *_of_row_comparisons(migration, examination),
@@ -163,6 +166,20 @@ def _of_loss(migration: Migration) -> list[Risk]:
                 if rule in lint.RULES
             ]
     return found
+
+
+def _of_publications(examination: Examination) -> list[Risk]:
+    if not examination.publish_record:
+        return []
+    return [
+        Risk(
+            cause=Cause.PUBLISHED_RECORD,
+            level="high",
+            operation=None,
+            reason=schema.published_because(examination.publish_record),
+            remedy=schema.PUBLISH_A_LIST,
+        )
+    ]
 
 
 def _written_in_place(of: definition.Operation) -> tuple[str, ...]:
@@ -288,8 +305,9 @@ def _of_brief_locks(migration: Migration, operations: Sequence[Operation]) -> li
                 cause=Cause.CACHED_PLANS,
                 level="low",
                 operation=adding[0] if len(adding) == 1 else None,
-                reason="prepared SELECT * statements fail after the columns change (cached plan must not change result type)",
-                remedy="Name the columns in the application, or prepare the statements again",
+                reason="prepared SELECT * statements fail after the columns change (cached plan must not change result type) until "
+                "they are prepared again, which not every driver does by itself",
+                remedy="Name the columns in the application, or reconnect after the change",
             )
         )
     if any(

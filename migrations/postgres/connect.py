@@ -60,7 +60,7 @@ def connect(
     if patience_seconds < CONNECT_TIMEOUT_SECONDS:
         patience = {"connect_timeout": math.floor(patience_seconds), "tcp_user_timeout": round(patience_seconds * 1000)}
     try:
-        return SafeConnection.connect(
+        connection = SafeConnection.connect(
             url,
             autocommit=True,
             application_name=application_name,
@@ -76,6 +76,35 @@ def connect(
             "BACKFILLD_DATABASE_URL",
             "is not a URL or connection string that libpq understands: postgresql://user@host/name",
         ) from None
+    with reachable():
+        lift_time_limits(connection)
+    return connection
+
+
+#: Limits of time that a role, a database or the server may have for the application's sessions. Ours have limits of their own
+#: where they belong, in each step's transaction; under these the longest of our waits would be cut off.
+TIME_LIMITS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "transaction_timeout",
+)
+
+
+def lift_time_limits(connection: Connection) -> None:
+    """Lift the time limits that this session came with.
+
+    Not behind a pooler in transaction mode, where the number of the process is another than at the connect: a setting of the
+    session would be somebody else's there. Its transactions have `begin_settings` alone.
+    """
+    connection.execute(
+        "SELECT pg_catalog.set_config(limits.name, '0', false) FROM pg_catalog.unnest(%s::text[]) AS limits (name) "
+        "WHERE pg_catalog.pg_backend_pid() = %s::integer AND pg_catalog.current_setting(limits.name, true) <> '0'::text",
+        [list(TIME_LIMITS), connection.info.backend_pid],
+    )
+    if connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
+        connection.commit()
 
 
 @contextmanager
@@ -112,6 +141,7 @@ def open_pool(url: str, *, size: int) -> Pool:
         kwargs={**_OPTIONS, "application_name": OURS, "autocommit": True, "cursor_factory": SafeCursor},
         connection_class=SafeConnection,
         check=ConnectionPool.check_connection,
+        configure=lift_time_limits,
         name=OURS,
         open=True,
     )
@@ -131,6 +161,7 @@ def open_session(pool: Pool, *, application_name: str, settings: dict[str, str])
         pool.conninfo, autocommit=True, **{**_OPTIONS, "application_name": application_name}
     )
     connection.execute("SET search_path = ''")
+    lift_time_limits(connection)
     # Those that this server has: some came with later versions.
     connection.execute(
         "SELECT set_config(s.name, v.value, false) FROM unnest(%s::text[], %s::text[]) AS v (name, value) "
@@ -144,18 +175,26 @@ def open_session(pool: Pool, *, application_name: str, settings: dict[str, str])
 
 
 def begin_settings(  # noqa: PLR0913 - each is named where it is called
-    *, run: int, lane: int, seq: int, lock_timeout_seconds: float, statement_timeout_seconds: float, writes: str = ""
+    *,
+    run: int,
+    lane: int,
+    seq: int,
+    lock_timeout_seconds: float,
+    statement_timeout_seconds: float,
+    transaction_timeout_seconds: float = 0.0,
+    writes: str = "",
 ) -> dict[str, str]:
     """The settings of one step's transaction, for `apply_settings`.
 
     `backfilld.batch` is how users' triggers can tell our batches from the application; `backfilld.writes` names the one
-    sync trigger whose work the batch itself does. A `statement_timeout_seconds` of 0 is no limit.
+    sync trigger whose work the batch itself does. A `statement_timeout_seconds` or `transaction_timeout_seconds` of 0 is no limit.
     """
     return {
         "application_name": str(SessionName(run=run, lane=lane, seq=seq)),
         "lock_timeout": f"{round(lock_timeout_seconds * 1000)}ms",
         "statement_timeout": f"{round(statement_timeout_seconds * 1000)}ms",
         "idle_in_transaction_session_timeout": f"{FROZEN_SECONDS * 1000:.0f}ms",
+        "transaction_timeout": f"{round(transaction_timeout_seconds * 1000)}ms",
         "backfilld.batch": "on",
         "backfilld.writes": writes,
         **SEMANTICS,
@@ -175,8 +214,14 @@ SEMANTICS = {
 }
 
 
+#: PostgreSQL 17 came with `transaction_timeout`.
+_TRANSACTION_TIMEOUT = 170_000
+
+
 def apply_settings(connection: Connection, settings: dict[str, str]) -> None:
-    """Set all of `settings` until the transaction ends, in one statement."""
+    """Set all of `settings` that the server knows until the transaction ends, in one statement."""
+    if connection.info.server_version < _TRANSACTION_TIMEOUT:
+        settings = {name: value for name, value in settings.items() if name != "transaction_timeout"}
     # Its whole name, for a connection that is not a SafeConnection.
     calls = ", ".join(["pg_catalog.set_config(%s, %s, true)"] * len(settings))
     pairs = [part for item in settings.items() for part in item]

@@ -176,7 +176,7 @@ class Probe:
         return [(as_shadow[one.name], as_column[one.name]) for one in held]
 
     def is_constant(self, expression: str, type_: str) -> bool:
-        """Whether an expression without columns returns the same in every session and at any time: PostgreSQL would store it."""
+        """Whether an expression returns the same in every session and at any time, for the same row: PostgreSQL would store it."""
         try:
             with self._connection.transaction(force_rollback=True):
                 self._connection.execute(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from backfilld.migrations.postgres.connect import SEMANTICS, apply_settings
+from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit, runs
@@ -77,7 +78,7 @@ def write(connection: Connection, codes: TableCodes, change: Change) -> tuple[Wr
     code = known or firing.table_code(connection, table=change.table, relation=change.relation, columns=change.columns)
     hot = {"relation": change.relation.identifier.as_string()}
     try:
-        with connection.pipeline():
+        with pipeline(connection):
             # PostgreSQL's counters grow on from earlier transactions, so what this one did is a difference.
             before = connection.execute(_HOT_UPDATES, hot)
             changed = connection.execute(*(change.firing(code) if code.fires else change.plain))

@@ -166,7 +166,7 @@ def _warn(case: Case, operation: RenameColumn, shadow: ShadowColumn) -> None:
     table, old, new = case.table, operation.old, operation.new
     case.warn(
         f"until contract {table.name} has both columns, {old} and {new}: SELECT * gives one more, and a prepared SELECT * fails "
-        "once in each connection (0A000) when the columns change; name the columns that are read"
+        "(0A000) when the columns change, with some drivers on every call of that connection; name the columns that are read"
     )
     if shadow.fills_itself:
         case.warn(

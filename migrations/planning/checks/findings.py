@@ -27,6 +27,8 @@ class Findings:
     rows: dict[TableName, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    #: Publications that send our own tables on.
+    publish_record: tuple[str, ...] = ()
     #: What the expressions of the migration call and read.
     called: Called = field(default_factory=Called)
     #: Event triggers that DDL fires.

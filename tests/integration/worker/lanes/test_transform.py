@@ -14,6 +14,7 @@ from fix_stops import STOPS
 
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchRetried, CommitUnknown, RowQuarantined
+from backfilld.migrations.walks.sizing import FIRST_ROWS_OF_FUNCTION
 from backfilld.producers import commands
 from backfilld.worker.lanes import claim, function
 from backfilld.worker.lanes.runner import Runner
@@ -635,7 +636,7 @@ def change(rows):
     (retried,) = engine.told(BatchRetried)
     assert (retried.error_class, retried.sqlstate) == ("transient", "57014")
     assert "the function took" in retried.message
-    assert engine.lanes(run, "backfill")[0].batch_rows == 100
+    assert engine.lanes(run, "backfill")[0].batch_rows == FIRST_ROWS_OF_FUNCTION // 10
     assert right(engine) == 0
 
     expect(engine.drive(run, runner=runner, batch_rows=2), State.COMPLETED)
@@ -710,6 +711,9 @@ def test_triggers_see_the_settings_of_the_application_when_a_function_gives_the_
     engine: Engine, site: Site, users: None
 ) -> None:
     """Also in the batch that is gone over row by row because a trigger refuses one of them."""
+    site.write(KEEP_DIGITS)
+    run = engine.enqueue(DIGITS % ("", 5))
+    # From here on, because the session that enqueues has begun with other settings.
     database = engine.connection.info.dbname
     engine.execute(f'ALTER DATABASE "{database}" SET search_path = app, public')
     engine.execute("""
@@ -722,8 +726,6 @@ CREATE FUNCTION app.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TRIGGER note BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION app.note();
 """)
-    site.write(KEEP_DIGITS)
-    run = engine.enqueue(DIGITS % ("", 5))
 
     expect(site.drive(run), State.PAUSED)
 
