@@ -1,10 +1,12 @@
 """Connections: how they are opened, and the settings every transaction of ours begins with.
 
-All settings are local to a transaction, so that a pooler in transaction mode cannot leak them to others.
+All settings are local to a transaction, so that a pooler in transaction mode cannot leak them to others. The first of them is
+the empty `search_path`, which `SafeConnection` sets by itself.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,6 +15,7 @@ from psycopg import errors
 from psycopg.rows import dict_row
 
 from backfilld.migrations.errors import InvalidSettings, Unreachable
+from backfilld.migrations.postgres.safe_path import SafeConnection, SafeCursor
 from backfilld.migrations.postgres.sessions import OURS, SessionName
 from backfilld.migrations.postgres.sqlstates import lost
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 #: Any: what a row holds depends on the query; `from_row` of a value gives it types.
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
-Pool: TypeAlias = "ConnectionPool[Connection]"
+Pool: TypeAlias = "ConnectionPool[SafeConnection]"
 
 #: Seconds to wait for a server that does not answer. Longer than a restart's refusal, shorter than a person's patience.
 CONNECT_TIMEOUT_SECONDS = 10
@@ -46,11 +49,23 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def connect(url: str, *, autocommit: bool = True, application_name: str = OURS) -> Connection:
-    """Open one connection. Raises Unreachable, and InvalidSettings for a URL that is none."""
+def connect(
+    url: str, *, application_name: str = OURS, patience_seconds: float = CONNECT_TIMEOUT_SECONDS
+) -> SafeConnection:
+    """Open one connection, in autocommit mode. Raises Unreachable, and InvalidSettings for a URL that is none.
+
+    A caller whose `patience_seconds` are fewer gives up sooner, on a server that does not answer and on a peer that vanished.
+    """
+    patience: dict[str, Any] = {}
+    if patience_seconds < CONNECT_TIMEOUT_SECONDS:
+        patience = {"connect_timeout": math.floor(patience_seconds), "tcp_user_timeout": round(patience_seconds * 1000)}
     try:
-        connection: Connection = psycopg.connect(
-            url, autocommit=autocommit, application_name=application_name, **_OPTIONS
+        connection = SafeConnection.connect(
+            url,
+            autocommit=True,
+            application_name=application_name,
+            cursor_factory=SafeCursor,
+            **{**_OPTIONS, **patience},
         )
     except psycopg.OperationalError as exc:
         msg = f"cannot reach PostgreSQL: {str(exc).strip()}"
@@ -123,8 +138,8 @@ def open_pool(url: str, *, size: int) -> Pool:
         max_idle=60,
         timeout=CONNECT_TIMEOUT_SECONDS,
         reconnect_timeout=CONNECT_TIMEOUT_SECONDS,
-        kwargs={**_OPTIONS, "application_name": OURS, "autocommit": True},
-        connection_class=psycopg.Connection[dict[str, Any]],
+        kwargs={**_OPTIONS, "application_name": OURS, "autocommit": True, "cursor_factory": SafeCursor},
+        connection_class=SafeConnection,
         check=ConnectionPool.check_connection,
         configure=lift_time_limits,
         name=OURS,
@@ -135,7 +150,9 @@ def open_pool(url: str, *, size: int) -> Pool:
 def open_session(pool: Pool, *, application_name: str, settings: dict[str, str]) -> Connection:
     """One more connection to where a pool's go, for statements outside of a transaction; `settings` hold for all of them.
 
-    Not one of the pool: it is needed for hours, and what is set here must not come back to a batch. Raises psycopg.Error.
+    Not one of the pool: it is needed for hours, and what is set here must not come back to a batch. Nor a SafeConnection: what
+    it is for cannot run in a transaction, so its `search_path` is the session's. DDL is refused behind a pooler that would give
+    that to others. Raises psycopg.Error.
     """
     if not isinstance(pool.conninfo, str):
         msg = "the pool was not opened by `open_pool`"
@@ -143,6 +160,7 @@ def open_session(pool: Pool, *, application_name: str, settings: dict[str, str])
     connection: Connection = psycopg.connect(
         pool.conninfo, autocommit=True, **{**_OPTIONS, "application_name": application_name}
     )
+    connection.execute("SET search_path = ''")
     lift_time_limits(connection)
     # Those that this server has: some came with later versions.
     connection.execute(
@@ -204,6 +222,7 @@ def apply_settings(connection: Connection, settings: dict[str, str]) -> None:
     """Set all of `settings` that the server knows until the transaction ends, in one statement."""
     if connection.info.server_version < _TRANSACTION_TIMEOUT:
         settings = {name: value for name, value in settings.items() if name != "transaction_timeout"}
+    # Its whole name, for a connection that is not a SafeConnection.
     calls = ", ".join(["pg_catalog.set_config(%s, %s, true)"] * len(settings))
     pairs = [part for item in settings.items() for part in item]
     # The text is one fixed call repeated; the values travel as parameters.

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from psycopg import errors, sql
 
+from backfilld.migrations.errors import Finding
+from backfilld.migrations.postgres.sqlstates import in_words
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
@@ -83,6 +85,19 @@ def event_triggers(connection: Connection) -> tuple[EventTrigger, ...]:
 def update_rules(connection: Connection, table: Table) -> tuple[str, ...]:
     """The rules that rewrite an UPDATE of a table."""
     return tuple(row["name"] for row in connection.execute(_SQL["update_rules"], {"oid": table.oid}))
+
+
+def refused_by(triggers: Iterable[EventTrigger], exc: psycopg.Error) -> Finding | None:
+    """What to say of an error that arose in the function of an event trigger; None for another."""
+    trigger = blamed(triggers, exc)
+    if trigger is None:
+        return None
+    return Finding(
+        "event_trigger",
+        f"the event trigger {trigger.name} ({trigger.calls}) fails for DDL of ours with {exc.sqlstate}: {in_words(exc)}",
+        "DDL runs without a search_path and as this role: name the schemas in the function, or fix its path with "
+        f"ALTER FUNCTION {trigger.calls} SET search_path = …, and let it accept the change",
+    )
 
 
 def compares_rows(code: str) -> bool:

@@ -48,7 +48,8 @@ class TableCode:
 
     #: Whether there is any.
     fires: bool = False
-    #: A partitioned table has triggers for statements, which fire when the statement names it and not one of its partitions.
+    #: The partitioned table or the partition has triggers for statements, which fire for the table that the statement names: the
+    #: former, as in the application's.
     by_parent: bool = False
     #: BEFORE triggers for rows, in the order in which they fire: each may change what is written, or keep it from being.
     may_change: tuple[str, ...] = ()

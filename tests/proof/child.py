@@ -117,7 +117,7 @@ class _Worker:
                 run = commands.enqueue(connection, migration, actor="the proof").run.run
                 self._send(LaneMessage(target="default", run=run, lane=0, seq=0))
             case ["approve", phase]:
-                commands.approve(connection, migration.name, phase, actor="the proof")
+                commands.approve(connection, migration.name, phase, actor="the proof", yes=True)
             case ["rollback"]:
                 commands.rollback(connection, migration.name, actor="the proof")
             case _:

@@ -132,8 +132,8 @@ class Together(Trial):
             forward = self.chance.random() < 0.5
             # An application that would not survive it has been taken down before.
             self._use(part, *(part.waiting or ((part.new if forward else part.old),)))
-            if not forward:
-                self.derived.pop(part.name)
+            # Nobody keeps it right once its trigger is gone.
+            self.derived.pop(part.name)
             state = self.work("approve:contract" if forward else "rollback")["state"]
             if state != ("completed" if forward else "rolled_back"):
                 raise self.wrong(f"the run {part.name} is {state}")

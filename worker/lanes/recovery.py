@@ -67,7 +67,7 @@ class Recovery:
         elif isinstance(exc, psycopg.errors.InsufficientPrivilege):
             self._pause_without_privilege(connection, lane, exc)
         elif error_class == "fatal" or (error_class == "data" and lane.kind is LaneKind.COORDINATOR):
-            self.fail(connection, lane, in_words(exc), sqlstate=exc.sqlstate)
+            self.fail(connection, lane, in_words(exc) + _in_function(exc), sqlstate=exc.sqlstate)
         elif ran_out_of_time(exc) and runs.step_context(connection, lane.run).why_stop is not None:
             self.postpone(connection, lane, delay_seconds=0.0)  # not for what it did: it comes back as it was
         elif ran_out_of_time(exc) and seconds < claim.statement_timeout_seconds(lane, context):
@@ -186,7 +186,13 @@ class Recovery:
 
     def pause(self, connection: Connection, lane: Lane, exc: TooManyQuarantined) -> None:
         """Too many rows cannot be converted: a person should look before there are more."""
-        error = {"class": "quarantine", "sqlstate": exc.sqlstate, "message": str(exc), "key": list(exc.key)}
+        error = {
+            "class": "quarantine",
+            "sqlstate": exc.sqlstate,
+            "message": str(exc),
+            "key": list(exc.key),
+            "examples": [one.to_json() for one in exc.examples],
+        }
         self._stop(connection, lane, State.PAUSED, error)
 
     def postpone(  # noqa: PLR0913 - one row; each column is named where it is called
@@ -250,6 +256,12 @@ class Recovery:
                 delay_seconds=delay_seconds,
             )
         )
+
+
+def _in_function(exc: psycopg.Error) -> str:
+    """Where the error arose, if that is in a function: a trigger's, an event trigger's."""
+    where = next((line for line in (exc.diag.context or "").splitlines() if " function " in line), None)
+    return f", in {where}" if where else ""
 
 
 def _chance() -> float:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from backfilld.migrations.postgres.connect import SEMANTICS, apply_settings
-from backfilld.migrations.postgres.sqlstates import in_words, was_interrupted
-from backfilld.migrations.postgres.user_code import blamed, event_triggers
+from backfilld.migrations.postgres.sqlstates import was_interrupted
+from backfilld.migrations.postgres.user_code import event_triggers, refused_by
 
 if TYPE_CHECKING:
     from backfilld.migrations.planning.checks.findings import Findings
@@ -52,13 +52,7 @@ def check_event_triggers(connection: Connection, found: Findings) -> None:
 
 def refuse_event_trigger(found: Findings, exc: psycopg.Error) -> bool:
     """Refuse the migration if the error arose in the function of an event trigger; returns whether it did."""
-    trigger = blamed(found.event_triggers, exc)
-    if trigger is None:
-        return False
-    found.refuse(
-        "event_trigger",
-        f"the event trigger {trigger.name} ({trigger.calls}) fails for DDL of ours with {exc.sqlstate}: {in_words(exc)}",
-        "DDL runs without a search_path and as this role: name the schemas in the function, or fix its path with "
-        f"ALTER FUNCTION {trigger.calls} SET search_path = …, and let it accept the change",
-    )
-    return True
+    finding = refused_by(found.event_triggers, exc)
+    if finding is not None:
+        found.findings.append(finding)
+    return finding is not None

@@ -16,8 +16,8 @@ SELECT set_config('idle_in_transaction_session_timeout', %(idle)s::text, true),
 
 -- name: table_code
 -- What code of a table's own an UPDATE of some columns runs. User triggers: for rows, those of the part that is walked and of
--- what it is a part of; for statements, those of the table that the statement names. Keys that refer to a column and change with
--- it. Functions of users' in a CHECK, an index, a generated column or a domain.
+-- what it is a part of; for statements, those of the table that the statement names, and `by_parent` is where it matters which.
+-- Keys that refer to a column and change with it. Functions of users' in a CHECK, an index, a generated column or a domain.
 WITH named AS (
     SELECT to_regclass(%(table)s::text)::oid AS whole, to_regclass(%(relation)s::text)::oid AS walked
 ), parts AS (
@@ -31,7 +31,7 @@ WITH named AS (
     WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND (t.tgtype & 16) = 16
       AND p.pronamespace IS DISTINCT FROM to_regnamespace('backfilld')
       AND ((t.tgtype & 1) = 1 AND t.tgrelid IN (SELECT oid FROM parts)
-           OR (t.tgtype & 1) = 0 AND t.tgrelid = (SELECT whole FROM named))
+           OR (t.tgtype & 1) = 0 AND t.tgrelid IN (SELECT whole FROM named UNION SELECT walked FROM named))
       AND (cardinality(t.tgattr::smallint[]) = 0
            OR EXISTS (SELECT FROM pg_attribute a
                       WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr::smallint[])

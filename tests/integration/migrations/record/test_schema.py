@@ -72,6 +72,20 @@ def test_a_failure_leaves_what_was_there(empty: Connection) -> None:
     assert tables.fetchall() == [{"relname": "pace"}]
 
 
+def test_an_event_trigger_that_cannot_run_in_our_sessions_is_refused_by_name(empty: Connection) -> None:
+    empty.execute(
+        "CREATE TABLE ddl_log (tag text);"
+        "CREATE FUNCTION log_ddl() RETURNS event_trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN INSERT INTO ddl_log VALUES (tg_tag); END $$;"
+        "CREATE EVENT TRIGGER logs ON ddl_command_end EXECUTE FUNCTION log_ddl()"
+    )
+    with pytest.raises(Refused, match=r"the event trigger logs \(public.log_ddl\(\)\)"):
+        schema.ensure(empty)
+    assert schema.version(empty) == 0
+    empty.execute("ALTER FUNCTION log_ddl() SET search_path = public")
+    assert schema.ensure(empty)
+
+
 def test_a_role_that_may_not_is_refused_with_a_remedy(empty: Connection, plain_role: tuple[str, str]) -> None:
     name, password = plain_role
     with (

@@ -711,6 +711,9 @@ def test_triggers_see_the_settings_of_the_application_when_a_function_gives_the_
     engine: Engine, site: Site, users: None
 ) -> None:
     """Also in the batch that is gone over row by row because a trigger refuses one of them."""
+    site.write(KEEP_DIGITS)
+    run = engine.enqueue(DIGITS % ("", 5))
+    # From here on, because the session that enqueues has begun with other settings.
     database = engine.connection.info.dbname
     engine.execute(f'ALTER DATABASE "{database}" SET search_path = app, public')
     engine.execute("""
@@ -723,8 +726,6 @@ CREATE FUNCTION app.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TRIGGER note BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION app.note();
 """)
-    site.write(KEEP_DIGITS)
-    run = engine.enqueue(DIGITS % ("", 5))
 
     expect(site.drive(run), State.PAUSED)
 

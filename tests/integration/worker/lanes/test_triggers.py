@@ -132,6 +132,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION app.audit();
 def test_statement_triggers_of_a_partitioned_table_fire(theirs: Engine, walk: str) -> None:
     """Pages are walked leaf by leaf, and an UPDATE of a leaf would not fire what the parent has for statements."""
     theirs.execute(PARTED.replace("CREATE SCHEMA app;", ""))
+    theirs.execute("CREATE TRIGGER of_leaf AFTER UPDATE ON app.parted_1 FOR EACH STATEMENT EXECUTE FUNCTION app.note()")
     run = theirs.enqueue(f"""
 name: parted
 settings: {{lanes: 2, walk: {walk}, journal: false}}
@@ -139,6 +140,7 @@ operations: [{{backfill: {{table: app.parted, set: {{v: "'w' || id"}}, where: "v
 """)
     expect(theirs.drive(run, batch_rows=50), State.COMPLETED)
     assert theirs.value("SELECT sum(rows) FROM audited") == 200
+    assert theirs.value("SELECT count(*) FROM log") == 0, "what the application's statements do not fire"
     assert theirs.value("SELECT count(*) FROM app.parted WHERE v = 'w' || id") == 200
 
 
@@ -225,3 +227,20 @@ CREATE TRIGGER keep BEFORE UPDATE ON app.orders FOR EACH ROW WHEN (new.id > 50) 
     commands.resume(theirs.connection, run, actor="ann")
     expect(theirs.drive(run), State.COMPLETED)
     assert theirs.value("SELECT count(*) FROM app.orders WHERE label = 'p' || id") == 60
+
+
+def test_a_trigger_that_fails_in_mid_run_is_named(theirs: Engine) -> None:
+    run = theirs.enqueue("""
+name: labels
+settings: {lanes: 1}
+operations: [{backfill: {table: app.orders, set: {label: "'p' || id"}, where: "label LIKE 'o%'"}}]
+""")
+    theirs.drive_to_lanes(run)
+    theirs.execute("""
+CREATE FUNCTION app.fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM n FROM nowhere; RETURN new; END $$;
+CREATE TRIGGER fails BEFORE UPDATE ON app.orders FOR EACH ROW EXECUTE FUNCTION app.fails();
+""")
+    now = theirs.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert 'relation "nowhere" does not exist, in PL/pgSQL function fails()' in now.error["message"]

@@ -164,10 +164,11 @@ def test_the_settings_of_a_batch_are_its_own(engine: Engine) -> None:
         "lock_timeout": "200",
         "statement_timeout": "5000",
         "idle_in_transaction_session_timeout": "10000",
-        "row_security": "off",
-        "search_path": "",
+        # In which a trigger sees what it sees in the application's statements.
+        "row_security": "on",
+        "search_path": '"$user", public',
         "application_name": f"backfilld run={run} lane={lane.lane} seq={lane.seq}",
-        "TimeZone": "UTC",
+        "TimeZone": "Asia/Tokyo",
         "backfilld.batch": "on",
     }
     with engine.pool.connection() as connection:
