@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from backfilld.migrations import settings as settings_
-from backfilld.migrations.errors import BackfilldError
+from backfilld.migrations.errors import BackfilldError, InvalidSettings, Unreachable
 from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.record import schema
 from backfilld.migrations.wire import broker
@@ -31,6 +31,7 @@ from backfilld.monitoring.record import RecordCollector
 from backfilld.monitoring.server import Check, Server
 from backfilld.worker.children import Child, look_at
 from backfilld.worker.side_tasks.presence import announced
+from backfilld.worker.start_checks import check_services
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,24 +64,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("--processes and --threads take a number from 1 to 64")
         settings = settings_.load()
         notices.open_channels(settings.notifications)
-        _check_services(settings)
-        folder = Path(tempfile.mkdtemp(prefix="backfilld-"))
+        check_services(settings)
+        folder = _folder()
         try:
             _run(settings, folder, processes=arguments.processes, threads=arguments.threads, stopping=stopping)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     except BackfilldError as exc:
-        log.error("daemon.refused", reason=str(exc))  # noqa: TRY400 - it names the remedy; a traceback would hide it
+        remedy = {"remedy": exc.remedy} if isinstance(exc, Unreachable) and exc.remedy else {}
+        log.error("daemon.refused", reason=str(exc), **remedy)  # noqa: TRY400 - it says what to do; a traceback would hide it
         return exc.exit_code
     return 0
 
 
-def _check_services(settings: Settings) -> None:
-    """Both services answer, and the control schema is the one this program knows."""
-    with connected(settings.require_database()) as connection:
-        for version in schema.ensure(connection):
-            log.info("schema.applied", version=version)
-    broker.check(broker.connect_redis(settings.require_redis()))
+def _folder() -> Path:
+    """Where the processes leave their numbers and signs of life. Raises InvalidSettings when there is no room for it."""
+    try:
+        return Path(tempfile.mkdtemp(prefix="backfilld-"))
+    except OSError as exc:
+        raise InvalidSettings("TMPDIR", f"no folder can be made for temporary files: {exc.strerror}") from exc
 
 
 def _run(settings: Settings, folder: Path, *, processes: int, threads: int, stopping: threading.Event) -> None:
