@@ -80,8 +80,13 @@ class Client:
 
         Raises Refused where a publication would send its tables on, unless `published`.
         """
+        from backfilld.migrations.planning.checks import leftovers  # noqa: PLC0415 - for this verb alone
+
         with connected(self._settings.require_database()) as connection:
-            return schema.ensure(connection, published=published)
+            applied = schema.ensure(connection, published=published)
+            for left in leftovers.without_a_record(connection) if applied else ():
+                self._warn(left)
+            return applied
 
     def plan(self, file: str | Path) -> Plan:
         """What a migration would do here. Nothing is changed, and a plan with findings is still a plan."""

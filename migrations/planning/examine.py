@@ -16,6 +16,7 @@ from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql import preflight as sql
 from backfilld.migrations.planning.checks.event_triggers import check_event_triggers
 from backfilld.migrations.planning.checks.findings import Case
+from backfilld.migrations.planning.checks.leftovers import tell_leftovers
 from backfilld.migrations.planning.checks.live_runs import check_columns, live_operations
 from backfilld.migrations.planning.checks.side_effects import refuse_update_rules, tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
@@ -135,6 +136,7 @@ def _examine_operation(
         found.tables[operation.table] = table
         found.rows[operation.table] = catalog.estimate_rows(connection, table)
         check_table(found, place, table, operation)
+        tell_leftovers(connection, found, table)
     if table is None or examine_case is None or len(found.findings) > before:
         return nothing
     try:

@@ -207,7 +207,8 @@ def _refuse_other_uses(case: Case, operation: ChangeType) -> None:
             case.refuse(
                 "column",
                 f"{table.name} has a column {made}, the name that this change needs",
-                "If an earlier run left it, roll that one back; otherwise rename it",
+                "If an earlier run left it, roll that one back; if its record is lost, drop it: "
+                f"ALTER TABLE {table.name.identifier.as_string()} DROP COLUMN {sql.Identifier(made).as_string()}; otherwise rename it",
             )
     for number, other in enumerate(case.migration.operations):
         if number != case.number and other.table == table.name and mentions(other, name):

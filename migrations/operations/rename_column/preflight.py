@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from backfilld.migrations.facts import Facts, ShadowColumn, Target
 from backfilld.migrations.operations.base import object_name
 from backfilld.migrations.planning.checks.columns import column_of, mentions
@@ -63,7 +65,8 @@ def _refuse_names(case: Case, operation: RenameColumn, nature: Nature) -> None:
             "column",
             f"{table.name} already has a column {new}",
             "Choose another name; if a cancelled run of this migration left it, roll that run back first: "
-            f"backfilld rollback {case.migration.name}",
+            f"backfilld rollback {case.migration.name}; if a run left it whose record is lost, drop it: "
+            f"ALTER TABLE {table.name.identifier.as_string()} DROP COLUMN {sql.Identifier(new).as_string()}",
         )
     if (column := table.column(old)) is not None and column.generated:
         case.refuse(

@@ -395,3 +395,30 @@ SELECT DISTINCT w.rulename::text AS name FROM pg_rewrite w
 WHERE w.ev_type = '2' AND w.ev_enabled IN ('O', 'A')
   AND (w.ev_class = %(oid)s::bigint::oid OR w.ev_class IN (SELECT p.relid FROM pg_partition_tree(%(oid)s::bigint::regclass) p))
 ORDER BY 1
+
+-- name: named_as_ours
+-- What is on a table, or (NULL) on any, under a name that only we give, with the digest in it (NULL for columns, which have none) and what drops it.
+SELECT o.kind, o.relation::regclass::text AS relation, o.name, substring(o.name FROM '_([0-9a-f]{10})_[0-9]+') AS digest, o.remedy
+FROM (
+    SELECT 1 AS place, 'trigger' AS kind, t.tgrelid AS relation, t.tgname::text AS name,
+           format('DROP TRIGGER %%I ON %%s', t.tgname, t.tgrelid::regclass) AS remedy
+    FROM pg_trigger t
+    WHERE (%(oid)s::bigint IS NULL OR t.tgrelid = %(oid)s::bigint::oid) AND NOT t.tgisinternal AND t.tgname ~ '^~backfilld_sync_[0-9a-f]{10}_[0-9]+$'
+    UNION ALL
+    SELECT 2, 'constraint', n.conrelid, n.conname::text, format('ALTER TABLE %%s DROP CONSTRAINT %%I', n.conrelid::regclass, n.conname)
+    FROM pg_constraint n
+    WHERE (%(oid)s::bigint IS NULL OR n.conrelid = %(oid)s::bigint::oid) AND n.conname ~ '^backfilld_(not_null|rule)_[0-9a-f]{10}_[0-9]+'
+    UNION ALL
+    SELECT 3, 'index', i.indrelid, x.relname::text, format('DROP INDEX CONCURRENTLY %%s', i.indexrelid::regclass)
+    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+    WHERE (%(oid)s::bigint IS NULL OR i.indrelid = %(oid)s::bigint::oid) AND x.relname ~ '^backfilld_(new|old|shadow_[0-9]+)_[0-9a-f]{10}_[0-9]+'
+    UNION ALL
+    SELECT 4, 'statistics', e.stxrelid, e.stxname::text, format('DROP STATISTICS %%I.%%I', n.nspname, e.stxname)
+    FROM pg_statistic_ext e JOIN pg_namespace n ON n.oid = e.stxnamespace
+    WHERE (%(oid)s::bigint IS NULL OR e.stxrelid = %(oid)s::bigint::oid) AND e.stxname ~ '^backfilld_statistics_[0-9a-f]{10}_[0-9]+'
+    UNION ALL
+    SELECT 5, 'column', a.attrelid, a.attname::text, format('ALTER TABLE %%s DROP COLUMN %%I', a.attrelid::regclass, a.attname)
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+    WHERE (%(oid)s::bigint IS NULL OR a.attrelid = %(oid)s::bigint::oid) AND a.attnum > 0 AND NOT a.attisdropped AND a.attname ~ '_backfilld_(new|old)$'
+) o
+ORDER BY 2, o.place, o.name COLLATE "C"

@@ -312,3 +312,22 @@ def test_the_function_is_ours_alone_and_its_path_is_fixed(connection: Connection
     assert owner
     assert 'search_path=""' in settings
     assert not public
+
+
+@pytest.mark.parametrize("change", ["RENAME new TO other_name", "RENAME old TO other_name", "DROP new", "DROP old"])
+def test_a_column_that_vanishes_fails_no_statement(connection: Connection, change: str) -> None:
+    """Another tool has taken one of the two away: statements go through, and what is left keeps what it has."""
+    make_table(connection, "old text, new text")
+    synced(connection, Pair(table=TABLE, primary=OLD, shadow=NEW))
+    connection.execute("INSERT INTO jobs (id, old) VALUES (1, 'a')")
+    connection.execute("UPDATE jobs SET other = 'z'")  # plans of the function are made by now
+    connection.execute(f"ALTER TABLE jobs {change}".encode())
+    connection.execute("UPDATE jobs SET other = 'y'")
+    connection.execute("INSERT INTO jobs (id, other) VALUES (2, 'y')")
+    found = connection.execute("SELECT * FROM jobs WHERE id = 1").fetchone() or {}
+    assert {name: value for name, value in found.items() if name not in {"id", "other"}} in (
+        {"old": "a", "other_name": "a"},
+        {"other_name": "a", "new": "a"},
+        {"old": "a"},
+        {"new": "a"},
+    )
