@@ -259,6 +259,8 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     #: Modules and packages that Python functions of migrations may come from; nothing else is imported.
     transforms: Annotated[tuple[ModuleName, ...], NoDecode, BeforeValidator(_listed)] = ()
+    #: What `plan` and `enqueue` do about code of other roles that would run with the daemon's rights.
+    foreign_code: Literal["warn", "refuse"] = "warn"
     #: Load signals of the operator's own. A few: each is a label of a metric.
     signals: Annotated[tuple[Signal, ...], Field(max_length=20)] = ()
 
@@ -291,6 +293,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+    @property
+    def refuses_foreign_code(self) -> bool:
+        return self.foreign_code == "refuse"
 
     def require_database(self) -> str:
         """The database's URL. Raises InvalidSettings when there is none."""

@@ -235,6 +235,11 @@ def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:
             yield Remedy("it continues by itself when that transaction ends; or end it")
         case Cause.ERROR:
             yield sentence(f"A lane met an error and will retry by itself: {hold.reason}")
+            if any(error.get("class") == "connection" for error in facts.run.errors):
+                yield Remedy(
+                    "if it comes back, look into the log of the server and of a pooler in between for what ends the session: "
+                    "a restart, memory, or a limit of time such as transaction_timeout or PgBouncer's query_timeout"
+                )
             yield Remedy(f"if it comes back, fix the cause: backfilld events {name}")
         case _:
             assert_never(hold.cause)

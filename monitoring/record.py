@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import psycopg
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from psycopg.rows import dict_row
 
+from backfilld.migrations.errors import Unreachable
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import catalog
-from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.postgres.connect import apply_settings, connect
 from backfilld.migrations.postgres.sessions import named
 from backfilld.migrations.record import lanes, notices, pace, runs
 from backfilld.migrations.rollback import retention
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 #: No query may cost the application more than this.
 STATEMENT_TIMEOUT = "2s"
-CONNECT_TIMEOUT_SECONDS = 2
 #: A session that waits for a table keeps later ones waiting behind it; so briefly that it does not show.
 SIZES_LOCK_TIMEOUT = "50ms"
 #: A scrape waits for the database no longer than this, even on a dead network; Prometheus gives up on us after 10 s.
@@ -85,6 +84,7 @@ class RecordCollector(Collector):
             return None
         except (
             psycopg.Error,
+            Unreachable,
             ValueError,
             LookupError,
         ) as exc:  # another release may have written what this one cannot read
@@ -111,7 +111,8 @@ class RecordCollector(Collector):
 
     def _read(self) -> Snapshot:
         if self._connection is None or self._connection.closed:
-            self._connection = _connect(self._url)
+            # Less patient than a worker.
+            self._connection = connect(self._url, application_name=named("metrics"), patience_seconds=DEADLINE_SECONDS)
         connection = self._connection
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -176,16 +177,3 @@ _SETTINGS = {
     "row_security": "off",
     "search_path": "",
 }
-
-
-def _connect(url: str) -> Connection:
-    # Not `backfilld.migrations.postgres.connect`: that waits five times as long, as a worker should.
-    return psycopg.connect(
-        url,
-        autocommit=True,
-        row_factory=dict_row,
-        prepare_threshold=None,
-        application_name=named("metrics"),
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        tcp_user_timeout=round(DEADLINE_SECONDS * 1000),
-    )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.planning.plan import Plan
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Lane, Quarantined, Run
+    from backfilld.migrations.record.model import Lane, Quarantined, Run, Unconverted
     from backfilld.migrations.record.pace import Stop
     from backfilld.migrations.rollback.retention import Purged
     from backfilld.migrations.settings import Limits, Settings
@@ -75,10 +75,18 @@ class Client:
 
     # --- before a run --------------------------------------------------------------------------------------------------
 
-    def init(self) -> list[int]:
-        """Create the schema `backfilld`, or upgrade it; returns the versions applied, none when it was up to date."""
+    def init(self, *, published: bool = False) -> list[int]:
+        """Create the schema `backfilld`, or upgrade it; returns the versions applied, none when it was up to date.
+
+        Raises Refused where a publication would send its tables on, unless `published`.
+        """
+        from backfilld.migrations.planning.checks import leftovers  # noqa: PLC0415 - for this verb alone
+
         with connected(self._settings.require_database()) as connection:
-            return schema.ensure(connection)
+            applied = schema.ensure(connection, published=published)
+            for left in leftovers.without_a_record(connection) if applied else ():
+                self._warn(left)
+            return applied
 
     def plan(self, file: str | Path) -> Plan:
         """What a migration would do here. Nothing is changed, and a plan with findings is still a plan."""
@@ -86,7 +94,10 @@ class Client:
 
         migration = _load(file)
         with connected(self._settings.require_database()) as connection:
-            return plan.make(migration, examine.examine(connection, migration))
+            return plan.make(
+                migration,
+                examine.examine(connection, migration, refuses_foreign_code=self._settings.refuses_foreign_code),
+            )
 
     def enqueue(self, file: str | Path) -> Progress:
         """Start a migration, or find the run it has: a deploy may call this as often as it likes.
@@ -108,7 +119,9 @@ class Client:
     def _record(self, migration: Migration) -> int:
         with connected(self._settings.require_database()) as connection:
             schema.ensure(connection)
-            enqueued = commands.enqueue(connection, migration, actor=self._actor)
+            enqueued = commands.enqueue(
+                connection, migration, actor=self._actor, refuses_foreign_code=self._settings.refuses_foreign_code
+            )
         for warning in enqueued.warnings:
             self._warn(warning)
         return enqueued.run.run
@@ -174,6 +187,11 @@ class Client:
         """The rows of a run that could not be converted, a thousand at most."""
         with self._record_of_runs() as connection:
             return quarantine.listed(connection, waiting.find(connection, run).run)
+
+    def unconverted(self, run: int | str) -> tuple[Unconverted, ...]:
+        """Some of the rows for which a run paused itself because they were too many; the quarantine does not have them."""
+        with self._record_of_runs() as connection:
+            return waiting.find(connection, run).unconverted
 
     # --- waiting -------------------------------------------------------------------------------------------------------
 

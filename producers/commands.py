@@ -61,7 +61,9 @@ class Enqueued:
 # --- enqueueing --------------------------------------------------------------------------------------------------------
 
 
-def enqueue(connection: Connection, migration: Migration, *, actor: str) -> Enqueued:
+def enqueue(
+    connection: Connection, migration: Migration, *, actor: str, refuses_foreign_code: bool = False
+) -> Enqueued:
     """The run of this migration: the existing one, or a new one when preflight finds no reason against it.
 
     Raises UsageError when the name belongs to another migration, and Refused by preflight; nothing is written then.
@@ -71,7 +73,7 @@ def enqueue(connection: Connection, migration: Migration, *, actor: str) -> Enqu
     existing = _same(connection, migration)
     if existing is not None:
         return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
-    examination = examine.examine(connection, migration)
+    examination = examine.examine(connection, migration, refuses_foreign_code=refuses_foreign_code)
     try:
         examination.require()
         run = runs.insert(connection, migration, examination.facts, actor=actor)
@@ -420,9 +422,10 @@ def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
             )
             raise UsageError(msg)
         operations = quarantine.mark_for_retry(connection, locked.run)
-        if not operations:
+        if not operations and not find(connection, locked.run).unconverted:
             msg = f"run {locked.name} has no quarantined rows"
             raise UsageError(msg)
+        # Rows of a batch that was undone are met again where the lane is.
         _insert_retries(connection, locked, operations)
         audit.record(connection, locked.run, actor=actor, what="quarantine.retry", operations=sorted(operations))
         if locked.state is not State.RUNNING:
@@ -437,6 +440,8 @@ def _insert_retries(connection: Connection, locked: LockedRun, operations: set[i
 
     Not always a new one: a new walk forgets the open lanes of the old.
     """
+    if not operations:
+        return
     run = find(connection, locked.run)
     pass_ = locked.pass_
     if locked.phase not in {Phase.BACKFILL, Phase.SWITCH, Phase.CONTRACT}:

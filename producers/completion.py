@@ -55,6 +55,8 @@ def _ask(psycopg: ModuleType, url: str, found: list[str]) -> None:
         suppress(psycopg.Error),
         psycopg.connect(url, connect_timeout=2, application_name="backfilld completion") as connection,
     ):
+        # Not `connect`, which takes longer to import: completion is waited for. psycopg has begun a transaction.
+        connection.execute("SET LOCAL search_path = ''")
         found += [name for (name,) in connection.execute(_QUERY)]
 
 

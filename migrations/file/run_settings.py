@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from backfilld.migrations.file.fields import MOST_WINDOWS, Approvals, FileModel, Windows
+from backfilld.migrations.file.fields import MOST_WINDOWS, Approvals, Expression, FileModel, Windows
 from backfilld.migrations.record.states import Phase
 
 
@@ -73,6 +73,13 @@ class RunSettings(FileModel):
         le=86_400,
         description="How long a session must have been idle, or its query have run, before `cancel_blockers` stops it. "
         "Unit: seconds.",
+    )
+    allow_functions: tuple[Expression, ...] = Field(
+        default=(),
+        strict=False,  # a file has lists, not tuples
+        description="Functions that expressions may call although they act outside of the row, or depend on what is outside of "
+        "it: names, with the schema where it is not `pg_catalog`.",
+        examples=[["pg_sleep"]],
     )
     windows: Windows = Field(
         default=(),

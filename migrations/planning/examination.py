@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.planning.dry_run_findings import DryRun
     from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.postgres.dependents import Dependent
+    from backfilld.migrations.postgres.foreign_code import ForeignCode
 
 
 @dataclass(kw_only=True)
@@ -25,5 +26,7 @@ class Examination(Findings):
     costs: tuple[CostEstimate | None, ...] = ()
     #: What depends on each table.
     dependents: dict[TableName, tuple[Dependent, ...]] = field(default_factory=dict)
+    #: What runs as our role and belongs to a role with fewer rights.
+    foreign_code: tuple[ForeignCode, ...] = ()
     #: What each statement did to empty copies of the tables.
     dry_run: DryRun | None = None

@@ -16,6 +16,7 @@ from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql import preflight as sql
 from backfilld.migrations.planning.checks.event_triggers import check_event_triggers
 from backfilld.migrations.planning.checks.findings import Case
+from backfilld.migrations.planning.checks.leftovers import tell_leftovers
 from backfilld.migrations.planning.checks.live_runs import check_columns, live_operations
 from backfilld.migrations.planning.checks.side_effects import refuse_update_rules, tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
@@ -27,6 +28,8 @@ from backfilld.migrations.planning.examination import Examination
 from backfilld.migrations.planning.trigger_trial import try_triggers
 from backfilld.migrations.postgres import catalog, dependents, pooler
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
+from backfilld.migrations.postgres.foreign_code import foreign_code
+from backfilld.migrations.record import schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,10 +45,13 @@ __all__ = ["OLDEST_SERVER", "Examination", "examine"]
 OLDEST_SERVER = 140_000
 
 
-def examine(connection: Connection, migration: Migration) -> Examination:
+def examine(connection: Connection, migration: Migration, *, refuses_foreign_code: bool = False) -> Examination:
     """Ask the database whether a migration can run safely. Raises only for the loss of the connection."""
     found = Examination(backend=catalog.backend(connection))
     _check_server(connection, found, migration)
+    found.publish_record = tuple(schema.publishing(connection))
+    if found.publish_record:
+        found.warn(schema.published_because(found.publish_record))
     if not found.findings:
         check_event_triggers(connection, found)
     if not found.findings:
@@ -54,6 +60,9 @@ def examine(connection: Connection, migration: Migration) -> Examination:
             _examine_operation(connection, found, migration, number, live)
             for number in range(len(migration.operations))
         )
+    if not found.findings:
+        _look_at_foreign_code(connection, found, refuses=refuses_foreign_code)
+    # Not before: the dry run runs such code.
     if not found.findings:
         found.dependents = {name: dependents.of_table(connection, table) for name, table in found.tables.items()}
         found.dry_run = dry_run(connection, found, migration, found.facts)
@@ -67,6 +76,17 @@ def examine(connection: Connection, migration: Migration) -> Examination:
             for operation in bind(migration, found.facts)
         )
     return found
+
+
+def _look_at_foreign_code(connection: Connection, found: Examination, *, refuses: bool) -> None:
+    tables = [table.oid for table in found.tables.values()]
+    found.foreign_code = foreign_code(connection, tables, found.called)
+    for one in found.foreign_code if refuses else ():
+        found.refuse(
+            "foreign_code",
+            one.runs_as(found.backend.role),
+            "Let a role that you trust own it, or set BACKFILLD_FOREIGN_CODE=warn",
+        )
 
 
 def _check_server(connection: Connection, found: Examination, migration: Migration) -> None:
@@ -116,10 +136,11 @@ def _examine_operation(
         found.tables[operation.table] = table
         found.rows[operation.table] = catalog.estimate_rows(connection, table)
         check_table(found, place, table, operation)
+        tell_leftovers(connection, found, table)
     if table is None or examine_case is None or len(found.findings) > before:
         return nothing
     try:
-        with probe(connection, table) as trial:
+        with probe(connection, table, allowed=migration.settings.allow_functions) as trial:
             case = Case(
                 connection=connection,
                 found=found,
@@ -131,6 +152,11 @@ def _examine_operation(
             )
             _add_earlier_columns(case)
             facts = examine_case(case, operation)
+            found.called.add(trial.called)
+            for name in sorted(trial.opaque):
+                case.warn(
+                    f"{name}() is written in a language that is not trusted: what else it does cannot be seen from outside"
+                )
             if len(found.findings) == before:
                 find_row_comparisons(case, operation, facts)
             check_columns(found, place, operation, beside, facts=facts)

@@ -18,6 +18,7 @@ from backfilld.migrations.planning import lint
 from backfilld.migrations.planning.dry_run_findings import Place
 from backfilld.migrations.planning.impact import ImpactAction
 from backfilld.migrations.postgres.locks import BLOCKS_WRITES
+from backfilld.migrations.record import schema
 from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Cause(StrEnum):
     GROWTH = "growth"
     CACHED_PLANS = "cached_plans"
     LOCK_WAIT = "lock_wait"
+    PUBLISHED_RECORD = "published_record"
+    FOREIGN_CODE = "foreign_code"
     ROW_COMPARISON = "row_comparison"
 
 
@@ -79,6 +82,8 @@ def rank(
     """The risks of a migration, the highest first."""
     found = [
         *_of_loss(migration),
+        *_of_publications(examination),
+        *_of_foreign_code(examination),
         *_of_impacts(impacts),
         *_of_row_comparisons(migration, examination),
         *_of_dry_run(examination, operations),
@@ -163,6 +168,20 @@ def _of_loss(migration: Migration) -> list[Risk]:
     return found
 
 
+def _of_publications(examination: Examination) -> list[Risk]:
+    if not examination.publish_record:
+        return []
+    return [
+        Risk(
+            cause=Cause.PUBLISHED_RECORD,
+            level="high",
+            operation=None,
+            reason=schema.published_because(examination.publish_record),
+            remedy=schema.PUBLISH_A_LIST,
+        )
+    ]
+
+
 def _written_in_place(of: definition.Operation) -> tuple[str, ...]:
     """Columns that were there before and whose values a run replaces."""
     if isinstance(of, definition.SetNotNull):
@@ -196,6 +215,20 @@ def _of_row_comparisons(migration: Migration, examination: Examination) -> list[
             remedy += "; or use jsonb"
         found.append(Risk(cause=Cause.ROW_COMPARISON, level="high", operation=number, reason=reason, remedy=remedy))
     return found
+
+
+def _of_foreign_code(examination: Examination) -> list[Risk]:
+    """What a role with fewer rights has run as ours."""
+    return [
+        Risk(
+            cause=Cause.FOREIGN_CODE,
+            level="high",
+            operation=None,
+            reason=one.runs_as(examination.backend.role),
+            remedy="Read it, or let a role that you trust own it; BACKFILLD_FOREIGN_CODE=refuse refuses such migrations",
+        )
+        for one in examination.foreign_code
+    ]
 
 
 def _of_dry_run(examination: Examination, operations: Sequence[Operation]) -> list[Risk]:
@@ -272,8 +305,9 @@ def _of_brief_locks(migration: Migration, operations: Sequence[Operation]) -> li
                 cause=Cause.CACHED_PLANS,
                 level="low",
                 operation=adding[0] if len(adding) == 1 else None,
-                reason="prepared SELECT * statements fail after the columns change (cached plan must not change result type)",
-                remedy="Name the columns in the application, or prepare the statements again",
+                reason="prepared SELECT * statements fail after the columns change (cached plan must not change result type) until "
+                "they are prepared again, which not every driver does by itself",
+                remedy="Name the columns in the application, or reconnect after the change",
             )
         )
     if any(

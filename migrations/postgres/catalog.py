@@ -340,3 +340,26 @@ def sizes_of(connection: Connection, names: Sequence[TableName]) -> dict[TableNa
     tables = [name.identifier.as_string() for name in names]
     rows = connection.execute(_SQL["sizes_of"], {"tables": tables}).fetchall()
     return {names[row["number"] - 1]: {part: row[part] for part in ("heap_bytes", "index_bytes")} for row in rows}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedAsOurs:
+    """Something on a table that has a name of ours."""
+
+    #: trigger, constraint, index, statistics or column.
+    kind: str
+    #: The table, as PostgreSQL writes it.
+    relation: str
+    name: str
+    #: Of the name of the migration that made it; None for a column.
+    digest: str | None
+    #: The statement that drops it.
+    remedy: str
+
+
+def named_as_ours(connection: Connection, table: Table | None = None) -> list[NamedAsOurs]:
+    """What is on a table, or on any, under names that only we give; written for an empty search_path."""
+    with connection.transaction():
+        connection.execute("SET LOCAL search_path = ''")
+        rows = connection.execute(_SQL["named_as_ours"], {"oid": table.oid if table is not None else None}).fetchall()
+    return [NamedAsOurs(**row) for row in rows]

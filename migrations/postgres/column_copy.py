@@ -209,7 +209,7 @@ def _made_again(connection: Connection, table: TableName, one: ColumnDependent) 
     """The statements that make a dependent once more; none for what the copy has already."""
     if one.kind not in {"view", "policy", "function", "trigger"}:
         return []
-    row = connection.execute(_SQL[one.kind], {"oid": one.oid}).fetchone() or {}
+    row = connection.execute(_SQL[f"{one.kind}_within"], {"oid": one.oid}).fetchone() or {}
     match one.kind:
         case "view":
             name, query = sql.Identifier(row["name"]), sql.SQL(row["definition"])
@@ -222,8 +222,6 @@ def _made_again(connection: Connection, table: TableName, one: ColumnDependent) 
                 for expression in (row["using_"], row["with_check"])
                 if expression is not None
             ]
-        case "trigger":
-            return [sql.Composed([sql.SQL(row["short"])])]
         case _:
             return [sql.Composed([sql.SQL(row["definition"])])]
 

@@ -1,10 +1,12 @@
 """Connections: how they are opened, and the settings every transaction of ours begins with.
 
-All settings are local to a transaction, so that a pooler in transaction mode cannot leak them to others.
+All settings are local to a transaction, so that a pooler in transaction mode cannot leak them to others. The first of them is
+the empty `search_path`, which `SafeConnection` sets by itself.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,6 +15,7 @@ from psycopg import errors
 from psycopg.rows import dict_row
 
 from backfilld.migrations.errors import InvalidSettings, Unreachable
+from backfilld.migrations.postgres.safe_path import SafeConnection, SafeCursor
 from backfilld.migrations.postgres.sessions import OURS, SessionName
 from backfilld.migrations.postgres.sqlstates import lost
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 #: Any: what a row holds depends on the query; `from_row` of a value gives it types.
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
-Pool: TypeAlias = "ConnectionPool[Connection]"
+Pool: TypeAlias = "ConnectionPool[SafeConnection]"
 
 #: Seconds to wait for a server that does not answer. Longer than a restart's refusal, shorter than a person's patience.
 CONNECT_TIMEOUT_SECONDS = 10
@@ -46,10 +49,24 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def connect(url: str, *, autocommit: bool = True, application_name: str = OURS) -> Connection:
-    """Open one connection. Raises Unreachable, and InvalidSettings for a URL that is none."""
+def connect(
+    url: str, *, application_name: str = OURS, patience_seconds: float = CONNECT_TIMEOUT_SECONDS
+) -> SafeConnection:
+    """Open one connection, in autocommit mode. Raises Unreachable, and InvalidSettings for a URL that is none.
+
+    A caller whose `patience_seconds` are fewer gives up sooner, on a server that does not answer and on a peer that vanished.
+    """
+    patience: dict[str, Any] = {}
+    if patience_seconds < CONNECT_TIMEOUT_SECONDS:
+        patience = {"connect_timeout": math.floor(patience_seconds), "tcp_user_timeout": round(patience_seconds * 1000)}
     try:
-        return psycopg.connect(url, autocommit=autocommit, application_name=application_name, **_OPTIONS)
+        connection = SafeConnection.connect(
+            url,
+            autocommit=True,
+            application_name=application_name,
+            cursor_factory=SafeCursor,
+            **{**_OPTIONS, **patience},
+        )
     except psycopg.OperationalError as exc:
         msg = f"cannot reach PostgreSQL: {str(exc).strip()}"
         raise Unreachable(msg) from exc
@@ -59,6 +76,35 @@ def connect(url: str, *, autocommit: bool = True, application_name: str = OURS) 
             "BACKFILLD_DATABASE_URL",
             "is not a URL or connection string that libpq understands: postgresql://user@host/name",
         ) from None
+    with reachable():
+        lift_time_limits(connection)
+    return connection
+
+
+#: Limits of time that a role, a database or the server may have for the application's sessions. Ours have limits of their own
+#: where they belong, in each step's transaction; under these the longest of our waits would be cut off.
+TIME_LIMITS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "transaction_timeout",
+)
+
+
+def lift_time_limits(connection: Connection) -> None:
+    """Lift the time limits that this session came with.
+
+    Not behind a pooler in transaction mode, where the number of the process is another than at the connect: a setting of the
+    session would be somebody else's there. Its transactions have `begin_settings` alone.
+    """
+    connection.execute(
+        "SELECT pg_catalog.set_config(limits.name, '0', false) FROM pg_catalog.unnest(%s::text[]) AS limits (name) "
+        "WHERE pg_catalog.pg_backend_pid() = %s::integer AND pg_catalog.current_setting(limits.name, true) <> '0'::text",
+        [list(TIME_LIMITS), connection.info.backend_pid],
+    )
+    if connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
+        connection.commit()
 
 
 @contextmanager
@@ -92,9 +138,10 @@ def open_pool(url: str, *, size: int) -> Pool:
         max_idle=60,
         timeout=CONNECT_TIMEOUT_SECONDS,
         reconnect_timeout=CONNECT_TIMEOUT_SECONDS,
-        kwargs={**_OPTIONS, "application_name": OURS, "autocommit": True},
-        connection_class=psycopg.Connection[dict[str, Any]],
+        kwargs={**_OPTIONS, "application_name": OURS, "autocommit": True, "cursor_factory": SafeCursor},
+        connection_class=SafeConnection,
         check=ConnectionPool.check_connection,
+        configure=lift_time_limits,
         name=OURS,
         open=True,
     )
@@ -103,7 +150,9 @@ def open_pool(url: str, *, size: int) -> Pool:
 def open_session(pool: Pool, *, application_name: str, settings: dict[str, str]) -> Connection:
     """One more connection to where a pool's go, for statements outside of a transaction; `settings` hold for all of them.
 
-    Not one of the pool: it is needed for hours, and what is set here must not come back to a batch. Raises psycopg.Error.
+    Not one of the pool: it is needed for hours, and what is set here must not come back to a batch. Nor a SafeConnection: what
+    it is for cannot run in a transaction, so its `search_path` is the session's. DDL is refused behind a pooler that would give
+    that to others. Raises psycopg.Error.
     """
     if not isinstance(pool.conninfo, str):
         msg = "the pool was not opened by `open_pool`"
@@ -111,6 +160,8 @@ def open_session(pool: Pool, *, application_name: str, settings: dict[str, str])
     connection: Connection = psycopg.connect(
         pool.conninfo, autocommit=True, **{**_OPTIONS, "application_name": application_name}
     )
+    connection.execute("SET search_path = ''")
+    lift_time_limits(connection)
     # Those that this server has: some came with later versions.
     connection.execute(
         "SELECT set_config(s.name, v.value, false) FROM unnest(%s::text[], %s::text[]) AS v (name, value) "
@@ -124,18 +175,26 @@ def open_session(pool: Pool, *, application_name: str, settings: dict[str, str])
 
 
 def begin_settings(  # noqa: PLR0913 - each is named where it is called
-    *, run: int, lane: int, seq: int, lock_timeout_seconds: float, statement_timeout_seconds: float, writes: str = ""
+    *,
+    run: int,
+    lane: int,
+    seq: int,
+    lock_timeout_seconds: float,
+    statement_timeout_seconds: float,
+    transaction_timeout_seconds: float = 0.0,
+    writes: str = "",
 ) -> dict[str, str]:
     """The settings of one step's transaction, for `apply_settings`.
 
     `backfilld.batch` is how users' triggers can tell our batches from the application; `backfilld.writes` names the one
-    sync trigger whose work the batch itself does. A `statement_timeout_seconds` of 0 is no limit.
+    sync trigger whose work the batch itself does. A `statement_timeout_seconds` or `transaction_timeout_seconds` of 0 is no limit.
     """
     return {
         "application_name": str(SessionName(run=run, lane=lane, seq=seq)),
         "lock_timeout": f"{round(lock_timeout_seconds * 1000)}ms",
         "statement_timeout": f"{round(statement_timeout_seconds * 1000)}ms",
         "idle_in_transaction_session_timeout": f"{FROZEN_SECONDS * 1000:.0f}ms",
+        "transaction_timeout": f"{round(transaction_timeout_seconds * 1000)}ms",
         "backfilld.batch": "on",
         "backfilld.writes": writes,
         **SEMANTICS,
@@ -155,8 +214,15 @@ SEMANTICS = {
 }
 
 
+#: PostgreSQL 17 came with `transaction_timeout`.
+_TRANSACTION_TIMEOUT = 170_000
+
+
 def apply_settings(connection: Connection, settings: dict[str, str]) -> None:
-    """Set all of `settings` until the transaction ends, in one statement."""
+    """Set all of `settings` that the server knows until the transaction ends, in one statement."""
+    if connection.info.server_version < _TRANSACTION_TIMEOUT:
+        settings = {name: value for name, value in settings.items() if name != "transaction_timeout"}
+    # Its whole name, for a connection that is not a SafeConnection.
     calls = ", ".join(["pg_catalog.set_config(%s, %s, true)"] * len(settings))
     pairs = [part for item in settings.items() for part in item]
     # The text is one fixed call repeated; the values travel as parameters.

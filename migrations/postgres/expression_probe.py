@@ -16,12 +16,13 @@ from psycopg import errors, sql
 
 from backfilld.migrations.errors import Finding
 from backfilld.migrations.postgres import catalog, indexes
+from backfilld.migrations.postgres.foreign_code import Called
 from backfilld.migrations.postgres.lexer import self_containment_problem
 from backfilld.migrations.postgres.sqlstates import in_words, was_interrupted
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.catalog import Table
@@ -53,11 +54,19 @@ class Analysis:
 class Probe:
     """A temporary copy of a table in which expressions are tried. Made by `probe`."""
 
-    def __init__(self, connection: Connection, table: Table, copy: sql.Identifier) -> None:
+    def __init__(
+        self, connection: Connection, table: Table, copy: sql.Identifier, allowed: Collection[str] = ()
+    ) -> None:
         self._connection = connection
         self._table = table
         self._copy = copy
         self._views = 0
+        #: Functions that may act outside of the row, by name.
+        self._allowed = frozenset(allowed)
+        #: Functions that were called and of which nobody can say what they do, by name.
+        self.opaque: set[str] = set()
+        #: What expressions called and read so far.
+        self.called = Called()
 
     def add_column(self, column: str, type_: str, default: str | None) -> tuple[str, bool]:
         """Add a column to the copy; returns its type as the catalog writes it, and whether the default fills at once.
@@ -116,11 +125,13 @@ class Probe:
         reads = self._connection.execute(_SQL["view_reads"], {"view": oid}).fetchall()
         tree = self._connection.execute(_SQL["view_tree"], {"view": oid}).fetchone()
         nodes = tree["tree"] if tree else ""
+        self._look_at_functions(nodes, what)
         own = self._own_oid()
         # A whole-row reference leaves no column in pg_depend; it is attribute 0 of the range table entry in the tree.
         whole_row = re.search(r"\{VAR :varno \d+ :varattno 0 ", nodes) is not None
         columns = {row["column_name"] for row in reads if row["oid"] == own and row["column_name"]}
         others = [row for row in reads if row["oid"] != own]
+        self.called.relations.update(row["oid"] for row in others)
         return Analysis(
             reads=frozenset(column.name for column in self._table.columns) | columns
             if whole_row
@@ -165,7 +176,7 @@ class Probe:
         return [(as_shadow[one.name], as_column[one.name]) for one in held]
 
     def is_constant(self, expression: str, type_: str) -> bool:
-        """Whether an expression without columns returns the same in every session and at any time: PostgreSQL would store it."""
+        """Whether an expression returns the same in every session and at any time, for the same row: PostgreSQL would store it."""
         try:
             with self._connection.transaction(force_rollback=True):
                 self._connection.execute(
@@ -258,12 +269,24 @@ class Probe:
         self._connection.execute(sql.SQL("DROP INDEX pg_temp.{}").format(probe_name))
         return replace(definition, name=name, tablespace="")  # temporary tables may have a tablespace of their own
 
+    def _look_at_functions(self, nodes: str, what: str) -> None:
+        """Raises Rejected for a function that acts outside of the row and is not allowed by name."""
+        called = _called(nodes)
+        self.called.functions.update(called["functions"])
+        self.called.operators.update(called["operators"])
+        rows = self._connection.execute(_SQL["functions_to_look_at"], called).fetchall()
+        self.opaque |= {row["name"] for row in rows if not row["acts_outside"]}
+        outside = [row["name"] for row in rows if row["acts_outside"] and row["name"] not in self._allowed]
+        if outside:
+            raise Rejected(
+                "function",
+                f"{what} calls {', '.join(f'{name}()' for name in outside)}, which acts outside of the row or depends on what "
+                "is outside of it",
+                f"Leave it out, or allow it by name: settings: {{allow_functions: [{', '.join(outside)}]}}",
+            )
+
     def _unrepeatable(self, nodes: str) -> tuple[str, ...]:
-        functions = [int(oid) for oid in re.findall(r":(?:funcid|opfuncid|aggfnoid|winfnoid) (\d+)", nodes)]
-        operators = [int(oid) for oid in re.findall(r":opno (\d+)", nodes)]
-        rows = self._connection.execute(
-            _SQL["unrepeatable_functions"], {"functions": functions, "operators": operators}
-        ).fetchall()
+        rows = self._connection.execute(_SQL["unrepeatable_functions"], _called(nodes)).fetchall()
         names = [f"{row['name']}()" for row in rows]
         # CURRENT_DATE, CURRENT_USER and their like are no functions but nodes of their own.
         if "{SQLVALUEFUNCTION " in nodes or "{NEXTVALUEEXPR " in nodes:
@@ -286,6 +309,14 @@ class Probe:
                 raise
             hint = f" ({exc.diag.message_hint})" if exc.diag.message_hint else ""
             raise Rejected(check, f"{what}: {in_words(exc)}{hint}") from exc
+
+
+def _called(nodes: str) -> dict[str, list[int]]:
+    """The functions and operators of a parse tree, by their oids."""
+    return {
+        "functions": [int(oid) for oid in re.findall(r":(?:funcid|opfuncid|aggfnoid|winfnoid) (\d+)", nodes)],
+        "operators": [int(oid) for oid in re.findall(r":opno (\d+)", nodes)],
+    }
 
 
 class Rejected(Exception):
@@ -313,8 +344,8 @@ class Rejected(Exception):
 
 
 @contextmanager
-def probe(connection: Connection, table: Table) -> Iterator[Probe]:
-    """A probe of a table; everything it made is rolled back at the end."""
+def probe(connection: Connection, table: Table, *, allowed: Collection[str] = ()) -> Iterator[Probe]:
+    """A probe of a table; everything it made is rolled back at the end. `allowed` are functions that may act outside of the row."""
     name: TableName = table.name
     with connection.transaction(force_rollback=True):
         connection.execute("SET LOCAL search_path = ''")
@@ -323,7 +354,7 @@ def probe(connection: Connection, table: Table) -> Iterator[Probe]:
         connection.execute(
             sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {})").format(sql.Identifier(name.name), name.identifier)
         )
-        yield Probe(connection, table, sql.Identifier("pg_temp", name.name))
+        yield Probe(connection, table, sql.Identifier("pg_temp", name.name), allowed)
 
 
 def _raw(text: str) -> sql.SQL:

@@ -57,6 +57,44 @@ def self_containment_problem(expression: str) -> str | None:
     return "a parenthesis is not closed" if depth else None
 
 
+#: A name, in quotes or not, alone or behind others and dots; with what stands before and behind it.
+_CHAIN = re.compile(
+    r"""(?P<cast>::\s*)?(?P<chain>(?:"(?:[^"]|"")*"|[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*)
+        (?:\s*\.\s*(?:"(?:[^"]|"")*"|[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*))*)(?P<call>\s*\()?""",
+    re.VERBOSE,
+)
+_PART = re.compile(r"""\s*\.\s*(?=(?:[^"]*"[^"]*")*[^"]*$)""")
+
+
+def with_operand(expression: str, column: tuple[str, str, str], operand: str) -> str:
+    """An expression over a row in which another operand stands for a column (schema, table, name), however it is qualified.
+
+    Whether the column is really gone from it, PostgreSQL has to be asked: this reads no grammar.
+    """
+    schema, table, name = column
+    ways = ((name,), (table, name), (schema, table, name))
+
+    def replaced(match: re.Match[str]) -> str:
+        parts = tuple(
+            part[1:-1].replace('""', '"') if part.startswith('"') else part.lower()
+            for part in _PART.split(match["chain"])
+        )
+        if match["cast"] or match["call"] or parts not in ways:
+            return match.group()
+        return f"({operand})"
+
+    done, position, text = 0, 0, ""
+    while match := LEXEME.search(expression, position):
+        position = match.end()
+        if match.lastgroup in {"open", "close", "semicolon", "name"}:
+            continue  # code, as far as names go
+        if match.lastgroup == "block":
+            position = end_of_comment(expression, position) or len(expression)
+        text += _CHAIN.sub(replaced, expression[done : match.start()]) + expression[match.start() : position]
+        done = position
+    return text + _CHAIN.sub(replaced, expression[done:])
+
+
 def end_of_comment(text: str, position: int) -> int | None:
     # Comments nest in PostgreSQL.
     depth = 1

@@ -256,7 +256,7 @@ class Queue:
 
 def queue(connection: Connection, pid: int, lock: Needed | None) -> Queue | None:
     """Whom this session waits for, to the head of the queue; None when it waits for no lock."""
-    with pipeline(connection):
+    with connection.transaction(), pipeline(connection):
         waits = connection.execute(_SQL["awaited"], {"waiting": pid})
         found = connection.execute(_SQL["in_the_way"], _who(lock, waiting=pid))
         awaited, rows = waits.fetchone(), found.fetchall()

@@ -25,13 +25,14 @@ def in_transaction_mode(connection: Connection) -> bool:
     # The password is not in `dsn`.
     parameters = {**connection.info.get_parameters(), "password": connection.info.password or None}
     try:
-        other = connect.connect(psycopg.conninfo.make_conninfo("", **parameters), autocommit=False)
+        other = connect.connect(psycopg.conninfo.make_conninfo("", **parameters))
     except Unreachable:
         return False
     try:
         with other:
             first = _process(connection)
             for _ in range(TRIES):
+                other.execute("BEGIN")
                 # Behind a pool of a single server ours would wait for this transaction for ever; the server ends it.
                 other.execute("SET LOCAL idle_in_transaction_session_timeout = '3s'")
                 if _process(connection) != first:

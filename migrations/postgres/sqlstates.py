@@ -21,6 +21,10 @@ _TRANSIENT = ("40", _NO_RESOURCES, "55", _INTERVENTION, "58", "25006")
 _DATA = ("21", "22", "23", "44", "54", "P0", "PY")
 
 
+#: The server has ended the session for a limit of time: idle in a transaction, in a transaction, idle.
+_ENDED_FOR_TIME = frozenset({"25P03", "25P04", "57P05"})
+
+
 def classify(exc: psycopg.Error) -> Literal["connection", "transient", "data", "fatal"]:
     """What happens next after an error."""
     if lost(exc):
@@ -37,9 +41,10 @@ def lost(exc: psycopg.Error) -> bool:
     """Whether an error means that the connection is gone, so that the outcome of a COMMIT would be unknown."""
     if exc.sqlstate is None:
         return isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError)
-    return exc.sqlstate.startswith(_CONNECTION) or isinstance(
-        exc,
-        errors.AdminShutdown | errors.CrashShutdown | errors.CannotConnectNow | errors.IdleInTransactionSessionTimeout,
+    return (
+        exc.sqlstate.startswith(_CONNECTION)
+        or exc.sqlstate in _ENDED_FOR_TIME
+        or isinstance(exc, errors.AdminShutdown | errors.CrashShutdown | errors.CannotConnectNow)
     )
 
 

@@ -95,6 +95,12 @@ class Run:
     started_at: datetime | None
     ended_at: datetime | None
 
+    @property
+    def unconverted(self) -> tuple[Unconverted, ...]:
+        """Some of the rows for which the run paused itself; they are in no quarantine, as their batch was given up."""
+        found = (self.error or {}).get("examples", ()) if self.state is State.PAUSED else ()
+        return tuple(Unconverted.from_json(one) for one in found)
+
     @cached_property
     def settings(self) -> RunSettings:
         """How the run behaves. `status` and `gate` ask a few of them, from the JSON, and do without pydantic."""
@@ -297,6 +303,24 @@ class Changed:
     name: str
     before: Any
     after: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unconverted:
+    """A row that a batch could not convert, and was given up for: it had met too many of them."""
+
+    operation: int
+    relation: str
+    key: Key
+    sqlstate: str
+    error: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"key": list(self.key)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(**{**value, "key": tuple(value["key"])})
 
 
 @dataclass(frozen=True, kw_only=True)

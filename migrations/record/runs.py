@@ -66,6 +66,8 @@ class StepContext:
     stop: pace.Stop | None
     #: By the database's clock.
     now: datetime
+    #: When the run was made. Together with its number it is the run: numbers begin anew in a schema that was dropped and made again.
+    created_at: datetime
 
     @property
     def why_stop(self) -> StopReason | None:
@@ -103,6 +105,7 @@ class StepContext:
             most_left=row["most_left"],
             stop=pace.stop_of(row),
             now=row["now"],
+            created_at=row["created_at"],
         )
 
 
@@ -177,6 +180,23 @@ def listed(connection: Connection, *, ended: bool = False, most: int | None = LI
 def with_something_left(connection: Connection) -> list[Run]:
     """Runs that have not ended, and cancelled ones of which a sync trigger is still there."""
     return [Run.from_row(row) for row in connection.execute(_SQL["with_something_left"]).fetchall()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeNames:
+    """By which names the objects are known that runs on record may have made."""
+
+    digests: frozenset[str]
+    #: Inactive columns: the table in the notation of migration files, and the column.
+    columns: frozenset[tuple[str, str]]
+
+
+def made_names(connection: Connection) -> MadeNames:
+    rows = connection.execute(_SQL["made_names"]).fetchall()
+    return MadeNames(
+        digests=frozenset(row["digest"] for row in rows),
+        columns=frozenset((row["relation"], row[name]) for row in rows for name in ("new_column", "old_column")),
+    )
 
 
 def last_ended(connection: Connection, *, most: int) -> list[Run]:
@@ -302,7 +322,7 @@ class StructureChange:
     """Something that a proof relies on, and that is not any longer what it was."""
 
     relation: str
-    #: `column total`, `sync trigger on jobs`.
+    #: `column total`, `sync trigger ~backfilld_sync_… on jobs`.
     what: str
     gone: bool
 

@@ -14,7 +14,14 @@ from backfilld.migrations.postgres.sqlstates import server_is_gone
 from backfilld.migrations.postgres.user_code import event_triggers, refused_by
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backfilld.migrations.postgres.connect import Connection
+
+#: What there is to do about a publication that sends our tables on: PostgreSQL can leave none out of one for all tables.
+PUBLISH_A_LIST = (
+    "Publish a list of tables, or (from PostgreSQL 15 on) TABLES IN SCHEMA of the application's schemas, instead"
+)
 
 #: Advisory lock under which the schema changes; any constant does, as long as all releases use the same.
 _LOCK = 0x6261636B66696C6C  # "backfill"
@@ -80,15 +87,40 @@ def check_dates(connection: Connection) -> None:
         )
 
 
-def ensure(connection: Connection) -> list[int]:
+def publishing(connection: Connection) -> list[str]:
+    """Publications that send our tables on, or will once there are any."""
+    rows = connection.execute(
+        "SELECT p.pubname::text AS name FROM pg_catalog.pg_publication p WHERE p.puballtables OR EXISTS ("
+        "SELECT FROM pg_catalog.pg_publication_tables t WHERE t.pubname = p.pubname AND t.schemaname = 'backfilld') ORDER BY 1"
+    ).fetchall()
+    return [row["name"] for row in rows]
+
+
+def published_because(publications: Sequence[str]) -> str:
+    """Why it is harmful that these publications send our tables on."""
+    which = f"the publication{'s' if len(publications) > 1 else ''} {', '.join(publications)}"
+    return (
+        f"{which} would send on the tables of backfilld, those included that each run makes for itself: a PostgreSQL subscriber "
+        "stops at the first change of a table that it does not have"
+    )
+
+
+def ensure(connection: Connection, *, published: bool = False) -> list[int]:
     """Make the control schema, or bring it up to date; returns the versions applied.
 
     All in one transaction under an advisory lock: two workers that start together do it once, and a failure leaves
-    what was there. Raises Refused for a newer schema, or when the role may not create it.
+    what was there. Raises Refused for a newer schema, when the role may not create it, and, unless `published`, where a
+    publication would send it on.
     """
     check(connection)
     if version(connection) == newest():
         return []
+    if not published and version(connection) == 0 and (publications := publishing(connection)):
+        remedy = (
+            f"{PUBLISH_A_LIST}; or, where whatever reads it ignores tables that it does not know, as Debezium can: "
+            "backfilld init --published"
+        )
+        raise Refused([Finding("publication", published_because(publications), remedy)])
     try:
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])

@@ -34,7 +34,9 @@ def pace(report: PaceReport) -> list[str]:
         stops = f", held from {signal_value(signal.name, signal.hard)}" if signal.hard is not None else ""
         told.append(f"  {signal_name(signal.name)}: {value}{detail}{slower}{stops}")
     if report.run and report.settings:
-        settings = report.settings.model_dump(mode="json", exclude={"approve", "journal", "retention_days"})
+        settings = report.settings.model_dump(
+            mode="json", exclude={"allow_functions", "approve", "journal", "retention_days"}
+        )
         told.append(f"{report.run.name} (run {report.run.run}):")
         told += [f"  {name}: {_setting(value)}" for name, value in settings.items()]
     return told

@@ -12,12 +12,20 @@ from backfilld.producers import answers
 from backfilld.producers.cli.options import FileArgument, Json, Timeout, become, check_timeout, client, watching
 
 
-def init(context: typer.Context, *, as_json: Json = False) -> None:
+def init(
+    context: typer.Context,
+    *,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Even where a publication of all tables would send it on to subscribers."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Create the schema backfilld in the database, or upgrade it.
 
     Example: backfilld init
     """
-    applied = client(context, as_json=as_json).init()
+    applied = client(context, as_json=as_json).init(published=published)
     answers.give(
         as_json=as_json,
         value=lambda: {"applied": applied},

@@ -20,13 +20,20 @@ def quarantine_list(context: typer.Context, run: RunArgument, *, as_json: Json =
     """
     from backfilld.monitoring import display  # noqa: PLC0415 - rich, for the verbs that draw
 
-    rows = client(context, as_json=as_json).quarantine(run)
+    asked = client(context, as_json=as_json)
+    rows, given_up = asked.quarantine(run), asked.unconverted(run)
     answers.give(
         as_json=as_json,
-        value=lambda: {"quarantined": [_row(row) for row in rows]},
-        text=lambda: display.quarantine(rows),
+        value=lambda: {
+            "quarantined": [_row(row) for row in rows],
+            "unconverted": [
+                {"table" if key == "relation" else key: value for key, value in row.to_json().items()}
+                for row in given_up
+            ],
+        },
+        text=lambda: display.quarantine(rows, given_up),
     )
-    if rows and not as_json:
+    if (rows or given_up) and not as_json:
         answers.next_step(f"fix the rows, or the rule that they break, then: backfilld quarantine retry {run}")
 
 

@@ -19,7 +19,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, LiteralString, Self
 
-from backfilld.migrations.postgres.connect import connect
+import psycopg
+from psycopg.rows import dict_row
+
 from backfilld.producers.demo.application import ORGANISATIONS, Rows
 from backfilld.producers.demo.servers import EmbeddedPostgres, EmbeddedValkey
 
@@ -149,7 +151,7 @@ class Site:
 
     def superuser(self) -> Connection:
         """A connection that uses no code of backfilld."""
-        return connect(self.postgres.url(), application_name="demo")
+        return psycopg.connect(self.postgres.url(), autocommit=True, row_factory=dict_row, application_name="demo")
 
     def on_the_way_out(self, callback: Callable[[], None]) -> None:
         """Call this when the site is left, before anything that was started earlier is ended."""

@@ -183,3 +183,39 @@ def test_metrics_are_right_with_several_processes_and_after_one_is_killed(
     assert backfilld("resume", NAME, **urls).returncode == 0
     until("the end", lambda: record.state(NAME) == "completed")
     assert once(record)
+
+
+def dropped(record: Record) -> bool:
+    try:
+        record.connection.execute("DROP SCHEMA backfilld CASCADE")
+    except psycopg.errors.DeadlockDetected:
+        return False
+    return True
+
+
+def test_a_daemon_whose_record_is_dropped_works_again_once_there_is_one(
+    items: None, record: Record, migration: Path, daemon: Daemon, tmp_path: Path
+) -> None:
+    """Run 1 of the new record is another one than that which was under way; and it is done by the same processes."""
+    urls = {"database_url": daemon.database_url, "redis_url": daemon.redis_url}
+    assert backfilld("enqueue", str(migration), **urls).returncode == 0
+    until("some rows", lambda: record.walked() > 0)
+
+    children = daemon.children("")
+    until("the schema to be gone, whatever the daemon holds of it", lambda: dropped(record))
+    done = record.one("SELECT sum(n) FROM items")
+    until("a side task that misses it", lambda: daemon.lines("side_task.failed"))
+    assert backfilld("init", **urls).returncode == 0
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        "name: other\noperations:\n  - add_column: {table: items, column: {name: m, type: integer}, backfill: n + 7}\n"
+        "settings: {lanes: 2, approve: []}\n",
+        encoding="utf-8",
+    )
+    assert backfilld("enqueue", str(other), **urls).returncode == 0
+    until("the end", lambda: record.state("other") == "completed")
+
+    assert record.one("SELECT sum(n) FROM items") == done, "nothing was done for the run that is lost"
+    assert record.one("SELECT count(*) FROM items WHERE m IS DISTINCT FROM n + 7") == 0
+    daemon.ready()
+    assert daemon.children("") == children

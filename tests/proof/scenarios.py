@@ -399,9 +399,36 @@ TOGETHER = Scenario(
     """,
 )
 
+#: On the way back what lets the application work comes before what is walked, of whichever operation either is.
+FREED_FIRST = Scenario(
+    name="freed_first",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text NOT NULL, total integer, {_PADDING}, legacy text DEFAULT 'none');"
+    "CREATE INDEX items_legacy ON items (legacy);",
+    operations="""
+  - add_column: {table: items, column: {name: shout, type: text}, backfill: "upper(status)", not_null: true}
+  - add_check: {table: items, name: small, check: "id < 10000000"}
+  - rename_column: {table: items, from: total, to: revenue}
+  - drop_column: {table: items, column: legacy}
+""",
+    defaults={"legacy": "none"},
+    fields={"status": word, "total": number, "legacy": lambda chance: chance.choice([None, word(chance)])},
+    before={"status": shown("status"), "total": shown("total"), "legacy": shown("legacy")},
+    after={"status": shown("status"), "revenue": shown("total"), "shout": lambda row: row["status"].upper()},
+    back={"legacy": lambda row: OneOf((row["legacy"], None, "none")) if row.moved else row["legacy"]},
+    reference="""
+        ALTER TABLE items ADD shout text;
+        UPDATE items SET shout = upper(status);
+        ALTER TABLE items ALTER shout SET NOT NULL, ADD CONSTRAINT small CHECK (id < 10000000);
+        ALTER TABLE items RENAME total TO revenue;
+        ALTER TABLE items DROP COLUMN legacy;
+    """,
+    keeps_order=False,
+)
+
 _ALL = (
     ADD_COLUMN, COUNT_UP, LOWER, SET_NOT_NULL, ADD_CHECK, ADD_FOREIGN_KEY, ADD_UNIQUE, CREATE_INDEX, DROP_INDEX, SQL,
     RENAME_COLUMN, TEXT_TO_JSONB, INT_TO_BIGINT, DROP_COLUMN, TOGETHER, RENAME_USED, PARTITIONED, TEXT_TO_ENUM, TO_TIMESTAMPTZ,
+    FREED_FIRST,
 )  # fmt: skip
 
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}

@@ -17,7 +17,7 @@ from psycopg.rows import tuple_row
 from backfilld.migrations.identifiers import TableName, sendable
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.record import quarantine
-from backfilld.migrations.record.model import Bounds, Key, PageRange
+from backfilld.migrations.record.model import Bounds, Key, PageRange, Unconverted
 from backfilld.migrations.rollback.journal import told_query
 from backfilld.migrations.walks import update_sql
 from backfilld.migrations.walks.firing import Beside, firing
@@ -27,7 +27,7 @@ from backfilld.migrations.walks.pages import PageBatchRange, PageWalk
 from backfilld.worker.lanes.write import Change, TableCodes, Written, tell_undone, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from psycopg import sql
 
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from backfilld.migrations.walks.firing import TableCode
     from backfilld.migrations.walks.keys import Query
     from backfilld.migrations.walks.update_sql import Update
+
+
+#: As many rows of a batch that is given up are kept with the run's error.
+EXAMPLES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +76,15 @@ class Tally:
 class TooManyQuarantined(Exception):
     """More rows cannot be converted than the run allows; it pauses, and nothing of this batch is kept."""
 
-    def __init__(self, key: Key, sqlstate: str, message: str, cap: int) -> None:
-        super().__init__(f"more than {cap} rows cannot be converted; the latest is {', '.join(key)}: {message}")
-        self.key = key
-        self.sqlstate = sqlstate
+    def __init__(self, latest: Unconverted, cap: int, examples: Sequence[Unconverted]) -> None:
+        super().__init__(
+            f"more than {cap} rows cannot be converted; the latest is {', '.join(latest.key)}: {latest.error}"
+        )
+        self.key = latest.key
+        self.sqlstate = latest.sqlstate
         self.cap = cap
+        #: Rows of the batch, which goes with its quarantine: a person must see some of them.
+        self.examples = tuple(examples[:EXAMPLES])
 
 
 class Work(Protocol):
@@ -136,6 +144,7 @@ class Batch:
         self._code_is_fresh = code_is_fresh
         self._work = work
         self._walk = walk_of(work.walk, lane)
+        self._unconverted: list[Unconverted] = []
 
     def run(self, batch_range: BatchRange, *, carefully: bool) -> Tally:
         """Do the lane's work on what `batch_range` covers; `carefully` after a first attempt met a row that cannot be converted.
@@ -221,8 +230,12 @@ class Batch:
             sqlstate=sqlstate,
             error=message,
         )
+        latest = Unconverted(
+            operation=self._work.number, relation=self._work.relation, key=key, sqlstate=sqlstate, error=message
+        )
+        self._unconverted.append(latest)
         if quarantine.count(self.connection, self.lane.run) > self.cap:
-            raise TooManyQuarantined(key, sqlstate, message, self.cap)
+            raise TooManyQuarantined(latest, self.cap, self._unconverted)
         return Tally(walked=1, quarantined=1, sqlstates=(sqlstate,))
 
     def _halve(self, batch_range: BatchRange) -> Tally:

@@ -34,6 +34,9 @@ LOCK_TIMEOUT_SECONDS = 0.2
 STATEMENT_TIMEOUT_FACTOR = 10
 #: Even a batch of one row may meet a slow disk.
 LEAST_STATEMENT_TIMEOUT_SECONDS = 5.0
+#: A batch's transaction may take so many times as long as one of its statements.
+#: Above what batches take that are gone over again for a row that cannot be converted; for what no limit of a statement sees.
+TRANSACTION_TIMEOUT_FACTOR = 10
 #: DDL that does not scan is quick or blocked; making lanes reads a sample of the table.
 COORDINATOR_STATEMENT_TIMEOUT_SECONDS = 60.0
 #: A lane whose windows are closed looks again after this at the latest, in case the settings were edited by hand.
@@ -141,6 +144,13 @@ def statement_timeout_seconds(lane: Lane, context: StepContext) -> float:
     return max(context.settings.batch_seconds * STATEMENT_TIMEOUT_FACTOR, LEAST_STATEMENT_TIMEOUT_SECONDS)
 
 
+def transaction_timeout_seconds(lane: Lane, context: StepContext) -> float:
+    """How long the transaction of the lane's step may take, where the server has a limit for it; 0: a scan may take hours."""
+    if lane.kind is LaneKind.COORDINATOR:
+        return 0.0
+    return TRANSACTION_TIMEOUT_FACTOR * statement_timeout_seconds(lane, context)
+
+
 def _settings(lane: Lane, context: StepContext, writes: str) -> dict[str, str]:
     # What the coordinator waits for is a table, and later sessions wait behind it: `lock_policy.py` says how often.
     for_a_table = context.settings.lock_timeout_ms / 1000
@@ -150,5 +160,6 @@ def _settings(lane: Lane, context: StepContext, writes: str) -> dict[str, str]:
         seq=lane.seq,
         lock_timeout_seconds=for_a_table if lane.kind is LaneKind.COORDINATOR else LOCK_TIMEOUT_SECONDS,
         statement_timeout_seconds=statement_timeout_seconds(lane, context),
+        transaction_timeout_seconds=transaction_timeout_seconds(lane, context),
         writes=writes,
     )

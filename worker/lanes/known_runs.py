@@ -13,6 +13,7 @@ from backfilld.worker.phases.planned_steps import PlannedSteps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from backfilld.migrations.operations import Operation
     from backfilld.migrations.postgres.connect import Connection
@@ -65,10 +66,13 @@ class KnownRuns:
         self._transforms = transforms
         self._known: dict[int, KnownRun] = {}
 
-    def get(self, connection: Connection, run: int) -> KnownRun:
-        """Raises LookupError when there is no such run, and Refused; two threads that ask at once both look."""
+    def get(self, connection: Connection, run: int, *, created_at: datetime) -> KnownRun:
+        """Raises LookupError when there is no such run, and Refused; two threads that ask at once both look.
+
+        Not by its number alone: that of a run in a schema which was dropped and made again has been another's.
+        """
         known = self._known.get(run)
-        if known is None:
+        if known is None or known.run.created_at != created_at:
             found = runs.get(connection, run)
             if found is None:
                 msg = f"there is no run {run}"

@@ -1,7 +1,7 @@
 """What an error does to a lane: the lane comes back later and smaller, or its run stops; and nothing of the step is kept.
 
 ended before its time was up       told to stop: it comes back as it was; else it gives way to a session that waited for it
-the connection is lost             whether its COMMIT went through is looked up, not guessed
+the connection is lost             whether its COMMIT went through is looked up, not guessed; lost again, half of the rows
 the role may not, or not see       the run pauses until the role may
 transient                          back off; a batch that ran out of time takes a tenth of the rows, another half
 anything else                      the run fails, with all there is to know on record
@@ -63,7 +63,7 @@ class Recovery:
         """An error of PostgreSQL ended the step after so many seconds; nothing of it was kept, unless its COMMIT was on its way."""
         error_class = classify(exc)
         if error_class == "connection":
-            self._look_what_became_of(lane, context, exc)
+            self._look_what_became_of(lane, context, exc, seconds=seconds)
         elif isinstance(exc, psycopg.errors.InsufficientPrivilege):
             self._pause_without_privilege(connection, lane, exc)
         elif error_class == "fatal" or (error_class == "data" and lane.kind is LaneKind.COORDINATOR):
@@ -103,16 +103,24 @@ class Recovery:
             BatchGaveWay(run=lane.run, name=context.name, lane=lane.lane, batch_rows=rows, delay_seconds=delay)
         )
 
-    def _look_what_became_of(self, lane: Lane, context: StepContext, exc: psycopg.Error) -> None:
+    def _look_what_became_of(self, lane: Lane, context: StepContext, exc: psycopg.Error, *, seconds: float) -> None:
         """The connection is gone. Whether a COMMIT went through is not guessed and not retried: `seq` tells.
 
         The reconciler wakes the lane in either case. Should the server be about to commit still, the fence catches it:
         the next step waits for the lane's lock and then finds another `seq`.
         """
-        self._tell_retried(lane, context, "connection", exc.sqlstate, in_words(exc), delay_seconds=0.0)
+        # Why is in the server's log: it closes a connection on which statements are unread without its last message being heard.
+        message = f"the connection was lost {seconds:.1f} s into the step: {' '.join(in_words(exc).split())}"
+        self._tell_retried(lane, context, "connection", exc.sqlstate, message, delay_seconds=0.0)
         with self._pool.connection() as connection:
             now = lanes.read(connection, lane.run, lane.lane)
-        committed = now is not None and now.seq > lane.seq
+            committed = now is not None and now.seq > lane.seq
+            if not committed:
+                # A batch that is cut off again and again, by a limit of time of the server's or a pooler's, fits in the end.
+                rows = smaller(_real_size(lane), timed_out=False) if lane.attempts else None
+                error = {"class": "connection", "sqlstate": exc.sqlstate, "message": message}
+                delay = BACKOFF.seconds(lane.attempts, chance=_chance())
+                self.postpone(connection, lane, delay_seconds=delay, batch_rows=rows, error=error)
         self._observe(CommitUnknown(run=lane.run, lane=lane.lane, committed=committed))
 
     def wait_for_lock(self, connection: Connection, lane: Lane, blocked: Blocked) -> None:
@@ -178,7 +186,13 @@ class Recovery:
 
     def pause(self, connection: Connection, lane: Lane, exc: TooManyQuarantined) -> None:
         """Too many rows cannot be converted: a person should look before there are more."""
-        error = {"class": "quarantine", "sqlstate": exc.sqlstate, "message": str(exc), "key": list(exc.key)}
+        error = {
+            "class": "quarantine",
+            "sqlstate": exc.sqlstate,
+            "message": str(exc),
+            "key": list(exc.key),
+            "examples": [one.to_json() for one in exc.examples],
+        }
         self._stop(connection, lane, State.PAUSED, error)
 
     def postpone(  # noqa: PLR0913 - one row; each column is named where it is called

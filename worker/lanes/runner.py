@@ -178,7 +178,7 @@ class Runner:
     def _try_step(
         self, connection: Connection, lane: Lane, context: StepContext, *, carefully: bool
     ) -> Advanced | Ended | Left:
-        known = self._known.get(connection, lane.run)
+        known = self._known.get(connection, lane.run, created_at=context.created_at)
         work = known.work_of(lane)
         look, writes, asks = (work.look(lane), work.writes, work.asks_code(lane)) if work else (None, "", None)
         began = time.monotonic()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from psycopg import sql
+
 from backfilld.migrations.facts import Facts, Target
 from backfilld.migrations.planning.checks.cancelled_runs import cancelled_definition
 from backfilld.migrations.planning.checks.columns import check_reads, once_because
@@ -30,7 +32,8 @@ def examine(case: Case, operation: AddColumn) -> Facts:
         case.refuse(
             "column",
             f"{table.name} already has a column {column}",
-            "Choose another name, or fill the existing column with a `backfill` operation",
+            "Choose another name, or fill the existing column with a `backfill` operation; if a run added it whose record is "
+            f"lost, drop it first: ALTER TABLE {table.name.identifier.as_string()} DROP COLUMN {sql.Identifier(column).as_string()}",
         )
         return Facts(relation=str(table.name))
     if present is not None and cancelled is not None and not _computed_alike(case, cancelled):

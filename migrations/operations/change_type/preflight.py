@@ -9,6 +9,7 @@ from psycopg import sql
 
 from backfilld.migrations.facts import Facts, Target
 from backfilld.migrations.operations.base import object_name
+from backfilld.migrations.operations.change_type.defaults import OldDefault
 from backfilld.migrations.operations.change_type.steps import cast
 from backfilld.migrations.planning.checks.columns import check_reads, column_of, mentions
 from backfilld.migrations.postgres import catalog, column_copy, column_parts
@@ -41,11 +42,20 @@ def examine(case: Case, operation: ChangeType) -> Facts:
         return facts
     target, plain_type = _try_new_column(case, operation)
     up = _analyse_up(case, operation, target)
-    constant = _constant(case, own["default"]) and _constant(case, operation.default)
+    constant = _constant(case, own["default"], own["type"]) and _constant(case, operation.default, target.type)
     as_text = not case.trial.has_equality(name)
     default = operation.default
     if default is None and own["default"] is not None:
-        default = f"CAST(({own['default']}) AS {target.type})"
+        default = OldDefault(
+            case=case,
+            column=name,
+            default=own["default"],
+            old_type=own["type"],
+            new_type=target.type,
+            up=operation.up or cast(name, target.plain_type),
+            is_plain=operation.up is None,
+            reads=up.reads,
+        ).of_new_type()
     down = _try_exchange(case, operation, found, target, default=default, down=cast(name, plain_type))
     sequences = [one for one in found if one.kind == "sequence"]
     dependents = ColumnDependents(
@@ -197,7 +207,8 @@ def _refuse_other_uses(case: Case, operation: ChangeType) -> None:
             case.refuse(
                 "column",
                 f"{table.name} has a column {made}, the name that this change needs",
-                "If an earlier run left it, roll that one back; otherwise rename it",
+                "If an earlier run left it, roll that one back; if its record is lost, drop it: "
+                f"ALTER TABLE {table.name.identifier.as_string()} DROP COLUMN {sql.Identifier(made).as_string()}; otherwise rename it",
             )
     for number, other in enumerate(case.migration.operations):
         if number != case.number and other.table == table.name and mentions(other, name):
@@ -231,8 +242,8 @@ def _analysed(case: Case, expression: str, *, what: str, given: bool, type_: str
     return analysis
 
 
-def _constant(case: Case, default: str | None) -> bool:
-    return default is None or not case.trial.analyse(default, what="the default").unrepeatable
+def _constant(case: Case, default: str | None, type_: str) -> bool:
+    return default is None or case.trial.is_constant(default, type_)
 
 
 def _copy(case: Case) -> int:
@@ -284,6 +295,6 @@ def _warn(  # noqa: PLR0913 - one place for all warnings; each part is named whe
             "them"
         )
     case.warn(
-        f"prepared statements that return {name} fail once after the switch ('cached plan must not change "
-        "result type') and must be prepared again"
+        f"prepared statements that return {name} fail after the switch ('cached plan must not change result type') until they "
+        "are prepared again: psycopg 3 does not by itself and fails on every call of the connection; reconnect, or DEALLOCATE ALL"
     )

@@ -47,6 +47,9 @@ class SyncTrigger:
         )
         return (
             self._replaced(body),
+            Statement(
+                sql=sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self._function), lock=LockMode.NONE
+            ),
             Statement(sql=create, lock=LockMode.SHARE_ROW_EXCLUSIVE, brief=True),
             alter_table(
                 self.table,

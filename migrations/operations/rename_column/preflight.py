@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from backfilld.migrations.facts import Facts, ShadowColumn, Target
 from backfilld.migrations.operations.base import object_name
 from backfilld.migrations.planning.checks.columns import column_of, mentions
@@ -63,7 +65,8 @@ def _refuse_names(case: Case, operation: RenameColumn, nature: Nature) -> None:
             "column",
             f"{table.name} already has a column {new}",
             "Choose another name; if a cancelled run of this migration left it, roll that run back first: "
-            f"backfilld rollback {case.migration.name}",
+            f"backfilld rollback {case.migration.name}; if a run left it whose record is lost, drop it: "
+            f"ALTER TABLE {table.name.identifier.as_string()} DROP COLUMN {sql.Identifier(new).as_string()}",
         )
     if (column := table.column(old)) is not None and column.generated:
         case.refuse(
@@ -166,7 +169,7 @@ def _warn(case: Case, operation: RenameColumn, shadow: ShadowColumn) -> None:
     table, old, new = case.table, operation.old, operation.new
     case.warn(
         f"until contract {table.name} has both columns, {old} and {new}: SELECT * gives one more, and a prepared SELECT * fails "
-        "once in each connection (0A000) when the columns change; name the columns that are read"
+        "(0A000) when the columns change, with some drivers on every call of that connection; name the columns that are read"
     )
     if shadow.fills_itself:
         case.warn(

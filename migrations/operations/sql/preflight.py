@@ -118,6 +118,9 @@ def _rejection(connection: Connection, statement: SqlStatement) -> str | None:
 def _check_tables(connection: Connection, found: Findings, place: str, statement: SqlStatement) -> None:
     """Take down the tables that a statement names, and refuse what only their owner may do."""
     for _, _, name in statement.qualified:
+        if name[0] == "backfilld":
+            find_table(connection, found, place, TableName(*name))  # puts down that it is no target
+            return
         if len(name[0].encode()) > 63 or len(name[1].encode()) > 63:
             continue
         table = _see(connection, found, catalog.describe(connection, TableName(*name)))
@@ -130,7 +133,7 @@ def _check_tables(connection: Connection, found: Findings, place: str, statement
 
 
 def _see(connection: Connection, found: Findings, table: catalog.Table | None) -> catalog.Table | None:
-    if table is None or table.kind not in catalog.TABLES or table.name.schema in {"pg_catalog", "backfilld"}:
+    if table is None or table.kind not in catalog.TABLES or table.name.schema == "pg_catalog":
         return None
     if table.name not in found.tables:
         found.tables[table.name] = table

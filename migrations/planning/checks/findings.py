@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Finding, Refused
+from backfilld.migrations.postgres.foreign_code import Called
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
@@ -26,6 +27,10 @@ class Findings:
     rows: dict[TableName, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    #: Publications that send our own tables on.
+    publish_record: tuple[str, ...] = ()
+    #: What the expressions of the migration call and read.
+    called: Called = field(default_factory=Called)
     #: Event triggers that DDL fires.
     event_triggers: tuple[EventTrigger, ...] = ()
     #: Of operations whose new column makes rows incomparable, by number: what compares rows, by kind and name.

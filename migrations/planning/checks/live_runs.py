@@ -59,6 +59,7 @@ class LiveOperation:
     def decides(self) -> dict[str, str]:
         """The columns about which it decides, and what it does with each."""
         columns = {one.column: _DECIDES[one.what] for one in self.operation.settles if one.what in _DECIDES}
+        columns |= dict.fromkeys(_written(self.operation), "is written")
         if (dependents := self.facts.column_dependents) is not None:
             columns |= dict.fromkeys((dependents.new_column, dependents.old_column), "belongs to a change of type")
         return columns
@@ -116,7 +117,10 @@ def check_columns(
     for other in live:
         theirs = other.decides
         taken = sorted(column for column in decides if column in theirs or other.relies_on(column))
-        needed = [column for column in theirs if column not in decides and _needs(operation, column, facts)]
+        # Two that write one column undo each other's work, pass after pass.
+        taken += sorted(_written(operation) & _written(other.operation))
+        going = theirs.keys() - decides - _written(other.operation)
+        needed = sorted(column for column in going if _needs(operation, column, facts))
         if not taken and needed and _may_build(operation, other):
             found.warn(
                 f"{place}: {other.why(needed[0])}; if that run is rolled back, what this migration makes of {needed[0]} goes "
@@ -124,6 +128,11 @@ def check_columns(
             )
         elif taken or needed:
             found.refuse("live_run", f"{place}: {other.why((taken or needed)[0])}", other.remedy)
+
+
+def _written(operation: Operation) -> set[str]:
+    """The columns that a backfill writes in place."""
+    return {one.column for one in operation.settles} if isinstance(operation, definition.Backfill) else set()
 
 
 def _needs(operation: Operation, column: str, facts: Facts | None) -> bool:

@@ -16,8 +16,17 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
 
 
+#: Schemas whose tables are no target, beside those whose names PostgreSQL keeps for itself: catalogs, and temporary tables, which
+#: another session cannot read.
+_NEVER = frozenset({"backfilld", "information_schema"})
+
+
 def find_table(connection: Connection, found: Findings, place: str, name: TableName) -> Table | None:
     """The table of that name; None once its absence, and the one likely meant, is put down."""
+    if name.schema in _NEVER or name.schema.startswith("pg_"):
+        whose = "backfilld's own record" if name.schema == "backfilld" else "PostgreSQL itself"
+        found.refuse("target", f"{place}: {name} belongs to {whose}", "Name a table of the application's")
+        return None
     table = catalog.describe(connection, name)
     if table is None:
         names = [str(TableName(schema, other)) for schema, other in catalog.similar_tables(connection, name)]

@@ -210,6 +210,29 @@ WHERE (p.oid = ANY (%(functions)s::bigint[]::oid[])
        OR p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = 'age' AND p.pronargs = 1)
 ORDER BY 1
 
+-- name: functions_to_look_at
+-- Of these functions and operators, those that act outside of the row they are called for, or depend on what is outside of it,
+-- and those of which nobody can say: made by a user, in a language that is not trusted.
+-- In pg_catalog what does so is VOLATILE, but for what maps tables to XML; the few others that are VOLATILE are listed.
+SELECT DISTINCT CASE n.nspname WHEN 'pg_catalog' THEN '' ELSE n.nspname || '.' END || p.proname AS name,
+       n.nspname = 'pg_catalog' OR e.oid IS NOT NULL AS acts_outside
+FROM pg_proc p
+JOIN pg_namespace n ON n.oid = p.pronamespace
+JOIN pg_language l ON l.oid = p.prolang
+LEFT JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+LEFT JOIN pg_extension e ON e.oid = d.refobjid
+WHERE (p.oid = ANY (%(functions)s::bigint[]::oid[])
+       OR p.oid IN (SELECT oprcode FROM pg_operator WHERE oid = ANY (%(operators)s::bigint[]::oid[])))
+  AND CASE WHEN n.nspname = 'pg_catalog'
+           THEN p.provolatile = 'v'
+                AND p.proname NOT IN ('array_sample', 'array_shuffle', 'clock_timestamp', 'currval', 'gen_random_uuid', 'lastval',
+                                      'nextval', 'random', 'random_normal', 'timeofday', 'uuidv4', 'uuidv7')
+                OR p.proname ~ '^(table|query|cursor|schema|database)_to_xml'
+           WHEN e.oid IS NOT NULL
+           THEN e.extname IN ('adminpack', 'dblink', 'file_fdw', 'http', 'pg_background', 'pg_cron', 'pg_net', 'pgmq', 'postgres_fdw')
+           ELSE NOT l.lanpltrusted END
+ORDER BY 1
+
 -- name: constraint
 -- A constraint of a table by its name.
 SELECT c.contype::text AS kind, c.convalidated AS validated
@@ -372,3 +395,30 @@ SELECT DISTINCT w.rulename::text AS name FROM pg_rewrite w
 WHERE w.ev_type = '2' AND w.ev_enabled IN ('O', 'A')
   AND (w.ev_class = %(oid)s::bigint::oid OR w.ev_class IN (SELECT p.relid FROM pg_partition_tree(%(oid)s::bigint::regclass) p))
 ORDER BY 1
+
+-- name: named_as_ours
+-- What is on a table, or (NULL) on any, under a name that only we give, with the digest in it (NULL for columns, which have none) and what drops it.
+SELECT o.kind, o.relation::regclass::text AS relation, o.name, substring(o.name FROM '_([0-9a-f]{10})_[0-9]+') AS digest, o.remedy
+FROM (
+    SELECT 1 AS place, 'trigger' AS kind, t.tgrelid AS relation, t.tgname::text AS name,
+           format('DROP TRIGGER %%I ON %%s', t.tgname, t.tgrelid::regclass) AS remedy
+    FROM pg_trigger t
+    WHERE (%(oid)s::bigint IS NULL OR t.tgrelid = %(oid)s::bigint::oid) AND NOT t.tgisinternal AND t.tgname ~ '^~backfilld_sync_[0-9a-f]{10}_[0-9]+$'
+    UNION ALL
+    SELECT 2, 'constraint', n.conrelid, n.conname::text, format('ALTER TABLE %%s DROP CONSTRAINT %%I', n.conrelid::regclass, n.conname)
+    FROM pg_constraint n
+    WHERE (%(oid)s::bigint IS NULL OR n.conrelid = %(oid)s::bigint::oid) AND n.conname ~ '^backfilld_(not_null|rule)_[0-9a-f]{10}_[0-9]+'
+    UNION ALL
+    SELECT 3, 'index', i.indrelid, x.relname::text, format('DROP INDEX CONCURRENTLY %%s', i.indexrelid::regclass)
+    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+    WHERE (%(oid)s::bigint IS NULL OR i.indrelid = %(oid)s::bigint::oid) AND x.relname ~ '^backfilld_(new|old|shadow_[0-9]+)_[0-9a-f]{10}_[0-9]+'
+    UNION ALL
+    SELECT 4, 'statistics', e.stxrelid, e.stxname::text, format('DROP STATISTICS %%I.%%I', n.nspname, e.stxname)
+    FROM pg_statistic_ext e JOIN pg_namespace n ON n.oid = e.stxnamespace
+    WHERE (%(oid)s::bigint IS NULL OR e.stxrelid = %(oid)s::bigint::oid) AND e.stxname ~ '^backfilld_statistics_[0-9a-f]{10}_[0-9]+'
+    UNION ALL
+    SELECT 5, 'column', a.attrelid, a.attname::text, format('ALTER TABLE %%s DROP COLUMN %%I', a.attrelid::regclass, a.attname)
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+    WHERE (%(oid)s::bigint IS NULL OR a.attrelid = %(oid)s::bigint::oid) AND a.attnum > 0 AND NOT a.attisdropped AND a.attname ~ '_backfilld_(new|old)$'
+) o
+ORDER BY 2, o.place, o.name COLLATE "C"

@@ -235,10 +235,33 @@ SELECT p.oid::regprocedure::text AS name, CASE WHEN p.prokind <> 'a' THEN pg_get
 FROM pg_proc p WHERE p.oid = %(oid)s::bigint::oid
 
 -- name: trigger
--- One trigger; `short` names its table without the schema where that is on the search_path.
-SELECT t.tgname::text AS name, pg_get_triggerdef(t.oid) AS definition, pg_get_triggerdef(t.oid, true) AS short, t.tgenabled::text AS enabled,
+-- One trigger.
+SELECT t.tgname::text AS name, pg_get_triggerdef(t.oid) AS definition, t.tgenabled::text AS enabled,
        obj_description(t.oid, 'pg_trigger') AS comment
 FROM pg_trigger t WHERE t.oid = %(oid)s::bigint::oid
+
+-- name: view_within
+-- One view, to be made once more. This and the next three are asked with the table's schema on the search_path, in which anybody
+-- may have put a function: each function has its schema, and each operator the exact types that pg_catalog has it for.
+SELECT c.relname::text AS name, pg_catalog.pg_get_viewdef(c.oid) AS definition
+FROM pg_catalog.pg_class c WHERE c.oid = %(oid)s::bigint::oid
+
+-- name: policy_within
+-- One policy, as above.
+SELECT n.nspname::text AS schema, c.relname::text AS table_name,
+       pg_catalog.pg_get_expr(p.polqual, p.polrelid) AS using_, pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) AS with_check
+FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE p.oid = %(oid)s::bigint::oid
+
+-- name: function_within
+-- One function, as above.
+SELECT CASE WHEN p.prokind <> 'a'::"char" THEN pg_catalog.pg_get_functiondef(p.oid) END AS definition
+FROM pg_catalog.pg_proc p WHERE p.oid = %(oid)s::bigint::oid
+
+-- name: trigger_within
+-- One trigger, as above; its table is named without the schema.
+SELECT pg_catalog.pg_get_triggerdef(t.oid, true) AS definition
+FROM pg_catalog.pg_trigger t WHERE t.oid = %(oid)s::bigint::oid
 
 -- name: mentions
 -- Functions whose body is a text that holds the column's name as a word: they go by names, and nobody else knows them.

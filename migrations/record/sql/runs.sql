@@ -49,6 +49,13 @@ WHERE r.ended_at IS NULL
       AND NOT EXISTS (SELECT FROM backfilld.runs n WHERE n.name = r.name AND n.run > r.run)
 ORDER BY r.run
 
+-- name: made_names
+-- What runs that are not rolled back may have made: the digests of their names, and the inactive columns, each with its table.
+SELECT left(encode(sha256(convert_to(r.name, 'UTF8')), 'hex'), 10) AS digest, f.one ->> 'relation' AS relation,
+       f.one -> 'column_dependents' ->> 'new_column' AS new_column, f.one -> 'column_dependents' ->> 'old_column' AS old_column
+FROM backfilld.runs r CROSS JOIN LATERAL jsonb_array_elements(r.facts) f(one)
+WHERE r.state <> 'rolled_back'
+
 -- name: last_ended
 -- The runs that ended last, the last one first.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
@@ -65,7 +72,7 @@ SELECT name, state, phase, wish, settings, approved, pass, rollback FROM backfil
 
 -- name: step_context
 -- What a step must know before it works: the run's state and settings, the lanes beside it and the database's pace.
-SELECT r.name, r.phase, r.state, r.pass, r.settings, r.rows_total, r.rollback, p.width, p.max_width, p.hold_reason, p.batch_seconds, p.rest,
+SELECT r.name, r.created_at, r.phase, r.state, r.pass, r.settings, r.rows_total, r.rollback, p.width, p.max_width, p.hold_reason, p.batch_seconds, p.rest,
        p.stopped_at, p.stopped_by,
        extract(epoch FROM clock_timestamp() - p.sampled_at)::float8 AS age_seconds, clock_timestamp() AS now,
        lanes.awake AS lanes_awake, lanes.asleep AS lanes_asleep, lanes.last AS last_lane, lanes.most_left

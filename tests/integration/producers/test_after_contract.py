@@ -74,6 +74,14 @@ def test_status_and_explain_say_what_fails_and_when_it_last_came(engine: Engine,
     assert client.status(run).after_contract == ()
 
 
+def test_the_sync_trigger_sees_inserts_that_leave_the_column_out(engine: Engine, run: int) -> None:
+    client = Client(engine.url)
+    engine.execute("INSERT INTO jobs (id, total, total_eur) VALUES (100, 1, 7)")
+    assert not client.after_contract(run)[0].still_comes
+    engine.execute("INSERT INTO jobs (id, total) VALUES (101, 1)")
+    assert client.after_contract(run)[0].still_comes
+
+
 @pytest.mark.parametrize("phase", [None, "contract"])
 def test_contract_is_not_approved_while_they_come(engine: Engine, run: int, phase: str | None) -> None:
     client = Client(engine.url)

@@ -333,17 +333,20 @@ def test_a_slot_that_keeps_wal_is_measured_and_named(embedded_postgres: Embedded
 
 
 def test_the_room_that_is_left_to_slots_is_measured_where_it_is_limited(embedded_postgres: EmbeddedPostgres) -> None:
-    with connect(embedded_postgres.url(), application_name="backfilld governor") as ours:
-        ours.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '160MB'")
-        ours.execute("SELECT pg_reload_conf()")
+    with (
+        psycopg.connect(embedded_postgres.url(), autocommit=True) as admin,
+        connect(embedded_postgres.url(), application_name="backfilld governor") as ours,
+    ):
+        admin.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '160MB'")
+        admin.execute("SELECT pg_reload_conf()")
         try:
             with _slot(ours, "limited"):
                 fresh = _value(_read(ours)["slot_used_share"])
                 _write_wal(ours, 48)
                 _until(lambda: _value(_read(ours)["slot_used_share"]) > fresh + 0.2)
         finally:
-            ours.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
-            ours.execute("SELECT pg_reload_conf()")
+            admin.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+            admin.execute("SELECT pg_reload_conf()")
 
 
 @pytest.fixture
@@ -459,7 +462,7 @@ def test_a_reader_on_a_standby_with_feedback_holds_the_horizon_back(
     database = Database(
         Limits(wal_bytes_per_second=Limit(soft=1e9, hard=2e9), snapshot_age_seconds=Limit(soft=5, hard=10))
     )
-    with connect(standby.url()) as replica, psycopg.connect(standby.url()) as reader:
+    with psycopg.connect(standby.url(), autocommit=True) as replica, psycopg.connect(standby.url()) as reader:
         replica.execute("ALTER SYSTEM SET hot_standby_feedback = on")
         replica.execute("ALTER SYSTEM SET wal_receiver_status_interval = '1s'")
         replica.execute("SELECT pg_reload_conf()")

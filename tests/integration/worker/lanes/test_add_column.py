@@ -129,7 +129,7 @@ def test_what_the_application_writes_is_never_replaced(engine: Engine) -> None:
     now = engine.drive(run)
     expect(now, State.WAITING)
     assert (now.residual_rows, now.own_values) == (0, 9), "those of the phases before, as verify found them"
-    commands.approve(engine.connection, run, "contract", actor="ann")
+    commands.approve(engine.connection, run, "contract", actor="ann", yes=True)
     expect(engine.drive(run), State.COMPLETED)
     found_now = {row["id"]: row["shout"] for row in engine.execute("SELECT id, shout FROM jobs")}
     assert {key: found_now[key] for key in expected} == expected

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 from fix_runs import expect
 
+from backfilld.migrations.errors import UsageError
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchRetried, RowQuarantined, StateChanged
 from backfilld.producers import commands
+from backfilld.producers.client import Client
 
 if TYPE_CHECKING:
     from fix_runs import Engine
@@ -222,6 +224,9 @@ def test_more_rows_than_the_cap_pause_the_run_and_nothing_of_the_batch_is_kept(
     assert now.error["sqlstate"] == "22P02"
     assert now.error["key"] == [str(20 + cap + 1)]
     assert not engine.quarantined(run), "the batch was rolled back with its quarantine"
+    given_up = Client(engine.url).unconverted(run)
+    assert [one.key for one in given_up] == [(str(20 + number),) for number in range(1, cap + 2)]
+    assert (given_up[0].sqlstate, "abc" in given_up[0].error) == ("22P02", True)
     assert engine.value("SELECT max(id) FROM jobs WHERE number IS NOT NULL") == 20
     assert engine.told(StateChanged)[-1].state is State.PAUSED
 
@@ -231,6 +236,20 @@ def test_more_rows_than_the_cap_pause_the_run_and_nothing_of_the_batch_is_kept(
     expect(engine.drive(run, batch_rows=20), State.PAUSED)
     assert len(engine.quarantined(run)) == poisoned
     assert right(engine) == ROWS - poisoned
+
+
+def test_a_retry_goes_on_with_rows_that_were_too_many(engine: Engine) -> None:
+    """What `explain` says to type works, though the quarantine is empty."""
+    make_jobs(engine)
+    engine.execute("UPDATE jobs SET total = 'abc' WHERE id IN (3, 4)")
+    run = engine.enqueue(IN_PLACE % 0)
+    expect(engine.drive(run, batch_rows=20), State.PAUSED)
+    engine.execute("UPDATE jobs SET total = '1' WHERE id IN (3, 4)")
+    commands.retry(engine.connection, run, actor="ann")
+    expect(engine.drive(run, batch_rows=20), State.COMPLETED)
+    assert Client(engine.url).unconverted(run) == ()
+    with pytest.raises(UsageError):
+        commands.retry(engine.connection, run, actor="ann")
 
 
 def test_a_cap_that_is_met_but_not_exceeded_does_not_pause(engine: Engine) -> None:

@@ -14,6 +14,7 @@ from fix_stops import STOPS
 
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchRetried, CommitUnknown, RowQuarantined
+from backfilld.migrations.walks.sizing import FIRST_ROWS_OF_FUNCTION
 from backfilld.producers import commands
 from backfilld.worker.lanes import claim, function
 from backfilld.worker.lanes.runner import Runner
@@ -635,7 +636,7 @@ def change(rows):
     (retried,) = engine.told(BatchRetried)
     assert (retried.error_class, retried.sqlstate) == ("transient", "57014")
     assert "the function took" in retried.message
-    assert engine.lanes(run, "backfill")[0].batch_rows == 100
+    assert engine.lanes(run, "backfill")[0].batch_rows == FIRST_ROWS_OF_FUNCTION // 10
     assert right(engine) == 0
 
     expect(engine.drive(run, runner=runner, batch_rows=2), State.COMPLETED)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+from fix_daemon import until
 from fix_runs import Engine, expect
 
 from backfilld.migrations.errors import Refused
+from backfilld.migrations.operations import Action, bind
+from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import Phase, State
 from backfilld.producers import commands, waiting
+from backfilld.worker.phases import ddl
+from backfilld.worker.phases.proof import Proof
 from backfilld.worker.side_tasks.reconciler import Reconciler
 
 ADD = """
@@ -183,3 +190,27 @@ def test_six_names_on_one_table(engine: Engine) -> None:
     assert engine.value("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%backfilld%'") == 0
     with pytest.raises(Refused, match="shout3"):
         engine.enqueue((ADD % "[contract]").replace("name: shout\n", "name: again\n").replace("shout", "shout3"))
+
+
+def test_a_steps_proof_is_asked_for_under_its_lock(engine: Engine) -> None:
+    """What another session commits while the step waits for its lock is seen."""
+    run = engine.enqueue(RETYPE % "[switch]")
+    expect(engine.drive(run), State.WAITING)
+    known = engine.run(run)
+    operations = bind(known.migration, known.facts)
+    (switch,) = operations[0].switch()
+    assert isinstance(switch, Action)
+    with engine.connect() as other, engine.connect() as worker, ThreadPoolExecutor(1) as thread:
+        with other.transaction():
+            other.execute("ALTER TABLE jobs DISABLE TRIGGER ALL")
+            proof = Proof(worker, known, operations)
+            proof.require()
+            worker.execute("BEGIN")
+            waiting_for_it = thread.submit(ddl.execute, worker, switch, under_lock=proof.require)
+            until(
+                "the step waits for its lock",
+                lambda: bool(engine.value("SELECT count(*) FROM pg_locks WHERE NOT granted")),
+            )
+        with pytest.raises(runs.ChangedMeanwhile):
+            waiting_for_it.result()
+        worker.execute("ROLLBACK")

@@ -188,6 +188,7 @@ def test_the_canonical_form_is_a_valid_file_with_every_setting() -> None:
             "lock_deadline_seconds": 1800.0,
             "cancel_blockers": "never",
             "cancel_after_seconds": 60.0,
+            "allow_functions": [],
             "windows": [],
             "journal": True,
             "retention_days": 7.0,
@@ -625,6 +626,7 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
     keys = {key for node in found for key in node["properties"]}
     assert keys == {
         *("name", "operations", "settings", "add_column", "backfill", "table", "column", "type", "default", "not_null"),
+        "computed",
         *(
             "set",
             "transform",
@@ -642,6 +644,7 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
             "lock_deadline_seconds",
             "cancel_blockers",
             "cancel_after_seconds",
+            "allow_functions",
             "windows",
             "journal",
             "retention_days",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfilld.migrations.postgres.lexer import self_containment_problem
+from backfilld.migrations.postgres.lexer import self_containment_problem, with_operand
 
 OPERANDS = [
     "upper(status)",
@@ -93,3 +93,23 @@ def test_what_is_taken_can_be_put_in_parentheses(text: str) -> None:
     if self_containment_problem(text) is None:
         assert self_containment_problem(f"(\n{text}\n)") is None
         assert self_containment_problem(f"{text}\n)")
+
+
+@pytest.mark.parametrize(
+    ("expression", "becomes"),
+    [
+        ("at::timestamptz", "(1)::timestamptz"),
+        ('"at" + public.jobs.at - "jobs" . at', "(1) + (1) - (1)"),
+        ("AT + at_2 + other.at + at.x", "(1) + at_2 + other.at + at.x"),
+        ("at(1) || 'at' || $$at$$ -- at", "at(1) || 'at' || $$at$$ -- at"),
+        ("(CASE WHEN at > 2 /* at /* at */ */ THEN at END)", "(CASE WHEN (1) > 2 /* at /* at */ */ THEN (1) END)"),
+        ("x::at", "x::at"),
+        ("E'\\'at' || at", "E'\\'at' || (1)"),
+    ],
+)
+def test_another_operand_stands_for_a_column(expression: str, becomes: str) -> None:
+    assert with_operand(expression, ("public", "jobs", "at"), "1") == becomes
+
+
+def test_a_column_whose_name_is_quoted_is_found_by_it() -> None:
+    assert with_operand('"A.""b" + a."A.""b" + "a.""b"', ("s", "a", 'A."b'), "1") == '(1) + (1) + "a.""b"'

@@ -296,3 +296,38 @@ def test_a_later_trigger_of_a_partition_is_found_too(connection: Connection) -> 
     assert connection.execute(TRIGGER.fires_last.sql).fetchall() == []
     connection.execute('ALTER TRIGGER zzz ON jobs_1 RENAME TO "~~"')
     assert connection.execute(TRIGGER.fires_last.sql).fetchall() == [{"tgname": "~~"}]
+
+
+def test_the_function_is_ours_alone_and_its_path_is_fixed(connection: Connection) -> None:
+    """It runs as the daemon's role: nobody else may make a trigger of it."""
+    make_table(connection, "old text, new text")
+    synced(connection, pair_of(OLD, NEW, "old"))
+    ((owner, settings, public),) = (
+        tuple(row.values())
+        for row in connection.execute(
+            "SELECT pg_get_userbyid(proowner) = current_user AS owner, proconfig, EXISTS (SELECT FROM aclexplode(proacl) a "
+            "WHERE a.grantee <> proowner) AS public FROM pg_proc WHERE proname = 'sync_test_0'"
+        )
+    )
+    assert owner
+    assert 'search_path=""' in settings
+    assert not public
+
+
+@pytest.mark.parametrize("change", ["RENAME new TO other_name", "RENAME old TO other_name", "DROP new", "DROP old"])
+def test_a_column_that_vanishes_fails_no_statement(connection: Connection, change: str) -> None:
+    """Another tool has taken one of the two away: statements go through, and what is left keeps what it has."""
+    make_table(connection, "old text, new text")
+    synced(connection, Pair(table=TABLE, primary=OLD, shadow=NEW))
+    connection.execute("INSERT INTO jobs (id, old) VALUES (1, 'a')")
+    connection.execute("UPDATE jobs SET other = 'z'")  # plans of the function are made by now
+    connection.execute(f"ALTER TABLE jobs {change}".encode())
+    connection.execute("UPDATE jobs SET other = 'y'")
+    connection.execute("INSERT INTO jobs (id, other) VALUES (2, 'y')")
+    found = connection.execute("SELECT * FROM jobs WHERE id = 1").fetchone() or {}
+    assert {name: value for name, value in found.items() if name not in {"id", "other"}} in (
+        {"old": "a", "other_name": "a"},
+        {"other_name": "a", "new": "a"},
+        {"old": "a"},
+        {"new": "a"},
+    )
