@@ -19,24 +19,25 @@ from backfilld.migrations.record.model import Bounds, Key, PageRange
 from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.rollback import archive, journal
 from backfilld.migrations.rollback.journal import Journal
-from backfilld.migrations.walks import next_batch, update_sql, verify_sql
+from backfilld.migrations.walks import firing, next_batch, update_sql, verify_sql
 from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.pages import PageBatchRange
 from backfilld.migrations.walks.rewrite import Rewrite, expression
 from backfilld.migrations.walks.sizing import FIRST_ROWS
 from backfilld.migrations.walks.update_sql import Update
-from backfilld.worker.lanes.batch import Tally, walk_of
+from backfilld.worker.lanes.batch import Tally, relation_of, walk_of
 from backfilld.worker.lanes.transform import Transform
 from backfilld.worker.lanes.write import Change, TableCodes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from backfilld.migrations.facts import Target
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Archived, Operation, Walk
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Lane, Quarantined
+    from backfilld.migrations.walks.firing import TableCode
     from backfilld.migrations.walks.keys import Query
     from backfilld.migrations.walks.next_batch import After, BatchRange, Seen
     from backfilld.worker.lanes.batch import Batch
@@ -90,6 +91,27 @@ class LaneWork(ABC):
     def writes(self) -> str:
         """The sync trigger whose work the batches do themselves, so that it need not fire; empty for none."""
         return ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the batches write; none where they write none."""
+        return ()
+
+    @property
+    def written(self) -> KeyWalk:
+        """The table whose rows they change."""
+        return self.walk
+
+    def asks_code(self, lane: Lane) -> Mapping[str, object] | None:
+        """What to ask in the round trip that takes the lane, to know what the table runs when it is written; None if known."""
+        relation = relation_of(self.written, lane)
+        if not self.columns or relation in self.codes.seen:
+            return None
+        return firing.asked(table=self.written.table, relation=relation, columns=self.columns)
+
+    def learn(self, lane: Lane, code: TableCode) -> None:
+        """What the table runs when it is written, as it was asked."""
+        self.codes.seen[relation_of(self.written, lane)] = code
 
     def look(self, lane: Lane) -> Query | None:
         """What to ask in the round trip that takes the lane, to know where its batch ends."""
@@ -160,6 +182,10 @@ class Backfill(LaneWork):
     @property
     def writes(self) -> str:
         return self.rewrite.writes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.rewrite.columns
 
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
@@ -315,6 +341,10 @@ class Retry(LaneWork):
     def writes(self) -> str:
         return self.backfill.writes
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.backfill.columns
+
     def look(self, lane: Lane) -> None:
         del lane
 
@@ -400,6 +430,10 @@ class Restore(LaneWork):
     def writes(self) -> str:
         return self.rewrite.writes
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.rewrite.columns
+
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
         condition, parameters = batch.within(batch_range)
@@ -419,15 +453,23 @@ class Undo(LaneWork):
     def targets(self) -> tuple[Target, ...]:
         return self.operation.facts.targets
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(target.column for target in self.targets)
+
+    @property
+    def written(self) -> KeyWalk:
+        return self.table
+
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
         condition, parameters = batch.within(batch_range)
         undo = journal.Undo(journal=self.walk, table=self.table, targets=self.targets, operation=self.number)
-        batch.connection.execute(journal.JOIN_BY_KEY)
+        batch.connection.execute(firing.JOIN_BY_KEY)
         change = Change(
             table=self.table.table,
             relation=self.table.table,
-            columns=tuple(target.column for target in self.targets),
+            columns=self.columns,
             plain=undo.query(condition, parameters),
             firing=lambda code: undo.firing(condition, parameters, code),
         )
