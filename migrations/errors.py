@@ -86,9 +86,13 @@ class Unreachable(BackfilldError):
 
     exit_code = 5
 
-    def __init__(self, message: str, *, server: Literal["PostgreSQL", "Redis"] = "PostgreSQL") -> None:
+    def __init__(
+        self, message: str, *, server: Literal["PostgreSQL", "Redis"] = "PostgreSQL", remedy: str = ""
+    ) -> None:
         super().__init__(message)
         self.server = server
+        #: What to do, where the cause is known better than that it did not answer.
+        self.remedy = remedy
 
 
 class NotFinished(BackfilldError):

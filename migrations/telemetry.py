@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from backfilld.migrations.wire.news import MessageMalformed, RedisBack, RedisFailed
+
 if TYPE_CHECKING:
     from backfilld.migrations.record.states import Phase, State
 
@@ -288,6 +290,9 @@ Event = (
     | SideTaskTicked
     | NoticeSent
     | SideTaskFailed
+    | RedisFailed
+    | RedisBack
+    | MessageMalformed
 )
 
 

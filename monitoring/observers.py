@@ -37,6 +37,7 @@ from backfilld.migrations.telemetry import (
     StopSwitched,
 )
 from backfilld.migrations.wire.messages import CONTROL_VERBS
+from backfilld.migrations.wire.news import MessageMalformed, RedisBack, RedisFailed
 from backfilld.monitoring import metrics
 from backfilld.monitoring.exemplars import Exemplars
 
@@ -125,7 +126,11 @@ _ROWS: dict[type, _Row] = dict(
         _row(LaneHeld, "lane.held", "debug"),
         _row(LanesWoken, "lanes.woken", "info", lambda event: metrics.RECONCILER_WAKEUPS.inc(event.lanes)),
         _row(MessageDropped, "message.dropped", "debug", lambda _: metrics.MESSAGES_DROPPED.inc()),
-        _row(SendFailed, "send.failed", "warning", _count_send_failed),
+        # The broker has told why, once; this is said for each message.
+        _row(SendFailed, "send.failed", "debug", _count_send_failed),
+        _row(RedisFailed, "redis.failed", "warning"),
+        _row(RedisBack, "redis.back"),
+        _row(MessageMalformed, "message.malformed", "warning"),
         _row(PhaseEntered, "phase.entered"),
         _row(
             StateChanged,

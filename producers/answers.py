@@ -163,6 +163,8 @@ def _fail(exc: Exception, code: int, *, as_json: bool) -> NoReturn:
 def _hint(exc: Exception) -> str:
     """What to do about an error whose message does not say so itself."""
     if isinstance(exc, Unreachable):
+        if exc.remedy:
+            return exc.remedy
         variable, option = ("REDIS", "redis") if exc.server == "Redis" else ("DATABASE", "database")
         return f"is it up, and is BACKFILLD_{variable}_URL (or --{option}-url in front of the verb) right?"
     if getattr(exc, "sqlstate", None) == "42501":  # insufficient_privilege

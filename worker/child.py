@@ -39,8 +39,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure()
     settings = settings_.load()
-    broker = connect_broker(settings.require_redis())
     observe = Observers()
+    broker = connect_broker(settings.require_redis(), observe=observe)
     # Each role imports its own parts: with a tenth of a processor the other's would be ten seconds.
     worker: Lanes | SideTasks
     if arguments.role == "lanes":

@@ -90,7 +90,7 @@ def _work(settings: Settings, run: int, *, threads: int | None, quiet: bool, sto
             watch.show([now])
             return now
     observe = Observers()
-    broker = _broker(settings)
+    broker = _broker(settings, observe)
     tasks = start_side_tasks(settings, broker, observe=observe, consume_control=False)
     lanes = start_lanes(settings, broker, threads=threads or found.settings.lanes, observe=observe)
     try:
@@ -103,7 +103,7 @@ def _work(settings: Settings, run: int, *, threads: int | None, quiet: bool, sto
         broker.close()
 
 
-def _broker(settings: Settings) -> AnyBroker:
+def _broker(settings: Settings, observe: Observers) -> AnyBroker:
     """Redis where it is there, so that a daemon helps; without it the work is done here all the same."""
     if settings.redis_url is None:
         return in_memory()
@@ -112,7 +112,7 @@ def _broker(settings: Settings) -> AnyBroker:
     except Unreachable as exc:
         print(f"warning: {exc}; working in this process alone", file=sys.stderr)  # noqa: T201 - the command's answer
         return in_memory()
-    return connect_broker(settings.redis_url)
+    return connect_broker(settings.redis_url, observe=observe)
 
 
 def _wake(url: str, run: int, send: Sender) -> None:

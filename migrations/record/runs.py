@@ -322,7 +322,7 @@ class StructureChange:
     """Something that a proof relies on, and that is not any longer what it was."""
 
     relation: str
-    #: `column total`, `sync trigger on jobs`.
+    #: `column total`, `sync trigger ~backfilld_sync_… on jobs`.
     what: str
     gone: bool
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,9 @@ def receive_control(broker: dramatiq.Broker, apply: Callable[[ControlMessage], N
 
 def _receive(broker: dramatiq.Broker, queue: str, threads: int) -> Receiver:
     broker.emit_after("process_boot")
+    for name in (queue, f"{queue}.DQ"):
+        # What goes wrong with Redis the broker has told, once and with what to do; Dramatiq says it at each try.
+        logging.getLogger(f"dramatiq.worker.ConsumerThread({name})").setLevel(logging.CRITICAL + 1)
     worker = dramatiq.Worker(broker, queues={queue}, worker_timeout=WORKER_TIMEOUT_MILLISECONDS, worker_threads=threads)
     # No hoarding: a message taken ahead waits here while another process is idle.
     worker.queue_prefetch = threads

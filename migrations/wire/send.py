@@ -5,24 +5,18 @@ What is sent may be lost: every message only says early what the record in Postg
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, Protocol
 
 import dramatiq
 import redis
 
-from backfilld.migrations.errors import Unreachable
 from backfilld.migrations.wire import broker as brokers
-from backfilld.migrations.wire.messages import (
-    ADVANCE_LANE,
-    APPLY_CONTROL,
-    CONTROL_QUEUE,
-    LANES_QUEUE,
-    ControlMessage,
-    LaneMessage,
-)
+from backfilld.migrations.wire.envelope import packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from backfilld.migrations.wire.messages import ControlMessage, LaneMessage
 
 
 class Sender(Protocol):
@@ -35,7 +29,7 @@ def sender(broker: dramatiq.Broker) -> Sender:
     """What a worker sends its lanes' next messages by."""
 
     def send_one(message: LaneMessage, /) -> None:
-        broker.enqueue(_envelope(message))
+        broker.enqueue(packed(message))
 
     return send_one
 
@@ -51,24 +45,11 @@ def check(redis_url: str) -> None:
 
 def send(redis_url: str, messages: Iterable[LaneMessage | ControlMessage]) -> None:
     """Send messages. Raises Unreachable; how many were sent before is not known, and does not matter."""
+    broker = brokers.connect_broker(redis_url)
     try:
-        broker = brokers.connect_broker(redis_url)
-        try:
-            for message in messages:
-                broker.enqueue(_envelope(message))
-        finally:
-            broker.client.close()
+        for message in messages:
+            broker.enqueue(packed(message))
     except (redis.RedisError, dramatiq.BrokerConnectionError) as exc:
-        msg = f"cannot reach Redis: {str(exc).strip()}"
-        raise Unreachable(msg, server="Redis") from exc
-
-
-def _envelope(message: LaneMessage | ControlMessage) -> dramatiq.Message[None]:
-    match message:
-        case LaneMessage():
-            queue, actor = LANES_QUEUE, ADVANCE_LANE
-        case ControlMessage():
-            queue, actor = CONTROL_QUEUE, APPLY_CONTROL
-        case _:
-            assert_never(message)
-    return dramatiq.Message(queue_name=queue, actor_name=actor, args=message.args, kwargs={}, options={})
+        raise brokers.unreachable(broker.client, exc) from exc
+    finally:
+        broker.client.close()

@@ -171,7 +171,7 @@ def _take_the_bait(planted: Planted) -> list[str]:
     with psycopg.connect(planted.url, autocommit=True) as session:
         session.execute("SELECT upper('x'), concat('x')")
     bait = planted.called()
-    assert bait == ["public.concat(name), 1 times", "public.upper(text), 1 times"]
+    assert [call.partition("(")[0] for call in bait] == ["public.concat", "public.upper"]
     return bait
 
 

@@ -67,9 +67,8 @@ class Proof:
 
     def repairs(self, changes: Sequence[StructureChange], *, switched: bool) -> list[Action]:
         """What makes the triggers again that were changed."""
-        changed = {change.relation for change in changes if not change.is_column}
         found = [one for operation in self._operations if (one := operation.relies_on(switched=switched)) is not None]
-        return [one.again for one in found if one.part["relation"] in changed]
+        return [one.again for one in found if any(f" {one.trigger} on " in change.what for change in changes)]
 
     def record_void(self, changes: Sequence[StructureChange]) -> None:
         """Put down that the proof does not hold any longer, and why."""
@@ -144,6 +143,14 @@ class Proof:
             f"{' and '.join(columns)}, renamed or dropped by another session. Values are kept as they were, and none are computed "
             f"meanwhile. Give it its name back, then: backfilld resume {self._run.name}; or take the run back: "
             f"backfilld rollback {self._run.name}"
+        )
+
+    def in_the_middle(self, why: str, phase: Phase) -> str:
+        """What a person is asked where a switch or a contract has begun, and the data cannot be verified as it was before."""
+        name = self._run.name
+        return (
+            f"{why}, in the middle of {phase}. Look at the rows that were written meanwhile, then: backfilld resume {name}; or take "
+            f"the run back: backfilld rollback {name}"
         )
 
     def quarantined(self) -> int:

@@ -119,7 +119,8 @@ def check_columns(
         taken = sorted(column for column in decides if column in theirs or other.relies_on(column))
         # Two that write one column undo each other's work, pass after pass.
         taken += sorted(_written(operation) & _written(other.operation))
-        needed = [column for column in theirs if column not in decides and _needs(operation, column, facts)]
+        going = theirs.keys() - decides - _written(other.operation)
+        needed = sorted(column for column in going if _needs(operation, column, facts))
         if not taken and needed and _may_build(operation, other):
             found.warn(
                 f"{place}: {other.why(needed[0])}; if that run is rolled back, what this migration makes of {needed[0]} goes "
@@ -142,7 +143,7 @@ def _needs(operation: Operation, column: str, facts: Facts | None) -> bool:
 
 def _may_build(operation: Operation, other: LiveOperation) -> bool:
     """An in-place write is like the application's, and what belongs to a column that is added goes with it."""
-    if isinstance(operation, definition.Backfill) or isinstance(other.operation, definition.Backfill):
+    if isinstance(operation, definition.Backfill):
         return True
     return isinstance(operation, _MAY_BUILD_ON_ADDED) and isinstance(other.operation, definition.AddColumn)
 

@@ -68,7 +68,6 @@ def test_the_server_ends_the_transaction_of_a_frozen_process(
         assert mode in {row["mode"] for row in engine.execute(LOCKS)}
         # When the server has waited for it
         until("the lock to be free", lambda: not engine.execute(LOCKS), patience_seconds=10)
-        between.cut()
         frozen.join(20)
     # Then another process takes the step
     expect(engine.drive(run), State.COMPLETED)

@@ -39,6 +39,13 @@ def run(engine: Engine) -> int:
     return engine.enqueue(MIGRATION.format("inc"))
 
 
+@pytest.fixture
+def slow_run(engine: Engine, run: int) -> int:
+    """Its batches last a minute. For a daemon that is ready after this."""
+    engine.execute(SLOW)
+    return run
+
+
 def untouched(engine: Engine) -> bool:
     return bool(engine.value("SELECT bool_and(n = 0) FROM counters"))
 
@@ -130,10 +137,10 @@ def test_the_governors_verdict_leaves_the_switch_alone(engine: Engine, run: int)
 
 
 def test_a_daemon_stops_with_a_statement_in_flight_and_goes_on(
-    engine: Engine, run: int, daemon: Daemon, record: Record, redis_url: str
+    engine: Engine, slow_run: int, daemon: Daemon, record: Record, redis_url: str
 ) -> None:
     """Said by the command, without Redis; the next daemon would find the switch as it is."""
-    engine.execute(SLOW)
+    run = slow_run
     until("a batch to be under way", lambda: record.one(SLEEPERS))
     stopped = backfilld("pause", "--all", database_url=engine.url, redis_url=None)
     assert stopped.returncode == 0, stopped.stderr

@@ -36,6 +36,7 @@ from backfilld.migrations.telemetry import (
     StateChanged,
     StopSwitched,
 )
+from backfilld.migrations.wire.news import MessageMalformed, RedisBack, RedisFailed
 from backfilld.monitoring import metrics
 from backfilld.monitoring.observers import _ROWS, Observers
 
@@ -106,7 +107,10 @@ def _value(name: str, **labels: str) -> float:
         (LaneHeld(run=1, name="jobs", lane=2, reason="no permit"), "debug", "lane.held"),
         (MessageDropped(run=1, lane=2, seq=3), "debug", "message.dropped"),
         (CommitUnknown(run=1, lane=2, committed=True), "warning", "commit.unknown"),
-        (SendFailed(run=1, lane=2, message="refused"), "warning", "send.failed"),
+        (SendFailed(run=1, lane=2, message="refused"), "debug", "send.failed"),
+        (RedisFailed(problem="Redis is away", remedy="Start it"), "warning", "redis.failed"),
+        (RedisBack(), "info", "redis.back"),
+        (MessageMalformed(queue="lanes", reason="it has no body", count=1), "warning", "message.malformed"),
         (LanesWoken(lanes=3), "info", "lanes.woken"),
         (PhaseEntered(run=1, name="jobs", phase=Phase.VERIFY), "info", "phase.entered"),
         (StateChanged(run=1, name="jobs", state=State.PAUSED, reason="operator"), "info", "state.changed"),

@@ -196,7 +196,7 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
           FROM pg_catalog.pg_attribute a
           WHERE a.attrelid = pg_catalog.to_regclass(relation) AND a.attname = ANY (columns) AND a.attnum > 0
           UNION ALL
-          SELECT 'sync trigger on ' || t.tgrelid::pg_catalog.regclass::text,
+          SELECT pg_catalog.concat('sync trigger ', t.tgname, ' on ', t.tgrelid::pg_catalog.regclass),
                  pg_catalog.concat_ws(' ', t.tgenabled, t.xmin, p.xmin, pg_catalog.md5(p.prosrc))
           FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
           WHERE t.tgname = trigger
