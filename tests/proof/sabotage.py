@@ -60,7 +60,7 @@ def _blind_verify() -> None:
     """Verify is believed without having looked."""
 
     def broken(coordinator: Coordinator, context: StepContext) -> list[Any]:
-        coordinator.number = max(coordinator._step, VERIFY_OWN_STEPS)
+        coordinator.number = max(coordinator.number, VERIFY_OWN_STEPS)
         return coordinator._act(context)
 
     Coordinator._verify = broken  # type: ignore[method-assign, assignment] # this is the mistake

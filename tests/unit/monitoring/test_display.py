@@ -339,6 +339,11 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     "archive": event("archive.done", operation=0, rows=1000, changed=3, missing=0),
     "undo": event("undo.done", operation=0, rows=1, changed=1, missing=0),
     "retry": event("quarantine.retry", operations=[0]),
+    "verified, with values of the application's": event("run.verified", residual_rows=0, own_values=1204),
+    "proof undone": event(
+        "proof.void", changes=["the sync trigger ~backfilld_sync_0123456789_000 on jobs has changed"]
+    ),
+    "asked about rows": event("proof.asked"),
     "purged": event("run.purged", journal_bytes=21_585_920, archive_bytes=0),
     "space": event("space.before", heap_bytes=8192, index_bytes=16_384),
     "index built": event("index.built", index="i", table="jobs", seconds=73.0),

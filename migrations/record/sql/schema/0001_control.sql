@@ -264,7 +264,7 @@ CREATE TABLE backfilld.rollback_conflicts (
 );
 
 -- Written by the application's statements, through a sync trigger, at most about once a second: an INSERT gave no value for a column
--- that takes one from the trigger until contract, and fails for it afterwards. No unique index, so that no statement waits for
+-- that takes one from the trigger until contract, and fails for it afterwards; or a statement wrote the old name of a rename. No unique index, so that no statement waits for
 -- another one; no foreign key, as above. Without a key of its own it needs a replica identity: a publication of all tables would
 -- otherwise refuse to let old rows go.
 CREATE TABLE backfilld.omitted_inserts (

@@ -626,6 +626,7 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
     keys = {key for node in found for key in node["properties"]}
     assert keys == {
         *("name", "operations", "settings", "add_column", "backfill", "table", "column", "type", "default", "not_null"),
+        "computed",
         *(
             "set",
             "transform",
