@@ -1,7 +1,8 @@
 """Statements of the application that fail once a run has done its contract: when the last of them came.
 
-Sync triggers write them down, at most about one a second, as an INSERT that gives no value for a NOT NULL column takes one from the
-trigger until contract. Only the latest of an operation counts; older ones are pruned.
+Sync triggers write them down, at most about one a second: an INSERT that gives no value for a NOT NULL column, which the trigger
+fills until contract, and after the switch of a rename a statement that writes the old name. Only the latest of an operation counts;
+older ones are pruned.
 """
 
 from __future__ import annotations

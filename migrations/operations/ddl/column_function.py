@@ -25,7 +25,13 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.ddl.sync_function import PREAMBLE, changed, new_value, row_value
+from backfilld.migrations.operations.ddl.sync_function import (
+    PREAMBLE,
+    changed,
+    count_statement,
+    new_value,
+    row_value,
+)
 
 if TYPE_CHECKING:
     from backfilld.migrations.identifiers import TableName
@@ -80,7 +86,7 @@ END"""
             default = f"ROW(CAST((\n{self.default}\n) AS {self.type}))::record"
             value = f"ROW(CAST({new_value(self.column)} AS {self.type}))::record"
             given += f" AND {value} OPERATOR(pg_catalog.*<>) {default}"
-        omitted = f"\n{self._count_omitted()}" if self.counts_omitted else ""
+        omitted = f"\n{count_statement(self.migration, self.operation)}" if self.counts_omitted else ""
         return f"""
   IF TG_OP = 'INSERT' THEN
     IF {given} THEN RETURN NEW; END IF;{omitted}
@@ -124,16 +130,3 @@ END"""
   EXCEPTION WHEN others THEN
     NULL; -- on no account an error of the application's
   END;"""  # noqa: S608 - names and values are quoted
-
-    def _count_omitted(self) -> str:
-        """At most about one row a second. Rows are only added: no statement of the application's waits for another here."""
-        migration = sql.Literal(self.migration).as_string()
-        return f"""    BEGIN
-      INSERT INTO backfilld.omitted_inserts (run, operation)
-      SELECT r.run, {self.operation}
-      FROM (SELECT l.run FROM backfilld.runs l WHERE l.name = {migration} ORDER BY l.run DESC LIMIT 1) r
-      WHERE NOT EXISTS (SELECT FROM backfilld.omitted_inserts o WHERE o.run = r.run AND o.operation = {self.operation}
-                        AND o.seen_at > clock_timestamp() - interval '1 s');
-    EXCEPTION WHEN others THEN
-      NULL; -- as below
-    END;"""  # noqa: S608 - names and values are quoted

@@ -79,6 +79,9 @@ class Pair:
     #: An UPDATE of neither leaves both alone. For the time after the switch, when every row is known to be right.
     settled: bool = False
     rollback_conflicts: RollbackConflicts | None = None
+    #: The migration, and the operation's number in it, where statements that write the shadow alone are put on record: they fail
+    #: once it is gone.
+    counts_shadow: tuple[str, int] | None = None
 
     def body(self) -> str:
         """The body of the trigger's function."""
@@ -86,6 +89,7 @@ class Pair:
         settled = (
             f"\n    IF NOT backward AND NOT {changed(primary.column)} THEN RETURN NEW; END IF;" if self.settled else ""
         )
+        counted = f"\n{count_statement(*self.counts_shadow)}" if self.counts_shadow is not None else ""
         return f"""{PREAMBLE}
 DECLARE
   backward boolean;
@@ -95,7 +99,7 @@ BEGIN
   ELSE
     backward := {changed(shadow.column)} AND NOT {changed(primary.column)};{settled}
   END IF;
-  IF backward THEN
+  IF backward THEN{counted}
 {self._computed(primary, shadow)}
   ELSE
 {self._computed(shadow, primary)}
@@ -153,6 +157,23 @@ def assignment(
       -- The application comes first: its statement must not fail.
       {instead}
     END;"""
+
+
+def count_statement(migration: str, operation: int) -> str:
+    """Put on record that a statement came which fails after contract, at most about once a second.
+
+    Rows are only added: no statement of the application's waits for another here.
+    """
+    name = sql.Literal(migration).as_string()
+    return f"""    BEGIN
+      INSERT INTO backfilld.omitted_inserts (run, operation)
+      SELECT r.run, {operation}
+      FROM (SELECT l.run FROM backfilld.runs l WHERE l.name = {name} ORDER BY l.run DESC LIMIT 1) r
+      WHERE NOT EXISTS (SELECT FROM backfilld.omitted_inserts o WHERE o.run = r.run AND o.operation = {operation}
+                        AND o.seen_at > clock_timestamp() - interval '1 s');
+    EXCEPTION WHEN others THEN
+      NULL; -- on no account an error of the application's
+    END;"""  # noqa: S608 - names and values are quoted
 
 
 def row_value(table: TableName, expression: str, *, row: str = "NEW") -> str:

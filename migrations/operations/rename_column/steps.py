@@ -141,6 +141,7 @@ class RenameColumn(Plain[file.RenameColumn]):
                 column=primary, type=known.type, default=known.default or None, fills_itself=known.fills_itself
             ),
             shadow=Side(column=shadow, type=known.type, default=known.default or None),
+            counts_shadow=(self.migration, self.number) if shadow == self.old else None,
         ).body()
 
     def _copied(self, *, to: str, by: str) -> Rewrite:

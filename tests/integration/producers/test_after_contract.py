@@ -82,6 +82,16 @@ def test_the_sync_trigger_sees_inserts_that_leave_the_column_out(engine: Engine,
     assert client.after_contract(run)[0].still_comes
 
 
+def test_a_write_under_the_old_name_of_a_rename_is_seen_too(engine: Engine, run: int) -> None:
+    client = Client(engine.url)
+    engine.execute("UPDATE jobs SET new = 'x', total = 3 WHERE id = 1")
+    assert client.after_contract(run)[1].last_seconds is None
+    engine.execute("UPDATE jobs SET old = 'y' WHERE id = 1")
+    assert client.after_contract(run)[1].still_comes
+    with pytest.raises(Refused, match=r"names jobs\.old fails; the last one came"):
+        client.approve(run)
+
+
 @pytest.mark.parametrize("phase", [None, "contract"])
 def test_contract_is_not_approved_while_they_come(engine: Engine, run: int, phase: str | None) -> None:
     client = Client(engine.url)

@@ -265,7 +265,7 @@ CREATE TABLE backfilld.rollback_conflicts (
 );
 
 -- Written by the application's statements, through a sync trigger, at most about once a second: an INSERT gave no value for a column
--- that takes one from the trigger until contract, and fails for it afterwards. No unique index, so that no statement waits for
+-- that takes one from the trigger until contract, and fails for it afterwards; or a statement wrote the old name of a rename. No unique index, so that no statement waits for
 -- another one; no foreign key, as above. Without a key of its own it needs a replica identity: a publication of all tables would
 -- otherwise refuse to let old rows go.
 CREATE TABLE backfilld.omitted_inserts (
@@ -345,6 +345,18 @@ CREATE TABLE backfilld.notices (
 ) WITH (fillfactor = 70);
 
 CREATE INDEX notices_pending ON backfilld.notices (channel, next_try_at) WHERE delivered_at IS NULL AND failed_at IS NULL;
+
+-- --- the workers --------------------------------------------------------------------------------------------------------
+
+-- Who works here, as each of them says every few seconds; for those who ask why nothing moves. No step depends on it.
+CREATE TABLE backfilld.workers (
+    worker             text PRIMARY KEY,                        -- host:process
+    started_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    seen_at            timestamptz NOT NULL DEFAULT clock_timestamp(),
+    works              boolean NOT NULL,                        -- a process of it takes work
+    problem            text,                                    -- what keeps it from working, or a part of it
+    transforms         text[] NOT NULL                          -- modules that Python functions may come from
+) WITH (fillfactor = 50);
 
 -- --- rights -------------------------------------------------------------------------------------------------------------
 
