@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 STALE_SECONDS = 15.0
 
 
+#: A step that is due is taken within a second or two.
+UNTAKEN_SECONDS = 4.0
+
+
 class Cause(StrEnum):
     """What holds a run. A closed set: it is a metric's label."""
 
@@ -30,6 +34,8 @@ class Cause(StrEnum):
     WINDOW = "window"
     LOAD = "load"
     BLIND = "blind"
+    #: No worker can take work.
+    WORKERS = "workers"
     LOCK = "lock"
     INDEX = "index"
     ERROR = "error"
@@ -82,11 +88,18 @@ def blind_because(age_seconds: float | None) -> str | None:
 
 
 def of_run(  # noqa: PLR0913 - each is named where it is called
-    run: Run, walk: Row, pace: Pace, stop: Stop | None, *, work: Work | None, now: datetime
+    run: Run,
+    walk: Row,
+    pace: Pace,
+    stop: Stop | None,
+    *,
+    work: Work | None,
+    now: datetime,
+    nobody: str | None = None,
 ) -> Hold | None:
     """Why nothing of a run moves, by what a person would have to know first; `walk` is the row of the query `progress`.
 
-    Paused and failed say so themselves, and are no holds.
+    `nobody` is why no worker can take work. Paused and failed say so themselves, and are no holds.
     """
     if run.state is State.WAITING:
         reason = f"waiting for approval of {run.phase}: backfilld approve {run.name} --phase {run.phase}"
@@ -94,12 +107,18 @@ def of_run(  # noqa: PLR0913 - each is named where it is called
     if run.state not in ACTIVE:
         return None
     still = _since(walk["progressed_at"] or run.created_at, now)
-    held = of_all(pace, stop, now=now, windows=run.settings_json["windows"], still=still)
-    return held or _of_lanes(walk, still) or _of_index(work, still)
+    held = of_all(pace, stop, now=now, windows=run.settings_json["windows"], still=still, nobody=nobody)
+    return held or _of_workers(nobody, still) or _of_lanes(walk, still) or _of_index(work, still)
 
 
-def of_all(
-    pace: Pace, stop: Stop | None, *, now: datetime, windows: Sequence[str] = (), still: float = 0.0
+def of_all(  # noqa: PLR0913 - as above
+    pace: Pace,
+    stop: Stop | None,
+    *,
+    now: datetime,
+    windows: Sequence[str] = (),
+    still: float = 0.0,
+    nobody: str | None = None,
 ) -> Hold | None:
     """Why no run of the database may work, or None; with its windows and for how long it has stood, why one run may not."""
     found = in_force(stop=stop, windows=windows, age_seconds=pace.age_seconds, hold_reason=pace.hold_reason, now=now)
@@ -111,8 +130,15 @@ def of_all(
         Cause.BLIND: pace.age_seconds or 0.0,
         Cause.LOAD: pace.held_seconds or 0.0,
     }
-    asks = ": is a worker running?" if found.cause is Cause.BLIND else ""
+    asks = f": {nobody or 'is a worker running?'}" if found.cause is Cause.BLIND else ""
     return Hold(cause=found.cause, reason=found.reason + asks, seconds=seconds[found.cause])
+
+
+def _of_workers(nobody: str | None, still: float) -> Hold | None:
+    # A run that moved a moment ago is worked on, whatever is on record of the workers.
+    if nobody is None or still < UNTAKEN_SECONDS:
+        return None
+    return Hold(cause=Cause.WORKERS, reason=nobody, seconds=still)
 
 
 def _of_lanes(walk: Row, still: float) -> Hold | None:

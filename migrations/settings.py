@@ -5,8 +5,10 @@ Read once where a process starts, and passed down from there.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+import re
 from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -36,7 +38,7 @@ from pydantic_settings import (
 from backfilld.migrations.errors import InvalidSettings, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 class Limit(BaseModel):
@@ -256,6 +258,8 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(default=None, repr=False)
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 9188
+    #: Whoever waits for a run without a `--timeout` of its own gives up after this; none: never.
+    wait_timeout_seconds: Annotated[float | None, Field(ge=0)] = None
     limits: Limits = Limits()
     #: Modules and packages that Python functions of migrations may come from; nothing else is imported.
     transforms: Annotated[tuple[ModuleName, ...], NoDecode, BeforeValidator(_listed)] = ()
@@ -324,6 +328,7 @@ def _twice(names: Iterable[str]) -> str | None:
 
 def load(**overrides: Any) -> Settings:  # Any: whatever a field takes; pydantic checks it
     """Read the environment and `backfilld.toml`. Raises InvalidSettings naming the variable."""
+    _check_spelling(os.environ)
     try:
         return Settings(**overrides)
     except ValidationError as exc:
@@ -338,3 +343,26 @@ def load(**overrides: Any) -> Settings:  # Any: whatever a field takes; pydantic
     except ValueError as exc:
         msg = f"backfilld.toml cannot be read: {exc}"
         raise UsageError(msg) from exc
+
+
+#: How alike two names are, at least, for one to be a slip of the other: REDIS and REDIS_URL are, PORT and HTTP_PORT are not.
+_ALIKE = 0.65
+#: What Kubernetes puts into the environment for a Service called `backfilld`.
+_OF_A_SERVICE = re.compile(r"(SERVICE_(HOST|PORT.*)|PORT(_\d+_.*)?)")
+
+
+def _check_spelling(environment: Mapping[str, str]) -> None:
+    """Raises InvalidSettings for a variable that must be a slip: what it was to set would be missing without a word.
+
+    Others that begin so are left alone: an image's version, the tests' own.
+    """
+    prefix = Settings.model_config["env_prefix"].upper()
+    known = [name.upper() for name in Settings.model_fields]
+    for variable in environment:
+        if not variable.upper().startswith(prefix):
+            continue
+        name = variable.upper().removeprefix(prefix).partition("__")[0]
+        if name in known or name.startswith("TEST_") or _OF_A_SERVICE.fullmatch(name):
+            continue
+        if close := difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE):
+            raise InvalidSettings(variable, f"is no variable of backfilld. Did you mean {prefix}{close[0]}?")

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any, assert_never
 
 from backfilld.migrations.holds import Cause
 from backfilld.migrations.record import audit, lanes
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record.states import ENDED, Phase, State
+from backfilld.migrations.walks.sizing import fixed_seconds
 from backfilld.monitoring import pace as pace_report
 from backfilld.monitoring import progress
 from backfilld.monitoring.words import counted, duration, number, rows_left, sentence, signal_name, signal_value
@@ -33,6 +36,9 @@ UNTAKEN_SECONDS = 10.0
 UNSETTLED_SECONDS = 5.0
 #: A batch lasts half a second; a step of DDL that scans may last for hours, but holds a session.
 STILL_SECONDS = 60.0
+
+#: A batch that costs more of its target than this before its first row is worth a sentence.
+FIXED_SHARE = 0.5
 
 #: The event that says who asked for a state: the worker, who only brings it about, is in the state's own.
 ASKED: dict[State, State] = {
@@ -78,6 +84,9 @@ class Facts:
     #: Rows that the rollback did not touch, as they were written or removed since, and the keys of the first.
     rows_left: int = 0
     keys_left: tuple[tuple[str, ...], ...] = ()
+    #: What a batch of the run costs before its first row, and how long one should last; 0 where that is not known.
+    batch_fixed_seconds: float = 0.0
+    batch_target_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -130,8 +139,18 @@ def read(connection: Connection, run: Run, limits: Limits) -> Explanation:
             goes_back=run.rollback.requested,
             rows_left=left,
             keys_left=tuple(left_keys),
+            batch_fixed_seconds=_fixed_seconds(connection, run),
+            batch_target_seconds=min(run.settings.batch_seconds, pace.batch_seconds or run.settings.batch_seconds),
         )
     return explain(facts)
+
+
+def _fixed_seconds(connection: Connection, run: Run) -> float:
+    """The median over the lanes that are at work."""
+    found = [
+        fixed_seconds(lane.recent) for lane in lanes.of_run(connection, run.run) if lane.done_at is None and lane.recent
+    ]
+    return median(found) if found else 0.0
 
 
 def explain(facts: Facts) -> Explanation:
@@ -226,6 +245,10 @@ def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:
             yield Remedy(
                 "start a worker, or find out why the running one cannot read the load (its log says side_task.failed): backfilld worker"
             )
+        case Cause.WORKERS:
+            yield sentence(f"Nothing can work: {hold.reason}")
+            yield Remedy("start a worker: backfilld worker")
+            yield Remedy("or find out what keeps the running one from working: its log, and its /ready")
         case Cause.LOCK:
             yield sentence(f"A step of {facts.run.phase} has been {hold.reason} ({lasting} so far)")
             yield Remedy("it continues by itself once the lock is free")
@@ -234,15 +257,19 @@ def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:
             yield sentence(f"It is held: {hold.reason}")
             yield Remedy("it continues by itself when that transaction ends; or end it")
         case Cause.ERROR:
-            yield sentence(f"A lane met an error and will retry by itself: {hold.reason}")
-            if any(error.get("class") == "connection" for error in facts.run.errors):
-                yield Remedy(
-                    "if it comes back, look into the log of the server and of a pooler in between for what ends the session: "
-                    "a restart, memory, or a limit of time such as transaction_timeout or PgBouncer's query_timeout"
-                )
-            yield Remedy(f"if it comes back, fix the cause: backfilld events {name}")
+            yield from _met_an_error(facts.run, hold)
         case _:
             assert_never(hold.cause)
+
+
+def _met_an_error(run: Progress, hold: Hold) -> Iterator[str | Remedy]:
+    yield sentence(f"A lane met an error and will retry by itself: {hold.reason}")
+    if any(error.get("class") == "connection" for error in run.errors):
+        yield Remedy(
+            "if it comes back, look into the log of the server and of a pooler in between for what ends the session: "
+            "a restart, memory, or a limit of time such as transaction_timeout or PgBouncer's query_timeout"
+        )
+    yield Remedy(f"if it comes back, fix the cause: backfilld events {run.name}")
 
 
 def _held_by_load(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:
@@ -269,8 +296,23 @@ def _slowed(facts: Facts) -> Iterator[str | Remedy]:
             yield f"{named} slows it down: {value}{detail}; slower from {soft}, held from {hard}."
             if one.name in AGAINST:
                 yield Remedy(AGAINST[one.name].format(name=facts.run.name))
+    if facts.batch_fixed_seconds > FIXED_SHARE * facts.batch_target_seconds > 0:
+        fixed, target = (
+            f"{1000 * seconds:.0f} ms" for seconds in (facts.batch_fixed_seconds, facts.batch_target_seconds)
+        )
+        yield (
+            f"A batch costs {fixed} before its first row, and should last {target}: network round trips to the database, a "
+            "processor that is short, or a service that a Python function asks."
+        )
+        yield Remedy("run the worker nearer to the database, or give it more of a processor")
+        yield Remedy(f"or let batches last longer: backfilld pace {facts.run.name} --batch-seconds {_longer(facts):g}")
     if facts.pace.width < min(facts.run.lanes, facts.pace.max_width):
         yield f"At the present pace {facts.pace.width} of its {counted(facts.run.lanes, 'lane')} may work at once."
+
+
+def _longer(facts: Facts) -> float:
+    """A target of which the fixed part is a tenth."""
+    return math.ceil(100 * facts.batch_fixed_seconds) / 10
 
 
 def _blockers(run: Progress) -> Iterator[Remedy]:

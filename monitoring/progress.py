@@ -16,6 +16,7 @@ from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.postgres import indexes
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record import runs as runs_store
+from backfilld.migrations.record import workers
 from backfilld.migrations.record.states import ACTIVE, ENDED, RESTING, LaneKind, Phase, State, Wish
 from backfilld.monitoring import after_contract
 from backfilld.monitoring.after_contract import AfterContract
@@ -163,19 +164,26 @@ def read(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
 
 def read_within(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
     """The same in a transaction of the caller's, which sees one moment only. Runs removed meanwhile are left out."""
-    clock = connection.execute("SELECT clock_timestamp() AS now").fetchone()
+    clock = connection.execute(
+        "SELECT clock_timestamp() AS now, "
+        "pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean AS read_only"
+    ).fetchone()
     if clock is None:
         msg = "PostgreSQL has no clock"
         raise LookupError(msg)
     pace, stop = pace_store.read(connection), pace_store.read_stop(connection)
     walks = runs_store.progress(connection, [run.run for run in runs])
-    works = indexes.at_work(connection) if any(run.state in ACTIVE for run in runs) else {}
+    active = any(run.state in ACTIVE for run in runs)
+    works = indexes.at_work(connection) if active else {}
+    nobody = workers.nobody_works(workers.listed(connection), read_only=clock["read_only"]) if active else None
     ahead = after_contract.read(
         connection, [run for run in runs if run.state is State.WAITING and run.phase is Phase.CONTRACT]
     )
     return [
         replace(
-            measure(run, walks[run.run], pace, now=clock["now"], stop=stop, index_work=works.get(run.run)),
+            measure(
+                run, walks[run.run], pace, now=clock["now"], stop=stop, index_work=works.get(run.run), nobody=nobody
+            ),
             after_contract=ahead.get(run.run, ()),
             changed_since=_changed_since(connection, run),
         )
@@ -191,13 +199,20 @@ def _changed_since(connection: Connection, run: Run) -> tuple[str, ...]:
 
 
 def measure(  # noqa: PLR0913 - each is named where it is called
-    run: Run, walk: Row, pace: Pace, *, now: datetime, stop: Stop | None = None, index_work: Work | None = None
+    run: Run,
+    walk: Row,
+    pace: Pace,
+    *,
+    now: datetime,
+    stop: Stop | None = None,
+    index_work: Work | None = None,
+    nobody: str | None = None,
 ) -> Progress:
     """Put the numbers together: `walk` is the row of the query `progress`."""
     rate = 0.0 if run.state in RESTING else _rows_per_second(walk, now, since=run.state_since)
     kept = _kept_walk(walk)
     moved_at: datetime | None = walk["progressed_at"]
-    hold = holds.of_run(run, walk, pace, stop, work=index_work, now=now)
+    hold = holds.of_run(run, walk, pace, stop, work=index_work, now=now, nobody=nobody)
     return Progress(
         run=run.run,
         name=run.name,

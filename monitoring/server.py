@@ -6,6 +6,7 @@ PROMETHEUS_MULTIPROC_DIR, which the supervisor makes, empties, and names in thei
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -97,6 +98,8 @@ class Server:
             raise InvalidSettings("BACKFILLD_HTTP_HOST", f"{self._host!r} is not an address: {exc.strerror}") from exc
         except OSError as exc:
             problem = f"cannot listen on {self._host}:{self._wanted_port}: {exc.strerror}"
+            if exc.errno == errno.EADDRINUSE:
+                problem += "; give each worker of a host a port of its own, or 0 for any that is free"
             raise InvalidSettings("BACKFILLD_HTTP_PORT", problem) from exc
         self._thread = Thread(target=self._http.serve_forever, args=(POLL_SECONDS,), name="backfilld-http", daemon=True)
         self._thread.start()

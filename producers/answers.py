@@ -169,4 +169,8 @@ def _hint(exc: Exception) -> str:
         return f"is it up, and is BACKFILLD_{variable}_URL (or --{option}-url in front of the verb) right?"
     if getattr(exc, "sqlstate", None) == "42501":  # insufficient_privilege
         return "connect as the role that owns the schema backfilld: the one that the worker uses"
+    if (psycopg := sys.modules.get("psycopg")) and isinstance(exc, psycopg.Error):
+        from backfilld.migrations.postgres.sqlstates import remedy_of  # noqa: PLC0415 - imports psycopg, which is there by now
+
+        return remedy_of(exc.sqlstate)
     return ""

@@ -17,7 +17,7 @@ from backfilld.migrations.record import audit, lanes, quarantine, runs, schema
 from backfilld.migrations.record.states import ENDED, Phase, State
 from backfilld.migrations.wire.messages import ControlMessage
 from backfilld.monitoring import after_contract, pace, progress
-from backfilld.producers import commands, waiting
+from backfilld.producers import commands, transforms, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -108,7 +108,7 @@ class Client:
         migration = _load(file)
         self._settings.require_database()
         _sender().check(self._settings.require_redis())
-        run = self._record(migration)
+        run = self._record(migration, for_workers=True)
         self._wake(run)
         return self.status(run)
 
@@ -116,13 +116,14 @@ class Client:
         """Enqueue into PostgreSQL alone, without Redis: any worker finds the run by itself within seconds."""
         return self.status(self._record(_load(file)))
 
-    def _record(self, migration: Migration) -> int:
+    def _record(self, migration: Migration, *, for_workers: bool = False) -> int:
         with connected(self._settings.require_database()) as connection:
             schema.ensure(connection)
+            warnings = transforms.require_allowed(connection, migration) if for_workers else ()
             enqueued = commands.enqueue(
                 connection, migration, actor=self._actor, refuses_foreign_code=self._settings.refuses_foreign_code
             )
-        for warning in enqueued.warnings:
+        for warning in (*warnings, *enqueued.warnings):
             self._warn(warning)
         return enqueued.run.run
 
@@ -278,6 +279,7 @@ class Client:
         timeout: float | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> Progress:
+        timeout = self._settings.wait_timeout_seconds if timeout is None else timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._record_of_runs() as connection:
             reference = waiting.find(connection, run).run  # a name may be taken by a newer run while we wait

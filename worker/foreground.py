@@ -29,6 +29,7 @@ from backfilld.migrations.wire.send import check, sender
 from backfilld.monitoring import display, logs, progress
 from backfilld.monitoring.observers import Observers
 from backfilld.worker.lanes.wiring import start_lanes
+from backfilld.worker.side_tasks.presence import announced
 from backfilld.worker.side_tasks.wiring import start_side_tasks
 
 if TYPE_CHECKING:
@@ -94,9 +95,10 @@ def _work(settings: Settings, run: int, *, threads: int | None, quiet: bool, sto
     tasks = start_side_tasks(settings, broker, observe=observe, consume_control=False)
     lanes = start_lanes(settings, broker, threads=threads or found.settings.lanes, observe=observe)
     try:
-        _wake(url, run, sender(broker))
-        with display.Watch(Console(quiet=quiet)) as watch:
-            return _watch(url, run, watch, stopping)
+        with announced(url, transforms=settings.transforms, look=lambda: (True, None)):
+            _wake(url, run, sender(broker))
+            with display.Watch(Console(quiet=quiet)) as watch:
+                return _watch(url, run, watch, stopping)
     finally:
         lanes.stop()
         tasks.stop()

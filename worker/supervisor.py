@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from backfilld.migrations import settings as settings_
-from backfilld.migrations.errors import BackfilldError
+from backfilld.migrations.errors import BackfilldError, InvalidSettings, Unreachable
 from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.record import schema
 from backfilld.migrations.wire import broker
@@ -30,6 +30,8 @@ from backfilld.monitoring.host import HostCollector
 from backfilld.monitoring.record import RecordCollector
 from backfilld.monitoring.server import Check, Server
 from backfilld.worker.children import Child, look_at
+from backfilld.worker.side_tasks.presence import announced
+from backfilld.worker.start_checks import check_services
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.2
 #: Children get this long to let their batches commit. Longer than their own limit, so that they end by themselves.
 STOP_SECONDS = 40.0
+
+#: The child with the side tasks and the control queue.
+CONTROL = "control"
 
 log = structlog.get_logger("backfilld")
 
@@ -59,31 +64,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("--processes and --threads take a number from 1 to 64")
         settings = settings_.load()
         notices.open_channels(settings.notifications)
-        _check_services(settings)
-        folder = Path(tempfile.mkdtemp(prefix="backfilld-"))
+        check_services(settings)
+        folder = _folder()
         try:
             _run(settings, folder, processes=arguments.processes, threads=arguments.threads, stopping=stopping)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     except BackfilldError as exc:
-        log.error("daemon.refused", reason=str(exc))  # noqa: TRY400 - it names the remedy; a traceback would hide it
+        remedy = {"remedy": exc.remedy} if isinstance(exc, Unreachable) and exc.remedy else {}
+        log.error("daemon.refused", reason=str(exc), **remedy)  # noqa: TRY400 - it says what to do; a traceback would hide it
         return exc.exit_code
     return 0
 
 
-def _check_services(settings: Settings) -> None:
-    """Both services answer, and the control schema is the one this program knows."""
-    with connected(settings.require_database()) as connection:
-        for version in schema.ensure(connection):
-            log.info("schema.applied", version=version)
-    broker.check(broker.connect_redis(settings.require_redis()))
+def _folder() -> Path:
+    """Where the processes leave their numbers and signs of life. Raises InvalidSettings when there is no room for it."""
+    try:
+        return Path(tempfile.mkdtemp(prefix="backfilld-"))
+    except OSError as exc:
+        raise InvalidSettings("TMPDIR", f"no folder can be made for temporary files: {exc.strerror}") from exc
 
 
 def _run(settings: Settings, folder: Path, *, processes: int, threads: int, stopping: threading.Event) -> None:
     # Before anything of prometheus_client is asked for metrics: it decides by this where they live.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     children = [
-        _child("control", ["control"], folder),
+        _child(CONTROL, ["control"], folder),
         *(
             _child(f"lanes-{number}", ["lanes", "--threads", str(threads)], folder)
             for number in range(1, processes + 1)
@@ -101,9 +107,10 @@ def _run(settings: Settings, folder: Path, *, processes: int, threads: int, stop
     server.start()
     log.info("daemon.started", processes=processes, threads=threads, http=f"{settings.http_host}:{server.port}")
     try:
-        look_at(children)
-        while not stopping.wait(LOOK_SECONDS):
+        with announced(settings.require_database(), transforms=settings.transforms, look=_look(settings, children)):
             look_at(children)
+            while not stopping.wait(LOOK_SECONDS):
+                look_at(children)
     finally:
         log.info("daemon.stopping")
         _stop(children)
@@ -116,6 +123,22 @@ def _child(name: str, arguments: list[str], folder: Path) -> Child:
     heartbeat = folder / f"{name}.heartbeat"
     command = [sys.executable, "-P", "-m", "backfilld.worker.child", *arguments, "--heartbeat", str(heartbeat)]
     return Child(name=name, command=command, environment=os.environ, heartbeat=heartbeat)
+
+
+def _look(settings: Settings, children: Sequence[Child]) -> Callable[[], tuple[bool, str | None]]:
+    """Whether this daemon can take work, and what keeps it, or a part of it, from that."""
+    client = broker.connect_redis(settings.require_redis(), patient=False)
+
+    def look() -> tuple[bool, str | None]:
+        problems = [child.words for child in children if not child.alive]
+        works = any(child.alive for child in children if child.name != CONTROL)
+        try:
+            broker.check(client)
+        except BackfilldError as exc:
+            works, problems = False, [str(exc), *problems]
+        return works, "; ".join(problems) or None
+
+    return look
 
 
 def _services(settings: Settings) -> dict[str, Callable[[], Check]]:

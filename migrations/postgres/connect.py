@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 from backfilld.migrations.errors import InvalidSettings, Unreachable
 from backfilld.migrations.postgres.safe_path import SafeConnection, SafeCursor
 from backfilld.migrations.postgres.sessions import OURS, SessionName
-from backfilld.migrations.postgres.sqlstates import lost
+from backfilld.migrations.postgres.sqlstates import lost, remedy_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
 Pool: TypeAlias = "ConnectionPool[SafeConnection]"
+
+#: How a server that has no room for another session says so, where it speaks English.
+_NO_ROOM = ("too many clients", "too many connections", "remaining connection slots")
 
 #: Seconds to wait for a server that does not answer. Longer than a restart's refusal, shorter than a person's patience.
 CONNECT_TIMEOUT_SECONDS = 10
@@ -68,8 +71,11 @@ def connect(
             **{**_OPTIONS, **patience},
         )
     except psycopg.OperationalError as exc:
-        msg = f"cannot reach PostgreSQL: {str(exc).strip()}"
-        raise Unreachable(msg) from exc
+        problem = str(exc).strip()
+        # libpq gives no SQLSTATE where the server refuses a session.
+        remedy = remedy_of("53300") if any(words in problem for words in _NO_ROOM) else ""
+        msg = f"cannot reach PostgreSQL: {problem}"
+        raise Unreachable(msg, remedy=remedy) from exc
     except psycopg.ProgrammingError:
         # libpq's message quotes what it could not read, and a password may be in it.
         raise InvalidSettings(

@@ -10,13 +10,11 @@ somebody else, and takes no options at connect. `SET LOCAL` is a command, so not
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, LiteralString, Self
 
 import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
-
-from backfilld.migrations.postgres.pipelines import pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,8 +37,7 @@ class SafeCursor(psycopg.Cursor[Any]):  # Any: what a row is, its factory decide
     ) -> Self:
         connection = self.connection
         if query == "BEGIN":
-            super().execute(query)
-            psycopg.Cursor(connection).execute(_SAFE_PATH)
+            begin(connection)
             return self
         in_pipeline = connection.pgconn.pipeline_status != PipelineStatus.OFF
         if in_pipeline or connection.info.transaction_status is not TransactionStatus.IDLE or not query:
@@ -58,19 +55,37 @@ class SafeConnection(psycopg.Connection[dict[str, Any]]):
     """A connection in autocommit mode whose cursors are `SafeCursor`."""
 
     @contextmanager
-    def transaction(
+    def transaction(  # type: ignore[override] # psycopg gives its Transaction, for which nobody here has asked
         self,
         savepoint_name: str | None = None,
         force_rollback: bool = False,  # noqa: FBT001, FBT002 - as psycopg has it
-    ) -> Iterator[psycopg.Transaction]:
-        """A transaction with the safe path, or a savepoint within one."""
+    ) -> Iterator[None]:
+        """A transaction with the safe path, or a savepoint within one.
+
+        Not by psycopg's: it sends BEGIN alone, and what follows a round trip later.
+        """
         if self.info.transaction_status is not TransactionStatus.IDLE:
-            with super().transaction(savepoint_name, force_rollback) as begun:
-                yield begun
+            with super().transaction(savepoint_name, force_rollback):
+                yield
             return
-        with ExitStack() as stack:
-            # In one round trip, which BEGIN takes anyway. Not by `super().transaction`: begun in a pipeline, it stays in one.
-            with pipeline(self):
-                begun = stack.enter_context(psycopg.Transaction(self, savepoint_name, force_rollback))
-                psycopg.Cursor(self).execute(_SAFE_PATH)
-            yield begun
+        begin(self)
+        try:
+            yield
+        except BaseException:
+            with suppress(psycopg.Error):  # what went wrong before is what the caller must know
+                self.rollback()
+            raise
+        if force_rollback:
+            self.rollback()
+        else:
+            self.commit()
+
+
+def begin(connection: psycopg.Connection[Any]) -> None:
+    """Begin a transaction with the safe path, in one round trip."""
+    cursor = psycopg.Cursor(connection)
+    if connection.pgconn.pipeline_status == PipelineStatus.OFF:
+        cursor.execute(f"BEGIN; {_SAFE_PATH}".encode())
+    else:  # which takes one statement at a time, and sends them together
+        cursor.execute("BEGIN")
+        psycopg.Cursor(connection).execute(_SAFE_PATH)

@@ -72,3 +72,18 @@ def in_words(exc: psycopg.Error) -> str:
     """The server's message with its detail, on one line."""
     parts = [exc.diag.message_primary or str(exc).strip(), exc.diag.message_detail]
     return "; ".join(part for part in parts if part)
+
+
+def remedy_of(sqlstate: str | None) -> str:
+    """What a person can do about an error of the server's that no statement is to blame for; empty where nothing is known."""
+    return _REMEDIES.get(sqlstate or "", "")
+
+
+_REMEDIES = {
+    "25006": "the server takes no writes: give the URL of the primary, or switch default_transaction_read_only off",
+    "42501": "grant the role what is missing, or use the role that ran `backfilld init`",
+    "53100": "make room on the disk of the server",
+    "53200": "look for what uses the memory of the server",
+    "53300": "end idle sessions (pg_stat_activity), raise max_connections or the role's CONNECTION LIMIT, or use fewer --processes and --threads",
+    "57P03": "the server starts or shuts down; try again",
+}

@@ -33,9 +33,6 @@ _TEMPLATES = templates(__package__, "journal")
 #: RETURNING gives what a row was since this version.
 RETURNS_OLD = 180_000
 
-#: Statement text that an undoing batch sends first.
-JOIN_BY_KEY = _SQL["join_by_key"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Journal:

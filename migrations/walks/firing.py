@@ -33,10 +33,15 @@ _SQL = templates(__package__, "firing")
 #: Asks what `TableCode` holds, of `table`, `relation` and `columns`.
 TABLE_CODE = queries(__package__, "walks")["table_code"]
 
-_NOTHING, _NULL = sql.SQL(""), sql.SQL("NULL")
+_NOTHING, _NULL, _TRUE = sql.SQL(""), sql.SQL("NULL"), sql.SQL("true")
+
+#: Is sent before a statement `by_key`.
+JOIN_BY_KEY = queries(__package__, "walks")["join_by_key"]
+#: What that changes: a trigger's own statements are planned as always.
+_JOINS = ("enable_hashjoin", "enable_mergejoin")
 
 #: Has the settings of the application from here on, for what waits for COMMIT.
-THEIRS = _SQL["theirs"].format(names=sql.SQL(", ").join(map(sql.Literal, SEMANTICS)))
+THEIRS = _SQL["theirs"].format(names=sql.SQL(", ").join(map(sql.Literal, (*SEMANTICS, *_JOINS))))
 _OURS = _SQL["ours"].format(
     pairs=sql.SQL(", ").join(sql.SQL("({}, {})").format(*map(sql.Literal, pair)) for pair in SEMANTICS.items())
 )
@@ -55,14 +60,16 @@ class TableCode:
     may_change: tuple[str, ...] = ()
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Self:
-        return cls(**{**row, "may_change": tuple(row["may_change"])})
+    def from_row(cls, row: Mapping[str, Any] | None) -> Self:
+        """None is the row of a table that is gone."""
+        return cls(**{**row, "may_change": tuple(row["may_change"])}) if row is not None else cls()
 
 
 def table_code(connection: Connection, *, table: TableName, relation: TableName, columns: Sequence[str]) -> TableCode:
     """What an UPDATE of `columns` runs, in rows of `relation`, which is `table` or a partition of it."""
-    row = connection.execute(TABLE_CODE, asked(table=table, relation=relation, columns=columns)).fetchone()
-    return TableCode.from_row(row or {"may_change": ()})
+    return TableCode.from_row(
+        connection.execute(TABLE_CODE, asked(table=table, relation=relation, columns=columns)).fetchone()
+    )
 
 
 def asked(*, table: TableName, relation: TableName, columns: Sequence[str]) -> dict[str, object]:
@@ -102,7 +109,8 @@ def firing(  # noqa: PLR0913 - one statement; each part is named where it is cal
     """Gives `changed`, `residual` (how many of the changed rows meet the condition `still`) and `undone` (how many rows do not
     hold what they were to get). Afterwards the application's settings are in force.
 
-    With `by_key` the condition of the update is over more than the table, and picks the rows only.
+    With `by_key` the condition of the update is over more than the table, and picks the rows only; `JOIN_BY_KEY` is to be sent
+    before, as where the code is `by_parent`.
     """
     name = sql.Identifier(walk.table.name)
     keys = [
@@ -142,9 +150,7 @@ def firing(  # noqa: PLR0913 - one statement; each part is named where it is cal
             sql.SQL('{} = "~picked".{}').format(sendable(sql.Identifier(target.column)), new)
             for target, _, new, _ in news
         ),
-        within=_all(_SQL["any_of"].format(column=column, key=key) for column, key in keys)
-        if by_key
-        else update.condition,
+        within=_TRUE if by_key else update.condition,
         same=_all(sql.SQL('{} = "~picked".{}').format(*pair) for pair in keys),
         returned=_list(returned),
         key=_texts(key for _, key in keys),

@@ -53,6 +53,11 @@ class Rewrite:
     writes: str = ""
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are written."""
+        return tuple(target.column for target in self.facts.targets)
+
+    @property
     def values(self) -> list[tuple[Target, sql.Composable]]:
         """The columns that are written, and the value that each of them gets."""
         return [(one.target, expression(one.expression)) for one in self.assignments]

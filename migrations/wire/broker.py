@@ -302,7 +302,7 @@ def queue_lengths(client: redis.Redis) -> dict[str, int]:
 def unreachable(client: redis.Redis, exc: BaseException) -> Unreachable:
     """What a command that failed means, for people."""
     trouble = troubles.of(exc)
-    return Unreachable(f"Redis at {_address(client)} {trouble.problem}", server="Redis", remedy=trouble.remedy)
+    return Unreachable(trouble.told_of(f"Redis at {_address(client)}"), server="Redis", remedy=trouble.remedy)
 
 
 def _check_url(url: str) -> None:

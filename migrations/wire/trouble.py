@@ -25,7 +25,12 @@ class Trouble:
     """A cause, in words."""
 
     problem: str
-    remedy: str
+    #: Empty where nothing answers, for which a command has a hint of its own.
+    remedy: str = ""
+
+    def told_of(self, place: str) -> str:
+        """The problem, in a sentence about a server."""
+        return f"{place} {self.problem}" if self.remedy else f"cannot reach {place}: {self.problem}"
 
 
 #: By the code that Redis begins its errors with, which redis-py leaves out where it has a class for it, or by words in them.
@@ -58,6 +63,9 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
     ("time(d )?out", "does not answer in time", "See what keeps it busy: INFO, SLOWLOG GET"),
 )
 
+#: What to do where nothing answers.
+_AWAY = "Is it up, and is BACKFILLD_REDIS_URL right?"
+
 
 def of(exc: BaseException) -> Trouble:
     """What an error of Redis means."""
@@ -66,7 +74,7 @@ def of(exc: BaseException) -> Trouble:
         if re.search(pattern, text, re.IGNORECASE):
             return Trouble(problem, remedy)
     if isinstance(exc, redis.ConnectionError | redis.TimeoutError | OSError):
-        return Trouble(f"cannot be reached: {shown(text)}", "Is it up, and is BACKFILLD_REDIS_URL right?")
+        return Trouble(shown(text))
     return Trouble(f"answers with an error: {shown(text)}", "See its log")
 
 
@@ -92,7 +100,7 @@ class Teller:
         self._trouble, now = trouble, time.monotonic()
         if now - self._told.get(trouble, -AGAIN_SECONDS) >= AGAIN_SECONDS:
             self._told = {trouble: now}
-            self._observe(RedisFailed(problem=f"Redis {trouble.problem}", remedy=trouble.remedy))
+            self._observe(RedisFailed(problem=trouble.told_of("Redis"), remedy=trouble.remedy or _AWAY))
 
     def well(self) -> None:
         if self._trouble is not None:

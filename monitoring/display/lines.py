@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
+    from backfilld.migrations.holds import Cause
     from backfilld.migrations.record.states import Phase, State
     from backfilld.monitoring.progress import Progress
 
 #: Without a terminal, at most one line per run in this time, unless its state or phase changed: logs are kept and read.
 LINE_EVERY_SECONDS = 2.0
+#: A line that says the same is printed again after this: silence for ever could mean anything.
+SAME_EVERY_SECONDS = 30.0
 
 
 class Watch:
@@ -63,10 +66,11 @@ class Watch:
     def _tell(self, progress: Progress) -> None:
         now, text = self._clock(), line(progress)
         told = self._told.get(progress.run)
-        standing = (progress.phase, progress.state)
-        is_news = told is None or told.standing != standing
-        if told is not None and not is_news and (told.text == text or now - told.at < LINE_EVERY_SECONDS):
-            return
+        standing = (progress.phase, progress.state, progress.hold.cause if progress.hold is not None else None)
+        if told is not None and told.standing == standing:
+            pause = SAME_EVERY_SECONDS if told.text == text else LINE_EVERY_SECONDS
+            if now - told.at < pause:
+                return
         self._told[progress.run] = _Told(now, standing, text)
         self._console.print(Text(text), soft_wrap=True)
 
@@ -76,5 +80,5 @@ class _Told:
     """The last line that was printed of a run."""
 
     at: float
-    standing: tuple[Phase, State]
+    standing: tuple[Phase, State, Cause | None]
     text: str

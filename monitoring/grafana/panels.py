@@ -79,6 +79,7 @@ CAUSES: Mapping[str, str] = {
     "window": "outside its hours",
     "load": "load on the database",
     "blind": "the load is unknown",
+    "workers": "no worker can take work",
     "lock": "other sessions hold a lock",
     "index": "an index build waits for old transactions",
     "error": "every lane waits after an error",

@@ -47,6 +47,7 @@ _CAUSES = {
     "stop": "a person has stopped all runs",
     "load": "a load signal is over its limit",
     "blind": "the database's load cannot be read",
+    "workers": "no worker can take work",
     "lock": "other sessions hold the lock of a table",
     "index": "an index build waits for older transactions",
     "error": "a lane waits to retry after an error",

@@ -44,7 +44,12 @@ FileArgument = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Timeout = Annotated[
     float | None,
-    typer.Option("--timeout", metavar="SECONDS", min=0, help="With --wait: give up after this, exit code 4."),
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        min=0,
+        help="With --wait: give up after this, exit code 4. Default: BACKFILLD_WAIT_TIMEOUT_SECONDS.",
+    ),
 ]
 
 

@@ -129,10 +129,17 @@ def _counted(row: Row) -> Any:  # Any: a number, or one of several
     return OneOf((row["n"], row["n"] + 1)) if "n" in row.written else row["n"] + 1
 
 
+#: A trigger of the user's that finds its table by the application's search_path: it fails in a batch that has another.
+_NOTED = """
+CREATE TABLE noted (id bigint);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO noted VALUES (new.id); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER note AFTER UPDATE ON items DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note();
+"""
+
 #: Each row is to be counted up once, and only once: it cannot be told from its values whether it was.
 COUNT_UP = Scenario(
     name="backfill_once",
-    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer NOT NULL, {_PADDING});",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer NOT NULL, {_PADDING});{_NOTED}",
     operations='[{backfill: {table: items, set: {n: "n + 1"}}}]',
     fields={"status": word, "n": number},
     constant=frozenset({"n"}),

@@ -122,16 +122,26 @@ def walk_of(walk: KeyWalk, lane: Lane) -> KeyWalk | PageWalk:
     return walk
 
 
+def relation_of(walk: KeyWalk, lane: Lane) -> TableName:
+    """The table or the leaf whose rows a lane walks."""
+    walked = walk_of(walk, lane)
+    return walked.relation if isinstance(walked, PageWalk) else walked.table
+
+
 class Batch:
     """The statements of one lane's batch. `connection` is in the transaction that holds the lane."""
 
-    def __init__(self, connection: Connection, work: Work, lane: Lane, *, cap: int) -> None:
+    def __init__(
+        self, connection: Connection, work: Work, lane: Lane, *, cap: int, code_is_fresh: bool = False
+    ) -> None:
         self.connection = connection
         self.lane = lane
         #: So many rows of the run may be quarantined.
         self.cap = cap
         #: Code of a table's own has run, and what of it waits for COMMIT is to run as it does in the application's transactions.
         self.fired = False
+        #: What the table runs was asked in this transaction, and not known from the batch before.
+        self._code_is_fresh = code_is_fresh
         self._work = work
         self._walk = walk_of(work.walk, lane)
         self._unconverted: list[Unconverted] = []
@@ -202,7 +212,7 @@ class Batch:
 
     def change(self, change: Change) -> Written:
         """Send an UPDATE, in the form that its table asks for. Raises psycopg.Error and ChangedMeanwhile."""
-        written, code = write(self.connection, self._work.codes, change)
+        written, code = write(self.connection, self._work.codes, change, is_fresh=self._code_is_fresh)
         self.fired = self.fired or code.fires
         if written.undone:
             tell_undone(self.connection, self.lane, change, code)

@@ -18,8 +18,11 @@ from backfilld.migrations.record import lanes, pace, runs
 from backfilld.migrations.record.model import Lane
 from backfilld.migrations.record.runs import StepContext
 from backfilld.migrations.record.states import LaneKind, StopReason, may_work
+from backfilld.migrations.walks.firing import TABLE_CODE, TableCode
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.walks.keys import Query
     from backfilld.migrations.walks.next_batch import Seen
@@ -48,6 +51,8 @@ class Claimed:
     context: StepContext
     #: What the walk asked to know before its batch.
     seen: Seen
+    #: What the table runs when the batch writes it, where that was asked.
+    code: TableCode | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +70,19 @@ class Drop:
     stale: bool
 
 
-def take(
-    connection: Connection, lane: Lane, context: StepContext, *, look: Query | None, writes: str
+def take(  # noqa: PLR0913 - one round trip; each part is named where it is called
+    connection: Connection,
+    lane: Lane,
+    context: StepContext,
+    *,
+    look: Query | None,
+    writes: str,
+    asks_code: Mapping[str, object] | None = None,
 ) -> Claimed | Wait | Drop:
     """Begin a transaction and take the lane in it.
 
-    `lane` and `context` are as last read; they give the batch's range and the time limits. On Wait and Drop the
-    transaction is to be rolled back. Raises psycopg.Error, also when another session holds the lane or the table.
+    `lane` and `context` are as last read; they give the batch's range and the time limits. `asks_code` are the parameters of
+    `TABLE_CODE`, where that is to be asked. On Wait and Drop the transaction is to be rolled back. Raises psycopg.Error, also when another session holds the lane or the table.
     """
     with pipeline(connection):
         connection.execute("BEGIN")
@@ -82,6 +93,7 @@ def take(
         # The coordinator does no batches: a VALIDATE that takes an hour must not keep other runs from working.
         permit = connection.execute(pace.TAKE_PERMIT) if lane.kind is not LaneKind.COORDINATOR else None
         seen = connection.cursor(row_factory=tuple_row).execute(*look) if look else None
+        code = connection.execute(TABLE_CODE, asks_code) if asks_code else None
     row, now = claimed.fetchone(), found.fetchone()
     if row is None or now is None:
         return Drop(stale=True)
@@ -92,7 +104,12 @@ def take(
         return wait
     if permit is not None and permit.fetchone() is None:
         return Wait(reason=f"all {context.width} permits are taken", seconds=0.25)
-    return Claimed(lane=Lane.from_row(row), context=context, seen=seen.fetchone() if seen else None)
+    return Claimed(
+        lane=Lane.from_row(row),
+        context=context,
+        seen=seen.fetchone() if seen else None,
+        code=TableCode.from_row(code.fetchone()) if code else None,
+    )
 
 
 def _wanted(lane: Lane, context: StepContext) -> bool:

@@ -18,6 +18,7 @@ import psycopg
 
 from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.record.model import Timing
+from backfilld.migrations.record.workers import allows
 from backfilld.migrations.walks.sizing import REMEMBERED, next_rows
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def load(name: str, *, allowed: Sequence[str]) -> Function:
     Raises Refused before anything is imported, or when the import fails; the run can be resumed once that is fixed.
     """
     module, _, attribute = name.partition(":")
-    if not _allows(allowed, module):
+    if not allows(allowed, module):
         told = f"it allows {', '.join(allowed)}" if allowed else "it allows none"
         raise _refused(
             f"the transform {name} is in a module that this worker does not allow; {told}",
@@ -77,17 +78,12 @@ def load(name: str, *, allowed: Sequence[str]) -> Function:
         )
     # A name that the module itself imported, such as `system` of `os`, is not a transform.
     origin = str(getattr(function, "__module__", None))
-    if not _allows(allowed, origin):
+    if not allows(allowed, origin):
         raise _refused(
             f"the transform {name} is defined in {origin}, a module that this worker does not allow",
             f"Define the function in {module} itself, or add {origin} to BACKFILLD_TRANSFORMS",
         )
     return cast("Function", function)
-
-
-def _allows(allowed: Sequence[str], module: str) -> bool:
-    """A package's name allows the modules in it."""
-    return any(module == one or module.startswith(f"{one}.") for one in allowed)
 
 
 def _refused(problem: str, remedy: str) -> Refused:

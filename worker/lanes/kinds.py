@@ -5,7 +5,6 @@ with. Made once per run, and shared by the threads of a process.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -17,26 +16,25 @@ from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.record import audit, lanes, quarantine, runs
 from backfilld.migrations.record.model import Bounds, Key, PageRange
 from backfilld.migrations.record.states import LaneKind
-from backfilld.migrations.rollback import archive, journal
 from backfilld.migrations.rollback.journal import Journal
-from backfilld.migrations.walks import next_batch, update_sql, verify_sql
+from backfilld.migrations.walks import firing, next_batch, update_sql, verify_sql
 from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.pages import PageBatchRange
 from backfilld.migrations.walks.rewrite import Rewrite, expression
 from backfilld.migrations.walks.sizing import FIRST_ROWS
 from backfilld.migrations.walks.update_sql import Update
-from backfilld.worker.lanes.batch import Tally, walk_of
+from backfilld.worker.lanes.batch import Tally, relation_of, walk_of
 from backfilld.worker.lanes.transform import Transform
-from backfilld.worker.lanes.write import Change, TableCodes
+from backfilld.worker.lanes.write import TableCodes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from backfilld.migrations.facts import Target
     from backfilld.migrations.identifiers import TableName
-    from backfilld.migrations.operations import Archived, Operation, Walk
+    from backfilld.migrations.operations import Operation
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Lane, Quarantined
+    from backfilld.migrations.walks.firing import TableCode
     from backfilld.migrations.walks.keys import Query
     from backfilld.migrations.walks.next_batch import After, BatchRange, Seen
     from backfilld.worker.lanes.batch import Batch
@@ -90,6 +88,27 @@ class LaneWork(ABC):
     def writes(self) -> str:
         """The sync trigger whose work the batches do themselves, so that it need not fire; empty for none."""
         return ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the batches write; none where they write none."""
+        return ()
+
+    @property
+    def written(self) -> KeyWalk:
+        """The table whose rows they change."""
+        return self.walk
+
+    def asks_code(self, lane: Lane) -> Mapping[str, object] | None:
+        """What to ask in the round trip that takes the lane, to know what the table runs when it is written; None if known."""
+        relation = relation_of(self.written, lane)
+        if not self.columns or relation in self.codes.seen:
+            return None
+        return firing.asked(table=self.written.table, relation=relation, columns=self.columns)
+
+    def learn(self, lane: Lane, code: TableCode) -> None:
+        """What the table runs when it is written, as it was asked."""
+        self.codes.seen[relation_of(self.written, lane)] = code
 
     def look(self, lane: Lane) -> Query | None:
         """What to ask in the round trip that takes the lane, to know where its batch ends."""
@@ -160,6 +179,10 @@ class Backfill(LaneWork):
     @property
     def writes(self) -> str:
         return self.rewrite.writes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.rewrite.columns
 
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
@@ -277,31 +300,6 @@ class Verify(LaneWork):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recheck(LaneWork):
-    """Looks at all rows again after the switch, where what was proved does not hold any longer."""
-
-    rewrite: Rewrite
-    #: Rows that are not as they should be are written; otherwise they are only counted.
-    fixes: bool
-
-    @property
-    def writes(self) -> str:
-        return self.rewrite.writes
-
-    def cover(self, batch: Batch, batch_range: BatchRange, *, rows: int | None, carefully: bool) -> Tally:
-        del rows  # they are counted anyway
-        return batch.run(batch_range, carefully=carefully)
-
-    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
-        changed = 0
-        if self.fixes:
-            condition, parameters = batch.within(batch_range)
-            changed = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journal=None).changed
-        look = Verify(number=self.number, operation=self.operation, walk=self.walk, rewrite=self.rewrite)
-        return replace(look.attempt(batch, batch_range, carefully=carefully), changed=changed)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Retry(LaneWork):
     """Tries the rows of the quarantine again that a person asked for, one in each step."""
 
@@ -314,6 +312,10 @@ class Retry(LaneWork):
     @property
     def writes(self) -> str:
         return self.backfill.writes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.backfill.columns
 
     def look(self, lane: Lane) -> None:
         del lane
@@ -356,99 +358,3 @@ class Retry(LaneWork):
                 msg = "the expression returns NULL, and the column will be NOT NULL"
                 raise psycopg.errors.NotNullViolation(msg)
         return Tally(changed=changed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Archive(LaneWork):
-    """Copies into the archive what it does not have as it is."""
-
-    archived: Archived
-
-    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
-        del carefully
-        condition, parameters = batch.within(batch_range)
-        if self.archived.only is not None:
-            with suppress(psycopg.errors.DataError, psycopg.errors.ProgrammingError), batch.connection.transaction():
-                return self._copy(batch, sql.SQL("{} AND {}").format(condition, self.archived.only), parameters)
-        return self._copy(batch, condition, parameters)
-
-    def _copy(
-        self,
-        batch: Batch,
-        condition: sql.Composable,
-        parameters: list[Any],  # Any: key values
-    ) -> Tally:
-        query = archive.archive(
-            self.walk,
-            condition,
-            old=self.archived.old,
-            new=self.archived.new,
-            run=batch.lane.run,
-            operation=self.number,
-        )
-        row = batch.connection.execute(query, parameters).fetchone() or {}
-        return Tally(changed=row["changed"], residual=row["missing"])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Restore(LaneWork):
-    """Gives rows the value they had when they were archived, and counts those that have come since."""
-
-    rewrite: Rewrite
-
-    @property
-    def writes(self) -> str:
-        return self.rewrite.writes
-
-    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
-        del carefully
-        condition, parameters = batch.within(batch_range)
-        tally = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journal=None)
-        query = archive.unarchived(self.walk, condition, run=batch.lane.run, operation=self.number)
-        row = batch.connection.execute(query, parameters).fetchone()
-        return Tally(changed=tally.changed, residual=int(row["rows"]) if row else 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Undo(LaneWork):
-    """Gives rows back what the journal says they were; it is the journal that is walked."""
-
-    table: KeyWalk
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        return self.operation.facts.targets
-
-    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
-        del carefully
-        condition, parameters = batch.within(batch_range)
-        undo = journal.Undo(journal=self.walk, table=self.table, targets=self.targets, operation=self.number)
-        batch.connection.execute(journal.JOIN_BY_KEY)
-        change = Change(
-            table=self.table.table,
-            relation=self.table.table,
-            columns=tuple(target.column for target in self.targets),
-            plain=undo.query(condition, parameters),
-            firing=lambda code: undo.firing(condition, parameters, code),
-        )
-        return Tally(changed=batch.change(change).changed)
-
-    def quarantine_key(self, connection: Connection, key: Key) -> Key:
-        return journal.key_of(connection, key)
-
-
-def of_walk(operation: Operation, walk: Walk, *, run: int) -> LaneWork:
-    """The work of a walk between two steps."""
-    number, by_key = walk.operation, KeyWalk(table=walk.table, key=walk.key)
-    match LaneKind(walk.kind):
-        case LaneKind.ARCHIVE if walk.archived is not None:
-            return Archive(number=number, operation=operation, walk=by_key, archived=walk.archived)
-        case LaneKind.RESTORE if walk.rewrite is not None:
-            rewrite = archive.in_run(walk.rewrite, run)
-            return Restore(number=number, operation=operation, walk=by_key, rewrite=rewrite)
-        case LaneKind.RECHECK if walk.rewrite is not None:
-            return Recheck(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite, fixes=walk.writes)
-        case LaneKind.UNDO:
-            return Undo(number=number, operation=operation, walk=journal.walk_of(run), table=by_key)
-    msg = f"operation {number} has a walk of kind {walk.kind} without what it needs"
-    raise TypeError(msg)

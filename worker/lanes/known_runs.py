@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.operations import bind, walks
 from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import LaneKind
-from backfilld.worker.lanes.kinds import Backfill, Retry, Verify, of_walk
+from backfilld.worker.lanes.kinds import Backfill, Retry, Verify
+from backfilld.worker.lanes.walk_kinds import of_walk
 from backfilld.worker.phases.planned_steps import PlannedSteps
 
 if TYPE_CHECKING:

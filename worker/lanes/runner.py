@@ -180,10 +180,10 @@ class Runner:
     ) -> Advanced | Ended | Left:
         known = self._known.get(connection, lane.run, created_at=context.created_at)
         work = known.work_of(lane)
-        look, writes = (work.look(lane), work.writes) if work else (None, "")
+        look, writes, asks = (work.look(lane), work.writes, work.asks_code(lane)) if work else (None, "", None)
         began = time.monotonic()
         with transaction(connection):
-            claimed = claim.take(connection, lane, context, look=look, writes=writes)
+            claimed = claim.take(connection, lane, context, look=look, writes=writes, asks_code=asks)
             match claimed:
                 case claim.Drop(stale=stale):
                     if stale:
@@ -197,6 +197,8 @@ class Runner:
                 case claim.Claimed() if work is None:
                     return Ended(messages=tuple(self._coordinators.take(connection, known, claimed)))
                 case claim.Claimed():
+                    if claimed.code is not None:
+                        work.learn(lane, claimed.code)
                     waited = time.monotonic() - began
                     return self._walk(connection, work, claimed, waited_seconds=waited, carefully=carefully)
 
@@ -205,7 +207,8 @@ class Runner:
     ) -> Advanced | Ended:
         """One batch: its rows, its checkpoint, its commit."""
         lane, context = claimed.lane, claimed.context
-        batch = Batch(connection, work, lane, cap=context.settings.max_quarantined)
+        fresh = claimed.code is not None
+        batch = Batch(connection, work, lane, cap=context.settings.max_quarantined, code_is_fresh=fresh)
         began = time.monotonic()
         beside_others = context.batch_seconds is not None
         stepped = work.step(batch, claimed.seen, beside_others=beside_others, carefully=carefully)

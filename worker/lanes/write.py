@@ -1,8 +1,8 @@
 """How a batch changes rows: one statement, in the form that the table's own code asks for.
 
-Whether a table runs code of its own for the update (triggers, mainly) is known from the batch before. Each batch asks again behind
-its statement, when the table's lock keeps new triggers out: no round trip is spent, and a batch that was sent in the wrong form is
-rolled back and comes back at once.
+Whether a table runs code of its own for the update (triggers, mainly) is known from the batch before; the first asks while it takes
+its lane. Each batch asks again behind its statement, when the table's lock keeps new triggers out: no round trip is spent, and a
+batch that was sent in the wrong form is rolled back and comes back at once.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ class TableCodes:
     seen: dict[TableName, TableCode] = field(default_factory=dict)
 
 
-def write(connection: Connection, codes: TableCodes, change: Change) -> tuple[Written, TableCode]:
+def write(connection: Connection, codes: TableCodes, change: Change, *, is_fresh: bool) -> tuple[Written, TableCode]:
     """Change rows; afterwards our settings are in force, whatever form the statement had.
 
-    Raises psycopg.Error, and ChangedMeanwhile where the table has come to run other code than it did.
+    `is_fresh` where what is known of the table was asked in this transaction. Raises psycopg.Error, and ChangedMeanwhile where the table has come to run other code than it did.
     """
     asked = firing.asked(table=change.table, relation=change.relation, columns=change.columns)
     known = codes.seen.get(change.relation)
@@ -81,6 +81,8 @@ def write(connection: Connection, codes: TableCodes, change: Change) -> tuple[Wr
         with pipeline(connection):
             # PostgreSQL's counters grow on from earlier transactions, so what this one did is a difference.
             before = connection.execute(_HOT_UPDATES, hot)
+            if code.by_parent:
+                connection.execute(firing.JOIN_BY_KEY)
             changed = connection.execute(*(change.firing(code) if code.fires else change.plain))
             if code.fires:
                 apply_settings(connection, SEMANTICS)
@@ -88,11 +90,11 @@ def write(connection: Connection, codes: TableCodes, change: Change) -> tuple[Wr
             now = connection.execute(firing.TABLE_CODE, asked)
     except psycopg.Error as exc:
         codes.seen.pop(change.relation, None)
-        if known is not None and classify(exc) == "fatal":
+        if known is not None and not is_fresh and classify(exc) == "fatal":
             # It may be a new trigger's, and only because it saw our settings: the next batch asks first.
             raise runs.ChangedMeanwhile from exc
         raise
-    codes.seen[change.relation] = TableCode.from_row(now.fetchone() or {"may_change": ()})
+    codes.seen[change.relation] = TableCode.from_row(now.fetchone())
     if codes.seen[change.relation] != code:
         raise runs.ChangedMeanwhile
     row = (changed.fetchone() if changed.description else None) or {"changed": changed.rowcount}

@@ -14,6 +14,11 @@ SELECT pg_size_bytes(current_setting('shared_buffers')) / current_setting('block
 SELECT set_config('idle_in_transaction_session_timeout', %(idle)s::text, true),
        set_config('application_name', %(session)s::text, true)
 
+-- name: join_by_key
+-- For a statement that finds its rows by keys: of how many there are, in a WITH or in a journal, the planner has no idea. Taken for
+-- many, they would be joined to the whole table.
+SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)
+
 -- name: table_code
 -- What code of a table's own an UPDATE of some columns runs. User triggers: for rows, those of the part that is walked and of
 -- what it is a part of; for statements, those of the table that the statement names, and `by_parent` is where it matters which.

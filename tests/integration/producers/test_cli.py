@@ -205,7 +205,9 @@ def test_the_pace_is_shown_and_changed(shell: Shell) -> None:
     shown = shell("pace", "jobs-shout").stdout.splitlines()
     assert shown[:4] == of_database
     assert [line.strip().split(":")[0] for line in shown[5:]] == [
-        name for name in RunSettings.model_fields if name not in {"approve", "journal", "retention_days"}
+        name
+        for name in RunSettings.model_fields
+        if name not in {"allow_functions", "approve", "journal", "retention_days"}
     ]
 
     night, day = "Mon-Fri 22:00-06:00 Europe/Berlin", "Sat,Sun 08:00-20:00 UTC"

@@ -12,6 +12,7 @@ from fix_progress import AT, CONDUCTOR, FAILED, HELD, LANE, RUNNING, WAITING
 from rich.console import Console
 
 from backfilld.migrations.file.run_settings import RunSettings
+from backfilld.migrations.holds import Cause, Hold
 from backfilld.migrations.planning.estimate import CostEstimate
 from backfilld.migrations.planning.plan import Estimate, Plan, PlannedAction, PlannedPhase, TableReport
 from backfilld.migrations.postgres.locks import LockMode
@@ -542,6 +543,8 @@ class Clock:
 
 def test_without_a_terminal_there_is_a_line_every_two_seconds_and_one_for_each_change() -> None:
     console, clock = Console(file=io.StringIO(), width=80), Clock()
+    nobody = Hold(cause=Cause.WORKERS, reason="no worker is running for this database", seconds=9.0)
+    held = replace(RUNNING, phase=Phase.VERIFY, state=State.PAUSED, hold=nobody, hold_reason=nobody.reason)
     moving = [replace(RUNNING, rows_done=number, rows_walked=number) for number in range(6)]
     with display.Watch(console, clock=clock) as watch:
         for seconds, progress in [
@@ -552,6 +555,8 @@ def test_without_a_terminal_there_is_a_line_every_two_seconds_and_one_for_each_c
             (2.1, replace(moving[4], phase=Phase.VERIFY)),  # news does not wait
             (2.2, replace(moving[4], phase=Phase.VERIFY, state=State.PAUSED)),
             (9.0, replace(moving[4], phase=Phase.VERIFY, state=State.PAUSED)),  # nothing new
+            (32.3, replace(moving[4], phase=Phase.VERIFY, state=State.PAUSED)),  # silence for ever could mean anything
+            (32.4, held),  # what holds it is news too
         ]:
             clock.now = 100.0 + seconds
             watch.show([progress])
@@ -560,6 +565,8 @@ def test_without_a_terminal_there_is_a_line_every_two_seconds_and_one_for_each_c
         display.line(moving[3]),
         display.line(replace(moving[4], phase=Phase.VERIFY)),
         display.line(replace(moving[4], phase=Phase.VERIFY, state=State.PAUSED)),
+        display.line(replace(moving[4], phase=Phase.VERIFY, state=State.PAUSED)),
+        display.line(held),
     ]
     assert _text(console).splitlines() == expected
     assert "\x1b" not in _text(console)

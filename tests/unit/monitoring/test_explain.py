@@ -61,6 +61,7 @@ CASES: dict[str, Explanation] = {
     "held by its window": told(held(Cause.WINDOW, "outside its window; opens Tue 01:00 UTC")),
     "held without a reading": told(held(Cause.BLIND, "no load reading yet: is a worker running?")),
     "held by an index": told(held(Cause.INDEX, "the index waits for pid 12")),
+    "held as nobody works": told(held(Cause.WORKERS, "no worker is running for this database")),
     "held by an error": told(held(Cause.ERROR, "deadlock detected")),
     "held by the load": told(held(Cause.LOAD, "replica lag 41 s, limit 30 s"), pace=HELD_BY_LOAD, signals=(LAG, SLOTS)),
     "held by a signal that cannot be read": told(
@@ -74,6 +75,13 @@ CASES: dict[str, Explanation] = {
     ),
     "held by an approval": told(held(Cause.APPROVAL, "waiting for approval of backfill")),
     "slowed": told(signals=(replace(LAG, value=8.0),), pace=replace(PACE, width=1)),
+    "held by a lost connection": told(
+        held(
+            Cause.ERROR, "the connection was lost 2.0 s into the step: server closed", errors=({"class": "connection"},)
+        )
+    ),
+    "slowed by what a batch costs": told(batch_fixed_seconds=0.062, batch_target_seconds=0.1),
+    "not slowed by it": told(batch_fixed_seconds=0.02, batch_target_seconds=0.1),
     "not taken": told(waiting=Waiting(lanes=1, seconds=42.0), working_sessions=0),
     "not moving": told(replace(RUN, progress_age_seconds=300.0), working_sessions=0),
     "waiting for approval": told(replace(RUN, state=State.WAITING, phase=Phase.CONTRACT, verified=True)),
@@ -123,7 +131,10 @@ COMMANDS = {
     "held by a stop": {"resume --all"},
     "held by its window": {"pace jobs --any-time"},
     "held without a reading": {"worker"},
+    "held as nobody works": {"worker"},
     "held by an error": {"events jobs"},
+    "held by a lost connection": {"events jobs"},
+    "slowed by what a batch costs": {"pace jobs --batch-seconds 0.7"},
     "held by the load": {"pace"},
     "held by a signal that cannot be read": {"pace"},
     "held by a lock": {"pace jobs --cancel-blockers idle"},

@@ -345,6 +345,18 @@ CREATE TABLE backfilld.notices (
 
 CREATE INDEX notices_pending ON backfilld.notices (channel, next_try_at) WHERE delivered_at IS NULL AND failed_at IS NULL;
 
+-- --- the workers --------------------------------------------------------------------------------------------------------
+
+-- Who works here, as each of them says every few seconds; for those who ask why nothing moves. No step depends on it.
+CREATE TABLE backfilld.workers (
+    worker             text PRIMARY KEY,                        -- host:process
+    started_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    seen_at            timestamptz NOT NULL DEFAULT clock_timestamp(),
+    works              boolean NOT NULL,                        -- a process of it takes work
+    problem            text,                                    -- what keeps it from working, or a part of it
+    transforms         text[] NOT NULL                          -- modules that Python functions may come from
+) WITH (fillfactor = 50);
+
 -- --- rights -------------------------------------------------------------------------------------------------------------
 
 ALTER TABLE backfilld.quarantine ENABLE ROW LEVEL SECURITY;

@@ -34,7 +34,3 @@ SELECT count(pg_catalog.set_config(s.name, s.value, true)) AS settings FROM (VAL
 -- name: still
 -- A condition over the row as it was written, under the name by which expressions know the table.
 (SELECT {still} FROM (SELECT ("~changed"."~row").*) AS {name})
-
--- name: any_of
--- A column is one of the values that were picked, so that an index finds the rows in every partition.
-{column} = ANY (ARRAY(SELECT "~picked".{key} FROM "~picked"))

@@ -1,0 +1,164 @@
+"""What a lane does in a walk between two steps, a class for each kind: the archive that a contract needs, and the way back."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.rollback import archive, journal
+from backfilld.migrations.walks import firing
+from backfilld.migrations.walks.keys import KeyWalk
+from backfilld.worker.lanes.batch import Tally
+from backfilld.worker.lanes.kinds import Expressions, LaneWork, Verify
+from backfilld.worker.lanes.write import Change
+
+if TYPE_CHECKING:
+    from backfilld.migrations.facts import Target
+    from backfilld.migrations.operations import Archived, Operation, Walk
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Key
+    from backfilld.migrations.walks.next_batch import BatchRange
+    from backfilld.migrations.walks.rewrite import Rewrite
+    from backfilld.worker.lanes.batch import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recheck(LaneWork):
+    """Looks at all rows again after the switch, where what was proved does not hold any longer."""
+
+    rewrite: Rewrite
+    #: Rows that are not as they should be are written; otherwise they are only counted.
+    fixes: bool
+
+    @property
+    def writes(self) -> str:
+        return self.rewrite.writes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.rewrite.columns if self.fixes else ()
+
+    def cover(self, batch: Batch, batch_range: BatchRange, *, rows: int | None, carefully: bool) -> Tally:
+        del rows  # they are counted anyway
+        return batch.run(batch_range, carefully=carefully)
+
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        changed = 0
+        if self.fixes:
+            condition, parameters = batch.within(batch_range)
+            changed = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journal=None).changed
+        look = Verify(number=self.number, operation=self.operation, walk=self.walk, rewrite=self.rewrite)
+        return replace(look.attempt(batch, batch_range, carefully=carefully), changed=changed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive(LaneWork):
+    """Copies into the archive what it does not have as it is."""
+
+    archived: Archived
+
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        del carefully
+        condition, parameters = batch.within(batch_range)
+        if self.archived.only is not None:
+            with suppress(psycopg.errors.DataError, psycopg.errors.ProgrammingError), batch.connection.transaction():
+                return self._copy(batch, sql.SQL("{} AND {}").format(condition, self.archived.only), parameters)
+        return self._copy(batch, condition, parameters)
+
+    def _copy(
+        self,
+        batch: Batch,
+        condition: sql.Composable,
+        parameters: list[Any],  # Any: key values
+    ) -> Tally:
+        query = archive.archive(
+            self.walk,
+            condition,
+            old=self.archived.old,
+            new=self.archived.new,
+            run=batch.lane.run,
+            operation=self.number,
+        )
+        row = batch.connection.execute(query, parameters).fetchone() or {}
+        return Tally(changed=row["changed"], residual=row["missing"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restore(LaneWork):
+    """Gives rows the value they had when they were archived, and counts those that have come since."""
+
+    rewrite: Rewrite
+
+    @property
+    def writes(self) -> str:
+        return self.rewrite.writes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.rewrite.columns
+
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        del carefully
+        condition, parameters = batch.within(batch_range)
+        tally = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journal=None)
+        query = archive.unarchived(self.walk, condition, run=batch.lane.run, operation=self.number)
+        row = batch.connection.execute(query, parameters).fetchone()
+        return Tally(changed=tally.changed, residual=int(row["rows"]) if row else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undo(LaneWork):
+    """Gives rows back what the journal says they were; it is the journal that is walked."""
+
+    table: KeyWalk
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return self.operation.facts.targets
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(target.column for target in self.targets)
+
+    @property
+    def written(self) -> KeyWalk:
+        return self.table
+
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        del carefully
+        condition, parameters = batch.within(batch_range)
+        undo = journal.Undo(journal=self.walk, table=self.table, targets=self.targets, operation=self.number)
+        batch.connection.execute(firing.JOIN_BY_KEY)
+        change = Change(
+            table=self.table.table,
+            relation=self.table.table,
+            columns=self.columns,
+            plain=undo.query(condition, parameters),
+            firing=lambda code: undo.firing(condition, parameters, code),
+        )
+        return Tally(changed=batch.change(change).changed)
+
+    def quarantine_key(self, connection: Connection, key: Key) -> Key:
+        return journal.key_of(connection, key)
+
+
+def of_walk(operation: Operation, walk: Walk, *, run: int) -> LaneWork:
+    """The work of a walk between two steps."""
+    number, by_key = walk.operation, KeyWalk(table=walk.table, key=walk.key)
+    match LaneKind(walk.kind):
+        case LaneKind.ARCHIVE if walk.archived is not None:
+            return Archive(number=number, operation=operation, walk=by_key, archived=walk.archived)
+        case LaneKind.RESTORE if walk.rewrite is not None:
+            rewrite = archive.in_run(walk.rewrite, run)
+            return Restore(number=number, operation=operation, walk=by_key, rewrite=rewrite)
+        case LaneKind.RECHECK if walk.rewrite is not None:
+            return Recheck(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite, fixes=walk.writes)
+        case LaneKind.UNDO:
+            return Undo(number=number, operation=operation, walk=journal.walk_of(run), table=by_key)
+    msg = f"operation {number} has a walk of kind {walk.kind} without what it needs"
+    raise TypeError(msg)
