@@ -171,3 +171,31 @@ def test_a_daemon_under_a_tenth_of_a_processor_starts_and_finishes_a_run(
         daemon.stop()
     assert not daemon.lines("child.silent")
     assert not daemon.lines("child.died")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.usefixtures("application")
+def test_a_daemon_that_is_frozen_as_a_whole_holds_no_transaction(
+    seed: int, database_url: str, redis_url: str, record: Record, tmp_path: Path
+) -> None:
+    """At any moment: nobody of ours is left to end it, so the server does, within its limit for idle transactions."""
+    chance = random.Random(seed)
+    file = tmp_path / "soak.yaml"
+    file.write_text(MIGRATION, encoding="utf-8")
+    daemon = Daemon(database_url, redis_url, tmp_path / "daemon.log", group=True)
+    open_ = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL "
+        "AND application_name LIKE 'backfilld%%' AND pid <> pg_backend_pid()"
+    )
+    try:
+        asked = backfilld("enqueue", str(file), database_url=database_url, redis_url=redis_url)
+        assert asked.returncode == 0, asked.stderr
+        for _ in range(5):
+            threading.Event().wait(chance.uniform(0.1, 3))  # not for luck: at a moment that the seed chose
+            os.killpg(daemon.process.pid, signal.SIGSTOP)
+            until("the server to end what is open", lambda: record.one(open_) == 0, patience_seconds=30)
+            os.killpg(daemon.process.pid, signal.SIGCONT)
+    finally:
+        os.killpg(daemon.process.pid, signal.SIGCONT)
+        daemon.stop()
