@@ -115,7 +115,7 @@ def test_a_wider_column_there_and_back_twice_under_load(
     # Done again, and the old column dropped
     ask("enqueue", str(EXAMPLE))
     comes_to("waiting")
-    ask("approve", NAME, "--phase", "contract")
+    ask("approve", NAME, "--phase", "contract", "--yes")
     comes_to("completed")
     assert record.one(COLUMNS) == AFTER
     ask("gate", NAME, "--phase", "contract")

@@ -133,7 +133,7 @@ def test_broken_rows_are_told_by_key_and_mended_and_either_name_can_be_written(
 
     # Nobody knows the old name any more: contract.
     application.forgets_the_old_name()
-    command("approve", NAME, "--phase", "contract")
+    command("approve", NAME, "--phase", "contract", "--yes")
     until("the end", lambda: record.state(NAME) in {"completed", "failed", "paused"})
     assert record.state(NAME) == "completed", record.run(NAME)["error"]
     application.stop()

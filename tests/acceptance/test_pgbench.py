@@ -108,7 +108,7 @@ def test_a_column_is_filled_and_kept_right_under_load_while_workers_and_redis_ar
     assert record.one("SELECT count(*) FROM pgbench_accounts") == ACCOUNTS
 
     # When contract is approved
-    approve = backfilld("approve", NAME, "--phase", "contract", database_url=database_url, redis_url=redis_url)
+    approve = backfilld("approve", NAME, "--phase", "contract", "--yes", database_url=database_url, redis_url=redis_url)
     assert approve.returncode == 0, approve.stderr
     until("the run to be completed", lambda: record.state(NAME) == "completed")
 

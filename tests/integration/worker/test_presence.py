@@ -8,7 +8,7 @@ import pytest
 from fix_daemon import Daemon, until
 
 from backfilld import Client
-from backfilld.migrations.errors import Refused
+from backfilld.migrations.errors import NotFinished, Refused
 from backfilld.migrations.holds import Cause
 from backfilld.migrations.postgres.connect import connect
 from backfilld.migrations.record import workers
@@ -77,6 +77,15 @@ def test_without_a_worker_a_run_says_that_there_is_none(engine: Engine, run: int
     assert progress.read(engine.connection, [engine.run(run)])[0].hold_reason == (
         "no load reading for 60 s: no worker is running for this database"
     )
+
+
+def test_who_waits_gives_up_after_the_time_of_the_settings_and_says_what_is_missing(
+    engine: Engine, run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.set_pace()
+    monkeypatch.setenv("BACKFILLD_WAIT_TIMEOUT_SECONDS", "0.2")
+    with pytest.raises(NotFinished, match=r"after 0\.2 s.*no worker is running for this database"):
+        Client(engine.url).wait(run)
 
 
 def test_a_worker_that_cannot_work_says_why(engine: Engine, run: int) -> None:
