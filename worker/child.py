@@ -31,6 +31,8 @@ def main() -> None:
     parser.add_argument("role", choices=["lanes", "control"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--heartbeat", type=Path, required=True)
+    # Given, not asked: a parent that died during the imports has been replaced by another process.
+    parser.add_argument("--parent", type=int, required=True)
     arguments = parser.parse_args()
 
     stopping = threading.Event()
@@ -52,12 +54,11 @@ def main() -> None:
 
         worker = start_side_tasks(settings, broker, observe=observe, consume_control=True)
 
-    parent = os.getppid()
-    while not stopping.wait(HEARTBEAT_SECONDS):
-        if os.getppid() != parent:
-            break
+    while os.getppid() == arguments.parent:
         if worker.oldest_tick_seconds < HUNG_SECONDS:
             arguments.heartbeat.write_text(f"{time.time()}\n", encoding="ascii")
+        if stopping.wait(HEARTBEAT_SECONDS):
+            break
     worker.stop()
     broker.close()
 

@@ -121,7 +121,10 @@ def _run(settings: Settings, folder: Path, *, processes: int, threads: int, stop
 
 def _child(name: str, arguments: list[str], folder: Path) -> Child:
     heartbeat = folder / f"{name}.heartbeat"
-    command = [sys.executable, "-P", "-m", "backfilld.worker.child", *arguments, "--heartbeat", str(heartbeat)]
+    command = [
+        *(sys.executable, "-P", "-m", "backfilld.worker.child", *arguments),
+        *("--heartbeat", str(heartbeat), "--parent", str(os.getpid())),
+    ]
     return Child(name=name, command=command, environment=os.environ, heartbeat=heartbeat)
 
 

@@ -101,9 +101,10 @@ CREATE TABLE backfilld.lanes (
 CREATE INDEX lanes_open ON backfilld.lanes (run, lane) WHERE done_at IS NULL;
 
 -- Whether a lane of this kind may work while its run is in this state and phase. `may_work` in states.py says the same.
+-- Its body is parsed here and not where it is called, whose search_path it would have.
 CREATE FUNCTION backfilld.may_work(state text, phase text, kind text) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
+    CASE
         WHEN kind = 'coordinator' THEN state IN ('queued', 'running', 'rolling_back')
         WHEN state IN ('queued', 'running') THEN CASE phase
             WHEN 'backfill' THEN kind IN ('backfill', 'retry')
@@ -112,8 +113,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
             WHEN 'contract' THEN kind IN ('retry', 'recheck', 'archive')
             ELSE false END
         WHEN state = 'rolling_back' THEN kind IN ('archive', 'restore', 'undo')
-        ELSE false END
-$$;
+        ELSE false
+    END;
 
 -- --- pace ---------------------------------------------------------------------------------------------------------------
 

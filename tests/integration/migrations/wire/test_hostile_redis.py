@@ -160,27 +160,29 @@ def test_a_server_that_takes_no_writes_is_told_once_with_the_remedy(
     embedded_valkey: EmbeddedValkey, admin: redis.Redis, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     command, problem, remedy = TROUBLES[what]
-    events = list[News]()
-    broker = connect_broker(embedded_valkey.url, observe=events.append)
+    seen, sent = list[News](), list[News]()
+    broker = connect_broker(embedded_valkey.url, observe=seen.append)
+    sending = connect_broker(embedded_valkey.url, observe=sent.append)
     with caplog.at_level(logging.INFO):
         receiver = receive_lanes(broker, lambda _: None, threads=1)
         try:
-            broker.enqueue(packed(GOOD))
             run(admin, command)
             for _ in range(5):
                 with pytest.raises(redis.RedisError):
-                    broker.enqueue(packed(GOOD))
-            until("a consumer to fail", lambda: len(told(events)) > 0, patience_seconds=20)
+                    sending.enqueue(packed(GOOD))
+            until("a consumer to fail", lambda: told(seen), patience_seconds=20)
             run(admin, "REPLICAOF NO ONE")
             run(admin, "CONFIG SET maxmemory 0")
-            until("it to be back", lambda: RedisBack() in events, patience_seconds=20)
+            until("it to be back", lambda: RedisBack() in seen, patience_seconds=20)
         finally:
             receiver.stop()
-    (failed,) = told(events)
-    assert problem in failed.problem
-    assert remedy in failed.remedy
+    for events in (seen, sent):
+        (failed,) = told(events)
+        assert problem in failed.problem
+        assert remedy in failed.remedy
     assert [record.name for record in caplog.records if record.levelno > logging.INFO] == []
     broker.close()
+    sending.close()
 
 
 def told(events: list[News]) -> list[RedisFailed]:

@@ -305,8 +305,8 @@ def test_the_function_is_ours_alone_and_its_path_is_fixed(connection: Connection
     ((owner, settings, public),) = (
         tuple(row.values())
         for row in connection.execute(
-            "SELECT pg_get_userbyid(proowner) = current_user AS owner, proconfig, EXISTS (SELECT FROM aclexplode(proacl) a "
-            "WHERE a.grantee <> proowner) AS public FROM pg_proc WHERE proname = 'sync_test_0'"
+            "SELECT pg_get_userbyid(proowner) = current_user AS owner, proconfig, "
+            "has_function_privilege('public', oid, 'EXECUTE') AS public FROM pg_proc WHERE proname = 'sync_test_0'"
         )
     )
     assert owner
