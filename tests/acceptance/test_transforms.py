@@ -56,11 +56,11 @@ def test_a_daemon_that_was_told_to_allow_the_module_calls_it(
     """First one that was not: the run fails and says what to do. Then one that was: the run is resumed and verified."""
     calls = {"database_url": database_url, "redis_url": redis_url}
 
-    # Given a daemon that finds the module, and may not
+    # Given a daemon that finds the module, and may not; enqueued while it runs, the run would be refused
+    enqueued = backfilld("enqueue", str(EXAMPLES / "users_phone_e164.yaml"), **calls)
+    assert enqueued.returncode == 0, enqueued.stderr
     first = daemon(database_url, redis_url, tmp_path / "first.log", {"PYTHONPATH": site["PYTHONPATH"]})
     try:
-        enqueued = backfilld("enqueue", str(EXAMPLES / "users_phone_e164.yaml"), **calls)
-        assert enqueued.returncode == 0, enqueued.stderr
         until("the run to fail", lambda: record.state(NAME) == "failed")
     finally:
         first.stop()
