@@ -193,7 +193,7 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
     if bind_one(case.migration, case.number, facts).rewrite() is None:
         return facts
     refuse_update_rules(case)
-    tell_side_effects(case.found, case.table, {target.column for target in facts.targets})
+    tell_side_effects(case, facts)
     facts = with_key(case.found, case.place, case.table, facts)
     because = keys_because(case.connection, case.table, facts)
     if because and case.migration.settings.walk == "pages":

@@ -51,20 +51,8 @@ class UniqueKey:
 @dataclass(frozen=True, kw_only=True)
 class Trigger:
     name: str
-    enabled: str
-    function: str
-    for_each_row: bool
-    before: bool
-    on_insert: bool
-    on_update: bool
+    #: Those it waits for; none when it fires for all.
     of_columns: tuple[str, ...]
-    reaches_outside: bool
-
-    def fires_for(self, columns: set[str]) -> bool:
-        """Whether an UPDATE that sets these columns fires it."""
-        if not self.on_update or self.enabled in {"D", "R"}:
-            return False
-        return not self.of_columns or bool(columns & set(self.of_columns))
 
 
 @dataclass(frozen=True, kw_only=True)

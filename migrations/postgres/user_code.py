@@ -52,6 +52,8 @@ class UserTrigger:
 class TableTrigger(UserTrigger):
     """A trigger of a table."""
 
+    #: It fires for each row, and not for each statement.
+    for_rows: bool
     #: Its function has effects that a rollback does not take back.
     reaches_outside: bool
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.postgres.connect import Connection
 
+#: How often a worker looks at itself. What has changed is reported at once.
+LOOK_SECONDS = 2.0
 #: A report takes milliseconds; a database that hangs is not waited for.
 STOP_SECONDS = 2.0
 
@@ -33,15 +36,21 @@ class Presence:
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
         self._transforms = tuple(transforms)
         self._look = look
+        #: What was reported last, and when (`time.monotonic`).
+        self._said: tuple[bool, str | None] | None = None
+        self._said_at = 0.0
 
     def run_once(self, connection: Connection) -> int:
-        works, problem = self._look()
+        works, problem = now = self._look()
+        if now == self._said and time.monotonic() - self._said_at < workers.REPORT_SECONDS:
+            return 0
         workers.report(connection, self.worker, works=works, problem=problem, transforms=self._transforms)
+        self._said, self._said_at = now, time.monotonic()
         return 1
 
     def wait(self, stopping: threading.Event) -> None:
         """Wait until it is time to say it again, or the process stops."""
-        stopping.wait(workers.REPORT_SECONDS)
+        stopping.wait(LOOK_SECONDS)
 
     def leave(self, connection: Connection) -> None:
         """The worker stops."""

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.postgres.user_code import update_rules
+from backfilld.migrations.postgres.user_code import fired, update_rules
 
 if TYPE_CHECKING:
-    from backfilld.migrations.planning.checks.findings import Case, Findings
-    from backfilld.migrations.postgres.catalog import Table
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.planning.checks.findings import Case
 
 
-def tell_side_effects(found: Findings, table: Table, written: set[str]) -> None:
+def tell_side_effects(case: Case, facts: Facts) -> None:
     """Put down who is moved by a walk that writes these columns."""
-    for trigger in table.triggers:
-        if trigger.fires_for(written) and not trigger.name.startswith("~backfilld_"):
-            reach = ", which has effects outside the database each time" if trigger.reaches_outside else ""
-            every = "changed row" if trigger.for_each_row else "batch"
-            found.warn(
-                f"the trigger {trigger.name} on {table.name} fires for every {every} ({trigger.function}){reach}; "
-                "WHEN (coalesce(current_setting('backfilld.batch', true), '') = '') in its definition makes it skip backfilld's batches"
-            )
+    found, table, written = case.found, case.table, [target.column for target in facts.targets]
+    for trigger in fired(case.connection, table, written):
+        reach = ", which has effects outside the database each time" if trigger.reaches_outside else ""
+        every = "changed row" if trigger.for_rows else "batch"
+        found.warn(
+            f"the trigger {trigger.name} on {table.name} fires for every {every} ({trigger.schema}.{trigger.function}){reach}; "
+            "WHEN (coalesce(current_setting('backfilld.batch', true), '') = '') in its definition makes it skip backfilld's batches"
+        )
     if table.publications:
         found.warn(f"every changed row of {table.name} is replicated by {', '.join(table.publications)}")
     indexed = sorted(name for name in written if (column := table.column(name)) is not None and column.indexed)

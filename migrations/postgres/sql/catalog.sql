@@ -141,19 +141,11 @@ WHERE k.usable
 ORDER BY k.is_primary DESC, cardinality(k.columns), k.index_name
 
 -- name: triggers
--- Triggers of a table, and whether they reach outside the database.
+-- Triggers of a table, and the columns that they wait for.
 SELECT t.tgname AS name,
-       t.tgenabled::text AS enabled,
-       p.pronamespace::regnamespace::text || '.' || p.proname AS function,
-       (t.tgtype & 1) = 1 AS for_each_row,
-       (t.tgtype & 2) = 2 AS before,
-       (t.tgtype & 4) = 4 AS on_insert,
-       (t.tgtype & 16) = 16 AS on_update,
        coalesce((SELECT array_agg(a.attname::text) FROM pg_attribute a
-                 WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr::smallint[])), '{}') AS of_columns,
-       coalesce(p.prosrc, '') ~* '(net\.http_|http_request|pg_notify|dblink|realtime\.|pgmq\.|cron\.)'
-           OR p.pronamespace::regnamespace::text IN ('supabase_functions', 'net') AS reaches_outside
-FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+                 WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr::smallint[])), '{}') AS of_columns
+FROM pg_trigger t
 WHERE t.tgrelid = %(oid)s::bigint::oid AND NOT t.tgisinternal
 ORDER BY t.tgname COLLATE "C"
 
@@ -369,7 +361,7 @@ ORDER BY 1, 2
 -- name: fired_triggers
 -- Users' triggers that an UPDATE of some columns of a table fires, in the order of their names: of the table itself, and of its
 -- partitions for rows.
-SELECT DISTINCT t.tgname::text AS name, n.nspname::text AS schema, p.proname::text AS function,
+SELECT DISTINCT t.tgname::text AS name, n.nspname::text AS schema, p.proname::text AS function, (t.tgtype & 1) = 1 AS for_rows,
        coalesce(p.prosrc, '') ~* '(net\.http_|http_request|pg_notify|dblink|realtime\.|pgmq\.|cron\.)'
            OR n.nspname IN ('supabase_functions', 'net') AS reaches_outside
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace

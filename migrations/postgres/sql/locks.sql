@@ -50,7 +50,7 @@ LIMIT 20
 
 -- name: awaited
 -- What a session waits for; no row when it does not.
-SELECT l.locktype, l.relation::regclass::text AS relation, l.mode FROM pg_locks l
+SELECT l.locktype, regexp_replace(l.relation::regclass::text, '^public[.]', '') AS relation, l.mode FROM pg_locks l
 WHERE l.pid = %(waiting)s::integer AND NOT l.granted LIMIT 1
 
 -- name: send_away

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -64,7 +65,7 @@ def test_status_and_explain_say_what_fails_and_when_it_last_came(engine: Engine,
     ]
     came(engine, run, seconds_ago=3)
     told = client.explain(run)
-    assert f"After contract {FAILS}; the last one came 3 s ago." in told.sentences
+    assert any(re.fullmatch(rf"After contract {FAILS}; the last one came \d+ s ago\.", one) for one in told.sentences)
     assert told.remedies[0].startswith("deploy an application")
     first, second = client.status(run).to_json()["after_contract"]
     assert (first["still_comes"], second) == (True, renamed)
@@ -96,7 +97,7 @@ def test_a_write_under_the_old_name_of_a_rename_is_seen_too(engine: Engine, run:
 def test_contract_is_not_approved_while_they_come(engine: Engine, run: int, phase: str | None) -> None:
     client = Client(engine.url)
     came(engine, run, seconds_ago=3)
-    with pytest.raises(Refused, match=r"total_eur fails; the last one came 3 s ago.*--phase contract --yes"):
+    with pytest.raises(Refused, match=r"total_eur fails; the last one came \d+ s ago.*--phase contract --yes"):
         client.approve(run, phase)
     expect(engine.run(run), State.WAITING)
     came(engine, run, seconds_ago=3600)

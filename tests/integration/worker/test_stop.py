@@ -59,7 +59,8 @@ def hold_reason(engine: Engine, run: int) -> str | None:
 
 def test_a_stop_holds_lanes_and_conductors_until_it_is_lifted(engine: Engine, run: int) -> None:
     lane = engine.drive_to_lanes(run)[0]
-    later = engine.enqueue(MIGRATION.format("later"))
+    engine.execute("CREATE TABLE others (id bigint PRIMARY KEY, n integer NOT NULL DEFAULT 0)")
+    later = engine.enqueue(MIGRATION.format("later").replace("counters", "others"))
     stop = commands.stop_all(engine.connection, actor="ann")
     for message in (engine.message(run, lane.lane), engine.message(later)):
         engine.runner(one_step=False).advance(message)

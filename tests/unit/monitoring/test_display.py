@@ -21,10 +21,13 @@ from backfilld.migrations.record.states import LaneKind, Phase, State
 from backfilld.migrations.settings import Limits
 from backfilld.monitoring import display
 from backfilld.monitoring import pace as pace_report
+from backfilld.monitoring.after_contract import AfterContract
 from backfilld.monitoring.display.story import _SENTENCES
 from backfilld.monitoring.progress import OldValuesWalk
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fix_golden import Golden
     from rich.console import RenderableType
 
@@ -88,6 +91,15 @@ def test_the_overview_says_a_shared_hold_once() -> None:
     text = printed(display.overview([other, HELD], width=80))
     assert text.count("replica lag 4.2 s, limit 2 s") == 1
     assert "runs 14, 13" in text
+
+
+@pytest.mark.parametrize("shown", [display.block, lambda run: display.overview([run], width=120)])
+def test_what_contract_takes_from_the_application_is_told_while_it_waits(
+    shown: Callable[[Progress], RenderableType],
+) -> None:
+    fails = AfterContract(operation=0, fails="an INSERT that leaves out jobs.eur fails", last_seconds=3.4)
+    text = " ".join(printed(shown(replace(WAITING, after_contract=(fails,))), 120).split())
+    assert "After contract an INSERT that leaves out jobs.eur fails; the last one came 3 s ago" in text
 
 
 def test_the_overview_puts_first_what_needs_somebody_and_counts_what_is_left_out() -> None:

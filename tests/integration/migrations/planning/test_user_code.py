@@ -210,3 +210,21 @@ def test_rules_that_apply_to_updates_are_refused(engine: Engine) -> None:
     assert "the rule noted" in found.findings[0].problem
     engine.execute("ALTER TABLE orders DISABLE RULE noted")
     assert examined(engine, backfill()).findings == []
+
+
+def test_triggers_of_partitions_and_of_statements_are_named(engine: Engine) -> None:
+    engine.execute("""
+CREATE TABLE orders (id bigint PRIMARY KEY, status text) PARTITION BY RANGE (id);
+CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (100);
+CREATE FUNCTION fires() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN new; END $$;
+CREATE TRIGGER of_leaf BEFORE UPDATE ON orders_1 FOR EACH ROW EXECUTE FUNCTION fires();
+CREATE TRIGGER of_others BEFORE UPDATE OF id ON orders FOR EACH ROW EXECUTE FUNCTION fires();
+CREATE TRIGGER of_statements BEFORE UPDATE OF status ON orders FOR EACH STATEMENT EXECUTE FUNCTION fires();
+""")
+    found = examined(engine, backfill())
+    assert found.findings == []
+    told = [text.partition(" (public.fires)")[0] for text in found.warnings if "public.fires" in text]
+    assert told == [
+        "the trigger of_leaf on orders fires for every changed row",
+        "the trigger of_statements on orders fires for every batch",
+    ]

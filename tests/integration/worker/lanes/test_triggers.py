@@ -244,3 +244,26 @@ CREATE TRIGGER fails BEFORE UPDATE ON app.orders FOR EACH ROW EXECUTE FUNCTION a
     expect(now, State.FAILED)
     assert now.error is not None
     assert 'relation "nowhere" does not exist, in PL/pgSQL function fails()' in now.error["message"]
+
+
+def test_a_trigger_that_keeps_an_added_column_empty_is_named(theirs: Engine) -> None:
+    """Nothing showed it before: the column was not there yet when the triggers were tried."""
+    theirs.execute("""
+CREATE FUNCTION app.keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN old; END $$;
+CREATE TRIGGER keep BEFORE UPDATE ON app.orders FOR EACH ROW EXECUTE FUNCTION app.keep();
+""")
+    run = theirs.enqueue("""
+name: shout
+settings: {lanes: 1}
+operations: [{add_column: {table: app.orders, column: {name: shout, type: text}, backfill: "upper(label)"}}]
+""")
+    now = theirs.drive(run)
+    expect(now, State.PAUSED)
+    assert now.error is not None
+    assert (now.error["class"], now.residual_rows) == ("undone", 60)
+    assert "the trigger keep on app.orders" in now.error["message"]
+
+    theirs.execute("DROP TRIGGER keep ON app.orders")
+    commands.resume(theirs.connection, run, actor="ann")
+    expect(theirs.drive(run), State.WAITING)
+    assert theirs.value("SELECT count(*) FROM app.orders WHERE shout = 'O' || id") == 60
