@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from backfilld.migrations.operations import Action
 from backfilld.migrations.operations.add_column.steps import AddColumn
 from backfilld.migrations.record.states import VERIFY_OWN_STEPS
+from backfilld.migrations.walks.firing import THEIRS
 from backfilld.worker.lanes.batch import Batch
 from backfilld.worker.phases.coordinator import Coordinator
 
@@ -25,6 +26,7 @@ def _checkpoint_apart() -> None:
 
     def broken(batch: Batch, *arguments: Any, **options: Any) -> Tally:  # Any: handed on
         tally = run(batch, *arguments, **options)
+        batch.connection.execute(THEIRS)  # for what waits for the COMMIT
         batch.connection.execute("COMMIT")
         batch.connection.execute("BEGIN")
         return tally
