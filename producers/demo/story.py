@@ -206,7 +206,7 @@ class Story:
         application.release()
         self._until(lambda: application.is_released, "the application's next release is deployed")
         self._until(lambda: len(application.typed) >= TYPED, "users type words of their own into new_field")
-        self._screen.step("The application now writes new_field itself, words of its users; contract is approved")
+        self._screen.step("Users type words of their own into new_field; contract is approved")
         # The release before stopped a moment ago, and its last INSERT counts as one that still comes.
         self._client.approve(self._run, Phase.CONTRACT, yes=True)
         self._until(lambda: self._stands()["state"] == State.COMPLETED, "the run is completed")

@@ -221,9 +221,10 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
     ORDER BY part.relation, changed.what
 $$;
 
--- Whether what a run has proved still holds: nothing that the proof relies on has changed, and no row was put down since.
+-- Whether what a run has proved still holds: nothing that the proof relies on has changed, and no row was put down since. With its
+-- owner's rights, so that a role which may read `runs` and not the quarantine is told that much.
 CREATE FUNCTION backfilld.proof_holds(run bigint) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = '' AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
     SELECT NOT EXISTS (SELECT FROM backfilld.quarantine q WHERE q.run = proof_holds.run)
        AND NOT EXISTS (SELECT FROM backfilld.structure_changes(proof_holds.run))
 $$;
@@ -368,3 +369,5 @@ ALTER TABLE backfilld.omitted_inserts ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON ALL TABLES IN SCHEMA backfilld FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA backfilld FROM PUBLIC;
 REVOKE ALL ON SCHEMA backfilld FROM PUBLIC;
+-- Who was given the schema and `runs` to read may ask whether a run is verified.
+GRANT EXECUTE ON FUNCTION backfilld.proof_holds, backfilld.structure_changes, backfilld.structure_now TO PUBLIC;
