@@ -337,7 +337,8 @@ def _awaiting(run: Progress) -> Iterator[str | Remedy]:
         if run.own_values:
             yield f"{counted(run.own_values, 'row')} {'holds' if run.own_values == 1 else 'hold'} a value of the application's own."
     elif run.changed_since:
-        yield sentence(f"{'; '.join(run.changed_since)}, so the data will be verified again before anything goes on")
+        yield sentence(f"Another session has changed what the verification relies on: {'; '.join(run.changed_since)}")
+        yield "The data will be verified again before anything goes on."
     for one in run.after_contract:
         yield sentence(one.in_words)
     begin = f"let it begin: backfilld approve {run.name} --phase {run.phase}"

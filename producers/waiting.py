@@ -109,7 +109,8 @@ def opened(name: str, phase: Phase) -> str:
 
 def how_far(now: Progress, *, after: str = "") -> str:
     """Where a run is, for those who wait for it."""
-    reason = f" ({now.hold_reason})" if now.hold_reason else ""
+    why = "; ".join(now.changed_since) or now.hold_reason
+    reason = f" ({why})" if why else ""
     return f"run {now.name} is {now.state.words} in phase {now.phase}{after}, {now.percent:.1f} % done{reason}"
 
 

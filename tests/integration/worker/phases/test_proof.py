@@ -8,7 +8,7 @@ import pytest
 from fix_daemon import until
 from fix_runs import Engine, expect
 
-from backfilld.migrations.errors import Refused
+from backfilld.migrations.errors import NotFinished, Refused
 from backfilld.migrations.operations import Action, bind
 from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import Phase, State
@@ -88,6 +88,8 @@ def test_rows_that_may_have_missed_an_update_are_asked_about(engine: Engine, how
     engine.execute("UPDATE jobs SET status = 'later' WHERE id = 3; INSERT INTO jobs VALUES (100, 'new', 1)")
     switch_on(engine, how)
     assert not is_open(engine, run), "the gate is shut at once"
+    with pytest.raises(NotFinished, match="sync trigger" if how == "dropped" else "has changed"):
+        waiting.require_open(engine.connection, run, Phase.SWITCH)
     approved(engine, run, "contract")
     now = engine.drive(run)
     expect(now, State.PAUSED)
