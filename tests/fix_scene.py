@@ -38,7 +38,7 @@ STEP_SECONDS = 1.0
 PEOPLE, NUMBERS, NOT_NUMBERS = 60_000, 4_000, 3
 
 #: A load signal of the operator's, which the scene turns up and down.
-SIGNAL = {"name": "rush", "kind": "sql", "query": "SELECT value FROM rush", "soft": 10, "hard": 100}
+SIGNAL = {"name": "rush", "kind": "sql", "query": "SELECT value FROM public.rush", "soft": 10, "hard": 100}
 
 FILES = {
     "people-name": """
