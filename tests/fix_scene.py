@@ -245,6 +245,7 @@ def play(scene: Scene) -> None:
 
     # It rests for long after each batch, so whatever comes next finds it on its way.
     until("people to be walked", lambda: record.one(walked, "people-name"))
+    scene.mark("walked")
     client.pause("people-name")
     scene.until_state("people-name", "paused")
     scene.mark("paused")
