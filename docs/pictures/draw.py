@@ -55,7 +55,7 @@ INSERT INTO orders (note) SELECT 'a note that somebody wrote' FROM generate_seri
 CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY);
 VACUUM ANALYZE;
 """
-SIGNALS = [{"name": "outbox_length", "kind": "sql", "query": "SELECT count(*) FROM outbox", "soft": 1000, "hard": 5000}]
+SIGNALS = [{"name": "outbox_length", "kind": "sql", "query": "SELECT count(*) FROM public.outbox", "soft": 1000, "hard": 5000}]
 
 
 def save(name: str, title: str, shown: RenderableType, *, width: int = 80) -> None:
