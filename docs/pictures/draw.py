@@ -55,7 +55,9 @@ INSERT INTO orders (note) SELECT 'a note that somebody wrote' FROM generate_seri
 CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY);
 VACUUM ANALYZE;
 """
-SIGNALS = [{"name": "outbox_length", "kind": "sql", "query": "SELECT count(*) FROM public.outbox", "soft": 1000, "hard": 5000}]
+SIGNALS = [
+    {"name": "outbox_length", "kind": "sql", "query": "SELECT count(*) FROM public.outbox", "soft": 1000, "hard": 5000}
+]
 
 
 def save(name: str, title: str, shown: RenderableType, *, width: int = 80) -> None:
@@ -150,7 +152,7 @@ def draw(connection: psycopg.Connection, url: str, redis_url: str, folder: Path)
         until(lambda: client().status(failed).state is State.PAUSED)
         connection.execute("ALTER TABLE orders RENAME TO orders_old")
         client().resume(failed)
-        until(lambda: client().status(failed).state is State.FAILED)
+        until(lambda: client().status(failed).state in {State.FAILED, State.PAUSED})
         save("plan", "backfilld plan examples/jobs_new_field.yaml", display.plan(client().plan(EXAMPLE)), width=92)
         run = client("deploy@ci").enqueue(EXAMPLE).run
         until(lambda: percent(run) > 25)

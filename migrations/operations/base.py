@@ -165,7 +165,8 @@ class Reliance:
     @property
     def part(self) -> dict[str, object]:
         """As `runs.remember_structure` takes it."""
-        return {"relation": self.table.identifier.as_string(), "columns": list(self.columns), "trigger": self.trigger}
+        relation = self.table.identifier.as_string()
+        return {"name": str(self.table), "relation": relation, "columns": list(self.columns), "trigger": self.trigger}
 
 
 class Operation(Protocol):

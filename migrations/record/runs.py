@@ -321,8 +321,9 @@ def wake_disturbed(connection: Connection) -> list[int]:
 class StructureChange:
     """Something that a proof relies on, and that is not any longer what it was."""
 
+    #: The table, as files name it.
     relation: str
-    #: `column total`, `sync trigger ~backfilld_sync_… on jobs`.
+    #: `table`, `column total`, `sync trigger ~backfilld_sync_… on jobs`.
     what: str
     gone: bool
 
@@ -331,11 +332,12 @@ class StructureChange:
         return self.what.startswith("column ")
 
     def __str__(self) -> str:
-        return f"the {self.what}{' of ' + self.relation if self.is_column else ''} {'is gone' if self.gone else 'has changed'}"
+        of = f" of {self.relation}" if self.is_column else f" {self.relation}" if self.what == "table" else ""
+        return f"the {self.what}{of} {'is gone' if self.gone else 'has changed'}"
 
 
 def remember_structure(connection: Connection, run: int, parts: Sequence[Mapping[str, object]]) -> None:
-    """Put down what a proof relies on as it is at this moment; each part is `relation`, `columns` and `trigger`."""
+    """Put down what a proof relies on as it is at this moment; each part is `name`, `relation`, `columns` and `trigger`."""
     connection.execute(_SQL["remember_structure"], {"run": run, "parts": Jsonb(list(parts))})
 
 

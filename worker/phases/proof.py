@@ -135,12 +135,12 @@ class Proof:
         )
 
     def gone(self, changes: Sequence[StructureChange]) -> str:
-        """What a person is asked to do about columns that are gone; empty where none is."""
-        columns = [str(change) for change in changes if change.is_column and change.gone]
-        if not columns:
+        """What a person is asked to do about columns or a table that are gone; empty where none is."""
+        gone = [str(change) for change in changes if change.gone and (change.is_column or change.what == "table")]
+        if not gone:
             return ""
         return (
-            f"{' and '.join(columns)}, renamed or dropped by another session. Values are kept as they were, and none are computed "
+            f"{' and '.join(gone)}, renamed or dropped by another session. Values are kept as they were, and none are computed "
             f"meanwhile. Give it its name back, then: backfilld resume {self._run.name}; or take the run back: "
             f"backfilld rollback {self._run.name}"
         )

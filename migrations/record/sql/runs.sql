@@ -144,7 +144,7 @@ WHERE state = 'waiting' AND verified_at IS NOT NULL AND NOT backfilld.proof_hold
 UPDATE backfilld.runs
 SET structure = (
     SELECT jsonb_agg(to_jsonb(part) || jsonb_build_object('state', backfilld.structure_now(part.relation, part.columns, part.trigger)))
-    FROM jsonb_to_recordset(%(parts)s::jsonb) part (relation text, columns text[], trigger text))
+    FROM jsonb_to_recordset(%(parts)s::jsonb) part (name text, relation text, columns text[], trigger text))
 WHERE run = %(run)s::bigint
 
 -- name: structure_changes

@@ -208,17 +208,19 @@ $$;
 -- What has changed since the proof of a run: the table, what it is, and whether it is still there. No row: the proof holds.
 CREATE FUNCTION backfilld.structure_changes(run bigint) RETURNS TABLE (relation text, what text, gone boolean)
 LANGUAGE sql STABLE SET search_path = '' AS $$
-    SELECT part.relation, changed.what, changed.gone
+    SELECT part.name, changed.what, changed.gone
     FROM backfilld.runs r
-    CROSS JOIN LATERAL pg_catalog.jsonb_to_recordset(r.structure) part (relation text, columns text[], trigger text, state jsonb)
+    CROSS JOIN LATERAL pg_catalog.jsonb_to_recordset(r.structure) part (name text, relation text, columns text[], trigger text, state jsonb)
     CROSS JOIN LATERAL (SELECT backfilld.structure_now(part.relation, part.columns, part.trigger) AS state) now
     CROSS JOIN LATERAL (
-        SELECT coalesce(before.key, after.key) AS what, after.key IS NULL AS gone
+        SELECT 'table' AS what, true AS gone WHERE pg_catalog.to_regclass(part.relation) IS NULL
+        UNION ALL
+        SELECT coalesce(before.key, after.key), after.key IS NULL
         FROM pg_catalog.jsonb_each_text(part.state) before
         FULL JOIN pg_catalog.jsonb_each_text(now.state) after USING (key)
-        WHERE before.value IS DISTINCT FROM after.value) changed
+        WHERE before.value IS DISTINCT FROM after.value AND pg_catalog.to_regclass(part.relation) IS NOT NULL) changed
     WHERE r.run = structure_changes.run
-    ORDER BY part.relation, changed.what
+    ORDER BY part.name, changed.what
 $$;
 
 -- Whether what a run has proved still holds: nothing that the proof relies on has changed, and no row was put down since. With its

@@ -216,3 +216,17 @@ def test_a_steps_proof_is_asked_for_under_its_lock(engine: Engine) -> None:
         with pytest.raises(runs.ChangedMeanwhile):
             waiting_for_it.result()
         worker.execute("ROLLBACK")
+
+
+def test_a_table_that_another_tool_renames_stops_the_run(engine: Engine) -> None:
+    run = engine.enqueue(ADD % "[contract]")
+    engine.drive_to_lanes(run)
+    engine.execute("ALTER TABLE jobs RENAME TO tasks")
+    now = engine.drive(run)
+    expect(now, State.PAUSED)
+    assert now.error is not None
+    assert (now.error["class"], "the table jobs is gone" in now.error["message"]) == ("structure", True)
+    engine.execute("ALTER TABLE tasks RENAME TO jobs")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.WAITING)
+    assert engine.value("SELECT count(*) FROM jobs WHERE shout = upper(status)") == 20
