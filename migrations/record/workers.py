@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _SQL = queries(__package__, "workers")
 
 #: How often a worker says that it is there, while nothing changes with it: an idle daemon sends two statements a second in all.
-REPORT_SECONDS = 10.0
+REPORT_SECONDS = 20.0
 #: One that has said nothing for so long is not there: two reports, one of which a slow machine may be late with.
 PRESENT_SECONDS = 2 * REPORT_SECONDS + 2.0
 

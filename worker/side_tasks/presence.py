@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
 
 #: How often a worker looks at itself. What has changed is reported at once.
-LOOK_SECONDS = 2.0
+LOOK_SECONDS = 4.0
 #: A report takes milliseconds; a database that hangs is not waited for.
 STOP_SECONDS = 2.0
 
