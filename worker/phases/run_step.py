@@ -36,13 +36,16 @@ class RunStep:
         self._lock_watch = lock_watch
 
     def execute(self, action: Action, context: StepContext | None = None) -> None:
-        """Carry out an action; on the way forward (with a context), only while what was proved holds under its lock."""
+        """Carry out an action. One of switch or contract is done only while what was proved holds, asked under its lock.
+
+        Without a context, and on the way back, nothing is proved that could be relied on.
+        """
         self._lock_watch.before(self.connection, action)
-        forward = context is not None and context.state is not State.ROLLING_BACK
-        relies = forward and context is not None and context.phase in {Phase.SWITCH, Phase.CONTRACT}
+        phase = context.phase if context is not None and context.state is not State.ROLLING_BACK else None
+        relies = phase in {Phase.SWITCH, Phase.CONTRACT}
         ddl.execute(self.connection, action, under_lock=self.proof.require if relies else None)
-        if forward and context is not None:
-            self.proof.remember(switched=is_switched(context.phase) or context.phase is Phase.SWITCH)
+        if phase is not None:
+            self.proof.remember(switched=is_switched(phase) or phase is Phase.SWITCH)
 
     def walk_again(self, pass_: int, *, reason: str) -> None:
         runs.set_pass(self.connection, self.run.run, pass_, reason=reason)
