@@ -99,10 +99,10 @@ class Daemon:
         """Give a column that is there this value in every row; returns the run. Any: as above."""
         return self.start({"backfill": {"table": table, "set": {column: expression}}}, settings)
 
-    def start(self, operation: dict[str, Any], settings: dict[str, Any]) -> int:
+    def start(self, operation: dict[str, Any], settings: dict[str, Any], *, name: str = "bench") -> int:
         """Enqueue a migration of this operation; returns the run. Any: as above."""
         migration = {
-            "name": "bench",
+            "name": name,
             "operations": [operation],
             "settings": {"approve": [], "journal": False} | settings,
         }
