@@ -103,7 +103,7 @@ def _lost(connection: Connection, run: Run, steps: Sequence[Step]) -> str:
     if needed and run.purged_at is not None:
         return f"the old values that it needs were dropped on {run.purged_at:%Y-%m-%d %H:%M} by `backfilld purge`"
     undone = [operation for kind, operation in needed if kind == "undo"]
-    if not undone or retention.has_partition(connection, "journal", run.run):
+    if not undone or retention.is_kept(connection, "journal", run.run):
         return ""
     changed = sum(
         lane.rows_changed

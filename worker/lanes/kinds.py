@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.record.model import Lane, Quarantined
     from backfilld.migrations.walks.firing import TableCode
     from backfilld.migrations.walks.keys import Query
-    from backfilld.migrations.walks.next_batch import After, BatchRange, Seen
+    from backfilld.migrations.walks.next_batch import After, BatchRange, JournalSlice, Row, Seen
     from backfilld.worker.lanes.batch import Batch
 
 #: SQLSTATE not_null_violation.
@@ -136,10 +136,14 @@ class LaneWork(ABC):
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         """Do the work on a range. Raises psycopg.Error."""
 
-    def quarantine_key(self, connection: Connection, key: Key) -> Key:
-        """The key of a walked row, as the quarantine names it."""
-        del connection
-        return key
+    def rows_of(self, batch: Batch, batch_range: JournalSlice) -> Sequence[Row]:
+        """The rows of a slice of the journal."""
+        msg = f"lane {batch.lane.lane} of run {batch.lane.run} does not walk {batch_range}"
+        raise TypeError(msg)
+
+    def sets_aside(self, connection: Connection, key: Key) -> None:
+        """A row of the lane is quarantined."""
+        del connection, key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +170,7 @@ class Backfill(LaneWork):
         walk = KeyWalk(table=rewrite.table, key=operation.facts.key)
         kept = None
         if journals and operation.undo():
-            columns = tuple(target.column for target in operation.facts.targets)
-            kept = Journal(run=run, operation=number, walk=walk, columns=columns)
+            kept = Journal(run=run, operation=number, walk=walk, targets=operation.facts.targets)
         values = Transform.of(rewrite, walk, allowed=transforms) or Expressions(rewrite=rewrite)
         return cls(number=number, operation=operation, walk=walk, rewrite=rewrite, values=values, journal=kept)
 
