@@ -131,39 +131,27 @@ class Journal:
         number = self.operation
         return [
             *((_array("key", number, n), one.form, key_name(n)) for n, one in enumerate(self.key)),
-            *((_array("old", number, n), one.form, was_name(n)) for n, one in enumerate(self.columns)),
-            *((_array("new", number, n), one.form, is_name(n)) for n, one in enumerate(self.columns)),
+            *((_array("old", number, n), one.form, self.was(n)) for n, one in enumerate(self.columns)),
+            *((_array("new", number, n), one.form, self.now(n)) for n, one in enumerate(self.columns)),
         ]
 
-    def written(self, update: Update, *, still: sql.Composable, pass_: int, version: int) -> Query:
-        """The update, which writes into the journal what it replaces; gives what `Update.told` gives.
+    def was(self, number: int) -> sql.Identifier:
+        """What a column was before the batch, in our statements; no column of a user's is called that."""
+        return sql.Identifier(f"~was_{self.operation}_{number}")
 
-        Before 18 an UPDATE cannot tell what a row was, so the rows are read first, and locked as the update would.
-        """
-        changed, parameters = (
-            self._changed(update, still) if version >= RETURNS_OLD else self._changed_before_18(update, still)
-        )
-        kept = self._kept(sql.SQL("changed"), pass_=pass_)
-        return _TEMPLATES["journaled"].format(changed=changed, kept=kept), parameters
+    def now(self, number: int) -> sql.Identifier:
+        """What a column is after it."""
+        return sql.Identifier(f"~is_{self.operation}_{number}")
 
-    def beside_firing(self, *, pass_: int) -> Beside:
-        """What `firing` does besides, so that it writes into the journal what it replaces."""
-        table = self.walk.table.name
-        return Beside(
-            carried=[(one.form.kept(_column(table, one.name)), was_name(n)) for n, one in enumerate(self.columns)],
-            told=[
-                *((one.form.kept(key_name(n)), key_name(n)) for n, one in enumerate(self.key)),
-                *((was_name(n), was_name(n)) for n, _ in enumerate(self.columns)),
-            ],
-            columns=[(one.name, one.form.kept, is_name(n)) for n, one in enumerate(self.columns)],
-            last=sql.SQL(", {}").format(self._kept(sql.SQL('"~told"'), pass_=pass_)),
-        )
-
-    def _kept(self, changed: sql.Composable, *, pass_: int) -> sql.Composed:
+    def kept(self, changed: sql.Composable, *, pass_: int) -> sql.Composed:
+        """The parts of a statement that keep what it replaced, where a column of this operation has another value now."""
         sizes = [name for _, form, name in self.arrays if form.varies or form.element == "text"]
         wide = sql.SQL("{} > {}").format(
             sql.SQL(" + ").join(sql.SQL("coalesce(pg_catalog.pg_column_size({}), 0)").format(name) for name in sizes),
             sql.Literal(WIDE_BYTES),
+        )
+        differs = sql.SQL(" OR ").join(
+            sql.SQL("NOT {}").format(one.form.is_same(self.was(n), self.now(n))) for n, one in enumerate(self.columns)
         )
         return _TEMPLATES["kept"].format(
             journal=table_of("journal", self.run).identifier,
@@ -176,62 +164,104 @@ class Journal:
             alone=_list(sql.SQL("ARRAY[{}]").format(name) for _, _, name in self.arrays),
             names=_list(name for _, _, name in self.arrays),
             wide=wide if sizes else sql.SQL("false"),
+            differs=sql.SQL("({})").format(differs),
             changed=changed,
         )
 
-    def _changed(self, update: Update, still: sql.Composable) -> Query:
-        query, parameters = update.query
-        changed = _TEMPLATES["changed"].format(
-            update=query,
-            key=self._named("~after", self.key, key_name),
-            was=self._named("~before", self.columns, was_name),
-            now=self._named("~after", self.columns, is_name),
-            still=still,
-        )
-        return changed, parameters
 
-    def _changed_before_18(self, update: Update, still: sql.Composable) -> Query:
-        table = self.walk.table.name
-        picked = update.condition
-        if update.source is None:
-            picked = sql.SQL("{} AND {}").format(update.condition, update.needs_work)
-        changed = _TEMPLATES["changed_before_18"].format(
-            picked_key=_list(
-                sql.SQL("{} AS {}").format(_column(table, one.name), key_name(n)) for n, one in enumerate(self.key)
-            ),
-            picked_condition=picked,
-            was=self._named(table, self.columns, was_name),
-            table=update.table,
-            sets=update.sets,
-            source=sql.SQL("FROM {},").format(update.source) if update.source is not None else sql.SQL("FROM"),
-            condition=update.condition,
-            same=sql.SQL(" AND ").join(
-                sql.SQL('{} = "~picked".{}').format(_column(table, one.name), key_name(n))
-                for n, one in enumerate(self.key)
-            ),
-            needs_work=update.needs_work,
-            key=self._named(table, self.key, key_name),
-            kept=_list(sql.SQL('"~picked".{}').format(was_name(n)) for n, _ in enumerate(self.columns)),
-            now=self._named(table, self.columns, is_name),
-            still=still,
-        )
-        return changed, [*update.parameters, *update.source_parameters, *update.parameters]
+def written(update: Update, journals: Sequence[Journal], *, still: sql.Composable, pass_: int, version: int) -> Query:
+    """The update, which writes into the journals what it replaces; gives what `Update.told` gives.
 
-    def _named(self, table: str, columns: Sequence[Column], name: Callable[[int], sql.Identifier]) -> sql.Composed:
-        return _list(
-            sql.SQL("{} AS {}").format(one.form.kept(_column(table, one.name)), name(n))
-            for n, one in enumerate(columns)
-        )
+    Before 18 an UPDATE cannot tell what a row was, so the rows are read first, and locked as the update would.
+    """
+    changed, parameters = (
+        _changed(update, journals, still) if version >= RETURNS_OLD else _changed_before_18(update, journals, still)
+    )
+    kept = _all_kept(journals, sql.SQL("changed"), pass_=pass_)
+    return _TEMPLATES["journaled"].format(changed=changed, kept=kept), parameters
+
+
+def beside_firing(journals: Sequence[Journal], *, pass_: int) -> Beside:
+    """What `firing` does besides, so that it writes into the journals what it replaces."""
+    if not journals:
+        return Beside()
+    table = journals[0].walk.table.name
+    columns = [(one, n, column) for one in journals for n, column in enumerate(one.columns)]
+    return Beside(
+        carried=[(column.form.kept(_column(table, column.name)), one.was(n)) for one, n, column in columns],
+        told=[
+            *((column.form.kept(key_name(n)), key_name(n)) for n, column in enumerate(journals[0].key)),
+            *((one.was(n), one.was(n)) for one, n, _ in columns),
+        ],
+        columns=[(column.name, column.form.kept, one.now(n)) for one, n, column in columns],
+        last=sql.SQL(", {}").format(_all_kept(journals, sql.SQL('"~told"'), pass_=pass_)),
+    )
 
 
 def told_query(
-    update: Update, journal: Journal | None, *, still: sql.Composable | None, pass_: int, version: int
+    update: Update, journals: Sequence[Journal], *, still: sql.Composable | None, pass_: int, version: int
 ) -> Query:
     """The update that gives `changed`, and `residual`: how many of the changed rows meet the condition `still`."""
-    if journal is not None:
+    if journals:
         still = still if still is not None else sql.SQL("false")
-        return journal.written(update, still=still, pass_=pass_, version=version)
+        return written(update, journals, still=still, pass_=pass_, version=version)
     return update.told(still) if still is not None else update.query
+
+
+def _changed(update: Update, journals: Sequence[Journal], still: sql.Composable) -> Query:
+    query, parameters = update.query
+    changed = _TEMPLATES["changed"].format(
+        update=query,
+        key=_keys("~after", journals[0]),
+        was=_values("~before", journals, Journal.was),
+        now=_values("~after", journals, Journal.now),
+        still=still,
+    )
+    return changed, parameters
+
+
+def _changed_before_18(update: Update, journals: Sequence[Journal], still: sql.Composable) -> Query:
+    table, key = journals[0].walk.table.name, list(enumerate(journals[0].key))
+    picked = update.condition
+    if update.source is None:
+        picked = sql.SQL("{} AND {}").format(update.condition, update.needs_work)
+    changed = _TEMPLATES["changed_before_18"].format(
+        picked_key=_list(sql.SQL("{} AS {}").format(_column(table, one.name), key_name(n)) for n, one in key),
+        picked_condition=picked,
+        was=_values(table, journals, Journal.was),
+        table=update.table,
+        sets=update.sets,
+        source=sql.SQL("FROM {},").format(update.source) if update.source is not None else sql.SQL("FROM"),
+        condition=update.condition,
+        same=sql.SQL(" AND ").join(
+            sql.SQL('{} = "~picked".{}').format(_column(table, one.name), key_name(n)) for n, one in key
+        ),
+        needs_work=update.needs_work,
+        key=_keys(table, journals[0]),
+        kept=_list(sql.SQL('"~picked".{}').format(one.was(n)) for one in journals for n, _ in enumerate(one.columns)),
+        now=_values(table, journals, Journal.now),
+        still=still,
+    )
+    return changed, [*update.parameters, *update.source_parameters, *update.parameters]
+
+
+def _all_kept(journals: Sequence[Journal], changed: sql.Composable, *, pass_: int) -> sql.Composed:
+    return _list(one.kept(changed, pass_=pass_) for one in journals)
+
+
+def _keys(table: str, journal: Journal) -> sql.Composed:
+    return _list(
+        sql.SQL("{} AS {}").format(one.form.kept(_column(table, one.name)), key_name(n))
+        for n, one in enumerate(journal.key)
+    )
+
+
+def _values(table: str, journals: Sequence[Journal], name: Callable[[Journal, int], sql.Identifier]) -> sql.Composed:
+    return _list(
+        sql.SQL("{} AS {}").format(column.form.kept(_column(table, column.name)), name(one, n))
+        for one in journals
+        for n, column in enumerate(one.columns)
+    )
 
 
 def make(connection: Connection, run: int, journals: Sequence[Journal]) -> None:
@@ -249,16 +279,6 @@ def make(connection: Connection, run: int, journals: Sequence[Journal]) -> None:
 def key_name(number: int) -> sql.Identifier:
     """The key of a row, in our statements; no column of a user's is called that."""
     return sql.Identifier(f"~key_{number}")
-
-
-def was_name(number: int) -> sql.Identifier:
-    """What a column was before the batch."""
-    return sql.Identifier(f"~was_{number}")
-
-
-def is_name(number: int) -> sql.Identifier:
-    """What a column is after it."""
-    return sql.Identifier(f"~is_{number}")
 
 
 def _array(what: str, operation: int, number: int) -> sql.Identifier:

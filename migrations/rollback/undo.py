@@ -17,7 +17,7 @@ from psycopg.rows import tuple_row
 from backfilld.migrations.identifiers import sendable
 from backfilld.migrations.queries import queries, templates
 from backfilld.migrations.record.model import JournalShare
-from backfilld.migrations.rollback.journal import Column, Journal, is_name, key_name, was_name
+from backfilld.migrations.rollback.journal import Column, Journal, key_name
 from backfilld.migrations.rollback.retention import MOST_KEYS, is_kept, table_of
 from backfilld.migrations.walks.firing import Beside, firing
 from backfilld.migrations.walks.next_batch import JournalSlice
@@ -150,7 +150,7 @@ class Undo:
         return Update(
             table=sendable(table.identifier),
             values=[
-                (target, one.form.given_back(held.format(was_name(n))))
+                (target, one.form.given_back(held.format(self.journal.was(n))))
                 for n, (target, one) in enumerate(zip(self.journal.targets, self.journal.columns, strict=True))
             ],
             condition=sql.SQL(" AND ").join(
@@ -161,7 +161,7 @@ class Undo:
             ),
             parameters=(),
             needs_work=sql.SQL(" AND ").join(
-                one.form.is_same(sendable(sql.Identifier(table.name, one.name)), held.format(is_name(n)))
+                one.form.is_same(sendable(sql.Identifier(table.name, one.name)), held.format(self.journal.now(n)))
                 for n, one in enumerate(self.journal.columns)
             ),
             source=sql.SQL('"~held"'),

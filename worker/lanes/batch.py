@@ -18,9 +18,9 @@ from backfilld.migrations.identifiers import TableName, sendable
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.record import quarantine
 from backfilld.migrations.record.model import Bounds, Key, PageRange, Unconverted
-from backfilld.migrations.rollback.journal import told_query
+from backfilld.migrations.rollback.journal import beside_firing, told_query
 from backfilld.migrations.walks import update_sql
-from backfilld.migrations.walks.firing import Beside, firing
+from backfilld.migrations.walks.firing import firing
 from backfilld.migrations.walks.keys import KeyWalk, fetch_key
 from backfilld.migrations.walks.next_batch import BatchRange, JournalSlice, Row
 from backfilld.migrations.walks.pages import PageBatchRange, PageWalk
@@ -194,13 +194,13 @@ class Batch:
         """The table or the leaf whose rows are walked."""
         return self._walk.relation if isinstance(self._walk, PageWalk) else self._walk.table
 
-    def write(self, update: Update, *, journal: Journal | None, still: sql.Composable | None) -> Tally:
-        """Change rows of the range that is walked; what is replaced goes into the journal.
+    def write(self, update: Update, *, journals: Sequence[Journal], still: sql.Composable | None) -> Tally:
+        """Change rows of the range that is walked; what is replaced goes into the journals.
 
         `still` is asked of every row that was changed. Raises psycopg.Error and ChangedMeanwhile.
         """
         pass_ = self.lane.pass_
-        beside = journal.beside_firing(pass_=pass_) if journal is not None else Beside()
+        beside = beside_firing(journals, pass_=pass_)
 
         def when_it_fires(code: TableCode) -> Query:
             return firing(update, self._work.walk, self.relation, code, still=still, beside=beside)
@@ -209,7 +209,7 @@ class Batch:
             table=self._work.walk.table,
             relation=self.relation,
             columns=tuple(target.column for target, _ in update.values),
-            plain=told_query(update, journal, still=still, pass_=pass_, version=self.connection.info.server_version),
+            plain=told_query(update, journals, still=still, pass_=pass_, version=self.connection.info.server_version),
             firing=when_it_fires,
         )
         written = self.change(change)

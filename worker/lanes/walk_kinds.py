@@ -55,7 +55,7 @@ class Recheck(LaneWork):
         changed = 0
         if self.fixes:
             condition, parameters = batch.within(batch_range)
-            changed = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journal=None).changed
+            changed = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journals=()).changed
         look = Verify(number=self.number, operation=self.operation, walk=self.walk, rewrite=self.rewrite)
         return replace(look.attempt(batch, batch_range, carefully=carefully), changed=changed)
 
@@ -109,7 +109,7 @@ class Restore(LaneWork):
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
         condition, parameters = batch.within(batch_range)
-        tally = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journal=None)
+        tally = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journals=())
         query = archive.unarchived(self.walk, condition, run=batch.lane.run, operation=self.number)
         row = batch.connection.execute(query, parameters).fetchone()
         return Tally(changed=tally.changed, residual=int(row["rows"]) if row else 0)

@@ -38,7 +38,7 @@ class LanePlan:
 
     def for_backfill(self, context: StepContext) -> None:
         """As many lanes as the run wants begin at once; more, as for the leaves of a partitioned table, wait for their turn."""
-        if journals := [work.journal for work in self._known.backfills if work.journal is not None]:
+        if journals := [one for work in self._known.backfills for one in work.journals]:
             journal.make(self._connection, self._run, journals)
         planned: list[tuple[Backfill, TableName, Bounds | PageRange, int]] = []
         total = 0

@@ -50,6 +50,7 @@ REWRITE = Rewrite(
 )
 RUN = 77
 KEPT = Journal(run=RUN, operation=0, walk=WALK, targets=TARGETS)
+ALSO_KEPT = Journal(run=RUN, operation=1, walk=WALK, targets=(Target(column="old", type="text"),))
 SOME = Bounds(after=("a", "1"), upto=("b", "2"))
 STILL = sql.SQL("false")
 
@@ -65,18 +66,24 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
     for what, one in (("expressions", update), ("values", given)):
         yield f"update to {what}", *one.query
         yield f"update to {what}, told", *one.told(STILL)
-        yield f"update to {what}, journaled before 18", *KEPT.written(one, still=STILL, pass_=1, version=140_000)
+        yield (
+            f"update to {what}, journaled before 18",
+            *journal.written(one, [KEPT], still=STILL, pass_=1, version=140_000),
+        )
         for code in (TableCode(fires=True), TableCode(fires=True, by_parent=True)):
-            beside = KEPT.beside_firing(pass_=1)
+            beside = journal.beside_firing([KEPT], pass_=1)
             yield f"update to {what}, {code}", *firing(one, WALK, TABLE, code, still=STILL, beside=beside)
         if version >= journal.RETURNS_OLD:
-            yield f"update to {what}, journaled", *KEPT.written(one, still=STILL, pass_=1, version=version)
+            yield (
+                f"update to {what}, journaled",
+                *journal.written(one, [KEPT, ALSO_KEPT], still=STILL, pass_=1, version=version),
+            )
     yield "read", update_sql.read(WALK, ["id", "old"], condition, needs_work=REWRITE.needs_work), keys
     yield "keys", update_sql.keys(WALK, name, condition), keys
     yield "without value", update_sql.without_value(name, "new %", condition), keys
     for carefully in (False, True):
         wanted = verify_sql.wanted(WALK, REWRITE.needs_work, carefully=carefully)
-        for own in (REWRITE.holds_own_value, None):
+        for own in ([REWRITE.holds_own_value] * 2, []):
             yield "residual", verify_sql.count_residual(name, condition, wanted=wanted, own=own), [RUN, 0, *keys]
         yield "keys wanted", verify_sql.keys_wanted(WALK, name, condition, wanted=wanted), [*keys, RUN, 0, 10]
     for new in ("new %", None):
@@ -110,7 +117,7 @@ def test_the_statements_of_a_batch_are_valid(engine: Engine) -> None:
             'CREATE TABLE {} ("Tenant" text, id bigint, old text, "new %" varchar(20), PRIMARY KEY ("Tenant", id))'
         ).format(TABLE.identifier)
     )
-    journal.make(engine.connection, RUN, [KEPT])
+    journal.make(engine.connection, RUN, [KEPT, ALSO_KEPT])
     retention.make_archive(engine.connection, RUN)
     for what, query, parameters in statements(engine.connection.info.server_version):
         try:

@@ -37,11 +37,11 @@ SELECT count(*) AS changed, count(*) FILTER (WHERE still) AS residual FROM chang
 {entry} AS (
     INSERT INTO {journal} (operation, pass, rows, {columns})
     SELECT {operation}, {number}, count(*) FILTER (WHERE NOT wide), {arrays}
-    FROM (SELECT {names}, {wide} AS wide FROM {changed}) one
+    FROM (SELECT {names}, {wide} AS wide FROM {changed} WHERE {differs}) one
     HAVING count(*) > 0
     RETURNING batch
 ), {wide_entry} AS (
     INSERT INTO {journal} (batch, entry, operation, pass, rows, {columns})
     SELECT entry.batch, row_number() OVER (), {operation}, {number}, 1, {alone}
-    FROM {entry} entry CROSS JOIN {changed} WHERE {wide}
+    FROM {entry} entry CROSS JOIN {changed} WHERE {wide} AND {differs}
 )

@@ -134,7 +134,8 @@ def test_a_row_changed_twice_goes_back_to_what_it_was_at_first_unless_somebody_w
     engine.execute(f"UPDATE {TABLE} SET {COLUMN} = 'mine' WHERE id = 7")
     expect(engine.drive(run, batch_rows=9), State.COMPLETED)
     assert engine.run(run).pass_ > 1
-    back(engine, run)
+    told = back(engine, run)
+    assert (told["changed"], told["left"]) == (ROWS + 1, 0), "row 6 went back twice"
     now = {row["id"]: row["text"] for row in contents(engine)}
     assert (now[6], now[7]) == ("v6", "mine")
 
@@ -160,6 +161,44 @@ def test_from_the_middle_of_the_walk_and_of_the_undo(engine: Engine, seed: int) 
         expect(engine.drive(run, batch_rows=8), State.ROLLED_BACK)
         assert contents(engine) == before
         engine.sent.clear()
+
+
+def test_rows_that_are_wide_are_kept_each_by_itself(engine: Engine) -> None:
+    """A batch of documents would not fit into one value of PostgreSQL's, nor into memory."""
+    make(
+        engine,
+        value="CASE WHEN n % 3 = 0 THEN (SELECT string_agg(md5(n::text || i), '') FROM generate_series(1, 90) i) ELSE 'v' || n END",
+    )
+    before = contents(engine)
+    run = engine.enqueue(migration({'a%b "c"': "reverse(" + COLUMN + ")", "old": "'x'"}, walk="keys"))
+    expect(engine.drive(run, batch_rows=30), State.COMPLETED)
+    kept = engine.execute(f"SELECT rows, cardinality(old_0_0) AS old FROM backfilld.journal_{run} WHERE entry > 0")
+    assert [(row["rows"], row["old"]) for row in kept] == [(1, 1)] * (ROWS // 3)
+    assert journaled(engine, run) == ROWS
+    told = back(engine, run, batch_rows=4)
+    assert (told["changed"], told["left"]) == (ROWS, 0)
+    assert contents(engine) == before
+
+
+def test_lanes_of_an_undo_share_the_rows_and_can_be_divided(engine: Engine) -> None:
+    rows = 4000
+    engine.execute(
+        "CREATE TABLE jobs (id bigint PRIMARY KEY, n bigint);"
+        f"INSERT INTO jobs SELECT n, n FROM generate_series(1, {rows}) n"
+    )
+    run = engine.enqueue('name: many\noperations: [{backfill: {table: jobs, set: {n: "-id"}}}]\nsettings: {lanes: 2}')
+    expect(engine.drive(run, batch_rows=500), State.COMPLETED)
+    commands.rollback(engine.connection, run, actor="ann")
+    engine.drive(
+        run, batch_rows=100, until=lambda run: sum(x.rows_changed for x in engine.lanes(run.run, "undo")) > 300
+    )
+    engine.execute("UPDATE backfilld.runs SET settings = jsonb_set(settings, '{lanes}', '4') WHERE run = %s", run)
+    expect(engine.drive(run, batch_rows=100), State.ROLLED_BACK)
+    assert engine.value("SELECT count(*) FROM jobs WHERE n = id") == rows
+    lanes = engine.lanes(run, "undo")
+    assert len(lanes) == 4
+    assert all(lane.rows_changed for lane in lanes)
+    assert sum(lane.rows_changed for lane in lanes) == rows
 
 
 def test_what_no_longer_fits_is_set_aside_and_the_rest_goes_back(engine: Engine) -> None:
@@ -283,7 +322,7 @@ def test_both_ways_to_know_what_a_row_was(engine: Engine, version: int) -> None:
     kept = Journal(run=77, operation=3, walk=walk, targets=targets)
     journal.make(engine.connection, 77, [kept])
     for _ in range(2):  # the second time a row that is ours already is changed again
-        query, parameters = kept.written(
+        query, parameters = journal.written(
             Update(
                 table=name.identifier,
                 values=[(Target(column='a%b "c"', type="text"), sql.SQL('"a%%b ""c""" || \'!\''))],
@@ -291,6 +330,7 @@ def test_both_ways_to_know_what_a_row_was(engine: Engine, version: int) -> None:
                 parameters=[5],
                 needs_work=sql.SQL("\"old\" <> 'o4'"),
             ),
+            [kept],
             still=sql.SQL("true"),
             pass_=1,
             version=version,

@@ -70,7 +70,7 @@ def test_nothing_on_the_path_of_the_application_is_called(evil: Engine) -> None:
         apply_settings(connection, SEMANTICS)
         code = table_code(connection, table=TABLE, relation=TABLE, columns=["label"])
         assert (code.fires, code.by_parent, code.may_change) == (True, False, ())
-        beside = JOURNAL.beside_firing(pass_=1)
+        beside = journal.beside_firing([JOURNAL], pass_=1)
         query = firing(update, WALK, TABLE, code, still=sql.SQL("label = 'p' || orders.id"), beside=beside)
         row = connection.execute(*query).fetchone()
         assert row is not None
