@@ -43,6 +43,7 @@ from bench import (  # noqa: E402 - see above
     speed,
     transform,
     trigger,
+    undo,
 )
 from bench.effort import Effort, tell  # noqa: E402
 from bench.figures import Section, table_of  # noqa: E402
@@ -74,6 +75,7 @@ MEASUREMENTS: dict[str, Callable[[Stage, Effort], Section]] = {
     "transform": transform.measure,
     "trigger": trigger.measure,
     "journal": journal.measure,
+    "undo": undo.measure,
     "observe": observe.measure,
     "idle": idle.measure,
 }
