@@ -41,6 +41,7 @@ from bench import (  # noqa: E402 - see above
     scale,
     schema,
     speed,
+    together,
     transform,
     trigger,
     undo,
@@ -76,6 +77,7 @@ MEASUREMENTS: dict[str, Callable[[Stage, Effort], Section]] = {
     "trigger": trigger.measure,
     "journal": journal.measure,
     "undo": undo.measure,
+    "together": together.measure,
     "observe": observe.measure,
     "idle": idle.measure,
 }
