@@ -52,9 +52,11 @@ LEAST_GROUP_PAGES = 64
 MOST_GROUP_PAGES = 16_384
 #: The first group of a lane, and its rounds: while batches are small because nothing is known of their time, it is learned what
 #: rows grow by.
-PILOT_PAGES, PILOT_STRIPES = 256, 4
+PILOT_PAGES, PILOT_STRIPES = 128, 4
 #: Rows that leave their page after the first round, as a part of all: fewer are not worth a larger first round.
 FEW_LATE = 0.005
+#: The most by which the first stripe is larger than its share: one that is wrong costs as much.
+MOST_GROWN = 0.25
 #: How far a group may grow when its pages come up again too early.
 MOST_SCALE = 8
 #: What a page has for rows and their line pointers (8 kB less its header).
@@ -159,7 +161,7 @@ class PageWalk:
 def begin(page_range: PageRange) -> PageCursor:
     """Where a lane begins."""
     rounds = Rounds(level=page_range.stripes)
-    if page_range.stripes <= PILOT_STRIPES or (page_range.last or 0) - page_range.first < 2 * PILOT_PAGES:
+    if page_range.stripes <= PILOT_STRIPES or (page_range.last or 0) - page_range.first < 4 * PILOT_PAGES:
         return _group(page_range, page_range.first, rounds, stripes=page_range.stripes)
     pilot = replace(page_range, group_pages=min(PILOT_PAGES, page_range.group_pages))
     return _group(pilot, page_range.first, rounds, stripes=PILOT_STRIPES)
@@ -342,12 +344,12 @@ def _learn(page_range: PageRange, cursor: PageCursor) -> Rounds:
             return Rounds(level=1, floor=floor, scale=scale)
         scale = min(scale * 2, MOST_SCALE)
     elif following is not None:
-        grown, late = _first_stripe(page_range, cursor)
+        grown, late = _first_stripe(cursor)
     return Rounds(level=level, floor=floor, scale=scale, grown=grown, late=late)
 
 
-def _first_stripe(page_range: PageRange, cursor: PageCursor) -> tuple[float, float]:
-    """(`grown`, `late`) of the next group: the first stripe takes what left its page in later rounds, and a row for the rounding.
+def _first_stripe(cursor: PageCursor) -> tuple[float, float]:
+    """(`grown`, `late`) of the next group: the first stripe takes what left its page in later rounds.
 
     Where a larger one did not halve what leaves late, something else than growth is the cause, another session's snapshot: the
     stripes are equal again, for good.
@@ -358,7 +360,7 @@ def _first_stripe(page_range: PageRange, cursor: PageCursor) -> tuple[float, flo
         return cursor.grown, cursor.late
     if late > cursor.late / 2:
         return 0.0, 0.0
-    return cursor.grown + late + 1 / max(page_range.rows_per_page, 1.0), late
+    return min(cursor.grown + late, MOST_GROWN), late
 
 
 def stripes_for(*, rows_per_page: float, row_bytes: float, indexes: int, in_place: bool) -> int:
