@@ -55,8 +55,14 @@ MOST_GROUP_PAGES = 16_384
 PILOT_PAGES, PILOT_STRIPES = 128, 4
 #: Rows that leave their page after the first round, as a part of all: fewer are not worth a larger first round.
 FEW_LATE = 0.005
-#: The most by which the first stripe is larger than its share: one that is wrong costs as much.
-MOST_GROWN = 0.25
+#: The most that a first stripe may be enlarged to, as a part of the rows. What leaves in one round gets its index entries before
+#: any of the old ones can be removed, and the pages of a B-tree have room for a tenth: with 14 % of the rows indexes grew by 12 to
+#: 19 %, with 16 % by half, with more they doubled.
+MOST_FIRST = 0.14
+#: Rows that grow by so much more leave in most rounds, whatever the first one: then it is not enlarged at all.
+IN_VAIN = 1.5
+#: Where the order is kept, that is worth more than the indexes.
+MOST_FIRST_ORDERED = 0.5
 #: How far a group may grow when its pages come up again too early.
 MOST_SCALE = 8
 #: What a page has for rows and their line pointers (8 kB less its header).
@@ -107,9 +113,8 @@ class PageCursor:
     floor: int = 2
     #: How many times larger than planned the group is.
     scale: int = 1
-    #: The part of the rows by which the first stripe is larger than its share, and the part that left late before that was so.
+    #: The part of the rows that leave their page after a first round that has its share alone.
     grown: float = 0.0
-    late: float = 1.0
     #: Of this group: the first round, and the others.
     opening: Count = Count()
     following: Count = Count()
@@ -171,7 +176,7 @@ def _begin_as(given: PageRange, cursor: PageCursor, *, learned: bool) -> PageCur
     """Where a lane begins that got its pages from another one, with what that one has learned."""
     if not learned:
         return begin(given)
-    rounds = Rounds(level=cursor.level, floor=cursor.floor, scale=cursor.scale, grown=cursor.grown, late=cursor.late)
+    rounds = Rounds(level=cursor.level, floor=cursor.floor, scale=cursor.scale, grown=cursor.grown)
     return _group(given, given.first, rounds, stripes=rounds.level)
 
 
@@ -218,8 +223,13 @@ def _share(cursor: PageCursor) -> float:
     """The part of the rows that the stripe of this round has."""
     if cursor.stripes == 1:
         return 1.0
-    first = min(1 / cursor.stripes + cursor.grown, 1.0)
+    first = _first(cursor.stripes, cursor.grown)
     return first if cursor.stripe == 0 else (1 - first) / (cursor.stripes - 1)
+
+
+def _first(stripes: int, grown: float) -> float:
+    """The part of the rows that the first stripe has."""
+    return min(1 / stripes + grown, 1.0)
 
 
 def _before(cursor: PageCursor) -> float:
@@ -303,7 +313,6 @@ class Rounds:
     floor: int = 2
     scale: int = 1
     grown: float = 0.0
-    late: float = 1.0
 
 
 def _group(page_range: PageRange, first: int, rounds: Rounds, *, stripes: int) -> PageCursor:
@@ -319,17 +328,17 @@ def _group(page_range: PageRange, first: int, rounds: Rounds, *, stripes: int) -
 
 def _with_rows(page_range: PageRange, stripes: int, grown: float) -> int:
     """So many rounds, or fewer where beside a larger first stripe some of the others would have no row."""
-    others = math.floor((1 - 1 / stripes - grown) * page_range.rows_per_page)
+    others = math.floor((1 - _first(stripes, grown)) * page_range.rows_per_page)
     return min(stripes, 1 + max(1, others)) if grown else stripes
 
 
 def _learn(page_range: PageRange, cursor: PageCursor) -> Rounds:
     """How the next group is gone round, by what was HOT in this one."""
-    level, floor, scale, grown, late = cursor.level, cursor.floor, cursor.scale, cursor.grown, cursor.late
+    level, floor, scale, grown = cursor.level, cursor.floor, cursor.scale, cursor.grown
     opening, following = cursor.opening.hot_ratio, cursor.following.hot_ratio
     if opening is not None and opening >= 0.9:
         # The pages had room for the first round: fewer, larger rounds may do.
-        return Rounds(level=max(min(floor, level), level // 2), floor=floor, scale=scale, grown=grown, late=late)
+        return Rounds(level=max(min(floor, level), level // 2), floor=floor, scale=scale, grown=grown)
     if (
         opening is not None
         and level < page_range.stripes
@@ -344,23 +353,16 @@ def _learn(page_range: PageRange, cursor: PageCursor) -> Rounds:
             return Rounds(level=1, floor=floor, scale=scale)
         scale = min(scale * 2, MOST_SCALE)
     elif following is not None:
-        grown, late = _first_stripe(cursor)
-    return Rounds(level=level, floor=floor, scale=scale, grown=grown, late=late)
-
-
-def _first_stripe(cursor: PageCursor) -> tuple[float, float]:
-    """(`grown`, `late`) of the next group: the first stripe takes what left its page in later rounds.
-
-    Where a larger one did not halve what leaves late, something else than growth is the cause, another session's snapshot: the
-    stripes are equal again, for good.
-    """
-    following = cursor.following
-    late = (following.changed - following.hot) / (cursor.opening.changed + following.changed)
-    if late <= FEW_LATE:
-        return cursor.grown, cursor.late
-    if late > cursor.late / 2:
-        return 0.0, 0.0
-    return min(cursor.grown + late, MOST_GROWN), late
+        # What left late would have left in the first round, together, had that been larger.
+        left = cursor.following.changed - cursor.following.hot
+        late = left / (cursor.opening.changed + cursor.following.changed)
+        most = MOST_FIRST_ORDERED if page_range.ordered else MOST_FIRST
+        if late > FEW_LATE and 1 / level + grown + late <= IN_VAIN * most:
+            # Rows are whole: of 37 in 16 rounds some stripes have three, and the first must leave room for those.
+            rows = max(page_range.rows_per_page, 1.0)
+            whole = (math.ceil(rows / level) - rows / level) / rows if not grown else 0.0
+            grown = max(min(grown + late + whole, most - 1 / level), 0.0)
+    return Rounds(level=level, floor=floor, scale=scale, grown=grown)
 
 
 def stripes_for(*, rows_per_page: float, row_bytes: float, indexes: int, in_place: bool) -> int:
