@@ -59,12 +59,17 @@ class WalkChoice:
         return self.walk != "keys"
 
 
+def walk_for(facts: Facts, settings: RunSettings) -> str:
+    """`pages` or `keys`, by the file and the operation alone: pages where they are right, unless the file says otherwise."""
+    return "keys" if facts.keys_because or settings.walk == "keys" else "pages"
+
+
 def choose(connection: Connection, table: Table, facts: Facts, settings: RunSettings) -> WalkChoice:
     """Pages where they are right, in order where something lives by the order, unless the file says otherwise."""
-    if facts.keys_because:
+    if walk_for(facts, settings) == "keys":
         return WalkChoice(walk="keys", because=facts.keys_because)
-    if settings.walk in {"keys", "pages"}:
-        return WalkChoice(walk="keys" if settings.walk == "keys" else "pages")
+    if settings.walk == "pages":
+        return WalkChoice(walk="pages")
     found = of_indexes(connection, table, {target.column for target in facts.targets})
     key = facts.key[0].name if facts.key else None
     because = who_lives_by_it(found, walked_by=key)
