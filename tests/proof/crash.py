@@ -55,11 +55,11 @@ PATIENCE_SECONDS = 60.0
 #: What batches put on record goes with them.
 _OF_BATCHES = ("lane.split", "table.rewritten", "batch.undone")
 
-#: Nobody waits for a backoff, a message or a reading. Lanes that somebody holds are left alone.
+#: Nobody waits for a backoff, a message or a reading, and batches stay small. Lanes that somebody holds are left alone.
 _LIGHT_LOAD = """
 WITH free AS (SELECT run, lane FROM backfilld.lanes WHERE done_at IS NULL FOR UPDATE SKIP LOCKED),
      light AS (UPDATE backfilld.pace SET sampled_at = clock_timestamp(), width = 8, hold_reason = NULL)
-UPDATE backfilld.lanes l SET enqueued_at = NULL, next_run_at = least(l.next_run_at, clock_timestamp())
+UPDATE backfilld.lanes l SET batch_rows = least(batch_rows, 100), enqueued_at = NULL, next_run_at = least(l.next_run_at, clock_timestamp())
 FROM free WHERE l.run = free.run AND l.lane = free.lane
 """
 
@@ -169,6 +169,14 @@ class Crashes:
         for _ in range(times):
             self._live((), dies=True)
             self._die()
+
+    def die_at_batch(self, batches: int) -> None:
+        """Let the workers work until so many batches were seen, and the server die."""
+        with self._connect() as connection:
+            while (seen := self._look(connection))["batches"] < batches and not self.workers.errors:
+                time.sleep(LOOK_SECONDS)
+            self._seen = seen
+        self._die()
 
     def until_rest(self, state: str) -> None:
         """Let the workers work until the run is in this state."""

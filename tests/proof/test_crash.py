@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import random
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from fix_daemon import until
 from fix_postgres import new_database
+from fix_proxy import Proxy
 from psycopg.rows import dict_row
 from psycopg_pool.base import AttemptWithBackoff
 
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.postgres.connect import begin_settings, connect
-from backfilld.migrations.record import schema
+from backfilld.migrations.record import runs, schema
 from backfilld.producers import commands
 from backfilld.producers.demo.servers import EmbeddedPostgres
 from backfilld.worker.lanes import claim
@@ -52,17 +56,55 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 def crashes(server: EmbeddedPostgres, seed: int) -> Iterator[Crashes]:
     """A run, and workers that begin with it."""
     chance = random.Random(seed)
-
-    def revive() -> None:
-        kill(server)
-        server.start()
-
     with new_database(server.url(), copy_of="template0") as url:
         enqueue(url, walk=chance.choice(["auto", "keys"]))
-        one = Crashes(url=url, chance=chance, workers=Workers(url=url), revive=revive)
+        one = Crashes(url=url, chance=chance, workers=Workers(url=url), revive=partial(restart, server))
         one.die()
         with one.workers.working():
             yield one
+
+
+def restart(server: EmbeddedPostgres) -> None:
+    kill(server)
+    server.start()
+
+
+@contextmanager
+def pair() -> Iterator[tuple[EmbeddedPostgres, EmbeddedPostgres]]:
+    """A server and its synchronous standby."""
+    with EmbeddedPostgres(settings=SETTINGS) as primary, closing(primary.standby()) as standby:
+        standby.start()
+        with psycopg.connect(primary.url(), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            connection.execute("SELECT pg_reload_conf()")
+            until(
+                "the standby to be waited for",
+                lambda: (
+                    connection.execute("SELECT FROM pg_stat_replication WHERE sync_state = 'sync'").fetchone()
+                    is not None
+                ),
+            )
+        yield primary, standby
+
+
+def fail_over(seed: int, *, deaths: int) -> Crashes:
+    """The server dies at work and its standby is promoted, which is what the workers find from then on at the same place."""
+    with pair() as (primary, standby), Proxy("127.0.0.1", primary.port) as proxy:
+        place = proxy.url(primary.url())  # nothing is shared with another test, and nothing has to be tidied up
+        enqueue(place)
+
+        def promote() -> None:
+            kill(primary)
+            with psycopg.connect(standby.url(), autocommit=True) as connection:
+                connection.execute("SELECT pg_promote()")
+            proxy.redirect("127.0.0.1", standby.port)
+
+        one = Crashes(url=place, chance=random.Random(seed), workers=Workers(url=place), revive=promote)
+        with one.workers.working():
+            one.die_at_batch(one.chance.randrange(3, 6))
+            one.revive = partial(restart, standby)
+            play(one, deaths=deaths)
+    return one
 
 
 def enqueue(url: str, *, walk: str = "auto") -> None:
@@ -111,11 +153,51 @@ def test_a_coordinator_that_does_not_wait_for_the_disk_is_found(
         one.die_often(10)
 
 
+def test_a_standby_that_is_promoted_has_all_that_was_told() -> None:
+    crashed = fail_over(1, deaths=1)
+    assert crashed.lost[0] > 0, "the standby had every batch, so nothing is proved"
+
+
+def test_a_coordinator_that_waits_for_the_standby_is_not_cancelled() -> None:
+    """Its commit would be seen, and then be gone with the server."""
+    with pair() as (primary, standby), new_database(primary.url(), copy_of="template0") as url, connect(url) as person:
+        enqueue(url)
+        with psycopg.connect(standby.url(), autocommit=True) as connection:
+            connection.execute("SELECT pg_wal_replay_pause()")
+            with ThreadPoolExecutor() as threads:
+                committing = {lane: threads.submit(_commit, url, lane) for lane in (0, 1)}
+                waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+                until("both to wait", lambda: person.execute(waiting).fetchone() == {"count": 2})
+                cancelled = runs.cancel_statements(person, 1)
+                until("the batch's wait to end", committing[1].done)
+                resting = person.execute(waiting).fetchone()
+                connection.execute("SELECT pg_wal_replay_resume()")
+                assert (cancelled, resting) == (1, {"count": 1})
+                assert "canceling wait for synchronous replication" in "".join(committing[1].result())
+                assert committing[0].result(timeout=30) == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_promotions_for_long(seed: int) -> None:
+    fail_over(seed, deaths=10)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(2, 22))
 def test_crashes_for_long(server: EmbeddedPostgres, seed: int) -> None:
     with crashes(server, seed) as one:
         play(one, deaths=15)
+
+
+def _commit(url: str, lane: int) -> list[str]:
+    """Commit as a step of a lane does, to be seen on the standby, too; gives what the server says to it."""
+    told: list[str] = []
+    with psycopg.connect(url, autocommit=True, application_name=f"backfilld run=1 lane={lane} seq=1") as connection:
+        connection.add_notice_handler(lambda said: told.append(said.message_primary or ""))
+        connection.execute("SET synchronous_commit = remote_apply")
+        connection.execute("INSERT INTO items VALUES (%s, 0, '')", [-lane])
+    return told
 
 
 def _look(url: str, right: str) -> None:
