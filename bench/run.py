@@ -41,8 +41,10 @@ from bench import (  # noqa: E402 - see above
     scale,
     schema,
     speed,
+    together,
     transform,
     trigger,
+    undo,
 )
 from bench.effort import Effort, tell  # noqa: E402
 from bench.figures import Section, table_of  # noqa: E402
@@ -74,6 +76,8 @@ MEASUREMENTS: dict[str, Callable[[Stage, Effort], Section]] = {
     "transform": transform.measure,
     "trigger": trigger.measure,
     "journal": journal.measure,
+    "undo": undo.measure,
+    "together": together.measure,
     "observe": observe.measure,
     "idle": idle.measure,
 }

@@ -88,6 +88,8 @@ class Progress:
     #: Whether the run can still be rolled back: `possible`, `because`, `blocked_by`, `keys`, `kept_until`. Asked for one run at a
     #: time; None in a list. Any: JSON.
     rollback: Mapping[str, Any] | None = None
+    #: What its journal takes on disk; asked for as `rollback` is.
+    journal_bytes: int | None = None
     #: While contract waits for its approval: what the application can no longer do afterwards, and whether it still does it.
     after_contract: tuple[AfterContract, ...] = ()
 
@@ -153,6 +155,7 @@ KEYS = (
     "rollback",
     "after_contract",
     "own_values",
+    "journal_bytes",
 )
 
 

@@ -18,8 +18,11 @@ from backfilld.migrations.planning.risks import rank
 from backfilld.migrations.postgres.locks import BLOCKS_WRITES, LockMode, needed
 from backfilld.migrations.postgres.statements import split
 from backfilld.migrations.record.states import Phase
+from backfilld.migrations.walks.together import grouped
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation, Statement, Step
@@ -133,11 +136,12 @@ def make(migration: Migration, examination: Examination) -> Plan:
     """Put together what preflight found and what the operations would do. A refused migration has no phases."""
     operations = bind(migration, examination.facts) if not examination.findings else ()
     impacts = {name: _impacts(migration, examination, name) if operations else () for name in examination.tables}
+    groups, costs = _groups(migration, operations), dict(enumerate(examination.costs))
     return Plan(
         name=migration.name,
         checksum=migration.checksum,
         phases=tuple(
-            _phase(migration, operations, phase, examination)
+            _phase(migration, operations, phase, examination, groups)
             for phase in Phase
             if phase is not Phase.DONE and operations
         ),
@@ -148,14 +152,14 @@ def make(migration: Migration, examination: Examination) -> Plan:
                 operations,
                 walks=tuple(
                     one
-                    for operation, one in zip(operations, examination.costs, strict=False)
-                    if one is not None and operation.table == name
+                    for first, *_ in groups
+                    if operations[first].table == name and (one := costs.get(first)) is not None
                 ),
                 impacts=impacts[name],
             )
             for name, table in examination.tables.items()
         ),
-        estimate=_estimate(migration, operations, examination),
+        estimate=_estimate(migration, [operations[first] for first, *_ in groups], examination),
         warnings=tuple(examination.warnings),
         findings=tuple(asdict(finding) for finding in examination.findings),
         operations=tuple(
@@ -169,6 +173,12 @@ def make(migration: Migration, examination: Examination) -> Plan:
         ),
         risks=rank(migration, examination, operations, impacts) if operations else (),
     )
+
+
+def _groups(migration: Migration, operations: tuple[Operation, ...]) -> list[tuple[int, ...]]:
+    """The operations that move data, by their numbers; those that are walked in one pass in one group."""
+    rewrites = {number: one for number, operation in enumerate(operations) if (one := operation.rewrite()) is not None}
+    return grouped(rewrites, migration.settings)
 
 
 def _impacts(migration: Migration, examination: Examination, table: TableName) -> tuple[Impact, ...]:
@@ -189,20 +199,27 @@ def _is_about(of: definition.Operation, table: TableName) -> bool:
 
 
 def _phase(
-    migration: Migration, operations: tuple[Operation, ...], phase: Phase, examination: Examination
+    migration: Migration,
+    operations: tuple[Operation, ...],
+    phase: Phase,
+    examination: Examination,
+    groups: Sequence[tuple[int, ...]],
 ) -> PlannedPhase:
     planned: list[PlannedAction] = []
     for number, operation in enumerate(operations):
         cost = examination.costs[number] if examination.costs else None
-        planned += _of_lanes(number, operation, phase, cost)
+        others = next(([one for one in group if one != number] for group in groups if number in group), [])
+        planned += _of_lanes(number, operation, phase, cost, others)
         for step_number, step in enumerate(steps([operation], phase)):
             planned += _of_step(step, Place(phase, number, step_number, 0), examination.dry_run)
     waits = phase in migration.settings.approve and bool(planned)
     return PlannedPhase(phase=phase, actions=tuple(planned), waits_for_approval=waits)
 
 
-def _of_lanes(number: int, operation: Operation, phase: Phase, walk: CostEstimate | None) -> list[PlannedAction]:
-    """What the lanes do in a phase, as one statement that stands for all of their batches."""
+def _of_lanes(
+    number: int, operation: Operation, phase: Phase, walk: CostEstimate | None, others: Sequence[int]
+) -> list[PlannedAction]:
+    """What the lanes do in a phase, as one statement that stands for all of their batches; in one pass with `others`."""
     rewrite = operation.rewrite()
     if rewrite is None or walk is None:
         return []
@@ -216,6 +233,8 @@ def _of_lanes(number: int, operation: Operation, phase: Phase, walk: CostEstimat
             by = "pages" + (f", in {walk.stripes} rounds" if walk.stripes > 1 else "")
         text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         note = f"row locks for about batch_seconds; walked by {by}"
+        if others:
+            note += f", in one pass with {', '.join(f'[{one}]' for one in others)}: one new version of each row"
         return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number)]
     if phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
         text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
@@ -342,7 +361,7 @@ def _report(
     )
 
 
-def _estimate(migration: Migration, operations: tuple[Operation, ...], examination: Examination) -> Estimate:
+def _estimate(migration: Migration, operations: Sequence[Operation], examination: Examination) -> Estimate:
     rows = sum(
         examination.rows[rewrite.table] for operation in operations if (rewrite := operation.rewrite()) is not None
     )

@@ -193,8 +193,8 @@ def begin_settings(  # noqa: PLR0913 - each is named where it is called
 ) -> dict[str, str]:
     """The settings of one step's transaction, for `apply_settings`.
 
-    `backfilld.batch` is how users' triggers can tell our batches from the application; `backfilld.writes` names the one
-    sync trigger whose work the batch itself does. A `statement_timeout_seconds` or `transaction_timeout_seconds` of 0 is no limit.
+    `backfilld.batch` is how users' triggers can tell our batches from the application; `backfilld.writes` names the
+    sync triggers whose work the batch itself does. A `statement_timeout_seconds` or `transaction_timeout_seconds` of 0 is no limit.
     The COMMIT of a step that is not `durable` waits for neither disk nor standby; that of another as `SafeConnection` has it.
     """
     return {

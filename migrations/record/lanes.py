@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 
 from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.queries import queries
-from backfilld.migrations.record.model import Bounds, Checkpoint, Lane, PageRange
+from backfilld.migrations.record.model import Bounds, Checkpoint, Lane, LaneBounds, PageRange
 from backfilld.migrations.wire.messages import LaneMessage
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def insert(  # noqa: PLR0913 - one row; each column is named where it is called
     operation: int,
     pass_: int,
     relation: str,
-    bounds: Bounds | PageRange,
+    bounds: LaneBounds,
     cursor: Any = None,  # JSON: where in its bounds it begins
     batch_rows: int = 1000,
     rows_expected: int | None = None,
@@ -93,7 +93,7 @@ def shorten(
     connection: Connection,
     lane: Lane,
     *,
-    bounds: Bounds | PageRange,
+    bounds: LaneBounds,
     cursor: Any,  # JSON: as in `insert`
     given: int,
 ) -> None:

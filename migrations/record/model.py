@@ -185,6 +185,25 @@ class PageRange:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JournalShare:
+    """The rows of a journal that a lane undoes: those of one `part` of `parts`, by a hash of their keys."""
+
+    parts: int = 1
+    part: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(**value)
+
+
+#: What a lane walks.
+LaneBounds = Bounds | PageRange | JournalShare
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timing:
     """One past batch: how many rows it walked, how long its statements took, and when it ended (Unix time)."""
 
@@ -225,8 +244,8 @@ class Lane:
     operation: int | None
     pass_: int
     relation: str | None
-    bounds: Bounds | PageRange
-    #: The last key that is done, or the place among the pages; for the coordinator, the step of the phase it is in.
+    bounds: LaneBounds
+    #: The last key that is done, or the place among the pages or in the journal; for the coordinator, the step of the phase it is in.
     cursor: Any
     seq: int
     batch_rows: int
@@ -271,7 +290,9 @@ class Lane:
         return max((self.rows_expected or 0) - self.rows_walked, 0)
 
 
-def _bounds(value: Mapping[str, Any]) -> Bounds | PageRange:
+def _bounds(value: Mapping[str, Any]) -> LaneBounds:
+    if "parts" in value:
+        return JournalShare.from_json(value)
     return PageRange.from_json(value) if "first" in value else Bounds.from_json(value)
 
 

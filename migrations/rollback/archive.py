@@ -25,7 +25,7 @@ from psycopg import sql
 
 from backfilld.migrations.identifiers import sendable
 from backfilld.migrations.queries import templates
-from backfilld.migrations.rollback.retention import partition
+from backfilld.migrations.rollback.retention import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +78,7 @@ def archive(  # noqa: PLR0913 - one statement; each part is named where it is ca
     """
     name = walk.table.name
     return _SQL["archive"].format(
-        archive=partition("archive", run).identifier,
+        archive=table_of("archive", run).identifier,
         run=sql.Literal(run),
         operation=sql.Literal(operation),
         key=key_array(walk),
@@ -94,14 +94,14 @@ def unarchived(walk: KeyWalk, condition: sql.Composable, *, run: int, operation:
     return _SQL["unarchived"].format(
         table=sendable(walk.table.identifier),
         condition=condition,
-        archive=partition("archive", run).identifier,
+        archive=table_of("archive", run).identifier,
         operation=sql.Literal(operation),
         key=key_array(walk),
     )
 
 
 def key_array(walk: KeyWalk) -> sql.Composed:
-    """A row's key as the journal and the archive write it."""
+    """A row's key as the archive writes it."""
     return array(walk.table.name, [column.name for column in walk.key])
 
 

@@ -19,6 +19,7 @@ from backfilld.migrations.record import lanes
 from backfilld.migrations.record.states import State
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.rollback.steps import way_back
+from backfilld.migrations.walks.together import grouped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,7 +65,7 @@ def look(connection: Connection, run: Run) -> RollbackCheck:
         return RollbackCheck(possible=False, because="it is already rolled back", kept_until=run.kept_until)
     operations = bind(run.migration, run.facts)
     steps = _steps_back(connection, run, operations)
-    if lost := _lost(connection, run, steps):
+    if lost := _lost(connection, run, operations, steps):
         return RollbackCheck(possible=False, because=lost, kept_until=run.kept_until)
     if refused := next(_refusals(connection, steps), None):
         return replace(refused, kept_until=run.kept_until)
@@ -97,14 +98,17 @@ def _steps_back(connection: Connection, run: Run, operations: Sequence[Operation
     return [back.step for back in way_back(operations, phase=run.phase, done=done, pass_=run.pass_)]
 
 
-def _lost(connection: Connection, run: Run, steps: Sequence[Step]) -> str:
+def _lost(connection: Connection, run: Run, operations: Sequence[Operation], steps: Sequence[Step]) -> str:
     """Why old values that the way back needs are not there; empty when they are."""
     needed = {(step.kind, step.operation) for step in steps if isinstance(step, Walk) and step.kind != "archive"}
     if needed and run.purged_at is not None:
         return f"the old values that it needs were dropped on {run.purged_at:%Y-%m-%d %H:%M} by `backfilld purge`"
-    undone = [operation for kind, operation in needed if kind == "undo"]
-    if not undone or retention.has_partition(connection, "journal", run.run):
+    undone = {operation for kind, operation in needed if kind == "undo"}
+    if not undone or retention.is_kept(connection, "journal", run.run):
         return ""
+    rewrites = {number: one for number, operation in enumerate(operations) if (one := operation.rewrite()) is not None}
+    # The lanes of a group are those of its first operation.
+    undone |= {group[0] for group in grouped(rewrites, run.settings) if undone & {*group}}
     changed = sum(
         lane.rows_changed
         for lane in lanes.of_run(connection, run.run)

@@ -1,31 +1,33 @@
-"""The journal: what a batch replaced, row by row, and the way back by it; the text of its statements is in `sql/templates`."""
+"""The journal: what batches replaced, one row for each of them, in arrays; the text of its statements is in `sql/templates`.
+
+Each run has a table of its own, `backfilld.journal_RUN`, with an array for each key column and for the old and the new values of each
+column that an operation writes. It is written in the statement that changes the rows, and only ever added to: a row that the run
+has changed twice is in two batches, and the way back takes the newest first (`undo.py`).
+
+Arrays are compressed whole (TOAST). A row for each changed row, with an index to find it again, doubled the WAL of a run; this adds
+about 2 % (docs/benchmarks).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from psycopg import sql
 
 from backfilld.migrations.identifiers import sendable
-from backfilld.migrations.postgres import catalog
-from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.queries import queries, templates
-from backfilld.migrations.record.model import Bounds
-from backfilld.migrations.rollback.archive import array, key_array
-from backfilld.migrations.rollback.retention import MOST_KEYS, has_partition, partition
-from backfilld.migrations.walks.firing import Beside, firing
-from backfilld.migrations.walks.keys import KeyWalk, split_within
-from backfilld.migrations.walks.update_sql import Update
+from backfilld.migrations.rollback.retention import is_kept, table_of
+from backfilld.migrations.walks.firing import Beside
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from backfilld.migrations.facts import Target
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Key
-    from backfilld.migrations.walks.firing import TableCode
-    from backfilld.migrations.walks.keys import Query
+    from backfilld.migrations.postgres.definitions import KeyColumn
+    from backfilld.migrations.walks.keys import KeyWalk, Query
+    from backfilld.migrations.walks.update_sql import Update
 
 _SQL = queries(__package__, "journal")
 _TEMPLATES = templates(__package__, "journal")
@@ -33,208 +35,259 @@ _TEMPLATES = templates(__package__, "journal")
 #: RETURNING gives what a row was since this version.
 RETURNS_OLD = 180_000
 
+#: Types whose values are kept as they are. All others are kept as texts: an array of arrays must have one shape, a type of a user's
+#: could not be dropped while the journal has it, and the bare names of some (`character`, `bit`) mean one of length 1.
+_EXACT = frozenset(
+    {
+        "bigint", "integer", "smallint", "boolean", "uuid", "date", "timestamp with time zone", "timestamp without time zone",
+    }
+)  # fmt: skip
+_VARYING = frozenset({"text", "character varying", "bytea", "json", "jsonb", "numeric"})
+_AS_THEY_ARE = _EXACT | _VARYING | {"real", "double precision", "interval"}
+
+#: A row whose values take more than this is kept in an array of its own, which nothing has to hold in memory beside others.
+WIDE_BYTES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How values of a type are kept in the journal."""
+
+    #: As the table has it.
+    type: str
+    #: Of the elements of its arrays.
+    element: str
+
+    @classmethod
+    def of(cls, type_: str, plain_type: str = "") -> Form:
+        """`plain_type`: without a domain and a limit of length, where that is known."""
+        plain = plain_type or type_
+        return cls(type=type_, element=plain if plain in _AS_THEY_ARE else "text")
+
+    @property
+    def varies(self) -> bool:
+        """Whether a value may take many bytes."""
+        return self.element in _VARYING
+
+    def kept(self, value: sql.Composable) -> sql.Composed:
+        """A value of the table's, as it is kept."""
+        if self.element == "text":
+            return self._as_text(value)
+        return sql.SQL("CAST({} AS {})").format(value, sql.SQL(self.element))
+
+    def given_back(self, kept: sql.Composable) -> sql.Composed:
+        """A kept value, as the table has it."""
+        return sql.SQL("CAST({} AS {})").format(kept, sendable(sql.SQL(self.type)))
+
+    def is_same(self, value: sql.Composable, kept: sql.Composable) -> sql.Composed:
+        """Whether a value of the table's is what was kept, letter by letter: many types take 1.0 for 1.00."""
+        if self.element in _EXACT:
+            return sql.SQL("{} IS NOT DISTINCT FROM {}").format(value, kept)
+        return sql.SQL("{} IS NOT DISTINCT FROM {}").format(self._as_text(value), self._as_text(kept))
+
+    def _as_text(self, value: sql.Composable) -> sql.Composed:
+        # With a collation, because the column may have one of its own.
+        return sql.SQL('{}::text COLLATE "C"').format(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """What the journal keeps of a key column, or of one that is written."""
+
+    name: str
+    form: Form
+
+    @classmethod
+    def of_key(cls, column: KeyColumn) -> Column:
+        return cls(name=column.name, form=Form.of(column.type))
+
+    @classmethod
+    def of_target(cls, target: Target) -> Column:
+        return cls(name=target.column, form=Form.of(target.type, target.plain_type))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Journal:
-    """Where a run writes what an operation replaces."""
+    """Where a run keeps what an operation replaces."""
 
     run: int
     operation: int
     #: The table's key, and its name as expressions know it.
     walk: KeyWalk
-    #: The columns that are written, in the order of the operation's targets.
-    columns: tuple[str, ...]
-
-    def written(self, update: Update, *, still: sql.Composable, version: int) -> Query:
-        """The update, which writes into the journal what it replaces; gives what `Update.told` gives.
-
-        Before 18 an UPDATE cannot tell what a row was, so the rows are read first, and locked as the update would.
-        """
-        changed, parameters = (
-            self._changed(update, still) if version >= RETURNS_OLD else self._changed_before_18(update, still)
-        )
-        kept = self._kept(was=sql.SQL('"~was"'), changed=sql.SQL("changed"))
-        return _TEMPLATES["journaled"].format(changed=changed, kept=kept), parameters
+    targets: Sequence[Target]
 
     @property
-    def beside_firing(self) -> Beside:
-        """What `firing` does besides, so that it writes into the journal what it replaces."""
-        kept = self._kept(was=sql.SQL('"~with"'), changed=sql.SQL('"~told"'))
-        return Beside(
-            carried=array(self.walk.table.name, self.columns), columns=self.columns, last=sql.SQL(", {}").format(kept)
-        )
+    def key(self) -> list[Column]:
+        return [Column.of_key(one) for one in self.walk.key]
 
-    def _kept(self, *, was: sql.Composable, changed: sql.Composable) -> sql.Composed:
+    @property
+    def columns(self) -> list[Column]:
+        """Those that are written."""
+        return [Column.of_target(one) for one in self.targets]
+
+    @property
+    def arrays(self) -> list[tuple[sql.Identifier, Form, sql.Identifier]]:
+        """The columns of its table: name, form, and the name of the value in our statements."""
+        number = self.operation
+        return [
+            *((_array("key", number, n), one.form, key_name(n)) for n, one in enumerate(self.key)),
+            *((_array("old", number, n), one.form, self.was(n)) for n, one in enumerate(self.columns)),
+            *((_array("new", number, n), one.form, self.now(n)) for n, one in enumerate(self.columns)),
+        ]
+
+    def was(self, number: int) -> sql.Identifier:
+        """What a column was before the batch, in our statements; no column of a user's is called that."""
+        return sql.Identifier(f"~was_{self.operation}_{number}")
+
+    def now(self, number: int) -> sql.Identifier:
+        """What a column is after it."""
+        return sql.Identifier(f"~is_{self.operation}_{number}")
+
+    def kept(self, changed: sql.Composable, *, pass_: int) -> sql.Composed:
+        """The parts of a statement that keep what it replaced, where a column of this operation has another value now."""
+        sizes = [name for _, form, name in self.arrays if form.varies or form.element == "text"]
+        wide = sql.SQL("{} > {}").format(
+            sql.SQL(" + ").join(sql.SQL("coalesce(pg_catalog.pg_column_size({}), 0)").format(name) for name in sizes),
+            sql.Literal(WIDE_BYTES),
+        )
+        differs = sql.SQL(" OR ").join(
+            sql.SQL("NOT {}").format(one.form.is_same(self.was(n), self.now(n))) for n, one in enumerate(self.columns)
+        )
         return _TEMPLATES["kept"].format(
-            journal=partition("journal", self.run).identifier,
-            run=sql.Literal(self.run),
+            journal=table_of("journal", self.run).identifier,
+            entry=sql.Identifier(f"~entry_{self.operation}"),
+            wide_entry=sql.Identifier(f"~wide_{self.operation}"),
             operation=sql.Literal(self.operation),
-            was=was,
+            number=sql.Literal(pass_),
+            columns=_list(column for column, _, _ in self.arrays),
+            arrays=_list(sql.SQL("array_agg({}) FILTER (WHERE NOT wide)").format(name) for _, _, name in self.arrays),
+            alone=_list(sql.SQL("ARRAY[{}]").format(name) for _, _, name in self.arrays),
+            names=_list(name for _, _, name in self.arrays),
+            wide=wide if sizes else sql.SQL("false"),
+            differs=sql.SQL("({})").format(differs),
             changed=changed,
         )
 
-    def _changed(self, update: Update, still: sql.Composable) -> Query:
-        query, parameters = update.query
-        changed = _TEMPLATES["changed"].format(
-            update=query,
-            key=key_array(self.walk),
-            was=array("~before", self.columns),
-            now=array("~after", self.columns),
-            still=still,
-        )
-        return changed, parameters
 
-    def _changed_before_18(self, update: Update, still: sql.Composable) -> Query:
-        table = self.walk.table.name
-        keys = [
-            (sendable(sql.Identifier(table, one.name)), sql.Identifier(f"~key_{n}"))
-            for n, one in enumerate(self.walk.key)
-        ]
-        picked = update.condition
-        if update.source is None:
-            picked = sql.SQL("{} AND {}").format(update.condition, update.needs_work)
-        changed = _TEMPLATES["changed_before_18"].format(
-            picked_key=sql.SQL(", ").join(sql.SQL("{} AS {}").format(*pair) for pair in keys),
-            picked_condition=picked,
-            was=array(table, self.columns),
-            table=update.table,
-            sets=update.sets,
-            source=sql.SQL("FROM {},").format(update.source) if update.source is not None else sql.SQL("FROM"),
-            condition=update.condition,
-            same=sql.SQL(" AND ").join(sql.SQL('{} = "~picked".{}').format(*pair) for pair in keys),
-            needs_work=update.needs_work,
-            key=key_array(self.walk),
-            now=array(table, self.columns),
-            still=still,
-        )
-        return changed, [*update.parameters, *update.source_parameters, *update.parameters]
+def written(update: Update, journals: Sequence[Journal], *, still: sql.Composable, pass_: int, version: int) -> Query:
+    """The update, which writes into the journals what it replaces; gives what `Update.told` gives.
+
+    Before 18 an UPDATE cannot tell what a row was, so the rows are read first, and locked as the update would.
+    """
+    changed, parameters = (
+        _changed(update, journals, still) if version >= RETURNS_OLD else _changed_before_18(update, journals, still)
+    )
+    kept = _all_kept(journals, sql.SQL("changed"), pass_=pass_)
+    return _TEMPLATES["journaled"].format(changed=changed, kept=kept), parameters
 
 
-def told_query(update: Update, journal: Journal | None, *, still: sql.Composable | None, version: int) -> Query:
+def beside_firing(journals: Sequence[Journal], *, pass_: int) -> Beside:
+    """What `firing` does besides, so that it writes into the journals what it replaces."""
+    if not journals:
+        return Beside()
+    table = journals[0].walk.table.name
+    columns = [(one, n, column) for one in journals for n, column in enumerate(one.columns)]
+    return Beside(
+        carried=[(column.form.kept(_column(table, column.name)), one.was(n)) for one, n, column in columns],
+        told=[
+            *((column.form.kept(key_name(n)), key_name(n)) for n, column in enumerate(journals[0].key)),
+            *((one.was(n), one.was(n)) for one, n, _ in columns),
+        ],
+        columns=[(column.name, column.form.kept, one.now(n)) for one, n, column in columns],
+        last=sql.SQL(", {}").format(_all_kept(journals, sql.SQL('"~told"'), pass_=pass_)),
+    )
+
+
+def told_query(
+    update: Update, journals: Sequence[Journal], *, still: sql.Composable | None, pass_: int, version: int
+) -> Query:
     """The update that gives `changed`, and `residual`: how many of the changed rows meet the condition `still`."""
-    if journal is not None:
-        return journal.written(update, still=still if still is not None else sql.SQL("false"), version=version)
+    if journals:
+        still = still if still is not None else sql.SQL("false")
+        return written(update, journals, still=still, pass_=pass_, version=version)
     return update.told(still) if still is not None else update.query
 
 
-@dataclass(frozen=True, kw_only=True)
-class Undo:
-    """Give rows of a table back what they were, and take those out of the journal; a batch of it, over keys of the journal."""
-
-    journal: KeyWalk
-    table: KeyWalk
-    targets: Sequence[Target]
-    operation: int
-
-    def query(self, condition: sql.Composable, parameters: Sequence[Any]) -> Query:
-        """Gives `changed`. Any: key values."""
-        query = _TEMPLATES["undo"].format(
-            held=self._held(condition),
-            update=self._update.query[0],
-            journal=self.journal.table.identifier,
-            name=sql.Identifier(self.journal.table.name),
-            operation=sql.Literal(self.operation),
-        )
-        return query, list(parameters)
-
-    def firing(self, condition: sql.Composable, parameters: Sequence[Any], code: TableCode) -> Query:
-        """The same where the table runs code of its own; a row that a trigger keeps as it is stays in the journal."""
-        gone = _TEMPLATES["gone"].format(
-            journal=self.journal.table.identifier,
-            name=sql.Identifier(self.journal.table.name),
-            operation=sql.Literal(self.operation),
-        )
-        beside = Beside(
-            carried=sql.SQL('"~held"."~key"'),
-            first=sql.SQL("{}, ").format(self._held(condition)),
-            first_parameters=parameters,
-            last=sql.SQL(", {}").format(gone),
-        )
-        return firing(self._update, self.table, self.table.table, code, still=None, beside=beside, by_key=True)
-
-    def _held(self, condition: sql.Composable) -> sql.Composed:
-        return _TEMPLATES["held"].format(
-            # Without the journal's collation, so that the key's own decides when it is compared.
-            held_key=sql.SQL(", ").join(
-                sql.SQL('key[{}] COLLATE "default" AS {}').format(sql.Literal(n + 1), name)
-                for n, (_, name) in enumerate(self._keys)
-            ),
-            journal=self.journal.table.identifier,
-            condition=condition,
-            operation=sql.Literal(self.operation),
-        )
-
-    @property
-    def _update(self) -> Update:
-        name = self.table.table.name
-        return Update(
-            table=sendable(self.table.table.identifier),
-            values=[
-                (
-                    one,
-                    sql.SQL('CAST("~held"."~was"[{}] AS {})').format(sql.Literal(n + 1), sendable(sql.SQL(one.type))),
-                )
-                for n, one in enumerate(self.targets)
-            ],
-            condition=sql.SQL(" AND ").join(
-                sql.SQL('{} = CAST("~held".{} AS {})').format(
-                    sendable(sql.Identifier(name, one.name)), held, sendable(sql.SQL(one.type))
-                )
-                for one, held in self._keys
-            ),
-            parameters=(),
-            needs_work=sql.SQL('{} IS NOT DISTINCT FROM "~held"."~is"').format(
-                array(name, [one.column for one in self.targets])
-            ),
-            source=sql.SQL('"~held"'),
-        )
-
-    @property
-    def _keys(self) -> list[tuple[KeyColumn, sql.Identifier]]:
-        return [(one, sql.Identifier(f"~key_{n}")) for n, one in enumerate(self.table.key)]
+def _changed(update: Update, journals: Sequence[Journal], still: sql.Composable) -> Query:
+    query, parameters = update.query
+    changed = _TEMPLATES["changed"].format(
+        update=query,
+        key=_keys("~after", journals[0]),
+        was=_values("~before", journals, Journal.was),
+        now=_values("~after", journals, Journal.now),
+        still=still,
+    )
+    return changed, parameters
 
 
-def walk_of(run: int) -> KeyWalk:
-    """The journal of a run as a table that is walked. Its key has the operation first: see `key_ranges`."""
-    key = (KeyColumn(name="operation", type="integer"), KeyColumn(name="key", type="text[]"))
-    return KeyWalk(table=partition("journal", run), key=key)
+def _changed_before_18(update: Update, journals: Sequence[Journal], still: sql.Composable) -> Query:
+    table, key = journals[0].walk.table.name, list(enumerate(journals[0].key))
+    picked = update.condition
+    if update.source is None:
+        picked = sql.SQL("{} AND {}").format(update.condition, update.needs_work)
+    changed = _TEMPLATES["changed_before_18"].format(
+        picked_key=_list(sql.SQL("{} AS {}").format(_column(table, one.name), key_name(n)) for n, one in key),
+        picked_condition=picked,
+        was=_values(table, journals, Journal.was),
+        table=update.table,
+        sets=update.sets,
+        source=sql.SQL("FROM {},").format(update.source) if update.source is not None else sql.SQL("FROM"),
+        condition=update.condition,
+        same=sql.SQL(" AND ").join(
+            sql.SQL('{} = "~picked".{}').format(_column(table, one.name), key_name(n)) for n, one in key
+        ),
+        needs_work=update.needs_work,
+        key=_keys(table, journals[0]),
+        kept=_list(sql.SQL('"~picked".{}').format(one.was(n)) for one in journals for n, _ in enumerate(one.columns)),
+        now=_values(table, journals, Journal.now),
+        still=still,
+    )
+    return changed, [*update.parameters, *update.source_parameters, *update.parameters]
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeyRanges:
-    """What the journal holds of an operation, cut for lanes."""
-
-    bounds: list[Bounds]
-    #: About how many rows it holds in all.
-    rows: int
+def _all_kept(journals: Sequence[Journal], changed: sql.Composable, *, pass_: int) -> sql.Composed:
+    return _list(one.kept(changed, pass_=pass_) for one in journals)
 
 
-def key_ranges(connection: Connection, run: int, *, operation: int, lanes: int) -> KeyRanges:
-    """Cut what the journal holds of an operation into up to `lanes` ranges of keys; none where nothing was written into it."""
-    if not has_partition(connection, "journal", run):
-        return KeyRanges(bounds=[], rows=0)
-    walk = walk_of(run)
-    table = catalog.describe(connection, walk.table)
-    query = _TEMPLATES["last_key"].format(journal=walk.table.identifier)
-    last = connection.execute(query, {"operation": operation}).fetchone()
-    if table is None or last is None:
-        return KeyRanges(bounds=[], rows=0)
-    rows = catalog.estimate_rows(connection, table)
-    # No key is empty, so this comes before every one.
-    every = Bounds(after=(str(operation), "{}"), upto=(str(operation), last["key"]))
-    return KeyRanges(bounds=split_within(connection, walk, every, lanes=lanes, rows_estimate=rows), rows=rows)
+def _keys(table: str, journal: Journal) -> sql.Composed:
+    return _list(
+        sql.SQL("{} AS {}").format(one.form.kept(_column(table, one.name)), key_name(n))
+        for n, one in enumerate(journal.key)
+    )
 
 
-def key_of(connection: Connection, key: Key) -> Key:
-    """The key of a row, of which this is the key in the journal."""
-    row = connection.execute(_SQL["key_of"], {"key": key[-1]}).fetchone()
-    return tuple(row["key"]) if row else key
+def _values(table: str, journals: Sequence[Journal], name: Callable[[Journal, int], sql.Identifier]) -> sql.Composed:
+    return _list(
+        sql.SQL("{} AS {}").format(column.form.kept(_column(table, column.name)), name(one, n))
+        for one in journals
+        for n, column in enumerate(one.columns)
+    )
 
 
-def left(connection: Connection, run: int, *, operation: int) -> dict[str, Any]:
-    """What the journal still holds of an operation: `left`, how many rows, and the keys of the first. Any: JSON."""
-    if not has_partition(connection, "journal", run):
-        return {"left": 0, "keys": []}
-    query = _TEMPLATES["left"].format(journal=partition("journal", run).identifier)
-    row = connection.execute(query, {"operation": operation, "most": MOST_KEYS}).fetchone()
-    return {"left": row["rows"], "keys": row["keys"]} if row else {}
+def make(connection: Connection, run: int, journals: Sequence[Journal]) -> None:
+    """Make the journal of a run, if it is not there."""
+    if is_kept(connection, "journal", run):
+        return
+    table = table_of("journal", run)
+    arrays = [
+        sql.SQL("{} {}[]").format(column, sql.SQL(form.element)) for one in journals for column, form, _ in one.arrays
+    ]
+    connection.execute(_TEMPLATES["journal"].format(journal=table.identifier, arrays=_list(arrays)))
+    connection.execute(_SQL["hide"], {"name": table.identifier.as_string()})
+
+
+def key_name(number: int) -> sql.Identifier:
+    """The key of a row, in our statements; no column of a user's is called that."""
+    return sql.Identifier(f"~key_{number}")
+
+
+def _array(what: str, operation: int, number: int) -> sql.Identifier:
+    return sql.Identifier(f"{what}_{operation}_{number}")
+
+
+def _column(table: str, column: str) -> sql.SQL:
+    return sendable(sql.Identifier(table, column))
+
+
+def _list(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)

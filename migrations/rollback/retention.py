@@ -1,4 +1,4 @@
-"""What is kept so that a run can go back: its partitions of the journal and the archive."""
+"""What is kept so that a run can go back: its journal and its part of the archive."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ MOST_KEYS = 20
 What = Literal["journal", "archive"]
 
 
-def partition(what: What, run: int) -> TableName:
-    """The table that holds a run's part. Statements name it and not its parent, which stays free for others."""
+def table_of(what: What, run: int) -> TableName:
+    """The table that holds what is kept for a run. Statements name it and not the archive's parent, which stays free for others."""
     return TableName("backfilld", f"{what}_{run}")
 
 
-def make_partition(connection: Connection, what: What, run: int) -> None:
-    """Make a run's partition if it does not exist; blocks no session."""
-    connection.execute(_SQL["make_partition"], {"what": what, "run": run})
+def make_archive(connection: Connection, run: int) -> None:
+    """Make a run's partition of the archive if it does not exist; blocks no session."""
+    connection.execute(_SQL["make_archive"], {"run": run})
 
 
-def has_partition(connection: Connection, what: What, run: int) -> bool:
-    row = connection.execute(_SQL["has_partition"], {"what": what, "run": run}).fetchone()
+def is_kept(connection: Connection, what: What, run: int) -> bool:
+    row = connection.execute(_SQL["is_kept"], {"what": what, "run": run}).fetchone()
     return bool(row and row["there"])
 
 
@@ -77,9 +77,10 @@ def purge(connection: Connection, locked: LockedRun, *, actor: str) -> Purged:
     hardly any session blocks it, and none for longer than the caller's lock_timeout. Files go after the locks.
     """
     kept = size(connection, locked.run)
-    for table in (partition("journal", locked.run), partition("archive", locked.run)):
+    for table in (table_of("journal", locked.run), table_of("archive", locked.run)):
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table.identifier))
     connection.execute(_SQL["forget_rollback_conflicts"], {"run": locked.run})
+    connection.execute(_SQL["forget_undo_rows"], {"run": locked.run})
     connection.execute(_SQL["set_purged"], {"run": locked.run})
     audit.record(connection, locked.run, actor=actor, what="run.purged", **kept)
     return Purged(run=locked.run, name=locked.name, **kept)

@@ -21,7 +21,7 @@ from backfilld.migrations.postgres.connect import SEMANTICS
 from backfilld.migrations.queries import queries, templates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.connect import Connection
@@ -33,7 +33,7 @@ _SQL = templates(__package__, "firing")
 #: Asks what `TableCode` holds, of `table`, `relation` and `columns`.
 TABLE_CODE = queries(__package__, "walks")["table_code"]
 
-_NOTHING, _NULL, _TRUE = sql.SQL(""), sql.SQL("NULL"), sql.SQL("true")
+_NOTHING, _TRUE = sql.SQL(""), sql.SQL("true")
 
 #: Is sent before a statement `by_key`.
 JOIN_BY_KEY = queries(__package__, "walks")["join_by_key"]
@@ -81,14 +81,20 @@ def asked(*, table: TableName, relation: TableName, columns: Sequence[str]) -> d
     }
 
 
+#: An expression and its name in a statement.
+Named = tuple["sql.Composable", "sql.Identifier"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Beside:
     """What the statement does besides the update: parts of its WITH, and what they need of a row as it was."""
 
-    #: Of the row before it is written; `~told` has it as `~with`.
-    carried: sql.Composable | None = None
-    #: Columns whose values, as they were written, `~told` has as `~is`.
-    columns: Sequence[str] = ()
+    #: Of the row before it is written: what is carried along, by name.
+    carried: Sequence[Named] = ()
+    #: Of the row after it: what `~told` has of the key (as `~key_N`) and of what was carried.
+    told: Sequence[Named] = ()
+    #: Columns whose values, as they were written, `~told` has too: how, and by which name.
+    columns: Sequence[tuple[str, Callable[[sql.Composable], sql.Composable], sql.Identifier]] = ()
     #: What the values come from, with a comma at its end, and its parameters.
     first: sql.Composable | None = None
     first_parameters: Sequence[Any] = ()  # Any: whatever psycopg can send
@@ -130,7 +136,9 @@ def firing(  # noqa: PLR0913 - one statement; each part is named where it is cal
         sql.SQL("CAST({} AS {}) AS {}").format(value, sendable(sql.SQL(target.plain_type or target.type)), new)
         for target, value, new, _ in news
     ]
+    picked += [sql.SQL("{} AS {}").format(*pair) for pair in beside.carried]
     returned = [sql.SQL("{} AS {}").format(*pair) for pair in keys]
+    returned += [sql.SQL('"~picked".{}').format(name) for _, name in beside.carried]
     for target, _, new, now in news:
         column = sendable(sql.Identifier(walk.table.name, target.column))
         returned.append(sql.SQL('{} AS {}, "~picked".{} AS {}').format(column, now, new, new))
@@ -140,7 +148,6 @@ def firing(  # noqa: PLR0913 - one statement; each part is named where it is cal
     query = _SQL["firing"].format(
         first=beside.first or _NOTHING,
         picked=_list(picked),
-        carried=beside.carried or _NULL,
         rows=update.table if update.source is None else sql.SQL("{}, {}").format(update.table, update.source),
         condition=update.condition,
         needs_work=update.needs_work,
@@ -153,8 +160,10 @@ def firing(  # noqa: PLR0913 - one statement; each part is named where it is cal
         within=_TRUE if by_key else update.condition,
         same=_all(sql.SQL('{} = "~picked".{}').format(*pair) for pair in keys),
         returned=_list(returned),
-        key=_texts(key for _, key in keys),
-        now=_texts(held[column] for column in beside.columns) if beside.columns else _NULL,
+        told=sql.SQL("").join(
+            sql.SQL("{} AS {}, ").format(value, name)
+            for value, name in [*beside.told, *((form(held[column]), name) for column, form, name in beside.columns)]
+        ),
         still=_SQL["still"].format(still=still, name=sendable(name)) if still is not None else sql.SQL("false"),
         as_asked=_all(
             sql.SQL('CAST({} AS {})::text COLLATE "C" IS NOT DISTINCT FROM {}::text COLLATE "C"').format(
@@ -176,7 +185,3 @@ def _list(parts: Iterable[sql.Composable]) -> sql.Composed:
 
 def _all(parts: Iterable[sql.Composable]) -> sql.Composed:
     return sql.SQL(" AND ").join(parts)
-
-
-def _texts(parts: Iterable[sql.Composable]) -> sql.Composed:
-    return sql.SQL("ARRAY[{}]").format(_list(sql.SQL('{}::text COLLATE "C"').format(part) for part in parts))

@@ -20,8 +20,40 @@ class Row:
     key: Key
 
 
+@dataclass(frozen=True, kw_only=True)
+class JournalSlice:
+    """Rows that the journal holds of one batch: from `first` to `last` of an entry, or of each entry up to `last_entry`."""
+
+    batch: int
+    entry: int
+    last_entry: int
+    first: int
+    last: int
+    #: The pass over the data in which the batch was done.
+    pass_: int
+
+    @property
+    def rows(self) -> int:
+        return (self.last - self.first + 1) * (self.last_entry - self.entry + 1)
+
+    @property
+    def parameters(self) -> list[int]:
+        return [self.batch, self.entry, self.last_entry, self.first, self.last]
+
+    @property
+    def halves(self) -> list[JournalSlice]:
+        """None of a single row."""
+        if self.last_entry > self.entry:
+            middle = (self.entry + self.last_entry) // 2
+            return [replace(self, last_entry=middle), replace(self, entry=middle + 1)]
+        if self.last > self.first:
+            middle = (self.first + self.last) // 2
+            return [replace(self, last=middle), replace(self, first=middle + 1)]
+        return []
+
+
 #: What one statement covers.
-BatchRange = Bounds | PageBatchRange | Row
+BatchRange = Bounds | PageBatchRange | JournalSlice | Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +97,7 @@ def following(lane: Lane, seen: Seen, *, writes: bool, beside_others: bool) -> N
     match lane.bounds:
         case PageRange():
             return _page_batch(lane, lane.bounds, seen, writes=writes, beside_others=beside_others)
-        case Bounds():
+        case _:
             return KeyBatch(ahead=_ahead(lane), end=seen, size=lane.batch_rows)
 
 
@@ -142,6 +174,6 @@ def _page_batch(
 def _ahead(lane: Lane) -> Bounds:
     bounds = lane.bounds
     if not isinstance(bounds, Bounds):
-        msg = f"lane {lane.lane} of run {lane.run} walks pages, not keys"
+        msg = f"lane {lane.lane} of run {lane.run} does not walk keys"
         raise TypeError(msg)
     return replace(bounds, after=tuple(lane.cursor)) if lane.cursor is not None else bounds

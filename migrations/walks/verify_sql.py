@@ -9,17 +9,21 @@ from psycopg import sql
 from backfilld.migrations.queries import templates
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backfilld.migrations.walks.keys import KeyWalk
 
 _SQL = templates(__package__, "verify")
 
 
 def count_residual(
-    table: sql.Composable, condition: sql.Composable, *, wanted: sql.Composable, own: sql.Composable | None
+    table: sql.Composable, condition: sql.Composable, *, wanted: sql.Composable, own: Sequence[sql.Composable]
 ) -> sql.Composed:
-    """Gives `rows` of a range, and of them `residual`: those that are `wanted`, and `own`: those that meet that condition."""
-    own = own or sql.SQL("false")
-    return _SQL["count_residual"].format(table=table, condition=condition, wanted=wanted, own=own)
+    """Gives `rows` of a range, and of them `residual`: those that are `wanted`, and `own`: those that meet such a condition."""
+    counts = sql.SQL(" + ").join(_SQL["count"].format(condition=one) for one in own)
+    return _SQL["count_residual"].format(
+        table=table, condition=condition, wanted=wanted, own=counts if own else sql.SQL("0")
+    )
 
 
 def keys_wanted(

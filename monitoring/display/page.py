@@ -63,6 +63,8 @@ def page(
         facts.add_row("size", _sizes(progress.space["before"], progress.space["after"]))
     if progress.rollback is not None and progress.state is not State.ROLLED_BACK:
         facts.add_row("rollback", _way_back(progress.rollback))
+        if progress.journal_bytes:
+            facts.add_row("journal", size(progress.journal_bytes))
     facts.add_row("created", f"{moment(progress.created_at)} UTC")
     facts.add_row("last moved", f"{moment(progress.updated_at)} UTC")
     parts: list[RenderableType] = [block(progress), Text(), facts]

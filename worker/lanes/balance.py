@@ -10,15 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.record import audit, lanes, runs
-from backfilld.migrations.record.model import Bounds, PageRange
+from backfilld.migrations.record.model import Bounds, JournalShare, PageRange
 from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.rollback import undo
 from backfilld.migrations.walks import pages
 from backfilld.migrations.walks.keys import middle
 from backfilld.migrations.walks.pages import PageCursor
 
 if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Lane
+    from backfilld.migrations.record.model import Lane, LaneBounds
     from backfilld.migrations.record.runs import StepContext
     from backfilld.migrations.wire.messages import LaneMessage
     from backfilld.worker.lanes.kinds import LaneWork
@@ -58,6 +59,11 @@ def share(connection: Connection, work: LaneWork, lane: Lane, context: StepConte
     match lane.bounds:
         case PageRange():
             return _share_pages(connection, lane, lane.bounds)
+        case JournalShare():
+            kept, given = undo.split(lane.bounds)
+            rows = lane.rows_left // 2
+            lanes.shorten(connection, lane, bounds=kept, cursor=lane.cursor, given=rows)
+            return _insert(connection, lane, given, cursor=lane.cursor, rows=rows)
         case Bounds():
             return _share_keys(connection, work, lane, lane.bounds, rows_total=context.rows_total or lane.rows_left)
 
@@ -88,7 +94,7 @@ def _share_keys(
 def _insert(
     connection: Connection,
     lane: Lane,
-    bounds: Bounds | PageRange,
+    bounds: LaneBounds,
     *,
     cursor: object,
     rows: int,

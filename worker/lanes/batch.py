@@ -18,11 +18,11 @@ from backfilld.migrations.identifiers import TableName, sendable
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.record import quarantine
 from backfilld.migrations.record.model import Bounds, Key, PageRange, Unconverted
-from backfilld.migrations.rollback.journal import told_query
+from backfilld.migrations.rollback.journal import beside_firing, told_query
 from backfilld.migrations.walks import update_sql
-from backfilld.migrations.walks.firing import Beside, firing
+from backfilld.migrations.walks.firing import firing
 from backfilld.migrations.walks.keys import KeyWalk, fetch_key
-from backfilld.migrations.walks.next_batch import BatchRange, Row
+from backfilld.migrations.walks.next_batch import BatchRange, JournalSlice, Row
 from backfilld.migrations.walks.pages import PageBatchRange, PageWalk
 from backfilld.worker.lanes.write import Change, TableCodes, Written, tell_undone, write
 
@@ -110,8 +110,12 @@ class Work(Protocol):
         """Do the lane's work on a range; `carefully` where a row in it may be known to be an error."""
         ...
 
-    def quarantine_key(self, connection: Connection, key: Key) -> Key:
-        """The key of a walked row, as the quarantine names it."""
+    def rows_of(self, batch: Batch, batch_range: JournalSlice) -> Sequence[Row]:
+        """The rows of a slice of the journal."""
+        ...
+
+    def sets_aside(self, connection: Connection, key: Key) -> None:
+        """A row of the lane is quarantined."""
         ...
 
 
@@ -175,8 +179,8 @@ class Batch:
             case PageBatchRange():
                 if isinstance(self._walk, PageWalk):
                     return self._walk.within(batch_range)
-                msg = f"lane {self.lane.lane} of run {self.lane.run} walks keys, not pages"
-                raise TypeError(msg)
+        msg = f"lane {self.lane.lane} of run {self.lane.run} does not walk {batch_range}"
+        raise TypeError(msg)
 
     @property
     def table(self) -> sql.Composable:
@@ -190,12 +194,13 @@ class Batch:
         """The table or the leaf whose rows are walked."""
         return self._walk.relation if isinstance(self._walk, PageWalk) else self._walk.table
 
-    def write(self, update: Update, *, journal: Journal | None, still: sql.Composable | None) -> Tally:
-        """Change rows of the range that is walked; what is replaced goes into the journal.
+    def write(self, update: Update, *, journals: Sequence[Journal], still: sql.Composable | None) -> Tally:
+        """Change rows of the range that is walked; what is replaced goes into the journals.
 
         `still` is asked of every row that was changed. Raises psycopg.Error and ChangedMeanwhile.
         """
-        beside = journal.beside_firing if journal is not None else Beside()
+        pass_ = self.lane.pass_
+        beside = beside_firing(journals, pass_=pass_)
 
         def when_it_fires(code: TableCode) -> Query:
             return firing(update, self._work.walk, self.relation, code, still=still, beside=beside)
@@ -204,7 +209,7 @@ class Batch:
             table=self._work.walk.table,
             relation=self.relation,
             columns=tuple(target.column for target, _ in update.values),
-            plain=told_query(update, journal, still=still, version=self.connection.info.server_version),
+            plain=told_query(update, journals, still=still, pass_=pass_, version=self.connection.info.server_version),
             firing=when_it_fires,
         )
         written = self.change(change)
@@ -220,7 +225,7 @@ class Batch:
 
     def set_aside(self, key: Key, sqlstate: str, message: str) -> Tally:
         """Put a row into the quarantine. Raises TooManyQuarantined when it is one too many."""
-        key = self._work.quarantine_key(self.connection, key)
+        self._work.sets_aside(self.connection, key)
         quarantine.set_aside(
             self.connection,
             self.lane.run,
@@ -250,14 +255,14 @@ class Batch:
             return self.set_aside(batch_range.key, failure.sqlstate or "", in_words(failure))
         tally = Tally()
         for part in self._parts(batch_range):
-            if isinstance(part, Row) and isinstance(batch_range, Bounds):
+            if isinstance(part, Row) and isinstance(batch_range, Bounds | JournalSlice):
                 # It was alone in its range and was tried just now.
                 tally += self.set_aside(part.key, failure.sqlstate or "", in_words(failure))
             else:
                 tally += self._halve(part)
         return tally
 
-    def _parts(self, batch_range: Bounds | PageBatchRange) -> list[BatchRange]:
+    def _parts(self, batch_range: Bounds | PageBatchRange | JournalSlice) -> list[BatchRange]:
         """Smaller parts of what could not be done at once, down to single rows; none when its rows went away meanwhile."""
         match batch_range:
             case PageBatchRange(last=last) if last is None or last - batch_range.first > 1:
@@ -269,23 +274,23 @@ class Batch:
                 )
             case PageBatchRange():
                 return self._rows(batch_range)
+            case JournalSlice():
+                return [*(batch_range.halves or self._work.rows_of(self, batch_range))]
             case Bounds():
-                walk = self._work.walk
-                key = fetch_key(self.connection, walk.bound(batch_range, 1))
-                if key is None:
-                    return []
-                rows = max(self.count(batch_range), 1)
-                if rows == 1:
-                    return [Row(key=key)]
-                middle_key = fetch_key(self.connection, walk.bound(batch_range, rows // 2))
-                if middle_key is None:
-                    return [
-                        batch_range
-                    ]  # rows went away between the two looks; without an end, a range goes to the table's
-                return [
-                    Bounds(after=batch_range.after, upto=middle_key),
-                    Bounds(after=middle_key, upto=batch_range.upto),
-                ]
+                return self._halves(batch_range)
+
+    def _halves(self, bounds: Bounds) -> list[BatchRange]:
+        walk = self._work.walk
+        key = fetch_key(self.connection, walk.bound(bounds, 1))
+        if key is None:
+            return []
+        rows = max(self.count(bounds), 1)
+        if rows == 1:
+            return [Row(key=key)]
+        middle_key = fetch_key(self.connection, walk.bound(bounds, rows // 2))
+        if middle_key is None:
+            return [bounds]  # rows went away between the two looks; without an end, a range goes to the table's
+        return [Bounds(after=bounds.after, upto=middle_key), Bounds(after=middle_key, upto=bounds.upto)]
 
     def _middle_page(self, batch_range: PageBatchRange) -> int | None:
         """A page between the ends; None when only one is left."""

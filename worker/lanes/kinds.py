@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.record.model import Lane, Quarantined
     from backfilld.migrations.walks.firing import TableCode
     from backfilld.migrations.walks.keys import Query
-    from backfilld.migrations.walks.next_batch import After, BatchRange, Seen
+    from backfilld.migrations.walks.next_batch import After, BatchRange, JournalSlice, Row, Seen
     from backfilld.worker.lanes.batch import Batch
 
 #: SQLSTATE not_null_violation.
@@ -60,9 +60,9 @@ class Values(Protocol):
         condition: sql.Composable,
         parameters: list[Any],  # Any: key values
         *,
-        journal: Journal | None,
+        journals: Sequence[Journal],
     ) -> Tally:
-        """Change the rows of a range that need work; what is replaced goes into the journal."""
+        """Change the rows of a range that need work; what is replaced goes into the journals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +141,14 @@ class LaneWork(ABC):
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         """Do the work on a range. Raises psycopg.Error."""
 
-    def quarantine_key(self, connection: Connection, key: Key) -> Key:
-        """The key of a walked row, as the quarantine names it."""
-        del connection
-        return key
+    def rows_of(self, batch: Batch, batch_range: JournalSlice) -> Sequence[Row]:
+        """The rows of a slice of the journal."""
+        msg = f"lane {batch.lane.lane} of run {batch.lane.run} does not walk {batch_range}"
+        raise TypeError(msg)
+
+    def sets_aside(self, connection: Connection, key: Key) -> None:
+        """A row of the lane is quarantined."""
+        del connection, key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +157,8 @@ class Backfill(LaneWork):
 
     rewrite: Rewrite
     values: Values
-    #: Where what the lanes replace is kept; None where nothing is.
-    journal: Journal | None = None
+    #: Where what the lanes replace is kept; none where nothing is.
+    journals: tuple[Journal, ...] = ()
 
     @classmethod
     def of(
@@ -169,12 +173,11 @@ class Backfill(LaneWork):
         if rewrite is None:
             return None
         walk = KeyWalk(table=rewrite.table, key=operation.facts.key)
-        kept = None
+        kept: tuple[Journal, ...] = ()
         if journals and operation.undo():
-            columns = tuple(target.column for target in operation.facts.targets)
-            kept = Journal(run=run, operation=number, walk=walk, columns=columns)
+            kept = (Journal(run=run, operation=number, walk=walk, targets=operation.facts.targets),)
         values = Transform.of(rewrite, walk, allowed=transforms) or Expressions(rewrite=rewrite)
-        return cls(number=number, operation=operation, walk=walk, rewrite=rewrite, values=values, journal=kept)
+        return cls(number=number, operation=operation, walk=walk, rewrite=rewrite, values=values, journals=kept)
 
     @property
     def table(self) -> TableName:
@@ -192,7 +195,7 @@ class Backfill(LaneWork):
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
         condition, parameters = batch.within(batch_range)
-        return self.values.write(batch, condition, parameters, journal=self.journal)
+        return self.values.write(batch, condition, parameters, journals=self.journals)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +210,7 @@ class Expressions:
         condition: sql.Composable,
         parameters: list[Any],  # Any: key values
         *,
-        journal: Journal | None,
+        journals: Sequence[Journal],
     ) -> Tally:
         update = Update(
             table=batch.table,
@@ -216,7 +219,7 @@ class Expressions:
             parameters=parameters,
             needs_work=self.rewrite.needs_work,
         )
-        return batch.write(update, journal=journal, still=self.rewrite.condition_tells)
+        return batch.write(update, journals=journals, still=self.rewrite.condition_tells)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +251,7 @@ class Verify(LaneWork):
         condition, parameters = batch.within(batch_range)
         wanted = verify_sql.wanted(self.walk, self.rewrite.needs_work, carefully=carefully)
         # A value of the application's own may stand where the expression is an error: it is not asked again then.
-        own = self.rewrite.holds_own_value if self.rewrite.keeps_own_values and not carefully else None
+        own = [self.rewrite.holds_own_value] if self.rewrite.keeps_own_values and not carefully else []
         query = verify_sql.count_residual(batch.table, condition, wanted=wanted, own=own)
         row = batch.connection.execute(query, [batch.lane.run, self.number, *parameters]).fetchone() or {}
         walked, residual, own_values = row["rows"], row["residual"], row["own"]

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.operations import bind, walks
 from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.walks.together import grouped
 from backfilld.worker.lanes.kinds import Backfill, Retry, Verify
+from backfilld.worker.lanes.together import BackfillTogether, VerifyTogether
 from backfilld.worker.lanes.walk_kinds import of_walk
 from backfilld.worker.phases.planned_steps import PlannedSteps
 
@@ -29,7 +31,7 @@ class KnownRun:
     run: Run
     operations: tuple[Operation, ...]
     steps: PlannedSteps
-    #: What the lanes of the backfill phase do, in the order of the operations.
+    #: What the lanes of the backfill phase do, in the order of the operations; several of one table may be walked together.
     backfills: tuple[Backfill, ...]
     #: What every lane does, by its kind and its operation's number.
     works: Mapping[tuple[LaneKind, int], LaneWork]
@@ -39,15 +41,22 @@ class KnownRun:
         """Raises Refused for a Python function that this worker does not have or was not told to allow."""
         operations = bind(run.migration, run.facts)
         works: dict[tuple[LaneKind, int], LaneWork] = {}
-        backfills = []
+        own: dict[int, Backfill] = {}
         for number, operation in enumerate(operations):
             backfill = Backfill.of(operation, number, run=run.run, journals=run.settings.journal, transforms=transforms)
             if backfill is None:
                 continue
-            backfills.append(backfill)
+            own[number] = backfill
             works[LaneKind.BACKFILL, number] = backfill
             works[LaneKind.VERIFY, number] = Verify.of(backfill)
             works[LaneKind.RETRY, number] = Retry.of(backfill)
+        backfills = []
+        for first, *others in grouped({number: one.rewrite for number, one in own.items()}, run.settings):
+            backfills.append(own[first])
+            if others:
+                together = BackfillTogether.of_members([own[number] for number in (first, *others)])
+                backfills[-1] = works[LaneKind.BACKFILL, first] = together
+                works[LaneKind.VERIFY, first] = VerifyTogether.of_members(together)
         for (kind, number), walk in walks(operations).items():
             works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
         return cls(

@@ -71,7 +71,7 @@ class Transform:
         condition: sql.Composable,
         parameters: list[Any],  # Any: key values
         *,
-        journal: Journal | None,
+        journals: Sequence[Journal],
     ) -> Tally:
         """Hand the rows of a range that need work to the function, and write what it gives back.
 
@@ -88,7 +88,7 @@ class Transform:
 
         try:
             values = self._calls(keys, rows, between=between)
-            return self._write(batch, condition, parameters, values, handed=len(rows), journal=journal)
+            return self._write(batch, condition, parameters, values, handed=len(rows), journals=journals)
         except (psycopg.DataError, psycopg.ProgrammingError, UnicodeError) as exc:
             if isinstance(exc, psycopg.Error) and exc.sqlstate is not None:
                 raise
@@ -125,7 +125,7 @@ class Transform:
         values: Values,
         *,
         handed: int,
-        journal: Journal | None,
+        journals: Sequence[Journal],
     ) -> Tally:
         """Write all values in one statement. Rows whose values are the same, letter by letter, are not touched."""
         still = self._rewrite.condition_tells
@@ -138,7 +138,7 @@ class Transform:
             for column, target in zip(zip(*values.values(), strict=True), self._targets, strict=True)
         ]
         update = update_sql.given(self._walk, self._targets, condition, parameters, values=[*keys, *news])
-        tally = batch.write(update, journal=journal, still=still)
+        tally = batch.write(update, journals=journals, still=still)
         # A row that was left as it is meets the condition by which it was chosen.
         left = handed - tally.changed if still is not None else 0
         return replace(tally, residual=tally.residual + left)

@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
+from backfilld.migrations.record.model import JournalShare
 from backfilld.migrations.record.states import LaneKind
-from backfilld.migrations.rollback import archive, journal
+from backfilld.migrations.rollback import archive, undo
+from backfilld.migrations.rollback.journal import Journal
+from backfilld.migrations.rollback.undo import Next, Place
 from backfilld.migrations.walks import firing
 from backfilld.migrations.walks.keys import KeyWalk
+from backfilld.migrations.walks.next_batch import After, JournalSlice, Row
 from backfilld.worker.lanes.batch import Tally
-from backfilld.worker.lanes.kinds import Expressions, LaneWork, Verify
+from backfilld.worker.lanes.kinds import Expressions, LaneWork, Stepped, Verify
 from backfilld.worker.lanes.write import Change
 
 if TYPE_CHECKING:
-    from backfilld.migrations.facts import Target
     from backfilld.migrations.operations import Archived, Operation, Walk
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Key
-    from backfilld.migrations.walks.next_batch import BatchRange
+    from backfilld.migrations.record.model import Key, Lane
+    from backfilld.migrations.walks.keys import Query
+    from backfilld.migrations.walks.next_batch import BatchRange, Seen
     from backfilld.migrations.walks.rewrite import Rewrite
     from backfilld.worker.lanes.batch import Batch
 
@@ -51,7 +55,7 @@ class Recheck(LaneWork):
         changed = 0
         if self.fixes:
             condition, parameters = batch.within(batch_range)
-            changed = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journal=None).changed
+            changed = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journals=()).changed
         look = Verify(number=self.number, operation=self.operation, walk=self.walk, rewrite=self.rewrite)
         return replace(look.attempt(batch, batch_range, carefully=carefully), changed=changed)
 
@@ -105,7 +109,7 @@ class Restore(LaneWork):
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
         condition, parameters = batch.within(batch_range)
-        tally = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journal=None)
+        tally = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journals=())
         query = archive.unarchived(self.walk, condition, run=batch.lane.run, operation=self.number)
         row = batch.connection.execute(query, parameters).fetchone()
         return Tally(changed=tally.changed, residual=int(row["rows"]) if row else 0)
@@ -115,36 +119,53 @@ class Restore(LaneWork):
 class Undo(LaneWork):
     """Gives rows back what the journal says they were; it is the journal that is walked."""
 
-    table: KeyWalk
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        return self.operation.facts.targets
+    journal: Journal
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(target.column for target in self.targets)
+        return tuple(target.column for target in self.journal.targets)
 
-    @property
-    def written(self) -> KeyWalk:
-        return self.table
+    def look(self, lane: Lane) -> Query:
+        return self._undo(lane).look(Place.from_json(lane.cursor))
+
+    def step(self, batch: Batch, seen: Seen, *, beside_others: bool, carefully: bool) -> Stepped:
+        del beside_others
+        lane = batch.lane
+        if seen is None:
+            return Stepped(tally=Tally(), after=After(cursor=lane.cursor, done=True))
+        parts = self._undo(lane).share.parts
+        following = Next.of(Place.from_json(lane.cursor), seen, rows=lane.batch_rows * parts)
+        tally = self.cover(batch, following.slice, rows=round(following.slice.rows / parts), carefully=carefully)
+        return Stepped(tally=tally, after=After(cursor=following.after.to_json(), done=False))
 
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
-        condition, parameters = batch.within(batch_range)
-        undo = journal.Undo(journal=self.walk, table=self.table, targets=self.targets, operation=self.number)
+        if not isinstance(batch_range, JournalSlice):
+            msg = f"lane {batch.lane.lane} of run {batch.lane.run} does not walk {batch_range}"
+            raise TypeError(msg)
+        way_back, table = self._undo(batch.lane), self.walk.table
         batch.connection.execute(firing.JOIN_BY_KEY)
         change = Change(
-            table=self.table.table,
-            relation=self.table.table,
+            table=table,
+            relation=table,
             columns=self.columns,
-            plain=undo.query(condition, parameters),
-            firing=lambda code: undo.firing(condition, parameters, code),
+            plain=way_back.query(batch_range),
+            firing=lambda code: way_back.firing(batch_range, code),
         )
-        return Tally(changed=batch.change(change).changed)
+        written = batch.change(change)
+        return Tally(changed=written.changed, hot=written.hot)
 
-    def quarantine_key(self, connection: Connection, key: Key) -> Key:
-        return journal.key_of(connection, key)
+    def rows_of(self, batch: Batch, batch_range: JournalSlice) -> list[Row]:
+        return [Row(key=key) for key in self._undo(batch.lane).keys(batch.connection, batch_range)]
+
+    def sets_aside(self, connection: Connection, key: Key) -> None:
+        undo.leave(connection, self.journal.run, operation=self.number, key=key)
+
+    def _undo(self, lane: Lane) -> undo.Undo:
+        if not isinstance(lane.bounds, JournalShare):
+            msg = f"lane {lane.lane} of run {lane.run} does not walk a journal"
+            raise TypeError(msg)
+        return undo.Undo(journal=self.journal, share=lane.bounds)
 
 
 def of_walk(operation: Operation, walk: Walk, *, run: int) -> LaneWork:
@@ -159,6 +180,7 @@ def of_walk(operation: Operation, walk: Walk, *, run: int) -> LaneWork:
         case LaneKind.RECHECK if walk.rewrite is not None:
             return Recheck(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite, fixes=walk.writes)
         case LaneKind.UNDO:
-            return Undo(number=number, operation=operation, walk=journal.walk_of(run), table=by_key)
+            kept = Journal(run=run, operation=number, walk=by_key, targets=operation.facts.targets)
+            return Undo(number=number, operation=operation, walk=by_key, journal=kept)
     msg = f"operation {number} has a walk of kind {walk.kind} without what it needs"
     raise TypeError(msg)

@@ -14,7 +14,7 @@ from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import audit, lanes, quarantine, runs
 from backfilld.migrations.record.model import Reached, Rollback
 from backfilld.migrations.record.states import FORWARD, VERIFY_OWN_STEPS, LaneKind, Phase, State
-from backfilld.migrations.rollback import journal
+from backfilld.migrations.rollback import undo
 from backfilld.migrations.telemetry import PhaseEntered
 from backfilld.worker.lanes.write import undone_by
 from backfilld.worker.phases import walked_tables
@@ -238,7 +238,7 @@ class Coordinator(RunStep):
             rows=done.walked,
             changed=done.changed,
             missing=done.residual,
-            **(journal.left(self.connection, run, operation=walk.operation) if walk.kind == "undo" else {}),
+            **(undo.left(self.connection, run, operation=walk.operation) if walk.kind == "undo" else {}),
         )
 
     def _must_look_again(self, walk: Walk, done: Walked) -> bool:

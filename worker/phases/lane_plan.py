@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.record import lanes, runs
-from backfilld.migrations.record.model import Bounds, PageRange
+from backfilld.migrations.record.model import Bounds, JournalShare, PageRange
 from backfilld.migrations.record.states import LaneKind
-from backfilld.migrations.rollback import journal, retention
+from backfilld.migrations.rollback import journal, retention, undo
 from backfilld.migrations.walks.keys import KeyWalk, split
 from backfilld.migrations.walks.sizing import FIRST_ROWS, FIRST_ROWS_OF_FUNCTION
 from backfilld.migrations.walks.table_statistics import page_ranges, to_open_end, walk_for
@@ -38,8 +38,8 @@ class LanePlan:
 
     def for_backfill(self, context: StepContext) -> None:
         """As many lanes as the run wants begin at once; more, as for the leaves of a partitioned table, wait for their turn."""
-        if any(work.journal for work in self._known.backfills):
-            retention.make_partition(self._connection, "journal", self._run)
+        if journals := [one for work in self._known.backfills for one in work.journals]:
+            journal.make(self._connection, self._run, journals)
         planned: list[tuple[Backfill, TableName, Bounds | PageRange, int]] = []
         total = 0
         for work in self._known.backfills:
@@ -66,13 +66,13 @@ class LanePlan:
     def for_walk(self, walk: Walk, context: StepContext) -> int:
         """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
         if LaneKind(walk.kind) is LaneKind.UNDO:
-            found = journal.key_ranges(
+            shares, rows = undo.shares(
                 self._connection, self._run, operation=walk.operation, lanes=context.settings.lanes
             )
-            return self._insert_walk(walk, found.bounds, rows=found.rows, context=context)
+            return self._insert_walk(walk, shares, rows=rows, context=context)
         if LaneKind(walk.kind) is not LaneKind.RECHECK:
             # For a restore too, which may find that nothing was archived.
-            retention.make_partition(self._connection, "archive", self._run)
+            retention.make_archive(self._connection, self._run)
         table = self._describe(walk.table)
         if walk.archived is not None and table.column(walk.archived.old) is None:
             return 0  # another session has dropped or renamed it
@@ -83,7 +83,9 @@ class LanePlan:
             ranges[-1] = replace(ranges[-1], upto=None)
         return self._insert_walk(walk, ranges, rows=rows, context=context)
 
-    def _insert_walk(self, walk: Walk, ranges: Sequence[Bounds], *, rows: int, context: StepContext) -> int:
+    def _insert_walk(
+        self, walk: Walk, ranges: Sequence[Bounds | JournalShare], *, rows: int, context: StepContext
+    ) -> int:
         for bounds in ranges:
             lanes.insert(
                 self._connection,

@@ -31,14 +31,14 @@ class SyncTrigger:
     """A sync trigger and its function, under one name. The statements are sent without parameters."""
 
     table: TableName
-    #: The function's name in our schema, and the value of `backfilld.writes` that stands for it.
+    #: The function's name in our schema, and what stands for it in `backfilld.writes`.
     name: str
 
     def created(self, body: str) -> tuple[Statement, ...]:
         """The function and the trigger; belongs into one action with the column, under the guard `fires_last`."""
         create = sql.SQL(
             "CREATE OR REPLACE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW "
-            "WHEN (current_setting('backfilld.writes', true) IS DISTINCT FROM {name}) EXECUTE FUNCTION {function}()"
+            "WHEN ((strpos(current_setting('backfilld.writes', true), {name}) > 0) IS NOT TRUE) EXECUTE FUNCTION {function}()"
         ).format(
             trigger=self._trigger,
             table=self.table.identifier,

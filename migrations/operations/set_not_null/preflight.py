@@ -25,9 +25,12 @@ def examine(case: Case, operation: SetNotNull) -> Facts:
     column = column_of(table, operation.column)
     if column.not_null:
         _refuse_not_null(case, operation.column)
+    reads: frozenset[str] = frozenset()
     if operation.backfill is not None:
         settable(table, operation.column)
-        check_reads(case, case.trial.analyse(operation.backfill, what="backfill"))
+        analysis = case.trial.analyse(operation.backfill, what="backfill")
+        check_reads(case, analysis)
+        reads = analysis.reads
         case.trial.check_update({operation.column: operation.backfill}, None)
     partitions = catalog.partitions_not_null(case.connection, table, operation.column)
     if partitions and case.found.backend.version < _NAMED_NOT_NULL:
@@ -40,6 +43,7 @@ def examine(case: Case, operation: SetNotNull) -> Facts:
         relation=str(table.name),
         key=key_of(table),
         targets=(Target(column=column.name, type=column.type, as_text=not case.trial.has_equality(operation.column)),),
+        reads=tuple(sorted(reads)),
     )
 
 

@@ -1,3 +1,17 @@
--- name: key_of
--- The key of a row, as texts, from the key of its entry in the journal.
-SELECT %(key)s::text[] AS key
+-- name: hide
+-- Nobody but its owner may read a table that holds what is kept for a run.
+SELECT backfilld.hide(%(name)s::text::regclass)
+
+-- name: undo_rows
+-- Rows that the undo of an operation has left as they are: how many, and the keys of the first.
+SELECT count(*) AS left,
+       coalesce((SELECT jsonb_agg(f.key) FROM (SELECT key FROM backfilld.undo_rows
+                                               WHERE run = %(run)s::bigint AND operation = %(operation)s::integer AND NOT restored
+                                               ORDER BY key LIMIT %(most)s::integer) f), '[]') AS keys
+FROM backfilld.undo_rows WHERE run = %(run)s::bigint AND operation = %(operation)s::integer AND NOT restored
+
+-- name: leave_row
+-- A row that cannot be given its old value back is left as it is.
+INSERT INTO backfilld.undo_rows (run, operation, key, restored)
+VALUES (%(run)s::bigint, %(operation)s::integer, %(key)s::text[], false)
+ON CONFLICT DO NOTHING

@@ -1,9 +1,9 @@
--- name: make_partition
--- The partition of a run in the journal or the archive, made when it is not there.
-SELECT backfilld.make_partition(%(what)s::text, %(run)s::bigint)
+-- name: make_archive
+-- The partition of a run in the archive, made when it is not there.
+SELECT backfilld.make_archive(%(run)s::bigint)
 
--- name: has_partition
--- Whether a run has a partition in the journal or the archive.
+-- name: is_kept
+-- Whether a run has a journal, or a partition in the archive.
 SELECT to_regclass(format('backfilld.%%I', %(what)s::text || '_' || %(run)s::bigint)) IS NOT NULL AS there
 
 -- name: rollback_conflicts
@@ -25,6 +25,10 @@ SELECT coalesce(pg_total_relation_size(to_regclass('backfilld.journal_' || %(run
 -- name: forget_rollback_conflicts
 -- The rollback_conflicts of a run go.
 DELETE FROM backfilld.rollback_conflicts WHERE run = %(run)s::bigint
+
+-- name: forget_undo_rows
+-- What the undo of a run has put down of rows goes.
+DELETE FROM backfilld.undo_rows WHERE run = %(run)s::bigint
 
 -- name: set_purged
 -- A run's old values are gone.

@@ -14,12 +14,14 @@ from backfilld.migrations.facts import Facts, Target
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.queries import queries, templates
-from backfilld.migrations.record.model import Bounds
-from backfilld.migrations.rollback import archive, journal, retention
+from backfilld.migrations.record.model import Bounds, JournalShare
+from backfilld.migrations.rollback import archive, journal, retention, undo
 from backfilld.migrations.rollback.journal import Journal
+from backfilld.migrations.rollback.undo import Place, Undo
 from backfilld.migrations.walks import update_sql, verify_sql
 from backfilld.migrations.walks.firing import TableCode, firing
 from backfilld.migrations.walks.keys import KeyWalk
+from backfilld.migrations.walks.next_batch import JournalSlice
 from backfilld.migrations.walks.pages import PageBatchRange, PageWalk
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 from backfilld.migrations.walks.update_sql import Update
@@ -47,7 +49,8 @@ REWRITE = Rewrite(
     not_null=True,
 )
 RUN = 77
-KEPT = Journal(run=RUN, operation=0, walk=WALK, columns=("new %",))
+KEPT = Journal(run=RUN, operation=0, walk=WALK, targets=TARGETS)
+ALSO_KEPT = Journal(run=RUN, operation=1, walk=WALK, targets=(Target(column="old", type="text"),))
 SOME = Bounds(after=("a", "1"), upto=("b", "2"))
 STILL = sql.SQL("false")
 
@@ -63,27 +66,36 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
     for what, one in (("expressions", update), ("values", given)):
         yield f"update to {what}", *one.query
         yield f"update to {what}, told", *one.told(STILL)
-        yield f"update to {what}, journaled before 18", *KEPT.written(one, still=STILL, version=140_000)
+        yield (
+            f"update to {what}, journaled before 18",
+            *journal.written(one, [KEPT], still=STILL, pass_=1, version=140_000),
+        )
         for code in (TableCode(fires=True), TableCode(fires=True, by_parent=True)):
-            yield f"update to {what}, {code}", *firing(one, WALK, TABLE, code, still=STILL, beside=KEPT.beside_firing)
+            beside = journal.beside_firing([KEPT], pass_=1)
+            yield f"update to {what}, {code}", *firing(one, WALK, TABLE, code, still=STILL, beside=beside)
         if version >= journal.RETURNS_OLD:
-            yield f"update to {what}, journaled", *KEPT.written(one, still=STILL, version=version)
+            yield (
+                f"update to {what}, journaled",
+                *journal.written(one, [KEPT, ALSO_KEPT], still=STILL, pass_=1, version=version),
+            )
     yield "read", update_sql.read(WALK, ["id", "old"], condition, needs_work=REWRITE.needs_work), keys
     yield "keys", update_sql.keys(WALK, name, condition), keys
     yield "without value", update_sql.without_value(name, "new %", condition), keys
     for carefully in (False, True):
         wanted = verify_sql.wanted(WALK, REWRITE.needs_work, carefully=carefully)
-        for own in (REWRITE.holds_own_value, None):
+        for own in ([REWRITE.holds_own_value] * 2, []):
             yield "residual", verify_sql.count_residual(name, condition, wanted=wanted, own=own), [RUN, 0, *keys]
         yield "keys wanted", verify_sql.keys_wanted(WALK, name, condition, wanted=wanted), [*keys, RUN, 0, 10]
     for new in ("new %", None):
         yield "archive", archive.archive(WALK, condition, old="old", new=new, run=RUN, operation=0), keys
     yield "unarchived", archive.unarchived(WALK, condition, run=RUN, operation=0), keys
-    entries = journal.walk_of(RUN)
-    kept, entry = entries.within(Bounds(after=("0", "{}"), upto=("0", "{a,1}")))
-    undo = journal.Undo(journal=entries, table=WALK, targets=TARGETS, operation=0)
-    yield "undo", *undo.query(kept, entry)
-    yield "undo, firing", *undo.firing(kept, entry, TableCode(fires=True))
+    for share in (JournalShare(), JournalShare(parts=3, part=1)):
+        for pass_ in (1, 2):
+            back = Undo(journal=KEPT, share=share)
+            covered = JournalSlice(batch=7, entry=0, last_entry=0, first=1, last=9, pass_=pass_)
+            yield "next", *back.look(Place())
+            yield "undo", *back.query(covered)
+            yield "undo, firing", *back.firing(covered, TableCode(fires=True))
     yield "bound", *WALK.bound(SOME, 10)
     yield "count", *WALK.count(SOME)
     yield "last", *WALK.last()
@@ -105,15 +117,15 @@ def test_the_statements_of_a_batch_are_valid(engine: Engine) -> None:
             'CREATE TABLE {} ("Tenant" text, id bigint, old text, "new %" varchar(20), PRIMARY KEY ("Tenant", id))'
         ).format(TABLE.identifier)
     )
-    for what in ("journal", "archive"):
-        retention.make_partition(engine.connection, what, RUN)
+    journal.make(engine.connection, RUN, [KEPT, ALSO_KEPT])
+    retention.make_archive(engine.connection, RUN)
     for what, query, parameters in statements(engine.connection.info.server_version):
         try:
             engine.connection.execute(sql.SQL("EXPLAIN {}").format(query), parameters)
         except psycopg.Error as exc:
             pytest.fail(f"{what}: {exc}\n{query.as_string()}")
-    assert journal.left(engine.connection, RUN, operation=0) == {"left": 0, "keys": []}
-    assert journal.key_ranges(engine.connection, RUN, operation=0, lanes=2).bounds == []
+    assert undo.left(engine.connection, RUN, operation=0) == {"left": 0, "keys": []}
+    assert undo.shares(engine.connection, RUN, operation=0, lanes=2) == ([], 0)
 
 
 @pytest.mark.parametrize(("package", "file"), FILES)

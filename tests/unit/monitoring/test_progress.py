@@ -96,7 +96,7 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
     assert ", ".join(told) == (
         "run, name, target, phase, state, wish, rows_done, rows_total, percent, rows_per_second, eta_seconds, lanes, width, "
         "hold_reason, residual_rows, verified, quarantined, errors, hot_update_ratio, created_at, updated_at, "
-        "rollback, after_contract, own_values"
+        "rollback, after_contract, own_values, journal_bytes"
     )
     assert json.loads(json.dumps(told)) == {
         "run": 7,
@@ -123,6 +123,7 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
         "rollback": None,
         "after_contract": [],
         "own_values": None,
+        "journal_bytes": None,
     }
     assert tuple(told) == KEYS
 

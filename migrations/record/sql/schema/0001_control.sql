@@ -6,14 +6,15 @@
 -- pace                one row: how hard this database may be worked, and why
 -- events              who did what, and every change of state; append only
 -- quarantine          rows that cannot be converted, each with its key and its error
--- journal             what in-place changes replaced, row by row, written in the batch's own transaction
+-- journal_RUN         what in-place changes replaced, one row for each batch, written in its own transaction
 -- archive             what a contract removes, row by row, copied by lanes before it is removed
 -- rollback_conflicts  rows whose value does not fit the old type after a switch, each with its key and its error
+-- undo_rows           rows that an undo has left as they are
 -- omitted_inserts     when statements came, at most one a second, that fail once a run has done its contract
 -- notices             what people are notified of, once by each channel; notice_channels and notice_holds say what is news for it
 -- own_sessions        a view: the sessions of ours that work for a run
 --
--- Quarantine, journal, archive and rollback_conflicts hold people's data: no grants, row security without a policy, and dropped
+-- Quarantine, journals, archive, rollback_conflicts and undo_rows hold people's data: no grants, row security without a policy, and dropped
 -- when their retention ends. Names say the unit, and constraints state the rules.
 
 -- --- runs ---------------------------------------------------------------------------------------------------------------
@@ -73,8 +74,8 @@ CREATE TABLE backfilld.lanes (
     operation          integer CHECK (operation >= 0),          -- its number in the file
     pass               integer NOT NULL DEFAULT 1,
     relation           text,
-    bounds             jsonb NOT NULL DEFAULT '{}',             -- what is walked: of keys, or of pages
-    cursor             jsonb,                                   -- a key, a place among the pages, or the coordinator's step
+    bounds             jsonb NOT NULL DEFAULT '{}',             -- what is walked: of keys, of pages, or of a journal
+    cursor             jsonb,                                   -- a key, a place among the pages or in the journal, or the coordinator's step
     seq                bigint NOT NULL DEFAULT 0,               -- the fence: a message for another seq is stale
     batch_rows         integer NOT NULL DEFAULT 1000 CHECK (batch_rows >= 1),
     recent             jsonb NOT NULL DEFAULT '[]',             -- rows and seconds of the last batches
@@ -235,18 +236,12 @@ $$;
 
 -- --- the way back -------------------------------------------------------------------------------------------------------
 --
--- Values are kept as the texts that PostgreSQL writes and reads, a partition for each run. Lanes name the partition of their run
--- and never the parent, so that dropping one run's partition, which locks the parent for a moment, finds nobody there. `run`
--- comes last in the keys for the same reason: a partition holds one run only.
-
-CREATE TABLE backfilld.journal (
-    run                bigint NOT NULL,
-    operation          integer NOT NULL,
-    key                text[] COLLATE "C" NOT NULL,
-    old                text[] NOT NULL,                         -- of the columns in the order of the operation's targets
-    new                text[] NOT NULL,
-    PRIMARY KEY (operation, key, run)
-) PARTITION BY LIST (run);
+-- The journal of a run is a table of its own, `journal_RUN`, made with its lanes: its columns are arrays of the types that the run
+-- writes (`rollback/journal.py`).
+--
+-- The archive keeps values as the texts that PostgreSQL writes and reads, a partition for each run. Lanes name the partition of
+-- their run and never the parent, so that dropping one run's partition, which locks the parent for a moment, finds nobody there.
+-- `run` comes last in the key for the same reason: a partition holds one run only.
 
 CREATE TABLE backfilld.archive (
     run                bigint NOT NULL,
@@ -281,29 +276,47 @@ CREATE TABLE backfilld.omitted_inserts (
 CREATE INDEX omitted_inserts_latest ON backfilld.omitted_inserts (run, operation, seen_at);
 ALTER TABLE backfilld.omitted_inserts REPLICA IDENTITY FULL;
 
--- The partition of a run, made once: `what` is journal or archive. A table of its own that is then attached takes only a SHARE
--- UPDATE EXCLUSIVE lock on the parent, which blocks neither readers nor writers.
-CREATE FUNCTION backfilld.make_partition(what text, run bigint) RETURNS void
+-- Rows that an undo has left as they are, because they were written or removed since; and, `restored`, those that it gave a value
+-- back and that may be in an older batch of the journal as well.
+CREATE TABLE backfilld.undo_rows (
+    run                bigint NOT NULL,
+    operation          integer NOT NULL,
+    key                text[] COLLATE "C" NOT NULL,
+    restored           boolean NOT NULL,
+    PRIMARY KEY (run, operation, key)
+);
+
+-- A table that holds people's data is its owner's alone: default privileges may have granted something.
+CREATE FUNCTION backfilld.hide(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
-    name text := what || '_' || run;
     grantee text;
 BEGIN
-    IF pg_catalog.to_regclass('backfilld.' || name) IS NOT NULL THEN
-        RETURN;
-    END IF;
-    EXECUTE pg_catalog.format('CREATE TABLE backfilld.%I (LIKE backfilld.%I INCLUDING ALL, CHECK (run = %s))', name, what, run);
-    EXECUTE pg_catalog.format('ALTER TABLE backfilld.%I ENABLE ROW LEVEL SECURITY', name);
-    -- Default privileges may have granted something.
+    EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
     FOR grantee IN
         SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(r.rolname) END
         FROM pg_catalog.pg_class c CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
         LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
-        WHERE c.oid = ('backfilld.' || name)::pg_catalog.regclass AND a.grantee <> c.relowner
+        WHERE c.oid = relation AND a.grantee <> c.relowner
     LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON backfilld.%I FROM %s', name, grantee);
+        EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %s', relation, grantee);
     END LOOP;
-    EXECUTE pg_catalog.format('ALTER TABLE backfilld.%I ATTACH PARTITION backfilld.%I FOR VALUES IN (%s)', what, name, run);
+END
+$$;
+
+-- The partition of a run in the archive, made once. A table of its own that is then attached takes only a SHARE UPDATE EXCLUSIVE
+-- lock on the parent, which blocks neither readers nor writers.
+CREATE FUNCTION backfilld.make_archive(run bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+    name text := 'archive_' || run;
+BEGIN
+    IF pg_catalog.to_regclass('backfilld.' || name) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE pg_catalog.format('CREATE TABLE backfilld.%I (LIKE backfilld.archive INCLUDING ALL, CHECK (run = %s))', name, run);
+    PERFORM backfilld.hide(('backfilld.' || name)::pg_catalog.regclass);
+    EXECUTE pg_catalog.format('ALTER TABLE backfilld.archive ATTACH PARTITION backfilld.%I FOR VALUES IN (%s)', name, run);
 END
 $$;
 
@@ -366,7 +379,7 @@ CREATE TABLE backfilld.workers (
 -- --- rights -------------------------------------------------------------------------------------------------------------
 
 ALTER TABLE backfilld.quarantine ENABLE ROW LEVEL SECURITY;
-ALTER TABLE backfilld.journal ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.undo_rows ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.archive ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.rollback_conflicts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.omitted_inserts ENABLE ROW LEVEL SECURITY;

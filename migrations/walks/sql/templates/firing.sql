@@ -4,12 +4,12 @@
 -- under ours again. The LATERAL parts follow one another: each needs what the one before it counted. No name in this text is
 -- looked up under the other settings, because it is parsed before the first of them changes; those it leaves are the latter.
 WITH {first}"~picked" AS MATERIALIZED (
-    SELECT {picked}, {carried} AS "~with" FROM {rows} WHERE {condition} AND {needs_work} FOR NO KEY UPDATE OF {name}
+    SELECT {picked} FROM {rows} WHERE {condition} AND {needs_work} FOR NO KEY UPDATE OF {name}
 ), "~changed" AS (
     UPDATE {table} SET {sets} FROM "~picked" WHERE {within} AND {same}
-    RETURNING {returned}, "~picked"."~with" AS "~with"
+    RETURNING {returned}
 ), "~told" AS MATERIALIZED (
-    SELECT {key} AS "~key", "~with", {now} AS "~is", {still} AS still, {as_asked} AS as_asked FROM "~changed"
+    SELECT {told}{still} AS still, {as_asked} AS as_asked FROM "~changed"
 ){last}
 SELECT told.changed, told.residual, picked.rows - told.as_asked AS undone, again.settings
 FROM (SELECT count(*) AS rows FROM "~picked") picked

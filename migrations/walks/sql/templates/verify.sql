@@ -1,8 +1,12 @@
 -- name: count_residual
 -- A verifying batch: the rows of a range, those of them that need work and are not quarantined, and those that hold a value of
 -- the application's own.
-SELECT count(*) AS rows, count(*) FILTER (WHERE {wanted}) AS residual, count(*) FILTER (WHERE {own}) AS own
+SELECT count(*) AS rows, count(*) FILTER (WHERE {wanted}) AS residual, {own} AS own
 FROM {table} WHERE {condition}
+
+-- name: count
+-- How many rows of the range meet a condition.
+count(*) FILTER (WHERE {condition})
 
 -- name: keys_wanted
 -- The keys of such rows, a few at most.

@@ -15,7 +15,7 @@ from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.record import audit
 from backfilld.migrations.record.states import Phase, State
-from backfilld.migrations.rollback import retention
+from backfilld.migrations.rollback import journal
 from backfilld.migrations.rollback.journal import RETURNS_OLD, Journal
 from backfilld.migrations.settings import Limits
 from backfilld.migrations.walks.keys import KeyWalk
@@ -76,6 +76,10 @@ def migration(sets: dict[str, str], where: str | None = None, **settings: object
     )
 
 
+def journaled(engine: Engine, run: int) -> int:
+    return int(engine.value(f"SELECT sum(rows) FROM backfilld.journal_{run}"))
+
+
 def back(engine: Engine, run: int, *, batch_rows: int = 7) -> dict[str, object]:
     """Roll a run back; returns what was told of its undo."""
     commands.rollback(engine.connection, run, actor="ann")
@@ -95,11 +99,10 @@ def test_every_value_comes_back_as_it_was(engine: Engine, type_: str, walk: str)
     run = engine.enqueue(migration({'a%b "c"': new, "old": "'n%' || id"}, walk=walk if new != "now()" else "keys"))
     expect(engine.drive(run, batch_rows=9), State.COMPLETED)
     assert contents(engine) != before
-    assert engine.value(f"SELECT count(*) FROM backfilld.journal_{run}") == ROWS
+    assert journaled(engine, run) == ROWS
     told = back(engine, run)
     assert contents(engine) == before
     assert (told["changed"], told["left"]) == (ROWS, 0)
-    assert engine.value(f"SELECT count(*) FROM backfilld.journal_{run}") == 0
 
 
 def test_rows_that_somebody_wrote_since_are_kept_and_told(engine: Engine) -> None:
@@ -131,7 +134,8 @@ def test_a_row_changed_twice_goes_back_to_what_it_was_at_first_unless_somebody_w
     engine.execute(f"UPDATE {TABLE} SET {COLUMN} = 'mine' WHERE id = 7")
     expect(engine.drive(run, batch_rows=9), State.COMPLETED)
     assert engine.run(run).pass_ > 1
-    back(engine, run)
+    told = back(engine, run)
+    assert (told["changed"], told["left"]) == (ROWS + 1, 0), "row 6 went back twice"
     now = {row["id"]: row["text"] for row in contents(engine)}
     assert (now[6], now[7]) == ("v6", "mine")
 
@@ -159,6 +163,44 @@ def test_from_the_middle_of_the_walk_and_of_the_undo(engine: Engine, seed: int) 
         engine.sent.clear()
 
 
+def test_rows_that_are_wide_are_kept_each_by_itself(engine: Engine) -> None:
+    """A batch of documents would not fit into one value of PostgreSQL's, nor into memory."""
+    make(
+        engine,
+        value="CASE WHEN n % 3 = 0 THEN (SELECT string_agg(md5(n::text || i), '') FROM generate_series(1, 90) i) ELSE 'v' || n END",
+    )
+    before = contents(engine)
+    run = engine.enqueue(migration({'a%b "c"': "reverse(" + COLUMN + ")", "old": "'x'"}, walk="keys"))
+    expect(engine.drive(run, batch_rows=30), State.COMPLETED)
+    kept = engine.execute(f"SELECT rows, cardinality(old_0_0) AS old FROM backfilld.journal_{run} WHERE entry > 0")
+    assert [(row["rows"], row["old"]) for row in kept] == [(1, 1)] * (ROWS // 3)
+    assert journaled(engine, run) == ROWS
+    told = back(engine, run, batch_rows=4)
+    assert (told["changed"], told["left"]) == (ROWS, 0)
+    assert contents(engine) == before
+
+
+def test_lanes_of_an_undo_share_the_rows_and_can_be_divided(engine: Engine) -> None:
+    rows = 4000
+    engine.execute(
+        "CREATE TABLE jobs (id bigint PRIMARY KEY, n bigint);"
+        f"INSERT INTO jobs SELECT n, n FROM generate_series(1, {rows}) n"
+    )
+    run = engine.enqueue('name: many\noperations: [{backfill: {table: jobs, set: {n: "-id"}}}]\nsettings: {lanes: 2}')
+    expect(engine.drive(run, batch_rows=500), State.COMPLETED)
+    commands.rollback(engine.connection, run, actor="ann")
+    engine.drive(
+        run, batch_rows=100, until=lambda run: sum(x.rows_changed for x in engine.lanes(run.run, "undo")) > 300
+    )
+    engine.execute("UPDATE backfilld.runs SET settings = jsonb_set(settings, '{lanes}', '4') WHERE run = %s", run)
+    expect(engine.drive(run, batch_rows=100), State.ROLLED_BACK)
+    assert engine.value("SELECT count(*) FROM jobs WHERE n = id") == rows
+    lanes = engine.lanes(run, "undo")
+    assert len(lanes) == 4
+    assert all(lane.rows_changed for lane in lanes)
+    assert sum(lane.rows_changed for lane in lanes) == rows
+
+
 def test_what_no_longer_fits_is_set_aside_and_the_rest_goes_back(engine: Engine) -> None:
     make(engine)
     run = engine.enqueue(migration({'a%b "c"': 'upper("old")'}))
@@ -177,7 +219,7 @@ def test_rows_that_are_set_aside_are_not_journaled_and_the_others_are(engine: En
     before = contents(engine)
     run = engine.enqueue(migration({'a%b "c"': '("old"::integer * 2)::text'}))
     expect(engine.drive(run, batch_rows=20), State.PAUSED)
-    assert engine.value(f"SELECT count(*) FROM backfilld.journal_{run}") == ROWS - 1
+    assert journaled(engine, run) == ROWS - 1
     back(engine, run)
     assert contents(engine) == before
 
@@ -188,7 +230,7 @@ def test_a_condition_that_ends_is_told_as_without_a_journal(engine: Engine) -> N
     run = engine.enqueue(migration({'a%b "c"': f"{COLUMN} - 20"}, where=f"{COLUMN} > 20"))
     expect(engine.drive(run, batch_rows=9), State.COMPLETED)
     assert engine.value(f"SELECT max({COLUMN}) FROM {TABLE}") == 40, "one visit each"
-    assert engine.value(f"SELECT count(*) FROM backfilld.journal_{run}") == ROWS - 20
+    assert journaled(engine, run) == ROWS - 20
     back(engine, run)
     assert contents(engine) == before
 
@@ -219,7 +261,6 @@ def test_two_operations_share_the_journal_and_not_its_rows(engine: Engine) -> No
 
 
 def test_every_row_of_the_journal_is_walked(engine: Engine) -> None:
-    """Keys are in the order of their texts there: 9 is not the last of them."""
     engine.execute(
         "CREATE TABLE jobs (id bigint PRIMARY KEY, n bigint); INSERT INTO jobs SELECT n FROM generate_series(1, 1200) n"
     )
@@ -260,11 +301,11 @@ def test_the_partition_is_nobodys_to_read(engine: Engine) -> None:
         run = engine.enqueue(migration({"old": "'x'"}))
         expect(engine.drive(run), State.COMPLETED)
         (table,) = engine.execute(
-            "SELECT c.relrowsecurity, c.relispartition, has_table_privilege('backfilld_reader', c.oid, 'SELECT') AS may "
+            "SELECT c.relrowsecurity, has_table_privilege('backfilld_reader', c.oid, 'SELECT') AS may "
             "FROM pg_class c WHERE c.oid = %s::regclass",
             f"backfilld.journal_{run}",
         )
-        assert table == {"relrowsecurity": True, "relispartition": True, "may": False}
+        assert table == {"relrowsecurity": True, "may": False}
     finally:
         engine.execute("DROP OWNED BY backfilld_reader; DROP ROLE backfilld_reader")
 
@@ -275,10 +316,11 @@ def test_both_ways_to_know_what_a_row_was(engine: Engine, version: int) -> None:
     if engine.connection.info.server_version < version:
         pytest.skip("this server does not understand the newer statement")
     make(engine)
-    retention.make_partition(engine.connection, "journal", 77)
     name = TableName("Odd Schema", "Order")
     walk = KeyWalk(table=name, key=(KeyColumn(name="tenant", type="text"), KeyColumn(name="id", type="bigint")))
-    journal = Journal(run=77, operation=3, walk=walk, columns=('a%b "c"', "old"))
+    targets = (Target(column='a%b "c"', type="text"), Target(column="old", type="text"))
+    kept = Journal(run=77, operation=3, walk=walk, targets=targets)
+    journal.make(engine.connection, 77, [kept])
     for _ in range(2):  # the second time a row that is ours already is changed again
         query, parameters = journal.written(
             Update(
@@ -288,11 +330,18 @@ def test_both_ways_to_know_what_a_row_was(engine: Engine, version: int) -> None:
                 parameters=[5],
                 needs_work=sql.SQL("\"old\" <> 'o4'"),
             ),
+            [kept],
             still=sql.SQL("true"),
+            pass_=1,
             version=version,
         )
         engine.connection.execute(query, parameters)
-    rows = engine.execute("SELECT key, old, new FROM backfilld.journal ORDER BY key[2]")
-    assert rows == [
-        {"key": [f't," {n % 3}', str(n)], "old": [f"v{n}", f"o{n}"], "new": [f"v{n}!!", f"o{n}"]} for n in (1, 2, 3, 5)
+    rows = engine.execute(
+        "SELECT batch, rows, kept.* FROM backfilld.journal_77, unnest(key_3_0, key_3_1, old_3_0, old_3_1, new_3_0, new_3_1) "
+        "AS kept (tenant, id, old, old2, new, new2) ORDER BY batch, id"
+    )
+    assert [tuple(row.values()) for row in rows] == [
+        (batch, 4, f't," {n % 3}', n, f"v{n}" + "!" * (batch - 1), f"o{n}", f"v{n}" + "!" * batch, f"o{n}")
+        for batch in (1, 2)
+        for n in (1, 2, 3, 5)
     ]
