@@ -94,6 +94,11 @@ class RunSettings(FileModel):
         default=True,
         description="Whether in-place changes keep the old values, so that `rollback` can bring them back. Unit: on or off.",
     )
+    durable_batches: bool = Field(
+        default=False,
+        description="Whether every batch waits until it is on disk, and on a synchronous standby. Without, a crash of the server may "
+        "take back the last batches, which are done again; phases, gates and commands always wait. Unit: on or off.",
+    )
     retention_days: float = Field(
         default=7.0,
         ge=0,
