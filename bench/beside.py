@@ -199,9 +199,7 @@ class Work:
         with suppress(psycopg.errors.InsufficientPrivilege):
             self._database.do("CHECKPOINT")
         time.sleep(SETTLE_SECONDS)
-        number = next(self._numbers)
-        operation = {"table": self._database.table, "set": {"revenue": f"bid * {number}"}}
-        return self._daemon.start({"backfill": operation}, {}, name=f"bench-{number}")
+        return self._daemon.rewrite(self._database.table, "revenue", f"bid * {next(self._numbers)}")
 
     def _require(self) -> int:
         if self._run is None:
@@ -348,7 +346,7 @@ def _method(turns: list[Turn], loads: list[float]) -> str:
     return (
         f"One pgbench, its TPC-B transactions from {CLIENTS} clients at {TRANSACTIONS_PER_SECOND} a second, on the table of "
         f"{SCALE * 100_000:,} rows whose new column is set (revenue = bid * 1, then bid * 2, and so on: one run after the other). The run "
-        "has default settings but `journal: false`, on a daemon of two processes of one thread each. It is paused and resumed by "
+        "has default settings, on a daemon of two processes of one thread each. It is paused and resumed by "
         "the client, and a transaction belongs to the window in which it was due, whenever it ended; latency is pgbench's own, "
         f"from when a transaction was due. {len(turns)} windows of each kind, {seconds:.1f} s, with {EDGE_SECONDS:g} s left out at both "
         "ends. A window counts where the run walks during all of it. What the governor learned is put back when the run is resumed, "

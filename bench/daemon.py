@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
@@ -93,18 +94,19 @@ class Daemon:
     def enqueue(self, *, expression: str = CHEAP, **settings: Any) -> int:
         """Add a column `x` to pgbench_accounts with this value; returns the run. Any: what a migration file takes."""
         column = {"table": "pgbench_accounts", "column": {"name": "x", "type": "bigint"}, "backfill": expression}
-        return self.start({"add_column": column}, settings)
+        return self.start({"add_column": column}, settings=settings)
 
     def rewrite(self, table: str, column: str, expression: str, **settings: Any) -> int:
         """Give a column that is there this value in every row; returns the run. Any: as above."""
-        return self.start({"backfill": {"table": table, "set": {column: expression}}}, settings)
+        return self.start({"backfill": {"table": table, "set": {column: expression}}}, settings=settings)
 
-    def start(self, operation: dict[str, Any], settings: dict[str, Any], *, name: str = "bench") -> int:
-        """Enqueue a migration of this operation; returns the run. Any: as above."""
+    def start(self, *operations: dict[str, Any], settings: dict[str, Any]) -> int:
+        """Enqueue a migration of these operations; returns the run. Any: as above."""
         migration = {
-            "name": name,
-            "operations": [operation],
-            "settings": {"approve": [], "journal": False} | settings,
+            # Another operation in the same database is another migration.
+            "name": f"bench-{zlib.crc32(repr(operations).encode()):08x}",
+            "operations": [*operations],
+            "settings": {"approve": []} | settings,
         }
         file = self._stage.folder / "bench.yaml"
         file.write_text(yaml.safe_dump(migration), encoding="utf-8")

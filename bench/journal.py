@@ -131,4 +131,5 @@ def journal_bytes(database: Database, run: int) -> int:
 
 
 def _median(ones: list[Walked], what: str) -> float:
-    return statistics.median(getattr(one, what) for one in ones)
+    values: list[float] = [getattr(one, what) for one in ones]
+    return statistics.median(values)

@@ -175,16 +175,16 @@ def _figures(measured: list[OnKind]) -> tuple[Figure, ...]:
             unit="times",
             target=Target(at="most", value=0.6),
         ),
-        heap(BASE, 25),
+        heap(BASE, 20),
         Figure(
             name=f"{BASE.name}: {way}, growth of the indexes",
             values=of[BASE].values(way, lambda one: one.index_percent),
             unit="%",
-            target=Target(at="most", value=40),
+            target=Target(at="most", value=20),
         ),
         speed(NO_INDEX, 1.0),
         heap(NO_INDEX, 30),
-        speed(FIVE_INDEXES, 2.0),
+        speed(FIVE_INDEXES, 3.0),
     )
 
 

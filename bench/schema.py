@@ -263,7 +263,7 @@ def _database(stage: Stage, case: Case, rows: int) -> Iterator[Database]:
 def _start(daemon: Daemon, case: Case) -> int:
     migration = definition.parse(f"name: bench\noperations:\n  - {case.operation}\n")
     (operation,) = migration.canonical()["operations"]
-    return daemon.start(operation, {})
+    return daemon.start(operation, settings={})
 
 
 def _beside_run(stage: Stage, case: Case, rows: int, usual_seconds: float) -> Cost:

@@ -63,7 +63,7 @@ def _rows_per_second(stage: Stage, rows: int) -> float:
         stage.copy_of(_template(rows)) as database,
         Daemon(stage, database, processes=1, variables={"BACKFILLD_TRANSFORMS": MODULE}) as daemon,
     ):
-        run = daemon.start({"backfill": operation}, {"lanes": 1})
+        run = daemon.start({"backfill": operation}, settings={"lanes": 1})
         database.until_state(run, "completed")
         wrong = database.one(
             "SELECT count(*) FROM phones WHERE digits IS DISTINCT FROM regexp_replace(phone, '[^0-9]', '', 'g')"

@@ -100,7 +100,7 @@ def measure(stage: Stage, effort: Effort) -> Section:
 def _prepare(stage: Stage, database: Database, operation: dict[str, Any] | None) -> None:
     if operation is not None:
         with Daemon(stage, database, processes=1) as daemon:
-            run = daemon.start(operation, {"approve": ["backfill"]})
+            run = daemon.start(operation, settings={"approve": ["backfill"]})
             database.until_state(run, "waiting")
     found = database.one(
         "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'pgbench_accounts'::regclass AND NOT tgisinternal"

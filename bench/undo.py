@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.daemon import Daemon
+from bench.effort import tell
 from bench.figures import MEGABYTE, Figure, Section, Table, Target, number
 from bench.stage import BenchBroken
 from bench.tables import Kind
@@ -52,6 +53,9 @@ def measure(stage: Stage, effort: Effort) -> Section:
     for _ in range(effort.repetitions):
         for (kind, lanes), ones in runs.items():
             ones.append(_there_and_back(stage, kind, rows, lanes=lanes))
+            tell(
+                f"undo: {kind.name}, lanes: {lanes}: {ones[-1].there.seconds:.1f} s there, {ones[-1].back.seconds:.1f} s back"
+            )
     return Section(
         name="undo",
         title=f"Undo: an in-place change of {rows:,} rows, and its rollback (medians of {effort.repetitions})",
@@ -92,7 +96,7 @@ def _there_and_back(stage: Stage, kind: Kind, rows: int, *, lanes: int) -> There
     with stage.copy_of(kind.template(rows)) as database, Daemon(stage, database, processes=lanes) as daemon:
         database.do("UPDATE backfilld.pace SET width = greatest(width, %s)", [lanes])
         before = database.sizes()
-        run = daemon.rewrite(database.table, "revenue", EXPRESSION, walk="pages", lanes=lanes, journal=True)
+        run = daemon.rewrite(database.table, "revenue", EXPRESSION, walk="pages", lanes=lanes)
         database.until_state(run, "completed")
         between = database.sizes()
         if database.one(f"SELECT count(*) FROM jobs WHERE revenue IS DISTINCT FROM {EXPRESSION}"):
@@ -117,7 +121,7 @@ def _there_and_back(stage: Stage, kind: Kind, rows: int, *, lanes: int) -> There
 
 
 def _rows(name: str, lanes: int, ones: list[There], *, rows: int) -> list[tuple[str, ...]]:
-    found = []
+    found: list[tuple[str, ...]] = []
     for way in ("there", "back"):
         ways: list[Way] = [getattr(one, way) for one in ones]
         wal = statistics.median(one.grown.wal for one in ways)

@@ -240,8 +240,8 @@ METHOD = (
     f"jobs over ranges of keys in sub-batches of {SUB_BATCH_ROWS} rows, each a transaction, the next job larger or smaller by the "
     f"share of its interval that the last ones took (here {JOB_SECONDS:.0f} s instead of two minutes), and without its pause of "
     "100 ms after each sub-batch, which would be most of its time. "
-    "backfilld is the daemon with a process of one thread for each lane and a plain `backfill` without a journal and with "
-    "default settings but the number of lanes and the walk; its seconds are those from the event phase.backfill to the event phase.verify, the making of "
+    "backfilld is the daemon with a process of one thread for each lane and a plain `backfill` with "
+    "default settings, the journal included, but the number of lanes and the walk; its seconds are those from the event phase.backfill to the event phase.verify, the making of "
     'the lanes included; "verified" are those until run.completed, with the pass over all rows that proves them right. '
     "Its WAL, growth and HOT updates are the whole run's, its record and the proof included. After each way all rows are checked."
 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from backfilld.migrations import holds
 from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.postgres import indexes
+from backfilld.migrations.postgres.safe_path import one_moment
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record import runs as runs_store
 from backfilld.migrations.record import workers
@@ -81,12 +82,17 @@ class Progress:
     errors: tuple[dict[str, Any], ...]
     #: Of the rows that were changed, the share that touched no index (HOT updates); None when unknown.
     hot_update_ratio: float | None
+    #: Rows that were changed and are not where they were: at most, as an index that holds a written column makes a row count
+    #: that is still on its page. None when unknown.
+    rows_moved: int | None
     created_at: datetime
     #: When the run last changed its state or moved.
     updated_at: datetime
     #: Whether the run can still be rolled back: `possible`, `because`, `blocked_by`, `keys`, `kept_until`. Asked for one run at a
     #: time; None in a list. Any: JSON.
     rollback: Mapping[str, Any] | None = None
+    #: What its journal takes on disk; asked for as `rollback` is.
+    journal_bytes: int | None = None
     #: While contract waits for its approval: what the application can no longer do afterwards, and whether it still does it.
     after_contract: tuple[AfterContract, ...] = ()
 
@@ -152,13 +158,14 @@ KEYS = (
     "rollback",
     "after_contract",
     "own_values",
+    "rows_moved",
+    "journal_bytes",
 )
 
 
 def read(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
     """Where these runs are, all at one moment. The connection must not be in a transaction."""
-    with connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    with one_moment(connection):
         return read_within(connection, runs)
 
 
@@ -234,6 +241,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         quarantined=walk["quarantined"],
         errors=_errors(run, walk),
         hot_update_ratio=_hot_update_ratio(walk),
+        rows_moved=_rows_moved(walk),
         created_at=run.created_at,
         updated_at=max(run.updated_at, moved_at) if moved_at is not None else run.updated_at,
         rows_walked=walk["rows_walked"],
@@ -372,6 +380,12 @@ def _hot_update_ratio(walk: Row) -> float | None:
     if walk["rows_hot"] is None or not walk["rows_changed_counted"]:
         return None
     return float(round(min(walk["rows_hot"] / walk["rows_changed_counted"], 1.0), 4))
+
+
+def _rows_moved(walk: Row) -> int | None:
+    if walk["rows_hot"] is None or not walk["rows_changed_counted"]:
+        return None
+    return int(max(walk["rows_changed_counted"] - walk["rows_hot"], 0))
 
 
 def _plain(value: Any) -> Any:  # Any: one field of Progress, as JSON has it

@@ -143,11 +143,15 @@ class Client:
     def status(self, run: int | str) -> Progress:
         """Where a run is, by id or name, and whether it can still be rolled back."""
         from backfilld.migrations.rollback import check as rollback_check  # noqa: PLC0415 - knows every operation, which no other way of looking must
+        from backfilld.migrations.rollback import retention  # noqa: PLC0415 - comes with it
 
         with self._record_of_runs() as connection:
             found = waiting.find(connection, run)
             way_back = rollback_check.look(connection, found)
-            return replace(_progress(connection, found), rollback=way_back.to_json())
+            kept = retention.size(connection, found.run)
+            return replace(
+                _progress(connection, found), rollback=way_back.to_json(), journal_bytes=kept["journal_bytes"]
+            )
 
     def explain(self, run: int | str) -> Explanation:
         """What a run is doing, what it waits for, and what would let it continue, in words."""

@@ -32,10 +32,11 @@ class RunSettings(FileModel):
         description="How much WAL the batches may write in a second while other sessions are active; 0 sets no limit. Unit: "
         "megabytes per second.",
     )
-    walk: Literal["auto", "pages", "keys"] = Field(
+    walk: Literal["auto", "pages", "keys", "ordered"] = Field(
         default="auto",
         description="How tables are walked: by `pages`, a stripe of each at a time, which is quickest and lets tables grow "
-        "least, or by `keys`; `auto` is by pages wherever that is right.",
+        "least; by `keys`; or `ordered`, by one lane that keeps the order of the rows on disk. `auto` is by pages wherever that is "
+        "right, and ordered where a BRIN index, a CLUSTER mark or range reads of a correlated index live by the order.",
     )
     approve: Approvals = Field(
         default=(Phase.CONTRACT,),
@@ -99,6 +100,11 @@ class RunSettings(FileModel):
     journal: bool = Field(
         default=True,
         description="Whether in-place changes keep the old values, so that `rollback` can bring them back. Unit: on or off.",
+    )
+    durable_batches: bool = Field(
+        default=False,
+        description="Whether every batch waits until it is on disk, and on a synchronous standby. Without, a crash of the server may "
+        "take back the last batches, which are done again; phases, gates and commands always wait. Unit: on or off.",
     )
     retention_days: float = Field(
         default=7.0,

@@ -175,6 +175,11 @@ class PageRange:
     stripes: int = 1
     #: How many pages are gone round together.
     group_pages: int = 1
+    #: The line pointers that rows have on their pages, but for a few: what is cut into stripes.
+    first_offset: int = 1
+    last_offset: int = 255
+    #: One lane walks it from its first page to its last, so that what leaves a page keeps its order.
+    ordered: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -278,6 +283,11 @@ class Lane:
             bounds=_bounds(row["bounds"]),
             recent=tuple(Timing(rows=rows, seconds=seconds, at=at) for rows, seconds, at in row["recent"]),
         )
+
+    def is_at(self, place: Lane) -> bool:
+        """Whether the lane has before it what it had when it was read as `place`; its `seq` may be another commit's by now."""
+        mine = (self.kind, self.operation, self.pass_, self.relation, self.bounds, self.cursor)
+        return mine == (place.kind, place.operation, place.pass_, place.relation, place.bounds, place.cursor)
 
     @property
     def rows_left(self) -> int:

@@ -59,10 +59,13 @@ def page(
         facts.add_row("verified", _verified(progress))
     if progress.hot_update_ratio is not None and progress.state not in _TAKEN_BACK:
         facts.add_row("HOT updates", f"{progress.hot_update_ratio:.1%}")
+        facts.add_row("order on disk", f"{counted(progress.rows_moved or 0, 'row')} left their page, at most")
     if progress.space is not None and progress.space.get("after", {}).get("heap_bytes"):
         facts.add_row("size", _sizes(progress.space["before"], progress.space["after"]))
     if progress.rollback is not None and progress.state is not State.ROLLED_BACK:
         facts.add_row("rollback", _way_back(progress.rollback))
+        if progress.journal_bytes:
+            facts.add_row("journal", size(progress.journal_bytes))
     facts.add_row("created", f"{moment(progress.created_at)} UTC")
     facts.add_row("last moved", f"{moment(progress.updated_at)} UTC")
     parts: list[RenderableType] = [block(progress), Text(), facts]

@@ -183,9 +183,10 @@ class Runner:
         known = self._known.get(connection, lane.run, created_at=context.created_at)
         work = known.work_of(lane)
         look, writes, asks = (work.look(lane), work.writes, work.asks_code(lane)) if work else (None, "", None)
+        durable = work is None or context.settings.durable_batches or not work.may_be_repeated
         began = time.monotonic()
         with transaction(connection):
-            claimed = claim.take(connection, lane, context, look=look, writes=writes, asks_code=asks)
+            claimed = claim.take(connection, lane, context, look=look, writes=writes, asks_code=asks, durable=durable)
             match claimed:
                 case claim.Drop(stale=stale):
                     if stale:

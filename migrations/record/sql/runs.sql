@@ -190,14 +190,14 @@ WHERE run = %(run)s::bigint
 -- very moment only repeats that batch.
 SELECT count(*) FILTER (WHERE pg_cancel_backend(o.pid)) AS cancelled
 FROM backfilld.own_sessions o
-WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.pid <> pg_backend_pid() AND o.run = %(run)s::bigint
+WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.is_committing IS NOT TRUE AND o.pid <> pg_backend_pid() AND o.run = %(run)s::bigint
 
 -- name: cancel_all_statements
 -- Cancel what our own backends are running for any run, and have been for longer than the grace: a step that reads a lane
 -- only to find it held is gone sooner.
 SELECT o.run, count(*) FILTER (WHERE pg_cancel_backend(o.pid)) AS cancelled
 FROM backfilld.own_sessions o
-WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.pid <> pg_backend_pid()
+WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.is_committing IS NOT TRUE AND o.pid <> pg_backend_pid()
   AND o.xact_start < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8)
 GROUP BY 1
 

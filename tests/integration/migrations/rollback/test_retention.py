@@ -190,7 +190,9 @@ def test_a_purge_waits_for_nobody_and_nobody_for_it(engine: Engine) -> None:
 
 def test_status_says_that_it_can(engine: Engine) -> None:
     run = done(engine, IN_PLACE % ("true", 7))
-    told = Client(engine.url).status(run).to_json()["rollback"]
+    status = Client(engine.url).status(run).to_json()
+    told = status["rollback"]
+    assert status["journal_bytes"] > 0
     kept_until = engine.run(run).kept_until
     assert kept_until is not None
     assert told == {

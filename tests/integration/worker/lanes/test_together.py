@@ -26,7 +26,7 @@ ALTER TABLE jobs ADD COLUMN writes integer NOT NULL DEFAULT 0;
 CREATE FUNCTION count_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.writes := old.writes + 1; RETURN new; END $$;
 CREATE TRIGGER count_write BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION count_write();
 """
-OPERATIONS = [
+OPERATIONS: list[dict[str, object]] = [
     {"add_column": {"table": "jobs", "column": {"name": "label", "type": "text"}, "backfill": "lower(status)"}},
     {"add_column": {"table": "jobs", "column": {"name": "number", "type": "integer"}, "backfill": "code::integer", "computed": True}},
     {"rename_column": {"table": "jobs", "from": "total", "to": "revenue"}},

@@ -192,6 +192,7 @@ def test_the_canonical_form_is_a_valid_file_with_every_setting() -> None:
             "allow_functions": [],
             "windows": [],
             "journal": True,
+            "durable_batches": False,
             "retention_days": 7.0,
         },
     }
@@ -649,6 +650,7 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
             "allow_functions",
             "windows",
             "journal",
+            "durable_batches",
             "retention_days",
         ),
         *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
