@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bench.windows import Ratio
 
 #: More branches than clients: with fewer, pgbench measures how they wait for each other.
-SCALE = 10
+SCALE, SCALE_QUICK = 10, 4
 PAIRS, PAIRS_QUICK = 32, 5
 WINDOW_SECONDS, WINDOW_SECONDS_QUICK = 3.5, 2.0
 #: Left out at both ends of a window: what was due in it must not wait for what the other kind left behind.
@@ -42,7 +42,7 @@ WARM_UP_SECONDS, WARM_UP_SECONDS_QUICK = 10.0, 4.0
 SETTLE_SECONDS = 1.5
 #: A server that has written for days has files of WAL to write into again. A new one makes each of them when it is needed,
 #: 16 MB of zeros that every commit waits for.
-WAL_FILES, WAL_FILES_QUICK = 128, 48
+WAL_FILES, WAL_FILES_QUICK = 128, 32
 LOOK_SECONDS = 0.04
 
 SHARES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
@@ -65,8 +65,8 @@ class Turn:
 
 
 def measure(stage: Stage, effort: Effort) -> Section:
-    template = _template(SCALE)
     quick = effort.is_quick
+    template = _template(SCALE_QUICK if quick else SCALE)
     with stage.copy_of(template) as database, Daemon(stage, database, processes=2) as daemon:
         _make_wal_files(database, WAL_FILES_QUICK if quick else WAL_FILES)
         # As wide as a daemon is that has run for a while: its pace grows by a lane every few seconds from its start on.
@@ -84,7 +84,7 @@ def measure(stage: Stage, effort: Effort) -> Section:
                 )
             work.end()
     transactions = sorted(load.transactions(), key=lambda one: one.due)
-    return _section(turns, transactions, looks, alone)
+    return _section(turns, transactions, looks, alone=alone, rows=template.rows)
 
 
 def _turns(work: Work, *, pairs: int, seconds: float) -> list[Turn]:
@@ -133,16 +133,22 @@ class Work:
     def whole(self) -> float:
         """Rows a second of a whole walk, with nobody beside it."""
         run = self._next()
-        self._database.until_state(run, State.COMPLETED)
-        return self._database.rows / self._database.lasted(run, "phase.backfill", "phase.verify")
+        self._database.until_state(run, State.WAITING)
+        seconds = self._database.one(
+            "SELECT extract(epoch FROM max(l.progressed_at) - (SELECT min(e.at) FROM backfilld.events e "
+            "WHERE e.run = %(run)s AND e.what = 'phase.backfill'))::float8 FROM backfilld.lanes l "
+            "WHERE l.run = %(run)s AND l.kind = 'backfill'",
+            {"run": run},
+        )
+        self._cancel(run)
+        return float(self._database.rows / seconds)
 
     def prepare(self) -> None:
-        """A run that is paused in its walk: that of the last window, or a new one where it has ended."""
-        if self._run is not None and self.is_walking():
-            return
+        """A run that is paused in its walk: that of the last window, or a new one where that has walked to its end."""
         if self._run is not None:
-            self._daemon.client.resume(self._run)
-            self._database.until_state(self._run, State.COMPLETED)
+            if self._state(self._run) == State.PAUSED and self.is_walking():
+                return
+            self._cancel(self._run)
         self._run = self._next()
         until("the walk to have begun", lambda: self.rows() > 0)
         self.pause()
@@ -169,14 +175,12 @@ class Work:
         self._left = self._database.all(
             "SELECT width, rest, batch_seconds, (memory ->> 'duty_cycle')::float8 AS duty_cycle FROM backfilld.pace"
         )[0]
-        if self._state(run) not in (State.RUNNING, State.QUEUED):
-            return
-        self._daemon.client.pause(run)
-        until("the run to be paused", lambda: self._state(run) in (State.PAUSED, State.COMPLETED))
+        if self._state(run) != State.WAITING:
+            self._daemon.client.pause(run)
+            until("the run to be paused", lambda: self._state(run) in (State.PAUSED, State.WAITING))
 
     def end(self) -> None:
-        if self._run is not None and self._state(self._run) == State.PAUSED:
-            self._daemon.client.cancel(self._run)
+        self._cancel(self._require())
 
     def rows(self) -> int:
         """Changed by the run so far."""
@@ -188,7 +192,12 @@ class Work:
         )
 
     def is_walking(self) -> bool:
-        return bool(self._database.one("SELECT phase = 'backfill' FROM backfilld.runs WHERE run = %s", [self._run]))
+        return bool(
+            self._database.one(
+                "SELECT count(*) FROM backfilld.lanes WHERE run = %s AND kind = 'backfill' AND done_at IS NULL",
+                [self._run],
+            )
+        )
 
     def pace(self) -> tuple[float, int]:
         row = self._database.all("SELECT 1 / (1 + rest) AS duty_cycle, width FROM backfilld.pace")[0]
@@ -199,7 +208,11 @@ class Work:
         with suppress(psycopg.errors.InsufficientPrivilege):
             self._database.do("CHECKPOINT")
         time.sleep(SETTLE_SECONDS)
-        return self._daemon.rewrite(self._database.table, "revenue", f"bid * {next(self._numbers)}")
+        return self._daemon.rewrite(self._database.table, "revenue", f"bid * {next(self._numbers)}", approve=["verify"])
+
+    def _cancel(self, run: int) -> None:
+        self._daemon.client.cancel(run)
+        self._database.until_state(run, State.CANCELLED)
 
     def _require(self) -> int:
         if self._run is None:
@@ -251,7 +264,7 @@ def _is_within(at: float, windows: list[Window]) -> bool:
     return any(window.since <= at < window.till for window in windows)
 
 
-def _section(turns: list[Turn], transactions: list[Transaction], looks: Looks, alone: float) -> Section:
+def _section(turns: list[Turn], transactions: list[Transaction], looks: Looks, *, alone: float, rows: int) -> Section:
     pairs = [Pair(due_in(transactions, turn.paused), due_in(transactions, turn.working)) for turn in turns]
     found = dict(zip(SHARES, ratios(pairs, list(SHARES.values())), strict=True))
     kinds = {"paused": pooled(pair.without for pair in pairs), "at work": pooled(pair.with_ for pair in pairs)}
@@ -260,7 +273,7 @@ def _section(turns: list[Turn], transactions: list[Transaction], looks: Looks, a
     return Section(
         name="beside",
         title=f"Beside an application: pgbench at {TRANSACTIONS_PER_SECOND} transactions/s, {2 * len(turns)} windows in turn",
-        method=_method(turns, loads),
+        method=_method(turns, rows, loads),
         tables=(_latencies(kinds, found), _waits(turns, looks)),
         figures=(
             *(
@@ -341,12 +354,12 @@ def _plots(pairs: list[Pair], kinds: dict[str, list[float]]) -> tuple[Spans | Se
     )
 
 
-def _method(turns: list[Turn], loads: list[float]) -> str:
+def _method(turns: list[Turn], rows: int, loads: list[float]) -> str:
     seconds = statistics.median(turn.working.seconds for turn in turns)
     return (
         f"One pgbench, its TPC-B transactions from {CLIENTS} clients at {TRANSACTIONS_PER_SECOND} a second, on the table of "
-        f"{SCALE * 100_000:,} rows whose new column is set (revenue = bid * 1, then bid * 2, and so on: one run after the other). The run "
-        "has default settings, on a daemon of two processes of one thread each. It is paused and resumed by "
+        f"{rows:,} rows whose new column is set (revenue = bid * 1, then bid * 2, and so on: one run after the other). The run "
+        "has default settings and is not verified, on a daemon of two processes of one thread each. It is paused and resumed by "
         "the client, and a transaction belongs to the window in which it was due, whenever it ended; latency is pgbench's own, "
         f"from when a transaction was due. {len(turns)} windows of each kind, {seconds:.1f} s, with {EDGE_SECONDS:g} s left out at both "
         "ends. A window counts where the run walks during all of it. What the governor learned is put back when the run is resumed, "

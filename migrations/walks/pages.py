@@ -44,8 +44,8 @@ BATCHES_A_ROUND = 4
 #: Pages of a batch that is cut short for the sake of that. Fewer would pay more for the transaction than for the rows.
 LEAST_PAGES = 16
 #: Pages of a batch of the first round, beside others: the WAL holds each whole, once after a checkpoint, and a commit of
-#: theirs waits until all of it is on disk. 1 MB.
-POLITE_PAGES = 128
+#: theirs waits until all of it is on disk. Half a megabyte, for which a usual disk needs 2 to 4 ms.
+POLITE_PAGES = 64
 #: Groups smaller than this are not worth the rounds.
 LEAST_GROUP_PAGES = 64
 #: A group is read as often as there are stripes, and should stay in memory meanwhile: at most 128 MB.

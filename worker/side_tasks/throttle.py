@@ -213,9 +213,9 @@ def _duty_cycle(  # noqa: PLR0913 - what the duty cycle depends on; each is name
 def _width(
     width: int, max_width: int, since_widened_seconds: float | None, *, pressure: float, duty_cycle: float
 ) -> int:
-    # The duty cycle counts for lanes as well, and more: two that work at once are in people's way at once, and one that works twice
-    # as long is not. A third of the time is for one lane of eight, half for two.
-    ceiling = max(1, min(math.floor(max_width * (1 - pressure)), math.ceil(max_width * duty_cycle**2)))
+    # The duty cycle counts for lanes as well, and more: two that work at once take both processors of a small server at once, and
+    # one that works twice as long does not. Up to half of the time is for one lane of eight, two thirds for three.
+    ceiling = max(1, min(math.floor(max_width * (1 - pressure)), math.ceil(max_width * duty_cycle**3)))
     if width > ceiling:
         return ceiling
     may_widen = since_widened_seconds is None or since_widened_seconds >= WIDEN_SECONDS

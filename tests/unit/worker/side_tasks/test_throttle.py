@@ -253,6 +253,14 @@ def test_beside_a_crowd_a_run_begins_with_one_lane_and_a_third_of_its_time() -> 
     assert begun.memory.duty_cycle > DUTY_CYCLE_BESIDE_OTHERS
 
 
+@pytest.mark.parametrize(("duty_cycle", "lanes"), [(0.1, 1), (0.34, 1), (0.5, 1), (0.51, 2), (0.66, 3), (0.9, 6), (1.0, 8)])
+def test_beside_others_a_second_lane_comes_only_when_one_has_half_of_its_time(duty_cycle: float, lanes: int) -> None:
+    """Two batches at once hold both processors of a small server."""
+    reading = with_value("foreground_latency", 1.2)  # neither slowed down nor well: the duty cycle stays
+    beside = verdict(reading, others=4, width=8, memory=Memory(duty_cycle=duty_cycle, others=4))
+    assert (beside.memory.duty_cycle, beside.width) == (duty_cycle, lanes)
+
+
 def test_others_are_there_until_they_have_not_been_seen_for_a_while() -> None:
     memory = verdict(calm(), others=3).memory
     for _ in range(int(LEAVE_SECONDS) - 1):
