@@ -49,7 +49,7 @@ SHARES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 TARGETS = {"p99": 1.15, "p99.9": 1.5}
 LEAST_SPEED_PERCENT = 25
 #: What pgbench's sessions wait for is told from this share of them on.
-WAITS_TOLD = 6
+WAITS_TOLD = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +230,8 @@ class Looks:
         self._url = database.url
         self._over = Event()
         self._thread = Thread(target=self._look, name="looks", daemon=True)
-        self.found: list[tuple[float, str]] = []
+        #: When, what a session waited for, and how long its transaction had lasted by then, in milliseconds.
+        self.found: list[tuple[float, str, float]] = []
         self.at: list[float] = []
 
     def __enter__(self) -> Self:
@@ -248,14 +249,15 @@ class Looks:
             while not self._over.wait(LOOK_SECONDS):
                 self.at.append(time.time())
                 rows = connection.execute(
-                    "SELECT coalesce(wait_event_type || ': ' || wait_event, 'running') FROM pg_stat_activity "
-                    "WHERE application_name = 'pgbench' AND state = 'active'"
+                    "SELECT coalesce(wait_event_type || ': ' || wait_event, 'running'), "
+                    "extract(epoch FROM clock_timestamp() - xact_start)::float8 * 1000 FROM pg_stat_activity "
+                    "WHERE application_name = 'pgbench' AND state <> 'idle' AND xact_start IS NOT NULL"
                 ).fetchall()
-                self.found += [(self.at[-1], event) for (event,) in rows]
+                self.found += [(self.at[-1], event, age) for event, age in rows]
 
-    def within(self, windows: list[Window]) -> dict[str, float]:
-        """How many sessions were found in each wait, on average."""
-        seen = Counter(event for at, event in self.found if _is_within(at, windows))
+    def within(self, windows: list[Window], *, older_than: float = 0.0) -> dict[str, float]:
+        """How many sessions were found in each wait, on average; of transactions that had lasted so many milliseconds."""
+        seen = Counter(event for at, event, age in self.found if age >= older_than and _is_within(at, windows))
         looks = sum(_is_within(at, windows) for at in self.at)
         return {event: times / looks for event, times in seen.most_common()} if looks else {}
 
@@ -274,7 +276,7 @@ def _section(turns: list[Turn], transactions: list[Transaction], looks: Looks, *
         name="beside",
         title=f"Beside an application: pgbench at {TRANSACTIONS_PER_SECOND} transactions/s, {2 * len(turns)} windows in turn",
         method=_method(turns, rows, loads),
-        tables=(_latencies(kinds, found), _waits(turns, looks)),
+        tables=(_latencies(kinds, found), _waits(turns, looks, percentile(kinds["paused"], SHARES["p95"]))),
         figures=(
             *(
                 Figure(
@@ -317,15 +319,18 @@ def _latencies(kinds: dict[str, list[float]], found: dict[str, Ratio]) -> Table:
     )
 
 
-def _waits(turns: list[Turn], looks: Looks) -> Table:
+def _waits(turns: list[Turn], looks: Looks, slow: float) -> Table:
     """Where the sessions were: the cause of a difference is what they wait for more often."""
-    paused, working = looks.within([turn.paused for turn in turns]), looks.within([turn.working for turn in turns])
-    events = sorted({*paused, *working}, key=lambda event: -working.get(event, 0.0) - paused.get(event, 0.0))
+    windows = [turn.paused for turn in turns], [turn.working for turn in turns]
+    found = [looks.within(kind, older_than=least) for least in (0.0, slow) for kind in windows]
+    events = sorted({event for one in found for event in one}, key=lambda event: -found[1].get(event, 0.0))
     return Table(
-        columns=(f"pgbench's {CLIENTS} sessions, on average", "paused", "at work"),
-        rows=tuple(
-            (event, number(paused.get(event, 0.0)), number(working.get(event, 0.0))) for event in events[:WAITS_TOLD]
+        columns=(
+            f"pgbench's {CLIENTS} sessions, on average",
+            *("paused", "at work"),
+            *(f"{kind}, after {number(slow)} ms" for kind in ("paused", "at work")),
         ),
+        rows=tuple((event, *(number(one.get(event, 0.0)) for one in found)) for event in events[:WAITS_TOLD]),
     )
 
 
@@ -366,7 +371,9 @@ def _method(turns: list[Turn], rows: int, loads: list[float]) -> str:
         "so that a pause does not let its duty cycle recover; its baseline does learn from the pauses. In brackets: 95 % of the "
         "ratios when pairs of neighbouring windows are drawn anew (bootstrap). Each run begins after a CHECKPOINT, and so has its "
         "whole pages to write; files of WAL are there to be written into again, as on a server that is not new. Alone is a whole "
-        "run of the same kind, before pgbench begins. "
+        "run of the same kind, before pgbench begins. What the sessions do is looked for in pg_stat_activity every "
+        f"{1000 * LOOK_SECONDS:.0f} ms (Client: ClientRead inside a transaction is pgbench's own turn); the last two columns count "
+        "only transactions that had by then lasted longer than 95 % do while the run is paused. "
         f"The load of the machine was {min(loads):.1f} to {max(loads):.1f} (both are in it)."
     )
 

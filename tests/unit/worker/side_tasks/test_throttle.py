@@ -22,8 +22,8 @@ from backfilld.worker.side_tasks.baseline import (
     slowdown,
 )
 from backfilld.worker.side_tasks.throttle import (
+    BURST_SECONDS,
     DUTY_CYCLE_BESIDE_OTHERS,
-    LEAST_BATCH_SECONDS,
     LEAST_DUTY_CYCLE,
     LEAVE_SECONDS,
     MIN_OTHERS,
@@ -107,7 +107,7 @@ def test_the_pace_stays_within_its_limits(
     )  # fmt: skip
     assert 1 <= given_.width <= min(width + 1, max(max_width, width // 2))
     assert 0 <= given_.rest <= 1 / LEAST_DUTY_CYCLE
-    assert given_.batch_seconds is None or given_.batch_seconds >= LEAST_BATCH_SECONDS
+    assert given_.batch_seconds is None or given_.batch_seconds >= BURST_SECONDS
     assert LEAST_DUTY_CYCLE <= given_.memory.duty_cycle <= 1
     assert (given_.hold_signal is None) == (given_.hold_reason is None)
     if others:
@@ -226,7 +226,7 @@ def test_it_always_recovers_when_the_readings_are_good(memory: Memory, others: i
         memory, width = given_.memory, given_.width
     assert given_.hold_reason is None
     assert (given_.width, given_.rest) == (20, 0)
-    assert given_.batch_seconds == (SHORT_BATCH_SECONDS if others else None)
+    assert given_.batch_seconds == (BURST_SECONDS if others >= MIN_OTHERS else SHORT_BATCH_SECONDS if others else None)
 
 
 # --- beside others -----------------------------------------------------------------------------------------------------
@@ -237,6 +237,13 @@ def test_beside_others_a_batch_is_short_from_the_start() -> None:
     assert verdict(calm(), others=0).batch_seconds is None
     beside = verdict(calm(), others=1)
     assert (beside.batch_seconds, beside.rest) == (SHORT_BATCH_SECONDS, 0)
+
+
+@pytest.mark.parametrize("duty_cycle", [LEAST_DUTY_CYCLE, 0.5, 1.0])
+def test_beside_an_application_a_batch_is_a_burst_however_long_it_rests(duty_cycle: float) -> None:
+    """Its rests make the pace; longer ones after longer batches would make some of its transactions wait for long."""
+    beside = verdict(calm(), others=MIN_OTHERS, memory=Memory(duty_cycle=duty_cycle, others=MIN_OTHERS))
+    assert beside.batch_seconds == BURST_SECONDS
 
 
 def test_beside_a_crowd_a_run_begins_with_one_lane_and_a_third_of_its_time() -> None:
@@ -253,7 +260,9 @@ def test_beside_a_crowd_a_run_begins_with_one_lane_and_a_third_of_its_time() -> 
     assert begun.memory.duty_cycle > DUTY_CYCLE_BESIDE_OTHERS
 
 
-@pytest.mark.parametrize(("duty_cycle", "lanes"), [(0.1, 1), (0.34, 1), (0.5, 1), (0.51, 2), (0.66, 3), (0.9, 6), (1.0, 8)])
+@pytest.mark.parametrize(
+    ("duty_cycle", "lanes"), [(0.1, 1), (0.34, 1), (0.5, 1), (0.51, 2), (0.66, 3), (0.9, 6), (1.0, 8)]
+)
 def test_beside_others_a_second_lane_comes_only_when_one_has_half_of_its_time(duty_cycle: float, lanes: int) -> None:
     """Two batches at once hold both processors of a small server."""
     reading = with_value("foreground_latency", 1.2)  # neither slowed down nor well: the duty cycle stays
