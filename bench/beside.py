@@ -13,6 +13,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
+from psycopg import sql
 
 from backfilld.migrations.record.states import State
 from bench.daemon import Daemon
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
 #: More branches than clients: with fewer, pgbench measures how they wait for each other.
 SCALE, SCALE_QUICK = 10, 4
-PAIRS, PAIRS_QUICK = 32, 5
-WINDOW_SECONDS, WINDOW_SECONDS_QUICK = 3.5, 2.0
+PAIRS, PAIRS_QUICK = 36, 5
+#: So short that the canary, which remembers five seconds, still has the run at work when it is resumed: a governor that finds none
+#: takes what was learned for another run's.
+WINDOW_SECONDS, WINDOW_SECONDS_QUICK = 2.5, 2.0
 #: Left out at both ends of a window: what was due in it must not wait for what the other kind left behind.
 EDGE_SECONDS = 0.5
 #: Caches of new connections are cold, and the baseline has to be learned.
@@ -204,6 +207,8 @@ class Work:
         return row["duty_cycle"], row["width"]
 
     def _next(self) -> int:
+        # As between two migrations. Without it the next one's first rounds would meet what the last one's left, and nothing to change.
+        self._database.do(sql.SQL("VACUUM {}").format(sql.Identifier(self._database.table)))
         # So that each has its whole pages to write, as after any checkpoint.
         with suppress(psycopg.errors.InsufficientPrivilege):
             self._database.do("CHECKPOINT")
@@ -369,9 +374,9 @@ def _method(turns: list[Turn], rows: int, loads: list[float]) -> str:
         f"from when a transaction was due. {len(turns)} windows of each kind, {seconds:.1f} s, with {EDGE_SECONDS:g} s left out at both "
         "ends. A window counts where the run walks during all of it. What the governor learned is put back when the run is resumed, "
         "so that a pause does not let its duty cycle recover; its baseline does learn from the pauses. In brackets: 95 % of the "
-        "ratios when pairs of neighbouring windows are drawn anew (bootstrap). Each run begins after a CHECKPOINT, and so has its "
-        "whole pages to write; files of WAL are there to be written into again, as on a server that is not new. Alone is a whole "
-        "run of the same kind, before pgbench begins. What the sessions do is looked for in pg_stat_activity every "
+        "ratios when pairs of neighbouring windows are drawn anew (bootstrap). Each run begins after a VACUUM and a CHECKPOINT, and so has its "
+        "whole pages to write; files of WAL are there to be written into again, as on a server that is not new. Alone is the mean "
+        "of two whole walks of the same kind before pgbench begins. What the sessions do is looked for in pg_stat_activity every "
         f"{1000 * LOOK_SECONDS:.0f} ms (Client: ClientRead inside a transaction is pgbench's own turn); the last two columns count "
         "only transactions that had by then lasted longer than 95 % do while the run is paused. "
         f"The load of the machine was {min(loads):.1f} to {max(loads):.1f} (both are in it)."

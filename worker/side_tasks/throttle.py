@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 WIDEN_SECONDS = 3.0
 #: A lane works at least a tenth of its time: slower than that is a hold, which has a name and a reason.
 LEAST_DUTY_CYCLE = 0.1
-#: While other sessions are active a run begins with a third of its time. What it costs them shows within seconds, and then it is learned.
-DUTY_CYCLE_BESIDE_OTHERS = 1 / 3
+#: While other sessions are active a run begins with a fifth of its time. What it costs them shows within seconds, and then it is
+#: learned. A third made an application's p99 1.6 times as long on two processors (docs/benchmarks).
+DUTY_CYCLE_BESIDE_OTHERS = 0.2
 #: This many sessions of others at once are a load; one alone may be a person's psql.
 MIN_OTHERS = 2
 #: How long others count as being there after they were last seen: a pause between two requests is not their end.

@@ -246,13 +246,13 @@ def test_beside_an_application_a_batch_is_a_burst_however_long_it_rests(duty_cyc
     assert beside.batch_seconds == BURST_SECONDS
 
 
-def test_beside_a_crowd_a_run_begins_with_one_lane_and_a_third_of_its_time() -> None:
+def test_beside_a_crowd_a_run_begins_with_one_lane_and_a_fifth_of_its_time() -> None:
     idle = verdict(calm(), others=MIN_OTHERS, working=False)
     assert idle.memory.duty_cycle == DUTY_CYCLE_BESIDE_OTHERS
-    assert idle.rest == pytest.approx(2)
+    assert idle.rest == pytest.approx(4)
     assert idle.width == 1
     assert idle.slow_reason is not None
-    assert ("33%" in idle.slow_reason, "2 other sessions are" in idle.slow_reason) == (True, True)
+    assert ("20%" in idle.slow_reason, "2 other sessions are" in idle.slow_reason) == (True, True)
     alone = verdict(calm(), others=1, memory=Memory(duty_cycle=0.5, others=1)).slow_reason
     assert alone is not None
     assert "1 other session is" in alone
