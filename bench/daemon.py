@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
@@ -102,7 +103,8 @@ class Daemon:
     def start(self, *operations: dict[str, Any], settings: dict[str, Any]) -> int:
         """Enqueue a migration of these operations; returns the run. Any: as above."""
         migration = {
-            "name": "bench",
+            # Another operation in the same database is another migration.
+            "name": f"bench-{zlib.crc32(repr(operations).encode()):08x}",
             "operations": [*operations],
             "settings": {"approve": []} | settings,
         }

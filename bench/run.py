@@ -36,6 +36,7 @@ from bench import (  # noqa: E402 - see above
     matrix,
     memory,
     observe,
+    order,
     page,
     recovery,
     replica,
@@ -64,6 +65,7 @@ TOLD = (*SETTINGS, "synchronous_commit", "full_page_writes")
 MEASUREMENTS: dict[str, Callable[[Stage, Effort], Section]] = {
     "ways": matrix.measure,
     "beside": beside.measure,
+    "order": order.measure,
     "scale": scale.measure,
     "speed": speed.measure,
     "distance": distance.measure,

@@ -82,6 +82,9 @@ class Progress:
     errors: tuple[dict[str, Any], ...]
     #: Of the rows that were changed, the share that touched no index (HOT updates); None when unknown.
     hot_update_ratio: float | None
+    #: Rows that were changed and are not where they were: at most, as an index that holds a written column makes a row count
+    #: that is still on its page. None when unknown.
+    rows_moved: int | None
     created_at: datetime
     #: When the run last changed its state or moved.
     updated_at: datetime
@@ -155,6 +158,7 @@ KEYS = (
     "rollback",
     "after_contract",
     "own_values",
+    "rows_moved",
     "journal_bytes",
 )
 
@@ -237,6 +241,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         quarantined=walk["quarantined"],
         errors=_errors(run, walk),
         hot_update_ratio=_hot_update_ratio(walk),
+        rows_moved=_rows_moved(walk),
         created_at=run.created_at,
         updated_at=max(run.updated_at, moved_at) if moved_at is not None else run.updated_at,
         rows_walked=walk["rows_walked"],
@@ -375,6 +380,12 @@ def _hot_update_ratio(walk: Row) -> float | None:
     if walk["rows_hot"] is None or not walk["rows_changed_counted"]:
         return None
     return float(round(min(walk["rows_hot"] / walk["rows_changed_counted"], 1.0), 4))
+
+
+def _rows_moved(walk: Row) -> int | None:
+    if walk["rows_hot"] is None or not walk["rows_changed_counted"]:
+        return None
+    return int(max(walk["rows_changed_counted"] - walk["rows_hot"], 0))
 
 
 def _plain(value: Any) -> Any:  # Any: one field of Progress, as JSON has it

@@ -32,6 +32,7 @@ RUNNING = Progress(
     quarantined=0,
     errors=(),
     hot_update_ratio=0.981,
+    rows_moved=19_000,
     created_at=AT,
     updated_at=AT,
     rows_walked=452_000,

@@ -25,10 +25,11 @@ class RunSettings(FileModel):
         le=100,
         description="Time spent waiting for each second of work: 0 never waits, 1 works half of the time. Unit: ratio.",
     )
-    walk: Literal["auto", "pages", "keys"] = Field(
+    walk: Literal["auto", "pages", "keys", "ordered"] = Field(
         default="auto",
         description="How tables are walked: by `pages`, a stripe of each at a time, which is quickest and lets tables grow "
-        "least, or by `keys`; `auto` is by pages wherever that is right.",
+        "least; by `keys`; or `ordered`, by one lane that keeps the order of the rows on disk. `auto` is by pages wherever that is "
+        "right, and ordered where a BRIN index, a CLUSTER mark or range reads of a correlated index live by the order.",
     )
     approve: Approvals = Field(
         default=(Phase.CONTRACT,),

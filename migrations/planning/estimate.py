@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.walks.table_statistics import TableStatistics, of_leaves, of_whole, walk_for
+from backfilld.migrations.walks.order import WalkChoice, choose, correlation_after, of_indexes
+from backfilld.migrations.walks.table_statistics import TableStatistics, of_leaves, of_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.run_settings import RunSettings
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.walks.order import IndexOrder
     from backfilld.migrations.walks.rewrite import Rewrite
 
 BLOCK_BYTES = 8192
@@ -22,48 +24,92 @@ STRIPED_WAL_BYTES, PLAIN_WAL_BYTES = 150, 60
 ENTRY_WAL_BYTES = 110
 #: A value of a fixed size; how long a text will be is not known beforehand.
 VALUE_BYTES = 8
+#: Below this rows are in no order that could be lost.
+NOTABLE_CORRELATION = 0.5
 #: An index grows by more than its new entries, as full pages are split in two: from this many rounds on it hardly does.
 ROUNDS_WITHOUT_SPLITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnOrder:
+    """A column's `pg_stats.correlation`, and about what it will be."""
+
+    column: str
+    before: float
+    after: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostEstimate:
     """How one operation will walk its table, and what that takes. Sizes in bytes, rough."""
 
+    #: `pages`, `keys` or `ordered`.
     walk: str
-    #: Why it is not walked by pages; empty when it is, or when the file asks for keys.
+    #: Why it is not walked by pages in any order; empty when it is, or when the file asks for something else.
     because: str
     #: Rounds in which a page is rewritten; of the largest leaf.
     stripes: int
     heap_growth_bytes: int
     index_growth_bytes: int
     wal_bytes: int
+    #: The part of the rows that move to the end of the table.
+    moved_ratio: float = 1.0
+    #: What becomes of the order on disk; one for each column that rows are in the order of.
+    correlations: tuple[ColumnOrder, ...] = ()
 
 
 def estimate_cost(connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings) -> CostEstimate:
     """Look at a sample of a table, and say what walking all of it will take."""
-    walk = walk_for(rewrite.facts, settings)
-    leaves = of_leaves(connection, table, rewrite) if walk == "pages" else [of_whole(connection, table, rewrite)]
-    return cost(table, leaves, walk=walk, because=rewrite.facts.keys_because)
+    choice = choose(connection, table, rewrite.facts, settings)
+    leaves = of_leaves(connection, table, rewrite) if choice.by_pages else [of_whole(connection, table, rewrite)]
+    indexes = of_indexes(connection, table, {target.column for target in rewrite.facts.targets})
+    lanes = 1 if choice.walk == "ordered" or settings.walk == "ordered" else settings.lanes
+    return cost(table, leaves, choice, indexes=indexes, lanes=lanes)
 
 
-def cost(table: Table, statistics: Sequence[TableStatistics], *, walk: str, because: str = "") -> CostEstimate:
+def cost(
+    table: Table,
+    statistics: Sequence[TableStatistics],
+    choice: WalkChoice,
+    *,
+    indexes: Sequence[IndexOrder] = (),
+    lanes: int = 1,
+) -> CostEstimate:
     """What walking all of a table will take, by what a sample of each of its leaves says."""
     rows = sum(one.rows for one in statistics)
     row_bytes = sum(one.rows * one.row_bytes for one in statistics) / max(rows, 1)
-    indexes = max((one.leaf.indexes for one in statistics), default=0)
-    rounds = max(statistics, key=lambda one: one.leaf.pages).stripes if statistics and walk == "pages" else 1
+    index_count = max((one.leaf.indexes for one in statistics), default=0)
+    largest = max(statistics, key=lambda one: one.leaf.pages, default=None)
+    rounds = largest.stripes if largest and choice.by_pages and choice.in_stripes else 1
     heap = table.pages * BLOCK_BYTES
     moved = 1 / rounds
     split = 0.0 if rounds >= ROUNDS_WITHOUT_SPLITS else moved
-    entries = moved * rows * indexes * ENTRY_WAL_BYTES
+    entries = moved * rows * index_count * ENTRY_WAL_BYTES
+    # In stripes: the first, what rows grow by, and a row for what does not fit evenly.
+    grown = VALUE_BYTES / max(row_bytes, VALUE_BYTES)
+    each_page = largest.rows_per_page if largest else 1.0
+    leaves_page = min(1.0, moved + grown + 1 / max(each_page, 1.0)) if rounds > 1 else 1.0
     each = row_bytes + (STRIPED_WAL_BYTES if rounds > 1 else PLAIN_WAL_BYTES)
     return CostEstimate(
-        walk=walk,
-        because=because,
+        walk=choice.walk,
+        because=choice.because,
         stripes=rounds,
         heap_growth_bytes=round(heap * moved + (rows * VALUE_BYTES if rounds > 1 else 0)),
         index_growth_bytes=round(table.index_bytes * min(1.0, moved + split)),
         # Every page is written whole once after a checkpoint.
         wal_bytes=round(heap + table.index_bytes * min(1.0, 2 * moved) + rows * each + entries),
+        moved_ratio=round(leaves_page, 3),
+        correlations=_correlations(indexes, moved=leaves_page, lanes=lanes),
+    )
+
+
+def _correlations(indexes: Sequence[IndexOrder], *, moved: float, lanes: int) -> tuple[ColumnOrder, ...]:
+    """Of columns that rows are in the order of; what is in no order cannot lose it."""
+    before = {one.column: one.correlation for one in indexes if abs(one.correlation or 0.0) >= NOTABLE_CORRELATION}
+    return tuple(
+        ColumnOrder(
+            column=column, before=round(was, 2), after=round(correlation_after(was, moved=moved, lanes=lanes), 2)
+        )
+        for column, was in before.items()
+        if was is not None
     )

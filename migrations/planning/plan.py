@@ -228,9 +228,11 @@ def _of_lanes(
     needed = _readable(rewrite.needs_work.as_string())
     if phase is Phase.BACKFILL:
         where, by = (f"({key}) in the batch's range", key)
-        if walk.walk == "pages":
+        if walk.walk != "keys":
             where = "ctid in the batch's pages" + (" and its stripe" if walk.stripes > 1 else "")
-            by = "pages" + (f", in {walk.stripes} rounds" if walk.stripes > 1 else "")
+            by = ("pages, in their order" if walk.walk == "ordered" else "pages") + (
+                f", in {walk.stripes} rounds" if walk.stripes > 1 else ""
+            )
         text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         note = f"row locks for about batch_seconds; walked by {by}"
         if others:

@@ -175,6 +175,11 @@ class PageRange:
     stripes: int = 1
     #: How many pages are gone round together.
     group_pages: int = 1
+    #: The line pointers that rows have on their pages, but for a few: what is cut into stripes.
+    first_offset: int = 1
+    last_offset: int = 255
+    #: One lane walks it from its first page to its last, so that what leaves a page keeps its order.
+    ordered: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -3,7 +3,11 @@
 The first update of a full page is dear: there is no room for the new version, so it goes to another page and every index gets
 an entry. Once that has committed, the room of the old version is free again, and the next row of the page finds it: a HOT
 update, no index entry and no new page. So a lane takes a *group* of pages and goes round it in as many rounds as there are
-*stripes*, changing one row in so many of each page in a round. Only the first round pays.
+*stripes*, changing one stripe of each page in a round. Only the first round pays.
+
+A stripe is a run of neighbours on its page, by line pointers, and the first one is as large as the page needs: what rows grow by
+must leave the page too, and in the first round all of it goes together, in order. A stripe of every so-many-th row, or a row
+that leaves in each later round, costs whoever reads in key order a change of page each (docs/benchmarks, `order`).
 
 The room of an old version is free when no snapshot can see it any more. A group is therefore gone round in several batches:
 by the time a page comes up again, the batches that other lanes were running at the first visit are over.
@@ -46,6 +50,19 @@ POLITE_PAGES = 128
 LEAST_GROUP_PAGES = 64
 #: A group is read as often as there are stripes, and should stay in memory meanwhile: at most 128 MB.
 MOST_GROUP_PAGES = 16_384
+#: The first group of a lane, and its rounds: while batches are small because nothing is known of their time, it is learned what
+#: rows grow by.
+PILOT_PAGES, PILOT_STRIPES = 128, 4
+#: Rows that leave their page after the first round, as a part of all: fewer are not worth a larger first round.
+FEW_LATE = 0.005
+#: The most that a first stripe may be enlarged to, as a part of the rows. What leaves in one round gets its index entries before
+#: any of the old ones can be removed, and the pages of a B-tree have room for a tenth: with 14 % of the rows indexes grew by 12 to
+#: 19 %, with 16 % by half, with more they doubled.
+MOST_FIRST = 0.14
+#: Rows that grow by so much more leave in most rounds, whatever the first one: then it is not enlarged at all.
+IN_VAIN = 1.5
+#: Where the order is kept, that is worth more than the indexes.
+MOST_FIRST_ORDERED = 0.5
 #: How far a group may grow when its pages come up again too early.
 MOST_SCALE = 8
 #: What a page has for rows and their line pointers (8 kB less its header).
@@ -61,8 +78,9 @@ class PageBatchRange:
 
     first: int
     last: int | None
-    stripes: int = 1
-    stripe: int = 0
+    #: Line pointers of the stripe: after `above`, up to and with `upto`; None for no limit.
+    above: int | None = None
+    upto: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +113,8 @@ class PageCursor:
     floor: int = 2
     #: How many times larger than planned the group is.
     scale: int = 1
+    #: The part of the rows that leave their page after a first round that has its share alone.
+    grown: float = 0.0
     #: Of this group: the first round, and the others.
     opening: Count = Count()
     following: Count = Count()
@@ -127,14 +147,15 @@ class PageWalk:
         if batch_range.last is not None:
             conditions.append(sql.SQL("{} < %s::pg_catalog.tid").format(ctid))
             parameters.append(f"({batch_range.last},0)")
-        if batch_range.stripes > 1:
-            # The low byte of the line pointer, as the type's own send function writes it: exactly one row in so many of every
-            # page, whatever the key. A tenth of what the cast to text costs; a hash of the key leaves some pages with more.
-            conditions.append(
-                sql.SQL("pg_catalog.get_byte(pg_catalog.tidsend({}), 5) %% {} = {}").format(
-                    ctid, sql.Literal(batch_range.stripes), sql.Literal(batch_range.stripe)
+        # The low byte of the line pointer, as the type's own send function writes it: a tenth of what the cast to text costs.
+        # Pointers past 255 begin anew, and so fall into another stripe than their neighbours, but into one.
+        for edge, operator in ((batch_range.upto, "<="), (batch_range.above, ">")):
+            if edge is not None:
+                conditions.append(
+                    sql.SQL("pg_catalog.get_byte(pg_catalog.tidsend({}), 5) {} {}").format(
+                        ctid, sql.SQL(operator), sql.Literal(edge)
+                    )
                 )
-            )
         return sql.SQL(" AND ").join(conditions), parameters
 
     def look(self) -> Query:
@@ -144,14 +165,26 @@ class PageWalk:
 
 def begin(page_range: PageRange) -> PageCursor:
     """Where a lane begins."""
-    return _group(page_range, page_range.first, Rounds(level=page_range.stripes), stripes=page_range.stripes)
+    rounds = Rounds(level=page_range.stripes)
+    if page_range.stripes <= PILOT_STRIPES or (page_range.last or 0) - page_range.first < 4 * PILOT_PAGES:
+        return _group(page_range, page_range.first, rounds, stripes=page_range.stripes)
+    pilot = replace(page_range, group_pages=min(PILOT_PAGES, page_range.group_pages))
+    return _group(pilot, page_range.first, rounds, stripes=PILOT_STRIPES)
+
+
+def _begin_as(given: PageRange, cursor: PageCursor, *, learned: bool) -> PageCursor:
+    """Where a lane begins that got its pages from another one, with what that one has learned."""
+    if not learned:
+        return begin(given)
+    rounds = Rounds(level=cursor.level, floor=cursor.floor, scale=cursor.scale, grown=cursor.grown)
+    return _group(given, given.first, rounds, stripes=rounds.level)
 
 
 def batch_range(
     page_range: PageRange, cursor: PageCursor, *, rows: int, pages: int, beside_others: bool = False
 ) -> PageBatchRange:
     """The pages of the next batch, for about `rows` rows, in a table that has `pages` by now; fewer beside others."""
-    wanted = max(1, round(rows * cursor.stripes / max(page_range.rows_per_page, 0.01)))
+    wanted = max(1, round(rows / max(page_range.rows_per_page * _share(cursor), 0.01)))
     if beside_others and cursor.stripe == 0:
         wanted = min(wanted, POLITE_PAGES)
     if cursor.last is None:
@@ -159,9 +192,8 @@ def batch_range(
         return PageBatchRange(first=cursor.page, last=last if last < pages else None)
     if cursor.stripes > 1:
         wanted = min(wanted, max(math.ceil((cursor.last - cursor.first) / BATCHES_A_ROUND), LEAST_PAGES))
-    return PageBatchRange(
-        first=cursor.page, last=min(cursor.page + wanted, cursor.last), stripes=cursor.stripes, stripe=cursor.stripe
-    )
+    above, upto = _edges(page_range, cursor)
+    return PageBatchRange(first=cursor.page, last=min(cursor.page + wanted, cursor.last), above=above, upto=upto)
 
 
 def after(
@@ -187,13 +219,40 @@ def after(
     return _group(page_range, cursor.last, rounds, stripes=max(1, min(rounds.level, needed)))
 
 
+def _share(cursor: PageCursor) -> float:
+    """The part of the rows that the stripe of this round has."""
+    if cursor.stripes == 1:
+        return 1.0
+    first = _first(cursor.stripes, cursor.grown)
+    return first if cursor.stripe == 0 else (1 - first) / (cursor.stripes - 1)
+
+
+def _first(stripes: int, grown: float) -> float:
+    """The part of the rows that the first stripe has."""
+    return min(1 / stripes + grown, 1.0)
+
+
+def _before(cursor: PageCursor) -> float:
+    """The part of the rows that earlier rounds have had."""
+    share = _share(cursor)
+    return 1 - share * (cursor.stripes - cursor.stripe) if cursor.stripe else 0.0
+
+
+def _edges(page_range: PageRange, cursor: PageCursor) -> tuple[int | None, int | None]:
+    """The line pointers between which the stripe of this round is; the first and the last stripe are open to the outside."""
+    before, width = page_range.first_offset - 1, page_range.last_offset - page_range.first_offset + 1
+    above = before + round(width * _before(cursor)) if cursor.stripe > 0 else None
+    upto = before + round(width * (_before(cursor) + _share(cursor))) if cursor.stripe + 1 < cursor.stripes else None
+    return above, upto
+
+
 def pages_done(page_range: PageRange, cursor: PageCursor | None) -> float:
     """How many pages a lane has behind it; a page in its third round of eight counts as a quarter."""
     if cursor is None:
         return float((page_range.last or 0) - page_range.first)
     if cursor.last is None:
         return float(cursor.page - page_range.first)
-    rounds = (cursor.stripe * (cursor.last - cursor.first) + cursor.page - cursor.first) / cursor.stripes
+    rounds = (cursor.last - cursor.first) * _before(cursor) + (cursor.page - cursor.first) * _share(cursor)
     return cursor.first - page_range.first + rounds
 
 
@@ -217,9 +276,9 @@ class Split:
 def split(page_range: PageRange, cursor: PageCursor) -> Split | None:
     """Give away half of what a lane has before it.
 
-    None when there is too little, or in the middle of a round over the last group.
+    None when there is too little, in the middle of a round over the last group, and where one lane is to keep the order.
     """
-    if page_range.last is None or cursor.last is None:
+    if page_range.last is None or cursor.last is None or page_range.ordered:
         return None
     untouched = page_range.last - cursor.last
     if cursor.stripes == 1 or untouched >= cursor.last - cursor.first:
@@ -231,7 +290,7 @@ def split(page_range: PageRange, cursor: PageCursor) -> Split | None:
             kept=Part(
                 page_range=replace(page_range, last=middle), cursor=replace(cursor, last=min(cursor.last, middle))
             ),
-            given=Part(page_range=given, cursor=begin(given)),
+            given=Part(page_range=given, cursor=_begin_as(given, cursor, learned=cursor.first > page_range.first)),
             pages=float(page_range.last - middle),
         )
     if cursor.page != cursor.first or cursor.last - cursor.first < 2 * LEAST_GROUP_PAGES:
@@ -253,6 +312,7 @@ class Rounds:
     level: int
     floor: int = 2
     scale: int = 1
+    grown: float = 0.0
 
 
 def _group(page_range: PageRange, first: int, rounds: Rounds, *, stripes: int) -> PageCursor:
@@ -262,19 +322,28 @@ def _group(page_range: PageRange, first: int, rounds: Rounds, *, stripes: int) -
     rest = page_range.last - first
     # Not a rest that is too small for rounds of its own.
     last = page_range.last if rest < size + size // 2 else first + size
-    if last - first < LEAST_GROUP_PAGES:
-        stripes = 1
+    stripes = 1 if last - first < LEAST_GROUP_PAGES else _with_rows(page_range, stripes, rounds.grown)
     return PageCursor(first=first, last=last, stripes=stripes, stripe=0, page=first, **asdict(rounds))
+
+
+def _with_rows(page_range: PageRange, stripes: int, grown: float) -> int:
+    """So many rounds, or fewer where beside a larger first stripe some of the others would have no row."""
+    others = math.floor((1 - _first(stripes, grown)) * page_range.rows_per_page)
+    return min(stripes, 1 + max(1, others)) if grown else stripes
 
 
 def _learn(page_range: PageRange, cursor: PageCursor) -> Rounds:
     """How the next group is gone round, by what was HOT in this one."""
-    level, floor, scale = cursor.level, cursor.floor, cursor.scale
+    level, floor, scale, grown = cursor.level, cursor.floor, cursor.scale, cursor.grown
     opening, following = cursor.opening.hot_ratio, cursor.following.hot_ratio
     if opening is not None and opening >= 0.9:
         # The pages had room for the first round: fewer, larger rounds may do.
-        return Rounds(level=max(min(floor, level), level // 2), floor=floor, scale=scale)
-    if opening is not None and level < page_range.stripes and cursor.stripes == level:
+        return Rounds(level=max(min(floor, level), level // 2), floor=floor, scale=scale, grown=grown)
+    if (
+        opening is not None
+        and level < page_range.stripes
+        and cursor.stripes == _with_rows(page_range, level, cursor.grown)
+    ):
         # They had not: go back, and do not try that again.
         level = min(level * 2, page_range.stripes)
         floor = level
@@ -283,7 +352,17 @@ def _learn(page_range: PageRange, cursor: PageCursor) -> Rounds:
         if scale >= MOST_SCALE and following < 0.2:
             return Rounds(level=1, floor=floor, scale=scale)
         scale = min(scale * 2, MOST_SCALE)
-    return Rounds(level=level, floor=floor, scale=scale)
+    elif following is not None:
+        # What left late would have left in the first round, together, had that been larger.
+        left = cursor.following.changed - cursor.following.hot
+        late = left / (cursor.opening.changed + cursor.following.changed)
+        most = MOST_FIRST_ORDERED if page_range.ordered else MOST_FIRST
+        if late > FEW_LATE and 1 / level + grown + late <= IN_VAIN * most:
+            # Rows are whole: of 37 in 16 rounds some stripes have three, and the first must leave room for those.
+            rows = max(page_range.rows_per_page, 1.0)
+            whole = (math.ceil(rows / level) - rows / level) / rows if not grown else 0.0
+            grown = max(min(grown + late + whole, most - 1 / level), 0.0)
+    return Rounds(level=level, floor=floor, scale=scale, grown=grown)
 
 
 def stripes_for(*, rows_per_page: float, row_bytes: float, indexes: int, in_place: bool) -> int:

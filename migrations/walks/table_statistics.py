@@ -14,11 +14,11 @@ from backfilld.migrations.record.model import PageRange
 from backfilld.migrations.walks import pages
 
 if TYPE_CHECKING:
-    from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.run_settings import RunSettings
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.walks.order import WalkChoice
     from backfilld.migrations.walks.rewrite import Rewrite
 
 #: Pages that are looked at, in all leaves together: 4 MB.
@@ -33,11 +33,6 @@ SHARE_OF_BUFFERS = 4
 LEAST_PLANNED_GROUP_PAGES = 1024
 
 
-def walk_for(facts: Facts, settings: RunSettings) -> str:
-    """`pages` or `keys`: pages where they are right, unless the file says otherwise."""
-    return "keys" if facts.keys_because or settings.walk == "keys" else "pages"
-
-
 @dataclass(frozen=True, kw_only=True)
 class TableStatistics:
     """What a sample of one table says."""
@@ -48,6 +43,8 @@ class TableStatistics:
     row_bytes: float
     #: Rounds in which its pages are rewritten.
     stripes: int
+    #: The line pointers between which all but a few of its rows are.
+    offsets: tuple[int, int] = (1, 255)
 
     @property
     def rows(self) -> int:
@@ -83,22 +80,29 @@ def of_whole(connection: Connection, table: Table, rewrite: Rewrite) -> TableSta
 
 
 def page_ranges(
-    connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings
+    connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings, choice: WalkChoice
 ) -> list[tuple[TableName, PageRange, int]]:
-    """(leaf, its pages or a part of them, about how many rows that is) for as many lanes as the run wants, or for each leaf."""
+    """(leaf, its pages or a part of them, about how many rows that is) for as many lanes as the run wants, or for each leaf.
+
+    One for each leaf where the order is kept: what two lanes move to the end of a file would be mixed there.
+    """
+    ordered = choice.walk == "ordered"
     statistics = [one for one in of_leaves(connection, table, rewrite) if one.leaf.pages]
     total = sum(one.leaf.pages for one in statistics)
-    group = _group_pages(connection, settings)
+    group = LEAST_PLANNED_GROUP_PAGES if ordered else _group_pages(connection, settings)
     found = []
     for one in statistics:
-        pieces = max(1, round(settings.lanes * one.leaf.pages / total))
+        pieces = 1 if ordered else max(1, round(settings.lanes * one.leaf.pages / total))
         whole = PageRange(
             first=0,
             last=one.leaf.pages,
             filenode=one.leaf.filenode,
             rows_per_page=one.rows_per_page,
-            stripes=one.stripes,
+            stripes=one.stripes if choice.in_stripes else 1,
             group_pages=group,
+            first_offset=one.offsets[0],
+            last_offset=one.offsets[1],
+            ordered=ordered,
         )
         for page_range in pages.cut(one.leaf.pages, pieces, page_range=whole):
             count = (page_range.last or 0) - page_range.first
@@ -139,13 +143,14 @@ def _sample(
             size=size if names else sql.SQL("0"), table=leaf.name.identifier, percent=sql.Literal(percent)
         )
     ).fetchone()
-    rows, row_bytes = (row["rows"], row["bytes"]) if row else (0, 0.0)
+    rows, row_bytes, offsets = (row["rows"], row["bytes"], row["offsets"]) if row else (0, 0.0, (1, 255))
     rows_per_page = rows / max(leaf.pages * percent / 100, 1)
     row_bytes += ROW_OVERHEAD_BYTES
     return TableStatistics(
         leaf=leaf,
         rows_per_page=rows_per_page,
         row_bytes=row_bytes,
+        offsets=(offsets[0], offsets[1]),
         stripes=pages.stripes_for(
             rows_per_page=rows_per_page,
             row_bytes=row_bytes,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.identifiers import sendable
+from backfilld.migrations.walks.order import walk_for
 from backfilld.migrations.walks.rewrite import Rewrite
-from backfilld.migrations.walks.table_statistics import walk_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

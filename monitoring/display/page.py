@@ -59,6 +59,7 @@ def page(
         facts.add_row("verified", _verified(progress))
     if progress.hot_update_ratio is not None and progress.state not in _TAKEN_BACK:
         facts.add_row("HOT updates", f"{progress.hot_update_ratio:.1%}")
+        facts.add_row("order on disk", f"{counted(progress.rows_moved or 0, 'row')} left their page, at most")
     if progress.space is not None and progress.space.get("after", {}).get("heap_bytes"):
         facts.add_row("size", _sizes(progress.space["before"], progress.space["after"]))
     if progress.rollback is not None and progress.state is not State.ROLLED_BACK:

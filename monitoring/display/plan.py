@@ -87,6 +87,8 @@ def _table_facts(report: TableReport) -> RenderableType:
     for walk in report.walks:
         facts.add_row("walked", cell(_walk(walk)))
         facts.add_row("grows", cell(_growth(walk, report)))
+        if order := _order(walk):
+            facts.add_row("order on disk", cell(order))
     for note in report.notes:
         facts.add_row("note", cell(note))
     head = Text.assemble((safe(report.name), "bold cyan"), "  ", safe(" · ".join(known)))
@@ -96,7 +98,25 @@ def _table_facts(report: TableReport) -> RenderableType:
 def _walk(walk: CostEstimate) -> str:
     if walk.walk == "keys":
         return f"by key, because {walk.because}" if walk.because else "by key, as the file asks"
-    return f"by pages, in {walk.stripes} rounds" if walk.stripes > 1 else "by pages"
+    rounds = f", in {walk.stripes} rounds" if walk.stripes > 1 else ""
+    if walk.walk == "ordered":
+        return f"by pages in their order, by one lane{rounds}, " + (
+            f"because {walk.because}" if walk.because else "as the file asks"
+        )
+    return f"by pages{rounds}"
+
+
+def _order(walk: CostEstimate) -> str:
+    """What becomes of the rows' order on disk; empty where they are in none."""
+    if not walk.correlations:
+        return ""
+    moved = (
+        "all rows move to new pages"
+        if walk.moved_ratio >= 1
+        else f"about 1 row in {round(1 / walk.moved_ratio)} moves to the end of the table"
+    )
+    changes = ", ".join(f"{one.column} {one.before:.2f} → about {one.after:.2f}" for one in walk.correlations)
+    return f"{moved}; correlation of {changes}"
 
 
 def _growth(walk: CostEstimate, report: TableReport) -> str:

@@ -39,9 +39,11 @@ def steps_back(lane: Lane, context: StepContext) -> bool:
 
 
 def gives(lane: Lane, context: StepContext) -> bool:
-    """Whether this lane should give half of its rest away."""
+    """Whether this lane should give half of its rest away; never where one lane keeps the order on disk."""
+    in_order = context.settings.walk == "ordered" or (isinstance(lane.bounds, PageRange) and lane.bounds.ordered)
     return (
         is_divisible(lane)
+        and not (in_order and lane.kind is LaneKind.BACKFILL)
         and context.lanes_awake < context.settings.lanes
         and not context.lanes_asleep
         and lane.rows_left >= max(context.most_left or 0, WORTH_SHARING_BATCHES * lane.batch_rows)

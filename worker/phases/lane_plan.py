@@ -12,8 +12,9 @@ from backfilld.migrations.record.model import Bounds, JournalShare, PageRange
 from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.rollback import journal, retention, undo
 from backfilld.migrations.walks.keys import KeyWalk, split
+from backfilld.migrations.walks.order import choose
 from backfilld.migrations.walks.sizing import FIRST_ROWS, FIRST_ROWS_OF_FUNCTION
-from backfilld.migrations.walks.table_statistics import page_ranges, to_open_end, walk_for
+from backfilld.migrations.walks.table_statistics import page_ranges, to_open_end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,15 +47,17 @@ class LanePlan:
             table = self._describe(work.table)
             rows = catalog.estimate_rows(self._connection, table)
             total += rows
-            if walk_for(work.operation.facts, context.settings) == "pages":
+            choice = choose(self._connection, table, work.rewrite.facts, context.settings)
+            if choice.by_pages:
                 planned += [
                     (work, leaf, page_range, expected)
                     for leaf, page_range, expected in page_ranges(
-                        self._connection, table, work.rewrite, context.settings
+                        self._connection, table, work.rewrite, context.settings, choice
                     )
                 ]
             else:
-                ranges = split(self._connection, work.walk, lanes=context.settings.lanes, rows_estimate=rows)
+                wanted = 1 if context.settings.walk == "ordered" else context.settings.lanes
+                ranges = split(self._connection, work.walk, lanes=wanted, rows_estimate=rows)
                 planned += [(work, table.name, bounds, rows // len(ranges)) for bounds in ranges]
         for number, (work, relation, bounds, expected) in enumerate(planned):
             awake = number < context.settings.lanes

@@ -9,6 +9,23 @@ FROM (SELECT to_regclass(%(relation)s::text) AS oid) t
 -- How many pages the shared buffers hold.
 SELECT pg_size_bytes(current_setting('shared_buffers')) / current_setting('block_size')::bigint AS pages
 
+-- name: order_on_disk
+-- The indexes of tables by which the order of their rows on disk may be seen: what kind, the leading column, how the values of
+-- that follow the order (NULL before an ANALYZE), and how many rows a scan of the index has read so far.
+SELECT ic.relname::text AS index, am.amname = 'brin' AS is_brin, i.indisclustered AS is_clustered, a.attname::text AS "column",
+       s.correlation::float8 AS correlation, coalesce(st.idx_scan, 0)::bigint AS scans,
+       coalesce(st.idx_tup_read, 0)::bigint AS rows_read
+FROM pg_index i
+JOIN pg_class ic ON ic.oid = i.indexrelid
+JOIN pg_am am ON am.oid = ic.relam
+JOIN pg_class c ON c.oid = i.indrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+LEFT JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = a.attname AND NOT s.inherited
+LEFT JOIN pg_stat_all_indexes st ON st.indexrelid = i.indexrelid
+WHERE i.indrelid = ANY (%(tables)s::bigint[]::oid[]) AND i.indisvalid AND am.amname IN ('btree', 'brin')
+ORDER BY i.indrelid, ic.relname
+
 -- name: begin_function
 -- A Python function is about to be called: the transaction may be idle for longer, and the name of its session says why.
 SELECT set_config('idle_in_transaction_session_timeout', %(idle)s::text, true),

@@ -103,7 +103,7 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
     yield "tiles of a sample", *WALK.tiles(4, sample_percent=10)
     pages = PageWalk(relation=TABLE, alias="t")
     yield "look", *pages.look()
-    condition, parameters = pages.within(PageBatchRange(first=1, last=9, stripes=8, stripe=3))
+    condition, parameters = pages.within(PageBatchRange(first=1, last=9, above=7, upto=12))
     yield (
         "pages",
         update_sql.keys(KeyWalk(table=TableName("public", "t"), key=WALK.key), pages.table, condition),

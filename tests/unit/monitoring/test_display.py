@@ -13,7 +13,7 @@ from rich.console import Console
 
 from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.holds import Cause, Hold
-from backfilld.migrations.planning.estimate import CostEstimate
+from backfilld.migrations.planning.estimate import ColumnOrder, CostEstimate
 from backfilld.migrations.planning.plan import Estimate, Plan, PlannedAction, PlannedPhase, TableReport
 from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.record.model import Changed, Pace, Quarantined
@@ -466,6 +466,18 @@ def plan(*, findings: tuple[dict[str, str], ...] = ()) -> Plan:
                 heap_growth_bytes=12 * 2**20,
                 index_growth_bytes=2 * 2**20,
                 wal_bytes=300 * 2**20,
+                moved_ratio=0.125,
+                correlations=(ColumnOrder(column="id", before=1.0, after=0.77),),
+            ),
+            CostEstimate(
+                walk="ordered",
+                because="the table is clustered on jobs_id",
+                stripes=1,
+                heap_growth_bytes=120 * 2**20,
+                index_growth_bytes=40 * 2**20,
+                wal_bytes=500 * 2**20,
+                moved_ratio=1.0,
+                correlations=(ColumnOrder(column="id", before=1.0, after=1.0),),
             ),
             CostEstimate(
                 walk="keys",
@@ -494,6 +506,9 @@ def test_a_plan_shows_the_table_each_statement_with_its_lock_and_what_to_know() 
     for part in (
         "jobs  1,000,000 rows · 120 MB · indexes 40 MB · key tenant, id",
         "by pages, in 16 rounds",
+        "about 1 row in 8 moves to the end of the table; correlation of id 1.00 → about 0.77",
+        "by pages in their order, by one lane, because the table is clustered on jobs_id",
+        "all rows move to new pages; correlation of id 1.00 → about 1.00",
         "heap by about 12 MB (+10%), indexes by about 2.0 MB (+5%); about 300 MB of WAL",
         "by key, because the expression reads [n], which it sets",
         "audit [red]",

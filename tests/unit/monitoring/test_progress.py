@@ -96,7 +96,7 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
     assert ", ".join(told) == (
         "run, name, target, phase, state, wish, rows_done, rows_total, percent, rows_per_second, eta_seconds, lanes, width, "
         "hold_reason, residual_rows, verified, quarantined, errors, hot_update_ratio, created_at, updated_at, "
-        "rollback, after_contract, own_values, journal_bytes"
+        "rollback, after_contract, own_values, rows_moved, journal_bytes"
     )
     assert json.loads(json.dumps(told)) == {
         "run": 7,
@@ -123,6 +123,7 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
         "rollback": None,
         "after_contract": [],
         "own_values": None,
+        "rows_moved": None,
         "journal_bytes": None,
     }
     assert tuple(told) == KEYS
@@ -334,7 +335,9 @@ def test_what_lanes_stumbled_over_is_not_an_error_of_a_run_that_ended() -> None:
     ("changed", "hot", "ratio"), [(0, None, None), (0, 0, None), (10, None, None), (200, 150, 0.75), (3, 1, 0.3333)]
 )
 def test_hot_update_ratio_is_of_the_rows_that_were_changed(changed: int, hot: int | None, ratio: float | None) -> None:
-    assert measured(rows_hot=hot, rows_changed_counted=changed).hot_update_ratio == ratio
+    now = measured(rows_hot=hot, rows_changed_counted=changed)
+    assert now.hot_update_ratio == ratio
+    assert now.rows_moved == (None if ratio is None or hot is None else changed - hot)
 
 
 @pytest.mark.parametrize(

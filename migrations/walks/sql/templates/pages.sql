@@ -5,5 +5,8 @@ SELECT pg_catalog.pg_relation_filenode(t.oid)::bigint,
 FROM (SELECT pg_catalog.to_regclass(%s::text) AS oid) t
 
 -- name: sample
--- A sample of a table's pages: how many rows are on them, and how many bytes a row takes.
-SELECT count(*) AS rows, coalesce(avg({size}), 0)::float8 AS bytes FROM {table} AS s TABLESAMPLE SYSTEM ({percent})
+-- A sample of a table's pages: how many rows are on them, how many bytes a row takes, and the line pointers (their low byte)
+-- between which all but a few rows are.
+SELECT count(*) AS rows, coalesce(avg({size}), 0)::float8 AS bytes,
+       coalesce(percentile_disc(ARRAY[0.002, 0.998]) WITHIN GROUP (ORDER BY get_byte(tidsend(s.ctid), 5)), ARRAY[1, 255]) AS offsets
+FROM {table} AS s TABLESAMPLE SYSTEM ({percent})

@@ -9,6 +9,7 @@ import pytest
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.planning.estimate import BLOCK_BYTES, ROUNDS_WITHOUT_SPLITS, CostEstimate, cost
 from backfilld.migrations.postgres.catalog import Leaf, Table
+from backfilld.migrations.walks.order import IndexOrder, WalkChoice
 from backfilld.migrations.walks.table_statistics import TableStatistics
 
 JOBS = TableName("public", "jobs")
@@ -54,7 +55,7 @@ def leaf(*, stripes: int, pages: int = PAGES, indexes: int = 2) -> TableStatisti
 
 
 def by_pages(stripes: int) -> CostEstimate:
-    return cost(TABLE, [leaf(stripes=stripes)], walk="pages")
+    return cost(TABLE, [leaf(stripes=stripes)], WalkChoice(walk="pages"))
 
 
 def test_more_rounds_let_a_table_grow_less() -> None:
@@ -64,7 +65,7 @@ def test_more_rounds_let_a_table_grow_less() -> None:
 
 
 def test_by_keys_there_is_one_round_and_the_table_doubles() -> None:
-    estimate = cost(TABLE, [leaf(stripes=8)], walk="keys", because="the expression reads what it sets")
+    estimate = cost(TABLE, [leaf(stripes=8)], WalkChoice(walk="keys", because="the expression reads what it sets"))
     assert (estimate.walk, estimate.stripes) == ("keys", 1)
     assert estimate.heap_growth_bytes == HEAP_BYTES
     assert estimate.because == "the expression reads what it sets"
@@ -81,10 +82,41 @@ def test_indexes_never_more_than_double() -> None:
 
 
 def test_the_largest_leaf_says_in_how_many_rounds() -> None:
-    estimate = cost(TABLE, [leaf(stripes=3, pages=10), leaf(stripes=7, pages=900)], walk="pages")
+    estimate = cost(TABLE, [leaf(stripes=3, pages=10), leaf(stripes=7, pages=900)], WalkChoice(walk="pages"))
     assert estimate.stripes == 7
 
 
 def test_a_table_without_leaves_costs_nothing_by_row() -> None:
     """A partitioned table that has no partition yet."""
-    assert cost(TABLE, [], walk="pages").stripes == 1
+    assert cost(TABLE, [], WalkChoice(walk="pages")).stripes == 1
+
+
+def index_on(column: str, correlation: float | None) -> IndexOrder:
+    return IndexOrder(
+        index=f"jobs_{column}",
+        is_brin=False,
+        is_clustered=False,
+        column=column,
+        correlation=correlation,
+        scans=0,
+        rows_read=0,
+    )
+
+
+def test_it_is_said_what_becomes_of_the_order_of_columns_that_are_in_one() -> None:
+    indexes = [index_on("id", 1.0), index_on("user_id", 0.02), index_on("unknown", None)]
+    striped = cost(TABLE, [leaf(stripes=16)], WalkChoice(walk="pages"), indexes=indexes, lanes=2)
+    assert striped.moved_ratio == pytest.approx(1 / 16 + 8 / 100 + 1 / 50, abs=0.001)
+    (order,) = striped.correlations
+    assert (order.column, order.before, order.after) == ("id", 1.0, 0.71)
+    # All rows move: two lanes mix at the end of the table, one keeps the order.
+    for lanes, after in ((1, 1.0), (2, 0.5)):
+        moved = cost(
+            TABLE,
+            [leaf(stripes=16)],
+            WalkChoice(walk="ordered", in_stripes=False),
+            indexes=indexes,
+            lanes=lanes,
+        )
+        assert moved.stripes == 1
+        assert moved.correlations[0].after == after

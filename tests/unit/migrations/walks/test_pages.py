@@ -18,17 +18,26 @@ OFFSETS = (*range(1, 24), *range(250, 270))
 
 
 def page_range(first: int = 0, last: int | None = 500, *, stripes: int = 8, group_pages: int = 128) -> PageRange:
-    return PageRange(first=first, last=last, filenode=1, rows_per_page=60.0, stripes=stripes, group_pages=group_pages)
+    return PageRange(
+        first=first,
+        last=last,
+        filenode=1,
+        rows_per_page=60.0,
+        stripes=stripes,
+        group_pages=group_pages,
+        last_offset=60,
+    )
 
 
 def covered(covered: pages.PageBatchRange, *, size: int) -> Counter[tuple[int, int]]:
-    """(page, class of line pointers) of a covered: the class modulo all stripes that are used here."""
+    """(page, line pointer) of what a batch covers."""
     last = size if covered.last is None else covered.last
     return Counter(
         (page, offset)
         for page in range(covered.first, last)
         for offset in OFFSETS
-        if covered.stripes == 1 or (offset & 255) % covered.stripes == covered.stripe
+        if (covered.above is None or offset & 255 > covered.above)
+        and (covered.upto is None or offset & 255 <= covered.upto)
     )
 
 
@@ -60,7 +69,7 @@ def test_every_line_pointer_of_every_page_is_covered_exactly_once(seed: int) -> 
 
 def test_a_group_is_gone_round_in_several_batches_even_if_one_could_take_it_all() -> None:
     """The batches that another lane was running at the first visit must be over at the second."""
-    lane = page_range(last=1000, group_pages=1000)
+    lane = page_range(last=1000, group_pages=1000, stripes=4)
     cursor = pages.begin(lane)
     covered = pages.batch_range(lane, cursor, rows=1_000_000, pages=1000)
     assert covered.last == 250
@@ -68,7 +77,7 @@ def test_a_group_is_gone_round_in_several_batches_even_if_one_could_take_it_all(
 
 def test_beside_others_the_first_round_writes_few_whole_pages_at_a_time() -> None:
     """A commit of theirs waits until they are on disk; in later rounds pages are in the WAL already."""
-    lane = page_range(last=4000, group_pages=4000)
+    lane = page_range(last=4000, group_pages=4000, stripes=4)
     cursor = pages.begin(lane)
     first = pages.batch_range(lane, cursor, rows=1_000_000, pages=4000, beside_others=True)
     assert first.last == pages.POLITE_PAGES
@@ -131,6 +140,63 @@ def test_fewer_rounds_that_do_not_do_are_not_tried_again() -> None:
         assert cursor.stripes == expected
 
 
+def _groups(lane: PageRange, *, late: list[float]) -> list[PageCursor]:
+    """The first cursor of each group, when of the rows of each group after its first round this part left the page."""
+    cursor = pages.begin(lane)
+    found = [cursor]
+    for part in late:
+        first = cursor.first
+        while cursor.first == first:
+            covered = pages.batch_range(lane, cursor, rows=100_000, pages=lane.last or 0)
+            hot = 0 if cursor.stripe == 0 else round(1000 * (1 - part))
+            after = pages.after(lane, cursor, covered, changed=1000, hot=hot)
+            assert after is not None
+            cursor = after
+        found.append(cursor)
+    return found
+
+
+def _first_stripe_upto(lane: PageRange, cursor: PageCursor) -> int | None:
+    return pages.batch_range(lane, cursor, rows=100_000, pages=lane.last or 0).upto
+
+
+def test_a_lane_begins_with_a_small_group_in_few_rounds() -> None:
+    lane = page_range(last=100_000, group_pages=16_000, stripes=16)
+    pilot, second = _groups(lane, late=[0.0])
+    assert (pilot.last, pilot.stripes) == (pages.PILOT_PAGES, pages.PILOT_STRIPES)
+    assert ((second.last or 0) - second.first, second.stripes) == (16_000, 16)
+
+
+def test_what_rows_grow_by_leaves_the_page_in_the_first_round() -> None:
+    """60 rows a page and 16 rounds: 4 rows in the first, and 8 when a fifteenth left late, which is 4 rows."""
+    lane = page_range(last=100_000, group_pages=1000, stripes=16)
+    _, equal = _groups(lane, late=[0.0])
+    assert _first_stripe_upto(lane, equal) == 4
+    _, larger, kept = _groups(lane, late=[0.089, 0.0])
+    assert (_first_stripe_upto(lane, larger), _first_stripe_upto(lane, kept)) == (8, 8)
+
+
+def test_the_first_stripe_is_no_larger_than_what_the_indexes_have_room_for() -> None:
+    """A B-tree's pages are split where more than a tenth is added at once, before any of its old entries can be removed."""
+    lane = page_range(last=100_000, group_pages=1000, stripes=16)
+    *_, third = _groups(lane, late=[0.2, 0.2])
+    assert _first_stripe_upto(lane, third) == 4
+
+
+def test_a_lane_that_keeps_the_order_gives_nothing_away() -> None:
+    lane = replace(page_range(last=1000, group_pages=100), ordered=True)
+    assert pages.split(lane, pages.begin(lane)) is None
+
+
+def test_who_gets_pages_gets_what_was_learned_of_them() -> None:
+    lane = page_range(last=100_000, group_pages=1000, stripes=16)
+    *_, cursor = _groups(lane, late=[0.067])
+    parts = pages.split(lane, cursor)
+    assert parts is not None
+    given = parts.given.cursor
+    assert (given.stripes, given.grown) == (cursor.stripes, cursor.grown)
+
+
 def test_groups_grow_when_their_pages_come_up_again_too_early() -> None:
     cursor = _second_group(page_range(last=50_000), opening_hot=0.1, following_hot=0.3)
     assert cursor.last is not None
@@ -154,7 +220,7 @@ def test_where_nothing_is_ever_free_again_the_rounds_are_given_up() -> None:
 def test_where_few_rows_need_work_a_page_is_not_visited_in_vain() -> None:
     """Two rows of a page in need: two rounds, as many as there were."""
     lane = page_range(last=5000)
-    cursor = _second_group(lane, opening_hot=0.0, following_hot=0.0, changed=8)
+    cursor = _second_group(lane, opening_hot=0.0, following_hot=0.0, changed=16)
     assert cursor.stripes == 2
     assert cursor.level == 8
 
