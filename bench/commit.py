@@ -38,6 +38,8 @@ class Walked:
 
     seconds: float
     batches: int
+    #: What the last round trips of batches took together, with the checkpoint and the COMMIT.
+    commit_seconds: float
     flushes: int
 
 
@@ -87,6 +89,7 @@ def _section(walked: dict[Case, list[Walked]], rows: int, repetitions: int) -> S
                     "durable_batches",
                     "rows/s",
                     "batches",
+                    "checkpoint and commit ms",
                     "WAL flushes per 1,000 batches",
                 ),
                 rows=tuple(
@@ -95,6 +98,7 @@ def _section(walked: dict[Case, list[Walked]], rows: int, repetitions: int) -> S
                         "on" if case.durable else "off",
                         number(statistics.median(rows / one.seconds for one in ones)),
                         number(statistics.median(one.batches for one in ones)),
+                        number(statistics.median(1000 * one.commit_seconds / one.batches for one in ones)),
                         number(statistics.median(1000 * one.flushes / one.batches for one in ones)),
                     )
                     for case, ones in walked.items()
@@ -126,6 +130,7 @@ def _walk(stage: Stage, scale: int, case: Case) -> Walked:
         return Walked(
             seconds=database.lasted(run, "phase.backfill", "phase.verify"),
             batches=int(database.one(batches, [run])),
+            commit_seconds=daemon.batch_seconds()["commit"],
             flushes=_flushes(database) - before,
         )
 
