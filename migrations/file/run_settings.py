@@ -25,6 +25,13 @@ class RunSettings(FileModel):
         le=100,
         description="Time spent waiting for each second of work: 0 never waits, 1 works half of the time. Unit: ratio.",
     )
+    wal_mb_per_second: float = Field(
+        default=16.0,
+        ge=0,
+        le=100_000,
+        description="How much WAL the batches may write in a second while other sessions are active; 0 sets no limit. Unit: "
+        "megabytes per second.",
+    )
     walk: Literal["auto", "pages", "keys", "ordered"] = Field(
         default="auto",
         description="How tables are walked: by `pages`, a stripe of each at a time, which is quickest and lets tables grow "
