@@ -1,126 +1,368 @@
-"""What an application feels of it: pgbench at a fixed rate on the table that is being rewritten."""
+"""What an application feels of it: one pgbench at a fixed rate, beside a run that is paused and resumed again and again."""
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 
+from backfilld.migrations.record.states import State
+from bench.daemon import Daemon
 from bench.effort import tell
-from bench.figures import Figure, Section, Spans, Table, Target, number
-from bench.load import CLIENTS, TRANSACTIONS_PER_SECOND, Latencies, Load, due_within
-from bench.matrix import in_another_order
-from bench.stage import accounts
-from bench.ways import METHOD, PAGES, WAYS, WAYS_QUICK, Change, check
+from bench.figures import Figure, Section, Series, Spans, Table, Target, number
+from bench.load import CLIENTS, TRANSACTIONS_PER_SECOND, Load, percentile
+from bench.stage import BenchBroken, accounts, until
+from bench.windows import Pair, Window, due_in, pooled, ratios
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from bench.effort import Effort
-    from bench.stage import Stage, Template
-    from bench.ways import Way
+    from bench.load import Transaction
+    from bench.stage import Database, Stage, Template
+    from bench.windows import Ratio
 
 #: More branches than clients: with fewer, pgbench measures how they wait for each other.
 SCALE = 10
-IDLE_SECONDS, IDLE_SECONDS_QUICK = 20.0, 4.0
-#: Caches of new connections are cold, and what became due while they were made has to be caught up with.
-WARM_UP_SECONDS, WARM_UP_SECONDS_QUICK = 5.0, 2.0
-#: Until transactions that were due during the way, and waited for it, have ended: the most that 8 clients catch up with.
-AFTER_SECONDS, AFTER_SECONDS_QUICK = 5.0, 2.0
+PAIRS, PAIRS_QUICK = 32, 5
+WINDOW_SECONDS, WINDOW_SECONDS_QUICK = 3.5, 2.0
+#: Left out at both ends of a window: what was due in it must not wait for what the other kind left behind.
+EDGE_SECONDS = 0.5
+#: Caches of new connections are cold, and the baseline has to be learned.
+WARM_UP_SECONDS, WARM_UP_SECONDS_QUICK = 10.0, 4.0
+#: Until what a CHECKPOINT wrote has left the disk.
+SETTLE_SECONDS = 1.5
+#: A server that has written for days has files of WAL to write into again. A new one makes each of them when it is needed,
+#: 16 MB of zeros that every commit waits for.
+WAL_FILES, WAL_FILES_QUICK = 128, 48
+LOOK_SECONDS = 0.04
 
-#: Of what pgbench does not write, so that every way can be checked at the end.
-CHANGE = Change(column="revenue", expression="bid * 100")
-
-COLUMNS = (
-    "way", "rows/s", "seconds", "idle p50 ms", "p95", "p99", "max", "beside p50 ms", "p95", "p99", "max", "p99 ratio",
-)  # fmt: skip
+SHARES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+TARGETS = {"p99": 1.15, "p99.9": 1.5}
+LEAST_SPEED_PERCENT = 25
+#: What pgbench's sessions wait for is told from this share of them on.
+WAITS_TOLD = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
-    """One way and the application, once."""
+class Turn:
+    """The run paused, and then at work."""
 
-    rows_per_second: float
-    seconds: float
-    idle: Latencies
-    busy: Latencies
-
-    @property
-    def p99_ratio(self) -> float:
-        return self.busy.p99 / self.idle.p99
+    paused: Window
+    working: Window
+    #: The part of its time that a lane worked, and how many lanes, at the end of its window.
+    duty_cycle: float
+    width: int
+    load: float
 
 
 def measure(stage: Stage, effort: Effort) -> Section:
-    template = _template(effort.scale(SCALE))
-    warm_up_seconds = WARM_UP_SECONDS_QUICK if effort.is_quick else WARM_UP_SECONDS
-    idle_seconds = IDLE_SECONDS_QUICK if effort.is_quick else IDLE_SECONDS
-    after_seconds = AFTER_SECONDS_QUICK if effort.is_quick else AFTER_SECONDS
-    ways = WAYS_QUICK if effort.is_quick else WAYS
-    measured: dict[str, list[Beside]] = {way.name: [] for way in ways}
-    alone: list[float] = []
-    numbers, of = count(1), (len(ways) + 1) * effort.repetitions
-    for repetition in range(effort.repetitions):
-        alone.append(_alone(stage, template))
-        tell(f"beside {next(numbers)}/{of}: {PAGES.name}, alone: {alone[-1]:,.0f} rows/s")
-        for way in in_another_order(ways, repetition):
-            one = _measure(
-                stage,
-                template,
-                way,
-                warm_up_seconds=warm_up_seconds,
-                idle_seconds=idle_seconds,
-                after_seconds=after_seconds,
+    template = _template(SCALE)
+    quick = effort.is_quick
+    with stage.copy_of(template) as database, Daemon(stage, database, processes=2) as daemon:
+        _make_wal_files(database, WAL_FILES_QUICK if quick else WAL_FILES)
+        # As wide as a daemon is that has run for a while: its pace grows by a lane every few seconds from its start on.
+        database.do("UPDATE backfilld.pace SET width = greatest(width, 2)")
+        work = Work(daemon, database)
+        alone = work.whole()
+        tell(f"beside: alone {alone:,.0f} rows/s")
+        with Load(stage, database) as load:
+            time.sleep(WARM_UP_SECONDS_QUICK if quick else WARM_UP_SECONDS)
+            with Looks(database) as looks:
+                turns = _turns(
+                    work,
+                    pairs=PAIRS_QUICK if quick else PAIRS,
+                    seconds=WINDOW_SECONDS_QUICK if quick else WINDOW_SECONDS,
+                )
+            work.end()
+    transactions = sorted(load.transactions(), key=lambda one: one.due)
+    return _section(turns, transactions, looks, alone)
+
+
+def _turns(work: Work, *, pairs: int, seconds: float) -> list[Turn]:
+    turns: list[Turn] = []
+    while len(turns) < pairs:
+        work.prepare()
+        paused = _window(seconds)
+        work.resume()
+        time.sleep(EDGE_SECONDS)
+        before = work.rows()
+        since = time.time()
+        time.sleep(seconds)
+        working = Window(since=since, till=time.time(), rows=work.rows() - before)
+        is_whole = work.is_walking()
+        duty_cycle, width = work.pace()
+        time.sleep(EDGE_SECONDS)
+        work.pause()
+        if not is_whole:
+            continue  # the walk came to its end in it
+        load = os.getloadavg()[0]
+        turns.append(Turn(paused=paused, working=working, duty_cycle=duty_cycle, width=width, load=load))
+        tell(f"beside {len(turns)}/{pairs}: {working.rows / working.seconds:,.0f} rows/s, duty cycle {duty_cycle:.2f}")
+    return turns
+
+
+def _window(seconds: float) -> Window:
+    time.sleep(EDGE_SECONDS)
+    since = time.time()
+    time.sleep(seconds)
+    till = time.time()
+    time.sleep(EDGE_SECONDS)
+    return Window(since=since, till=till)
+
+
+class Work:
+    """Runs over the same table, one after the other, that are paused and resumed by the verbs that people use."""
+
+    def __init__(self, daemon: Daemon, database: Database) -> None:
+        self._daemon = daemon
+        self._database = database
+        self._numbers = count(1)
+        self._run: int | None = None
+        #: Of the pace, as it was when the run was paused.
+        self._left: dict[str, Any] | None = None  # Any: a row
+
+    def whole(self) -> float:
+        """Rows a second of a whole walk, with nobody beside it."""
+        run = self._next()
+        self._database.until_state(run, State.COMPLETED)
+        return self._database.rows / self._database.lasted(run, "phase.backfill", "phase.verify")
+
+    def prepare(self) -> None:
+        """A run that is paused in its walk: that of the last window, or a new one where it has ended."""
+        if self._run is not None and self.is_walking():
+            return
+        if self._run is not None:
+            self._daemon.client.resume(self._run)
+            self._database.until_state(self._run, State.COMPLETED)
+        self._run = self._next()
+        until("the walk to have begun", lambda: self.rows() > 0)
+        self.pause()
+
+    def resume(self) -> None:
+        """Until the first batch is there.
+
+        The governor's verdict is what it was when the run was paused: a run that is never paused would not have
+        recovered meanwhile.
+        """
+        run, before = self._require(), self.rows()
+        if self._left is not None:
+            self._database.do(
+                "UPDATE backfilld.pace SET width = %(width)s, rest = %(rest)s, batch_seconds = %(batch_seconds)s, "
+                "memory = memory || jsonb_build_object('duty_cycle', %(duty_cycle)s::float8), "
+                "sampled_at = clock_timestamp()",
+                self._left,
             )
-            measured[way.name].append(one)
-            tell(f"beside {next(numbers)}/{of}: {way.name}: {one.seconds:.1f} s, p99 {one.p99_ratio:.2f} times idle")
-    judged = measured[PAGES.name]
+        self._daemon.client.resume(run)
+        until("a batch", lambda: self.rows() > before or not self.is_walking())
+
+    def pause(self) -> None:
+        run = self._require()
+        self._left = self._database.all(
+            "SELECT width, rest, batch_seconds, (memory ->> 'duty_cycle')::float8 AS duty_cycle FROM backfilld.pace"
+        )[0]
+        if self._state(run) not in (State.RUNNING, State.QUEUED):
+            return
+        self._daemon.client.pause(run)
+        until("the run to be paused", lambda: self._state(run) in (State.PAUSED, State.COMPLETED))
+
+    def end(self) -> None:
+        if self._run is not None and self._state(self._run) == State.PAUSED:
+            self._daemon.client.cancel(self._run)
+
+    def rows(self) -> int:
+        """Changed by the run so far."""
+        return int(
+            self._database.one(
+                "SELECT coalesce(sum(rows_changed), 0)::bigint FROM backfilld.lanes WHERE run = %s AND kind = 'backfill'",
+                [self._require()],
+            )
+        )
+
+    def is_walking(self) -> bool:
+        return bool(self._database.one("SELECT phase = 'backfill' FROM backfilld.runs WHERE run = %s", [self._run]))
+
+    def pace(self) -> tuple[float, int]:
+        row = self._database.all("SELECT 1 / (1 + rest) AS duty_cycle, width FROM backfilld.pace")[0]
+        return row["duty_cycle"], row["width"]
+
+    def _next(self) -> int:
+        # So that each has its whole pages to write, as after any checkpoint.
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            self._database.do("CHECKPOINT")
+        time.sleep(SETTLE_SECONDS)
+        return self._daemon.rewrite(self._database.table, "revenue", f"bid * {next(self._numbers)}")
+
+    def _require(self) -> int:
+        if self._run is None:
+            raise BenchBroken("there is no run")
+        return self._run
+
+    def _state(self, run: int) -> str:
+        return str(self._database.one("SELECT state FROM backfilld.runs WHERE run = %s", [run]))
+
+
+class Looks:
+    """What pgbench's sessions were found doing, looked for again and again from a session of its own."""
+
+    def __init__(self, database: Database) -> None:
+        self._url = database.url
+        self._over = Event()
+        self._thread = Thread(target=self._look, name="looks", daemon=True)
+        self.found: list[tuple[float, str]] = []
+        self.at: list[float] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        with psycopg.connect(self._url, autocommit=True, application_name="bench looks") as connection:
+            while not self._over.wait(LOOK_SECONDS):
+                self.at.append(time.time())
+                rows = connection.execute(
+                    "SELECT coalesce(wait_event_type || ': ' || wait_event, 'running') FROM pg_stat_activity "
+                    "WHERE application_name = 'pgbench' AND state = 'active'"
+                ).fetchall()
+                self.found += [(self.at[-1], event) for (event,) in rows]
+
+    def within(self, windows: list[Window]) -> dict[str, float]:
+        """How many sessions were found in each wait, on average."""
+        seen = Counter(event for at, event in self.found if _is_within(at, windows))
+        looks = sum(_is_within(at, windows) for at in self.at)
+        return {event: times / looks for event, times in seen.most_common()} if looks else {}
+
+
+def _is_within(at: float, windows: list[Window]) -> bool:
+    return any(window.since <= at < window.till for window in windows)
+
+
+def _section(turns: list[Turn], transactions: list[Transaction], looks: Looks, alone: float) -> Section:
+    pairs = [Pair(due_in(transactions, turn.paused), due_in(transactions, turn.working)) for turn in turns]
+    found = dict(zip(SHARES, ratios(pairs, list(SHARES.values())), strict=True))
+    kinds = {"paused": pooled(pair.without for pair in pairs), "at work": pooled(pair.with_ for pair in pairs)}
+    rows_per_second = sum(turn.working.rows for turn in turns) / sum(turn.working.seconds for turn in turns)
+    loads = [turn.load for turn in turns]
     return Section(
         name="beside",
-        title=(
-            f"Beside an application: {template.rows:,} rows, pgbench at {TRANSACTIONS_PER_SECOND} transactions/s "
-            f"(medians of {effort.repetitions})"
-        ),
-        method=(
-            f"pgbench, its TPC-B transactions from {CLIENTS} clients at {TRANSACTIONS_PER_SECOND} a second on the table whose new "
-            f"column is set (revenue = {CHANGE.expression}). The latency is pgbench's own, from when a transaction was due until "
-            "its end: one that comes late because those before it had to wait counts as long as a user would wait for it. "
-            f"Idle and beside are one run of pgbench on one database: {idle_seconds:.0f} s without the way (backfilld's "
-            "daemon is there, with nothing to do), then the way until it is verified, by transactions that were due in that time, "
-            f"whenever they ended; pgbench continues for {after_seconds:.0f} s more. Where the way was quicker than that, "
-            "idle is the same time immediately before it. Ratios are of one such pair. "
-            f"backfilld has no setting for this but its defaults. Alone is {PAGES.name} without pgbench. " + METHOD
-        ),
-        tables=(
-            Table(
-                columns=COLUMNS,
-                rows=tuple(_row(name, ones) for name, ones in measured.items()),
-            ),
-        ),
+        title=f"Beside an application: pgbench at {TRANSACTIONS_PER_SECOND} transactions/s, {2 * len(turns)} windows in turn",
+        method=_method(turns, loads),
+        tables=(_latencies(kinds, found), _waits(turns, looks)),
         figures=(
-            Figure(
-                name=f"{PAGES.name}: p99 beside to p99 idle",
-                values=tuple(one.p99_ratio for one in judged),
-                unit="times",
-                target=Target(at="most", value=1.25),
+            *(
+                Figure(
+                    name=f"{mark} at work to {mark} paused",
+                    values=(found[mark].value,),
+                    unit=f"times, {found[mark].least:.2f} to {found[mark].most:.2f}",
+                    target=Target(at="most", value=most),
+                )
+                for mark, most in TARGETS.items()
             ),
             Figure(
-                name=f"{PAGES.name}: rows/s beside to rows/s alone",
-                values=tuple(100 * one.rows_per_second / other for one, other in zip(judged, alone, strict=True)),
+                name="rows/s beside to rows/s alone",
+                values=(100 * rows_per_second / alone,),
                 unit="%",
-                target=Target(at="least", value=25),
+                target=Target(at="least", value=LEAST_SPEED_PERCENT),
             ),
+            Figure(name="rows/s beside", values=(rows_per_second,), unit="rows/s"),
+            Figure(name="duty cycle of a lane", values=tuple(turn.duty_cycle for turn in turns)),
+            Figure(name="load of the machine in the last minute", values=tuple(loads)),
         ),
-        plots=(
-            Spans(
-                name="beside-latency",
-                title="latency of the application in ms, idle (hollow) and beside (filled): p50, p95, p99, max",
-                marks=("p50", "p95", "p99", "max"),
-                rows=tuple((name, _medians(ones, "idle"), _medians(ones, "busy")) for name, ones in measured.items()),
+        plots=_plots(pairs, kinds),
+    )
+
+
+def _latencies(kinds: dict[str, list[float]], found: dict[str, Ratio]) -> Table:
+    return Table(
+        columns=("windows", "transactions", *(f"{mark} ms" for mark in SHARES), "max ms"),
+        rows=(
+            *(
+                (
+                    name,
+                    number(len(ordered)),
+                    *(number(percentile(ordered, share)) for share in SHARES.values()),
+                    number(ordered[-1]),
+                )
+                for name, ordered in kinds.items()
             ),
+            ("at work to paused", "", *(str(ratio) for ratio in found.values()), ""),
         ),
     )
+
+
+def _waits(turns: list[Turn], looks: Looks) -> Table:
+    """Where the sessions were: the cause of a difference is what they wait for more often."""
+    paused, working = looks.within([turn.paused for turn in turns]), looks.within([turn.working for turn in turns])
+    events = sorted({*paused, *working}, key=lambda event: -working.get(event, 0.0) - paused.get(event, 0.0))
+    return Table(
+        columns=(f"pgbench's {CLIENTS} sessions, on average", "paused", "at work"),
+        rows=tuple(
+            (event, number(paused.get(event, 0.0)), number(working.get(event, 0.0))) for event in events[:WAITS_TOLD]
+        ),
+    )
+
+
+def _plots(pairs: list[Pair], kinds: dict[str, list[float]]) -> tuple[Spans | Series, ...]:
+    marks = tuple(SHARES)
+    paused, working = (
+        tuple(percentile(ordered, share) for share in SHARES.values())
+        for ordered in (kinds["paused"], kinds["at work"])
+    )
+    return (
+        Spans(
+            name="beside-latency",
+            title="latency of the application in ms, the run paused (hollow) and at work (filled): p50, p95, p99, p99.9",
+            marks=marks,
+            rows=(("backfilld, default settings", paused, working),),
+        ),
+        Series(
+            name="beside-windows",
+            title="p99 of the application in ms, window by window: the run paused and at work",
+            lines=(
+                ("paused", tuple(percentile(pair.without, SHARES["p99"]) for pair in pairs)),
+                ("backfilld at work", tuple(percentile(pair.with_, SHARES["p99"]) for pair in pairs)),
+            ),
+            across="pair of windows",
+        ),
+    )
+
+
+def _method(turns: list[Turn], loads: list[float]) -> str:
+    seconds = statistics.median(turn.working.seconds for turn in turns)
+    return (
+        f"One pgbench, its TPC-B transactions from {CLIENTS} clients at {TRANSACTIONS_PER_SECOND} a second, on the table of "
+        f"{SCALE * 100_000:,} rows whose new column is set (revenue = bid * 1, then bid * 2, and so on: one run after the other). The run "
+        "has default settings, on a daemon of two processes of one thread each. It is paused and resumed by "
+        "the client, and a transaction belongs to the window in which it was due, whenever it ended; latency is pgbench's own, "
+        f"from when a transaction was due. {len(turns)} windows of each kind, {seconds:.1f} s, with {EDGE_SECONDS:g} s left out at both "
+        "ends. A window counts where the run walks during all of it. What the governor learned is put back when the run is resumed, "
+        "so that a pause does not let its duty cycle recover; its baseline does learn from the pauses. In brackets: 95 % of the "
+        "ratios when pairs of neighbouring windows are drawn anew (bootstrap). Each run begins after a CHECKPOINT, and so has its "
+        "whole pages to write; files of WAL are there to be written into again, as on a server that is not new. Alone is a whole "
+        "run of the same kind, before pgbench begins. "
+        f"The load of the machine was {min(loads):.1f} to {max(loads):.1f} (both are in it)."
+    )
+
+
+def _make_wal_files(database: Database, files: int) -> None:
+    with suppress(psycopg.errors.InsufficientPrivilege):
+        for _ in range(files):
+            database.do("SELECT pg_logical_emit_message(false, 'bench', ''), pg_switch_wal()")
+        database.do("CHECKPOINT")
 
 
 def _template(scale: int) -> Template:
@@ -133,45 +375,3 @@ def _template(scale: int) -> Template:
             connection.execute("ALTER TABLE pgbench_accounts ADD COLUMN revenue bigint")
 
     return replace(plain, name=f"{plain.name}_revenue", fill=fill)
-
-
-def _alone(stage: Stage, template: Template) -> float:
-    """Rows a second with nobody to give way to."""
-    with stage.copy_of(template) as database, PAGES.ready(stage, database, CHANGE) as do:
-        return template.rows / do().seconds
-
-
-def _measure(
-    stage: Stage, template: Template, way: Way, *, warm_up_seconds: float, idle_seconds: float, after_seconds: float
-) -> Beside:
-    with stage.copy_of(template) as database:
-        with way.ready(stage, database, CHANGE) as do, Load(stage, database) as load:
-            time.sleep(warm_up_seconds + idle_seconds)
-            began = time.time()
-            done = do()
-            time.sleep(after_seconds)
-        check(database, CHANGE)
-    transactions = load.transactions()
-    lasted = min(done.verified - began, idle_seconds)
-    return Beside(
-        rows_per_second=template.rows / done.seconds,
-        seconds=done.seconds,
-        idle=Latencies.of(due_within(transactions, began - lasted, began)),
-        busy=Latencies.of(due_within(transactions, began, done.verified)),
-    )
-
-
-def _medians(ones: list[Beside], when: str) -> tuple[float, ...]:
-    latencies: list[Latencies] = [getattr(one, when) for one in ones]
-    return tuple(statistics.median(values) for values in zip(*(one.all for one in latencies), strict=True))
-
-
-def _row(name: str, ones: list[Beside]) -> tuple[str, ...]:
-    return (
-        name,
-        number(statistics.median(one.rows_per_second for one in ones)),
-        number(statistics.median(one.seconds for one in ones)),
-        *(number(value) for value in _medians(ones, "idle")),
-        *(number(value) for value in _medians(ones, "busy")),
-        number(statistics.median(one.p99_ratio for one in ones)),
-    )

@@ -98,6 +98,17 @@ class Spans:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Series:
+    """A plot: values one after the other, a line for each name."""
+
+    name: str
+    title: str
+    lines: tuple[tuple[str, tuple[float, ...]], ...]
+    #: What is counted along the line.
+    across: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """One measurement's answer."""
 
@@ -107,7 +118,7 @@ class Section:
     method: str
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = field(default=())
-    plots: tuple[Bars | Spans, ...] = ()
+    plots: tuple[Bars | Spans | Series, ...] = ()
 
     def __str__(self) -> str:
         parts = [self.title, *(str(table) for table in self.tables)]

@@ -36,36 +36,9 @@ class Transaction:
     milliseconds: float
 
 
-@dataclass(frozen=True)
-class Latencies:
-    """What a user has to wait, in milliseconds."""
-
-    p50: float
-    p95: float
-    p99: float
-    worst: float
-
-    @classmethod
-    def of(cls, milliseconds: Iterable[float]) -> Self:
-        """Raises BenchBroken when there are none."""
-        ordered = sorted(milliseconds)
-        if not ordered:
-            raise BenchBroken("pgbench has finished no transaction in the time that counts")
-        return cls(*(percentile(ordered, share) for share in (0.50, 0.95, 0.99, 1.0)))
-
-    @property
-    def all(self) -> tuple[float, ...]:
-        return (self.p50, self.p95, self.p99, self.worst)
-
-
 def percentile(ordered: Sequence[float], share: float) -> float:
     """The least value that is not exceeded by this share of all (nearest rank: a value that was measured)."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
-
-def due_within(transactions: Iterable[Transaction], since: float, till: float) -> list[float]:
-    """Milliseconds of those that should have begun in this time, whenever they ended."""
-    return [one.milliseconds for one in transactions if since <= one.due < till]
 
 
 def read_log(lines: Iterable[str]) -> list[Transaction]:

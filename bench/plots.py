@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, assert_never
 
-from bench.figures import Bars, Spans, number
+from bench.figures import Bars, Series, Spans, number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,7 @@ ROW_INCHES = 0.24
 PANELS_BESIDE = 3
 
 
-def draw(plot: Bars | Spans, folder: Path, *, prefix: str = "") -> Path:
+def draw(plot: Bars | Spans | Series, folder: Path, *, prefix: str = "") -> Path:
     """Write a plot; raises ImportError when matplotlib is not there."""
     import matplotlib as mpl  # noqa: PLC0415 - not needed by those who only measure
 
@@ -36,6 +36,8 @@ def draw(plot: Bars | Spans, folder: Path, *, prefix: str = "") -> Path:
             figure = _bars(plot)
         case Spans():
             figure = _spans(plot)
+        case Series():
+            figure = _series(plot)
         case _:
             assert_never(plot)
     file = folder / f"{prefix}{plot.name}.svg"
@@ -95,6 +97,26 @@ def _spans(plot: Spans) -> Any:  # Any: as above
     axis.margins(x=0.1)  # for the names of the first and the last mark
     axis.xaxis.set_major_formatter(lambda value, _: number(value))  # 100, not ten to the second
     axis.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
+    _plain(axis)
+    return figure
+
+
+def _series(plot: Series) -> Any:  # Any: as above
+    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+
+    figure = Figure(figsize=(WIDTH_INCHES, 2.4), layout="constrained")
+    axis = figure.subplots()
+    axis.set_title(plot.title, fontsize=11)
+    for name, values in plot.lines:
+        axis.plot(
+            range(1, len(values) + 1), values, color=_color(name), linewidth=1, marker="o", markersize=3, label=name
+        )
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(lambda value, _: number(value))
+    axis.yaxis.set_minor_formatter(lambda value, _: number(value))
+    axis.set_xlabel(plot.across)
+    axis.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
+    axis.legend(frameon=False, fontsize=8)
     _plain(axis)
     return figure
 

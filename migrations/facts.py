@@ -106,6 +106,8 @@ class Facts:
     repeatable: bool = True
     #: Why not, in words for people; empty when repeatable.
     once_because: str = ""
+    #: Whether computing the values again may give others: by `random()`, the clock, a sequence or a Python function.
+    volatile: bool = False
     #: Why the table has to be walked by its key, in words for people; empty when it may be walked by pages.
     keys_because: str = ""
     #: The condition reads a column that is set, so that it can be false for a row that is done.

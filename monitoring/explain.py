@@ -11,6 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, assert_never
 
 from backfilld.migrations.holds import Cause
+from backfilld.migrations.postgres.safe_path import one_moment
 from backfilld.migrations.record import audit, lanes
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record.states import ENDED, Phase, State
@@ -121,8 +122,7 @@ class Explanation:
 
 def read(connection: Connection, run: Run, limits: Limits) -> Explanation:
     """Explain a run as it is now. The connection must not be in a transaction."""
-    with connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    with one_moment(connection):
         pace = pace_store.read(connection)
         what = f"run.{ASKED.get(run.state, run.state)}"
         # A rollback that stops is resumed, by somebody else perhaps; it was asked for once.

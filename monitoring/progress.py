@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from backfilld.migrations import holds
 from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.postgres import indexes
+from backfilld.migrations.postgres.safe_path import one_moment
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record import runs as runs_store
 from backfilld.migrations.record import workers
@@ -164,8 +165,7 @@ KEYS = (
 
 def read(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
     """Where these runs are, all at one moment. The connection must not be in a transaction."""
-    with connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    with one_moment(connection):
         return read_within(connection, runs)
 
 

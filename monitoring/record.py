@@ -19,6 +19,7 @@ from backfilld.migrations.errors import Unreachable
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.connect import apply_settings, connect
+from backfilld.migrations.postgres.safe_path import one_moment
 from backfilld.migrations.postgres.sessions import named
 from backfilld.migrations.record import lanes, notices, pace, runs
 from backfilld.migrations.rollback import retention
@@ -114,8 +115,7 @@ class RecordCollector(Collector):
             # Less patient than a worker.
             self._connection = connect(self._url, application_name=named("metrics"), patience_seconds=DEADLINE_SECONDS)
         connection = self._connection
-        with connection.transaction():
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        with one_moment(connection):
             apply_settings(connection, _SETTINGS)
             going = runs.listed(connection, most=None)
             snapshot = self._look(connection, going)

@@ -79,6 +79,11 @@ class Proxy:
         self._refusing = True
         self.cut()
 
+    def redirect(self, host: str, port: int) -> None:
+        """Forward to another server from now on; what was open to the old one is reset."""
+        self._server = (host, port)
+        self.cut()
+
     def accept(self) -> None:
         self._refusing = False
 

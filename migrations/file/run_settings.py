@@ -25,6 +25,13 @@ class RunSettings(FileModel):
         le=100,
         description="Time spent waiting for each second of work: 0 never waits, 1 works half of the time. Unit: ratio.",
     )
+    wal_mb_per_second: float = Field(
+        default=16.0,
+        ge=0,
+        le=100_000,
+        description="How much WAL the batches may write in a second while other sessions are active; 0 sets no limit. Unit: "
+        "megabytes per second.",
+    )
     walk: Literal["auto", "pages", "keys", "ordered"] = Field(
         default="auto",
         description="How tables are walked: by `pages`, a stripe of each at a time, which is quickest and lets tables grow "
@@ -93,6 +100,11 @@ class RunSettings(FileModel):
     journal: bool = Field(
         default=True,
         description="Whether in-place changes keep the old values, so that `rollback` can bring them back. Unit: on or off.",
+    )
+    durable_batches: bool = Field(
+        default=False,
+        description="Whether every batch waits until it is on disk, and on a synchronous standby. Without, a crash of the server may "
+        "take back the last batches, which are done again; phases, gates and commands always wait. Unit: on or off.",
     )
     retention_days: float = Field(
         default=7.0,

@@ -1,7 +1,7 @@
 """Connections: how they are opened, and the settings every transaction of ours begins with.
 
-All settings are local to a transaction, so that a pooler in transaction mode cannot leak them to others. The first of them is
-the empty `search_path`, which `SafeConnection` sets by itself.
+All settings are local to a transaction, so that a pooler in transaction mode cannot leak them to others. The first of them are
+the empty `search_path` and the wait for the disk, which `SafeConnection` sets by itself.
 """
 
 from __future__ import annotations
@@ -189,11 +189,13 @@ def begin_settings(  # noqa: PLR0913 - each is named where it is called
     statement_timeout_seconds: float,
     transaction_timeout_seconds: float = 0.0,
     writes: str = "",
+    durable: bool = True,
 ) -> dict[str, str]:
     """The settings of one step's transaction, for `apply_settings`.
 
     `backfilld.batch` is how users' triggers can tell our batches from the application; `backfilld.writes` names the
     sync triggers whose work the batch itself does. A `statement_timeout_seconds` or `transaction_timeout_seconds` of 0 is no limit.
+    The COMMIT of a step that is not `durable` waits for neither disk nor standby; that of another as `SafeConnection` has it.
     """
     return {
         "application_name": str(SessionName(run=run, lane=lane, seq=seq)),
@@ -203,6 +205,7 @@ def begin_settings(  # noqa: PLR0913 - each is named where it is called
         "transaction_timeout": f"{round(transaction_timeout_seconds * 1000)}ms",
         "backfilld.batch": "on",
         "backfilld.writes": writes,
+        **({} if durable else {"synchronous_commit": "off"}),
         **SEMANTICS,
     }
 

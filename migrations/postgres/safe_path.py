@@ -1,4 +1,4 @@
-"""Connections whose every transaction begins with an empty `search_path`.
+"""Connections whose every transaction begins with an empty `search_path`, and is on disk before its COMMIT is answered.
 
 Whoever may create a function in a schema on the path can have it called in place of one of PostgreSQL's: where an argument has
 to be cast, an exact match in `public` is nearer than `pg_catalog`. With an empty path only `pg_catalog` is searched for
@@ -6,6 +6,10 @@ functions and operators.
 
 The path is set in the transaction and never for the session: a pooler in transaction mode would give a session's setting to
 somebody else, and takes no options at connect. `SET LOCAL` is a command, so nothing is looked up before the path is safe.
+
+A role, a database or a server may have `synchronous_commit = off`. A run's state, a person's command and what a notification says
+must outlive a crash all the same, so every transaction waits for the disk at least; where the server waits for more, or for a
+standby, ours do too. Batches alone do without: `worker/lanes/claim.py`.
 """
 
 from __future__ import annotations
@@ -22,12 +26,18 @@ if TYPE_CHECKING:
     from psycopg import sql
     from psycopg.abc import Params
 
-#: The first statement of a transaction.
 _SAFE_PATH = "SET LOCAL search_path = ''"
+#: Finds no row where the server waits for the disk by itself. Not `SET LOCAL`, which would take `remote_apply` back to `on`.
+_DURABLE = """
+SELECT pg_catalog.set_config('synchronous_commit', 'on', true)
+WHERE pg_catalog.current_setting('synchronous_commit') = 'off'
+"""
+#: The first statements of a transaction.
+_FIRST = (_SAFE_PATH, _DURABLE)
 
 
 class SafeCursor(psycopg.Cursor[Any]):  # Any: what a row is, its factory decides
-    """Gives a statement outside of a transaction one of its own, with the safe path.
+    """Gives a statement outside of a transaction one of its own, which begins as all of ours do.
 
     In a pipeline it cannot: one that is opened outside of a transaction begins with `BEGIN`.
     """
@@ -42,12 +52,13 @@ class SafeCursor(psycopg.Cursor[Any]):  # Any: what a row is, its factory decide
         in_pipeline = connection.pgconn.pipeline_status != PipelineStatus.OFF
         if in_pipeline or connection.info.transaction_status is not TransactionStatus.IDLE or not query:
             return super().execute(query, params, **options)
-        # Two statements in one message: one round trip, and a transaction that ends with the message, whatever comes of it. Such
+        # All statements in one message: one round trip, and a transaction that ends with the message, whatever comes of it. Such
         # a message takes no parameters, so they are in its text. A pipeline takes them, for two statements more and a ROLLBACK
         # after each error.
         text = psycopg.ClientCursor(connection).mogrify(query, params)
-        super().execute(f"{_SAFE_PATH};\n{text}".encode(connection.info.encoding))
-        self.nextset()
+        super().execute("".join((*(f"{first};\n" for first in _FIRST), text)).encode(connection.info.encoding))
+        for _ in _FIRST:
+            self.nextset()
         return self
 
 
@@ -60,7 +71,7 @@ class SafeConnection(psycopg.Connection[dict[str, Any]]):
         savepoint_name: str | None = None,
         force_rollback: bool = False,  # noqa: FBT001, FBT002 - as psycopg has it
     ) -> Iterator[None]:
-        """A transaction with the safe path, or a savepoint within one.
+        """A transaction that begins as all of ours do, or a savepoint within one.
 
         Not by psycopg's: it sends BEGIN alone, and what follows a round trip later.
         """
@@ -81,11 +92,24 @@ class SafeConnection(psycopg.Connection[dict[str, Any]]):
             self.commit()
 
 
+@contextmanager
+def one_moment(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """A transaction with the safe path that reads, and sees the database as it is at its first statement."""
+    psycopg.Cursor(connection).execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {_SAFE_PATH}".encode())
+    try:
+        yield
+    except BaseException:
+        with suppress(psycopg.Error):  # what went wrong before is what the caller must know
+            connection.rollback()
+        raise
+    connection.commit()
+
+
 def begin(connection: psycopg.Connection[Any]) -> None:
-    """Begin a transaction with the safe path, in one round trip."""
-    cursor = psycopg.Cursor(connection)
+    """Begin a transaction as all of ours begin, in one round trip."""
+    statements = ("BEGIN", *_FIRST)
     if connection.pgconn.pipeline_status == PipelineStatus.OFF:
-        cursor.execute(f"BEGIN; {_SAFE_PATH}".encode())
+        psycopg.Cursor(connection).execute("; ".join(statements).encode())
     else:  # which takes one statement at a time, and sends them together
-        cursor.execute("BEGIN")
-        psycopg.Cursor(connection).execute(_SAFE_PATH)
+        for statement in statements:
+            psycopg.Cursor(connection).execute(statement)

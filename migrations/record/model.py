@@ -284,6 +284,11 @@ class Lane:
             recent=tuple(Timing(rows=rows, seconds=seconds, at=at) for rows, seconds, at in row["recent"]),
         )
 
+    def is_at(self, place: Lane) -> bool:
+        """Whether the lane has before it what it had when it was read as `place`; its `seq` may be another commit's by now."""
+        mine = (self.kind, self.operation, self.pass_, self.relation, self.bounds, self.cursor)
+        return mine == (place.kind, place.operation, place.pass_, place.relation, place.bounds, place.cursor)
+
     @property
     def rows_left(self) -> int:
         """About how many rows the lane has still before it; 0 when unknown."""

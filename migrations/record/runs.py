@@ -64,6 +64,8 @@ class StepContext:
     #: What the lane with the largest rest has before it, in rows.
     most_left: int | None
     stop: pace.Stop | None
+    #: Where the WAL was, in bytes; None in recovery.
+    wal_position: int | None
     #: By the database's clock.
     now: datetime
     #: When the run was made. Together with its number it is the run: numbers begin anew in a schema that was dropped and made again.
@@ -83,6 +85,17 @@ class StepContext:
     def rest_ratio(self) -> float:
         """Seconds of rest after each second of work: the run's `nice`, or more when the pace says so."""
         return max(self.settings.nice, self.rest)
+
+    @property
+    def beside_others(self) -> bool:
+        """Whether the pace is one for batches beside other sessions, which are short."""
+        return self.batch_seconds is not None
+
+    @property
+    def wal_bytes_per_second(self) -> float | None:
+        """What one lane may write beside others: its part of what the run may; None: no limit."""
+        limit = self.settings.wal_mb_per_second * 1_000_000
+        return limit / max(1, min(self.width, self.lanes_awake)) if limit and self.beside_others else None
 
     @classmethod
     def from_row(cls, row: Row) -> StepContext:
@@ -104,6 +117,7 @@ class StepContext:
             last_lane=row["last_lane"],
             most_left=row["most_left"],
             stop=pace.stop_of(row),
+            wal_position=row["wal_position"],
             now=row["now"],
             created_at=row["created_at"],
         )

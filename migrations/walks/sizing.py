@@ -88,6 +88,18 @@ def smaller(rows: int, *, timed_out: bool) -> int:
     return _clamp(rows // 10 if timed_out else rows // 2)
 
 
+def rest_seconds(
+    work_seconds: float, *, rest_ratio: float, wal_bytes: int = 0, wal_bytes_per_second: float | None = None
+) -> float:
+    """How long a lane rests after a batch: for its duty cycle, or until its WAL is spread over as much time as it may take.
+
+    A commit of the application waits until all WAL before it is on disk, ours too: what counts for it is how much of it comes at
+    once. The first round over pages writes each of them whole after a checkpoint, ten times as much as the others.
+    """
+    spread = wal_bytes / wal_bytes_per_second - work_seconds if wal_bytes_per_second else 0.0
+    return max(rest_ratio * work_seconds, spread)
+
+
 def _timed(recent: Sequence[Timing]) -> list[Timing]:
     return [timing for timing in recent[-REMEMBERED:] if timing.rows > 0]
 

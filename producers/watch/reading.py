@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from backfilld.migrations.postgres.connect import reachable
+from backfilld.migrations.postgres.safe_path import one_moment
 from backfilld.migrations.record import audit, lanes, runs
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record.states import ENDED
@@ -146,8 +147,7 @@ class Reader:
 
     def picture(self, connection: Connection) -> Picture:
         """The picture of this moment."""
-        with connection.transaction():
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        with one_moment(connection):
             connection.execute("SELECT set_config('statement_timeout', %s, true)", [f"{PATIENCE_SECONDS:.0f}s"])
             wanted = self._wanted(connection)
             found = progress.read_within(connection, wanted)

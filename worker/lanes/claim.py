@@ -2,6 +2,15 @@
 
 The transaction is the lease. There is no heartbeat and no token that expires: the worker that holds the lane's row works, and a
 worker that dies or freezes loses it when the server ends its transaction.
+
+A batch need not be on disk when it has committed. Its rows, its journal and its cursor are one transaction, and WAL reaches the
+disk, a standby and a backup in its own order: after a crash the lane is where an earlier batch left it, with the rows and the
+journal of that moment, and goes on from there. Nobody outside of the database acts upon a batch. What they act upon (a phase, a
+gate, `paused`, a notification) is a step of the coordinator or a command, whose COMMIT waits until all WAL before it is on disk,
+that of the batches it has seen included.
+
+A crash takes `seq` back, so that a message, or a worker behind a pooler, may know a step that was never to be, and another batch
+has its number by now. A message does no harm: it only wakes. A worker's range might: the lane must be as it was read.
 """
 
 from __future__ import annotations
@@ -78,6 +87,7 @@ def take(  # noqa: PLR0913 - one round trip; each part is named where it is call
     look: Query | None,
     writes: str,
     asks_code: Mapping[str, object] | None = None,
+    durable: bool = True,
 ) -> Claimed | Wait | Drop:
     """Begin a transaction and take the lane in it.
 
@@ -86,7 +96,7 @@ def take(  # noqa: PLR0913 - one round trip; each part is named where it is call
     """
     with pipeline(connection):
         connection.execute("BEGIN")
-        apply_settings(connection, _settings(lane, context, writes))
+        apply_settings(connection, _settings(lane, context, writes, durable=durable))
         claimed = connection.execute(lanes.CLAIM, {"run": lane.run, "lane": lane.lane, "seq": lane.seq})
         # Read after the lock is held, so that a wish written before it cannot be missed.
         found = connection.execute(runs.STEP_CONTEXT, {"run": lane.run})
@@ -97,6 +107,9 @@ def take(  # noqa: PLR0913 - one round trip; each part is named where it is call
     row, now = claimed.fetchone(), found.fetchone()
     if row is None or now is None:
         return Drop(stale=True)
+    taken = Lane.from_row(row)
+    if look is not None and not taken.is_at(lane):
+        return Drop(stale=True)  # what was looked at is not its next batch
     context = StepContext.from_row(now)
     if not _wanted(lane, context):
         return Drop(stale=False)
@@ -105,7 +118,7 @@ def take(  # noqa: PLR0913 - one round trip; each part is named where it is call
     if permit is not None and permit.fetchone() is None:
         return Wait(reason=f"all {context.width} permits are taken", seconds=0.25)
     return Claimed(
-        lane=Lane.from_row(row),
+        lane=taken,
         context=context,
         seen=seen.fetchone() if seen else None,
         code=TableCode.from_row(code.fetchone()) if code else None,
@@ -151,7 +164,7 @@ def transaction_timeout_seconds(lane: Lane, context: StepContext) -> float:
     return TRANSACTION_TIMEOUT_FACTOR * statement_timeout_seconds(lane, context)
 
 
-def _settings(lane: Lane, context: StepContext, writes: str) -> dict[str, str]:
+def _settings(lane: Lane, context: StepContext, writes: str, *, durable: bool) -> dict[str, str]:
     # What the coordinator waits for is a table, and later sessions wait behind it: `lock_policy.py` says how often.
     for_a_table = context.settings.lock_timeout_ms / 1000
     return begin_settings(
@@ -162,4 +175,5 @@ def _settings(lane: Lane, context: StepContext, writes: str) -> dict[str, str]:
         statement_timeout_seconds=statement_timeout_seconds(lane, context),
         transaction_timeout_seconds=transaction_timeout_seconds(lane, context),
         writes=writes,
+        durable=durable,
     )

@@ -90,6 +90,11 @@ class LaneWork(ABC):
         return ""
 
     @property
+    def may_be_repeated(self) -> bool:
+        """Whether a batch that a crash took back gives the values again that an application may have read of it."""
+        return not (self.changes_rows and self.operation.facts.volatile)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the batches write; none where they write none."""
         return ()

@@ -21,7 +21,7 @@ import psycopg
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import classify
-from backfilld.migrations.record import lanes, runs
+from backfilld.migrations.record import lanes, pace, runs
 from backfilld.migrations.record.model import Checkpoint, Lane, Timing
 from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.telemetry import (
@@ -32,7 +32,7 @@ from backfilld.migrations.telemetry import (
     SendFailed,
 )
 from backfilld.migrations.walks.firing import THEIRS
-from backfilld.migrations.walks.sizing import REMEMBERED, next_rows
+from backfilld.migrations.walks.sizing import REMEMBERED, next_rows, rest_seconds
 from backfilld.migrations.wire.messages import SLICE_SECONDS
 from backfilld.worker.lanes import balance, claim
 from backfilld.worker.lanes.batch import Batch, Tally, TooManyQuarantined, transaction
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterable, Sequence
 
-    from backfilld.migrations.postgres.connect import Connection, Pool
+    from backfilld.migrations.postgres.connect import Connection, Pool, Row
     from backfilld.migrations.record.lanes import Statement
     from backfilld.migrations.record.runs import StepContext
     from backfilld.migrations.telemetry import Observer
@@ -94,6 +94,8 @@ class _Written:
     lane: Lane
     #: Lanes that work because of it.
     woken: list[LaneMessage]
+    #: Of WAL since the batch began, those of others included; 0 where nobody asks.
+    wal_bytes: int = 0
 
 
 class Runner:
@@ -181,9 +183,10 @@ class Runner:
         known = self._known.get(connection, lane.run, created_at=context.created_at)
         work = known.work_of(lane)
         look, writes, asks = (work.look(lane), work.writes, work.asks_code(lane)) if work else (None, "", None)
+        durable = work is None or context.settings.durable_batches or not work.may_be_repeated
         began = time.monotonic()
         with transaction(connection):
-            claimed = claim.take(connection, lane, context, look=look, writes=writes, asks_code=asks)
+            claimed = claim.take(connection, lane, context, look=look, writes=writes, asks_code=asks, durable=durable)
             match claimed:
                 case claim.Drop(stale=stale):
                     if stale:
@@ -210,8 +213,7 @@ class Runner:
         fresh = claimed.code is not None
         batch = Batch(connection, work, lane, cap=context.settings.max_quarantined, code_is_fresh=fresh)
         began = time.monotonic()
-        beside_others = context.batch_seconds is not None
-        stepped = work.step(batch, claimed.seen, beside_others=beside_others, carefully=carefully)
+        stepped = work.step(batch, claimed.seen, beside_others=context.beside_others, carefully=carefully)
         batch_seconds = time.monotonic() - began
         checkpoint = _checkpoint(lane, context, stepped, seconds=batch_seconds, carefully=carefully)
         stays = not (checkpoint.done or checkpoint.sleeps)
@@ -224,8 +226,14 @@ class Runner:
         if not stays:
             return Ended(messages=tuple(written.woken))
         self._send_all(written.woken)
-        pause = min(context.rest_ratio * (batch_seconds + commit_seconds), LONGEST_PAUSE_SECONDS)
-        return Advanced(lane=written.lane, context=context, pause_seconds=pause)
+        pause = rest_seconds(
+            # All three: what short batches take before their first row is work for the server as well.
+            waited_seconds + batch_seconds + commit_seconds,
+            rest_ratio=context.rest_ratio,
+            wal_bytes=written.wal_bytes,
+            wal_bytes_per_second=context.wal_bytes_per_second,
+        )
+        return Advanced(lane=written.lane, context=context, pause_seconds=min(pause, LONGEST_PAUSE_SECONDS))
 
     def _write(
         self, batch: Batch, work: LaneWork, claimed: Claimed, checkpoint: Checkpoint, *, shares: bool
@@ -235,6 +243,7 @@ class Runner:
         with pipeline(connection):
             advanced = connection.execute(*lanes.advance_query(lane, checkpoint))
             woken = [connection.execute(*query) for query in (_at_end(lane, context) if checkpoint.done else ())]
+            wal = connection.execute(pace.WAL_POSITION) if context.wal_bytes_per_second else None
             if not shares:
                 _commit(batch)
         row = advanced.fetchone()
@@ -244,7 +253,11 @@ class Runner:
         after = Lane.from_row(row)
         if shares:
             return self._share(batch, work, after, context)
-        return _Written(lane=after, woken=lanes.messages(found for one in woken if (found := one.fetchone())))
+        return _Written(
+            lane=after,
+            woken=lanes.messages(found for one in woken if (found := one.fetchone())),
+            wal_bytes=_wal_since(context, wal.fetchone() if wal else None),
+        )
 
     def _share(self, batch: Batch, work: LaneWork, lane: Lane, context: StepContext) -> _Written:
         """Give half of the lane's rest away, and commit."""
@@ -288,6 +301,11 @@ def _commit(batch: Batch) -> None:
     if batch.fired:
         batch.connection.execute(THEIRS)
     batch.connection.execute("COMMIT")
+
+
+def _wal_since(context: StepContext, now: Row | None) -> int:
+    """Bytes of WAL between two looks."""
+    return now["wal_position"] - context.wal_position if now and context.wal_position is not None else 0
 
 
 def _checkpoint(lane: Lane, context: StepContext, stepped: Stepped, *, seconds: float, carefully: bool) -> Checkpoint:

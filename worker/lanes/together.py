@@ -43,6 +43,10 @@ class BackfillTogether(Backfill):
             members=tuple(members),
         )
 
+    @property
+    def may_be_repeated(self) -> bool:
+        return all(one.may_be_repeated for one in self.members)
+
     def cover(self, batch: Batch, batch_range: BatchRange, *, rows: int | None, carefully: bool) -> Tally:
         if not carefully:
             return super().cover(batch, batch_range, rows=rows, carefully=False)

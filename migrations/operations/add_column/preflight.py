@@ -73,6 +73,7 @@ def examine(case: Case, operation: AddColumn) -> Facts:
         reads=tuple(sorted(analysis.reads)),
         repeatable=not analysis.unrepeatable,
         once_because=once_because(analysis, set()),
+        volatile=bool(analysis.unrepeatable),
     )
 
 

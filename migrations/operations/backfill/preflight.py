@@ -62,6 +62,7 @@ def _by_expressions(case: Case, operation: Backfill) -> Facts:
         targets=tuple(targets),
         repeatable=not once,
         once_because=once,
+        volatile=bool(unrepeatable),
         condition_may_end=condition_may_end,
     )
 
@@ -102,5 +103,6 @@ def _by_function(case: Case, operation: Backfill) -> Facts:
         reads=reads,
         repeatable=False,
         once_because=_BECAUSE_PYTHON,
+        volatile=True,
         condition_may_end=condition_may_end,
     )

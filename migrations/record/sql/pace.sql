@@ -47,6 +47,10 @@ SELECT coalesce(bool_or(starts_with(a.application_name, 'backfilld run=') AND a.
                                OR a.state = 'idle in transaction' AND a.state_change > clock_timestamp() - interval '5 seconds')) AS busy
 FROM pg_stat_activity a
 
+-- name: wal_position
+-- Where the WAL is now; twice asked, it is what was written between, by everybody.
+SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint AS wal_position
+
 -- name: set_max_width
 -- A person sets how many lanes may work at once, at most.
 UPDATE backfilld.pace SET max_width = %(max_width)s::integer, width = least(width, %(max_width)s::integer)

@@ -75,7 +75,8 @@ SELECT name, state, phase, wish, settings, approved, pass, rollback FROM backfil
 SELECT r.name, r.created_at, r.phase, r.state, r.pass, r.settings, r.rows_total, r.rollback, p.width, p.max_width, p.hold_reason, p.batch_seconds, p.rest,
        p.stopped_at, p.stopped_by,
        extract(epoch FROM clock_timestamp() - p.sampled_at)::float8 AS age_seconds, clock_timestamp() AS now,
-       lanes.awake AS lanes_awake, lanes.asleep AS lanes_asleep, lanes.last AS last_lane, lanes.most_left
+       lanes.awake AS lanes_awake, lanes.asleep AS lanes_asleep, lanes.last AS last_lane, lanes.most_left,
+       CASE WHEN NOT pg_is_in_recovery() THEN (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint END AS wal_position
 FROM backfilld.runs r CROSS JOIN backfilld.pace p
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE l.next_run_at IS NOT NULL) AS awake,
@@ -189,14 +190,14 @@ WHERE run = %(run)s::bigint
 -- very moment only repeats that batch.
 SELECT count(*) FILTER (WHERE pg_cancel_backend(o.pid)) AS cancelled
 FROM backfilld.own_sessions o
-WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.pid <> pg_backend_pid() AND o.run = %(run)s::bigint
+WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.is_committing IS NOT TRUE AND o.pid <> pg_backend_pid() AND o.run = %(run)s::bigint
 
 -- name: cancel_all_statements
 -- Cancel what our own backends are running for any run, and have been for longer than the grace: a step that reads a lane
 -- only to find it held is gone sooner.
 SELECT o.run, count(*) FILTER (WHERE pg_cancel_backend(o.pid)) AS cancelled
 FROM backfilld.own_sessions o
-WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.pid <> pg_backend_pid()
+WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.is_committing IS NOT TRUE AND o.pid <> pg_backend_pid()
   AND o.xact_start < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8)
 GROUP BY 1
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from bench.figures import Figure, Section, Table, Target
-from bench.load import Latencies, Transaction, due_within, percentile, read_log
+from bench.load import Transaction, percentile, read_log
 from bench.matrix import Measured, OnKind, in_another_order
 from bench.page import block, markdown, put
 from bench.scale import dearer_percent
-from bench.stage import BenchBroken, Counters, Sizes
+from bench.stage import Counters, Sizes
 from bench.tables import BASE
 from bench.ways import ONE_UPDATE, WAYS, next_job_rows
+from bench.windows import Pair, Window, due_in, ratios
 
 
 @pytest.mark.parametrize(
@@ -22,15 +23,6 @@ def test_a_percentile_is_a_value_that_was_measured(share: float, expected: float
     assert percentile([float(n) for n in range(1, 101)], share) == expected
 
 
-def test_a_single_transaction_is_every_percentile_of_itself() -> None:
-    assert Latencies.of([7.0]).all == (7.0, 7.0, 7.0, 7.0)
-
-
-def test_no_transaction_at_all_is_an_error_and_not_a_good_latency() -> None:
-    with pytest.raises(BenchBroken):
-        Latencies.of([])
-
-
 def test_latency_counts_from_when_a_transaction_was_due() -> None:
     """A transaction that ended in second 1001.5, 1.5 s after it was due, 1.2 s of them waiting for its turn."""
     (one,) = read_log(["0 199 1500000 0 1001 500000 1200000"])
@@ -39,13 +31,35 @@ def test_latency_counts_from_when_a_transaction_was_due() -> None:
     assert one.milliseconds == 1500.0
 
 
-def test_a_transaction_belongs_to_the_time_in_which_it_was_due() -> None:
+def test_a_transaction_belongs_to_the_window_in_which_it_was_due() -> None:
     """Not to that in which it ended: those that wait for the last batch end after it."""
     transactions = [
-        Transaction(due, milliseconds) for due, milliseconds in ((9.9, 1), (10.0, 2), (19.9, 5000), (20.0, 4))
+        Transaction(due, milliseconds) for due, milliseconds in ((9.9, 1), (10.0, 5000), (19.9, 2), (20.0, 4))
     ]
 
-    assert due_within(transactions, 10.0, 20.0) == [2, 5000]
+    assert due_in(transactions, Window(since=10.0, till=20.0)) == [2, 5000]
+
+
+def test_a_ratio_is_between_neighbours_and_what_both_suffer_falls_out() -> None:
+    """The host was ten times slower in the second half; the run doubles the slowest tenth, always."""
+    quick = Pair(without=[1.0] * 90 + [4.0] * 10, with_=[1.0] * 90 + [8.0] * 10)
+    slow = Pair(without=[10.0] * 90 + [40.0] * 10, with_=[10.0] * 90 + [80.0] * 10)
+
+    p40, p99 = ratios([quick, slow] * 10, [0.4, 0.99])
+
+    assert (p40.value, p99.value) == (1.0, 2.0)
+    assert p99.least == p99.most == 2.0
+
+
+def test_one_bad_window_widens_the_interval() -> None:
+    usual = Pair(without=[2.0] * 100, with_=[2.0] * 100)
+    bad = Pair(without=[2.0] * 100, with_=[2.0] * 50 + [40.0] * 50)
+
+    (sure,) = ratios([usual] * 20, [0.99])
+    (unsure,) = ratios([usual] * 19 + [bad], [0.99])
+
+    assert (sure.least, sure.most) == (1.0, 1.0)
+    assert (unsure.least, unsure.value, unsure.most) == (1.0, 20.0, 20.0)
 
 
 def _measured(*, seconds: float, wal: int = 100, heap: int = 0) -> Measured:

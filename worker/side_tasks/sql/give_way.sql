@@ -8,7 +8,7 @@ SELECT EXISTS (SELECT FROM backfilld.own_sessions) AS runs
 -- Asked twenty times a second, so in steps from cheap to dear: who is there and says to wait (pg_stat_activity; a role without
 -- pg_monitor does not see who waits, so everybody may), for how long (pg_locks), and for whom (pg_blocking_pids, which stops
 -- the lock manager). A step is left out when the one before found none.
--- A coordinator counts while it works (VALIDATE) and not while it waits for its own lock. A session that builds an index counts
+-- A coordinator counts while it works (VALIDATE) and not while it waits for its own lock, or has committed and waits for a standby. A session that builds an index counts
 -- always: it holds its table while it waits, for writers and for old snapshots.
 WITH RECURSIVE sessions AS MATERIALIZED (
     SELECT a.pid, coalesce(a.application_name, '') AS name,
@@ -16,14 +16,14 @@ WITH RECURSIVE sessions AS MATERIALIZED (
            CASE WHEN right(a.application_name, 6) = ' index' THEN a.backend_start ELSE a.xact_start END AS xact_start,
            a.usesysid = quote_ident(current_user)::regrole AND a.state = 'active' AS may_be_ours,
            regexp_match(a.application_name, '^backfilld run=(\d{1,18}) lane=(\d{1,9}) ') AS lane,
-           a.wait_event_type = 'Lock' AS waits, a.backend_type IS NULL AS hidden, a.backend_type = 'autovacuum worker' AS vacuums
+           a.wait_event_type = 'Lock' AS waits, a.wait_event = 'SyncRep' AS committing, a.backend_type IS NULL AS hidden, a.backend_type = 'autovacuum worker' AS vacuums
     FROM pg_stat_get_activity(NULL) a
     WHERE a.datid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) AND a.pid <> pg_backend_pid()
 ), batches AS MATERIALIZED (
     SELECT s.pid, s.xact_start, r.run, s.lane[2]::integer AS lane, (r.settings ->> 'give_way_ms')::integer AS give_way_ms
     FROM sessions s
     JOIN backfilld.runs r ON r.run = s.lane[1]::bigint
-    WHERE s.may_be_ours AND (s.lane[2]::integer > 0 OR s.waits IS NOT TRUE OR right(s.name, 6) = ' index')
+    WHERE s.may_be_ours AND (s.lane[2]::integer > 0 OR (s.waits OR s.committing) IS NOT TRUE OR right(s.name, 6) = ' index')
 ), patience AS (
     SELECT min(b.give_way_ms) AS least_ms, min(b.xact_start) AS since FROM batches b WHERE b.give_way_ms > 0
 ), waiting AS MATERIALIZED (

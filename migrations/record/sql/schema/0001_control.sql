@@ -150,7 +150,9 @@ SELECT a.pid, a.application_name AS name,
        a.datid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) AS is_here,
        -- Any role may give its session such a name; this role cannot signal it, and must not count it as its own.
        a.usesysid = quote_ident(current_user)::regrole AS is_mine,
-       a.state, a.state_change, a.backend_start, a.xact_start, a.wait_event_type, a.query
+       a.state, a.state_change, a.backend_start, a.xact_start, a.wait_event_type, a.query,
+       -- A coordinator's step that has committed and waits for a standby: cancelled, it would be seen before the standby has it.
+       a.wait_event = 'SyncRep' AND n.part[2] = '0' AS is_committing
 FROM pg_stat_get_activity(NULL) a
 CROSS JOIN LATERAL regexp_match(a.application_name, '^backfilld run=(\d{1,18}) lane=(\d{1,9}) seq=(\d{1,18})(?: (python|index))?$') n(part)
 -- The first condition is the cheap one: it is asked twenty times a second.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+from fix_daemon import until
 from fix_runs import expect
 from psycopg import sql
 
@@ -26,6 +28,8 @@ from backfilld.producers import commands
 
 if TYPE_CHECKING:
     from fix_runs import Engine
+
+    from backfilld.migrations.postgres.connect import Connection
 
 ROWS = 60
 TABLE = '"Odd Schema"."Order"'
@@ -345,3 +349,36 @@ def test_both_ways_to_know_what_a_row_was(engine: Engine, version: int) -> None:
         for batch in (1, 2)
         for n in (1, 2, 3, 5)
     ]
+
+
+def test_of_two_batches_that_change_one_row_the_later_has_the_higher_number(engine: Engine) -> None:
+    """Whichever began first: the undo takes the higher number first, and a row must go back as it came."""
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, n bigint); INSERT INTO jobs VALUES (1, 0), (2, 0)")
+    target = Target(column="n", type="bigint", plain_type="bigint")
+    walk = KeyWalk(table=TableName("public", "jobs"), key=(KeyColumn(name="id", type="bigint"),))
+    kept = Journal(run=77, operation=0, walk=walk, targets=(target,))
+    journal.make(engine.connection, 77, [kept])
+
+    def batch(connection: Connection, least: int) -> None:
+        update = Update(
+            table=walk.table.identifier,
+            values=[(target, sql.SQL("n + 1"))],
+            condition=sql.SQL("id >= %s"),
+            parameters=[least],
+            needs_work=sql.SQL("true"),
+        )
+        version = connection.info.server_version
+        connection.execute(*journal.written(update, [kept], still=sql.SQL("false"), pass_=1, version=version))
+
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%~was_0_0%' AND datname = current_database()"
+    with engine.connect() as application, engine.connect() as early, ThreadPoolExecutor() as pool:
+        with application.transaction():
+            application.execute("UPDATE jobs SET n = n WHERE id = 1")
+            begun = pool.submit(batch, early, 1)
+            until("the batch to wait for the application", lambda: engine.value(waits))
+            batch(engine.connection, 2)
+        begun.result()
+    found = engine.execute(
+        "SELECT old FROM backfilld.journal_77, unnest(key_0_0, old_0_0) AS kept (id, old) WHERE id = 2 ORDER BY batch"
+    )
+    assert [row["old"] for row in found] == [0, 1]

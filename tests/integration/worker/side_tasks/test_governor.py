@@ -17,7 +17,7 @@ from backfilld.migrations.postgres.connect import connect
 from backfilld.migrations.record import lanes, pace, runs
 from backfilld.migrations.record.states import State
 from backfilld.migrations.settings import Limit, Limits, Signal
-from backfilld.migrations.telemetry import BatchCommitted, LaneHeld, PaceSet
+from backfilld.migrations.telemetry import BatchCommitted, Event, LaneHeld, PaceSet
 from backfilld.migrations.wire.messages import LaneMessage
 from backfilld.worker.lanes.runner import Runner
 from backfilld.worker.side_tasks.activity import Activity
@@ -248,8 +248,36 @@ def test_a_lane_keeps_to_the_pace(engine: Engine, run: int) -> None:
     batches = engine.told(BatchCommitted)
     assert stopping.waited
     for pause, batch in zip(stopping.waited, batches, strict=False):
-        assert pause == pytest.approx(3 * (batch.statement_seconds + batch.commit_seconds))
+        assert pause == pytest.approx(3 * (batch.wait_seconds + batch.statement_seconds + batch.commit_seconds))
     assert engine.lane(run, lane.lane).batch_rows < 10
+
+
+def test_beside_others_a_batch_is_paid_for_by_the_wal_it_wrote(engine: Engine, run: int) -> None:
+    """A megabyte at four in a second is a quarter of a second, however quickly it was written; two lanes have half of it each."""
+    waiting = iter(engine.drive_to_lanes(run))
+    engine.execute(
+        "CREATE FUNCTION wal() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "PERFORM pg_logical_emit_message(false, 'test', repeat('x', 1000000)); RETURN NULL; END $$;"
+        "CREATE TRIGGER wal AFTER UPDATE ON counters FOR EACH STATEMENT EXECUTE FUNCTION wal();"
+        "UPDATE backfilld.runs SET settings = settings || '{\"wal_mb_per_second\": 4}'"
+    )
+
+    def paces(pace_: str) -> list[float]:
+        """Seconds that each batch took together with its rest."""
+        engine.execute(f"UPDATE backfilld.pace SET rest = 0, sampled_at = clock_timestamp(), {pace_}")
+        engine.execute("UPDATE backfilld.lanes SET batch_rows = 5")
+        stopping, events = Pauses(), list[Event]()
+        runner = Runner(engine.pool, send=engine.sent.append, observe=events.append, stopping=stopping)
+        runner.advance(engine.message(run, next(waiting).lane))
+        batches = [event for event in events if isinstance(event, BatchCommitted)]
+        return [
+            pause + batch.wait_seconds + batch.statement_seconds + batch.commit_seconds
+            for pause, batch in zip(stopping.waited or [0.0] * len(batches), batches, strict=False)
+        ]
+
+    assert min(paces("width = 2, batch_seconds = 0.05")) == pytest.approx(0.5, rel=0.2)
+    assert min(paces("width = 1, batch_seconds = 0.05")) == pytest.approx(0.25, rel=0.2)
+    assert min(paces("width = 1, batch_seconds = NULL")) < 0.2, "nobody is there to wait for it"
 
 
 class Pauses(threading.Event):

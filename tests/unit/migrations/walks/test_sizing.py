@@ -17,6 +17,7 @@ from backfilld.migrations.walks.sizing import (
     REMEMBERED,
     fixed_seconds,
     next_rows,
+    rest_seconds,
     smaller,
 )
 
@@ -155,3 +156,21 @@ def test_the_fixed_part_is_found() -> None:
     )
     assert fixed_seconds([timing(1000, 0.07)] * 10) == 0
     assert fixed_seconds([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("work", "ratio", "wal", "limit", "expected"),
+    [
+        pytest.param(0.02, 2.0, 0, None, 0.04, id="the duty cycle"),
+        pytest.param(0.02, 0.0, 0, None, 0.0, id="nobody asks for a rest"),
+        pytest.param(0.02, 2.0, 100_000, 10e6, 0.04, id="its WAL is spread over less than that"),
+        pytest.param(0.02, 2.0, 1_000_000, 10e6, 0.08, id="its WAL is spread over more"),
+        pytest.param(0.02, 0.0, 1_000_000, 10e6, 0.08, id="also where it would not rest"),
+        pytest.param(0.02, 0.0, 100_000, 10e6, 0.0, id="it wrote more slowly than it may"),
+        pytest.param(0.02, 2.0, 10**9, None, 0.04, id="without a limit WAL counts for nothing"),
+    ],
+)
+def test_a_lane_rests_for_its_work_or_for_its_wal(
+    work: float, ratio: float, wal: int, limit: float | None, expected: float
+) -> None:
+    assert rest_seconds(work, rest_ratio=ratio, wal_bytes=wal, wal_bytes_per_second=limit) == pytest.approx(expected)
