@@ -247,15 +247,17 @@ def test_where_few_rows_need_work_a_page_is_not_visited_in_vain() -> None:
 @pytest.mark.parametrize(
     ("what", "stripes"),
     [
-        ({"rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": True}, 16),
-        ({"rows_per_page": 80, "row_bytes": 97, "indexes": 1, "in_place": True}, 8),
-        ({"rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": False}, 1),
-        ({"rows_per_page": 5, "row_bytes": 1600, "indexes": 3, "in_place": True}, 5),
-        ({"rows_per_page": 1, "row_bytes": 6000, "indexes": 3, "in_place": True}, 1),
+        ({"rows": 1_000_000, "rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": True}, 24),
+        ({"rows": 300_000, "rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": True}, 18),
+        ({"rows": 20_000, "rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": True}, 16),
+        ({"rows": 1_000_000, "rows_per_page": 80, "row_bytes": 97, "indexes": 1, "in_place": True}, 8),
+        ({"rows": 1_000_000, "rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": False}, 1),
+        ({"rows": 1_000_000, "rows_per_page": 5, "row_bytes": 1600, "indexes": 3, "in_place": True}, 5),
+        ({"rows": 1_000_000, "rows_per_page": 1, "row_bytes": 6000, "indexes": 3, "in_place": True}, 1),
         # fillfactor 90, and half-empty pages
-        ({"rows_per_page": 72, "row_bytes": 98, "indexes": 3, "in_place": True}, 13),
-        ({"rows_per_page": 40, "row_bytes": 97, "indexes": 3, "in_place": True}, 3),
-        ({"rows_per_page": 0, "row_bytes": 0, "indexes": 1, "in_place": True}, 1),
+        ({"rows": 1_000_000, "rows_per_page": 72, "row_bytes": 98, "indexes": 3, "in_place": True}, 13),
+        ({"rows": 1_000_000, "rows_per_page": 40, "row_bytes": 97, "indexes": 3, "in_place": True}, 3),
+        ({"rows": 1_000_000, "rows_per_page": 0, "row_bytes": 0, "indexes": 1, "in_place": True}, 1),
     ],
 )
 def test_as_many_rounds_as_the_table_asks_for(what: dict[str, float], stripes: int) -> None:
