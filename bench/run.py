@@ -27,6 +27,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from bench import (  # noqa: E402 - see above
     beside,
     busy,
+    commit,
     control,
     distance,
     give_way,
@@ -69,6 +70,7 @@ MEASUREMENTS: dict[str, Callable[[Stage, Effort], Section]] = {
     "speed": speed.measure,
     "distance": distance.measure,
     "busy": busy.measure,
+    "commit": commit.measure,
     "memory": memory.measure,
     "control": control.measure,
     "recovery": recovery.measure,

@@ -11,7 +11,7 @@ import re
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fix_daemon import Daemon, Record, until
@@ -100,6 +100,8 @@ class Scene:
     began: float = field(default_factory=time.time)
     #: Unix times at which something was as its name says, and had been scraped.
     moments: dict[str, float] = field(default_factory=dict)
+    #: The row of the pace while load held the work, when nothing of it moves. Any: columns.
+    held_pace: dict[str, Any] = field(default_factory=dict)
 
     def enqueue(self, name: str) -> None:
         file = self.folder / f"{name}.yaml"
@@ -227,7 +229,10 @@ def make_tables(record: Record) -> None:
 
 
 def play(scene: Scene) -> None:
-    """What the panels are about, one after the other. The run of people walks while load and a person hold it."""
+    """What the panels are about, one after the other. The run of people walks while load and a person hold it.
+
+    Each turn of the signal comes while a run is at work: beside none the governor looks several times a minute, not every second.
+    """
     client, record = scene.client, scene.record
     walked = "SELECT coalesce(sum(rows_walked), 0) FROM backfilld.lanes JOIN backfilld.runs USING (run) WHERE name = %s"
 
@@ -235,26 +240,28 @@ def play(scene: Scene) -> None:
     held = "SELECT memory ->> 'hold_signal' = 'rush' FROM backfilld.pace"
     until("the governor: hold, as a signal cannot be read", lambda: record.one(held))
     scene.mark("unreadable")
-    scene.rush(0, "go", "hold_reason IS NULL")
-
     client.pace(width=2)
     scene.enqueue("numbers")
     scene.enqueue("places-spare")
     scene.enqueue("parts-legacy")
     scene.enqueue("people-name")
+    scene.rush(0, "go", "hold_reason IS NULL")
 
     # It rests for long after each batch, so whatever comes next finds it on its way.
     until("people to be walked", lambda: record.one(walked, "people-name"))
     scene.mark("walked")
-    client.pause("people-name")
-    scene.until_state("people-name", "paused")
-    scene.mark("paused")
 
     scene.rush(50, "slow down", "batch_seconds IS NOT NULL AND hold_reason IS NULL")
     scene.mark("slowed")
     scene.rush(1000, "hold", "memory ->> 'hold_signal' = 'rush'")
-    client.resume("people-name")
     scene.mark("held")
+    scene.held_pace = (
+        record.connection.execute("SELECT width, max_width, readings FROM backfilld.pace").fetchone() or {}
+    )
+    client.pause("people-name")
+    scene.until_state("people-name", "paused")
+    scene.mark("paused")
+    client.resume("people-name")
     client.pace("people-name", nice=0)
     scene.rush(0, "go", "hold_reason IS NULL")
 

@@ -145,7 +145,7 @@ class Journal:
 
     def kept(self, changed: sql.Composable, *, pass_: int) -> sql.Composed:
         """The parts of a statement that keep what it replaced, where a column of this operation has another value now."""
-        sizes = [name for _, form, name in self.arrays if form.varies or form.element == "text"]
+        sizes = [name for _, form, name in self.arrays if form.varies]
         wide = sql.SQL("{} > {}").format(
             sql.SQL(" + ").join(sql.SQL("coalesce(pg_catalog.pg_column_size({}), 0)").format(name) for name in sizes),
             sql.Literal(WIDE_BYTES),

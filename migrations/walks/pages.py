@@ -47,8 +47,10 @@ BATCHES_A_ROUND = 4
 #: Pages of a batch that is cut short for the sake of that. Fewer would pay more for the transaction than for the rows.
 LEAST_PAGES = 16
 #: Pages of a batch of the first round, beside others: the WAL holds each whole, once after a checkpoint, and a commit of
-#: theirs waits until all of it is on disk. 1 MB.
-POLITE_PAGES = 128
+#: theirs waits until all of it is on disk. Half a megabyte, for which a usual disk needs 2 to 4 ms.
+POLITE_PAGES = 64
+#: Where few of them are changed more are passed over at once, but not more than this many times as many: the next may be full.
+MOST_POLITE_SCALE = 16
 #: Groups smaller than this are not worth the rounds.
 LEAST_GROUP_PAGES = 64
 #: A group is read as often as there are stripes, and should stay in memory meanwhile: at most 128 MB.
@@ -189,7 +191,7 @@ def batch_range(
     """The pages of the next batch, for about `rows` rows, in a table that has `pages` by now; fewer beside others."""
     wanted = max(1, round(rows / max(page_range.rows_per_page * _share(cursor), 0.01)))
     if beside_others and cursor.stripe == 0:
-        wanted = min(wanted, POLITE_PAGES)
+        wanted = min(wanted, _polite_pages(cursor))
     if cursor.last is None:
         last = cursor.page + wanted
         return PageBatchRange(first=cursor.page, last=last if last < pages else None)
@@ -333,6 +335,14 @@ def _with_rows(page_range: PageRange, stripes: int, grown: float) -> int:
     """So many rounds, or fewer where beside a larger first stripe some of the others would have no row."""
     others = math.floor((1 - _first(stripes, grown)) * page_range.rows_per_page)
     return min(stripes, 1 + max(1, others)) if grown else stripes
+
+
+def _polite_pages(cursor: PageCursor) -> int:
+    """Pages of which about `POLITE_PAGES` are changed, by what the group's first round met so far."""
+    passed = cursor.page - cursor.first
+    if passed < POLITE_PAGES:
+        return POLITE_PAGES
+    return round(POLITE_PAGES / min(1.0, max(cursor.opening.changed / passed, 1 / MOST_POLITE_SCALE)))
 
 
 def _learn(page_range: PageRange, cursor: PageCursor) -> Rounds:

@@ -150,14 +150,11 @@ def test_the_table_of_runs_says_what_the_record_says(scene: Scene) -> None:
 
 def test_the_pace_is_that_of_the_record(scene: Scene) -> None:
     """The width moves by itself, so it is compared while the load holds it at what it is."""
-    scene.rush(1000, "hold", "memory ->> 'hold_signal' = 'rush'")
-    scene.mark("at the end")
-    width, limit = (scene.record.one(f"SELECT {column} FROM backfilld.pace") for column in ("width", "max_width"))
-    at = "at the end"
-    assert scene.value("governor", "How many lanes could work, and how many did?", at=at, query=0) == width
-    assert scene.value("governor", "How many lanes could work, and how many did?", at=at, query=1) == limit
+    pace, at = scene.held_pace, "held"
+    assert scene.value("governor", "How many lanes could work, and how many did?", at=at, query=0) == pace["width"]
+    assert scene.value("governor", "How many lanes could work, and how many did?", at=at, query=1) == pace["max_width"]
     table = "Where is each signal between its limits?"
-    signals = scene.record.one("SELECT readings FROM backfilld.pace")
+    signals = pace["readings"]
     assert {sample.labels["signal"] for sample in scene.show("governor", table, at=at)} == set(signals)
     for signal, reading in signals.items():
         assert scene.value("governor", table, at=at, query=1, signal=signal) == reading["soft"]
