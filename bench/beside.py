@@ -13,6 +13,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
+from psycopg import sql
 
 from backfilld.migrations.record.states import State
 from bench.daemon import Daemon
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from bench.windows import Ratio
 
 #: More branches than clients: with fewer, pgbench measures how they wait for each other.
-SCALE = 10
-PAIRS, PAIRS_QUICK = 32, 5
-WINDOW_SECONDS, WINDOW_SECONDS_QUICK = 3.5, 2.0
+SCALE, SCALE_QUICK = 10, 4
+PAIRS, PAIRS_QUICK = 36, 5
+#: So short that the canary, which remembers five seconds, still has the run at work when it is resumed: a governor that finds none
+#: takes what was learned for another run's.
+WINDOW_SECONDS, WINDOW_SECONDS_QUICK = 2.5, 2.0
 #: Left out at both ends of a window: what was due in it must not wait for what the other kind left behind.
 EDGE_SECONDS = 0.5
 #: Caches of new connections are cold, and the baseline has to be learned.
@@ -42,14 +45,14 @@ WARM_UP_SECONDS, WARM_UP_SECONDS_QUICK = 10.0, 4.0
 SETTLE_SECONDS = 1.5
 #: A server that has written for days has files of WAL to write into again. A new one makes each of them when it is needed,
 #: 16 MB of zeros that every commit waits for.
-WAL_FILES, WAL_FILES_QUICK = 128, 48
+WAL_FILES, WAL_FILES_QUICK = 128, 32
 LOOK_SECONDS = 0.04
 
 SHARES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 TARGETS = {"p99": 1.15, "p99.9": 1.5}
 LEAST_SPEED_PERCENT = 25
 #: What pgbench's sessions wait for is told from this share of them on.
-WAITS_TOLD = 6
+WAITS_TOLD = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +68,14 @@ class Turn:
 
 
 def measure(stage: Stage, effort: Effort) -> Section:
-    template = _template(SCALE)
     quick = effort.is_quick
+    template = _template(SCALE_QUICK if quick else SCALE)
     with stage.copy_of(template) as database, Daemon(stage, database, processes=2) as daemon:
         _make_wal_files(database, WAL_FILES_QUICK if quick else WAL_FILES)
         # As wide as a daemon is that has run for a while: its pace grows by a lane every few seconds from its start on.
         database.do("UPDATE backfilld.pace SET width = greatest(width, 2)")
         work = Work(daemon, database)
-        alone = work.whole()
+        alone = statistics.mean(work.whole() for _ in range(1 if quick else 2))
         tell(f"beside: alone {alone:,.0f} rows/s")
         with Load(stage, database) as load:
             time.sleep(WARM_UP_SECONDS_QUICK if quick else WARM_UP_SECONDS)
@@ -84,7 +87,7 @@ def measure(stage: Stage, effort: Effort) -> Section:
                 )
             work.end()
     transactions = sorted(load.transactions(), key=lambda one: one.due)
-    return _section(turns, transactions, looks, alone)
+    return _section(turns, transactions, looks, alone=alone, rows=template.rows)
 
 
 def _turns(work: Work, *, pairs: int, seconds: float) -> list[Turn]:
@@ -133,16 +136,22 @@ class Work:
     def whole(self) -> float:
         """Rows a second of a whole walk, with nobody beside it."""
         run = self._next()
-        self._database.until_state(run, State.COMPLETED)
-        return self._database.rows / self._database.lasted(run, "phase.backfill", "phase.verify")
+        self._database.until_state(run, State.WAITING)
+        seconds = self._database.one(
+            "SELECT extract(epoch FROM max(l.progressed_at) - (SELECT min(e.at) FROM backfilld.events e "
+            "WHERE e.run = %(run)s AND e.what = 'phase.backfill'))::float8 FROM backfilld.lanes l "
+            "WHERE l.run = %(run)s AND l.kind = 'backfill'",
+            {"run": run},
+        )
+        self._cancel(run)
+        return float(self._database.rows / seconds)
 
     def prepare(self) -> None:
-        """A run that is paused in its walk: that of the last window, or a new one where it has ended."""
-        if self._run is not None and self.is_walking():
-            return
+        """A run that is paused in its walk: that of the last window, or a new one where that has walked to its end."""
         if self._run is not None:
-            self._daemon.client.resume(self._run)
-            self._database.until_state(self._run, State.COMPLETED)
+            if self._state(self._run) == State.PAUSED and self.is_walking():
+                return
+            self._cancel(self._run)
         self._run = self._next()
         until("the walk to have begun", lambda: self.rows() > 0)
         self.pause()
@@ -169,14 +178,12 @@ class Work:
         self._left = self._database.all(
             "SELECT width, rest, batch_seconds, (memory ->> 'duty_cycle')::float8 AS duty_cycle FROM backfilld.pace"
         )[0]
-        if self._state(run) not in (State.RUNNING, State.QUEUED):
-            return
-        self._daemon.client.pause(run)
-        until("the run to be paused", lambda: self._state(run) in (State.PAUSED, State.COMPLETED))
+        if self._state(run) != State.WAITING:
+            self._daemon.client.pause(run)
+            until("the run to be paused", lambda: self._state(run) in (State.PAUSED, State.WAITING))
 
     def end(self) -> None:
-        if self._run is not None and self._state(self._run) == State.PAUSED:
-            self._daemon.client.cancel(self._run)
+        self._cancel(self._require())
 
     def rows(self) -> int:
         """Changed by the run so far."""
@@ -188,18 +195,29 @@ class Work:
         )
 
     def is_walking(self) -> bool:
-        return bool(self._database.one("SELECT phase = 'backfill' FROM backfilld.runs WHERE run = %s", [self._run]))
+        return bool(
+            self._database.one(
+                "SELECT count(*) FROM backfilld.lanes WHERE run = %s AND kind = 'backfill' AND done_at IS NULL",
+                [self._run],
+            )
+        )
 
     def pace(self) -> tuple[float, int]:
         row = self._database.all("SELECT 1 / (1 + rest) AS duty_cycle, width FROM backfilld.pace")[0]
         return row["duty_cycle"], row["width"]
 
     def _next(self) -> int:
+        # As between two migrations. Without it the next one's first rounds would meet what the last one's left, and nothing to change.
+        self._database.do(sql.SQL("VACUUM {}").format(sql.Identifier(self._database.table)))
         # So that each has its whole pages to write, as after any checkpoint.
         with suppress(psycopg.errors.InsufficientPrivilege):
             self._database.do("CHECKPOINT")
         time.sleep(SETTLE_SECONDS)
-        return self._daemon.rewrite(self._database.table, "revenue", f"bid * {next(self._numbers)}")
+        return self._daemon.rewrite(self._database.table, "revenue", f"bid * {next(self._numbers)}", approve=["verify"])
+
+    def _cancel(self, run: int) -> None:
+        self._daemon.client.cancel(run)
+        self._database.until_state(run, State.CANCELLED)
 
     def _require(self) -> int:
         if self._run is None:
@@ -217,7 +235,8 @@ class Looks:
         self._url = database.url
         self._over = Event()
         self._thread = Thread(target=self._look, name="looks", daemon=True)
-        self.found: list[tuple[float, str]] = []
+        #: When, what a session waited for, and how long its transaction had lasted by then, in milliseconds.
+        self.found: list[tuple[float, str, float]] = []
         self.at: list[float] = []
 
     def __enter__(self) -> Self:
@@ -235,14 +254,15 @@ class Looks:
             while not self._over.wait(LOOK_SECONDS):
                 self.at.append(time.time())
                 rows = connection.execute(
-                    "SELECT coalesce(wait_event_type || ': ' || wait_event, 'running') FROM pg_stat_activity "
-                    "WHERE application_name = 'pgbench' AND state = 'active'"
+                    "SELECT coalesce(wait_event_type || ': ' || wait_event, 'running'), "
+                    "extract(epoch FROM clock_timestamp() - xact_start)::float8 * 1000 FROM pg_stat_activity "
+                    "WHERE application_name = 'pgbench' AND state <> 'idle' AND xact_start IS NOT NULL"
                 ).fetchall()
-                self.found += [(self.at[-1], event) for (event,) in rows]
+                self.found += [(self.at[-1], event, age) for event, age in rows]
 
-    def within(self, windows: list[Window]) -> dict[str, float]:
-        """How many sessions were found in each wait, on average."""
-        seen = Counter(event for at, event in self.found if _is_within(at, windows))
+    def within(self, windows: list[Window], *, older_than: float = 0.0) -> dict[str, float]:
+        """How many sessions were found in each wait, on average; of transactions that had lasted so many milliseconds."""
+        seen = Counter(event for at, event, age in self.found if age >= older_than and _is_within(at, windows))
         looks = sum(_is_within(at, windows) for at in self.at)
         return {event: times / looks for event, times in seen.most_common()} if looks else {}
 
@@ -251,7 +271,7 @@ def _is_within(at: float, windows: list[Window]) -> bool:
     return any(window.since <= at < window.till for window in windows)
 
 
-def _section(turns: list[Turn], transactions: list[Transaction], looks: Looks, alone: float) -> Section:
+def _section(turns: list[Turn], transactions: list[Transaction], looks: Looks, *, alone: float, rows: int) -> Section:
     pairs = [Pair(due_in(transactions, turn.paused), due_in(transactions, turn.working)) for turn in turns]
     found = dict(zip(SHARES, ratios(pairs, list(SHARES.values())), strict=True))
     kinds = {"paused": pooled(pair.without for pair in pairs), "at work": pooled(pair.with_ for pair in pairs)}
@@ -260,8 +280,8 @@ def _section(turns: list[Turn], transactions: list[Transaction], looks: Looks, a
     return Section(
         name="beside",
         title=f"Beside an application: pgbench at {TRANSACTIONS_PER_SECOND} transactions/s, {2 * len(turns)} windows in turn",
-        method=_method(turns, loads),
-        tables=(_latencies(kinds, found), _waits(turns, looks)),
+        method=_method(turns, rows, loads),
+        tables=(_latencies(kinds, found), _waits(turns, looks, percentile(kinds["paused"], SHARES["p95"]))),
         figures=(
             *(
                 Figure(
@@ -304,15 +324,18 @@ def _latencies(kinds: dict[str, list[float]], found: dict[str, Ratio]) -> Table:
     )
 
 
-def _waits(turns: list[Turn], looks: Looks) -> Table:
+def _waits(turns: list[Turn], looks: Looks, slow: float) -> Table:
     """Where the sessions were: the cause of a difference is what they wait for more often."""
-    paused, working = looks.within([turn.paused for turn in turns]), looks.within([turn.working for turn in turns])
-    events = sorted({*paused, *working}, key=lambda event: -working.get(event, 0.0) - paused.get(event, 0.0))
+    windows = [turn.paused for turn in turns], [turn.working for turn in turns]
+    found = [looks.within(kind, older_than=least) for least in (0.0, slow) for kind in windows]
+    events = sorted({event for one in found for event in one}, key=lambda event: -found[1].get(event, 0.0))
     return Table(
-        columns=(f"pgbench's {CLIENTS} sessions, on average", "paused", "at work"),
-        rows=tuple(
-            (event, number(paused.get(event, 0.0)), number(working.get(event, 0.0))) for event in events[:WAITS_TOLD]
+        columns=(
+            f"pgbench's {CLIENTS} sessions, on average",
+            *("paused", "at work"),
+            *(f"{kind}, after {number(slow)} ms" for kind in ("paused", "at work")),
         ),
+        rows=tuple((event, *(number(one.get(event, 0.0)) for one in found)) for event in events[:WAITS_TOLD]),
     )
 
 
@@ -341,19 +364,21 @@ def _plots(pairs: list[Pair], kinds: dict[str, list[float]]) -> tuple[Spans | Se
     )
 
 
-def _method(turns: list[Turn], loads: list[float]) -> str:
+def _method(turns: list[Turn], rows: int, loads: list[float]) -> str:
     seconds = statistics.median(turn.working.seconds for turn in turns)
     return (
         f"One pgbench, its TPC-B transactions from {CLIENTS} clients at {TRANSACTIONS_PER_SECOND} a second, on the table of "
-        f"{SCALE * 100_000:,} rows whose new column is set (revenue = bid * 1, then bid * 2, and so on: one run after the other). The run "
-        "has default settings, on a daemon of two processes of one thread each. It is paused and resumed by "
+        f"{rows:,} rows whose new column is set (revenue = bid * 1, then bid * 2, and so on: one run after the other). The run "
+        "has default settings and is not verified, on a daemon of two processes of one thread each. It is paused and resumed by "
         "the client, and a transaction belongs to the window in which it was due, whenever it ended; latency is pgbench's own, "
         f"from when a transaction was due. {len(turns)} windows of each kind, {seconds:.1f} s, with {EDGE_SECONDS:g} s left out at both "
         "ends. A window counts where the run walks during all of it. What the governor learned is put back when the run is resumed, "
         "so that a pause does not let its duty cycle recover; its baseline does learn from the pauses. In brackets: 95 % of the "
-        "ratios when pairs of neighbouring windows are drawn anew (bootstrap). Each run begins after a CHECKPOINT, and so has its "
-        "whole pages to write; files of WAL are there to be written into again, as on a server that is not new. Alone is a whole "
-        "run of the same kind, before pgbench begins. "
+        "ratios when pairs of neighbouring windows are drawn anew (bootstrap). Each run begins after a VACUUM and a CHECKPOINT, and so has its "
+        "whole pages to write; files of WAL are there to be written into again, as on a server that is not new. Alone is the mean "
+        "of two whole walks of the same kind before pgbench begins. What the sessions do is looked for in pg_stat_activity every "
+        f"{1000 * LOOK_SECONDS:.0f} ms (Client: ClientRead inside a transaction is pgbench's own turn); the last two columns count "
+        "only transactions that had by then lasted longer than 95 % do while the run is paused. "
         f"The load of the machine was {min(loads):.1f} to {max(loads):.1f} (both are in it)."
     )
 

@@ -283,7 +283,8 @@ def _of_growth(examination: Examination) -> list[Risk]:
                     level="medium",
                     operation=number,
                     reason=reason,
-                    remedy="Have that much disk space free, and space for the WAL",
+                    remedy="Have that much disk space free, and space for the WAL"
+                    + ("; `walk: pages` takes less and keeps less of the order" if walk.walk == "ordered" else ""),
                 )
             )
     return found

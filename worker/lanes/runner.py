@@ -227,8 +227,7 @@ class Runner:
             return Ended(messages=tuple(written.woken))
         self._send_all(written.woken)
         pause = rest_seconds(
-            # All three: what short batches take before their first row is work for the server as well.
-            waited_seconds + batch_seconds + commit_seconds,
+            batch_seconds + commit_seconds,
             rest_ratio=context.rest_ratio,
             wal_bytes=written.wal_bytes,
             wal_bytes_per_second=context.wal_bytes_per_second,

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 WIDEN_SECONDS = 3.0
 #: A lane works at least a tenth of its time: slower than that is a hold, which has a name and a reason.
 LEAST_DUTY_CYCLE = 0.1
-#: While other sessions are active a run begins with a third of its time. What it costs them shows within seconds, and then it is learned.
-DUTY_CYCLE_BESIDE_OTHERS = 1 / 3
+#: While other sessions are active a run begins with a fifth of its time. What it costs them shows within seconds, and then it is
+#: learned. A third made an application's p99 1.6 times as long on two processors (docs/benchmarks).
+DUTY_CYCLE_BESIDE_OTHERS = 0.2
 #: This many sessions of others at once are a load; one alone may be a person's psql.
 MIN_OTHERS = 2
 #: How long others count as being there after they were last seen: a pause between two requests is not their end.
@@ -40,7 +41,11 @@ RECOVER_ALONE_PER_SECOND = 0.1
 
 #: Whoever wants a row of a batch waits for its end: beside others a batch lasts a tenth of a second at most.
 SHORT_BATCH_SECONDS = 0.1
-#: Shorter batches only cost more: claim, checkpoint and commit take some milliseconds each time.
+#: Beside an application it lasts less still: what it takes from everybody, a processor and the disk's attention, is gone before a
+#: transaction is late by it. Not shorter: a batch costs 4 to 10 ms before its first row, and one of 10 ms changes an eighth of
+#: the rows in the same time.
+BURST_SECONDS = 0.025
+#: With nobody beside them shorter batches only cost more: claim, checkpoint and commit take some milliseconds each time.
 LEAST_BATCH_SECONDS = 0.05
 #: What a run has by default; under pressure the longest batch is a part of it.
 USUAL_BATCH_SECONDS = 0.5
@@ -132,7 +137,7 @@ def decide(  # noqa: PLR0913 - what a verdict depends on; each is named where it
     tell = hold_signal is None and not (memory.last_reported_work / 2 < allowed < memory.last_reported_work * 2)
     return Verdict(
         width=narrow,
-        batch_seconds=_batch_seconds(work, alone=memory.others == 0),
+        batch_seconds=_batch_seconds(work, others=memory.others),
         rest=round(1 / work - 1, 3),
         hold_signal=hold_signal,
         hold_reason=hold_reason,
@@ -213,9 +218,9 @@ def _duty_cycle(  # noqa: PLR0913 - what the duty cycle depends on; each is name
 def _width(
     width: int, max_width: int, since_widened_seconds: float | None, *, pressure: float, duty_cycle: float
 ) -> int:
-    # The duty cycle counts for lanes as well, and more: two that work at once are in people's way at once, and one that works twice
-    # as long is not. A third of the time is for one lane of eight, half for two.
-    ceiling = max(1, min(math.floor(max_width * (1 - pressure)), math.ceil(max_width * duty_cycle**2)))
+    # The duty cycle counts for lanes as well, and more: two that work at once take both processors of a small server at once, and
+    # one that works twice as long does not. Up to half of the time is for one lane of eight, two thirds for three.
+    ceiling = max(1, min(math.floor(max_width * (1 - pressure)), math.ceil(max_width * duty_cycle**3)))
     if width > ceiling:
         return ceiling
     may_widen = since_widened_seconds is None or since_widened_seconds >= WIDEN_SECONDS
@@ -227,8 +232,10 @@ def _narrower(width: int) -> int:
     return max(1, width // 2)
 
 
-def _batch_seconds(work: float, *, alone: bool) -> float | None:
-    if not alone:
+def _batch_seconds(work: float, *, others: int) -> float | None:
+    if others >= MIN_OTHERS:
+        return BURST_SECONDS
+    if others:
         return round(max(LEAST_BATCH_SECONDS, SHORT_BATCH_SECONDS * work), 3)
     return None if work >= 1 else round(max(LEAST_BATCH_SECONDS, USUAL_BATCH_SECONDS * work), 3)
 

@@ -99,3 +99,26 @@ def test_other_tables_are_walked_by_all_lanes(engine: Engine) -> None:
     run = engine.enqueue(SET % (2, "auto"))
     expect(engine.drive(run), State.COMPLETED)
     assert [lane.ordered for lane in lanes_of(engine, run)] == [False, False]
+
+
+def test_what_can_only_be_walked_by_key_is_in_order_by_one_lane(engine: Engine) -> None:
+    """An expression that reads what it sets; the lane gives no half of it to the one that has nothing to do."""
+    make_jobs(engine, 20_000)
+    engine.execute("UPDATE jobs SET size = id")
+    run = engine.enqueue(SET.replace("length(status)", "size + 1") % (2, "ordered"))
+    expect(engine.drive(run), State.COMPLETED)
+    assert len(engine.lanes(run, "backfill")) == 1
+    assert engine.value("SELECT count(*) FROM jobs WHERE size IS DISTINCT FROM id + 1") == 0
+
+
+def test_a_table_that_is_read_by_ranges_in_its_order_is_walked_in_order(engine: Engine) -> None:
+    make_jobs(engine, 5000)
+    engine.execute("SET enable_seqscan = off")
+    engine.execute("SET enable_bitmapscan = off")
+    engine.execute(
+        "DO $$ BEGIN FOR n IN 1..100 LOOP PERFORM sum(size) FROM jobs WHERE at > 100 AND at <= 1200; END LOOP; END $$"
+    )
+    engine.execute("SELECT pg_stat_force_next_flush()")
+    run = engine.enqueue(SET % (2, "auto"))
+    expect(engine.drive(run), State.COMPLETED)
+    assert [(lane.ordered, lane.stripes) for lane in lanes_of(engine, run)] == [(True, 1)]

@@ -85,6 +85,25 @@ def test_beside_others_the_first_round_writes_few_whole_pages_at_a_time() -> Non
     assert second.last == 1000
 
 
+@pytest.mark.parametrize(
+    ("passed", "changed", "expected"),
+    [
+        pytest.param(0, 0, pages.POLITE_PAGES, id="nothing is known"),
+        pytest.param(640, 5000, pages.POLITE_PAGES, id="all of them were changed"),
+        pytest.param(640, 320, 2 * pages.POLITE_PAGES, id="half of them"),
+        pytest.param(640, 0, pages.MOST_POLITE_SCALE * pages.POLITE_PAGES, id="none, and the next may be full"),
+    ],
+)
+def test_a_first_round_that_finds_little_to_change_passes_over_more_pages(
+    passed: int, changed: int, expected: int
+) -> None:
+    """It is the changed ones that are written whole; a scan for a few rows must not take hours for it."""
+    lane = page_range(last=16_000, group_pages=16_000, stripes=4)
+    cursor = replace(pages.begin(lane), page=passed, opening=pages.Count(changed=changed))
+    first = pages.batch_range(lane, cursor, rows=1_000_000, pages=16_000, beside_others=True)
+    assert (first.last or 0) - first.first == expected
+
+
 def test_what_a_lane_has_behind_it_adds_up_to_its_pages() -> None:
     lane = page_range(first=100, last=900)
     cursor: PageCursor | None = pages.begin(lane)
@@ -228,15 +247,17 @@ def test_where_few_rows_need_work_a_page_is_not_visited_in_vain() -> None:
 @pytest.mark.parametrize(
     ("what", "stripes"),
     [
-        ({"rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": True}, 16),
-        ({"rows_per_page": 80, "row_bytes": 97, "indexes": 1, "in_place": True}, 8),
-        ({"rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": False}, 1),
-        ({"rows_per_page": 5, "row_bytes": 1600, "indexes": 3, "in_place": True}, 5),
-        ({"rows_per_page": 1, "row_bytes": 6000, "indexes": 3, "in_place": True}, 1),
+        ({"rows": 1_000_000, "rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": True}, 24),
+        ({"rows": 300_000, "rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": True}, 18),
+        ({"rows": 20_000, "rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": True}, 16),
+        ({"rows": 1_000_000, "rows_per_page": 80, "row_bytes": 97, "indexes": 1, "in_place": True}, 8),
+        ({"rows": 1_000_000, "rows_per_page": 80, "row_bytes": 97, "indexes": 3, "in_place": False}, 1),
+        ({"rows": 1_000_000, "rows_per_page": 5, "row_bytes": 1600, "indexes": 3, "in_place": True}, 5),
+        ({"rows": 1_000_000, "rows_per_page": 1, "row_bytes": 6000, "indexes": 3, "in_place": True}, 1),
         # fillfactor 90, and half-empty pages
-        ({"rows_per_page": 72, "row_bytes": 98, "indexes": 3, "in_place": True}, 13),
-        ({"rows_per_page": 40, "row_bytes": 97, "indexes": 3, "in_place": True}, 3),
-        ({"rows_per_page": 0, "row_bytes": 0, "indexes": 1, "in_place": True}, 1),
+        ({"rows": 1_000_000, "rows_per_page": 72, "row_bytes": 98, "indexes": 3, "in_place": True}, 13),
+        ({"rows": 1_000_000, "rows_per_page": 40, "row_bytes": 97, "indexes": 3, "in_place": True}, 3),
+        ({"rows": 1_000_000, "rows_per_page": 0, "row_bytes": 0, "indexes": 1, "in_place": True}, 1),
     ],
 )
 def test_as_many_rounds_as_the_table_asks_for(what: dict[str, float], stripes: int) -> None:

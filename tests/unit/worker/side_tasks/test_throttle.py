@@ -22,8 +22,8 @@ from backfilld.worker.side_tasks.baseline import (
     slowdown,
 )
 from backfilld.worker.side_tasks.throttle import (
+    BURST_SECONDS,
     DUTY_CYCLE_BESIDE_OTHERS,
-    LEAST_BATCH_SECONDS,
     LEAST_DUTY_CYCLE,
     LEAVE_SECONDS,
     MIN_OTHERS,
@@ -107,7 +107,7 @@ def test_the_pace_stays_within_its_limits(
     )  # fmt: skip
     assert 1 <= given_.width <= min(width + 1, max(max_width, width // 2))
     assert 0 <= given_.rest <= 1 / LEAST_DUTY_CYCLE
-    assert given_.batch_seconds is None or given_.batch_seconds >= LEAST_BATCH_SECONDS
+    assert given_.batch_seconds is None or given_.batch_seconds >= BURST_SECONDS
     assert LEAST_DUTY_CYCLE <= given_.memory.duty_cycle <= 1
     assert (given_.hold_signal is None) == (given_.hold_reason is None)
     if others:
@@ -226,7 +226,7 @@ def test_it_always_recovers_when_the_readings_are_good(memory: Memory, others: i
         memory, width = given_.memory, given_.width
     assert given_.hold_reason is None
     assert (given_.width, given_.rest) == (20, 0)
-    assert given_.batch_seconds == (SHORT_BATCH_SECONDS if others else None)
+    assert given_.batch_seconds == (BURST_SECONDS if others >= MIN_OTHERS else SHORT_BATCH_SECONDS if others else None)
 
 
 # --- beside others -----------------------------------------------------------------------------------------------------
@@ -239,18 +239,35 @@ def test_beside_others_a_batch_is_short_from_the_start() -> None:
     assert (beside.batch_seconds, beside.rest) == (SHORT_BATCH_SECONDS, 0)
 
 
-def test_beside_a_crowd_a_run_begins_with_one_lane_and_a_third_of_its_time() -> None:
+@pytest.mark.parametrize("duty_cycle", [LEAST_DUTY_CYCLE, 0.5, 1.0])
+def test_beside_an_application_a_batch_is_a_burst_however_long_it_rests(duty_cycle: float) -> None:
+    """Its rests make the pace; longer ones after longer batches would make some of its transactions wait for long."""
+    beside = verdict(calm(), others=MIN_OTHERS, memory=Memory(duty_cycle=duty_cycle, others=MIN_OTHERS))
+    assert beside.batch_seconds == BURST_SECONDS
+
+
+def test_beside_a_crowd_a_run_begins_with_one_lane_and_a_fifth_of_its_time() -> None:
     idle = verdict(calm(), others=MIN_OTHERS, working=False)
     assert idle.memory.duty_cycle == DUTY_CYCLE_BESIDE_OTHERS
-    assert idle.rest == pytest.approx(2)
+    assert idle.rest == pytest.approx(4)
     assert idle.width == 1
     assert idle.slow_reason is not None
-    assert ("33%" in idle.slow_reason, "2 other sessions are" in idle.slow_reason) == (True, True)
+    assert ("20%" in idle.slow_reason, "2 other sessions are" in idle.slow_reason) == (True, True)
     alone = verdict(calm(), others=1, memory=Memory(duty_cycle=0.5, others=1)).slow_reason
     assert alone is not None
     assert "1 other session is" in alone
     begun = verdict(calm(), others=MIN_OTHERS, working=True, memory=idle.memory)
     assert begun.memory.duty_cycle > DUTY_CYCLE_BESIDE_OTHERS
+
+
+@pytest.mark.parametrize(
+    ("duty_cycle", "lanes"), [(0.1, 1), (0.34, 1), (0.5, 1), (0.51, 2), (0.66, 3), (0.9, 6), (1.0, 8)]
+)
+def test_beside_others_a_second_lane_comes_only_when_one_has_half_of_its_time(duty_cycle: float, lanes: int) -> None:
+    """Two batches at once hold both processors of a small server."""
+    reading = with_value("foreground_latency", 1.2)  # neither slowed down nor well: the duty cycle stays
+    beside = verdict(reading, others=4, width=8, memory=Memory(duty_cycle=duty_cycle, others=4))
+    assert (beside.memory.duty_cycle, beside.width) == (duty_cycle, lanes)
 
 
 def test_others_are_there_until_they_have_not_been_seen_for_a_while() -> None:
