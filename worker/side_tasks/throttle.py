@@ -35,8 +35,9 @@ MIN_OTHERS = 2
 LEAVE_SECONDS = 10.0
 #: The part of the duty cycle that is lost in a second at the hard limit of `foreground_latency`; in proportion below it.
 BRAKE_PER_SECOND = 0.5
-#: What comes back of it in a second, while other sessions are active and while none is. From least to all in 45 s: slower than a checkpoint passes.
-RECOVER_PER_SECOND = 0.02
+#: What comes back of it in a second, while other sessions are active and while none is. From least to all in 90 s: slower than a
+#: checkpoint passes, and slowly enough that it settles where an application's p99 hardly feels it, not only its mean.
+RECOVER_PER_SECOND = 0.01
 RECOVER_ALONE_PER_SECOND = 0.1
 
 #: Whoever wants a row of a batch waits for its end: beside others a batch lasts a tenth of a second at most.
