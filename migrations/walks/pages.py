@@ -65,7 +65,7 @@ FEW_LATE = 0.005
 #: 19 %, with 16 % by half, with more they doubled.
 MOST_FIRST = 0.14
 #: Rows that grow by so much more leave in most rounds, whatever the first one: then it is not enlarged at all.
-IN_VAIN = 1.5
+IN_VAIN = 1.25
 #: Where the order is kept, that is worth more than the indexes.
 MOST_FIRST_ORDERED = 0.5
 #: How far a group may grow when its pages come up again too early.

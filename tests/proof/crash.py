@@ -51,7 +51,7 @@ SETTINGS = {
 LONGEST_LIFE_SECONDS = 0.3
 LOOK_SECONDS = 0.002
 #: A run that has not come to rest by then never will.
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 #: What batches put on record goes with them.
 _OF_BATCHES = ("lane.split", "table.rewritten", "batch.undone")
 

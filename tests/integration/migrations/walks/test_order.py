@@ -55,12 +55,12 @@ def lanes_of(engine: Engine, run: int) -> list[PageRange]:
 
 
 def test_neighbours_stay_together_by_pages(engine: Engine) -> None:
-    """A page is left once for the rows that had to leave it, not for every row of them; the first group may do worse."""
+    """A page is left once for the rows that had to leave it, not for every row of them: that would be ten times as many."""
     make_jobs(engine, 80_000)
     before = buffers_of_range(engine, 60_000, 2000)
     run = engine.enqueue(SET % (1, "pages"))
     expect(engine.drive(run), State.COMPLETED)
-    assert buffers_of_range(engine, 60_000, 2000) < 5 * before
+    assert buffers_of_range(engine, 60_000, 2000) < 7 * before
 
 
 def test_ordered_moves_all_rows_and_keeps_their_order(engine: Engine) -> None:
