@@ -118,6 +118,7 @@ def decide(  # noqa: PLR0913 - what a verdict depends on; each is named where it
     """The pace until the next reading."""
     hold_signal, hold_reason = _hold(readings, limits)
     pressure, pressed_by = _pressure(readings, limits)
+    had_others = memory.others >= MIN_OTHERS
     memory = _others_present(memory, others, elapsed_seconds)
     latency = next((reading for reading in readings if reading.signal == "foreground_latency"), None)
     duty_cycle = _duty_cycle(
@@ -125,7 +126,7 @@ def decide(  # noqa: PLR0913 - what a verdict depends on; each is named where it
         slowed=_grade(latency, limits) if latency else 0.0,
         well=latency is None or _well(latency, limits),
         hold_signal=hold_signal,
-        working=working,
+        has_learned=working and had_others,
         elapsed_seconds=elapsed_seconds,
     )
     work = max(LEAST_DUTY_CYCLE, duty_cycle * (1 - pressure))
@@ -198,7 +199,7 @@ def _others_present(memory: Memory, others: int, elapsed_seconds: float) -> Memo
 
 
 def _duty_cycle(  # noqa: PLR0913 - what the duty cycle depends on; each is named where it is called
-    memory: Memory, *, slowed: float, well: bool, hold_signal: str | None, working: bool, elapsed_seconds: float
+    memory: Memory, *, slowed: float, well: bool, hold_signal: str | None, has_learned: bool, elapsed_seconds: float
 ) -> float:
     duty_cycle = memory.duty_cycle
     if hold_signal is not None:
@@ -209,7 +210,7 @@ def _duty_cycle(  # noqa: PLR0913 - what the duty cycle depends on; each is name
         duty_cycle *= 1 - min(0.5, BRAKE_PER_SECOND * slowed * elapsed_seconds)
     elif well:
         duty_cycle += elapsed_seconds * (RECOVER_PER_SECOND if memory.others else RECOVER_ALONE_PER_SECOND)
-    if memory.others >= MIN_OTHERS and not working:
+    if memory.others >= MIN_OTHERS and not has_learned:
         duty_cycle = min(
             duty_cycle, DUTY_CYCLE_BESIDE_OTHERS
         )  # what was learned without other sessions, or by another run, does not hold for the next

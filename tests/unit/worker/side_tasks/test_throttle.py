@@ -239,6 +239,15 @@ def test_beside_others_a_batch_is_short_from_the_start() -> None:
     assert (beside.batch_seconds, beside.rest) == (SHORT_BATCH_SECONDS, 0)
 
 
+def test_an_application_that_comes_while_a_run_is_at_work_finds_it_as_one_that_was_there() -> None:
+    """What a run took while it was alone was not learned beside anybody."""
+    alone = verdict(calm(), others=0, memory=Memory(duty_cycle=1.0)).memory
+    comes = verdict(calm(), others=MIN_OTHERS, width=8, memory=alone)
+    assert (comes.memory.duty_cycle, comes.width) == (DUTY_CYCLE_BESIDE_OTHERS, 1)
+    stays = verdict(calm(), others=MIN_OTHERS, memory=comes.memory)
+    assert stays.memory.duty_cycle > DUTY_CYCLE_BESIDE_OTHERS
+
+
 @pytest.mark.parametrize("duty_cycle", [LEAST_DUTY_CYCLE, 0.5, 1.0])
 def test_beside_an_application_a_batch_is_a_burst_however_long_it_rests(duty_cycle: float) -> None:
     """Its rests make the pace; longer ones after longer batches would make some of its transactions wait for long."""
