@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: More branches than clients: with fewer, pgbench measures how they wait for each other.
 SCALE, SCALE_QUICK = 10, 4
-PAIRS, PAIRS_QUICK = 36, 5
+PAIRS, PAIRS_QUICK = 36, 4
 #: So short that the canary, which remembers five seconds, still has the run at work when it is resumed: a governor that finds none
 #: takes what was learned for another run's.
 WINDOW_SECONDS, WINDOW_SECONDS_QUICK = 2.5, 2.0
