@@ -22,6 +22,8 @@ _SQL = queries(__package__, "pace")
 
 #: Statement text that the claim sends in one round trip together with others.
 TAKE_PERMIT = _SQL["take_permit"]
+#: This many sessions of others at once are a load; one alone may be a person's psql.
+MIN_OTHERS = 2
 #: Statement text that a batch sends together with its checkpoint.
 WAL_POSITION = _SQL["wal_position"]
 #: Statement text that the canary sends in one round trip together with others.

@@ -54,6 +54,8 @@ class StepContext:
     batch_seconds: float | None
     #: Seconds a lane rests for each second of work.
     rest: float
+    #: Sessions of others that are active.
+    others: int
     #: Seconds since the governor's reading; None when there never was one.
     age_seconds: float | None
     #: Lanes of the walk that are not at their end: those at work, and those that wait for their turn.
@@ -95,7 +97,9 @@ class StepContext:
     def wal_bytes_per_second(self) -> float | None:
         """What one lane may write beside others: its part of what the run may; None: no limit."""
         limit = self.settings.wal_mb_per_second * 1_000_000
-        return limit / max(1, min(self.width, self.lanes_awake)) if limit and self.beside_others else None
+        if not limit or self.others < pace.MIN_OTHERS:
+            return None
+        return limit / max(1, min(self.width, self.lanes_awake))
 
     @classmethod
     def from_row(cls, row: Row) -> StepContext:
@@ -111,6 +115,7 @@ class StepContext:
             hold_reason=row["hold_reason"],
             batch_seconds=row["batch_seconds"],
             rest=row["rest"],
+            others=row["others"],
             age_seconds=row["age_seconds"],
             lanes_awake=row["lanes_awake"],
             lanes_asleep=row["lanes_asleep"],

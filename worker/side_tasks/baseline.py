@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.record.pace import MIN_OTHERS
 from backfilld.monitoring.probes.reading import Reading
-from backfilld.worker.side_tasks.throttle import MIN_OTHERS
 
 if TYPE_CHECKING:
     from backfilld.monitoring.probes.statements import Span

@@ -110,7 +110,7 @@ class Governor:
             span = self._statements.read(connection)
             verdict = self._decide(taken, readings, span, others=scene.others)
             self._write(connection, taken, verdict, readings, tell=scene.runs)
-        self._on_duty, self._working, self._others_present = True, scene.runs, scene.others >= throttle.MIN_OTHERS
+        self._on_duty, self._working, self._others_present = True, scene.runs, scene.others >= pace.MIN_OTHERS
         self._observe(
             PaceSet(
                 width=verdict.width,

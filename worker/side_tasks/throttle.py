@@ -14,6 +14,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from backfilld.migrations.record.pace import MIN_OTHERS
 from backfilld.monitoring.words import counted, signal_name, signal_value
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ LEAST_DUTY_CYCLE = 0.1
 #: While other sessions are active a run begins with a fifth of its time. What it costs them shows within seconds, and then it is
 #: learned. A third made an application's p99 1.6 times as long on two processors (docs/benchmarks).
 DUTY_CYCLE_BESIDE_OTHERS = 0.2
-#: This many sessions of others at once are a load; one alone may be a person's psql.
-MIN_OTHERS = 2
 #: How long others count as being there after they were last seen: a pause between two requests is not their end.
 LEAVE_SECONDS = 10.0
 #: The part of the duty cycle that is lost in a second at the hard limit of `foreground_latency`; in proportion below it.

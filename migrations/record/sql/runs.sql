@@ -73,7 +73,7 @@ SELECT name, state, phase, wish, settings, approved, pass, rollback FROM backfil
 -- name: step_context
 -- What a step must know before it works: the run's state and settings, the lanes beside it and the database's pace.
 SELECT r.name, r.created_at, r.phase, r.state, r.pass, r.settings, r.rows_total, r.rollback, p.width, p.max_width, p.hold_reason, p.batch_seconds, p.rest,
-       p.stopped_at, p.stopped_by,
+       coalesce((p.memory ->> 'others')::integer, 0) AS others, p.stopped_at, p.stopped_by,
        extract(epoch FROM clock_timestamp() - p.sampled_at)::float8 AS age_seconds, clock_timestamp() AS now,
        lanes.awake AS lanes_awake, lanes.asleep AS lanes_asleep, lanes.last AS last_lane, lanes.most_left,
        CASE WHEN NOT pg_is_in_recovery() THEN (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint END AS wal_position

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backfilld.migrations.holds import STALE_SECONDS, blind_because
+from backfilld.migrations.record.pace import MIN_OTHERS
 from backfilld.migrations.settings import Limit, Limits, limits_by_name
 from backfilld.monitoring.probes import Reading, Span, Spent
 from backfilld.worker.side_tasks.baseline import (
@@ -26,7 +27,6 @@ from backfilld.worker.side_tasks.throttle import (
     DUTY_CYCLE_BESIDE_OTHERS,
     LEAST_DUTY_CYCLE,
     LEAVE_SECONDS,
-    MIN_OTHERS,
     SHORT_BATCH_SECONDS,
     WIDEN_SECONDS,
     Memory,
