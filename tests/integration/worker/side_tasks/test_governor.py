@@ -262,9 +262,13 @@ def test_beside_others_a_batch_is_paid_for_by_the_wal_it_wrote(engine: Engine, r
         "UPDATE backfilld.runs SET settings = settings || '{\"wal_mb_per_second\": 4}'"
     )
 
-    def paces(pace_: str) -> list[float]:
+    def paces(*, width: int, others: int) -> list[float]:
         """Seconds that each batch took together with its rest."""
-        engine.execute(f"UPDATE backfilld.pace SET rest = 0, sampled_at = clock_timestamp(), {pace_}")
+        engine.execute(
+            "UPDATE backfilld.pace SET rest = 0, sampled_at = clock_timestamp(), width = %s, batch_seconds = 0.05, memory = %s",
+            width,
+            Jsonb({"others": others}),
+        )
         engine.execute("UPDATE backfilld.lanes SET batch_rows = 5")
         stopping, events = Pauses(), list[Event]()
         runner = Runner(engine.pool, send=engine.sent.append, observe=events.append, stopping=stopping)
@@ -275,9 +279,9 @@ def test_beside_others_a_batch_is_paid_for_by_the_wal_it_wrote(engine: Engine, r
             for pause, batch in zip(stopping.waited or [0.0] * len(batches), batches, strict=False)
         ]
 
-    assert min(paces("width = 2, batch_seconds = 0.05")) == pytest.approx(0.5, rel=0.2)
-    assert min(paces("width = 1, batch_seconds = 0.05")) == pytest.approx(0.25, rel=0.2)
-    assert min(paces("width = 1, batch_seconds = NULL")) < 0.2, "nobody is there to wait for it"
+    assert min(paces(width=2, others=2)) == pytest.approx(0.5, rel=0.2)
+    assert min(paces(width=1, others=2)) == pytest.approx(0.25, rel=0.2)
+    assert min(paces(width=1, others=1)) < 0.2, "one session may be a person, who does not wait for it"
 
 
 class Pauses(threading.Event):
