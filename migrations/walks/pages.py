@@ -5,9 +5,10 @@ an entry. Once that has committed, the room of the old version is free again, an
 update, no index entry and no new page. So a lane takes a *group* of pages and goes round it in as many rounds as there are
 *stripes*, changing one stripe of each page in a round. Only the first round pays.
 
-A stripe is a run of neighbours on its page, by line pointers, and the first one is as large as the page needs: what rows grow by
-must leave the page too, and in the first round all of it goes together, in order. A stripe of every so-many-th row, or a row
-that leaves in each later round, costs whoever reads in key order a change of page each (docs/benchmarks, `order`).
+A stripe is a run of neighbours on its page, by line pointers, so that those which leave it do so together. Where the order is to be
+kept, the first stripe is as large as the page needs: what rows grow by must leave the page too, and in the first round all of it
+goes together, in order. A row that leaves in each later round costs whoever reads in key order a change of page each
+(docs/benchmarks, `order`); but the indexes then have more entries to take at once than their pages have room for, and grow.
 
 The room of an old version is free when no snapshot can see it any more. A group is therefore gone round in several batches:
 by the time a page comes up again, the batches that other lanes were running at the first visit are over.
@@ -37,11 +38,8 @@ if TYPE_CHECKING:
 _SQL = templates(__package__, "pages")
 
 #: Rounds for tables with the primary key's index alone, and for others. Measured (docs/benchmarks): eight rounds halve what
-#: a single index costs, sixteen save more than the scans they take as soon as there is a second index; with 24, for 3 to 6 % more
-#: processor time than with 16, what leaves at once fits into the pages of the indexes (+3 to 14 % instead of +19 to 26 %).
-FEW_STRIPES, MANY_STRIPES, MOST_STRIPES = 8, 16, 24
-#: Rows of a table for each round beyond sixteen: with fewer, its batches would be too small to be worth their transactions.
-ROWS_A_ROUND = 16_000
+#: a single index costs, sixteen save more than the scans they take as soon as there is a second index.
+FEW_STRIPES, MANY_STRIPES = 8, 16
 #: Batches in a round, at least: a page must not come up again while another lane's batch still sees what it was.
 BATCHES_A_ROUND = 4
 #: Pages of a batch that is cut short for the sake of that. Fewer would pay more for the transaction than for the rows.
@@ -60,14 +58,10 @@ MOST_GROUP_PAGES = 16_384
 PILOT_PAGES, PILOT_STRIPES = 128, 4
 #: Rows that leave their page after the first round, as a part of all: fewer are not worth a larger first round.
 FEW_LATE = 0.005
-#: The most that a first stripe may be enlarged to, as a part of the rows. What leaves in one round gets its index entries before
-#: any of the old ones can be removed, and the pages of a B-tree have room for a tenth: with 14 % of the rows indexes grew by 12 to
-#: 19 %, with 16 % by half, with more they doubled.
-MOST_FIRST = 0.14
+#: The most that a first stripe may be enlarged to, as a part of the rows.
+MOST_FIRST = 0.5
 #: Rows that grow by so much more leave in most rounds, whatever the first one: then it is not enlarged at all.
 IN_VAIN = 1.25
-#: Where the order is kept, that is worth more than the indexes.
-MOST_FIRST_ORDERED = 0.5
 #: How far a group may grow when its pages come up again too early.
 MOST_SCALE = 8
 #: What a page has for rows and their line pointers (8 kB less its header).
@@ -171,18 +165,14 @@ class PageWalk:
 def begin(page_range: PageRange) -> PageCursor:
     """Where a lane begins."""
     rounds = Rounds(level=page_range.stripes)
-    if page_range.stripes <= PILOT_STRIPES or (page_range.last or 0) - page_range.first < 4 * PILOT_PAGES:
+    if (
+        not page_range.ordered
+        or page_range.stripes <= PILOT_STRIPES
+        or (page_range.last or 0) - page_range.first < 4 * PILOT_PAGES
+    ):
         return _group(page_range, page_range.first, rounds, stripes=page_range.stripes)
     pilot = replace(page_range, group_pages=min(PILOT_PAGES, page_range.group_pages))
     return _group(pilot, page_range.first, rounds, stripes=PILOT_STRIPES)
-
-
-def _begin_as(given: PageRange, cursor: PageCursor, *, learned: bool) -> PageCursor:
-    """Where a lane begins that got its pages from another one, with what that one has learned."""
-    if not learned:
-        return begin(given)
-    rounds = Rounds(level=cursor.level, floor=cursor.floor, scale=cursor.scale, grown=cursor.grown)
-    return _group(given, given.first, rounds, stripes=rounds.level)
 
 
 def batch_range(
@@ -295,7 +285,7 @@ def split(page_range: PageRange, cursor: PageCursor) -> Split | None:
             kept=Part(
                 page_range=replace(page_range, last=middle), cursor=replace(cursor, last=min(cursor.last, middle))
             ),
-            given=Part(page_range=given, cursor=_begin_as(given, cursor, learned=cursor.first > page_range.first)),
+            given=Part(page_range=given, cursor=begin(given)),
             pages=float(page_range.last - middle),
         )
     if cursor.page != cursor.first or cursor.last - cursor.first < 2 * LEAST_GROUP_PAGES:
@@ -365,20 +355,19 @@ def _learn(page_range: PageRange, cursor: PageCursor) -> Rounds:
         if scale >= MOST_SCALE and following < 0.2:
             return Rounds(level=1, floor=floor, scale=scale)
         scale = min(scale * 2, MOST_SCALE)
-    elif following is not None:
+    elif following is not None and page_range.ordered:
         # What left late would have left in the first round, together, had that been larger.
         left = cursor.following.changed - cursor.following.hot
         late = left / (cursor.opening.changed + cursor.following.changed)
-        most = MOST_FIRST_ORDERED if page_range.ordered else MOST_FIRST
-        if late > FEW_LATE and 1 / level + grown + late <= IN_VAIN * most:
+        if late > FEW_LATE and 1 / level + grown + late <= IN_VAIN * MOST_FIRST:
             # Rows are whole: of 37 in 16 rounds some stripes have three, and the first must leave room for those.
             rows = max(page_range.rows_per_page, 1.0)
             whole = (math.ceil(rows / level) - rows / level) / rows if not grown else 0.0
-            grown = max(min(grown + late + whole, most - 1 / level), 0.0)
+            grown = max(min(grown + late + whole, MOST_FIRST - 1 / level), 0.0)
     return Rounds(level=level, floor=floor, scale=scale, grown=grown)
 
 
-def stripes_for(*, rows: int, rows_per_page: float, row_bytes: float, indexes: int, in_place: bool) -> int:
+def stripes_for(*, rows_per_page: float, row_bytes: float, indexes: int, in_place: bool) -> int:
     """How many rounds a table's pages are rewritten in.
 
     `row_bytes` is a row's size on its page, `in_place` whether the updates can be HOT at all: no index holds a column that is
@@ -386,7 +375,7 @@ def stripes_for(*, rows: int, rows_per_page: float, row_bytes: float, indexes: i
     """
     if not in_place or rows_per_page < 2:
         return 1
-    stripes = FEW_STRIPES if indexes <= 1 else max(MANY_STRIPES, min(MOST_STRIPES, rows // ROWS_A_ROUND))
+    stripes = FEW_STRIPES if indexes <= 1 else MANY_STRIPES
     room = (PAGE_BYTES - rows_per_page * (row_bytes + LINE_POINTER_BYTES)) / PAGE_BYTES
     if room > 0:
         # A quarter more than fits on average, for pages that are fuller than others.

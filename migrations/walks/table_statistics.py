@@ -152,7 +152,6 @@ def _sample(
         row_bytes=row_bytes,
         offsets=(offsets[0], offsets[1]),
         stripes=pages.stripes_for(
-            rows=round(rows_per_page * leaf.pages),
             rows_per_page=rows_per_page,
             row_bytes=row_bytes,
             indexes=leaf.indexes,
