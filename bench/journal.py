@@ -31,8 +31,13 @@ class Values:
 
 VALUES = (
     Values(name="numbers", column="revenue", expression="total * 100"),
-    Values(name="short texts", column="status", expression="upper(replace(status, 'n', ' n'))"),
-    Values(name="64 random characters", column="payload", expression="reverse(payload)", compress=False),
+    Values(name="short texts", column="status", expression="'state ' || mod(total, 100)"),
+    Values(
+        name="64 random characters",
+        column="payload",
+        expression="md5((id * 7)::text) || md5((id * 11)::text)",
+        compress=False,
+    ),
 )
 
 
