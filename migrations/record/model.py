@@ -195,6 +195,9 @@ class JournalShare:
 
     parts: int = 1
     part: int = 0
+    #: So many numbers that follow one another are one to the hash, where the key is one number: neighbours are one lane's, and two
+    #: lanes do not meet on a page.
+    block: int = 1
 
     def to_json(self) -> dict[str, int]:
         return asdict(self)

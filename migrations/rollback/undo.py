@@ -2,7 +2,8 @@
 
 The newest batch goes first, so that a row which was changed twice goes back in two steps to what it was at first; a value that the
 application wrote in between stops it there. A lane takes one share of all rows, by a hash of their keys, and goes through all
-batches: so it meets the changes of a row in their order. The batches of the way there went round the pages of the table in
+batches: so it meets the changes of a row in their order. Of a key that is one number blocks are shared and not single rows, so
+that two lanes do not meet on a page. The batches of the way there went round the pages of the table in
 stripes; taken in reverse, they leave room on each page for its next row as they did then.
 """
 
@@ -24,9 +25,10 @@ from backfilld.migrations.walks.next_batch import JournalSlice
 from backfilld.migrations.walks.update_sql import Update
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.definitions import KeyColumn
     from backfilld.migrations.record.model import Key
     from backfilld.migrations.walks.firing import TableCode
     from backfilld.migrations.walks.keys import Query
@@ -38,6 +40,8 @@ _TEMPLATES = templates(__package__, "undo")
 _ABOVE_ALL = 2**63 - 1
 #: Less than this is not worth a second lane.
 LEAST_ROWS_A_LANE = 1000
+#: Into so many blocks a sequential key is cut: enough that lanes have equally many, also once they are divided.
+BLOCKS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +129,11 @@ class Undo:
     @property
     def _held(self) -> sql.Composed:
         arrays = self.journal.arrays
+        key = sql.SQL('one."~key"')
+        if self.share.block > 1:
+            key = sql.SQL("ARRAY[one.{} / {}]").format(key_name(0), sql.Literal(self.share.block))
         parts, part = sql.Literal(self.share.parts), sql.Literal(self.share.part)
-        share = _TEMPLATES["share" if self.share.parts > 1 else "all"].format(parts=parts, part=part)
+        share = _TEMPLATES["share" if self.share.parts > 1 else "all"].format(key=key, parts=parts, part=part)
         return _TEMPLATES["held"].format(
             journal=self._table,
             operation=sql.Literal(self.journal.operation),
@@ -172,7 +179,9 @@ class Undo:
         return self.journal.key
 
 
-def shares(connection: Connection, run: int, *, operation: int, lanes: int) -> tuple[list[JournalShare], int]:
+def shares(
+    connection: Connection, run: int, *, operation: int, lanes: int, key: Sequence[KeyColumn]
+) -> tuple[list[JournalShare], int]:
     """The rows that the journal has of an operation, for up to `lanes` lanes, and how many those are; none where it has none."""
     if not is_kept(connection, "journal", run):
         return [], 0
@@ -180,7 +189,9 @@ def shares(connection: Connection, run: int, *, operation: int, lanes: int) -> t
     row = connection.execute(query, {"operation": operation}).fetchone()
     rows = int(row["rows"]) if row else 0
     parts = max(1, min(lanes, rows // LEAST_ROWS_A_LANE))
-    return [JournalShare(parts=parts, part=part) for part in range(parts)] if rows else [], rows
+    is_number = [column.type for column in key] in (["smallint"], ["integer"], ["bigint"])
+    block = max(rows // BLOCKS, 1) if is_number else 1
+    return [JournalShare(parts=parts, part=part, block=block) for part in range(parts)] if rows else [], rows
 
 
 def split(share: JournalShare) -> tuple[JournalShare, JournalShare]:

@@ -70,7 +70,7 @@ class LanePlan:
         """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
         if LaneKind(walk.kind) is LaneKind.UNDO:
             shares, rows = undo.shares(
-                self._connection, self._run, operation=walk.operation, lanes=context.settings.lanes
+                self._connection, self._run, operation=walk.operation, lanes=context.settings.lanes, key=walk.key
             )
             return self._insert_walk(walk, shares, rows=rows, context=context)
         if LaneKind(walk.kind) is not LaneKind.RECHECK:

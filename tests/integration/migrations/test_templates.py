@@ -125,7 +125,7 @@ def test_the_statements_of_a_batch_are_valid(engine: Engine) -> None:
         except psycopg.Error as exc:
             pytest.fail(f"{what}: {exc}\n{query.as_string()}")
     assert undo.left(engine.connection, RUN, operation=0) == {"left": 0, "keys": []}
-    assert undo.shares(engine.connection, RUN, operation=0, lanes=2) == ([], 0)
+    assert undo.shares(engine.connection, RUN, operation=0, lanes=2, key=WALK.key) == ([], 0)
 
 
 @pytest.mark.parametrize(("package", "file"), FILES)

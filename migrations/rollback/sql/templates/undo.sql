@@ -24,7 +24,7 @@ ORDER BY next.batch DESC, next.entry LIMIT 1
 
 -- name: share
 -- The rows of one of so many lanes, by a hash of their keys: a row that is in several batches is always the same lane's.
-mod(pg_catalog.hash_array(one."~key")::bigint + 2147483648, {parts}) = {part}
+mod(pg_catalog.hash_array({key})::bigint + 2147483648, {parts}) = {part}
 
 -- name: all
 -- All of them, where there is one lane.
