@@ -3,8 +3,10 @@
 The newest batch goes first, so that a row which was changed twice goes back in two steps to what it was at first; a value that the
 application wrote in between stops it there. A lane takes one share of all rows, by a hash of their keys, and goes through all
 batches: so it meets the changes of a row in their order. Of a key that is one number blocks are shared and not single rows, so
-that two lanes do not meet on a page. The batches of the way there went round the pages of the table in
-stripes; taken in reverse, they leave room on each page for its next row as they did then.
+that two lanes do not meet on a page.
+
+The batches of the way there went round the pages of the table in stripes; taken in reverse, they leave room on each page for its
+next row as they did then.
 """
 
 from __future__ import annotations
@@ -129,7 +131,7 @@ class Undo:
     @property
     def _held(self) -> sql.Composed:
         arrays = self.journal.arrays
-        key = sql.SQL('one."~key"')
+        key: sql.Composable = sql.SQL('one."~key"')
         if self.share.block > 1:
             key = sql.SQL("ARRAY[one.{} / {}]").format(key_name(0), sql.Literal(self.share.block))
         parts, part = sql.Literal(self.share.parts), sql.Literal(self.share.part)
