@@ -53,7 +53,7 @@ MOST_POLITE_SCALE = 16
 LEAST_GROUP_PAGES = 64
 #: A group is read as often as there are stripes, and should stay in memory meanwhile: at most 128 MB.
 MOST_GROUP_PAGES = 16_384
-#: The first group of a lane, and its rounds: while batches are small because nothing is known of their time, it is learned what
+#: The first group of a lane that keeps the order, and its rounds: while batches are small because nothing is known of their time, it is learned what
 #: rows grow by.
 PILOT_PAGES, PILOT_STRIPES = 128, 4
 #: Rows that leave their page after the first round, as a part of all: fewer are not worth a larger first round.

@@ -174,7 +174,7 @@ class Crashes:
         """Let the workers work until so many batches were seen, and the server die."""
         with self._connect() as connection:
             while (seen := self._look(connection))["batches"] < batches and not self.workers.errors:
-                time.sleep(LOOK_SECONDS)
+                time.sleep(LOOK_SECONDS)  # as below: the server that is about to die tells nobody of a batch
             self._seen = seen
         self._die()
 
