@@ -266,6 +266,7 @@ def play(scene: Scene) -> None:
     scene.rush(0, "go", "hold_reason IS NULL")
 
     scene.until_state("parts-legacy", "waiting")
+    scene.mark("asked")
     client.approve("parts-legacy", "contract")
     scene.until_state("parts-legacy", "completed")
     scene.until_state("places-spare", "waiting")

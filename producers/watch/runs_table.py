@@ -62,6 +62,8 @@ class RunsTable(DataTable[Text]):
                 self.add_column(_title(name, cells), width=cells, key=name)
             for run in runs:
                 self.add_row(*(_cell(name, run, cells) for name, cells in columns.items()), key=str(run.run))
+            # Its own height: "auto" asks for rows that textual counts only when it is idle, and was seen to stay at none.
+            self.styles.height = len(runs) + 1
             if chosen in shown[2]:
                 self.move_cursor(row=shown[2].index(chosen), animate=False)
             return
