@@ -1,7 +1,7 @@
 """Every kind of operation, a line each: the model of its file, the steps that it is made of, what preflight asks,
 and what becomes of things that depend on its table.
 
-What a file says of an operation by itself (its columns, its summary) is a property of its model in `file/operations.py`.
+What a file says of an operation by itself (its columns, its summary) is a property of its model in `file/operations/`.
 """
 
 from __future__ import annotations

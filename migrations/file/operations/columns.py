@@ -1,0 +1,195 @@
+"""Operations on the columns of a table."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from backfilld.migrations.file.fields import Expression, FileModel, Name, Table
+from backfilld.migrations.file.operations.base import TABLE, OperationModel, Settled
+from backfilld.migrations.identifiers import Wrong, shown
+
+
+class ColumnSpec(FileModel):
+    """A column to add."""
+
+    name: Name = Field(description="The column's name, exact, never folded to lower case.", examples=["new_field"])
+    type: Expression = Field(description="The column's type, as in CREATE TABLE.", examples=["text", "numeric(12, 2)"])
+
+
+class AddColumn(OperationModel):
+    """Add a column, fill it in every existing row, keep it right while the application writes, and verify it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={  # `_not_null_has_values`, for editors
+            "if": {"properties": {"not_null": {"const": True}}, "required": ["not_null"]},
+            "then": {"anyOf": [{"required": ["backfill"]}, {"required": ["default"]}]},
+        }
+    )
+
+    kind: ClassVar[Literal["add_column"]] = "add_column"
+    does = "Add a column and fill it."
+
+    table: Table = TABLE
+    column: ColumnSpec = Field(description="The new column.")
+    backfill: Expression | None = Field(
+        default=None,
+        description="SQL expression over the columns of the row that gives the new column's value.",
+        examples=["upper(status)"],
+    )
+    default: Expression | None = Field(
+        default=None, description="SQL expression of the new column's DEFAULT.", examples=["'new'", "now()"]
+    )
+    not_null: bool = Field(
+        default=False, description="Make the column NOT NULL once it is filled; needs `backfill` or `default`."
+    )
+    computed: bool = Field(
+        default=False,
+        description="The column is derived for good: until contract every row that is written gets the value of `backfill`, "
+        "whatever the application wrote. Otherwise the application's values are kept, and rows without one are filled.",
+    )
+
+    @model_validator(mode="after")
+    def _computed_by_something(self) -> Self:
+        if self.computed and self.backfill is None:
+            raise Wrong(
+                "a computed column needs the expression that computes it",
+                "Add `backfill:`, or remove `computed:`.",
+                at=("computed",),
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _not_null_has_values(self) -> Self:
+        if self.not_null and self.backfill is None and self.default is None:
+            raise Wrong(
+                "a NOT NULL column needs a value for the existing rows",
+                "Add `backfill:` or `default:`, or remove `not_null:`.",
+                at=("not_null",),
+            )
+        return self
+
+    @property
+    def subject(self) -> str:
+        return f"{self.column.name} {self.column.type}"
+
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.column.name, "added", ("column", "name")),)
+
+    @property
+    def fails_after_contract(self) -> str:
+        # Until then the sync trigger gives such a row its value.
+        if not self.not_null or self.backfill is None or self.default is not None:
+            return ""
+        return f"an INSERT that leaves out {shown(f'{self.table.name}.{self.column.name}')} fails"
+
+
+class RenameColumn(OperationModel):
+    """Give a column another name, while applications that use either name keep running."""
+
+    kind: ClassVar[Literal["rename_column"]] = "rename_column"
+    does = "Give a column another name."
+
+    table: Table = TABLE
+    old: Name = Field(alias="from", description="The column's present name, exact.", examples=["total"])
+    new: Name = Field(alias="to", description="The new name, exact.", examples=["revenue"])
+
+    @model_validator(mode="after")
+    def _another_name(self) -> Self:
+        if self.old == self.new:
+            raise Wrong("`from` and `to` are the same name", "Write the new name of the column.", at=("to",))
+        return self
+
+    @property
+    def subject(self) -> str:
+        return f"{self.old} to {self.new}"
+
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.old, "renamed", ("from",)), Settled(self.new, "added", ("to",)))
+
+    @property
+    def fails_after_contract(self) -> str:
+        return f"a statement that names {shown(f'{self.table.name}.{self.old}')} fails"
+
+
+class ChangeType(OperationModel):
+    """Give a column another type: a second column of the new type is filled beside it, and once all values are verified the two change places."""
+
+    kind: ClassVar[Literal["change_type"]] = "change_type"
+    does = "Give a column another type."
+
+    table: Table = TABLE
+    column: Name = Field(description="The column, exact.", examples=["device_info"])
+    type: Expression = Field(description="The new type, as in CREATE TABLE.", examples=["jsonb", "bigint"])
+    up: Expression | None = Field(
+        default=None,
+        description="SQL expression over the row that gives the new value (default: a cast).",
+        examples=["coalesce(device_info::jsonb, '{}')"],
+    )
+    down: Expression | None = Field(
+        default=None,
+        description="SQL expression over the row that gives the old value from the new one, for the way back; it names the "
+        "column, which then has the new type (default: a cast).",
+        examples=["device_info::text"],
+    )
+    default: Expression | None = Field(
+        default=None,
+        description="The column's DEFAULT from the switch on (default: the present one, cast to the new type).",
+        examples=["'{}'"],
+    )
+
+    @property
+    def subject(self) -> str:
+        return f"{self.column} to {self.type}"
+
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.column, "changed", ("column",)),)
+
+
+class SetNotNull(OperationModel):
+    """Make a column NOT NULL, without a scan under a lock that stops the application."""
+
+    kind: ClassVar[Literal["set_not_null"]] = "set_not_null"
+    does = "Make a column NOT NULL."
+
+    table: Table = TABLE
+    column: Name = Field(description="The column, exact.", examples=["status"])
+    backfill: Expression | None = Field(
+        default=None,
+        description="SQL expression that gives rows whose value is NULL one; without it such rows stop the run.",
+        examples=["'unknown'"],
+    )
+
+    @property
+    def subject(self) -> str:
+        return self.column
+
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.column, "filled", ("column",)),)
+
+
+class DropColumn(OperationModel):
+    """Drop a column, once its values are archived."""
+
+    kind: ClassVar[Literal["drop_column"]] = "drop_column"
+    does = "Drop a column."
+
+    table: Table = TABLE
+    column: Name = Field(description="The column, exact.", examples=["legacy_code"])
+
+    @property
+    def subject(self) -> str:
+        return self.column
+
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.column, "dropped", ("column",)),)
+
+    @property
+    def fails_after_contract(self) -> str:
+        return f"a statement that names {shown(f'{self.table.name}.{self.column}')} fails"
