@@ -151,16 +151,17 @@ class _Stage:
             pass  # statements that need it are judged by rule
 
     def _play_operation(self, dry_run: DryRun, phase: Phase, number: int, operation: Operation) -> None:
-        before = self._record() if isinstance(operation, Sql) and steps([operation], phase) else None
         for step_number, step in enumerate(steps([operation], phase)):
             if not isinstance(step, Action):
                 continue
+            before = self._record() if isinstance(operation, Sql) else None
             for statement_number, statement in enumerate(step.statements):
                 place = Place(phase, number, step_number, statement_number)
                 dry_run.seen[place] = seen = self._try(number, statement)
                 self._judge(number, statement, seen)
-            if before is not None:
-                self._try_back(number, step, before)
+            if before is not None and isinstance(operation, Sql):
+                place = f"operations[{number}].sql.{operation.definition.place(step_number, 'rollback')}"
+                self._try_back(number, step, before, place=place)
 
     def _try(self, number: int, statement: Statement) -> Seen:
         """Run one statement, and see what it does."""
@@ -225,9 +226,10 @@ class _Stage:
         if seen.stops_writes and (isinstance(operation, definition.Sql) or not self._astray):
             judge(self._found, operation, number, statement, seen)
 
-    def _try_back(self, number: int, step: Action, before: tuple[frozenset[Line], frozenset[str]]) -> None:
+    def _try_back(
+        self, number: int, step: Action, before: tuple[frozenset[Line], frozenset[str]], *, place: str
+    ) -> None:
         """Whether `rollback` leaves everything as it was before `run`."""
-        place = f"operations[{number}].sql.rollback"
         if number in self._astray:
             self._found.warn(f"{place} was not tried, because `run` was not")
             return

@@ -194,7 +194,8 @@ def _impacts(migration: Migration, examination: Examination, table: TableName) -
 def _is_about(of: definition.Operation, table: TableName) -> bool:
     if of.table is not None or not isinstance(of, definition.Sql):
         return of.table == table
-    changing = [one for one in split(of.run) if lock_of(one.bare) not in _CHANGES_NOTHING]
+    texts = [one.run for one in of.transactions]
+    changing = [one for text in texts for one in split(text) if lock_of(one.bare) not in _CHANGES_NOTHING]
     return any(name == (table.schema, table.name) for one in changing for _, _, name in one.qualified[:1])
 
 

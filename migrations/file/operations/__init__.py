@@ -13,7 +13,7 @@ from backfilld.migrations.file.operations.columns import (
 )
 from backfilld.migrations.file.operations.constraints import AddCheck, AddForeignKey, AddUnique, References
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
-from backfilld.migrations.file.operations.raw_sql import Sql
+from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
 from backfilld.migrations.file.operations.rows import Backfill
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "SetNotNull",
     "Settled",
     "Sql",
+    "SqlStep",
 ]
 
 #: All of them, in the order in which editors offer them.

@@ -52,16 +52,27 @@ def examine(
         _see(connection, found, find_table(connection, found, place, operation.table))
     rows: dict[tuple[str, str], int] = {}
     broken: set[str] = set()
-    for key, text in (("run", operation.run), ("rollback", operation.rollback)):
-        statements = _read(connection, found, f"{place}.{key}", text)
+    for below, text in _texts(operation):
+        at = f"{place}.{below}"
+        statements = _read(connection, found, at, text)
         for statement in statements:
-            _check_tables(connection, found, f"{place}.{key}", statement)
-            check_statement(found, f"{place}.{key}", statement, [one for each in live.values() for one in each])
+            _check_tables(connection, found, at, statement)
+            check_statement(found, at, statement, [one for each in live.values() for one in each])
         rows |= {(name.schema, name.name): count for name, count in found.rows.items()}
         if statements:
-            broken |= _lint(found, operation, f"{place}.{key}", text, rows)
+            broken |= _lint(found, operation, at, text, rows)
     _check_allowed(found, operation, place, broken)
     return Facts(relation=str(operation.table) if operation.table else "")
+
+
+def _texts(operation: Sql) -> list[tuple[str, str]]:
+    """Every text of the operation, and where it stands."""
+    each = enumerate(operation.transactions)
+    return [
+        text
+        for number, one in each
+        for text in ((operation.place(number, "run"), one.run), (operation.place(number, "rollback"), one.rollback))
+    ]
 
 
 def _read(connection: Connection, found: Findings, place: str, text: str) -> tuple[SqlStatement, ...]:
