@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import errors
 
-from backfilld.migrations.errors import BackfilldError, Finding, Refused, UsageError
-from backfilld.migrations.identifiers import Wrong
+from backfilld.migrations.errors import BackfilldError, Finding, InvalidMigration, Refused, UsageError
+from backfilld.migrations.identifiers import Wrong, shown
 from backfilld.migrations.record import audit, lanes, pace, quarantine, runs
 from backfilld.migrations.record.model import Bounds, Changed, Rollback
 from backfilld.migrations.record.states import ENDED, LaneKind, Phase, State, Wish
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.file.run_settings import RunSettings
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Run
+    from backfilld.migrations.record.model import Awaited, Run
     from backfilld.migrations.record.pace import Stop
     from backfilld.migrations.record.runs import LockedRun
     from backfilld.migrations.rollback.retention import Purged
@@ -62,44 +62,96 @@ class Enqueued:
 
 
 def enqueue(
-    connection: Connection, migration: Migration, *, actor: str, refuses_foreign_code: bool = False
+    connection: Connection,
+    migration: Migration,
+    *,
+    actor: str,
+    refuses_foreign_code: bool = False,
+    again: bool = False,
 ) -> Enqueued:
     """The run of this migration: the existing one, or a new one when preflight finds no reason against it.
 
+    A completed run is followed by a new one where the file has other values for its parameters, or where it is to run `again`.
+    One that begins after others which are not verified is refused nothing yet: a worker examines it when it begins.
     Raises UsageError when the name belongs to another migration, and Refused by preflight; nothing is written then.
     """
     from backfilld.migrations.planning import examine  # noqa: PLC0415 - knows every operation, which no other command must
 
-    existing = _same(connection, migration)
+    newest = runs.find(connection, migration.name)
+    existing = _same(newest, migration, again=again)
     if existing is not None:
         return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
+    awaited = _awaited(connection, migration)
     examination = examine.examine(connection, migration, refuses_foreign_code=refuses_foreign_code)
+    in_the_way = {one.check for one in examination.findings} == {"live_run"}
+    is_early = bool(awaited) or (bool(migration.after) and in_the_way)
+    warnings = examination.warnings
+    if is_early:
+        warnings = [
+            f"{migration.name} is examined again when it begins; as of now: {one}" for one in examination.findings
+        ]
     try:
-        examination.require()
-        run = runs.insert(connection, migration, examination.facts, actor=actor)
+        if not is_early:
+            examination.require()
+        facts = () if migration.after else examination.facts
+        run = runs.insert(connection, migration, facts, actor=actor, known=newest.run if newest is not None else 0)
     except (Refused, UsageError):
         # Two deploys enqueue the same file at once: the second gets the run of the first. What preflight found may be what that
         # run has done by now.
-        existing = _same(connection, migration)
-        if existing is None:
+        existing = _same(runs.find(connection, migration.name), migration, again=False)
+        if existing is None or (newest is not None and existing.run == newest.run):
             raise
         return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
-    return Enqueued(run=find(connection, run), is_new=True, warnings=tuple(examination.warnings))
+    return Enqueued(run=find(connection, run), is_new=True, warnings=tuple(warnings))
 
 
-def _same(connection: Connection, migration: Migration) -> Run | None:
-    """The run that has this migration's name. Raises UsageError when it is of another migration."""
-    existing = runs.find(connection, migration.name)
+def existing_run(connection: Connection, migration: Migration) -> Run | None:
+    """The run that `enqueue` would answer with; None where it would make a new one. Raises UsageError as it does."""
+    return _same(runs.find(connection, migration.name), migration, again=False)
+
+
+def _awaited(connection: Connection, migration: Migration) -> tuple[Awaited, ...]:
+    """The migrations that are not verified yet and after which this one begins. Raises UsageError for one that nobody enqueued."""
+    awaited = runs.awaited(connection, migration.after) if migration.after else ()
+    for one in awaited:
+        if one.state is None:
+            msg = f"{migration.name} begins after {one.name}, and no run has that name: enqueue it first, or both as a folder"
+            raise UsageError(msg)
+    return awaited
+
+
+def _same(existing: Run | None, migration: Migration, *, again: bool) -> Run | None:
+    """The run that has this migration's name; None for a new one. Raises UsageError when it is of another migration."""
     if existing is None or existing.state in {State.CANCELLED, State.ROLLED_BACK}:
         return None
-    if existing.checksum != migration.checksum:
+    if existing.checksum == migration.checksum:
+        return None if again and existing.state is State.COMPLETED else existing
+    if _is_of_same_file(existing, migration):
+        if existing.state is State.COMPLETED:
+            return None
+        values = ", ".join(f"{name}={one['default']}" for name, one in existing.definition["parameters"].items())
         msg = (
-            f"run {existing.run} has the name {migration.name} and another checksum: {_short(existing.checksum)}, and the "
-            f"file has {_short(migration.checksum)}. Give the changed migration a new name"
-            + ("" if existing.state in ENDED else f", or end the run first: backfilld cancel {existing.name}")
+            f"run {existing.run} of {migration.name} has other values ({shown(values)}) and is {existing.state.words}: a name has "
+            f"one run at a time. Wait until it has ended, or end it: backfilld cancel {existing.name}"
         )
         raise UsageError(msg)
-    return existing
+    msg = (
+        f"run {existing.run} has the name {migration.name} and another checksum: {_short(existing.checksum)}, and the "
+        f"file has {_short(migration.checksum)}. Give the changed migration a new name"
+        + ("" if existing.state in ENDED else f", or end the run first: backfilld cancel {existing.name}")
+    )
+    raise UsageError(msg)
+
+
+def _is_of_same_file(existing: Run, migration: Migration) -> bool:
+    """Whether a run is of the same file with other values: with its values, the file is what the run is of."""
+    if not migration.parameters:
+        return False
+    values = {name: one["default"] for name, one in existing.definition.get("parameters", {}).items()}
+    try:
+        return migration.with_parameters(values).checksum == existing.checksum
+    except (UsageError, InvalidMigration):
+        return False
 
 
 def _differences(run: Run, migration: Migration) -> tuple[str, ...]:
@@ -165,14 +217,15 @@ def rollback(connection: Connection, reference: int | str, *, actor: str) -> int
             msg = f"run {locked.name} is being cancelled; ask again once it is cancelled"
             raise UsageError(msg)
         newest = find(connection, locked.name)
-        if newest.run != locked.run:
+        if newest.run != locked.run and not (locked.state is State.COMPLETED and newest.state is State.ROLLED_BACK):
+            how = "came after it" if locked.state is State.COMPLETED else "has taken over what it left"
             msg = (
-                f"run {locked.run} is {locked.state.words}, and the newer run {newest.run} has taken over what it left; "
-                f"roll that one back: backfilld rollback {newest.run}"
+                f"run {locked.run} is {locked.state.words}, and the newer run {newest.run} {how}; "
+                f"roll that one back first: backfilld rollback {newest.run}"
             )
             raise UsageError(msg)
         if not locked.rollback.requested:
-            _check_way_back(connection, newest)
+            _check_way_back(connection, find(connection, locked.run))
             runs.set_rollback(connection, locked.run, Rollback(requested=True))
         runs.set_state(connection, locked, State.ROLLING_BACK, actor=actor, reason="asked to roll back")
         if locked.state in ENDED:

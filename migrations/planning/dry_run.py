@@ -160,8 +160,8 @@ class _Stage:
                 dry_run.seen[place] = seen = self._try(number, statement)
                 self._judge(number, statement, seen)
             if before is not None and isinstance(operation, Sql):
-                place = f"operations[{number}].sql.{operation.definition.place(step_number, 'rollback')}"
-                self._try_back(number, step, before, place=place)
+                at = f"operations[{number}].sql.{operation.definition.place(step_number, 'rollback')}"
+                self._try_back(number, step, before, place=at)
 
     def _try(self, number: int, statement: Statement) -> Seen:
         """Run one statement, and see what it does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from psycopg import sql
@@ -123,6 +123,10 @@ class Plan:
     findings: tuple[dict[str, str], ...]
     operations: tuple[PlannedOperation, ...] = ()
     risks: tuple[Risk, ...] = ()
+    #: The values of its parameters, by name.
+    parameters: dict[str, str] = field(default_factory=dict)
+    #: Migrations that must be verified before it begins.
+    after: tuple[str, ...] = ()
 
     @property
     def refused(self) -> bool:
@@ -172,6 +176,8 @@ def make(migration: Migration, examination: Examination) -> Plan:
             for number, of in enumerate(migration.operations)
         ),
         risks=rank(migration, examination, operations, impacts) if operations else (),
+        parameters=migration.values,
+        after=migration.after,
     )
 
 

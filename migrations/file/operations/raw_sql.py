@@ -15,7 +15,8 @@ class SqlStep(FileModel):
     """One transaction, and the one that takes it back."""
 
     run: Expression = Field(
-        description="The statements of one transaction.", examples=["ALTER TABLE public.jobs ALTER status DROP NOT NULL"]
+        description="The statements of one transaction.",
+        examples=["ALTER TABLE public.jobs ALTER status DROP NOT NULL"],
     )
     rollback: Expression = Field(
         description="The statements that undo it.", examples=["ALTER TABLE public.jobs VALIDATE CONSTRAINT has_status"]
