@@ -47,7 +47,7 @@ from backfilld.migrations.file.operations import (
     SetNotNull,
     Sql,
 )
-from backfilld.migrations.file.parameters import Binding, Parameter, ParameterName
+from backfilld.migrations.file.parameters import NAME_PATTERN, Binding, Parameter, ParameterName
 from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.identifiers import TableName, Wrong, shown
 
@@ -131,11 +131,13 @@ class Migration(FileModel):
         default_factory=dict,
         description="Values that are given when the migration is enqueued; expressions use one as `${name}`.",
         examples=[{"tenant": {"type": "integer"}}],
+        json_schema_extra={"propertyNames": {"pattern": NAME_PATTERN}},
     )
     after: Annotated[tuple[MigrationName, ...], Field(strict=False)] = Field(
         default=(),
         description="Migrations that must be verified before this one begins.",
         examples=[["jobs-new-field"]],
+        json_schema_extra={"uniqueItems": True},
     )
     operations: tuple[
         Annotated[Operation, BeforeValidator(_unwrap, json_schema_input_type=Entry), WrapSerializer(_wrap)], ...
@@ -205,8 +207,12 @@ class Migration(FileModel):
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
     def canonical(self) -> dict[str, Any]:  # JSON: mappings of anything
-        """The migration as JSON in the shape of the file, every default written out; `from_canonical` reads it."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """The migration as JSON in the shape of the file, every default written out; `from_canonical` reads it.
+
+        The values of parameters stand where they are used, and as their defaults.
+        """
+        unused = {name for name in ("parameters", "after") if not getattr(self, name)}
+        return self.model_dump(mode="json", exclude_none=True, exclude=unused)
 
     @classmethod
     def from_canonical(cls, stored: dict[str, Any]) -> Self:  # JSON: mappings of anything

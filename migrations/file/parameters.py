@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 #: What a parameter may be given as, by a file, a command line or Python.
 Given = str | bool | int | float | Decimal | dt.date
 
-_NAME = r"[a-z_][a-z0-9_]{0,62}"
+NAME_PATTERN = r"^[a-z_][a-z0-9_]{0,62}$"
 #: PostgreSQL has no lexeme that begins with `${`: not a cast, not an array, not an operator of JSON.
 _USED = re.compile(r"\$\{([^}]*)\}")
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 
 
 def _check_name(name: str) -> str:
-    if re.fullmatch(_NAME, name) is None:
+    if re.fullmatch(NAME_PATTERN.removesuffix("$"), name) is None:  # `$` would let a line break through
         raise Wrong(
             f"`{shown(name)}` is not a name of a parameter",
             "Write small letters, digits and underscores, a letter first, such as `tenant_id`.",
@@ -40,7 +40,7 @@ def _check_name(name: str) -> str:
     return name
 
 
-ParameterName = Annotated[str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME}$"})]
+ParameterName = Annotated[str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})]
 
 
 def _check_default(value: object) -> str | bool | int | float:
@@ -121,7 +121,7 @@ def _boolean(given: Given) -> str:
 
 def _date(given: Given) -> str:
     if isinstance(given, dt.datetime) or not isinstance(given, str | dt.date):
-        raise ValueError(given)
+        raise ValueError(given)  # noqa: TRY004 - one error for all
     return dt.date.fromisoformat(str(given)).isoformat()
 
 

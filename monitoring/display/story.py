@@ -193,8 +193,16 @@ def _own_values(detail: Mapping[str, Any]) -> str:
     )
 
 
+def _given(detail: Mapping[str, Any]) -> str:
+    """What a run was enqueued with: values of its parameters, and the migrations after which it begins."""
+    values = ", ".join(f"{name} = {value}" for name, value in detail.get("parameters", {}).items())
+    after = ", ".join(detail.get("after", ()))
+    return (f", with {values}" if values else "") + (f", to begin after {after}" if after else "")
+
+
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "run.enqueued": lambda detail: f"enqueued it, checksum {_short(detail['checksum'])}",
+    "run.enqueued": lambda detail: f"enqueued it, checksum {_short(detail['checksum'])}" + _given(detail),
+    "run.examined": lambda detail: "; ".join(["examined it, now that it begins", *detail.get("warnings", ())]),
     "run.verified": lambda detail: "verified: no row needs work" + _own_values(detail),
     "run.residual": lambda detail: f"verification found {counted(detail['residual_rows'], 'row')} still to do",
     "run.tuned": lambda detail: f"set {_changes(detail)}",
