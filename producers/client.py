@@ -17,7 +17,7 @@ from backfilld.migrations.record import audit, lanes, quarantine, runs, schema
 from backfilld.migrations.record.states import ENDED, Phase, State
 from backfilld.migrations.wire.messages import ControlMessage
 from backfilld.monitoring import after_contract, pace, progress
-from backfilld.producers import commands, transforms, waiting
+from backfilld.producers import commands, enqueueing, transforms, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,7 +107,7 @@ class Client:
         found = migrations_folder.read(folder, parameters or {})
         with connected(self._settings.require_database()) as connection:
             has_record = schema.version(connection) == schema.newest()
-            present = [commands.existing_run(connection, one) if has_record else None for one in found]
+            present = [enqueueing.existing_run(connection, one) if has_record else None for one in found]
             return [
                 (
                     migration.name,
@@ -163,7 +163,7 @@ class Client:
         with connected(self._settings.require_database()) as connection:
             schema.ensure(connection)
             warnings = transforms.require_allowed(connection, migration) if for_workers else ()
-            enqueued = commands.enqueue(
+            enqueued = enqueueing.enqueue(
                 connection,
                 migration,
                 actor=self._actor,

@@ -17,7 +17,7 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record import schema
 from backfilld.migrations.record.states import Phase, State
-from backfilld.producers import commands
+from backfilld.producers import commands, enqueueing
 
 if TYPE_CHECKING:
     from fix_runs import Engine
@@ -765,7 +765,7 @@ def test_a_change_that_needs_no_rewrite_says_so(engine: Engine) -> None:
     said = {
         column: any(
             "without rewriting the table" in warning
-            for warning in commands.enqueue(
+            for warning in enqueueing.enqueue(
                 engine.connection, definition.parse(change(column, type_, name=f"m-{column}")), actor="ann"
             ).warnings
         )

@@ -12,7 +12,7 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.holds import Cause
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring import progress
-from backfilld.producers import commands
+from backfilld.producers import commands, enqueueing
 
 if TYPE_CHECKING:
     from fix_runs import Engine
@@ -145,9 +145,9 @@ operations:
 """
 
 
-def enqueue(engine: Engine, below: int, *, again: bool = False) -> commands.Enqueued:
+def enqueue(engine: Engine, below: int, *, again: bool = False) -> enqueueing.Enqueued:
     migration = definition.parse(VALUES, parameters={"below": below})
-    return commands.enqueue(engine.connection, migration, actor="test", again=again)
+    return enqueueing.enqueue(engine.connection, migration, actor="test", again=again)
 
 
 def closed(engine: Engine) -> int:
@@ -165,7 +165,7 @@ def test_other_values_are_a_new_run_once_the_first_is_completed(engine: Engine) 
     expect(engine.drive(two.run.run), State.COMPLETED)
     assert closed(engine) == 20
     with pytest.raises(UsageError, match="another checksum"):
-        commands.enqueue(
+        enqueueing.enqueue(
             engine.connection,
             definition.parse(VALUES.replace("id <=", "id <"), parameters={"below": 20}),
             actor="test",
