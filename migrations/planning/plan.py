@@ -242,12 +242,14 @@ def _of_lanes(
             )
         text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         note = f"row locks for about batch_seconds; walked by {by}"
+        if rewrite.deletes:
+            text = f"DELETE FROM {table} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         if others:
             note += f", in one pass with {', '.join(f'[{one}]' for one in others)}: one new version of each row"
         return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number)]
     if phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
         text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
-        note = "in batches; the rows that it finds are updated again"
+        note = f"in batches; the rows that it finds are {'deleted' if rewrite.deletes else 'updated again'}"
         return [PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number)]
     return []
 

@@ -14,7 +14,7 @@ from backfilld.migrations.file.operations.columns import (
 from backfilld.migrations.file.operations.constraints import AddCheck, AddForeignKey, AddUnique, References
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
 from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
-from backfilld.migrations.file.operations.rows import Backfill
+from backfilld.migrations.file.operations.rows import Backfill, DeleteRows
 
 __all__ = [
     "AddCheck",
@@ -25,6 +25,7 @@ __all__ = [
     "ChangeType",
     "ColumnSpec",
     "CreateIndex",
+    "DeleteRows",
     "DropColumn",
     "DropIndex",
     "Operation",
@@ -50,5 +51,6 @@ Operation = (
     | CreateIndex
     | DropIndex
     | Backfill
+    | DeleteRows
     | Sql
 )
