@@ -53,7 +53,7 @@ FileOrFolder = Annotated[
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="A value for a parameter of the file. May be given several times."
+        "--set", metavar="PARAM=VALUE", help="A value for a parameter of the file. May be given several times."
     ),
 ]
 Again = Annotated[bool, typer.Option("--again", help="Run it once more where its last run is completed.")]
@@ -89,12 +89,12 @@ def client(context: typer.Context, *, as_json: bool = False) -> Client:
 
 
 def parameters(given: list[str] | None) -> dict[str, str]:
-    """The values of `--set`, by name. Raises UsageError for one that is not NAME=VALUE, and for a name that is given twice."""
+    """The values of `--set`, by name. Raises UsageError for one that is not PARAM=VALUE, and for a name that is given twice."""
     values: dict[str, str] = {}
     for one in given or ():
         name, sign, value = one.partition("=")
         if not sign or not name:
-            msg = f"--set: {one} is not NAME=VALUE"
+            msg = f"--set: {one} is not PARAM=VALUE"
             raise UsageError(msg)
         if name in values:
             msg = f"--set: {name} is given twice"

@@ -225,7 +225,12 @@ class Batch:
 
     def tell_undone(self, table: TableName) -> None:
         """Put on record, once in each pass, that rows were kept by triggers that should have gone."""
-        detail: dict[str, object] = {"operation": self.lane.operation, "pass": self.lane.pass_, "relation": str(table), "triggers": []}
+        detail: dict[str, object] = {
+            "operation": self.lane.operation,
+            "pass": self.lane.pass_,
+            "relation": str(table),
+            "triggers": [],
+        }
         latest = audit.latest(self.connection, self.lane.run, what=UNDONE)
         if latest is None or latest["detail"] != detail:
             audit.record(self.connection, self.lane.run, actor=runs.WORKER, what=UNDONE, **detail)

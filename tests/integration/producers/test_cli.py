@@ -624,7 +624,7 @@ def test_the_value_of_a_parameter_is_given_shown_and_refused_by_name(shell: Shel
         ([], "the parameter below (integer: the first id that stays) has no value: --set below=VALUE"),
         (["--set", "below=five"], "the parameter below: `five` is not a whole number"),
         (["--set", "below=5", "--set", "above=6"], "no parameter above"),
-        (["--set", "below"], "below is not NAME=VALUE"),
+        (["--set", "below"], "below is not PARAM=VALUE"),
         (["--set", "below=5", "--set", "below=6"], "below is given twice"),
     ):
         result = shell("enqueue", file, *values)
