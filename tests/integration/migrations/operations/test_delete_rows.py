@@ -9,9 +9,11 @@ import psycopg
 import pytest
 from fix_runs import expect
 
+from backfilld.migrations.errors import Refused
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning import examine, plan
 from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.telemetry import CommitUnknown
 from backfilld.producers import commands
 
 if TYPE_CHECKING:
@@ -178,7 +180,7 @@ def test_without_a_journal_there_is_no_way_back(engine: Engine) -> None:
     run = engine.enqueue(migration().replace("settings: {", "settings: {journal: off, "))
     expect(engine.drive(run), State.COMPLETED)
     assert len(rows(engine)) == ROWS / 2
-    with pytest.raises(commands.Refused, match="without a journal"):
+    with pytest.raises(Refused, match="without a journal"):
         commands.rollback(engine.connection, run, actor="test")
 
 
@@ -226,3 +228,57 @@ def test_the_rights_that_it_needs_are_asked_for(engine: Engine, plain_role_url: 
         assert [one.check for one in found.findings] == ["privileges"]
         engine.execute(f'GRANT INSERT ON {NAME} TO "{role}"')
         assert examine.examine(connection, definition.parse(migration())).findings == []
+
+
+#: Ends its own server process at some of the batches of ours that it is called in.
+DIE = """
+CREATE SEQUENCE calls;
+CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF current_setting('backfilld.batch', true) = 'on' AND nextval('public.calls') % 3 = 1 THEN
+        PERFORM pg_terminate_backend(pg_backend_pid());
+    END IF;
+    RETURN NULL;
+END $$
+"""
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        f"CREATE TRIGGER die AFTER DELETE OR INSERT ON {NAME} FOR EACH STATEMENT EXECUTE FUNCTION public.die()",
+        f"CREATE CONSTRAINT TRIGGER die AFTER DELETE OR INSERT ON {NAME} DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION public.die()",
+        "CREATE TRIGGER die AFTER UPDATE ON backfilld.lanes FOR EACH ROW WHEN (new.seq > old.seq) EXECUTE FUNCTION public.die()",
+    ],
+    ids=["in the batch", "in the commit", "at the checkpoint"],
+)
+def test_whatever_is_killed_no_row_is_lost_or_doubled_beside_a_writer(engine: Engine, when: str) -> None:
+    engine.execute(DIE)
+    engine.execute(when)
+    writer = random.Random(when)
+    before = {(one["tenant"], one["id"]): one for one in rows(engine)}
+
+    def write(_run: object) -> bool:
+        """The application adds a row that meets the condition, one that does not, and changes one that does not."""
+        for status in ("draft", "open"):
+            engine.execute(f"INSERT INTO {NAME} (tenant, \"Status\", price) VALUES ('new', %s, 1)", status)
+        changed = writer.choice([key for key, one in before.items() if one["Status"] == "open"])
+        engine.execute(f"UPDATE {NAME} SET price = price + 1 WHERE (tenant, id) = (%s, %s)", *changed)
+        before[changed]["price"] += 1
+        return len(engine.told(CommitUnknown)) >= 4
+
+    run = engine.enqueue(migration())
+    engine.drive(run, batch_rows=5, until=write)
+    expect(engine.drive(run, batch_rows=5), State.COMPLETED)
+    assert not [one for one in rows(engine) if one["Status"] == "draft"]
+    killed = len(engine.told(CommitUnknown))
+    assert killed
+    commands.rollback(engine.connection, run, actor="test")
+    expect(engine.drive(run, batch_rows=5), State.ROLLED_BACK)
+    assert len(engine.told(CommitUnknown)) > killed
+    found = rows(engine)
+    assert [one for one in found if one["tenant"] != "new"] == sorted(
+        before.values(), key=lambda one: (one["tenant"], one["id"])
+    )
+    of_others = [one["Status"] for one in found if one["tenant"] == "new"]
+    assert of_others.count("draft") == of_others.count("open")
