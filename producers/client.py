@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from backfilld.monitoring.explain import Explanation
     from backfilld.monitoring.pace import PaceReport
     from backfilld.monitoring.progress import Progress
+    from backfilld.producers.uninstall import Uninstalled
 
 #: How often a waiting caller reads the record: neither a person nor the database notices.
 POLL_SECONDS = 0.5
@@ -87,6 +88,23 @@ class Client:
             for left in leftovers.without_a_record(connection) if applied else ():
                 self._warn(left)
             return applied
+
+    def uninstall(self, *, dry_run: bool = False, force: bool = False) -> Uninstalled:
+        """Take backfilld out of the database: its triggers, then its schema; a dry run only looks.
+
+        Raises Refused while a run is open or has left something, a worker runs, or, unless `force`, old values are kept.
+        """
+        from backfilld.producers import uninstall  # noqa: PLC0415 - for this verb alone
+
+        with connected(self._settings.require_database()) as connection:
+            return uninstall.uninstall(connection, dry_run=dry_run, force=force)
+
+    def new(self, table: str, operation: str, *, columns: Sequence[str] = ()) -> str:
+        """The text of a first migration file: one operation on a table, with the names that are there, every key explained."""
+        from backfilld.producers import draft  # noqa: PLC0415 - the models of all operations, for this verb alone
+
+        with connected(self._settings.require_database()) as connection:
+            return draft.draft(connection, table, operation, columns)
 
     def plan(self, file: str | Path) -> Plan:
         """What a migration would do here. Nothing is changed, and a plan with findings is still a plan."""

@@ -15,6 +15,7 @@ from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.holds import Cause, Hold
 from backfilld.migrations.planning.estimate import ColumnOrder, CostEstimate
 from backfilld.migrations.planning.plan import Estimate, Plan, PlannedAction, PlannedPhase, TableReport
+from backfilld.migrations.planning.summary import StrongLocks, Summary
 from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.record.model import Changed, Pace, Quarantined
 from backfilld.migrations.record.states import LaneKind, Phase, State
@@ -496,6 +497,18 @@ def plan(*, findings: tuple[dict[str, str], ...] = ()) -> Plan:
         phases=() if findings else (expand, switch, contract),
         tables=(table,),
         estimate=Estimate(rows=1_000_000, batches=134, seconds=66.7),
+        summary=Summary(
+            strong_locks=(
+                StrongLocks(lock=LockMode.ACCESS_EXCLUSIVE, hold="unknown", known="by rule", transactions=2),
+            ),
+            heap_growth_bytes=132 * 2**20,
+            index_growth_bytes=0,
+            wal_bytes=300 * 2**20,
+            usable_after_gate=("jobs.new_field",),
+            fails=("after contract an INSERT that leaves out jobs.new_field fails",),
+            approvals=(Phase.CONTRACT,),
+            risks={"high": 1, "low": 2},
+        ),
         warnings=("every changed row is sent on",),
         findings=findings,
     )
@@ -526,6 +539,20 @@ def test_a_plan_shows_the_table_each_statement_with_its_lock_and_what_to_know() 
     ):
         assert part in text
     assert "refused" not in text
+
+
+def test_a_plan_opens_with_a_summary() -> None:
+    text = " ".join(printed(display.plan(plan()), 200).split())
+    assert text.index("summary") < text.index("ALTER TABLE")
+    for part in (
+        "stops writes 2 transactions with ACCESS EXCLUSIVE, unknown (by rule)",
+        "grows heap by about 132 MB, about 300 MB of WAL",
+        "usable once its gate is open jobs.new_field",
+        "deploy in time after contract an INSERT that leaves out jobs.new_field fails",
+        "waits for approval contract",
+        "risks 1 high, 2 low",
+    ):
+        assert part in text
 
 
 def test_a_refused_plan_says_why_and_what_to_do_and_promises_nothing() -> None:
