@@ -417,7 +417,8 @@ def _ended(facts: Facts) -> Iterator[str | Remedy]:
             else:
                 yield "Everything it had done is undone."
         case _:
-            yield f"It was completed {ago}, and the data is verified."
+            but = f", but for {counted(run.residual_rows, 'row')} that a person accepted" if run.residual_rows else ""
+            yield f"It was completed {ago}, and the data is verified{but}."
             yield Remedy(f"whether it can still be rolled back, and until when: backfilld status {run.name}")
 
 

@@ -364,6 +364,14 @@ class Client:
             done = commands.approve(connection, run, phase, actor=self._actor, yes=yes)
             return self._tell(connection, done.run), done.phase
 
+    def accept_residual(self, run: int | str) -> Progress:
+        """Let a run that paused for rows which the application keeps writing end with them; on record with who asked.
+
+        Raises UsageError for a run that has not paused for such rows, and Refused where a rule of its file needs them right.
+        """
+        with self._record_of_runs() as connection:
+            return self._tell(connection, commands.accept_residual(connection, run, actor=self._actor))
+
     def after_contract(self, run: int | str) -> tuple[AfterContract, ...]:
         """What the application can no longer do once the run has done its contract, and whether it still does it."""
         with self._record_of_runs() as connection:

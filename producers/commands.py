@@ -279,6 +279,41 @@ def approve(
     return Approved(run=_change(connection, reference, act), phase=approved[0])
 
 
+def accept_residual(connection: Connection, reference: int | str, *, actor: str) -> int:
+    """Let a run end although rows still need work, which the application keeps writing; how many and who says so is on record.
+
+    Raises UsageError for a run that has not paused for such rows, and Refused where something of its file relies on every row.
+    """
+    from backfilld.migrations.operations import bind  # noqa: PLC0415 - knows every operation, which no other command must
+    from backfilld.migrations.operations.residual import in_need  # noqa: PLC0415 - comes with it
+
+    def act(locked: LockedRun) -> None:
+        run = find(connection, locked.run)
+        if locked.state is State.RUNNING and audit.latest(connection, run.run, what="residual.accepted") is not None:
+            return
+        if locked.state is not State.PAUSED or run.error_class != "residual":
+            msg = f"run {locked.name} is {locked.state.words} and has not paused for rows that still need work"
+            raise UsageError(msg)
+        operations = run.migration.operations
+        found = lanes.residual_of(connection, run.run, pass_=run.pass_ - 1)  # the present pass has walked nothing yet
+        if needed := [operations[number].summary for number in in_need(bind(run.migration, run.facts), found)]:
+            raise Refused(
+                [
+                    Finding(
+                        "residual",
+                        f"{needed_by} of the same file relies on every row, and {run.residual_rows} still need work",
+                        f"Fix what writes them, then: backfilld resume {run.name}",
+                    )
+                    for needed_by in needed
+                ]
+            )
+        audit.record(connection, run.run, actor=actor, what="residual.accepted", rows=run.residual_rows)
+        runs.set_state(connection, locked, State.RUNNING, actor=actor, reason="residual rows accepted")
+        lanes.wake_run(connection, locked.run)
+
+    return _change(connection, reference, act)
+
+
 def _check_contract(connection: Connection, run: Run) -> None:
     """Raises Refused while the application sends what fails after contract."""
     found = [

@@ -159,6 +159,8 @@ def _phases(progress: Progress) -> Text:
 
 
 def _verified(progress: Progress) -> Text:
+    if progress.verified and progress.residual_rows:
+        return Text(f"yes, but for {counted(progress.residual_rows, 'row')} that a person accepted", style="yellow")
     if progress.verified:
         return Text("yes, no row needs work", style="green")
     if progress.residual_rows:

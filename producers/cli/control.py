@@ -222,7 +222,7 @@ def pace(  # noqa: PLR0913 - a command's options
     )
 
 
-def approve(
+def approve(  # noqa: PLR0913 - the options of a verb
     context: typer.Context,
     run: RunArgument,
     *,
@@ -235,17 +235,33 @@ def approve(
             autocompletion=completion.phases,
         ),
     ] = None,
+    residual: Annotated[
+        bool,
+        typer.Option(
+            "--residual",
+            help="In place of a phase: accept the rows that still need work, as the application keeps writing them.",
+        ),
+    ] = False,
     yes: Annotated[
         bool,
         typer.Option("--yes", help="Do not ask; approve contract even while statements come that fail after it."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Let a phase begin that waits for a person.
+    """Let a phase begin that waits for a person; without --phase the one that waits.
 
     Example: backfilld approve jobs-new-field --phase contract
     """
     asked = client(context, as_json=as_json)
+    if residual:
+        if phase is not None:
+            msg = "--residual accepts rows, and --phase approves a phase; give one of the two"
+            raise UsageError(msg)
+        now = asked.accept_residual(run)
+        answers.answer(
+            now, as_json=as_json, before=f"{counted(now.residual_rows or 0, 'residual row')} of {now.name} may stay"
+        )
+        return
     if not yes and sys.stdin.isatty() and not as_json:
         yes = _confirmed(asked, run, phase)
     now, approved = asked.approved(run, phase, yes=yes)

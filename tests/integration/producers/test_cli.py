@@ -295,6 +295,7 @@ def test_version_prints_the_version() -> None:
         (["no-such-verb"], 2, "No such command"),
         (["status", "--no-such-option"], 2, "No such option"),
         (["approve", "1"], 2, "there is no run 1"),
+        (["approve", "1", "--residual", "--phase", "contract"], 2, "give one of the two"),
         (["approve", "1", "--phase", "done"], 2, "done is not one of expand"),
         (["status", "4711"], 2, "there is no run 4711"),
         (["pause", "jobs"], 2, "there is no run jobs"),

@@ -329,6 +329,8 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     "enqueued": event("run.enqueued", checksum="sha256:" + "ab" * 32),
     "verified": event("run.verified"),
     "residual": event("run.residual", residual_rows=1),
+    "residual rows accepted": event("residual.accepted", actor="ann@laptop", rows=8),
+    "verified, with residual rows": event("run.verified", residual_rows=7),
     "phase": event("phase.backfill"),
     "the last phase": event("phase.done"),
     "phase on the way back": event("phase.expand", direction="back"),
