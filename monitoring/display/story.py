@@ -69,6 +69,11 @@ def _who(event: Mapping[str, Any]) -> str:
     return safe(event["actor"])
 
 
+def by_governor(event: Mapping[str, Any]) -> bool:  # Any: columns of the audit
+    """Whether it tells what the governor does to all runs of the database: a hold by load, another pace."""
+    return event["run"] is None and event["actor"] == _WORKER
+
+
 def _style_of(event: Mapping[str, Any]) -> str:
     """People stand out from workers: readers look for what a person did."""
     return "dim" if event["actor"] == _WORKER else "cyan"

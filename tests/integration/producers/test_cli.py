@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 from typer.testing import CliRunner
 
 from backfilld.migrations.file.run_settings import RunSettings
-from backfilld.migrations.record import lanes, quarantine, runs
+from backfilld.migrations.record import audit, lanes, quarantine, runs
 from backfilld.migrations.record.model import Bounds
 from backfilld.migrations.record.states import LaneKind, Phase, State
 from backfilld.monitoring.progress import KEYS
@@ -452,6 +452,18 @@ def test_approve_takes_the_phase_that_waits_or_names_the_choices(shell: Shell) -
         "contract",
         "switch",
     ]
+
+
+def test_the_governor_does_not_push_a_runs_own_story_off_its_page(shell: Shell) -> None:
+    shell("enqueue", shell.write())
+    for width in range(1, 30):
+        detail = {"width": width, "reason": "others"}
+        audit.record(shell.connection, None, actor=runs.WORKER, what="pace.changed", **detail)
+    told = audit.whole_story(shell.connection, 1, most=5, governor=False)
+    assert [event["what"] for event in told] == ["run.enqueued"]
+    assert len(audit.whole_story(shell.connection, 1, most=5)) == 5
+    assert "enqueued it" in shell("status", "1").stdout
+    assert "set the pace" in shell("events", "1").stdout
 
 
 def test_a_run_named_by_its_number_is_answered_by_its_name(shell: Shell) -> None:

@@ -126,6 +126,28 @@ def test_a_narrow_overview_leaves_out_what_the_page_has_too() -> None:
     assert "45.2 %" in text
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_long_name_takes_lines_of_its_own_and_leaves_the_columns_where_they_are(width: int) -> None:
+    name = "orders-customer-billing-address-of-record"
+    lines = printed(display.overview([replace(RUNNING, name=name), RUNNING], width=width), width).splitlines()
+    rows = lines[2 : lines.index("")]
+    starts = lines[0].index("name")
+    shown = [row[starts:].split()[0] for row in rows]
+    assert max(map(len, lines)) <= width
+    assert "".join(shown[:-1]) == name
+    assert all(part.endswith("-") for part in shown[:-2]), "broken where a reader would"
+    assert rows[0].index("running") == rows[-1].index("running") == lines[0].index("state")
+    assert len(shown) == 2 if width == 120 else len(shown) <= 4
+
+
+def test_the_page_of_a_run_tells_its_own_story_and_not_that_of_the_pace() -> None:
+    own = event("run.enqueued", checksum="sha256:ab")
+    person = {**event("all.stopped"), "run": None, "actor": "ann@laptop"}
+    pace = {**event("pace.changed", width=2, reason="others"), "run": None, "actor": "worker"}
+    text = printed(display.page(RUNNING, [], [own, person, *[pace] * 20]))
+    assert ("enqueued it" in text, "stopped, until" in text, "set the pace" in text) == (True, True, False)
+
+
 def test_an_empty_overview_says_how_to_begin() -> None:
     assert "backfilld enqueue FILE" in printed(display.overview([], width=80))
 
