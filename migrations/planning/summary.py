@@ -1,4 +1,4 @@
-"""A plan in a few figures, for whoever has a minute: the locks that stop writes, what grows, what to deploy when, how many risks."""
+"""A plan in a few figures, to read first: the locks that stop writes, what grows, what to deploy when, how many risks."""
 
 from __future__ import annotations
 
