@@ -40,6 +40,13 @@ class Client(Following):
 
     # --- before a run --------------------------------------------------------------------------------------------------
 
+    def new(self, table: str, operation: str, *, columns: Sequence[str] = ()) -> str:
+        """The text of a first migration file: one operation on a table, with the names that are there, every key explained."""
+        from backfilld.producers import draft  # noqa: PLC0415 - the models of all operations, for this verb alone
+
+        with connected(self._settings.require_database()) as connection:
+            return draft.draft(connection, table, operation, columns)
+
     def init(self, *, published: bool = False) -> list[int]:
         """Create the schema `backfilld`, or upgrade it; returns the versions applied, none when it was up to date.
 
@@ -52,23 +59,6 @@ class Client(Following):
             for left in leftovers.without_a_record(connection) if applied else ():
                 self._warn(left)
             return applied
-
-    def uninstall(self, *, dry_run: bool = False, force: bool = False) -> Uninstalled:
-        """Take backfilld out of the database: its triggers, then its schema; a dry run only looks.
-
-        Raises Refused while a run is open or has left something, a worker runs, or, unless `force`, old values are kept.
-        """
-        from backfilld.producers import uninstall  # noqa: PLC0415 - for this verb alone
-
-        with connected(self._settings.require_database()) as connection:
-            return uninstall.uninstall(connection, dry_run=dry_run, force=force)
-
-    def new(self, table: str, operation: str, *, columns: Sequence[str] = ()) -> str:
-        """The text of a first migration file: one operation on a table, with the names that are there, every key explained."""
-        from backfilld.producers import draft  # noqa: PLC0415 - the models of all operations, for this verb alone
-
-        with connected(self._settings.require_database()) as connection:
-            return draft.draft(connection, table, operation, columns)
 
     def plan(self, file: str | Path) -> Plan:
         """What a migration would do here. Nothing is changed, and a plan with findings is still a plan."""
@@ -188,6 +178,16 @@ class Client(Following):
         """Lift the stop of all runs; False when there was none. A run with a pause of its own stays paused."""
         with self._record_of_runs() as connection:
             return pacing.resume_all(connection, actor=self._actor)
+
+    def uninstall(self, *, dry_run: bool = False, force: bool = False) -> Uninstalled:
+        """Take backfilld out of the database: its triggers, then its schema; a dry run only looks.
+
+        Raises Refused while a run is open or has left something, a worker runs, or, unless `force`, old values are kept.
+        """
+        from backfilld.producers import uninstall  # noqa: PLC0415 - for this verb alone
+
+        with connected(self._settings.require_database()) as connection:
+            return uninstall.uninstall(connection, dry_run=dry_run, force=force)
 
     def pace(  # noqa: PLR0913 - what can be changed, each by its name
         self,

@@ -1,4 +1,4 @@
-"""Verbs before and at the start of a run: init, plan, enqueue, run."""
+"""Verbs before and at the start of a run: new, init, plan, enqueue, run."""
 
 from __future__ import annotations
 
@@ -11,29 +11,6 @@ from backfilld.migrations.errors import Refused, UsageError
 from backfilld.migrations.record.states import State
 from backfilld.producers import answers, completion
 from backfilld.producers.cli.options import FileArgument, Json, Timeout, become, check_timeout, client, watching
-
-
-def init(
-    context: typer.Context,
-    *,
-    published: Annotated[
-        bool,
-        typer.Option("--published", help="Even where a publication of all tables would send it on to subscribers."),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Create the schema backfilld in the database, or upgrade it.
-
-    Example: backfilld init
-    """
-    applied = client(context, as_json=as_json).init(published=published)
-    answers.give(
-        as_json=as_json,
-        value=lambda: {"applied": applied},
-        text=lambda: f"schema backfilld: version {applied[-1]}" if applied else "schema backfilld is up to date",
-    )
-    if applied and not as_json:
-        answers.next_step("backfilld new TABLE OPERATION --write FILE, or backfilld plan FILE")
 
 
 def new(
@@ -76,6 +53,29 @@ def new(
         raise UsageError(msg) from exc
     answers.say(f"wrote {write}; edit it")
     answers.next_step(f"backfilld plan {write}")
+
+
+def init(
+    context: typer.Context,
+    *,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Even where a publication of all tables would send it on to subscribers."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Create the schema backfilld in the database, or upgrade it.
+
+    Example: backfilld init
+    """
+    applied = client(context, as_json=as_json).init(published=published)
+    answers.give(
+        as_json=as_json,
+        value=lambda: {"applied": applied},
+        text=lambda: f"schema backfilld: version {applied[-1]}" if applied else "schema backfilld is up to date",
+    )
+    if applied and not as_json:
+        answers.next_step("backfilld new TABLE OPERATION --write FILE, or backfilld plan FILE")
 
 
 def plan(context: typer.Context, file: FileArgument, *, as_json: Json = False) -> None:
