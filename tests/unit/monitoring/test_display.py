@@ -126,9 +126,9 @@ def test_a_narrow_overview_leaves_out_what_the_page_has_too() -> None:
     assert "45.2 %" in text
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("width", [60, 70, 80, 120])
 def test_a_long_name_takes_lines_of_its_own_and_leaves_the_columns_where_they_are(width: int) -> None:
-    name = "orders-customer-billing-address-of-record"
+    name = "inventory-price-numeric-precision-of-shops"
     lines = printed(display.overview([replace(RUNNING, name=name), RUNNING], width=width), width).splitlines()
     rows = lines[2 : lines.index("")]
     starts = lines[0].index("name")
