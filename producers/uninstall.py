@@ -18,7 +18,6 @@ from backfilld.migrations.postgres import catalog
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import runs, schema, workers
 from backfilld.migrations.record.states import ENDED, State
-from backfilld.migrations.rollback import retention
 from backfilld.monitoring.next_command import next_command
 from backfilld.monitoring.words import moment, size
 
@@ -113,10 +112,8 @@ def _open(run: Run) -> Finding:
 
 def _lost(connection: Connection) -> Iterator[Finding]:
     """What is lost with the schema, and nothing else is harmed by."""
-    kept: dict[int, int] = {}
-    for (run, _), bytes_ in retention.sizes(connection).items():
-        kept[run] = kept.get(run, 0) + bytes_
-    for run, bytes_ in sorted(kept.items()):
+    for kept in connection.execute(_SQL["kept"]).fetchall():
+        run, bytes_ = kept["run"], kept["bytes"]
         of = runs.get(connection, run)
         if of is None or of.state not in ENDED:
             continue

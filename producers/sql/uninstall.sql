@@ -6,6 +6,14 @@ SELECT pg_get_userbyid(n.nspowner)::text AS owner, pg_has_role(n.nspowner, 'USAG
         FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind = 'r') AS bytes
 FROM pg_namespace n WHERE n.nspname = 'backfilld'
 
+-- name: kept
+-- Bytes of the tables that each run has in the schema, of whatever kind: their names have its number behind a word.
+SELECT (regexp_match(c.relname, '^[a-z_]+_(\d{1,18})(?:_|$)'))[1]::bigint AS run,
+       coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint AS bytes
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = 'backfilld' AND c.relkind = 'r' AND c.relname ~ '^[a-z_]+_\d{1,18}(_|$)'
+GROUP BY 1 ORDER BY 1
+
 -- name: triggers
 -- Triggers on tables that call a function of the schema; those of partitions go with that of their parent.
 SELECT n.nspname::text AS schema, c.relname::text AS table_name, t.tgname::text AS name
