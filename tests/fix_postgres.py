@@ -44,6 +44,7 @@ _CAME_WITH = (
     (15, re.compile(r" WITH \(security_invoker = true\)")),
     (15, re.compile(r" NULLS NOT DISTINCT")),
     (15, re.compile(r"(?<=FOR TABLE jobs) \([\w, ]+\)")),
+    (15, re.compile(r", r\.prattrs, pg_get_expr\(r\.prqual, r\.prrelid\)")),
 )
 
 SUPABASE_EMULATION = Path(__file__).with_name("supabase_emulation.sql")

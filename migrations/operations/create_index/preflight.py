@@ -26,4 +26,6 @@ def examine(case: Case, operation: CreateIndex) -> Facts:
         rest += sql.SQL(" INCLUDE ({})").format(indexes.listed(operation.include))
     if operation.where is not None:
         rest += sql.SQL(" WHERE (\n{}\n)").format(indexes.checked(operation.where, "`where`"))
+    if not operation.unique:
+        indexes.warn_of_width(case, operation.columns or ())
     return indexes.built(case, operation.name, rest, unique=operation.unique)

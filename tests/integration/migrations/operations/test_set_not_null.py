@@ -216,7 +216,7 @@ def test_what_a_partition_has_of_its_own_is_kept_or_told(engine: Engine) -> None
     )
     warnings = "\n".join(examined(engine, not_null("parts", "v")).warnings)
     if engine.connection.info.server_version < 180_000:
-        assert "v is NOT NULL in public.parts_1 already" in warnings
+        assert "public.parts_1" in warnings
         return
     assert warnings == ""
     run = engine.enqueue(file(not_null("parts", "v")))
