@@ -9,7 +9,6 @@ from psycopg import sql
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.planning import lint
 from backfilld.migrations.planning.checks.cancelled_runs import left_by_cancelled_run
 from backfilld.migrations.planning.checks.walks import key_of
 from backfilld.migrations.postgres import indexes
@@ -54,12 +53,6 @@ def built(case: Case, name: str, rest: sql.Composable, *, unique: bool) -> Facts
     _check_name(case, wanted)
     _warn_of_duplicates(case, wanted)
     return Facts(relation=str(case.table.name), index=wanted, key=key_of(case.table))
-
-
-def warn_of_width(case: Case, columns: Sequence[str]) -> None:
-    """An index that is not unique seldom gains by a fourth column, and each write pays for it."""
-    if len(columns) > lint.INDEX_COLUMNS:
-        case.warn(f"an index that is not unique has {len(columns)} columns; keep those that narrow a search most")
 
 
 def listed(columns: Sequence[str]) -> sql.Composed:
