@@ -138,13 +138,13 @@ def _offenders(connection: Connection, steps: Sequence[Step]) -> Iterator[Key]:
     """Rows that a step of the way back would stop at.
 
     Not asked: what an index would find, and what comes after an exchange of columns, when their names mean others than now, or
-    after the undo of a backfill, which gives rows other values.
+    after a walk that gives rows other values.
     """
     exchanged: set[TableName | None] = set()
     queries_of_rules: dict[str, sql.Composed] = {}  # several steps ask for one rule
     for step in steps:
         if not isinstance(step, Action):
-            exchanged |= {step.table} if step.kind == "undo" else set()
+            exchanged |= {step.table} if step.kind == "undo" or step.fills else set()
             continue
         if step.allows is not None and (step.allows.renamed or step.allows.retyped):
             exchanged.add(step.table)

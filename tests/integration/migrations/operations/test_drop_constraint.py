@@ -10,8 +10,8 @@ from fix_rules import application, engine_at, rules, whole_way_back_from_every_s
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
-from backfilld.migrations.planning import examine
 from backfilld.migrations.file import migration as definition
+from backfilld.migrations.planning import examine
 from backfilld.migrations.record.states import Phase, State
 from backfilld.producers import commands
 

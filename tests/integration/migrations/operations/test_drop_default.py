@@ -42,7 +42,7 @@ def test_it_waits_for_a_person_and_plan_says_why(engine: Engine) -> None:
     examined = examine.examine(engine.connection, migration)
     shown = plan.make(migration, examined)
     assert "after contract an INSERT that leaves it out fails" in "; ".join(shown.warnings)
-    assert [(risk.cause, risk.level) for risk in shown.risks][0] == ("after_contract", "high")
+    assert (shown.risks[0].cause, shown.risks[0].level) == ("after_contract", "high")
     run = engine.enqueue(drop(approve=("contract",)))
     expect(engine.drive(run), State.WAITING)
     engine.execute('INSERT INTO "Odd Schema"."Order" DEFAULT VALUES')

@@ -10,7 +10,7 @@ from fix_rules import rules, whole_way_back_from_every_step
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
-from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.record.states import State
 from backfilld.producers import commands
 
 if TYPE_CHECKING:
