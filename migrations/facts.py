@@ -133,6 +133,9 @@ class Facts:
     references: str = ""
     #: The constraint that is dropped.
     constraint: Constraint | None = None
+    #: A change of type that PostgreSQL does at once, in the catalog alone; and whether it does the way back so too.
+    in_place: bool = False
+    back_in_place: bool = False
     #: What was there before: the DEFAULT of a column, and the comment on the thing that gets another.
     default: str | None = None
     comment: str | None = None
