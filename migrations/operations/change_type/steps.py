@@ -268,18 +268,9 @@ class ChangeType(Plain[file.ChangeType]):
         target = self._old_target
         facts = replace(self.facts, targets=(target,))
         # What was never taken away was not archived.
-        expression = (
-            change.down
-            if self.facts.in_place
-            else restored(
-                table=self.table,
-                key=self.facts.key,
-                operation=self.number,
-                type_=change.dependents.type,
-                new=self.column,
-                fallback=change.down,
-            )
-        )
+        expression = change.down
+        if not self.facts.in_place:
+            expression = restored(table=self.table, type_=change.dependents.type, new=self.column, fallback=change.down)
         return Walk(
             kind="restore",
             operation=self.number,

@@ -72,8 +72,6 @@ class DropColumn(Plain[file.DropColumn]):
         given = self.definition.down or self._dropped.default
         value = restored(
             table=self.table,
-            key=self.facts.key,
-            operation=self.number,
             type_=self._dropped.type,
             new=None,
             fallback=given or "NULL",

@@ -121,7 +121,7 @@ def test_the_application_goes_on_there_and_back(engine: Engine) -> None:
     make(engine, "varchar(20) NOT NULL")
     with application(
         engine,
-        "INSERT INTO \"Odd Schema\".\"Order\" (id, \"a%b\") VALUES ({n}, 'w') ON CONFLICT (id) DO UPDATE SET other = 'o'",
+        'INSERT INTO "Odd Schema"."Order" (id, "a%b") VALUES ({n}, \'w\') ON CONFLICT (id) DO UPDATE SET other = \'o\'',
         'UPDATE "Odd Schema"."Order" SET "a%b" = \'u\' || {n} WHERE id = 7',
     ) as failures:
         run = engine.enqueue(change("varchar(30)"))
