@@ -246,8 +246,10 @@ END $$
     "when",
     [
         f"CREATE TRIGGER die AFTER DELETE OR INSERT ON {NAME} FOR EACH STATEMENT EXECUTE FUNCTION public.die()",
-        f"CREATE CONSTRAINT TRIGGER die AFTER DELETE OR INSERT ON {NAME} DEFERRABLE INITIALLY DEFERRED "
-        "FOR EACH ROW EXECUTE FUNCTION public.die()",
+        (
+            f"CREATE CONSTRAINT TRIGGER die AFTER DELETE OR INSERT ON {NAME} DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION public.die()"
+        ),
         "CREATE TRIGGER die AFTER UPDATE ON backfilld.lanes FOR EACH ROW WHEN (new.seq > old.seq) EXECUTE FUNCTION public.die()",
     ],
     ids=["in the batch", "in the commit", "at the checkpoint"],
