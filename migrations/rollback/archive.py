@@ -1,4 +1,4 @@
-"""The archive: what a contract removes, row by row, and the values that come back out of it.
+"""The archive: what a contract removes, and the values that come back out of it; the text of its statements is in `sql/templates`.
 
 How an operation that removes a column uses it, its `contract` and the way back of that:
 
@@ -7,122 +7,234 @@ How an operation that removes a column uses it, its `contract` and the way back 
         Action(ADD COLUMN total),
         Walk(kind="restore", operation=number, table=table, key=facts.key, rewrite=Rewrite(
             table=table, facts=facts, assignments=(Assignment(target=target, expression=restored(
-                table=table, key=facts.key, operation=number, type_="integer", new="revenue", fallback="revenue::integer")),))),
+                table=table, type_="integer", new="revenue", fallback="revenue::integer")),))),
     ))
 
-`archived.new` and `restored`'s `new` name the same column, or are both None where nothing replaced the one that goes. The archive
-has a partition for each run. A step cannot know its run, so the expression reads the partition by the name `OF_THIS_RUN`, and the
-worker, which knows it, puts the right one there (`in_run`). `facts.key` must be filled, which preflight does for an operation
-that walks: see `backfilld.migrations.planning.checks.walks.with_key`.
+`archived.new` and `restored`'s `new` name the same column, or are both None where nothing replaced the one that goes. `facts.key`
+must be filled, which preflight does for an operation that walks: see `backfilld.migrations.planning.checks.walks.with_key`.
+
+Each run has a table of its own, `backfilld.archive_RUN`. An entry holds the rows of a batch in arrays, which are compressed whole:
+a row for each row, with an index to find it by, took 80 times the WAL (docs/benchmarks). Entries are found by the range of keys that
+they hold. No two entries of several rows overlap: rows that are looked at again, because they are new or have changed since, get
+entries of their own, and the newest of a row counts. `backfilld.archived(run)` shows them to people, row by row.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from psycopg import sql
 
 from backfilld.migrations.identifiers import sendable
-from backfilld.migrations.queries import templates
+from backfilld.migrations.queries import queries, templates
+from backfilld.migrations.rollback.journal import WIDE_BYTES, Column
 from backfilld.migrations.rollback.retention import table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from backfilld.migrations.identifiers import TableName
-    from backfilld.migrations.postgres.definitions import KeyColumn
+    from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.walks.keys import KeyWalk
-    from backfilld.migrations.walks.rewrite import Rewrite
 
-_SQL = templates(__package__, "archive")
+_SQL = queries(__package__, "archive")
+_TEMPLATES = templates(__package__, "archive")
 
-#: Stands for the partition of the run in which an expression is evaluated.
-OF_THIS_RUN = "backfilld.archive_of_this_run"
+_OLD, _NEW = sql.Identifier("~old"), sql.Identifier("~new")
 
 
-def restored(  # noqa: PLR0913 - one expression; each part is named where it is called
-    *, table: TableName, key: Sequence[KeyColumn], operation: int, type_: str, new: str | None, fallback: str
-) -> str:
-    """SQL over a row of `table`: the value it had when it was archived, or else `fallback`.
+def restored(*, table: TableName, type_: str, new: str | None, fallback: str) -> str:
+    """SQL over a row of `table`, beside its row of `Archive.source`: the value it had when it was archived, or else `fallback`.
 
     The archived value counts while what replaced it is still what it was, letter by letter; with `new` None it always counts.
     `fallback` is an expression over the row, for rows that were written or added since.
     """
-    entry = _entry(table, key, operation, new)
-    # Not EXISTS: PostgreSQL may answer that by reading the whole archive, and would do so for each batch.
+    same = ""
+    if new is not None:
+        column = sql.Identifier(table.name, new).as_string()
+        # With a collation, because the column may have one of its own.
+        same = f' AND "~archived"."~new" IS NOT DISTINCT FROM {column}::text COLLATE "C"'
     return (
-        f"CASE WHEN (SELECT true FROM {entry}) "  # noqa: S608 - names are quoted, the type is format_type's own
-        f'THEN CAST((SELECT "~archive".old FROM {entry}) AS {type_}) ELSE (\n{fallback}\n) END'
+        f'CASE WHEN "~archived"."~is_held"{same} THEN CAST("~archived"."~old" AS {type_}) '  # the type is format_type's own
+        f"ELSE (\n{fallback}\n) END"
     )
 
 
-def in_run(rewrite: Rewrite, run: int) -> Rewrite:
-    """The rewrite, with the archive of this run in its expressions."""
-    partition = f"backfilld.archive_{run}"
-    return replace(
-        rewrite,
-        assignments=tuple(
-            replace(one, expression=one.expression.replace(OF_THIS_RUN, partition)) for one in rewrite.assignments
-        ),
-        where=rewrite.where.replace(OF_THIS_RUN, partition) if rewrite.where is not None else None,
-    )
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """Where a run keeps the column that an operation removes."""
+
+    run: int
+    operation: int
+    #: The table's key, and its name as expressions know it.
+    walk: KeyWalk
+
+    @property
+    def table(self) -> TableName:
+        return table_of("archive", self.run)
+
+    def make(self, connection: Connection) -> None:
+        """Make it, if it is not there; blocks no other session."""
+        archive = self.table.identifier
+        known = {"archive": archive.as_string(), "operation": self.operation}
+        row = connection.execute(_SQL["has_operation"], known).fetchone()
+        if row and row["there"]:
+            return
+        connection.execute(_TEMPLATES["archive"].format(archive=archive))
+        connection.execute(_SQL["hide"], {"archive": archive.as_string()})
+        connection.execute(_TEMPLATES["columns"].format(archive=archive, columns=self._definitions(connection)))
+        for template in ("by_last", "several_by_last"):
+            name = sql.Identifier(f"{self.table.name}_{self.operation}_{template}")
+            connection.execute(
+                _TEMPLATES[template].format(
+                    name=name, archive=archive, last=_list(self._lasts), operation=sql.Literal(self.operation)
+                )
+            )
+
+    def copy(self, condition: sql.Composable, *, old: str, new: str | None) -> sql.Composed:
+        """Copy the columns `old` and `new` of rows that meet the condition, where the archive does not have them as they are.
+
+        Gives `changed`, the rows that were copied, and `missing`, those of them that the archive did not have at all.
+        """
+        names = self._names
+        kept = [one.form.kept(name) for one, name in zip(self._key, names, strict=True)]
+        measured = [one for one, column in zip(kept, self._key, strict=True) if column.form.varies]
+        wide = sql.SQL(" + ").join(
+            sql.SQL("coalesce(pg_catalog.pg_column_size({}), 0)").format(one)
+            for one in (*measured, sql.Identifier("~old_now"), sql.Identifier("~new_now"))
+        )
+        values = [*kept, _OLD, _NEW]
+        return _TEMPLATES["copy"].format(
+            held=self._held(condition, old=old, new=new),
+            names=_list(names),
+            wide=sql.SQL("{} > {}").format(wide, sql.Literal(WIDE_BYTES)),
+            archive=self.table.identifier,
+            operation=sql.Literal(self.operation),
+            columns=_list([*self._firsts, *self._lasts, *self._arrays]),
+            from_first_list=_list(self._at("~first")),
+            from_last_list=_list(self._at("~last")),
+            gathered=_list(sql.SQL("array_agg({} ORDER BY {})").format(one, _list(names)) for one in values),
+            alone=_list(sql.SQL("ARRAY[{}]").format(one) for one in values),
+        )
+
+    def unarchived(self, condition: sql.Composable) -> sql.Composed:
+        """Give `rows`: how many rows that meet the condition the archive does not have."""
+        return _TEMPLATES["unarchived"].format(held=self._held(condition))
+
+    def source(self, condition: sql.Composable) -> sql.Composed:
+        """What `restored` reads, for the rows that meet the condition."""
+        return _TEMPLATES["source"].format(held=self._held(condition), names=_list(self._names))
+
+    @property
+    def same(self) -> sql.Composed:
+        """That a row of the table is the one beside it in `source`."""
+        return sql.SQL(" AND ").join(
+            sql.SQL('{} = "~archived".{}').format(self._column(one), name)
+            for one, name in zip(self._key, self._names, strict=True)
+        )
+
+    def _held(self, condition: sql.Composable, *, old: str | None = None, new: str | None = None) -> sql.Composed:
+        names, table = self._names, self.walk.table
+        kept = [sql.Identifier(f"~kept_{n}") for n, _ in enumerate(names)]
+        of_entry = [
+            one.form.given_back(sql.SQL("one.{}").format(name)) for one, name in zip(self._key, kept, strict=True)
+        ]
+        values = [
+            sql.SQL("{} AS {}").format(_text(table, column) if column else sql.SQL("NULL::text"), name)
+            for column, name in ((old, _OLD), (new, _NEW))
+        ]
+        return _TEMPLATES["held"].format(
+            key=_list(
+                sql.SQL("{} AS {}").format(self._column(one), name) for one, name in zip(self._key, names, strict=True)
+            ),
+            values=_list(values),
+            table=sendable(table.identifier),
+            condition=condition,
+            ascending=_list(names),
+            descending=_list(sql.SQL("{} DESC").format(name) for name in names),
+            arrays=_list(self._arrays),
+            archive=self.table.identifier,
+            operation=sql.Literal(self.operation),
+            first=_row(self._firsts),
+            last=_row(self._lasts),
+            first_names=_list(self._firsts),
+            last_names=_list(self._lasts),
+            from_first=_row(self._at("~first")),
+            from_last=_row(self._at("~last")),
+            names=_list(names),
+            kept=_list(kept),
+            unnested=_list(of_entry),
+            of_entry=_row(of_entry),
+            near_arrays=_list(sql.SQL("near.{}").format(name) for name in self._arrays),
+        )
+
+    def _definitions(self, connection: Connection) -> sql.Composed:
+        """Its columns for this operation, as ALTER TABLE adds them."""
+        rows = connection.execute(
+            _SQL["collations"],
+            {"table": self.walk.table.identifier.as_string(), "columns": [one.name for one in self._key]},
+        )
+        collations = {row["name"]: row["collation"] for row in rows}
+        columns = [
+            sql.SQL("{} {}{}").format(
+                name,
+                sql.SQL(one.form.type),  # format_type's own
+                sql.SQL(f" COLLATE {found}" if (found := collations.get(one.name)) else ""),  # quoted by PostgreSQL
+            )
+            for names in (self._firsts, self._lasts)
+            for one, name in zip(self._key, names, strict=True)
+        ]
+        elements = [*(one.form.element for one in self._key), "text", "text"]
+        columns += [
+            sql.SQL("{} {}[]").format(name, sql.SQL(element))
+            for name, element in zip(self._arrays, elements, strict=True)
+        ]
+        return _list(sql.SQL("ADD COLUMN {}").format(column) for column in columns)
+
+    @property
+    def _key(self) -> list[Column]:
+        return [Column.of_key(one) for one in self.walk.key]
+
+    # Names: of the columns of the archive, and in our statements; no column of a user's is called that.
+
+    @property
+    def _firsts(self) -> list[sql.Identifier]:
+        return self._named("first")
+
+    @property
+    def _lasts(self) -> list[sql.Identifier]:
+        return self._named("last")
+
+    @property
+    def _arrays(self) -> list[sql.Identifier]:
+        values = [sql.Identifier(f"{what}_{self.operation}") for what in ("old", "new")]
+        return [*self._named("key"), *values]
+
+    def _named(self, what: str) -> list[sql.Identifier]:
+        return [sql.Identifier(f"{what}_{self.operation}_{n}") for n, _ in enumerate(self.walk.key)]
+
+    @property
+    def _names(self) -> list[sql.Identifier]:
+        return [sql.Identifier(f"~key_{n}") for n, _ in enumerate(self.walk.key)]
+
+    def _at(self, end: str) -> list[sql.Composed]:
+        """The first or the last key of the batch's rows."""
+        return [sql.SQL("(SELECT {} FROM {})").format(name, sql.Identifier(end)) for name in self._names]
+
+    def _column(self, column: Column) -> sql.SQL:
+        return sendable(sql.Identifier(self.walk.table.name, column.name))
 
 
-def archive(  # noqa: PLR0913 - one statement; each part is named where it is called
-    walk: KeyWalk, condition: sql.Composable, *, old: str, new: str | None, run: int, operation: int
-) -> sql.Composed:
-    """Copy the columns `old` and `new` of rows that meet the condition, where the archive does not have them as they are.
-
-    Gives `changed`, the rows that were copied, and `missing`, those of them that the archive did not have at all.
-    """
-    name = walk.table.name
-    return _SQL["archive"].format(
-        archive=table_of("archive", run).identifier,
-        run=sql.Literal(run),
-        operation=sql.Literal(operation),
-        key=key_array(walk),
-        old=_as_text(name, old),
-        new=_as_text(name, new) if new is not None else sql.SQL("NULL::text"),
-        table=sendable(walk.table.identifier),
-        condition=condition,
-    )
+def _text(table: TableName, column: str) -> sql.Composed:
+    # Qualified, so that no other column can be meant; with a collation, because the column may have one of its own.
+    return sql.SQL('{}::text COLLATE "C"').format(sendable(sql.Identifier(table.name, column)))
 
 
-def unarchived(walk: KeyWalk, condition: sql.Composable, *, run: int, operation: int) -> sql.Composed:
-    """Give `rows`: how many rows that meet the condition the archive does not have."""
-    return _SQL["unarchived"].format(
-        table=sendable(walk.table.identifier),
-        condition=condition,
-        archive=table_of("archive", run).identifier,
-        operation=sql.Literal(operation),
-        key=key_array(walk),
-    )
+def _list(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)
 
 
-def key_array(walk: KeyWalk) -> sql.Composed:
-    """A row's key as the archive writes it."""
-    return array(walk.table.name, [column.name for column in walk.key])
-
-
-def array(table: str, columns: Sequence[str]) -> sql.Composed:
-    """Columns of a row as an array of texts."""
-    return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(_as_text(table, column) for column in columns))
-
-
-def _as_text(table: str, column: str) -> sql.Composed:
-    # With a collation, because the column may have one of its own.
-    return sql.SQL('{}::text COLLATE "C"').format(sendable(sql.Identifier(table, column)))
-
-
-def _entry(table: TableName, key: Sequence[KeyColumn], operation: int, new: str | None) -> str:
-    texts = ", ".join(_text(table, column.name) for column in key)
-    same = f' AND "~archive".new IS NOT DISTINCT FROM {_text(table, new)}' if new is not None else ""
-    return (
-        f'{OF_THIS_RUN} "~archive" WHERE "~archive".operation = {operation} AND "~archive".key = ARRAY[{texts}]{same}'
-    )
-
-
-def _text(table: TableName, column: str) -> str:
-    # Qualified, so that a column of the archive's cannot be meant; with a collation, because the column may have one of its own.
-    return f'{sql.Identifier(table.name, column).as_string()}::text COLLATE "C"'
+def _row(parts: list[sql.Identifier] | list[sql.Composed]) -> sql.Composable:
+    # A row of one column would be `ROW(a)`, which no index serves.
+    return parts[0] if len(parts) == 1 else sql.SQL("({})").format(_list(parts))

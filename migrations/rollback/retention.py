@@ -1,4 +1,4 @@
-"""What is kept so that a run can go back: its journal and its part of the archive."""
+"""What is kept so that a run can go back: its journal and its archive."""
 
 from __future__ import annotations
 
@@ -24,13 +24,8 @@ What = Literal["journal", "archive"]
 
 
 def table_of(what: What, run: int) -> TableName:
-    """The table that holds what is kept for a run. Statements name it and not the archive's parent, which stays free for others."""
+    """The table that holds what is kept for a run."""
     return TableName("backfilld", f"{what}_{run}")
-
-
-def make_archive(connection: Connection, run: int) -> None:
-    """Make a run's partition of the archive if it does not exist; blocks no session."""
-    connection.execute(_SQL["make_archive"], {"run": run})
 
 
 def is_kept(connection: Connection, what: What, run: int) -> bool:
@@ -61,7 +56,7 @@ def most_overdue_seconds(connection: Connection) -> float:
 
 
 def sizes(connection: Connection) -> dict[tuple[int, str], int]:
-    """Bytes that are kept, by run and kind (journal, archive); takes a look at each partition's files."""
+    """Bytes that are kept, by run and kind (journal, archive); takes a look at the files of each table."""
     return {(row["run"], row["kind"]): row["bytes"] for row in connection.execute(_SQL["all_kept"]).fetchall()}
 
 

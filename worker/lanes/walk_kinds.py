@@ -17,6 +17,7 @@ from backfilld.migrations.rollback.undo import Next, Place
 from backfilld.migrations.walks import firing
 from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.next_batch import After, JournalSlice, Row
+from backfilld.migrations.walks.update_sql import Update
 from backfilld.worker.lanes.batch import Tally
 from backfilld.worker.lanes.kinds import Expressions, LaneWork, Stepped, Verify
 from backfilld.worker.lanes.write import Change
@@ -65,6 +66,7 @@ class Archive(LaneWork):
     """Copies into the archive what it does not have as it is."""
 
     archived: Archived
+    archive: archive.Archive
 
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
@@ -80,14 +82,7 @@ class Archive(LaneWork):
         condition: sql.Composable,
         parameters: list[Any],  # Any: key values
     ) -> Tally:
-        query = archive.archive(
-            self.walk,
-            condition,
-            old=self.archived.old,
-            new=self.archived.new,
-            run=batch.lane.run,
-            operation=self.number,
-        )
+        query = self.archive.copy(condition, old=self.archived.old, new=self.archived.new)
         row = batch.connection.execute(query, parameters).fetchone() or {}
         return Tally(changed=row["changed"], residual=row["missing"])
 
@@ -97,6 +92,7 @@ class Restore(LaneWork):
     """Gives rows the value they had when they were archived, and counts those that have come since."""
 
     rewrite: Rewrite
+    archive: archive.Archive
 
     @property
     def writes(self) -> str:
@@ -109,9 +105,17 @@ class Restore(LaneWork):
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
         condition, parameters = batch.within(batch_range)
-        tally = Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journals=())
-        query = archive.unarchived(self.walk, condition, run=batch.lane.run, operation=self.number)
-        row = batch.connection.execute(query, parameters).fetchone()
+        update = Update(
+            table=batch.table,
+            values=self.rewrite.values,
+            condition=condition,
+            parameters=parameters,
+            needs_work=sql.SQL("{} AND {}").format(self.archive.same, self.rewrite.needs_work),
+            source=self.archive.source(condition),
+            source_parameters=parameters,
+        )
+        tally = batch.write(update, journals=(), still=None)
+        row = batch.connection.execute(self.archive.unarchived(condition), parameters).fetchone()
         return Tally(changed=tally.changed, residual=int(row["rows"]) if row else 0)
 
 
@@ -171,16 +175,16 @@ class Undo(LaneWork):
 def of_walk(operation: Operation, walk: Walk, *, run: int) -> LaneWork:
     """The work of a walk between two steps."""
     number, by_key = walk.operation, KeyWalk(table=walk.table, key=walk.key)
+    kept = archive.Archive(run=run, operation=number, walk=by_key)
     match LaneKind(walk.kind):
         case LaneKind.ARCHIVE if walk.archived is not None:
-            return Archive(number=number, operation=operation, walk=by_key, archived=walk.archived)
+            return Archive(number=number, operation=operation, walk=by_key, archived=walk.archived, archive=kept)
         case LaneKind.RESTORE if walk.rewrite is not None:
-            rewrite = archive.in_run(walk.rewrite, run)
-            return Restore(number=number, operation=operation, walk=by_key, rewrite=rewrite)
+            return Restore(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite, archive=kept)
         case LaneKind.RECHECK if walk.rewrite is not None:
             return Recheck(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite, fixes=walk.writes)
         case LaneKind.UNDO:
-            kept = Journal(run=run, operation=number, walk=by_key, targets=operation.facts.targets)
-            return Undo(number=number, operation=operation, walk=by_key, journal=kept)
+            journal = Journal(run=run, operation=number, walk=by_key, targets=operation.facts.targets)
+            return Undo(number=number, operation=operation, walk=by_key, journal=journal)
     msg = f"operation {number} has a walk of kind {walk.kind} without what it needs"
     raise TypeError(msg)

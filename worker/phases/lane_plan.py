@@ -10,7 +10,8 @@ from backfilld.migrations.postgres import catalog
 from backfilld.migrations.record import lanes, runs
 from backfilld.migrations.record.model import Bounds, JournalShare, PageRange
 from backfilld.migrations.record.states import LaneKind
-from backfilld.migrations.rollback import journal, retention, undo
+from backfilld.migrations.rollback import journal, undo
+from backfilld.migrations.rollback.archive import Archive
 from backfilld.migrations.walks.keys import KeyWalk, split
 from backfilld.migrations.walks.order import choose
 from backfilld.migrations.walks.sizing import FIRST_ROWS, FIRST_ROWS_OF_FUNCTION
@@ -73,14 +74,14 @@ class LanePlan:
                 self._connection, self._run, operation=walk.operation, lanes=context.settings.lanes, key=walk.key
             )
             return self._insert_walk(walk, shares, rows=rows, context=context)
+        by_key = KeyWalk(table=walk.table, key=walk.key)
         if LaneKind(walk.kind) is not LaneKind.RECHECK:
             # For a restore too, which may find that nothing was archived.
-            retention.make_archive(self._connection, self._run)
+            Archive(run=self._run, operation=walk.operation, walk=by_key).make(self._connection)
         table = self._describe(walk.table)
         if walk.archived is not None and table.column(walk.archived.old) is None:
             return 0  # another session has dropped or renamed it
         rows = catalog.estimate_rows(self._connection, table)
-        by_key = KeyWalk(table=walk.table, key=walk.key)
         ranges = split(self._connection, by_key, lanes=context.settings.lanes, rows_estimate=rows)
         if ranges and walk.to_open_end:
             ranges[-1] = replace(ranges[-1], upto=None)

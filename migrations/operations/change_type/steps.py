@@ -227,8 +227,6 @@ class ChangeType(Plain[file.ChangeType]):
         facts = replace(self.facts, targets=(target,))
         expression = restored(
             table=self.table,
-            key=self.facts.key,
-            operation=self.number,
             type_=change.dependents.type,
             new=self.column,
             fallback=change.down,

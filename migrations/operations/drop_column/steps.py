@@ -71,8 +71,6 @@ class DropColumn(Plain[file.DropColumn]):
         """
         value = restored(
             table=self.table,
-            key=self.facts.key,
-            operation=self.number,
             type_=self._dropped.type,
             new=None,
             fallback=self._dropped.default or "NULL",

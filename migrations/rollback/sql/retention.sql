@@ -1,9 +1,5 @@
--- name: make_archive
--- The partition of a run in the archive, made when it is not there.
-SELECT backfilld.make_archive(%(run)s::bigint)
-
 -- name: is_kept
--- Whether a run has a journal, or a partition in the archive.
+-- Whether a run has a journal, or an archive.
 SELECT to_regclass(format('backfilld.%%I', %(what)s::text || '_' || %(run)s::bigint)) IS NOT NULL AS there
 
 -- name: rollback_conflicts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -15,11 +16,12 @@ from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.queries import queries, templates
 from backfilld.migrations.record.model import Bounds, JournalShare
-from backfilld.migrations.rollback import archive, journal, retention, undo
+from backfilld.migrations.rollback import journal, undo
+from backfilld.migrations.rollback.archive import Archive, restored
 from backfilld.migrations.rollback.journal import Journal
 from backfilld.migrations.rollback.undo import Place, Undo
 from backfilld.migrations.walks import update_sql, verify_sql
-from backfilld.migrations.walks.firing import TableCode, firing
+from backfilld.migrations.walks.firing import Beside, TableCode, firing
 from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.next_batch import JournalSlice
 from backfilld.migrations.walks.pages import PageBatchRange, PageWalk
@@ -51,6 +53,7 @@ REWRITE = Rewrite(
 RUN = 77
 KEPT = Journal(run=RUN, operation=0, walk=WALK, targets=TARGETS)
 ALSO_KEPT = Journal(run=RUN, operation=1, walk=WALK, targets=(Target(column="old", type="text"),))
+ARCHIVE = Archive(run=RUN, operation=1, walk=WALK)
 SOME = Bounds(after=("a", "1"), upto=("b", "2"))
 STILL = sql.SQL("false")
 
@@ -87,8 +90,9 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
             yield "residual", verify_sql.count_residual(name, condition, wanted=wanted, own=own), [RUN, 0, *keys]
         yield "keys wanted", verify_sql.keys_wanted(WALK, name, condition, wanted=wanted), [*keys, RUN, 0, 10]
     for new in ("new %", None):
-        yield "archive", archive.archive(WALK, condition, old="old", new=new, run=RUN, operation=0), keys
-    yield "unarchived", archive.unarchived(WALK, condition, run=RUN, operation=0), keys
+        yield "archive", ARCHIVE.copy(condition, old="old", new=new), keys
+        yield from restoring(new, condition, keys)
+    yield "unarchived", ARCHIVE.unarchived(condition), keys
     for share in (JournalShare(), JournalShare(parts=3, part=1)):
         for pass_ in (1, 2):
             back = Undo(journal=KEPT, share=share)
@@ -111,6 +115,26 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
     )
 
 
+def restoring(
+    new: str | None, condition: sql.Composable, keys: list[Any]
+) -> Iterator[tuple[str, sql.Composed, list[Any]]]:
+    """A batch that restores."""
+    value = restored(table=TABLE, type_="character varying(20)", new=new, fallback="old")
+    rewrite = replace(REWRITE, assignments=(Assignment(target=TARGETS[0], expression=value),))
+    update = Update(
+        table=sql.SQL(TABLE.identifier.as_string().replace("%", "%%")),
+        values=rewrite.values,
+        condition=condition,
+        parameters=keys,
+        needs_work=sql.SQL("{} AND {}").format(ARCHIVE.same, rewrite.needs_work),
+        source=ARCHIVE.source(condition),
+        source_parameters=keys,
+    )
+    yield "restore", *update.query
+    for code in (TableCode(fires=True), TableCode(fires=True, by_parent=True)):
+        yield f"restore, {code}", *firing(update, WALK, TABLE, code, still=None, beside=Beside())
+
+
 def test_the_statements_of_a_batch_are_valid(engine: Engine) -> None:
     engine.connection.execute(
         sql.SQL(
@@ -118,7 +142,8 @@ def test_the_statements_of_a_batch_are_valid(engine: Engine) -> None:
         ).format(TABLE.identifier)
     )
     journal.make(engine.connection, RUN, [KEPT, ALSO_KEPT])
-    retention.make_archive(engine.connection, RUN)
+    ARCHIVE.make(engine.connection)
+    ARCHIVE.make(engine.connection)  # which is there
     for what, query, parameters in statements(engine.connection.info.server_version):
         try:
             engine.connection.execute(sql.SQL("EXPLAIN {}").format(query), parameters)

@@ -239,18 +239,7 @@ $$;
 -- The journal of a run is a table of its own, `journal_RUN`, made with its lanes: its columns are arrays of the types that the run
 -- writes (`rollback/journal.py`).
 --
--- The archive keeps values as the texts that PostgreSQL writes and reads, a partition for each run. Lanes name the partition of
--- their run and never the parent, so that dropping one run's partition, which locks the parent for a moment, finds nobody there.
--- `run` comes last in the key for the same reason: a partition holds one run only.
-
-CREATE TABLE backfilld.archive (
-    run                bigint NOT NULL,
-    operation          integer NOT NULL,
-    key                text[] COLLATE "C" NOT NULL,
-    old                text,                                    -- the value that is removed
-    new                text,                                    -- the value that replaced it, at the same moment; NULL: nothing did
-    PRIMARY KEY (operation, key, run)
-) PARTITION BY LIST (run);
+-- So is the archive, `archive_RUN`: what a contract removes, as the texts that PostgreSQL writes and reads (`rollback/archive.py`).
 
 -- Written by the application's statements, through a sync trigger. Not a foreign key: its check would wait for the session that
 -- holds the run, and the application with it.
@@ -304,19 +293,31 @@ BEGIN
 END
 $$;
 
--- The partition of a run in the archive, made once. A table of its own that is then attached takes only a SHARE UPDATE EXCLUSIVE
--- lock on the parent, which blocks neither readers nor writers.
-CREATE FUNCTION backfilld.make_archive(run bigint) RETURNS void
-LANGUAGE plpgsql SET search_path = '' AS $$
+-- What the archive of a run holds, row by row: the key, the value that was removed, and the one that had replaced it at the same moment
+-- (NULL: nothing did). For people; the lanes read it in its own form.
+CREATE FUNCTION backfilld.archived(run bigint) RETURNS TABLE (operation integer, key text[], old text, new text)
+LANGUAGE plpgsql STABLE SET search_path = '' AS $$
 DECLARE
-    name text := 'archive_' || run;
+    archive regclass := pg_catalog.to_regclass('backfilld.archive_' || run);
+    one record;
 BEGIN
-    IF pg_catalog.to_regclass('backfilld.' || name) IS NOT NULL THEN
-        RETURN;
-    END IF;
-    EXECUTE pg_catalog.format('CREATE TABLE backfilld.%I (LIKE backfilld.archive INCLUDING ALL, CHECK (run = %s))', name, run);
-    PERFORM backfilld.hide(('backfilld.' || name)::pg_catalog.regclass);
-    EXECUTE pg_catalog.format('ALTER TABLE backfilld.archive ATTACH PARTITION backfilld.%I FOR VALUES IN (%s)', name, run);
+    FOR one IN
+        SELECT pg_catalog.substr(a.attname, 5) AS number,
+               (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(k.attname), ', ' ORDER BY k.attnum) FROM pg_catalog.pg_attribute k
+                WHERE k.attrelid = archive AND k.attname ~ ('^key_' || pg_catalog.substr(a.attname, 5) || '_')) AS arrays,
+               (SELECT pg_catalog.string_agg('k' || k.attnum, ', ' ORDER BY k.attnum) FROM pg_catalog.pg_attribute k
+                WHERE k.attrelid = archive AND k.attname ~ ('^key_' || pg_catalog.substr(a.attname, 5) || '_')) AS names
+        FROM pg_catalog.pg_attribute a WHERE a.attrelid = archive AND a.attname ~ '^old_[0-9]+$' AND NOT a.attisdropped
+        ORDER BY a.attnum
+    LOOP
+        RETURN QUERY EXECUTE pg_catalog.format(
+            'SELECT DISTINCT ON (%2$s) %1$s, ARRAY[%4$s]::text[], old_value, new_value '
+            'FROM %5$s a CROSS JOIN LATERAL unnest(%3$s, old_%1$s, new_%1$s) AS one (%2$s, old_value, new_value) '
+            'WHERE a.operation = %1$s ORDER BY %2$s, a.entry DESC',
+            one.number, one.names, one.arrays,
+            (SELECT pg_catalog.string_agg(n || '::text', ', ') FROM pg_catalog.unnest(pg_catalog.string_to_array(one.names, ', ')) n),
+            archive);
+    END LOOP;
 END
 $$;
 
@@ -380,7 +381,6 @@ CREATE TABLE backfilld.workers (
 
 ALTER TABLE backfilld.quarantine ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.undo_rows ENABLE ROW LEVEL SECURITY;
-ALTER TABLE backfilld.archive ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.rollback_conflicts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.omitted_inserts ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON ALL TABLES IN SCHEMA backfilld FROM PUBLIC;

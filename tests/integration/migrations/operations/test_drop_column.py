@@ -99,7 +99,7 @@ def test_every_value_comes_back_as_it_was(engine: Engine, type_: str) -> None:
     run = engine.enqueue(DROP % "[]")
     expect(engine.drive(run, batch_rows=9), State.COMPLETED)
     assert columns(engine) == 4
-    assert engine.value(f"SELECT count(*) FROM backfilld.archive_{run}") == ROWS
+    assert engine.value(f"SELECT count(*) FROM backfilld.archived({run})") == ROWS
 
     commands.rollback(engine.connection, run, actor="ann")
     expect(engine.drive(run, batch_rows=9), State.ROLLED_BACK)
@@ -169,10 +169,10 @@ def test_nothing_is_dropped_before_every_row_has_its_copy(engine: Engine) -> Non
     engine.execute('UPDATE "Odd Schema"."Order" SET "a%b ""c""" = \'new\' WHERE id = 7')
     count = engine.value('SELECT count(*) FROM "Odd Schema"."Order"')
     assert len(lanes) == 3
-    assert engine.value(f"SELECT count(*) FROM backfilld.archive_{run}") < count
+    assert engine.value(f"SELECT count(*) FROM backfilld.archived({run})") < count
     expect(engine.drive(run, batch_rows=7), State.COMPLETED)
-    assert engine.value(f"SELECT count(*) FROM backfilld.archive_{run}") == count
-    assert engine.value(f"SELECT count(*) FROM backfilld.archive_{run} WHERE key[2] = '7' AND old = 'new'") == 1
+    assert engine.value(f"SELECT count(*) FROM backfilld.archived({run})") == count
+    assert engine.value(f"SELECT count(*) FROM backfilld.archived({run}) WHERE key[2] = '7' AND old = 'new'") == 1
     rounds = engine.execute("SELECT detail FROM backfilld.events WHERE what = 'archive.round' ORDER BY event")
     assert [row["detail"]["missing"] for row in rounds][1:] == [count - rounds[0]["detail"]["missing"], 0]
     story = [row["what"] for row in engine.execute("SELECT what FROM backfilld.events ORDER BY event")]

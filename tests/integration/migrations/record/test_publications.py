@@ -14,7 +14,8 @@ from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.record import schema
 from backfilld.migrations.record.states import State
-from backfilld.migrations.rollback import journal, retention
+from backfilld.migrations.rollback import journal
+from backfilld.migrations.rollback.archive import Archive
 from backfilld.migrations.rollback.journal import Journal
 from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.producers import commands
@@ -78,7 +79,8 @@ def test_a_run_and_its_rollback_go_through_while_everything_is_published(engine:
 def test_each_of_our_tables_can_be_published(engine: Engine) -> None:
     walk = KeyWalk(table=TableName("public", "jobs"), key=(KeyColumn(name="id", type="bigint"),))
     journal.make(engine.connection, 1, [Journal(run=1, operation=0, walk=walk, targets=())])
-    retention.make_archive(engine.connection, 1)
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY)")
+    Archive(run=1, operation=0, walk=walk).make(engine.connection)
     without = engine.execute(
         "SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'backfilld'::regnamespace AND c.relkind IN ('r', 'p') "
         "AND c.relreplident <> 'f' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)"

@@ -66,9 +66,7 @@ def test_what_the_application_wrote_into_an_added_column_is_archived_before_it_g
     expect(engine.drive(run, batch_rows=15), State.ROLLED_BACK)
     with pytest.raises(psycopg.errors.UndefinedColumn):
         engine.execute("SELECT shout FROM jobs")
-    kept = engine.execute(
-        "SELECT key[1]::bigint AS id, old AS shout FROM backfilld.archive WHERE run = %s ORDER BY 1", run
-    )
+    kept = engine.execute("SELECT key[1]::bigint AS id, old AS shout FROM backfilld.archived(%s) ORDER BY 1", run)
     assert kept == held
     assert engine.run(run).kept_until is not None
 
@@ -79,7 +77,7 @@ def test_what_the_application_wrote_before_contract_is_archived_and_nothing_else
     engine.execute("UPDATE jobs SET shout = 'mine' WHERE id = 7")
     commands.rollback(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.ROLLED_BACK)
-    assert engine.execute("SELECT key, old FROM backfilld.archive") == [{"key": ["7"], "old": "mine"}]
+    assert engine.execute("SELECT key, old FROM backfilld.archived(%s)", run) == [{"key": ["7"], "old": "mine"}]
 
 
 def test_an_own_value_is_archived_where_the_expression_is_an_error(engine: Engine) -> None:
@@ -88,7 +86,7 @@ def test_an_own_value_is_archived_where_the_expression_is_an_error(engine: Engin
     engine.execute("UPDATE jobs SET n = 0, shout = 'mine' WHERE id = 7")
     commands.rollback(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.ROLLED_BACK)
-    assert engine.value("SELECT old FROM backfilld.archive WHERE key = '{7}'") == "mine"
+    assert engine.value("SELECT old FROM backfilld.archived(%s) WHERE key = '{7}'", run) == "mine"
 
 
 def test_a_column_without_a_sync_trigger_is_archived_from_the_first_phase_on(engine: Engine) -> None:
@@ -97,7 +95,7 @@ def test_a_column_without_a_sync_trigger_is_archived_from_the_first_phase_on(eng
     engine.execute("UPDATE jobs SET shout = 'mine' WHERE id = 7")
     commands.rollback(engine.connection, run, actor="ann")
     expect(engine.drive(run, batch_rows=15), State.ROLLED_BACK)
-    assert engine.value("SELECT old FROM backfilld.archive WHERE key = '{7}'") == "mine"
+    assert engine.value("SELECT old FROM backfilld.archived(%s) WHERE key = '{7}'", run) == "mine"
 
 
 # --- retention ---------------------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def test_the_old_values_are_made_right_before_they_are_archived(engine: Engine) 
     switch_on(engine, "for a moment")
     approved(engine, run, "contract")
     expect(engine.drive(run), State.COMPLETED)
-    assert engine.value("SELECT old FROM backfilld.archive WHERE key = '{3}'") == "777"
+    assert engine.value("SELECT old FROM backfilld.archived(%s) WHERE key = '{3}'", run) == "777"
     commands.rollback(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.ROLLED_BACK)
     assert engine.value("SELECT n FROM jobs WHERE id = 3") == 777
