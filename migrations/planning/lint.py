@@ -339,7 +339,7 @@ def called(statement: SqlStatement) -> tuple[tuple[str, str], ...]:
 
 def hidden(*bodies: str) -> dict[str, str]:
     """What the bodies of functions or DO blocks do that a linter looks for in statements, and how to say it."""
-    words = " ".join(one.bare for body in bodies for one in _split_body(body))
+    words = " ".join(" ".join(one.bare for one in _split_body(body)) or body.upper() for body in bodies)
     found = {"ddl": "DDL is hidden"} if _DDL_INSIDE.search(words) else {}
     return found | ({"data-change": "rows are changed"} if _DATA_CHANGE_INSIDE.search(words) else {})
 
