@@ -254,6 +254,9 @@ BRIEF = {
            ALTER TABLE public.orders ADD FOREIGN KEY (customer) REFERENCES public.customers, ADD CHECK (id > 0), ADD PRIMARY KEY (id)""",
         "DROP TABLE public.orders",
     ),
+    "another name for a constraint": (
+        ALTER + "RENAME CONSTRAINT {t}_customer TO c", ALTER + "RENAME CONSTRAINT c TO {t}_customer",
+    ),
     "a view": ("CREATE VIEW public.v AS SELECT id FROM public.{t}", "DROP VIEW public.v"),
 }  # fmt: skip
 
