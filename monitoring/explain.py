@@ -338,7 +338,7 @@ def _awaiting(run: Progress) -> Iterator[str | Remedy]:
             yield f"{counted(run.own_values, 'row')} {'holds' if run.own_values == 1 else 'hold'} a value of the application's own."
     elif run.changed_since:
         yield sentence(f"Another session has changed what the verification relies on: {'; '.join(run.changed_since)}")
-        yield "The data will be verified again before anything goes on."
+        yield "The data will be verified again before the run continues."
     for one in run.after_contract:
         yield sentence(one.in_words)
     begin = f"let it begin: backfilld approve {run.name} --phase {run.phase}"
@@ -417,7 +417,8 @@ def _ended(facts: Facts) -> Iterator[str | Remedy]:
             else:
                 yield "Everything it had done is undone."
         case _:
-            yield f"It was completed {ago}, and the data is verified."
+            but = f", but for {counted(run.residual_rows, 'row')} that a person accepted" if run.residual_rows else ""
+            yield f"It was completed {ago}, and the data is verified{but}."
             yield Remedy(f"whether it can still be rolled back, and until when: backfilld status {run.name}")
 
 

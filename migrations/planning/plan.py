@@ -14,7 +14,8 @@ from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql.steps import Sql, lock_of
 from backfilld.migrations.planning.dry_run_findings import Place, Seen
 from backfilld.migrations.planning.impact import Impact
-from backfilld.migrations.planning.risks import rank
+from backfilld.migrations.planning.risks import Cause, rank
+from backfilld.migrations.planning.summary import summarise
 from backfilld.migrations.postgres.locks import BLOCKS_WRITES, LockMode, needed
 from backfilld.migrations.postgres.statements import split
 from backfilld.migrations.record.states import Phase
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.planning.examination import Examination
     from backfilld.migrations.planning.risks import Risk
+    from backfilld.migrations.planning.summary import Summary
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.locks import Needed
     from backfilld.migrations.walks.rewrite import Rewrite
@@ -119,6 +121,7 @@ class Plan:
     phases: tuple[PlannedPhase, ...]
     tables: tuple[TableReport, ...]
     estimate: Estimate
+    summary: Summary
     warnings: tuple[str, ...]
     findings: tuple[dict[str, str], ...]
     operations: tuple[PlannedOperation, ...] = ()
@@ -137,14 +140,16 @@ def make(migration: Migration, examination: Examination) -> Plan:
     operations = bind(migration, examination.facts) if not examination.findings else ()
     impacts = {name: _impacts(migration, examination, name) if operations else () for name in examination.tables}
     groups, costs = _groups(migration, operations), dict(enumerate(examination.costs))
+    phases = tuple(
+        _phase(migration, operations, phase, examination, groups)
+        for phase in Phase
+        if phase is not Phase.DONE and operations
+    )
+    risks = rank(migration, examination, operations, impacts) if operations else ()
     return Plan(
         name=migration.name,
         checksum=migration.checksum,
-        phases=tuple(
-            _phase(migration, operations, phase, examination, groups)
-            for phase in Phase
-            if phase is not Phase.DONE and operations
-        ),
+        phases=phases,
         tables=tuple(
             _report(
                 table,
@@ -160,6 +165,14 @@ def make(migration: Migration, examination: Examination) -> Plan:
             for name, table in examination.tables.items()
         ),
         estimate=_estimate(migration, [operations[first] for first, *_ in groups], examination),
+        summary=summarise(
+            migration.operations,
+            {one.phase: one.actions for one in phases},
+            [walk for first, *_ in groups if (walk := costs.get(first)) is not None],
+            approvals=[one.phase for one in phases if one.waits_for_approval],
+            risk_levels=[one.level for one in risks],
+            fails=[one.reason for one in risks if one.cause is Cause.AFTER_CONTRACT],
+        ),
         warnings=tuple(examination.warnings),
         findings=tuple(asdict(finding) for finding in examination.findings),
         operations=tuple(
@@ -171,7 +184,7 @@ def make(migration: Migration, examination: Examination) -> Plan:
             )
             for number, of in enumerate(migration.operations)
         ),
-        risks=rank(migration, examination, operations, impacts) if operations else (),
+        risks=risks,
     )
 
 

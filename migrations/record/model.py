@@ -101,6 +101,11 @@ class Run:
         found = (self.error or {}).get("examples", ()) if self.state is State.PAUSED else ()
         return tuple(Unconverted.from_json(one) for one in found)
 
+    @property
+    def error_class(self) -> str | None:
+        """What the run paused itself or failed for; None for one that a person paused."""
+        return str(self.error.get("class", "other")) if self.error else None
+
     @cached_property
     def settings(self) -> RunSettings:
         """How the run behaves. `status` and `gate` ask a few of them, from the JSON, and do without pydantic."""

@@ -69,6 +69,11 @@ def _who(event: Mapping[str, Any]) -> str:
     return safe(event["actor"])
 
 
+def by_governor(event: Mapping[str, Any]) -> bool:  # Any: columns of the audit
+    """Whether it tells what the governor does to all runs of the database: a hold by load, another pace."""
+    return event["run"] is None and event["actor"] == _WORKER
+
+
 def _style_of(event: Mapping[str, Any]) -> str:
     """People stand out from workers: readers look for what a person did."""
     return "dim" if event["actor"] == _WORKER else "cyan"
@@ -186,6 +191,11 @@ def _purged(detail: Mapping[str, Any]) -> str:
     return f"dropped {size(bytes_)} of old values; they can no longer be restored"
 
 
+def _still_to_do(detail: Mapping[str, Any]) -> str:
+    rows = detail.get("residual_rows", 0)
+    return f"{counted(rows, 'row')} still needed work, as accepted" if rows else "no row needs work"
+
+
 def _own_values(detail: Mapping[str, Any]) -> str:
     rows = detail.get("own_values", 0)
     return (
@@ -195,7 +205,8 @@ def _own_values(detail: Mapping[str, Any]) -> str:
 
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "run.enqueued": lambda detail: f"enqueued it, checksum {_short(detail['checksum'])}",
-    "run.verified": lambda detail: "verified: no row needs work" + _own_values(detail),
+    "run.verified": lambda detail: f"verified: {_still_to_do(detail)}" + _own_values(detail),
+    "residual.accepted": lambda detail: f"accepted {counted(detail['rows'], 'row')} that still needed work",
     "run.residual": lambda detail: f"verification found {counted(detail['residual_rows'], 'row')} still to do",
     "run.tuned": lambda detail: f"set {_changes(detail)}",
     "run.purged": _purged,

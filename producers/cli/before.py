@@ -1,15 +1,58 @@
-"""Verbs before and at the start of a run: init, plan, enqueue, run."""
+"""Verbs before and at the start of a run: new, init, plan, enqueue, run."""
 
 from __future__ import annotations
 
+from pathlib import Path  # noqa: TC003 - typer reads the annotations of these functions when it runs
 from typing import Annotated
 
 import typer
 
-from backfilld.migrations.errors import Refused
-from backfilld.migrations.record.states import ENDED, State
-from backfilld.producers import answers
+from backfilld.migrations.errors import Refused, UsageError
+from backfilld.migrations.record.states import State
+from backfilld.producers import answers, completion
 from backfilld.producers.cli.options import FileArgument, Json, Timeout, become, check_timeout, client, watching
+
+
+def new(
+    context: typer.Context,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="The table, as `table` or `schema.table`.")],
+    operation: Annotated[
+        str,
+        typer.Argument(
+            metavar="OPERATION", help="What to do with it, such as add_column.", autocompletion=completion.operations
+        ),
+    ],
+    *,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column", metavar="COLUMN", help="The column it is about; may be repeated. Default: a likely one."
+        ),
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="FILE", help="Write this file, which must not exist. Default: print it."),
+    ] = None,
+) -> None:
+    """Draft a migration file for a table: the names that are there, every key explained. Changes nothing.
+
+    Example: backfilld new jobs add_column --column priority --write migrations/priority.yaml
+    """
+    text = client(context).new(table, operation, columns=column or ())
+    if write is None:
+        answers.say(text)
+        return
+    try:
+        with write.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as exc:
+        msg = f"{write} is there already, and is not overwritten"
+        raise UsageError(msg) from exc
+    except OSError as exc:
+        msg = f"{write} cannot be written: {exc.strerror}"
+        raise UsageError(msg) from exc
+    answers.say(f"wrote {write}; edit it")
+    answers.next_step(f"backfilld plan {write}")
 
 
 def init(
@@ -31,6 +74,8 @@ def init(
         value=lambda: {"applied": applied},
         text=lambda: f"schema backfilld: version {applied[-1]}" if applied else "schema backfilld is up to date",
     )
+    if applied and not as_json:
+        answers.next_step("backfilld new TABLE OPERATION --write FILE, or backfilld plan FILE")
 
 
 def plan(context: typer.Context, file: FileArgument, *, as_json: Json = False) -> None:
@@ -69,11 +114,10 @@ def enqueue(
         with watching(quiet=as_json) as show:
             now = asked.wait(now.run, timeout, show)
     if as_json or not wait:
-        # Nothing to wait for when the run of this file is over.
-        then = "" if now.state in ENDED else "backfilld gate NAME --wait, or backfilld watch NAME"
-        answers.answer(now, as_json=as_json, then=then)
+        answers.answer(now, as_json=as_json)
     elif now.state is State.WAITING:
-        answers.say(f"verified and ready to use; {now.phase} waits: backfilld approve {now.name} --phase {now.phase}")
+        answers.say(f"verified and ready to use; {now.phase} waits for approval")
+        answers.next_of(now)
     else:
         answers.say("done and verified")
 

@@ -57,6 +57,7 @@ _register(
     app,
     {
         "init": before.init,
+        "new": before.new,
         "plan": before.plan,
         "enqueue": before.enqueue,
         "run": before.run_here,
@@ -83,6 +84,7 @@ _register(
         "notify": processes.notify,
         "demo": processes.demo,
         "schema": processes.schema,
+        "uninstall": processes.uninstall,
         "version": processes.version,
     },
 )

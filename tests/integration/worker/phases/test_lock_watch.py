@@ -25,7 +25,7 @@ from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record import runs, schema
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchRetried, BlockerSentAway, CommitUnknown, LaneHeld
-from backfilld.producers import commands, waiting
+from backfilld.producers import commands, pacing, waiting
 from backfilld.worker.phases import ddl, lock_policy
 from backfilld.worker.phases.lock_watch import Blocked, LockWatch
 
@@ -443,7 +443,7 @@ def test_autovacuum_goes_for_us_and_a_prepared_transaction_is_named() -> None:
             other.execute("BEGIN")
             other.execute("SELECT count(*) FROM jobs")
             other.execute("PREPARE TRANSACTION 'order-7'")
-        commands.tune(connection, run, {"cancel_blockers": "all", "cancel_after_seconds": 1}, width=None, actor="ann")
+        pacing.tune(connection, run, {"cancel_blockers": "all", "cancel_after_seconds": 1}, width=None, actor="ann")
         engine.step()
         error = engine.lane(run, 0).last_error
         assert error is not None
