@@ -16,8 +16,6 @@ from backfilld.migrations.rollback.journal import WIDE_BYTES
 from backfilld.migrations.walks.keys import KeyWalk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from fix_runs import Engine
 
 RUN, OPERATION = 7, 2
@@ -66,7 +64,7 @@ def contents(engine: Engine) -> dict[tuple[str, str], tuple[str | None, str | No
 
 
 def table(engine: Engine) -> dict[tuple[str, str], tuple[str | None, str | None]]:
-    rows: list[Mapping[str, Any]] = engine.execute('SELECT "Tenant", id::text, gone, came FROM "Order"')
+    rows: list[dict[str, Any]] = engine.execute('SELECT "Tenant", id::text, gone, came FROM "Order"')
     return {(row["Tenant"], row["id"]): (row["gone"], row["came"]) for row in rows}
 
 
