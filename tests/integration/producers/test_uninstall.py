@@ -91,7 +91,7 @@ def test_a_trigger_that_no_run_accounts_for_goes_before_the_schema(
     monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
     with engine.connect() as reader, reader.transaction():
         reader.execute('SELECT FROM "Odd Schema"."Jobs"')
-        with pytest.raises(BackfilldError, match="the trigger .* cannot be dropped"):
+        with pytest.raises(BackfilldError, match=r"the trigger .* cannot be dropped"):
             uninstall(engine.connection)
     assert schema.version(engine.connection), "nothing is dropped by CASCADE"
 
