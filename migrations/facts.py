@@ -129,14 +129,24 @@ class Facts:
     #: The columns that a foreign key refers to, and the operators (`OPERATOR(schema.=)`) that compare them with its own.
     referenced: tuple[str, ...] = ()
     equalities: tuple[str, ...] = ()
+    #: The table of these columns, in the notation of migration files, where the file of the migration does not name it.
+    references: str = ""
+    #: The constraint that is dropped.
+    constraint: Constraint | None = None
+    #: A change of type that PostgreSQL does at once, in the catalog alone; and whether it does the way back so too.
+    in_place: bool = False
+    back_in_place: bool = False
+    #: What was there before: the DEFAULT of a column, and the comment on the thing that gets another.
+    default: str | None = None
+    comment: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        index, dropped, dependents, shadow = (
-            value[name] for name in ("index", "dropped", "column_dependents", "shadow")
+        index, dropped, dependents, shadow, constraint = (
+            value[name] for name in ("index", "dropped", "column_dependents", "shadow", "constraint")
         )
         return cls(
             **{
@@ -147,6 +157,7 @@ class Facts:
                 "dropped": Dropped.from_json(dropped) if dropped else None,
                 "column_dependents": ColumnDependents.from_json(dependents) if dependents else None,
                 "shadow": ShadowColumn.from_json(shadow) if shadow else None,
+                "constraint": Constraint(**constraint) if constraint else None,
                 **{name: tuple(value[name]) for name in ("reads", "rule_columns", "referenced", "equalities")},
             }
         )

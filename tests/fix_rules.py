@@ -14,6 +14,7 @@ from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record import schema
 from backfilld.migrations.record.states import State
 from backfilld.producers import commands
+from proof.fingerprint import difference, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,3 +106,23 @@ def application(engine: Engine, *statements: str, threads: int = 2) -> Iterator[
         for writer in writers:
             writer.join()
     assert all(counts), "every writer wrote"
+
+
+def whole_way_back_from_every_step(engine: Engine, text: str) -> int:
+    """Roll the migration back after each of its coordinator's steps, the last one included; returns how many there were.
+
+    Each time all that the catalog says of the database is as it was before.
+    """
+    before = fingerprint(engine.connection, positions=False)
+    for steps in range(_MANY_STEPS):
+        engine.sent.clear()
+        run = engine.enqueue(text)
+        engine.drive(run, until=lambda run, steps=steps: engine.lane(run.run, 0).seq >= steps)  # type: ignore[misc] # a default
+        completed = engine.run(run).state is State.COMPLETED
+        commands.rollback(engine.connection, run, actor="ann")
+        expect(engine.drive(run), State.ROLLED_BACK)
+        assert difference(before, fingerprint(engine.connection, positions=False)) == "", f"after {steps} steps"
+        if completed:
+            return steps
+    msg = "the run is never completed"
+    raise AssertionError(msg)

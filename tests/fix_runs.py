@@ -54,6 +54,11 @@ class Engine:
     def __post_init__(self) -> None:
         self.own = self.runner()
 
+    @property
+    def version(self) -> int:
+        """The major version of the server."""
+        return self.connection.info.server_version // 10_000
+
     def execute(self, query: str, *parameters: Any) -> list[dict[str, Any]]:  # Any: values of the test's own tables
         cursor = self.connection.execute(query.encode(), parameters or None)
         return cursor.fetchall() if cursor.description else []

@@ -127,6 +127,8 @@ Name = Annotated[
     AfterValidator(check_name),
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": NAME_BYTES}),
 ]
+#: Any text, the empty one too.
+Text = Annotated[str, AfterValidator(check_encodable), WithJsonSchema({"type": "string"})]
 Expression = Annotated[str, AfterValidator(_check_expression), WithJsonSchema({"type": "string", "pattern": r"\S"})]
 #: A Python function, by its module and its name. Only a worker imports it, and only where it was told to.
 Function = Annotated[

@@ -142,6 +142,8 @@ class Walk:
     rewrite: Rewrite | None = None
     #: For `recheck`: rows that are not as they should be are written; otherwise they are only counted, for a person to look at.
     writes: bool = True
+    #: For `restore`: rows without a value get one, so that what a later step of the way back would find cannot be told before it.
+    fills: bool = False
     #: For `archive`: what is copied. The walk is over once lanes have looked again and found a copy of every row.
     archived: Archived | None = None
     note: str = ""

@@ -26,10 +26,22 @@ from backfilld.migrations.operations.create_index import preflight as create_ind
 from backfilld.migrations.operations.create_index.steps import CreateIndex
 from backfilld.migrations.operations.drop_column import preflight as drop_column
 from backfilld.migrations.operations.drop_column.steps import DropColumn
+from backfilld.migrations.operations.drop_constraint import preflight as drop_constraint
+from backfilld.migrations.operations.drop_constraint.steps import DropConstraint
+from backfilld.migrations.operations.drop_default import preflight as drop_default
+from backfilld.migrations.operations.drop_default.steps import DropDefault
 from backfilld.migrations.operations.drop_index import preflight as drop_index
 from backfilld.migrations.operations.drop_index.steps import DropIndex
+from backfilld.migrations.operations.drop_not_null import preflight as drop_not_null
+from backfilld.migrations.operations.drop_not_null.steps import DropNotNull
 from backfilld.migrations.operations.rename_column import preflight as rename_column
 from backfilld.migrations.operations.rename_column.steps import RenameColumn
+from backfilld.migrations.operations.rename_constraint import preflight as rename_constraint
+from backfilld.migrations.operations.rename_constraint.steps import RenameConstraint
+from backfilld.migrations.operations.set_comment import preflight as set_comment
+from backfilld.migrations.operations.set_comment.steps import SetComment
+from backfilld.migrations.operations.set_default import preflight as set_default
+from backfilld.migrations.operations.set_default.steps import SetDefault
 from backfilld.migrations.operations.set_not_null import preflight as set_not_null
 from backfilld.migrations.operations.set_not_null.steps import SetNotNull
 from backfilld.migrations.operations.sql.steps import Sql
@@ -70,12 +82,18 @@ REGISTRY: Mapping[type[file.Operation], Kind] = {
     file.RenameColumn: Kind(RenameColumn, rename_column.examine, impact.of_renamed),
     file.ChangeType: Kind(ChangeType, change_type.examine, impact.of_retyped),
     file.SetNotNull: Kind(SetNotNull, set_not_null.examine, impact.of_filled),
+    file.DropNotNull: Kind(DropNotNull, drop_not_null.examine, impact.of_none),
+    file.SetDefault: Kind(SetDefault, set_default.examine, impact.of_none),
+    file.DropDefault: Kind(DropDefault, drop_default.examine, impact.of_none),
     file.DropColumn: Kind(DropColumn, drop_column.examine, impact.of_dropped),
     file.AddCheck: Kind(AddCheck, add_check.examine, impact.of_none),
     file.AddForeignKey: Kind(AddForeignKey, add_foreign_key.examine, impact.of_none),
     file.AddUnique: Kind(AddUnique, add_unique.examine, impact.of_none),
+    file.DropConstraint: Kind(DropConstraint, drop_constraint.examine, impact.of_none),
+    file.RenameConstraint: Kind(RenameConstraint, rename_constraint.examine, impact.of_none),
     file.CreateIndex: Kind(CreateIndex, create_index.examine, impact.of_none),
     file.DropIndex: Kind(DropIndex, drop_index.examine, impact.of_none),
+    file.SetComment: Kind(SetComment, set_comment.examine, impact.of_none),
     file.Backfill: Kind(Backfill, backfill.examine, impact.of_backfilled),
     file.Sql: Kind(Sql, None, impact.of_raw),
 }

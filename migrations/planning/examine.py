@@ -66,6 +66,8 @@ def examine(connection: Connection, migration: Migration, *, refuses_foreign_cod
     if not found.findings:
         found.dependents = {name: dependents.of_table(connection, table) for name, table in found.tables.items()}
         found.dry_run = dry_run(connection, found, migration, found.facts)
+        found.settle(found.dry_run.shows_brief)
+    found.settle(lambda _: False)
     if not found.findings:
         try_triggers(connection, found, migration, bind(migration, found.facts))
     if not found.findings:

@@ -11,7 +11,7 @@ from psycopg import sql
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import Action, bind, steps
 from backfilld.migrations.operations.registry import REGISTRY
-from backfilld.migrations.operations.sql.steps import lock_of
+from backfilld.migrations.operations.sql.steps import Sql, lock_of
 from backfilld.migrations.planning.dry_run_findings import Place, Seen
 from backfilld.migrations.planning.impact import Impact
 from backfilld.migrations.planning.risks import Cause, rank
@@ -54,7 +54,7 @@ class PlannedAction:
     operation: int | None = None
     #: The operation's step in this phase: statements of one step are one transaction. None for batches.
     step: int | None = None
-    #: How long the lock is held: brief, or as long as the table is large.
+    #: How long the lock is held: brief, as long as the table is large, or unknown.
     hold: str = ""
     #: What it does to the whole table: rewrites it, scans it, builds an index on it; empty for nothing.
     does: str = ""
@@ -224,7 +224,8 @@ def _phase(
         others = next(([one for one in group if one != number] for group in groups if number in group), [])
         planned += _of_lanes(number, operation, phase, cost, others)
         for step_number, step in enumerate(steps([operation], phase)):
-            planned += _of_step(step, Place(phase, number, step_number, 0), examination.dry_run)
+            raw = isinstance(operation, Sql)
+            planned += _of_step(step, Place(phase, number, step_number, 0), examination.dry_run, raw=raw)
     waits = phase in migration.settings.approve and bool(planned)
     return PlannedPhase(phase=phase, actions=tuple(planned), waits_for_approval=waits)
 
@@ -258,7 +259,7 @@ def _of_lanes(
     return []
 
 
-def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAction]:
+def _of_step(step: Step, place: Place, dry_run: DryRun | None, *, raw: bool) -> list[PlannedAction]:
     if not isinstance(step, Action):
         text = f"-- {step.kind}: {step.table}"
         return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=step.note, operation=place.operation)]
@@ -274,7 +275,7 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAc
                 note="; ".join(part for part in (statement.note, _GIVES_WAY if statement.brief else "") if part),
                 operation=place.operation,
                 step=place.step,
-                hold=_hold(lock_mode, long=long),
+                hold=_hold(lock_mode, long=long, known=seen.measured or not raw),
                 does=_deed(seen),
                 known="measured" if seen.lock else "by rule",
                 also=() if seen.lock else tuple(str(table) for table in statement.also),
@@ -312,9 +313,12 @@ def _is_said(statement: Statement, seen: Seen) -> bool:
     return statement.scans is not None and (seen.scans or seen.proved) and not (seen.rewrites or seen.builds_index)
 
 
-def _hold(lock: LockMode, *, long: bool) -> str:
+def _hold(lock: LockMode, *, long: bool, known: bool) -> str:
+    """How long a lock is held. Of users' own statements that were not run nobody knows."""
     if lock is LockMode.NONE:
         return ""
+    if not known:
+        return "unknown"
     if not long:
         return "brief"
     return "as long as the table is large" + ("" if lock in BLOCKS_WRITES else ", while reads and writes continue")

@@ -54,6 +54,7 @@ class Cause(StrEnum):
     UNMEASURED_LOCK = "unmeasured_lock"
     LONG_LOCK = "long_lock"
     GROWTH = "growth"
+    BLOCKED_ROLLBACK = "blocked_rollback"
     CACHED_PLANS = "cached_plans"
     LOCK_WAIT = "lock_wait"
     PUBLISHED_RECORD = "published_record"
@@ -81,7 +82,8 @@ def rank(
 ) -> tuple[Risk, ...]:
     """The risks of a migration, the highest first."""
     found = [
-        *_of_loss(migration),
+        *_of_loss(migration, examination),
+        *_of_blocked_rollbacks(migration, examination),
         *_of_publications(examination),
         *_of_foreign_code(examination),
         *_of_impacts(impacts),
@@ -93,7 +95,7 @@ def rank(
     return tuple(sorted(dict.fromkeys(found), key=lambda risk: LEVELS.index(risk.level)))
 
 
-def _of_loss(migration: Migration) -> list[Risk]:
+def _of_loss(migration: Migration, examination: Examination) -> list[Risk]:
     found: list[Risk] = []
     days = f"{migration.settings.retention_days:g} days"
     for number, of in enumerate(migration.operations):
@@ -163,9 +165,26 @@ def _of_loss(migration: Migration) -> list[Risk]:
                     remedy=lint.RULES[rule].remedy,
                 )
                 for rule in of.allow
-                if rule in lint.RULES
+                if rule in lint.RULES and (number, rule) not in examination.disproved
             ]
     return found
+
+
+def _of_blocked_rollbacks(migration: Migration, examination: Examination) -> list[Risk]:
+    """Columns that go and of which a new row could not have a value when they come back."""
+    return [
+        Risk(
+            cause=Cause.BLOCKED_ROLLBACK,
+            level="medium",
+            operation=number,
+            reason=f"{of.table}.{of.column} is NOT NULL without a DEFAULT: from the switch on the first row that is added blocks "
+            "a rollback",
+            remedy=f"Give the operation `down:`, an expression for the value of {of.column} in such rows",
+        )
+        for number, (of, facts) in enumerate(zip(migration.operations, examination.facts, strict=True))
+        if isinstance(of, definition.DropColumn) and of.down is None
+        if (dropped := facts.dropped) is not None and dropped.not_null and dropped.default is None
+    ]
 
 
 def _of_publications(examination: Examination) -> list[Risk]:

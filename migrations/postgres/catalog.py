@@ -282,6 +282,12 @@ def may_reference(connection: Connection, table: Table, columns: Sequence[str]) 
     return bool(row and row["may_reference"])
 
 
+def equalities(connection: Connection, table: int, foreign_key: str) -> tuple[str, ...]:
+    """The operators by which a foreign key of a table compares, the referenced column on the left."""
+    rows = connection.execute(_SQL["equalities"], {"oid": table, "name": foreign_key}).fetchall()
+    return tuple(f"OPERATOR({sql.Identifier(row['schema']).as_string()}.{row['name']})" for row in rows)
+
+
 def has_index_on(connection: Connection, table: Table, columns: Sequence[str]) -> bool:
     """Whether an index finds the rows of a value of these columns."""
     found = connection.execute(_SQL["index_that_begins_with"], {"oid": table.oid, "columns": list(columns)})

@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres.connect import SEMANTICS, apply_settings
 from backfilld.migrations.postgres.dependents import ColumnDependent, named_in_query
 from backfilld.migrations.postgres.expression_probe import Rejected
 from backfilld.migrations.postgres.indexes import definitions_on
@@ -164,18 +165,36 @@ def _culprit(connection: Connection, copy: Copy, found: Sequence[ColumnDependent
     return "something that depends on it"
 
 
-def rewrites(connection: Connection, table: TableName, name: str, type_: sql.Composable) -> bool:
-    """Whether a plain ALTER COLUMN … TYPE would write the table, or an index of it, anew. Found by doing it to a copy."""
-    with successor(connection, table, name, named=name, type_=None) as copy:
-        before = connection.execute(_SQL["files"], copy.named).fetchone()
-        try:
-            with connection.transaction():
-                connection.execute(
-                    sql.SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {}").format(copy.name, sql.Identifier(name), type_)
-                )
-        except psycopg.Error:
-            return True
-        return before != connection.execute(_SQL["files"], copy.named).fetchone()
+def change_at_once(
+    connection: Connection, table: TableName, name: str, types: Sequence[sql.Composable]
+) -> tuple[bool, ...]:
+    """Of types that a column gets one after the other: whether each ALTER COLUMN … TYPE changes the catalog alone.
+
+    Found by doing it to a copy, under the settings of a run: it writes neither the table nor an index anew, and scans nothing.
+    """
+    heard: list[str] = []
+    alter = sql.SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {}")
+    hear = lambda notice: heard.append(notice.message_primary or "")  # noqa: E731 - to be taken off again
+    found: list[bool] = []
+    connection.add_notice_handler(hear)
+    try:
+        with successor(connection, table, name, named=name, type_=None) as copy:
+            apply_settings(connection, {**SEMANTICS, "client_min_messages": "debug1"})
+            for type_ in types:
+                heard.clear()
+                before = connection.execute(_SQL["files"], copy.named).fetchone()
+                try:
+                    with connection.transaction():
+                        connection.execute(alter.format(copy.name, sql.Identifier(name), type_))
+                except psycopg.Error as exc:
+                    if was_interrupted(exc):
+                        raise
+                    break
+                after = connection.execute(_SQL["files"], copy.named).fetchone()
+                found.append(before == after and not any("verifying table" in one for one in heard))
+    finally:
+        connection.remove_notice_handler(hear)
+    return (*found, *[False] * (len(types) - len(found)))
 
 
 def try_dependents(

@@ -207,8 +207,18 @@ class Probe:
 
     def equalities(self, foreign_key: str) -> tuple[str, ...]:
         """The operators by which a foreign key of the copy compares, the referenced column on the left."""
-        rows = self._connection.execute(_SQL["equalities"], {"oid": self._own_oid(), "name": foreign_key}).fetchall()
-        return tuple(f"OPERATOR({sql.Identifier(row['schema']).as_string()}.{row['name']})" for row in rows)
+        return catalog.equalities(self._connection, self._own_oid(), foreign_key)
+
+    def check_default(self, column: str, default: str) -> None:
+        """Give a column of the copy another DEFAULT. Raises Rejected with PostgreSQL's words."""
+        if problem := self_containment_problem(default):
+            raise Rejected("default", f"the default is not one expression: {problem}")
+        with self._asking("default", "the default"):
+            self._connection.execute(
+                sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}").format(
+                    self._copy, sql.Identifier(column), _operand(default)
+                )
+            )
 
     def index(self, name: str, rest: sql.Composable, *, unique: bool) -> IndexDefinition:
         """Build an index on the copy, and take its definition as PostgreSQL writes it.

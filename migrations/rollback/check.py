@@ -79,7 +79,7 @@ def look(connection: Connection, run: Run) -> RollbackCheck:
     named = "; ".join(", ".join(key) for key in keys[: retention.MOST_KEYS])
     return RollbackCheck(
         possible=False,
-        because=f"{len(keys)} rows hold values that the old column cannot: {named}",
+        because=f"{len(keys)} rows hold values that what was there before does not accept: {named}",
         blocked_by=len(keys),
         keys=tuple(keys[: retention.MOST_KEYS]),
         kept_until=run.kept_until,
@@ -137,12 +137,14 @@ def _refusals(connection: Connection, steps: Sequence[Step]) -> Iterator[Rollbac
 def _offenders(connection: Connection, steps: Sequence[Step]) -> Iterator[Key]:
     """Rows that a step of the way back would stop at.
 
-    Not asked: what an index would find, and what comes after an exchange of columns, when their names mean others than now.
+    Not asked: what an index would find, and what comes after an exchange of columns, when their names mean others than now, or
+    after a walk that gives rows other values.
     """
     exchanged: set[TableName | None] = set()
     queries_of_rules: dict[str, sql.Composed] = {}  # several steps ask for one rule
     for step in steps:
         if not isinstance(step, Action):
+            exchanged |= {step.table} if step.kind == "undo" or step.fills else set()
             continue
         if step.allows is not None and (step.allows.renamed or step.allows.retyped):
             exchanged.add(step.table)

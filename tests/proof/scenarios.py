@@ -288,7 +288,7 @@ INT_TO_BIGINT = Scenario(
     fields={"status": word, "balance": number},
     before={"status": shown("status"), "balance": shown("balance")},
     after={"status": shown("status"), "balance": shown("balance")},
-    reference="ALTER TABLE items ALTER balance TYPE bigint; ALTER TABLE items ALTER balance SET DEFAULT 0::bigint",
+    reference="ALTER TABLE items ALTER balance TYPE bigint",
     keeps_order=False,
 )
 
@@ -377,6 +377,38 @@ TO_TIMESTAMPTZ = Scenario(
     keeps_order=False,
 )
 
+#: What changes no row: rules, DEFAULTs and words about a table.
+RULES = Scenario(
+    name="rules",
+    schema=f"""
+        CREATE TABLE items (id bigint PRIMARY KEY, status text NOT NULL, n integer CONSTRAINT small CHECK (n < 10000000),
+                            code bigint DEFAULT 7 NOT NULL, spare text DEFAULT 'none', shelf bigint, {_PADDING},
+                            CONSTRAINT once UNIQUE (id, n), CONSTRAINT apart CHECK (id > 0));
+        CREATE TABLE shelves (id bigint PRIMARY KEY); INSERT INTO shelves VALUES (1);
+        ALTER TABLE items ADD CONSTRAINT on_shelf FOREIGN KEY (shelf) REFERENCES shelves;
+        COMMENT ON CONSTRAINT small ON items IS 'few';
+    """,
+    operations="""
+  - drop_not_null: {table: items, column: status}
+  - set_default: {table: items, column: code, default: "8"}
+  - drop_default: {table: items, column: spare}
+  - drop_constraint: {table: items, name: small}
+  - drop_constraint: {table: items, name: once}
+  - drop_constraint: {table: items, name: on_shelf}
+  - rename_constraint: {table: items, from: apart, to: positive}
+  - set_comment: {table: items, comment: 50% of what there is}
+""",
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="""
+        ALTER TABLE items ALTER status DROP NOT NULL, ALTER code SET DEFAULT 8, ALTER spare DROP DEFAULT, DROP CONSTRAINT small,
+            DROP CONSTRAINT once, DROP CONSTRAINT on_shelf;
+        ALTER TABLE items RENAME CONSTRAINT apart TO positive;
+        COMMENT ON TABLE items IS '50% of what there is';
+    """,
+)
+
 #: Several at once, on a table with names that have to be quoted.
 TOGETHER = Scenario(
     name="together",
@@ -428,7 +460,7 @@ FREED_FIRST = Scenario(
 _ALL = (
     ADD_COLUMN, COUNT_UP, LOWER, SET_NOT_NULL, ADD_CHECK, ADD_FOREIGN_KEY, ADD_UNIQUE, CREATE_INDEX, DROP_INDEX, SQL,
     RENAME_COLUMN, TEXT_TO_JSONB, INT_TO_BIGINT, DROP_COLUMN, TOGETHER, RENAME_USED, PARTITIONED, TEXT_TO_ENUM, TO_TIMESTAMPTZ,
-    FREED_FIRST,
+    FREED_FIRST, RULES,
 )  # fmt: skip
 
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}

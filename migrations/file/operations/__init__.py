@@ -8,13 +8,24 @@ from backfilld.migrations.file.operations.columns import (
     ChangeType,
     ColumnSpec,
     DropColumn,
+    DropDefault,
+    DropNotNull,
     RenameColumn,
+    SetDefault,
     SetNotNull,
 )
-from backfilld.migrations.file.operations.constraints import AddCheck, AddForeignKey, AddUnique, References
+from backfilld.migrations.file.operations.constraints import (
+    AddCheck,
+    AddForeignKey,
+    AddUnique,
+    DropConstraint,
+    References,
+    RenameConstraint,
+)
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
 from backfilld.migrations.file.operations.raw_sql import Sql
 from backfilld.migrations.file.operations.rows import Backfill
+from backfilld.migrations.file.operations.tables import SetComment
 
 __all__ = [
     "AddCheck",
@@ -26,11 +37,17 @@ __all__ = [
     "ColumnSpec",
     "CreateIndex",
     "DropColumn",
+    "DropConstraint",
+    "DropDefault",
     "DropIndex",
+    "DropNotNull",
     "Operation",
     "OperationModel",
     "References",
     "RenameColumn",
+    "RenameConstraint",
+    "SetComment",
+    "SetDefault",
     "SetNotNull",
     "Settled",
     "Sql",
@@ -42,12 +59,18 @@ Operation = (
     | RenameColumn
     | ChangeType
     | SetNotNull
+    | DropNotNull
+    | SetDefault
+    | DropDefault
     | DropColumn
     | AddCheck
     | AddForeignKey
     | AddUnique
+    | DropConstraint
+    | RenameConstraint
     | CreateIndex
     | DropIndex
+    | SetComment
     | Backfill
     | Sql
 )

@@ -181,6 +181,12 @@ class DropColumn(OperationModel):
 
     table: Table = TABLE
     column: Name = Field(description="The column, exact.", examples=["legacy_code"])
+    down: Expression | None = Field(
+        default=None,
+        description="SQL expression over the other columns of the row that gives rows added since the switch a value on the way "
+        "back (default: the column's DEFAULT).",
+        examples=["'unknown'"],
+    )
 
     @property
     def subject(self) -> str:
@@ -193,3 +199,46 @@ class DropColumn(OperationModel):
     @property
     def fails_after_contract(self) -> str:
         return f"a statement that names {shown(f'{self.table.name}.{self.column}')} fails"
+
+
+class _OfColumn(OperationModel):
+    """What the operations on one property of a column have."""
+
+    table: Table = TABLE
+    column: Name = Field(description="The column, exact.", examples=["status"])
+
+    @property
+    def subject(self) -> str:
+        return self.column
+
+
+class DropNotNull(_OfColumn):
+    """Let a column be NULL; the way back proves NOT NULL again before it is set."""
+
+    kind: ClassVar[Literal["drop_not_null"]] = "drop_not_null"
+    does = "Let a column be NULL."
+
+
+class SetDefault(_OfColumn):
+    """Give a column a DEFAULT, or another one, for rows that are added from the switch on."""
+
+    kind: ClassVar[Literal["set_default"]] = "set_default"
+    does = "Give a column a DEFAULT."
+
+    default: Expression = Field(description="SQL expression of the DEFAULT.", examples=["'new'", "now()"])
+
+    @property
+    def subject(self) -> str:
+        return f"{self.column} to {self.default}"
+
+
+class DropDefault(_OfColumn):
+    """Take a column's DEFAULT away, once no application relies on it."""
+
+    kind: ClassVar[Literal["drop_default"]] = "drop_default"
+    does = "Take a column's DEFAULT away."
+
+    @property
+    def fails_after_contract(self) -> str:
+        column = shown(f"{self.table.name}.{self.column}")
+        return f"an INSERT that leaves out {column} gets NULL, or fails where the column is NOT NULL"

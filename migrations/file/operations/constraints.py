@@ -1,13 +1,14 @@
-"""Operations that add rules to a table."""
+"""Operations on the rules of a table."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backfilld.migrations.file.fields import Columns, Expression, FileModel, Name, Table
 from backfilld.migrations.file.operations.base import TABLE, OperationModel
+from backfilld.migrations.identifiers import Wrong
 
 
 class AddCheck(OperationModel):
@@ -56,3 +57,48 @@ class AddUnique(OperationModel):
     table: Table = TABLE
     name: Name = Field(description="The constraint's name, and its index's.", examples=["users_email_key"])
     columns: Columns = Field(description="The columns that must be unique together, in order.", examples=[["email"]])
+
+
+class AddPrimaryKey(OperationModel):
+    """Make columns the primary key, by an index that is built, and NOT NULL that is proved, while the application keeps running."""
+
+    kind: ClassVar[Literal["add_primary_key"]] = "add_primary_key"
+    does = "Add a primary key."
+
+    table: Table = TABLE
+    columns: Columns = Field(description="The columns of the key, in order.", examples=[["id"]])
+
+    @property
+    def subject(self) -> str:
+        return ", ".join(self.columns)
+
+
+class DropConstraint(OperationModel):
+    """Drop a CHECK, UNIQUE or FOREIGN KEY constraint; its definition is kept, and the way back proves it for all rows again."""
+
+    kind: ClassVar[Literal["drop_constraint"]] = "drop_constraint"
+    does = "Drop a constraint."
+
+    table: Table = TABLE
+    name: Name = Field(description="The constraint's name.", examples=["orders_total_positive"])
+
+
+class RenameConstraint(OperationModel):
+    """Give a constraint another name, and with it the index that it may have."""
+
+    kind: ClassVar[Literal["rename_constraint"]] = "rename_constraint"
+    does = "Give a constraint another name."
+
+    table: Table = TABLE
+    old: Name = Field(alias="from", description="The constraint's present name, exact.", examples=["orders_check"])
+    new: Name = Field(alias="to", description="The new name, exact.", examples=["orders_total_positive"])
+
+    @model_validator(mode="after")
+    def _another_name(self) -> Self:
+        if self.old == self.new:
+            raise Wrong("`from` and `to` are the same name", "Write the new name of the constraint.", at=("to",))
+        return self
+
+    @property
+    def subject(self) -> str:
+        return f"{self.old} to {self.new}"

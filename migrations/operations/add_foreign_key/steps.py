@@ -18,16 +18,13 @@ from psycopg import sql
 
 from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Plain
-from backfilld.migrations.operations.ddl.constraints import Rule, naming
+from backfilld.migrations.operations.ddl.constraints import Rule, naming, orphaned
 from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backfilld.migrations.operations.base import Step
-
-#: The referenced table in the query for orphans. A table may refer to itself, or to one of the same name in another schema.
-_REFERENCED = "~referenced"
 
 
 def foreign_key_body(
@@ -55,23 +52,18 @@ class AddForeignKey(Plain[file.AddForeignKey]):
             columns=self.definition.columns,
             lock=LockMode.SHARE_ROW_EXCLUSIVE,
             references=referenced,
-            offenders=naming(self.table, self.facts.key, self._refers_to_nothing()),
+            offenders=naming(self.table, self.facts.key, self._orphaned),
             replaces=self.facts.adopts,
         ).steps(looks=True)
 
-    def _refers_to_nothing(self) -> sql.Composed:
-        """As MATCH SIMPLE takes it: a row with a NULL among the columns refers to nothing and need not."""
-        own = [sql.Identifier(self.table.name, name) for name in self.definition.columns]
-        # The operators are the ones that PostgreSQL would compare by; a bare `=` is another one for a type of an extension.
-        meets = [
-            sql.SQL("{} {} {}").format(sql.Identifier(_REFERENCED, name), sql.SQL(operator), column)
-            for name, operator, column in zip(self.facts.referenced, self.facts.equalities, own, strict=True)
-        ]
-        return sql.SQL("{} AND NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
-            sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(column) for column in own),
-            self.definition.references.table.identifier,
-            sql.Identifier(_REFERENCED),
-            sql.SQL(" AND ").join(meets),
+    @property
+    def _orphaned(self) -> sql.Composed:
+        return orphaned(
+            self.table,
+            self.definition.columns,
+            references=self.definition.references.table,
+            referenced=self.facts.referenced,
+            equalities=self.facts.equalities,
         )
 
 

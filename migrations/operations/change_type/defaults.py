@@ -3,6 +3,7 @@
 A DEFAULT is computed in the application's session, and `up` under settings of ours, in UTC above all. A cast that reads the
 session's time zone would give rows another moment than batches and sync trigger do. So the new DEFAULT is a form of `up` that
 PostgreSQL itself knows to depend on no setting, or one that gave the same value as `up` in sessions of every kind; else none.
+Of several it is the one that a plain ALTER COLUMN … TYPE would leave, so that a dump of the schema says no more than it must.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres import dependents
 from backfilld.migrations.postgres.connect import SEMANTICS, apply_settings
 from backfilld.migrations.postgres.expression_probe import Rejected
 from backfilld.migrations.postgres.lexer import with_operand
@@ -40,6 +43,8 @@ _SAME_IN_A_STATEMENT = {
 }
 #: Calls that a trial must not make: of functions that are not PostgreSQL's own, and of those that leave a trace.
 _ACTS = re.compile(r"""[\w"]\.("[^"]*"|\w+)\(|\bnextval\(""")
+#: A DEFAULT that takes its value from a sequence, as PostgreSQL writes it.
+_NEXT = re.compile(r"nextval\('[^']*'::regclass\)")
 _REMEDY = "Give the operation `default:` with the DEFAULT of the new type, or drop the column's DEFAULT first"
 
 
@@ -62,6 +67,8 @@ class OldDefault:
         """The DEFAULT for the new type. Raises Rejected where no form of it is the same in every session."""
         if others := sorted(self.reads - {self.column}):
             raise Rejected("default", f"`up` reads {', '.join(others)}, which a DEFAULT cannot", _REMEDY)
+        if self.is_plain and (plain := self._altered() or self._folded()) is not None:
+            return plain
         form = self._cast if self.is_plain else self._as_up
         if not self._is_given_once(form):
             problem = f"`up` asks several times for {self.column}, and its DEFAULT gives another value each time"
@@ -93,6 +100,62 @@ class OldDefault:
 
     def _date_in_utc(self, value: str) -> str:
         return self._in_utc(f"CAST(({value}) AS timestamp)")
+
+    # What plain DDL would leave
+
+    def _altered(self) -> str | None:
+        """The DEFAULT as ALTER COLUMN … TYPE converts it, where it does and means the same."""
+        altered = self._stored(f"DEFAULT ({self.default})", type_=self.old_type, altered=self.new_type)
+        if altered is None or (altered == self.default and _NEXT.fullmatch(altered)):
+            return altered
+        unrepeatable = self.case.trial.analyse(self.default, what="the default").unrepeatable
+        if _ACTS.search(self.default) or not set(unrepeatable) <= _SAME_IN_A_STATEMENT:
+            return None  # it cannot be asked twice
+        return altered if all(self._agrees(lambda _: altered, session) for session in _SESSIONS) else None
+
+    def _folded(self) -> str | None:
+        """The value itself, where the DEFAULT is one and `up` makes the same of it in every session."""
+        trial = self.case.trial
+        if not (trial.is_constant(self.default, self.old_type) and trial.is_constant(self.up, self.new_type)):
+            return None
+        try:
+            with self.case.connection.transaction(force_rollback=True):
+                apply_settings(self.case.connection, SEMANTICS)
+                value = self.case.connection.execute(
+                    sql.SQL("SELECT CAST(CAST(({}) AS {}) AS text) AS value").format(
+                        sql.SQL(self._cast(self.default)), sql.SQL(self.new_type)
+                    )
+                ).fetchone()
+        except psycopg.Error as exc:
+            if was_interrupted(exc):
+                raise
+            return None
+        if value is None or value["value"] is None:
+            return None
+        literal = f"{sql.Literal(value['value']).as_string()}::{self.new_type}"
+        folded = self._stored(f"DEFAULT {literal}", type_=self.new_type)
+        agrees = folded is not None and all(self._agrees(lambda _: folded, session) for session in _SESSIONS)
+        return folded if agrees else None
+
+    def _stored(self, default: str, *, type_: str, altered: str | None = None) -> str | None:
+        """A column's DEFAULT as PostgreSQL writes it, once the column has got another type; None where it does not convert it."""
+        connection, table = self.case.connection, sql.Identifier("pg_temp", "~backfilld default")
+        try:
+            with connection.transaction(force_rollback=True):
+                connection.execute(
+                    sql.SQL('CREATE TEMPORARY TABLE "~backfilld default" (value {} {})').format(
+                        sql.SQL(type_), sql.SQL(default)
+                    )
+                )
+                if altered is not None:
+                    alter = sql.SQL("ALTER TABLE {} ALTER COLUMN value TYPE {}").format(table, sql.SQL(altered))
+                    connection.execute(alter)
+                stored = dependents.column(connection, TableName("pg_temp", "~backfilld default"), "value")
+                return str(stored["default"])
+        except psycopg.Error as exc:
+            if was_interrupted(exc):
+                raise
+            return None
 
     # What must hold of a form
 

@@ -60,6 +60,19 @@ def to_old(change: Change) -> Iterable[Statement]:
         yield columns.own_sequence(table, column, dependents.sequence, widened=False)
 
 
+def at_once(change: Change, type_: str, *, default: str | None) -> Iterable[Statement]:
+    """The column itself gets this type and this DEFAULT, where PostgreSQL need not write it anew.
+
+    Its DEFAULT goes first: what ALTER COLUMN … TYPE makes of it may be another moment in another session.
+    """
+    table, column, dependents = change.table, change.column, change.dependents
+    if dependents.default is not None or dependents.new_default is not None:
+        yield columns.drop_default(table, column)
+    yield columns.set_type(table, column, type_, collation=dependents.collation)
+    if default is not None:
+        yield columns.set_default(table, column, default)
+
+
 def tuned(change: Change, column: str) -> Iterable[Statement]:
     """What ANALYZE is told about the column."""
     if change.dependents.statistics_target >= 0:

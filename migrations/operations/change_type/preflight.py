@@ -12,6 +12,7 @@ from backfilld.migrations.operations.base import object_name
 from backfilld.migrations.operations.change_type.defaults import OldDefault
 from backfilld.migrations.operations.change_type.steps import cast
 from backfilld.migrations.planning.checks.columns import check_reads, column_of, mentions
+from backfilld.migrations.planning.checks.walks import with_key
 from backfilld.migrations.postgres import catalog, column_copy, column_parts
 from backfilld.migrations.postgres.column_dependents import ColumnDependents, inactive
 from backfilld.migrations.postgres.definitions import Grant
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Kinds of dependent that are made anew in the switch.
 _REMADE = frozenset({"view", "policy", "function", "trigger"})
+#: Kinds of dependent that ALTER COLUMN … TYPE takes along by itself. Not foreign keys: a copy of the table has none to try it with.
+_TAKEN_ALONG = frozenset({"check", "index", "statistics", "unique"})
 
 
 def examine(case: Case, operation: ChangeType) -> Facts:
@@ -80,8 +83,34 @@ def examine(case: Case, operation: ChangeType) -> Facts:
         seen=tuple((one.kind, one.name, one.digest) for one in found),
     )
     dependents = _with_parts(case, operation, dependents, found, target)
-    _warn(case, operation, dependents, found, target.type, last=own["last"])
-    return replace(facts, targets=(target,), column_dependents=dependents)
+    facts = replace(facts, targets=(target,), column_dependents=dependents)
+    facts = _in_place(case, operation, facts, found)
+    if facts.in_place:
+        _warn_at_once(case, operation, facts)
+    else:
+        _warn(case, operation, dependents, found, target.type, last=own["last"])
+    return facts
+
+
+def _in_place(case: Case, operation: ChangeType, facts: Facts, found: list[ColumnDependent]) -> Facts:
+    """Whether PostgreSQL makes the change at once, and its way back."""
+    dependents = facts.column_dependents
+    if operation.up is not None or dependents is None:
+        return facts
+    collated = f" COLLATE {dependents.collation}" if dependents.collation else ""
+    types = [sql.SQL(type_ + collated) for type_ in (facts.targets[0].type, dependents.type)]
+    forward, back = column_copy.change_at_once(case.connection, case.table.name, operation.column, types)
+    in_the_way = [f"the {one.kind} {one.name}" for one in found if one.kind not in _TAKEN_ALONG]
+    if not forward or in_the_way:
+        if forward:
+            case.warn(
+                f"PostgreSQL changes {dependents.type} to {facts.targets[0].type} at once, but not under "
+                f"{', '.join(in_the_way)}: the change goes through a second column"
+            )
+        return facts
+    if back and operation.down is None:
+        return replace(facts, in_place=True, back_in_place=True)
+    return with_key(case.found, case.place, case.table, replace(facts, in_place=True))
 
 
 def _new_column(name: str) -> str:
@@ -251,6 +280,37 @@ def _copy(case: Case) -> int:
     return catalog.oid_of(case.connection, sql.Identifier("pg_temp", case.table.name.name))
 
 
+def _warn_at_once(case: Case, operation: ChangeType, facts: Facts) -> None:
+    """What a careful person should know of a change that takes a moment."""
+    dependents = facts.column_dependents
+    if dependents is None:
+        return
+    _tell_of_utc(case, operation, dependents, facts.targets[0].type)
+    _tell_of_readers(case, operation)
+    if not facts.back_in_place:
+        case.warn(
+            f"a rollback fills a second column of type {dependents.type}, which is then the last of {case.table.name}; rows "
+            "whose value does not fit it by then block it, and are named"
+        )
+
+
+def _tell_of_utc(case: Case, operation: ChangeType, dependents: ColumnDependents, type_: str) -> None:
+    if dependents.type.startswith("timestamp") and "with time zone" in type_ + dependents.type:
+        case.warn(
+            f"{operation.column} is interpreted as UTC, regardless of the session's time zone; use `up` and `down` to say otherwise"
+        )
+
+
+def _tell_of_readers(case: Case, operation: ChangeType) -> None:
+    name = operation.column
+    if mentioned := functions_naming(case.connection, case.table.name, name):
+        case.warn(f"functions whose text names {name} get the new type from the switch on: {', '.join(mentioned)}")
+    case.warn(
+        f"prepared statements that return {name} fail after the switch ('cached plan must not change result type') until they "
+        "are prepared again: psycopg 3 does not by itself and fails on every call of the connection; reconnect, or DEALLOCATE ALL"
+    )
+
+
 def _warn(  # noqa: PLR0913 - one place for all warnings; each part is named where it is called
     case: Case,
     operation: ChangeType,
@@ -262,15 +322,7 @@ def _warn(  # noqa: PLR0913 - one place for all warnings; each part is named whe
 ) -> None:
     """What a careful person should know."""
     table, name = case.table.name, operation.column
-    if operation.up is None and not column_copy.rewrites(case.connection, table, name, sql.SQL(type_)):
-        case.warn(
-            f"PostgreSQL changes {dependents.type} to {type_} without rewriting the table: a `sql` operation "
-            f"with ALTER COLUMN {name} TYPE {type_} does it at once"
-        )
-    if dependents.type.startswith("timestamp") and "with time zone" in type_ + dependents.type:
-        case.warn(
-            f"{name} is interpreted as UTC, regardless of the session's time zone; use `up` and `down` to say otherwise"
-        )
+    _tell_of_utc(case, operation, dependents, type_)
     if not last:
         case.warn(
             f"{name} goes to the end of {table}: what names no columns (SELECT *, INSERT without a list) sees another order "
@@ -286,15 +338,10 @@ def _warn(  # noqa: PLR0913 - one place for all warnings; each part is named whe
             "from verify on, statements that write values which do not fit the new type, or break a constraint "
             f"of {name} ({rules}), fail, as they will after the switch"
         )
-    if mentioned := functions_naming(case.connection, table, name):
-        case.warn(f"functions whose text names {name} get the new type from the switch on: {', '.join(mentioned)}")
     if table_publications := case.table.publications:
         case.warn(
             f"{table} is published ({', '.join(table_publications)}): subscribers need the columns "
             f"{dependents.new_column} and, from the switch on, {dependents.old_column} before backfilld adds "
             "them"
         )
-    case.warn(
-        f"prepared statements that return {name} fail after the switch ('cached plan must not change result type') until they "
-        "are prepared again: psycopg 3 does not by itself and fails on every call of the connection; reconnect, or DEALLOCATE ALL"
-    )
+    _tell_of_readers(case, operation)

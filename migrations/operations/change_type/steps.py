@@ -8,6 +8,9 @@ switch    one transaction: the columns change names, what depends on the old one
           its names, and views, policies, triggers and functions are made anew over the name; the sync trigger turns round
 contract  the old values go to the archive, and then the old column goes
 
+A change that PostgreSQL makes in the catalog alone, as from varchar(20) to varchar(30), needs none of this: the switch is one brief
+ALTER COLUMN … TYPE. Where the way back would write the table anew, it goes through a second column as that of any other change.
+
 The two columns change places in `exchange.py`; the switch takes checks, foreign keys, NOT NULL, and indexes that are unique or
 compute something off the old column. Its way back, the same exchange, builds those indexes again before it and proves the rules
 after it.
@@ -43,7 +46,9 @@ class ChangeType(Plain[file.ChangeType]):
     def column(self) -> str:
         return self.definition.column
 
-    def rewrite(self) -> Rewrite:
+    def rewrite(self) -> Rewrite | None:
+        if self.facts.in_place:
+            return None
         change = self._change
         return Rewrite(
             table=self.table,
@@ -55,6 +60,8 @@ class ChangeType(Plain[file.ChangeType]):
         )
 
     def expand(self) -> tuple[Step, ...]:
+        if self.facts.in_place:
+            return ()
         change = self._change
         return (
             Action(
@@ -70,6 +77,8 @@ class ChangeType(Plain[file.ChangeType]):
         )
 
     def verify(self) -> tuple[Step, ...]:
+        if self.facts.in_place:
+            return ()
         change = self._change
         steps: list[Step] = [
             indexes.build(self.table, index.new, key=self.facts.key) for index in change.dependents.indexes
@@ -85,6 +94,8 @@ class ChangeType(Plain[file.ChangeType]):
         return tuple(steps)
 
     def switch(self) -> tuple[Step, ...]:
+        if self.facts.in_place:
+            return self._at_once()
         change = self._change
         return (
             Action(
@@ -105,17 +116,9 @@ class ChangeType(Plain[file.ChangeType]):
         )
 
     def contract(self) -> tuple[Step, ...]:
+        if self.facts.in_place:
+            return ()
         change = self._change
-        again = Action(
-            table=self.table,
-            statements=(
-                columns.add(
-                    self.table, change.old_column, change.dependents.type, collation=change.dependents.collation
-                ),
-                *change.trigger.created(change.synced_after),
-            ),
-            guards=(change.trigger.fires_last,),
-        )
         return (
             Walk(
                 kind="archive",
@@ -133,22 +136,22 @@ class ChangeType(Plain[file.ChangeType]):
                     columns.drop_if_exists(self.table, change.old_column),
                     change.trigger.drop_function,
                 ),
-                back=(
-                    again,
-                    self._restored(),
-                    *(indexes.build(self.table, index.old) for index in change.dependents.indexes if index.harmless),
-                ),
+                back=self._old_column_again(),
             ),
         )
 
-    def relies_on(self, *, switched: bool) -> Reliance:
+    def relies_on(self, *, switched: bool) -> Reliance | None:
+        if self.facts.in_place:
+            return None
         change = self._change
         body = change.synced_after if switched else change.synced_before
         shadow = change.old_column if switched else change.new_column
         reads = (*change.dependents.up_reads, *change.dependents.down_reads)
         return change.trigger.relied_on(body, (change.column, shadow, *reads, *(one.name for one in change.key)))
 
-    def recheck(self) -> Walk:
+    def recheck(self) -> Walk | None:
+        if self.facts.in_place:
+            return None
         change = self._change
         return Walk(
             kind="recheck",
@@ -166,7 +169,46 @@ class ChangeType(Plain[file.ChangeType]):
             ),
         )
 
-    # The way back of the switch
+    def _at_once(self) -> tuple[Step, ...]:
+        """The change of a column that PostgreSQL need not write anew."""
+        change = self._change
+        old, new = change.dependents.default, change.dependents.new_default
+        if self.facts.back_in_place:
+            statements = tuple(exchange.at_once(change, change.dependents.type, default=old))
+            back: tuple[Step, ...] = (Action(table=self.table, statements=statements), self._analyzed(self.column))
+        else:
+            back = (
+                *self._old_column_again(),
+                *self._switched_back(),
+                change.trigger.gone_with(change.new_column),
+            )
+        return (
+            Action(
+                table=self.table,
+                requires=(guards.unchanged(change),),
+                statements=tuple(exchange.at_once(change, change.type, default=new)),
+                allows=self._allows(),
+                back=back,
+            ),
+            # PostgreSQL forgets what it knew of the values.
+            self._analyzed(self.column),
+        )
+
+    # The way back
+
+    def _old_column_again(self) -> tuple[Step, ...]:
+        """A column of the old type is there again, inactive, with its values and the sync trigger."""
+        change = self._change
+        added = columns.add(
+            self.table, change.old_column, change.dependents.type, collation=change.dependents.collation
+        )
+        again = Action(
+            table=self.table,
+            statements=(added, *change.trigger.created(change.synced_after)),
+            guards=(change.trigger.fires_last,),
+        )
+        built = (indexes.build(self.table, index.old) for index in change.dependents.indexes if index.harmless)
+        return (again, self._restored(), *built)
 
     def _switched_back(self) -> tuple[Step, ...]:
         change = self._change
@@ -225,12 +267,10 @@ class ChangeType(Plain[file.ChangeType]):
         change = self._change
         target = self._old_target
         facts = replace(self.facts, targets=(target,))
-        expression = restored(
-            table=self.table,
-            type_=change.dependents.type,
-            new=self.column,
-            fallback=change.down,
-        )
+        # What was never taken away was not archived.
+        expression = change.down
+        if not self.facts.in_place:
+            expression = restored(table=self.table, type_=change.dependents.type, new=self.column, fallback=change.down)
         return Walk(
             kind="restore",
             operation=self.number,

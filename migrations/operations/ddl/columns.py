@@ -62,6 +62,14 @@ def rename(table: TableName, column: str, to: str) -> Statement:
     return alter_table(table, sql.SQL("RENAME COLUMN {} TO {}").format(sql.Identifier(column), sql.Identifier(to)))
 
 
+def set_type(table: TableName, column: str, type_: str, *, collation: str | None = None) -> Statement:
+    """Another type, where that changes the catalog alone; otherwise PostgreSQL rewrites the table."""
+    collated = sql.SQL(f" COLLATE {collation}" if collation else "")  # as PostgreSQL wrote it
+    return _alter_column(
+        table, column, sql.SQL("TYPE {}{}").format(sql.SQL(type_), collated), scans=False, note="no rewrite and no scan"
+    )
+
+
 def set_default(table: TableName, column: str, default: str) -> Statement:
     """Rows that are added from now on get this."""
     what = sql.SQL("SET DEFAULT {}").format(operand(default))

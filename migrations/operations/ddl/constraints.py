@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.definitions import KeyColumn
 
+#: The referenced table in the query for orphans. A table may refer to itself, or to one of the same name in another schema.
+_REFERENCED = "~referenced"
 #: At most this many rows that break a rule are named: enough to see what is wrong with them.
 NAMED_ROWS = 10
 
@@ -164,12 +166,14 @@ def from_catalog(  # noqa: PLR0913 - what is known of one constraint; each part 
     columns: tuple[str, ...] = (),
     words: str = "",
     references: TableName | None = None,
+    orphans: sql.Composable | None = None,
     comment: str | None = None,
     replaces: bool = False,
 ) -> Rule:
-    """A CHECK constraint or a foreign key in PostgreSQL's own words."""
+    """A CHECK constraint or a foreign key in PostgreSQL's own words; `orphans` is the condition of rows that break a foreign key."""
     is_check = definition.startswith("CHECK ")
     condition = condition_of(definition)
+    broken = orphans if condition is None else sql.SQL("NOT {}").format(sql.SQL(condition))
     return Rule(
         table=table,
         name=name,
@@ -178,15 +182,16 @@ def from_catalog(  # noqa: PLR0913 - what is known of one constraint; each part 
         columns=columns,
         lock=LockMode.ACCESS_EXCLUSIVE if is_check else LockMode.SHARE_ROW_EXCLUSIVE,
         references=references,
-        offenders=naming(table, key, sql.SQL("NOT {}").format(sql.SQL(condition))) if condition is not None else None,
+        offenders=naming(table, key, broken) if broken is not None else None,
         comment=comment,
         replaces=replaces,
     )
 
 
 def condition_of(definition: str) -> str | None:
-    """The condition of a CHECK, in its parentheses; None for a foreign key, and for a check with a clause behind it."""
-    return definition.removeprefix("CHECK ") if definition.startswith("CHECK ") and definition.endswith(")") else None
+    """The condition of a CHECK, in its parentheses; None for a foreign key, and for a check with another clause behind it."""
+    condition = definition.removesuffix(" NO INHERIT")
+    return condition.removeprefix("CHECK ") if condition.startswith("CHECK ") and condition.endswith(")") else None
 
 
 def not_null_check(table: TableName, column: str, *, name: str, key: Sequence[KeyColumn]) -> Rule:
@@ -213,6 +218,31 @@ def not_null(table: TableName, column: str, *, proof: Rule) -> Action:
         table=table,
         statements=settled_not_null(table, column, proof=proof),
         back=(Action(table=table, statements=(columns.drop_not_null(table, column),), frees=True),),
+    )
+
+
+def orphaned(
+    table: TableName,
+    columns: Sequence[str],
+    *,
+    references: TableName,
+    referenced: Sequence[str],
+    equalities: Sequence[str],
+) -> sql.Composed:
+    """The condition of a row that refers to nothing, as MATCH SIMPLE takes it: with a NULL among the columns it need not.
+
+    `equalities` are the operators that PostgreSQL would compare by; a bare `=` is another one for a type of an extension.
+    """
+    own = [sql.Identifier(table.name, name) for name in columns]
+    meets = [
+        sql.SQL("{} {} {}").format(sql.Identifier(_REFERENCED, name), sql.SQL(operator), column)
+        for name, operator, column in zip(referenced, equalities, own, strict=True)
+    ]
+    return sql.SQL("{} AND NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
+        sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(column) for column in own),
+        references.identifier,
+        sql.Identifier(_REFERENCED),
+        sql.SQL(" AND ").join(meets),
     )
 
 

@@ -27,14 +27,19 @@ def grant(relation: TableName, granted: Grant, *, column: str | None = None) -> 
     return Statement(sql=statement, lock=LockMode.NONE)
 
 
-def on_column(table: TableName, column: str, text: str) -> Statement:
-    """The comment on a column of a table."""
+def on_table(table: TableName, text: str | None) -> Statement:
+    """The comment on a table; None for no comment."""
+    return _comment(sql.SQL("TABLE {}").format(table.identifier), text, lock=LockMode.SHARE_UPDATE_EXCLUSIVE)
+
+
+def on_column(table: TableName, column: str, text: str | None) -> Statement:
+    """The comment on a column of a table; None for no comment."""
     name = sql.Identifier(table.schema, table.name, column)
     return _comment(sql.SQL("COLUMN {}").format(name), text, lock=LockMode.SHARE_UPDATE_EXCLUSIVE)
 
 
-def on_constraint(table: TableName, constraint: str, text: str) -> Statement:
-    """The comment on a constraint."""
+def on_constraint(table: TableName, constraint: str, text: str | None) -> Statement:
+    """The comment on a constraint; None for no comment."""
     return _comment(sql.SQL("CONSTRAINT {} ON {}").format(sql.Identifier(constraint), table.identifier), text)
 
 
@@ -43,8 +48,8 @@ def on_trigger(table: TableName, trigger: str, text: str) -> Statement:
     return _comment(sql.SQL("TRIGGER {} ON {}").format(sql.Identifier(trigger), table.identifier), text)
 
 
-def on_index(schema: str, index: str, text: str) -> Statement:
-    """The comment on an index, which is locked by it; its table is not."""
+def on_index(schema: str, index: str, text: str | None) -> Statement:
+    """The comment on an index, which is locked by it; its table is not. None for no comment."""
     return _comment(sql.SQL("INDEX {}").format(sql.Identifier(schema, index)), text)
 
 
@@ -60,5 +65,5 @@ def on_view(view: TableName, text: str, *, column: str | None = None) -> Stateme
     return _comment(sql.SQL("COLUMN {}").format(sql.Identifier(view.schema, view.name, column)), text)
 
 
-def _comment(what: sql.Composable, text: str, *, lock: LockMode = LockMode.NONE) -> Statement:
+def _comment(what: sql.Composable, text: str | None, *, lock: LockMode = LockMode.NONE) -> Statement:
     return Statement(sql=sql.SQL("COMMENT ON {} IS {}").format(what, sql.Literal(text)), lock=lock)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.facts import Dropped, Facts, Target
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.planning.checks.columns import column_of, mentions
+from backfilld.migrations.planning.checks.columns import check_reads, column_of, mentions
 from backfilld.migrations.planning.checks.walks import with_key
 from backfilld.migrations.postgres import catalog, indexes
 from backfilld.migrations.postgres.definitions import Constraint
 from backfilld.migrations.postgres.dependents import of_dropped
+from backfilld.migrations.postgres.expression_probe import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,12 +38,26 @@ def examine(case: Case, operation: DropColumn) -> Facts:
     if len(case.found.findings) > before:
         return facts
     _refuse_other_operations(case, name)
+    reads = _check_down(case, operation) if operation.down is not None else ()
     dependents = of_dropped(case.connection, table, details)
     for dependent in dependents:
         if problem := _problem(dependent, partitioned=table.kind == "p"):
             case.refuse("dependents", f"{dependent.what} {problem}", "Drop it or change it first")
     _warn(case, name, dependents)
-    return with_key(case.found, case.place, table, replace(facts, dropped=_dropped(case, details, dependents)))
+    facts = replace(facts, reads=reads, dropped=_dropped(case, details, dependents))
+    return with_key(case.found, case.place, table, facts)
+
+
+def _check_down(case: Case, operation: DropColumn) -> tuple[str, ...]:
+    """The columns that `down` reads. Raises Rejected."""
+    down, name = operation.down or "NULL", operation.column
+    analysis = case.trial.analyse(down, what="down")
+    check_reads(case, analysis)
+    case.trial.check_update({name: down}, None)
+    if name in analysis.reads:
+        problem = f"down reads {name}, which has no value in the rows that it is for"
+        raise Rejected("expression", problem, "Write an expression over the other columns")
+    return tuple(sorted(analysis.reads))
 
 
 def _refuse_what_cannot_come_back(case: Case, column: Column, details: ColumnDetails) -> None:

@@ -4,7 +4,7 @@ switch    DROP NOT NULL, so that the application may leave the column out
 contract  lanes copy the column into the archive, and look again that no row is missing; then DROP COLUMN
 
 The way back adds the column again, gives every row its value from the archive, and then brings back what the column carried:
-indexes CONCURRENTLY, constraints by a scan that blocks no statement. Rows added since get the column's default.
+indexes CONCURRENTLY, constraints by a scan that blocks no statement. Rows added since get what `down` gives, or the column's default.
 """
 
 from __future__ import annotations
@@ -65,15 +65,16 @@ class DropColumn(Plain[file.DropColumn]):
         return tuple(statements)
 
     def _restore(self) -> Walk:
-        """Rows without a value get the archived one, or the default where the archive does not have the row.
+        """Rows without a value get the archived one, or that of `down` or the default where the archive does not have the row.
 
         The same walk whether the column is gone or has only been left out: it is done once on the way back.
         """
+        given = self.definition.down or self._dropped.default
         value = restored(
             table=self.table,
             type_=self._dropped.type,
             new=None,
-            fallback=self._dropped.default or "NULL",
+            fallback=given or "NULL",
         )
         rewrite = Rewrite(
             table=self.table,
@@ -82,9 +83,14 @@ class DropColumn(Plain[file.DropColumn]):
             where=f"{value} IS NOT NULL",
             fills_null=True,
         )
-        note = "from the archive, where the row has no value yet"
         return Walk(
-            kind="restore", operation=self.number, table=self.table, key=self.facts.key, rewrite=rewrite, note=note
+            kind="restore",
+            operation=self.number,
+            table=self.table,
+            key=self.facts.key,
+            rewrite=rewrite,
+            fills=given is not None,
+            note="from the archive, where the row has no value yet",
         )
 
     def _not_null_again(self) -> tuple[Step, ...]:

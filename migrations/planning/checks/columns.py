@@ -6,6 +6,7 @@ import difflib
 import re
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.expression_probe import Rejected
 
 if TYPE_CHECKING:
@@ -35,6 +36,17 @@ def column_of(table: Table, name: str) -> Column:
         hint = f". Did you mean {near[0]}?" if near else ""
         raise Rejected("column", f"{table.name} has no column {name}{hint}")
     return column
+
+
+def old_default(case: Case, name: str) -> str | None:
+    """The DEFAULT of a column that may have another; None for none, and for a column that the file adds. Raises Rejected."""
+    if case.table.column(name) is None:
+        return None
+    details = catalog.column_details(case.connection, case.table, name)
+    if details.generated or details.identity:
+        what = "computed by PostgreSQL" if details.generated else "an identity column, which its sequence fills"
+        raise Rejected("column", f"{case.table.name}.{name} is {what}", "Name an ordinary column")
+    return details.default
 
 
 def check_reads(case: Case, analysis: Analysis) -> None:
@@ -71,7 +83,7 @@ def _texts(value: object) -> Iterator[str]:
         case dict():
             yield from value.get("assignments") or ()
             for key, each in value.items():
-                if key != "table":
+                if key not in {"table", "comment"}:
                     yield from _texts(each)
         case list() | tuple():
             for each in value:

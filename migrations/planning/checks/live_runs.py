@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Operation
     from backfilld.migrations.identifiers import TableName
-    from backfilld.migrations.planning.checks.findings import Findings
+    from backfilld.migrations.planning.checks.findings import Case, Findings
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.statements import SqlStatement
     from backfilld.migrations.record.model import Run
@@ -44,6 +44,8 @@ _MAY_BUILD_ON_ADDED = (
     definition.AddUnique,
     definition.AddForeignKey,
     definition.CreateIndex,
+    definition.SetDefault,
+    definition.SetComment,
 )
 
 
@@ -128,6 +130,14 @@ def check_columns(
             )
         elif taken or needed:
             found.refuse("live_run", f"{place}: {other.why((taken or needed)[0])}", other.remedy)
+
+
+def refuse_walked(case: Case, columns: set[str], *, what: str) -> None:
+    """Put down the runs that walk the table by one of these columns, or name its rows by it."""
+    for other in live_operations(case.connection, case.migration.name).get(case.table.name, ()):
+        if columns & {one.name for one in other.facts.key}:
+            where = f"the run {other.run.name}, which is {other.run.state} in {other.run.phase}, walks {case.table.name} by it"
+            case.refuse("live_run", f"{what}: {where}", other.remedy)
 
 
 def _written(operation: Operation) -> set[str]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from fix_postgres import cases
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.planning import examine, plan
 from backfilld.migrations.record.states import Phase, State
 from backfilld.producers import commands
 
@@ -272,6 +275,48 @@ def test_a_row_that_comes_after_the_look_takes_the_rule_back(engine: Engine) -> 
     assert picture(engine) == was
 
 
+DOWN = DROP.replace("c\"'}", "c\"', down: '\"old\" || ''-'' || id'}")
+
+
+@pytest.mark.parametrize("phase", [Phase.CONTRACT, Phase.DONE])
+def test_down_gives_rows_that_came_since_their_value(engine: Engine, phase: Phase) -> None:
+    """From before contract, when they are NULL, and from after it, when the column comes back."""
+    make(engine, column="NOT NULL")
+    before, was = contents(engine), picture(engine)
+    run = engine.enqueue(DOWN % "[]")
+    engine.drive(run, until=lambda run: run.phase is phase)
+    engine.execute('INSERT INTO "Odd Schema"."Order" (tenant, id, "old") VALUES (\'since\', 1, \'o\')')
+    if phase is Phase.DONE:
+        expect(engine.run(run), State.COMPLETED)
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert picture(engine) == was
+    now = {(row["tenant"], row["id"]): row for row in contents(engine)}
+    assert now.pop(("since", 1))["text"] == "o-1"
+    assert list(now.values()) == before
+
+
+def test_plan_says_that_the_first_new_row_blocks_the_way_back(engine: Engine) -> None:
+    make(engine, column="NOT NULL")
+
+    def causes(text: str) -> set[str]:
+        migration = definition.parse(text % "[]")
+        return {risk.cause for risk in plan.make(migration, examine.examine(engine.connection, migration)).risks}
+
+    assert "blocked_rollback" in causes(DROP)
+    assert "blocked_rollback" not in causes(DOWN)
+    engine.execute('ALTER TABLE "Odd Schema"."Order" ALTER "a%b ""c""" SET DEFAULT 1')
+    assert "blocked_rollback" not in causes(DROP)
+
+
+@pytest.mark.parametrize("down", ['"a%%b ""c"""', "nothing", "id, 1", "pg_sleep(1)::text"])
+def test_a_down_that_cannot_give_a_value_is_refused(engine: Engine, down: str) -> None:
+    make(engine)
+    text = DROP.replace("c\"'}", f"c\"', down: '{down}'}}")
+    with pytest.raises(Refused, match="down"):
+        engine.enqueue(text % "[]")
+
+
 REFUSED = {
     "a view": 'CREATE VIEW public.v AS SELECT "a%b ""c""" FROM "Odd Schema"."Order"',
     "a policy": 'CREATE POLICY p ON "Odd Schema"."Order" USING ("a%b ""c""" IS NOT NULL)',
@@ -292,7 +337,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.parametrize("what", cases(REFUSED, since={"a publication": 15}))
 def test_what_would_go_with_it_or_keep_it_is_refused(engine: Engine, what: str) -> None:
     make(engine)
     engine.execute(REFUSED[what])

@@ -38,13 +38,25 @@ OPERATIONS = {
         "{rename_column: {table: jobs, from: b, to: better}}",
         "INSERT INTO jobs (id, b) VALUES (0, 'x')",
     ),
+    "drop_not_null": ("{drop_not_null: {table: jobs, column: g}}", "INSERT INTO jobs (id, g) VALUES (0, 'x')"),
+    "set_default": ("{set_default: {table: jobs, column: h, default: '5'}}", "INSERT INTO jobs (id, h) VALUES (0, 1)"),
+    "drop_default": ("{drop_default: {table: jobs, column: g}}", "INSERT INTO jobs (id) VALUES (0)"),
     "drop_column": ("{drop_column: {table: jobs, column: legacy}}", "INSERT INTO jobs (id, legacy) VALUES (0, 'x')"),
+    "drop_constraint": (
+        "{drop_constraint: {table: jobs, name: jobs_few}}",
+        "INSERT INTO jobs (id, h) VALUES (0, 1)",
+    ),
+    "rename_constraint": (
+        "{rename_constraint: {table: jobs, from: jobs_once, to: jobs_i_once}}",
+        "INSERT INTO jobs (id, i) VALUES (0, 0) ON CONFLICT ON CONSTRAINT jobs_once DO NOTHING",
+    ),
     "create_index": (
         "{create_index: {table: jobs, name: c_once, columns: [c], unique: true}}",
         "INSERT INTO jobs (id, c) SELECT 0, max(c) FROM jobs",
     ),
     "drop_index": ("{drop_index: {table: jobs, name: jobs_d}}", "INSERT INTO jobs (id, d) VALUES (0, 1)"),
     "change_type": ("{change_type: {table: jobs, column: e, type: bigint}}", "INSERT INTO jobs (id, e) VALUES (0, 1)"),
+    "set_comment": ("{set_comment: {table: jobs, comment: all}}", "INSERT INTO jobs (id) VALUES (0)"),
     "backfill": ('{backfill: {table: jobs, set: {f: "f + 1"}}}', "INSERT INTO jobs (id, f) VALUES (0, 1)"),
     "sql": (
         '{sql: {table: jobs, run: "CREATE VIEW public.totals AS SELECT sum(n) FROM public.jobs", rollback: "DROP VIEW public.totals"}}',
@@ -59,7 +71,8 @@ def jobs(engine: Engine) -> None:
     engine.execute("INSERT INTO customers VALUES (1)")
     engine.execute(
         "CREATE TABLE jobs (id bigint PRIMARY KEY, n bigint, a bigint, b text, c bigint, d bigint, e integer, f bigint, "
-        "customer bigint, legacy text NOT NULL DEFAULT 'none')"
+        "customer bigint, legacy text NOT NULL DEFAULT 'none', g text NOT NULL DEFAULT 'g', "
+        "h bigint CONSTRAINT jobs_few CHECK (h < 1000), i bigint CONSTRAINT jobs_once UNIQUE)"
     )
     engine.execute("CREATE INDEX jobs_d ON jobs (d)")
     engine.execute(

@@ -84,6 +84,8 @@ def test_a_computed_column_is_right_at_once_whatever_the_application_writes(engi
     for phase in (Phase.BACKFILL, Phase.VERIFY, Phase.CONTRACT):
         engine.drive(run, batch_rows=5, until=during(phase))
         for name, statement in WRITES.items():
+            if name == "MERGE" and engine.version < 15:
+                continue
             before = engine.execute("SELECT id, status FROM jobs WHERE shout IS DISTINCT FROM upper(status)")
             with engine.connect() as application, application.transaction(force_rollback=True):
                 for part in statement.split("; "):

@@ -654,6 +654,8 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
             "retention_days",
         ),
         *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
+        *("drop_not_null", "set_default", "drop_default", "drop_constraint", "rename_constraint", "set_comment"),
+        *("constraint", "index", "comment"),
         *("create_index", "drop_index", "sql", "from", "to", "up", "down", "check", "columns", "references"),
         *("on_delete", "on_update", "expressions", "unique", "method", "include", "run", "rollback", "phase", "allow"),
     }
@@ -729,6 +731,7 @@ def test_the_files_in_the_reference_are_valid(block: str) -> None:
 OTHERS = {
     *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
     *("create_index", "drop_index", "sql"),
+    *("drop_not_null", "set_default", "drop_default", "drop_constraint", "rename_constraint", "set_comment"),
 }
 
 

@@ -62,6 +62,8 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "rename statistics": (statistics.rename("public", "two", "both"),),
     "analyze": statistics.analyze(JOBS, "n").statements,
     "grant": (grants_and_comments.grant(JOBS, Grant(privilege="SELECT", grantee="PUBLIC", grantable=False)),),
+    "comment on a table": (grants_and_comments.on_table(JOBS, "text"),),
+    "remove a comment": (grants_and_comments.on_table(JOBS, None),),
     "comment on a column": (grants_and_comments.on_column(JOBS, "n", "text"),),
     "comment on a constraint": (grants_and_comments.on_constraint(JOBS, "positive", "text"),),
     "comment on a trigger": (grants_and_comments.on_trigger(JOBS, "touched", "text"),),
