@@ -60,6 +60,7 @@ def deployer(request: pytest.FixtureRequest, admin_url: str) -> Iterator[Engine]
             admin.execute(f"GRANT CREATE ON SCHEMA public TO {owner}; SET ROLE {owner}".encode())
             admin.execute((EXAMPLES / "schema.sql").read_bytes())
             admin.execute(PGBENCH)
+            admin.execute("INSERT INTO orders (total) VALUES (0.1)")  # a draft
             admin.execute(f"RESET ROLE; REVOKE CREATE ON SCHEMA public FROM {owner}".encode())
             admin.execute(re.sub(r"\bshop\b", database, made).encode())
             own = (
