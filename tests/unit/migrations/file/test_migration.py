@@ -657,7 +657,19 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
         *("drop_not_null", "set_default", "drop_default", "drop_constraint", "rename_constraint", "set_comment"),
         *("constraint", "index", "comment"),
         *("create_index", "drop_index", "sql", "from", "to", "up", "down", "check", "columns", "references"),
-        *("on_delete", "on_update", "expressions", "unique", "method", "include", "run", "rollback", "phase", "allow"),
+        *(
+            "on_delete",
+            "on_update",
+            "expressions",
+            "unique",
+            "method",
+            "include",
+            "with",
+            "run",
+            "rollback",
+            "phase",
+            "allow",
+        ),
     }
     for node in found:
         assert node["additionalProperties"] is False
