@@ -9,7 +9,7 @@ import pytest
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning import examine
-from backfilld.producers import commands, draft
+from backfilld.producers import draft, enqueueing
 
 if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
@@ -55,7 +55,7 @@ def test_the_draft_of_every_operation_is_read_and_can_be_planned(
 
 def test_a_draft_says_what_is_known_of_the_table(connection: Connection, odd: str) -> None:
     file = "name: live\noperations: [{add_column: {table: Odd Schema.Order, column: {name: more, type: text}}}]"
-    commands.enqueue(connection, definition.parse(file), actor="test")
+    enqueueing.enqueue(connection, definition.parse(file), actor="test")
     text = draft.draft(connection, odd, "add_column", ["priority"])
     assert "Odd Schema.Order: about 300 rows" in text
     assert "key id" in text
