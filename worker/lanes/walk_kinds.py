@@ -109,15 +109,26 @@ class Restore(LaneWork):
         update = Update(
             table=batch.table,
             values=self.rewrite.values,
-            condition=condition,
-            parameters=parameters,
-            needs_work=sql.SQL("{} AND {}").format(self.archive.same, self.rewrite.needs_work),
+            # The range stands in the source alone. Where the planner takes it for a few rows, it would go through the source for each.
+            condition=self.archive.same,
+            parameters=(),
+            needs_work=self.rewrite.needs_work,
             source=self.archive.source(condition),
             source_parameters=parameters,
         )
-        tally = batch.write(update, journals=(), still=None)
+        change = Change(
+            table=self.walk.table,
+            relation=self.walk.table,
+            columns=self.columns,
+            plain=update.query,
+            firing=lambda code: firing.firing(
+                update, self.walk, self.walk.table, code, still=None, beside=firing.Beside(), by_key=True
+            ),
+        )
+        batch.connection.execute(firing.JOIN_BY_KEY)
+        written = batch.change(change)
         row = batch.connection.execute(self.archive.unarchived(condition), parameters).fetchone()
-        return Tally(changed=tally.changed, residual=int(row["rows"]) if row else 0)
+        return Tally(changed=written.changed, residual=int(row["rows"]) if row else 0)
 
 
 @dataclass(frozen=True, kw_only=True)

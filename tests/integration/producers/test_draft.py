@@ -65,6 +65,17 @@ def test_a_draft_says_what_is_known_of_the_table(connection: Connection, odd: st
     assert of.subject == "priority text"
 
 
+def test_no_name_gets_out_of_its_comment(connection: Connection) -> None:
+    connection.execute(
+        """CREATE TABLE "evil\n: t" (id bigint PRIMARY KEY, "a\nname: stolen" text, "it's \x1b[31m" text)"""
+    )
+    text = draft.draft(connection, "evil\n: t", "create_index", ["a\nname: stolen", "it's \x1b[31m"])
+    assert "\x1b" not in text
+    migration = definition.parse(text)
+    assert migration.name == "evil-t-create-index-a-name-stolen-it-s-31m"
+    assert getattr(migration.operations[0], "columns", ()) == ("a\nname: stolen", "it's \x1b[31m")
+
+
 def test_columns_that_are_named_are_taken(connection: Connection, odd: str) -> None:
     (of,) = definition.parse(draft.draft(connection, odd, "create_index", ["Total", "user"])).operations
     assert (getattr(of, "columns", ()), getattr(of, "name", "")) == (("Total", "user"), "Order_Total_user_idx")

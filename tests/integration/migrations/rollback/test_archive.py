@@ -11,6 +11,7 @@ from psycopg import sql
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.record.model import Bounds
+from backfilld.migrations.rollback import archive
 from backfilld.migrations.rollback.archive import Archive
 from backfilld.migrations.rollback.journal import WIDE_BYTES
 from backfilld.migrations.walks.keys import KeyWalk
@@ -99,6 +100,16 @@ def test_rows_behind_all_others_are_an_entry_again(engine: Engine) -> None:
     assert contents(engine) == table(engine)
 
 
+def test_an_entry_is_not_larger_than_a_few_rows_of_it_are_worth(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "ENTRY_ROWS", 25)
+    copy(engine, ALL)
+    assert sizes(engine) == [25, 25, 10]
+    assert contents(engine) == table(engine)
+    assert copy(engine, Bounds(after=("B", "24"), upto=("c", "51"))) == (0, 0)
+
+
 def test_a_wide_row_is_kept_alone(engine: Engine) -> None:
     # Random, as the size is that of the compressed value.
     engine.execute(
@@ -111,8 +122,9 @@ def test_a_wide_row_is_kept_alone(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_by_chance(engine: Engine, seed: int) -> None:
+def test_by_chance(engine: Engine, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of any range over a table that is written meanwhile: the newest copy of a row counts, whichever entry has it."""
+    monkeypatch.setattr(archive, "ENTRY_ROWS", 5)
     chance = random.Random(seed)
     for number in range(60):
         match chance.randrange(4):
