@@ -90,6 +90,33 @@ class Dropped:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OldName:
+    """What a view needs in order to serve under the old name of a table."""
+
+    columns: tuple[str, ...]
+    #: Privileges on the table, each with the column that it is for; None for the whole.
+    grants: tuple[tuple[str | None, Grant], ...] = ()
+    #: Roles that get privileges on a new view by themselves.
+    default_grantees: tuple[str, ...] = ()
+    comment: str | None = None
+    #: The table is read by the view with the rights of who reads the view (from PostgreSQL 15 on).
+    security_invoker: bool = True
+    #: A PostgREST is told to read the schema again.
+    notifies: bool = False
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            **{
+                **value,
+                "columns": tuple(value["columns"]),
+                "grants": tuple((column, Grant(**one)) for column, one in value["grants"]),
+                "default_grantees": tuple(value["default_grantees"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of one operation."""
 
@@ -136,6 +163,14 @@ class Facts:
     #: A change of type that PostgreSQL does at once, in the catalog alone; and whether it does the way back so too.
     in_place: bool = False
     back_in_place: bool = False
+    #: Columns of a new primary key that may be NULL before.
+    nullable: tuple[str, ...] = ()
+    #: Row level security was on before; of a new table, that it is to be.
+    row_security: bool = False
+    #: For a table that gets another name.
+    old_name: OldName | None = None
+    #: Indexes and sequences of a table that is taken away, by name, each with whether it is a sequence.
+    parts: tuple[tuple[str, bool], ...] = ()
     #: What was there before: the DEFAULT of a column, and the comment on the thing that gets another.
     default: str | None = None
     comment: str | None = None
@@ -145,8 +180,8 @@ class Facts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        index, dropped, dependents, shadow, constraint = (
-            value[name] for name in ("index", "dropped", "column_dependents", "shadow", "constraint")
+        index, dropped, dependents, shadow, constraint, old_name = (
+            value[name] for name in ("index", "dropped", "column_dependents", "shadow", "constraint", "old_name")
         )
         return cls(
             **{
@@ -158,6 +193,11 @@ class Facts:
                 "column_dependents": ColumnDependents.from_json(dependents) if dependents else None,
                 "shadow": ShadowColumn.from_json(shadow) if shadow else None,
                 "constraint": Constraint(**constraint) if constraint else None,
-                **{name: tuple(value[name]) for name in ("reads", "rule_columns", "referenced", "equalities")},
+                "old_name": OldName.from_json(old_name) if old_name else None,
+                "parts": tuple((name, is_sequence) for name, is_sequence in value["parts"]),
+                **{
+                    name: tuple(value[name])
+                    for name in ("reads", "rule_columns", "referenced", "equalities", "nullable")
+                },
             }
         )

@@ -78,9 +78,3 @@ def changed(table: TableName, name: str, definition: str) -> sql.Composed:
     """A query that names a constraint which has another definition than this one."""
     known = {"table": table.identifier.as_string(), "name": name, "definition": definition}
     return literally(_SQL["another_constraint"], known)
-
-
-def table_comment(connection: Connection, table: Table) -> str | None:
-    """The comment on the table itself."""
-    row = connection.execute(_SQL["table_comment"], {"oid": table.oid}).fetchone()
-    return row["comment"] if row else None

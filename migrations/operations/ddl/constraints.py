@@ -157,6 +157,12 @@ def unique_using_index(table: TableName, name: str, *, index: str | None = None,
     return alter_table(table, add, scans=False, note="no scan: the index proves it")
 
 
+def primary_key_using_index(table: TableName, name: str) -> Statement:
+    """The primary key of an index that is there, over columns that are NOT NULL."""
+    add = sql.SQL("ADD CONSTRAINT {} PRIMARY KEY USING INDEX {}").format(sql.Identifier(name), sql.Identifier(name))
+    return alter_table(table, add, scans=False, note="no scan: the index and NOT NULL prove it")
+
+
 def from_catalog(  # noqa: PLR0913 - what is known of one constraint; each part is named where it is called
     table: TableName,
     name: str,
