@@ -1,6 +1,6 @@
 FROM python:3.12-slim AS build
 WORKDIR /source
-COPY pyproject.toml README.md constraints.txt ./
+COPY pyproject.toml README.md constraints.txt hatch_build.py ./
 COPY backfilld backfilld
 COPY migrations migrations
 COPY monitoring monitoring

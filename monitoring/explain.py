@@ -225,7 +225,7 @@ def _at_work(run: Progress) -> str:
     return f"Nothing holds it: {number(run.rows_per_second)} rows/s{left}."
 
 
-def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:
+def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:  # noqa: C901 - a table, one case a cause
     name, lasting = facts.run.name, duration(hold.seconds)
     match hold.cause:
         case Cause.APPROVAL:
@@ -233,6 +233,9 @@ def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:
         case Cause.STOP:
             yield sentence(f"All runs of this database are held: {hold.reason}")
             yield Remedy("let all runs continue: backfilld resume --all")
+        case Cause.AFTER:
+            yield sentence(f"It has not begun: {hold.reason}")
+            yield Remedy("it begins by itself once that is verified")
         case Cause.WINDOW:
             yield sentence(f"It is held: {hold.reason}")
             yield Remedy("it continues by itself when its window opens")
@@ -338,7 +341,7 @@ def _awaiting(run: Progress) -> Iterator[str | Remedy]:
             yield f"{counted(run.own_values, 'row')} {'holds' if run.own_values == 1 else 'hold'} a value of the application's own."
     elif run.changed_since:
         yield sentence(f"Another session has changed what the verification relies on: {'; '.join(run.changed_since)}")
-        yield "The data will be verified again before anything goes on."
+        yield "The data will be verified again before the run continues."
     for one in run.after_contract:
         yield sentence(one.in_words)
     begin = f"let it begin: backfilld approve {run.name} --phase {run.phase}"
@@ -417,7 +420,8 @@ def _ended(facts: Facts) -> Iterator[str | Remedy]:
             else:
                 yield "Everything it had done is undone."
         case _:
-            yield f"It was completed {ago}, and the data is verified."
+            but = f", but for {counted(run.residual_rows, 'row')} that a person accepted" if run.residual_rows else ""
+            yield f"It was completed {ago}, and the data is verified{but}."
             yield Remedy(f"whether it can still be rolled back, and until when: backfilld status {run.name}")
 
 

@@ -1,6 +1,7 @@
 """Log lines: JSON where a machine reads them, colours where a person does; no password in either.
 
-The lines of dramatiq and psycopg go through the same renderer. Events are worded in `observers`, not here.
+The lines of libraries go through the same renderer, as the event `NAME.message` with their words in `message`. Our own events are
+worded in `observers`, not here.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def configure(*, stream: TextIO | None = None, json: bool | None = None, level: 
     handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*before, structlog.stdlib.add_logger_name],
+            foreign_pre_chain=[*before, structlog.stdlib.add_logger_name, _named],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *(_pretty(colours=terminal) if json is False or (json is None and terminal) else _json()),
@@ -74,6 +75,12 @@ def bound(*, run: int, lane: int | None = None) -> Iterator[None]:
     names = {"run": run} if lane is None else {"run": run, "lane": lane}
     with bound_contextvars(**names):
         yield
+
+
+def _named(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    """A line of a library: its words are no name that anybody could look for."""
+    library = line["logger"].partition(".")[0]
+    return {**line, "event": f"{library}.message", "message": line["event"]}
 
 
 def _json() -> list[Processor]:

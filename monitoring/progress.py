@@ -250,7 +250,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         space=run.space,
         index_work=index_work,
         hold=hold,
-        error_class=str(run.error.get("class", "other")) if run.error else None,
+        error_class=run.error_class,
         state_seconds=_seconds_since(run.state_since, now),
         phase_seconds=_seconds_since(run.phase_since, now),
         progress_age_seconds=_seconds_since(moved_at or run.created_at, now),

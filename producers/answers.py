@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TextIO, TypeVar
 
 from backfilld.migrations.errors import BackfilldError, InvalidMigration, NotFinished, Refused, Unreachable
-from backfilld.migrations.record.states import State
+from backfilld.monitoring.next_command import next_command
 from backfilld.monitoring.words import redact, safe
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
+    from backfilld.migrations.record.model import Run
     from backfilld.monitoring.progress import Progress
 
 P = ParamSpec("P")
@@ -58,8 +59,8 @@ def print_json(value: dict[str, Any], *, indent: int | None = None) -> None:  # 
     sys.stdout.write(json.dumps(value, indent=indent, default=str) + "\n")
 
 
-def answer(now: Progress, *, as_json: bool, then: str = "", before: str = "") -> None:
-    """Where the run is after a command: a line `before`, the run, and what to type `then`; NAME stands for the run's name."""
+def answer(now: Progress, *, as_json: bool, before: str = "") -> None:
+    """Where the run is after a command: a line `before`, the run, and what to type next."""
     if as_json:
         print_json(now.to_json())
         return
@@ -68,10 +69,13 @@ def answer(now: Progress, *, as_json: bool, then: str = "", before: str = "") ->
     if before:
         say(before)
     say(line(now))
-    if now.state is State.FAILED:
-        then = "backfilld explain NAME"
-    if then:
-        next_step(then.replace("NAME", now.name))
+    next_of(now)
+
+
+def next_of(now: Progress | Run) -> None:
+    """The line that names what to type next; none for a run that is over."""
+    if then := next_command(now.name, now.state, now.phase, error_class=now.error_class):
+        next_step(then)
 
 
 def next_step(command: str) -> None:

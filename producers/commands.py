@@ -6,39 +6,25 @@ state raises UsageError and says what would.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from psycopg import errors
-
-from backfilld.migrations.errors import BackfilldError, Finding, Refused, UsageError
-from backfilld.migrations.identifiers import Wrong
-from backfilld.migrations.record import audit, lanes, pace, quarantine, runs
-from backfilld.migrations.record.model import Bounds, Changed, Rollback
+from backfilld.migrations.errors import Finding, Refused, UsageError
+from backfilld.migrations.record import audit, lanes, quarantine, runs
+from backfilld.migrations.record.model import Bounds, Rollback
 from backfilld.migrations.record.states import ENDED, LaneKind, Phase, State, Wish
 from backfilld.monitoring import after_contract
+from backfilld.producers.locked import change
 from backfilld.producers.waiting import find, phase_named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from backfilld.migrations.file.migration import Migration
-    from backfilld.migrations.file.run_settings import RunSettings
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Run
-    from backfilld.migrations.record.pace import Stop
     from backfilld.migrations.record.runs import LockedRun
     from backfilld.migrations.rollback.retention import Purged
 
-#: A step of the coordinator (a VALIDATE, say) may hold what a command needs; after this the command gives up and says so.
-LOCK_TIMEOUT = "30s"
-
 #: A purge locks a table of ours that the lanes of other runs read now and then; they must not queue behind it.
 PURGE_LOCK_TIMEOUT = "200ms"
-
-#: The narrowest and widest that `pace --width` takes; `pace` in the schema holds the same.
-WIDTHS = range(1, 65)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,76 +33,6 @@ class Approved:
 
     run: int
     phase: Phase
-
-
-@dataclass(frozen=True, kw_only=True)
-class Enqueued:
-    """The run of a migration: a new one, or the one there was."""
-
-    run: Run
-    is_new: bool
-    warnings: tuple[str, ...] = ()
-
-
-# --- enqueueing --------------------------------------------------------------------------------------------------------
-
-
-def enqueue(
-    connection: Connection, migration: Migration, *, actor: str, refuses_foreign_code: bool = False
-) -> Enqueued:
-    """The run of this migration: the existing one, or a new one when preflight finds no reason against it.
-
-    Raises UsageError when the name belongs to another migration, and Refused by preflight; nothing is written then.
-    """
-    from backfilld.migrations.planning import examine  # noqa: PLC0415 - knows every operation, which no other command must
-
-    existing = _same(connection, migration)
-    if existing is not None:
-        return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
-    examination = examine.examine(connection, migration, refuses_foreign_code=refuses_foreign_code)
-    try:
-        examination.require()
-        run = runs.insert(connection, migration, examination.facts, actor=actor)
-    except (Refused, UsageError):
-        # Two deploys enqueue the same file at once: the second gets the run of the first. What preflight found may be what that
-        # run has done by now.
-        existing = _same(connection, migration)
-        if existing is None:
-            raise
-        return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
-    return Enqueued(run=find(connection, run), is_new=True, warnings=tuple(examination.warnings))
-
-
-def _same(connection: Connection, migration: Migration) -> Run | None:
-    """The run that has this migration's name. Raises UsageError when it is of another migration."""
-    existing = runs.find(connection, migration.name)
-    if existing is None or existing.state in {State.CANCELLED, State.ROLLED_BACK}:
-        return None
-    if existing.checksum != migration.checksum:
-        msg = (
-            f"run {existing.run} has the name {migration.name} and another checksum: {_short(existing.checksum)}, and the "
-            f"file has {_short(migration.checksum)}. Give the changed migration a new name"
-            + ("" if existing.state in ENDED else f", or end the run first: backfilld cancel {existing.name}")
-        )
-        raise UsageError(msg)
-    return existing
-
-
-def _differences(run: Run, migration: Migration) -> tuple[str, ...]:
-    """Settings are not part of the checksum: warn that those of the file were not taken over."""
-    if run.state in ENDED:
-        return ()
-    there, wanted = run.settings.model_dump(mode="json"), migration.settings.model_dump(mode="json")
-    different = ", ".join(name for name in wanted if wanted[name] != there[name])
-    if not different:
-        return ()
-    return (
-        f"run {run.name} keeps its own settings; the file differs in {different}. To change them: backfilld pace {run.name}",
-    )
-
-
-def _short(checksum: str) -> str:
-    return checksum.removeprefix("sha256:")[:12]
 
 
 # --- control -----------------------------------------------------------------------------------------------------------
@@ -133,7 +49,7 @@ def pause(connection: Connection, reference: int | str, *, actor: str) -> int:
             raise UsageError(msg)
         runs.set_state(connection, locked, State.PAUSING, actor=actor, reason="asked to pause", wish=Wish.PAUSE)
 
-    return _change(connection, reference, act)
+    return change(connection, reference, act)
 
 
 def resume(connection: Connection, reference: int | str, *, actor: str) -> int:
@@ -152,7 +68,7 @@ def resume(connection: Connection, reference: int | str, *, actor: str) -> int:
         runs.set_state(connection, locked, after, actor=actor, reason="asked to resume")
         lanes.wake_run(connection, locked.run)
 
-    return _change(connection, reference, act)
+    return change(connection, reference, act)
 
 
 def rollback(connection: Connection, reference: int | str, *, actor: str) -> int:
@@ -165,14 +81,15 @@ def rollback(connection: Connection, reference: int | str, *, actor: str) -> int
             msg = f"run {locked.name} is being cancelled; ask again once it is cancelled"
             raise UsageError(msg)
         newest = find(connection, locked.name)
-        if newest.run != locked.run:
+        if newest.run != locked.run and not (locked.state is State.COMPLETED and newest.state is State.ROLLED_BACK):
+            how = "came after it" if locked.state is State.COMPLETED else "has taken over what it left"
             msg = (
-                f"run {locked.run} is {locked.state.words}, and the newer run {newest.run} has taken over what it left; "
-                f"roll that one back: backfilld rollback {newest.run}"
+                f"run {locked.run} is {locked.state.words}, and the newer run {newest.run} {how}; "
+                f"roll that one back first: backfilld rollback {newest.run}"
             )
             raise UsageError(msg)
         if not locked.rollback.requested:
-            _check_way_back(connection, newest)
+            _check_way_back(connection, find(connection, locked.run))
             runs.set_rollback(connection, locked.run, Rollback(requested=True))
         runs.set_state(connection, locked, State.ROLLING_BACK, actor=actor, reason="asked to roll back")
         if locked.state in ENDED:
@@ -180,7 +97,7 @@ def rollback(connection: Connection, reference: int | str, *, actor: str) -> int
         else:
             lanes.wake_run(connection, locked.run)
 
-    return _change(connection, reference, act)
+    return change(connection, reference, act)
 
 
 def _check_way_back(connection: Connection, run: Run) -> None:
@@ -232,7 +149,7 @@ def purge(connection: Connection, reference: int | str | None, *, now: bool, act
         purged.append(retention.purge(connection, locked, actor=actor))
 
     for run in wanted:
-        _change(connection, run, act)
+        change(connection, run, act)
     return purged
 
 
@@ -247,7 +164,7 @@ def cancel(connection: Connection, reference: int | str, *, actor: str) -> int:
             raise UsageError(msg)
         runs.set_state(connection, locked, State.CANCELLING, actor=actor, reason="asked to cancel", wish=Wish.CANCEL)
 
-    return _change(connection, reference, act)
+    return change(connection, reference, act)
 
 
 def approve(
@@ -276,7 +193,42 @@ def approve(
             runs.set_state(connection, locked, State.RUNNING, actor=actor, reason=f"{wanted} approved")
             lanes.wake_run(connection, locked.run)
 
-    return Approved(run=_change(connection, reference, act), phase=approved[0])
+    return Approved(run=change(connection, reference, act), phase=approved[0])
+
+
+def accept_residual(connection: Connection, reference: int | str, *, actor: str) -> int:
+    """Let a run end although rows still need work, which the application keeps writing; how many and who says so is on record.
+
+    Raises UsageError for a run that has not paused for such rows, and Refused where something of its file relies on every row.
+    """
+    from backfilld.migrations.operations import bind  # noqa: PLC0415 - knows every operation, which no other command must
+    from backfilld.migrations.operations.residual import in_need  # noqa: PLC0415 - comes with it
+
+    def act(locked: LockedRun) -> None:
+        run = find(connection, locked.run)
+        if locked.state is State.RUNNING and audit.latest(connection, run.run, what="residual.accepted") is not None:
+            return
+        if locked.state is not State.PAUSED or run.error_class != "residual":
+            msg = f"run {locked.name} is {locked.state.words} and has not paused for rows that still need work"
+            raise UsageError(msg)
+        operations = run.migration.operations
+        found = lanes.residual_of(connection, run.run, pass_=run.pass_ - 1)  # the present pass has walked nothing yet
+        if needed := [operations[number].summary for number in in_need(bind(run.migration, run.facts), found)]:
+            raise Refused(
+                [
+                    Finding(
+                        "residual",
+                        f"{needed_by} of the same file relies on every row, and {run.residual_rows} still need work",
+                        f"Fix what writes them, then: backfilld resume {run.name}",
+                    )
+                    for needed_by in needed
+                ]
+            )
+        audit.record(connection, run.run, actor=actor, what="residual.accepted", rows=run.residual_rows)
+        runs.set_state(connection, locked, State.RUNNING, actor=actor, reason="residual rows accepted")
+        lanes.wake_run(connection, locked.run)
+
+    return change(connection, reference, act)
 
 
 def _check_contract(connection: Connection, run: Run) -> None:
@@ -310,108 +262,6 @@ def _waiting_phase(locked: LockedRun) -> Phase:
     raise UsageError(msg)
 
 
-def tune(
-    connection: Connection,
-    reference: int | str | None,
-    changes: dict[str, Any],  # Any: values of RunSettings, checked there
-    *,
-    width: int | None,
-    actor: str,
-) -> tuple[Changed, ...]:
-    """Change how a run behaves from its next batch on, and how many lanes of this database may work at once.
-
-    Returns each setting that was named, with its value before. Without a run only the width can be changed.
-    """
-    if not changes and width is None:
-        return ()
-    if width is not None and width not in WIDTHS:
-        msg = f"--width: {width} is not between {WIDTHS[0]} and {WIDTHS[-1]}"
-        raise UsageError(msg)
-    changed: list[Changed] = []
-
-    def act(locked: LockedRun) -> None:
-        if locked.state in ENDED:
-            msg = f"run {locked.name} is {locked.state.words}; it has no pace to change"
-            raise UsageError(msg)
-        if changes:
-            changed.extend(_tune(connection, locked, changes, actor=actor))
-        if width is not None:
-            changed.append(_set_width(connection, width, run=locked.run, actor=actor))
-
-    if reference is not None:
-        _change(connection, reference, act)
-        return tuple(changed)
-    if changes:
-        option = _option(next(iter(changes)))
-        msg = f"{option} belongs to a run; name the run: backfilld pace RUN {option} …"
-        raise UsageError(msg)
-    if width is not None:
-        with _at_once(connection, "the pace of this database"):
-            changed.append(_set_width(connection, width, run=None, actor=actor))
-    return tuple(changed)
-
-
-def _tune(
-    connection: Connection, locked: LockedRun, changes: dict[str, Any], *, actor: str
-) -> list[Changed]:  # Any: as above
-    settings = _tuned(locked.settings, changes)
-    before, after = locked.settings.model_dump(mode="json"), settings.model_dump(mode="json")
-    different = {name: (before[name], after[name]) for name in changes if before[name] != after[name]}
-    if different:
-        runs.tune(connection, locked.run, settings, changes=different, actor=actor)
-    if "windows" in different:
-        # Lanes that sleep until the old window opens must look at the new ones.
-        lanes.wake_run(connection, locked.run, coordinator=False)
-    return [Changed(name=name, before=before[name], after=after[name]) for name in changes]
-
-
-def _tuned(settings: RunSettings, changes: dict[str, Any]) -> RunSettings:  # Any: checked here
-    from pydantic import ValidationError  # noqa: PLC0415 - a quarter of the start of a command, for this one alone
-
-    from backfilld.migrations.file.run_settings import RunSettings  # noqa: PLC0415 - as above
-
-    try:
-        return RunSettings.model_validate({**settings.model_dump(mode="json"), **changes})
-    except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        option = _option(str(first["loc"][0]))
-        wrong = first.get("ctx", {}).get("error")
-        if isinstance(wrong, Wrong):
-            msg = f"{option}: {wrong}"
-        else:
-            msg = f"{option}: {first['input']} is not possible: {first['msg'].removeprefix('Input ')}"
-        raise UsageError(msg) from None
-
-
-def _option(setting: str) -> str:
-    return "--window" if setting == "windows" else "--" + setting.replace("_", "-")
-
-
-def _set_width(connection: Connection, width: int, *, run: int | None, actor: str) -> Changed:
-    before = pace.read(connection).max_width
-    if width != before:
-        pace.set_max_width(connection, width)
-        audit.record(connection, run, actor=actor, what="pace.width", max_width=(before, width))
-    return Changed(name="width", before=before, after=width)
-
-
-def stop_all(connection: Connection, *, actor: str) -> Stop:
-    """Stop all runs of the database, runs enqueued later included, until the stop is lifted; returns who asked first."""
-    with _at_once(connection, "the pace of this database"):
-        pace.stop_all(connection, actor=actor)
-        stop = pace.read_stop(connection)
-    if stop is None:  # another client lifted it between the two statements
-        msg = "another client lifted the stop at the same moment; ask again"
-        raise BackfilldError(msg)
-    return stop
-
-
-def resume_all(connection: Connection, *, actor: str) -> bool:
-    """Lift the stop of all runs; a run with a pause of its own stays paused. False when there was none."""
-    with _at_once(connection, "the pace of this database"):
-        return pace.resume_all(connection, actor=actor)
-
-
 def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
     """Try every quarantined row of a run again, once the rows are fixed."""
 
@@ -432,7 +282,7 @@ def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
             runs.set_state(connection, locked, State.RUNNING, actor=actor, reason="retrying quarantined rows")
         lanes.wake_run(connection, locked.run)
 
-    return _change(connection, reference, act, adds_lanes=True)
+    return change(connection, reference, act, adds_lanes=True)
 
 
 def _insert_retries(connection: Connection, locked: LockedRun, operations: set[int]) -> None:
@@ -463,32 +313,3 @@ def _insert_retries(connection: Connection, locked: LockedRun, operations: set[i
             relation=relation,
             bounds=Bounds(),
         )
-
-
-def _change(
-    connection: Connection, reference: int | str, act: Callable[[LockedRun], None], *, adds_lanes: bool = False
-) -> int:
-    """Do `act` under the run's lock, in one transaction; returns the run's id.
-
-    Lane 0 is locked before the run, never after it: that is the order of the coordinator's own steps.
-    """
-    with _at_once(connection, f"run {reference}"):
-        run = find(connection, reference)
-        if adds_lanes:
-            lanes.lock_coordinator(connection, run.run)
-        locked = runs.lock(connection, run.run)
-        if locked is not None:  # it was found in this transaction, but nothing kept it from being removed
-            act(locked)
-        return run.run
-
-
-@contextmanager
-def _at_once(connection: Connection, what: str) -> Iterator[None]:
-    """One transaction with a lock timeout. Raises BackfilldError when another session holds what it needs."""
-    try:
-        with connection.transaction():
-            connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
-            yield
-    except errors.LockNotAvailable as exc:
-        msg = f"{what} is busy with a long step; nothing was changed, try again"
-        raise BackfilldError(msg) from exc

@@ -64,6 +64,12 @@ def phases(incomplete: str) -> list[str]:
     return [phase for phase in Phase if phase is not Phase.DONE and phase.startswith(incomplete)]
 
 
+def operations(incomplete: str) -> list[str]:
+    from backfilld.producers import draft  # noqa: PLC0415 - the models of all operations, for this argument alone
+
+    return [kind for kind in draft.OPERATIONS if kind.startswith(incomplete)]
+
+
 def files(incomplete: str) -> list[str]:
     """Migration files, and folders on the way to them."""
     folder, _, begun = incomplete.rpartition("/")

@@ -46,6 +46,7 @@ FIRST = (
     "test_notifier.py",
     "test_give_way.py",
     "test_stop.py",
+    "test_versions.py",
 )
 
 

@@ -1,5 +1,7 @@
 """A real PostgreSQL for the tests: one embedded server per test process, a database of its own for each test.
 
+`BACKFILLD_TEST_POSTGRES=14` has the embedded servers be of that version, which `make test-versions` brings.
+
 `BACKFILLD_TEST_DATABASE_URL` names a server of your own instead; its user must be a superuser. Databases called
 `backfilld_test_…` are made and dropped there, and nothing else is touched.
 """
@@ -7,7 +9,9 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import sys
 import time
 from contextlib import contextmanager
 from importlib import import_module
@@ -24,10 +28,24 @@ from psycopg.rows import dict_row
 from backfilld.producers.demo.servers import EmbeddedFailed, EmbeddedPostgres, EmbeddedUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from _pytest.mark import ParameterSet
+
+#: The version of the embedded servers.
+VERSION = int(os.environ.get("BACKFILLD_TEST_POSTGRES", "18"))
+#: Where tests/get_postgres.py puts the servers that the wheel does not bring.
+SERVERS = Path(sys.prefix) / "postgres"
 #: Beside those of every embedded server. Whole pages in the WAL help after a crash of the machine, which ends the tests anyway.
 SETTINGS = {"full_page_writes": "off"}
+
+#: What stands in the tests' own SQL by the way, each with the version that it came with.
+_CAME_WITH = (
+    (15, re.compile(r" WITH \(security_invoker = true\)")),
+    (15, re.compile(r" NULLS NOT DISTINCT")),
+    (15, re.compile(r"(?<=FOR TABLE jobs) \([\w, ]+\)")),
+    (15, re.compile(r", r\.prattrs, pg_get_expr\(r\.prqual, r\.prrelid\)")),
+)
 
 SUPABASE_EMULATION = Path(__file__).with_name("supabase_emulation.sql")
 
@@ -39,6 +57,14 @@ def missing_service(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def embedded(*, settings: Mapping[str, str], superuser: str = "postgres") -> EmbeddedPostgres:
+    """A server of the version under test, not started yet. Raises EmbeddedUnavailable and EmbeddedFailed."""
+    server = SERVERS / str(VERSION) / "bin"
+    return EmbeddedPostgres(
+        version=VERSION, settings=settings, superuser=superuser, server=server if server.exists() else None
+    )
+
+
 @pytest.fixture(scope="session")
 def embedded_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """The embedded server of this test process, whatever the environment names.
@@ -47,7 +73,7 @@ def embedded_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embe
     A test that stops it has to start it again.
     """
     try:
-        server = EmbeddedPostgres(superuser="supabase_admin", settings=SETTINGS)
+        server = embedded(superuser="supabase_admin", settings=SETTINGS)
         server.start()
     except (EmbeddedUnavailable, EmbeddedFailed) as error:
         missing_service(str(error))
@@ -72,6 +98,33 @@ def admin_url(request: pytest.FixtureRequest) -> str:
     if role != (True,):
         missing_service("BACKFILLD_TEST_DATABASE_URL must name a superuser")
     return url
+
+
+@pytest.fixture(scope="session")
+def server_version(admin_url: str) -> int:
+    """The major version of the server under test."""
+    with psycopg.connect(admin_url) as connection:
+        return connection.info.server_version // 10_000
+
+
+def understood(text: str, version: int) -> str:
+    """SQL of a test as a server of this major version understands it: without what came later."""
+    for since, words in _CAME_WITH:
+        text = words.sub("", text) if version < since else text
+    return text
+
+
+def cases(names: Iterable[str], *, since: Mapping[str, int]) -> list[ParameterSet | str]:
+    """The cases of a table for `parametrize`, of which some need a later version."""
+    return [pytest.param(name, marks=pytest.mark.since(since[name])) if name in since else name for name in names]
+
+
+@pytest.fixture(autouse=True)
+def _since(request: pytest.FixtureRequest) -> None:
+    """Skip what PostgreSQL cannot do before the version that `@pytest.mark.since(15)` names."""
+    marker = request.node.get_closest_marker("since")
+    if marker is not None and request.getfixturevalue("server_version") < marker.args[0]:
+        pytest.skip(f"needs PostgreSQL {marker.args[0]} or newer")
 
 
 @pytest.fixture(scope="session")

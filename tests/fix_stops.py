@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfilld.producers import commands
+from backfilld.producers import commands, pacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 #: What a person says, and what it does to a run.
 STOPS: dict[str, Callable[[Engine, int], object]] = {
     "pause": lambda engine, run: commands.pause(engine.connection, run, actor="ann"),
-    "pause --all": lambda engine, _run: commands.stop_all(engine.connection, actor="ann"),
+    "pause --all": lambda engine, _run: pacing.stop_all(engine.connection, actor="ann"),
     "cancel": lambda engine, run: commands.cancel(engine.connection, run, actor="ann"),
     "rollback": lambda engine, run: commands.rollback(engine.connection, run, actor="ann"),
 }

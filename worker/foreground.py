@@ -27,6 +27,7 @@ from backfilld.migrations.record.states import ENDED, State
 from backfilld.migrations.wire.broker import connect_broker, in_memory
 from backfilld.migrations.wire.send import check, sender
 from backfilld.monitoring import display, logs, progress
+from backfilld.monitoring.next_command import next_command
 from backfilld.monitoring.observers import Observers
 from backfilld.worker.lanes.wiring import start_lanes
 from backfilld.worker.side_tasks.presence import announced
@@ -67,6 +68,8 @@ def main() -> int:
         return _fail(exc, as_json=arguments.as_json)
     if arguments.as_json:
         print(json.dumps(last.to_json()))  # noqa: T201 - the command's answer
+    elif then := next_command(last.name, last.state, last.phase, error_class=last.error_class):
+        print(f"next: {then}")  # noqa: T201 - the command's answer
     return _exit_code(last, stopped=stopping.is_set())
 
 

@@ -31,7 +31,7 @@ from backfilld.migrations.postgres import catalog_diff
 from backfilld.migrations.postgres.connect import SEMANTICS, apply_settings
 from backfilld.migrations.postgres.locks import BLOCKS_WRITES, LockMode, from_pg_locks, strength
 from backfilld.migrations.postgres.sqlstates import server_is_gone
-from backfilld.migrations.postgres.statements import names
+from backfilld.migrations.postgres.statements import names, split
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record.states import Phase
 
@@ -55,6 +55,9 @@ _MOST_COPIES = 20
 
 #: What is not run, and leaves a copy as it is all the same.
 _ABOUT_ROWS = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE)\b", re.IGNORECASE)
+_VALIDATES = re.compile(r"\bVALIDATE\s+CONSTRAINT\b", re.IGNORECASE)
+#: How PostgreSQL names a table in its messages.
+_NAMED = re.compile(r'\b(on|rewriting|verifying) table "(?P<table>.*)"')
 _CONCURRENTLY = re.compile(r"\A(\s*(?:CREATE\s+(?:UNIQUE\s+)?INDEX|DROP\s+INDEX))\s+CONCURRENTLY\b", re.IGNORECASE)
 
 
@@ -124,6 +127,7 @@ class _Stage:
                 for phase in Phase:
                     for number, operation in enumerate(self._operations):
                         self._play_operation(dry_run, phase, number, operation)
+                self._warn_of_mismatched_keys()
         finally:
             self._connection.remove_notice_handler(hear)
         return dry_run
@@ -150,17 +154,26 @@ class _Stage:
         except errors.InsufficientPrivilege:
             pass  # statements that need it are judged by rule
 
+    def _warn_of_mismatched_keys(self) -> None:
+        """Copies have no foreign keys but those that the migration has made."""
+        for row in self._connection.execute(_SQL["mismatched_keys"]).fetchall():
+            self._found.warn(
+                f"the foreign key {row['key']} refers from {row['table_name']}.{row['column_name']} ({row['type']}) to "
+                f"{row['other_table']}.{row['other_column']} ({row['other_type']}): use change_type first, so that each value of one "
+                "has a place in the other"
+            )
+
     def _play_operation(self, dry_run: DryRun, phase: Phase, number: int, operation: Operation) -> None:
-        before = self._record() if isinstance(operation, Sql) and steps([operation], phase) else None
         for step_number, step in enumerate(steps([operation], phase)):
             if not isinstance(step, Action):
                 continue
+            before = self._record() if isinstance(operation, Sql) else None
             for statement_number, statement in enumerate(step.statements):
                 place = Place(phase, number, step_number, statement_number)
                 dry_run.seen[place] = seen = self._try(number, statement)
-                self._judge(number, statement, seen)
+                self._judge(place, statement, seen)
             if before is not None:
-                self._try_back(number, step, before)
+                self._try_back(dry_run, Place(phase, number, step_number, 0), step, before)
 
     def _try(self, number: int, statement: Statement) -> Seen:
         """Run one statement, and see what it does."""
@@ -193,21 +206,32 @@ class _Stage:
         held = {mode for _, mode in now.locks}
         # A mode that is held already does not show again: then what the statement is known to take must be among those.
         taken = {mode for _, mode in came} | {mode for mode in held | {LockMode.NONE} if mode == statement.lock}
-        heard = " · ".join(self._heard)
-        concurrent = _CONCURRENTLY.match(statement.sql.as_string()) is not None
+        heard = " · ".join(message for message in self._heard if not self._is_about_new(message, statement))
+        text = statement.sql.as_string()
+        concurrent = _CONCURRENTLY.match(text) is not None
         moved = any(now.files.get(oid, file) != file for oid, file in before.files.items())
         rewrites = moved or "rewriting table" in heard
         return Seen(
             lock=None if concurrent else max(taken, key=strength, default=None if held else LockMode.NONE),
             also=self._others(number, came),
             rewrites=rewrites,
-            scans="verifying table" in heard or "validating foreign key" in heard,
+            # The copy of a constraint is valid; the constraint itself need not be, or nobody would validate it.
+            scans="verifying table" in heard
+            or "validating foreign key" in heard
+            or _VALIDATES.search(text) is not None,
             # A rewrite builds the table's indexes anew by itself; a table's first long column gives it an empty one out of line.
             builds_index='building index "' in heard.replace('building index "pg_toast_', "")
             and not rewrites
             and not concurrent,
             proved="are sufficient to prove" in heard,
         )
+
+    def _is_about_new(self, message: str, statement: Statement) -> bool:
+        """Whether a message is about a table that this dry run has made: it is empty, and nobody waits for it."""
+        named = _NAMED.search(message)
+        subject = next((name for one in split(statement.sql.as_string()) for _, _, name in one.qualified), None)
+        name = named["table"] if named is not None else subject[1] if subject is not None else None
+        return name in self._copies.made
 
     def _others(self, number: int, taken: frozenset[tuple[int, LockMode]]) -> tuple[tuple[TableName, LockMode], ...]:
         """The locks on tables that are not the operation's own and that keep the application from writing."""
@@ -219,21 +243,28 @@ class _Stage:
             if own is not None and table != own and oid == other and mode in BLOCKS_WRITES
         )
 
-    def _judge(self, number: int, statement: Statement, seen: Seen) -> None:
-        operation = self._migration.operations[number]
+    def _judge(self, place: Place, statement: Statement, seen: Seen) -> None:
+        number, operation = place.operation, self._migration.operations[place.operation]
+        if any(not doubt.back and doubt.place == place.of_raw for doubt in self._found.doubts):
+            return  # the linter has said it better
         # Of our own: what would have proved it away may be what was left out.
         if seen.stops_writes and (isinstance(operation, definition.Sql) or not self._astray):
             judge(self._found, operation, number, statement, seen)
 
-    def _try_back(self, number: int, step: Action, before: tuple[frozenset[Line], frozenset[str]]) -> None:
+    def _try_back(
+        self, dry_run: DryRun, at: Place, step: Action, before: tuple[frozenset[Line], frozenset[str]]
+    ) -> None:
         """Whether `rollback` leaves everything as it was before `run`."""
-        place = f"operations[{number}].sql.rollback"
+        number = at.operation
+        operation = self._migration.operations[number]
+        below = operation.place(at.step, "rollback") if isinstance(operation, definition.Sql) else "rollback"
+        place = f"operations[{number}].sql.{below}"
         if number in self._astray:
             self._found.warn(f"{place} was not tried, because `run` was not")
             return
         state = self._state
         with self._connection.transaction(force_rollback=True):
-            left_out = self._play_back(number, step)
+            left_out = self._play_back(dry_run, at, step)
             lines, objects = self._record()
         self._state = state
         if left_out:
@@ -243,16 +274,16 @@ class _Stage:
         left = sorted(str(line) for line in lines - before[0]) + sorted(objects - before[1])
         if gone or left:
             told = "; ".join(
-                [f"it does not restore {one}" for one in gone]
-                + [f"it leaves {one} behind behind behind" for one in left]
+                [f"it does not restore {one}" for one in gone] + [f"it leaves {one} behind" for one in left]
             )
             self._found.warn(f"{place} does not undo everything: {told}")
 
-    def _play_back(self, number: int, step: Action) -> str:
+    def _play_back(self, dry_run: DryRun, at: Place, step: Action) -> str:
         """Run what takes a step back; returns which statement could not be run, and why."""
         for back in step.back:
-            for statement in back.statements if isinstance(back, Action) else ():
-                because = self._try(number, statement).by_rule_because
+            for number, statement in enumerate(back.statements if isinstance(back, Action) else ()):
+                seen = dry_run.seen_back[replace(at, statement=number)] = self._try(at.operation, statement)
+                because = seen.by_rule_because
                 if because and not statement.sql.as_string().upper().startswith("SELECT"):
                     return f"{shown(statement)} was not tried: {because}"
         return ""

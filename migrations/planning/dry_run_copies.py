@@ -44,6 +44,8 @@ class Copies:
         self.oids = oids
         self._connection = connection
         self._names = {(table.schema, table.name): sql.Identifier("pg_temp", table.name) for table in oids}
+        #: Relations that statements have made, by their names in pg_temp: nothing waits for what is done to them.
+        self.made: set[str] = set()
         #: What names stood for before anything was tried.
         self._kinds: dict[tuple[str, str], str | None] = {}
 
@@ -66,6 +68,8 @@ class Copies:
         names = dict(self._names)
         if (made := _made(statement)) is not None and self._kind(made) is None:
             names[made] = self._names[made] = sql.Identifier("pg_temp", made[1])
+            if all(table.name != made[1] for table in self.oids):
+                self.made.add(made[1])
         for _, _, name in statement.qualified:
             if name not in names and name[0] != "pg_temp" and self._kind(name) is not None:
                 return f"{TableName(*name)} has no copy", text

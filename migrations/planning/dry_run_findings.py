@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from psycopg import errors
 
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.planning.lint import RULES, SMALL_ROWS
+from backfilld.migrations.planning.lint import RULES, SMALL_ROWS, instead
 from backfilld.migrations.postgres.locks import BLOCKS_WRITES, LockMode
-from backfilld.migrations.postgres.statements import names
+from backfilld.migrations.postgres.statements import names, split
 
 if TYPE_CHECKING:
     import psycopg
 
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Statement
-    from backfilld.migrations.planning.checks.findings import Findings
+    from backfilld.migrations.planning.checks.findings import Doubt, Findings
     from backfilld.migrations.record.states import Phase
 
 #: Errors that a copy answers as the table itself would. Not 42704, 42809 and 42P16: triggers, policies and foreign keys are
@@ -75,15 +75,28 @@ class Place:
     step: int
     statement: int
 
+    @property
+    def of_raw(self) -> tuple[int, int, int]:
+        """A statement of raw SQL, all of which is in one phase."""
+        return self.operation, self.step, self.statement
+
 
 @dataclass(kw_only=True)
 class DryRun:
     """What was seen of a migration."""
 
     seen: dict[Place, Seen] = field(default_factory=dict)
+    #: What statements of a rollback did after those that they take back.
+    seen_back: dict[Place, Seen] = field(default_factory=dict)
 
     def at(self, place: Place) -> Seen:
         return self.seen.get(place, Seen(by_rule_because="it was not tried"))
+
+    def shows_brief(self, doubt: Doubt) -> bool:
+        """Whether a statement was run, and neither rewrote nor scanned a table nor built an index."""
+        seen = self.seen_back if doubt.back else self.seen
+        found = [one for place, one in seen.items() if place.of_raw == doubt.place]
+        return bool(found) and all(one.measured and not one.is_long for one in found)
 
 
 def judge(found: Findings, operation: definition.Operation, number: int, statement: Statement, seen: Seen) -> None:
@@ -97,11 +110,12 @@ def judge(found: Findings, operation: definition.Operation, number: int, stateme
     looked_at = {"long-lock", *(name for name, rule in RULES.items() if rule.by_size)} & set(operation.allow)
     named = names(statement.sql.as_string())
     rows = max((count for table, count in found.rows.items() if (table.schema, table.name) in named), default=0)
+    remedy = _instead(statement)
     if rows >= SMALL_ROWS and not looked_at:
-        remedy = f"{_instead(seen, statement)}; or, if it is acceptable, write `allow: [long-lock]`"
-        found.refuse("dry_run", f"{problem}, and there are about {rows:,} rows", remedy)
+        problem = f"{problem}, and there are about {rows:,} rows"
+        found.refuse("dry_run", problem, f"{remedy}; or, if it is acceptable, write `allow: [long-lock]`")
     else:
-        found.warn(problem)
+        found.warn(f"{problem}. {remedy}")
 
 
 def refuse_failed(
@@ -122,19 +136,7 @@ def shown(statement: Statement) -> str:
     return f"{text[:77]}..." if len(text) > 80 else text
 
 
-def _instead(seen: Seen, statement: Statement) -> str:
+def _instead(statement: Statement) -> str:
     """The operation that does the same without holding the application up."""
-    text = statement.sql.as_string().upper()
-    if seen.builds_index:
-        return "Use create_index, or add_unique for a constraint"
-    for words, operation in (
-        ("FOREIGN KEY", "add_foreign_key"),
-        ("CHECK", "add_check"),
-        ("SET NOT NULL", "set_not_null"),
-        ("ADD COLUMN", "add_column"),
-        ("TYPE", "change_type"),
-        ("ADD ", "add_column"),
-    ):
-        if words in text:
-            return f"Use {operation}"
-    return "Do it in steps, or while the application is stopped"
+    found = (instead(one) for one in split(statement.sql.as_string()))
+    return next(filter(None, found), "Do it in steps, or while the application is stopped")

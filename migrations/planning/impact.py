@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         AddColumn,
         Backfill,
         ChangeType,
+        DeleteRows,
         DropColumn,
         DropTable,
         Operation,
@@ -205,6 +206,18 @@ def of_dropped_table(of: DropTable, dependent: Dependent) -> Effect | None:
     if dependent.is_text:
         return Effect(ImpactAction.CHANGE_FIRST, "fails once the table is gone: change it before contract")
     return Effect(ImpactAction.DROPPED, "goes with the table") if dependent.kind in BOUND else None
+
+
+def of_deleted(of: DeleteRows, dependent: Dependent) -> Effect | None:
+    del of
+    match dependent.kind:
+        case "trigger" if "delete" in dependent.detail:
+            return Effect(ImpactAction.WORKS, "fires for the rows that are deleted")
+        case "inbound foreign key":
+            return Effect(ImpactAction.STAYS, "keeps the rows that it refers to: they are set aside with the error")
+        case "materialized view":
+            return Effect(ImpactAction.STAYS, "shows the rows until it is refreshed")
+    return None
 
 
 def of_raw(of: Sql, dependent: Dependent) -> Effect | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from psycopg import sql
@@ -11,10 +11,11 @@ from psycopg import sql
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import Action, bind, steps
 from backfilld.migrations.operations.registry import REGISTRY
-from backfilld.migrations.operations.sql.steps import lock_of
+from backfilld.migrations.operations.sql.steps import Sql, lock_of
 from backfilld.migrations.planning.dry_run_findings import Place, Seen
 from backfilld.migrations.planning.impact import Impact
-from backfilld.migrations.planning.risks import rank
+from backfilld.migrations.planning.risks import Cause, rank
+from backfilld.migrations.planning.summary import summarise
 from backfilld.migrations.postgres.locks import BLOCKS_WRITES, LockMode, needed
 from backfilld.migrations.postgres.statements import split
 from backfilld.migrations.record.states import Phase
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.planning.examination import Examination
     from backfilld.migrations.planning.risks import Risk
+    from backfilld.migrations.planning.summary import Summary
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.locks import Needed
     from backfilld.migrations.walks.rewrite import Rewrite
@@ -52,7 +54,7 @@ class PlannedAction:
     operation: int | None = None
     #: The operation's step in this phase: statements of one step are one transaction. None for batches.
     step: int | None = None
-    #: How long the lock is held: brief, or as long as the table is large.
+    #: How long the lock is held: brief, as long as the table is large, or unknown.
     hold: str = ""
     #: What it does to the whole table: rewrites it, scans it, builds an index on it; empty for nothing.
     does: str = ""
@@ -119,10 +121,15 @@ class Plan:
     phases: tuple[PlannedPhase, ...]
     tables: tuple[TableReport, ...]
     estimate: Estimate
+    summary: Summary
     warnings: tuple[str, ...]
     findings: tuple[dict[str, str], ...]
     operations: tuple[PlannedOperation, ...] = ()
     risks: tuple[Risk, ...] = ()
+    #: The values of its parameters, by name.
+    parameters: dict[str, str] = field(default_factory=dict)
+    #: Migrations that must be verified before it begins.
+    after: tuple[str, ...] = ()
 
     @property
     def refused(self) -> bool:
@@ -137,14 +144,16 @@ def make(migration: Migration, examination: Examination) -> Plan:
     operations = bind(migration, examination.facts) if not examination.findings else ()
     impacts = {name: _impacts(migration, examination, name) if operations else () for name in examination.tables}
     groups, costs = _groups(migration, operations), dict(enumerate(examination.costs))
+    phases = tuple(
+        _phase(migration, operations, phase, examination, groups)
+        for phase in Phase
+        if phase is not Phase.DONE and operations
+    )
+    risks = rank(migration, examination, operations, impacts) if operations else ()
     return Plan(
         name=migration.name,
         checksum=migration.checksum,
-        phases=tuple(
-            _phase(migration, operations, phase, examination, groups)
-            for phase in Phase
-            if phase is not Phase.DONE and operations
-        ),
+        phases=phases,
         tables=tuple(
             _report(
                 table,
@@ -160,6 +169,14 @@ def make(migration: Migration, examination: Examination) -> Plan:
             for name, table in examination.tables.items()
         ),
         estimate=_estimate(migration, [operations[first] for first, *_ in groups], examination),
+        summary=summarise(
+            migration.operations,
+            {one.phase: one.actions for one in phases},
+            [walk for first, *_ in groups if (walk := costs.get(first)) is not None],
+            approvals=[one.phase for one in phases if one.waits_for_approval],
+            risk_levels=[one.level for one in risks],
+            fails=[one.reason for one in risks if one.cause is Cause.AFTER_CONTRACT],
+        ),
         warnings=tuple(examination.warnings),
         findings=tuple(asdict(finding) for finding in examination.findings),
         operations=tuple(
@@ -171,7 +188,9 @@ def make(migration: Migration, examination: Examination) -> Plan:
             )
             for number, of in enumerate(migration.operations)
         ),
-        risks=rank(migration, examination, operations, impacts) if operations else (),
+        risks=risks,
+        parameters=migration.values,
+        after=migration.after,
     )
 
 
@@ -194,7 +213,8 @@ def _impacts(migration: Migration, examination: Examination, table: TableName) -
 def _is_about(of: definition.Operation, table: TableName) -> bool:
     if of.table is not None or not isinstance(of, definition.Sql):
         return of.table == table
-    changing = [one for one in split(of.run) if lock_of(one.bare) not in _CHANGES_NOTHING]
+    texts = [one.run for one in of.transactions]
+    changing = [one for text in texts for one in split(text) if lock_of(one.bare) not in _CHANGES_NOTHING]
     return any(name == (table.schema, table.name) for one in changing for _, _, name in one.qualified[:1])
 
 
@@ -211,7 +231,8 @@ def _phase(
         others = next(([one for one in group if one != number] for group in groups if number in group), [])
         planned += _of_lanes(number, operation, phase, cost, others)
         for step_number, step in enumerate(steps([operation], phase)):
-            planned += _of_step(step, Place(phase, number, step_number, 0), examination.dry_run)
+            raw = isinstance(operation, Sql)
+            planned += _of_step(step, Place(phase, number, step_number, 0), examination.dry_run, raw=raw)
     waits = phase in migration.settings.approve and bool(planned)
     return PlannedPhase(phase=phase, actions=tuple(planned), waits_for_approval=waits)
 
@@ -235,17 +256,19 @@ def _of_lanes(
             )
         text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         note = f"row locks for about batch_seconds; walked by {by}"
+        if rewrite.deletes:
+            text = f"DELETE FROM {table} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         if others:
             note += f", in one pass with {', '.join(f'[{one}]' for one in others)}: one new version of each row"
         return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number)]
     if phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
         text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
-        note = "in batches; the rows that it finds are updated again"
+        note = f"in batches; the rows that it finds are {'deleted' if rewrite.deletes else 'updated again'}"
         return [PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number)]
     return []
 
 
-def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAction]:
+def _of_step(step: Step, place: Place, dry_run: DryRun | None, *, raw: bool) -> list[PlannedAction]:
     if not isinstance(step, Action):
         text = f"-- {step.kind}: {step.table}"
         return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=step.note, operation=place.operation)]
@@ -261,7 +284,7 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None) -> list[PlannedAc
                 note="; ".join(part for part in (statement.note, _GIVES_WAY if statement.brief else "") if part),
                 operation=place.operation,
                 step=place.step,
-                hold=_hold(lock_mode, long=long),
+                hold=_hold(lock_mode, long=long, known=seen.measured or not raw),
                 does=_deed(seen),
                 known="measured" if seen.lock else "by rule",
                 also=() if seen.lock else tuple(str(table) for table in statement.also),
@@ -299,9 +322,12 @@ def _is_said(statement: Statement, seen: Seen) -> bool:
     return statement.scans is not None and (seen.scans or seen.proved) and not (seen.rewrites or seen.builds_index)
 
 
-def _hold(lock: LockMode, *, long: bool) -> str:
+def _hold(lock: LockMode, *, long: bool, known: bool) -> str:
+    """How long a lock is held. Of users' own statements that were not run nobody knows."""
     if lock is LockMode.NONE:
         return ""
+    if not known:
+        return "unknown"
     if not long:
         return "brief"
     return "as long as the table is large" + ("" if lock in BLOCKS_WRITES else ", while reads and writes continue")

@@ -82,7 +82,7 @@ def rank(
 ) -> tuple[Risk, ...]:
     """The risks of a migration, the highest first."""
     found = [
-        *_of_loss(migration),
+        *_of_loss(migration, examination),
         *_of_blocked_rollbacks(migration, examination),
         *_of_publications(examination),
         *_of_foreign_code(examination),
@@ -95,7 +95,7 @@ def rank(
     return tuple(sorted(dict.fromkeys(found), key=lambda risk: LEVELS.index(risk.level)))
 
 
-def _of_loss(migration: Migration) -> list[Risk]:
+def _of_loss(migration: Migration, examination: Examination) -> list[Risk]:
     found: list[Risk] = []
     days = f"{migration.settings.retention_days:g} days"
     for number, of in enumerate(migration.operations):
@@ -165,7 +165,7 @@ def _of_loss(migration: Migration) -> list[Risk]:
                     remedy=lint.RULES[rule].remedy,
                 )
                 for rule in of.allow
-                if rule in lint.RULES
+                if rule in lint.RULES and (number, rule) not in examination.disproved
             ]
     return found
 

@@ -66,6 +66,22 @@ class EventTrigger(UserTrigger):
     tags: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """A function, and the text of what it does."""
+
+    name: str
+    code: str
+
+
+def called_functions(connection: Connection, names: Sequence[tuple[str, str]]) -> tuple[Body, ...]:
+    """The functions of users' of these names, by schema and name, and those whose names stand in their bodies, and so on."""
+    rows = connection.execute(
+        _SQL["called_functions"], {"schemas": [one[0] for one in names], "names": [one[1] for one in names]}
+    )
+    return tuple(Body(**row) for row in rows)
+
+
 def blamed(triggers: Iterable[UserTrigger], exc: psycopg.Error) -> UserTrigger | None:
     """The trigger in whose function an error arose."""
     context = exc.diag.context or ""

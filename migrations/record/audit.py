@@ -24,12 +24,17 @@ def story(connection: Connection, run: int) -> list[dict[str, Any]]:
     return connection.execute(_SQL["events_of"], {"run": run}).fetchall()
 
 
-def whole_story(connection: Connection, run: int, *, after: int = 0, most: int | None = None) -> list[dict[str, Any]]:
+def whole_story(
+    connection: Connection, run: int, *, after: int = 0, most: int | None = None, governor: bool = True
+) -> list[dict[str, Any]]:
     """The newest events of a run, oldest first, with those of the whole database that fell into its life (their run is None).
 
+    Without `governor` its holds and its pace, which are those of all runs, are left out: they would push out the run's own.
     `after` is the last event that is known already. Any: columns of the audit, for printing.
     """
-    return connection.execute(_SQL["whole_story"], {"run": run, "after": after, "most": most}).fetchall()
+    return connection.execute(
+        _SQL["whole_story"], {"run": run, "after": after, "most": most, "governor": governor}
+    ).fetchall()
 
 
 def count(connection: Connection, run: int, *, what: str, operation: int) -> int:

@@ -10,13 +10,13 @@ from psycopg.types.json import Jsonb
 from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record.model import Bounds, Checkpoint, Lane, LaneBounds, PageRange
+from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.wire.messages import LaneMessage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from backfilld.migrations.postgres.connect import Connection, Row
-    from backfilld.migrations.record.states import LaneKind
 
 _SQL = queries(__package__, "lanes")
 
@@ -254,6 +254,15 @@ def pass_result(connection: Connection, run: int, *, pass_: int, kind: LaneKind)
     """What the lanes of a pass found and did."""
     row = connection.execute(_SQL["pass_result"], {"run": run, "pass": pass_, "kind": kind}).fetchone()
     return PassResult(**(row or {"residual": 0, "walked": 0, "own": 0}))
+
+
+def residual_of(connection: Connection, run: int, *, pass_: int) -> frozenset[int]:
+    """The operations, by number, of which the look at all rows in a pass found some that still need work."""
+    return frozenset(
+        lane.operation
+        for lane in of_run(connection, run)
+        if lane.kind is LaneKind.VERIFY and lane.pass_ == pass_ and lane.rows_residual and lane.operation is not None
+    )
 
 
 def due(connection: Connection, *, grace_seconds: float) -> list[LaneMessage]:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring.display.explanation import remedy
-from backfilld.monitoring.display.story import story
+from backfilld.monitoring.display.story import by_governor, story
 from backfilld.monitoring.display.tables import plain, title
 from backfilld.monitoring.display.words import cell, left, phase, rate, rows, share, standing
 from backfilld.monitoring.words import counted, moment, number, safe, size
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.record.model import Lane
     from backfilld.monitoring.progress import Progress
 
-#: A page ends with the newest events; `backfilld events` has them all.
+#: A page ends with the newest events of its run; `backfilld events` has them all, and what the governor does to all runs.
 EVENTS_ON_A_PAGE = 8
 
 
@@ -74,8 +74,8 @@ def page(
     walking = [lane for lane in lanes if lane.kind != "coordinator"]
     if walking:
         parts += [Text(), title("lanes"), lane_table(walking)]
-    if events:
-        parts += [Text(), title("last events"), story(events[-EVENTS_ON_A_PAGE:])]
+    if told := [event for event in events if not by_governor(event)]:
+        parts += [Text(), title("last events"), story(told[-EVENTS_ON_A_PAGE:])]
     return Group(*parts)
 
 
@@ -159,6 +159,8 @@ def _phases(progress: Progress) -> Text:
 
 
 def _verified(progress: Progress) -> Text:
+    if progress.verified and progress.residual_rows:
+        return Text(f"yes, but for {counted(progress.residual_rows, 'row')} that a person accepted", style="yellow")
     if progress.verified:
         return Text("yes, no row needs work", style="green")
     if progress.residual_rows:

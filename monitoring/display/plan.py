@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.planning.plan import Estimate, Plan, PlannedPhase, TableReport
     from backfilld.migrations.planning.risks import Risk
+    from backfilld.migrations.planning.summary import Summary
 
 
 def plan(plan: Plan) -> RenderableType:
@@ -30,10 +31,21 @@ def plan(plan: Plan) -> RenderableType:
         Text.assemble((safe(plan.name), "bold"), ("  " + safe(plan.checksum.removeprefix("sha256:")[:12]), "dim")),
         Text(),
     ]
+    if plan.parameters or plan.after:
+        parts += [
+            *(
+                Text.assemble(("parameter ", "dim"), f"{name} = {safe(value)}")
+                for name, value in plan.parameters.items()
+            ),
+            *(Text.assemble(("begins after ", "dim"), safe(name)) for name in plan.after),
+            Text(),
+        ]
     named = len(plan.operations) > 1
     if named:
         parts += [_marked(f"[{one.number}]", "cyan", Text(safe(one.summary))) for one in plan.operations]
         parts.append(Text())
+    if not plan.refused:
+        parts += [_summary(plan.summary), Text()]
     for report in plan.tables:
         parts += [_table_facts(report), Text()]
     if not plan.refused:
@@ -68,6 +80,37 @@ def refusals(findings: Sequence[Finding]) -> RenderableType:
             for one in findings
         )
     )
+
+
+def _summary(summary: Summary) -> RenderableType:
+    """What to read first: the locks that stop writes, what grows, what to deploy when, the approvals and the risks."""
+    locks = [
+        f"{counted(one.transactions, 'transaction')} with {one.lock}, {one.hold}"
+        + (f" ({one.known})" if one.known else "")
+        for one in summary.strong_locks
+    ]
+    grown = [
+        f"{what} by about {size(growth)}"
+        for what, growth in (("heap", summary.heap_growth_bytes), ("indexes", summary.index_growth_bytes))
+        if growth
+    ]
+    if summary.wal_bytes:
+        grown.append(f"about {size(summary.wal_bytes)} of WAL")
+    usable = ", ".join(summary.usable_after_gate)
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for title, values in (
+        ("stops writes", locks or ["nothing"]),
+        ("grows", [", ".join(grown) or "no rows are rewritten"]),
+        ("usable once its gate is open", [usable] if usable else []),
+        ("deploy in time", summary.fails),
+        ("waits for approval", [", ".join(summary.approvals)] if summary.approvals else []),
+        ("risks", [", ".join(f"{count} {level}" for level, count in summary.risks.items()) or "none"]),
+    ):
+        for number, value in enumerate(values):
+            facts.add_row("" if number else title, cell(value))
+    return Group(Text("summary", style="bold"), Padding(facts, (0, 0, 0, 2)))
 
 
 def _table_facts(report: TableReport) -> RenderableType:

@@ -69,6 +69,11 @@ def _who(event: Mapping[str, Any]) -> str:
     return safe(event["actor"])
 
 
+def by_governor(event: Mapping[str, Any]) -> bool:  # Any: columns of the audit
+    """Whether it tells what the governor does to all runs of the database: a hold by load, another pace."""
+    return event["run"] is None and event["actor"] == _WORKER
+
+
 def _style_of(event: Mapping[str, Any]) -> str:
     """People stand out from workers: readers look for what a person did."""
     return "dim" if event["actor"] == _WORKER else "cyan"
@@ -186,6 +191,11 @@ def _purged(detail: Mapping[str, Any]) -> str:
     return f"dropped {size(bytes_)} of old values; they can no longer be restored"
 
 
+def _still_to_do(detail: Mapping[str, Any]) -> str:
+    rows = detail.get("residual_rows", 0)
+    return f"{counted(rows, 'row')} still needed work, as accepted" if rows else "no row needs work"
+
+
 def _own_values(detail: Mapping[str, Any]) -> str:
     rows = detail.get("own_values", 0)
     return (
@@ -193,9 +203,18 @@ def _own_values(detail: Mapping[str, Any]) -> str:
     )
 
 
+def _given(detail: Mapping[str, Any]) -> str:
+    """What a run was enqueued with: values of its parameters, and the migrations after which it begins."""
+    values = ", ".join(f"{name} = {value}" for name, value in detail.get("parameters", {}).items())
+    after = ", ".join(detail.get("after", ()))
+    return (f", with {values}" if values else "") + (f", to begin after {after}" if after else "")
+
+
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "run.enqueued": lambda detail: f"enqueued it, checksum {_short(detail['checksum'])}",
-    "run.verified": lambda detail: "verified: no row needs work" + _own_values(detail),
+    "run.enqueued": lambda detail: f"enqueued it, checksum {_short(detail['checksum'])}" + _given(detail),
+    "run.examined": lambda detail: "; ".join(["examined it, now that it begins", *detail.get("warnings", ())]),
+    "run.verified": lambda detail: f"verified: {_still_to_do(detail)}" + _own_values(detail),
+    "residual.accepted": lambda detail: f"accepted {counted(detail['rows'], 'row')} that still needed work",
     "run.residual": lambda detail: f"verification found {counted(detail['residual_rows'], 'row')} still to do",
     "run.tuned": lambda detail: f"set {_changes(detail)}",
     "run.purged": _purged,

@@ -39,7 +39,7 @@ def pause(context: typer.Context, run: RunOrAll = None, *, all_runs: All = False
     asked = client(context, as_json=as_json)
     one = _one_or_all(run, "pause", all_runs=all_runs)
     if one is not None:
-        answers.answer(asked.pause(one), as_json=as_json, then="backfilld resume NAME")
+        answers.answer(asked.pause(one), as_json=as_json)
         return
     stop = asked.pause_all()
     answers.give(
@@ -62,7 +62,7 @@ def resume(context: typer.Context, run: RunOrAll = None, *, all_runs: All = Fals
     asked = client(context, as_json=as_json)
     one = _one_or_all(run, "resume", all_runs=all_runs)
     if one is not None:
-        answers.answer(asked.resume(one), as_json=as_json, then="backfilld watch NAME")
+        answers.answer(asked.resume(one), as_json=as_json)
         return
     was_stopped = asked.resume_all()
     answers.give(
@@ -134,7 +134,7 @@ def rollback(  # noqa: PLR0913 - the options of a verb
         with watching(quiet=as_json) as show:
             now = asked.wait_for_rollback(now.run, timeout, show)
     if as_json or not wait:
-        answers.answer(now, as_json=as_json, then="backfilld watch NAME")
+        answers.answer(now, as_json=as_json)
     else:
         answers.say("rolled back")
 
@@ -145,8 +145,7 @@ def cancel(context: typer.Context, run: RunArgument, *, as_json: Json = False) -
     Example: backfilld cancel jobs-new-field
     """
     now = client(context, as_json=as_json).cancel(run)
-    then = "backfilld rollback NAME, to undo what it left; or enqueue the file again, which takes over what can be taken over"
-    answers.answer(now, as_json=as_json, then=then)
+    answers.answer(now, as_json=as_json)
 
 
 def pace(  # noqa: PLR0913 - a command's options
@@ -223,7 +222,7 @@ def pace(  # noqa: PLR0913 - a command's options
     )
 
 
-def approve(
+def approve(  # noqa: PLR0913 - the options of a verb
     context: typer.Context,
     run: RunArgument,
     *,
@@ -236,25 +235,40 @@ def approve(
             autocompletion=completion.phases,
         ),
     ] = None,
+    residual: Annotated[
+        bool,
+        typer.Option(
+            "--residual",
+            help="In place of a phase: accept the rows that still need work, as the application keeps writing them.",
+        ),
+    ] = False,
     yes: Annotated[
         bool,
         typer.Option("--yes", help="Do not ask; approve contract even while statements come that fail after it."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Let a phase begin that waits for a person.
+    """Let a phase begin that waits for a person; without --phase the one that waits.
 
     Example: backfilld approve jobs-new-field --phase contract
     """
     asked = client(context, as_json=as_json)
+    if residual:
+        if phase is not None:
+            msg = "--residual accepts rows, and --phase approves a phase; give one of the two"
+            raise UsageError(msg)
+        now = asked.accept_residual(run)
+        answers.answer(
+            now, as_json=as_json, before=f"{counted(now.residual_rows or 0, 'residual row')} of {now.name} may stay"
+        )
+        return
     if not yes and sys.stdin.isatty() and not as_json:
         yes = _confirmed(asked, run, phase)
     now, approved = asked.approved(run, phase, yes=yes)
     # Where it was approved in advance, another phase may come first.
     waits = now.state is State.WAITING and now.phase is not approved
-    then = f"backfilld approve NAME --phase {now.phase}" if waits else f"backfilld gate NAME --phase {approved} --wait"
     first = f", and {now.phase}, which comes first, waits for approval" if waits else ""
-    answers.answer(now, as_json=as_json, then=then, before=f"{approved} of {now.name} is approved{first}")
+    answers.answer(now, as_json=as_json, before=f"{approved} of {now.name} is approved{first}")
 
 
 def _confirmed(asked: Client, run: str, phase: str | None) -> bool:

@@ -118,6 +118,7 @@ def _overview(call: Call) -> None:
 
 
 def _gate(call: Call) -> None:
+    from backfilld.migrations.record.states import State  # noqa: PLC0415 - as above
     from backfilld.producers import answers, waiting  # noqa: PLC0415 - as above
 
     @answers.told
@@ -126,6 +127,8 @@ def _gate(call: Call) -> None:
         with waiting.record(call.database_url) as connection:
             run = waiting.require_open(connection, call.run, phase)
         answers.say(waiting.opened(run.name, phase))
+        if run.state is State.WAITING:
+            answers.next_of(run)
 
     gate()
 

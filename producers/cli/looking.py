@@ -197,6 +197,8 @@ def gate(  # noqa: PLR0913 - a command's options
         value=lambda: asked.status(found.run).to_json(),
         text=lambda: waiting.opened(found.name, wanted),
     )
+    if not as_json and found.state is State.WAITING:
+        answers.next_of(found)
 
 
 def _event(event: dict[str, Any]) -> dict[str, Any]:  # Any: columns of the audit, and JSON

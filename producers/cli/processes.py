@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import backfilld
 from backfilld.migrations.errors import UsageError
+from backfilld.monitoring.words import counted, size
 from backfilld.producers import answers
-from backfilld.producers.cli.options import Json, become
+from backfilld.producers.cli.options import Json, become, client
+
+if TYPE_CHECKING:
+    from backfilld.producers.uninstall import Uninstalled
 
 
 def worker(
@@ -70,6 +76,36 @@ def schema() -> None:
     from backfilld.migrations.file import migration as definition  # noqa: PLC0415 - for this verb alone
 
     answers.print_json(definition.json_schema(), indent=2)
+
+
+def uninstall(
+    context: typer.Context,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be dropped.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Give up the old values that are kept, and what else is named as lost.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take backfilld out of the database: its triggers and its schema. Refused while a run is open or old values are kept.
+
+    Example: backfilld uninstall --dry-run
+    """
+    asked = client(context, as_json=as_json)
+    if not dry_run and sys.stdin.isatty() and not as_json:
+        answers.say(_dropped(asked.uninstall(dry_run=True, force=force)))
+        typer.confirm("Drop it all?", abort=True)
+    found = asked.uninstall(dry_run=dry_run, force=force)
+    answers.give(as_json=as_json, value=lambda: {"dry_run": dry_run, **asdict(found)}, text=lambda: _dropped(found))
+
+
+def _dropped(found: Uninstalled) -> str:
+    if not found.tables:
+        return "there is no schema backfilld in this database"
+    does, lost = ("dropped", "lost") if found.removed else ("would drop", "would be lost")
+    lines = [f"{does} the trigger {one}" for one in found.triggers]
+    lines.append(f"{does} the schema backfilld: {counted(found.tables, 'table')}, {size(found.bytes)}")
+    return "\n".join([*lines, *(f"{lost}: {one.problem}" for one in found.lost)])
 
 
 def version() -> None:

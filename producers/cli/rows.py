@@ -42,7 +42,7 @@ def quarantine_retry(context: typer.Context, run: RunArgument, *, as_json: Json 
 
     Example: backfilld quarantine retry jobs-new-field
     """
-    answers.answer(client(context, as_json=as_json).retry(run), as_json=as_json, then="backfilld watch NAME")
+    answers.answer(client(context, as_json=as_json).retry(run), as_json=as_json)
 
 
 def _row(row: Quarantined) -> dict[str, Any]:  # Any: JSON

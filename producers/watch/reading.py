@@ -199,5 +199,5 @@ class Reader:
             settings=run.settings,
             # Of a finished walk all lanes are shown; of one in progress, not those of the walk before it.
             lanes=tuple(lane for lane in walking if lane.pass_ == newest and (not kinds or lane.kind in kinds)),
-            events=tuple(audit.whole_story(connection, chosen, most=EVENTS)),
+            events=tuple(audit.whole_story(connection, chosen, most=EVENTS, governor=False)),
         )

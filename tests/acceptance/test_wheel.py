@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -28,6 +30,7 @@ name: jobs-shout
 operations:
   - add_column: {table: jobs, column: {name: shout, type: text}, backfill: "upper(status)", not_null: true}
 """
+BUILD = runpy.run_path(str(ROOT / "hatch_build.py"))
 #: Where a package of an application's own would be in our way.
 FOLDERS = ("migrations", "monitoring", "worker", "producers")
 
@@ -64,6 +67,37 @@ def test_the_wheel_is_one_package_with_all_that_it_reads_and_no_test(wheel: Path
     assert {name for name in read if "/prometheus/tests/" not in name} <= found
     assert "backfilld/py.typed" in found
     assert "backfilld/migrations/record/sql/schema/0001_control.sql" in found
+
+
+def test_the_page_of_an_index_has_no_dead_link(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as files:
+        (file,) = [name for name in files.namelist() if name.endswith(".dist-info/METADATA")]
+        page = files.read(file).decode()
+    assert "# backfilld" in page
+    assert re.findall(r"\]\((?!https?://|#)", page) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "with_address", "without"),
+    [
+        ("[way](docs/a.md#b)", "[way](https://git.example.com/b/blob/main/docs/a.md#b)", "way"),
+        ("![look](docs/a.svg)", "![look](https://git.example.com/b/raw/main/docs/a.svg)", ""),
+        ("[`x`](docs/a.md), [y](b/)", "[`x`](https://git.example.com/b/blob/main/docs/a.md), [y](https://git.example.com/b/blob/main/b/)", "`x`, y"),
+        ("[out](https://example.com) [in](#here)", "[out](https://example.com) [in](#here)", "[out](https://example.com) [in](#here)"),
+    ],
+)  # fmt: skip
+def test_links_of_the_readme_lead_to_the_repository(text: str, with_address: str, without: str) -> None:
+    absolute = BUILD["absolute"]
+    assert absolute(text, "https://git.example.com/b") == with_address
+    assert absolute(text, "") == without
+
+
+def test_the_links_of_the_project_are_of_pages_that_are_there() -> None:
+    found = BUILD["urls"]("https://git.example.com/b")
+    pages = [url.removeprefix("https://git.example.com/b/blob/main/") for url in found.values() if "/blob/" in url]
+    assert len(pages) == 2
+    assert all((ROOT / page).exists() for page in pages)
+    assert BUILD["urls"]("") == {}
 
 
 def test_the_sdist_builds_the_same_wheel(wheel: Path, sdist: Path, tmp_path: Path) -> None:

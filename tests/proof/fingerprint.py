@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fix_postgres import understood
+
 if TYPE_CHECKING:
     import psycopg
 
@@ -78,13 +80,13 @@ _QUERIES = {
 
 def fingerprint(connection: psycopg.Connection[dict[str, Any]], *, positions: bool = True) -> frozenset[str]:
     """One line for each thing in the database that a run may have touched; `positions` tells the order of columns, too."""
-    lines = set()
+    lines, version = set(), connection.info.server_version // 10_000
     with connection.transaction():
         connection.execute("SET LOCAL search_path = ''")
         for kind, query in _QUERIES.items():
             if kind == "position" and not positions:
                 continue
-            for row in connection.execute(query.encode()):
+            for row in connection.execute(understood(query, version).encode()):
                 lines.add(f"{kind}: " + " | ".join("" if value is None else str(value) for value in row.values()))
     return frozenset(lines)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 from fix_daemon import until
-from fix_postgres import new_database
+from fix_postgres import embedded, new_database
 from fix_proxy import Proxy
 from psycopg.rows import dict_row
 from psycopg_pool.base import AttemptWithBackoff
@@ -19,14 +19,15 @@ from psycopg_pool.base import AttemptWithBackoff
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.postgres.connect import begin_settings, connect
 from backfilld.migrations.record import runs, schema
-from backfilld.producers import commands
-from backfilld.producers.demo.servers import EmbeddedPostgres
+from backfilld.producers import commands, enqueueing
 from backfilld.worker.lanes import claim
 from proof.crash import SETTINGS, Crashes, Workers, kill
 from proof.trial import Wrong
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from backfilld.producers.demo.servers import EmbeddedPostgres
 
 ROWS = 3_000
 #: An operation that cannot be told from its values whether it was done, and one that has a trigger and a contract.
@@ -41,7 +42,7 @@ settings: {lanes: 3, batch_seconds: 0.02, walk: %s}
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres(settings=SETTINGS) as one:
+    with embedded(settings=SETTINGS) as one:
         yield one
 
 
@@ -72,7 +73,7 @@ def restart(server: EmbeddedPostgres) -> None:
 @contextmanager
 def pair() -> Iterator[tuple[EmbeddedPostgres, EmbeddedPostgres]]:
     """A server and its synchronous standby."""
-    with EmbeddedPostgres(settings=SETTINGS) as primary, closing(primary.standby()) as standby:
+    with embedded(settings=SETTINGS) as primary, closing(primary.standby()) as standby:
         standby.start()
         with psycopg.connect(primary.url(), autocommit=True) as connection:
             connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
@@ -116,7 +117,7 @@ def enqueue(url: str, *, walk: str = "auto") -> None:
         connection.execute(
             "INSERT INTO public.items SELECT g, g, 'open ' || g FROM generate_series(1, %s::integer) g", [ROWS]
         )
-        commands.enqueue(connection, definition.parse(MIGRATION % walk), actor="the proof")
+        enqueueing.enqueue(connection, definition.parse(MIGRATION % walk), actor="the proof")
 
 
 def play(one: Crashes, *, deaths: int) -> None:

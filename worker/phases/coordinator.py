@@ -327,7 +327,7 @@ class Coordinator(RunStep):
         return self._judge(context.pass_)
 
     def _judge(self, pass_: int) -> list[LaneMessage]:
-        """All verifying lanes of a pass have ended: only a pass that found nothing opens the way."""
+        """All verifying lanes of a pass have ended: only a pass that found nothing, or what a person accepts, opens the way."""
         run = self.run.run
         result = lanes.pass_result(self.connection, run, pass_=pass_, kind=LaneKind.VERIFY)
         residual = result.residual
@@ -335,7 +335,8 @@ class Coordinator(RunStep):
         if rewritten := walked_tables.rewritten(self.connection, run, pass_=pass_):
             self.walk_again(pass_ + 1, reason=f"{rewritten} was rewritten while it was being verified")
             return self.go_on(0)
-        if residual:
+        may_stay = bool(residual) and self.proof.residual_may_stay(pass_)
+        if residual and not (may_stay and self.proof.accepts_residual):
             runs.set_residual(self.connection, run, residual=residual + quarantined, verified=False, own=result.own)
             self.walk_again(pass_ + 1, reason=f"{residual} rows still need work")
             if asked := self.proof.ask_about_names(residual):
@@ -346,7 +347,8 @@ class Coordinator(RunStep):
                 self.pause(
                     "residual",
                     f"{residual} rows still need work after {pass_} passes: the application keeps writing them, "
-                    "or an AFTER trigger does. Fix the code that writes them, then resume",
+                    "or an AFTER trigger does. Fix the code that writes them, then resume"
+                    + (f"; or accept them: backfilld approve {self.run.name} --residual" if may_stay else ""),
                 )
             return self.go_on(0)
         if quarantined:
@@ -357,7 +359,7 @@ class Coordinator(RunStep):
             self.walk_again(pass_ + 1, reason="; ".join(str(change) for change in changes))
             return self.go_on(0)
         walked_tables.set_real_total(self.connection, run, seen=result.walked, pass_=pass_)
-        runs.set_residual(self.connection, run, residual=0, verified=True, own=result.own)
+        runs.set_residual(self.connection, run, residual=residual, verified=True, own=result.own)
         self._prover.ask_about_own_values(result.own)
         return self.go_on(VERIFY_OWN_STEPS)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.operations.residual import in_need
 from backfilld.migrations.record import audit, lanes, quarantine, runs
 from backfilld.migrations.record.states import LaneKind, Phase
 
@@ -59,6 +60,15 @@ class Proof:
         """Whether the data is verified, and nothing has happened since."""
         known = runs.get(self._connection, self._run.run)
         return known is not None and known.verified_at is not None
+
+    @property
+    def accepts_residual(self) -> bool:
+        """Whether a person has said that rows may stay which the application keeps writing."""
+        return audit.latest(self._connection, self._run.run, what="residual.accepted") is not None
+
+    def residual_may_stay(self, pass_: int) -> bool:
+        """Whether no operation relies on the rows that the look at all rows in this pass has found."""
+        return not in_need(self._operations, lanes.residual_of(self._connection, self._run.run, pass_=pass_))
 
     def require(self) -> None:
         """Raises ChangedMeanwhile where something was: the coordinator's next step sees to it. Asked under a step's lock."""

@@ -24,8 +24,8 @@ from backfilld.migrations.file.operations.constraints import (
     RenameConstraint,
 )
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
-from backfilld.migrations.file.operations.raw_sql import Sql
-from backfilld.migrations.file.operations.rows import Backfill
+from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
+from backfilld.migrations.file.operations.rows import Backfill, DeleteRows
 from backfilld.migrations.file.operations.tables import DropTable, EnableRowSecurity, RenameTable, SetComment
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "ChangeType",
     "ColumnSpec",
     "CreateIndex",
+    "DeleteRows",
     "DropColumn",
     "DropConstraint",
     "DropDefault",
@@ -56,6 +57,7 @@ __all__ = [
     "SetNotNull",
     "Settled",
     "Sql",
+    "SqlStep",
 ]
 
 #: All of them, in the order in which editors offer them.
@@ -81,5 +83,6 @@ Operation = (
     | EnableRowSecurity
     | SetComment
     | Backfill
+    | DeleteRows
     | Sql
 )

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import errors, sql
 
+from backfilld.migrations.errors import Finding
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.sql.steps import lock_of
 from backfilld.migrations.planning import lint
+from backfilld.migrations.planning.checks.findings import Doubt
 from backfilld.migrations.planning.checks.live_runs import check_statement
 from backfilld.migrations.planning.checks.tables import find_table
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.sqlstates import was_interrupted
 from backfilld.migrations.postgres.statements import Unclosed, split
+from backfilld.migrations.postgres.user_code import called_functions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,16 +56,49 @@ def examine(
         _see(connection, found, find_table(connection, found, place, operation.table))
     rows: dict[tuple[str, str], int] = {}
     broken: set[str] = set()
-    for key, text in (("run", operation.run), ("rollback", operation.rollback)):
-        statements = _read(connection, found, f"{place}.{key}", text)
+    ran: tuple[SqlStatement, ...] = ()
+    for text in _texts(operation, number):
+        statements = _read(connection, found, text.place, text.sql)
         for statement in statements:
-            _check_tables(connection, found, f"{place}.{key}", statement)
-            check_statement(found, f"{place}.{key}", statement, [one for each in live.values() for one in each])
+            _check_tables(connection, found, text.place, statement)
+            check_statement(found, text.place, statement, [one for each in live.values() for one in each])
+        ran = statements if not text.back else ran
         rows |= {(name.schema, name.name): count for name, count in found.rows.items()}
         if statements:
-            broken |= _lint(found, operation, f"{place}.{key}", text, rows)
+            remarks = [*_remarks(found, text, statements, ran), *_of_functions(connection, statements)]
+            broken |= {remark.rule for remark in remarks}
+            for remark in remarks:
+                _judge(found, operation, text, (remark, statements[remark.statement]), rows)
     _check_allowed(found, operation, place, broken)
     return Facts(relation=str(operation.table) if operation.table else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    """One of the texts of an operation, and where it stands in the file."""
+
+    place: str
+    sql: str
+    #: The numbers of the operation, and of its step.
+    operation: int
+    step: int
+    #: Whether it takes back the text before it.
+    back: bool
+
+
+def _texts(operation: Sql, number: int) -> tuple[_Text, ...]:
+    place = f"operations[{number}].sql"
+    return tuple(
+        _Text(
+            place=f"{place}.{operation.place(step, key)}",
+            sql=one.run if key == "run" else one.rollback,
+            operation=number,
+            step=step,
+            back=key == "rollback",
+        )
+        for step, one in enumerate(operation.transactions)
+        for key in ("run", "rollback")
+    )
 
 
 def _read(connection: Connection, found: Findings, place: str, text: str) -> tuple[SqlStatement, ...]:
@@ -141,28 +178,64 @@ def _see(connection: Connection, found: Findings, table: catalog.Table | None) -
     return table
 
 
-def _lint(found: Findings, operation: Sql, place: str, text: str, rows: dict[tuple[str, str], int]) -> set[str]:
-    """Put down what the rules say of a text; returns the rules it breaks."""
-    statements = split(text)
+def _remarks(
+    found: Findings, text: _Text, statements: Sequence[SqlStatement], ran: Sequence[SqlStatement]
+) -> tuple[lint.Remark, ...]:
+    """The rules that a text breaks; of a rollback, not those that only say that it takes back what ran before it."""
     try:
-        remarks = lint.remarks(text, version=found.backend.version // 10_000)
+        remarks = lint.remarks(text.sql, version=found.backend.version // 10_000)
     except lint.NotLinted as exc:
-        found.warn(f"{place} was checked by backfilld's own rules only: {exc}")
+        found.warn(f"{text.place} was checked by backfilld's own rules only: {exc}")
         remarks = lint.own_remarks(statements)
-    for remark in remarks:
-        if place.endswith("rollback") and remark.rule.startswith(("ban-drop", "renaming")):
-            continue  # that is what a way back is for
-        rule, statement = remark.means, statements[remark.statement]
-        known = [rows[name] for _, _, name in statement.qualified if name in rows]
-        small = rule.by_size and max(known, default=0) < lint.SMALL_ROWS
-        said = f"{place}: {_shown(statement)}: {remark.problem} ({remark.rule})"
-        if rule.level == "forbid":
-            found.refuse("lint", said, rule.remedy)
-        elif rule.level == "refuse" and not small and remark.rule not in operation.allow:
-            found.refuse("lint", said, f"{rule.remedy}; or, if it is acceptable, write `allow: [{remark.rule}]`")
-        elif remark.rule not in operation.allow or rule.level == "refuse":
-            found.warn(f"{said}{f'. {rule.remedy}' if rule.remedy else ''}")
-    return {remark.rule for remark in remarks}
+    if not text.back:
+        return remarks
+    return tuple(one for one in remarks if not lint.takes_back(one, statements[one.statement], ran))
+
+
+def _of_functions(connection: Connection, statements: Sequence[SqlStatement]) -> list[lint.Remark]:
+    """What the functions that statements call do, and theirs in turn."""
+    return [
+        lint.Remark(
+            rule="ddl-in-function" if what == "ddl" else what,
+            problem=f"{problem} in {body.name}",
+            statement=number,
+        )
+        for number, statement in enumerate(statements)
+        if (called := lint.called(statement))
+        for body in called_functions(connection, called)
+        for what, problem in lint.hidden(body.code).items()
+    ]
+
+
+def _judge(
+    found: Findings,
+    operation: Sql,
+    text: _Text,
+    broken: tuple[lint.Remark, SqlStatement],
+    rows: Mapping[tuple[str, str], int],
+) -> None:
+    """Put down what a rule has against a statement: a refusal, a warning, or a doubt that the dry run answers."""
+    remark, statement = broken
+    rule = remark.means
+    allowed = remark.rule in operation.allow
+    known = [rows[name] for _, _, name in statement.qualified if name in rows]
+    small = rule.by_size and max(known, default=0) < lint.SMALL_ROWS
+    said = f"{text.place}: {_shown(statement)}: {remark.problem} ({remark.rule})"
+    remedy = (lint.instead(statement, back=text.back) if rule.by_size else "") or rule.remedy
+    told: Finding | str
+    if rule.level == "forbid":
+        told = Finding("lint", said, remedy)
+    elif rule.level == "refuse" and not small and not allowed:
+        told = Finding("lint", said, f"{remedy}; or, if it is acceptable, write `allow: [{remark.rule}]`")
+    elif not allowed or rule.level == "refuse":
+        told = f"{said}{f'. {remedy}' if remedy else ''}"
+    else:
+        return
+    if rule.measurable:
+        place = (text.operation, text.step, remark.statement)
+        found.doubts.append(Doubt(place=place, back=text.back, rule=remark.rule, told=told))
+    else:
+        found.tell(told)
 
 
 def _check_allowed(found: Findings, operation: Sql, place: str, broken: set[str]) -> None:

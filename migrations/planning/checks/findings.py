@@ -9,12 +9,26 @@ from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.postgres.foreign_code import Called
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.catalog import Backend, Table
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.expression_probe import Probe
     from backfilld.migrations.postgres.user_code import EventTrigger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """What a rule has against how long a statement of raw SQL takes. The dry run answers it."""
+
+    #: The operation, the step, and the statement, by their numbers; and whether it stands in the step's rollback.
+    place: tuple[int, int, int]
+    back: bool
+    rule: str
+    #: What to refuse, or to warn of, where the dry run does not show the statement to be brief.
+    told: Finding | str
 
 
 @dataclass(kw_only=True)
@@ -33,11 +47,31 @@ class Findings:
     called: Called = field(default_factory=Called)
     #: Event triggers that DDL fires.
     event_triggers: tuple[EventTrigger, ...] = ()
+    #: What the linter doubts and has not answered yet.
+    doubts: list[Doubt] = field(default_factory=list)
+    #: The rules that a statement of an operation was shown not to break, with the operation's number.
+    disproved: set[tuple[int, str]] = field(default_factory=set)
     #: Of operations whose new column makes rows incomparable, by number: what compares rows, by kind and name.
     row_comparisons: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     def refuse(self, check: str, problem: str, remedy: str) -> None:
         self.findings.append(Finding(check, problem, remedy))
+
+    def settle(self, brief: Callable[[Doubt], bool]) -> None:
+        """Put down what the linter doubts, but for the statements that were seen to be brief."""
+        doubts, self.doubts = self.doubts, []
+        for doubt in doubts:
+            if brief(doubt):
+                self.disproved.add((doubt.place[0], doubt.rule))
+            else:
+                self.tell(doubt.told)
+
+    def tell(self, told: Finding | str) -> None:
+        """Put down a refusal or a warning."""
+        if isinstance(told, Finding):
+            self.findings.append(told)
+        else:
+            self.warn(told)
 
     def require(self) -> None:
         """Raises Refused when there is a reason for it."""

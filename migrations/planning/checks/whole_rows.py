@@ -18,5 +18,9 @@ def find_row_comparisons(case: Case, operation: Operation, facts: Facts) -> None
     if not isinstance(operation, AddColumn | ChangeType):
         return
     (target,) = facts.targets
+    if target.type == "json":
+        case.warn(
+            f"json has no equality, so SELECT DISTINCT, GROUP BY and UNION over rows of {case.table.name} fail; use jsonb"
+        )
     if not rows_compare(case.connection, target.type) and (named := row_comparisons(case.connection, case.table)):
         case.found.row_comparisons[case.number] = named

@@ -12,11 +12,29 @@ FROM pg_class c LEFT JOIN pg_locks l ON l.locktype = 'relation' AND l.pid = pg_b
 WHERE c.oid = ANY (%(oids)s::bigint[]::oid[])
 GROUP BY c.oid
 
+-- name: mismatched_keys
+-- Columns of foreign keys on temporary tables whose types have different values or operators, domains taken for what they are over.
+SELECT n.conname::text AS key, c.relname::text AS table_name, a.attname::text AS column_name,
+       format_type(a.atttypid, a.atttypmod) AS type, o.relname::text AS other_table, b.attname::text AS other_column,
+       format_type(b.atttypid, b.atttypmod) AS other_type
+FROM pg_constraint n
+JOIN pg_class c ON c.oid = n.conrelid AND c.relnamespace = pg_my_temp_schema()
+JOIN pg_class o ON o.oid = n.confrelid
+CROSS JOIN LATERAL unnest(n.conkey, n.confkey) AS k (own, other)
+JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = k.own JOIN pg_type s ON s.oid = a.atttypid
+JOIN pg_attribute b ON b.attrelid = n.confrelid AND b.attnum = k.other JOIN pg_type t ON t.oid = b.atttypid
+CROSS JOIN LATERAL (SELECT CASE s.typtype WHEN 'd' THEN s.typbasetype ELSE s.oid END AS own,
+                           CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END AS other) y
+WHERE n.contype = 'f' AND y.own <> y.other
+  AND NOT EXISTS (SELECT FROM pg_cast x WHERE x.castsource = y.own AND x.casttarget = y.other AND x.castmethod = 'b')
+ORDER BY 1, 3
+
 -- name: objects
--- What there is in the schemas that users make things in, so that what a way back leaves behind is seen.
+-- What there is in the schemas that users make things in, so that what a way back leaves behind is seen. The schema of temporary
+-- tables is made with the first of them.
 SELECT 'relation' AS kind, c.oid::regclass::text AS name FROM pg_class c
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relnamespace NOT IN
       (SELECT oid FROM pg_namespace WHERE nspname IN ('pg_catalog', 'information_schema', 'pg_toast'))
 UNION ALL SELECT 'function', p.oid::regprocedure::text FROM pg_proc p
 WHERE p.pronamespace NOT IN (SELECT oid FROM pg_namespace WHERE nspname IN ('pg_catalog', 'information_schema'))
-UNION ALL SELECT 'schema', n.nspname FROM pg_namespace n
+UNION ALL SELECT 'schema', n.nspname FROM pg_namespace n WHERE n.nspname !~ '^pg_(toast_)?temp_'

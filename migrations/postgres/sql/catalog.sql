@@ -374,6 +374,20 @@ WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND (t.tgtype & 16) = 16 
                     AND (a.attname = ANY (%(columns)s::text[]) OR a.attgenerated <> '')))
 ORDER BY 1
 
+-- name: called_functions
+-- What functions do, as text, and what those do whose names stand in it; of users' own, in languages whose text can be read.
+WITH RECURSIVE readable AS (
+    SELECT p.oid, n.nspname, p.proname, coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) AS code
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'backfilld') AND l.lanname IN ('sql', 'plpgsql')
+), called AS (
+    SELECT r.oid, r.code FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS w (nspname, proname) JOIN readable r USING (nspname, proname)
+    UNION
+    SELECT r.oid, r.code FROM called c
+    JOIN readable r ON strpos(c.code, r.proname) > 0 AND c.code ~ ('\m' || regexp_replace(r.proname, '(\W)', '\\\1', 'g') || '"?\s*\(')
+)
+SELECT c.oid::regprocedure::text AS name, c.code FROM called c ORDER BY c.oid
+
 -- name: event_triggers
 -- Event triggers that DDL fires.
 SELECT e.evtname::text AS name, n.nspname::text AS schema, p.proname::text AS function, coalesce(e.evttags, '{}') AS tags

@@ -30,7 +30,15 @@ WITH RECURSIVE col AS (
     WHERE a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text AND NOT a.attisdropped
 ), direct AS (
     SELECT DISTINCT d.classid, d.objid, d.deptype FROM pg_depend d JOIN col ON d.refobjid = col.rel AND d.refobjsubid = col.num
-    WHERE d.refclassid = 'pg_class'::regclass
+    WHERE d.refclassid = 'pg_class'::regclass AND NOT (d.classid = 'pg_class'::regclass AND d.objid = col.rel)
+), generated AS (
+    -- Before PostgreSQL 15 it is the generated column itself that depends on the columns it reads, not its expression.
+    SELECT f.oid FROM direct JOIN pg_attrdef f ON direct.classid = 'pg_attrdef'::regclass AND f.oid = direct.objid
+    UNION
+    SELECT f.oid FROM col
+    JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = col.rel AND d.refobjsubid = col.num
+        AND d.classid = 'pg_class'::regclass AND d.objid = col.rel
+    JOIN pg_attrdef f ON f.adrelid = d.objid AND f.adnum = d.objsubid
 ), views AS (
     SELECT r.ev_class AS view, 1 AS level
     FROM direct JOIN pg_rewrite r ON direct.classid = 'pg_rewrite'::regclass AND r.oid = direct.objid
@@ -63,7 +71,7 @@ FROM direct JOIN pg_constraint n ON direct.classid = 'pg_constraint'::regclass A
 WHERE n.contype <> 'n'
 UNION ALL
 SELECT 'generated', d.oid::bigint, a.attname::text, pg_get_expr(d.adbin, d.adrelid), 0
-FROM direct JOIN pg_attrdef d ON direct.classid = 'pg_attrdef'::regclass AND d.oid = direct.objid
+FROM generated JOIN pg_attrdef d ON d.oid = generated.oid
 JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum CROSS JOIN col
 WHERE d.adrelid <> col.rel OR d.adnum <> col.num
 UNION ALL

@@ -90,9 +90,16 @@ UNION ALL
 SELECT 'comment', a.attname, ARRAY[a.attname::text], '' FROM columns a WHERE col_description(a.attrelid, a.attnum) IS NOT NULL
 UNION ALL
 SELECT CASE WHEN a.attgenerated <> '' THEN 'generated column' ELSE 'default' END, a.attname,
-       ARRAY[a.attname::text] || coalesce(u.columns, '{}'), pg_get_expr(d.adbin, d.adrelid)
+       ARRAY[a.attname::text] || coalesce(u.columns, '{}') || coalesce(b.columns, '{}'), pg_get_expr(d.adbin, d.adrelid)
 FROM columns a JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 LEFT JOIN used u ON u.classid = 'pg_attrdef'::regclass AND u.objid = d.oid
+-- Before PostgreSQL 15 it is the generated column itself that depends on the columns it reads, not its expression.
+LEFT JOIN LATERAL (
+    SELECT array_agg(DISTINCT s.attname::text) AS columns
+    FROM pg_depend e JOIN columns s ON s.attnum = e.refobjsubid
+    WHERE e.classid = 'pg_class'::regclass AND e.objid = a.attrelid AND e.objsubid = a.attnum
+      AND e.refclassid = 'pg_class'::regclass AND e.refobjid = a.attrelid
+) b ON a.attgenerated <> ''
 UNION ALL
 SELECT 'sequence', s.oid::regclass::text, ARRAY[a.attname::text], ''
 FROM columns a JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum

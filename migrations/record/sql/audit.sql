@@ -14,7 +14,8 @@ SELECT count(*) AS events FROM backfilld.events
 WHERE run = %(run)s::bigint AND what = %(what)s::text AND detail ->> 'operation' = %(operation)s::integer::text
 
 -- name: whole_story
--- The newest events of a run and, of the database as a whole, those that fell into its life; oldest first. A `most` of NULL: all.
+-- The newest events of a run and, of the database as a whole, those that fell into its life, those of the governor included where
+-- they are asked for; oldest first. A `most` of NULL: all.
 SELECT event, at, run, actor, what, detail
 FROM (
     (SELECT event, at, run, actor, what, detail FROM backfilld.events
@@ -25,6 +26,7 @@ FROM (
      FROM backfilld.events e JOIN backfilld.runs r ON r.run = %(run)s::bigint
      WHERE e.run IS NULL AND e.event > %(after)s::bigint
        AND e.at BETWEEN r.created_at AND coalesce(r.ended_at, 'infinity')
+       AND (%(governor)s::boolean OR e.actor <> 'worker')
      ORDER BY e.event DESC LIMIT %(most)s::bigint)
     ORDER BY event DESC LIMIT %(most)s::bigint
 ) newest

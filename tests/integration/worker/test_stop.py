@@ -14,7 +14,7 @@ from backfilld.migrations.record.states import State
 from backfilld.migrations.settings import Limits
 from backfilld.migrations.telemetry import BatchGaveWay, BatchRetried, ControlApplied, LaneHeld, StopSwitched
 from backfilld.monitoring import progress
-from backfilld.producers import commands
+from backfilld.producers import commands, pacing
 from backfilld.worker.lanes.claim import LONGEST_SHUT_SECONDS
 from backfilld.worker.side_tasks.control import GRACE_SECONDS, Control
 from backfilld.worker.side_tasks.governor import Governor
@@ -61,7 +61,7 @@ def test_a_stop_holds_lanes_and_conductors_until_it_is_lifted(engine: Engine, ru
     lane = engine.drive_to_lanes(run)[0]
     engine.execute("CREATE TABLE others (id bigint PRIMARY KEY, n integer NOT NULL DEFAULT 0)")
     later = engine.enqueue(MIGRATION.format("later").replace("counters", "others"))
-    stop = commands.stop_all(engine.connection, actor="ann")
+    stop = pacing.stop_all(engine.connection, actor="ann")
     for message in (engine.message(run, lane.lane), engine.message(later)):
         engine.runner(one_step=False).advance(message)
     assert untouched(engine)
@@ -70,7 +70,7 @@ def test_a_stop_holds_lanes_and_conductors_until_it_is_lifted(engine: Engine, ru
     assert (after.seq, after.attempts, after.last_error) == (lane.seq, 0, None)
     assert (engine.run(run).state, engine.run(later).state) == (State.RUNNING, State.QUEUED)
 
-    assert commands.resume_all(engine.connection, actor="bob")
+    assert pacing.resume_all(engine.connection, actor="bob")
     expect(engine.drive(run), State.COMPLETED)
     expect(engine.drive(later), State.COMPLETED)
 
@@ -83,7 +83,7 @@ def test_a_statement_in_flight_is_cancelled_after_its_grace_and_nothing_of_it_is
     until("the batch to be under way", lambda: engine.value(SLEEPERS))
     control = Control(observe=engine.events.append)
     # When
-    commands.stop_all(engine.connection, actor="ann")
+    pacing.stop_all(engine.connection, actor="ann")
     while thread.is_alive():
         control.wait(control.run_once(engine.connection), threading.Event())
     # Then nothing is held against the batch
@@ -97,7 +97,7 @@ def test_a_statement_in_flight_is_cancelled_after_its_grace_and_nothing_of_it_is
     expect(engine.run(run), State.RUNNING)
     # and the run goes on from there
     engine.execute("DROP TRIGGER slow ON counters")
-    commands.resume_all(engine.connection, actor="ann")
+    pacing.resume_all(engine.connection, actor="ann")
     control.run_once(engine.connection)
     assert [event.stopped for event in engine.told(StopSwitched)] == [True, False]
     expect(engine.drive(run), State.COMPLETED)
@@ -113,7 +113,7 @@ def test_a_stop_gives_a_batch_its_moment_to_commit(engine: Engine, run: int) -> 
         for thread in sleeping:
             thread.start()
         until("both to be under way", lambda: engine.value(SLEEPERS) == 2)
-        commands.stop_all(engine.connection, actor="ann")
+        pacing.stop_all(engine.connection, actor="ann")
         Control(observe=engine.events.append).run_once(engine.connection)
         for thread in sleeping:
             thread.join()
@@ -123,16 +123,16 @@ def test_a_stop_gives_a_batch_its_moment_to_commit(engine: Engine, run: int) -> 
 
 def test_a_pause_under_a_stop_is_settled_and_a_resume_of_all_leaves_it(engine: Engine, run: int) -> None:
     engine.drive_to_lanes(run)
-    commands.stop_all(engine.connection, actor="ann")
+    pacing.stop_all(engine.connection, actor="ann")
     commands.pause(engine.connection, run, actor="ann")
     Control(observe=engine.events.append).run_once(engine.connection)
     expect(engine.run(run), State.PAUSED)
-    commands.resume_all(engine.connection, actor="ann")
+    pacing.resume_all(engine.connection, actor="ann")
     expect(engine.run(run), State.PAUSED)
 
 
 def test_the_governors_verdict_leaves_the_switch_alone(engine: Engine, run: int) -> None:
-    stop = commands.stop_all(engine.connection, actor="ann")
+    stop = pacing.stop_all(engine.connection, actor="ann")
     assert Governor(Limits(), observe=engine.events.append).run_once(engine.connection) == 1
     assert pace.read_stop(engine.connection) == stop
 
@@ -173,7 +173,7 @@ def window_from(engine: Engine, *, hours: int) -> str:
 def test_outside_its_windows_a_run_waits_and_says_until_when(engine: Engine, run: int) -> None:
     lane = engine.drive_to_lanes(run)[0]
     window = window_from(engine, hours=3)
-    commands.tune(engine.connection, run, {"windows": [window]}, width=None, actor="ann")
+    pacing.tune(engine.connection, run, {"windows": [window]}, width=None, actor="ann")
     reason = hold_reason(engine, run)
     assert reason is not None, "before any lane has tried"
     assert reason.startswith("outside its window; opens ")
@@ -191,7 +191,7 @@ def test_outside_its_windows_a_run_waits_and_says_until_when(engine: Engine, run
     )
     assert 0 < seconds <= LONGEST_SHUT_SECONDS
 
-    commands.tune(engine.connection, run, {"windows": [window, window_from(engine, hours=-1)]}, width=None, actor="ann")
+    pacing.tune(engine.connection, run, {"windows": [window, window_from(engine, hours=-1)]}, width=None, actor="ann")
     assert hold_reason(engine, run) is None
     expect(engine.drive(run), State.COMPLETED)
 

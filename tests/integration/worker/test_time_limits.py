@@ -80,10 +80,9 @@ def test_a_run_is_enqueued_and_ends_under_them(engine: Engine, tmp_path: Path) -
         expect(engine.drive(run, runner=engine.runner(pool=pool)), State.COMPLETED)
 
 
+@pytest.mark.since(17)
 def test_a_batch_fits_into_a_limit_that_cannot_be_lifted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """As that of a pooler; here our own limit of a transaction is too short."""
-    if engine.connection.info.server_version < 170000:
-        pytest.skip("PostgreSQL 17 came with transaction_timeout")
     slow_rows(engine, 0.005)
     run = engine.enqueue(ADD)
     (lane,) = engine.drive_to_lanes(run)

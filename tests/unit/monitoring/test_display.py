@@ -15,6 +15,7 @@ from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.holds import Cause, Hold
 from backfilld.migrations.planning.estimate import ColumnOrder, CostEstimate
 from backfilld.migrations.planning.plan import Estimate, Plan, PlannedAction, PlannedPhase, TableReport
+from backfilld.migrations.planning.summary import StrongLocks, Summary
 from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.record.model import Changed, Pace, Quarantined
 from backfilld.migrations.record.states import LaneKind, Phase, State
@@ -123,6 +124,28 @@ def test_a_narrow_overview_leaves_out_what_the_page_has_too() -> None:
     assert max(len(line) for line in text.splitlines()) <= 60
     assert "rows/s" not in text.splitlines()[0]
     assert "45.2 %" in text
+
+
+@pytest.mark.parametrize("width", [60, 70, 80, 120])
+def test_a_long_name_takes_lines_of_its_own_and_leaves_the_columns_where_they_are(width: int) -> None:
+    name = "inventory-price-numeric-precision-of-shops"
+    lines = printed(display.overview([replace(RUNNING, name=name), RUNNING], width=width), width).splitlines()
+    rows = lines[2 : lines.index("")]
+    starts = lines[0].index("name")
+    shown = [row[starts:].split()[0] for row in rows]
+    assert max(map(len, lines)) <= width
+    assert "".join(shown[:-1]) == name
+    assert all(part.endswith("-") for part in shown[:-2]), "broken where a reader would"
+    assert rows[0].index("running") == rows[-1].index("running") == lines[0].index("state")
+    assert len(shown) == 2 if width == 120 else len(shown) <= 4
+
+
+def test_the_page_of_a_run_tells_its_own_story_and_not_that_of_the_pace() -> None:
+    own = event("run.enqueued", checksum="sha256:ab")
+    person = {**event("all.stopped"), "run": None, "actor": "ann@laptop"}
+    pace = {**event("pace.changed", width=2, reason="others"), "run": None, "actor": "worker"}
+    text = printed(display.page(RUNNING, [], [own, person, *[pace] * 20]))
+    assert ("enqueued it" in text, "stopped, until" in text, "set the pace" in text) == (True, True, False)
 
 
 def test_an_empty_overview_says_how_to_begin() -> None:
@@ -326,8 +349,14 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     },
     "failed": event("run.failed", before="running", reason="a reason", error={"message": "boom"}),
     "enqueued": event("run.enqueued", checksum="sha256:" + "ab" * 32),
+    "enqueued after others": event(
+        "run.enqueued", checksum="sha256:" + "ab" * 32, parameters={"tenant": "5"}, after=["jobs-new-field"]
+    ),
+    "examined": event("run.examined", warnings=["operations[0].sql: a policy is changed"]),
     "verified": event("run.verified"),
     "residual": event("run.residual", residual_rows=1),
+    "residual rows accepted": event("residual.accepted", actor="ann@laptop", rows=8),
+    "verified, with residual rows": event("run.verified", residual_rows=7),
     "phase": event("phase.backfill"),
     "the last phase": event("phase.done"),
     "phase on the way back": event("phase.expand", direction="back"),
@@ -496,6 +525,18 @@ def plan(*, findings: tuple[dict[str, str], ...] = ()) -> Plan:
         phases=() if findings else (expand, switch, contract),
         tables=(table,),
         estimate=Estimate(rows=1_000_000, batches=134, seconds=66.7),
+        summary=Summary(
+            strong_locks=(
+                StrongLocks(lock=LockMode.ACCESS_EXCLUSIVE, hold="unknown", known="by rule", transactions=2),
+            ),
+            heap_growth_bytes=132 * 2**20,
+            index_growth_bytes=0,
+            wal_bytes=300 * 2**20,
+            usable_after_gate=("jobs.new_field",),
+            fails=("after contract an INSERT that leaves out jobs.new_field fails",),
+            approvals=(Phase.CONTRACT,),
+            risks={"high": 1, "low": 2},
+        ),
         warnings=("every changed row is sent on",),
         findings=findings,
     )
@@ -526,6 +567,20 @@ def test_a_plan_shows_the_table_each_statement_with_its_lock_and_what_to_know() 
     ):
         assert part in text
     assert "refused" not in text
+
+
+def test_a_plan_opens_with_a_summary() -> None:
+    text = " ".join(printed(display.plan(plan()), 200).split())
+    assert text.index("summary") < text.index("ALTER TABLE")
+    for part in (
+        "stops writes 2 transactions with ACCESS EXCLUSIVE, unknown (by rule)",
+        "grows heap by about 132 MB, about 300 MB of WAL",
+        "usable once its gate is open jobs.new_field",
+        "deploy in time after contract an INSERT that leaves out jobs.new_field fails",
+        "waits for approval contract",
+        "risks 1 high, 2 low",
+    ):
+        assert part in text
 
 
 def test_a_refused_plan_says_why_and_what_to_do_and_promises_nothing() -> None:

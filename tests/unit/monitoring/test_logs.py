@@ -72,7 +72,8 @@ def test_stdlib_loggers_go_through_the_same_renderer_with_the_bound_names(stream
     with logs.bound(run=7, lane=2):
         logging.getLogger(name).warning("lost %s", "it")
     (line,) = _lines(stream)
-    assert (line["event"], line["level"], line["logger"]) == ("lost it", "warning", name)
+    assert (line["event"], line["message"]) == (f"{name.partition('.')[0]}.message", "lost it")
+    assert (line["level"], line["logger"]) == ("warning", name)
     assert (line["run"], line["lane"]) == (7, 2)
 
 

@@ -21,7 +21,7 @@ from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchGaveWay
 from backfilld.monitoring import display, progress
-from backfilld.producers import commands
+from backfilld.producers import commands, pacing
 from backfilld.worker.side_tasks.control import Control
 from backfilld.worker.side_tasks.give_way import GiveWay
 
@@ -209,9 +209,9 @@ def test_the_stop_of_all_runs_and_a_rollback_end_the_build_too(engine: Engine) -
     with open_snapshot(engine):
         with aside(engine, engine.message(run)):
             until("the build to wait", lambda: phase_of_build(engine))
-            commands.stop_all(engine.connection, actor="ann")
+            pacing.stop_all(engine.connection, actor="ann")
         assert index(engine, NAME) is None
-        commands.resume_all(engine.connection, actor="ann")
+        pacing.resume_all(engine.connection, actor="ann")
         with aside(engine, engine.message(run)):
             until("the build to wait", lambda: phase_of_build(engine))
             commands.rollback(engine.connection, run, actor="ann")

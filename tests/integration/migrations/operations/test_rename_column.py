@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 import yaml
+from fix_postgres import understood
 from fix_runs import expect
 from psycopg import sql
 
@@ -17,7 +18,7 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning.examine import examine
 from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.record.states import Phase, State
-from backfilld.producers import commands
+from backfilld.producers import commands, enqueueing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,6 +120,8 @@ def test_what_is_written_under_either_name_is_there_under_both(engine: Engine, j
     for phase in at_each_phase(engine, RENAME):
         for column in ("total", "revenue") if phase is not Phase.DONE else ():
             for name, statement in WRITES.items():
+                if name == "MERGE" and engine.version < 15:
+                    continue
                 with engine.connect() as application, application.transaction(force_rollback=True):
                     for part in statement.format(c=column).split("; "):
                         application.execute(part.encode())
@@ -382,7 +385,7 @@ UNION ALL SELECT 'function', proname FROM pg_proc WHERE pronamespace = 'backfill
 UNION ALL SELECT 'policy', polname || pg_get_expr(polqual, polrelid) || pg_get_expr(polwithcheck, polrelid) FROM pg_policy
 UNION ALL SELECT 'trigger', pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'jobs'::regclass AND NOT tgisinternal
 UNION ALL SELECT 'statistics', pg_get_statisticsobjdef(oid) FROM pg_statistic_ext
-UNION ALL SELECT 'publication', pubname || ' ' || attnames::text FROM pg_publication_tables
+UNION ALL SELECT 'publication', concat(pubname, to_jsonb(p) -> 'attnames') FROM pg_publication_tables p
 ORDER BY 1, 2
 """
 
@@ -401,7 +404,7 @@ def renamed(engine: Engine) -> list[dict[str, Any]]:
 
 def test_everything_that_depends_on_the_column_follows_it(engine: Engine) -> None:
     """In the end the catalog says what a plain RENAME would have made of it: policies on the renamed column included."""
-    engine.execute(EVERYTHING)
+    engine.execute(understood(EVERYTHING, engine.version))
     wanted = renamed(engine)
     for phase in at_each_phase(engine, RENAME):
         engine.execute("UPDATE customers SET id = id + 1000 WHERE id = 7")
@@ -436,7 +439,7 @@ def steps_to_the_end(engine: Engine) -> int:
 
 def test_back_from_after_every_step(engine: Engine) -> None:
     """Until and after contract: the catalog is as it was, and what was written under either name is kept."""
-    engine.execute(EVERYTHING)
+    engine.execute(understood(EVERYTHING, engine.version))
     before = picture(engine)
     for number in range(steps_to_the_end(engine) + 1):
         engine.sent.clear()
@@ -489,7 +492,7 @@ def indexes(engine: Engine) -> list[str]:
 
 def test_each_index_of_the_column_is_there_for_both_names(engine: Engine) -> None:
     """Unique ones unique, but for a deferrable one; and in the end as before, under the new name."""
-    engine.execute(INDEXED)
+    engine.execute(understood(INDEXED, engine.version))
     before = indexes(engine)
     with engine.connection.transaction(force_rollback=True):
         engine.execute("ALTER TABLE jobs RENAME COLUMN total TO revenue")
@@ -522,7 +525,7 @@ def test_each_index_of_the_column_is_there_for_both_names(engine: Engine) -> Non
 
 def test_back_with_indexes(engine: Engine) -> None:
     """From the middle of verify, and from after contract: no index of ours is left."""
-    engine.execute(INDEXED)
+    engine.execute(understood(INDEXED, engine.version))
     before = indexes(engine)
     for stop in ("after one index", "at the switch", "at the contract", "at the end"):
         engine.sent.clear()
@@ -701,7 +704,7 @@ def test_odd_names(engine: Engine) -> None:
             }
         )
     )
-    run = commands.enqueue(engine.connection, text, actor="test").run.run
+    run = enqueueing.enqueue(engine.connection, text, actor="test").run.run
     expect(engine.drive(run, batch_rows=15), State.WAITING)
     for number, column in enumerate((old, new)):
         engine.connection.execute(

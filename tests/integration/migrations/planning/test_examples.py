@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
-from fix_runs import expect
+from fix_postgres import new_database
+from fix_runs import Engine, expect
 from paths import ROOT
+from psycopg.rows import dict_row
 
+from backfilld.migrations.postgres.connect import open_pool
+from backfilld.migrations.record import schema
 from backfilld.migrations.record.states import State
 from backfilld.producers import commands
 from proof.fingerprint import difference, fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from fix_runs import Engine
 
 EXAMPLES = ROOT / "examples"
 #: pgbench makes its own tables; here they are as small as they need to be.
@@ -37,12 +45,43 @@ def contents(engine: Engine) -> list[str]:
     ]
 
 
+@pytest.fixture
+def deployer(request: pytest.FixtureRequest, admin_url: str) -> Iterator[Engine]:
+    """An engine that works as a role made by exactly the statements of docs/install.md, the first or those of the parameter."""
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```pgsql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    with new_database(admin_url, copy_of="template0") as url, psycopg.connect(url, autocommit=True) as admin:
+        database, suffix = admin.info.dbname, secrets.token_hex(4)
+        role, owner = f"backfilld_test_deployer_{suffix}", f"backfilld_test_owner_{suffix}"
+        statements = blocks[getattr(request, "param", 0)]
+        made = re.sub(r"\bshop_owner\b", owner, re.sub(r"\bbackfilld(_data)?\b", role, statements))
+        admin.execute(f"CREATE ROLE {owner} LOGIN".encode())
+        try:
+            admin.execute(f"GRANT CREATE ON SCHEMA public TO {owner}; SET ROLE {owner}".encode())
+            admin.execute((EXAMPLES / "schema.sql").read_bytes())
+            admin.execute(PGBENCH)
+            admin.execute(f"RESET ROLE; REVOKE CREATE ON SCHEMA public FROM {owner}".encode())
+            admin.execute(re.sub(r"\bshop\b", database, made).encode())
+            own = (
+                urlsplit(url)._replace(netloc=f"{role}:change%20me@{urlsplit(url).netloc.rpartition('@')[2]}").geturl()
+            )
+            with (
+                psycopg.connect(own, autocommit=True, row_factory=dict_row) as connection,
+                open_pool(own, size=8) as pool,
+            ):
+                schema.ensure(connection)
+                engine = Engine(url=own, connection=connection, pool=pool)
+                engine.set_pace()
+                yield engine
+        finally:
+            admin.execute(f"DROP OWNED BY {role}, {owner} CASCADE; DROP ROLE {role}, {owner}".encode())
+
+
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
-def test_an_example_there_and_back(engine: Engine, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_example_there_and_back(deployer: Engine, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given the tables, and for the Python function the module where the worker finds it
+    engine = deployer
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    engine.execute((EXAMPLES / "schema.sql").read_text(encoding="utf-8"))
-    engine.execute(PGBENCH)
     catalog, rows = fingerprint(engine.connection, positions=False), contents(engine)
 
     # When the example goes all the way
@@ -61,3 +100,11 @@ def test_an_example_there_and_back(engine: Engine, file: Path, monkeypatch: pyte
     expect(engine.drive(run, runner=runner), State.ROLLED_BACK)
     assert difference(catalog, fingerprint(engine.connection, positions=False)) == ""
     assert contents(engine) == rows
+
+
+@pytest.mark.parametrize("deployer", [1], indirect=True)
+def test_a_role_that_owns_nothing_may_fill_columns(deployer: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    text = (EXAMPLES / "users_phone_e164.yaml").read_text(encoding="utf-8").replace("myapp.backfills:", "backfills:")
+    run = deployer.enqueue(text)
+    expect(deployer.drive(run, runner=deployer.runner(transforms=["backfills"])), State.COMPLETED)

@@ -51,6 +51,9 @@ def test_a_plan_is_read_at_eighty_columns_and_by_programs(engine: Engine) -> Non
     impacts = {(one["operation"], one["kind"], one["name"]) for table in told["tables"] for one in table["impacts"]}
     assert (0, "view", "public.open_jobs") in impacts
     assert {one["level"] for one in told["risks"]} <= {"high", "medium", "low"}
+    assert sum(told["summary"]["risks"].values()) == len(told["risks"])
+    assert told["summary"]["usable_after_gate"] == ["jobs.priority"]
+    assert told["summary"]["approvals"] == ["contract"]
 
 
 def test_each_example_is_planned_as_its_file_shows(engine: Engine, golden: Golden) -> None:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 from fix_runs import expect
 
+from backfilld.migrations.errors import Refused, UsageError
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.definitions import KeyColumn
+from backfilld.migrations.record import audit
 from backfilld.migrations.record.model import Bounds
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchCommitted
 from backfilld.migrations.walks.keys import SAMPLE_ROWS, KeyWalk, split
+from backfilld.monitoring import progress
 from backfilld.producers import commands
 from backfilld.worker.phases.coordinator import MAX_PASSES
 
@@ -132,10 +135,60 @@ def test_rows_that_come_back_for_ever_pause_the_run(engine: Engine) -> None:
     assert (now.error["class"], now.residual_rows, now.pass_) == ("residual", 10, MAX_PASSES + 1)
     assert now.verified_at is None
 
+    assert "backfilld approve lower --residual" in now.error["message"], "a person may say that they are fine"
+
     engine.execute("DROP TRIGGER undo ON jobs")
     commands.resume(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.COMPLETED)
     assert wrong(engine) == 0
+
+
+def stuck(engine: Engine, text: str) -> int:
+    """A run that has paused because another session writes its rows again and again."""
+    make_jobs(engine, 10)
+    run = engine.enqueue(text)
+    engine.drive_to_lanes(run)
+    engine.execute(UNDOES.replace("slug = NULL", "slug = NULL WHERE id > 2"))
+    assert engine.drive(run).error_class == "residual"
+    return run
+
+
+def test_rows_that_come_back_may_be_accepted(engine: Engine) -> None:
+    """On record with who and how many; the run ends with those that are left, and can still be taken back."""
+    run = stuck(engine, LOWER % 1)
+    commands.accept_residual(engine.connection, run, actor="ann")
+    commands.accept_residual(engine.connection, run, actor="bob")  # no second time
+    done = engine.drive(run)
+    expect(done, State.COMPLETED)
+    assert (done.residual_rows, done.verified_at is not None, wrong(engine)) == (8, True, 8)
+    accepted = [event for event in audit.story(engine.connection, run) if event["what"] == "residual.accepted"]
+    assert [(event["actor"], event["detail"]) for event in accepted] == [("ann", {"rows": 8})]
+    (now,) = progress.read(engine.connection, [done])
+    assert (now.to_json()["verified"], now.to_json()["residual_rows"]) == (True, 8)
+
+
+@pytest.mark.parametrize(
+    "also",
+    [
+        "add_check: {table: jobs, name: has_slug, check: slug IS NOT NULL}",
+        "add_column: {table: jobs, column: {name: shout, type: text}, backfill: upper(status)}",
+        "sql: {run: CREATE VIEW public.v AS SELECT id FROM public.jobs, rollback: DROP VIEW public.v}",
+    ],
+)
+def test_rows_that_something_relies_on_may_not_be_accepted(engine: Engine, also: str) -> None:
+    run = stuck(engine, LOWER.replace("operations:", f"operations:\n  - {also}") % 1)
+    assert "--residual" not in str(engine.run(run).error)
+    with pytest.raises(Refused) as refused:
+        commands.accept_residual(engine.connection, run, actor="ann")
+    assert also.partition(":")[0] in refused.value.findings[0].problem
+    expect(engine.run(run), State.PAUSED)
+
+
+def test_only_a_run_that_has_paused_for_such_rows_has_any_to_accept(engine: Engine) -> None:
+    make_jobs(engine, 10)
+    run = engine.enqueue(LOWER % 1)
+    with pytest.raises(UsageError, match="has not paused for rows"):
+        commands.accept_residual(engine.connection, run, actor="ann")
 
 
 def test_a_resume_without_mending_is_asked_about_again(engine: Engine) -> None:

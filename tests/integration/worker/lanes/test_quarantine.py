@@ -10,7 +10,7 @@ from fix_runs import expect
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchRetried, RowQuarantined, StateChanged
-from backfilld.producers import commands
+from backfilld.producers import commands, pacing
 from backfilld.producers.client import Client
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def test_more_rows_than_the_cap_pause_the_run_and_nothing_of_the_batch_is_kept(
     assert engine.told(StateChanged)[-1].state is State.PAUSED
 
     # When the cap is raised, the run goes on from there
-    commands.tune(engine.connection, run, {"max_quarantined": 100}, width=None, actor="ann")
+    pacing.tune(engine.connection, run, {"max_quarantined": 100}, width=None, actor="ann")
     commands.resume(engine.connection, run, actor="ann")
     expect(engine.drive(run, batch_rows=20), State.PAUSED)
     assert len(engine.quarantined(run)) == poisoned

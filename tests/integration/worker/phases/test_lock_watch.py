@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 import pytest
+from fix_postgres import embedded
 from fix_runs import Engine, expect
 from psycopg import sql
 from psycopg.pq import PipelineStatus
@@ -24,8 +25,7 @@ from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record import runs, schema
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchRetried, BlockerSentAway, CommitUnknown, LaneHeld
-from backfilld.producers import commands, waiting
-from backfilld.producers.demo.servers import EmbeddedPostgres
+from backfilld.producers import commands, pacing, waiting
 from backfilld.worker.phases import ddl, lock_policy
 from backfilld.worker.phases.lock_watch import Blocked, LockWatch
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.locks import Blocker
+    from backfilld.producers.demo.servers import EmbeddedPostgres
 
 ADD = """
 name: shout
@@ -416,7 +417,7 @@ def test_autovacuum_goes_for_us_and_a_prepared_transaction_is_named() -> None:
         "autovacuum_vacuum_cost_limit": "1",
         "max_prepared_transactions": "2",
     }
-    with EmbeddedPostgres(settings=eager) as server, ExitStack() as stack:
+    with embedded(settings=eager) as server, ExitStack() as stack:
         connection = stack.enter_context(psycopg.connect(server.url(), autocommit=True, row_factory=dict_row))
         pool = stack.enter_context(open_pool(server.url(), size=4))
         schema.ensure(connection)
@@ -442,7 +443,7 @@ def test_autovacuum_goes_for_us_and_a_prepared_transaction_is_named() -> None:
             other.execute("BEGIN")
             other.execute("SELECT count(*) FROM jobs")
             other.execute("PREPARE TRANSACTION 'order-7'")
-        commands.tune(connection, run, {"cancel_blockers": "all", "cancel_after_seconds": 1}, width=None, actor="ann")
+        pacing.tune(connection, run, {"cancel_blockers": "all", "cancel_after_seconds": 1}, width=None, actor="ann")
         engine.step()
         error = engine.lane(run, 0).last_error
         assert error is not None

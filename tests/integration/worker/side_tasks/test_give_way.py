@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchGaveWay, BatchRetried, SessionWaited
-from backfilld.producers import commands
+from backfilld.producers import commands, pacing
 from backfilld.worker.side_tasks.give_way import BUSY_SECONDS, IDLE_SECONDS, GiveWay
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def test_the_setting_is_read_from_the_record_of_each_run(engine: Engine) -> None
         assert not engine.told(SessionWaited)
         assert batch.is_alive()
         # When
-        commands.tune(engine.connection, run, {"give_way_ms": 10}, width=None, actor="ann")
+        pacing.tune(engine.connection, run, {"give_way_ms": 10}, width=None, actor="ann")
         # Then
         look_until_it_goes(engine, batch)
     waiter.join(timeout=10)

@@ -1,0 +1,34 @@
+"""What to type next: in every state a command that helps, and none when all is over."""
+
+from __future__ import annotations
+
+import pytest
+
+from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring.next_command import next_command
+
+
+@pytest.mark.parametrize(
+    ("state", "phase", "error", "command"),
+    [
+        (State.QUEUED, Phase.EXPAND, None, "backfilld gate jobs --wait"),
+        (State.RUNNING, Phase.SWITCH, None, "backfilld gate jobs --wait"),
+        (State.RUNNING, Phase.CONTRACT, None, "backfilld gate jobs --phase contract --wait"),
+        (State.WAITING, Phase.SWITCH, None, "backfilld approve jobs --phase switch"),
+        (State.PAUSING, Phase.BACKFILL, None, "backfilld resume jobs"),
+        (State.PAUSED, Phase.BACKFILL, None, "backfilld resume jobs"),
+        (State.PAUSED, Phase.VERIFY, "quarantine", "backfilld quarantine list jobs"),
+        (State.PAUSED, Phase.VERIFY, "residual", "backfilld explain jobs"),
+        (State.FAILED, Phase.SWITCH, "fatal", "backfilld explain jobs"),
+        (State.ROLLING_BACK, Phase.VERIFY, None, "backfilld rollback jobs --wait"),
+        (State.ROLLED_BACK, Phase.EXPAND, None, ""),
+        (State.COMPLETED, Phase.DONE, None, ""),
+    ],
+)
+def test_the_next_command(state: State, phase: Phase, error: str | None, command: str) -> None:
+    assert next_command("jobs", state, phase, error_class=error) == command
+
+
+@pytest.mark.parametrize("state", [State.CANCELLING, State.CANCELLED])
+def test_a_cancelled_run_may_be_taken_back(state: State) -> None:
+    assert next_command("jobs", state, Phase.BACKFILL).startswith("backfilld rollback jobs")
