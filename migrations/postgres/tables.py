@@ -42,7 +42,7 @@ def comment(connection: Connection, table: Table) -> str | None:
 
 
 def grants(connection: Connection, table: Table) -> list[tuple[str | None, Grant]]:
-    """Privileges on a table, its owner's included, each with the column that it is for; None for the whole."""
+    """Privileges of other roles on a table, its owner's included, each with the column that it is for; None for the whole."""
     rows = connection.execute(_SQL["table_grants"], {"oid": table.oid}).fetchall()
     return [(row.pop("column"), Grant(**row)) for row in rows]
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.facts import Facts
+from backfilld.migrations.planning.checks.rules import kept_rule
 from backfilld.migrations.planning.checks.tables import refuse_others_on_table
-from backfilld.migrations.postgres import tables
+from backfilld.migrations.planning.checks.walks import key_of
+from backfilld.migrations.postgres import constraints, tables
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import DropTable
@@ -36,4 +38,13 @@ def examine(case: Case, operation: DropTable) -> Facts:
         f"contract takes {table.name} away: approve it only when no application uses it. It is kept with its rows for "
         f"{case.migration.settings.retention_days:g} days, and a rollback brings it back in a moment"
     )
-    return Facts(relation=str(table.name), parts=tables.parts(connection, table))
+    bound = constraints.foreign_keys_of(connection, table)
+    for name, one in bound.items():
+        if not one.enforced or one.inherited:
+            case.refuse("constraint", f"the foreign key {name} is NOT ENFORCED or inherited", "Drop it first")
+    return Facts(
+        relation=str(table.name),
+        key=key_of(table),
+        rules=tuple(kept_rule(case, name, one) for name, one in bound.items()),
+        parts=tables.parts(connection, table),
+    )

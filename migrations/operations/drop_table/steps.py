@@ -1,9 +1,10 @@
 """Take a table away.
 
-contract  the table goes to the schema `backfilld` under a name of ours, with its rows, indexes, policies, triggers and privileges
+contract  its foreign keys are dropped, one by one, so that it no longer keeps rows of other tables from being deleted; then the table
+          goes to the schema `backfilld` under a name of ours, with its rows, indexes, policies, triggers and privileges
 
 No role but the owner of that schema may use it. Once the run's retention ends, the table is dropped; until then the way back gives
-it its schema and its name again, in a moment and whatever its size.
+it its schema and its name again, in a moment and whatever its size, and then proves the foreign keys.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from backfilld.migrations.file import operations as file
 from backfilld.migrations.operations.base import Action, Guard, Plain, Step, object_name
-from backfilld.migrations.operations.ddl import tables
+from backfilld.migrations.operations.ddl import constraints, tables
 from backfilld.migrations.postgres.tables import dependents_of
 
 
@@ -28,7 +29,12 @@ class DropTable(Plain[file.DropTable]):
             frees=True,
             needs_kept=True,
         )
+        unbound = [
+            constraints.dropped(self.table, rule, back=constraints.kept(self.table, rule, key=self.facts.key))
+            for rule in self.facts.rules
+        ]
         return (
+            *unbound,
             Action(
                 table=self.table,
                 requires=(self._nothing_depends_on_it,),

@@ -11,16 +11,17 @@ SELECT c.relrowsecurity AS row_security, c.relforcerowsecurity AS forced,
 FROM pg_class c WHERE c.oid = %(oid)s::bigint::oid
 
 -- name: table_grants
--- Who may do what with a table, its owner included, each as a statement names it; NULL is the column of a privilege on the whole.
+-- What others than this role may do with a table, its owner included, each as a statement names it; NULL is the column of a privilege
+-- on the whole.
 SELECT NULL::text AS column, x.privilege_type AS privilege, x.is_grantable AS grantable,
        CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS grantee
 FROM pg_class c CROSS JOIN LATERAL aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) x
-WHERE c.oid = %(oid)s::bigint::oid
+WHERE c.oid = %(oid)s::bigint::oid AND x.grantee <> current_user::regrole
 UNION ALL
 SELECT a.attname::text, x.privilege_type, x.is_grantable,
        CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END
 FROM pg_attribute a CROSS JOIN LATERAL aclexplode(a.attacl) x
-WHERE a.attrelid = %(oid)s::bigint::oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE a.attrelid = %(oid)s::bigint::oid AND a.attnum > 0 AND NOT a.attisdropped AND x.grantee <> current_user::regrole
 ORDER BY 1 NULLS FIRST, 4, 2
 
 -- name: default_grantees

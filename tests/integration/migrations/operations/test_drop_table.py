@@ -71,6 +71,21 @@ def test_nobody_reaches_it_once_it_is_gone(engine: Engine, plain_role_url: str) 
             other.execute(f"SELECT FROM backfilld.{name}".encode())
 
 
+def test_it_keeps_no_row_of_another_table_and_names_those_that_refer_to_nothing(engine: Engine) -> None:
+    run = engine.enqueue(drop())
+    expect(engine.drive(run), State.COMPLETED)
+    engine.execute("DELETE FROM customers")
+    commands.rollback(engine.connection, run, actor="ann")
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "2 rows, by key: 1, 2" in now.error["message"]
+    assert engine.value("SELECT count(*) FROM events") == 2
+    engine.execute("INSERT INTO customers VALUES (1)")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+
+
 def test_it_is_kept_until_the_retention_ends_and_then_there_is_no_way_back(engine: Engine) -> None:
     run = engine.enqueue(drop())
     expect(engine.drive(run), State.COMPLETED)
