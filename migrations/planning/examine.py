@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from psycopg import sql as sql_
-
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.operations import Action, bind, bind_one, steps
+from backfilld.migrations.operations import bind, bind_one
 from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql import preflight as sql
 from backfilld.migrations.planning.checks.event_triggers import check_event_triggers
@@ -27,19 +25,18 @@ from backfilld.migrations.planning.checks.whole_rows import find_row_comparisons
 from backfilld.migrations.planning.dry_run import dry_run
 from backfilld.migrations.planning.estimate import estimate_cost
 from backfilld.migrations.planning.examination import Examination
+from backfilld.migrations.planning.index_rights import check_index_rights
 from backfilld.migrations.planning.trigger_trial import try_triggers
 from backfilld.migrations.postgres import catalog, dependents, pooler
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
 from backfilld.migrations.postgres.foreign_code import foreign_code
 from backfilld.migrations.record import schema
-from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
-    from backfilld.migrations.operations import Operation
     from backfilld.migrations.planning.checks.live_runs import LiveOperation
     from backfilld.migrations.postgres.connect import Connection
 
@@ -65,7 +62,7 @@ def examine(connection: Connection, migration: Migration, *, refuses_foreign_cod
             for number in range(len(migration.operations))
         )
     if not found.findings:
-        _check_index_rights(connection, found, bind(migration, found.facts))
+        check_index_rights(connection, found, bind(migration, found.facts))
     if not found.findings:
         _look_at_foreign_code(connection, found, refuses=refuses_foreign_code)
     # Not before: the dry run runs such code.
@@ -84,26 +81,6 @@ def examine(connection: Connection, migration: Migration, *, refuses_foreign_cod
             for operation in bind(migration, found.facts)
         )
     return found
-
-
-def _check_index_rights(connection: Connection, found: Examination, operations: Sequence[Operation]) -> None:
-    """Refuse what would fail where it builds an index, there or on the way back: to own a table is not enough for that."""
-    schemas = {
-        operation.table.schema
-        for operation in operations
-        if operation.table is not None
-        for phase in Phase
-        for step in steps([operation], phase)
-        if isinstance(step, Action) and step.index is not None
-    }
-    for one in sorted(schemas):
-        if not catalog.may_create(connection, one):
-            found.refuse(
-                "privileges",
-                f"the role {found.backend.role} may not build an index in the schema {one}",
-                f"{sql_.SQL('GRANT CREATE ON SCHEMA {} TO').format(sql_.Identifier(one)).as_string()} {found.backend.role}, "
-                "or to the owner of the table, of which it is a member",
-            )
 
 
 def _look_at_foreign_code(connection: Connection, found: Examination, *, refuses: bool) -> None:
