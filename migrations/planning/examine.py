@@ -25,6 +25,7 @@ from backfilld.migrations.planning.checks.whole_rows import find_row_comparisons
 from backfilld.migrations.planning.dry_run import dry_run
 from backfilld.migrations.planning.estimate import estimate_cost
 from backfilld.migrations.planning.examination import Examination
+from backfilld.migrations.planning.index_rights import check_index_rights
 from backfilld.migrations.planning.trigger_trial import try_triggers
 from backfilld.migrations.postgres import catalog, dependents, pooler
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
@@ -60,6 +61,8 @@ def examine(connection: Connection, migration: Migration, *, refuses_foreign_cod
             _examine_operation(connection, found, migration, number, live)
             for number in range(len(migration.operations))
         )
+    if not found.findings:
+        check_index_rights(connection, found, bind(migration, found.facts))
     if not found.findings:
         _look_at_foreign_code(connection, found, refuses=refuses_foreign_code)
     # Not before: the dry run runs such code.
