@@ -44,9 +44,14 @@ _MAY_BUILD_ON_ADDED = (
     definition.AddUnique,
     definition.AddForeignKey,
     definition.CreateIndex,
+    definition.AddPrimaryKey,
     definition.SetDefault,
     definition.SetComment,
 )
+
+
+#: Operations after which a table is not where it was.
+_ON_A_WHOLE_TABLE = (definition.RenameTable, definition.DropTable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +113,11 @@ def live_operations(connection: Connection, name: str) -> dict[TableName, list[L
         except InvalidMigration:
             continue  # of another release: what it does is not known here
         for operation, facts in zip(operations, run.facts, strict=True):
+            live = LiveOperation(run=run, operation=operation, facts=facts)
             if operation.table is not None:
-                found.setdefault(operation.table, []).append(LiveOperation(run=run, operation=operation, facts=facts))
+                found.setdefault(operation.table, []).append(live)
+            if isinstance(operation, definition.RenameTable):
+                found.setdefault(operation.renamed, []).append(live)
     return found
 
 
@@ -119,6 +127,13 @@ def check_columns(
     """Put down the runs that are in the way of an operation on their table; with `facts`, of the columns that it reads."""
     decides = {one.column for one in operation.settles if one.what in _DECIDES}
     for other in live:
+        if isinstance(operation, _ON_A_WHOLE_TABLE) or isinstance(other.operation, _ON_A_WHOLE_TABLE):
+            what = (
+                f"the run {other.run.name}, which is {other.run.state} in {other.run.phase}, works on {operation.table}"
+            )
+            if facts is None:
+                found.refuse("live_run", f"{place}: {what}", other.remedy)
+            continue
         theirs = other.decides
         taken = sorted(column for column in decides if column in theirs or other.relies_on(column))
         # Two that write one column undo each other's work, pass after pass.
