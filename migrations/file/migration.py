@@ -274,7 +274,7 @@ def _refuse_second(column: tuple[TableName, str], earlier: tuple[str, int], at: 
     done, index = earlier
     raise Wrong(
         f"the column `{shown(name)}` of `{shown(str(table))}` is {done} by operations[{index}] already",
-        "Settle the column in one operation, or move the second one to a migration of its own.",
+        "Settle the column in one operation, or move the second one to a migration of its own, with `after:` this one.",
         at=at,
     )
 
