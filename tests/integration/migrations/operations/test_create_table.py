@@ -113,10 +113,9 @@ def test_on_supabase_it_is_secured_unless_the_file_says_otherwise(
     supabase_url: str, *, row_security: bool | None, is_on: bool
 ) -> None:
     with engine_at(supabase_url) as engine:
-        operation = {"create_table": {"table": "new", "columns": [{"name": "id", "type": "bigint"}]}}
-        if row_security is not None:
-            operation["create_table"]["row_security"] = row_security
-        text = json.dumps({"name": "new", "operations": [operation]})
+        said = {} if row_security is None else {"row_security": row_security}
+        table = {"table": "new", "columns": [{"name": "id", "type": "bigint"}], **said}
+        text = json.dumps({"name": "new", "operations": [{"create_table": table}]})
         warnings = "; ".join(examine.examine(engine.connection, definition.parse(text)).warnings)
         assert ("no policy" in warnings) == is_on
         expect(engine.drive(engine.enqueue(text)), State.COMPLETED)
