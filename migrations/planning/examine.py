@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import bind, bind_one
+from backfilld.migrations.operations.create_table import preflight as create_table
 from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql import preflight as sql
 from backfilld.migrations.planning.checks.event_triggers import check_event_triggers
@@ -133,6 +134,8 @@ def _examine_operation(
     examine_case = REGISTRY[type(operation)].examine
     if isinstance(operation, definition.Sql):
         return sql.examine(connection, found, operation, number, live)
+    if isinstance(operation, definition.CreateTable):
+        return create_table.examine(connection, found, migration, number)
     nothing = Facts(relation=str(operation.table))
     before = len(found.findings)
     beside = live.get(operation.table, ())
