@@ -9,7 +9,7 @@ is asked: on the way forward and on the way back.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 from psycopg import sql
 
@@ -151,8 +151,17 @@ def rename(table: TableName, name: str, to: str) -> Statement:
 
 def unique_using_index(table: TableName, name: str, *, index: str | None = None, deferred: str = "") -> Statement:
     """A UNIQUE constraint of an index that is there, under the constraint's name unless said otherwise."""
-    add = sql.SQL("ADD CONSTRAINT {} UNIQUE USING INDEX {}{}").format(
-        sql.Identifier(name), sql.Identifier(index or name), sql.SQL(deferred)
+    return _using_index(table, "UNIQUE", name, index=index or name, deferred=deferred)
+
+
+def primary_key_using_index(table: TableName, name: str, *, index: str, deferred: str = "") -> Statement:
+    """The primary key of an index that is there; scans the table for each column that is not NOT NULL yet."""
+    return _using_index(table, "PRIMARY KEY", name, index=index, deferred=deferred)
+
+
+def _using_index(table: TableName, kind: LiteralString, name: str, *, index: str, deferred: str) -> Statement:
+    add = sql.SQL("ADD CONSTRAINT {} {} USING INDEX {}{}").format(
+        sql.Identifier(name), sql.SQL(kind), sql.Identifier(index), sql.SQL(deferred)
     )
     return alter_table(table, add, scans=False, note="no scan: the index proves it")
 

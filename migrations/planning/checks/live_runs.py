@@ -7,7 +7,7 @@ about, the key that it walks. Two runs may live on one table in any order as lon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -56,10 +56,14 @@ class LiveOperation:
     run: Run
     operation: Operation
     facts: Facts
+    #: The table that it is on, or one with foreign keys to the column that it changes.
+    table: TableName
 
     @property
     def decides(self) -> dict[str, str]:
         """The columns about which it decides, and what it does with each."""
+        if self.table != self.operation.table:
+            return {}
         columns = {one.column: _DECIDES[one.what] for one in self.operation.settles if one.what in _DECIDES}
         columns |= dict.fromkeys(_written(self.operation), "is written")
         if (dependents := self.facts.column_dependents) is not None:
@@ -68,6 +72,12 @@ class LiveOperation:
 
     def relies_on(self, column: str) -> bool:
         """Whether it reads a column, has a rule about it, or walks by it."""
+        dependents = self.facts.column_dependents
+        references = dependents.references if dependents is not None else ()
+        if any(one.table == self.table and column in one.columns for one in references):
+            return True
+        if self.table != self.operation.table:
+            return False
         known = {one.name for one in self.facts.key} | set(self.facts.reads) | set(self.facts.rule_columns)
         if isinstance(self.operation, definition.AddColumn):
             return column in known
@@ -107,7 +117,11 @@ def live_operations(connection: Connection, name: str) -> dict[TableName, list[L
             continue  # of another release: what it does is not known here
         for operation, facts in zip(operations, run.facts, strict=True):
             if operation.table is not None:
-                found.setdefault(operation.table, []).append(LiveOperation(run=run, operation=operation, facts=facts))
+                dependents = facts.column_dependents
+                referring = {one.table for one in dependents.references} if dependents is not None else set()
+                for table in {operation.table} | referring:
+                    live = LiveOperation(run=run, operation=operation, facts=facts, table=table)
+                    found.setdefault(table, []).append(live)
     return found
 
 
@@ -135,9 +149,21 @@ def check_columns(
 def refuse_walked(case: Case, columns: set[str], *, what: str) -> None:
     """Put down the runs that walk the table by one of these columns, or name its rows by it."""
     for other in live_operations(case.connection, case.migration.name).get(case.table.name, ()):
-        if columns & {one.name for one in other.facts.key}:
+        if other.table == other.operation.table and columns & {one.name for one in other.facts.key}:
             where = f"the run {other.run.name}, which is {other.run.state} in {other.run.phase}, walks {case.table.name} by it"
             case.refuse("live_run", f"{what}: {where}", other.remedy)
+
+
+def as_wide(facts: Facts, live: Sequence[LiveOperation]) -> Facts:
+    """With a key that holds what another run makes of its columns: that may exchange them while this one walks by it."""
+    wide = {
+        one.operation.column: own.type
+        for one in live
+        if isinstance(one.operation, definition.ChangeType) and one.table == one.operation.table
+        for own in one.facts.key
+        if own.name == one.operation.column
+    }
+    return replace(facts, key=tuple(replace(one, type=wide.get(one.name, one.type)) for one in facts.key))
 
 
 def _written(operation: Operation) -> set[str]:
@@ -166,7 +192,7 @@ def check_statement(found: Findings, place: str, statement: SqlStatement, live: 
     named = {name for _, _, name in statement.qualified}
     for other in live:
         table = other.operation.table
-        if table is None or (table.schema, table.name) not in named:
+        if table is None or other.table != table or (table.schema, table.name) not in named:
             continue
         if column := _touched(statement, other):
             found.refuse("live_run", f"{place}: {other.why(column)}", other.remedy)
