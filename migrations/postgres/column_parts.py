@@ -39,9 +39,9 @@ def indexes(  # noqa: PLR0913 - one list; each part is named where it is called
     table: TableName,
     name: str,
     found: Sequence[ColumnDependent],
+    *,
     new: Definitions,
     old: Definitions,
-    *,
     names: Names,
 ) -> tuple[DependentIndex, ...]:
     """The indexes among what depends on a column. Raises Rejected."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.queries import literally, queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.catalog import ColumnDetails, Table
     from backfilld.migrations.postgres.connect import Connection, Row
 
@@ -157,7 +157,8 @@ def ids_used(connection: Connection, table: TableName, name: str) -> Row | None:
 def narrow_namesakes(connection: Connection, table: TableName, names: Sequence[str], *, bytes_: int) -> list[str]:
     """Columns of other tables of one of these names, of integers of fewer bytes, that have no foreign key to the table."""
     parameters = {"table": table.identifier.as_string(), "names": list(names), "bytes": bytes_}
-    return [row["name"] for row in connection.execute(_OF_COLUMN["narrow_namesakes"], parameters)]
+    rows = connection.execute(_OF_COLUMN["narrow_namesakes"], parameters).fetchall()
+    return [f"{TableName(row['schema'], row['table_name'])}.{row['name']}" for row in rows]
 
 
 def named_in_query(table: TableName, name: str) -> dict[str, str]:

@@ -64,7 +64,11 @@ def refuse(case: Case, operation: ChangeType, found: Sequence[ColumnDependent], 
 def _refuse_beside(case: Case, name: str) -> None:
     """Other operations of the file name rows of the table by the key as it is."""
     for number, other in enumerate(case.migration.operations):
-        if number != case.number and other.table == case.table.name and any(one.name == name for one in key_of(case.table)):
+        if (
+            number != case.number
+            and other.table == case.table.name
+            and any(one.name == name for one in key_of(case.table))
+        ):
             case.refuse(
                 "operations",
                 f"operations[{number}].{other.kind} is on {case.table.name} too, whose rows are named by {name}",

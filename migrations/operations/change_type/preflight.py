@@ -195,7 +195,7 @@ def _with_parts(
     checks, foreign_keys = column_parts.rules(connection, table, name, found, new, named=dependents.new_column)
     return replace(
         dependents,
-        indexes=column_parts.indexes(connection, table, name, found, new, old, names=names),
+        indexes=column_parts.indexes(connection, table, name, found, new=new, old=old, names=names),
         checks=checks,
         foreign_keys=foreign_keys,
         references=column_parts.references(

@@ -328,10 +328,9 @@ class ChangeType(Plain[file.ChangeType]):
     def _locks(self) -> tuple[TableName, ...]:
         """All tables that the exchange touches."""
         found = self._dependents
-        others = {one.table for one in (*found.policies, *found.references)} | {
-            rule.references for rule in found.foreign_keys if rule.references is not None
-        }
-        return tuple(sorted({self.table, *others}, key=lambda table: (table.schema, table.name)))
+        tables = {self.table, *(policy.table for policy in found.policies), *(one.table for one in found.references)}
+        tables |= {rule.references for rule in found.foreign_keys if rule.references is not None}
+        return tuple(sorted(tables, key=lambda table: (table.schema, table.name)))
 
     @property
     def _views(self) -> tuple[TableName, ...]:

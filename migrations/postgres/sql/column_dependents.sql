@@ -246,7 +246,7 @@ WHERE a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text AN
 -- name: narrow_namesakes
 -- Columns of other tables that are called as what refers to this column would be, are narrower than its new type, and have no
 -- foreign key to the table.
-SELECT c.oid::regclass::text || '.' || quote_ident(a.attname) AS name
+SELECT n.nspname::text AS schema, c.relname::text AS table_name, a.attname::text AS name
 FROM pg_attribute a
 JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND NOT c.relispartition
 JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -257,7 +257,7 @@ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'backfilld') AND n.n
   AND coalesce(e.oid, t.oid) IN ('smallint'::regtype, 'integer'::regtype) AND coalesce(e.typlen, t.typlen) < %(bytes)s::integer
   AND NOT EXISTS (SELECT FROM pg_constraint f WHERE f.conrelid = c.oid AND f.confrelid = %(table)s::text::regclass
                     AND f.contype = 'f' AND a.attnum = ANY (f.conkey))
-ORDER BY 1
+ORDER BY 1, 2, 3
 
 -- name: statistics
 -- The extended statistics of a table by their oid: LIKE copies them in this order.

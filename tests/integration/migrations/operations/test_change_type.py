@@ -559,13 +559,7 @@ def test_back_from_every_step(engine: Engine) -> None:
 
 
 REFUSED = {
-    "a primary key": ("id", "numeric", "", "it is part of the primary key jobs_pkey"),
-    "an inbound foreign key": (
-        "number",
-        "bigint",
-        "CREATE TABLE t (n integer REFERENCES jobs (number))",
-        "refers to it",
-    ),
+    "a primary key": ("id", "numeric", "", "id is part of a key, and changes between"),
     "a generated column": (
         "device",
         "bigint",

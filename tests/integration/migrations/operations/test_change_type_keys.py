@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from fix_rules import whole_way_back_from_every_step
+from fix_rules import application, engine_at
 from fix_runs import expect
 from paths import ROOT
 
@@ -20,8 +19,6 @@ from backfilld.producers import commands
 from proof.fingerprint import difference, fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fix_runs import Engine
 
     from backfilld.migrations.record.model import Run
@@ -40,7 +37,8 @@ CREATE TABLE order_items (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     order_id bigint NOT NULL CONSTRAINT fk REFERENCES orders ON DELETE CASCADE ON UPDATE CASCADE, n integer);
 CREATE SCHEMA "Odd Schema";
 CREATE TABLE "Odd Schema"."Payments" (id bigint PRIMARY KEY,
-    "Order" bigint, CONSTRAINT fk FOREIGN KEY ("Order") REFERENCES orders ON DELETE SET NULL NOT VALID);
+    "Order" bigint);
+ALTER TABLE "Odd Schema"."Payments" ADD CONSTRAINT fk FOREIGN KEY ("Order") REFERENCES orders ON DELETE SET NULL NOT VALID;
 CREATE INDEX ON order_items (order_id);
 COMMENT ON CONSTRAINT fk ON order_items IS 'of an order';
 COMMENT ON CONSTRAINT "orders %" ON orders IS 'the key';
@@ -68,16 +66,294 @@ def rolled_back(engine: Engine, run: int) -> None:
     expect(engine.drive(run), State.ROLLED_BACK)
 
 
-def test_try(engine: Engine) -> None:
+#: What is in the way of a plain ALTER COLUMN … TYPE, which is to be made again after it.
+PLAIN_DDL = """
+DROP VIEW totals; DROP POLICY few ON orders; DROP POLICY items ON order_items;
+ALTER TABLE orders ALTER id TYPE bigint;
+CREATE POLICY few ON orders USING (id > 0);
+CREATE POLICY items ON order_items USING (EXISTS (SELECT FROM orders o WHERE o.id = order_id));
+CREATE VIEW totals AS SELECT o.id, o.status, count(i.id) AS items FROM orders o JOIN order_items i ON i.order_id = o.id GROUP BY o.id;
+GRANT SELECT ON totals TO PUBLIC;
+"""
+#: How many steps further each run goes than the one before.
+STRIDE = 4
+
+
+def test_the_catalog_is_what_plain_ddl_leaves_and_what_it_was_back_from_anywhere(engine: Engine) -> None:
+    """Primary key, foreign keys in and to itself, identity, view and policies: there, and back from steps of every phase."""
     engine.execute(ORDERS)
     before = fingerprint(engine.connection, positions=False)
-    run = engine.enqueue(FILE)
-    expect(engine.drive(run, batch_rows=10), State.WAITING)
-    print(engine.run(run))
     with engine.connection.transaction(force_rollback=True):
-        pass
+        engine.execute(PLAIN_DDL)
+        wanted = fingerprint(engine.connection, positions=False)
+    text, stopped = FILE.replace("[contract]", "[]"), set[Phase]()
+    for stop in count(1, STRIDE):
+        run = engine.enqueue(text)
+        engine.drive(run, batch_rows=20, until=lambda run, stop=stop: engine.lane(run.run, 0).seq >= stop)  # type: ignore[misc] # a default
+        ended = engine.run(run)
+        stopped.add(ended.phase)
+        if ended.state is State.COMPLETED:
+            assert difference(wanted, fingerprint(engine.connection, positions=False)) == ""
+        given = engine.value("INSERT INTO orders (parent_id) VALUES (9) RETURNING id")
+        rolled_back(engine, run)
+        engine.sent.clear()
+        assert difference(before, fingerprint(engine.connection, positions=False)) == "", f"after {stop} steps"
+        assert engine.value("INSERT INTO orders (parent_id) VALUES (9) RETURNING id") > given
+        if ended.state is State.COMPLETED:
+            break
+    assert stopped >= {Phase.VERIFY, Phase.SWITCH, Phase.CONTRACT, Phase.DONE}
+    assert engine.value("SELECT array_agg(DISTINCT i.n) FROM order_items i JOIN orders o ON o.id = i.order_id") == [1]
+
+
+#: What an application does to an order, by its own number: added, paid, given another key, and deleted with all that refers to it.
+WRITES = (
+    "WITH o AS (INSERT INTO orders (parent_id) VALUES (7) RETURNING id) INSERT INTO order_items (order_id, n) SELECT id, {n} FROM o",
+    "INSERT INTO orders (id, status) VALUES (-{n}, 'own') ON CONFLICT (id) DO UPDATE SET status = 'again'",
+    "INSERT INTO order_items (order_id, n) VALUES (-{n}, 1)",
+    "UPDATE orders SET id = -1000000 - {n}, status = 'moved' WHERE id = -{n}",
+    'INSERT INTO "Odd Schema"."Payments" VALUES ({n}, -1000000 - {n}) ON CONFLICT (id) DO UPDATE SET "Order" = excluded."Order"',
+    "UPDATE orders SET parent_id = 9 WHERE id = -1000000 - {n}",
+    "SELECT items FROM totals WHERE id = 9",
+    "DELETE FROM orders WHERE id = -1000000 - {n}",
+)
+
+
+def test_the_application_writes_on_past_the_last_integer_and_goes_back_when_its_ids_fit(engine: Engine) -> None:
+    """No statement fails; ids that no integer holds block the way back by name, and leave nothing behind once they are gone."""
+    engine.execute(ORDERS)
+    before = fingerprint(engine.connection, positions=False)
+    with application(engine, *WRITES) as failures:
+        run = engine.enqueue(FILE.replace("[contract]", "[switch, contract]"))
+        expect(engine.drive(run, batch_rows=20), State.WAITING)
+        assert engine.value("SELECT count(*) FROM orders WHERE id IS DISTINCT FROM id_backfilld_new") == 0
+        expect(approved(engine, run, "switch"), State.WAITING)
+        assert engine.value("SELECT count(*) FROM orders WHERE id IS DISTINCT FROM id_backfilld_old") == 0
+        engine.execute("SELECT setval('orders_id_seq', 3000000000)")
+        expect(approved(engine, run), State.COMPLETED)
+    assert failures == []
+    engine.execute("INSERT INTO orders (id, parent_id) VALUES (3999999999, 9)")
+    assert engine.value("SELECT count(*) FROM order_items WHERE order_id > 2147483647") > 0
+
+    commands.rollback(engine.connection, run, actor="ann")
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "does not fit the old type (integer)" in now.error["message"]
+    engine.execute("DELETE FROM orders WHERE id > 2147483647")
+    commands.resume(engine.connection, run, actor="ann")
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "the sequence of id is at 300" in now.error["message"]
+    engine.execute("SELECT setval('orders_id_seq', 1000001)")
+    commands.resume(engine.connection, run, actor="ann")
+    with application(engine, *WRITES) as failures:
+        expect(engine.drive(run), State.ROLLED_BACK)
+    assert failures == []
+    assert difference(before, fingerprint(engine.connection, positions=False)) == ""
+    assert engine.value("SELECT pg_typeof(id)::text FROM orders LIMIT 1") == "integer"
+
+
+COMMENTS = """
+CREATE TABLE comments (tenant integer, id smallint, parent integer, body text, CONSTRAINT "p k" PRIMARY KEY (tenant, id),
+    CONSTRAINT parent FOREIGN KEY (tenant, parent) REFERENCES comments (tenant, id));
+CREATE TABLE likes (tenant bigint, comment integer, who text,
+    CONSTRAINT liked FOREIGN KEY (tenant, comment) REFERENCES comments (tenant, id) MATCH FULL ON DELETE CASCADE);
+INSERT INTO comments SELECT n % 3, n, CASE WHEN n > 3 THEN n - 3 END, 'text' FROM generate_series(1, 40) n;
+INSERT INTO likes SELECT tenant, id, 'ann' FROM comments;
+"""
+
+
+@pytest.mark.parametrize(("column", "type_"), [("tenant", "bigint"), ("id", "integer")])
+def test_one_column_of_a_composite_key_there_and_back(engine: Engine, column: str, type_: str) -> None:
+    """The table refers to itself by the key; `tenant` is on both sides of that foreign key."""
+    engine.execute(COMMENTS)
+    before = fingerprint(engine.connection, positions=False)
+    rows = "SELECT md5(string_agg(c::text, ' ' ORDER BY c.tenant, c.id)) FROM (SELECT tenant, id, parent, body FROM comments) c"
+    kept = engine.value(rows)
+    with engine.connection.transaction(force_rollback=True):
+        engine.execute(f"ALTER TABLE comments ALTER {column} TYPE {type_}")
+        wanted = fingerprint(engine.connection, positions=False)
+    run = engine.enqueue(
+        f"{{name: wide, operations: [{{change_type: {{table: comments, column: {column}, type: {type_}}}}}]}}"
+    )
+    expect(engine.drive(run, batch_rows=7), State.WAITING)
     expect(approved(engine, run), State.COMPLETED)
-    after = fingerprint(engine.connection, positions=False)
-    print(difference(before, after))
+    assert difference(wanted, fingerprint(engine.connection, positions=False)) == ""
+    engine.execute("DELETE FROM comments WHERE id = 40")
     rolled_back(engine, run)
     assert difference(before, fingerprint(engine.connection, positions=False)) == ""
+    assert engine.value("SELECT count(*) FROM likes") == 39
+    engine.execute("INSERT INTO comments (tenant, id, parent, body) VALUES (1, 40, 37, 'text')")
+    assert engine.value(rows) == kept
+
+
+def test_a_key_becomes_narrower_and_a_serial_goes_along(engine: Engine) -> None:
+    """bigint to integer, by a unique key that is no primary key; a value that does not fit is set aside by its own key."""
+    engine.execute(
+        "CREATE TABLE jobs (n bigserial UNIQUE, other text); CREATE TABLE runs (job bigint REFERENCES jobs (n))"
+    )
+    engine.execute("INSERT INTO jobs (n) VALUES (1), (2), (3000000000); INSERT INTO runs VALUES (2)")
+    before = fingerprint(engine.connection, positions=False)
+    run = engine.enqueue("{name: small, operations: [{change_type: {table: jobs, column: n, type: integer}}]}")
+    expect(engine.drive(run), State.PAUSED)
+    assert [one.key for one in engine.quarantined(run)] == [("3000000000",)]
+    engine.execute("UPDATE jobs SET n = 3 WHERE n = 3000000000")
+    commands.retry(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.WAITING)
+    assert engine.value("SELECT pg_typeof(n)::text FROM jobs LIMIT 1") == "integer"
+    rolled_back(engine, run)
+    assert difference(before, fingerprint(engine.connection, positions=False)) == ""
+
+
+OTHER = "CREATE TABLE things (id integer PRIMARY KEY, "
+CHANGE = "change_type: {{table: {}, column: {}, type: {}}}"
+#: What is there beside a table `things`, the operations, and words of the refusal.
+REFUSED = {
+    "a narrow referrer": (
+        "n text); CREATE TABLE parts (thing integer CONSTRAINT fk REFERENCES things)",
+        "change_type: {table: things, column: id, type: bigint}",
+        r"parts.thing is integer and refers to it by the foreign key fk.*Change parts.thing to bigint first",
+    ),
+    "a narrow column of its own": (
+        "parent integer REFERENCES things)",
+        "change_type: {table: things, column: id, type: bigint}",
+        r"things.parent is integer and refers to it.*Change things.parent to bigint first",
+    ),
+    "another kind of key": (
+        "n text)",
+        "change_type: {table: things, column: id, type: uuid}",
+        "Write `up:`|changes between",
+    ),
+    "a key as text": (
+        "n text)",
+        "change_type: {table: things, column: id, type: text}",
+        "part of a key, and changes between",
+    ),
+    "other values": (
+        "n text)",
+        "change_type: {table: things, column: id, type: bigint, up: id + 1, down: id - 1}",
+        "its values stay the same, so it takes no `up` or `down`",
+    ),
+    "something else on the table": (
+        "n text)",
+        "change_type: {table: things, column: id, type: bigint}}, {backfill: {table: things, set: {n: upper(n)}}",
+        "whose rows are named by id",
+    ),
+    "something about a referrer": (
+        "n text); CREATE TABLE parts (thing bigint REFERENCES things)",
+        "change_type: {table: things, column: id, type: bigint}}, {set_not_null: {table: parts, column: thing}",
+        "also uses parts.thing, which refers to it",
+    ),
+    "a partitioned referrer": (
+        "n text); CREATE TABLE parts (thing bigint REFERENCES things) PARTITION BY HASH (thing)",
+        "change_type: {table: things, column: id, type: bigint}",
+        "the partitioned table parts refers to it",
+    ),
+    "an index for another foreign key": (
+        "n integer); CREATE UNIQUE INDEX i ON things (n) INCLUDE (id); CREATE TABLE parts (n integer REFERENCES things (n))",
+        "change_type: {table: things, column: id, type: bigint}",
+        "the index i includes it, and cannot be replaced while constraint parts_n_fkey",
+    ),
+    "a DEFAULT by its sequence": (
+        "n integer GENERATED ALWAYS AS IDENTITY); CREATE TABLE parts (n bigint DEFAULT nextval('things_n_seq'))",
+        "change_type: {table: things, column: n, type: bigint}",
+        "depends on the sequence of its identity",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(engine: Engine, case: str) -> None:
+    more, operations, words = REFUSED[case]
+    engine.execute(OTHER + more)
+    with pytest.raises(Refused, match=words):
+        engine.enqueue(f"{{name: wide, operations: [{{{operations}}}]}}")
+
+
+def test_the_owner_needs_no_other_right_and_takes_no_table_of_another_role(
+    supabase_admin_url: str, supabase_url: str
+) -> None:
+    """As on Supabase, where default privileges would give everybody the new sequence."""
+    with engine_at(supabase_url) as owner, psycopg.connect(supabase_admin_url, autocommit=True) as other:
+        owner.execute(ORDERS)
+        everybody = "anon, authenticated, service_role"
+        owner.execute(f"REVOKE ALL ON totals FROM {everybody}; REVOKE ALL ON SEQUENCE orders_id_seq FROM {everybody}")
+        before = fingerprint(owner.connection, positions=False)
+        run = owner.enqueue(FILE)
+        expect(owner.drive(run), State.WAITING)
+        rolled_back(owner, run)
+        assert difference(before, fingerprint(owner.connection, positions=False)) == ""
+        other.execute("CREATE TABLE bills (id bigint, CONSTRAINT of_order FOREIGN KEY (id) REFERENCES orders)")
+        with pytest.raises(
+            Refused, match="the foreign key of_order of bills, which belongs to another role, refers to it"
+        ):
+            owner.enqueue(FILE)
+
+
+def test_the_referrer_is_changed_first_and_other_runs_keep_off(engine: Engine) -> None:
+    """Referrers first, a column that refers to its own table among them; what refers to the key stays until the run has ended."""
+    engine.execute("CREATE TABLE things (id integer PRIMARY KEY, parent integer REFERENCES things, note text)")
+    engine.execute("CREATE TABLE parts (thing integer REFERENCES things ON DELETE CASCADE)")
+    engine.execute(
+        "INSERT INTO things SELECT n, n, 'note' FROM generate_series(1, 9) n; INSERT INTO parts (thing) SELECT id FROM things"
+    )
+    engine.execute("ALTER TABLE parts ADD id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY")
+    file = "{{name: {0}, operations: [{{change_type: {{table: {1}, column: {2}, type: bigint}}}}]}}"
+    for table, column in (("things", "parent"), ("parts", "thing")):
+        run = engine.enqueue(file.format(table, table, column))
+        expect(engine.drive(run), State.WAITING)
+        with pytest.raises(Refused, match=f"backfilld approve {table} --phase contract"):
+            engine.enqueue(file.format("key", "things", "id"))
+        expect(approved(engine, run), State.COMPLETED)
+    run = engine.enqueue(
+        file.format("key", "things", "id").replace("]}", "], settings: {approve: [switch, contract]}}")
+    )
+    expect(engine.drive(run), State.WAITING)
+    for operation in (
+        "rename_column: {table: parts, from: thing, to: things}",
+        "drop_column: {table: parts, column: thing}",
+        "rename_column: {table: things, from: parent, to: above}",
+    ):
+        with pytest.raises(Refused, match="is used by the run key, which is waiting in switch"):
+            engine.enqueue(f"{{name: other, operations: [{{{operation}}}]}}")
+
+    # A run that names rows by the key reads wide ones from the beginning.
+    backfill = "operations: [{backfill: {table: things, set: {note: \"'NOTE'\"}}}]"
+    beside = engine.enqueue(f"{{name: beside, {backfill}, settings: {{approve: [verify], walk: keys}}}}")
+    expect(engine.drive(beside), State.WAITING)
+    expect(approved(engine, run, "switch"), State.WAITING)
+    engine.execute(
+        "INSERT INTO things (id, parent, note) VALUES (3000000000, 3000000000, 'note'); INSERT INTO parts (thing) VALUES (3000000000)"
+    )
+    expect(approved(engine, beside, "verify"), State.COMPLETED)
+    assert engine.value("SELECT array_agg(DISTINCT note) FROM things") == ["NOTE"]
+    engine.execute("DELETE FROM things WHERE id > 9")
+    expect(approved(engine, run), State.COMPLETED)
+    rolled_back(engine, beside)
+    rolled_back(engine, run)
+    assert engine.value("SELECT count(*) FROM parts JOIN things ON things.id = thing AND things.id = parent") == 9
+
+
+def test_the_plan_tells_what_is_left_and_what_no_foreign_key_tells(engine: Engine) -> None:
+    engine.execute(ORDERS)
+    engine.execute(
+        "CREATE TABLE audit (order_id integer, orders_id integer[], other integer); SELECT setval('orders_id_seq', 2000000001)"
+    )
+    migration = definition.parse(FILE)
+    shown = plan.make(migration, examine.examine(engine.connection, migration))
+    warned = " | ".join(shown.warnings)
+    assert "is at 2000000001 of 2147483647: 6 % of the integer numbers are left" in warned
+    assert "audit.order_id, audit.orders_id" in warned
+    assert "audit.other" not in warned
+    assert "order_items.order_id" not in warned
+    (lock,) = [
+        action.sql
+        for phase in shown.phases
+        if phase.phase is Phase.SWITCH
+        for action in phase.actions
+        if "LOCK TABLE" in action.sql
+    ]
+    assert lock == (
+        'LOCK TABLE "Odd Schema"."Payments", "public"."order_items", "public"."orders" IN ACCESS EXCLUSIVE MODE'
+    )
