@@ -206,7 +206,9 @@ SELECT n.oid::bigint AS oid, n.conname::text AS name, n.convalidated AS is_valid
                                                    THEN to_jsonb(n) -> 'confdelsetcols' END) k
                JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = k.value::smallint),
               CASE WHEN n.condeferrable THEN ' DEFERRABLE' ELSE '' END
-              || CASE WHEN n.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END) AS tail
+              || CASE WHEN n.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END
+              -- Not by name: PostgreSQL knows it from 18 on.
+              || CASE WHEN to_jsonb(n) ->> 'conenforced' = 'false' THEN ' NOT ENFORCED' ELSE '' END) AS tail
 FROM pg_constraint n
 JOIN pg_class r ON r.oid = n.confrelid JOIN pg_namespace s ON s.oid = r.relnamespace
 JOIN pg_class o ON o.oid = n.conrelid JOIN pg_namespace f ON f.oid = o.relnamespace

@@ -194,6 +194,8 @@ def test_a_key_becomes_narrower_and_a_serial_goes_along(engine: Engine) -> None:
         "CREATE TABLE jobs (n bigserial UNIQUE, other text); CREATE TABLE runs (job bigint REFERENCES jobs (n))"
     )
     engine.execute("INSERT INTO jobs (n) VALUES (1), (2), (3000000000); INSERT INTO runs VALUES (2)")
+    if engine.connection.info.server_version >= 180000:
+        engine.execute("ALTER TABLE runs ADD CONSTRAINT loose FOREIGN KEY (job) REFERENCES jobs (n) NOT ENFORCED")
     before = fingerprint(engine.connection, positions=False)
     run = engine.enqueue("{name: small, operations: [{change_type: {table: jobs, column: n, type: integer}}]}")
     expect(engine.drive(run), State.PAUSED)
@@ -347,13 +349,9 @@ def test_the_plan_tells_what_is_left_and_what_no_foreign_key_tells(engine: Engin
     assert "audit.order_id, audit.orders_id" in warned
     assert "audit.other" not in warned
     assert "order_items.order_id" not in warned
-    (lock,) = [
-        action.sql
-        for phase in shown.phases
-        if phase.phase is Phase.SWITCH
-        for action in phase.actions
-        if "LOCK TABLE" in action.sql
-    ]
-    assert lock == (
+    switch = [action for phase in shown.phases if phase.phase is Phase.SWITCH for action in phase.actions]
+    assert [action.sql for action in switch if "LOCK TABLE" in action.sql] == [
         'LOCK TABLE "Odd Schema"."Payments", "public"."order_items", "public"."orders" IN ACCESS EXCLUSIVE MODE'
-    )
+    ]
+    # The copy on which it is tried has a primary key of the same name.
+    assert [action.known for action in switch if "PRIMARY KEY USING INDEX" in action.sql] == ["measured"]
