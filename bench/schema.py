@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import Action, bind
 from backfilld.migrations.record import runs, schema
-from backfilld.producers import commands
+from backfilld.producers import enqueueing
 from backfilld.worker.phases import ddl
 from bench.daemon import Daemon
 from bench.delay import Delay
@@ -324,7 +324,7 @@ def _holds(stage: Stage, case: Case, rows: int) -> tuple[tuple[float, ...], tupl
     with _database(stage, case, rows) as database, ExitStack() as stack:
         schema.ensure(database.connection)
         migration = definition.parse(f"name: bench\noperations:\n  - {case.operation}\n")
-        run = runs.get(database.connection, commands.enqueue(database.connection, migration, actor="bench").run.run)
+        run = runs.get(database.connection, enqueueing.enqueue(database.connection, migration, actor="bench").run.run)
         if run is None:
             raise BenchBroken("the run is not there")
         (action, *_) = bind(run.migration, run.facts)[0].expand()

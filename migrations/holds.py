@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.file import windows as its_windows
+from backfilld.migrations.record.model import Awaited
 from backfilld.migrations.record.states import ACTIVE, State
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Cause(StrEnum):
 
     APPROVAL = "approval"
     STOP = "stop"
+    #: The run begins after others.
+    AFTER = "after"
     WINDOW = "window"
     LOAD = "load"
     BLIND = "blind"
@@ -60,16 +63,26 @@ class InForce:
     ends_in_seconds: float | None = None
 
 
-def in_force(
-    *, stop: Stop | None, windows: Sequence[str], age_seconds: float | None, hold_reason: str | None, now: datetime
+def in_force(  # noqa: PLR0913 - each is named where it is called
+    *,
+    stop: Stop | None,
+    windows: Sequence[str],
+    age_seconds: float | None,
+    hold_reason: str | None,
+    now: datetime,
+    awaited: Sequence[Awaited] = (),
 ) -> InForce | None:
-    """What holds, by what comes first: a person, the run's windows, the load. A load that is not known holds too.
+    """What holds, by what comes first: a person, other runs, the run's windows, the load. A load that is not known holds too.
 
     Workers ask this before each step, and all who show a run ask it as well. `age_seconds` is that of the governor's reading,
     None when there never was one.
     """
     if stop is not None:
         return InForce(cause=Cause.STOP, reason=stop.reason)
+    if awaited:
+        return InForce(
+            cause=Cause.AFTER, reason=f"it begins after {'; and after '.join(one.in_words for one in awaited)}"
+        )
     if shut := its_windows.shut(windows, now):
         reason, opens_in_seconds = shut
         return InForce(cause=Cause.WINDOW, reason=reason, ends_in_seconds=opens_in_seconds)
@@ -107,7 +120,10 @@ def of_run(  # noqa: PLR0913 - each is named where it is called
     if run.state not in ACTIVE:
         return None
     still = _since(walk["progressed_at"] or run.created_at, now)
-    held = of_all(pace, stop, now=now, windows=run.settings_json["windows"], still=still, nobody=nobody)
+    awaited = Awaited.listed(walk.get("awaited"))
+    held = of_all(
+        pace, stop, now=now, windows=run.settings_json["windows"], still=still, nobody=nobody, awaited=awaited
+    )
     return held or _of_workers(nobody, still) or _of_lanes(walk, still) or _of_index(work, still)
 
 
@@ -119,13 +135,22 @@ def of_all(  # noqa: PLR0913 - as above
     windows: Sequence[str] = (),
     still: float = 0.0,
     nobody: str | None = None,
+    awaited: Sequence[Awaited] = (),
 ) -> Hold | None:
     """Why no run of the database may work, or None; with its windows and for how long it has stood, why one run may not."""
-    found = in_force(stop=stop, windows=windows, age_seconds=pace.age_seconds, hold_reason=pace.hold_reason, now=now)
+    found = in_force(
+        stop=stop,
+        windows=windows,
+        age_seconds=pace.age_seconds,
+        hold_reason=pace.hold_reason,
+        now=now,
+        awaited=awaited,
+    )
     if found is None:
         return None
     seconds = {
         Cause.STOP: _since(stop.at, now) if stop else 0.0,
+        Cause.AFTER: still,
         Cause.WINDOW: still,
         Cause.BLIND: pace.age_seconds or 0.0,
         Cause.LOAD: pace.held_seconds or 0.0,
@@ -149,7 +174,7 @@ def _of_lanes(walk: Row, still: float) -> Hold | None:
         if reason:
             wait = error.get("wait")
             seconds = wait["looked_at"] - wait["since"] if wait else still
-            cause = Cause.LOCK if error.get("class") == "blocked" else Cause.ERROR
+            cause = {"blocked": Cause.LOCK, "live_run": Cause.AFTER}.get(error.get("class", ""), Cause.ERROR)
             return Hold(cause=cause, reason=reason, seconds=seconds)
     return None
 

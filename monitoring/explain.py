@@ -225,7 +225,7 @@ def _at_work(run: Progress) -> str:
     return f"Nothing holds it: {number(run.rows_per_second)} rows/s{left}."
 
 
-def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:
+def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:  # noqa: C901 - a table, one case a cause
     name, lasting = facts.run.name, duration(hold.seconds)
     match hold.cause:
         case Cause.APPROVAL:
@@ -233,6 +233,9 @@ def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:
         case Cause.STOP:
             yield sentence(f"All runs of this database are held: {hold.reason}")
             yield Remedy("let all runs continue: backfilld resume --all")
+        case Cause.AFTER:
+            yield sentence(f"It has not begun: {hold.reason}")
+            yield Remedy("it begins by itself once that is verified")
         case Cause.WINDOW:
             yield sentence(f"It is held: {hold.reason}")
             yield Remedy("it continues by itself when its window opens")

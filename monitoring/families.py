@@ -91,8 +91,8 @@ _OF_RUNS: tuple[_Of[Progress], ...] = (
     ),
     _Of(
         "backfilld_run_residual_rows",
-        "Rows that still needed work at the last verification; absent before the first.",
-        lambda run: run.residual_rows,
+        "Rows that still needed work at the last verification, but for those that a person accepted; absent before the first.",
+        lambda run: 0 if run.verified else run.residual_rows,
     ),
     _Of("backfilld_run_verified", "1 once a pass over the data has verified it.", lambda run: float(run.verified)),
     _Of(

@@ -10,16 +10,17 @@ from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.record import lanes, schema
 from backfilld.migrations.wire.messages import ControlMessage
 from backfilld.monitoring import pace
-from backfilld.producers import commands, pacing, transforms, waiting
+from backfilld.producers import commands, enqueueing, pacing, transforms, waiting
 from backfilld.producers.following import Following
 from backfilld.producers.looking import progress_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import ModuleType
 
     from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.file.parameters import Given
     from backfilld.migrations.planning.plan import Plan
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.pace import Stop
@@ -60,40 +61,86 @@ class Client(Following):
                 self._warn(left)
             return applied
 
-    def plan(self, file: str | Path) -> Plan:
+    def plan(self, file: str | Path, parameters: Mapping[str, Given] | None = None) -> Plan:
         """What a migration would do here. Nothing is changed, and a plan with findings is still a plan."""
+        migration = _load(file, parameters)
+        with connected(self._settings.require_database()) as connection:
+            return self._plan(connection, migration)
+
+    def plan_folder(
+        self, folder: str | Path, parameters: Mapping[str, Given] | None = None
+    ) -> list[tuple[str, Progress | None, Plan | None]]:
+        """Each migration of a folder by name: its run if it has one, or else what it would do here as things are now.
+
+        What an earlier one is to make is not there yet, so that a later one may have findings which it will not have when it begins.
+        """
+        from backfilld.producers import folder as migrations_folder  # noqa: PLC0415 - builds the models of all operations
+
+        found = migrations_folder.read(folder, parameters or {})
+        with connected(self._settings.require_database()) as connection:
+            has_record = schema.version(connection) == schema.newest()
+            present = [enqueueing.existing_run(connection, one) if has_record else None for one in found]
+            return [
+                (
+                    migration.name,
+                    progress_of(connection, run) if run is not None else None,
+                    self._plan(connection, migration) if run is None else None,
+                )
+                for migration, run in zip(found, present, strict=True)
+            ]
+
+    def _plan(self, connection: Connection, migration: Migration) -> Plan:
         from backfilld.migrations.planning import examine, plan  # noqa: PLC0415 - a third of the start, for this verb and `enqueue` alone
 
-        migration = _load(file)
-        with connected(self._settings.require_database()) as connection:
-            return plan.make(
-                migration,
-                examine.examine(connection, migration, refuses_foreign_code=self._settings.refuses_foreign_code),
-            )
+        refuses = self._settings.refuses_foreign_code
+        return plan.make(migration, examine.examine(connection, migration, refuses_foreign_code=refuses))
 
-    def enqueue(self, file: str | Path) -> Progress:
+    def enqueue(
+        self, file: str | Path, parameters: Mapping[str, Given] | None = None, *, again: bool = False
+    ) -> Progress:
         """Start a migration, or find the run it has: a deploy may call this as often as it likes.
 
+        A completed migration starts once more where its `parameters` have other values, or where it is to run `again`.
         Raises UsageError when the name belongs to another migration, Refused when preflight finds a reason. When Redis is
         away nothing is written, so that a deploy does not continue with workers that cannot be woken.
         """
-        migration = _load(file)
+        return self._enqueue([_load(file, parameters)], again=again)[0]
+
+    def enqueue_folder(
+        self, folder: str | Path, parameters: Mapping[str, Given] | None = None, *, again: bool = False
+    ) -> list[Progress]:
+        """Start the migrations of a folder in the order of the names of its files, each after the one before; those done are left.
+
+        Raises as `enqueue` does, for the first of them.
+        """
+        from backfilld.producers import folder as migrations_folder  # noqa: PLC0415 - builds the models of all operations
+
+        return self._enqueue(migrations_folder.read(folder, parameters or {}), again=again)
+
+    def _enqueue(self, migrations: Sequence[Migration], *, again: bool) -> list[Progress]:
         self._settings.require_database()
         _sender().check(self._settings.require_redis())
-        run = self._record(migration, for_workers=True)
-        self._wake(run)
-        return self.status(run)
+        recorded = [self._record(migration, for_workers=True, again=again) for migration in migrations]
+        for run in recorded:
+            self._wake(run)
+        return [self.status(run) for run in recorded]
 
-    def record(self, file: str | Path) -> Progress:
+    def record(
+        self, file: str | Path, parameters: Mapping[str, Given] | None = None, *, again: bool = False
+    ) -> Progress:
         """Enqueue into PostgreSQL alone, without Redis: any worker finds the run by itself within seconds."""
-        return self.status(self._record(_load(file)))
+        return self.status(self._record(_load(file, parameters), again=again))
 
-    def _record(self, migration: Migration, *, for_workers: bool = False) -> int:
+    def _record(self, migration: Migration, *, for_workers: bool = False, again: bool = False) -> int:
         with connected(self._settings.require_database()) as connection:
             schema.ensure(connection)
             warnings = transforms.require_allowed(connection, migration) if for_workers else ()
-            enqueued = commands.enqueue(
-                connection, migration, actor=self._actor, refuses_foreign_code=self._settings.refuses_foreign_code
+            enqueued = enqueueing.enqueue(
+                connection,
+                migration,
+                actor=self._actor,
+                refuses_foreign_code=self._settings.refuses_foreign_code,
+                again=again,
             )
         for warning in (*warnings, *enqueued.warnings):
             self._warn(warning)
@@ -254,8 +301,8 @@ def _sender() -> ModuleType:
     return send
 
 
-def _load(file: str | Path) -> Migration:
+def _load(file: str | Path, parameters: Mapping[str, Given] | None) -> Migration:
     # Late: the models of all operations are a quarter of the time that `status` takes.
     from backfilld.migrations.file import migration as definition  # noqa: PLC0415 - see above
 
-    return definition.load(file)
+    return definition.load(file, parameters)

@@ -18,7 +18,6 @@ from backfilld.producers.locked import change
 from backfilld.producers.waiting import find, phase_named
 
 if TYPE_CHECKING:
-    from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Run
     from backfilld.migrations.record.runs import LockedRun
@@ -34,76 +33,6 @@ class Approved:
 
     run: int
     phase: Phase
-
-
-@dataclass(frozen=True, kw_only=True)
-class Enqueued:
-    """The run of a migration: a new one, or the one there was."""
-
-    run: Run
-    is_new: bool
-    warnings: tuple[str, ...] = ()
-
-
-# --- enqueueing --------------------------------------------------------------------------------------------------------
-
-
-def enqueue(
-    connection: Connection, migration: Migration, *, actor: str, refuses_foreign_code: bool = False
-) -> Enqueued:
-    """The run of this migration: the existing one, or a new one when preflight finds no reason against it.
-
-    Raises UsageError when the name belongs to another migration, and Refused by preflight; nothing is written then.
-    """
-    from backfilld.migrations.planning import examine  # noqa: PLC0415 - knows every operation, which no other command must
-
-    existing = _same(connection, migration)
-    if existing is not None:
-        return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
-    examination = examine.examine(connection, migration, refuses_foreign_code=refuses_foreign_code)
-    try:
-        examination.require()
-        run = runs.insert(connection, migration, examination.facts, actor=actor)
-    except (Refused, UsageError):
-        # Two deploys enqueue the same file at once: the second gets the run of the first. What preflight found may be what that
-        # run has done by now.
-        existing = _same(connection, migration)
-        if existing is None:
-            raise
-        return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
-    return Enqueued(run=find(connection, run), is_new=True, warnings=tuple(examination.warnings))
-
-
-def _same(connection: Connection, migration: Migration) -> Run | None:
-    """The run that has this migration's name. Raises UsageError when it is of another migration."""
-    existing = runs.find(connection, migration.name)
-    if existing is None or existing.state in {State.CANCELLED, State.ROLLED_BACK}:
-        return None
-    if existing.checksum != migration.checksum:
-        msg = (
-            f"run {existing.run} has the name {migration.name} and another checksum: {_short(existing.checksum)}, and the "
-            f"file has {_short(migration.checksum)}. Give the changed migration a new name"
-            + ("" if existing.state in ENDED else f", or end the run first: backfilld cancel {existing.name}")
-        )
-        raise UsageError(msg)
-    return existing
-
-
-def _differences(run: Run, migration: Migration) -> tuple[str, ...]:
-    """Settings are not part of the checksum: warn that those of the file were not taken over."""
-    if run.state in ENDED:
-        return ()
-    there, wanted = run.settings.model_dump(mode="json"), migration.settings.model_dump(mode="json")
-    different = ", ".join(name for name in wanted if wanted[name] != there[name])
-    if not different:
-        return ()
-    return (
-        f"run {run.name} keeps its own settings; the file differs in {different}. To change them: backfilld pace {run.name}",
-    )
-
-
-def _short(checksum: str) -> str:
-    return checksum.removeprefix("sha256:")[:12]
 
 
 # --- control -----------------------------------------------------------------------------------------------------------
@@ -152,14 +81,15 @@ def rollback(connection: Connection, reference: int | str, *, actor: str) -> int
             msg = f"run {locked.name} is being cancelled; ask again once it is cancelled"
             raise UsageError(msg)
         newest = find(connection, locked.name)
-        if newest.run != locked.run:
+        if newest.run != locked.run and not (locked.state is State.COMPLETED and newest.state is State.ROLLED_BACK):
+            how = "came after it" if locked.state is State.COMPLETED else "has taken over what it left"
             msg = (
-                f"run {locked.run} is {locked.state.words}, and the newer run {newest.run} has taken over what it left; "
-                f"roll that one back: backfilld rollback {newest.run}"
+                f"run {locked.run} is {locked.state.words}, and the newer run {newest.run} {how}; "
+                f"roll that one back first: backfilld rollback {newest.run}"
             )
             raise UsageError(msg)
         if not locked.rollback.requested:
-            _check_way_back(connection, newest)
+            _check_way_back(connection, find(connection, locked.run))
             runs.set_rollback(connection, locked.run, Rollback(requested=True))
         runs.set_state(connection, locked, State.ROLLING_BACK, actor=actor, reason="asked to roll back")
         if locked.state in ENDED:

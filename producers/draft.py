@@ -7,6 +7,7 @@ What a person must decide gets a value that the parser, and wherever one is know
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import textwrap
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from backfilld.migrations.postgres import catalog
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import runs, schema
 from backfilld.migrations.record.states import ENDED
-from backfilld.monitoring.words import counted, size
+from backfilld.monitoring.words import counted, safe, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -143,9 +144,9 @@ def _head(subject: Subject, model: type[OperationModel]) -> Iterator[str]:
             f"key {', '.join(column.name for column in table.keys[0].columns)}" if table.keys else "no key",
         ]
         yield from _comment(f"{subject.name}: {' · '.join(known)}", 0)
-        wide = max((len(column.name) for column in table.columns), default=0)
+        wide = max((len(safe(column.name)) for column in table.columns), default=0)
         for column in table.columns:
-            yield f"#   {column.name:<{wide}}  {column.type}{_remarks(column)}"
+            yield f"#   {safe(column.name):<{wide}}  {safe(column.type)}{_remarks(column)}"
         if table.row_security_active:
             yield from _comment("row security is active for this role: it may not see every row", 0)
         for what, values in (
@@ -226,7 +227,7 @@ class _Draft:
             elif field.is_required():
                 yield from self._key(key, field, _example(field), indent)
             else:
-                left_out += [*_comment(_described(field), indent), _optional(key, field, indent)]
+                left_out += [*_comment(_described(field), indent), self._optional(key, field, indent)]
         yield from left_out
 
     def _key(self, key: str, field: FieldInfo, value: object, indent: int) -> Iterator[str]:
@@ -248,6 +249,18 @@ class _Draft:
             return of_this(self)
         of_all = _VALUES.get(("", key)) if field.is_required() and _nested(field) is None else None
         return of_all(self) if of_all is not None else None
+
+    def _optional(self, key: str, field: FieldInfo, indent: int) -> str:
+        """A key that may be left out, behind a #: with a name that is there, an example, or what it is when it is left out."""
+        if (named := _NAMES.get(key)) is not None and _nested(field) is None and (found := named(self)):
+            value = _scalar(found)
+        elif field.examples:
+            value = _scalar(field.examples[0])
+        elif isinstance(field.default, bool):
+            value = _scalar(not field.default)
+        else:
+            value = _scalar(field.default) if isinstance(field.default, str | int | float) else "…"
+        return f"{' ' * indent}# {key}: {value}"
 
     def _chosen(self) -> tuple[str, ...]:
         """The column that an operation would most likely be about, when none was named."""
@@ -311,6 +324,15 @@ _LITERALS = (
     ("text", "''"), ("character", "''"), ("boolean", "false"), ("timestamp", "now()"), ("date", "now()"), ("json", "'{}'"),
     ("uuid", "gen_random_uuid()"),
 )  # fmt: skip
+
+#: Names for keys that may be left out, whatever the operation.
+_NAMES: Mapping[str, Callable[[_Draft], object | None]] = {
+    "table": lambda draft: str(draft.subject.name),
+    "column": lambda draft: draft.column,
+    "columns": lambda draft: list(draft.columns),
+    "constraint": lambda draft: draft.existing(draft.subject.constraints),
+    "index": lambda draft: draft.existing(draft.subject.indexes),
+}
 
 #: Values by operation and key; those of no operation are for every key of the name that cannot be left out.
 _VALUES: Mapping[tuple[str, str], Callable[[_Draft], object | None]] = {
@@ -381,25 +403,20 @@ def _first_of(annotation: Any) -> Any:  # Any: a type, and a value of it
     return next(iter(get_args(annotation)), "")
 
 
-def _optional(key: str, field: FieldInfo, indent: int) -> str:
-    """A key that may be left out, behind a #: with an example, or what it is when it is left out."""
-    if field.examples:
-        value = _scalar(field.examples[0])
-    elif isinstance(field.default, bool):
-        value = _scalar(not field.default)
-    else:
-        is_said = isinstance(field.default, str | int | float)
-        value = _scalar(field.default) if is_said else "…"
-    return f"{' ' * indent}# {key}: {value}"
-
-
 def _comment(text: str, indent: int) -> Iterator[str]:
-    for line in textwrap.wrap(text, COMMENT_WIDTH - indent, break_long_words=False, break_on_hyphens=False):
+    for line in textwrap.wrap(safe(text), COMMENT_WIDTH - indent, break_long_words=False, break_on_hyphens=False):
         yield f"{' ' * indent}# {line}"
 
 
 def _scalar(value: object) -> str:
-    """A value as YAML has it on one line."""
+    """A value as YAML has it on one line, and as a person would quote it."""
+    match value:
+        case dict():
+            return f"{{{', '.join(f'{_scalar(key)}: {_scalar(one)}' for key, one in value.items())}}}"
+        case list() | tuple():
+            return f"[{', '.join(_scalar(one) for one in value)}]"
+        case str() if "'" in value:
+            return json.dumps(value, ensure_ascii=False)  # what JSON quotes YAML reads
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False)
     return text.removesuffix("\n...\n").removesuffix("\n")
 

@@ -138,11 +138,23 @@ def _schema_at(schema: Schema, path: Path) -> Schema:
     """The part of the JSON Schema that is about the path; empty where it has no opinion."""
     node = schema
     for part in path:
-        below = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
+        below = (
+            node.get("items", {})
+            if isinstance(part, int)
+            else node.get("properties", {}).get(part) or _of_any_key(node)
+        )
         while "$ref" in below:
             below = {**schema["$defs"][below["$ref"].rpartition("/")[2]], **_without_ref(below)}
         node = below
     return node
+
+
+def _of_any_key(node: Schema) -> Schema:
+    """What the schema says of the values of a mapping whose keys are the user's own."""
+    any_key: Schema | bool = next(
+        iter(node.get("patternProperties", {}).values()), node.get("additionalProperties", {})
+    )
+    return any_key if isinstance(any_key, dict) else {}
 
 
 def _without_ref(node: Schema) -> Schema:

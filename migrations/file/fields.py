@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import (
     AfterValidator,
@@ -13,12 +13,16 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    ValidationInfo,
     WithJsonSchema,
 )
 
 from backfilld.migrations.file.windows import EXAMPLE, PATTERN, parse
 from backfilld.migrations.identifiers import NAME_BYTES, TableName, Wrong, check_encodable, check_name, shown
 from backfilld.migrations.record.states import Phase
+
+if TYPE_CHECKING:
+    from backfilld.migrations.file.parameters import Binding
 
 #: Phases a run can stop before. `done` is not one: nothing comes after it.
 APPROVABLE = tuple(phase for phase in Phase if phase is not Phase.DONE)
@@ -55,10 +59,23 @@ def _check_migration_name(name: str) -> str:
     return name
 
 
-def _check_expression(text: str) -> str:
+def _check_expression(text: str, info: ValidationInfo) -> str:
     if not check_encodable(text).strip():
         raise Wrong("the text is empty", "Write the SQL, or remove the key.")
-    return text.strip()  # a block scalar ends in a line break that means nothing
+    text = text.strip()  # a block scalar ends in a line break that means nothing
+    return (binding.rendered(text) if (binding := _binding(info)) else text).strip()
+
+
+def _check_object_name(name: str, info: ValidationInfo) -> str:
+    if binding := _binding(info):
+        binding.refuse_in_name(name)
+    return check_name(name)
+
+
+def _binding(info: ValidationInfo) -> Binding | None:
+    """The parameters of the file that is read; None for a definition on record, in which they have their place already."""
+    found: Binding | None = info.context
+    return found
 
 
 def _check_function(text: str) -> str:
@@ -79,10 +96,12 @@ def _check_columns(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _check_table(value: object) -> TableName:
+def _check_table(value: object, info: ValidationInfo) -> TableName:
     if isinstance(value, TableName):
         return value
     if isinstance(value, str):
+        if binding := _binding(info):
+            binding.refuse_in_name(value)
         return TableName.parse(value)
     word = "a list or a mapping was found where a table name is expected"
     if isinstance(value, bool | int | float):
@@ -124,7 +143,7 @@ MigrationName = Annotated[
 ]
 Name = Annotated[
     str,
-    AfterValidator(check_name),
+    AfterValidator(_check_object_name),
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": NAME_BYTES}),
 ]
 #: Any text, the empty one too.

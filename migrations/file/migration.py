@@ -10,14 +10,16 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast, get_args
 
 from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     WrapSerializer,
     create_model,
     field_validator,
@@ -38,6 +40,7 @@ from backfilld.migrations.file.operations import (
     ChangeType,
     ColumnSpec,
     CreateIndex,
+    DeleteRows,
     DropColumn,
     DropConstraint,
     DropDefault,
@@ -51,8 +54,14 @@ from backfilld.migrations.file.operations import (
     SetNotNull,
     Sql,
 )
+from backfilld.migrations.file.parameters import NAME_PATTERN, Binding, Parameter, ParameterName
 from backfilld.migrations.file.run_settings import RunSettings
 from backfilld.migrations.identifiers import TableName, Wrong, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backfilld.migrations.file.parameters import Given
 
 __all__ = [
     "AddCheck",
@@ -63,6 +72,7 @@ __all__ = [
     "ChangeType",
     "ColumnSpec",
     "CreateIndex",
+    "DeleteRows",
     "DropColumn",
     "DropConstraint",
     "DropDefault",
@@ -111,11 +121,11 @@ _KEYS: dict[str, Any] = {  # Any: as pydantic has it
 Entry = create_model("Entry", __base__=_OneOperation, __doc__=_OneOperation.__doc__, **_KEYS)
 
 
-def _unwrap(value: object) -> Operation:
+def _unwrap(value: object, info: ValidationInfo) -> Operation:
     """From `{add_column: {…}}` to the operation itself; pydantic joins the errors found here to its own."""
     if isinstance(value, Operation):
         return value
-    entry = Entry.model_validate(value, by_alias=True, by_name=False)
+    entry = Entry.model_validate(value, by_alias=True, by_name=False, context=info.context)
     (kind,) = entry.model_fields_set  # exactly one is there: `_exactly_one`
     return cast("Operation", getattr(entry, kind))
 
@@ -131,6 +141,18 @@ class Migration(FileModel):
         description="What the run is called; the same name with other contents is refused.",
         examples=["jobs-new-field"],
     )
+    parameters: dict[ParameterName, Parameter] = Field(  # before the operations, which use them
+        default_factory=dict,
+        description="Values that are given when the migration is enqueued; expressions use one as `${name}`.",
+        examples=[{"tenant": {"type": "integer"}}],
+        json_schema_extra={"propertyNames": {"pattern": NAME_PATTERN}},
+    )
+    after: Annotated[tuple[MigrationName, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Migrations that must be verified before this one begins.",
+        examples=[["jobs-new-field"]],
+        json_schema_extra={"uniqueItems": True},
+    )
     operations: tuple[
         Annotated[Operation, BeforeValidator(_unwrap, json_schema_input_type=Entry), WrapSerializer(_wrap)], ...
     ] = Field(
@@ -140,6 +162,23 @@ class Migration(FileModel):
         json_schema_extra={"minItems": 1, "maxItems": MAX_OPERATIONS},
     )
     settings: RunSettings = Field(default_factory=RunSettings, description="How the run behaves.")
+
+    #: What the file says, to be read once more with other values; None for a definition on record.
+    _source: tuple[yaml_nodes.Document, str] | None = PrivateAttr(default=None)
+
+    @field_validator("parameters")
+    @classmethod
+    def _bound(cls, declared: dict[str, Parameter], info: ValidationInfo) -> dict[str, Parameter]:
+        return info.context.bind(declared) if isinstance(info.context, Binding) else declared
+
+    @model_validator(mode="after")
+    def _after_others(self) -> Self:
+        for index, name in enumerate(self.after):
+            if name == self.name:
+                raise Wrong("the migration cannot begin after itself", "Remove it.", at=("after", index))
+            if name in self.after[:index]:
+                raise Wrong(f"`{name}` is in the list twice", "Keep one of the two.", at=("after", index))
+        return self
 
     @field_validator("operations")
     @classmethod
@@ -169,30 +208,55 @@ class Migration(FileModel):
 
     @property
     def checksum(self) -> str:
-        """`sha256:…` over what the migration means: its name and operations.
+        """`sha256:…` over what the migration means: its name, its operations, and the values of its parameters.
 
         Not over comments, layout, the order of keys, or values that equal their default. Not over `settings` either:
-        they may be tuned while the run continues, and a tuned file must still be the same migration.
+        they may be tuned while the run continues, and a tuned file must still be the same migration. Nor over `after`,
+        which a folder adds to.
         """
         meaning = self.model_dump(mode="json", include={"name", "operations"}, exclude_defaults=True, exclude_none=True)
+        if self.parameters:
+            meaning["parameters"] = {name: [one.type, one.default] for name, one in self.parameters.items()}
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
     def canonical(self) -> dict[str, Any]:  # JSON: mappings of anything
-        """The migration as JSON in the shape of the file, every default written out; `from_canonical` reads it."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """The migration as JSON in the shape of the file, every default written out; `from_canonical` reads it.
+
+        The values of parameters stand where they are used, and as their defaults.
+        """
+        unused = {name for name in ("parameters", "after") if not getattr(self, name)}
+        return self.model_dump(mode="json", exclude_none=True, exclude=unused)
 
     @classmethod
     def from_canonical(cls, stored: dict[str, Any]) -> Self:  # JSON: mappings of anything
         """Read what `canonical` wrote; raises `InvalidMigration` when it is damaged or from another version."""
-        return cls._checked(yaml_nodes.Document(data=stored, places={}), file="<stored definition>")
+        return cls._checked(yaml_nodes.Document(data=stored, places={}), file="<stored definition>", binding=None)
+
+    def with_parameters(self, values: Mapping[str, Given]) -> Self:
+        """What the same file says with other values. Raises UsageError for values that do not fit it."""
+        if self._source is None:
+            msg = f"the migration {self.name} was not read from a file"
+            raise LookupError(msg)
+        document, file = self._source
+        return self._checked(document, file=file, binding=Binding(values))
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The values of its parameters, as texts."""
+        return {name: str(one.default) for name, one in self.parameters.items()}
 
     @classmethod
-    def _checked(cls, document: yaml_nodes.Document, *, file: str) -> Self:
+    def _checked(cls, document: yaml_nodes.Document, *, file: str, binding: Binding | None) -> Self:
         try:
-            return cls.model_validate(document.data, by_alias=True, by_name=False)
+            found = cls.model_validate(document.data, by_alias=True, by_name=False, context=binding)
         except ValidationError as exc:
             raise first_error(exc, document, file=file, schema=json_schema()) from None
+        if binding is not None and found.parameters:
+            found._source = document, file  # noqa: SLF001 - its own
+        elif binding is not None:
+            binding.bind({})  # which refuses a value that nothing asks for
+        return found
 
 
 def _refuse_second(column: tuple[TableName, str], earlier: tuple[str, int], at: yaml_nodes.Path) -> None:
@@ -205,8 +269,11 @@ def _refuse_second(column: tuple[TableName, str], earlier: tuple[str, int], at: 
     )
 
 
-def load(path: str | Path) -> Migration:
-    """Read a migration file; raises `InvalidMigration`, also when the file cannot be read at all."""
+def load(path: str | Path, parameters: Mapping[str, Given] | None = None, *, others_too: bool = False) -> Migration:
+    """Read a migration file, with values for its parameters; raises `InvalidMigration`, also when the file cannot be read at all.
+
+    Raises UsageError for a value that is unknown, missing or of another type; with `others_too`, unknown ones are for other files.
+    """
     file = str(path)
     try:
         with Path(path).open("rb") as stream:
@@ -222,12 +289,20 @@ def load(path: str | Path) -> Migration:
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
         raise InvalidMigration(file, line, "", "the file is not UTF-8 text", "Save it with encoding UTF-8.") from exc
-    return parse(text, file=file)
+    return parse(text, file=file, parameters=parameters, others_too=others_too)
 
 
-def parse(text: str, *, file: str = "<string>") -> Migration:
-    """Read the text of a migration file; raises `InvalidMigration` for the first error, by line."""
-    return Migration._checked(yaml_nodes.read(text, file=file), file=file)  # noqa: SLF001 - one of its two doors
+def parse(
+    text: str,
+    *,
+    file: str = "<string>",
+    parameters: Mapping[str, Given] | None = None,
+    others_too: bool = False,
+) -> Migration:
+    """Read the text of a migration file, as `load` does; raises `InvalidMigration` for the first error, by line."""
+    document = yaml_nodes.read(text, file=file)
+    binding = Binding(parameters or {}, others_too=others_too)
+    return Migration._checked(document, file=file, binding=binding)  # noqa: SLF001 - one of its two doors
 
 
 class _FileSchema(GenerateJsonSchema):

@@ -42,7 +42,9 @@ __all__ = [
 
 
 def bind(migration: Migration, facts: Sequence[Facts]) -> tuple[Operation, ...]:
-    """The operations of a migration, each with its facts."""
+    """The operations of a migration, each with its facts; none while they are not known, as of a run that begins after others."""
+    if not facts:
+        return ()
     return tuple(
         bind_one(migration, number, known)
         for number, (_, known) in enumerate(zip(migration.operations, facts, strict=True))

@@ -24,6 +24,8 @@ from backfilld.migrations.operations.change_type import preflight as change_type
 from backfilld.migrations.operations.change_type.steps import ChangeType
 from backfilld.migrations.operations.create_index import preflight as create_index
 from backfilld.migrations.operations.create_index.steps import CreateIndex
+from backfilld.migrations.operations.delete_rows import preflight as delete_rows
+from backfilld.migrations.operations.delete_rows.steps import DeleteRows
 from backfilld.migrations.operations.drop_column import preflight as drop_column
 from backfilld.migrations.operations.drop_column.steps import DropColumn
 from backfilld.migrations.operations.drop_constraint import preflight as drop_constraint
@@ -95,5 +97,6 @@ REGISTRY: Mapping[type[file.Operation], Kind] = {
     file.DropIndex: Kind(DropIndex, drop_index.examine, impact.of_none),
     file.SetComment: Kind(SetComment, set_comment.examine, impact.of_none),
     file.Backfill: Kind(Backfill, backfill.examine, impact.of_backfilled),
+    file.DeleteRows: Kind(DeleteRows, delete_rows.examine, impact.of_deleted),
     file.Sql: Kind(Sql, None, impact.of_raw),
 }

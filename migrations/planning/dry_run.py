@@ -164,10 +164,10 @@ class _Stage:
             )
 
     def _play_operation(self, dry_run: DryRun, phase: Phase, number: int, operation: Operation) -> None:
-        before = self._record() if isinstance(operation, Sql) and steps([operation], phase) else None
         for step_number, step in enumerate(steps([operation], phase)):
             if not isinstance(step, Action):
                 continue
+            before = self._record() if isinstance(operation, Sql) else None
             for statement_number, statement in enumerate(step.statements):
                 place = Place(phase, number, step_number, statement_number)
                 dry_run.seen[place] = seen = self._try(number, statement)
@@ -256,7 +256,9 @@ class _Stage:
     ) -> None:
         """Whether `rollback` leaves everything as it was before `run`."""
         number = at.operation
-        place = f"operations[{number}].sql.rollback"
+        operation = self._migration.operations[number]
+        below = operation.place(at.step, "rollback") if isinstance(operation, definition.Sql) else "rollback"
+        place = f"operations[{number}].sql.{below}"
         if number in self._astray:
             self._found.warn(f"{place} was not tried, because `run` was not")
             return

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.walks.order import WalkChoice, choose, correlation_after, of_indexes
+from backfilld.migrations.walks.order import WalkChoice, choose_for, correlation_after, of_indexes
 from backfilld.migrations.walks.table_statistics import TableStatistics, of_leaves, of_whole
 
 if TYPE_CHECKING:
@@ -60,10 +60,13 @@ class CostEstimate:
 
 def estimate_cost(connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings) -> CostEstimate:
     """Look at a sample of a table, and say what walking all of it will take."""
-    choice = choose(connection, table, rewrite.facts, settings)
+    choice = choose_for(connection, table, rewrite, settings)
     leaves = of_leaves(connection, table, rewrite) if choice.by_pages else [of_whole(connection, table, rewrite)]
     indexes = of_indexes(connection, table, {target.column for target in rewrite.facts.targets})
     lanes = 1 if choice.walk == "ordered" or settings.walk == "ordered" else settings.lanes
+    if rewrite.deletes:
+        found = cost(table, leaves, choice)
+        return replace(found, heap_growth_bytes=0, index_growth_bytes=0, moved_ratio=0.0)
     return cost(table, leaves, choice, indexes=indexes, lanes=lanes)
 
 

@@ -107,7 +107,8 @@ def _check_server(connection: Connection, found: Examination, migration: Migrati
             f"the role {backend.role} may not create temporary tables, which are needed to check expressions",
             f"GRANT TEMPORARY ON DATABASE {connection.info.dbname} TO {backend.role}",
         )
-    if any(not isinstance(operation, definition.Backfill) for operation in migration.operations) and (
+    of_rows = definition.Backfill | definition.DeleteRows
+    if any(not isinstance(operation, of_rows) for operation in migration.operations) and (
         pooler.in_transaction_mode(connection)
     ):
         found.refuse(
@@ -194,12 +195,15 @@ def _add_earlier_columns(case: Case) -> None:
 
 def _with_walk(case: Case, facts: Facts) -> Facts:
     """How the operation walks its table, if it moves data."""
-    if bind_one(case.migration, case.number, facts).rewrite() is None:
+    rewrite = bind_one(case.migration, case.number, facts).rewrite()
+    if rewrite is None:
         return facts
-    refuse_update_rules(case)
-    tell_side_effects(case, facts)
+    if not rewrite.deletes:  # which asks for its own kind of rules and triggers
+        refuse_update_rules(case)
+        tell_side_effects(case, facts)
     facts = with_key(case.found, case.place, case.table, facts)
-    because = keys_because(case.connection, case.table, facts)
+    written = replace(facts, targets=()) if rewrite.deletes else facts
+    because = facts.keys_because or keys_because(case.connection, case.table, written)
     if because and case.migration.settings.walk == "pages":
         case.refuse(
             "walk",

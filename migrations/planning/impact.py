@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         AddColumn,
         Backfill,
         ChangeType,
+        DeleteRows,
         DropColumn,
         Operation,
         RenameColumn,
@@ -186,6 +187,18 @@ def of_dropped(of: DropColumn, dependent: Dependent) -> Effect | None:
     if dependent.kind in _DROPPED_WITH_IT:
         return Effect(ImpactAction.DROPPED, "is dropped with the column")
     return Effect(ImpactAction.CHANGE_FIRST, "prevents the drop: change or drop it before contract")
+
+
+def of_deleted(of: DeleteRows, dependent: Dependent) -> Effect | None:
+    del of
+    match dependent.kind:
+        case "trigger" if "delete" in dependent.detail:
+            return Effect(ImpactAction.WORKS, "fires for the rows that are deleted")
+        case "inbound foreign key":
+            return Effect(ImpactAction.STAYS, "keeps the rows that it refers to: they are set aside with the error")
+        case "materialized view":
+            return Effect(ImpactAction.STAYS, "shows the rows until it is refreshed")
+    return None
 
 
 def of_raw(of: Sql, dependent: Dependent) -> Effect | None:

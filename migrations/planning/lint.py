@@ -196,6 +196,10 @@ _NOT_ASKED = frozenset(
     }
 )
 
+#: squawk's rule for all kinds of names, and where rules of ours say it better or no client knows the name.
+_RENAMES = "renaming-object"
+_NO_CLIENTS = re.compile(r"ALTER (SCHEMA|INDEX|TYPE .*\bRENAME VALUE|TABLE .*\bRENAME CONSTRAINT)\b")
+
 #: What a rule of ours looks for in a statement's words, and what it says.
 _PATTERNS: tuple[tuple[str, str, str], ...] = (
     (
@@ -262,7 +266,11 @@ _LOCKS_A_TABLE = re.compile(r"(ALTER TABLE|DROP TABLE|TRUNCATE|CREATE POLICY|ALT
 def remarks(text: str, *, version: int) -> tuple[Remark, ...]:
     """The rules that a text breaks, ours and squawk's; `version` is the server's major one. Raises Unclosed and NotLinted."""
     statements = split(text)
-    return (*own_remarks(statements), *_squawk(text, statements, version=version))
+    others = _squawk(text, statements, version=version)
+    return (
+        *own_remarks(statements),
+        *(one for one in others if one.rule != _RENAMES or not _NO_CLIENTS.match(statements[one.statement].bare)),
+    )
 
 
 def own_remarks(statements: Sequence[SqlStatement]) -> tuple[Remark, ...]:
@@ -339,7 +347,7 @@ def called(statement: SqlStatement) -> tuple[tuple[str, str], ...]:
 
 def hidden(*bodies: str) -> dict[str, str]:
     """What the bodies of functions or DO blocks do that a linter looks for in statements, and how to say it."""
-    words = " ".join(one.bare for body in bodies for one in _split_body(body))
+    words = " ".join(" ".join(one.bare for one in _split_body(body)) or body.upper() for body in bodies)
     found = {"ddl": "DDL is hidden"} if _DDL_INSIDE.search(words) else {}
     return found | ({"data-change": "rows are changed"} if _DATA_CHANGE_INSIDE.search(words) else {})
 

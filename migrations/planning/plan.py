@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from psycopg import sql
@@ -126,6 +126,10 @@ class Plan:
     findings: tuple[dict[str, str], ...]
     operations: tuple[PlannedOperation, ...] = ()
     risks: tuple[Risk, ...] = ()
+    #: The values of its parameters, by name.
+    parameters: dict[str, str] = field(default_factory=dict)
+    #: Migrations that must be verified before it begins.
+    after: tuple[str, ...] = ()
 
     @property
     def refused(self) -> bool:
@@ -185,6 +189,8 @@ def make(migration: Migration, examination: Examination) -> Plan:
             for number, of in enumerate(migration.operations)
         ),
         risks=risks,
+        parameters=migration.values,
+        after=migration.after,
     )
 
 
@@ -207,7 +213,8 @@ def _impacts(migration: Migration, examination: Examination, table: TableName) -
 def _is_about(of: definition.Operation, table: TableName) -> bool:
     if of.table is not None or not isinstance(of, definition.Sql):
         return of.table == table
-    changing = [one for one in split(of.run) if lock_of(one.bare) not in _CHANGES_NOTHING]
+    texts = [one.run for one in of.transactions]
+    changing = [one for text in texts for one in split(text) if lock_of(one.bare) not in _CHANGES_NOTHING]
     return any(name == (table.schema, table.name) for one in changing for _, _, name in one.qualified[:1])
 
 
@@ -249,12 +256,14 @@ def _of_lanes(
             )
         text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         note = f"row locks for about batch_seconds; walked by {by}"
+        if rewrite.deletes:
+            text = f"DELETE FROM {table} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         if others:
             note += f", in one pass with {', '.join(f'[{one}]' for one in others)}: one new version of each row"
         return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number)]
     if phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
         text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
-        note = "in batches; the rows that it finds are updated again"
+        note = f"in batches; the rows that it finds are {'deleted' if rewrite.deletes else 'updated again'}"
         return [PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number)]
     return []
 

@@ -10,7 +10,7 @@ from backfilld.migrations.facts import Facts
 from backfilld.migrations.record.states import LaneKind, Phase, State, Wish
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from backfilld.migrations.file.migration import Migration
@@ -53,6 +53,43 @@ class Rollback:
         if not value:
             return cls(requested=value is not None)
         return cls(requested=True, begun=Reached(phase=Phase(value["phase"]), steps=value["step"], pass_=value["pass"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Awaited:
+    """A migration that is not verified and usable yet, and after which a run begins."""
+
+    name: str
+    #: Of its newest run; None: it has none.
+    state: State | None
+    phase: Phase | None
+
+    @classmethod
+    def listed(cls, value: Sequence[Mapping[str, Any]] | None) -> tuple[Self, ...]:
+        """From what `backfilld.awaited` gives."""
+        return tuple(
+            cls(
+                name=one["name"],
+                state=State(one["state"]) if one["state"] else None,
+                phase=Phase(one["phase"]) if one["phase"] else None,
+            )
+            for one in value or ()
+        )
+
+    @property
+    def in_words(self) -> str:
+        """Where it is, and what a person can do where it does not get there by itself."""
+        match self.state:
+            case None:
+                return f"{self.name}, which has no run: enqueue it"
+            case State.FAILED | State.PAUSED:
+                return f"{self.name}, which is {self.state.words}: backfilld explain {self.name}"
+            case State.CANCELLING | State.CANCELLED | State.ROLLING_BACK | State.ROLLED_BACK:
+                return f"{self.name}, which is {self.state.words}: enqueue it again, or cancel this run"
+            case State.WAITING:
+                return f"{self.name}, which waits for approval: backfilld approve {self.name} --phase {self.phase}"
+            case _:
+                return f"{self.name}, which is {self.state.words} in phase {self.phase}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import audit, pace
-from backfilld.migrations.record.model import Rollback, Run, run_settings
+from backfilld.migrations.record.model import Awaited, Rollback, Run, run_settings
 from backfilld.migrations.record.pace import Stop, stop_of
 from backfilld.migrations.record.states import Phase, State, StopReason, Wish, allowed, why_stop
 
@@ -66,6 +66,8 @@ class StepContext:
     #: What the lane with the largest rest has before it, in rows.
     most_left: int | None
     stop: pace.Stop | None
+    #: Migrations that must be verified before the run begins, and are not.
+    awaited: tuple[Awaited, ...] = ()
     #: Where the WAL was, in bytes; None in recovery.
     wal_position: int | None
     #: By the database's clock.
@@ -122,6 +124,7 @@ class StepContext:
             last_lane=row["last_lane"],
             most_left=row["most_left"],
             stop=pace.stop_of(row),
+            awaited=Awaited.listed(row["awaited"]),
             wal_position=row["wal_position"],
             now=row["now"],
             created_at=row["created_at"],
@@ -152,8 +155,13 @@ class ChangedMeanwhile(Exception):
     """The run's state was changed meanwhile; the step is rolled back and reads it again."""
 
 
-def insert(connection: Connection, migration: Migration, facts: tuple[Facts, ...], *, actor: str) -> int:
-    """A new run with its coordinator; returns its id. Raises UsageError when the name is in use."""
+def insert(
+    connection: Connection, migration: Migration, facts: tuple[Facts, ...], *, actor: str, known: int = 0
+) -> int:
+    """A new run with its coordinator; returns its id. Without facts it is examined when it begins.
+
+    `known` is the newest run of the name that the caller has seen. Raises UsageError when the name is in use, or has a newer run.
+    """
     try:
         with connection.transaction():
             row = connection.execute(
@@ -165,15 +173,34 @@ def insert(connection: Connection, migration: Migration, facts: tuple[Facts, ...
                     "settings": Jsonb(migration.settings.model_dump(mode="json")),
                     "facts": Jsonb([fact.to_json() for fact in facts]),
                     "requested_by": actor,
+                    "known": known,
                 },
             ).fetchone()
-            run = int(row["run"]) if row else 0
+            if row is None:
+                msg = f"a newer run named {migration.name} already exists"
+                raise UsageError(msg)
+            run = int(row["run"])
             connection.execute(_SQL["insert_coordinator"], {"run": run})
-            audit.record(connection, run, actor=actor, what="run.enqueued", checksum=migration.checksum)
+            more: dict[str, Any] = {"parameters": migration.values} if migration.parameters else {}
+            more |= {"after": list(migration.after)} if migration.after else {}
+            audit.record(connection, run, actor=actor, what="run.enqueued", checksum=migration.checksum, **more)
     except errors.UniqueViolation as exc:
         msg = f"a run named {migration.name} already exists"
         raise UsageError(msg) from exc
     return run
+
+
+def set_facts(connection: Connection, run: int, facts: Sequence[Facts], *, warnings: Sequence[str]) -> None:
+    """What preflight learned of a run that begins after others, and what a careful person should know."""
+    connection.execute(_SQL["set_facts"], {"run": run, "facts": Jsonb([fact.to_json() for fact in facts])})
+    more = {"warnings": list(warnings)} if warnings else {}
+    audit.record(connection, run, actor=WORKER, what="run.examined", **more)
+
+
+def awaited(connection: Connection, names: Sequence[str]) -> tuple[Awaited, ...]:
+    """Of these migrations, those whose newest run is not verified and usable yet."""
+    row = connection.execute(_SQL["awaited"], {"names": Jsonb(list(names))}).fetchone()
+    return Awaited.listed(row["awaited"] if row else ())
 
 
 def get(connection: Connection, run: int) -> Run | None:

@@ -13,8 +13,8 @@ How an operation that removes a column uses it, its `contract` and the way back 
 `archived.new` and `restored`'s `new` name the same column, or are both None where nothing replaced the one that goes. `facts.key`
 must be filled, which preflight does for an operation that walks: see `backfilld.migrations.planning.checks.walks.with_key`.
 
-Each run has a table of its own, `backfilld.archive_RUN`. An entry holds the rows of a batch in arrays, which are compressed whole:
-a row for each row, with an index to find it by, took 80 times the WAL (docs/benchmarks). Entries are found by the range of keys that
+Each run has a table of its own, `backfilld.archive_RUN`. An entry holds up to a thousand rows of a batch in arrays, which are compressed
+whole: a row for each row, with an index to find it by, took 80 times the WAL (docs/benchmarks). Entries are found by the range of keys that
 they hold. No two entries of several rows overlap: rows that are looked at again, because they are new or have changed since, get
 entries of their own, and the newest of a row counts. `backfilld.archived(run)` shows them to people, row by row.
 """
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 _SQL = queries(__package__, "archive")
 _TEMPLATES = templates(__package__, "archive")
+
+#: Rows of an entry, at most. Whoever restores a few rows reads the entry whole, and more rows are hardly compressed any better.
+ENTRY_ROWS = 1000
 
 _OLD, _NEW = sql.Identifier("~old"), sql.Identifier("~new")
 
@@ -112,8 +115,13 @@ class Archive:
             archive=self.table.identifier,
             operation=sql.Literal(self.operation),
             columns=_list([*self._firsts, *self._lasts, *self._arrays]),
-            from_first_list=_list(self._at("~first")),
-            from_last_list=_list(self._at("~last")),
+            most=sql.Literal(ENTRY_ROWS),
+            ends=_list(
+                sql.SQL("{}({}) OVER part AS {}").format(sql.SQL(which), name, end)
+                for which, ends in (("first_value", self._firsts), ("last_value", self._lasts))
+                for name, end in zip(names, ends, strict=True)
+            ),
+            end_names=_list([*self._firsts, *self._lasts]),
             gathered=_list(sql.SQL("array_agg({} ORDER BY {})").format(one, _list(names)) for one in values),
             alone=_list(sql.SQL("ARRAY[{}]").format(one) for one in values),
         )

@@ -143,15 +143,19 @@ class Journal:
         """What a column is after it."""
         return sql.Identifier(f"~is_{self.operation}_{number}")
 
+    @property
+    def differs(self) -> sql.Composable:
+        """Whether a row has another value now in a column that is written."""
+        return sql.SQL(" OR ").join(
+            sql.SQL("NOT {}").format(one.form.is_same(self.was(n), self.now(n))) for n, one in enumerate(self.columns)
+        )
+
     def kept(self, changed: sql.Composable, *, pass_: int) -> sql.Composed:
         """The parts of a statement that keep what it replaced, where a column of this operation has another value now."""
         sizes = [name for _, form, name in self.arrays if form.varies]
         wide = sql.SQL("{} > {}").format(
             sql.SQL(" + ").join(sql.SQL("coalesce(pg_catalog.pg_column_size({}), 0)").format(name) for name in sizes),
             sql.Literal(WIDE_BYTES),
-        )
-        differs = sql.SQL(" OR ").join(
-            sql.SQL("NOT {}").format(one.form.is_same(self.was(n), self.now(n))) for n, one in enumerate(self.columns)
         )
         return _TEMPLATES["kept"].format(
             journal=table_of("journal", self.run).identifier,
@@ -164,7 +168,7 @@ class Journal:
             alone=_list(sql.SQL("ARRAY[{}]").format(name) for _, _, name in self.arrays),
             names=_list(name for _, _, name in self.arrays),
             wide=wide if sizes else sql.SQL("false"),
-            differs=sql.SQL("({})").format(differs),
+            differs=sql.SQL("({})").format(self.differs),
             changed=changed,
         )
 

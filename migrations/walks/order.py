@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.run_settings import RunSettings
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.walks.rewrite import Rewrite
 
 #: From here on rows count as being in the order of a column.
 CORRELATED = 0.9
@@ -77,6 +78,15 @@ def choose(connection: Connection, table: Table, facts: Facts, settings: RunSett
         return WalkChoice(walk="pages")
     in_stripes = any(one.is_brin for one in found)
     return WalkChoice(walk="ordered", because=because if settings.walk == "auto" else "", in_stripes=in_stripes)
+
+
+def choose_for(connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings) -> WalkChoice:
+    """As `choose`; rows that are deleted leave the others where they are, and need no room for a next version."""
+    if not rewrite.deletes:
+        return choose(connection, table, rewrite.facts, settings)
+    because = rewrite.facts.keys_because
+    by_key = walk_for(rewrite.facts, settings) == "keys"
+    return WalkChoice(walk="keys" if by_key else "pages", because=because if by_key else "", in_stripes=False)
 
 
 def who_lives_by_it(found: Sequence[IndexOrder], *, walked_by: str | None) -> str:

@@ -51,11 +51,13 @@ class Rewrite:
     synced: bool = False
     #: The sync trigger whose work the batch itself does, so that it need not fire; empty for none.
     writes: str = ""
+    #: The rows that meet the condition are deleted; `facts.targets` are what is kept of them.
+    deletes: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that are written."""
-        return tuple(target.column for target in self.facts.targets)
+        return () if self.deletes else tuple(target.column for target in self.facts.targets)
 
     @property
     def values(self) -> list[tuple[Target, sql.Composable]]:
@@ -78,7 +80,7 @@ class Rewrite:
         if self.fills_null:
             missing = [*(self._is_missing(one) for one in self.assignments), *self._was_left()]
             conditions.append(sql.Composed([sql.SQL("("), sql.SQL(" OR ").join(missing), sql.SQL(")")]))
-        elif self.facts.repeatable:
+        elif self.facts.repeatable and not self.deletes:
             differs = [self._differs(one) for one in self.assignments]
             if self.not_null:
                 differs += [sql.SQL("{} IS NULL").format(self._column(one.target)) for one in self.assignments]

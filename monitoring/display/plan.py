@@ -31,6 +31,15 @@ def plan(plan: Plan) -> RenderableType:
         Text.assemble((safe(plan.name), "bold"), ("  " + safe(plan.checksum.removeprefix("sha256:")[:12]), "dim")),
         Text(),
     ]
+    if plan.parameters or plan.after:
+        parts += [
+            *(
+                Text.assemble(("parameter ", "dim"), f"{name} = {safe(value)}")
+                for name, value in plan.parameters.items()
+            ),
+            *(Text.assemble(("begins after ", "dim"), safe(name)) for name in plan.after),
+            Text(),
+        ]
     named = len(plan.operations) > 1
     if named:
         parts += [_marked(f"[{one.number}]", "cyan", Text(safe(one.summary))) for one in plan.operations]

@@ -203,8 +203,16 @@ def _own_values(detail: Mapping[str, Any]) -> str:
     )
 
 
+def _given(detail: Mapping[str, Any]) -> str:
+    """What a run was enqueued with: values of its parameters, and the migrations after which it begins."""
+    values = ", ".join(f"{name} = {value}" for name, value in detail.get("parameters", {}).items())
+    after = ", ".join(detail.get("after", ()))
+    return (f", with {values}" if values else "") + (f", to begin after {after}" if after else "")
+
+
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "run.enqueued": lambda detail: f"enqueued it, checksum {_short(detail['checksum'])}",
+    "run.enqueued": lambda detail: f"enqueued it, checksum {_short(detail['checksum'])}" + _given(detail),
+    "run.examined": lambda detail: "; ".join(["examined it, now that it begins", *detail.get("warnings", ())]),
     "run.verified": lambda detail: f"verified: {_still_to_do(detail)}" + _own_values(detail),
     "residual.accepted": lambda detail: f"accepted {counted(detail['rows'], 'row')} that still needed work",
     "run.residual": lambda detail: f"verification found {counted(detail['residual_rows'], 'row')} still to do",

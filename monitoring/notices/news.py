@@ -52,7 +52,7 @@ _OF_STATE: dict[State, About] = {
 #: Holds of the whole database: one notice for all runs.
 _OF_ALL = frozenset({Cause.STOP, Cause.LOAD, Cause.BLIND})
 #: Holds that are intended, or reported otherwise.
-_NOT_TOLD = frozenset({Cause.APPROVAL, Cause.WINDOW})
+_NOT_TOLD = frozenset({Cause.APPROVAL, Cause.AFTER, Cause.WINDOW})
 #: Holds with a known beginning. Of the others only the last movement is known, and a scan moves nothing for an hour.
 _DATED = _OF_ALL | {Cause.LOCK}
 

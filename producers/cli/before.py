@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path  # noqa: TC003 - typer reads the annotations of these functions when it runs
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backfilld.migrations.errors import Refused, UsageError
-from backfilld.migrations.record.states import State
+from backfilld.migrations.record.states import ENDED, State
 from backfilld.producers import answers, completion
-from backfilld.producers.cli.options import FileArgument, Json, Timeout, become, check_timeout, client, watching
+from backfilld.producers.cli.options import (
+    Again,
+    FileArgument,
+    FileOrFolder,
+    Json,
+    Set,
+    Timeout,
+    become,
+    check_timeout,
+    client,
+    parameters,
+    watching,
+)
+
+if TYPE_CHECKING:
+    from backfilld.producers.client import Client
 
 
 def new(
@@ -78,14 +94,17 @@ def init(
         answers.next_step("backfilld new TABLE OPERATION --write FILE, or backfilld plan FILE")
 
 
-def plan(context: typer.Context, file: FileArgument, *, as_json: Json = False) -> None:
+def plan(context: typer.Context, file: FileOrFolder, *, values: Set = None, as_json: Json = False) -> None:
     """Show what a migration would do, with the lock each statement takes. Changes nothing.
 
     Example: backfilld plan migrations/jobs.yaml
     """
     from backfilld.monitoring import display  # noqa: PLC0415 - rich, for the verbs that draw
 
-    made = client(context, as_json=as_json).plan(file)
+    if file.is_dir():
+        _plan_folder(context, file, parameters(values), as_json=as_json)
+        return
+    made = client(context, as_json=as_json).plan(file, parameters(values))
     answers.give(as_json=as_json, value=made.to_json, text=lambda: display.plan(made))
     if made.refused:
         raise typer.Exit(Refused.exit_code)
@@ -93,10 +112,35 @@ def plan(context: typer.Context, file: FileArgument, *, as_json: Json = False) -
         answers.next_step(f"backfilld enqueue {file}")
 
 
-def enqueue(
+def _plan_folder(context: typer.Context, folder: Path, values: dict[str, str], *, as_json: bool) -> None:
+    from backfilld.monitoring import display  # noqa: PLC0415 - rich, for the verbs that draw
+
+    found = client(context, as_json=as_json).plan_folder(folder, values)
+    if as_json:
+        plans = [
+            {"name": name, "run": run.to_json() if run else None, "plan": made.to_json() if made else None}
+            for name, run, made in found
+        ]
+        answers.print_json({"plans": plans})
+    else:
+        for name, run, made in found:
+            answers.say(display.line(run) if run else f"{name}: new")
+            if made is not None:
+                answers.console().print(display.plan(made))
+    # What comes after another new one is examined again when it begins.
+    first = next((made for _, _, made in found if made is not None), None)
+    if first is not None and first.refused:
+        raise typer.Exit(Refused.exit_code)
+    if not as_json:
+        answers.next_step(f"backfilld enqueue {folder}")
+
+
+def enqueue(  # noqa: PLR0913 - its options
     context: typer.Context,
-    file: FileArgument,
+    file: FileOrFolder,
     *,
+    values: Set = None,
+    again: Again = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until it is done, or only an approval is missing.")
     ] = False,
@@ -109,7 +153,10 @@ def enqueue(
     """
     check_timeout(timeout, wait=wait)
     asked = client(context, as_json=as_json)
-    now = asked.enqueue(file)
+    if file.is_dir():
+        _enqueue_folder(asked, file, parameters(values), again=again, wait=wait, timeout=timeout, as_json=as_json)
+        return
+    now = asked.enqueue(file, parameters(values), again=again)
     if wait:
         with watching(quiet=as_json) as show:
             now = asked.wait(now.run, timeout, show)
@@ -122,10 +169,44 @@ def enqueue(
         answers.say("done and verified")
 
 
-def run_here(context: typer.Context, file: FileArgument, *, as_json: Json = False) -> None:
+def _enqueue_folder(  # noqa: PLR0913 - the options of the verb
+    asked: Client,
+    folder: Path,
+    values: dict[str, str],
+    *,
+    again: bool,
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Start the migrations of a folder, and tell where each is; with `wait`, once each is done or waits for an approval alone."""
+    now = asked.enqueue_folder(folder, values, again=again)
+    if wait:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with watching(quiet=as_json) as show:
+            for number, one in enumerate(now):
+                left = None if deadline is None else max(deadline - time.monotonic(), 0)
+                now[number] = asked.wait(one.run, left, show)
+    if as_json:
+        answers.print_json({"runs": [one.to_json() for one in now]})
+        return
+    for one in now:
+        answers.answer(one, as_json=False)
+    if any(one.state not in ENDED for one in now):
+        answers.next_step("backfilld watch")
+
+
+def run_here(
+    context: typer.Context,
+    file: FileArgument,
+    *,
+    values: Set = None,
+    again: Again = False,
+    as_json: Json = False,
+) -> None:
     """Do a migration in this process, from start to end: for CI, laptops and small databases. Needs no Redis.
 
     Example: backfilld run migrations/jobs.yaml
     """
-    now = client(context, as_json=as_json).record(file)
+    now = client(context, as_json=as_json).record(file, parameters(values), again=again)
     become(context, "backfilld.worker.foreground", str(now.run), *(["--json"] if as_json else []))

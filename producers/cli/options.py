@@ -41,6 +41,22 @@ FileArgument = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="The migration file.", show_default=False, autocompletion=completion.files),
 ]
+FileOrFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        help="The migration file, or a folder of them: each begins after the one before.",
+        show_default=False,
+        autocompletion=completion.files,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PARAM=VALUE", help="A value for a parameter of the file. May be given several times."
+    ),
+]
+Again = Annotated[bool, typer.Option("--again", help="Run it once more where its last run is completed.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Timeout = Annotated[
     float | None,
@@ -70,6 +86,21 @@ def client(context: typer.Context, *, as_json: bool = False) -> Client:
     """The client of this call; its warnings go to stderr."""
     given: Globals = context.obj
     return given.client(functools.partial(answers.warn, as_json=as_json))
+
+
+def parameters(given: list[str] | None) -> dict[str, str]:
+    """The values of `--set`, by name. Raises UsageError for one that is not PARAM=VALUE, and for a name that is given twice."""
+    values: dict[str, str] = {}
+    for one in given or ():
+        name, sign, value = one.partition("=")
+        if not sign or not name:
+            msg = f"--set: {one} is not PARAM=VALUE"
+            raise UsageError(msg)
+        if name in values:
+            msg = f"--set: {name} is given twice"
+            raise UsageError(msg)
+        values[name] = value
+    return values
 
 
 def check_timeout(timeout: float | None, *, wait: bool) -> None:

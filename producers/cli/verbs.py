@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from backfilld.producers import answers
 from backfilld.producers.cli import before, control, looking, processes, rows
@@ -13,14 +14,37 @@ from backfilld.producers.cli.options import Globals
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+
+class _Command(TyperCommand):
+    """A verb whose flags are shown without a type: they take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:  # Any: typer's own, which it does not export
+        return _flags_bare(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:  # Any: as above
+        return _flags_bare(super().get_params(ctx))
+
+
+def _flags_bare(options: list[Any]) -> list[Any]:  # Any: as above
+    for option in options:
+        if getattr(option, "is_flag", False) and option.metavar is None:
+            option.metavar = ""
+    return options
+
+
 app = typer.Typer(
     name="backfilld",
+    cls=_Group,
     help="Change a live PostgreSQL database without losing a row, and with a way back at every step.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-_quarantine = typer.Typer(no_args_is_help=True, help="List the rows that could not be converted, or retry them.")
+_quarantine = typer.Typer(
+    cls=_Group, no_args_is_help=True, help="List the rows that could not be converted, or retry them."
+)
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - as typer calls it
@@ -50,7 +74,7 @@ def _register(
     group: typer.Typer, verbs: Mapping[str, Callable[..., Any]]
 ) -> None:  # Any: each verb has its own options
     for name, verb in verbs.items():
-        group.command(name)(answers.told(verb))
+        group.command(name, cls=_Command)(answers.told(verb))
 
 
 _register(

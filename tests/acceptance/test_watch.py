@@ -22,7 +22,7 @@ from fix_daemon import PATIENCE_SECONDS, backfilld, environment
 
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.postgres.connect import connect
-from backfilld.producers import commands
+from backfilld.producers import enqueueing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ def url(database_url: str) -> str:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text NOT NULL)")
     with connect(database_url) as record:
-        commands.enqueue(record, definition.parse(JOBS), actor="ann@laptop")
+        enqueueing.enqueue(record, definition.parse(JOBS), actor="ann@laptop")
     return database_url
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 from fix_postgres import SERVERS
 from paths import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 IN = "tests/integration/migrations"
 #: Where the catalog, the grammar or the messages of PostgreSQL differ from version to version, and some changes as a whole.
@@ -42,3 +46,12 @@ def test_a_chosen_part_passes_on(version: int) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-1000:]
+
+
+@pytest.mark.parametrize(("version", "because"), [(14, "npm is not installed"), (13, "13 is not among 14, 15, 17")])
+def test_a_server_that_cannot_be_had_is_said(tmp_path: Path, version: int, because: str) -> None:
+    command = [sys.executable, str(ROOT / "tests" / "get_postgres.py"), str(tmp_path / "postgres"), str(version)]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert because in done.stderr
+    assert list(tmp_path.iterdir()) == []

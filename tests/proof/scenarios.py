@@ -230,9 +230,12 @@ DROP_INDEX = Scenario(
     reference="DROP INDEX items_n",
 )
 
+#: Of a table that the application only reads: what it may delete is not in its ledger.
+_DRAFTS = "CREATE TABLE drafts (id bigint PRIMARY KEY, body text[]); INSERT INTO drafts SELECT n, ARRAY['d' || n] FROM generate_series(1, 30) n;"
+
 SQL = Scenario(
     name="sql",
-    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING});{_DRAFTS}",
     operations="""
   - sql: {table: items, run: "CREATE VIEW public.some_items AS SELECT id, n FROM public.items", rollback: "DROP VIEW public.some_items"}
   - sql:
@@ -240,6 +243,7 @@ SQL = Scenario(
       phase: switch
       run: "CREATE FUNCTION public.items_of(text) RETURNS bigint STABLE BEGIN ATOMIC SELECT count(*) FROM public.items WHERE status = $1; END"
       rollback: "DROP FUNCTION public.items_of(text)"
+  - delete_rows: {table: drafts, where: id % 3 = 0}
 """,
     fields={"status": word, "n": number},
     before={"status": shown("status"), "n": shown("n")},

@@ -19,7 +19,7 @@ from psycopg_pool.base import AttemptWithBackoff
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.postgres.connect import begin_settings, connect
 from backfilld.migrations.record import runs, schema
-from backfilld.producers import commands
+from backfilld.producers import commands, enqueueing
 from backfilld.worker.lanes import claim
 from proof.crash import SETTINGS, Crashes, Workers, kill
 from proof.trial import Wrong
@@ -117,7 +117,7 @@ def enqueue(url: str, *, walk: str = "auto") -> None:
         connection.execute(
             "INSERT INTO public.items SELECT g, g, 'open ' || g FROM generate_series(1, %s::integer) g", [ROWS]
         )
-        commands.enqueue(connection, definition.parse(MIGRATION % walk), actor="the proof")
+        enqueueing.enqueue(connection, definition.parse(MIGRATION % walk), actor="the proof")
 
 
 def play(one: Crashes, *, deaths: int) -> None:

@@ -15,8 +15,9 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from backfilld.migrations.identifiers import TableName, sendable
+from backfilld.migrations.postgres.connect import SEMANTICS, apply_settings
 from backfilld.migrations.postgres.sqlstates import classify, in_words
-from backfilld.migrations.record import quarantine
+from backfilld.migrations.record import audit, quarantine, runs
 from backfilld.migrations.record.model import Bounds, Key, PageRange, Unconverted
 from backfilld.migrations.rollback.journal import beside_firing, told_query
 from backfilld.migrations.walks import update_sql
@@ -24,7 +25,7 @@ from backfilld.migrations.walks.firing import firing
 from backfilld.migrations.walks.keys import KeyWalk, fetch_key
 from backfilld.migrations.walks.next_batch import BatchRange, JournalSlice, Row
 from backfilld.migrations.walks.pages import PageBatchRange, PageWalk
-from backfilld.worker.lanes.write import Change, TableCodes, Written, tell_undone, write
+from backfilld.worker.lanes.write import UNDONE, Change, TableCodes, Written, tell_undone, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -214,6 +215,25 @@ class Batch:
         )
         written = self.change(change)
         return Tally(changed=written.changed, residual=written.residual, hot=written.hot)
+
+    def execute_firing(self, query: Query) -> dict[str, int]:
+        """Send a statement after which the application's settings are in force, for the table's own code; gives what it counts."""
+        row = self.connection.execute(*query).fetchone() or {}
+        apply_settings(self.connection, SEMANTICS)
+        self.fired = True
+        return row
+
+    def tell_undone(self, table: TableName) -> None:
+        """Put on record, once in each pass, that rows were kept by triggers that should have gone."""
+        detail: dict[str, object] = {
+            "operation": self.lane.operation,
+            "pass": self.lane.pass_,
+            "relation": str(table),
+            "triggers": [],
+        }
+        latest = audit.latest(self.connection, self.lane.run, what=UNDONE)
+        if latest is None or latest["detail"] != detail:
+            audit.record(self.connection, self.lane.run, actor=runs.WORKER, what=UNDONE, **detail)
 
     def change(self, change: Change) -> Written:
         """Send an UPDATE, in the form that its table asks for. Raises psycopg.Error and ChangedMeanwhile."""

@@ -142,6 +142,7 @@ def _hold(context: StepContext) -> Wait | None:
         age_seconds=context.age_seconds,
         hold_reason=context.hold_reason,
         now=context.now,
+        awaited=context.awaited,
     )
     if found is None:
         return None

@@ -16,6 +16,8 @@ from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.record import audit, lanes, quarantine, runs
 from backfilld.migrations.record.model import Bounds, Key, PageRange
 from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.rollback import deletion
+from backfilld.migrations.rollback.deletion import DeletedRows
 from backfilld.migrations.rollback.journal import Journal
 from backfilld.migrations.walks import firing, next_batch, update_sql, verify_sql
 from backfilld.migrations.walks.keys import KeyWalk
@@ -175,8 +177,11 @@ class Backfill(LaneWork):
         walk = KeyWalk(table=rewrite.table, key=operation.facts.key)
         kept: tuple[Journal, ...] = ()
         if journals and operation.undo():
-            kept = (Journal(run=run, operation=number, walk=walk, targets=operation.facts.targets),)
-        values = Transform.of(rewrite, walk, allowed=transforms) or Expressions(rewrite=rewrite)
+            made = DeletedRows if rewrite.deletes else Journal
+            kept = (made(run=run, operation=number, walk=walk, targets=operation.facts.targets),)
+        values: Values = Transform.of(rewrite, walk, allowed=transforms) or Expressions(rewrite=rewrite)
+        if rewrite.deletes:
+            values = Deletion(rewrite=rewrite, walk=walk)
         return cls(number=number, operation=operation, walk=walk, rewrite=rewrite, values=values, journals=kept)
 
     @property
@@ -220,6 +225,36 @@ class Expressions:
             needs_work=self.rewrite.needs_work,
         )
         return batch.write(update, journals=journals, still=self.rewrite.condition_tells)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deletion:
+    """No values: the rows go."""
+
+    rewrite: Rewrite
+    walk: KeyWalk
+
+    def write(
+        self,
+        batch: Batch,
+        condition: sql.Composable,
+        parameters: list[Any],  # Any: key values
+        *,
+        journals: Sequence[Journal],
+    ) -> Tally:
+        query = deletion.delete(
+            self.walk,
+            batch.table,
+            condition,
+            parameters,
+            needs_work=self.rewrite.needs_work,
+            journals=journals,
+            pass_=batch.lane.pass_,
+        )
+        done = batch.execute_firing(query)
+        if done["undone"]:
+            batch.tell_undone(self.rewrite.table)
+        return Tally(changed=done["changed"])
 
 
 @dataclass(frozen=True, kw_only=True)

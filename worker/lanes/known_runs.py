@@ -82,7 +82,8 @@ class KnownRuns:
         Not by its number alone: that of a run in a schema which was dropped and made again has been another's.
         """
         known = self._known.get(run)
-        if known is None or known.run.created_at != created_at:
+        # Of one that begins after others little is known until it is examined.
+        if known is None or known.run.created_at != created_at or not known.run.facts:
             found = runs.get(connection, run)
             if found is None:
                 msg = f"there is no run {run}"

@@ -39,6 +39,7 @@ from backfilld.worker.lanes.batch import Batch, Tally, TooManyQuarantined, trans
 from backfilld.worker.lanes.known_runs import KnownRuns
 from backfilld.worker.lanes.recovery import Recovery
 from backfilld.worker.phases.coordinator_step import CoordinatorSteps
+from backfilld.worker.phases.late_examination import LOOK_SECONDS, InTheWay
 from backfilld.worker.phases.lock_watch import Blocked
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class _Written:
 class Runner:
     """Takes steps of lanes, one message at a time; each thread of a worker may call `advance`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a worker is told, each by its name
         self,
         pool: Pool,
         *,
@@ -109,6 +110,7 @@ class Runner:
         observe: Observer,
         stopping: threading.Event,
         transforms: Sequence[str] = (),
+        refuses_foreign_code: bool = False,
     ) -> None:
         self._pool = pool
         self._send = send
@@ -116,7 +118,9 @@ class Runner:
         self._stopping = stopping
         self._known = KnownRuns(transforms=transforms)
         self._recovery = Recovery(pool, observe=observe)
-        self._coordinators = CoordinatorSteps(pool, observe=observe, stopping=stopping)
+        self._coordinators = CoordinatorSteps(
+            pool, observe=observe, stopping=stopping, refuses_foreign_code=refuses_foreign_code
+        )
 
     def advance(self, message: LaneMessage) -> None:
         """Take steps of a lane until the time of its message is over, its run is asked to stop, or there is nothing left.
@@ -158,6 +162,9 @@ class Runner:
             recovery.pause(connection, lane, exc)
         except Blocked as exc:
             recovery.wait_for_lock(connection, lane, exc)
+        except InTheWay as exc:
+            error = {"class": "live_run", "message": str(exc)}
+            recovery.postpone(connection, lane, delay_seconds=LOOK_SECONDS, error=error, retried=False)
         except runs.ChangedMeanwhile:
             recovery.postpone(connection, lane, delay_seconds=0.0)
         except Refused as exc:

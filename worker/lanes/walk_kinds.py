@@ -12,6 +12,7 @@ from psycopg import sql
 from backfilld.migrations.record.model import JournalShare
 from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.rollback import archive, undo
+from backfilld.migrations.rollback.deletion import DeletedRows, Reinsertion
 from backfilld.migrations.rollback.journal import Journal
 from backfilld.migrations.rollback.undo import Next, Place
 from backfilld.migrations.walks import firing
@@ -108,15 +109,26 @@ class Restore(LaneWork):
         update = Update(
             table=batch.table,
             values=self.rewrite.values,
-            condition=condition,
-            parameters=parameters,
-            needs_work=sql.SQL("{} AND {}").format(self.archive.same, self.rewrite.needs_work),
+            # The range stands in the source alone. Where the planner takes it for a few rows, it would go through the source for each.
+            condition=self.archive.same,
+            parameters=(),
+            needs_work=self.rewrite.needs_work,
             source=self.archive.source(condition),
             source_parameters=parameters,
         )
-        tally = batch.write(update, journals=(), still=None)
+        change = Change(
+            table=self.walk.table,
+            relation=self.walk.table,
+            columns=self.columns,
+            plain=update.query,
+            firing=lambda code: firing.firing(
+                update, self.walk, self.walk.table, code, still=None, beside=firing.Beside(), by_key=True
+            ),
+        )
+        batch.connection.execute(firing.JOIN_BY_KEY)
+        written = batch.change(change)
         row = batch.connection.execute(self.archive.unarchived(condition), parameters).fetchone()
-        return Tally(changed=tally.changed, residual=int(row["rows"]) if row else 0)
+        return Tally(changed=written.changed, residual=int(row["rows"]) if row else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,17 +156,15 @@ class Undo(LaneWork):
 
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
-        if not isinstance(batch_range, JournalSlice):
-            msg = f"lane {batch.lane.lane} of run {batch.lane.run} does not walk {batch_range}"
-            raise TypeError(msg)
+        covered = self.slice_of(batch, batch_range)
         way_back, table = self._undo(batch.lane), self.walk.table
         batch.connection.execute(firing.JOIN_BY_KEY)
         change = Change(
             table=table,
             relation=table,
             columns=self.columns,
-            plain=way_back.query(batch_range),
-            firing=lambda code: way_back.firing(batch_range, code),
+            plain=way_back.query(covered),
+            firing=lambda code: way_back.firing(covered, code),
         )
         written = batch.change(change)
         return Tally(changed=written.changed, hot=written.hot)
@@ -165,11 +175,38 @@ class Undo(LaneWork):
     def sets_aside(self, connection: Connection, key: Key) -> None:
         undo.leave(connection, self.journal.run, operation=self.number, key=key)
 
-    def _undo(self, lane: Lane) -> undo.Undo:
+    def slice_of(self, batch: Batch, batch_range: BatchRange) -> JournalSlice:
+        if not isinstance(batch_range, JournalSlice):
+            msg = f"lane {batch.lane.lane} of run {batch.lane.run} does not walk {batch_range}"
+            raise TypeError(msg)
+        return batch_range
+
+    def share_of(self, lane: Lane) -> JournalShare:
         if not isinstance(lane.bounds, JournalShare):
             msg = f"lane {lane.lane} of run {lane.run} does not walk a journal"
             raise TypeError(msg)
-        return undo.Undo(journal=self.journal, share=lane.bounds)
+        return lane.bounds
+
+    def _undo(self, lane: Lane) -> undo.Undo:
+        return undo.Undo(journal=self.journal, share=self.share_of(lane))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reinsert(Undo):
+    """Inserts the rows again that the journal has."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ()  # of an UPDATE
+
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        del carefully
+        batch.connection.execute(firing.JOIN_BY_KEY)
+        inserted = batch.execute_firing(self._undo(batch.lane).query(self.slice_of(batch, batch_range)))
+        return Tally(changed=inserted["changed"])
+
+    def _undo(self, lane: Lane) -> undo.Undo:
+        return Reinsertion(journal=self.journal, share=self.share_of(lane))
 
 
 def of_walk(operation: Operation, walk: Walk, *, run: int) -> LaneWork:
@@ -184,7 +221,11 @@ def of_walk(operation: Operation, walk: Walk, *, run: int) -> LaneWork:
         case LaneKind.RECHECK if walk.rewrite is not None:
             return Recheck(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite, fixes=walk.writes)
         case LaneKind.UNDO:
-            journal = Journal(run=run, operation=number, walk=by_key, targets=operation.facts.targets)
-            return Undo(number=number, operation=operation, walk=by_key, journal=journal)
+            own = operation.rewrite()
+            deletes = own is not None and own.deletes
+            journal = (DeletedRows if deletes else Journal)(
+                run=run, operation=number, walk=by_key, targets=operation.facts.targets
+            )
+            return (Reinsert if deletes else Undo)(number=number, operation=operation, walk=by_key, journal=journal)
     msg = f"operation {number} has a walk of kind {walk.kind} without what it needs"
     raise TypeError(msg)

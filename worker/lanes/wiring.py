@@ -51,6 +51,13 @@ def start_lanes(settings: Settings, broker: AnyBroker, *, threads: int, observe:
     # Two more than there are threads: after a lost connection a thread looks what became of its commit, and beside DDL that
     # waits for a lock another connection looks who is in the way.
     pool = open_pool(settings.require_database(), size=threads + 2)
-    runner = Runner(pool, send=sender(broker), observe=observe, stopping=stopping, transforms=settings.transforms)
+    runner = Runner(
+        pool,
+        send=sender(broker),
+        observe=observe,
+        stopping=stopping,
+        transforms=settings.transforms,
+        refuses_foreign_code=settings.refuses_foreign_code,
+    )
     receiver = receive_lanes(broker, handlers.of_lanes(runner, observe=observe), threads=threads)
     return Lanes(receiver=receiver, pool=pool, stopping=stopping)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from backfilld.migrations.postgres.sqlstates import in_words
+from backfilld.migrations.record.states import State
 from backfilld.worker.lanes import claim
 from backfilld.worker.lanes.batch import transaction
-from backfilld.worker.phases import ddl
+from backfilld.worker.phases import ddl, late_examination
 from backfilld.worker.phases.coordinator import Coordinator, breaks_rule
 from backfilld.worker.phases.index_build import IndexBuilds
 from backfilld.worker.phases.lock_watch import LockWatch
@@ -30,17 +31,22 @@ if TYPE_CHECKING:
 class CoordinatorSteps:
     """Takes steps of coordinators; one for each runner."""
 
-    def __init__(self, pool: Pool, *, observe: Observer, stopping: threading.Event) -> None:
+    def __init__(
+        self, pool: Pool, *, observe: Observer, stopping: threading.Event, refuses_foreign_code: bool = False
+    ) -> None:
         self._pool = pool
+        self._refuses_foreign_code = refuses_foreign_code
         self._observe = observe
         self._index_builds = IndexBuilds(pool=pool, stopping=stopping)
 
     def take(self, connection: Connection, known: KnownRun, claimed: Claimed) -> list[LaneMessage]:
         """Take the step and commit it; returns the messages that follow.
 
-        Raises Blocked when a lock could not be had, Refused, ChangedMeanwhile and psycopg.Error; the caller rolls back.
+        Raises Blocked when a lock could not be had, InTheWay, Refused, ChangedMeanwhile and psycopg.Error; the caller rolls back.
         """
         context = claimed.context
+        if not known.run.facts and context.state is not State.ROLLING_BACK:
+            return late_examination.examine(connection, known, claimed, refuses_foreign_code=self._refuses_foreign_code)
         lock_watch = LockWatch(self._pool, claimed.lane, context, observe=self._observe)
         coordinator = self._coordinator(connection, known, lock_watch)
         try:

@@ -13,7 +13,7 @@ from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.rollback import journal, undo
 from backfilld.migrations.rollback.archive import Archive
 from backfilld.migrations.walks.keys import KeyWalk, split
-from backfilld.migrations.walks.order import choose
+from backfilld.migrations.walks.order import choose_for
 from backfilld.migrations.walks.sizing import FIRST_ROWS, FIRST_ROWS_OF_FUNCTION
 from backfilld.migrations.walks.table_statistics import page_ranges, to_open_end
 
@@ -48,7 +48,7 @@ class LanePlan:
             table = self._describe(work.table)
             rows = catalog.estimate_rows(self._connection, table)
             total += rows
-            choice = choose(self._connection, table, work.rewrite.facts, context.settings)
+            choice = choose_for(self._connection, table, work.rewrite, context.settings)
             if choice.by_pages:
                 planned += [
                     (work, leaf, page_range, expected)

@@ -23,8 +23,8 @@ from backfilld.migrations.file.operations.constraints import (
     RenameConstraint,
 )
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
-from backfilld.migrations.file.operations.raw_sql import Sql
-from backfilld.migrations.file.operations.rows import Backfill
+from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
+from backfilld.migrations.file.operations.rows import Backfill, DeleteRows
 from backfilld.migrations.file.operations.tables import SetComment
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "ChangeType",
     "ColumnSpec",
     "CreateIndex",
+    "DeleteRows",
     "DropColumn",
     "DropConstraint",
     "DropDefault",
@@ -51,6 +52,7 @@ __all__ = [
     "SetNotNull",
     "Settled",
     "Sql",
+    "SqlStep",
 ]
 
 #: All of them, in the order in which editors offer them.
@@ -72,5 +74,6 @@ Operation = (
     | DropIndex
     | SetComment
     | Backfill
+    | DeleteRows
     | Sql
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,12 @@ class CreateIndex(OperationModel):
     method: Name = Field(default="btree", description="The access method.", examples=["btree", "gin"])
     include: Columns | None = Field(
         default=None, description="Columns that the index holds without ordering by them.", examples=[["total"]]
+    )
+    storage: Annotated[dict[Name, bool | int | float | str], Field(min_length=1)] | None = Field(
+        default=None,
+        alias="with",
+        description="Storage parameters of the index, as in WITH of CREATE INDEX.",
+        examples=[{"fillfactor": 70}],
     )
     where: Expression | None = Field(
         default=None, description="SQL condition: the index holds only these rows.", examples=["status = 'open'"]

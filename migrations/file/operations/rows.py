@@ -8,7 +8,24 @@ from pydantic import ConfigDict, Field, model_validator
 
 from backfilld.migrations.file.fields import Columns, Expression, Function, Name, Table
 from backfilld.migrations.file.operations.base import TABLE, OperationModel, Settled
-from backfilld.migrations.identifiers import Wrong
+from backfilld.migrations.identifiers import Wrong, shown
+
+
+class DeleteRows(OperationModel):
+    """Delete the rows that meet a condition, in batches; the way back inserts them again."""
+
+    kind: ClassVar[Literal["delete_rows"]] = "delete_rows"
+    does = "Delete the rows that meet a condition."
+
+    table: Table = TABLE
+    where: Expression = Field(
+        description="SQL condition: these rows are deleted, and none may be left when the run is verified.",
+        examples=["status = 'draft' AND created_at < ${before}"],
+    )
+
+    @property
+    def subject(self) -> str:
+        return shown(self.where)
 
 
 class Backfill(OperationModel):

@@ -25,6 +25,12 @@ def examine(case: Case, operation: CreateIndex) -> Facts:
     rest = sql.SQL("USING {} (\n{}\n)").format(sql.Identifier(operation.method), keys)
     if operation.include:
         rest += sql.SQL(" INCLUDE ({})").format(indexes.listed(operation.include))
+    if operation.storage:
+        parameters = [
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(str(value).lower()))
+            for name, value in operation.storage.items()
+        ]
+        rest += sql.SQL(" WITH ({})").format(sql.SQL(", ").join(parameters))
     if operation.where is not None:
         rest += sql.SQL(" WHERE (\n{}\n)").format(indexes.checked(operation.where, "`where`"))
     width = len(operation.columns or ())

@@ -88,9 +88,16 @@ class _Text:
 
 def _texts(operation: Sql, number: int) -> tuple[_Text, ...]:
     place = f"operations[{number}].sql"
-    return (
-        _Text(place=f"{place}.run", sql=operation.run, operation=number, step=0, back=False),
-        _Text(place=f"{place}.rollback", sql=operation.rollback, operation=number, step=0, back=True),
+    return tuple(
+        _Text(
+            place=f"{place}.{operation.place(step, key)}",
+            sql=one.run if key == "run" else one.rollback,
+            operation=number,
+            step=step,
+            back=key == "rollback",
+        )
+        for step, one in enumerate(operation.transactions)
+        for key in ("run", "rollback")
     )
 
 

@@ -1,6 +1,7 @@
 """Run the user's own SQL in the phase that the file names; the file also has the SQL that takes it back.
 
-expand, switch or contract   the statements of `run`, in one transaction; the way back is that of `rollback`
+expand, switch or contract   the statements of `run`, in one transaction, or of one step after the other, each in a transaction of its
+                             own; the way back of each is its `rollback`
 
 The lock of a statement is derived from its first words alone, since the steps must not depend on when they are asked for. The plan
 has what was measured beside it.
@@ -75,8 +76,14 @@ class Sql(Bound[file.Sql]):
     def _steps(self, phase: str) -> tuple[Step, ...]:
         if phase != self.definition.phase:
             return ()
-        back = Action(table=self.table, statements=statements(self.definition.rollback), is_users=True)
-        return (Action(table=self.table, statements=statements(self.definition.run), back=(back,)),)
+        return tuple(
+            Action(
+                table=self.table,
+                statements=statements(one.run),
+                back=(Action(table=self.table, statements=statements(one.rollback), is_users=True),),
+            )
+            for one in self.definition.transactions
+        )
 
 
 def statements(text: str) -> tuple[Statement, ...]:

@@ -111,6 +111,8 @@ def live_operations(connection: Connection, name: str) -> dict[TableName, list[L
     except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
         return found
     for run in present:
+        if not run.facts:
+            continue  # begins after others, and is examined then: beside what there is at that time
         try:
             operations = run.migration.operations
         except InvalidMigration:

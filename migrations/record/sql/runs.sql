@@ -1,7 +1,10 @@
 -- name: insert_run
 -- A new run of a migration. Fails on `runs_name_in_use` when the name has one already.
-INSERT INTO backfilld.runs (name, checksum, definition, settings, facts, requested_by)
-VALUES (%(name)s::text, %(checksum)s::text, %(definition)s::jsonb, %(settings)s::jsonb, %(facts)s::jsonb, %(requested_by)s::text)
+-- None when there is a newer one of the name than `known`: it was made and has ended since that was looked up.
+INSERT INTO backfilld.runs (name, checksum, definition, settings, facts, examined_at, requested_by)
+SELECT %(name)s::text, %(checksum)s::text, %(definition)s::jsonb, %(settings)s::jsonb, %(facts)s::jsonb,
+       CASE WHEN %(facts)s::jsonb <> '[]' THEN clock_timestamp() END, %(requested_by)s::text
+WHERE NOT EXISTS (SELECT FROM backfilld.runs r WHERE r.name = %(name)s::text AND r.run > %(known)s::bigint)
 RETURNING run
 
 -- name: insert_coordinator
@@ -75,6 +78,7 @@ SELECT name, state, phase, wish, settings, approved, pass, rollback FROM backfil
 SELECT r.name, r.created_at, r.phase, r.state, r.pass, r.settings, r.rows_total, r.rollback, p.width, p.max_width, p.hold_reason, p.batch_seconds, p.rest,
        coalesce((p.memory ->> 'others')::integer, 0) AS others, p.stopped_at, p.stopped_by,
        extract(epoch FROM clock_timestamp() - p.sampled_at)::float8 AS age_seconds, clock_timestamp() AS now,
+       CASE WHEN r.examined_at IS NULL AND r.state IN ('queued', 'running') THEN backfilld.awaited(r.definition -> 'after') END AS awaited,
        lanes.awake AS lanes_awake, lanes.asleep AS lanes_asleep, lanes.last AS last_lane, lanes.most_left,
        CASE WHEN NOT pg_is_in_recovery() THEN (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint END AS wal_position
 FROM backfilld.runs r CROSS JOIN backfilld.pace p
@@ -157,6 +161,15 @@ SELECT relation, what, gone FROM backfilld.structure_changes(%(run)s::bigint)
 UPDATE backfilld.runs SET approved = approved || %(phase)s::text, updated_at = clock_timestamp()
 WHERE run = %(run)s::bigint AND NOT approved @> ARRAY[%(phase)s::text]
 
+-- name: set_facts
+-- What preflight learned of a run that began after others.
+UPDATE backfilld.runs SET facts = %(facts)s::jsonb, examined_at = clock_timestamp(), updated_at = clock_timestamp()
+WHERE run = %(run)s::bigint AND examined_at IS NULL
+
+-- name: awaited
+-- Of these migrations, those that are not verified and usable.
+SELECT backfilld.awaited(%(names)s::jsonb) AS awaited
+
 -- name: tune
 -- New settings for a run, from its next batch on.
 UPDATE backfilld.runs SET settings = %(settings)s::jsonb, updated_at = clock_timestamp() WHERE run = %(run)s::bigint
@@ -208,7 +221,8 @@ GROUP BY 1
 SELECT r.run, lanes.*, kept.*,
        greatest(lanes.rows_passed - set_aside.rows, 0)::bigint AS rows_unchanged,
        set_aside.rows AS quarantined,
-       (SELECT count(*) FROM backfilld.rollback_conflicts m WHERE m.run = r.run) AS rollback_conflicts
+       (SELECT count(*) FROM backfilld.rollback_conflicts m WHERE m.run = r.run) AS rollback_conflicts,
+       CASE WHEN r.examined_at IS NULL THEN backfilld.awaited(r.definition -> 'after') END AS awaited
 FROM backfilld.runs r
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(l.rows_changed) FILTER (WHERE l.kind IN ('backfill', 'retry')), 0)::bigint AS rows_changed,

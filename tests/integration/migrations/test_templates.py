@@ -124,15 +124,15 @@ def restoring(
     update = Update(
         table=sql.SQL(TABLE.identifier.as_string().replace("%", "%%")),
         values=rewrite.values,
-        condition=condition,
-        parameters=keys,
-        needs_work=sql.SQL("{} AND {}").format(ARCHIVE.same, rewrite.needs_work),
+        condition=ARCHIVE.same,
+        parameters=(),
+        needs_work=rewrite.needs_work,
         source=ARCHIVE.source(condition),
         source_parameters=keys,
     )
     yield "restore", *update.query
     for code in (TableCode(fires=True), TableCode(fires=True, by_parent=True)):
-        yield f"restore, {code}", *firing(update, WALK, TABLE, code, still=None, beside=Beside())
+        yield f"restore, {code}", *firing(update, WALK, TABLE, code, still=None, beside=Beside(), by_key=True)
 
 
 def test_the_statements_of_a_batch_are_valid(engine: Engine) -> None:

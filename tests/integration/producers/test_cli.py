@@ -640,3 +640,59 @@ def test_worker_becomes_the_worker_with_the_settings_it_was_given(
     ]
     assert os.environ["BACKFILLD_DATABASE_URL"] == "postgresql://here/x"
     assert os.environ["BACKFILLD_REDIS_URL"] == NOWHERE
+
+
+# --- parameters, and a folder of migrations ------------------------------------------------------------------------------
+
+
+CLOSE = """
+name: jobs-close
+parameters: {below: {type: integer, description: the first id that stays}}
+operations:
+- backfill: {table: jobs, set: {status: "'closed'"}, where: "id < ${below} AND status <> 'closed'"}
+"""
+
+
+def test_the_value_of_a_parameter_is_given_shown_and_refused_by_name(shell: Shell) -> None:
+    file = shell.write(CLOSE)
+    assert "parameter below = 5" in shell("plan", file, "--set", "below=5").stdout
+    assert shell.json("enqueue", file, "--set", "below=5")["name"] == "jobs-close"
+    for values, said in (
+        ([], "the parameter below (integer: the first id that stays) has no value: --set below=VALUE"),
+        (["--set", "below=five"], "the parameter below: `five` is not a whole number"),
+        (["--set", "below=5", "--set", "above=6"], "no parameter above"),
+        (["--set", "below"], "below is not PARAM=VALUE"),
+        (["--set", "below=5", "--set", "below=6"], "below is given twice"),
+    ):
+        result = shell("enqueue", file, *values)
+        assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+
+
+def test_a_folder_is_enqueued_in_order_and_again_without_harm(shell: Shell) -> None:
+    folder = shell.folder / "migrations"
+    folder.mkdir()
+    (folder / "1.yaml").write_text(JOBS)
+    (folder / "2.yml").write_text(
+        "{name: check, operations: [{add_check: {table: jobs, name: loud, check: 'shout = upper(shout)'}}]}"
+    )
+    before = shell("plan", str(folder))
+    assert before.exit_code == 0, before.stderr
+    assert "check: new" in before.stdout
+    assert 'column "shout" does not exist' in before.stdout
+    first, second = shell.json("enqueue", str(folder))["runs"]
+    assert [first["name"], second["name"]] == ["jobs-shout", "check"]
+    assert second["hold_reason"] == "it begins after jobs-shout, which is queued in phase expand"
+    assert [one["run"] for one in shell.json("enqueue", str(folder))["runs"]] == [first["run"], second["run"]]
+    assert [one["plan"] for one in shell.json("plan", str(folder))["plans"]] == [None, None]
+    waited = shell("enqueue", str(folder), "--wait", "--timeout", "0")
+    assert waited.exit_code == 4, waited.stderr
+
+
+def test_a_folder_whose_next_migration_is_refused_enqueues_nothing(shell: Shell) -> None:
+    folder = shell.folder / "migrations"
+    folder.mkdir()
+    (folder / "1.yaml").write_text(JOBS.replace("upper(status)", "upper(stauts)"))
+    (folder / "2.yaml").write_text(JOBS.replace("jobs-shout", "second"))
+    for verb in ("plan", "enqueue"):
+        assert shell(verb, str(folder)).exit_code == 3
+    assert shell.connection.execute("SELECT count(*) AS runs FROM backfilld.runs").fetchone() == {"runs": 0}

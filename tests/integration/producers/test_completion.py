@@ -14,7 +14,7 @@ from fix_daemon import environment
 from psycopg.rows import dict_row
 
 from backfilld.migrations.file import migration as definition
-from backfilld.producers import commands
+from backfilld.producers import enqueueing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ def url(database_url: str) -> str:
     """A database with a run of jobs-shout."""
     with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
         connection.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text NOT NULL)")
-        commands.enqueue(connection, definition.parse(JOBS), actor="ann@laptop")
+        enqueueing.enqueue(connection, definition.parse(JOBS), actor="ann@laptop")
     return database_url
 
 

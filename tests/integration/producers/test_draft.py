@@ -9,7 +9,7 @@ import pytest
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning import examine
-from backfilld.producers import commands, draft
+from backfilld.producers import draft, enqueueing
 
 if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
@@ -55,7 +55,7 @@ def test_the_draft_of_every_operation_is_read_and_can_be_planned(
 
 def test_a_draft_says_what_is_known_of_the_table(connection: Connection, odd: str) -> None:
     file = "name: live\noperations: [{add_column: {table: Odd Schema.Order, column: {name: more, type: text}}}]"
-    commands.enqueue(connection, definition.parse(file), actor="test")
+    enqueueing.enqueue(connection, definition.parse(file), actor="test")
     text = draft.draft(connection, odd, "add_column", ["priority"])
     assert "Odd Schema.Order: about 300 rows" in text
     assert "key id" in text
@@ -63,6 +63,17 @@ def test_a_draft_says_what_is_known_of_the_table(connection: Connection, odd: st
     assert "runs on it now: live (run 1), queued in expand" in text
     (of,) = definition.parse(text).operations
     assert of.subject == "priority text"
+
+
+def test_no_name_gets_out_of_its_comment(connection: Connection) -> None:
+    connection.execute(
+        """CREATE TABLE "evil\n: t" (id bigint PRIMARY KEY, "a\nname: stolen" text, "it's \x1b[31m" text)"""
+    )
+    text = draft.draft(connection, "evil\n: t", "create_index", ["a\nname: stolen", "it's \x1b[31m"])
+    assert "\x1b" not in text
+    migration = definition.parse(text)
+    assert migration.name == "evil-t-create-index-a-name-stolen-it-s-31m"
+    assert getattr(migration.operations[0], "columns", ()) == ("a\nname: stolen", "it's \x1b[31m")
 
 
 def test_columns_that_are_named_are_taken(connection: Connection, odd: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from backfilld.migrations.file.migration import parse
-from backfilld.producers import commands
+from backfilld.producers import enqueueing
 from backfilld.producers.cli.light import Call, recognised
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def test_settings_that_may_be_wrong_are_read_by_the_whole_command(
 def enqueued(database_url: str) -> str:
     with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
         connection.execute("create table jobs (id bigint primary key, status text not null)")
-        commands.enqueue(connection, parse(JOBS), actor="ann")
+        enqueueing.enqueue(connection, parse(JOBS), actor="ann")
     return database_url
 
 

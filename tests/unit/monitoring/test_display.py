@@ -349,6 +349,10 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     },
     "failed": event("run.failed", before="running", reason="a reason", error={"message": "boom"}),
     "enqueued": event("run.enqueued", checksum="sha256:" + "ab" * 32),
+    "enqueued after others": event(
+        "run.enqueued", checksum="sha256:" + "ab" * 32, parameters={"tenant": "5"}, after=["jobs-new-field"]
+    ),
+    "examined": event("run.examined", warnings=["operations[0].sql: a policy is changed"]),
     "verified": event("run.verified"),
     "residual": event("run.residual", residual_rows=1),
     "residual rows accepted": event("residual.accepted", actor="ann@laptop", rows=8),

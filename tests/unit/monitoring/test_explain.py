@@ -58,6 +58,9 @@ CASES: dict[str, Explanation] = {
     "at work": told(),
     "queued": told(replace(RUN, state=State.QUEUED)),
     "held by a stop": told(held(Cause.STOP, "stopped for all runs by ann")),
+    "held by another run": told(
+        held(Cause.AFTER, "it begins after jobs-new-field, which is running in phase backfill")
+    ),
     "held by its window": told(held(Cause.WINDOW, "outside its window; opens Tue 01:00 UTC")),
     "held without a reading": told(held(Cause.BLIND, "no load reading yet: is a worker running?")),
     "held by an index": told(held(Cause.INDEX, "the index waits for pid 12")),

@@ -26,6 +26,7 @@ CREATE TABLE backfilld.runs (
     definition         jsonb NOT NULL,                          -- the file
     settings           jsonb NOT NULL,                          -- its settings, as `pace` has changed them
     facts              jsonb NOT NULL,                          -- what preflight learned, an element for each operation
+    examined_at        timestamptz DEFAULT clock_timestamp(),   -- when it did; NULL: the run begins after others, and is examined then
     phase              text NOT NULL DEFAULT 'expand'
         CHECK (phase IN ('expand', 'backfill', 'verify', 'switch', 'contract', 'done')),
     phase_since        timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -61,8 +62,9 @@ CREATE TABLE backfilld.runs (
     CONSTRAINT back_has_a_beginning CHECK (state NOT IN ('rolling_back', 'rolled_back') OR rollback IS NOT NULL)
 );
 
--- A name belongs to one run at a time; it is free again after a cancel or a rollback.
-CREATE UNIQUE INDEX runs_name_in_use ON backfilld.runs (name) WHERE state NOT IN ('cancelled', 'rolled_back');
+-- A name belongs to one run at a time; it is free again once that has ended.
+CREATE UNIQUE INDEX runs_name_in_use ON backfilld.runs (name) WHERE ended_at IS NULL;
+CREATE INDEX runs_by_name ON backfilld.runs (name, run);
 
 -- --- lanes --------------------------------------------------------------------------------------------------------------
 
@@ -232,6 +234,22 @@ CREATE FUNCTION backfilld.proof_holds(run bigint) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
     SELECT NOT EXISTS (SELECT FROM backfilld.quarantine q WHERE q.run = proof_holds.run)
        AND NOT EXISTS (SELECT FROM backfilld.structure_changes(proof_holds.run))
+$$;
+
+-- Of these migrations (a JSON list of names), those whose newest run is not verified and usable, as `gate` asks it; each with its
+-- run's state and phase, or NULL where it has no run.
+CREATE FUNCTION backfilld.awaited(names jsonb) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', n.name, 'state', r.state, 'phase', r.phase)
+                                         ORDER BY n.place), '[]')
+    FROM pg_catalog.jsonb_array_elements_text(names) WITH ORDINALITY n (name, place)
+    LEFT JOIN LATERAL (SELECT o.run, o.state, o.phase, o.verified_at, o.ended_at
+                       FROM backfilld.runs o WHERE o.name = n.name ORDER BY o.run DESC LIMIT 1) r ON true
+    WHERE r.run IS NULL
+       OR r.state IN ('failed', 'cancelling', 'cancelled', 'rolling_back', 'rolled_back')
+       OR r.phase NOT IN ('contract', 'done')
+       OR r.verified_at IS NULL
+       OR (r.ended_at IS NULL AND NOT backfilld.proof_holds(r.run))
 $$;
 
 -- --- the way back -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 -- name: archive
--- The archive of a run. An entry holds the rows of one batch that it did not have as they are, in arrays; a row that is too wide to be
--- kept beside others, or that comes later than its neighbours, has an entry of its own.
+-- The archive of a run. An entry holds neighbours of one batch that it did not have as they are, in arrays; a row that is too wide to
+-- be kept beside others, or that comes later than its neighbours, has an entry of its own.
 CREATE TABLE IF NOT EXISTS {archive} (
     entry              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     operation          integer NOT NULL,
@@ -53,20 +53,22 @@ CREATE INDEX {name} ON {archive} ({last}) WHERE operation = {operation} AND rows
 )
 
 -- name: copy
--- A batch of the archive: copy the rows of a range where the archive does not have them as they are. Together, where no other entry of
--- several rows reaches into their range.
+-- A batch of the archive: copy the rows of a range where the archive does not have them as they are. Together, so many in an entry, where
+-- no other entry of several rows reaches into their range.
 WITH {held}, "~needed" AS MATERIALIZED (
-    SELECT {names}, "~old_now" AS "~old", "~new_now" AS "~new", "~is_held", {wide} AS "~wide" FROM "~held"
-    WHERE NOT "~is_held" OR ("~old_now", "~new_now") IS DISTINCT FROM ("~old", "~new")
-), "~how" AS MATERIALIZED (
-    SELECT count(*) FILTER (WHERE NOT "~wide") > 1 AND NOT EXISTS (SELECT FROM "~near" WHERE rows > 1) AS together FROM "~needed"
+    SELECT {names}, "~old_now" AS "~old", "~new_now" AS "~new", "~is_held",
+           {wide} OR EXISTS (SELECT FROM "~near" WHERE rows > 1) AS "~alone"
+    FROM "~held" WHERE NOT "~is_held" OR ("~old_now", "~new_now") IS DISTINCT FROM ("~old", "~new")
+), "~numbered" AS (
+    SELECT {names}, "~old", "~new", (row_number() OVER (ORDER BY {names}) - 1) / {most} AS part FROM "~needed" WHERE NOT "~alone"
+), "~parts" AS (
+    SELECT {names}, "~old", "~new", part, {ends} FROM "~numbered"
+    WINDOW part AS (PARTITION BY part ORDER BY {names} ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
 ), "~copied" AS (
     INSERT INTO {archive} (operation, rows, {columns})
-    SELECT {operation}, count(*), {from_first_list}, {from_last_list}, {gathered}
-    FROM "~needed" CROSS JOIN "~how" WHERE NOT "~wide" AND together HAVING count(*) > 0
+    SELECT {operation}, count(*), {end_names}, {gathered} FROM "~parts" GROUP BY part, {end_names}
     UNION ALL
-    SELECT {operation}, 1, {names}, {names}, {alone}
-    FROM "~needed" CROSS JOIN "~how" WHERE "~wide" OR NOT together
+    SELECT {operation}, 1, {names}, {names}, {alone} FROM "~needed" WHERE "~alone"
 )
 SELECT count(*) AS changed, count(*) FILTER (WHERE NOT "~is_held") AS missing FROM "~needed"
 

@@ -18,7 +18,7 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning.examine import examine
 from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.record.states import Phase, State
-from backfilld.producers import commands
+from backfilld.producers import commands, enqueueing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -704,7 +704,7 @@ def test_odd_names(engine: Engine) -> None:
             }
         )
     )
-    run = commands.enqueue(engine.connection, text, actor="test").run.run
+    run = enqueueing.enqueue(engine.connection, text, actor="test").run.run
     expect(engine.drive(run, batch_rows=15), State.WAITING)
     for number, column in enumerate((old, new)):
         engine.connection.execute(

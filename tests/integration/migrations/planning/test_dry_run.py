@@ -124,6 +124,13 @@ def test_before_init_there_is_no_schema_of_ours(engine: Engine, empty_database_u
         assert connection.execute("SELECT FROM pg_namespace WHERE nspname = 'backfilld'").rowcount == 0
 
 
+def test_the_schema_of_temporary_tables_is_nothing_left_behind(engine: Engine, empty_database_url: str) -> None:
+    """Each session's is made with its first temporary table, here that of the dry run."""
+    with psycopg.connect(empty_database_url, autocommit=True, row_factory=dict_row) as connection:
+        table = "{sql: {run: 'CREATE TABLE public.n (id bigint PRIMARY KEY)', rollback: 'DROP TABLE public.n'}}"
+        assert examine.examine(connection, migration(table)).warnings == []
+
+
 def test_a_role_that_may_make_no_schema_plans_by_rule(
     engine: Engine, empty_database_url: str, plain_role: tuple[str, str]
 ) -> None:

@@ -30,7 +30,7 @@ SIZES = {"small": 3_000, "large": 60_000}
 TABLES = """
 CREATE TABLE {t} (
     id bigint PRIMARY KEY, code varchar(20), price numeric(10,2), n integer, at timestamp, note text CHECK (note <> ''),
-    customer bigint, period int4range, mood public.mood
+    customer bigint, period int4range, mood public.mood, seen timestamptz NOT NULL DEFAULT now()
 );
 INSERT INTO {t}
 SELECT i, 'c' || i, i, i, '2026-01-01', 'x', i % 100 + 1, int4range(i, i + 1), 'ok' FROM generate_series(1, {rows}) i;
@@ -200,6 +200,14 @@ DANGERS = {
                           "up": "CASE mood WHEN 'ok' THEN 'fine' ELSE mood::text END::public.new_mood",
                           "down": "CASE mood WHEN 'fine' THEN 'ok' ELSE mood::text END::public.mood"}},),
     ),
+    "removing NOT NULL": Danger(
+        ALTER + "ALTER seen DROP NOT NULL", "ban-drop-not-null", "drop_not_null",
+        ({"drop_not_null": {"table": "{t}", "column": "seen"}},), ANY,
+    ),
+    "removing a constraint": Danger(
+        ALTER + "DROP CONSTRAINT {t}_customer", "ban-drop-constraint", "drop_constraint",
+        ({"drop_constraint": {"table": "{t}", "name": "{t}_customer"}},), ANY,
+    ),
     "keeping non-unique indexes to three columns or less": Danger(
         "CREATE INDEX {t}_wide ON public.{t} (n, price, at, note)", "wide-index", "narrow a search",
         ({"create_index": {"table": "{t}", "name": "{t}_n", "columns": ["n", "price", "at"]}},), ANY,
@@ -224,6 +232,27 @@ def test_what_is_dangerous_is_caught_and_the_remedy_works(connection: Connection
         if danger.instead:
             _, made = planned(connection, *(about(table, one) for one in danger.instead))
             assert not made.refused, (table, made.findings)
+
+
+#: What takes a moment, and what takes it back and does not; and a word of the remedy.
+LONG_WAY_BACK = {
+    "NOT NULL": (ALTER + "ALTER seen DROP NOT NULL", ALTER + "ALTER seen SET NOT NULL", "Use drop_not_null"),
+    "a check": (
+        ALTER + "DROP CONSTRAINT {t}_customer", ALTER + "ADD CONSTRAINT {t}_customer CHECK (customer IS NOT NULL)",
+        "Use drop_constraint",
+    ),
+    "an index": ("DROP INDEX public.{t}_code", "CREATE INDEX {t}_code ON public.{t} (code)", "Use drop_index"),
+    "a type": (ALTER + "ALTER code TYPE text", ALTER + "ALTER code TYPE varchar(20)", "Use change_type"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONG_WAY_BACK)
+def test_a_rollback_that_takes_long_is_refused(connection: Connection, name: str) -> None:
+    run, back, remedy = LONG_WAY_BACK[name]
+    found, _ = planned(connection, about("large", raw(run, back)))
+    assert found.findings
+    assert all("sql.rollback" in one.problem and remedy in one.remedy for one in found.findings), found.findings
+    assert planned(connection, about("small", raw(run, back)))[0].findings == []
 
 
 #: What PostgreSQL does in a moment however large the table is, and what takes it back; some came with a later version.
@@ -253,6 +282,9 @@ BRIEF = {
            CREATE INDEX orders_customer ON public.orders (customer);
            ALTER TABLE public.orders ADD FOREIGN KEY (customer) REFERENCES public.customers, ADD CHECK (id > 0), ADD PRIMARY KEY (id)""",
         "DROP TABLE public.orders",
+    ),
+    "another name for a constraint": (
+        ALTER + "RENAME CONSTRAINT {t}_customer TO c", ALTER + "RENAME CONSTRAINT c TO {t}_customer",
     ),
     "a view": ("CREATE VIEW public.v AS SELECT id FROM public.{t}", "DROP VIEW public.v"),
 }  # fmt: skip

@@ -58,6 +58,7 @@ OPERATIONS = {
     "change_type": ("{change_type: {table: jobs, column: e, type: bigint}}", "INSERT INTO jobs (id, e) VALUES (0, 1)"),
     "set_comment": ("{set_comment: {table: jobs, comment: all}}", "INSERT INTO jobs (id) VALUES (0)"),
     "backfill": ('{backfill: {table: jobs, set: {f: "f + 1"}}}', "INSERT INTO jobs (id, f) VALUES (0, 1)"),
+    "delete_rows": ("{delete_rows: {table: jobs, where: id % 10 = 0}}", "INSERT INTO jobs (id, n) VALUES (0, 1)"),
     "sql": (
         '{sql: {table: jobs, run: "CREATE VIEW public.totals AS SELECT sum(n) FROM public.jobs", rollback: "DROP VIEW public.totals"}}',
         "INSERT INTO jobs (id, n) VALUES (0, 1)",

@@ -11,13 +11,12 @@ from psycopg import sql
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.record.model import Bounds
+from backfilld.migrations.rollback import archive
 from backfilld.migrations.rollback.archive import Archive
 from backfilld.migrations.rollback.journal import WIDE_BYTES
 from backfilld.migrations.walks.keys import KeyWalk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from fix_runs import Engine
 
 RUN, OPERATION = 7, 2
@@ -66,7 +65,7 @@ def contents(engine: Engine) -> dict[tuple[str, str], tuple[str | None, str | No
 
 
 def table(engine: Engine) -> dict[tuple[str, str], tuple[str | None, str | None]]:
-    rows: list[Mapping[str, Any]] = engine.execute('SELECT "Tenant", id::text, gone, came FROM "Order"')
+    rows: list[dict[str, Any]] = engine.execute('SELECT "Tenant", id::text, gone, came FROM "Order"')
     return {(row["Tenant"], row["id"]): (row["gone"], row["came"]) for row in rows}
 
 
@@ -101,6 +100,16 @@ def test_rows_behind_all_others_are_an_entry_again(engine: Engine) -> None:
     assert contents(engine) == table(engine)
 
 
+def test_an_entry_is_not_larger_than_a_few_rows_of_it_are_worth(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "ENTRY_ROWS", 25)
+    copy(engine, ALL)
+    assert sizes(engine) == [25, 25, 10]
+    assert contents(engine) == table(engine)
+    assert copy(engine, Bounds(after=("B", "24"), upto=("c", "51"))) == (0, 0)
+
+
 def test_a_wide_row_is_kept_alone(engine: Engine) -> None:
     # Random, as the size is that of the compressed value.
     engine.execute(
@@ -113,8 +122,9 @@ def test_a_wide_row_is_kept_alone(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_by_chance(engine: Engine, seed: int) -> None:
+def test_by_chance(engine: Engine, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of any range over a table that is written meanwhile: the newest copy of a row counts, whichever entry has it."""
+    monkeypatch.setattr(archive, "ENTRY_ROWS", 5)
     chance = random.Random(seed)
     for number in range(60):
         match chance.randrange(4):

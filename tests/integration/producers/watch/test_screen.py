@@ -18,7 +18,7 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.record import lanes, runs
 from backfilld.migrations.record.model import Bounds
 from backfilld.migrations.record.states import LaneKind, Phase, State
-from backfilld.producers import commands
+from backfilld.producers import enqueueing
 from backfilld.producers.watch import Watch, reading
 from backfilld.producers.watch.questions import PaceForm, Question, Reading
 from backfilld.producers.watch.runs_table import RunsTable
@@ -53,7 +53,7 @@ class Record:
 
     def enqueue(self, name: str = "jobs-shout", table: str = "jobs") -> int:
         text = JOBS.replace("jobs-shout", name).replace("table: jobs", f"table: {table}")
-        return commands.enqueue(self.connection, definition.parse(text), actor="deploy@ci").run.run
+        return enqueueing.enqueue(self.connection, definition.parse(text), actor="deploy@ci").run.run
 
     def becomes(self, run: int, *states: State, error: dict[str, Any] | None = None) -> None:
         for state in states:

@@ -15,7 +15,7 @@ from backfilld.migrations.errors import Refused
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record.states import Phase, State
-from backfilld.producers import commands
+from backfilld.producers import commands, enqueueing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fix_runs import Engine
 
     from backfilld.migrations.record.model import Run
-    from backfilld.producers.commands import Enqueued
+    from backfilld.producers.enqueueing import Enqueued
 
 ADD = """
 name: shout
@@ -426,7 +426,7 @@ def test_a_deploy_that_comes_second_gets_the_run_though_its_column_is_there_by_n
 
     def enqueue() -> None:
         with engine.connect() as second:
-            found.append(commands.enqueue(second, migration, actor="the second"))
+            found.append(enqueueing.enqueue(second, migration, actor="the second"))
 
     deploy = threading.Thread(target=enqueue)
     with engine.connect() as first, first.transaction():
@@ -434,7 +434,7 @@ def test_a_deploy_that_comes_second_gets_the_run_though_its_column_is_there_by_n
         deploy.start()
         while not engine.value("SELECT count(*) FROM pg_locks WHERE relation = 'jobs'::regclass AND NOT granted"):
             assert deploy.is_alive()
-        run = commands.enqueue(first, migration, actor="the first").run.run
+        run = enqueueing.enqueue(first, migration, actor="the first").run.run
         first.execute("ALTER TABLE public.jobs ADD COLUMN shout text")  # what the run's first step does
     deploy.join()
     assert [(one.run.run, one.is_new) for one in found] == [(run, False)]

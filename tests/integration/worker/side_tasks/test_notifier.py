@@ -29,7 +29,7 @@ from backfilld.migrations.telemetry import NoticeSent, SideTaskFailed
 from backfilld.monitoring import metrics
 from backfilld.monitoring.notices import channels as channels_
 from backfilld.monitoring.observers import Observers
-from backfilld.producers import commands
+from backfilld.producers import enqueueing
 from backfilld.worker.side_tasks import notifier as notifier_
 from backfilld.worker.side_tasks.notifier import Notifier
 from backfilld.worker.side_tasks.side_task import SideTask
@@ -423,7 +423,7 @@ def test_a_daemon_tells_of_an_approval_again_after_its_death_and_then_of_the_end
     try:
         until("the channel to be known", lambda: record.one("SELECT count(*) FROM backfilld.notice_channels"))
         migration = definition.parse((PAGE.parents[1] / "examples" / "jobs_new_field.yaml").read_text(encoding="utf-8"))
-        commands.enqueue(record.connection, migration, actor="test")
+        enqueueing.enqueue(record.connection, migration, actor="test")
         until("the message", lambda: told.requests)
         os.kill(daemon.children("control")[0], signal.SIGKILL)
         record.connection.execute("UPDATE backfilld.notices SET next_try_at = clock_timestamp()")

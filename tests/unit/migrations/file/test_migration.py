@@ -315,6 +315,9 @@ ADD = "operations[0].add_column"
 FILL = "operations[0].backfill"
 COLUMN = "{add_column: {table: t, column: {name: c, type: text}}}"
 
+ADDED = "operations[0].add_column"
+PARAMETER = "parameters: {t: {type: text, default: a}}\n"
+
 BROKEN = [
     # The file as a whole
     Broken("empty", "", 1, ""),
@@ -459,6 +462,28 @@ BROKEN = [
     Broken("a number as window", settings("windows: [5]"), 5, "settings.windows[0]"),
     Broken("many windows", settings(f"windows: [{', '.join(['daily 01:00-05:00 UTC'] * 21)}]"), 5, "settings.windows"),
     Broken("a number as phase", settings("approve: [5]"), 5, "settings.approve[0]"),
+    # Parameters, and what comes before
+    Broken("a parameter's name", "parameters: {Tenant: {type: text}}\n" + BASE, 1, "parameters.Tenant"),
+    Broken("a parameter's type", "parameters: {t: {type: uuid}}\n" + BASE, 1, "parameters.t.type"),
+    Broken("a parameter's key", "parameters: {t: {type: text, min: 1}}\n" + BASE, 1, "parameters.t.min"),
+    Broken("a default of another type", "parameters: {t: {type: integer, default: a}}\n" + BASE, 1, "parameters.t.default"),
+    Broken("a default that is a list", "parameters: {t: {type: text, default: [a]}}\n" + BASE, 1, "parameters.t.default"),
+    Broken("a parameter that is not declared", BASE.replace("backfill: x", "backfill: '${t}'"), 3, ADDED + ".backfill"),
+    Broken("a parameter in quotes", PARAMETER + BASE.replace("backfill: x", "backfill: \"'${t}'\""), 4, ADDED + ".backfill"),
+    Broken("a parameter in a comment", PARAMETER + BASE.replace("backfill: x", 'backfill: "x /* ${t} */"'), 4, ADDED + ".backfill"),
+    Broken("a parameter in a name", PARAMETER + BASE.replace("table: t", "table: '${t}'"), 4, ADDED + ".table"),
+    Broken("a parameter in the name of a column", PARAMETER + BASE.replace("name: c", "name: '${t}'"), 4, ADDED + ".column.name"),
+    Broken("after itself", BASE + "after: [a]\n", 4, "after[0]"),
+    Broken("after one twice", BASE + "after: [b, b]\n", 4, "after[1]"),
+    # SQL in one transaction or several
+    Broken("SQL without a way back", operation("sql: {run: SELECT 1}"), 3, "operations[0].sql.rollback"),
+    Broken("SQL without anything", operation("sql: {phase: switch}"), 3, "operations[0].sql.run"),
+    Broken("no step of SQL", operation("sql: {steps: []}"), 3, "operations[0].sql.steps"),
+    Broken("a step without a way back", operation("sql: {steps: [{run: SELECT 1}]}"), 3, "operations[0].sql.steps[0].rollback"),
+    Broken(
+        "steps and more",
+        operation("sql: {run: SELECT 1, steps: [{run: SELECT 1, rollback: SELECT 1}]}"), 3, "operations[0].sql.run",
+    ),
     # Several mistakes: the first in the file is told
     Broken("two in order", settings("lanes: 0", "nice: -1"), 5, "settings.lanes"),
     Broken("two, the later key first in the model", settings("nice: -1", "lanes: 0"), 5, "settings.nice"),
@@ -629,6 +654,7 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
     assert keys == {
         *("name", "operations", "settings", "add_column", "backfill", "table", "column", "type", "default", "not_null"),
         "computed",
+        *("parameters", "description", "after", "steps", "delete_rows"),
         *(
             "set",
             "transform",
@@ -657,7 +683,19 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
         *("drop_not_null", "set_default", "drop_default", "drop_constraint", "rename_constraint", "set_comment"),
         *("constraint", "index", "comment"),
         *("create_index", "drop_index", "sql", "from", "to", "up", "down", "check", "columns", "references"),
-        *("on_delete", "on_update", "expressions", "unique", "method", "include", "run", "rollback", "phase", "allow"),
+        *(
+            "on_delete",
+            "on_update",
+            "expressions",
+            "unique",
+            "method",
+            "include",
+            "with",
+            "run",
+            "rollback",
+            "phase",
+            "allow",
+        ),
     }
     for node in found:
         assert node["additionalProperties"] is False
@@ -683,6 +721,13 @@ BEYOND_THE_SCHEMA = {
     *("NUL in SQL", "NUL in a table", "half a character", "a long column name", "a long schema", "three parts"),
     *("added twice", "added, then filled", "filled, then added", "a name with a line break", "added, then transformed"),
     *("a zone nobody lives in", "a window of no time"),
+    *(
+        "a default of another type",
+        "a parameter that is not declared",
+        "a parameter in quotes",
+        "a parameter in a comment",
+    ),
+    *("a parameter in a name", "a parameter in the name of a column", "after itself"),
 }
 #: What the reader refuses before there is a document, or PyYAML's own loader reads in another way.
 BEFORE_THE_SCHEMA = {
@@ -730,7 +775,7 @@ def test_the_files_in_the_reference_are_valid(block: str) -> None:
 
 OTHERS = {
     *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
-    *("create_index", "drop_index", "sql"),
+    *("create_index", "drop_index", "delete_rows", "sql"),
     *("drop_not_null", "set_default", "drop_default", "drop_constraint", "rename_constraint", "set_comment"),
 }
 

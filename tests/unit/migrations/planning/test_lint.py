@@ -42,6 +42,7 @@ TEXTS = {
     "ALTER PUBLICATION p ADD TABLE a.t": ["publication"],
     "DO $$ BEGIN UPDATE a.t SET x = 1; END $$": ["data-change-in-do"],
     "DO 'BEGIN DELETE FROM a.t; END'": ["data-change-in-do"],
+    "DO LANGUAGE plpython3u $$\n# it's Python\nplpy.execute(sql)\n$$": ["ddl-in-do"],
     "DO $$ BEGIN PERFORM 1 FROM a.t FOR NO KEY UPDATE; /* UPDATE */ RAISE 'DROP'; END $$": [],
     "ALTER TABLE a.t ADD x json": ["json-column"],
     "ALTER TABLE a.t ADD COLUMN IF NOT EXISTS x pg_catalog.json[] NOT NULL": ["json-column"],
