@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.record.model import Run
 
-FILE = (ROOT / "examples" / "orders_id_bigint.yaml").read_text()
+FILE = (ROOT / "examples" / "orders_id_bigint.yaml").read_text().replace("[switch, contract]", "[contract]")
 
 #: What refers to orders is wide already.
 ORDERS = """
