@@ -71,3 +71,10 @@ CREATE TABLE public.products (
 CREATE UNIQUE INDEX products_legacy_code_idx ON public.products (legacy_code) WHERE legacy_code <> '';
 COMMENT ON COLUMN public.products.legacy_code IS 'the code of the old shop';
 INSERT INTO public.products (id, name, legacy_code) SELECT n, 'product ' || n, 'P' || n FROM generate_series(1, 100) n;
+
+-- Without a key, and with NULLs allowed where one is to be.
+CREATE TABLE public.page_views (id bigint, path text NOT NULL, seen_at timestamptz);
+INSERT INTO public.page_views SELECT n, '/products/' || n, now() FROM generate_series(1, 100) n;
+
+CREATE TABLE public.old_sessions (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id bigint REFERENCES public.users);
+INSERT INTO public.old_sessions (user_id) SELECT n FROM generate_series(1, 100) n;

@@ -90,6 +90,57 @@ class Dropped:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeptRule:
+    """A constraint that goes, with all that has to be made again should it come back."""
+
+    name: str
+    #: As PostgreSQL writes it under an empty search_path.
+    definition: str
+    #: Whether it was proved for all rows.
+    valid: bool
+    #: DEFERRABLE and INITIALLY DEFERRED, as SQL.
+    deferred: str
+    comment: str | None
+    columns: tuple[str, ...]
+    #: The table that a foreign key refers to, in the notation of migration files; empty for other constraints.
+    references: str
+    referenced: tuple[str, ...]
+    #: The operators that compare the referenced columns with its own; none where PostgreSQL alone can tell which rows break it.
+    equalities: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(**{**value, **{name: tuple(value[name]) for name in ("columns", "referenced", "equalities")}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class OldName:
+    """What a view needs in order to serve under the old name of a table."""
+
+    columns: tuple[str, ...]
+    #: Privileges on the table, each with the column that it is for; None for the whole.
+    grants: tuple[tuple[str | None, Grant], ...] = ()
+    #: Roles that get privileges on a new view by themselves.
+    default_grantees: tuple[str, ...] = ()
+    comment: str | None = None
+    #: The table is read by the view with the rights of who reads the view (from PostgreSQL 15 on).
+    security_invoker: bool = True
+    #: A PostgREST is told to read the schema again.
+    notifies: bool = False
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            **{
+                **value,
+                "columns": tuple(value["columns"]),
+                "grants": tuple((column, Grant(**one)) for column, one in value["grants"]),
+                "default_grantees": tuple(value["default_grantees"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of one operation."""
 
@@ -129,13 +180,19 @@ class Facts:
     #: The columns that a foreign key refers to, and the operators (`OPERATOR(schema.=)`) that compare them with its own.
     referenced: tuple[str, ...] = ()
     equalities: tuple[str, ...] = ()
-    #: The table of these columns, in the notation of migration files, where the file of the migration does not name it.
-    references: str = ""
-    #: The constraint that is dropped.
-    constraint: Constraint | None = None
+    #: Constraints that go, and come back on the way back.
+    rules: tuple[KeptRule, ...] = ()
     #: A change of type that PostgreSQL does at once, in the catalog alone; and whether it does the way back so too.
     in_place: bool = False
     back_in_place: bool = False
+    #: Columns of a new primary key that may be NULL before.
+    nullable: tuple[str, ...] = ()
+    #: Row level security was on before; of a new table, that it is to be.
+    row_security: bool = False
+    #: For a table that gets another name.
+    old_name: OldName | None = None
+    #: Indexes and sequences of a table that is taken away, by name, each with whether it is a sequence.
+    parts: tuple[tuple[str, bool], ...] = ()
     #: What was there before: the DEFAULT of a column, and the comment on the thing that gets another.
     default: str | None = None
     comment: str | None = None
@@ -145,8 +202,8 @@ class Facts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        index, dropped, dependents, shadow, constraint = (
-            value[name] for name in ("index", "dropped", "column_dependents", "shadow", "constraint")
+        index, dropped, dependents, shadow, old_name = (
+            value[name] for name in ("index", "dropped", "column_dependents", "shadow", "old_name")
         )
         return cls(
             **{
@@ -157,7 +214,12 @@ class Facts:
                 "dropped": Dropped.from_json(dropped) if dropped else None,
                 "column_dependents": ColumnDependents.from_json(dependents) if dependents else None,
                 "shadow": ShadowColumn.from_json(shadow) if shadow else None,
-                "constraint": Constraint(**constraint) if constraint else None,
-                **{name: tuple(value[name]) for name in ("reads", "rule_columns", "referenced", "equalities")},
+                "rules": tuple(KeptRule.from_json(one) for one in value["rules"]),
+                "old_name": OldName.from_json(old_name) if old_name else None,
+                "parts": tuple((name, is_sequence) for name, is_sequence in value["parts"]),
+                **{
+                    name: tuple(value[name])
+                    for name in ("reads", "rule_columns", "referenced", "equalities", "nullable")
+                },
             }
         )

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import TYPE_CHECKING
 
-from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.record.states import ACTIVE, Phase, State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_TAKE_BACK = "backfilld rollback {name}, to undo what it left; or enqueue the file again, which takes over what can be taken over"
+#: What brings a run in each state on, where nothing else is in its way; empty for one that is over.
+_BY_STATE: Mapping[State, str] = {
+    State.QUEUED: "backfilld gate {name} --wait",
+    State.RUNNING: "backfilld gate {name} --wait",
+    State.WAITING: "backfilld approve {name} --phase {phase}",
+    State.PAUSING: "backfilld resume {name}",
+    State.PAUSED: "backfilld resume {name}",
+    State.FAILED: "backfilld explain {name}",
+    State.CANCELLING: _TAKE_BACK,
+    State.CANCELLED: _TAKE_BACK,
+    State.ROLLING_BACK: "backfilld rollback {name} --wait",
+    State.ROLLED_BACK: "",
+    State.COMPLETED: "",
+}
+#: By what a run has stopped for; explained by `explain` where it is not here.
+_BY_ERROR = {"quarantine": "backfilld quarantine list {name}"}
 
 
-def next_command(  # noqa: PLR0911 - a command for each state
-    name: str, state: State, phase: Phase, *, error_class: str | None = None
+def next_command(
+    name: str, state: State, phase: Phase, *, error_class: str | None = None, has_worker: bool = True
 ) -> str:
     """What brings the run on, or says why it stands; empty for one that is over. Pure."""
-    match state:
-        case State.WAITING:
-            return f"backfilld approve {name} --phase {phase}"
-        case State.QUEUED | State.RUNNING:
-            return f"backfilld gate {name} {'--phase contract ' if phase.is_past(Phase.SWITCH) else ''}--wait"
-        case State.PAUSING:
-            return f"backfilld resume {name}"
-        case State.PAUSED | State.FAILED if error_class == "quarantine":
-            return f"backfilld quarantine list {name}"
-        case State.PAUSED if error_class is None:
-            return f"backfilld resume {name}"
-        case State.PAUSED | State.FAILED:
-            return f"backfilld explain {name}"
-        case State.CANCELLING | State.CANCELLED:
-            return (
-                f"backfilld rollback {name}, to undo what it left; or enqueue the file again, which takes over what can be "
-                "taken over"
-            )
-        case State.ROLLING_BACK:
-            return f"backfilld rollback {name} --wait"
-        case State.ROLLED_BACK | State.COMPLETED:
-            return ""
-        case _:
-            assert_never(state)
+    command = _BY_STATE[state]
+    if state in ACTIVE and not has_worker:
+        command = "backfilld worker, as none is running; or, in this process: backfilld run FILE"
+    elif state in {State.PAUSED, State.FAILED} and error_class is not None:
+        command = _BY_ERROR.get(error_class, "backfilld explain {name}")
+    elif state is State.RUNNING and phase.is_past(Phase.SWITCH):
+        command = "backfilld gate {name} --phase contract --wait"
+    return command.format(name=name, phase=phase)

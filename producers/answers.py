@@ -74,7 +74,11 @@ def answer(now: Progress, *, as_json: bool, before: str = "") -> None:
 
 def next_of(now: Progress | Run) -> None:
     """The line that names what to type next; none for a run that is over."""
-    if then := next_command(now.name, now.state, now.phase, error_class=now.error_class):
+    from backfilld.migrations.holds import Cause  # noqa: PLC0415 - whoever has a run has it, and `version` has none
+
+    hold = getattr(now, "hold", None)  # of a `Progress`
+    has_worker = hold is None or hold.cause is not Cause.WORKERS
+    if then := next_command(now.name, now.state, now.phase, error_class=now.error_class, has_worker=has_worker):
         next_step(then)
 
 

@@ -18,7 +18,6 @@ from backfilld.migrations.postgres import catalog
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import runs, schema, workers
 from backfilld.migrations.record.states import ENDED, State
-from backfilld.monitoring.next_command import next_command
 from backfilld.monitoring.words import moment, size
 
 if TYPE_CHECKING:
@@ -101,13 +100,19 @@ def _in_the_way(connection: Connection) -> Iterator[Finding]:
 
 
 def _open(run: Run) -> Finding:
-    then = next_command(run.name, run.state, run.phase, error_class=run.error_class)
-    if run.state is State.CANCELLED:
-        problem = f"the run {run.name} (run {run.run}) was cancelled, and what it added is still there"
-        return Finding("cancelled_run", problem, f"Take it back: backfilld rollback {run.name} --wait")
-    back = f"or take it back: backfilld rollback {run.name} --wait"
+    back = f"backfilld rollback {run.name} --wait"
     problem = f"the run {run.name} (run {run.run}) is {run.state.words} in phase {run.phase}"
-    return Finding("open_run", problem, f"Let it end: {then}; {back}")
+    match run.state:
+        case State.CANCELLED:
+            problem = f"the run {run.name} (run {run.run}) was cancelled, and what it added is still there"
+            return Finding("cancelled_run", problem, f"Take it back: {back}")
+        case State.CANCELLING:
+            return Finding("open_run", problem, f"Let a worker cancel it, then take it back: {back}")
+        case State.WAITING:
+            approve = f"backfilld approve {run.name} --phase {run.phase}"
+            return Finding("open_run", problem, f"Let it end: {approve}; or take it back: {back}")
+        case _:
+            return Finding("open_run", problem, f"Let it end, or take it back: {back}")
 
 
 def _lost(connection: Connection) -> Iterator[Finding]:

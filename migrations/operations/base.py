@@ -93,6 +93,8 @@ class Action:
     #: For a step of the way back: statements of the application succeed after it that fail before it. It is done before anything
     #: that takes long; of its own operation it needs nothing but a step that frees too.
     frees: bool = False
+    #: For a step of the way back: it needs a table that is kept until the retention ends.
+    needs_kept: bool = False
     #: Statements of the user's own: they may rely on every step before them, so none of the way back changes places with them.
     is_users: bool = False
     #: Takes the action back, step by step, once it has committed.

@@ -16,6 +16,8 @@ from backfilld.migrations.operations.add_column import preflight as add_column
 from backfilld.migrations.operations.add_column.steps import AddColumn
 from backfilld.migrations.operations.add_foreign_key import preflight as add_foreign_key
 from backfilld.migrations.operations.add_foreign_key.steps import AddForeignKey
+from backfilld.migrations.operations.add_primary_key import preflight as add_primary_key
+from backfilld.migrations.operations.add_primary_key.steps import AddPrimaryKey
 from backfilld.migrations.operations.add_unique import preflight as add_unique
 from backfilld.migrations.operations.add_unique.steps import AddUnique
 from backfilld.migrations.operations.backfill import preflight as backfill
@@ -36,10 +38,16 @@ from backfilld.migrations.operations.drop_index import preflight as drop_index
 from backfilld.migrations.operations.drop_index.steps import DropIndex
 from backfilld.migrations.operations.drop_not_null import preflight as drop_not_null
 from backfilld.migrations.operations.drop_not_null.steps import DropNotNull
+from backfilld.migrations.operations.drop_table import preflight as drop_table
+from backfilld.migrations.operations.drop_table.steps import DropTable
+from backfilld.migrations.operations.enable_row_security import preflight as enable_row_security
+from backfilld.migrations.operations.enable_row_security.steps import EnableRowSecurity
 from backfilld.migrations.operations.rename_column import preflight as rename_column
 from backfilld.migrations.operations.rename_column.steps import RenameColumn
 from backfilld.migrations.operations.rename_constraint import preflight as rename_constraint
 from backfilld.migrations.operations.rename_constraint.steps import RenameConstraint
+from backfilld.migrations.operations.rename_table import preflight as rename_table
+from backfilld.migrations.operations.rename_table.steps import RenameTable
 from backfilld.migrations.operations.set_comment import preflight as set_comment
 from backfilld.migrations.operations.set_comment.steps import SetComment
 from backfilld.migrations.operations.set_default import preflight as set_default
@@ -91,10 +99,14 @@ REGISTRY: Mapping[type[file.Operation], Kind] = {
     file.AddCheck: Kind(AddCheck, add_check.examine, impact.of_none),
     file.AddForeignKey: Kind(AddForeignKey, add_foreign_key.examine, impact.of_none),
     file.AddUnique: Kind(AddUnique, add_unique.examine, impact.of_none),
+    file.AddPrimaryKey: Kind(AddPrimaryKey, add_primary_key.examine, impact.of_none),
     file.DropConstraint: Kind(DropConstraint, drop_constraint.examine, impact.of_none),
     file.RenameConstraint: Kind(RenameConstraint, rename_constraint.examine, impact.of_none),
     file.CreateIndex: Kind(CreateIndex, create_index.examine, impact.of_none),
     file.DropIndex: Kind(DropIndex, drop_index.examine, impact.of_none),
+    file.RenameTable: Kind(RenameTable, rename_table.examine, impact.of_renamed_table),
+    file.DropTable: Kind(DropTable, drop_table.examine, impact.of_dropped_table),
+    file.EnableRowSecurity: Kind(EnableRowSecurity, enable_row_security.examine, impact.of_none),
     file.SetComment: Kind(SetComment, set_comment.examine, impact.of_none),
     file.Backfill: Kind(Backfill, backfill.examine, impact.of_backfilled),
     file.DeleteRows: Kind(DeleteRows, delete_rows.examine, impact.of_deleted),

@@ -14,8 +14,9 @@ def in_need(operations: Sequence[Operation], found: Collection[int]) -> tuple[in
     """The operations, by number, that rely on every row being right where residual rows were `found`, by operation.
 
     One that only writes values in place does not, nor does any of another table. Statements of a user's own may rely on anything.
+    Where it is not known which rows were found, as after a recheck, all tables are looked at.
     """
-    tables = {operations[number].table for number in found}
+    tables = {operations[number].table for number in found or range(len(operations))}
     return tuple(
         number
         for number, operation in enumerate(operations)

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
         ChangeType,
         DeleteRows,
         DropColumn,
+        DropTable,
         Operation,
         RenameColumn,
+        RenameTable,
         SetNotNull,
         Sql,
     )
@@ -187,6 +189,23 @@ def of_dropped(of: DropColumn, dependent: Dependent) -> Effect | None:
     if dependent.kind in _DROPPED_WITH_IT:
         return Effect(ImpactAction.DROPPED, "is dropped with the column")
     return Effect(ImpactAction.CHANGE_FIRST, "prevents the drop: change or drop it before contract")
+
+
+def of_renamed_table(of: RenameTable, dependent: Dependent) -> Effect | None:
+    if dependent.is_text:
+        words = f"names {of.table}, which works until contract: change it to {of.renamed} before then"
+        return Effect(ImpactAction.REVIEW, words)
+    if dependent.kind == "publication":
+        words = f"follows by itself, and sends {of.renamed}: its subscribers need a table of that name first"
+        return Effect(ImpactAction.SUBSCRIBERS_FIRST, words)
+    return Effect(ImpactAction.FOLLOWS, "follows by itself") if dependent.kind in BOUND else None
+
+
+def of_dropped_table(of: DropTable, dependent: Dependent) -> Effect | None:
+    del of
+    if dependent.is_text:
+        return Effect(ImpactAction.CHANGE_FIRST, "fails once the table is gone: change it before contract")
+    return Effect(ImpactAction.DROPPED, "goes with the table") if dependent.kind in BOUND else None
 
 
 def of_deleted(of: DeleteRows, dependent: Dependent) -> Effect | None:

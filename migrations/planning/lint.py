@@ -172,6 +172,7 @@ _INSTEAD: tuple[tuple[str, str, str], ...] = (
         ),
         "",
     ),
+    (r"TRUNCATE\b", "Use delete_rows, whose rows a rollback brings back", ""),
     (r"CREATE (UNIQUE )?INDEX\b", "Use create_index, or add_unique for a constraint", "Use drop_index"),
     (r"ALTER TABLE .*\b(FOREIGN KEY|REFERENCES)\b", "Use add_foreign_key", "Use drop_constraint"),
     (r"ALTER TABLE .*\bUNIQUE\b", "Use add_unique", "Use drop_constraint"),

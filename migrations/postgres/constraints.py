@@ -67,6 +67,13 @@ def find(connection: Connection, table: Table, name: str) -> ConstraintDetails |
     )
 
 
+def foreign_keys_of(connection: Connection, table: Table) -> dict[str, ConstraintDetails]:
+    """The foreign keys of a table that refer to other tables, by name."""
+    names = [row["name"] for row in connection.execute(_SQL["constraint_names"], {"oid": table.oid}).fetchall()]
+    found = {name: one for name in names if (one := find(connection, table, name)) is not None}
+    return {name: one for name, one in found.items() if one.references not in {None, table.name}}
+
+
 def likely(connection: Connection, table: Table, name: str) -> str:
     """What to say of a name that no constraint of the table has: the one that is likely meant, or all that there are."""
     names = [row["name"] for row in connection.execute(_SQL["constraint_names"], {"oid": table.oid}).fetchall()]
@@ -78,9 +85,3 @@ def changed(table: TableName, name: str, definition: str) -> sql.Composed:
     """A query that names a constraint which has another definition than this one."""
     known = {"table": table.identifier.as_string(), "name": name, "definition": definition}
     return literally(_SQL["another_constraint"], known)
-
-
-def table_comment(connection: Connection, table: Table) -> str | None:
-    """The comment on the table itself."""
-    row = connection.execute(_SQL["table_comment"], {"oid": table.oid}).fetchone()
-    return row["comment"] if row else None

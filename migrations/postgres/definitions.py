@@ -51,8 +51,6 @@ class Constraint:
     definition: str
     #: Whether it was proved for all rows.
     valid: bool = True
-    #: DEFERRABLE and INITIALLY DEFERRED, as SQL, of one that is made of its index again; the definition says so otherwise.
-    deferred: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,8 @@ def _steps_back(connection: Connection, run: Run, operations: Sequence[Operation
 def _lost(connection: Connection, run: Run, operations: Sequence[Operation], steps: Sequence[Step]) -> str:
     """Why old values that the way back needs are not there; empty when they are."""
     needed = {(step.kind, step.operation) for step in steps if isinstance(step, Walk) and step.kind != "archive"}
-    if needed and run.purged_at is not None:
+    kept = any(isinstance(step, Action) and step.needs_kept for step in steps)
+    if (needed or kept) and run.purged_at is not None:
         return f"the old values that it needs were dropped on {run.purged_at:%Y-%m-%d %H:%M} by `backfilld purge`"
     undone = {operation for kind, operation in needed if kind == "undo"}
     if not undone or retention.is_kept(connection, "journal", run.run):

@@ -61,8 +61,16 @@ def sizes(connection: Connection) -> dict[tuple[int, str], int]:
 
 
 def size(connection: Connection, run: int) -> dict[str, int]:
-    """`journal_bytes`, `archive_bytes` and `rollback_conflicts` of a run."""
-    return dict(connection.execute(_SQL["kept"], {"run": run}).fetchone() or {})
+    """`journal_bytes`, `archive_bytes` (tables that it took away included) and `rollback_conflicts` of a run."""
+    kept = dict(connection.execute(_SQL["kept"], {"run": run}).fetchone() or {})
+    kept["archive_bytes"] += sum(kept_tables(connection, run).values())
+    return kept
+
+
+def kept_tables(connection: Connection, run: int) -> dict[TableName, int]:
+    """The tables that a run took away and that are kept, each with its bytes."""
+    rows = connection.execute(_SQL["kept_tables"], {"run": run}).fetchall()
+    return {TableName("backfilld", row["name"]): row["bytes"] for row in rows}
 
 
 def purge(connection: Connection, locked: LockedRun, *, actor: str) -> Purged:
@@ -72,7 +80,8 @@ def purge(connection: Connection, locked: LockedRun, *, actor: str) -> Purged:
     hardly any session blocks it, and none for longer than the caller's lock_timeout. Files go after the locks.
     """
     kept = size(connection, locked.run)
-    for table in (table_of("journal", locked.run), table_of("archive", locked.run)):
+    tables = (table_of("journal", locked.run), table_of("archive", locked.run), *kept_tables(connection, locked.run))
+    for table in tables:
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table.identifier))
     connection.execute(_SQL["forget_rollback_conflicts"], {"run": locked.run})
     connection.execute(_SQL["forget_undo_rows"], {"run": locked.run})

@@ -76,6 +76,7 @@ PHASES: Mapping[str, tuple[str, str]] = {
 CAUSES: Mapping[str, str] = {
     "approval": "a person has to approve",
     "stop": "a person stopped all runs",
+    "after": "it begins after another run",
     "window": "outside its hours",
     "load": "load on the database",
     "blind": "the load is unknown",

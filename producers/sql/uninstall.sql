@@ -7,12 +7,17 @@ SELECT pg_get_userbyid(n.nspowner)::text AS owner, pg_has_role(n.nspowner, 'USAG
 FROM pg_namespace n WHERE n.nspname = 'backfilld'
 
 -- name: kept
--- Bytes of the tables that each run has in the schema, of whatever kind: their names have its number behind a word.
-SELECT (regexp_match(c.relname, '^[a-z_]+_(\d{1,18})(?:_|$)'))[1]::bigint AS run,
-       coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint AS bytes
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = 'backfilld' AND c.relkind = 'r' AND c.relname ~ '^[a-z_]+_\d{1,18}(_|$)'
-GROUP BY 1 ORDER BY 1
+-- Bytes of the tables in the schema that hold old values of each run: their names have its number, or a digest of its migration's
+-- name (migrations/operations/base.py), which is that of its newest run.
+SELECT r.run, sum(pg_total_relation_size(c.oid))::bigint AS bytes
+FROM backfilld.runs r
+CROSS JOIN LATERAL (SELECT left(encode(sha256(convert_to(r.name, 'UTF8')), 'hex'), 10) AS digest) named
+JOIN pg_namespace n ON n.nspname = 'backfilld'
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p')
+    AND (c.relname ~ ('^[a-z_]+_' || r.run || '$')
+         OR c.relname ~ ('_' || named.digest || '_[0-9]+$')
+            AND NOT EXISTS (SELECT FROM backfilld.runs newer WHERE newer.name = r.name AND newer.run > r.run))
+GROUP BY r.run ORDER BY r.run
 
 -- name: triggers
 -- Triggers on tables that call a function of the schema; those of partitions go with that of their parent.

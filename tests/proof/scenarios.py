@@ -413,6 +413,34 @@ RULES = Scenario(
     """,
 )
 
+#: What is done to tables as a whole, beside one that an application works on.
+TABLES = Scenario(
+    name="tables",
+    schema=f"""
+        CREATE TABLE items (id bigint PRIMARY KEY, status text NOT NULL, {_PADDING});
+        CREATE TABLE views (id bigint, path text NOT NULL); INSERT INTO views SELECT n, 'p' FROM generate_series(1, 9) n;
+        CREATE TABLE old (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a text DEFAULT 'a');
+        CREATE VIEW of_old AS SELECT a FROM old; GRANT SELECT ON old TO PUBLIC; COMMENT ON TABLE old IS 'old';
+        CREATE TABLE events (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a text UNIQUE); INSERT INTO events (a) VALUES ('a');
+        CREATE TABLE secrets (id bigint PRIMARY KEY); CREATE POLICY mine ON secrets USING (true);
+    """,
+    operations="""
+  - add_primary_key: {table: views, columns: [id]}
+  - rename_table: {table: old, to: 50% new}
+  - drop_table: {table: events}
+  - enable_row_security: {table: secrets, force: true}
+""",
+    fields={"status": word},
+    before={"status": shown("status")},
+    after={"status": shown("status")},
+    reference="""
+        ALTER TABLE views ADD PRIMARY KEY (id);
+        ALTER TABLE old RENAME TO "50% new";
+        DROP TABLE events;
+        ALTER TABLE secrets ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+    """,
+)
+
 #: Several at once, on a table with names that have to be quoted.
 TOGETHER = Scenario(
     name="together",
@@ -484,7 +512,7 @@ KEY_TO_BIGINT = Scenario(
 _ALL = (
     ADD_COLUMN, COUNT_UP, LOWER, SET_NOT_NULL, ADD_CHECK, ADD_FOREIGN_KEY, ADD_UNIQUE, CREATE_INDEX, DROP_INDEX, SQL,
     RENAME_COLUMN, TEXT_TO_JSONB, INT_TO_BIGINT, DROP_COLUMN, TOGETHER, RENAME_USED, PARTITIONED, TEXT_TO_ENUM, TO_TIMESTAMPTZ,
-    FREED_FIRST, RULES, KEY_TO_BIGINT,
+    FREED_FIRST, RULES, TABLES, KEY_TO_BIGINT,
 )  # fmt: skip
 
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}

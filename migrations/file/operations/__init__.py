@@ -17,6 +17,7 @@ from backfilld.migrations.file.operations.columns import (
 from backfilld.migrations.file.operations.constraints import (
     AddCheck,
     AddForeignKey,
+    AddPrimaryKey,
     AddUnique,
     DropConstraint,
     References,
@@ -25,12 +26,13 @@ from backfilld.migrations.file.operations.constraints import (
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
 from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
 from backfilld.migrations.file.operations.rows import Backfill, DeleteRows
-from backfilld.migrations.file.operations.tables import SetComment
+from backfilld.migrations.file.operations.tables import DropTable, EnableRowSecurity, RenameTable, SetComment
 
 __all__ = [
     "AddCheck",
     "AddColumn",
     "AddForeignKey",
+    "AddPrimaryKey",
     "AddUnique",
     "Backfill",
     "ChangeType",
@@ -42,11 +44,14 @@ __all__ = [
     "DropDefault",
     "DropIndex",
     "DropNotNull",
+    "DropTable",
+    "EnableRowSecurity",
     "Operation",
     "OperationModel",
     "References",
     "RenameColumn",
     "RenameConstraint",
+    "RenameTable",
     "SetComment",
     "SetDefault",
     "SetNotNull",
@@ -68,10 +73,14 @@ Operation = (
     | AddCheck
     | AddForeignKey
     | AddUnique
+    | AddPrimaryKey
     | DropConstraint
     | RenameConstraint
     | CreateIndex
     | DropIndex
+    | RenameTable
+    | DropTable
+    | EnableRowSecurity
     | SetComment
     | Backfill
     | DeleteRows

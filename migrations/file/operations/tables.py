@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from backfilld.migrations.file.fields import Name, Table, Text
 from backfilld.migrations.file.operations.base import TABLE, OperationModel
-from backfilld.migrations.identifiers import Wrong
+from backfilld.migrations.identifiers import TableName, Wrong, shown
 
 
 class SetComment(OperationModel):
@@ -42,3 +42,63 @@ class SetComment(OperationModel):
     def subject(self) -> str:
         part = next((key for key in ("column", "constraint", "index") if getattr(self, key) is not None), None)
         return f"{part} {getattr(self, part)}" if part is not None else "the table"
+
+
+class EnableRowSecurity(OperationModel):
+    """Have PostgreSQL ask the policies of a table for each row that a role reads or writes."""
+
+    kind: ClassVar[Literal["enable_row_security"]] = "enable_row_security"
+    does = "Turn row level security on."
+
+    table: Table = TABLE
+    force: bool = Field(default=False, description="Ask the policies for the table's owner too.")
+
+    @property
+    def subject(self) -> str:
+        return "for its owner too" if self.force else "for all but its owner"
+
+
+class RenameTable(OperationModel):
+    """Give a table another name; until contract a view under the old name lets applications use either."""
+
+    kind: ClassVar[Literal["rename_table"]] = "rename_table"
+    does = "Give a table another name."
+
+    table: Table = TABLE
+    to: Name = Field(description="The new name, exact; the table stays in its schema.", examples=["tasks"])
+
+    @model_validator(mode="after")
+    def _another_name(self) -> Self:
+        if self.to == self.table.name:
+            raise Wrong("`to` is the name that the table has", "Write the new name of the table.", at=("to",))
+        return self
+
+    @property
+    def renamed(self) -> TableName:
+        """The table under its new name."""
+        return TableName(self.table.schema, self.to)
+
+    @property
+    def subject(self) -> str:
+        return f"to {self.to}"
+
+    @property
+    def fails_after_contract(self) -> str:
+        return f"a statement that names {shown(str(self.table))} fails"
+
+
+class DropTable(OperationModel):
+    """Take a table away; it is kept, out of reach, until the retention ends."""
+
+    kind: ClassVar[Literal["drop_table"]] = "drop_table"
+    does = "Drop a table."
+
+    table: Table = TABLE
+
+    @property
+    def subject(self) -> str:
+        return "the table and its rows"
+
+    @property
+    def fails_after_contract(self) -> str:
+        return f"a statement that names {shown(str(self.table))} fails"

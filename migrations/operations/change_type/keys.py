@@ -10,6 +10,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.file import migration as definition
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.planning.checks.columns import mentions
 from backfilld.migrations.planning.checks.live_runs import live_operations
@@ -100,7 +101,7 @@ def _refuse_referrers(case: Case, name: str, *, new: str) -> None:
                         "Put the two in separate migrations, one after the other",
                     )
             for run in live.get(referrer, ()):
-                if column in run.decides:
+                if column in run.decides or isinstance(run.operation, definition.RenameTable | definition.DropTable):
                     case.refuse("live_run", f"{referrer}.{column} refers to it, and {run.why(column)}", run.remedy)
 
 

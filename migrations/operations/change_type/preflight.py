@@ -250,7 +250,7 @@ def _refuse_other_uses(case: Case, operation: ChangeType) -> None:
             case.refuse(
                 "operations",
                 f"operations[{number}].{other.kind} also uses {table.name}.{name}",
-                "Put the two in separate migrations, one after the other",
+                f"Put the second in a migration of its own, with `after: [{case.migration.name}]`, or both in a folder",
             )
 
 

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, LiteralString
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Action, Statement, Step
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.operations.base import Action, Guard, Statement, Step
 from backfilld.migrations.operations.ddl import columns, grants_and_comments
 from backfilld.migrations.operations.ddl.columns import alter_table
+from backfilld.migrations.postgres.constraints import changed
 from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.facts import KeptRule
     from backfilld.migrations.postgres.definitions import KeyColumn
 
 #: The referenced table in the query for orphans. A table may refer to itself, or to one of the same name in another schema.
@@ -154,9 +156,9 @@ def unique_using_index(table: TableName, name: str, *, index: str | None = None,
     return _using_index(table, "UNIQUE", name, index=index or name, deferred=deferred)
 
 
-def primary_key_using_index(table: TableName, name: str, *, index: str, deferred: str = "") -> Statement:
-    """The primary key of an index that is there; scans the table for each column that is not NOT NULL yet."""
-    return _using_index(table, "PRIMARY KEY", name, index=index, deferred=deferred)
+def primary_key_using_index(table: TableName, name: str, *, index: str | None = None, deferred: str = "") -> Statement:
+    """The primary key of an index that is there; its columns must be NOT NULL, or PostgreSQL scans the table for each."""
+    return _using_index(table, "PRIMARY KEY", name, index=index or name, deferred=deferred)
 
 
 def _using_index(table: TableName, kind: LiteralString, name: str, *, index: str, deferred: str) -> Statement:
@@ -195,6 +197,41 @@ def from_catalog(  # noqa: PLR0913 - what is known of one constraint; each part 
         comment=comment,
         replaces=replaces,
     )
+
+
+def kept(table: TableName, rule: KeptRule, *, key: Sequence[KeyColumn]) -> tuple[Step, ...]:
+    """A CHECK or a foreign key that was dropped, again: proved for all rows, unless it was not before either."""
+    references, orphans = None, None
+    if rule.references:
+        references = TableName.parse(rule.references)
+    if references is not None and rule.equalities:
+        orphans = orphaned(
+            table, rule.columns, references=references, referenced=rule.referenced, equalities=rule.equalities
+        )
+    again = from_catalog(
+        table,
+        rule.name,
+        # As pg_get_constraintdef wrote it, without the word that says it was not validated either.
+        rule.definition.removesuffix(" NOT VALID"),
+        key=key,
+        columns=rule.columns,
+        references=references,
+        orphans=orphans,
+        comment=rule.comment,
+    )
+    return again.steps(looks=True) if rule.valid else (again.added,)
+
+
+def dropped(table: TableName, rule: KeptRule, *, back: tuple[Step, ...], note: str = "") -> Action:
+    """A constraint goes, if it is still the one that was looked at."""
+    references = TableName.parse(rule.references) if rule.references else table
+    guard = Guard(
+        sql=changed(table, rule.name, rule.definition),
+        template="the constraint {!r} has changed since the run was enqueued, so it was not dropped",
+        remedy="Cancel the run, and enqueue the migration again under another name",
+    )
+    gone = drop(table, rule.name, also=(references,) if references != table else (), note=note)
+    return Action(table=table, statements=(gone,), requires=(guard,), back=back)
 
 
 def condition_of(definition: str) -> str | None:

@@ -88,7 +88,7 @@ def _refuse_other_operations(case: Case, name: str) -> None:
             case.refuse(
                 "operations",
                 f"operations[{number}].{other.kind} also names {name}",
-                "Put the two in separate migrations, one after the other",
+                f"Put the second in a migration of its own, with `after: [{case.migration.name}]`, or both in a folder",
             )
 
 

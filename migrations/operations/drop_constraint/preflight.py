@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.planning.checks.live_runs import refuse_walked
+from backfilld.migrations.planning.checks.rules import kept_rule
 from backfilld.migrations.planning.checks.walks import key_of
-from backfilld.migrations.postgres import catalog, constraints, indexes
-from backfilld.migrations.postgres.definitions import Constraint
+from backfilld.migrations.postgres import constraints, indexes
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import DropConstraint
@@ -41,19 +41,7 @@ def examine(case: Case, operation: DropConstraint) -> Facts:
     if len(case.found.findings) > before:
         return nothing
     _warn(case, name, found)
-    told = found.kind == "f" and " MATCH FULL" not in found.definition
-    return Facts(
-        relation=str(table.name),
-        key=key_of(table),
-        constraint=Constraint(name=name, definition=found.definition, valid=found.valid, deferred=found.deferred),
-        comment=found.comment,
-        index=index,
-        rule_columns=found.columns,
-        references=str(found.references) if found.references is not None else "",
-        referenced=found.referenced_columns,
-        # Of MATCH FULL, PostgreSQL itself names the row: a NULL among the columns counts otherwise there.
-        equalities=catalog.equalities(case.connection, table.oid, name) if told else (),
-    )
+    return Facts(relation=str(table.name), key=key_of(table), rules=(kept_rule(case, name, found),), index=index)
 
 
 def _refuse_what_cannot_come_back(case: Case, name: str, found: ConstraintDetails) -> None:

@@ -114,13 +114,13 @@ def _refuse_other_operations(case: Case, operation: RenameColumn) -> None:
             case.refuse(
                 "order",
                 f"operations[{number}].{other.kind} also names {old}, which is being renamed while both run",
-                "Rename the column in a migration of its own",
+                "Rename the column in a migration of its own; `after:` puts the two in order",
             )
     if others and table.keys and old in {one.name for one in table.keys[0].columns}:
         case.refuse(
             "order",
             f"{table.name} is walked by {old}, and other operations of the file also walk it",
-            "Rename the column in a migration of its own",
+            "Rename the column in a migration of its own; `after:` puts the two in order",
         )
 
 

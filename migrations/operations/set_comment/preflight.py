@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning.checks.rules import check_column
-from backfilld.migrations.postgres import catalog, constraints, indexes
+from backfilld.migrations.postgres import catalog, constraints, indexes, tables
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import SetComment
@@ -40,7 +40,7 @@ def _comment(case: Case, operation: SetComment) -> str | None:
             remedy = "Name an index of the table; it is in the schema of its table"
             case.refuse("index", f"{table.name} has no index {operation.index}", remedy)
         return (found.comment or None) if found is not None else None
-    return constraints.table_comment(connection, table)
+    return tables.comment(connection, table)
 
 
 def _is_made(case: Case, name: str) -> bool:

@@ -44,9 +44,14 @@ _MAY_BUILD_ON_ADDED = (
     definition.AddUnique,
     definition.AddForeignKey,
     definition.CreateIndex,
+    definition.AddPrimaryKey,
     definition.SetDefault,
     definition.SetComment,
 )
+
+
+#: Operations after which a table is not where it was.
+_ON_A_WHOLE_TABLE = (definition.RenameTable, definition.DropTable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +61,13 @@ class LiveOperation:
     run: Run
     operation: Operation
     facts: Facts
-    #: The table that it is on, or one with foreign keys to the column that it changes.
-    table: TableName
+    #: A table with foreign keys to the column that it changes; None where it is looked at for a table of its own.
+    referrer: TableName | None = None
 
     @property
     def decides(self) -> dict[str, str]:
         """The columns about which it decides, and what it does with each."""
-        if self.table != self.operation.table:
+        if self.referrer is not None:
             return {}
         columns = {one.column: _DECIDES[one.what] for one in self.operation.settles if one.what in _DECIDES}
         columns |= dict.fromkeys(_written(self.operation), "is written")
@@ -72,11 +77,11 @@ class LiveOperation:
 
     def relies_on(self, column: str) -> bool:
         """Whether it reads a column, has a rule about it, or walks by it."""
-        dependents = self.facts.column_dependents
+        dependents, table = self.facts.column_dependents, self.referrer or self.operation.table
         references = dependents.references if dependents is not None else ()
-        if any(one.table == self.table and column in one.columns for one in references):
+        if any(one.table == table and column in one.columns for one in references):
             return True
-        if self.table != self.operation.table:
+        if self.referrer is not None:
             return False
         known = {one.name for one in self.facts.key} | set(self.facts.reads) | set(self.facts.rule_columns)
         if isinstance(self.operation, definition.AddColumn):
@@ -118,12 +123,14 @@ def live_operations(connection: Connection, name: str) -> dict[TableName, list[L
         except InvalidMigration:
             continue  # of another release: what it does is not known here
         for operation, facts in zip(operations, run.facts, strict=True):
+            live = LiveOperation(run=run, operation=operation, facts=facts)
             if operation.table is not None:
-                dependents = facts.column_dependents
-                referring = {one.table for one in dependents.references} if dependents is not None else set()
-                for table in {operation.table} | referring:
-                    live = LiveOperation(run=run, operation=operation, facts=facts, table=table)
-                    found.setdefault(table, []).append(live)
+                found.setdefault(operation.table, []).append(live)
+            if isinstance(operation, definition.RenameTable):
+                found.setdefault(operation.renamed, []).append(live)
+            references = facts.column_dependents.references if facts.column_dependents is not None else ()
+            for table in {one.table for one in references} - {operation.table}:
+                found.setdefault(table, []).append(replace(live, referrer=table))
     return found
 
 
@@ -133,6 +140,13 @@ def check_columns(
     """Put down the runs that are in the way of an operation on their table; with `facts`, of the columns that it reads."""
     decides = {one.column for one in operation.settles if one.what in _DECIDES}
     for other in live:
+        if isinstance(operation, _ON_A_WHOLE_TABLE) or isinstance(other.operation, _ON_A_WHOLE_TABLE):
+            what = (
+                f"the run {other.run.name}, which is {other.run.state} in {other.run.phase}, works on {operation.table}"
+            )
+            if facts is None:
+                found.refuse("live_run", f"{place}: {what}", other.remedy)
+            continue
         theirs = other.decides
         taken = sorted(column for column in decides if column in theirs or other.relies_on(column))
         # Two that write one column undo each other's work, pass after pass.
@@ -151,7 +165,7 @@ def check_columns(
 def refuse_walked(case: Case, columns: set[str], *, what: str) -> None:
     """Put down the runs that walk the table by one of these columns, or name its rows by it."""
     for other in live_operations(case.connection, case.migration.name).get(case.table.name, ()):
-        if other.table == other.operation.table and columns & {one.name for one in other.facts.key}:
+        if other.referrer is None and columns & {one.name for one in other.facts.key}:
             where = f"the run {other.run.name}, which is {other.run.state} in {other.run.phase}, walks {case.table.name} by it"
             case.refuse("live_run", f"{what}: {where}", other.remedy)
 
@@ -161,7 +175,7 @@ def as_wide(facts: Facts, live: Sequence[LiveOperation]) -> Facts:
     wide = {
         one.operation.column: own.type
         for one in live
-        if isinstance(one.operation, definition.ChangeType) and one.table == one.operation.table
+        if isinstance(one.operation, definition.ChangeType) and one.referrer is None
         for own in one.facts.key
         if own.name == one.operation.column
     }
@@ -194,7 +208,7 @@ def check_statement(found: Findings, place: str, statement: SqlStatement, live: 
     named = {name for _, _, name in statement.qualified}
     for other in live:
         table = other.operation.table
-        if table is None or other.table != table or (table.schema, table.name) not in named:
+        if table is None or other.referrer is not None or (table.schema, table.name) not in named:
             continue
         if column := _touched(statement, other):
             found.refuse("live_run", f"{place}: {other.why(column)}", other.remedy)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from backfilld.migrations.facts import KeptRule
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning.checks.cancelled_runs import left_by_cancelled_run
 from backfilld.migrations.planning.checks.columns import column_of
@@ -13,6 +14,7 @@ from backfilld.migrations.postgres import catalog
 
 if TYPE_CHECKING:
     from backfilld.migrations.planning.checks.findings import Case
+    from backfilld.migrations.postgres.constraints import ConstraintDetails
 
 
 def takes_over(case: Case, name: str) -> bool:
@@ -38,3 +40,20 @@ def check_column(case: Case, name: str) -> None:
     )
     if not added:
         column_of(case.table, name)
+
+
+def kept_rule(case: Case, name: str, found: ConstraintDetails) -> KeptRule:
+    """A constraint of the table, with all that has to be made again should it come back."""
+    # Of MATCH FULL, PostgreSQL itself names the row: a NULL among the columns counts otherwise there.
+    told = found.kind == "f" and " MATCH FULL" not in found.definition
+    return KeptRule(
+        name=name,
+        definition=found.definition,
+        valid=found.valid,
+        deferred=found.deferred,
+        comment=found.comment,
+        columns=found.columns,
+        references=str(found.references) if found.references is not None else "",
+        referenced=found.referenced_columns,
+        equalities=catalog.equalities(case.connection, case.table.oid, name) if told else (),
+    )

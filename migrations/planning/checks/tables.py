@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.file.migration import Backfill, DeleteRows
+from backfilld.migrations.file.migration import AddPrimaryKey, Backfill, DeleteRows, RenameTable
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import catalog
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Operation
-    from backfilld.migrations.planning.checks.findings import Findings
+    from backfilld.migrations.planning.checks.findings import Case, Findings
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
 
@@ -83,9 +83,21 @@ def check_table(found: Findings, place: str, table: Table, operation: Operation)
     identified = table.replica_identity not in {"d", "n"} or (
         table.replica_identity == "d" and any(key.is_primary for key in table.keys)
     )
-    if table.publications and not identified:
+    if table.publications and not identified and not isinstance(operation, AddPrimaryKey):  # which is the remedy
         found.refuse(
             "replica_identity",
             f"{place}: {name} is published ({', '.join(table.publications)}) without a replica identity, so updates of it fail",
             f"ALTER TABLE {name.identifier.as_string()} REPLICA IDENTITY FULL, or give it a primary key",
         )
+
+
+def refuse_others_on_table(case: Case, operation: Operation) -> None:
+    """Put down the other operations of the file on a table that is renamed or taken away: their later steps would not find it."""
+    tables = {operation.table, operation.renamed if isinstance(operation, RenameTable) else operation.table}
+    for number, other in enumerate(case.migration.operations):
+        if number != case.number and other.table in tables:
+            case.refuse(
+                "operations",
+                f"operations[{number}].{other.kind} is about {other.table} too",
+                "Put the two in separate migrations, one after the other",
+            )

@@ -28,7 +28,3 @@ SELECT c.conname AS name FROM pg_constraint c WHERE c.conrelid = %(oid)s::bigint
 SELECT c.conname AS name FROM pg_catalog.pg_constraint c
 WHERE c.conrelid = pg_catalog.to_regclass(%(table)s::text) AND c.conname = %(name)s::text
   AND pg_catalog.pg_get_constraintdef(c.oid) <> %(definition)s::text
-
--- name: table_comment
--- The comment on a table.
-SELECT obj_description(%(oid)s::bigint::oid, 'pg_class') AS comment

@@ -18,6 +18,17 @@ SELECT coalesce(pg_total_relation_size(to_regclass('backfilld.journal_' || %(run
        coalesce(pg_total_relation_size(to_regclass('backfilld.archive_' || %(run)s::bigint)), 0)::bigint AS archive_bytes,
        (SELECT count(*) FROM backfilld.rollback_conflicts WHERE run = %(run)s::bigint) AS rollback_conflicts
 
+-- name: kept_tables
+-- Tables that a run took away whole, under names that are made of the digest of its own name. They belong to the latest run of that
+-- name: an earlier one was rolled back, and had its table back.
+SELECT c.relname AS name, pg_total_relation_size(c.oid)::bigint AS bytes
+FROM backfilld.runs r
+JOIN pg_class c ON c.relname ~ ('^table_' || left(encode(sha256(convert_to(r.name, 'UTF8')), 'hex'), 10) || '_[0-9]{3}$')
+JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'backfilld'
+WHERE r.run = %(run)s::bigint AND c.relkind = 'r'
+  AND NOT EXISTS (SELECT FROM backfilld.runs o WHERE o.name = r.name AND o.run > r.run)
+ORDER BY c.relname
+
 -- name: forget_rollback_conflicts
 -- The rollback_conflicts of a run go.
 DELETE FROM backfilld.rollback_conflicts WHERE run = %(run)s::bigint

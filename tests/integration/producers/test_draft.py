@@ -14,8 +14,8 @@ from backfilld.producers import draft, enqueueing
 if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
 
-#: What must be chosen by a person, or is not there in the table: their drafts are only read.
-_NOT_PLANNED = frozenset({"add_unique"})
+#: What the table has already: the draft is only read.
+_NOT_PLANNED = frozenset({"add_primary_key"})
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.record.states import ACTIVE, Phase, State
 from backfilld.monitoring.next_command import next_command
 
 
@@ -27,6 +27,13 @@ from backfilld.monitoring.next_command import next_command
 )
 def test_the_next_command(state: State, phase: Phase, error: str | None, command: str) -> None:
     assert next_command("jobs", state, phase, error_class=error) == command
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_without_a_worker_it_is_a_worker_that_is_needed_first(state: State) -> None:
+    """Where a worker has something to do; a person's turn is a person's turn."""
+    told = next_command("jobs", state, Phase.BACKFILL, has_worker=False)
+    assert ("backfilld worker" in told) is (state in ACTIVE)
 
 
 @pytest.mark.parametrize("state", [State.CANCELLING, State.CANCELLED])

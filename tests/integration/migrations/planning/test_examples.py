@@ -60,6 +60,7 @@ def deployer(request: pytest.FixtureRequest, admin_url: str) -> Iterator[Engine]
             admin.execute(f"GRANT CREATE ON SCHEMA public TO {owner}; SET ROLE {owner}".encode())
             admin.execute((EXAMPLES / "schema.sql").read_bytes())
             admin.execute(PGBENCH)
+            admin.execute("INSERT INTO orders (total) VALUES (0.1)")  # a draft
             admin.execute(f"RESET ROLE; REVOKE CREATE ON SCHEMA public FROM {owner}".encode())
             admin.execute(re.sub(r"\bshop\b", database, made).encode())
             own = (
@@ -103,8 +104,12 @@ def test_an_example_there_and_back(deployer: Engine, file: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("deployer", [1], indirect=True)
-def test_a_role_that_owns_nothing_may_fill_columns(deployer: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_role_that_owns_nothing_may_change_rows(deployer: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    text = (EXAMPLES / "users_phone_e164.yaml").read_text(encoding="utf-8").replace("myapp.backfills:", "backfills:")
-    run = deployer.enqueue(text)
-    expect(deployer.drive(run, runner=deployer.runner(transforms=["backfills"])), State.COMPLETED)
+    runner = deployer.runner(transforms=["backfills"])
+    for example in ("users_phone_e164", "orders_without_drafts"):
+        text = (EXAMPLES / f"{example}.yaml").read_text(encoding="utf-8").replace("myapp.backfills:", "backfills:")
+        run = deployer.enqueue(text)
+        expect(deployer.drive(run, runner=runner), State.COMPLETED)
+        commands.rollback(deployer.connection, run, actor="ann")
+        expect(deployer.drive(run, runner=runner), State.ROLLED_BACK)

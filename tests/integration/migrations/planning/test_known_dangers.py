@@ -154,6 +154,13 @@ DANGERS = {
         "UPDATE public.{t} SET n = 1", "data-change", "backfill",
         ({"backfill": {"table": "{t}", "set": {"n": "1"}, "where": "n <> 1"}},), ANY,
     ),
+    "deleting rows": Danger(
+        "DELETE FROM public.{t} WHERE n > 100", "data-change", "delete_rows",
+        ({"delete_rows": {"table": "{t}", "where": "n > 100"}},), ANY,
+    ),
+    "emptying a table": Danger(
+        "TRUNCATE public.{t}", "long-lock", "delete_rows", ({"delete_rows": {"table": "{t}", "where": "true"}},), SMALL
+    ),
     "renaming a schema": Danger(
         "ALTER SCHEMA billing RENAME TO payments", "renaming-schema", "allow",
         (raw("ALTER SCHEMA billing RENAME TO payments", "ALTER SCHEMA payments RENAME TO billing", allow=["renaming-schema"]),),

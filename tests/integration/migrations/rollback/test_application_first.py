@@ -56,6 +56,16 @@ OPERATIONS = {
     ),
     "drop_index": ("{drop_index: {table: jobs, name: jobs_d}}", "INSERT INTO jobs (id, d) VALUES (0, 1)"),
     "change_type": ("{change_type: {table: jobs, column: e, type: bigint}}", "INSERT INTO jobs (id, e) VALUES (0, 1)"),
+    "add_primary_key": (
+        "{add_primary_key: {table: keyless, columns: [a]}}",
+        "INSERT INTO keyless VALUES (NULL)",
+    ),
+    "rename_table": ("{rename_table: {table: others, to: more}}", "INSERT INTO others VALUES (2)"),
+    "drop_table": ("{drop_table: {table: gone}}", "INSERT INTO gone VALUES (2)"),
+    "enable_row_security": (
+        "{enable_row_security: {table: hidden, force: true}}",
+        "SET LOCAL ROLE pg_database_owner; INSERT INTO hidden VALUES (2)",
+    ),
     "set_comment": ("{set_comment: {table: jobs, comment: all}}", "INSERT INTO jobs (id) VALUES (0)"),
     "backfill": ('{backfill: {table: jobs, set: {f: "f + 1"}}}', "INSERT INTO jobs (id, f) VALUES (0, 1)"),
     "delete_rows": ("{delete_rows: {table: jobs, where: id % 10 = 0}}", "INSERT INTO jobs (id, n) VALUES (0, 1)"),
@@ -74,6 +84,10 @@ def jobs(engine: Engine) -> None:
         "CREATE TABLE jobs (id bigint PRIMARY KEY, n bigint, a bigint, b text, c bigint, d bigint, e integer, f bigint, "
         "customer bigint, legacy text NOT NULL DEFAULT 'none', g text NOT NULL DEFAULT 'g', "
         "h bigint CONSTRAINT jobs_few CHECK (h < 1000), i bigint CONSTRAINT jobs_once UNIQUE)"
+    )
+    engine.execute(
+        "CREATE TABLE keyless AS SELECT 1 AS a; CREATE TABLE others AS SELECT 1 AS a; CREATE TABLE gone AS SELECT 1 AS a;"
+        "CREATE TABLE hidden AS SELECT 1 AS a; GRANT INSERT ON hidden TO pg_database_owner"
     )
     engine.execute("CREATE INDEX jobs_d ON jobs (d)")
     engine.execute(

@@ -184,6 +184,18 @@ def test_rows_that_something_relies_on_may_not_be_accepted(engine: Engine, also:
     expect(engine.run(run), State.PAUSED)
 
 
+def test_rows_that_differ_under_two_names_may_not_be_accepted(engine: Engine) -> None:
+    """A recheck while contract waits finds such rows; no look of verify did."""
+    make_jobs(engine, 10)
+    run = engine.enqueue("{name: renamed, operations: [{rename_column: {table: jobs, from: status, to: state}}]}")
+    expect(engine.drive(run), State.WAITING)
+    engine.execute(
+        'UPDATE backfilld.runs SET state = \'paused\', residual_rows = 3, error = \'{"class": "residual", "message": "differ"}\''
+    )
+    with pytest.raises(Refused, match="rename_column"):
+        commands.accept_residual(engine.connection, run, actor="ann")
+
+
 def test_only_a_run_that_has_paused_for_such_rows_has_any_to_accept(engine: Engine) -> None:
     make_jobs(engine, 10)
     run = engine.enqueue(LOWER % 1)

@@ -10,6 +10,7 @@ from fix_runs import expect
 from backfilld.migrations.errors import Refused, UsageError
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.holds import Cause
+from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring import progress
 from backfilld.producers import commands, enqueueing
@@ -182,6 +183,14 @@ def test_the_same_values_run_again_only_when_told_to(engine: Engine) -> None:
     assert not enqueue(engine, 10, again=True).is_new
     expect(engine.drive(two.run.run), State.COMPLETED)
     assert closed(engine) == 10
+
+
+def test_a_run_that_was_made_and_ended_since_is_not_followed_by_another(engine: Engine) -> None:
+    """Two deploys enqueue the same values: the second looked before the first was on record, and writes when that is done."""
+    engine.drive(enqueue(engine, 10).run.run)
+    migration = definition.parse(VALUES, parameters={"below": 10})
+    with pytest.raises(UsageError, match="a newer run named close"):
+        runs.insert(engine.connection, migration, engine.run(1).facts, actor="test", known=0)
 
 
 def test_runs_of_one_name_are_taken_back_the_newest_first(engine: Engine) -> None:

@@ -99,6 +99,7 @@ INSTEAD = {
     "ALTER TABLE a.t ALTER x SET NOT NULL": ("Use set_not_null", "Use drop_not_null"),
     "ALTER TABLE a.t ALTER x SET DATA TYPE text": ("Use change_type", "Use change_type"),
     "ALTER TABLE a.t ADD x int DEFAULT random()": ("Use add_column,", "Use drop_column"),
+    "TRUNCATE a.t": ("Use delete_rows", "Use delete_rows"),
     "VACUUM": ("", ""),
 }
 

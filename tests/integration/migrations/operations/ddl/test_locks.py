@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations.ddl import columns, constraints, grants_and_comments, indexes, statistics
+from backfilld.migrations.operations.ddl import columns, constraints, grants_and_comments, indexes, statistics, tables
 from backfilld.migrations.operations.ddl.sync_trigger import SyncTrigger
 from backfilld.migrations.postgres.definitions import Grant, KeyColumn
 from backfilld.migrations.postgres.locks import LockMode, from_pg_locks, strength
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
 
 JOBS, CUSTOMERS = TableName("public", "jobs"), TableName("public", "customers")
+VIEW = TableName("public", "some")
 KEY = (KeyColumn(name="id", type="bigint"),)
 SCHEMA = """
 CREATE TABLE customers (id bigint PRIMARY KEY);
@@ -54,6 +56,16 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "drop a foreign key": (constraints.drop(JOBS, "fk", also=(CUSTOMERS,)),),
     "rename a constraint": (constraints.rename(JOBS, "positive", "above_zero"),),
     "make an index unique": (constraints.unique_using_index(JOBS, "once"),),
+    "make an index the key": (
+        columns.set_not_null(JOBS, "customer"),
+        constraints.drop(JOBS, "jobs_pkey"),
+        constraints.primary_key_using_index(JOBS, "once"),
+    ),
+    "rename a table": (tables.rename(JOBS, "tasks"),),
+    "row level security": tuple(tables.row_security(JOBS, what) for what in ("ENABLE", "FORCE", "NO FORCE", "DISABLE")),
+    "create a view": (tables.create_view(VIEW, of=JOBS, columns=["id"], security_invoker=False),),
+    "drop a view": (replace(tables.drop_view(VIEW), lock=LockMode.NONE),),
+    "notify": (tables.notify_postgrest(),),
     "rename an index": (indexes.rename("public", "by_n", "of_n"),),
     "drop an index at once": (indexes.drop_at_once("public", "by_n", note=""),),
     "cluster on": (indexes.cluster_on(JOBS, "by_n"),),
@@ -77,19 +89,24 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
 @pytest.mark.parametrize("what", STATEMENTS)
 def test_a_statement_takes_the_lock_that_it_says(connection: Connection, what: str) -> None:
     connection.execute(SCHEMA.encode())
+    relations = {table: _oid(connection, table) for table in (JOBS, CUSTOMERS)}
     for statement in STATEMENTS[what]:
         with connection.transaction():
             connection.execute(statement.sql)
-            for table in (JOBS, CUSTOMERS):
+            for table, relation in relations.items():
                 labelled = statement.lock if table in {JOBS, *statement.also} else LockMode.NONE
-                assert _taken(connection, table) == _counted(labelled), f"{statement.sql.as_string()} on {table}"
+                assert _taken(connection, relation) == _counted(labelled), f"{statement.sql.as_string()} on {table}"
 
 
-def _taken(connection: Connection, table: TableName) -> LockMode:
-    """The strongest lock on a table that this transaction has."""
+def _oid(connection: Connection, table: TableName) -> int:
+    row = connection.execute("SELECT %s::regclass::oid::bigint AS oid", [table.identifier.as_string()]).fetchone()
+    return int(row["oid"]) if row else 0
+
+
+def _taken(connection: Connection, relation: int) -> LockMode:
+    """The strongest lock on a table that this transaction has, whatever its name is by now."""
     rows = connection.execute(
-        "SELECT mode FROM pg_locks WHERE pid = pg_backend_pid() AND relation = %s::regclass",
-        [table.identifier.as_string()],
+        "SELECT mode FROM pg_locks WHERE pid = pg_backend_pid() AND relation = %s::bigint::oid", [relation]
     ).fetchall()
     return _counted(max((from_pg_locks(row["mode"]) for row in rows), key=strength, default=LockMode.NONE))
 

@@ -1,0 +1,85 @@
+"""What is done to a table as a whole, each statement with its lock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.operations.base import Statement
+from backfilld.migrations.operations.ddl.columns import alter_table
+from backfilld.migrations.postgres.locks import LockMode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Where tables are kept until the retention ends. No role but its owner may use the schema, so privileges need not be taken away.
+KEPT_IN = "backfilld"
+
+
+def rename(table: TableName, to: str) -> Statement:
+    """A table gets another name; what depends on it follows."""
+    return alter_table(table, sql.SQL("RENAME TO {}").format(sql.Identifier(to)))
+
+
+def row_security(table: TableName, what: str) -> Statement:
+    """ENABLE, DISABLE, FORCE or NO FORCE row level security."""
+    return alter_table(table, sql.SQL(f"{what} ROW LEVEL SECURITY"))
+
+
+def create_view(view: TableName, *, of: TableName, columns: Sequence[str], security_invoker: bool) -> Statement:
+    """A view of all columns of a table, which PostgreSQL lets applications write to."""
+    create = sql.SQL("CREATE VIEW {}{} AS SELECT {} FROM {}").format(
+        view.identifier,
+        sql.SQL(" WITH (security_invoker = true)" if security_invoker else ""),
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
+        of.identifier,
+    )
+    return Statement(sql=create, lock=LockMode.ACCESS_SHARE)
+
+
+def drop_view(view: TableName) -> Statement:
+    """A view goes, if it is there. No CASCADE: if something was made of it meanwhile, PostgreSQL names it."""
+    gone = sql.SQL("DROP VIEW IF EXISTS {}").format(view.identifier)
+    return Statement(sql=gone, lock=LockMode.ACCESS_EXCLUSIVE, brief=True, note="locks the view alone")
+
+
+def notify_postgrest() -> Statement:
+    """A PostgREST reads the schema again once the transaction has committed."""
+    return Statement(sql=sql.SQL("NOTIFY pgrst, 'reload schema'").format(), lock=LockMode.NONE)
+
+
+def put_away(table: TableName, kept: str, parts: Sequence[tuple[str, bool]]) -> tuple[Statement, ...]:
+    """A table goes to our schema under a name of ours, and what moves with it gets such names first: ours may be the same."""
+    renamed = [
+        _rename_part(table.schema, name, _part(kept, number), is_sequence=is_sequence)
+        for number, (name, is_sequence) in enumerate(parts)
+    ]
+    moved = _set_schema(TableName(table.schema, kept), KEPT_IN)
+    return (rename(table, kept), *renamed, moved)
+
+
+def bring_back(table: TableName, kept: str, parts: Sequence[tuple[str, bool]]) -> tuple[Statement, ...]:
+    """The table that was put away, with its names."""
+    renamed = [
+        _rename_part(table.schema, _part(kept, number), name, is_sequence=is_sequence)
+        for number, (name, is_sequence) in enumerate(parts)
+    ]
+    back = _set_schema(TableName(KEPT_IN, kept), table.schema)
+    return (back, rename(TableName(table.schema, kept), table.name), *renamed)
+
+
+def _set_schema(table: TableName, schema: str) -> Statement:
+    return alter_table(table, sql.SQL("SET SCHEMA {}").format(sql.Identifier(schema)))
+
+
+def _rename_part(schema: str, name: str, to: str, *, is_sequence: bool) -> Statement:
+    renamed = sql.SQL("ALTER {} IF EXISTS {} RENAME TO {}").format(
+        sql.SQL("SEQUENCE" if is_sequence else "INDEX"), sql.Identifier(schema, name), sql.Identifier(to)
+    )
+    return Statement(sql=renamed, lock=LockMode.NONE)
+
+
+def _part(kept: str, number: int) -> str:
+    return f"{kept}_part_{number}"
