@@ -9,7 +9,7 @@ is asked: on the way forward and on the way back.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING
 
 from psycopg import sql
 
@@ -153,19 +153,18 @@ def rename(table: TableName, name: str, to: str) -> Statement:
 
 def unique_using_index(table: TableName, name: str, *, index: str | None = None, deferred: str = "") -> Statement:
     """A UNIQUE constraint of an index that is there, under the constraint's name unless said otherwise."""
-    return _using_index(table, "UNIQUE", name, index=index or name, deferred=deferred)
+    add = sql.SQL("ADD CONSTRAINT {} UNIQUE USING INDEX {}{}").format(
+        sql.Identifier(name), sql.Identifier(index or name), sql.SQL(deferred)
+    )
+    return alter_table(table, add, scans=False, note="no scan: the index proves it")
 
 
 def primary_key_using_index(table: TableName, name: str, *, index: str | None = None, deferred: str = "") -> Statement:
-    """The primary key of an index that is there; its columns must be NOT NULL, or PostgreSQL scans the table for each."""
-    return _using_index(table, "PRIMARY KEY", name, index=index or name, deferred=deferred)
-
-
-def _using_index(table: TableName, kind: LiteralString, name: str, *, index: str, deferred: str) -> Statement:
-    add = sql.SQL("ADD CONSTRAINT {} {} USING INDEX {}{}").format(
-        sql.Identifier(name), sql.SQL(kind), sql.Identifier(index), sql.SQL(deferred)
+    """The primary key of an index that is there, over columns that are NOT NULL; PostgreSQL scans for each that is not."""
+    add = sql.SQL("ADD CONSTRAINT {} PRIMARY KEY USING INDEX {}{}").format(
+        sql.Identifier(name), sql.Identifier(index or name), sql.SQL(deferred)
     )
-    return alter_table(table, add, scans=False, note="no scan: the index proves it")
+    return alter_table(table, add, scans=False, note="no scan: the index and NOT NULL prove it")
 
 
 def from_catalog(  # noqa: PLR0913 - what is known of one constraint; each part is named where it is called
