@@ -97,27 +97,33 @@ def test_most_are_native() -> None:
     assert max(Counter(one["name"] for one in EXAMPLES).values()) == 1
     assert sum("by_sql" not in one for one in EXAMPLES) >= NATIVE
     for one in EXAMPLES:
-        assert ("by_sql" in one) == any("sql" in operation for operation in one["migration"]["operations"]), one["name"]
+        used = {kind for file in files(one) for operation in file["operations"] for kind in operation}
+        assert ("by_sql" in one) == ("sql" in used), one["name"]
 
 
 @pytest.mark.parametrize("example", cases())
 def test_there_and_back(engine: Engine, twin: psycopg.Connection[dict[str, Any]], example: Example) -> None:
     start(engine.connection, example)
     application = Application(example, engine.connection)
-    # Given: what a person makes of it, once the application has written what it writes meanwhile
-    text = yaml.safe_dump({"name": example["name"], **example["migration"], "settings": {"approve": [], "lanes": 1}})
-
-    run = engine.enqueue(text)
-    beside(engine, run, application)
-    expect(engine.run(run), State.COMPLETED)
+    done = []
+    for number, migration in enumerate(files(example)):
+        text = {"name": f"{example['name']}-{number}", **migration, "settings": {"approve": [], "lanes": 1}}
+        done.append(engine.enqueue(yaml.safe_dump(text)))
+        beside(engine, done[-1], application)
+        expect(engine.run(done[-1]), State.COMPLETED)
     by_hand(twin, example, application.written, plain=True)
     compare(twin, engine.connection, example)
 
-    commands.rollback(engine.connection, run, actor="ann")
-    beside(engine, run, application)
-    expect(engine.run(run), State.ROLLED_BACK)
+    for run in reversed(done):
+        commands.rollback(engine.connection, run, actor="ann")
+        beside(engine, run, application)
+        expect(engine.run(run), State.ROLLED_BACK)
     by_hand(twin, example, application.written, plain=False)
     compare(twin, engine.connection, example)
+
+
+def files(example: Example) -> list[dict[str, Any]]:  # Any: as above
+    return [example[key] for key in ("migration", "then") if key in example]
 
 
 def beside(engine: Engine, run: int, application: Application) -> None:
