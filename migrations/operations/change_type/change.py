@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -74,6 +74,14 @@ class Change:
     @property
     def synced_after(self) -> str:
         """The body of its function after the switch: the new column is the primary."""
+        return self._after().body()
+
+    @property
+    def synced_restoring(self) -> str:
+        """The same while lanes fill an old column that was dropped."""
+        return replace(self._after(), walked_by=tuple(column.name for column in self.key)).body()
+
+    def _after(self) -> Pair:
         dependents = self.dependents
         default = dependents.new_default if dependents.constant_default else None
         return Pair(
@@ -89,7 +97,7 @@ class Change:
             shadow=Side(column=self.old_column, type=dependents.type, expression=self.down),
             settled=True,
             rollback_conflicts=self._rollback_conflicts,
-        ).body()
+        )
 
     @property
     def _rollback_conflicts(self) -> RollbackConflicts:

@@ -211,7 +211,7 @@ class ChangeType(Plain[file.ChangeType]):
         )
         again = Action(
             table=self.table,
-            statements=(added, *change.trigger.created(change.synced_after)),
+            statements=(added, *change.trigger.created(change.synced_restoring)),
             guards=(change.trigger.fires_last,),
         )
         built = (indexes.build(self.table, index.old) for index in change.dependents.indexes if index.harmless)
