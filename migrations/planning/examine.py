@@ -18,7 +18,7 @@ from backfilld.migrations.operations.sql import preflight as sql
 from backfilld.migrations.planning.checks.event_triggers import check_event_triggers
 from backfilld.migrations.planning.checks.findings import Case
 from backfilld.migrations.planning.checks.leftovers import tell_leftovers
-from backfilld.migrations.planning.checks.live_runs import check_columns, live_operations
+from backfilld.migrations.planning.checks.live_runs import as_wide, check_columns, live_operations
 from backfilld.migrations.planning.checks.side_effects import refuse_update_rules, tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
 from backfilld.migrations.planning.checks.walks import keys_because, with_key
@@ -172,7 +172,9 @@ def _examine_operation(
     except Rejected as rejected:
         found.findings.append(rejected.finding(place))
         return nothing
-    return facts if len(found.findings) > before else _with_walk(case, _with_plain_types(connection, facts))
+    if len(found.findings) > before:
+        return facts
+    return as_wide(_with_walk(case, _with_plain_types(connection, facts)), beside)
 
 
 def _with_plain_types(connection: Connection, facts: Facts) -> Facts:
