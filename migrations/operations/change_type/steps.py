@@ -219,11 +219,7 @@ class ChangeType(Plain[file.ChangeType]):
 
     def _switched_back(self) -> tuple[Step, ...]:
         change = self._change
-        steps: list[Step] = []
-        if numbers := guards.sequence_fits(change, new=False):
-            # Before any rule of the old column: a number that it cannot hold would fail the application's INSERT by that rule.
-            steps.append(Action(table=self.table, statements=(), guards=numbers))
-        steps += [
+        steps: list[Step] = [
             indexes.build(self.table, index.old, key=self.facts.key)
             for index in change.dependents.indexes
             if not index.harmless
@@ -233,6 +229,9 @@ class ChangeType(Plain[file.ChangeType]):
         elif change.dependents.not_null:
             # `down` may give NULL; by another name than the rule's, as what it finds must not lead behind the exchange.
             steps.append(replace(change.not_null(change.old_column).look, rule=""))
+        if numbers := guards.sequence_fits(change, new=False):
+            # Before any rule of the old column, by which a number that it cannot hold would fail the application's INSERT.
+            steps.append(Action(table=self.table, statements=(), guards=numbers))
         if change.dependents.must_be_not_null:
             # Before the exchange, which would scan the table for a primary key otherwise.
             steps += change.not_null(change.old_column).steps(looks=False)
