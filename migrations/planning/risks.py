@@ -132,6 +132,8 @@ def _of_loss(migration: Migration, examination: Examination) -> list[Risk]:
                     remedy="Deploy an application that gives it a value first",
                 )
             )
+        elif isinstance(of, definition.DeleteRows):
+            found.append(_of_deleted(of, number, kept_for=days if migration.settings.journal else ""))
         written = _written_in_place(of)
         if written and not migration.settings.journal:
             reason = f"the old values of {', '.join(written)} are not kept"
@@ -168,6 +170,18 @@ def _of_loss(migration: Migration, examination: Examination) -> list[Risk]:
                 if rule in lint.RULES and (number, rule) not in examination.disproved
             ]
     return found
+
+
+def _of_deleted(of: definition.DeleteRows, number: int, *, kept_for: str) -> Risk:
+    """Rows that are gone for good, or once what is kept of them is dropped; `kept_for` is empty where nothing is."""
+    return Risk(
+        cause=Cause.OLD_VALUES,
+        level="medium" if kept_for else "high",
+        operation=number,
+        reason=f"rows of {of.table} are deleted, and "
+        + (f"kept for {kept_for} after the run" if kept_for else "nothing is kept of them"),
+        remedy="`rollback` inserts them again until then" if kept_for else "Leave `journal` on, or take a backup first",
+    )
 
 
 def _of_blocked_rollbacks(migration: Migration, examination: Examination) -> list[Risk]:

@@ -190,6 +190,7 @@ def test_the_plan_says_what_is_deleted(engine: Engine) -> None:
     made = plan.make(change, examine.examine(engine.connection, change))
     (statement,) = next(one.actions for one in made.phases if one.phase is Phase.BACKFILL)
     assert statement.sql.startswith(f"DELETE FROM {NAME} WHERE ")
+    assert [(one.level, "kept for 7 days" in one.reason) for one in made.risks] == [("medium", True)]
 
 
 REFUSED = {
