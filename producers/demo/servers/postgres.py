@@ -195,6 +195,11 @@ class EmbeddedPostgres:
                 "--no-sync",
             )
             _write_private(replica._password_file, self._password)
+            if self._given_server is not None:
+                # pg_basebackup is newer, and writes options that an older standby does not know.
+                place = f"host=127.0.0.1 port={self.port} user={self.superuser} password={self._password}"
+                with (replica._data / "postgresql.auto.conf").open("a") as configuration:
+                    configuration.write(f"primary_conninfo = '{place}'\n")
         except BaseException:
             replica.close()
             raise

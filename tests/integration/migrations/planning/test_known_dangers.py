@@ -36,6 +36,7 @@ INSERT INTO {t}
 SELECT i, 'c' || i, i, i, '2026-01-01', 'x', i % 100 + 1, int4range(i, i + 1), 'ok' FROM generate_series(1, {rows}) i;
 CREATE INDEX {t}_code ON {t} (code);
 ALTER TABLE {t} ADD CONSTRAINT {t}_customer CHECK (customer IS NOT NULL);
+CREATE TABLE {t}_keyless AS SELECT id FROM {t};
 """
 OTHERS = """
 CREATE TYPE mood AS ENUM ('ok', 'sad');
@@ -108,12 +109,19 @@ DANGERS = {
         ({"rename_column": {"table": "{t}", "from": "n", "to": "number"}},),
     ),
     "renaming a table": Danger(
-        ALTER + "RENAME TO jobs", "renaming-table", "rename_table", (),
+        ALTER + "RENAME TO jobs", "renaming-table", "rename_table", ({"rename_table": {"table": "{t}", "to": "jobs"}},),
     ),
     "creating a table with the force option": Danger(
-        "DROP TABLE IF EXISTS public.{t} CASCADE; CREATE TABLE public.{t} (id bigint)", "drop-cascade", "each object", (),
+        "DROP TABLE IF EXISTS public.{t} CASCADE; CREATE TABLE public.{t} (id bigint)", "ban-drop-table", "drop_table",
+        ({"drop_table": {"table": "{t}"}},),
     ),
-    "dropping a table": Danger("DROP TABLE public.{t}", "ban-drop-table", "drop_table", ()),
+    "dropping what depends on a table": Danger(
+        "DROP TABLE public.{t} CASCADE", "drop-cascade", "each object", ({"drop_table": {"table": "{t}"}},),
+    ),
+    "adding a primary key": Danger(
+        "ALTER TABLE public.{t}_keyless ADD PRIMARY KEY (id)", "adding-serial-primary-key-field", "add_primary_key",
+        ({"add_primary_key": {"table": "{t}_keyless", "columns": ["id"]}},), SMALL,
+    ),
     "adding an auto-incrementing column": Danger(
         ALTER + "ADD number bigserial", "long-lock", "nextval(",
         ({"add_column": {"table": "{t}", "column": {"name": "number", "type": "bigint"}, "default": "nextval('public.numbers')",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from paths import ROOT
 
+from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql.steps import lock_of
 from backfilld.migrations.planning import lint
 from backfilld.migrations.postgres.statements import split
@@ -122,3 +125,11 @@ def test_the_functions_that_a_statement_runs() -> None:
         "ALTER TABLE a.t ADD CHECK (a.f(x))": (),
     }.items():
         assert lint.called(split(text)[0]) == functions, text
+
+
+def test_remedies_name_operations_that_exist() -> None:
+    """A word with an underscore in a remedy is an operation, or a key or a setting that is meant."""
+    remedies = [rule.remedy for rule in lint.RULES.values()] + [text for _, *texts in lint._INSTEAD for text in texts]
+    named = {word for remedy in remedies for word in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", remedy)}
+    operations = {model.kind for model in REGISTRY}
+    assert named - operations == {"not_null", "search_path", "session_replication_role"}
