@@ -25,11 +25,17 @@ CREATE TABLE public.job_parts (
 );
 
 CREATE TABLE public.orders (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     customer_id bigint,
     total numeric NOT NULL DEFAULT 0
 );
 CREATE INDEX orders_customer_idx ON public.orders (customer_id);
+
+CREATE TABLE public.order_items (
+    order_id bigint NOT NULL REFERENCES public.orders,
+    line integer NOT NULL,
+    PRIMARY KEY (order_id, line)
+);
 
 CREATE TABLE public.users (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -54,6 +60,7 @@ INSERT INTO public.jobs (customer_id, status, total, device_info, legacy_code)
 SELECT n % 100 + 1, CASE WHEN n % 3 = 0 THEN 'In Progress' ELSE 'open' END, n, '{"os": "linux"}', 'L' || n
 FROM generate_series(1, 1000) n;
 INSERT INTO public.orders (customer_id, total) SELECT n % 100 + 1, n FROM generate_series(1, 1000) n;
+INSERT INTO public.order_items (order_id, line) SELECT id, 1 FROM public.orders WHERE total >= 10;
 INSERT INTO public.users (email, phone, country) SELECT 'user' || n || '@example.org', '030 ' || n, 'DE' FROM generate_series(1, 1000) n;
 
 CREATE TABLE public.products (

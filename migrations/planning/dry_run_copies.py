@@ -125,6 +125,13 @@ def _copy(connection: Connection, table: TableName) -> int | None:
             connection.execute(
                 sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING ALL)").format(copy, table.identifier)
             )
+            # Statements know the primary key by its name; LIKE gives it the one that an unnamed key would have.
+            key = connection.execute(
+                _SQL["primary_keys"], {"table": table.identifier.as_string(), "copy": copy.as_string()}
+            ).fetchone()
+            if key is not None and key["name"] != key["of_copy"]:
+                names = [sql.Identifier(key[column]) for column in ("of_copy", "name")]
+                connection.execute(sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(copy, *names))
             return catalog.oid_of(connection, copy)
     except psycopg.Error as exc:
         if server_is_gone(exc):

@@ -18,7 +18,7 @@ from backfilld.migrations.operations.sql import preflight as sql
 from backfilld.migrations.planning.checks.event_triggers import check_event_triggers
 from backfilld.migrations.planning.checks.findings import Case
 from backfilld.migrations.planning.checks.leftovers import tell_leftovers
-from backfilld.migrations.planning.checks.live_runs import check_columns, live_operations
+from backfilld.migrations.planning.checks.live_runs import as_wide, check_columns, live_operations
 from backfilld.migrations.planning.checks.side_effects import refuse_update_rules, tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
 from backfilld.migrations.planning.checks.walks import keys_because, with_key
@@ -26,6 +26,7 @@ from backfilld.migrations.planning.checks.whole_rows import find_row_comparisons
 from backfilld.migrations.planning.dry_run import dry_run
 from backfilld.migrations.planning.estimate import estimate_cost
 from backfilld.migrations.planning.examination import Examination
+from backfilld.migrations.planning.index_rights import check_index_rights
 from backfilld.migrations.planning.trigger_trial import try_triggers
 from backfilld.migrations.postgres import catalog, dependents, pooler
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
@@ -61,6 +62,8 @@ def examine(connection: Connection, migration: Migration, *, refuses_foreign_cod
             _examine_operation(connection, found, migration, number, live)
             for number in range(len(migration.operations))
         )
+    if not found.findings:
+        check_index_rights(connection, found, bind(migration, found.facts))
     if not found.findings:
         _look_at_foreign_code(connection, found, refuses=refuses_foreign_code)
     # Not before: the dry run runs such code.
@@ -169,7 +172,9 @@ def _examine_operation(
     except Rejected as rejected:
         found.findings.append(rejected.finding(place))
         return nothing
-    return facts if len(found.findings) > before else _with_walk(case, _with_plain_types(connection, facts))
+    if len(found.findings) > before:
+        return facts
+    return as_wide(_with_walk(case, _with_plain_types(connection, facts)), beside)
 
 
 def _with_plain_types(connection: Connection, facts: Facts) -> Facts:

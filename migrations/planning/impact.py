@@ -175,7 +175,7 @@ def of_retyped(of: ChangeType, dependent: Dependent) -> Effect | None:
         words = "sends the new type after the switch: change the column on its subscribers first"
         return Effect(ImpactAction.SUBSCRIBERS_FIRST, words)
     if dependent.kind == "sequence":
-        return Effect(ImpactAction.STAYS, "stays, and returns values of its own type")
+        return Effect(ImpactAction.FOLLOWS, "follows the column, and goes on from its number")
     if dependent.kind in {"comment", "column grant"}:
         return Effect(ImpactAction.REBUILT, "is copied to the new column at the switch")
     return Effect(ImpactAction.REBUILT, "is recreated for the new type at the switch")

@@ -86,6 +86,7 @@ def successor(  # noqa: PLR0913 - one copy; each part is named where it is calle
             indexes=_copied(connection, table, temporary, "indexes"),
             statistics=_copied(connection, table, temporary, "statistics"),
         )
+        connection.execute(alter + sql.SQL("ALTER COLUMN {} DROP IDENTITY IF EXISTS").format(column))
         connection.execute(alter + sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(column))
         if type_ is not None:
             statement = alter + sql.SQL("ALTER COLUMN {} TYPE {} USING NULL").format(column, type_)
@@ -105,7 +106,7 @@ def successor(  # noqa: PLR0913 - one copy; each part is named where it is calle
 def _copied(connection: Connection, table: TableName, copy: sql.Identifier, what: str) -> dict[int, str]:
     # LIKE copies in the order of the oids, so the n-th of the copy was made from the n-th of the table. Names stay.
     theirs = connection.execute(_SQL[what], named_in_query(table, "")).fetchall()
-    ours = connection.execute(_SQL[what], {"table": copy.as_string()}).fetchall()
+    ours = connection.execute(_SQL[what], {**named_in_query(table, ""), "table": copy.as_string()}).fetchall()
     return {their["oid"]: our["name"] for their, our in zip(theirs, ours, strict=True)}
 
 
@@ -247,9 +248,9 @@ def _made_again(connection: Connection, table: TableName, one: ColumnDependent) 
 
 def try_foreign_keys(connection: Connection, table: TableName, found: Sequence[ColumnDependent], name: str) -> None:
     """Add the foreign keys to the copy `successor` made, each to a copy of what it refers to. Raises Rejected."""
-    mine = {one.name for one in found if one.kind == "foreign key"}
+    mine = {one.oid for one in found if one.kind == "foreign key"}
     for row in connection.execute(_SQL["foreign_keys"], named_in_query(table, name)).fetchall():
-        if row["name"] not in mine:
+        if row["oid"] not in mine:
             continue
         referred = TableName(row["schema"], row["table_name"])
         with (

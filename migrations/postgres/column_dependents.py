@@ -26,8 +26,10 @@ class DependentIndex:
     old: IndexDefinition
     #: Whether it may stay on a column that is inactive: no value can break a rule of it, or make it fail.
     harmless: bool
-    #: How the UNIQUE constraint of the same name that owns it is deferred; None where none does.
+    #: How the constraint of the same name that owns it, UNIQUE or PRIMARY KEY, is deferred; None where none does.
     constraint: str | None
+    #: Whether that is the primary key.
+    primary: bool
     #: Whether CLUSTER goes by it.
     clustered: bool
     #: The index's, or its constraint's.
@@ -46,6 +48,42 @@ class DependentRule:
     references: TableName | None
     #: Whether PostgreSQL has proved it for all rows.
     valid: bool
+    comment: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DependentReference:
+    """A foreign key that refers to the column, of another table or of the same one."""
+
+    name: str
+    #: The table that refers, and its columns that refer to the column.
+    table: TableName
+    columns: tuple[str, ...]
+    #: As it reads when it refers to the new column, and to the old one, each while that is inactive.
+    new: str
+    old: str
+    #: Whether PostgreSQL has proved it for all rows.
+    valid: bool
+    comment: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DependentIdentity:
+    """An identity, whose sequence cannot belong to another column: each of the two columns has one of the same name."""
+
+    schema: str
+    name: str
+    #: ALWAYS or BY DEFAULT.
+    generated: str
+    #: The sequence's options for the old type and for the new one, and the values that each may give.
+    old: str
+    new: str
+    old_range: tuple[int, int]
+    new_range: tuple[int, int]
+    cache: int
+    #: Whether privileges were ever granted.
+    has_grants: bool
+    grants: tuple[Grant, ...]
     comment: str | None
 
 
@@ -138,6 +176,8 @@ class ColumnDependents:
     indexes: tuple[DependentIndex, ...] = ()
     checks: tuple[DependentRule, ...] = ()
     foreign_keys: tuple[DependentRule, ...] = ()
+    references: tuple[DependentReference, ...] = ()
+    identity: DependentIdentity | None = None
     statistics: tuple[DependentStatistics, ...] = ()
     #: In the order in which they can be made.
     views: tuple[DependentView, ...] = ()
@@ -152,6 +192,16 @@ class ColumnDependents:
     def rules(self) -> tuple[DependentRule, ...]:
         return self.checks + self.foreign_keys
 
+    @property
+    def fills_itself(self) -> bool:
+        """Whether it has a DEFAULT that cannot be asked again, or is an identity."""
+        return self.identity is not None or (self.default is not None and not self.constant_default)
+
+    @property
+    def must_be_not_null(self) -> bool:
+        """Whether it has something that is not given to a column which may be NULL."""
+        return self.identity is not None or any(index.primary for index in self.indexes)
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         return cls(
@@ -161,6 +211,8 @@ class ColumnDependents:
                 "indexes": tuple(_index(one) for one in value["indexes"]),
                 "checks": tuple(_rule(one) for one in value["checks"]),
                 "foreign_keys": tuple(_rule(one) for one in value["foreign_keys"]),
+                "references": tuple(_reference(one) for one in value["references"]),
+                "identity": _identity(value["identity"]) if value["identity"] else None,
                 "statistics": tuple(DependentStatistics(**one) for one in value["statistics"]),
                 "views": tuple(_view(one) for one in value["views"]),
                 "policies": tuple(
@@ -191,6 +243,15 @@ def _index(value: Mapping[str, Any]) -> DependentIndex:
 def _rule(value: Mapping[str, Any]) -> DependentRule:
     references = value["references"]
     return DependentRule(**{**value, "references": TableName(**references) if references else None})
+
+
+def _reference(value: Mapping[str, Any]) -> DependentReference:
+    return DependentReference(**{**value, "table": TableName(**value["table"]), "columns": tuple(value["columns"])})
+
+
+def _identity(value: Mapping[str, Any]) -> DependentIdentity:
+    ranges = {f"{side}_range": tuple(value[f"{side}_range"]) for side in ("old", "new")}
+    return DependentIdentity(**{**value, **ranges, "grants": _grants(value["grants"])})
 
 
 def _view(value: Mapping[str, Any]) -> DependentView:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.column_dependents import (
+    DependentIdentity,
     DependentIndex,
     DependentPolicy,
+    DependentReference,
     DependentRule,
     DependentStatistics,
     DependentTrigger,
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backfilld.migrations.postgres.column_copy import Definitions
-    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.connect import Connection, Row
     from backfilld.migrations.postgres.dependents import ColumnDependent
 
 _SQL = queries(__package__, "column_dependents")
@@ -35,32 +37,36 @@ _FIRST = "Drop it first, and recreate it afterwards"
 def indexes(  # noqa: PLR0913 - one list; each part is named where it is called
     connection: Connection,
     table: TableName,
+    name: str,
     found: Sequence[ColumnDependent],
+    *,
     new: Definitions,
     old: Definitions,
-    *,
     names: Names,
 ) -> tuple[DependentIndex, ...]:
     """The indexes among what depends on a column. Raises Rejected."""
     mine = {one.oid for one in found if one.kind == "index"}
     own = {one.name: one for one in definitions_on(connection, table.identifier)}
     result: list[DependentIndex] = []
-    for row in connection.execute(_SQL["indexes"], named_in_query(table, "")):
+    for row in connection.execute(_SQL["indexes"], named_in_query(table, name)):
         if row["oid"] not in mine:
             continue
-        name = row["name"]
+        index = row["name"]
         if not row["is_valid"]:
             raise Rejected(
-                "index", f"the index {name} is INVALID", "Drop it (DROP INDEX CONCURRENTLY), or build it again"
+                "index", f"the index {index} is INVALID", "Drop it (DROP INDEX CONCURRENTLY), or build it again"
             )
         if row["is_exclusion"]:
-            raise Rejected("index", f"the exclusion constraint {name} includes it", _FIRST)
+            raise Rejected("index", f"the exclusion constraint {index} includes it", _FIRST)
         if row["is_identity"]:
-            raise Rejected("index", f"the index {name} is the table's replica identity", "Choose another one first")
-        here = own[name]
+            raise Rejected("index", f"the index {index} is the table's replica identity", "Choose another one first")
+        if row["held_by"]:
+            problem = f"the index {index} includes it, and cannot be replaced while {row['held_by']} depends on it"
+            raise Rejected("index", problem, _FIRST)
+        here = own[index]
         result.append(
             DependentIndex(
-                name=name,
+                name=index,
                 new=replace(
                     new.indexes[row["oid"]], name=names.new(len(result)), tablespace=here.tablespace, comment=""
                 ),
@@ -69,6 +75,7 @@ def indexes(  # noqa: PLR0913 - one list; each part is named where it is called
                 ),
                 harmless=not row["may_fail"],
                 constraint=row["constraint"],
+                primary=row["is_primary"],
                 clustered=row["is_clustered"],
                 comment=row["constraint_comment"] or here.comment or None,
             )
@@ -100,7 +107,7 @@ def rules(  # noqa: PLR0913 - two lists; each part is named where it is called
     named: str,
 ) -> tuple[tuple[DependentRule, ...], tuple[DependentRule, ...]]:
     """The CHECK constraints and the outgoing foreign keys among what depends on a column."""
-    of = {kind: {one.name for one in found if one.kind == kind} for kind in ("check", "foreign key")}
+    of = {kind: {one.oid for one in found if one.kind == kind} for kind in ("check", "foreign key")}
     checks = tuple(
         DependentRule(
             name=row["name"],
@@ -111,7 +118,7 @@ def rules(  # noqa: PLR0913 - two lists; each part is named where it is called
             comment=row["comment"],
         )
         for row in connection.execute(_SQL["checks"], named_in_query(table, name))
-        if row["name"] in of["check"]
+        if row["oid"] in of["check"]
     )
     keys = tuple(
         DependentRule(
@@ -122,10 +129,87 @@ def rules(  # noqa: PLR0913 - two lists; each part is named where it is called
             valid=row["is_valid"],
             comment=row["comment"],
         )
-        for row in connection.execute(_SQL["foreign_keys"], {**named_in_query(table, name), "named": named})
-        if row["name"] in of["foreign key"]
+        for row in foreign_keys(connection, table, name, named=named)
+        if row["oid"] in of["foreign key"]
     )
     return checks, keys
+
+
+def foreign_keys(connection: Connection, table: TableName, name: str, *, named: str) -> list[Row]:
+    """The foreign keys of a table and those that refer to it, as they read when the column has the name `named`."""
+    return connection.execute(_SQL["foreign_keys"], {**named_in_query(table, name), "named": named}).fetchall()
+
+
+def references(
+    connection: Connection, table: TableName, name: str, *, new: str, old: str
+) -> tuple[DependentReference, ...]:
+    """The foreign keys that refer to a column, as they read for the columns `new` and `old`. Raises Rejected."""
+    result: list[DependentReference] = []
+    sides = (foreign_keys(connection, table, name, named=column) for column in (new, old))
+    for row, row_of_old in zip(*sides, strict=True):
+        if not row["referring"]:
+            continue
+        referrer = TableName(row["from_schema"], row["from_table"])
+        for fault, is_so in (
+            (f"of the partitioned table {referrer}", row["from_partitioned"]),
+            (f"of {referrer}, which belongs to another role,", not row["owned"]),
+        ):
+            if is_so:
+                what = f"the foreign key {row['name']} {fault} refers to it"
+                raise Rejected("column_dependents", what, "Drop it first, and add it again afterwards")
+        definitions = [f"{one['head']}{table.identifier.as_string()}{one['tail']}" for one in (row, row_of_old)]
+        result.append(
+            DependentReference(
+                name=row["name"],
+                table=referrer,
+                columns=tuple(column for column, _ in row["referring"]),
+                new=definitions[0],
+                old=definitions[1],
+                valid=row["is_valid"],
+                comment=row["comment"],
+            )
+        )
+    return tuple(result)
+
+
+#: The types of keys whose values are the same numbers, each with the least and the greatest of them.
+INTEGERS = {
+    "smallint": (-(2**15), 2**15 - 1),
+    "integer": (-(2**31), 2**31 - 1),
+    "bigint": (-(2**63), 2**63 - 1),
+}
+
+
+def identity(connection: Connection, table: TableName, name: str, *, type_: str) -> DependentIdentity | None:
+    """The identity of a column that gets this type; None for none. Raises Rejected."""
+    row = connection.execute(_SQL["identity"], named_in_query(table, name)).fetchone()
+    if row is None:
+        return None
+    if row["held_by"]:
+        raise Rejected("column_dependents", f"{row['held_by']} depends on the sequence of its identity", _FIRST)
+    old = (row["min"], row["max"])
+    # A limit that is the type's own is that of the other type then, as ALTER SEQUENCE … AS has it.
+    new = tuple(
+        other if limit == own else limit
+        for limit, own, other in zip(old, INTEGERS[row["type"]], INTEGERS[type_], strict=True)
+    )
+    form = (
+        f"START WITH {row['start']} INCREMENT BY {row['increment']} MINVALUE {{}} MAXVALUE {{}} CACHE {row['cache']}"
+        f"{' CYCLE' if row['cycles'] else ''}"
+    )
+    return DependentIdentity(
+        schema=row["schema"],
+        name=row["name"],
+        generated="ALWAYS" if row["kind"] == "a" else "BY DEFAULT",
+        old=form.format(*old),
+        new=form.format(*new),
+        old_range=old,
+        new_range=(new[0], new[1]),
+        cache=row["cache"],
+        has_grants=row["has_grants"],
+        grants=tuple(Grant(**one) for one in row["grants"]),
+        comment=row["comment"],
+    )
 
 
 def statistics(

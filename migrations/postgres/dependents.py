@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.queries import literally, queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.catalog import ColumnDetails, Table
     from backfilld.migrations.postgres.connect import Connection, Row
 
@@ -22,19 +22,7 @@ _OF_COLUMN = queries(__package__, "column_dependents")
 
 #: What cannot be taken along to another column, by the kind that `of_column` gives: what to say, and what to do instead.
 IN_THE_WAY = {
-    "primary key": (
-        "it is part of the primary key {}",
-        "Changing a primary key is not supported yet",
-    ),
-    "inbound": (
-        "the foreign key {} refers to it",
-        "Change both sides in turn: drop that foreign key, change both columns, and add it again with `add_foreign_key`",
-    ),
     "generated": ("the generated column {} reads it", "Drop that column first, and recreate it afterwards"),
-    "identity": (
-        "it is an identity column ({})",
-        "Keep its type, or make its sequence an ordinary default first (DROP IDENTITY)",
-    ),
     "materialized view": ("the materialized view {} reads it", "Drop that view first, and recreate it afterwards"),
     "rule": ("the rule {} reads it", "Drop that rule first, and recreate it afterwards"),
     "publication": (
@@ -159,6 +147,18 @@ def mentions(connection: Connection, table: TableName, name: str) -> list[str]:
     """Functions whose body is a text that holds the names of the table and of the column."""
     named = {"column": name, "name": table.name}
     return [row["name"] for row in connection.execute(_OF_COLUMN["mentions"], named)]
+
+
+def ids_used(connection: Connection, table: TableName, name: str) -> Row | None:
+    """How far the sequence of a column has come, as the query's columns say; None where it has none."""
+    return connection.execute(_OF_COLUMN["ids_used"], named_in_query(table, name)).fetchone()
+
+
+def narrow_namesakes(connection: Connection, table: TableName, names: Sequence[str], *, bytes_: int) -> list[str]:
+    """Columns of other tables of one of these names, of integers of fewer bytes, that have no foreign key to the table."""
+    parameters = {"table": table.identifier.as_string(), "names": list(names), "bytes": bytes_}
+    rows = connection.execute(_OF_COLUMN["narrow_namesakes"], parameters).fetchall()
+    return [f"{TableName(row['schema'], row['table_name'])}.{row['name']}" for row in rows]
 
 
 def named_in_query(table: TableName, name: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -65,7 +65,7 @@ class Change:
                 type=dependents.type,
                 expression=self._seen_as(self.down, self.new_column, dependents.down_reads),
                 default=default,
-                fills_itself=dependents.default is not None and not dependents.constant_default,
+                fills_itself=dependents.fills_itself,
             ),
             shadow=Side(column=self.new_column, type=self.type, expression=self.up),
             rollback_conflicts=self._rollback_conflicts,
@@ -74,6 +74,14 @@ class Change:
     @property
     def synced_after(self) -> str:
         """The body of its function after the switch: the new column is the primary."""
+        return self._after().body()
+
+    @property
+    def synced_restoring(self) -> str:
+        """The same while lanes fill an old column that was dropped."""
+        return replace(self._after(), walked_by=tuple(column.name for column in self.key)).body()
+
+    def _after(self) -> Pair:
         dependents = self.dependents
         default = dependents.new_default if dependents.constant_default else None
         return Pair(
@@ -83,12 +91,13 @@ class Change:
                 type=self.type,
                 expression=self._seen_as(self.up, self.old_column, dependents.up_reads),
                 default=default,
-                fills_itself=dependents.new_default is not None and not dependents.constant_default,
+                fills_itself=dependents.identity is not None
+                or (dependents.new_default is not None and not dependents.constant_default),
             ),
             shadow=Side(column=self.old_column, type=dependents.type, expression=self.down),
             settled=True,
             rollback_conflicts=self._rollback_conflicts,
-        ).body()
+        )
 
     @property
     def _rollback_conflicts(self) -> RollbackConflicts:
@@ -152,6 +161,26 @@ class Change:
             for rule in self.dependents.rules
         )
 
+    def references_to(self, *, new: bool) -> tuple[tuple[Rule, bool], ...]:
+        """Each foreign key that refers to the column, to one of the two while that is inactive; and whether it is proved.
+
+        A row of the table that refers to nothing is not asked for: the foreign key that is there keeps it out.
+        """
+        return tuple(
+            (
+                from_catalog(
+                    reference.table,
+                    self.reference_name(number),
+                    reference.new if new else reference.old,
+                    key=(),
+                    words=f"the foreign key {reference.name} with the {'new' if new else 'old'} values of {self.column}",
+                    references=self.table,
+                ),
+                reference.valid,
+            )
+            for number, reference in enumerate(self.dependents.references)
+        )
+
     def not_null(self, column: str) -> Rule:
         """The check that proves NOT NULL of one of the two, by the name that it has at that moment."""
         name = object_name("backfilld_not_null", self.migration, self.number)
@@ -159,6 +188,9 @@ class Change:
 
     def rule_name(self, number: int) -> str:
         return f"{object_name('backfilld_rule', self.migration, self.number)}_{number}"
+
+    def reference_name(self, number: int) -> str:
+        return f"{object_name('backfilld_reference', self.migration, self.number)}_{number}"
 
     def statistics_name(self, number: int) -> str:
         return f"{object_name('backfilld_statistics', self.migration, self.number)}_{number}"

@@ -70,15 +70,9 @@ def _view(view: DependentView) -> Iterable[Statement]:
     options = sql.SQL(" WITH ({})").format(sql.SQL(view.options)) if view.options else sql.SQL("")
     create = sql.SQL("CREATE VIEW {}{} AS {}").format(name.identifier, options, sql.SQL(view.definition))
     owner = sql.SQL("ALTER VIEW {} OWNER TO {}").format(name.identifier, sql.SQL(view.owner))
-    revoke = sql.SQL(
-        "DO $revoke$ DECLARE one record; BEGIN FOR one IN SELECT DISTINCT CASE WHEN x.grantee = 0 THEN 'PUBLIC' "
-        "ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS who "
-        "FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) x WHERE c.oid = {view}::pg_catalog.regclass "
-        "LOOP EXECUTE 'REVOKE ALL ON ' || {view} || ' FROM ' || one.who; END LOOP; END $revoke$"
-    ).format(view=sql.Literal(name.identifier.as_string()))
     yield Statement(sql=create, lock=LockMode.NONE)
     yield Statement(sql=owner, lock=LockMode.NONE)
-    yield Statement(sql=revoke, lock=LockMode.NONE, note="what default privileges give to a new view")
+    yield grants_and_comments.revoke_given(name.identifier, what="view", from_owner=True)
     for grant in view.grants:
         yield grants_and_comments.grant(name, grant)
     if view.comment is not None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.operations.ddl import columns, constraints, grants_and_comments, indexes, statistics
+from backfilld.migrations.operations.ddl import columns, constraints, grants_and_comments, identity, indexes, statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from backfilld.migrations.operations.base import Statement
     from backfilld.migrations.operations.change_type.change import Change
+    from backfilld.migrations.postgres.column_dependents import DependentIndex
 
 
 def to_new(change: Change) -> Iterable[Statement]:
@@ -22,17 +23,16 @@ def to_new(change: Change) -> Iterable[Statement]:
     table, column, dependents = change.table, change.column, change.dependents
     yield from _inactive(change, change.old_column, names=[index.old.name for index in dependents.indexes])
     yield columns.rename(table, change.new_column, column)
-    for index in dependents.indexes:
-        if index.constraint is not None:
-            yield constraints.unique_using_index(table, index.name, index=index.new.name, deferred=index.constraint)
-        else:
-            yield indexes.rename(table.schema, index.new.name, index.name)
-    for number, rule in enumerate(dependents.rules):
-        yield constraints.rename(table, change.rule_name(number), rule.name)
     if dependents.not_null:
         yield from constraints.settled_not_null(table, column, proof=change.not_null(column))
+    for index in dependents.indexes:
+        yield _named(change, index, index.new.name)
+    for number, rule in enumerate(dependents.rules):
+        yield constraints.rename(table, change.rule_name(number), rule.name)
     for number, one in enumerate(dependents.statistics):
         yield statistics.rename(one.schema, change.statistics_name(number), one.name)
+    if dependents.identity is not None:
+        yield from identity.put_on(table, column, dependents.identity, options=dependents.identity.new)
     yield from _belongings(change, dependents.new_default)
     if dependents.sequence is not None:
         yield columns.own_sequence(table, column, dependents.sequence, widened=dependents.widens_sequence)
@@ -43,18 +43,19 @@ def to_old(change: Change) -> Iterable[Statement]:
     table, column, dependents = change.table, change.column, change.dependents
     yield from _inactive(change, change.new_column, names=[index.new.name for index in dependents.indexes])
     yield columns.rename(table, change.old_column, column)
+    if dependents.must_be_not_null:
+        yield from constraints.settled_not_null(table, column, proof=change.not_null(column))
     for index in dependents.indexes:
-        if index.constraint is not None:
-            yield constraints.unique_using_index(table, index.name, index=index.old.name, deferred=index.constraint)
-        else:
-            yield indexes.rename(table.schema, index.old.name, index.name)
+        yield _named(change, index, index.old.name)
     for rule, _ in change.rules_of_old():
         yield rule.add
-    if dependents.not_null:
+    if dependents.not_null and not dependents.must_be_not_null:
         yield change.not_null(column).add
     for one in dependents.statistics:
         yield statistics.create(table, one.schema, one.name, kinds=one.kinds, of=one.old)
     yield from tuned(change, column)
+    if dependents.identity is not None:
+        yield from identity.put_on(table, column, dependents.identity, options=dependents.identity.old)
     yield from _belongings(change, dependents.default)
     if dependents.sequence is not None:
         yield columns.own_sequence(table, column, dependents.sequence, widened=False)
@@ -84,12 +85,11 @@ def tuned(change: Change, column: str) -> Iterable[Statement]:
 def _inactive(change: Change, column: str, *, names: Sequence[str]) -> Iterable[Statement]:
     """The column in use gets this name, its indexes these; what may not stay on an inactive column comes off."""
     table, dependents = change.table, change.dependents
+    for reference in dependents.references:
+        also = () if reference.table == table else (table,)
+        yield constraints.drop(reference.table, reference.name, also=also)
     for rule, _ in change.rules_of_old():
         yield rule.drop
-    if dependents.not_null:
-        yield columns.drop_not_null(table, change.column)
-    if dependents.default is not None or dependents.new_default is not None:
-        yield columns.drop_default(table, change.column)
     for index, name in zip(dependents.indexes, names, strict=True):
         if index.harmless:
             yield indexes.rename(table.schema, index.name, name)
@@ -98,9 +98,25 @@ def _inactive(change: Change, column: str, *, names: Sequence[str]) -> Iterable[
         else:
             why = "values of the inactive column must not make a statement fail"
             yield indexes.drop_at_once(table.schema, index.name, note=why)
+    if dependents.identity is not None:
+        yield from identity.taken_off(table, change.column, dependents.identity)
+    if dependents.not_null:
+        yield columns.drop_not_null(table, change.column)
+    if dependents.default is not None or dependents.new_default is not None:
+        yield columns.drop_default(table, change.column)
     for one in dependents.statistics:
         yield statistics.drop(one.schema, one.name)
     yield columns.rename(table, change.column, column)
+
+
+def _named(change: Change, index: DependentIndex, inactive: str) -> Statement:
+    """An index of the column that is in use now gets its name, and is the constraint that it was."""
+    table = change.table
+    if index.primary:
+        return constraints.primary_key_using_index(table, index.name, index=inactive, deferred=index.constraint or "")
+    if index.constraint is not None:
+        return constraints.unique_using_index(table, index.name, index=inactive, deferred=index.constraint)
+    return indexes.rename(table.schema, inactive, index.name)
 
 
 def _belongings(change: Change, default: str | None) -> Iterable[Statement]:
@@ -115,6 +131,8 @@ def _belongings(change: Change, default: str | None) -> Iterable[Statement]:
     for index in dependents.indexes:
         if index.clustered:
             yield indexes.cluster_on(table, index.name)
+    for number, reference in enumerate(dependents.references):
+        yield constraints.rename(reference.table, change.reference_name(number), reference.name)
     yield from _comments(change)
 
 
@@ -125,6 +143,9 @@ def _comments(change: Change) -> Iterable[Statement]:
     for name, text in [*named, *((rule.name, rule.comment) for rule in dependents.rules)]:
         if text is not None:
             yield grants_and_comments.on_constraint(table, name, text)
+    for reference in dependents.references:
+        if reference.comment is not None:
+            yield grants_and_comments.on_constraint(reference.table, reference.name, reference.comment)
     for index in dependents.indexes:
         if index.comment is not None and index.constraint is None:
             yield grants_and_comments.on_index(table.schema, index.name, index.comment)

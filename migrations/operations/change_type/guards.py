@@ -71,6 +71,26 @@ def fits(change: Change, inactive: str, type_: str) -> Guard:
     )
 
 
+def sequence_fits(change: Change, *, new: bool) -> tuple[Guard, ...]:
+    """The sequence of an identity has not come further than the one that replaces it can go."""
+    identity = change.dependents.identity
+    if identity is None:
+        return ()
+    name = sql.Identifier(identity.schema, identity.name)
+    least, most = identity.new_range if new else identity.old_range
+    query = sql.SQL("SELECT s.last_value FROM {} s WHERE s.last_value NOT BETWEEN {} AND {}").format(
+        name, sql.Literal(least), sql.Literal(most)
+    )
+    return (
+        Guard(
+            sql=query,
+            template=f"the sequence of {change.column} is at {{!r}}, which is no value of the "
+            f"{'new' if new else 'old'} type",
+            remedy=f"Set it to a value of that type which is not taken: SELECT setval('{name.as_string()}', …), then resume",
+        ),
+    )
+
+
 def all_there(change: Change) -> Action:
     """Look at every row: one that was put down under a key which has changed since is found by its values alone.
 

@@ -9,6 +9,7 @@ from psycopg import sql
 
 from backfilld.migrations.facts import Facts, Target
 from backfilld.migrations.operations.base import object_name
+from backfilld.migrations.operations.change_type import keys
 from backfilld.migrations.operations.change_type.defaults import OldDefault
 from backfilld.migrations.operations.change_type.steps import cast
 from backfilld.migrations.planning.checks.columns import check_reads, column_of, mentions
@@ -44,6 +45,9 @@ def examine(case: Case, operation: ChangeType) -> Facts:
     if len(case.found.findings) > before:
         return facts
     target, plain_type = _try_new_column(case, operation)
+    keys.refuse(case, operation, found, old=own["type"], new=target.type)
+    if len(case.found.findings) > before:
+        return facts
     up = _analyse_up(case, operation, target)
     constant = _constant(case, own["default"], own["type"]) and _constant(case, operation.default, target.type)
     as_text = not case.trial.has_equality(name)
@@ -84,11 +88,16 @@ def examine(case: Case, operation: ChangeType) -> Facts:
     )
     dependents = _with_parts(case, operation, dependents, found, target)
     facts = replace(facts, targets=(target,), column_dependents=dependents)
+    keyed = keys.is_key(case, name, found)
+    if keyed:
+        facts = replace(facts, key=keys.walked(case, name, old=own["type"], new=target.type))
     facts = _in_place(case, operation, facts, found)
     if facts.in_place:
         _warn_at_once(case, operation, facts)
     else:
         _warn(case, operation, dependents, found, target.type, last=own["last"])
+    if keyed or dependents.identity is not None:
+        keys.tell(case, operation, dependents, target.type)
     return facts
 
 
@@ -186,9 +195,13 @@ def _with_parts(
     checks, foreign_keys = column_parts.rules(connection, table, name, found, new, named=dependents.new_column)
     return replace(
         dependents,
-        indexes=column_parts.indexes(connection, table, found, new, old, names=names),
+        indexes=column_parts.indexes(connection, table, name, found, new=new, old=old, names=names),
         checks=checks,
         foreign_keys=foreign_keys,
+        references=column_parts.references(
+            connection, table, name, new=dependents.new_column, old=dependents.old_column
+        ),
+        identity=column_parts.identity(connection, table, name, type_=target.type),
         statistics=column_parts.statistics(connection, table, found, new),
         views=column_parts.views(connection, found),
         policies=column_parts.policies(connection, found),
@@ -213,13 +226,6 @@ def _refuse_what_is_in_the_way(
         if one.kind in IN_THE_WAY:
             problem, remedy = IN_THE_WAY[one.kind]
             case.refuse("column_dependents", f"{name} cannot have another type: {problem.format(one.name)}", remedy)
-    walked = {column.name for key in table.keys[:1] for column in key.columns}
-    if name in walked and not any(one.kind == "primary key" for one in found):
-        case.refuse(
-            "column",
-            f"{name} is part of the key by which {table.name} is walked",
-            "Give the table a primary key of other columns first",
-        )
     if sum(one.kind == "sequence" for one in found) > 1:
         case.refuse(
             "column_dependents",

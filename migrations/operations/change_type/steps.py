@@ -3,7 +3,8 @@
 expand    the new column and the sync trigger that keeps both columns saying the same, in one short transaction
 backfill  lanes give every row its new value; rows whose value does not fit are quarantined with their errors
 verify    every row is looked at; then everything that depends on the column is made for the new one as well: indexes
-          CONCURRENTLY, checks and foreign keys NOT VALID and validated, statistics
+          CONCURRENTLY, checks and foreign keys NOT VALID and validated, statistics; and for each foreign key that refers to it a
+          second one, to the new column
 switch    one transaction: the columns change names, what depends on the old one is dropped, what is ready on the new one gets
           its names, and views, policies, triggers and functions are made anew over the name; the sync trigger turns round
 contract  the old values go to the archive, and then the old column goes
@@ -13,7 +14,7 @@ ALTER COLUMN … TYPE. Where the way back would write the table anew, it goes th
 
 The two columns change places in `exchange.py`; the switch takes checks, foreign keys, NOT NULL, and indexes that are unique or
 compute something off the old column. Its way back, the same exchange, builds those indexes again before it and proves the rules
-after it.
+after it. A primary key and an identity need a column that is NOT NULL, so the old one is proved to be that before they come back.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class ChangeType(Plain[file.ChangeType]):
         if change.dependents.not_null:
             # Lanes have just looked at every row.
             steps += change.not_null(change.new_column).steps(looks=False)
+        for rule, proved in change.references_to(new=True):
+            steps += rule.steps(looks=False) if proved else (rule.added,)
         if change.dependents.statistics:
             steps.append(self._statistics())
         steps.append(self._analyzed(change.new_column))
@@ -102,7 +105,11 @@ class ChangeType(Plain[file.ChangeType]):
                 table=self.table,
                 locks=self._locks,
                 views=self._views,
-                requires=(guards.unchanged(change), guards.fits(change, change.new_column, "the new type")),
+                requires=(
+                    guards.unchanged(change),
+                    guards.fits(change, change.new_column, "the new type"),
+                    *guards.sequence_fits(change, new=True),
+                ),
                 statements=(
                     *dependents.dropped(change),
                     *exchange.to_new(change),
@@ -204,7 +211,7 @@ class ChangeType(Plain[file.ChangeType]):
         )
         again = Action(
             table=self.table,
-            statements=(added, *change.trigger.created(change.synced_after)),
+            statements=(added, *change.trigger.created(change.synced_restoring)),
             guards=(change.trigger.fires_last,),
         )
         built = (indexes.build(self.table, index.old) for index in change.dependents.indexes if index.harmless)
@@ -222,6 +229,11 @@ class ChangeType(Plain[file.ChangeType]):
         elif change.dependents.not_null:
             # `down` may give NULL; by another name than the rule's, as what it finds must not lead behind the exchange.
             steps.append(replace(change.not_null(change.old_column).look, rule=""))
+        if change.dependents.must_be_not_null:
+            # Before the exchange, which would scan the table for a primary key otherwise.
+            steps += change.not_null(change.old_column).steps(looks=False)
+        for rule, proved in change.references_to(new=False):
+            steps += rule.steps(looks=False) if proved else (rule.added,)
         steps.append(
             Action(
                 table=self.table,
@@ -230,6 +242,7 @@ class ChangeType(Plain[file.ChangeType]):
                 requires=(
                     guards.nothing_new(change),
                     guards.fits(change, change.old_column, f"the old type ({change.dependents.type})"),
+                    *guards.sequence_fits(change, new=False),
                 ),
                 statements=(
                     *dependents.dropped(change),
@@ -244,7 +257,7 @@ class ChangeType(Plain[file.ChangeType]):
         )
         for rule, proved in change.rules_of_old():
             steps += rule.again() if proved else ()
-        if change.dependents.not_null:
+        if change.dependents.not_null and not change.dependents.must_be_not_null:
             proof = change.not_null(self.column)
             steps += proof.again()
             steps.append(
@@ -315,10 +328,9 @@ class ChangeType(Plain[file.ChangeType]):
     def _locks(self) -> tuple[TableName, ...]:
         """All tables that the exchange touches."""
         found = self._dependents
-        others = {policy.table for policy in found.policies} | {
-            rule.references for rule in found.foreign_keys if rule.references is not None
-        }
-        return tuple(sorted({self.table, *others}, key=lambda table: (table.schema, table.name)))
+        tables = {self.table, *(policy.table for policy in found.policies), *(one.table for one in found.references)}
+        tables |= {rule.references for rule in found.foreign_keys if rule.references is not None}
+        return tuple(sorted(tables, key=lambda table: (table.schema, table.name)))
 
     @property
     def _views(self) -> tuple[TableName, ...]:

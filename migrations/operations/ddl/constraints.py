@@ -159,9 +159,11 @@ def unique_using_index(table: TableName, name: str, *, index: str | None = None,
     return alter_table(table, add, scans=False, note="no scan: the index proves it")
 
 
-def primary_key_using_index(table: TableName, name: str) -> Statement:
-    """The primary key of an index that is there, over columns that are NOT NULL."""
-    add = sql.SQL("ADD CONSTRAINT {} PRIMARY KEY USING INDEX {}").format(sql.Identifier(name), sql.Identifier(name))
+def primary_key_using_index(table: TableName, name: str, *, index: str | None = None, deferred: str = "") -> Statement:
+    """The primary key of an index that is there, over columns that are NOT NULL; PostgreSQL scans for each that is not."""
+    add = sql.SQL("ADD CONSTRAINT {} PRIMARY KEY USING INDEX {}{}").format(
+        sql.Identifier(name), sql.Identifier(index or name), sql.SQL(deferred)
+    )
     return alter_table(table, add, scans=False, note="no scan: the index and NOT NULL prove it")
 
 

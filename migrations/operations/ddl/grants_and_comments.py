@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from psycopg import sql
 
@@ -25,6 +25,32 @@ def grant(relation: TableName, granted: Grant, *, column: str | None = None) -> 
         sql.SQL(" WITH GRANT OPTION" if granted.grantable else ""),
     )
     return Statement(sql=statement, lock=LockMode.NONE)
+
+
+def grant_on_sequence(sequence: sql.Identifier, granted: Grant) -> Statement:
+    """A privilege on a sequence."""
+    statement = sql.SQL("GRANT {} ON SEQUENCE {} TO {}{}").format(
+        sql.SQL(granted.privilege),
+        sequence,
+        sql.SQL(granted.grantee),  # quoted by PostgreSQL
+        sql.SQL(" WITH GRANT OPTION" if granted.grantable else ""),
+    )
+    return Statement(sql=statement, lock=LockMode.NONE)
+
+
+def revoke_given(relation: sql.Identifier, *, what: Literal["view", "sequence"], from_owner: bool) -> Statement:
+    """Revoke what default privileges gave on something new."""
+    revoke = sql.SQL(
+        "DO $revoke$ DECLARE one record; BEGIN FOR one IN SELECT DISTINCT CASE WHEN x.grantee = 0 THEN 'PUBLIC' "
+        "ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS who "
+        "FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) x WHERE c.oid = {name}::pg_catalog.regclass{but} "
+        "LOOP EXECUTE 'REVOKE ALL ON {kind}' || {name} || ' FROM ' || one.who; END LOOP; END $revoke$"
+    ).format(
+        name=sql.Literal(relation.as_string()),
+        but=sql.SQL("" if from_owner else " AND x.grantee <> c.relowner"),
+        kind=sql.SQL("SEQUENCE " if what == "sequence" else ""),
+    )
+    return Statement(sql=revoke, lock=LockMode.NONE, note=f"what default privileges give to a new {what}")
 
 
 def on_table(table: TableName, text: str | None) -> Statement:
@@ -56,6 +82,11 @@ def on_index(schema: str, index: str, text: str | None) -> Statement:
 def on_statistics(schema: str, name: str, text: str) -> Statement:
     """The comment on extended statistics."""
     return _comment(sql.SQL("STATISTICS {}").format(sql.Identifier(schema, name)), text)
+
+
+def on_sequence(sequence: sql.Identifier, text: str) -> Statement:
+    """The comment on a sequence."""
+    return _comment(sql.SQL("SEQUENCE {}").format(sequence), text)
 
 
 def on_view(view: TableName, text: str, *, column: str | None = None) -> Statement:

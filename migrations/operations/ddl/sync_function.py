@@ -78,6 +78,8 @@ class Pair:
     shadow: Side
     #: An UPDATE of neither leaves both alone. For the time after the switch, when every row is known to be right.
     settled: bool = False
+    #: With `settled`, while a walk by this key still gives the shadow its values: a row that gets another key may never be met.
+    walked_by: tuple[str, ...] = ()
     rollback_conflicts: RollbackConflicts | None = None
     #: The migration, and the operation's number in it, where statements that write the shadow alone are put on record: they fail
     #: once it is gone.
@@ -86,9 +88,13 @@ class Pair:
     def body(self) -> str:
         """The body of the trigger's function."""
         primary, shadow = self.primary, self.shadow
-        settled = (
-            f"\n    IF NOT backward AND NOT {changed(primary.column)} THEN RETURN NEW; END IF;" if self.settled else ""
-        )
+        settled = ""
+        if self.settled:
+            same = f"NOT backward AND NOT {changed(primary.column)}"
+            if self.walked_by:
+                moved = " OR ".join(changed(name) for name in self.walked_by)
+                same += f" AND NOT (({moved}) AND {new_value(shadow.column)} IS NOT DISTINCT FROM NULL)"
+            settled = f"\n    IF {same} THEN RETURN NEW; END IF;"
         counted = f"\n{count_statement(*self.counts_shadow)}" if self.counts_shadow is not None else ""
         return f"""{PREAMBLE}
 DECLARE

@@ -7,7 +7,7 @@ about, the key that it walks. Two runs may live on one table in any order as lon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -61,10 +61,14 @@ class LiveOperation:
     run: Run
     operation: Operation
     facts: Facts
+    #: A table with foreign keys to the column that it changes; None where it is looked at for a table of its own.
+    referrer: TableName | None = None
 
     @property
     def decides(self) -> dict[str, str]:
         """The columns about which it decides, and what it does with each."""
+        if self.referrer is not None:
+            return {}
         columns = {one.column: _DECIDES[one.what] for one in self.operation.settles if one.what in _DECIDES}
         columns |= dict.fromkeys(_written(self.operation), "is written")
         if (dependents := self.facts.column_dependents) is not None:
@@ -73,6 +77,12 @@ class LiveOperation:
 
     def relies_on(self, column: str) -> bool:
         """Whether it reads a column, has a rule about it, or walks by it."""
+        dependents, table = self.facts.column_dependents, self.referrer or self.operation.table
+        references = dependents.references if dependents is not None else ()
+        if any(one.table == table and column in one.columns for one in references):
+            return True
+        if self.referrer is not None:
+            return False
         known = {one.name for one in self.facts.key} | set(self.facts.reads) | set(self.facts.rule_columns)
         if isinstance(self.operation, definition.AddColumn):
             return column in known
@@ -118,6 +128,9 @@ def live_operations(connection: Connection, name: str) -> dict[TableName, list[L
                 found.setdefault(operation.table, []).append(live)
             if isinstance(operation, definition.RenameTable):
                 found.setdefault(operation.renamed, []).append(live)
+            references = facts.column_dependents.references if facts.column_dependents is not None else ()
+            for table in {one.table for one in references} - {operation.table}:
+                found.setdefault(table, []).append(replace(live, referrer=table))
     return found
 
 
@@ -152,9 +165,21 @@ def check_columns(
 def refuse_walked(case: Case, columns: set[str], *, what: str) -> None:
     """Put down the runs that walk the table by one of these columns, or name its rows by it."""
     for other in live_operations(case.connection, case.migration.name).get(case.table.name, ()):
-        if columns & {one.name for one in other.facts.key}:
+        if other.referrer is None and columns & {one.name for one in other.facts.key}:
             where = f"the run {other.run.name}, which is {other.run.state} in {other.run.phase}, walks {case.table.name} by it"
             case.refuse("live_run", f"{what}: {where}", other.remedy)
+
+
+def as_wide(facts: Facts, live: Sequence[LiveOperation]) -> Facts:
+    """With a key that holds what another run makes of its columns: that may exchange them while this one walks by it."""
+    wide = {
+        one.operation.column: own.type
+        for one in live
+        if isinstance(one.operation, definition.ChangeType) and one.referrer is None
+        for own in one.facts.key
+        if own.name == one.operation.column
+    }
+    return replace(facts, key=tuple(replace(one, type=wide.get(one.name, one.type)) for one in facts.key))
 
 
 def _written(operation: Operation) -> set[str]:
@@ -183,7 +208,7 @@ def check_statement(found: Findings, place: str, statement: SqlStatement, live: 
     named = {name for _, _, name in statement.qualified}
     for other in live:
         table = other.operation.table
-        if table is None or (table.schema, table.name) not in named:
+        if table is None or other.referrer is not None or (table.schema, table.name) not in named:
             continue
         if column := _touched(statement, other):
             found.refuse("live_run", f"{place}: {other.why(column)}", other.remedy)

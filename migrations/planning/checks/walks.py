@@ -21,7 +21,9 @@ def key_of(table: Table) -> tuple[KeyColumn, ...]:
 
 
 def with_key(found: Findings, place: str, table: Table, facts: Facts) -> Facts:
-    """Choose the key that is walked."""
+    """Choose the key that is walked, where the operation has not."""
+    if facts.key:
+        return facts
     if not table.keys:
         found.refuse(
             "key",

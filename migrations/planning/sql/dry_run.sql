@@ -4,6 +4,12 @@ SELECT c.oid::bigint AS oid, c.relkind::text AS kind
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s::text AND c.relname = %(name)s::text
 
+-- name: primary_keys
+-- The name of a table's primary key, and of its copy's.
+SELECT t.conname::text AS name, c.conname::text AS of_copy
+FROM pg_catalog.pg_constraint t JOIN pg_catalog.pg_constraint c ON c.conrelid = %(copy)s::text::regclass AND c.contype = 'p'
+WHERE t.conrelid = %(table)s::text::regclass AND t.contype = 'p'
+
 -- name: state
 -- Of each of these tables, its file, which a rewrite changes, and the locks that this session holds on it.
 SELECT c.oid::bigint AS oid, coalesce(pg_relation_filenode(c.oid), 0)::bigint AS file,

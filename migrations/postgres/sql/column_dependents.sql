@@ -6,7 +6,6 @@ SELECT a.attnum::integer AS number,
         JOIN pg_namespace n ON n.oid = l.collnamespace
         WHERE l.oid = a.attcollation AND a.attcollation <> t.typcollation) AS collation,
        a.attnotnull AS not_null,
-       a.attidentity <> '' AS identity,
        a.attgenerated <> '' AS generated,
        CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END AS default,
        coalesce((to_jsonb(a) ->> 'attstattarget')::integer, -1) AS statistics_target,
@@ -66,7 +65,9 @@ UNION ALL
 SELECT CASE WHEN n.confrelid = col.rel AND col.num = ANY (n.confkey) THEN 'inbound' WHEN n.contype = 'c' THEN 'check'
             WHEN n.contype = 'f' THEN 'foreign key' WHEN n.contype = 'u' THEN 'unique' WHEN n.contype = 'p' THEN 'primary key'
             ELSE 'constraint' END,
-       n.oid::bigint, n.conname::text, pg_get_constraintdef(n.oid), 0
+       n.oid::bigint,
+       -- A name is the only one on its own table.
+       concat(n.conname, CASE WHEN n.conrelid <> col.rel THEN ' of ' || n.conrelid::regclass::text END), pg_get_constraintdef(n.oid), 0
 FROM direct JOIN pg_constraint n ON direct.classid = 'pg_constraint'::regclass AND n.oid = direct.objid CROSS JOIN col
 WHERE n.contype <> 'n'
 UNION ALL
@@ -149,7 +150,14 @@ ORDER BY e.kind, e.what
 -- The indexes of a table by their oid, which is the order in which LIKE copies them, and what stands in the way of a successor.
 SELECT i.indexrelid::bigint AS oid, x.relname::text AS name, i.indisvalid AND i.indisready AS is_valid,
        i.indisexclusion AS is_exclusion, i.indisreplident AS is_identity, i.indisclustered AS is_clustered,
-       i.indisunique OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL AS may_fail,
+       i.indisunique OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL AS may_fail, i.indisprimary AS is_primary,
+       (SELECT string_agg(pg_describe_object(d.classid, d.objid, 0), ', ' ORDER BY d.objid) FROM pg_depend d
+        WHERE (d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indexrelid
+               OR d.refclassid = 'pg_constraint'::regclass AND d.refobjid = n.oid)
+          AND (d.classid = 'pg_proc'::regclass
+               OR EXISTS (SELECT FROM pg_constraint f WHERE d.classid = 'pg_constraint'::regclass AND f.oid = d.objid AND f.contype = 'f'
+                          AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = f.confrelid AND a.attnum = ANY (f.confkey)
+                                          AND a.attname = %(column)s::text)))) AS held_by,
        CASE WHEN n.oid IS NULL THEN NULL ELSE concat(CASE WHEN n.condeferrable THEN ' DEFERRABLE' END,
                                                      CASE WHEN n.condeferred THEN ' INITIALLY DEFERRED' END) END AS constraint,
        obj_description(n.oid, 'pg_constraint') AS constraint_comment
@@ -161,40 +169,97 @@ ORDER BY i.indexrelid
 
 -- name: checks
 -- The CHECK constraints of a table.
-SELECT n.conname::text AS name, pg_get_constraintdef(n.oid) AS definition, n.convalidated AS is_valid,
+SELECT n.oid::bigint AS oid, n.conname::text AS name, pg_get_constraintdef(n.oid) AS definition, n.convalidated AS is_valid,
        obj_description(n.oid, 'pg_constraint') AS comment
 FROM pg_constraint n WHERE n.conrelid = %(table)s::text::regclass AND n.contype = 'c'
 ORDER BY n.conname
 
 -- name: foreign_keys
--- The foreign keys of a table, each also as it reads when one of its columns has another name: what stands before and after
--- the table it refers to.
-SELECT n.conname::text AS name, n.convalidated AS is_valid, pg_get_constraintdef(n.oid) AS definition,
+-- The foreign keys of a table and those that refer to it, each also as it reads when one of the table's columns has another name:
+-- what stands before and after the table it refers to. `referring` are the columns that refer to that column, with their types.
+SELECT n.oid::bigint AS oid, n.conname::text AS name, n.convalidated AS is_valid, pg_get_constraintdef(n.oid) AS definition,
        obj_description(n.oid, 'pg_constraint') AS comment,
        s.nspname::text AS schema, r.relname::text AS table_name,
+       f.nspname::text AS from_schema, o.relname::text AS from_table, o.relkind = 'p' AS from_partitioned,
+       pg_has_role(current_user, o.relowner, 'USAGE') AS owned,
+       coalesce((SELECT json_agg(json_build_array(a.attname, format_type(a.atttypid, NULL)))
+                 FROM unnest(n.conkey, n.confkey) k(own, other)
+                 JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = k.own
+                 JOIN pg_attribute b ON b.attrelid = n.confrelid AND b.attnum = k.other
+                 WHERE n.confrelid = %(table)s::text::regclass AND b.attname = %(column)s::text), '[]') AS referring,
        format('FOREIGN KEY (%%s) REFERENCES ',
-              (SELECT string_agg(CASE WHEN a.attname = %(column)s::text THEN quote_ident(%(named)s::text) ELSE quote_ident(a.attname) END,
-                                 ', ' ORDER BY k.n)
+              (SELECT string_agg(quote_ident(CASE WHEN a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text
+                                                  THEN %(named)s::text ELSE a.attname::text END), ', ' ORDER BY k.n)
                FROM unnest(n.conkey) WITH ORDINALITY k(num, n) JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = k.num)) AS head,
        format(' (%%s)%%s%%s%%s%%s%%s',
-              (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.n)
+              (SELECT string_agg(quote_ident(CASE WHEN a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text
+                                                  THEN %(named)s::text ELSE a.attname::text END), ', ' ORDER BY k.n)
                FROM unnest(n.confkey) WITH ORDINALITY k(num, n) JOIN pg_attribute a ON a.attrelid = n.confrelid AND a.attnum = k.num),
               CASE n.confmatchtype WHEN 'f' THEN ' MATCH FULL' WHEN 'p' THEN ' MATCH PARTIAL' ELSE '' END,
               CASE n.confupdtype WHEN 'c' THEN ' ON UPDATE CASCADE' WHEN 'n' THEN ' ON UPDATE SET NULL'
                                  WHEN 'd' THEN ' ON UPDATE SET DEFAULT' WHEN 'r' THEN ' ON UPDATE RESTRICT' ELSE '' END,
               CASE n.confdeltype WHEN 'c' THEN ' ON DELETE CASCADE' WHEN 'n' THEN ' ON DELETE SET NULL'
                                  WHEN 'd' THEN ' ON DELETE SET DEFAULT' WHEN 'r' THEN ' ON DELETE RESTRICT' ELSE '' END,
-              (SELECT ' (' || string_agg(CASE WHEN a.attname = %(column)s::text THEN quote_ident(%(named)s::text)
-                                              ELSE quote_ident(a.attname) END, ', ') || ')'
+              (SELECT ' (' || string_agg(quote_ident(CASE WHEN a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text
+                                                          THEN %(named)s::text ELSE a.attname::text END), ', ') || ')'
                FROM jsonb_array_elements_text(CASE WHEN jsonb_typeof(to_jsonb(n) -> 'confdelsetcols') = 'array'
                                                    THEN to_jsonb(n) -> 'confdelsetcols' END) k
                JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = k.value::smallint),
               CASE WHEN n.condeferrable THEN ' DEFERRABLE' ELSE '' END
-              || CASE WHEN n.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END) AS tail
+              || CASE WHEN n.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END
+              -- Not by name: PostgreSQL knows it from 18 on.
+              || CASE WHEN to_jsonb(n) ->> 'conenforced' = 'false' THEN ' NOT ENFORCED' ELSE '' END) AS tail
 FROM pg_constraint n
 JOIN pg_class r ON r.oid = n.confrelid JOIN pg_namespace s ON s.oid = r.relnamespace
-WHERE n.conrelid = %(table)s::text::regclass AND n.contype = 'f' AND n.conparentid = 0
-ORDER BY n.conname
+JOIN pg_class o ON o.oid = n.conrelid JOIN pg_namespace f ON f.oid = o.relnamespace
+WHERE %(table)s::text::regclass IN (n.conrelid, n.confrelid) AND n.contype = 'f' AND n.conparentid = 0
+ORDER BY n.conname, f.nspname, o.relname
+
+-- name: identity
+-- The identity of a column: its sequence with all that makes it what it is, and what else depends on that.
+SELECT n.nspname::text AS schema, c.relname::text AS name, a.attidentity::text AS kind,
+       s.seqtypid::regtype::text AS type, s.seqstart AS start, s.seqincrement AS increment, s.seqmin AS min, s.seqmax AS max,
+       s.seqcache AS cache, s.seqcycle AS cycles, obj_description(c.oid, 'pg_class') AS comment, c.relacl IS NOT NULL AS has_grants,
+       coalesce((SELECT json_agg(json_build_object(
+                      'privilege', x.privilege_type, 'grantable', x.is_grantable,
+                      'grantee', CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END) ORDER BY r.rolname, x.privilege_type)
+                 FROM aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee), '[]') AS grants,
+       (SELECT string_agg(pg_describe_object(o.classid, o.objid, o.objsubid), ', ') FROM pg_depend o
+        WHERE o.refclassid = 'pg_class'::regclass AND o.refobjid = c.oid AND o.deptype IN ('n', 'a')) AS held_by
+FROM pg_attribute a
+JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+    AND d.classid = 'pg_class'::regclass AND d.deptype = 'i'
+JOIN pg_sequence s ON s.seqrelid = d.objid
+JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text AND NOT a.attisdropped
+
+-- name: ids_used
+-- How far the sequence of a column has come, and how many rows a day were inserted since the statistics began.
+SELECT pg_sequence_last_value(s.seqrelid) AS last, s.seqincrement AS increment, s.seqmax AS max, s.seqcycle AS cycles,
+       CASE WHEN extract(epoch FROM now() - b.stats_reset) > 3600
+            THEN pg_stat_get_tuples_inserted(a.attrelid) * 86400.0 / extract(epoch FROM now() - b.stats_reset) END::float8 AS rows_a_day
+FROM pg_attribute a
+JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+    AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+JOIN pg_sequence s ON s.seqrelid = d.objid
+LEFT JOIN pg_stat_database b ON b.datname = current_database()
+WHERE a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text AND NOT a.attisdropped
+
+-- name: narrow_namesakes
+-- Columns of other tables that are called as what refers to this column would be, are narrower than its new type, and have no
+-- foreign key to the table.
+SELECT n.nspname::text AS schema, c.relname::text AS table_name, a.attname::text AS name
+FROM pg_attribute a
+JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typlen = -1
+WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'backfilld') AND n.nspname NOT LIKE 'pg_t%%' AND a.attnum > 0 AND NOT a.attisdropped
+  AND a.attname = ANY (%(names)s::text[]) AND c.oid <> %(table)s::text::regclass
+  AND coalesce(e.oid, t.oid) IN ('smallint'::regtype, 'integer'::regtype) AND coalesce(e.typlen, t.typlen) < %(bytes)s::integer
+  AND NOT EXISTS (SELECT FROM pg_constraint f WHERE f.conrelid = c.oid AND f.confrelid = %(table)s::text::regclass
+                    AND f.contype = 'f' AND a.attnum = ANY (f.conkey))
+ORDER BY 1, 2, 3
 
 -- name: statistics
 -- The extended statistics of a table by their oid: LIKE copies them in this order.

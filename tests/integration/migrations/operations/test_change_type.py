@@ -399,6 +399,19 @@ def test_after_contract_too_a_row_that_does_not_fit_is_named(engine: Engine, job
     assert engine.value("SELECT number FROM jobs WHERE id = 5") == 1005
 
 
+def test_a_row_that_moves_past_the_walk_which_restores_has_its_value(engine: Engine, jobs: None) -> None:
+    """Its new key lies behind the lanes, which know it by no other; the sync trigger gives it what `down` makes of its value."""
+    before = picture(engine)
+    run = engine.enqueue(change("number", "bigint", approve="[]").replace("lanes: 2", "lanes: 1"))
+    expect(engine.drive(run), State.COMPLETED)
+    commands.rollback(engine.connection, run, actor="ann")
+    engine.drive(run, batch_rows=5, until=lambda _run: any(one.rows_walked for one in engine.lanes(run, "restore")))
+    engine.execute("UPDATE jobs SET id = -id WHERE id > 50")
+    expect(engine.drive(run, batch_rows=5), State.ROLLED_BACK)
+    assert picture(engine) == before
+    assert engine.value("SELECT count(*) FROM jobs WHERE number = abs(id)") == 60
+
+
 def test_the_founding_case(engine: Engine) -> None:
     """Rows that are not JSON are set aside with key and error, and the run is not done until they are fixed and retried."""
     engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, device_info text)")
@@ -559,13 +572,7 @@ def test_back_from_every_step(engine: Engine) -> None:
 
 
 REFUSED = {
-    "a primary key": ("id", "numeric", "", "it is part of the primary key jobs_pkey"),
-    "an inbound foreign key": (
-        "number",
-        "bigint",
-        "CREATE TABLE t (n integer REFERENCES jobs (number))",
-        "refers to it",
-    ),
+    "a primary key": ("id", "numeric", "", "id is part of a key, and changes between"),
     "a generated column": (
         "device",
         "bigint",

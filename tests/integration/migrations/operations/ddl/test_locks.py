@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations.ddl import columns, constraints, grants_and_comments, indexes, statistics, tables
+from backfilld.migrations.operations.ddl import (
+    columns,
+    constraints,
+    grants_and_comments,
+    identity,
+    indexes,
+    statistics,
+    tables,
+)
 from backfilld.migrations.operations.ddl.sync_trigger import SyncTrigger
+from backfilld.migrations.postgres.column_dependents import DependentIdentity
 from backfilld.migrations.postgres.definitions import Grant, KeyColumn
 from backfilld.migrations.postgres.locks import LockMode, from_pg_locks, strength
 
@@ -24,6 +33,8 @@ SCHEMA = """
 CREATE TABLE customers (id bigint PRIMARY KEY);
 CREATE TABLE jobs (id bigint PRIMARY KEY, n integer DEFAULT 1, customer bigint,
                    CONSTRAINT positive CHECK (n > 0), CONSTRAINT fk FOREIGN KEY (customer) REFERENCES customers);
+ALTER TABLE jobs ADD number integer GENERATED ALWAYS AS IDENTITY;
+CREATE UNIQUE INDEX also_once ON jobs (id);
 CREATE INDEX by_n ON jobs (n);
 CREATE UNIQUE INDEX once ON jobs (customer);
 CREATE STATISTICS two ON id, n FROM jobs;
@@ -36,6 +47,19 @@ FOREIGN_KEY = constraints.from_catalog(
     JOBS, "another", "FOREIGN KEY (customer) REFERENCES public.customers(id)", key=KEY, references=CUSTOMERS
 )
 NOT_NULL = constraints.not_null_check(JOBS, "n", name="n_not_null", key=KEY)
+IDENTITY = DependentIdentity(
+    schema="public",
+    name="jobs_number_seq",
+    generated="ALWAYS",
+    old="",
+    new="",
+    old_range=(1, 9),
+    new_range=(1, 9),
+    cache=1,
+    has_grants=False,
+    grants=(),
+    comment=None,
+)
 TRIGGER = SyncTrigger(table=JOBS, name="sync_test_0")
 STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "add a column": (columns.add(JOBS, "more", "text"),),
@@ -66,6 +90,14 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "create a view": (tables.create_view(VIEW, of=JOBS, columns=["id"], security_invoker=False),),
     "drop a view": (replace(tables.drop_view(VIEW), lock=LockMode.NONE),),
     "notify": (tables.notify_postgrest(),),
+    "make an index the primary key": (
+        constraints.drop(JOBS, "jobs_pkey"),
+        constraints.primary_key_using_index(JOBS, "jobs_pkey", index="also_once"),
+    ),
+    "make another column an identity": (
+        *identity.taken_off(JOBS, "number", IDENTITY),
+        next(iter(identity.put_on(JOBS, "id", IDENTITY, options="START WITH 1"))),
+    ),
     "rename an index": (indexes.rename("public", "by_n", "of_n"),),
     "drop an index at once": (indexes.drop_at_once("public", "by_n", note=""),),
     "cluster on": (indexes.cluster_on(JOBS, "by_n"),),
