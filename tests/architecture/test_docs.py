@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 from fix_daemon import Daemon, Record, backfilld, environment, until
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -139,3 +140,11 @@ def test_the_operators_session_works(database_url: str, redis_url: str, record: 
         )
     finally:
         daemon.stop()
+
+
+@pytest.mark.parametrize("operation", [model.kind for model in get_args(definition.Operation)])
+def test_every_operation_has_a_page_and_a_line_in_the_readme(operation: str) -> None:
+    page = f"docs/operations/{operation}.md"
+    assert (ROOT / page).exists()
+    assert f"`{operation}`" in README
+    assert f"({page})" in README

@@ -219,7 +219,11 @@ class ChangeType(Plain[file.ChangeType]):
 
     def _switched_back(self) -> tuple[Step, ...]:
         change = self._change
-        steps: list[Step] = [
+        steps: list[Step] = []
+        if numbers := guards.sequence_fits(change, new=False):
+            # Before any rule of the old column: a number that it cannot hold would fail the application's INSERT by that rule.
+            steps.append(Action(table=self.table, statements=(), guards=numbers))
+        steps += [
             indexes.build(self.table, index.old, key=self.facts.key)
             for index in change.dependents.indexes
             if not index.harmless

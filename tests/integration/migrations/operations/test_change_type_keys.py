@@ -145,6 +145,8 @@ def test_the_application_writes_on_past_the_last_integer_and_goes_back_when_its_
     expect(now, State.FAILED)
     assert now.error is not None
     assert "the sequence of id is at 300" in now.error["message"]
+    engine.execute("INSERT INTO orders DEFAULT VALUES")  # no rule of the old column is in its way
+    engine.execute("DELETE FROM orders WHERE id > 2147483647")
     engine.execute("SELECT setval('orders_id_seq', 1000001)")
     commands.resume(engine.connection, run, actor="ann")
     with application(engine, *WRITES) as failures:
@@ -355,3 +357,11 @@ def test_the_plan_tells_what_is_left_and_what_no_foreign_key_tells(engine: Engin
     ]
     # The copy on which it is tried has a primary key of the same name.
     assert [action.known for action in switch if "PRIMARY KEY USING INDEX" in action.sql] == ["measured"]
+
+
+def test_a_column_that_refers_is_widened_first_and_without_a_word_about_the_difference(engine: Engine) -> None:
+    engine.execute(
+        "CREATE TABLE orders (id integer PRIMARY KEY); CREATE TABLE bills (id bigint PRIMARY KEY, of integer REFERENCES orders)"
+    )
+    widened = definition.parse("name: bills\noperations: [{change_type: {table: bills, column: of, type: bigint}}]")
+    assert not [one for one in examine.examine(engine.connection, widened).warnings if "has a place" in one]
