@@ -64,7 +64,7 @@ def _needed(case: Case, name: str, uses: indexes.Uses) -> bool:
         case.refuse(
             "constraint",
             f"{name} belongs to the constraint {constraint} of {case.table.name} and can only be dropped with it",
-            f"To drop the constraint, use ALTER TABLE … DROP CONSTRAINT {constraint} in an `sql` operation",
+            f"To drop a UNIQUE constraint use `drop_constraint`; others by DROP CONSTRAINT {constraint} in an `sql` operation",
         )
     if not uses.constraints:
         for key in uses.foreign_keys:

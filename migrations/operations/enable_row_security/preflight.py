@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.facts import Facts
+from backfilld.migrations.file import migration as definition
 from backfilld.migrations.postgres import tables
 
 if TYPE_CHECKING:
@@ -18,7 +19,11 @@ def examine(case: Case, operation: EnableRowSecurity) -> Facts:
     if nature.row_security and (nature.forced or not operation.force):
         state = "enabled and forced" if nature.forced else "enabled"
         case.refuse("row_security", f"row level security of {table.name} is already {state}", "Remove the operation")
-    if not nature.policies:
+    made = any(
+        isinstance(earlier, definition.Sql) and "CREATE POLICY" in str(earlier.model_dump()).upper()
+        for earlier in case.migration.operations[: case.number]
+    )
+    if not nature.policies and not made:
         who = "every role without BYPASSRLS, its owner included," if operation.force else "every role but its owner"
         case.warn(
             f"{table.name} has no policy: from the switch on {who} sees no row and can write none; create the policies first, "

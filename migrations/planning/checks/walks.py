@@ -28,8 +28,8 @@ def with_key(found: Findings, place: str, table: Table, facts: Facts) -> Facts:
         found.refuse(
             "key",
             f"{place}: {table.name} has no primary key and no unique key of NOT NULL columns, so it cannot be walked",
-            f"Add one: ALTER TABLE {table.name.identifier.as_string()} ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY "
-            "rewrites the table; a unique index built CONCURRENTLY on NOT NULL columns does not",
+            "Add one first, in a migration of its own: `add_primary_key` over columns that are unique together; where there are none, "
+            "`add_column` with `default: gen_random_uuid()` before it",
         )
         return facts
     return replace(facts, key=key_of(table))

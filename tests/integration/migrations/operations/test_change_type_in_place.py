@@ -48,6 +48,11 @@ def type_of(engine: Engine) -> str:
     return str(engine.value(f"{query} AND attname = 'a%%b' AND %s", True))
 
 
+def collation(engine: Engine) -> str:
+    query = 'SELECT attcollation::regcollation FROM pg_attribute WHERE attrelid = \'"Odd Schema"."Order"\'::regclass AND attnum = 2'
+    return str(engine.value(query))
+
+
 def file(engine: Engine) -> int:
     return int(engine.value('SELECT pg_relation_filenode(\'"Odd Schema"."Order"\')'))
 
@@ -56,7 +61,7 @@ def file(engine: Engine) -> int:
 def test_it_takes_a_moment_and_moves_no_row(engine: Engine, case: str) -> None:
     column, type_, becomes = AT_ONCE[case]
     make(engine, column, VALUES.get(case, "'v' || n"))
-    before = file(engine)
+    before, order = file(engine), collation(engine)
     rows = engine.execute('SELECT id, "a%b"::text AS value FROM "Odd Schema"."Order" ORDER BY id')
     migration = definition.parse(change(type_))
     shown = plan.make(migration, examine.examine(engine.connection, migration))
@@ -67,6 +72,7 @@ def test_it_takes_a_moment_and_moves_no_row(engine: Engine, case: str) -> None:
     run = engine.enqueue(change(type_))
     expect(engine.drive(run), State.COMPLETED)
     assert (type_of(engine), file(engine), engine.lanes(run, "backfill")) == (becomes, before, [])
+    assert collation(engine) == order
 
     commands.rollback(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.ROLLED_BACK)

@@ -57,9 +57,15 @@ def test_what_was_on_before_stays_on(engine: Engine) -> None:
 
 
 def test_a_table_without_a_policy_is_told_of(engine: Engine) -> None:
-    def told() -> str:
-        return "; ".join(examine.examine(engine.connection, definition.parse(on())).warnings)
+    def told(text: str = on()) -> str:
+        return "; ".join(examine.examine(engine.connection, definition.parse(text)).warnings)
 
     assert "has no policy: from the switch on every role but its owner sees no row" in told()
+    made = {
+        "run": 'create policy p ON "Odd Schema"."Order" USING (true)',
+        "rollback": 'DROP POLICY p ON "Odd Schema"."Order"',
+    }
+    with_policy = on().replace("[{", f'[{{"sql": {json.dumps(made)}}}, {{', 1)
+    assert "no policy" not in told(with_policy)
     engine.execute('CREATE POLICY everybody ON "Odd Schema"."Order" USING (true)')
     assert "no policy" not in told()
