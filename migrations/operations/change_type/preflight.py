@@ -81,7 +81,7 @@ def examine(case: Case, operation: ChangeType) -> Facts:
         comment=own["comment"],
         grants=tuple(Grant(**one) for one in own["grants"]),
         sequence=sequences[0].name if sequences else None,
-        widens_sequence=bool(sequences) and target.type == "bigint" and sequences[0].definition != "bigint",
+        widens_sequence=any(keys.is_wider(target.type, one.definition or "") for one in sequences),
         up_reads=tuple(sorted(up.reads - {name})),
         down_reads=tuple(sorted(down.reads - {name})),
         seen=tuple((one.kind, one.name, one.digest) for one in found),
