@@ -7,6 +7,7 @@ state raises UsageError and says what would.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Finding, Refused, UsageError
@@ -140,7 +141,11 @@ def purge(connection: Connection, reference: int | str | None, *, now: bool, act
             msg = f"run {locked.name} is {locked.state.words}; what it keeps is needed until it has ended"
             raise UsageError(msg)
         if not now and run.run not in retention.overdue(connection):
-            until = f"until {run.kept_until:%Y-%m-%d %H:%M} UTC" if run.kept_until else "until it is rolled back"
+            until = (
+                f"until {run.kept_until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+                if run.kept_until
+                else "until it is rolled back"
+            )
             msg = (
                 f"run {locked.name} keeps its old values {until}; to drop them now: backfilld purge {locked.name} --now"
             )

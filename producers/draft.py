@@ -238,6 +238,7 @@ class _Draft:
             if _is_many(field):
                 first = next(number for number, line in enumerate(inner) if not line.lstrip().startswith("#"))
                 inner[first] = f"{' ' * (indent + 2)}- {inner[first].lstrip()}"
+                inner[:first] = [line[2:] for line in inner[:first]]
             yield from inner
         else:
             yield f"{' ' * indent}{key}: {_scalar(value)}"
@@ -350,6 +351,10 @@ _VALUES: Mapping[tuple[str, str], Callable[[_Draft], object | None]] = {
     ("add_foreign_key", "name"): lambda draft: draft.name("fkey"),
     ("add_foreign_key", "references"): lambda draft: draft.referenced(),
     ("add_unique", "name"): lambda draft: draft.name("key"),
+    ("create_table", "name"): lambda _: "id",
+    ("create_table", "type"): lambda _: "bigint",
+    ("create_table", "identity"): lambda _: "always",
+    ("create_table", "primary_key"): lambda _: ["id"],
     ("create_index", "name"): lambda draft: draft.name("idx"),
     ("create_index", "columns"): lambda draft: list(draft.columns),
     ("drop_index", "name"): lambda draft: draft.existing(draft.subject.indexes),

@@ -26,6 +26,7 @@ from backfilld.migrations.operations.change_type import preflight as change_type
 from backfilld.migrations.operations.change_type.steps import ChangeType
 from backfilld.migrations.operations.create_index import preflight as create_index
 from backfilld.migrations.operations.create_index.steps import CreateIndex
+from backfilld.migrations.operations.create_table.steps import CreateTable
 from backfilld.migrations.operations.delete_rows import preflight as delete_rows
 from backfilld.migrations.operations.delete_rows.steps import DeleteRows
 from backfilld.migrations.operations.drop_column import preflight as drop_column
@@ -81,7 +82,7 @@ class Kind:
     """One kind of operation."""
 
     bind: Bind
-    #: What preflight asks of its one table. Raises Rejected. None for raw SQL, which is examined by its text.
+    #: What preflight asks of its one table. Raises Rejected. None for raw SQL, which is examined by its text, and for a new table.
     examine: Callable[[Case, Any], Facts] | None  # Any: its own model
     #: What becomes of something that depends on its table; None when the operation does not touch it.
     effect: Callable[[Any, Dependent], Effect | None]  # Any: its own model
@@ -104,6 +105,7 @@ REGISTRY: Mapping[type[file.Operation], Kind] = {
     file.RenameConstraint: Kind(RenameConstraint, rename_constraint.examine, impact.of_none),
     file.CreateIndex: Kind(CreateIndex, create_index.examine, impact.of_none),
     file.DropIndex: Kind(DropIndex, drop_index.examine, impact.of_none),
+    file.CreateTable: Kind(CreateTable, None, impact.of_none),
     file.RenameTable: Kind(RenameTable, rename_table.examine, impact.of_renamed_table),
     file.DropTable: Kind(DropTable, drop_table.examine, impact.of_dropped_table),
     file.EnableRowSecurity: Kind(EnableRowSecurity, enable_row_security.examine, impact.of_none),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import bind, bind_one
+from backfilld.migrations.operations.create_table import preflight as create_table
 from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql import preflight as sql
 from backfilld.migrations.planning.checks.event_triggers import check_event_triggers
@@ -25,6 +26,7 @@ from backfilld.migrations.planning.checks.whole_rows import find_row_comparisons
 from backfilld.migrations.planning.dry_run import dry_run
 from backfilld.migrations.planning.estimate import estimate_cost
 from backfilld.migrations.planning.examination import Examination
+from backfilld.migrations.planning.index_rights import check_index_rights
 from backfilld.migrations.planning.trigger_trial import try_triggers
 from backfilld.migrations.postgres import catalog, dependents, pooler
 from backfilld.migrations.postgres.expression_probe import Rejected, probe
@@ -60,6 +62,8 @@ def examine(connection: Connection, migration: Migration, *, refuses_foreign_cod
             _examine_operation(connection, found, migration, number, live)
             for number in range(len(migration.operations))
         )
+    if not found.findings:
+        check_index_rights(connection, found, bind(migration, found.facts))
     if not found.findings:
         _look_at_foreign_code(connection, found, refuses=refuses_foreign_code)
     # Not before: the dry run runs such code.
@@ -130,6 +134,8 @@ def _examine_operation(
     examine_case = REGISTRY[type(operation)].examine
     if isinstance(operation, definition.Sql):
         return sql.examine(connection, found, operation, number, live)
+    if isinstance(operation, definition.CreateTable):
+        return create_table.examine(connection, found, migration, number)
     nothing = Facts(relation=str(operation.table))
     before = len(found.findings)
     beside = live.get(operation.table, ())

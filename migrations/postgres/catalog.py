@@ -276,6 +276,12 @@ def referable_keys(connection: Connection, table: Table) -> list[tuple[bool, tup
     return [(row["is_primary"], tuple(row["columns"])) for row in rows]
 
 
+def may_create(connection: Connection, schema: str) -> bool:
+    """Whether this role may make something in a schema, such as an index of a table there."""
+    row = connection.execute(_SQL["may_create"], {"schema": schema}).fetchone()
+    return bool(row and row["may_create"])
+
+
 def may_reference(connection: Connection, table: Table, columns: Sequence[str]) -> bool:
     """Whether this role may make foreign keys that refer to these columns."""
     row = connection.execute(_SQL["may_reference"], {"oid": table.oid, "columns": list(columns)}).fetchone()

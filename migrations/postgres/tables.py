@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.definitions import Grant
 from backfilld.migrations.queries import literally, queries
 
 if TYPE_CHECKING:
     from psycopg import sql
 
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
 
@@ -53,21 +53,42 @@ def default_grantees(connection: Connection, schema: str) -> tuple[str, ...]:
 
 
 def has_public_api(connection: Connection) -> bool:
-    """Whether roles are there by which anybody on the internet reads what is granted to them, as on Supabase."""
-    row = connection.execute(_SQL["roles_of_an_api"]).fetchone()
+    """Whether anybody on the internet reads what is granted to some roles, through a PostgREST that knows the schema, as on Supabase.
+
+    Not by the roles alone: they belong to the whole server, and the API to one of its databases.
+    """
+    row = connection.execute(_SQL["has_public_api"]).fetchone()
     return bool(row and row["public_api"])
-
-
-def has_postgrest(connection: Connection) -> bool:
-    """Whether a PostgREST reads the schema, which it does again when it is notified."""
-    row = connection.execute(_SQL["roles_of_an_api"]).fetchone()
-    return bool(row and row["postgrest"])
 
 
 def parts(connection: Connection, table: Table) -> tuple[tuple[str, bool], ...]:
     """Names of a table's indexes and of its columns' sequences, each with whether it is a sequence."""
     rows = connection.execute(_SQL["table_parts"], {"oid": table.oid}).fetchall()
     return tuple((row["name"], row["is_sequence"]) for row in rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a table is to be."""
+
+    has_schema: bool
+    may_create: bool
+    #: Something has the name.
+    taken: bool
+    #: A table is kept under the name that this one would be put away under.
+    is_kept: bool
+
+
+def place_for(connection: Connection, table: TableName, *, kept: str) -> Place:
+    """What is known of the place of a table that is not there yet."""
+    asked = {"schema": table.schema, "name": table.name, "kept": kept}
+    return Place(**(connection.execute(_SQL["place_for_table"], asked).fetchone() or {}))
+
+
+def temporary(connection: Connection, name: str) -> TableName:
+    """A temporary table of this session by the name of its schema, which pg_temp stands for."""
+    row = connection.execute(_SQL["temporary_schema"]).fetchone() or {}
+    return TableName(str(row["name"]), name)
 
 
 def dependents_of(table: TableName) -> sql.Composed:

@@ -7,6 +7,7 @@ values that were written through the new column and do not fit the old one. A co
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -103,7 +104,7 @@ def _lost(connection: Connection, run: Run, operations: Sequence[Operation], ste
     needed = {(step.kind, step.operation) for step in steps if isinstance(step, Walk) and step.kind != "archive"}
     kept = any(isinstance(step, Action) and step.needs_kept for step in steps)
     if (needed or kept) and run.purged_at is not None:
-        return f"the old values that it needs were dropped on {run.purged_at:%Y-%m-%d %H:%M} by `backfilld purge`"
+        return f"the old values that it needs were dropped on {run.purged_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC by `backfilld purge`"
     undone = {operation for kind, operation in needed if kind == "undo"}
     if not undone or retention.is_kept(connection, "journal", run.run):
         return ""

@@ -425,6 +425,10 @@ TABLES = Scenario(
         CREATE TABLE secrets (id bigint PRIMARY KEY); CREATE POLICY mine ON secrets USING (true);
     """,
     operations="""
+  - create_table:
+      table: fresh
+      columns: [{name: id, type: bigint, identity: always}, {name: item, type: bigint, references: {table: items}, comment: 50%}]
+      primary_key: [id]
   - add_primary_key: {table: views, columns: [id]}
   - rename_table: {table: old, to: 50% new}
   - drop_table: {table: events}
@@ -434,6 +438,8 @@ TABLES = Scenario(
     before={"status": shown("status")},
     after={"status": shown("status")},
     reference="""
+        CREATE TABLE fresh (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item bigint REFERENCES items);
+        COMMENT ON COLUMN fresh.item IS '50%';
         ALTER TABLE views ADD PRIMARY KEY (id);
         ALTER TABLE old RENAME TO "50% new";
         DROP TABLE events;

@@ -80,15 +80,12 @@ class Application:
     @contextmanager
     def _renamed(self, statement: str) -> Iterator[str]:
         """By the name that the table has by then: an application knows the new one before the old one goes."""
-        (names,) = [
-            (one["rename_table"]["table"], one["rename_table"]["to"])
-            for one in self._example["migration"]["operations"]
-            if "rename_table" in one
-        ] or [None]
-        if names is not None and self._connection.execute("SELECT to_regclass(%s) AS it", [names[0]]).fetchone() == {
-            "it": None
-        }:
-            statement = statement.replace(*names)
+        for one in self._example["migration"]["operations"]:
+            if "rename_table" not in one:
+                continue
+            old, new = one["rename_table"]["table"], one["rename_table"]["to"]
+            if self._connection.execute("SELECT to_regclass(%s) AS it", [old]).fetchone() == {"it": None}:
+                statement = statement.replace(old, new)
         yield statement
 
 

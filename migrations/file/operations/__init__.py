@@ -26,7 +26,13 @@ from backfilld.migrations.file.operations.constraints import (
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
 from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
 from backfilld.migrations.file.operations.rows import Backfill, DeleteRows
-from backfilld.migrations.file.operations.tables import DropTable, EnableRowSecurity, RenameTable, SetComment
+from backfilld.migrations.file.operations.tables import (
+    CreateTable,
+    DropTable,
+    EnableRowSecurity,
+    RenameTable,
+    SetComment,
+)
 
 __all__ = [
     "AddCheck",
@@ -38,6 +44,7 @@ __all__ = [
     "ChangeType",
     "ColumnSpec",
     "CreateIndex",
+    "CreateTable",
     "DeleteRows",
     "DropColumn",
     "DropConstraint",
@@ -78,6 +85,7 @@ Operation = (
     | RenameConstraint
     | CreateIndex
     | DropIndex
+    | CreateTable
     | RenameTable
     | DropTable
     | EnableRowSecurity

@@ -31,7 +31,7 @@ class References(FileModel):
     )
 
 
-_ReferentialAction = Literal["no action", "restrict", "cascade", "set null", "set default"]
+ReferentialAction = Literal["no action", "restrict", "cascade", "set null", "set default"]
 
 
 class AddForeignKey(OperationModel):
@@ -44,8 +44,8 @@ class AddForeignKey(OperationModel):
     name: Name = Field(description="The constraint's name.", examples=["orders_customer_fk"])
     columns: Columns = Field(description="The columns that refer, in order.", examples=[["customer_id"]])
     references: References = Field(description="What they refer to.")
-    on_delete: _ReferentialAction = Field(default="no action", description="What a DELETE of the referenced row does.")
-    on_update: _ReferentialAction = Field(default="no action", description="What an UPDATE of the referenced key does.")
+    on_delete: ReferentialAction = Field(default="no action", description="What a DELETE of the referenced row does.")
+    on_update: ReferentialAction = Field(default="no action", description="What an UPDATE of the referenced key does.")
 
 
 class AddUnique(OperationModel):

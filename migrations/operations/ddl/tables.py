@@ -60,6 +60,39 @@ def put_away(table: TableName, kept: str, parts: Sequence[tuple[str, bool]]) -> 
     return (rename(table, kept), *renamed, moved)
 
 
+def drop_or_put_away(table: TableName, kept: str) -> Statement:
+    """A table that a run has made goes: dropped where it is empty, else put away as one that is taken away, with its rows."""
+    name, away = table.identifier.as_string(), sql.Identifier(table.schema, kept).as_string()
+    body = f"""
+DECLARE part record;
+BEGIN
+  LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE;
+  IF NOT EXISTS (SELECT FROM {name}) THEN
+    DROP TABLE {name};
+    RETURN;
+  END IF;
+  FOR part IN SELECT c.oid, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'INDEX' END AS kind, row_number() OVER (ORDER BY c.oid) AS number
+    FROM pg_catalog.pg_class c WHERE c.oid IN (
+      SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = {_text(name)}::pg_catalog.regclass
+      UNION SELECT d.objid FROM pg_catalog.pg_depend d
+      WHERE d.refobjid = {_text(name)}::pg_catalog.regclass AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        AND d.deptype IN ('a', 'i')) AND c.relkind IN ('i', 'S')
+  LOOP
+    EXECUTE pg_catalog.format('ALTER %s %s RENAME TO %I', part.kind, part.oid::pg_catalog.regclass, {_text(f"{kept}_part_")} || part.number);
+  END LOOP;
+  ALTER TABLE {name} RENAME TO {sql.Identifier(kept).as_string()};
+  ALTER TABLE {away} SET SCHEMA {KEPT_IN};
+END
+"""  # noqa: S608 - names are quoted
+    block = sql.SQL("DO {}").format(sql.Literal(body))
+    note = "dropped where it is empty, else kept with its rows until the retention ends"
+    return Statement(sql=block, lock=LockMode.ACCESS_EXCLUSIVE, brief=True, note=note)
+
+
+def _text(text: str) -> str:
+    return sql.Literal(text).as_string()
+
+
 def bring_back(table: TableName, kept: str, parts: Sequence[tuple[str, bool]]) -> tuple[Statement, ...]:
     """The table that was put away, with its names."""
     renamed = [

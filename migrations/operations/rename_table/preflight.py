@@ -55,7 +55,7 @@ def examine(case: Case, operation: RenameTable) -> Facts:
             default_grantees=tables.default_grantees(connection, table.name.schema),
             comment=tables.comment(connection, table),
             security_invoker=invoker,
-            notifies=tables.has_postgrest(connection),
+            notifies=tables.has_public_api(connection),
         ),
     )
 

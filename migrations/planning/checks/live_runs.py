@@ -91,7 +91,7 @@ class LiveOperation:
     def why(self, column: str) -> str:
         """What a column is to the run, in words."""
         what = self.decides.get(column, "is used")
-        return f"{column} {what} by the run {self.run.name}, which is {self.run.state} in {self.run.phase}"
+        return f"{column} {what} by the run {self.run.name}, which is {self.run.state.words} in {self.run.phase}"
 
     @property
     def remedy(self) -> str:
@@ -142,7 +142,7 @@ def check_columns(
     for other in live:
         if isinstance(operation, _ON_A_WHOLE_TABLE) or isinstance(other.operation, _ON_A_WHOLE_TABLE):
             what = (
-                f"the run {other.run.name}, which is {other.run.state} in {other.run.phase}, works on {operation.table}"
+                f"the run {other.run.name}, which is {other.run.state.words} in {other.run.phase}, works on {operation.table}"
             )
             if facts is None:
                 found.refuse("live_run", f"{place}: {what}", other.remedy)
@@ -166,7 +166,7 @@ def refuse_walked(case: Case, columns: set[str], *, what: str) -> None:
     """Put down the runs that walk the table by one of these columns, or name its rows by it."""
     for other in live_operations(case.connection, case.migration.name).get(case.table.name, ()):
         if other.referrer is None and columns & {one.name for one in other.facts.key}:
-            where = f"the run {other.run.name}, which is {other.run.state} in {other.run.phase}, walks {case.table.name} by it"
+            where = f"the run {other.run.name}, which is {other.run.state.words} in {other.run.phase}, walks {case.table.name} by it"
             case.refuse("live_run", f"{what}: {where}", other.remedy)
 
 
@@ -213,7 +213,7 @@ def check_statement(found: Findings, place: str, statement: SqlStatement, live: 
         if column := _touched(statement, other):
             found.refuse("live_run", f"{place}: {other.why(column)}", other.remedy)
         elif words[:2] == ["DROP", "TABLE"] or {"TRIGGER", "SCHEMA"} & set(words) or "RENAME TO" in " ".join(words):
-            what = f"the run {other.run.name}, which is {other.run.state} in {other.run.phase}, works on {table}"
+            what = f"the run {other.run.name}, which is {other.run.state.words} in {other.run.phase}, works on {table}"
             found.refuse("live_run", f"{place}: {what} and has a sync trigger there", other.remedy)
 
 

@@ -21,11 +21,18 @@ if TYPE_CHECKING:
 _NEVER = frozenset({"backfilld", "information_schema"})
 
 
+def is_reserved(found: Findings, place: str, name: TableName) -> bool:
+    """Whether a schema is no place for tables of the application's, which is put down then."""
+    if name.schema not in _NEVER and not name.schema.startswith("pg_"):
+        return False
+    whose = "backfilld's own record" if name.schema == "backfilld" else "PostgreSQL itself"
+    found.refuse("target", f"{place}: {name} belongs to {whose}", "Name a table of the application's")
+    return True
+
+
 def find_table(connection: Connection, found: Findings, place: str, name: TableName) -> Table | None:
     """The table of that name; None once its absence, and the one likely meant, is put down."""
-    if name.schema in _NEVER or name.schema.startswith("pg_"):
-        whose = "backfilld's own record" if name.schema == "backfilld" else "PostgreSQL itself"
-        found.refuse("target", f"{place}: {name} belongs to {whose}", "Name a table of the application's")
+    if is_reserved(found, place, name):
         return None
     table = catalog.describe(connection, name)
     if table is None:

@@ -17,6 +17,10 @@ SELECT c.oid::bigint AS oid,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s::text AND c.relname = %(name)s::text
 
+-- name: may_create
+-- Whether this role may make something in a schema, such as an index of a table there.
+SELECT has_schema_privilege(%(schema)s::text, 'CREATE') AS may_create
+
 -- name: similar_tables
 -- Tables whose names are near, for a remedy.
 SELECT n.nspname AS schema, c.relname AS name

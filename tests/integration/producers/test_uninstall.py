@@ -122,3 +122,11 @@ def test_a_run_that_is_enqueued_meanwhile_is_not_lost(engine: Engine, monkeypatc
     monkeypatch.setattr(module, "_drop_schema", after_an_enqueue)
     assert refusal(engine) == ["open_run"]
     assert [run.name for run in runs.listed(engine.connection)] == ["jobs-shout"]
+    assert [run.name for run in runs.listed(engine.connection)] == ["jobs-shout"]
+
+
+def test_a_table_that_is_put_away_is_named(engine: Engine) -> None:
+    run = engine.enqueue("{name: gone, operations: [{drop_table: {table: Odd Schema.Jobs}}], settings: {approve: []}}")
+    assert engine.drive(run).state is State.COMPLETED
+    assert refusal(engine) == ["old_values"]
+    assert uninstall(engine.connection, force=True).removed

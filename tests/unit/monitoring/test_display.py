@@ -153,7 +153,7 @@ def test_an_empty_overview_says_how_to_begin() -> None:
 
 
 def test_the_page_says_whether_the_run_can_be_rolled_back() -> None:
-    told: dict[str, object] = {"possible": True, "because": None, "kept_until": "2026-05-11T12:00:00+00:00"}
+    told: dict[str, object] = {"possible": True, "because": None, "kept_until": "2026-05-11T17:45:00+05:45"}
     assert "possible until 2026-05-11 12:00:00 UTC" in printed(
         display.page(replace(FAILED, rollback=told), [], []), 120
     )

@@ -8,6 +8,7 @@
 -- quarantine          rows that cannot be converted, each with its key and its error
 -- journal_RUN         what in-place changes replaced, one row for each batch, written in its own transaction
 -- archive             what a contract removes, row by row, copied by lanes before it is removed
+-- table_…             a table that a run took away whole, under the digest of its name, until its retention ends
 -- rollback_conflicts  rows whose value does not fit the old type after a switch, each with its key and its error
 -- undo_rows           rows that an undo has left as they are
 -- omitted_inserts     when statements came, at most one a second, that fail once a run has done its contract

@@ -30,10 +30,9 @@ def orders(engine: Engine) -> None:
     )
 
 
-def primary_key(engine: Engine) -> str | None:
+def primary_key(engine: Engine) -> str:
     query = 'SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = \'"Odd Schema"."Order"\'::regclass'
-    rows = engine.execute(f"SELECT ({query} AND contype = 'p') AS key")
-    return rows[0]["key"]
+    return str(engine.value(f"{query} AND contype = 'p'"))
 
 
 def test_back_from_every_step(engine: Engine) -> None:

@@ -367,3 +367,11 @@ def test_the_plan_tells_what_is_left_and_what_no_foreign_key_tells(engine: Engin
     ]
     # The copy on which it is tried has a primary key of the same name.
     assert [action.known for action in switch if "PRIMARY KEY USING INDEX" in action.sql] == ["measured"]
+
+
+def test_a_column_that_refers_is_widened_first_and_without_a_word_about_the_difference(engine: Engine) -> None:
+    engine.execute(
+        "CREATE TABLE orders (id integer PRIMARY KEY); CREATE TABLE bills (id bigint PRIMARY KEY, of integer REFERENCES orders)"
+    )
+    widened = definition.parse("name: bills\noperations: [{change_type: {table: bills, column: of, type: bigint}}]")
+    assert not [one for one in examine.examine(engine.connection, widened).warnings if "has a place" in one]

@@ -108,6 +108,7 @@ def test_rows_that_come_meanwhile_go_too_and_one_whose_key_is_taken_stays_out(en
     assert [one["Status"] for one in found if one["id"] == 2] == ["of another"]
     (done,) = engine.execute("SELECT detail FROM backfilld.events WHERE what = 'undo.done'")
     assert (done["detail"]["left"], done["detail"]["keys"]) == (1, [["t2", "2"]])
+    assert engine.quarantined(run) == [], "a key that is taken is no error"
 
 
 def test_rows_that_others_refer_to_are_set_aside_by_key(engine: Engine) -> None:

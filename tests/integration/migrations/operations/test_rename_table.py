@@ -129,6 +129,8 @@ def test_a_column_that_came_meanwhile_keeps_the_switch_from_hiding_it(engine: En
 
 def test_on_supabase_the_projects_own_role_can_and_postgrest_is_told(supabase_url: str) -> None:
     with engine_at(supabase_url) as engine, engine.connect() as listener:
+        if listener.info.server_version < 150_000:
+            pytest.skip("views that apply the reader's policies came with PostgreSQL 15")
         listener.execute("LISTEN pgrst")
         engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, v text); ALTER TABLE jobs ENABLE ROW LEVEL SECURITY")
         migration = rename("tasks", table="jobs")

@@ -232,6 +232,19 @@ def test_a_role_without_rights_is_refused(engine: Engine, plain: Connection) -> 
     assert checks(examined(plain, add())) == ["ownership"]
 
 
+def test_an_owner_that_may_not_build_an_index_in_the_schema_is_refused(engine: Engine, plain: Connection) -> None:
+    """Found out before the run, which would stop where it builds the index, after all the work."""
+    role = role_of(plain)
+    engine.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    engine.connection.execute(sql.SQL("ALTER TABLE jobs OWNER TO {}").format(role))
+    index = {"create_index": {"table": "jobs", "name": "by_status", "columns": ["status"]}}
+    found = examined(plain, index)
+    assert (checks(found), "GRANT CREATE ON SCHEMA" in told(found)) == (["privileges"], True)
+    assert checks(examined(plain, add())) == [], "a column needs no such right"
+    engine.connection.execute(sql.SQL("GRANT CREATE ON SCHEMA public TO {}").format(role))
+    assert checks(examined(plain, index)) == []
+
+
 def test_a_role_that_may_not_make_temporary_tables_is_refused(engine: Engine, plain: Connection) -> None:
     database = sql.Identifier(engine.value("SELECT current_database()"))
     engine.connection.execute(sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(database))

@@ -60,6 +60,10 @@ OPERATIONS = {
         "{add_primary_key: {table: keyless, columns: [a]}}",
         "INSERT INTO keyless VALUES (NULL)",
     ),
+    "create_table": (
+        "{create_table: {table: fresh, columns: [{name: a, type: bigint}]}}",
+        "INSERT INTO jobs (id) VALUES (0)",
+    ),
     "rename_table": ("{rename_table: {table: others, to: more}}", "INSERT INTO others VALUES (2)"),
     "drop_table": ("{drop_table: {table: gone}}", "INSERT INTO gone VALUES (2)"),
     "enable_row_security": (

@@ -681,7 +681,8 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
         ),
         *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
         *("drop_not_null", "set_default", "drop_default", "drop_constraint", "rename_constraint", "set_comment"),
-        *("add_primary_key", "rename_table", "drop_table", "enable_row_security"),
+        *("add_primary_key", "rename_table", "drop_table", "enable_row_security", "create_table"),
+        *("identity", "primary_key", "checks", "foreign_keys", "row_security"),
         *("constraint", "index", "comment", "force"),
         *("create_index", "drop_index", "sql", "from", "to", "up", "down", "check", "columns", "references"),
         *(
@@ -778,7 +779,7 @@ OTHERS = {
     *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
     *("create_index", "drop_index", "delete_rows", "sql"),
     *("drop_not_null", "set_default", "drop_default", "drop_constraint", "rename_constraint", "set_comment"),
-    *("add_primary_key", "rename_table", "drop_table", "enable_row_security"),
+    *("add_primary_key", "rename_table", "drop_table", "enable_row_security", "create_table"),
 }
 
 
