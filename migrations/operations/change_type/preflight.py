@@ -344,6 +344,11 @@ def _warn(  # noqa: PLR0913 - one place for all warnings; each part is named whe
             "from verify on, statements that write values which do not fit the new type, or break a constraint "
             f"of {name} ({rules}), fail, as they will after the switch"
         )
+    if any(one.new.unique for one in dependents.indexes):
+        case.warn(
+            f"from verify to the switch {name} has its unique indexes twice: of two sessions that INSERT the same new value at the "
+            "same moment with ON CONFLICT, one may fail with a duplicate key"
+        )
     if table_publications := case.table.publications:
         case.warn(
             f"{table} is published ({', '.join(table_publications)}): subscribers need the columns "
