@@ -167,7 +167,7 @@ class ColumnDependents:
     options: str
     comment: str | None
     grants: tuple[Grant, ...]
-    #: The sequence that belongs to the column, quoted, and whether it must be widened to bigint.
+    #: The sequence that belongs to the column, quoted, and whether it must be widened to the new type.
     sequence: str | None
     widens_sequence: bool
     #: The columns of the row, beside the column itself, that `up` and `down` read.

@@ -35,7 +35,8 @@ def to_new(change: Change) -> Iterable[Statement]:
         yield from identity.put_on(table, column, dependents.identity, options=dependents.identity.new)
     yield from _belongings(change, dependents.new_default)
     if dependents.sequence is not None:
-        yield columns.own_sequence(table, column, dependents.sequence, widened=dependents.widens_sequence)
+        type_ = change.type if dependents.widens_sequence else None
+        yield columns.own_sequence(table, column, dependents.sequence, type_=type_)
 
 
 def to_old(change: Change) -> Iterable[Statement]:
@@ -58,7 +59,7 @@ def to_old(change: Change) -> Iterable[Statement]:
         yield from identity.put_on(table, column, dependents.identity, options=dependents.identity.old)
     yield from _belongings(change, dependents.default)
     if dependents.sequence is not None:
-        yield columns.own_sequence(table, column, dependents.sequence, widened=False)
+        yield columns.own_sequence(table, column, dependents.sequence)
 
 
 def at_once(change: Change, type_: str, *, default: str | None) -> Iterable[Statement]:

@@ -31,6 +31,11 @@ _WIDTHS = list(INTEGERS)
 _BYTES = {"smallint": 2, "integer": 4, "bigint": 8}
 
 
+def is_wider(type_: str, other: str) -> bool:
+    """Whether a type of integers has values that another one has not."""
+    return type_ in INTEGERS and other in INTEGERS and _WIDTHS.index(type_) > _WIDTHS.index(other)
+
+
 def is_key(case: Case, name: str, found: Sequence[ColumnDependent]) -> bool:
     """Whether rows are named by the column: by its table's key, or by foreign keys."""
     return any(one.kind in {"primary key", "inbound"} for one in found) or any(
@@ -84,7 +89,7 @@ def _refuse_referrers(case: Case, name: str, *, new: str) -> None:
         referrer = TableName(row["from_schema"], row["from_table"])
         for column, type_ in row["referring"]:
             own = referrer == table and column == name
-            if not own and type_ in INTEGERS and _WIDTHS.index(type_) < _WIDTHS.index(new):
+            if not own and is_wider(new, type_):
                 case.refuse(
                     "references",
                     f"{referrer}.{column} is {type_} and refers to it by the foreign key {row['name']}, so it could not hold "
@@ -120,7 +125,7 @@ def tell(case: Case, operation: ChangeType, dependents: ColumnDependents, new: s
             f"from verify to the switch each foreign key that refers to {name} is there twice: every write of "
             f"{also or table} is checked once more, and the switch locks {', '.join(filter(None, (str(table), also)))}"
         )
-    if _WIDTHS.index(new) > _WIDTHS.index(old):
+    if is_wider(new, old):
         _tell_what_is_left(case, name, old)
         if found := narrow_namesakes(case.connection, table, _called(table.name, name), bytes_=_BYTES[new]):
             case.warn(
@@ -136,7 +141,7 @@ def _tell_what_is_left(case: Case, name: str, type_: str) -> None:
     last, most = used["last"] or 0, min(used["max"], INTEGERS[type_][1])
     left = max(most - last, 0) // used["increment"]
     words = f"the sequence of {name} is at {last} of {most}: {100 * max(most - last, 0) // most} % of the {type_} numbers are left"
-    if used["rows_a_day"]:
+    if (used["rows_a_day"] or 0) >= 1:
         words += f", enough for {left / used['rows_a_day']:.0f} days at {used['rows_a_day']:.0f} INSERTs a day, the average so far"
     case.warn(words)
 

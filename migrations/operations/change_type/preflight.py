@@ -81,7 +81,7 @@ def examine(case: Case, operation: ChangeType) -> Facts:
         comment=own["comment"],
         grants=tuple(Grant(**one) for one in own["grants"]),
         sequence=sequences[0].name if sequences else None,
-        widens_sequence=bool(sequences) and target.type == "bigint" and sequences[0].definition != "bigint",
+        widens_sequence=any(keys.is_wider(target.type, one.definition or "") for one in sequences),
         up_reads=tuple(sorted(up.reads - {name})),
         down_reads=tuple(sorted(down.reads - {name})),
         seen=tuple((one.kind, one.name, one.digest) for one in found),
@@ -343,6 +343,11 @@ def _warn(  # noqa: PLR0913 - one place for all warnings; each part is named whe
         case.warn(
             "from verify on, statements that write values which do not fit the new type, or break a constraint "
             f"of {name} ({rules}), fail, as they will after the switch"
+        )
+    if any(one.new.unique for one in dependents.indexes):
+        case.warn(
+            f"from verify to the switch {name} has its unique indexes twice: of two sessions that INSERT the same new value at the "
+            "same moment with ON CONFLICT, one may fail with a duplicate key"
         )
     if table_publications := case.table.publications:
         case.warn(

@@ -105,11 +105,11 @@ def set_options(table: TableName, column: str, options: str) -> Statement:
     return _alter_column(table, column, what, lock=LockMode.SHARE_UPDATE_EXCLUSIVE)
 
 
-def own_sequence(table: TableName, column: str, sequence: str, *, widened: bool) -> Statement:
-    """A sequence, quoted by PostgreSQL, goes when the column goes."""
+def own_sequence(table: TableName, column: str, sequence: str, *, type_: str | None = None) -> Statement:
+    """A sequence, quoted by PostgreSQL, goes when the column goes; with `type_` it gives values of that type."""
     alter = sql.SQL("ALTER SEQUENCE {}{} OWNED BY {}").format(
         sql.SQL(sequence),
-        sql.SQL(" AS bigint" if widened else ""),
+        sql.SQL(f" AS {type_}" if type_ is not None else ""),
         sql.Identifier(table.schema, table.name, column),
     )
     return Statement(sql=alter, lock=LockMode.NONE, note="SHARE ROW EXCLUSIVE on the sequence")

@@ -141,9 +141,7 @@ def check_columns(
     decides = {one.column for one in operation.settles if one.what in _DECIDES}
     for other in live:
         if isinstance(operation, _ON_A_WHOLE_TABLE) or isinstance(other.operation, _ON_A_WHOLE_TABLE):
-            what = (
-                f"the run {other.run.name}, which is {other.run.state.words} in {other.run.phase}, works on {operation.table}"
-            )
+            what = f"the run {other.run.name}, which is {other.run.state.words} in {other.run.phase}, works on {operation.table}"
             if facts is None:
                 found.refuse("live_run", f"{place}: {what}", other.remedy)
             continue

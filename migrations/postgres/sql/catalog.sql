@@ -417,7 +417,7 @@ FROM (
     UNION ALL
     SELECT 2, 'constraint', n.conrelid, n.conname::text, format('ALTER TABLE %%s DROP CONSTRAINT %%I', n.conrelid::regclass, n.conname)
     FROM pg_constraint n
-    WHERE (%(oid)s::bigint IS NULL OR n.conrelid = %(oid)s::bigint::oid) AND n.conname ~ '^backfilld_(not_null|rule)_[0-9a-f]{10}_[0-9]+'
+    WHERE (%(oid)s::bigint IS NULL OR n.conrelid = %(oid)s::bigint::oid) AND n.conname ~ '^backfilld_(not_null|rule|reference)_[0-9a-f]{10}_[0-9]+'
     UNION ALL
     SELECT 3, 'index', i.indrelid, x.relname::text, format('DROP INDEX CONCURRENTLY %%s', i.indexrelid::regclass)
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid

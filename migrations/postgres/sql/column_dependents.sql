@@ -182,9 +182,10 @@ SELECT n.oid::bigint AS oid, n.conname::text AS name, n.convalidated AS is_valid
        s.nspname::text AS schema, r.relname::text AS table_name,
        f.nspname::text AS from_schema, o.relname::text AS from_table, o.relkind = 'p' AS from_partitioned,
        pg_has_role(current_user, o.relowner, 'USAGE') AS owned,
-       coalesce((SELECT json_agg(json_build_array(a.attname, format_type(a.atttypid, NULL)))
+       coalesce((SELECT json_agg(json_build_array(a.attname, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL)))
                  FROM unnest(n.conkey, n.confkey) k(own, other)
                  JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = k.own
+                 JOIN pg_type t ON t.oid = a.atttypid
                  JOIN pg_attribute b ON b.attrelid = n.confrelid AND b.attnum = k.other
                  WHERE n.confrelid = %(table)s::text::regclass AND b.attname = %(column)s::text), '[]') AS referring,
        format('FOREIGN KEY (%%s) REFERENCES ',

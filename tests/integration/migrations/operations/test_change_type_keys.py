@@ -210,14 +210,26 @@ def test_a_key_becomes_narrower_and_a_serial_goes_along(engine: Engine) -> None:
     assert difference(before, fingerprint(engine.connection, positions=False)) == ""
 
 
+def test_a_serial_of_small_numbers_gives_large_ones(engine: Engine) -> None:
+    engine.execute("CREATE TABLE jobs (id smallserial PRIMARY KEY)")
+    run = engine.enqueue("{name: large, operations: [{change_type: {table: jobs, column: id, type: integer}}]}")
+    expect(engine.drive(run), State.WAITING)
+    engine.execute("SELECT setval('jobs_id_seq', 32767)")
+    assert engine.value("INSERT INTO jobs DEFAULT VALUES RETURNING id") == 32768
+
+
 OTHER = "CREATE TABLE things (id integer PRIMARY KEY, "
-CHANGE = "change_type: {{table: {}, column: {}, type: {}}}"
 #: What is there beside a table `things`, the operations, and words of the refusal.
 REFUSED = {
     "a narrow referrer": (
         "n text); CREATE TABLE parts (thing integer CONSTRAINT fk REFERENCES things)",
         "change_type: {table: things, column: id, type: bigint}",
         r"parts.thing is integer and refers to it by the foreign key fk.*Change parts.thing to bigint first",
+    ),
+    "a narrow referrer of a domain": (
+        "n text); CREATE DOMAIN thing_id AS smallint; CREATE TABLE parts (thing thing_id REFERENCES things)",
+        "change_type: {table: things, column: id, type: bigint}",
+        "parts.thing is smallint and refers to it",
     ),
     "a narrow column of its own": (
         "parent integer REFERENCES things)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from backfilld.migrations.identifiers import TableName
@@ -72,7 +73,7 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "drop not null": (columns.drop_not_null(JOBS, "n"),),
     "set a statistics target": (columns.set_statistics(JOBS, "n", 200),),
     "set options": (columns.set_options(JOBS, "n", "n_distinct=5"),),
-    "own a sequence": (columns.own_sequence(JOBS, "n", "public.numbers", widened=True),),
+    "own a sequence": (columns.own_sequence(JOBS, "n", "public.numbers", type_="bigint"),),
     "add a check": (NOT_NULL.add,),
     "look for rows": NOT_NULL.look.statements,
     "add a foreign key": (FOREIGN_KEY.add,),
@@ -128,6 +129,21 @@ def test_a_statement_takes_the_lock_that_it_says(connection: Connection, what: s
             for table, relation in relations.items():
                 labelled = statement.lock if table in {JOBS, *statement.also} else LockMode.NONE
                 assert _taken(connection, relation) == _counted(labelled), f"{statement.sql.as_string()} on {table}"
+
+
+def test_no_number_is_given_out_between_two_sequences(database_url: str, connection: Connection) -> None:
+    """`nextval` in another session waits from the moment at which the number is read."""
+    connection.execute(SCHEMA.encode())
+    with (
+        psycopg.connect(database_url, autocommit=True, options="-c lock_timeout=50") as other,
+        connection.transaction(),
+    ):
+        lock, keep, *_ = identity.taken_off(JOBS, "number", IDENTITY)
+        other.execute("SELECT nextval('jobs_number_seq')")
+        connection.execute(lock.sql)
+        connection.execute(keep.sql)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            other.execute("SELECT nextval('jobs_number_seq')")
 
 
 def _oid(connection: Connection, table: TableName) -> int:
