@@ -163,7 +163,8 @@ class _Stage:
             (one.table.name, one.column) for one in self._migration.operations if isinstance(one, definition.ChangeType)
         }
         for row in self._connection.execute(_SQL["mismatched_keys"]).fetchall():
-            if (row["table_name"], row["column_name"]) in changed:
+            ends = {(row["table_name"], row["column_name"]), (row["other_table"], row["other_column"])}
+            if ends & changed:
                 continue
             self._found.warn(
                 f"the foreign key {row['key']} refers from {row['table_name']}.{row['column_name']} ({row['type']}) to "

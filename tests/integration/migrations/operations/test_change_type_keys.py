@@ -199,7 +199,10 @@ def test_a_key_becomes_narrower_and_a_serial_goes_along(engine: Engine) -> None:
     if engine.connection.info.server_version >= 180000:
         engine.execute("ALTER TABLE runs ADD CONSTRAINT loose FOREIGN KEY (job) REFERENCES jobs (n) NOT ENFORCED")
     before = fingerprint(engine.connection, positions=False)
-    run = engine.enqueue("{name: small, operations: [{change_type: {table: jobs, column: n, type: integer}}]}")
+    text = "{name: small, operations: [{change_type: {table: jobs, column: n, type: integer}}]}"
+    warned = examine.examine(engine.connection, definition.parse(text)).warnings
+    assert not any("use change_type first" in one for one in warned)
+    run = engine.enqueue(text)
     expect(engine.drive(run), State.PAUSED)
     assert [one.key for one in engine.quarantined(run)] == [("3000000000",)]
     engine.execute("UPDATE jobs SET n = 3 WHERE n = 3000000000")
