@@ -96,10 +96,8 @@ def _refuse_referrers(case: Case, name: str, *, new: str) -> None:
                     f"its values of type {new}",
                     f"Change {referrer}.{column} to {new} first with a `change_type` of its own, then {table}.{name}",
                 )
-            if referrer == table:
-                continue  # asked of the table itself
             for number, other in enumerate(case.migration.operations):
-                if other.table == referrer and mentions(other, column):
+                if number != case.number and other.table == referrer and mentions(other, column):
                     case.refuse(
                         "operations",
                         f"operations[{number}].{other.kind} also uses {referrer}.{column}, which refers to it",

@@ -264,6 +264,11 @@ REFUSED = {
         "change_type: {table: things, column: id, type: bigint}}, {set_not_null: {table: parts, column: thing}",
         "also uses parts.thing, which refers to it",
     ),
+    "something about a column of its own that refers": (
+        "code integer UNIQUE, above bigint REFERENCES things (code))",
+        "change_type: {table: things, column: code, type: bigint}}, {drop_column: {table: things, column: above}",
+        "also uses things.above, which refers to it",
+    ),
     "a partitioned referrer": (
         "n text); CREATE TABLE parts (thing bigint REFERENCES things) PARTITION BY HASH (thing)",
         "change_type: {table: things, column: id, type: bigint}",
@@ -325,6 +330,12 @@ def test_the_referrer_is_changed_first_and_other_runs_keep_off(engine: Engine) -
         with pytest.raises(Refused, match=f"backfilld approve {table} --phase contract"):
             engine.enqueue(file.format("key", "things", "id"))
         expect(approved(engine, run), State.COMPLETED)
+    engine.execute("ALTER TABLE things ADD code integer UNIQUE, ADD above bigint REFERENCES things (code)")
+    run = engine.enqueue(file.format("above", "things", "above").replace("bigint", "integer"))
+    expect(engine.drive(run), State.WAITING)
+    with pytest.raises(Refused, match=r"things.above refers to it, and above gets another type by the run above"):
+        engine.enqueue(file.format("code", "things", "code"))
+    rolled_back(engine, run)
     run = engine.enqueue(
         file.format("key", "things", "id").replace("]}", "], settings: {approve: [switch, contract]}}")
     )
