@@ -26,6 +26,8 @@ _SQL = templates(__package__, "keys")
 #: A statement and its parameters.
 Query = tuple[sql.Composed, list[Any]]  # Any: whatever psycopg can send
 
+#: A column of integers may have become wider since the key was put on record, and its values with it. Its index serves all three.
+_AS_WIDE_AS_CAN_BE = {"smallint": "bigint", "integer": "bigint"}
 #: Tables up to this many rows are split by all their keys; larger ones by a sample of about as many.
 SAMPLE_ROWS = 50_000
 
@@ -90,7 +92,8 @@ class KeyWalk:
 
     def _values(self) -> sql.Composable:
         # The type comes from format_type, which quotes what needs quoting.
-        return _tuple([sql.SQL("%s::{}").format(sendable(sql.SQL(column.type))) for column in self.key])
+        types = [_AS_WIDE_AS_CAN_BE.get(column.type, column.type) for column in self.key]
+        return _tuple([sql.SQL("%s::{}").format(sendable(sql.SQL(type_))) for type_ in types])
 
     def texts(self) -> sql.Composed:
         """The key of a row, each column as text."""

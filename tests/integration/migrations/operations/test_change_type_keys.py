@@ -213,6 +213,25 @@ def test_a_key_becomes_narrower_and_a_serial_goes_along(engine: Engine) -> None:
     assert difference(before, fingerprint(engine.connection, positions=False)) == ""
 
 
+def test_an_older_run_goes_back_past_the_keys_that_it_knew(engine: Engine) -> None:
+    """It archived by integers; rows that no integer names have come since."""
+    engine.execute("CREATE TABLE things (id integer PRIMARY KEY, note text)")
+    engine.execute("INSERT INTO things SELECT n, 'note ' || n FROM generate_series(1, 30) n")
+    older = engine.enqueue(
+        "{name: drop, operations: [{drop_column: {table: things, column: note}}], settings: {approve: []}}"
+    )
+    expect(engine.drive(older), State.COMPLETED)
+    change = "change_type: {table: things, column: id, type: bigint}"
+    expect(
+        engine.drive(engine.enqueue(f"{{name: wide, operations: [{{{change}}}], settings: {{approve: []}}}}")),
+        State.COMPLETED,
+    )
+    engine.execute("INSERT INTO things SELECT 3000000000 + n FROM generate_series(1, 30) n")
+    commands.rollback(engine.connection, older, actor="ann")
+    expect(engine.drive(older, batch_rows=7), State.ROLLED_BACK)
+    assert engine.value("SELECT count(*) FROM things WHERE note = 'note ' || id") == 30
+
+
 def test_a_serial_of_small_numbers_gives_large_ones(engine: Engine) -> None:
     engine.execute("CREATE TABLE jobs (id smallserial PRIMARY KEY)")
     run = engine.enqueue("{name: large, operations: [{change_type: {table: jobs, column: id, type: integer}}]}")
