@@ -85,6 +85,7 @@ def load(database_url: str, record: Record, told: Path) -> Iterator[subprocess.P
     process.wait()
 
 
+@pytest.mark.soak  # test_change_type has the same sums at the same stops, without pgbench and a daemon
 @pytest.mark.timeout(600)
 def test_a_wider_column_there_and_back_twice_under_load(
     load: subprocess.Popen[bytes], told: Path, daemon: Daemon, record: Record, database_url: str, redis_url: str

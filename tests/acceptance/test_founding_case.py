@@ -1,6 +1,6 @@
 """The case this project was founded for: `jobs`, a text column that is to be jsonb, and a column that is to be renamed.
 
-37 of 6,000 rows are not JSON, and the application writes all the while, under either name.
+37 of 3,000 rows are not JSON, and the application writes all the while, under either name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = ROOT / "examples" / "jobs_founding_case.yaml"
 NAME = "jobs-founding-case"
-ROWS = 6_000
+ROWS = 3_000
 BROKEN = 37
 SEED = 20261123
 

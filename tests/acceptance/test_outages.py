@@ -193,6 +193,7 @@ def dropped(record: Record) -> bool:
     return True
 
 
+@pytest.mark.soak
 def test_a_daemon_whose_record_is_dropped_works_again_once_there_is_one(
     items: None, record: Record, migration: Path, daemon: Daemon, tmp_path: Path
 ) -> None:

@@ -538,7 +538,7 @@ def test_the_owner_of_the_tables_needs_no_other_right(engine: Engine, supabase_u
 
 
 #: How many steps further each run goes than the one before: stops in each phase, and in the middle of lanes.
-STRIDE = 2
+STRIDE = 3
 
 
 def test_back_from_every_step(engine: Engine) -> None:

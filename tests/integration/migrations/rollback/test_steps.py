@@ -58,10 +58,11 @@ def steps_to_the_end(engine: Engine) -> int:
     return steps
 
 
-def test_from_after_every_step(engine: Engine) -> None:
+def test_from_after_every_other_step(engine: Engine) -> None:
     """Each time the catalog is as it was before, what the application wrote is kept, and the name is free again."""
     before = picture(engine)
-    for number in range(steps_to_the_end(engine) + 1):
+    end = steps_to_the_end(engine)
+    for written, number in enumerate((*range(0, end, 2), end), start=1):
         run = engine.enqueue(ADD)
         for _ in range(number):
             engine.step(batch_rows=15)
@@ -69,7 +70,7 @@ def test_from_after_every_step(engine: Engine) -> None:
         commands.rollback(engine.connection, run, actor="ann")
         expect(engine.drive(run), State.ROLLED_BACK)
         assert picture(engine) == before, f"after {number} steps"
-        assert engine.value("SELECT count(*) FROM jobs") == ROWS + number + 1
+        assert engine.value("SELECT count(*) FROM jobs") == ROWS + written
         engine.sent.clear()
 
 

@@ -278,7 +278,7 @@ def test_a_way_back_that_is_blocked_fails_at_its_deadline_and_can_be_resumed(eng
     ("policy", "gone"), [("never", set()), ("idle", {"idle"}), ("queries", {"query"}), ("all", {"idle", "query"})]
 )
 def test_each_policy_sends_away_those_it_names(engine: Engine, policy: str, gone: set[str]) -> None:
-    seconds = 5  # so that who has only just come is younger on a busy machine, too
+    seconds = 3  # so that who has only just come is younger on a busy machine, too
     settings = f"lock_timeout_ms: 300, cancel_blockers: {policy}, cancel_after_seconds: {seconds}"
     run = engine.enqueue(ADD % settings)
     outcome: dict[str, str | None] = {}
