@@ -14,9 +14,9 @@ How an operation that removes a column uses it, its `contract` and the way back 
 must be filled, which preflight does for an operation that walks: see `backfilld.migrations.planning.checks.walks.with_key`.
 
 Each run has a table of its own, `backfilld.archive_RUN`. An entry holds up to a thousand rows of a batch in arrays, which are compressed
-whole: a row for each row, with an index to find it by, took 80 times the WAL (docs/benchmarks). Entries are found by the range of keys that
-they hold. No two entries of several rows overlap: rows that are looked at again, because they are new or have changed since, get
-entries of their own, and the newest of a row counts. `backfilld.archived(run)` shows them to people, row by row.
+whole: 8 bytes of WAL for a row of numbers or short texts, where a row for each row, with an index to find it by, took 377. Entries are
+found by the range of keys that they hold. No two entries of several rows overlap: rows that are looked at again, because they are
+new or have changed since, get entries of their own, and the newest of a row counts. `backfilld.archived(run)` shows them to people.
 """
 
 from __future__ import annotations
