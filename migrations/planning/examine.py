@@ -21,7 +21,7 @@ from backfilld.migrations.planning.checks.leftovers import tell_leftovers
 from backfilld.migrations.planning.checks.live_runs import as_wide, check_columns, live_operations
 from backfilld.migrations.planning.checks.side_effects import refuse_update_rules, tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
-from backfilld.migrations.planning.checks.walks import keys_because, with_key
+from backfilld.migrations.planning.checks.walks import keys_because, needs_no_key, with_key
 from backfilld.migrations.planning.checks.whole_rows import find_row_comparisons
 from backfilld.migrations.planning.dry_run import dry_run
 from backfilld.migrations.planning.estimate import estimate_cost
@@ -207,7 +207,14 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
     if not rewrite.deletes:  # which asks for its own kind of rules and triggers
         refuse_update_rules(case)
         tell_side_effects(case, facts)
-    facts = with_key(case.found, case.place, case.table, facts)
+    by_place = not case.table.keys and needs_no_key(
+        case.connection, case.table, rewrite, walk=case.migration.settings.walk
+    )
+    facts = with_key(case.found, case.place, case.table, facts, by_place=by_place)
+    if by_place:
+        case.warn(
+            f"{case.table.name} has no key: a row whose value cannot be computed pauses the run, and is named by where it is (ctid)"
+        )
     written = replace(facts, targets=()) if rewrite.deletes else facts
     because = facts.keys_because or keys_because(case.connection, case.table, written)
     if because and case.migration.settings.walk == "pages":

@@ -17,6 +17,10 @@ class KeyColumn:
     type: str
 
 
+#: In place of a key, where a table has none: where a row is. It names a row until that is written, and no table has a column called so.
+PLACE = (KeyColumn(name="ctid", type="tid"),)
+
+
 @dataclass(frozen=True, kw_only=True)
 class IndexDefinition:
     """An index, in the words in which PostgreSQL itself writes it under an empty search_path."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from backfilld.migrations.errors import Refused
+from backfilld.migrations.postgres.definitions import PLACE
 from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import lanes, pace, runs
@@ -218,7 +219,9 @@ class Runner:
         """One batch: its rows, its checkpoint, its commit."""
         lane, context = claimed.lane, claimed.context
         fresh = claimed.code is not None
-        batch = Batch(connection, work, lane, cap=context.settings.max_quarantined, code_is_fresh=fresh)
+        # What has no name cannot be set aside.
+        cap = 0 if work.walk.key == PLACE else context.settings.max_quarantined
+        batch = Batch(connection, work, lane, cap=cap, code_is_fresh=fresh)
         began = time.monotonic()
         stepped = work.step(batch, claimed.seen, beside_others=context.beside_others, carefully=carefully)
         batch_seconds = time.monotonic() - began

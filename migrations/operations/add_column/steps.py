@@ -25,6 +25,7 @@ from backfilld.migrations.operations.ddl import columns
 from backfilld.migrations.operations.ddl.column_function import Computed
 from backfilld.migrations.operations.ddl.constraints import Rule, not_null, not_null_check
 from backfilld.migrations.operations.ddl.sync_trigger import SyncTrigger
+from backfilld.migrations.postgres.definitions import PLACE
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class AddColumn(Plain[file.AddColumn]):
             expression=expression,
             migration=self.migration,
             operation=self.number,
-            key=tuple(one.name for one in self.facts.key),
+            key=() if self.facts.key == PLACE else tuple(one.name for one in self.facts.key),
             reads=self.facts.reads,
             derived=self.definition.computed,
             repeatable=self.facts.repeatable,
@@ -138,7 +139,7 @@ class AddColumn(Plain[file.AddColumn]):
 
     def _keep(self) -> tuple[Step, ...]:
         """Before the column goes on the way back: what the application has written into it is archived."""
-        if not self.facts.key:
+        if not self.facts.key or self.facts.key == PLACE:
             return ()
         walk = Walk(
             kind="archive",

@@ -48,7 +48,7 @@ class Computed:
     expression: str
     migration: str
     operation: int
-    #: The columns of the key that is walked.
+    #: The columns of the key that is walked; none for a table without one.
     key: tuple[str, ...]
     #: The columns that the expression reads.
     reads: tuple[str, ...]
@@ -120,6 +120,8 @@ END"""
   END;"""
 
     def _put_down(self) -> str:
+        if not self.key:
+            return "  NULL; -- nothing names the row: verify finds that it has no value"
         key = ", ".join(f"{new_value(name)}::text" for name in self.key)
         migration, relation = (sql.Literal(text).as_string() for text in (self.migration, str(self.table)))
         return f"""  BEGIN
