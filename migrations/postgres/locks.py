@@ -230,17 +230,19 @@ def prepare(connection: Connection, *, lock_timeout_ms: int) -> int:
     An ordinary autovacuum is cancelled once a session has waited for `deadlock_timeout`, a second unless set: longer than we ever wait.
     Where this role may set it, it is shorter; and in a deadlock it is then our statement that is cancelled.
     """
-    row = connection.execute(
-        _SOONER if connection.info.server_version >= _PARAMETER_PRIVILEGES else "SELECT pg_backend_pid() AS pid",
-        {"timeout": f"{max(lock_timeout_ms // 2, 1)}ms"},
-    ).fetchone()
+    sooner = _SOONER if connection.info.server_version >= _PARAMETER_PRIVILEGES else _SOONER_ON_14
+    row = connection.execute(sooner, {"timeout": f"{max(lock_timeout_ms // 2, 1)}ms"}).fetchone()
     return int(row["pid"]) if row else 0
 
 
-#: PostgreSQL 14 knows no rights on settings; there it stays as it is.
+#: PostgreSQL 14 knows no rights on settings: whoever is a superuser may.
 _PARAMETER_PRIVILEGES = 150_000
 _SOONER = (
     "SELECT pg_backend_pid() AS pid, CASE WHEN has_parameter_privilege('deadlock_timeout', 'SET') "
+    "THEN set_config('deadlock_timeout', %(timeout)s::text, true) END AS deadlock_timeout"
+)
+_SOONER_ON_14 = (
+    "SELECT pg_backend_pid() AS pid, CASE WHEN current_setting('is_superuser') = 'on' "
     "THEN set_config('deadlock_timeout', %(timeout)s::text, true) END AS deadlock_timeout"
 )
 

@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 EXAMPLES = ROOT / "examples"
 #: pgbench makes its own tables.
 PGBENCH = "CREATE TABLE pgbench_accounts (aid integer PRIMARY KEY, bid integer, abalance integer, filler character(84))"
+#: What autovacuum learns of a table in the middle changes what is expected of it.
+STAY_AS_THEY_ARE = """
+DO $$ DECLARE one regclass; BEGIN
+    FOR one IN SELECT oid FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace LOOP
+        EXECUTE format('ALTER TABLE %s SET (autovacuum_enabled = off)', one);
+    END LOOP;
+END $$
+"""
+#: Plans that are others on an older server: before 15 a view has no security_invoker.
+SHOWN_SINCE = {"orders_to_purchases": 15}
 #: Sizes and what is reckoned from them depend on the server's version and build.
 _SIZE = re.compile(r"\b\d+(\.\d+)? (B|kB|MB|GB)\b|\(\+\d+%\)|\babout \d+%")
 
@@ -59,10 +69,12 @@ def test_a_plan_is_read_at_eighty_columns_and_by_programs(engine: Engine) -> Non
 def test_each_example_is_planned_as_its_file_shows(engine: Engine, golden: Golden) -> None:
     engine.execute((EXAMPLES / "schema.sql").read_text(encoding="utf-8"))
     engine.execute(PGBENCH)
+    engine.execute(STAY_AS_THEY_ARE)
+    version = engine.connection.info.server_version // 10_000
     different = [
         file.stem
         for file in sorted(EXAMPLES.glob("*.yaml"))
-        if not golden.holds(f"plan/{file.stem}.txt", shown(engine, file))
+        if version >= SHOWN_SINCE.get(file.stem, 14) and not golden.holds(f"plan/{file.stem}.txt", shown(engine, file))
     ]
     assert different == [], "look at what `pytest --write-golden` writes for these, and commit it"
     assert golden.names("plan") == sorted(f"{file.stem}.txt" for file in EXAMPLES.glob("*.yaml")), (

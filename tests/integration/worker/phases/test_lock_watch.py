@@ -433,8 +433,7 @@ def test_autovacuum_goes_for_us_and_a_prepared_transaction_is_named() -> None:
         assert (vacuum.backend_type, vacuum.prevents_wraparound) == ("autovacuum worker", False)
         # When we ask for the table, it goes
         run = engine.enqueue(ADD % "lock_timeout_ms: 500")
-        engine.step()
-        assert engine.run(run).state is State.RUNNING, engine.lane(run, 0).last_error
+        engine.drive(run, until=lambda run: run.state is State.RUNNING)
         assert has_column(engine)
 
         # Given a transaction that was prepared and forgotten
