@@ -186,11 +186,14 @@ class Prometheus:
         return list(self._get("targets", state="active")["activeTargets"])
 
     def scraped(self) -> Self:
-        """Wait until every target was scraped from now on: what is true now can be queried afterwards."""
+        """Wait until every target was scraped from now on: what is true now can be queried afterwards.
+
+        A scrape that failed, on a busy machine for want of time, ends every series of its target.
+        """
         asked = time.time()
 
         def done() -> bool:
-            newest = self.query("timestamp(up)")
+            newest = self.query("timestamp(up) and up == 1")
             return len(newest) == len(self.targets()) > 0 and all(one.value > asked for one in newest)
 
         until("every target to be scraped", done)

@@ -35,6 +35,8 @@ ALONE = "alone"
 #: A scrape that takes longer has failed, and this machine may be busy with other tests.
 SCRAPE_SECONDS = 1.0
 STEP_SECONDS = 1.0
+#: From one point to the next where changes are marked: a change is missed where no scrape of a step succeeds.
+MARK_SECONDS = 5 * SCRAPE_SECONDS
 PEOPLE, NUMBERS, NOT_NUMBERS = 60_000, 4_000, 3
 
 #: A load signal of the operator's, which the scene turns up and down.
@@ -280,4 +282,5 @@ def play(scene: Scene) -> None:
     scene.until_state("numbers", "paused")
     scene.until_state("people-name", "waiting")
     until("the width to have come back", lambda: record.one("SELECT width = max_width FROM backfilld.pace"))
+    until("the ends of runs to be two steps ago", lambda: time.time() > scene.moments["stopped"] + 2 * MARK_SECONDS)
     scene.mark("rest")

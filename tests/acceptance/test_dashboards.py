@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fix_grafana import DASHBOARDS, panels
 from fix_prometheus import QueryRefused
-from fix_scene import ALONE, FILES, JOB, NOT_NUMBERS, PEOPLE, SCRAPE_SECONDS, SIGNAL
+from fix_scene import ALONE, FILES, JOB, MARK_SECONDS, NOT_NUMBERS, PEOPLE, SCRAPE_SECONDS, SIGNAL
 from paths import ROOT
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def test_every_variable_offers_what_there_is(scene: Scene, name: str) -> None:
 def test_every_annotation_marks_what_happened(scene: Scene, name: str) -> None:
     # Several scrapes in each step, as the queries ask for: see `Mark` in monitoring/grafana/layout.py.
     marked = {
-        annotation["name"]: scene.series(annotation["expr"], step_seconds=3 * SCRAPE_SECONDS)
+        annotation["name"]: scene.series(annotation["expr"], step_seconds=MARK_SECONDS)
         for annotation in DASHBOARDS[name]["annotations"]["list"]
     }
 
