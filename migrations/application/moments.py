@@ -108,14 +108,18 @@ def after_switch(connection: Connection, run: Run) -> Checked:
 
 def before_contract(connection: Connection, run: Run) -> Checked:
     """Which statements still need what contract removes, and which are worse than before the run."""
-    needs = needed(connection, run)
-    _, paths, _ = _look(connection, run)
-    told = [*needs.told, *_regressions(connection, run, paths, Moment.BEFORE_CONTRACT)]
-    return Checked.of(Moment.BEFORE_CONTRACT, told, statements=needs.statements)
+    paths, statements, told = _needed(connection, run)
+    told += _regressions(connection, run, paths, Moment.BEFORE_CONTRACT)
+    return Checked.of(Moment.BEFORE_CONTRACT, told, statements=statements)
 
 
 def needed(connection: Connection, run: Run) -> Checked:
     """Which statements and functions still need what contract removes, and what is not known of that."""
+    _, statements, told = _needed(connection, run)
+    return Checked.of(Moment.BEFORE_CONTRACT, told, statements=statements)
+
+
+def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
     tables, paths, found = _look(connection, run)
     application = _application(run)
     window = application.statements.window_length.total_seconds()
@@ -168,7 +172,7 @@ def needed(connection: Connection, run: Run) -> Checked:
         Told(kind=Kind.UNCHECKED, problem=because, source=one.source, statement=shortened(one.text))
         for one, because in [*unchecked, *seen.unchecked]
     ]
-    return Checked.of(Moment.BEFORE_CONTRACT, told, statements=len(found.statements))
+    return paths, len(found.statements), told
 
 
 def _came(connection: Connection, run: Run, paths: Paths, *, seconds: float) -> dict[str, Came]:
