@@ -29,6 +29,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from backfilld.migrations.errors import InvalidMigration
 from backfilld.migrations.file import yaml_nodes
+from backfilld.migrations.file.application import Application
 from backfilld.migrations.file.errors import first_error
 from backfilld.migrations.file.fields import FileModel, MigrationName
 from backfilld.migrations.file.operations import (
@@ -171,6 +172,11 @@ class Migration(FileModel):
         # Counted in `_a_sensible_number`: pydantic's own count leaves out entries that are wrong in themselves.
         json_schema_extra={"minItems": 1, "maxItems": MAX_OPERATIONS},
     )
+    application: Application | None = Field(
+        default=None,
+        description="What to check of the application around the database: nothing without this key.",
+        examples=[{"statements": {"files": ["queries/*.sql"]}}],
+    )
     settings: RunSettings = Field(default_factory=RunSettings, description="How the run behaves.")
 
     #: What the file says, to be read once more with other values; None for a definition on record.
@@ -222,7 +228,7 @@ class Migration(FileModel):
 
         Not over comments, layout, the order of keys, or values that equal their default. Not over `settings` either:
         they may be tuned while the run continues, and a tuned file must still be the same migration. Nor over `after`,
-        which a folder adds to.
+        which a folder adds to, or `application`, which says what is looked at and changes nothing.
         """
         meaning = self.model_dump(mode="json", include={"name", "operations"}, exclude_defaults=True, exclude_none=True)
         if self.parameters:
