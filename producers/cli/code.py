@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - typer reads the annotations of these functions when it runs
+from datetime import datetime  # noqa: TC003 - typer reads the annotations of these functions when it runs
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backfilld.migrations.errors import UsageError
 from backfilld.migrations.file import migration as definition
 from backfilld.monitoring.words import counted
 from backfilld.producers import answers
@@ -16,6 +19,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backfilld.producers.code.finds import Use, Uses
+
+
+class Language(StrEnum):
+    """The languages that are written."""
+
+    TYPESCRIPT = "typescript"
+    PYTHON = "python"
+
+
+Lang = Annotated[Language, typer.Option("--lang", help="The language to write.", show_choices=True)]
+Write = Annotated[
+    Path | None,
+    typer.Option("--write", metavar="FILE", help="Write this file, in place of what is there. Default: print it."),
+]
 
 
 def uses(
@@ -38,6 +55,52 @@ def uses(
     answers.give(as_json=as_json, value=found.to_json, text=lambda: _uses(found))
     if fail and found.certain:
         raise typer.Exit(1)
+
+
+def codegen(  # noqa: PLR0913 - its options
+    file: FileArgument,
+    *,
+    lang: Lang,
+    remove_by: Annotated[
+        datetime | None,
+        typer.Option(
+            "--remove-by",
+            formats=["%Y-%m-%d"],
+            metavar="DATE",
+            help="The date by which the module is to be removed. Default: in 30 days.",
+        ),
+    ] = None,
+    write: Write = None,
+    values: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Write the module with which code reads either schema, for code that is deployed before the switch. Needs no database.
+
+    Example: backfilld codegen migrations/jobs.yaml --lang typescript --write src/jobs_transition.ts
+    """
+    from backfilld.producers.code import codegen as generated  # noqa: PLC0415 - for this verb alone
+    from backfilld.producers.code import python_module, typescript_module  # noqa: PLC0415 - as above
+
+    migration = definition.load(file, parameters(values))
+    made = generated.module(migration, remove_by=remove_by.date() if remove_by is not None else None)
+    text = typescript_module.typescript(made) if lang is Language.TYPESCRIPT else python_module.python(made)
+    for one in made.left_out:
+        answers.warn(f"not covered: {one}", as_json=as_json)
+    _put(text, write, as_json=as_json, more={"remove_by": str(made.remove_by), "left_out": list(made.left_out)})
+
+
+def _put(text: str, write: Path | None, *, as_json: bool, more: dict[str, object]) -> None:
+    """Print what was written, or put it into a file."""
+    if write is not None:
+        try:
+            write.write_text(text, encoding="utf-8")
+        except OSError as exc:
+            msg = f"{write} cannot be written: {exc.strerror}"
+            raise UsageError(msg) from exc
+    if as_json:
+        answers.print_json({"file": str(write) if write is not None else None, "text": text, **more})
+    else:
+        answers.say(f"wrote {write}" if write is not None else text)
 
 
 def _uses(found: Uses) -> str:

@@ -86,6 +86,7 @@ _register(
         "enqueue": before.enqueue,
         "run": before.run_here,
         "uses": code.uses,
+        "codegen": code.codegen,
         "status": looking.status,
         "watch": looking.watch,
         "explain": looking.explain,
