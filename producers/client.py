@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Unreachable
@@ -16,7 +17,6 @@ from backfilld.producers.looking import progress_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
     from types import ModuleType
 
     from backfilld.migrations.file.migration import Migration
@@ -65,7 +65,7 @@ class Client(Following):
         """What a migration would do here. Nothing is changed, and a plan with findings is still a plan."""
         migration = _load(file, parameters)
         with connected(self._settings.require_database()) as connection:
-            return self._plan(connection, migration)
+            return self._plan(connection, migration, Path(file).parent)
 
     def plan_folder(
         self, folder: str | Path, parameters: Mapping[str, Given] | None = None
@@ -84,16 +84,23 @@ class Client(Following):
                 (
                     migration.name,
                     progress_of(connection, run) if run is not None else None,
-                    self._plan(connection, migration) if run is None else None,
+                    self._plan(connection, migration, Path(folder)) if run is None else None,
                 )
                 for migration, run in zip(found, present, strict=True)
             ]
 
-    def _plan(self, connection: Connection, migration: Migration) -> Plan:
+    def _plan(self, connection: Connection, migration: Migration, folder: Path) -> Plan:
+        from backfilld.migrations.application import check, query_files  # noqa: PLC0415 - as the next
         from backfilld.migrations.planning import examine, plan  # noqa: PLC0415 - a third of the start, for this verb and `enqueue` alone
 
         refuses = self._settings.refuses_foreign_code
-        return plan.make(migration, examine.examine(connection, migration, refuses_foreign_code=refuses))
+        files = query_files.read(migration, folder)
+        found = examine.examine(connection, migration, refuses_foreign_code=refuses)
+        if found.findings:
+            return plan.make(migration, found)
+        return plan.make(
+            migration, found, check.check(connection, migration, found.facts, rows=found.rows, files=files)
+        )
 
     def enqueue(
         self, file: str | Path, parameters: Mapping[str, Given] | None = None, *, again: bool = False
