@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.file.parameters import Given
     from backfilld.migrations.planning.plan import Plan
+    from backfilld.migrations.planning.planned_schema import PlannedSchema
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.pace import Stop
     from backfilld.migrations.record.states import Phase
@@ -66,6 +67,21 @@ class Client(Following):
         migration = _load(file, parameters)
         with connected(self._settings.require_database()) as connection:
             return self._plan(connection, migration, Path(file).parent)
+
+    def planned_schemas(
+        self, file: str | Path, schemas: Sequence[str] = ("public",), parameters: Mapping[str, Given] | None = None
+    ) -> dict[str, PlannedSchema]:
+        """The tables, views and functions of schemas at the moments today, expand, switch and contract, seen on copies.
+
+        Raises UsageError for a schema that is not there, and Refused where the migration cannot run here.
+        """
+        from backfilld.migrations.planning import planned_schema  # noqa: PLC0415 - as `_plan` does
+
+        migration = _load(file, parameters)
+        refuses = self._settings.refuses_foreign_code
+        with connected(self._settings.require_database()) as connection:
+            found = planned_schema.planned(connection, migration, schemas, refuses_foreign_code=refuses)
+        return {str(at): schema for at, schema in found.items()}
 
     def plan_folder(
         self, folder: str | Path, parameters: Mapping[str, Given] | None = None

@@ -13,12 +13,21 @@ from backfilld.migrations.errors import UsageError
 from backfilld.migrations.file import migration as definition
 from backfilld.monitoring.words import counted
 from backfilld.producers import answers
-from backfilld.producers.cli.options import FileArgument, Json, Set, parameters
+from backfilld.producers.cli.options import FileArgument, Json, Set, client, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backfilld.producers.code.finds import Use, Uses
+
+
+class Moment(StrEnum):
+    """The moments of `types`."""
+
+    TODAY = "today"
+    EXPAND = "expand"
+    SWITCH = "switch"
+    CONTRACT = "contract"
 
 
 class Language(StrEnum):
@@ -87,6 +96,31 @@ def codegen(  # noqa: PLR0913 - its options
     for one in made.left_out:
         answers.warn(f"not covered: {one}", as_json=as_json)
     _put(text, write, as_json=as_json, more={"remove_by": str(made.remove_by), "left_out": list(made.left_out)})
+
+
+def types(  # noqa: PLR0913 - its options
+    context: typer.Context,
+    file: FileArgument,
+    *,
+    at: Annotated[Moment, typer.Option("--at", help="Now, or once this phase is done.")],
+    lang: Lang = Language.TYPESCRIPT,
+    schema: Annotated[
+        list[str] | None,
+        typer.Option("--schema", metavar="SCHEMA", help="May be given several times. Default: public."),
+    ] = None,
+    write: Write = None,
+    values: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Write the types of the schema that a migration plans: for supabase-js, or pydantic models. Changes nothing, and needs no Docker.
+
+    Example: backfilld types migrations/jobs.yaml --at contract --write src/database.types.ts
+    """
+    from backfilld.producers.code import schema_types  # noqa: PLC0415 - for this verb alone
+
+    found = client(context, as_json=as_json).planned_schemas(file, schema or ["public"], parameters(values))
+    text = schema_types.text(found[at.value], lang.value)
+    _put(text, write, as_json=as_json, more={"at": at.value})
 
 
 def _put(text: str, write: Path | None, *, as_json: bool, more: dict[str, object]) -> None:

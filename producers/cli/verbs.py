@@ -87,6 +87,7 @@ _register(
         "run": before.run_here,
         "uses": code.uses,
         "codegen": code.codegen,
+        "types": code.types,
         "status": looking.status,
         "watch": looking.watch,
         "explain": looking.explain,
