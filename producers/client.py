@@ -16,7 +16,7 @@ from backfilld.producers.following import Following
 from backfilld.producers.looking import progress_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
 
     from backfilld.migrations.file.migration import Migration
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.rollback.retention import Purged
     from backfilld.monitoring.pace import PaceReport
     from backfilld.monitoring.progress import Progress
+    from backfilld.producers.checks import Checks
     from backfilld.producers.uninstall import Uninstalled
 
 
@@ -82,6 +83,27 @@ class Client(Following):
         with connected(self._settings.require_database()) as connection:
             found = planned_schema.planned(connection, migration, schemas, refuses_foreign_code=refuses)
         return {str(at): schema for at, schema in found.items()}
+
+    def check_code(
+        self,
+        file: str | Path,
+        parameters: Mapping[str, Given] | None = None,
+        *,
+        until: str = "contract",
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> Checks:
+        """Run the `application.commands` of a file here, once for each phase, and put the verdict on record.
+
+        Raises UsageError where the file has none or one cannot be run, and Refused where the migration cannot run here.
+        """
+        from backfilld.producers import checks  # noqa: PLC0415 - for this verb alone
+
+        migration = _load(file, parameters)
+        refuses = self._settings.refuses_foreign_code
+        with connected(self._settings.require_database()) as connection:
+            return checks.check(
+                connection, migration, until=until, actor=self._actor, refuses_foreign_code=refuses, tell=tell
+            )
 
     def plan_folder(
         self, folder: str | Path, parameters: Mapping[str, Given] | None = None

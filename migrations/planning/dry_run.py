@@ -61,15 +61,16 @@ _NAMED = re.compile(r'\b(on|rewriting|verifying) table "(?P<table>.*)"')
 _CONCURRENTLY = re.compile(r"\A(\s*(?:CREATE\s+(?:UNIQUE\s+)?INDEX|DROP\s+INDEX))\s+CONCURRENTLY\b", re.IGNORECASE)
 
 
-def dry_run(
+def dry_run(  # noqa: PLR0913 - what to run, and who looks
     connection: Connection,
     found: Findings,
     migration: Migration,
     facts: Sequence[Facts],
     *,
+    phases: Sequence[Phase] = tuple(Phase),
     after_phase: Callable[[Phase, Copies], None] | None = None,
 ) -> DryRun:
-    """Run the migration's statements on copies; what must not be run is refused in `found`.
+    """Run the migration's statements on copies, of these phases; what must not be run is refused in `found`.
 
     `after_phase` may look at the copies in the transaction, as each phase leaves them.
     """
@@ -78,7 +79,7 @@ def dry_run(
     ):
         return DryRun()
     with copied(connection, tables_named(connection, found.tables, migration, facts)) as copies:
-        return _Stage(connection, found, migration, facts, copies).play(after_phase)
+        return _Stage(connection, found, migration, facts, copies).play(phases, after_phase)
 
 
 def tables_named(
@@ -127,7 +128,7 @@ class _Stage:
         self._heard: list[str] = []
         self._state = _State()
 
-    def play(self, after_phase: Callable[[Phase, Copies], None] | None) -> DryRun:
+    def play(self, phases: Sequence[Phase], after_phase: Callable[[Phase, Copies], None] | None) -> DryRun:
         dry_run = DryRun()
         hear = lambda notice: self._heard.append(notice.message_primary or "")  # noqa: E731 - to be taken off again
         self._connection.add_notice_handler(hear)
@@ -136,7 +137,7 @@ class _Stage:
                 apply_settings(self._connection, {**SEMANTICS, **_TIMEOUTS, "client_min_messages": "debug1"})
                 self._have_schema()
                 self._state = self._read_state()
-                for phase in Phase:
+                for phase in phases:
                     for number, operation in enumerate(self._operations):
                         self._play_operation(dry_run, phase, number, operation)
                     if after_phase is not None:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.file import operations as file
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.planning.checks.findings import Findings
 from backfilld.migrations.planning.dry_run import dry_run
 from backfilld.migrations.planning.examine import examine
+from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.connect import apply_settings
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record.states import Phase
@@ -23,9 +25,11 @@ from backfilld.migrations.record.states import Phase
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.planning.dry_run_copies import Copies
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Run
 
 _SQL = queries(__package__, "planned_schema")
 
@@ -173,14 +177,33 @@ def planned(
     now = today(connection, schemas)
     found = examine(connection, migration, refuses_foreign_code=refuses_foreign_code)
     found.require()
-    states = {At.TODAY: now}
+    return _after_each(connection, now, found, migration, found.facts, tuple(Phase))
+
+
+def still_planned(connection: Connection, run: Run, schemas: Sequence[str]) -> dict[At, PlannedSchema]:
+    """The same for a run that is under way: what there is now, and what the phases that are still to come make of it."""
+    now = today(connection, schemas)
+    ahead = tuple(phase for phase in Phase if run.phase is phase or phase.is_past(run.phase))
+    found = Findings(backend=catalog.backend(connection))
+    return _after_each(connection, now, found, run.migration, run.facts, ahead)
+
+
+def _after_each(  # noqa: PLR0913, PLR0917 - what there is to know of a migration
+    connection: Connection,
+    now: PlannedSchema,
+    found: Findings,
+    migration: Migration,
+    facts: Sequence[Facts],
+    phases: Sequence[Phase],
+) -> dict[At, PlannedSchema]:
+    states: dict[At, PlannedSchema] = {}
     at = {Phase.EXPAND: At.EXPAND, Phase.SWITCH: At.SWITCH, Phase.CONTRACT: At.CONTRACT}
 
     def look(phase: Phase, copies: Copies) -> None:
         if phase in at:
             states[at[phase]] = _with_copies(connection, now, migration, phase, copies)
 
-    dry_run(connection, found, migration, found.facts, after_phase=look)
+    dry_run(connection, found, migration, facts, phases=phases, after_phase=look)
     # Where there is nothing to try, as for a backfill alone, nothing becomes different.
     return {one: states.get(one, now) for one in At}
 

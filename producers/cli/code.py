@@ -18,6 +18,7 @@ from backfilld.producers.cli.options import FileArgument, Json, Set, client, par
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backfilld.producers.checks import Checks
     from backfilld.producers.code.finds import Use, Uses
 
 
@@ -121,6 +122,44 @@ def types(  # noqa: PLR0913 - its options
     found = client(context, as_json=as_json).planned_schemas(file, schema or ["public"], parameters(values))
     text = schema_types.text(found[at.value], lang.value)
     _put(text, write, as_json=as_json, more={"at": at.value})
+
+
+def check(
+    context: typer.Context,
+    file: FileArgument,
+    *,
+    until: Annotated[
+        Moment, typer.Option("--until", help="The last phase to check: the code may need a change before contract.")
+    ] = Moment.CONTRACT,
+    values: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Run the file's application.commands on this machine against the schema of each phase; exit 1 for a failure that today does not have.
+
+    Example: backfilld check migrations/jobs.yaml --until switch
+    """
+    asked = client(context, as_json=as_json)
+    tell = (lambda _: None) if as_json else (lambda text: answers.say(f"running {text}"))
+    found = asked.check_code(file, parameters(values), until=until.value, tell=tell)
+    answers.give(as_json=as_json, value=found.to_json, text=lambda: _checks(found))
+    if not found.is_on_record:
+        answers.warn("the verdict is not on record: the database has no schema backfilld yet", as_json=as_json)
+    if not found.passes:
+        raise typer.Exit(1)
+
+
+def _checks(found: Checks) -> str:
+    lines = []
+    for one in found.verdicts:
+        if one.fails_from is None:
+            lines.append(
+                f"{one.name}: passes" + (", as it does today: it fails all the same" if one.fails_today else "")
+            )
+            continue
+        lines.append(f"{one.name}: fails from {one.fails_from} on")
+        first = next(ran for ran in one.ran if ran.is_new)
+        lines += [f"  {line}" for line in first.new_lines]
+    return "\n".join(lines)
 
 
 def _put(text: str, write: Path | None, *, as_json: bool, more: dict[str, object]) -> None:

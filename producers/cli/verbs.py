@@ -88,6 +88,7 @@ _register(
         "uses": code.uses,
         "codegen": code.codegen,
         "types": code.types,
+        "check": code.check,
         "status": looking.status,
         "watch": looking.watch,
         "explain": looking.explain,
