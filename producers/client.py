@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Unreachable
@@ -17,6 +16,7 @@ from backfilld.producers.looking import progress_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
     from types import ModuleType
 
     from backfilld.migrations.file.migration import Migration
@@ -67,7 +67,7 @@ class Client(Following):
         """What a migration would do here. Nothing is changed, and a plan with findings is still a plan."""
         migration = _load(file, parameters)
         with connected(self._settings.require_database()) as connection:
-            return self._plan(connection, migration, Path(file).parent)
+            return self._plan(connection, migration)
 
     def planned_schemas(
         self, file: str | Path, schemas: Sequence[str] = ("public",), parameters: Mapping[str, Given] | None = None
@@ -122,17 +122,17 @@ class Client(Following):
                 (
                     migration.name,
                     progress_of(connection, run) if run is not None else None,
-                    self._plan(connection, migration, Path(folder)) if run is None else None,
+                    self._plan(connection, migration) if run is None else None,
                 )
                 for migration, run in zip(found, present, strict=True)
             ]
 
-    def _plan(self, connection: Connection, migration: Migration, folder: Path) -> Plan:
+    def _plan(self, connection: Connection, migration: Migration) -> Plan:
         from backfilld.migrations.application import check, query_files  # noqa: PLC0415 - as the next
         from backfilld.migrations.planning import examine, plan  # noqa: PLC0415 - a third of the start, for this verb and `enqueue` alone
 
         refuses = self._settings.refuses_foreign_code
-        files = query_files.read(migration, folder)
+        files = query_files.read(migration)
         found = examine.examine(connection, migration, refuses_foreign_code=refuses)
         if found.findings:
             return plan.make(migration, found)

@@ -17,7 +17,7 @@ from psycopg import errors, pq
 from backfilld.migrations.application.usable import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from backfilld.migrations.postgres.connect import Connection
 
@@ -56,6 +56,8 @@ class Bound:
 
     types: tuple[int, ...]
     plan: Plan | None
+    #: What running it took, where it was run.
+    run: tuple[Plan, ...] = ()
 
 
 def written_anew(text: str) -> tuple[str, tuple[int, ...]]:
@@ -90,12 +92,12 @@ def ways_by_type(text: str) -> Iterator[Way]:
             yield Way(anew=anew, types=(0,) * number + (_INT4,))
 
 
-def find_way(connection: Connection, text: str) -> tuple[Way, Bound]:
+def find_way(connection: Connection, text: str, *, plans: bool = True) -> tuple[Way, Bound]:
     """The first way in which a text binds. Raises the error of the first one."""
     first: psycopg.Error | None = None
     for way in ways(text):
         try:
-            return way, bind(connection, text, way)
+            return way, bind(connection, text, way, plans=plans)
         except _LOST:
             raise
         except psycopg.Error as exc:
@@ -103,7 +105,7 @@ def find_way(connection: Connection, text: str) -> tuple[Way, Bound]:
     if first is not None and isinstance(first, (*_OF_TYPES, errors.SyntaxError)):
         for way in ways_by_type(text):
             try:
-                return way, bind(connection, text, way)
+                return way, bind(connection, text, way, plans=plans)
             except _LOST:
                 raise
             except psycopg.Error:
@@ -115,8 +117,20 @@ def find_way(connection: Connection, text: str) -> tuple[Way, Bound]:
 _LOST = (psycopg.errors.AdminShutdown, psycopg.errors.CrashShutdown, psycopg.InterfaceError)
 
 
-def bind(connection: Connection, text: str, way: Way, *, plan: bool = True) -> Bound:
-    """Bind a text in the transaction that is open, and plan it; what it locks is let go of at once. Raises psycopg.Error."""
+def bind(  # noqa: PLR0913 - each is named where it is called
+    connection: Connection,
+    text: str,
+    way: Way,
+    *,
+    plans: bool = True,
+    values: Sequence[str] = (),
+    times: int = 0,
+) -> Bound:
+    """Bind a text in the transaction that is open, and plan it; what it locks is let go of at once. Raises psycopg.Error.
+
+    With a value for each parameter it is also run so many times. Planning calls functions: of one that nobody may call as our role
+    no plan is made.
+    """
     if way.anew:
         text = written_anew(text)[0]
     with aside(connection):
@@ -125,7 +139,15 @@ def bind(connection: Connection, text: str, way: Way, *, plan: bool = True) -> B
             described = connection.pgconn.describe_prepared(_NAME)
             _check(connection, described)
             types = tuple(described.param_type(number) for number in range(described.nparams))
-            return Bound(types, _explained(connection, len(types)) if plan else None)
+            if not plans:
+                return Bound(types, None)
+            plan = _explained(connection, "FORMAT JSON, VERBOSE", ["NULL"] * len(types))
+            if not times:
+                return Bound(types, plan)
+            # As the application's drivers have it: planned with the values.
+            _run(connection, b"SET LOCAL plan_cache_mode = force_custom_plan")
+            told = "FORMAT JSON, VERBOSE, ANALYZE, BUFFERS, TIMING OFF"
+            return Bound(types, plan, tuple(_explained(connection, told, values) for _ in range(times)))
         finally:
             # A prepared statement outlives its transaction, and cannot be taken away in one that has failed.
             _forget(connection)
@@ -153,9 +175,9 @@ def _forget(connection: Connection) -> None:
     _run(connection, b"DEALLOCATE backfilld_check")
 
 
-def _explained(connection: Connection, parameters: int) -> Plan:
-    given = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
-    result = _run(connection, f"EXPLAIN (FORMAT JSON, VERBOSE) EXECUTE backfilld_check{given}".encode())
+def _explained(connection: Connection, options: str, values: Sequence[str]) -> Plan:
+    given = f"({', '.join(values)})" if values else ""
+    result = _run(connection, f"EXPLAIN ({options}) EXECUTE backfilld_check{given}".encode())
     return Plan.from_json(result.get_value(0, 0) or b"[]")
 
 

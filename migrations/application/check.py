@@ -46,7 +46,7 @@ def check(
     found = corpus.read(connection, wanted, files)
     tables = tables_named(connection, rows, migration, facts)
     checked, unchecked = functions.read(connection, tables)
-    statements: list[Statement] = [*found.statements, *checked]
+    statements: list[Statement] = [*corpus.by_text(found.statements), *checked]
     seen = Found(unchecked=unchecked)
     paths = paths_of(connection, statements, tables, wanted)
     if statements and facts:

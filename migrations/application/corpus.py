@@ -6,7 +6,7 @@ What cannot be read is a finding of its own: that nothing was found wrong must n
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -32,10 +32,16 @@ _TEMPLATES = templates(__package__, "statements")
 _OLDEST_EXTENSION = (1, 9)
 #: When a statement was first counted, which came with this one.
 _HAS_SINCE = (1, 11)
+#: PostgreSQL 15 came with rights to single settings.
+_HAS_PARAMETER_PRIVILEGES = 150_000
 _CANNOT_READ = "<insufficient privilege>"
 #: Texts of ours, whoever sent them; and what our checks and batches look like, where our own role sent them.
 _OURS = re.compile(r'\bbackfilld\b|"~')
-_OUR_SHAPES = re.compile(r"\bcount\(\*\) AS rows\b|\bAS residual\b|\btidsend\b|\bctid >= ")
+_OUR_SHAPES = re.compile(
+    r"\bcount\(\*\) AS rows\b|\bAS residual\b|\btidsend\b|\bctid >= |\btile_of_row\b|\"pg_temp\"\.|\ASELECT \"[^\"]+\"\.\"[^\"]+\"::text"
+)
+#: The source of statements that were sent.
+COUNTED = "pg_stat_statements"
 _PLANNED = frozenset({"SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "TABLE", "("})
 #: What stands before a statement in one that is not planned itself, by its words with one blank between.
 _HEADS = re.compile(
@@ -52,6 +58,9 @@ class Statement:
     text: str
     #: `pg_stat_statements`, or the file and the line, or the function.
     source: str
+    #: What `pg_stat_statements` knows it by. PostgreSQL makes it of what the text meant when it was first sent: after a switch the same
+    #: text has another one, and another text may have this one, whose count it is then.
+    queryid: int | None = None
     #: The roles that sent it; none where that is not known.
     roles: tuple[str, ...] = ()
     #: How often it was sent, and since when that is counted; None for what is only written.
@@ -111,6 +120,37 @@ def read(connection: Connection, wanted: Statements, files: Sequence[QueryFile])
     return corpus
 
 
+def leave_no_trace(connection: Connection) -> None:
+    """Keep what this transaction sends out of `pg_stat_statements`, where our role may: each text that it has to keep may push out
+    one of the application's.
+    """
+    may = "(SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user)"
+    if connection.info.server_version >= _HAS_PARAMETER_PRIVILEGES:
+        may += " OR pg_catalog.has_parameter_privilege('pg_stat_statements.track', 'SET')"
+    connection.execute(f"SELECT pg_catalog.set_config('pg_stat_statements.track', 'none', true) WHERE {may}".encode())
+
+
+def by_text(statements: Sequence[Statement]) -> list[Statement]:
+    """The statements with each text once, as one that was sent by all of its roles."""
+    found: dict[tuple[str, str], Statement] = {}
+    for one in statements:
+        key = (one.source if one.source != COUNTED else "", one.text)
+        same = found.get(key)
+        found[key] = one if same is None else _joined(same, one)
+    return list(found.values())
+
+
+def _joined(one: Statement, other: Statement) -> Statement:
+    return replace(
+        one,
+        queryid=None,
+        roles=tuple(sorted({*one.roles, *other.roles})),
+        calls=(one.calls or 0) + (other.calls or 0),
+        calls_per_hour=round((one.calls_per_hour or 0) + (other.calls_per_hour or 0), 1),
+        milliseconds=one.milliseconds + other.milliseconds,
+    )
+
+
 def _read_counted(connection: Connection, wanted: Statements, corpus: Corpus) -> None:
     found = connection.execute(_SQL["extension"], {"name": "pg_stat_statements"}).fetchone()
     if found is None:
@@ -168,7 +208,8 @@ def _read_counted(connection: Connection, wanted: Statements, corpus: Corpus) ->
         corpus.statements.append(
             Statement(
                 text=cut,
-                source="pg_stat_statements",
+                source=COUNTED,
+                queryid=row["queryid"],
                 roles=tuple(sorted(row["roles"])),
                 calls=row["calls"],
                 calls_per_hour=round(row["calls"] / max(hours, 1 / 60), 1),

@@ -33,6 +33,7 @@ class Paths:
         self._tables: dict[str, dict[str, tuple[str, str]]] = {}
         for path in self._of_role.values():
             self._with(path)
+        self._foreign = frozenset(row["name"] for row in connection.execute(_SQL["foreign_names"]))
 
     def of(self, statement: Statement) -> str:
         if isinstance(statement, Function) and statement.path:
@@ -56,6 +57,26 @@ class Paths:
     def tables_on(self, path: str) -> dict[str, tuple[str, str]]:
         """The tables that a name without a schema means under a path, by that name."""
         return self._tables[path]
+
+    def concerns(self, statement: Statement) -> bool:
+        """Whether a statement names one of the tables."""
+        tables = self._with(self.of(statement))
+        named = self._tables[tables]
+        try:
+            parsed = split(statement.text)
+        except Unclosed:
+            return False
+        return any(
+            any(name in self._known for _, _, name in one.qualified) or any(token.name in named for token in one.tokens)
+            for one in parsed
+        )
+
+    def may_plan(self, statement: Statement) -> bool:
+        """Whether planning a statement calls nothing that belongs to a role with fewer rights: it would run with ours."""
+        try:
+            return not any(token.name in self._foreign for one in split(statement.text) for token in one.tokens)
+        except Unclosed:
+            return False
 
 
 def _expanded(path: str, role: str) -> str:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 MOST_BYTES = 10 * 1024 * 1024
 
 
-def read(migration: Migration, folder: Path) -> tuple[QueryFile, ...]:
+def read(migration: Migration) -> tuple[QueryFile, ...]:
     """The files that match, each once, in the order of the patterns and their names. Raises UsageError."""
-    if migration.application is None:
+    folder = migration.folder
+    if migration.application is None or folder is None:
         return ()
     found: dict[Path, QueryFile] = {}
     size = 0

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 _MOST_CHARACTERS = 500
 
 
+def shortened(text: str) -> str:
+    """A statement on one line, up to what a person reads of it."""
+    text = " ".join(text.split())
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Named:
     """A statement as a report names it."""
@@ -27,9 +33,8 @@ class Named:
 
     @classmethod
     def of(cls, statement: Statement) -> dict[str, Any]:  # Any: as its fields
-        text = " ".join(statement.text.split())
         return {
-            "statement": text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…",
+            "statement": shortened(statement.text),
             "source": statement.source,
             "roles": statement.roles,
             "calls": statement.calls,

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 
 from backfilld.migrations.application.binding import Way, aside, bind, find_way
+from backfilld.migrations.application.corpus import leave_no_trace
 from backfilld.migrations.application.functions import Function
 from backfilld.migrations.application.usable import newly_scanned
 from backfilld.migrations.operations import Action, steps
@@ -135,6 +136,7 @@ class States:
     def check(self, statements: Sequence[Statement]) -> Found:
         """Bind the statements in each state. Raises only for the loss of the connection."""
         with self._connection.transaction(force_rollback=True):
+            leave_no_trace(self._connection)
             apply_settings(self._connection, {**SEMANTICS, **_TIMEOUTS})
             self._name_indexes()
             for path, several in self._paths.grouped(statements).items():
@@ -195,7 +197,7 @@ class States:
                     self._create(statement, one)
                     watched = _Watched(statement, one)
                 else:
-                    way, bound = find_way(self._connection, one)
+                    way, bound = find_way(self._connection, one, plans=self._paths.may_plan(statement))
                     watched = _Watched(statement, one, way, bound.plan)
             except psycopg.Error as exc:
                 if server_is_gone(exc):
@@ -228,6 +230,9 @@ class States:
             try:
                 with self._connection.transaction():
                     self._connection.execute(_TAKEN_AWAY.sub(r"DROP TABLE \g<copy> CASCADE", text).encode())
+            except psycopg.errors.WrongObjectType:
+                # The copy of a view is a table.
+                self._connection.execute(re.sub(r"\ADROP VIEW\b", "DROP TABLE", text).encode())
             except psycopg.Error as exc:
                 if server_is_gone(exc):
                     raise
@@ -252,7 +257,7 @@ class States:
             if isinstance(one.statement, Function):
                 self._create(one.statement, one.text)
                 return True
-            now = bind(self._connection, one.text, one.way).plan
+            now = bind(self._connection, one.text, one.way, plans=one.plan is not None).plan
         except psycopg.Error as exc:
             if server_is_gone(exc):
                 raise

@@ -28,15 +28,18 @@ class Plan:
     shape: str
     #: As PostgreSQL wrote it.
     root: Node
+    #: Pages that were read, in memory or not, and how long it took; None where it was not run.
+    buffers: int | None = None
+    milliseconds: float | None = None
+    #: What PostgreSQL makes of all that the statement means, constants apart; None where the server does not.
+    identifier: int | None = None
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Plan:
         """Read what `EXPLAIN (FORMAT JSON, VERBOSE)` gives."""
         found = json.loads(text)
-        return cls.of(found[0]["Plan"] if found and "Plan" in found[0] else {})
-
-    @classmethod
-    def of(cls, root: Node) -> Plan:
+        whole: Node = found[0] if found else {}
+        root: Node = whole.get("Plan", {})
         nodes = list(walk(root))
         return cls(
             scanned=frozenset(_relation(node) for node in nodes if node.get("Node Type") == "Seq Scan"),
@@ -49,6 +52,9 @@ class Plan:
             cost=float(root.get("Total Cost", 0.0)),
             shape=shape(root),
             root=root,
+            buffers=root["Shared Hit Blocks"] + root["Shared Read Blocks"] if "Shared Hit Blocks" in root else None,
+            milliseconds=whole.get("Execution Time"),
+            identifier=whole.get("Query Identifier"),
         )
 
 

@@ -179,6 +179,8 @@ class Migration(FileModel):
     )
     settings: RunSettings = Field(default_factory=RunSettings, description="How the run behaves.")
 
+    #: The folder that the file lies in; None for what was not read from one.
+    _folder: Path | None = PrivateAttr(default=None)
     #: What the file says, to be read once more with other values; None for a definition on record.
     _source: tuple[yaml_nodes.Document, str] | None = PrivateAttr(default=None)
 
@@ -258,6 +260,11 @@ class Migration(FileModel):
         return self._checked(document, file=file, binding=Binding(values))
 
     @property
+    def folder(self) -> Path | None:
+        """The folder that the file lies in; None for what was not read from one."""
+        return self._folder
+
+    @property
     def values(self) -> dict[str, str]:
         """The values of its parameters, as texts."""
         return {name: str(one.default) for name, one in self.parameters.items()}
@@ -305,7 +312,9 @@ def load(path: str | Path, parameters: Mapping[str, Given] | None = None, *, oth
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
         raise InvalidMigration(file, line, "", "the file is not UTF-8 text", "Save it with encoding UTF-8.") from exc
-    return parse(text, file=file, parameters=parameters, others_too=others_too)
+    found = parse(text, file=file, parameters=parameters, others_too=others_too)
+    found._folder = Path(path).parent  # noqa: SLF001 - as above
+    return found
 
 
 def parse(

@@ -51,3 +51,24 @@ ORDER BY 2
 -- name: oids
 -- The tables of these names, in quotes where they need them, that are there.
 SELECT to_regclass(one.name)::oid::bigint AS oid FROM unnest(%(tables)s::text[]) AS one (name) WHERE to_regclass(one.name) IS NOT NULL
+
+-- name: usual_values
+-- For each of these columns a value that it has, as text: the one in the middle of its histogram, or its most common one.
+SELECT wanted.number, coalesce(
+           (s.histogram_bounds::text::text[])[1 + array_length(s.histogram_bounds::text::text[], 1) / 2],
+           (s.most_common_vals::text::text[])[1]) AS value
+FROM unnest(%(numbers)s::integer[], %(schemas)s::text[], %(tables)s::text[], %(columns)s::text[])
+     AS wanted (number, schema_name, table_name, column_name)
+LEFT JOIN pg_stats s ON s.schemaname = wanted.schema_name AND s.tablename = wanted.table_name AND s.attname = wanted.column_name
+
+-- name: foreign_names
+-- Names of functions and views that belong to a role which has not all rights of ours: what they call would run as our role.
+SELECT p.proname::text AS name FROM pg_proc p
+WHERE p.pronamespace NOT IN (SELECT n.oid FROM pg_namespace n WHERE n.nspname IN ('pg_catalog', 'information_schema'))
+  AND p.proowner <> quote_ident(current_user)::regrole AND NOT pg_has_role(p.proowner, quote_ident(current_user)::regrole, 'USAGE')
+  AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = p.proowner AND r.rolsuper)
+UNION
+SELECT c.relname::text FROM pg_class c
+WHERE c.relkind IN ('v', 'm') AND c.relowner <> quote_ident(current_user)::regrole
+  AND NOT pg_has_role(c.relowner, quote_ident(current_user)::regrole, 'USAGE')
+  AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = c.relowner AND r.rolsuper)
