@@ -19,8 +19,8 @@ from backfilld.producers.code import checking
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from click.testing import Result
     from fix_runs import Engine
+    from typer.testing import Result
 
 TABLES = """
 CREATE TABLE jobs (id bigint PRIMARY KEY, total int, status text);
