@@ -52,7 +52,7 @@ def check(  # noqa: PLR0913 - what to check, and for whom
     until: str,
     actor: str,
     refuses_foreign_code: bool,
-    tell: Callable[[str], None],
+    tell: Callable[[str], None] | None,
 ) -> Checks:
     """Run the commands of a migration against each phase up to `until`. Raises UsageError and Refused."""
     if migration.application is None or not migration.application.commands:

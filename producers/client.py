@@ -90,9 +90,9 @@ class Client(Following):
         parameters: Mapping[str, Given] | None = None,
         *,
         until: str = "contract",
-        tell: Callable[[str], None] = lambda _: None,
+        tell: Callable[[str], None] | None = None,
     ) -> Checks:
-        """Run the `application.commands` of a file here, once for each phase, and put the verdict on record.
+        """Run the `application.commands` of a file here, once for each phase, and put the verdict on record. `tell` hears which.
 
         Raises UsageError where the file has none or one cannot be run, and Refused where the migration cannot run here.
         """

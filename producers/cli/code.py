@@ -139,7 +139,7 @@ def check(
     Example: backfilld check migrations/jobs.yaml --until switch
     """
     asked = client(context, as_json=as_json)
-    tell = (lambda _: None) if as_json else (lambda text: answers.say(f"running {text}"))
+    tell = None if as_json else (lambda text: answers.say(f"running {text}"))
     found = asked.check_code(file, parameters(values), until=until.value, tell=tell)
     answers.give(as_json=as_json, value=found.to_json, text=lambda: _checks(found))
     if not found.is_on_record:

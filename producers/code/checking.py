@@ -80,7 +80,7 @@ def check(
     *,
     until: At = At.CONTRACT,
     folder: Path | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] | None = None,
 ) -> tuple[Verdict, ...]:
     """Run each command once for each phase up to `until`, in the current folder. Raises UsageError for one that cannot be run at all.
 
@@ -105,7 +105,7 @@ def _check(  # noqa: PLR0913, PLR0917 - a command, the schemas, and where
     phases: Sequence[At],
     folder: Path,
     types_file: Path | None,
-    tell: Callable[[str], None],
+    tell: Callable[[str], None] | None,
 ) -> Verdict:
     ran: list[Ran] = []
     today: Counter[str] = Counter()
@@ -118,7 +118,8 @@ def _check(  # noqa: PLR0913, PLR0917 - a command, the schemas, and where
         if before is not None and before[0] == text:
             code, lines = before[1:]  # the same types, or none: the command would say the same
         else:
-            tell(f"{command.name}: {at}")
+            if tell is not None:
+                tell(f"{command.name}: {at}")
             if types_file is not None:
                 types_file.write_text(text, encoding="utf-8")
             code, lines = _run(command, folder)
