@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
+from backfilld.migrations.file.application_checks import Commands, Probes
 from backfilld.migrations.file.fields import FileModel, Name
 from backfilld.migrations.identifiers import Wrong, check_encodable, shown
 
@@ -84,6 +85,16 @@ class Application(FileModel):
 
     statements: Statements = Field(
         default_factory=Statements, description="Which SQL statements are the application's."
+    )
+    http: Probes = Field(
+        default=(),
+        strict=False,  # a file has lists, not tuples
+        description="Requests whose answers must be the same after the switch and after contract; the worker records them.",
+    )
+    commands: Commands = Field(
+        default=(),
+        strict=False,  # as above
+        description="Programs that say whether the application's code fits a schema; `backfilld check` runs them.",
     )
     on_regression: Literal["hold", "warn"] = Field(
         default="hold",

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.telemetry import Observer
     from backfilld.migrations.wire.messages import LaneMessage
     from backfilld.migrations.wire.send import Sender
+    from backfilld.monitoring.checks.targets import Targets
     from backfilld.worker.lanes.claim import Claimed
     from backfilld.worker.lanes.kinds import LaneWork, Stepped
 
@@ -113,6 +114,7 @@ class Runner:
         stopping: threading.Event,
         transforms: Sequence[str] = (),
         refuses_foreign_code: bool = False,
+        targets: Targets | None = None,
     ) -> None:
         self._pool = pool
         self._send = send
@@ -121,7 +123,7 @@ class Runner:
         self._known = KnownRuns(transforms=transforms)
         self._recovery = Recovery(pool, observe=observe)
         self._coordinators = CoordinatorSteps(
-            pool, observe=observe, stopping=stopping, refuses_foreign_code=refuses_foreign_code
+            pool, observe=observe, stopping=stopping, refuses_foreign_code=refuses_foreign_code, targets=targets
         )
 
     def advance(self, message: LaneMessage) -> None:

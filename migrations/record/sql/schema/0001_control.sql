@@ -13,11 +13,12 @@
 -- undo_rows           rows that an undo has left as they are
 -- omitted_inserts     when statements came, at most one a second, that fail once a run has done its contract
 -- application_statements  statements of the application that a run looks at: how often each came since the switch, and its plans
+-- application_answers what the application's API answered before a run, and at later moments of it
 -- notices             what people are notified of, once by each channel; notice_channels and notice_holds say what is news for it
 -- own_sessions        a view: the sessions of ours that work for a run
 --
--- Quarantine, journals, archive, rollback_conflicts, undo_rows and application_statements hold people's data: no grants, row security
--- without a policy, and dropped when their retention ends; statements as soon as their run has ended. Names say the unit, and constraints state the rules.
+-- Quarantine, journals, archive, rollback_conflicts, undo_rows, application_statements and application_answers hold people's data: no grants, row security
+-- without a policy, and dropped when their retention ends; statements and answers as soon as their run has ended. Names say the unit, and constraints state the rules.
 
 -- --- runs ---------------------------------------------------------------------------------------------------------------
 
@@ -312,6 +313,17 @@ CREATE TABLE backfilld.application_statements (
     PRIMARY KEY (run, digest)
 );
 
+-- What the application's API answered at a moment of a run: bodies hold people's data. A row is written by the worker that asked; not a
+-- foreign key, as above.
+CREATE TABLE backfilld.application_answers (
+    run                bigint NOT NULL,
+    probe              text NOT NULL,                           -- its name in the migration file
+    moment             text NOT NULL CHECK (moment IN ('before', 'after_switch', 'before_contract', 'after_contract')),
+    answer             jsonb NOT NULL,                          -- status, body, milliseconds, and what differs by itself
+    at                 timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run, probe, moment)
+);
+
 -- A table that holds people's data is its owner's alone: default privileges may have granted something.
 CREATE FUNCTION backfilld.hide(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
@@ -419,6 +431,7 @@ CREATE TABLE backfilld.workers (
 ALTER TABLE backfilld.quarantine ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.undo_rows ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.application_statements ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.application_answers ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.rollback_conflicts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.omitted_inserts ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON ALL TABLES IN SCHEMA backfilld FROM PUBLIC;

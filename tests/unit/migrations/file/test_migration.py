@@ -496,6 +496,14 @@ BROKEN = [
     Broken("files from above", BASE + "application: {statements: {files: [a, ../b]}}\n", 4, "application.statements.files[1]"),
     Broken("files twice", BASE + "application: {statements: {files: [a, a]}}\n", 4, "application.statements.files[1]"),
     Broken("a role twice", BASE + "application: {statements: {roles: [a, a]}}\n", 4, "application.statements.roles[1]"),
+    Broken("a probe of no URL", BASE + "application: {http: [{name: a, get: jobs}]}\n", 4, "application.http[0].get"),
+    Broken("two probes of one name", BASE + "application: {http: [{name: a, get: $A/b}, {name: a, get: $A/c}]}\n", 4, "application.http[1].name"),
+    Broken("a secret in a file", BASE + "application: {http: [{name: a, get: $A/b, headers: {Authorization: Bearer abc}}]}\n", 4, "application.http[0].headers.Authorization"),
+    Broken("no header", BASE + "application: {http: [{name: a, get: $A/b, headers: {'X Y': z}}]}\n", 4, 'application.http[0].headers."X Y"'),
+    Broken("faster", BASE + "application: {http: [{name: a, get: $A/b, slower_than: 0.5}]}\n", 4, "application.http[0].slower_than"),
+    Broken("no program", BASE + "application: {commands: [{name: a, run: []}]}\n", 4, "application.commands[0].run"),
+    Broken("types elsewhere", BASE + "application: {commands: [{name: a, run: [b], types_to: ../c.ts}]}\n", 4, "application.commands[0].types_to"),
+    Broken("a check of no name", BASE + "application: {commands: [{name: '', run: [b]}]}\n", 4, "application.commands[0].name"),
     Broken("another answer", BASE + "application: {on_regression: stop}\n", 4, "application.on_regression"),
     # SQL in one transaction or several
     Broken("SQL without a way back", operation("sql: {run: SELECT 1}"), 3, "operations[0].sql.rollback"),
@@ -678,6 +686,8 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
         "computed",
         *("parameters", "description", "after", "steps", "delete_rows"),
         *("application", "statements", "roles", "files", "window", "on_regression"),
+        *("http", "get", "headers", "compare", "ignore", "slower_than", "allow_empty"),
+        *("commands", "types_to", "schemas", "timeout_seconds"),
         *(
             "set",
             "transform",
@@ -753,7 +763,7 @@ BEYOND_THE_SCHEMA = {
         "a parameter in a comment",
     ),
     *("a parameter in a name", "a parameter in the name of a column", "after itself"),
-    "files from above",
+    *("files from above", "two probes of one name", "a secret in a file"),
 }
 #: What the reader refuses before there is a document, or PyYAML's own loader reads in another way.
 BEFORE_THE_SCHEMA = {
