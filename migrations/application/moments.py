@@ -167,6 +167,21 @@ def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
                 remedy="Deploy an application that no longer sends it" if ago is not None else "Replace the function",
             )
         )
+    plans = plans_of(connection, [one.statement for one in seen.loses_index], paths)
+    for lost in seen.loses_index:
+        plan = plans.get(lost.statement.text)
+        if plan is not None and (lost.table.schema, lost.table.name) in plan.by_index:
+            told.append(
+                Told(
+                    kind=Kind.NEEDED,
+                    problem=f"it reads {lost.table} by {', '.join(plan.indexes) or 'an index'}, and can use none after contract",
+                    statement=shortened(lost.statement.text),
+                    source=lost.statement.source,
+                    roles=lost.statement.roles,
+                    calls=lost.statement.calls,
+                    remedy="Keep the index, or add another one",
+                )
+            )
     told += [Told(kind=Kind.UNKNOWN, problem=f"contract was not tried as a whole: {one}") for one in seen.untried]
     told += [
         Told(kind=Kind.UNCHECKED, problem=because, source=one.source, statement=shortened(one.text))
