@@ -111,7 +111,7 @@ def _check_server(connection: Connection, found: Examination, migration: Migrati
             f"the role {backend.role} may not create temporary tables, which are needed to check expressions",
             f"GRANT TEMPORARY ON DATABASE {connection.info.dbname} TO {backend.role}",
         )
-    of_rows = definition.Backfill | definition.DeleteRows
+    of_rows = definition.Backfill | definition.DeleteRows | definition.Load
     if any(not isinstance(operation, of_rows) for operation in migration.operations) and (
         pooler.in_transaction_mode(connection)
     ):

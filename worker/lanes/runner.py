@@ -42,6 +42,7 @@ from backfilld.worker.lanes.recovery import Recovery
 from backfilld.worker.phases.coordinator_step import CoordinatorSteps
 from backfilld.worker.phases.late_examination import LOOK_SECONDS, InTheWay
 from backfilld.worker.phases.lock_watch import Blocked
+from backfilld.worker.phases.staged import NotStaged
 
 if TYPE_CHECKING:
     import threading
@@ -165,6 +166,9 @@ class Runner:
             recovery.wait_for_lock(connection, lane, exc)
         except InTheWay as exc:
             error = {"class": "live_run", "message": str(exc)}
+            recovery.postpone(connection, lane, delay_seconds=LOOK_SECONDS, error=error, retried=False)
+        except NotStaged as exc:
+            error = {"class": "staging", "message": str(exc)}
             recovery.postpone(connection, lane, delay_seconds=LOOK_SECONDS, error=error, retried=False)
         except runs.ChangedMeanwhile:
             recovery.postpone(connection, lane, delay_seconds=0.0)
