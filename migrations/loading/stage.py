@@ -324,8 +324,8 @@ class _Stream:
             )
 
     def _latest_error(self, line: int) -> str:
-        rows = self._connection.execute(_SQL["set_aside_of"], {"run": self._staging.run}).fetchall()
-        return next((str(row["error"]) for row in rows if row["line"] == line), "")
+        row = self._connection.execute(_SQL["error_of"], {"run": self._staging.run, "line": line}).fetchone()
+        return str(row["error"]) if row else ""
 
     def _try_copy(self, content: bytes, line: int) -> int | None:
         """COPY records that follow one another; returns how many, or None where one of them cannot be read."""

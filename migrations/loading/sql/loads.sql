@@ -47,15 +47,19 @@ SELECT s.operation, s.line, s.sqlstate, s.error FROM (
     FROM backfilld.load_lines WHERE run = %(run)s::bigint) s
 ORDER BY s.number, s.operation, s.line LIMIT %(limit)s::integer
 
--- name: counts
--- What became of the lines of a run's loads.
-SELECT operation, lines, inserted, updated, same, set_aside, duplicates FROM backfilld.load_counts WHERE run = %(run)s::bigint
-ORDER BY operation
-
 -- name: set_aside_of
--- The lines of a run that are set aside, in their order.
-SELECT operation, line, byte_offset, record, fields, sqlstate, error, retry, attempts, set_aside_at
-FROM backfilld.load_lines WHERE run = %(run)s::bigint ORDER BY operation, line
+-- The next lines of a load that are set aside, in their order.
+SELECT line, record, fields, sqlstate, error FROM backfilld.load_lines
+WHERE run = %(run)s::bigint AND operation = %(operation)s::integer AND line > %(after)s::bigint ORDER BY line LIMIT %(limit)s::integer
+
+-- name: loads_of
+-- The loads of a run, each with the fields of its source.
+SELECT l.operation, l.fields, r.definition -> 'operations' -> l.operation -> 'load' -> 'from' ->> 'format' = 'ndjson' AS is_json
+FROM backfilld.loads l JOIN backfilld.runs r USING (run) WHERE l.run = %(run)s::bigint ORDER BY l.operation
+
+-- name: error_of
+-- Why a line is set aside.
+SELECT error FROM backfilld.load_lines WHERE run = %(run)s::bigint AND line = %(line)s::bigint LIMIT 1
 
 -- name: mark_for_retry
 -- Lines that PostgreSQL could read are to be tried again.
@@ -81,16 +85,7 @@ WHERE run = %(run)s::bigint AND operation = %(operation)s::integer AND line = %(
 -- The lanes of a load begin: what is written from now on is younger than this transaction.
 UPDATE backfilld.loads SET began_with = pg_current_xact_id() WHERE run = %(run)s::bigint AND began_with IS NULL
 
--- name: stages_of
--- The stages of a run's loads that are there.
-SELECT l.stage FROM backfilld.loads l
-WHERE l.run = %(run)s::bigint AND to_regclass(format('backfilld.%%I', l.stage)) IS NOT NULL
-  AND NOT EXISTS (SELECT FROM backfilld.loads o WHERE o.stage = l.stage AND o.run > l.run)
-
 -- name: pages_of
 -- How many pages a stage has.
 SELECT pg_relation_size(to_regclass(%(stage)s::text)) / current_setting('block_size')::bigint AS pages
 
--- name: forget_lines
--- Lines that were set aside of a run go.
-DELETE FROM backfilld.load_lines WHERE run = %(run)s::bigint

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.facts import Facts, LoadColumn, LoadFacts, LoadParent, LoadReferrer
-from backfilld.migrations.loading import source, stage
+from backfilld.migrations.loading import export, source, stage
 from backfilld.migrations.planning.checks.columns import check_reads, column_of
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.definitions import KeyColumn
@@ -148,7 +148,8 @@ def _key(case: Case, operation: Load) -> tuple[tuple[KeyColumn, ...], str]:
 def _columns(case: Case, operation: Load, fields: Sequence[str]) -> list[LoadColumn]:
     """What each column gets. Raises Rejected."""
     if operation.columns is None:
-        if strange := [name for name in fields if case.table.column(name) is None]:
+        fields_of_theirs = [name for name in fields if name not in export.COLUMNS]
+        if strange := [name for name in fields_of_theirs if case.table.column(name) is None]:
             near = difflib.get_close_matches(strange[0], [one.name for one in case.table.columns], n=1)
             hint = f"; did you mean {near[0]}" if near else ""
             raise Rejected(
@@ -156,7 +157,7 @@ def _columns(case: Case, operation: Load, fields: Sequence[str]) -> list[LoadCol
                 f"{case.table.name} has no column {strange[0]}, which is a field of the file{hint}",
                 "Say with `columns` which column gets which field; a field that is not named there is not loaded",
             )
-        wanted = {name: name for name in fields}
+        wanted = {name: name for name in fields_of_theirs}
     else:
         wanted = operation.columns
     for number, _ in enumerate(fields):

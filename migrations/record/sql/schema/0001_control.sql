@@ -211,6 +211,7 @@ CREATE TABLE backfilld.loads (
     lines              bigint NOT NULL DEFAULT 0,               -- records so far, without the header
     duplicates         bigint NOT NULL DEFAULT 0,               -- lines that do not count, because another has their key
     began_with         xid8,                                    -- rows of a younger transaction were written since the lanes began
+    began_at           timestamptz NOT NULL DEFAULT clock_timestamp(),
     staged_at          timestamptz,                             -- when its last record was
     PRIMARY KEY (run, operation)
 );
@@ -243,6 +244,28 @@ CROSS JOIN LATERAL (
            coalesce(sum((n.cursor ->> 'same')::bigint), 0)::bigint AS same
     FROM backfilld.lanes n
     WHERE n.run = l.run AND n.operation = l.operation AND (n.kind = 'backfill' AND n.pass = 1 OR n.kind = 'retry')) done;
+
+-- The same for a whole run, with how far its sources are staged, and what the check has found of the lines it looked at. NULL for a run
+-- that loads nothing.
+CREATE FUNCTION backfilld.load_of(run bigint) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT pg_catalog.jsonb_build_object(
+               'lines', sum(c.lines), 'inserted', sum(c.inserted), 'updated', sum(c.updated), 'same', sum(c.same),
+               'set_aside', sum(c.set_aside), 'duplicates', sum(c.duplicates),
+               'bytes_read', sum(l.bytes_read), 'bytes_total', sum(l.bytes_total), 'staged', pg_catalog.bool_and(l.staged_at IS NOT NULL),
+               'seconds_left', CASE WHEN sum(l.bytes_read) > 0 AND NOT pg_catalog.bool_and(l.staged_at IS NOT NULL) THEN
+                   pg_catalog.ceil(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - min(l.began_at))
+                                   * (sum(l.bytes_total) - sum(l.bytes_read))::double precision / sum(l.bytes_read)::double precision) END,
+               'found', (SELECT pg_catalog.jsonb_build_object(
+                             'looked_at', sum((n.cursor ->> 'looked')::bigint), 'new', sum((n.cursor ->> 'new')::bigint),
+                             'changed', sum((n.cursor ->> 'changed')::bigint), 'same', sum((n.cursor ->> 'same')::bigint))
+                         FROM backfilld.lanes n WHERE n.run = load_of.run AND n.kind = 'check'),
+               'reasons', (SELECT pg_catalog.jsonb_object_agg(s.sqlstate, s.lines)
+                           FROM (SELECT a.sqlstate, count(*) AS lines FROM backfilld.load_lines a
+                                 WHERE a.run = load_of.run GROUP BY a.sqlstate) s))
+    FROM backfilld.loads l JOIN backfilld.load_counts c USING (run, operation)
+    WHERE l.run = load_of.run HAVING count(*) > 0
+$$;
 
 -- --- what a proof relies on --------------------------------------------------------------------------------------------
 --
