@@ -296,8 +296,8 @@ def _insert_retries(connection: Connection, locked: LockedRun, operations: set[i
 
     Not always a new one: a new walk forgets the open lanes of the old.
     """
-    if not operations:
-        return
+    if not operations or not any(lane.kind == "backfill" for lane in lanes.of_run(connection, locked.run)):
+        return  # lines of a load that has not begun: the coordinator makes the lane with the others
     run = find(connection, locked.run)
     pass_ = locked.pass_
     if locked.phase not in {Phase.BACKFILL, Phase.SWITCH, Phase.CONTRACT}:

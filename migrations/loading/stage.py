@@ -193,13 +193,17 @@ def stream(
     Raises Refused where the file cannot be read, is another than the one that was begun with, or has more than `most_refused` lines
     that COPY cannot read; what was staged before stays.
     """
-    head = read_head(source)
-    _require_same(source, staging, head)
-    try:
-        with Opened.of(source) as opened:
-            return _Stream(connection, staging, source, head, opened, most_refused=most_refused, tell=tell).run()
-    except (OSError, EOFError) as exc:
-        raise unreadable(source, exc) from exc
+    while not staging.is_done:
+        head = read_head(source)
+        _require_same(source, staging, head)
+        try:
+            with Opened.of(source) as opened:
+                return _Stream(connection, staging, source, head, opened, most_refused=most_refused, tell=tell).run()
+        except (OSError, EOFError) as exc:
+            raise unreadable(source, exc) from exc
+        except _Overtaken:
+            staging = read(connection, staging.run, staging.operation) or staging
+    return staging
 
 
 def changed(source: Source) -> RefusedByUs:
@@ -220,6 +224,10 @@ def _require_same(source: Source, staging: Staging, head: Head) -> None:
         raise changed(source)
     if staging.fields != head.fields:
         raise changed(source)
+
+
+class _Overtaken(Exception):
+    """Another session has staged a chunk of the same source meanwhile."""
 
 
 class _Stream:
@@ -271,7 +279,7 @@ class _Stream:
             self._connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
             now = self._lock()
             if now.read_offset != self._staging.read_offset or now.is_done:
-                raise RefusedByUs([_somebody_else(self._source)])
+                raise _Overtaken
             line = now.lines + 1 + self._head.header_lines
             lines = None if careful else self._try_copy(chunk, line)
             if lines is None:
@@ -419,12 +427,4 @@ def _copy_statement(source: Source, staging: Staging) -> sql.Composed:
         columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
         delimiter=sql.Literal(source.delimiter),
         null=sql.Literal(source.null),
-    )
-
-
-def _somebody_else(source: Source) -> Finding:
-    return Finding(
-        "source",
-        f"another session sends {source.file} into the same run at this moment",
-        "Wait for it; enqueue the migration again if it has ended before the whole file was sent",
     )

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 #: Lines of a first batch: sorted batches of 10,000 cost a third less than small ones (docs/loads.md).
 FIRST_LINES = 2000
-#: Rows that other sessions keep writing: a batch is tried so many times before such lines are gone over one by one.
+#: Rows that other sessions keep writing, or a trigger keeps: a batch is tried so many times before its lines are gone over one by one,
+#: and those are set aside.
 PATIENT_ATTEMPTS = 6
 #: The rows of one batch of so many are compared with the lines that are checked, where nobody waits for an exact count.
 LOOKED_AT = 8
@@ -84,7 +85,7 @@ class OfStage(LaneWork):
         done = Counts()
         if first < last:
             batch.connection.execute(firing.JOIN_BY_KEY)
-            if carefully:
+            if carefully or lane.attempts >= PATIENT_ATTEMPTS:
                 batch.check_constraints_now()
                 done = self._carefully(batch, first, last)
             else:

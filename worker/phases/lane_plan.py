@@ -70,6 +70,8 @@ class LanePlan:
             ranges_of_stage = self._stage_ranges(load, context)
             planned += [(load, load.table, bounds, expected) for bounds, expected in ranges_of_stage]
             total += sum(expected for _, expected in ranges_of_stage)
+            if stage.next_retry(self._connection, self._run, operation=load.number) is not None:
+                self._insert(LaneKind.RETRY, load, Bounds(), pass_=1, relation=load.table, rows_expected=None)
         for number, (walked, relation, bounds, expected) in enumerate(planned):
             awake = number < context.settings.lanes
             self._insert(
