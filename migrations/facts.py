@@ -196,6 +196,8 @@ class LoadFacts:
     sequences: tuple[tuple[str, str], ...]
     #: A GENERATED ALWAYS AS IDENTITY column is loaded.
     overrides_identity: bool
+    #: Code of users' runs when a row is inserted or updated.
+    fires: bool
     #: Of the source, as its head tells.
     bytes_total: int
     lines: int

@@ -30,7 +30,7 @@ def check(loading: Loading, condition: sql.Composable, *, run: int, looks: bool)
     """
     looks = looks or any(loading.refuses)
     there = _TEMPLATES["found"].format(
-        updates=sql.SQL("({} AND {})").format(loading.differs, loading.may_update),
+        updates=loading.updates(),
         table=loading.table.identifier,
         same_key=loading.same_key("~given"),
     )

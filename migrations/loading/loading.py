@@ -107,21 +107,20 @@ class Loading:
             sql.SQL("{} = {}").format(self.column(self.columns[n].name), self.given(n, alias)) for n in self.key_numbers
         )
 
-    @property
-    def differs(self) -> sql.Composed:
-        """Whether a row has another value in some column than the line of `"~given"`."""
-        return either(self._differs(number, one) for number, one in self.written)
+    def updates(self, *, excluded: bool = False) -> sql.Composed:
+        """Whether a row that is there gets what a line of `"~given"` says; or, in ON CONFLICT, what is `excluded`."""
 
-    @property
-    def may_update(self) -> sql.Composable:
-        """Whether a row that is there and differs gets what a line says."""
+        def value(number: int, name: str) -> sql.Composed:
+            return sql.SQL("excluded.{}").format(sql.Identifier(name)) if excluded else self.given(number)
+
         if not self.definition.updates:
-            return sql.SQL("false")
+            return sql.SQL("{}").format(sql.SQL("false"))
+        differs = either(self._differs(one, value(number, one.name)) for number, one in self.written)
         if (newer := self.definition.newer) is None:
-            return sql.SQL("true")
-        there = self.column(newer)
-        return sql.SQL("({there} IS NULL OR {given} > {there})").format(
-            there=there, given=self.given(self.numbers[newer])
+            return differs
+        there, given = self.column(newer), value(self.numbers[newer], newer)
+        return sql.SQL("({differs} AND ({there} IS NULL OR {given} > {there}))").format(
+            differs=differs, there=there, given=given
         )
 
     @property
@@ -141,12 +140,12 @@ class Loading:
         uncut = sql.SQL("CAST({} AS {})").format(sql.SQL(f"(\n{one.expression}\n)"), sql.SQL(one.plain_type))
         return sql.SQL("rtrim({}::text) IS DISTINCT FROM rtrim({}::text)").format(uncut, self._value(one))
 
-    def _differs(self, number: int, one: LoadColumn) -> sql.Composed:
+    def _differs(self, one: LoadColumn, value: sql.Composable) -> sql.Composed:
         if one.as_text:
             return sql.SQL('{}::text COLLATE "C" IS DISTINCT FROM {}::text COLLATE "C"').format(
-                self.column(one.name), self.given(number)
+                self.column(one.name), value
             )
-        return sql.SQL("{} IS DISTINCT FROM {}").format(self.column(one.name), self.given(number))
+        return sql.SQL("{} IS DISTINCT FROM {}").format(self.column(one.name), value)
 
     def _value(self, one: LoadColumn) -> sql.Composed:
         # Checked by preflight to be one operand; line breaks end a comment.

@@ -164,6 +164,12 @@ def set_aside_again(  # noqa: PLR0913 - one row; each column is named where it i
     )
 
 
+def has_triggers(connection: Connection, table: TableName) -> bool:
+    """Whether users' triggers fire by now for rows that are inserted into a table or updated."""
+    row = connection.execute(_SQL["has_triggers"], {"table": table.identifier.as_string()}).fetchone()
+    return bool(row and row["fires"])
+
+
 def begin_lanes(connection: Connection, run: int) -> None:
     """The lanes of a run's loads begin: what is written from now on is younger than this transaction."""
     connection.execute(_SQL["begin_lanes"], {"run": run})
@@ -270,11 +276,9 @@ class _Stream:
 
     def _stage(self, content: bytes, offset: int, *, at_end: bool) -> int:
         """Stage the whole records of what was read, with the offset behind them; returns how many bytes they take."""
-        end = self._format.end_of_last(content) if not at_end else len(content)
+        end = self._format.end_of_last(content)
         chunk = content[:end]
-        careful = (
-            not end or self._format.is_suspicious(chunk) or (at_end and self._format.cut(chunk, at_end=False)[1] < end)
-        )
+        careful = not end or self._format.is_suspicious(chunk) or (at_end and end < len(content))
         with self._connection.transaction():
             self._connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
             now = self._lock()

@@ -13,6 +13,8 @@ from backfilld.migrations.rollback.journal import Form, Journal, key_name
 from backfilld.migrations.walks.firing import OURS, THEIRS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from backfilld.migrations.facts import LoadColumn
     from backfilld.migrations.loading.loading import Loading
 
@@ -66,7 +68,7 @@ def upsert(
         found=sql.SQL("").join(
             sql.SQL(", {} AS {}").format(loading.column(one.name), _old(number)) for number, one in written
         ),
-        updates=sql.SQL("({} AND {})").format(loading.differs, loading.may_update),
+        updates=loading.updates(),
         refuses_there=sql.Literal(there),
         refuses_missing=sql.Literal(missing),
         there_error=sql.Literal(f"a row with this {key} is there already"),
@@ -98,11 +100,63 @@ def upsert(
     )
 
 
+#: RETURNING gives what a row was since this version.
+WRITES_AT_ONCE = 180_000
+
+
+def may_write_at_once(loading: Loading, version: int) -> bool:
+    """Whether rows can be written without a look at each before."""
+    there, missing = loading.refuses
+    return version >= WRITES_AT_ONCE and bool(loading.written) and not (there or missing or loading.facts.fires)
+
+
+def upsert_at_once(loading: Loading, given: sql.Composable, *, journal: LoadedRows | None, pass_: int) -> sql.Composed:
+    """One batch, where `may_write_at_once`. Gives what `upsert` gives."""
+    columns, key = loading.columns, loading.key_numbers[0]
+    told = _told(loading, journal)
+    if journal is not None:
+        # What is told of an inserted row: it has no old value, which RETURNING knows.
+        parts = [
+            *_keys(loading),
+            *_kept(loading, _old, journal.was),
+            *_kept(loading, _is, journal.now),
+            sql.SQL('"~is_new" AS {}').format(INSERTED),
+        ]
+        if journal.keeps_others:
+            row = listed(_other(n) for n, _ in _others(loading))
+            parts.append(sql.SQL('CASE WHEN "~is_new" THEN ROW({})::text COLLATE "C" END AS {}').format(row, OTHERS))
+        told = {"told_updated": listed(parts)}
+    return _UPSERT["upsert_at_once"].format(
+        given=given,
+        table=loading.table.identifier,
+        columns=listed(sql.Identifier(one.name) for one in columns),
+        overriding=sql.SQL("OVERRIDING SYSTEM VALUE" if loading.facts.overrides_identity else ""),
+        inserts=listed(loading.given(number) for number, _ in enumerate(columns)),
+        key=listed(sql.Identifier(one.name) for one in loading.key),
+        sets=listed(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(one.name)) for _, one in loading.written),
+        updates=loading.updates(excluded=True),
+        now=listed(
+            sql.SQL('"~after".{} AS {}').format(sql.Identifier(one.name), _is(number))
+            for number, one in enumerate(columns)
+        ),
+        olds=sql.SQL("").join(
+            sql.SQL('"~before".{} AS {}, ').format(sql.Identifier(one.name), _old(number))
+            for number, one in loading.written
+        ),
+        others=sql.SQL("").join(
+            sql.SQL('"~after".{} AS {}, ').format(sql.Identifier(name), _other(n)) for n, name in _others(loading)
+        ),
+        first_key=sql.Identifier(columns[key].name),
+        told=told["told_updated"],
+        kept=sql.SQL(", {}").format(journal.kept(sql.SQL('"~told"'), pass_=pass_)) if journal else sql.SQL(""),
+    )
+
+
 def verify(loading: Loading, given: sql.Composable, *, run: int) -> sql.Composed:
     """A look at some lines. Gives `walked`, `residual` and `changed_since`."""
     return _UPSERT["verify"].format(
         given=given,
-        differs=sql.SQL("({} AND {})").format(loading.differs, loading.may_update),
+        differs=loading.updates(),
         name=sql.Identifier(loading.table.name),
         table=loading.table.identifier,
         same_key=loading.same_key("~given"),
@@ -115,18 +169,7 @@ def _told(loading: Loading, journal: LoadedRows | None) -> dict[str, sql.Composa
     """What is told of rows that were updated, and of those that were inserted, as the journal keeps it."""
     if journal is None:
         return {"told_updated": sql.SQL("false AS inserted"), "told_inserted": sql.SQL("true AS inserted")}
-    keys = [
-        sql.SQL("{} AS {}").format(loading.form(loading.columns[number]).kept(_is(number)), key_name(n))
-        for n, number in enumerate(loading.key_numbers)
-    ]
-    now = [
-        sql.SQL("{} AS {}").format(loading.form(one).kept(_is(number)), journal.now(n))
-        for n, (number, one) in enumerate(loading.written)
-    ]
-    was = [
-        sql.SQL("{} AS {}").format(loading.form(one).kept(_old(number)), journal.was(n))
-        for n, (number, one) in enumerate(loading.written)
-    ]
+    keys, now, was = _keys(loading), _kept(loading, _is, journal.now), _kept(loading, _old, journal.was)
     none = [
         sql.SQL("CAST(NULL AS {}) AS {}").format(sql.SQL(loading.form(one).element), journal.was(n))
         for n, (_, one) in enumerate(loading.written)
@@ -140,6 +183,23 @@ def _told(loading: Loading, journal: LoadedRows | None) -> dict[str, sql.Composa
     updated = [*keys, *was, *now, sql.SQL("false AS {}").format(INSERTED), *no_others]
     inserted = [*keys, *none, *now, sql.SQL("true AS {}").format(INSERTED), *others]
     return {"told_updated": listed(updated), "told_inserted": listed(inserted)}
+
+
+def _keys(loading: Loading) -> list[sql.Composed]:
+    return [
+        sql.SQL("{} AS {}").format(loading.form(loading.columns[number]).kept(_is(number)), key_name(n))
+        for n, number in enumerate(loading.key_numbers)
+    ]
+
+
+def _kept(
+    loading: Loading, value: Callable[[int], sql.Identifier], name: Callable[[int], sql.Identifier]
+) -> list[sql.Composed]:
+    """Values of the columns that are written, as the journal keeps them."""
+    return [
+        sql.SQL("{} AS {}").format(loading.form(one).kept(value(number)), name(n))
+        for n, (number, one) in enumerate(loading.written)
+    ]
 
 
 def _as_seen(loading: Loading, number: int, one: LoadColumn) -> sql.Composed:

@@ -28,7 +28,7 @@ from backfilld.worker.lanes.kinds import LaneWork, Stepped
 from backfilld.worker.lanes.walk_kinds import Undo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from psycopg import sql
 
@@ -234,7 +234,20 @@ class Upsert(OfStage):
         return (self.journal,) if self.journal is not None else ()
 
     def take(self, batch: Batch, condition: sql.Composable) -> Counts:
-        return self.write(batch, self.loading.from_stage(condition))
+        given = self.loading.from_stage(condition)
+        return self._write_at_once(batch, given) if self._differ(batch) else self.write(batch, given)
+
+    def _differ(self, batch: Batch) -> bool:
+        """Whether so many rows of the lane differ from their lines that a look at each before would cost more than it saves."""
+        connection, done = batch.connection, batch.lane.cursor or {}
+        written = done.get("inserted", 0) + done.get("updated", 0)
+        if written <= done.get("same", 0) or not upsert.may_write_at_once(self.loading, connection.info.server_version):
+            return False
+        return not stage.has_triggers(connection, self.table)  # somebody may have made one since
+
+    def _write_at_once(self, batch: Batch, given: sql.Composable) -> Counts:
+        query = upsert.upsert_at_once(self.loading, given, journal=self.journal, pass_=batch.lane.pass_)
+        return self._counted(batch.connection.execute(query).fetchone() or {})
 
     def write(self, batch: Batch, given: sql.Composable) -> Counts:
         """Write the rows of some lines. Raises psycopg.Error, and WrittenMeanwhile where another session was in between."""
@@ -244,6 +257,9 @@ class Upsert(OfStage):
         if row["updated"] != row["updates"] or row["inserted"] != row["inserts"]:
             msg = "a row was written by another session, or kept by a trigger, between the look at it and the write"
             raise WrittenMeanwhile(msg)
+        return self._counted(row)
+
+    def _counted(self, row: Mapping[str, int]) -> Counts:
         counts = {name: row[name] for name in ("inserted", "updated", "same")}
         return Counts(
             walked=row["walked"],

@@ -81,6 +81,15 @@ UPDATE backfilld.load_lines SET retry = false, attempts = attempts + 1, sqlstate
        error = coalesce(nullif(%(error)s::text, ''), error)
 WHERE run = %(run)s::bigint AND operation = %(operation)s::integer AND line = %(line)s::bigint
 
+-- name: has_triggers
+-- Whether users' triggers fire by now for rows that are inserted into a table or updated.
+SELECT EXISTS (
+    SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND (t.tgtype & 20) <> 0
+      AND p.pronamespace IS DISTINCT FROM to_regnamespace('backfilld')
+      AND (t.tgrelid = to_regclass(%(table)s::text)
+           OR t.tgrelid IN (SELECT r.relid FROM pg_partition_tree(to_regclass(%(table)s::text)) r))) AS fires
+
 -- name: begin_lanes
 -- The lanes of a load begin: what is written from now on is younger than this transaction.
 UPDATE backfilld.loads SET began_with = pg_current_xact_id() WHERE run = %(run)s::bigint AND began_with IS NULL

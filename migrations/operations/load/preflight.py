@@ -15,6 +15,7 @@ from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.postgres.expression_probe import Rejected
 from backfilld.migrations.postgres.lexer import LEXEME
 from backfilld.migrations.queries import queries
+from backfilld.migrations.walks.firing import table_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,6 +101,7 @@ def examine(case: Case, operation: Load) -> Facts:
                 for row in case.connection.execute(_SQL["sequences"], oid)
                 if row["column"] in loaded and operation.mode != "update"
             ),
+            fires=_fires(case, loaded),
             overrides_identity=any(one.identity_always and one.name in loaded for one in case.table.columns),
             bytes_total=head.bytes_total,
             lines=head.lines,
@@ -265,6 +267,13 @@ def _check_not_null(case: Case, operation: Load, loaded: set[str]) -> None:
             f"{', '.join(missing)} must not be NULL, has no DEFAULT, and no field goes into it",
             "Add it to `columns`; or, where only rows that are there are updated: `mode: update`",
         )
+
+
+def _fires(case: Case, loaded: set[str]) -> bool:
+    """Whether code of users' runs when a row is inserted or updated."""
+    triggers = case.connection.execute(_SQL["triggers"], {"oid": case.table.oid}).fetchone()
+    name = case.table.name
+    return triggers is not None or table_code(case.connection, table=name, relation=name, columns=[*loaded]).fires
 
 
 def _tell_triggers(case: Case) -> None:
