@@ -13,6 +13,7 @@ import pytest
 
 pytest_plugins = [
     "fix_postgres",
+    "fix_contrib",
     "fix_redis",
     "fix_proxy",
     "fix_daemon",
