@@ -95,7 +95,7 @@ def _fields(source: Source, first: bytes) -> tuple[str, ...]:
 
 
 def _refused(source: Source, problem: str, remedy: str) -> Refused:
-    return Refused([Finding("source", f"{source.file}: {problem}", remedy)])
+    return Refused([Finding("source", f"{source.name}: {problem}", remedy)])
 
 
 def unreadable(source: Source, exc: Exception) -> Refused:
@@ -121,10 +121,10 @@ class Opened:
     @classmethod
     def of(cls, source: Source) -> Self:
         """Raises OSError."""
-        raw = Path(source.file).open("rb")  # noqa: SIM115 - closed by __exit__
-        size = Path(source.file).stat().st_size
-        content = cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if source.file.endswith(".gz") else raw
-        return cls(raw, content, bytes_total=size)
+        path = Path(source.name)
+        raw = path.open("rb")
+        content = cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
+        return cls(raw, content, bytes_total=path.stat().st_size)
 
     def __enter__(self) -> Self:
         return self

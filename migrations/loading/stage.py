@@ -104,7 +104,7 @@ def make(  # noqa: PLR0913 - one table; each part is named where it is called
             "run": run,
             "operation": operation,
             "stage": table.name,
-            "source": source.file,
+            "source": source.name,
             "fields": list(fields),
         },
     )
@@ -212,13 +212,50 @@ def stream(
     return staging
 
 
+def fill(connection: Connection, staging: Staging, source: Source) -> None:
+    """Fill the stage of a load with what its query gives, in the transaction of the caller. As long as the query takes."""
+    names = columns_of(source, staging.fields)
+    connection.execute("SELECT pg_catalog.set_config('statement_timeout', '0', true)")
+    cursor = connection.execute(
+        _TEMPLATES["fill"].format(
+            stage=staging.table.identifier,
+            columns=sql.SQL(", ").join(map(sql.Identifier, names)),
+            values=sql.SQL(", ").join(sql.SQL("q.{}::text").format(sql.Identifier(name)) for name in staging.fields),
+            query=sql.SQL(f"\n{source.query}\n"),  # checked by preflight
+        )
+    )
+    connection.execute(
+        _SQL["advance"],
+        {
+            "run": staging.run,
+            "operation": staging.operation,
+            "bytes_total": None,
+            "bytes_read": 0,
+            "read_offset": 0,
+            "digest": "",
+            "lines": cursor.rowcount,
+            "at_end": True,
+        },
+    )
+
+
+def head_of_query(connection: Connection, query: str) -> Head:
+    """The fields of a query, and about how many lines it gives. Raises psycopg.Error."""
+    with connection.transaction(force_rollback=True), connection.cursor() as cursor:
+        cursor.execute(_TEMPLATES["look"].format(query=sql.SQL(f"\n{query}\n")))
+        fields = tuple(one.name for one in cursor.description or ())
+        cursor.execute(_TEMPLATES["explain"].format(query=sql.SQL(f"\n{query}\n")))
+        (plan,) = (cursor.fetchone() or {}).values()
+    return Head(fields=fields, begin=0, bytes_total=0, lines=int(plan[0]["Plan"]["Plan Rows"]))
+
+
 def changed(source: Source) -> RefusedByUs:
     """The file is another one than before."""
     return RefusedByUs(
         [
             Finding(
                 "source",
-                f"{source.file} is not the file any more of which a part is staged: its size or its contents have changed",
+                f"{source.name} is not the file any more of which a part is staged: its size or its contents have changed",
                 "Put the file back as it was and enqueue the migration again; or cancel the run, and load the new file under another name",
             )
         ]
@@ -327,7 +364,7 @@ class _Stream:
                 [
                     Finding(
                         "source",
-                        f"more than {self._most_refused} lines of {self._source.file} cannot be read; the latest is line {row['latest']}: "
+                        f"more than {self._most_refused} lines of {self._source.name} cannot be read; the latest is line {row['latest']}: "
                         f"{self._latest_error(row['latest'])}",
                         "See what is wrong with the file; to set more lines aside: settings: {max_quarantined: …}, or backfilld pace "
                         "RUN --max-quarantined, and enqueue the migration again",

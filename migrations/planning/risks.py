@@ -182,7 +182,7 @@ def _of_loaded(of: definition.Load, number: int, *, kept_for: str) -> Risk:
         cause=Cause.OLD_VALUES,
         level="low" if kept_for else "high",
         operation=number,
-        reason=f"{what} from {of.source.file}; {kept}",
+        reason=f"{what} from {of.source.name}; {kept}",
         remedy="`rollback` takes it back until then" if kept_for else "Leave `journal` on, or take a backup first",
     )
 

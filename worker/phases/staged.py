@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.file.operations import Load
 from backfilld.migrations.loading import stage
 
 if TYPE_CHECKING:
@@ -19,9 +20,13 @@ class NotStaged(Exception):
 
 
 def require(connection: Connection, run: Run, operation: int) -> None:
-    """Raises NotStaged."""
+    """Have the source of a load in its stage: what a query gives is put there now. Raises NotStaged for a file that is not sent."""
     found = stage.read(connection, run.run, operation)
     if found is not None and found.is_done:
+        return
+    load = run.migration.operations[operation]
+    if found is not None and isinstance(load, Load) and load.source.query is not None:
+        stage.fill(connection, found, load.source)
         return
     if found is None:
         msg = f"nothing of its source is staged. Send it: backfilld enqueue, with the file of {run.name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from backfilld.migrations.file.fields import Columns, Expression, FileModel, Name, Table, Text
 from backfilld.migrations.file.operations.base import TABLE, OperationModel, Settled
@@ -41,9 +41,19 @@ Delimiter = Annotated[
 class Source(FileModel):
     """Where the rows of a load come from."""
 
-    file: Text = Field(
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["file"]}, {"required": ["query"]}]}  # `_one_source`, for editors
+    )
+
+    file: Text | None = Field(
+        default=None,
         description="The file, as who enqueues the migration finds it. `enqueue` sends it to the database; `.gz` is read as gzip.",
         examples=["products.csv"],
+    )
+    query: Expression | None = Field(
+        default=None,
+        description="In place of `file`: a query of the same database, whose columns are the fields.",
+        examples=["SELECT sku, price FROM imports.products"],
     )
     format: Literal["csv", "ndjson"] = Field(
         default="csv", description="`csv`, or `ndjson`: one JSON object a line.", examples=["csv"]
@@ -56,6 +66,21 @@ class Source(FileModel):
     )
     delimiter: Delimiter = Field(default=",", description="What separates the fields of a CSV file.", examples=[";"])
     null: Text = Field(default="", description="What stands for NULL in a CSV file, where it is not quoted.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.file is None) == (self.query is None):
+            raise Wrong(
+                "a load has one source",
+                "Write either `file` or `query`.",
+                at=("file",) if self.file is None else ("query",),
+            )
+        return self
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.file if self.file is not None else "its query"
 
     @model_validator(mode="after")
     def _fields_have_names(self) -> Self:
@@ -130,7 +155,7 @@ class Load(OperationModel):
 
     @property
     def subject(self) -> str:
-        return f"from {shown(self.source.file)}"
+        return f"from {shown(self.source.name)}"
 
     @property
     def settles(self) -> tuple[Settled, ...]:

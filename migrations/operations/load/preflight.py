@@ -6,6 +6,8 @@ import difflib
 import re
 from typing import TYPE_CHECKING
 
+import psycopg
+
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.facts import Facts, LoadColumn, LoadFacts, LoadParent, LoadReferrer
 from backfilld.migrations.loading import export, source, stage
@@ -13,7 +15,8 @@ from backfilld.migrations.planning.checks.columns import check_reads, column_of
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.postgres.expression_probe import Rejected
-from backfilld.migrations.postgres.lexer import LEXEME
+from backfilld.migrations.postgres.lexer import LEXEME, self_containment_problem
+from backfilld.migrations.postgres.sqlstates import in_words, was_interrupted
 from backfilld.migrations.queries import queries
 from backfilld.migrations.walks.firing import table_code
 
@@ -111,6 +114,8 @@ def examine(case: Case, operation: Load) -> Facts:
 
 def _head(case: Case, operation: Load) -> source.Head:
     """What the file tells; where it is not here, what is on record of it. Raises Rejected."""
+    if (query := operation.source.query) is not None:
+        return _head_of_query(case, query)
     try:
         return source.read_head(operation.source)
     except Refused as exc:
@@ -119,6 +124,22 @@ def _head(case: Case, operation: Load) -> source.Head:
         if known is None:
             raise Rejected(finding.check, finding.problem, finding.remedy) from exc
         return known
+
+
+def _head_of_query(case: Case, query: str) -> source.Head:
+    """The fields of a query. Raises Rejected."""
+    if problem := self_containment_problem(query):
+        raise Rejected("query", f"the query is not one query: {problem}", "Write one SELECT, without a semicolon")
+    try:
+        head = stage.head_of_query(case.connection, query)
+    except psycopg.Error as exc:
+        if was_interrupted(exc):
+            raise
+        remedy = "Write one SELECT; names outside pg_catalog need their schema (public.products)"
+        raise Rejected("query", f"the query: {in_words(exc)}", remedy) from exc
+    if len({*head.fields}) < len(head.fields):
+        raise Rejected("query", "two columns of the query have one name", "Give each a name of its own, with AS")
+    return head
 
 
 def _key(case: Case, operation: Load) -> tuple[tuple[KeyColumn, ...], str]:

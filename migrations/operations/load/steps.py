@@ -62,7 +62,9 @@ class Load(Plain[file.Load]):
                 operation=self.number,
                 table=self.table,
                 key=self.facts.key,
-                note=f"`enqueue` sends {self.definition.source.file} into {loading.stage}, 2 MB at a time",
+                note=f"`enqueue` sends {self.definition.source.name} into {loading.stage}, 2 MB at a time"
+                if self.definition.source.query is None
+                else f"one statement puts what the query gives into {loading.stage}",
                 back=(Action(table=None, statements=(drop,)),),
             ),
             Walk(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,8 +20,6 @@ from backfilld.monitoring import progress
 from backfilld.producers import commands, enqueueing, pacing, staging
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fix_runs import Engine
 
     from backfilld.migrations.record.model import Run
@@ -462,3 +461,28 @@ def test_what_cannot_be_loaded_is_refused(engine: Engine, tmp_path: Path, what: 
     with pytest.raises(Refused, match=re.escape(said)):
         engine.enqueue(text)
     assert engine.value("SELECT count(*) FROM backfilld.runs") == 0
+
+
+def test_a_query_of_the_same_database_is_a_source(engine: Engine) -> None:
+    engine.execute("""
+        CREATE SCHEMA imports;
+        CREATE TABLE imports.orders (tenant text, id text, price text, tags text[]);
+        INSERT INTO imports.orders VALUES ('q', '1', '1.50', ARRAY['a', NULL]), ('q', '2', 'free', '{}'), ('', '3', '3', NULL)
+    """)
+    before = rows(engine)
+    source = """{query: "SELECT tenant, id, price AS \\"Price %\\", tags FROM imports.orders"}"""
+    text = migration(Path("-")).replace("{file: -}", source)
+    for wrong, said in (
+        ("imports.orders", "imports.order"),
+        ("id,", "id; DROP TABLE x,"),
+        ("price AS", "id AS tenant, price AS"),
+    ):
+        with pytest.raises(Refused, match="query"):
+            engine.enqueue(text.replace(wrong, said, 1))
+    run = engine.enqueue(text)
+    expect(engine.drive(run), State.COMPLETED)
+    assert counts(engine, run) == {"lines": 3, "inserted": 2, "updated": 0, "same": 0, "set_aside": 1, "duplicates": 0}
+    assert [one["tags"] for one in rows(engine) if one["tenant"] == "q"] == [["a", None]]
+    commands.rollback(engine.connection, run, actor="test")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert rows(engine) == before
