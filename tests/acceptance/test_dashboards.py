@@ -131,7 +131,7 @@ def test_the_numbers_of_a_run_are_those_of_the_record(scene: Scene) -> None:
 def test_the_table_of_runs_says_what_the_record_says(scene: Scene) -> None:
     title = "What are the phase and state of each run?"
     stands = {sample.labels["run"]: sample.labels for sample in scene.show("runs", title)}
-    assert set(stands) == {"people-name", "numbers"}
+    assert set(stands) == {"people-name", "numbers", "parts-catalogue"}
     for name, labels in stands.items():
         run = scene.record.run(name)
         assert (labels["phase"], labels["state"]) == (run["phase"], run["state"])
