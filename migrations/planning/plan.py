@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 ASSUMED_ROWS_PER_SECOND = 15_000
 #: Locks of statements that leave what a table holds as it is.
 _CHANGES_NOTHING = {LockMode.NONE, LockMode.ACCESS_SHARE, LockMode.SHARE_UPDATE_EXCLUSIVE}
+#: Of walks that write no row of the table.
+_LOCKS_OF_WALKS = {"stage": LockMode.NONE, "check": LockMode.ACCESS_SHARE}
 _GIVES_WAY = "gives up after lock_timeout and retries"
 
 
@@ -203,7 +205,8 @@ def make(migration: Migration, examination: Examination, application: Report | N
 def _groups(migration: Migration, operations: tuple[Operation, ...]) -> list[tuple[int, ...]]:
     """The operations that move data, by their numbers; those that are walked in one pass in one group."""
     rewrites = {number: one for number, operation in enumerate(operations) if (one := operation.rewrite()) is not None}
-    return grouped(rewrites, migration.settings)
+    loads = [(number,) for number, operation in enumerate(operations) if isinstance(operation, Load)]
+    return [*grouped(rewrites, migration.settings), *loads]
 
 
 def _impacts(migration: Migration, examination: Examination, table: TableName) -> tuple[Impact, ...]:
@@ -303,7 +306,8 @@ def _of_load(number: int, operation: Load, phase: Phase) -> list[PlannedAction]:
 def _of_step(step: Step, place: Place, dry_run: DryRun | None, *, raw: bool) -> list[PlannedAction]:
     if not isinstance(step, Action):
         text = f"-- {step.kind}: {step.table}"
-        return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=step.note, operation=place.operation)]
+        lock = _LOCKS_OF_WALKS.get(step.kind, LockMode.ROW_EXCLUSIVE)
+        return [PlannedAction(sql=text, lock=lock, note=step.note, operation=place.operation)]
     planned = _of_lock(needed(step), place)
     for number, statement in enumerate(step.statements):
         seen = dry_run.at(replace(place, statement=number)) if dry_run is not None else Seen(by_rule_because="-")
