@@ -14,6 +14,7 @@ from backfilld.migrations.application.states import Found, States
 from backfilld.migrations.file.application import Statements
 from backfilld.migrations.planning.dry_run import tables_named
 from backfilld.migrations.planning.dry_run_copies import copied
+from backfilld.migrations.postgres import catalog
 from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def paths_of(
     connection: Connection, statements: Sequence[Statement], tables: Sequence[TableName], wanted: Statements
 ) -> Paths:
     """The search path of each statement."""
-    default = wanted.roles[0] if wanted.roles else connection.info.user
+    default = wanted.roles[0] if wanted.roles else catalog.backend(connection).role
     roles = {one.roles[0] for one in statements if one.roles}
     return Paths(connection, tables, roles, default)
 

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import errors, sql
 
 from backfilld.migrations.errors import Finding
+from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.sqlstates import in_words, server_is_gone
 from backfilld.migrations.postgres.statements import Unclosed, split
 from backfilld.migrations.queries import queries, templates
@@ -38,7 +39,8 @@ _CANNOT_READ = "<insufficient privilege>"
 #: Texts of ours, whoever sent them; and what our checks and batches look like, where our own role sent them.
 _OURS = re.compile(r'\bbackfilld\b|"~')
 _OUR_SHAPES = re.compile(
-    r"\bcount\(\*\) AS rows\b|\bAS residual\b|\btidsend\b|\bctid >= |\btile_of_row\b|\"pg_temp\"\.|\ASELECT \"[^\"]+\"\.\"[^\"]+\"::text"
+    r"\bcount\(\*\) AS rows\b|\bAS residual\b|\btidsend\b|\bctid >= |\btile_of_row\b|\"pg_temp\"\."
+    r'|\ASELECT "[^"]+"\."[^"]+"::text|\AUPDATE "[^"]+"\.("[^"]+") AS \1 SET\b'
 )
 #: The source of statements that were sent.
 COUNTED = "pg_stat_statements"
@@ -182,12 +184,13 @@ def _read_counted(connection: Connection, wanted: Statements, corpus: Corpus) ->
     )
     rows = connection.execute(query, [list(wanted.roles), list(wanted.roles)]).fetchall()
     corpus.counted = counted
+    role = catalog.backend(connection).role
     if hidden := sum(row["query"] == _CANNOT_READ for row in rows):
         corpus.silence.append(
             Finding(
                 "statement_texts",
                 f"the texts of {hidden} statements of other roles cannot be read",
-                f"GRANT pg_read_all_stats TO {connection.info.user}",
+                f"GRANT pg_read_all_stats TO {role}",
             )
         )
     if counted.evictions:
@@ -201,7 +204,7 @@ def _read_counted(connection: Connection, wanted: Statements, corpus: Corpus) ->
         )
     for row in rows:
         text = str(row["query"])
-        is_ours = _OURS.search(text) or (row["roles"] == [connection.info.user] and _OUR_SHAPES.search(text))
+        is_ours = _OURS.search(text) or (row["roles"] == [role] and _OUR_SHAPES.search(text))
         if text == _CANNOT_READ or is_ours or (cut := bindable(text)) is None:
             continue
         hours = (counted.now - (row["since"] or counted.since)).total_seconds() / 3600

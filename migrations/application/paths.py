@@ -23,13 +23,15 @@ _SQL = queries(__package__, "application")
 class Paths:
     """The search path of each statement, by the first role that sent it; of one of a file, by the first role that is asked for."""
 
-    def __init__(self, connection: Connection, tables: Iterable[TableName], roles: Iterable[str], default: str) -> None:
+    def __init__(self, connection: Connection, tables: Sequence[TableName], roles: Iterable[str], default: str) -> None:
         self._default = default
         wanted = sorted({*roles, default})
         rows = connection.execute(_SQL["search_paths"], {"roles": wanted}).fetchall()
         self._of_role = {row["role"]: _expanded(row["path"], row["role"]) for row in rows}
         self._connection = connection
         self._known = {(table.schema, table.name) for table in tables}
+        # A name in quotes has each of its own doubled.
+        self._words = {table.name.replace('"', '""').casefold() for table in tables}
         self._tables: dict[str, dict[str, tuple[str, str]]] = {}
         for path in self._of_role.values():
             self._with(path)
@@ -58,8 +60,15 @@ class Paths:
         """The tables that a name without a schema means under a path, by that name."""
         return self._tables[path]
 
+    def mentions(self, text: str) -> bool:
+        """Whether the name of one of the tables is anywhere in a text: what has it not need not be read any further."""
+        text = text.casefold()
+        return any(name in text for name in self._words)
+
     def concerns(self, statement: Statement) -> bool:
         """Whether a statement names one of the tables."""
+        if not self.mentions(statement.text):
+            return False
         tables = self._with(self.of(statement))
         named = self._tables[tables]
         try:

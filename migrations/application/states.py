@@ -180,6 +180,9 @@ class States:
 
     def _begin(self, statement: Statement, tables: Mapping[str, tuple[str, str]]) -> None:
         """Bind a statement as things are today, and find the way in which it binds."""
+        if not self._paths.mentions(statement.text):
+            self._found.elsewhere += _CATALOG.search(statement.text) is None
+            return
         try:
             parsed = split(statement.text)
         except Unclosed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast, get_args
@@ -145,6 +146,13 @@ def _wrap(operation: Operation, inner: SerializerFunctionWrapHandler) -> dict[st
     return {operation.kind: inner(operation)}
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a file lies. Two migrations that say the same are the same, wherever their files are."""
+
+    folder: Path | None = field(default=None, compare=False)
+
+
 class Migration(FileModel):
     """A migration file for `backfilld`."""
 
@@ -179,8 +187,7 @@ class Migration(FileModel):
     )
     settings: RunSettings = Field(default_factory=RunSettings, description="How the run behaves.")
 
-    #: The folder that the file lies in; None for what was not read from one.
-    _folder: Path | None = PrivateAttr(default=None)
+    _place: _Place = PrivateAttr(default=_Place())
     #: What the file says, to be read once more with other values; None for a definition on record.
     _source: tuple[yaml_nodes.Document, str] | None = PrivateAttr(default=None)
 
@@ -262,7 +269,7 @@ class Migration(FileModel):
     @property
     def folder(self) -> Path | None:
         """The folder that the file lies in; None for what was not read from one."""
-        return self._folder
+        return self._place.folder
 
     @property
     def values(self) -> dict[str, str]:
@@ -313,7 +320,7 @@ def load(path: str | Path, parameters: Mapping[str, Given] | None = None, *, oth
         line = content.count(b"\n", 0, exc.start) + 1
         raise InvalidMigration(file, line, "", "the file is not UTF-8 text", "Save it with encoding UTF-8.") from exc
     found = parse(text, file=file, parameters=parameters, others_too=others_too)
-    found._folder = Path(path).parent  # noqa: SLF001 - as above
+    found._place = _Place(Path(path).parent)  # noqa: SLF001 - as above
     return found
 
 

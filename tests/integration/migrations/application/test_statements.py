@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
@@ -14,9 +15,13 @@ from psycopg.rows import dict_row
 from rich.console import Console
 
 from backfilld.migrations.application import check
-from backfilld.migrations.application.corpus import QueryFile, bindable
+from backfilld.migrations.application.corpus import QueryFile, Statement, bindable
+from backfilld.migrations.application.real_plans import measure
 from backfilld.migrations.file import migration as definition
+from backfilld.migrations.file.application import Statements
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.planning import examine
+from backfilld.migrations.postgres.connect import connect
 from backfilld.monitoring import display
 from backfilld.monitoring.display import application as display_application
 from backfilld.producers.client import Client
@@ -288,3 +293,100 @@ def test_what_cannot_be_read_is_said(engine: Engine) -> None:
     shown = display_application.report(report)
     assert shown is not None
     assert display_application.report(checked(engine.connection, RENAME)) is None
+
+
+@pytest.fixture
+def project_url(contrib_database_url: str) -> Iterator[str]:
+    """As on Supabase: our role owns the tables and is no superuser, and another role, which policies are for, sends statements."""
+    with psycopg.connect(contrib_database_url, autocommit=True) as admin:
+        admin.execute(PROJECT.encode())
+        parts = urlsplit(contrib_database_url)
+        yield urlunsplit(parts._replace(netloc=f"project_owner:secret@{parts.netloc.rpartition('@')[2]}"))
+        name = parts.path.removeprefix("/")
+        admin.execute("DROP OWNED BY project_owner, project_app CASCADE")
+        admin.execute(
+            f'REVOKE ALL ON DATABASE "{name}" FROM project_owner; DROP ROLE project_owner, project_app'.encode()
+        )
+
+
+PROJECT = """
+CREATE SCHEMA extensions; CREATE EXTENSION pg_stat_statements SCHEMA extensions;
+CREATE ROLE project_app; CREATE ROLE project_owner LOGIN PASSWORD 'secret' BYPASSRLS; GRANT project_app TO project_owner;
+GRANT CREATE ON SCHEMA public TO project_owner; GRANT USAGE ON SCHEMA extensions TO project_owner;
+DO $$ BEGIN EXECUTE format('GRANT CREATE, TEMPORARY ON DATABASE %I TO project_owner', current_database()); END $$;
+SET ROLE project_owner;
+CREATE TABLE jobs (id bigint, "Part" text, total numeric, PRIMARY KEY (id, "Part"));
+ALTER TABLE jobs ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON jobs TO project_app USING ("Part" = current_user::text);
+GRANT SELECT, UPDATE ON jobs TO project_app;
+RESET ROLE;
+SELECT extensions.pg_stat_statements_reset();
+SET ROLE project_app; SELECT "Part", total FROM jobs WHERE id = 4; RESET ROLE;
+"""
+
+
+def test_a_role_that_is_no_superuser_finds_what_it_may_read_and_says_what_not(
+    contrib_database_url: str, project_url: str
+) -> None:
+    with connect(project_url) as own:
+        report = checked(own, RENAME)
+        assert [one.check for one in report.silence] == ["statement_texts"]
+        assert "GRANT pg_read_all_stats TO project_owner" in report.silence[0].remedy
+        with psycopg.connect(contrib_database_url, autocommit=True) as admin:
+            admin.execute("GRANT pg_read_all_stats TO project_owner")
+        report = checked(own, RENAME)
+        assert not report.silence
+        (broken,) = report.breaks
+        assert (broken.statement, broken.roles) == ('SELECT "Part", total FROM jobs WHERE id = $1', ("project_app",))
+
+
+def test_nothing_of_a_role_with_fewer_rights_is_called(contrib_database_url: str, project_url: str) -> None:
+    """A function that is immutable by its word runs when a statement with it is planned: as us, it could do what we may."""
+    with psycopg.connect(contrib_database_url, autocommit=True) as admin:
+        admin.execute("GRANT pg_read_all_stats TO project_owner; GRANT CREATE ON SCHEMA public TO project_app")
+        admin.execute("CREATE SEQUENCE called; GRANT ALL ON called TO PUBLIC; SET ROLE project_app")
+        admin.execute(
+            "CREATE FUNCTION evil(n bigint) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT nextval(''public.called'') * 0 + n'"
+        )
+        admin.execute("SELECT total FROM jobs WHERE id = evil(1)")
+        admin.execute("RESET ROLE")
+        before = admin.execute("SELECT last_value FROM called").fetchone()
+        with connect(project_url) as own:
+            (broken,) = [one for one in checked(own, RENAME).breaks if "evil" in one.statement]
+            assert str(broken.phase) == "contract"
+        assert admin.execute("SELECT last_value, is_called FROM called").fetchone() == (*(before or ()), True)
+        admin.execute("DROP FUNCTION evil; DROP SEQUENCE called")
+
+
+def test_files_are_enough_on_every_version(engine: Engine) -> None:
+    """Bound, planned and measured on the version under test, whatever the normaliser of statements wrote."""
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text, total numeric, made timestamptz)")
+    engine.execute("INSERT INTO jobs SELECT n, 's' || n, n, now() FROM generate_series(1, 3000) n")
+    engine.execute("CREATE INDEX jobs_status_idx ON jobs (status); ANALYZE jobs")
+    texts = (
+        "SELECT total FROM jobs WHERE id = $1 AND made > now() - interval $2 LIMIT $3",
+        "SELECT extract($1 from made), generate_series($2, $3) FROM jobs",
+        "SELECT id FROM jobs WHERE status = ANY ($1) AND total > $2",
+        "SELECT $2 + $3 FROM jobs WHERE total > $1",
+    )
+    report = checked(engine.connection, RENAME, QueryFile("q.sql", ";\n".join(texts)))
+    assert not report.cannot_be_checked
+    assert {one.source for one in report.breaks} == {"q.sql:1", "q.sql:3", "q.sql:4"}
+    drop = "name: a\noperations:\n  - drop_index: {table: jobs, index: x}\n".replace(
+        "index: x", "name: jobs_status_idx"
+    )
+    (lost,) = checked(engine.connection, drop, QueryFile("q.sql", ";\n".join(texts))).loses_index
+    assert (lost.source, lost.indexes) == ("q.sql:3", ("jobs_status_idx",))
+
+    tables = [TableName("public", "jobs")]
+    one = Statement(text=texts[2], source="q.sql:3")
+    paths = check.paths_of(engine.connection, [one], tables, Statements())
+    found = measure(engine.connection, one, paths)
+    assert found.indexes == ("jobs_status_idx",)
+    assert found.buffers is not None
+    assert found.buffers > 0
+    writes = Statement(text="UPDATE jobs SET total = 0 WHERE id = 1", source="q.sql:9")
+    assert measure(engine.connection, writes, paths).buffers is None
+    fails = Statement(text="SELECT nothing FROM jobs", source="q.sql:9")
+    assert "nothing" in measure(engine.connection, fails, paths).error
+    assert engine.value("SELECT count(*) FROM jobs WHERE total = 0") == 0
