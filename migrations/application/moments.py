@@ -94,7 +94,7 @@ def before_switch(connection: Connection, run: Run) -> Checked:
     plans = plans_of(connection, statements, paths)
     known = {text: plan.identifier for text, plan in plans.items() if plan.identifier is not None}
     record.put_identifiers(connection, run.run, known)
-    return Checked.of(Moment.BEFORE_SWITCH, _unknown(found), statements=len(statements))
+    return Checked.of(Moment.BEFORE_SWITCH, _asked(run, _unknown(found)), statements=len(statements))
 
 
 def after_switch(connection: Connection, run: Run) -> Checked:
@@ -102,7 +102,7 @@ def after_switch(connection: Connection, run: Run) -> Checked:
     tables, paths, found = _look(connection, run, first=True)
     del tables
     told = [*_unknown(found), *_regressions(connection, run, paths, Moment.AFTER_SWITCH)]
-    return Checked.of(Moment.AFTER_SWITCH, told, statements=len(found.statements))
+    return Checked.of(Moment.AFTER_SWITCH, _asked(run, told), statements=len(found.statements))
 
 
 def before_contract(connection: Connection, run: Run) -> Checked:
@@ -167,7 +167,7 @@ def needed(connection: Connection, run: Run) -> Checked:
         Told(kind=Kind.UNCHECKED, problem=because, source=one.source, statement=shortened(one.text))
         for one, because in [*unchecked, *seen.unchecked]
     ]
-    return Checked.of(Moment.BEFORE_CONTRACT, told, statements=len(found.statements))
+    return Checked.of(Moment.BEFORE_CONTRACT, _asked(run, told), statements=len(found.statements))
 
 
 def _came(connection: Connection, run: Run, paths: Paths, *, seconds: float) -> dict[str, Came]:
@@ -221,6 +221,11 @@ def _look(connection: Connection, run: Run, *, first: bool = False) -> tuple[lis
 
 def _application(run: Run) -> Application:
     return run.migration.application or Application()
+
+
+def _asked(run: Run, told: Sequence[Told]) -> list[Told]:
+    """What was found, without what is not known of statements where the file asks for other checks alone."""
+    return [one for one in told if one.kind is not Kind.UNKNOWN or _application(run).asks_statements]
 
 
 def _unknown(found: Corpus) -> list[Told]:
