@@ -317,9 +317,8 @@ def _with_copies(
     table_of = {oid: table for table, oid in copies.oids.items()}
     rows = connection.execute(_SQL["relations"], {"schemas": []}).fetchall()
     names = {row["oid"]: _name(row, table_of, copies) for row in rows}
-    made = _schema(
-        connection, now.schemas, [row for row in rows if row["oid"] not in _gone(migration, phase, copies)], names
-    )
+    gone = _gone(migration, phase)
+    made = _schema(connection, now.schemas, [row for row in rows if names[row["oid"]] not in gone], names)
     before = {one.name: one for one in now.relations}
     changes = _Followed(migration, phase)
     relations = [one for name, one in before.items() if name not in copies.oids]
@@ -344,10 +343,12 @@ def _name(row: Mapping[str, Any], table_of: Mapping[int, TableName], copies: Cop
     return TableName(schema, row["name"])
 
 
-def _gone(migration: Migration, phase: Phase, copies: Copies) -> set[int]:
-    """Tables that are dropped: they are kept elsewhere for a while, where a copy cannot go."""
-    dropped = [one.table for one in migration.operations if isinstance(one, file.DropTable)]
-    return {copies.oids[table] for table in dropped if phase is Phase.CONTRACT and table in copies.oids}
+def _gone(migration: Migration, phase: Phase) -> set[TableName]:
+    """Names that mean nothing after contract: a table that is dropped is kept for a while where a copy cannot go, and the view under a
+    table's old name has a table for its copy where the run is under way.
+    """
+    of = migration.operations if phase is Phase.CONTRACT else ()
+    return {one.table for one in of if isinstance(one, file.DropTable | file.RenameTable)}
 
 
 def _own_references(before: Relation | None, changes: _Followed) -> tuple[Reference, ...]:
