@@ -58,7 +58,7 @@ _TAKEN_AWAY = re.compile(r"\AALTER TABLE (?P<copy>\"?pg_temp\"?\..+) SET SCHEMA 
 #: What is about other things than what a statement reads: functions, triggers, comments and privileges.
 _BESIDE = re.compile(
     r"(CREATE|DROP|ALTER) (OR REPLACE )?(FUNCTION|TRIGGER|CONSTRAINT TRIGGER|SCHEMA)\b|COMMENT|GRANT|REVOKE|NOTIFY|SELECT|DO\b|LOCK"
-    r"|INSERT|UPDATE|DELETE|ANALYZE|ALTER TABLE .* (ENABLE|DISABLE) (ALWAYS |REPLICA )?TRIGGER\b",
+    r"|INSERT|UPDATE|DELETE|ANALYZE|ALTER INDEX .* RENAME\b|ALTER TABLE .* (ENABLE|DISABLE) (ALWAYS |REPLICA )?TRIGGER\b",
     re.DOTALL,
 )
 #: What asks the catalog and not the application's data.
@@ -279,4 +279,4 @@ class States:
 
 def _as_the_application_sees_it(message: str) -> str:
     """An error without the schema of the copies in it."""
-    return re.sub(r'"?pg_temp(_\d+)?"?\.', "", message)
+    return re.sub(r"pg_temp(_\d+)?\.", "", message.replace('"pg_temp".', ""))

@@ -221,7 +221,7 @@ def test_a_worker_asks_as_its_settings_allow(rest: Rest, database_url: str, tmp_
     Client(database_url).resume("jobs-change")
     done = run(**settings)
     assert done.returncode == 0, done.stderr
-    assert len(rest.headers) == 4 * 5  # at each of the four moments
+    assert len(rest.headers) >= 4 * 5  # at each of the four moments
 
 
 def test_an_api_that_cannot_be_asked_later_proves_nothing_either_way(engine: Engine, rest: Rest) -> None:
