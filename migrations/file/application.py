@@ -101,3 +101,8 @@ class Application(FileModel):
         description="What a finding does: `hold` keeps contract waiting until a person approves it in spite of the finding; `warn` "
         "only tells of it.",
     )
+
+    @property
+    def asks_statements(self) -> bool:
+        """Whether what is not known of statements counts: not where the file asks for other checks, and of statements says nothing."""
+        return self.statements != Statements() or not (self.http or self.commands)

@@ -259,6 +259,9 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"lane {detail['lane']} gave {counted(detail['rows'], 'row')} to lane {detail['gives_to']}"
     ),
     "table.rewritten": lambda detail: f"found the table of lane {detail['lane']} rewritten: its pages have moved",
+    "application.recorded": lambda detail: (
+        f"recorded what the API answers to {counted(len(detail['probes']), 'probe')}"
+    ),
     "application.code": lambda detail: f"checked the application's code: {_verdicts(detail['commands'])}",
     "archive.round": lambda detail: (
         f"archived {counted(detail['missing'], 'row')} that had no copy yet, of {number(detail['rows'])} read"

@@ -383,6 +383,7 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     "gave way": event("batch.gave_way", lane=3, pid=4711, application_name="psql", seconds=0.312),
     "split": event("lane.split", lane=1, rows=1, gives_to=5),
     "rewritten": event("table.rewritten", lane=3),
+    "API recorded": event("application.recorded", probes=["my jobs"]),
     "code checked": event(
         "application.code",
         actor="ann@laptop",
