@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fix_daemon import until
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
@@ -18,6 +20,7 @@ from backfilld.migrations.loading import export, stage
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring import progress
 from backfilld.producers import commands, enqueueing, pacing, staging
+from backfilld.worker.lanes import claim
 
 if TYPE_CHECKING:
     from fix_runs import Engine
@@ -369,21 +372,40 @@ def test_what_others_write_meanwhile_stays_on_both_ways(engine: Engine, tmp_path
 
 
 def test_a_row_that_is_written_between_the_look_and_the_write_is_looked_at_again(
-    engine: Engine, tmp_path: Path
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The batch has seen the row as it was, and waits for it: what the way back brings is what the application wrote meanwhile."""
+    monkeypatch.setattr(claim, "LOCK_TIMEOUT_SECONDS", 20.0)
     path = write(tmp_path / "o.csv", "a,1,9", header="tenant,id,Price %")
     run = engine.enqueue(migration(path))
-    engine.drive_to_lanes(run)
-    with engine.connect() as other, other.transaction():
-        other.execute(f"""UPDATE {NAME} SET "Price %" = 4 WHERE id = 1""".encode())
-        for _ in range(3):
-            engine.step()
-    assert engine.lanes(run, "backfill")[0].attempts > 0
+    (lane,) = engine.drive_to_lanes(run)
+    with engine.connect() as other:
+        with other.transaction():
+            other.execute(f"""UPDATE {NAME} SET "Price %" = 4 WHERE id = 1""".encode())
+            batch = threading.Thread(target=engine.own.advance, args=[engine.message(run, lane.lane)])
+            batch.start()
+            until("the batch to wait", lambda: engine.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        batch.join()
+    assert engine.lane(run, lane.lane).attempts == 1
     expect(engine.drive(run), State.COMPLETED)
     assert counts(engine, run)["updated"] == 1
     commands.rollback(engine.connection, run, actor="test")
     expect(engine.drive(run), State.ROLLED_BACK)
     assert str(rows(engine)[0]["Price %"]) == "4.00"
+
+
+def test_a_lane_that_claims_what_it_has_not_done_is_found_out(engine: Engine, tmp_path: Path) -> None:
+    """Verify finds the row that is not as its line says, and the counts do not agree: such a run never completes."""
+    path = write(tmp_path / "o.csv", "a,1,9", "b,1,1", header="tenant,id,Price %")
+    run = engine.enqueue(migration(path))
+    engine.drive_to_lanes(run)
+    engine.execute("UPDATE backfilld.lanes SET done_at = now(), cursor = NULL WHERE kind = 'backfill'")
+    failed = engine.drive(run)
+    expect(failed, State.FAILED)
+    assert failed.error is not None
+    assert "2 lines, and 0 inserted" in failed.error["message"]
+    assert failed.pass_ == 2
+    assert str(rows(engine)[0]["Price %"]) == "9.00"
 
 
 def test_triggers_fire_under_the_applications_settings_and_one_that_keeps_a_row_is_told(
