@@ -508,3 +508,23 @@ def test_a_query_of_the_same_database_is_a_source(engine: Engine) -> None:
     commands.rollback(engine.connection, run, actor="test")
     expect(engine.drive(run), State.ROLLED_BACK)
     assert rows(engine) == before
+
+
+def test_a_text_that_is_too_long_is_never_cut(engine: Engine, tmp_path: Path) -> None:
+    """A cast to varchar(5) would do it without an error; blanks at the end may go, as in an INSERT."""
+    path = write(tmp_path / "o.csv", "x,1,1,abcdef", "x,2,1,abcde   ", header="tenant,id,Price %,code")
+    run = engine.enqueue(
+        migration(path, """, columns: {tenant: tenant, id: id, 'Price %': 'Price %', code: "$code || ''"}""")
+    )
+    expect(engine.drive(run), State.COMPLETED)
+    assert [(one.key, one.sqlstate) for one in engine.quarantined(run)] == [(("line 2",), "22001")]
+    assert [one["code"] for one in rows(engine) if one["tenant"] == "x"] == ["abcde"]
+
+
+def test_lines_that_only_all_lines_together_forbid_count_for_the_limit(engine: Engine, tmp_path: Path) -> None:
+    path = write(tmp_path / "o.csv", "k,1,1", "k,1,2", header="tenant,id,Price %")
+    run = engine.enqueue(migration(path, ", duplicates: quarantine", "approve: [], max_quarantined: 1"))
+    paused = engine.drive(run)
+    expect(paused, State.PAUSED)
+    assert paused.error is not None
+    assert "2 lines are set aside, and the run allows 1; no row is written yet" in paused.error["message"]
