@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from backfilld.migrations.postgres.column_dependents import ColumnDependents
 from backfilld.migrations.postgres.definitions import Constraint, Grant, IndexDefinition, KeyColumn
+from backfilld.migrations.postgres.policies import Persona, PolicySet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,6 +142,23 @@ class OldName:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PolicyChange:
+    """The policies of a table before and after, and who is asked what each of them shows."""
+
+    old: PolicySet
+    new: PolicySet
+    personas: tuple[Persona, ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            old=PolicySet.from_json(value["old"]),
+            new=PolicySet.from_json(value["new"]),
+            personas=tuple(Persona.from_json(one) for one in value["personas"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of one operation."""
 
@@ -191,6 +209,8 @@ class Facts:
     row_security: bool = False
     #: For a table that gets another name.
     old_name: OldName | None = None
+    #: For a table that gets other policies.
+    policies: PolicyChange | None = None
     #: Indexes and sequences of a table that is taken away, by name, each with whether it is a sequence.
     parts: tuple[tuple[str, bool], ...] = ()
     #: What was there before: the DEFAULT of a column, and the comment on the thing that gets another.
@@ -202,8 +222,8 @@ class Facts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        index, dropped, dependents, shadow, old_name = (
-            value[name] for name in ("index", "dropped", "column_dependents", "shadow", "old_name")
+        index, dropped, dependents, shadow, old_name, policies = (
+            value[name] for name in ("index", "dropped", "column_dependents", "shadow", "old_name", "policies")
         )
         return cls(
             **{
@@ -216,6 +236,7 @@ class Facts:
                 "shadow": ShadowColumn.from_json(shadow) if shadow else None,
                 "rules": tuple(KeptRule.from_json(one) for one in value["rules"]),
                 "old_name": OldName.from_json(old_name) if old_name else None,
+                "policies": PolicyChange.from_json(policies) if policies else None,
                 "parts": tuple((name, is_sequence) for name, is_sequence in value["parts"]),
                 **{
                     name: tuple(value[name])

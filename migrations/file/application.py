@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from backfilld.migrations.file.fields import FileModel, Name
+from backfilld.migrations.file.personas import PERSONA_PATTERN, Persona, PersonaName
 from backfilld.migrations.identifiers import Wrong, check_encodable, shown
 
 _DURATION_PATTERN = r"^[1-9][0-9]{0,5}(s|m|h|d)$"
@@ -84,6 +85,12 @@ class Application(FileModel):
 
     statements: Statements = Field(
         default_factory=Statements, description="Which SQL statements are the application's."
+    )
+    personas: dict[PersonaName, Persona] = Field(
+        default_factory=dict,
+        description="Who uses the application, by a name of yours: as each of them policies are compared.",
+        examples=[{"member": {"role": "authenticated", "claims": {"sub": "8f0c5a1e-0000-4000-8000-000000000001"}}}],
+        json_schema_extra={"propertyNames": {"pattern": PERSONA_PATTERN}},
     )
     on_regression: Literal["hold", "warn"] = Field(
         default="hold",

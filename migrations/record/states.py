@@ -64,7 +64,8 @@ class Phase(StrEnum):
 class LaneKind(StrEnum):
     """What a lane does: walk a part of a table, try rows of the quarantine again, or coordinate the run.
 
-    A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer.
+    A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer. A lane that compares counts
+    what each persona may do with rows before and after other policies; one that confirms, whether they are as it was said.
     """
 
     COORDINATOR = "coordinator"
@@ -75,6 +76,8 @@ class LaneKind(StrEnum):
     ARCHIVE = "archive"
     RESTORE = "restore"
     UNDO = "undo"
+    COMPARE = "compare"
+    CONFIRM = "confirm"
 
 
 class Wish(StrEnum):
@@ -156,8 +159,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 #: Which lanes work in which phase of a run that goes forward, beside the coordinator.
 FORWARD: dict[Phase, frozenset[LaneKind]] = {
     Phase.BACKFILL: frozenset({LaneKind.BACKFILL, LaneKind.RETRY}),
-    Phase.VERIFY: frozenset({LaneKind.VERIFY}),
-    Phase.SWITCH: frozenset({LaneKind.RETRY}),
+    Phase.VERIFY: frozenset({LaneKind.VERIFY, LaneKind.COMPARE}),
+    Phase.SWITCH: frozenset({LaneKind.RETRY, LaneKind.CONFIRM}),
     Phase.CONTRACT: frozenset({LaneKind.RETRY, LaneKind.RECHECK, LaneKind.ARCHIVE}),
 }
 #: Which lanes work while a run is rolled back, whatever its phase.

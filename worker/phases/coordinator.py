@@ -17,7 +17,7 @@ from backfilld.migrations.record.states import FORWARD, VERIFY_OWN_STEPS, LaneKi
 from backfilld.migrations.rollback import undo
 from backfilld.migrations.telemetry import PhaseEntered
 from backfilld.worker.lanes.write import undone_by
-from backfilld.worker.phases import walked_tables
+from backfilld.worker.phases import policies, walked_tables
 from backfilld.worker.phases.lane_plan import LanePlan
 from backfilld.worker.phases.prover import Prover
 from backfilld.worker.phases.run_step import RunStep
@@ -183,14 +183,20 @@ class Coordinator(RunStep):
 
     def _must_wait(self, context: StepContext) -> bool:
         phase = context.phase
-        if self.number > 0 or phase not in context.settings.approve or phase is Phase.DONE:
+        if self.number > 0 or phase is Phase.DONE:
             return False
+        asked = phase in context.settings.approve or policies.is_asked(self.connection, self.run.run, phase)
         has_work = bool(self._steps.of(phase)) or (
             phase in {Phase.BACKFILL, Phase.VERIFY} and bool(self._backfills) and context.pass_ == 1
         )
         # Read without the run's lock first: the step that follows may last for hours, and people must be able to stop it.
         known = runs.get(self.connection, self.run.run)
-        return has_work and (known is None or phase not in known.approved) and phase not in self.lock_run().approved
+        return (
+            asked
+            and has_work
+            and (known is None or phase not in known.approved)
+            and phase not in self.lock_run().approved
+        )
 
     def _act(self, context: StepContext) -> list[LaneMessage]:
         """Do the next step of the phase's operations, or enter the next phase."""
@@ -218,6 +224,8 @@ class Coordinator(RunStep):
             return self.sleep()
         if done.lanes and not self._must_look_again(walk, done):
             self._tell_walked(walk, done)
+            if walk.kind == "compare":
+                policies.judge(self.connection, self.run, walk.operation)
             return self.go_on(self.number + 1)
         if self._lane_plan.for_walk(walk, context):
             self.checkpoint(self.number, sleeps=True)

@@ -24,6 +24,7 @@ from backfilld.migrations.file.operations.constraints import (
     RenameConstraint,
 )
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
+from backfilld.migrations.file.operations.policies import Expect, NewPolicy, ReplacePolicies
 from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
 from backfilld.migrations.file.operations.rows import Backfill, DeleteRows
 from backfilld.migrations.file.operations.tables import (
@@ -53,12 +54,15 @@ __all__ = [
     "DropNotNull",
     "DropTable",
     "EnableRowSecurity",
+    "Expect",
+    "NewPolicy",
     "Operation",
     "OperationModel",
     "References",
     "RenameColumn",
     "RenameConstraint",
     "RenameTable",
+    "ReplacePolicies",
     "SetComment",
     "SetDefault",
     "SetNotNull",
@@ -89,6 +93,7 @@ Operation = (
     | RenameTable
     | DropTable
     | EnableRowSecurity
+    | ReplacePolicies
     | SetComment
     | Backfill
     | DeleteRows

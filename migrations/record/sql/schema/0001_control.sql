@@ -11,11 +11,12 @@
 -- table_…             a table that a run took away whole, under the digest of its name, until its retention ends
 -- rollback_conflicts  rows whose value does not fit the old type after a switch, each with its key and its error
 -- undo_rows           rows that an undo has left as they are
+-- persona_rows        what each persona gains and loses by other policies, counted by lanes before the switch
 -- omitted_inserts     when statements came, at most one a second, that fail once a run has done its contract
 -- notices             what people are notified of, once by each channel; notice_channels and notice_holds say what is news for it
 -- own_sessions        a view: the sessions of ours that work for a run
 --
--- Quarantine, journals, archive, rollback_conflicts and undo_rows hold people's data: no grants, row security without a policy, and dropped
+-- Quarantine, journals, archive, rollback_conflicts, undo_rows and persona_rows hold people's data: no grants, row security without a policy, and dropped
 -- when their retention ends. Names say the unit, and constraints state the rules.
 
 -- --- runs ---------------------------------------------------------------------------------------------------------------
@@ -73,7 +74,8 @@ CREATE TABLE backfilld.lanes (
     run                bigint NOT NULL REFERENCES backfilld.runs ON DELETE CASCADE,
     lane               integer NOT NULL CHECK (lane >= 0),
     kind               text NOT NULL
-        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'recheck', 'archive', 'restore', 'undo')),
+        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'recheck', 'archive', 'restore', 'undo',
+                        'compare', 'confirm')),
     operation          integer CHECK (operation >= 0),          -- its number in the file
     pass               integer NOT NULL DEFAULT 1,
     relation           text,
@@ -112,8 +114,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
         WHEN kind = 'coordinator' THEN state IN ('queued', 'running', 'rolling_back')
         WHEN state IN ('queued', 'running') THEN CASE phase
             WHEN 'backfill' THEN kind IN ('backfill', 'retry')
-            WHEN 'verify'   THEN kind = 'verify'
-            WHEN 'switch'   THEN kind = 'retry'
+            WHEN 'verify'   THEN kind IN ('verify', 'compare')
+            WHEN 'switch'   THEN kind IN ('retry', 'confirm')
             WHEN 'contract' THEN kind IN ('retry', 'recheck', 'archive')
             ELSE false END
         WHEN state = 'rolling_back' THEN kind IN ('archive', 'restore', 'undo')
@@ -294,6 +296,26 @@ CREATE TABLE backfilld.undo_rows (
     PRIMARY KEY (run, operation, key)
 );
 
+-- What each persona may do with the rows that a lane has looked at, by the policies before a phase and after it; keys of rows that it
+-- gains or loses, a few of each.
+CREATE TABLE backfilld.persona_rows (
+    run                bigint NOT NULL,
+    operation          integer NOT NULL,
+    lane               integer NOT NULL,
+    phase              text NOT NULL CHECK (phase IN ('switch', 'contract')),
+    persona            text NOT NULL,
+    command            text NOT NULL,
+    rows_now           bigint NOT NULL,
+    rows_then          bigint NOT NULL,
+    gained             bigint NOT NULL,
+    lost               bigint NOT NULL,
+    gained_keys        jsonb NOT NULL,
+    lost_keys          jsonb NOT NULL,
+    error_now          text,                                    -- what a statement fails with that is asked about these rows
+    error_then         text,
+    PRIMARY KEY (run, operation, phase, persona, command, lane)
+) WITH (fillfactor = 50);
+
 -- A table that holds people's data is its owner's alone: default privileges may have granted something.
 CREATE FUNCTION backfilld.hide(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
@@ -402,6 +424,7 @@ ALTER TABLE backfilld.quarantine ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.undo_rows ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.rollback_conflicts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.omitted_inserts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.persona_rows ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON ALL TABLES IN SCHEMA backfilld FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA backfilld FROM PUBLIC;
 REVOKE ALL ON SCHEMA backfilld FROM PUBLIC;
