@@ -15,7 +15,7 @@ from backfilld.migrations.postgres.lexer import self_containment_problem
 from backfilld.migrations.postgres.policies import Persona, Policy, PolicySet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from psycopg import sql
 
@@ -190,11 +190,13 @@ def _personas(case: Case, key: Sequence[str]) -> list[Persona]:
             "there is nobody as whom the policies could be compared",
             "Add `application: {personas: {member: {role: authenticated, claims: {sub: …}}}}`, one for each kind of user",
         )
-    found = [_persona(case, name, one, key) for name, one in of_file.items()]
+    # A setting that one of them has is empty for the others: it is in a session in which somebody has set it before.
+    unset = dict.fromkeys((setting for one in of_file.values() for setting in one.settings), "")
+    found = [_persona(case, name, one, key, unset) for name, one in of_file.items()]
     return [one for one in found if one is not None]
 
 
-def _persona(case: Case, name: str, one: OfFile, key: Sequence[str]) -> Persona | None:
+def _persona(case: Case, name: str, one: OfFile, key: Sequence[str], unset: Mapping[str, str]) -> Persona | None:
     """A persona with what its role may do; None once it is put down why it cannot be asked."""
     role = policies.role(case.connection, one.role, table=case.table.oid, key=key)
     if role is None:
@@ -228,7 +230,7 @@ def _persona(case: Case, name: str, one: OfFile, key: Sequence[str]) -> Persona 
     return Persona(
         name=name,
         role=one.role,
-        settings=(("request.jwt.claims", claims), *one.settings.items()),
+        settings=(("request.jwt.claims", claims), *{**unset, **one.settings}.items()),
         bypasses=role["bypasses"],
         owns=role["owns"],
         roles=tuple(role["roles"]),

@@ -1,0 +1,318 @@
+"""`replace_policies`: compared for each persona before it happens, counted once more as it happens, and the old policies come back."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fix_rules import engine_at, whole_way_back_from_every_step
+from fix_runs import expect
+
+from backfilld.migrations.errors import Refused
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.planning import examine
+from backfilld.migrations.policies import results
+from backfilld.migrations.record.states import Phase, State
+from backfilld.producers import commands
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fix_runs import Engine
+
+    from backfilld.migrations.policies.results import Counted
+
+ANN = "00000000-0000-4000-8000-00000000000a"
+OWN = {"name": "own rows", "to": ["authenticated"], "using": "owner = (SELECT auth.uid())"}
+TEAM = {"name": "team", "for": "select", "to": ["authenticated"], "using": "team = 1"}
+PERSONAS = {"ann": {"role": "authenticated", "claims": {"sub": ANN}}, "visitor": {"role": "anon", "claims": {"aud": "x"}}}
+SCHEMA = f"""
+CREATE SCHEMA "Odd Schema";
+GRANT USAGE ON SCHEMA "Odd Schema" TO anon, authenticated;
+CREATE TABLE "Odd Schema"."Order" (id bigint, "Part %" text, owner uuid, team integer, PRIMARY KEY (id, "Part %"));
+INSERT INTO "Odd Schema"."Order"
+    SELECT n, 'a, "b"', CASE WHEN n % 2 = 0 THEN '{ANN}'::uuid END, n % 5 FROM generate_series(1, 60) n;
+GRANT SELECT, INSERT, UPDATE, DELETE ON "Odd Schema"."Order" TO anon, authenticated;
+ALTER TABLE "Odd Schema"."Order" ENABLE ROW LEVEL SECURITY;
+CREATE POLICY "it's old" ON "Odd Schema"."Order" TO authenticated USING (owner = auth.uid());
+COMMENT ON POLICY "it's old" ON "Odd Schema"."Order" IS 'since 2019';
+CREATE POLICY "no team 4" ON "Odd Schema"."Order" AS RESTRICTIVE FOR SELECT USING (team <> 4);
+"""
+
+
+def file(*policies: dict[str, Any], personas: dict[str, Any] | None = None, approve: tuple[str, ...] = (), **keys: Any) -> str:
+    """A migration file. Any: its JSON."""
+    operation = {"table": "Odd Schema.Order", "policies": list(policies), **keys}
+    return json.dumps(
+        {
+            "name": "policies",
+            "application": {"personas": PERSONAS if personas is None else personas},
+            "operations": [{"replace_policies": operation}],
+            "settings": {"approve": list(approve), "lanes": 2},
+        }
+    )
+
+
+@pytest.fixture
+def project(supabase_url: str) -> Iterator[Engine]:
+    """As a project's own role, which is no superuser."""
+    with engine_at(supabase_url) as engine:
+        engine.execute(SCHEMA)
+        yield engine
+
+
+def names(engine: Engine) -> set[str]:
+    return {row["name"] for row in engine.execute("SELECT polname::text AS name FROM pg_policy")}
+
+
+def counted(engine: Engine, run: int) -> dict[tuple[str, str], Counted]:
+    return {(one.persona, one.command): one for one in results.of_run(engine.connection, run)[0] if one.phase is Phase.SWITCH}
+
+
+def told(engine: Engine, text: str) -> str:
+    found = examine.examine(engine.connection, definition.parse(text))
+    return "\n".join([*map(str, found.findings), *found.warnings])
+
+
+def test_back_from_every_step(project: Engine) -> None:
+    """Names, comments, expressions and row level security are as before, whatever step the run has come to."""
+    text = file(OWN, expect={"gained": "any"})
+    assert whole_way_back_from_every_step(project, text) > 8
+    project.sent.clear()
+    expect(project.drive(project.enqueue(text)), State.COMPLETED)
+    assert names(project) == {"own rows"}
+
+
+def test_a_gain_that_nobody_expects_waits_for_a_person(project: Engine) -> None:
+    run = project.enqueue(file(OWN, TEAM))
+    # An approval that came before anybody could know counts for nothing.
+    commands.approve(project.connection, run, "switch", actor="ann")
+    found = project.drive(run, batch_rows=7)
+    expect(found, State.WAITING)
+    assert found.phase is Phase.SWITCH
+    assert names(project) == {"it's old", "no team 4"}
+    seen = counted(project, run)
+    # By its own rows of team 4, and by those of others of team 1.
+    assert (seen["ann", "select"].rows_now, seen["ann", "select"].rows_then) == (24, 36)
+    assert (seen["ann", "select"].gained, seen["ann", "select"].lost) == (12, 0)
+    assert set(seen["ann", "select"].gained_keys) == {
+        (str(n), 'a, "b"') for n in range(1, 61) if n % 2 == 0 and n % 5 == 4 or n % 2 and n % 5 == 1
+    }
+    assert (seen["ann", "insert"].rows_now, seen["ann", "insert"].gained) == (30, 0)
+    assert seen["visitor", "select"].rows_then == 0
+    commands.approve(project.connection, run, "switch", actor="ann")
+    expect(project.drive(run, batch_rows=7), State.COMPLETED)
+    assert names(project) == {"own rows", "team"}
+
+
+@pytest.mark.parametrize(
+    ("expected", "waits"), [({"gained": 11}, True), ({"gained": 12}, False), ({"gained": "any", "lost": 0}, False)]
+)
+def test_what_is_expected_does_not_wait(project: Engine, expected: dict[str, Any], *, waits: bool) -> None:
+    found = project.drive(project.enqueue(file(OWN, TEAM, expect=expected)))
+    assert found.state is (State.WAITING if waits else State.COMPLETED), found.error
+
+
+def test_a_loss_waits_where_the_file_says_so(project: Engine) -> None:
+    found = project.drive(project.enqueue(file(TEAM, expect={"gained": "any", "lost": 0})))
+    expect(found, State.WAITING)
+
+
+def test_what_was_not_predicted_undoes_the_switch(project: Engine) -> None:
+    """A role that a persona gets in between has a policy asked for it that nobody counted."""
+    database = project.value("SELECT current_database()::text")
+    role, visitor = f"staff_{database}", f"visitor_{database}"
+    project.execute(f'CREATE ROLE "{role}"; CREATE ROLE "{visitor}"; GRANT "{visitor}" TO CURRENT_USER')
+    project.execute(f'GRANT USAGE ON SCHEMA "Odd Schema" TO "{visitor}"; GRANT SELECT ON "Odd Schema"."Order" TO "{visitor}"')
+    try:
+        staff = {"name": "staff", "for": "select", "to": [role], "using": "true"}
+        personas = {**PERSONAS, "visitor": {"role": visitor, "claims": {"aud": "x"}}}
+        run = project.enqueue(file(OWN, staff, expect={"gained": "any"}, approve=("switch",), personas=personas))
+        expect(project.drive(run), State.WAITING)
+        project.execute(f'GRANT "{role}" TO "{visitor}"')
+        commands.approve(project.connection, run, "switch", actor="ann")
+        failed = project.drive(run)
+        expect(failed, State.FAILED)
+        assert failed.error is not None
+        assert "visitor would not see what was predicted: 60 (1, a, \"b\"; " in failed.error["message"]
+        assert names(project) == {"it's old", "no team 4"}, "nothing of the switch is left"
+        project.execute(f'REVOKE "{role}" FROM "{visitor}"')
+        commands.resume(project.connection, run, actor="ann")
+        expect(project.drive(run), State.COMPLETED)
+    finally:
+        project.execute(f'DROP POLICY IF EXISTS staff ON "Odd Schema"."Order"; DROP OWNED BY "{visitor}"')
+        project.execute(f'DROP ROLE "{visitor}"; DROP ROLE "{role}"')
+
+
+def test_rows_that_change_meanwhile_are_no_wrong_prediction(project: Engine) -> None:
+    run = project.enqueue(file(OWN, TEAM, expect={"gained": "any"}, approve=("switch",)))
+    expect(project.drive(run), State.WAITING)
+    project.execute('UPDATE "Odd Schema"."Order" SET team = 1, owner = NULL; DELETE FROM "Odd Schema"."Order" WHERE id > 50')
+    commands.approve(project.connection, run, "switch", actor="ann")
+    expect(project.drive(run), State.COMPLETED)
+
+
+def test_policies_that_somebody_else_has_changed_are_left_alone(project: Engine) -> None:
+    run = project.enqueue(file(OWN, expect={"gained": "any"}, approve=("switch",)))
+    expect(project.drive(run), State.WAITING)
+    project.execute('ALTER POLICY "no team 4" ON "Odd Schema"."Order" USING (team <> 3)')
+    commands.approve(project.connection, run, "switch", actor="ann")
+    failed = project.drive(run)
+    expect(failed, State.FAILED)
+    assert failed.error is not None
+    assert "'no team 4' is another" in failed.error["message"]
+    assert names(project) == {"it's old", "no team 4"}
+
+
+def test_both_sets_live_side_by_side_until_contract(project: Engine) -> None:
+    text = file(OWN, TEAM, keep_both=True, expect={"gained": 12}, approve=("contract",))
+    run = project.enqueue(text)
+    found = project.drive(run)
+    expect(found, State.WAITING)
+    assert found.phase is Phase.CONTRACT, "team 4 is still restricted: fewer rows are gained than later"
+    assert names(project) == {"it's old", "no team 4", "own rows", "team"}
+    commands.approve(project.connection, run, "contract", actor="ann")
+    expect(project.drive(run), State.COMPLETED)
+    assert names(project) == {"own rows", "team"}
+    by_phase = {(one.phase, one.persona, one.command): one.gained for one in results.of_run(project.connection, run)[0]}
+    assert (by_phase[Phase.SWITCH, "ann", "select"], by_phase[Phase.CONTRACT, "ann", "select"]) == (6, 12)
+
+
+def test_the_way_back_of_both_sets(project: Engine) -> None:
+    assert whole_way_back_from_every_step(project, file(OWN, keep_both=True, expect={"gained": "any"})) > 8
+
+
+def test_row_level_security_is_turned_on_with_the_policies(project: Engine) -> None:
+    project.execute('ALTER TABLE "Odd Schema"."Order" DISABLE ROW LEVEL SECURITY')
+    assert "is off, so that no policy is asked [0007]" in told(project, file(OWN))
+    text = file(OWN, enable=True, force=True)
+    assert whole_way_back_from_every_step(project, text) > 8
+    run = project.enqueue(text)
+    expect(project.drive(run), State.COMPLETED)
+    seen = counted(project, run)
+    assert (seen["visitor", "select"].rows_now, seen["visitor", "select"].rows_then) == (60, 0)
+
+
+def test_the_owner_alone_needs_no_other_right(project: Engine) -> None:
+    """Neither superuser nor BYPASSRLS; `force` would hide the rows from it."""
+    owner = f"owner_{project.value('SELECT current_database()::text')}"
+    project.execute(f'CREATE ROLE "{owner}"; GRANT anon, authenticated, "{owner}" TO CURRENT_USER')
+    try:
+        project.execute(f'GRANT anon, authenticated TO "{owner}"; GRANT USAGE, CREATE ON SCHEMA "Odd Schema" TO "{owner}"')
+        project.execute(f'ALTER TABLE "Odd Schema"."Order" OWNER TO "{owner}"')
+        with project.connection.transaction(force_rollback=True):
+            project.execute(f'SET LOCAL ROLE "{owner}"')
+            found = examine.examine(project.connection, definition.parse(file(OWN, enable=True)))
+            assert not found.findings, found.findings
+            assert "`force` would hide rows" in told(project, file(OWN, enable=True, force=True))
+    finally:
+        project.execute(f'REASSIGN OWNED BY "{owner}" TO CURRENT_USER; DROP OWNED BY "{owner}"; DROP ROLE "{owner}"')
+
+
+def test_an_error_that_a_persona_meets_then_waits_for_a_person(project: Engine) -> None:
+    project.execute('UPDATE "Odd Schema"."Order" SET "Part %" = \'7\'')
+    fails = {"name": "number", "for": "select", "using": "CAST(nullif(current_setting('app.tenant', true), '') AS integer) = team"}
+    personas = {**PERSONAS, "broken": {"role": "authenticated", "claims": {"sub": ANN}, "settings": {"app.tenant": "x"}}}
+    run = project.enqueue(file(fails, personas=personas))
+    expect(project.drive(run, batch_rows=20), State.WAITING)
+    seen = counted(project, run)
+    assert "22P02" in (seen["broken", "select"].error_then or "")
+    assert seen["broken", "select"].error_now is None
+    assert seen["ann", "select"].error_then is None
+    asked = results.of_run(project.connection, run)[0]
+    expectation = definition.parse(file(fails)).operations[0].expect  # type: ignore[union-attr] # it is this one
+    assert {one.persona for one in asked if one.unexpected(expectation)} == {"broken"}
+
+
+REFUSED = {
+    "nobody to ask": (file(OWN, personas={}), "there is nobody as whom"),
+    "an unknown role": (file(OWN, personas={"a": {"role": "nobody"}}), "personas.a: there is no role nobody"),
+    "a role that is not ours to take": (
+        file(OWN, personas={"a": {"role": "supabase_auth_admin"}}),
+        "the role postgres may not take the role supabase_auth_admin",
+    ),
+    "a policy for an unknown role": (file({**OWN, "to": ["Anon"]}), "policies[0].to: there is no role Anon"),
+    "an unknown column": (file({**OWN, "using": "nobody = 1"}), 'column "nobody" does not exist'),
+    "two expressions": (file({**OWN, "using": "true) WITH CHECK (true"}), "policies[0].using is not one expression"),
+    "reads itself": (
+        file({**OWN, "using": 'team IN (SELECT o.team FROM "Odd Schema"."Order" o)'}),
+        "reads Odd Schema.Order itself",
+    ),
+    "reads itself by its name alone": (
+        file({**OWN, "using": 'team IN (SELECT o.team FROM "Order" o)'}),
+        "would have to ask themselves: infinite recursion",
+    ),
+    "reads itself by way of another": (
+        file({**OWN, "using": "team IN (SELECT r.team FROM public.rota r)"}),
+        "the new policies read rota, whose own policies read Odd Schema.Order in turn",
+    ),
+    "the same again": (
+        file(
+            {"name": "it's old", "to": ["authenticated"], "using": "owner = auth.uid()"},
+            {"name": "no team 4", "for": "select", "restrictive": True, "using": "team <> 4"},
+        ),
+        "has these policies already",
+    ),
+    "two of one name": (
+        file({"name": "it's old", "using": "true"}, keep_both=True),
+        "both have a policy it's old",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(project: Engine, name: str) -> None:
+    text, words = REFUSED[name]
+    project.execute(
+        "CREATE TABLE rota (team integer); ALTER TABLE rota ENABLE ROW LEVEL SECURITY; CREATE POLICY shared ON rota "
+        'USING (EXISTS (SELECT FROM "Odd Schema"."Order" o WHERE o.team = rota.team))'
+    )
+    with pytest.raises(Refused) as refused:
+        project.enqueue(text)
+    assert words in str(refused.value)
+
+
+def test_a_table_without_a_key_is_refused(project: Engine) -> None:
+    project.execute('ALTER TABLE "Odd Schema"."Order" DROP CONSTRAINT "Order_pkey"')
+    with pytest.raises(Refused, match="has no primary key"):
+        project.enqueue(file(OWN))
+
+
+ADVICE = {
+    "asked for each row": ({**OWN, "using": "owner = auth.uid()"}, "calls auth.uid() for each row [0003]"),
+    "once": (OWN, None),
+    "several": ({**TEAM, "for": "all"}, "2 permissive policies are asked for each row that authenticated reaches by SELECT [0006]"),
+    "a function for each row": ({**OWN, "using": "app.is_mine(team)"}, "app.is_mine() is called for each row of Odd Schema.Order"),
+    "metadata": ({**OWN, "using": "(auth.jwt() -> 'user_metadata') IS NOT NULL"}, "reads user_metadata"),
+    "nobody": ({**OWN, "using": "auth.uid() IS NULL OR team = 1"}, "lets a session without a user in [0030]"),
+    "anything": ({"name": "w", "for": "update", "using": "true"}, "lets public write any row [0024]"),
+    "no index": ({**OWN, "using": "team = 1"}, "no index serves team; create one first"),
+    "an index": ({**OWN, "using": "id = 1"}, None),
+}
+
+
+@pytest.mark.parametrize("name", ADVICE)
+def test_advice(project: Engine, name: str) -> None:
+    policy, words = ADVICE[name]
+    project.execute(
+        "CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO PUBLIC; CREATE FUNCTION app.is_mine(integer) RETURNS boolean "
+        "LANGUAGE plpgsql STABLE SECURITY DEFINER AS 'BEGIN RETURN $1 = 1; END'"
+    )
+    if "index" in name:
+        project.execute('INSERT INTO "Odd Schema"."Order" SELECT n, \'b\' FROM generate_series(100, 11000) n')
+        project.execute('ANALYZE "Odd Schema"."Order"')
+    said = told(project, file(policy, *([OWN] if name == "several" else [])))
+    if words is None:
+        assert "for each row" not in said
+        assert "no index" not in said
+    else:
+        assert words in said
+
+
+def test_policies_of_other_tables_that_read_this_one_are_named(project: Engine) -> None:
+    project.execute(
+        "CREATE TABLE parts (team integer); ALTER TABLE parts ENABLE ROW LEVEL SECURITY; CREATE POLICY shared ON parts "
+        'USING (EXISTS (SELECT FROM "Odd Schema"."Order" o WHERE o.team = parts.team))'
+    )
+    assert "the policy shared of parts reads Odd Schema.Order" in told(project, file(OWN))
