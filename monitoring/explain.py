@@ -344,6 +344,9 @@ def _awaiting(run: Progress) -> Iterator[str | Remedy]:
         yield "The data will be verified again before the run continues."
     for one in run.after_contract:
         yield sentence(one.in_words)
+    if run.policies:
+        yield f"The policies from {run.phase} on do more than the file expects:"
+        yield from (sentence(one.in_words) for one in run.policies)
     begin = f"let it begin: backfilld approve {run.name} --phase {run.phase}"
     if any(one.still_comes for one in run.after_contract):
         yield Remedy(f"deploy an application that no longer sends such statements, then {begin}")

@@ -19,7 +19,7 @@ from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record import runs as runs_store
 from backfilld.migrations.record import workers
 from backfilld.migrations.record.states import ACTIVE, ENDED, RESTING, LaneKind, Phase, State, Wish
-from backfilld.monitoring import after_contract
+from backfilld.monitoring import after_contract, policies
 from backfilld.monitoring.after_contract import AfterContract
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.indexes import Work
     from backfilld.migrations.record.model import Pace, Run
     from backfilld.migrations.record.pace import Stop
+    from backfilld.monitoring.policies import Unexpected
 
 #: Without a batch for this long, and longer than two batches take, the rate is 0 and not that of the past.
 STILL_SECONDS = 10.0
@@ -95,6 +96,8 @@ class Progress:
     journal_bytes: int | None = None
     #: While contract waits for its approval: what the application can no longer do afterwards, and whether it still does it.
     after_contract: tuple[AfterContract, ...] = ()
+    #: While a phase waits that puts other policies into force: what nobody expected of them.
+    policies: tuple[Unexpected, ...] = ()
 
     #: While it waits: what another session has changed since the data was verified, in words; not part of `to_json`.
     changed_since: tuple[str, ...] = ()
@@ -160,6 +163,7 @@ KEYS = (
     "own_values",
     "rows_moved",
     "journal_bytes",
+    "policies",
 )
 
 
@@ -186,12 +190,14 @@ def read_within(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
     ahead = after_contract.read(
         connection, [run for run in runs if run.state is State.WAITING and run.phase is Phase.CONTRACT]
     )
+    beyond = policies.unexpected(connection, runs)
     return [
         replace(
             measure(
                 run, walks[run.run], pace, now=clock["now"], stop=stop, index_work=works.get(run.run), nobody=nobody
             ),
             after_contract=ahead.get(run.run, ()),
+            policies=beyond.get(run.run, ()),
             changed_since=_changed_since(connection, run),
         )
         for run in runs

@@ -271,7 +271,8 @@ def _of_lanes(
 def _of_step(step: Step, place: Place, dry_run: DryRun | None, *, raw: bool) -> list[PlannedAction]:
     if not isinstance(step, Action):
         text = f"-- {step.kind}: {step.table}"
-        return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=step.note, operation=place.operation)]
+        lock = LockMode.ACCESS_SHARE if step.kind in {"compare", "confirm"} else LockMode.ROW_EXCLUSIVE
+        return [PlannedAction(sql=text, lock=lock, note=step.note, operation=place.operation)]
     planned = _of_lock(needed(step), place)
     for number, statement in enumerate(step.statements):
         seen = dry_run.at(replace(place, statement=number)) if dry_run is not None else Seen(by_rule_because="-")

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 #: Calls that give the same for every row of a statement.
 _OF_SESSION = re.compile(r"\b(auth\.(?:uid|jwt|role|email)|(?:pg_catalog\.)?current_setting)\(")
-#: The same call as a sub-select, which PostgreSQL asks once.
-_ONCE = re.compile(r"\(\s*SELECT\s+(?:[^()]|\([^()]*\)|\((?:[^()]|\([^()]*\))*\))*\)", re.IGNORECASE)
+_SELECT = re.compile(r"\(\s*SELECT\b", re.IGNORECASE)
 _METADATA = re.compile(r"\buser_metadata\b|\braw_user_meta_data\b")
 _NOBODY = re.compile(r"\(\s*auth\.uid\(\)\s+IS\s+NULL\s*\)|\bSELECT auth\.uid\(\)[^)]*\)\s+IS\s+NULL", re.IGNORECASE)
 _FUNCTION = re.compile(r'((?:"[^"]+"|[a-z_][\w$]*)\.(?:"[^"]+"|[a-z_][\w$]*))\(')
@@ -59,7 +58,7 @@ def of_set(table: str, new: PolicySet, personas: Sequence[Persona]) -> Iterator[
 
 def _of_policy(policy: Policy) -> Iterator[str]:
     for text in filter(None, (policy.using, policy.check)):
-        if called := sorted(set(_OF_SESSION.findall(_ONCE.sub("", text)))):
+        if called := sorted(set(_OF_SESSION.findall(_without_selects(text)))):
             yield (
                 f"the policy {policy.name} calls {called[0]}() for each row [0003]: write (SELECT {called[0]}(…)), which is asked once"
             )
@@ -111,11 +110,23 @@ def of_others(table: str, read_by: Sequence[tuple[str, str]], opened: Mapping[st
 def _calls(text: str) -> Iterator[tuple[str, str]]:
     """Functions with a schema that a condition calls, each with what stands between its parentheses."""
     for found in _FUNCTION.finditer(text):
-        depth, end = 1, found.end()
-        while depth and end < len(text):
-            depth += {"(": 1, ")": -1}.get(text[end], 0)
-            end += 1
-        yield found[1], text[found.end() : end - 1]
+        yield found[1], text[found.end() : _closed(text, found.end()) - 1]
+
+
+def _without_selects(text: str) -> str:
+    """What stands outside of sub-selects: PostgreSQL asks one once, where nothing in it is about the row."""
+    while (found := _SELECT.search(text)) is not None:
+        text = text[: found.start()] + text[_closed(text, found.start() + 1) :]
+    return text
+
+
+def _closed(text: str, start: int) -> int:
+    """Behind the parenthesis that closes the one before `start`."""
+    depth, end = 1, start
+    while depth and end < len(text):
+        depth += {"(": 1, ")": -1}.get(text[end], 0)
+        end += 1
+    return end
 
 
 def _is_compared(column: str, text: str) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from backfilld.migrations.policies.results import EXAMPLES
 from backfilld.migrations.policies.rules import Command, rule
 from backfilld.migrations.queries import templates
 from backfilld.migrations.walks.firing import THEIRS
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 _SQL = templates(__package__, "comparison")
 
-#: As many keys are named of the rows that a persona gains or loses by one command: what a person reads before deciding.
-EXAMPLES = 20
 #: Rows of the table that the switch looks at as each persona while it holds the lock, the first by their key: some milliseconds.
 UNDER_LOCK = 2000
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from psycopg.types.json import Jsonb
 
-from backfilld.migrations.policies.comparison import EXAMPLES
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record.states import Phase
 
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
 
 _SQL = queries(__package__, "personas")
+
+#: As many keys are named of the rows that a persona gains or loses by one command: what a person reads before deciding.
+EXAMPLES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,23 +55,22 @@ class Counted:
         )
 
     def unexpected(self, expect: Expect) -> str:
-        """Why a person has to look at it, in words, with the keys of some rows; empty for no reason."""
-        told = self.in_numbers(expect)
-        if not told or self._fails:
-            return told
-        gained = expect.gained != "any" and self.gained > expect.gained
-        return told + (_named(self.gained, self.gained_keys) if gained else _named(self.lost, self.lost_keys))
-
-    def in_numbers(self, expect: Expect) -> str:
-        """The same, without what is in the rows."""
+        """Why a person has to look at it, in words and without what is in the rows; empty for no reason."""
         who = f"{self.persona} {_DOES[self.command]}"
         if self._fails:
             return f"statements of {self.persona} fail ({self.error_then})"
         if expect.gained != "any" and self.gained > expect.gained:
             return f"{who} {_rows(self.gained)} that it could not before"
         if expect.lost != "any" and self.lost > expect.lost:
-            return f"{who} {_rows(self.lost)} fewer"
+            return f"{who} {_rows(self.lost)}{_FEWER}"
         return ""
+
+    def examples(self, said: str) -> str:
+        """The keys of a few rows of those that `unexpected` speaks of, in parentheses; empty where none is kept."""
+        if self._fails:
+            return ""
+        fewer = said.endswith(_FEWER)
+        return _named(self.lost, self.lost_keys) if fewer else _named(self.gained, self.gained_keys)
 
     @property
     def _fails(self) -> bool:
@@ -80,6 +81,7 @@ class Counted:
         return asdict(self)
 
 
+_FEWER = " fewer"
 _DOES = {
     "select": "sees",
     "insert": "may insert",

@@ -16,7 +16,6 @@ from backfilld.migrations.policies.comparison import COMPARED, Comparison, becom
 from backfilld.migrations.policies.results import Counted
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.record.states import Phase
-from backfilld.migrations.walks.sizing import FIRST_ROWS
 from backfilld.worker.lanes.batch import Tally
 from backfilld.worker.lanes.kinds import LaneWork
 
@@ -75,8 +74,6 @@ class _Range:
 class _Persona(LaneWork):
     """Looks at rows as each persona."""
 
-    #: Looking at a row costs a small part of writing it.
-    first_rows: ClassVar[int] = 5 * FIRST_ROWS
     changes_rows: ClassVar[bool] = False
 
     policies: ReplacePolicies

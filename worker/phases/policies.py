@@ -34,7 +34,10 @@ def judge(connection: Connection, run: Run, operation: int) -> None:
                 operation=operation,
                 phase=phase,
                 # Without the keys of rows: events are kept for longer than these.
-                findings=[one.in_numbers(definition.expect) for one in unexpected],
+                findings=[
+                    {"persona": one.persona, "command": one.command, "said": one.unexpected(definition.expect)}
+                    for one in unexpected
+                ],
             )
             runs.withdraw_approval(connection, run.run, phase)
 

@@ -20,7 +20,10 @@ def _check_rows(value: object) -> object:
     raise Wrong(f"`{shown(str(value))}` is not a number of rows", "Write a whole number from 0 on, or `any`.")
 
 
-Rows = Annotated[int | Literal["any"], BeforeValidator(_check_rows, json_schema_input_type=int | Literal["any"])]
+Rows = Annotated[
+    int | Literal["any"],
+    BeforeValidator(_check_rows, json_schema_input_type=Annotated[int, Field(ge=0)] | Literal["any"]),
+]
 
 
 class NewPolicy(FileModel):

@@ -28,11 +28,11 @@ def create(table: TableName, policy: Policy) -> tuple[Statement, ...]:
             _roles(policy.roles),
         )
     ]
-    # A line of its own: the text may end in a comment.
-    if policy.using is not None:
-        parts.append(sql.SQL("USING ({}\n)").format(sql.SQL(policy.using)))
-    if policy.check is not None:
-        parts.append(sql.SQL("WITH CHECK ({}\n)").format(sql.SQL(policy.check)))
+    for words, condition in (("USING", policy.using), ("WITH CHECK", policy.check)):
+        if condition is not None:
+            # A text of a user's may end in a comment.
+            end = sql.SQL("\n" if "--" in condition else "")
+            parts.append(sql.SQL("{} ({}{})").format(sql.SQL(words), sql.SQL(condition), end))
     made = Statement(sql=sql.SQL(" ").join(parts), lock=LockMode.ACCESS_EXCLUSIVE, brief=True)
     if policy.comment is None:
         return (made,)

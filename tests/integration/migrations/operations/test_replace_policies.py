@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 ANN = "00000000-0000-4000-8000-00000000000a"
 OWN = {"name": "own rows", "to": ["authenticated"], "using": "owner = (SELECT auth.uid())"}
 TEAM = {"name": "team", "for": "select", "to": ["authenticated"], "using": "team = 1"}
-PERSONAS = {"ann": {"role": "authenticated", "claims": {"sub": ANN}}, "visitor": {"role": "anon", "claims": {"aud": "x"}}}
+PERSONAS = {
+    "ann": {"role": "authenticated", "claims": {"sub": ANN}},
+    "visitor": {"role": "anon", "claims": {"aud": "x"}},
+}
 SCHEMA = f"""
 CREATE SCHEMA "Odd Schema";
 GRANT USAGE ON SCHEMA "Odd Schema" TO anon, authenticated;
@@ -41,7 +44,9 @@ CREATE POLICY "no team 4" ON "Odd Schema"."Order" AS RESTRICTIVE FOR SELECT USIN
 """
 
 
-def file(*policies: dict[str, Any], personas: dict[str, Any] | None = None, approve: tuple[str, ...] = (), **keys: Any) -> str:
+def file(
+    *policies: dict[str, Any], personas: dict[str, Any] | None = None, approve: tuple[str, ...] = (), **keys: Any
+) -> str:
     """A migration file. Any: its JSON."""
     operation = {"table": "Odd Schema.Order", "policies": list(policies), **keys}
     return json.dumps(
@@ -67,7 +72,11 @@ def names(engine: Engine) -> set[str]:
 
 
 def counted(engine: Engine, run: int) -> dict[tuple[str, str], Counted]:
-    return {(one.persona, one.command): one for one in results.of_run(engine.connection, run)[0] if one.phase is Phase.SWITCH}
+    return {
+        (one.persona, one.command): one
+        for one in results.of_run(engine.connection, run)[0]
+        if one.phase is Phase.SWITCH
+    }
 
 
 def told(engine: Engine, text: str) -> str:
@@ -97,7 +106,7 @@ def test_a_gain_that_nobody_expects_waits_for_a_person(project: Engine) -> None:
     assert (seen["ann", "select"].rows_now, seen["ann", "select"].rows_then) == (24, 36)
     assert (seen["ann", "select"].gained, seen["ann", "select"].lost) == (12, 0)
     assert set(seen["ann", "select"].gained_keys) == {
-        (str(n), 'a, "b"') for n in range(1, 61) if n % 2 == 0 and n % 5 == 4 or n % 2 and n % 5 == 1
+        (str(n), 'a, "b"') for n in range(1, 61) if (n % 2 == 0 and n % 5 == 4) or (n % 2 and n % 5 == 1)
     }
     assert (seen["ann", "insert"].rows_now, seen["ann", "insert"].gained) == (30, 0)
     assert seen["visitor", "select"].rows_then == 0
@@ -124,7 +133,9 @@ def test_what_was_not_predicted_undoes_the_switch(project: Engine) -> None:
     database = project.value("SELECT current_database()::text")
     role, visitor = f"staff_{database}", f"visitor_{database}"
     project.execute(f'CREATE ROLE "{role}"; CREATE ROLE "{visitor}"; GRANT "{visitor}" TO CURRENT_USER')
-    project.execute(f'GRANT USAGE ON SCHEMA "Odd Schema" TO "{visitor}"; GRANT SELECT ON "Odd Schema"."Order" TO "{visitor}"')
+    project.execute(
+        f'GRANT USAGE ON SCHEMA "Odd Schema" TO "{visitor}"; GRANT SELECT ON "Odd Schema"."Order" TO "{visitor}"'
+    )
     try:
         staff = {"name": "staff", "for": "select", "to": [role], "using": "true"}
         personas = {**PERSONAS, "visitor": {"role": visitor, "claims": {"aud": "x"}}}
@@ -135,7 +146,7 @@ def test_what_was_not_predicted_undoes_the_switch(project: Engine) -> None:
         failed = project.drive(run)
         expect(failed, State.FAILED)
         assert failed.error is not None
-        assert "visitor would not see what was predicted: 60 (1, a, \"b\"; " in failed.error["message"]
+        assert 'visitor would not see what was predicted: 60 (1, a, "b"; ' in failed.error["message"]
         assert names(project) == {"it's old", "no team 4"}, "nothing of the switch is left"
         project.execute(f'REVOKE "{role}" FROM "{visitor}"')
         commands.resume(project.connection, run, actor="ann")
@@ -148,7 +159,9 @@ def test_what_was_not_predicted_undoes_the_switch(project: Engine) -> None:
 def test_rows_that_change_meanwhile_are_no_wrong_prediction(project: Engine) -> None:
     run = project.enqueue(file(OWN, TEAM, expect={"gained": "any"}, approve=("switch",)))
     expect(project.drive(run), State.WAITING)
-    project.execute('UPDATE "Odd Schema"."Order" SET team = 1, owner = NULL; DELETE FROM "Odd Schema"."Order" WHERE id > 50')
+    project.execute(
+        'UPDATE "Odd Schema"."Order" SET team = 1, owner = NULL; DELETE FROM "Odd Schema"."Order" WHERE id > 50'
+    )
     commands.approve(project.connection, run, "switch", actor="ann")
     expect(project.drive(run), State.COMPLETED)
 
@@ -199,7 +212,9 @@ def test_the_owner_alone_needs_no_other_right(project: Engine) -> None:
     owner = f"owner_{project.value('SELECT current_database()::text')}"
     project.execute(f'CREATE ROLE "{owner}"; GRANT anon, authenticated, "{owner}" TO CURRENT_USER')
     try:
-        project.execute(f'GRANT anon, authenticated TO "{owner}"; GRANT USAGE, CREATE ON SCHEMA "Odd Schema" TO "{owner}"')
+        project.execute(
+            f'GRANT anon, authenticated TO "{owner}"; GRANT USAGE, CREATE ON SCHEMA "Odd Schema" TO "{owner}"'
+        )
         project.execute(f'ALTER TABLE "Odd Schema"."Order" OWNER TO "{owner}"')
         with project.connection.transaction(force_rollback=True):
             project.execute(f'SET LOCAL ROLE "{owner}"')
@@ -212,8 +227,15 @@ def test_the_owner_alone_needs_no_other_right(project: Engine) -> None:
 
 def test_an_error_that_a_persona_meets_then_waits_for_a_person(project: Engine) -> None:
     project.execute('UPDATE "Odd Schema"."Order" SET "Part %" = \'7\'')
-    fails = {"name": "number", "for": "select", "using": "CAST(nullif(current_setting('app.tenant', true), '') AS integer) = team"}
-    personas = {**PERSONAS, "broken": {"role": "authenticated", "claims": {"sub": ANN}, "settings": {"app.tenant": "x"}}}
+    fails = {
+        "name": "number",
+        "for": "select",
+        "using": "CAST(nullif(current_setting('app.tenant', true), '') AS integer) = team",
+    }
+    personas = {
+        **PERSONAS,
+        "broken": {"role": "authenticated", "claims": {"sub": ANN}, "settings": {"app.tenant": "x"}},
+    }
     run = project.enqueue(file(fails, personas=personas))
     expect(project.drive(run, batch_rows=20), State.WAITING)
     seen = counted(project, run)
@@ -282,8 +304,14 @@ def test_a_table_without_a_key_is_refused(project: Engine) -> None:
 ADVICE = {
     "asked for each row": ({**OWN, "using": "owner = auth.uid()"}, "calls auth.uid() for each row [0003]"),
     "once": (OWN, None),
-    "several": ({**TEAM, "for": "all"}, "2 permissive policies are asked for each row that authenticated reaches by SELECT [0006]"),
-    "a function for each row": ({**OWN, "using": "app.is_mine(team)"}, "app.is_mine() is called for each row of Odd Schema.Order"),
+    "several": (
+        {**TEAM, "for": "all"},
+        "2 permissive policies are asked for each row that authenticated reaches by SELECT [0006]",
+    ),
+    "a function for each row": (
+        {**OWN, "using": "app.is_mine(team)"},
+        "app.is_mine() is called for each row of Odd Schema.Order",
+    ),
     "metadata": ({**OWN, "using": "(auth.jwt() -> 'user_metadata') IS NOT NULL"}, "reads user_metadata"),
     "nobody": ({**OWN, "using": "auth.uid() IS NULL OR team = 1"}, "lets a session without a user in [0030]"),
     "anything": ({"name": "w", "for": "update", "using": "true"}, "lets public write any row [0024]"),
