@@ -142,16 +142,38 @@ class OldName:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherTable:
+    """A table whose policies read the one that gets others."""
+
+    #: In the notation of migration files.
+    relation: str
+    key: tuple[KeyColumn, ...]
+    policies: PolicySet
+    personas: tuple[Persona, ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            relation=value["relation"],
+            key=tuple(KeyColumn(**one) for one in value["key"]),
+            policies=PolicySet.from_json(value["policies"]),
+            personas=tuple(Persona.from_json(one) for one in value["personas"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyChange:
     """The policies of a table before and after, and who is asked what each of them shows."""
 
     old: PolicySet
     new: PolicySet
     personas: tuple[Persona, ...]
+    others: tuple[OtherTable, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         return cls(
+            others=tuple(OtherTable.from_json(one) for one in value["others"]),
             old=PolicySet.from_json(value["old"]),
             new=PolicySet.from_json(value["new"]),
             personas=tuple(Persona.from_json(one) for one in value["personas"]),

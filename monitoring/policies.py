@@ -48,7 +48,7 @@ def _of(connection: Connection, run: Run) -> tuple[Unexpected, ...]:
     if not events:
         return ()
     counted = {
-        (operation, one.persona, one.command): one
+        (operation, one.relation, one.persona, one.command): one
         for operation, several in results.of_run(connection, run.run).items()
         for one in several
         if one.phase is run.phase
@@ -57,5 +57,5 @@ def _of(connection: Connection, run: Run) -> tuple[Unexpected, ...]:
         Unexpected(operation=event["operation"], said=found["said"], counted=one)
         for event in events
         for found in event["findings"]
-        if (one := counted.get((event["operation"], found["persona"], found["command"]))) is not None
+        if (one := counted.get((event["operation"], found["relation"], found["persona"], found["command"]))) is not None
     )

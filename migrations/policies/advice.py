@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.policies.rules import applies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from backfilld.migrations.policies.trial import Seen
     from backfilld.migrations.postgres.policies import Persona, Policy, PolicySet
@@ -94,17 +94,6 @@ def of_plan(table: str, persona: Persona, seen: Seen, *, columns: Sequence[str],
                 f"as {persona.name} every statement reads all of {table} (about {rows:,} rows): no index serves {', '.join(compared)}; "
                 "create one first"
             )
-
-
-def of_others(table: str, read_by: Sequence[tuple[str, str]], opened: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Policies of other tables that read this one; and tables without policies of their own that the new set reads."""
-    for other, policy in read_by:
-        yield (
-            f"the policy {policy} of {other} reads {table}: which rows of {other} a role reaches changes with these policies, and is not "
-            "counted"
-        )
-    for other, names in opened.items():
-        yield f"{', '.join(names)} reads {other}, whose rows no policy hides"
 
 
 def _calls(text: str) -> Iterator[tuple[str, str]]:

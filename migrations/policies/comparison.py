@@ -130,12 +130,12 @@ def become(persona: Persona) -> Iterable[sql.Composed]:
 
 
 def first_rows(
-    table: TableName, key: tuple[KeyColumn, ...]
+    table: TableName, key: tuple[KeyColumn, ...], most: int = UNDER_LOCK
 ) -> tuple[tuple[sql.Composed, ...], Comparison, sql.Composed]:
-    """The first `UNDER_LOCK` rows of a table: statements that put down where they end, and how they are told from the others."""
+    """The first `most` rows of a table: statements that put down where they end, and how they are told from the others."""
     columns = [sql.Identifier(table.name, column.name) for column in key]
     order = sql.SQL(", ").join(columns)
-    rest = sql.SQL(" ORDER BY {} LIMIT {}").format(order, sql.Literal(UNDER_LOCK))
+    rest = sql.SQL(" ORDER BY {} LIMIT {}").format(order, sql.Literal(most))
     ends = tuple(
         sql.SQL(
             "SELECT pg_catalog.set_config({}, (SELECT last.key FROM (SELECT {}::text AS key, {} FROM {} AS {}{}) AS last "

@@ -28,6 +28,8 @@ class Counted:
 
     #: After which phase: switch, or contract where both sets of policies live until then.
     phase: Phase
+    #: The table; it may be another one, whose policies read it.
+    relation: str
     persona: str
     command: str
     rows_now: int = 0
@@ -43,9 +45,12 @@ class Counted:
     error_then: str | None = None
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any], *, phase: Phase, persona: str) -> Self:  # Any: columns of the record
+    def from_row(
+        cls, row: Mapping[str, Any], *, phase: Phase, relation: str, persona: str
+    ) -> Self:  # Any: of the record
         return cls(
             phase=phase,
+            relation=relation,
             persona=persona,
             **{name: row[name] for name in ("command", "rows_now", "rows_then", "gained", "lost")},
             gained_keys=_keys(row["gained_keys"]),
@@ -58,11 +63,11 @@ class Counted:
         """Why a person has to look at it, in words and without what is in the rows; empty for no reason."""
         who = f"{self.persona} {_DOES[self.command]}"
         if self._fails:
-            return f"statements of {self.persona} fail ({self.error_then})"
+            return f"statements of {self.persona} on {self.relation} fail ({self.error_then})"
         if expect.gained != "any" and self.gained > expect.gained:
-            return f"{who} {_rows(self.gained)} that it could not before"
+            return f"{who} {_rows(self.gained)} of {self.relation} that it could not before"
         if expect.lost != "any" and self.lost > expect.lost:
-            return f"{who} {_rows(self.lost)}{_FEWER}"
+            return f"{who} {_rows(self.lost)} of {self.relation}{_FEWER}"
         return ""
 
     def examples(self, said: str) -> str:
@@ -81,7 +86,7 @@ class Counted:
         return asdict(self)
 
 
-_FEWER = " fewer"
+_FEWER = " fewer than before"
 _DOES = {
     "select": "sees",
     "insert": "may insert",
@@ -107,7 +112,7 @@ def of_run(connection: Connection, run: int) -> dict[int, list[Counted]]:
     """What was counted, by the operation's number; by phase, persona and command."""
     found: dict[int, list[Counted]] = {}
     for row in connection.execute(_SQL["rows_of"], {"run": run}):
-        one = Counted.from_row(row, phase=Phase(row["phase"]), persona=row["persona"])
+        one = Counted.from_row(row, phase=Phase(row["phase"]), relation=row["relation"], persona=row["persona"])
         found.setdefault(row["operation"], []).append(one)
     return found
 

@@ -15,7 +15,6 @@ from backfilld.migrations.policies import results
 from backfilld.migrations.policies.comparison import COMPARED, Comparison, become
 from backfilld.migrations.policies.results import Counted
 from backfilld.migrations.postgres.sqlstates import classify, in_words
-from backfilld.migrations.record.states import Phase
 from backfilld.worker.lanes.batch import Tally
 from backfilld.worker.lanes.kinds import LaneWork
 
@@ -25,11 +24,12 @@ if TYPE_CHECKING:
     from backfilld.migrations.operations.replace_policies.steps import ReplacePolicies
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.policies import Persona, PolicySet
+    from backfilld.migrations.record.states import Phase
     from backfilld.migrations.walks.next_batch import BatchRange
     from backfilld.worker.lanes.batch import Batch
 
 #: What asking again later would answer the same: a row, a right or an expression of the rule is to blame.
-_LASTING = frozenset({"data", "fatal"})
+LASTING = frozenset({"data", "fatal"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class _Range:
         try:
             self._as_persona(persona, (), query)
         except psycopg.Error as exc:
-            if classify(exc) not in _LASTING:
+            if classify(exc) not in LASTING:
                 raise
             return False
         return True
@@ -104,11 +104,7 @@ class Compare(_Persona):
     """Counts what each persona may do now and then. First of all it proves that the rules say what PostgreSQL does today."""
 
     def as_persona(self, rows: _Range, persona: Persona) -> list[Counted]:
-        own = self.policies
-        stages = [(Phase.SWITCH, own.switched)]
-        if own.switched != own.new:
-            stages.append((Phase.CONTRACT, own.new))
-        return [one for phase, later in stages for one in self._count(rows, persona, phase, later)]
+        return [one for phase, later in self.policies.stages for one in self._count(rows, persona, phase, later)]
 
     def _count(self, rows: _Range, persona: Persona, phase: Phase, later: PolicySet) -> list[Counted]:
         now: PolicySet | None = self.policies.old
@@ -117,15 +113,18 @@ class Compare(_Persona):
         try:
             told = rows.ask(persona, now, after, really="now")
         except psycopg.Error as exc:
-            if classify(exc) not in _LASTING:
+            if classify(exc) not in LASTING:
                 raise
             now, after, errors = self._without_errors(rows, persona, later)
             told = rows.ask(persona, now, after, really="now") if now or after else []
         if now is not None:
-            _refuse_wrong(told, persona, str(self.walk.table), "sees today")
-        counted = [Counted.from_row({**row, **errors}, phase=phase, persona=persona.name) for row in told]
+            refuse_wrong(told, persona, self.relation, "sees today")
+        counted = [
+            Counted.from_row({**row, **errors}, phase=phase, relation=self.relation, persona=persona.name)
+            for row in told
+        ]
         if not counted and errors:
-            return [Counted(phase=phase, persona=persona.name, command="select", **errors)]
+            return [Counted(phase=phase, relation=self.relation, persona=persona.name, command="select", **errors)]
         return counted
 
     def _without_errors(
@@ -142,7 +141,7 @@ class Compare(_Persona):
                 rows.ask(persona, *pair, really="now")
                 kept.append(pair[0] or pair[1])
             except psycopg.Error as exc:
-                if classify(exc) not in _LASTING:
+                if classify(exc) not in LASTING:
                     raise
                 errors[name] = f"{exc.sqlstate}: {in_words(exc)}"
                 kept.append(None)
@@ -160,7 +159,7 @@ class Confirm(_Persona):
         try:
             told = rows.ask(persona, None, self.policies.switched, really="later")
         except psycopg.Error as exc:
-            if classify(exc) not in _LASTING:
+            if classify(exc) not in LASTING:
                 raise
             if rows.reads(persona):
                 problem = (
@@ -168,18 +167,19 @@ class Confirm(_Persona):
                 )
                 raise Refused([Finding("prediction", problem, _BACK)]) from exc
             return []  # as it was said before the switch
-        _refuse_wrong(told, persona, str(self.walk.table), "sees since the switch", remedy=_BACK)
+        refuse_wrong(told, persona, self.relation, "sees since the switch", remedy=_BACK)
         return []
 
 
 #: What there is to do where a rule is not what PostgreSQL does.
-_CANNOT = "Nothing was changed. Report it with the output of `backfilld plan`; policies that call functions which write, or whose answer changes, cannot be predicted"
+_CANNOT = (
+    "Nothing was changed. Where roles or policies have changed since the migration was enqueued, roll it back and enqueue it again; "
+    "policies that call functions which write, or whose answer changes from one call to the next, cannot be predicted"
+)
 _BACK = "The old policies come back by: backfilld rollback"
 
 
-def _refuse_wrong(
-    told: list[dict[str, Any]], persona: Persona, table: str, when: str, *, remedy: str = _CANNOT
-) -> None:
+def refuse_wrong(told: list[dict[str, Any]], persona: Persona, table: str, when: str, *, remedy: str = _CANNOT) -> None:
     """Raises Refused for rows of which a rule says something else than PostgreSQL."""
     wrong = sum(row["wrong"] for row in told)
     if wrong:

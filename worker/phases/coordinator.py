@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.operations import Action, Walk
 from backfilld.migrations.operations.ddl.constraints import NAMED_ROWS
+from backfilld.migrations.operations.replace_policies.steps import ReplacePolicies
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import audit, lanes, quarantine, runs
 from backfilld.migrations.record.model import Reached, Rollback
@@ -56,6 +57,7 @@ class Coordinator(RunStep):
         super().__init__(connection, known, lock_watch)
         self._steps = known.steps
         self._backfills = known.backfills
+        self.operations = known.operations
         self._index_builds = index_builds
         self._lane_plan = LanePlan(connection, known)
         self._prover = Prover(self, known.steps, self._lane_plan)
@@ -224,13 +226,18 @@ class Coordinator(RunStep):
             return self.sleep()
         if done.lanes and not self._must_look_again(walk, done):
             self._tell_walked(walk, done)
-            if walk.kind == "compare":
-                policies.judge(self.connection, self.run, walk.operation)
+            self._judge_policies(walk)
             return self.go_on(self.number + 1)
         if self._lane_plan.for_walk(walk, context):
             self.checkpoint(self.number, sleeps=True)
             return lanes.startable(self.connection, run)
+        self._judge_policies(walk)
         return self.go_on(self.number + 1)
+
+    def _judge_policies(self, walk: Walk) -> None:
+        operation = self.operations[walk.operation]
+        if walk.kind == "compare" and isinstance(operation, ReplacePolicies):
+            policies.judge(self.connection, self.run.run, operation)
 
     def _tell_walked(self, walk: Walk, done: Walked) -> None:
         """Put on record what a walk did; once, though two steps of the way back may need the same walk."""

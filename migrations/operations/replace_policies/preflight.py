@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from backfilld.migrations.facts import Facts, PolicyChange
+from backfilld.migrations.facts import Facts, OtherTable, PolicyChange
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.ddl import policies as ddl
-from backfilld.migrations.planning.checks.walks import with_key
+from backfilld.migrations.planning.checks.walks import key_of, with_key
 from backfilld.migrations.policies import advice, trial
-from backfilld.migrations.postgres import policies, tables
+from backfilld.migrations.policies.others import MOST_ROWS
+from backfilld.migrations.postgres import catalog, policies, tables
 from backfilld.migrations.postgres.lexer import self_containment_problem
 from backfilld.migrations.postgres.policies import Persona, Policy, PolicySet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from psycopg import sql
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.personas import Persona as OfFile
     from backfilld.migrations.planning.checks.findings import Case
     from backfilld.migrations.policies.trial import Tried
+    from backfilld.migrations.postgres.catalog import Table
 
 #: From 16 on a membership says whether it may be taken by SET ROLE.
 _WITH_SET = 160_000
@@ -37,7 +39,7 @@ def examine(case: Case, operation: ReplacePolicies) -> Facts:
     )
     _check_roles(case, operation)
     _check_force(case, operation)
-    personas = _personas(case, [column.name for column in facts.key])
+    personas = _personas(case)
     wanted = [_wanted(case, number, operation) for number in range(len(operation.policies))]
     if not facts.key or any(one is None for one in wanted):
         return facts
@@ -55,12 +57,37 @@ def examine(case: Case, operation: ReplacePolicies) -> Facts:
     _check_change(case, operation, old, new)
     for text in advice.of_set(str(table.name), new, personas):
         case.warn(text)
-    read_by = [(str(other), policy) for other, policy in policies.read_by(case.connection, table.oid)]
-    for text in advice.of_others(str(table.name), read_by, {}):
-        case.warn(text)
-    return Facts(
-        relation=facts.relation, key=facts.key, policies=PolicyChange(old=old, new=new, personas=tuple(personas))
-    )
+    change = PolicyChange(old=old, new=new, personas=tuple(personas), others=_others(case))
+    return Facts(relation=facts.relation, key=facts.key, policies=change)
+
+
+def _others(case: Case) -> tuple[OtherTable, ...]:
+    """The tables whose policies read this one, as far as the rows of all of them can be read."""
+    read_by: dict[TableName, list[str]] = {}
+    for name, policy in policies.read_by(case.connection, case.table.oid):
+        read_by.setdefault(name, []).append(policy)
+    found: list[OtherTable] = []
+    for name, names in read_by.items():
+        other = catalog.describe(case.connection, name)
+        said = f"the policy {', '.join(names)} of {name} reads {case.table.name}: which rows of {name} a role reaches changes with these policies"
+        if other is None or not other.keys or other.row_security_active or not other.may_select:
+            case.warn(f"{said}, and cannot be counted: this role may not read all of its rows, or it has no key")
+            continue
+        case.warn(f"{said}, which is counted for its first {MOST_ROWS:,} rows")
+        nature = tables.nature(case.connection, other)
+        found.append(
+            OtherTable(
+                relation=str(name),
+                key=key_of(other),
+                policies=PolicySet(
+                    policies=policies.policies_of(case.connection, other.oid),
+                    enabled=nature.row_security,
+                    forced=nature.forced,
+                ),
+                personas=tuple(_all_personas(case, other, tell=False)),
+            )
+        )
+    return tuple(found)
 
 
 def _wanted(case: Case, number: int, operation: ReplacePolicies) -> Policy | None:
@@ -181,31 +208,43 @@ def _check_change(case: Case, operation: ReplacePolicies, old: PolicySet, new: P
                 )
 
 
-def _personas(case: Case, key: Sequence[str]) -> list[Persona]:
-    application = case.migration.application
-    of_file = application.personas if application is not None else {}
-    if not of_file:
+def _personas(case: Case) -> list[Persona]:
+    """Those of the file, as far as they can be asked; why another cannot is put down."""
+    if case.migration.application is None or not case.migration.application.personas:
         case.refuse(
             "personas",
             "there is nobody as whom the policies could be compared",
             "Add `application: {personas: {member: {role: authenticated, claims: {sub: …}}}}`, one for each kind of user",
         )
+    return _all_personas(case, case.table, tell=True)
+
+
+def _all_personas(case: Case, table: Table, *, tell: bool) -> list[Persona]:
+    """The personas as they are to one table; with `tell` it is said what keeps one from being asked."""
+    application = case.migration.application
+    of_file = application.personas if application is not None else {}
     # A setting that one of them has is empty for the others: it is in a session in which somebody has set it before.
     unset = dict.fromkeys((setting for one in of_file.values() for setting in one.settings), "")
-    found = [_persona(case, name, one, key, unset) for name, one in of_file.items()]
-    return [one for one in found if one is not None]
+    found: list[Persona] = []
+    for name, one in of_file.items():
+        key = [column.name for column in key_of(table)]
+        role = policies.role(case.connection, one.role, table=table.oid, key=key)
+        if tell:
+            _tell(case, name, one, role)
+        if role is not None and role["may_be_taken"]:
+            found.append(_persona(name, one, role, unset))
+    return found
 
 
-def _persona(case: Case, name: str, one: OfFile, key: Sequence[str], unset: Mapping[str, str]) -> Persona | None:
-    """A persona with what its role may do; None once it is put down why it cannot be asked."""
-    role = policies.role(case.connection, one.role, table=case.table.oid, key=key)
+def _tell(case: Case, name: str, one: OfFile, role: Mapping[str, Any] | None) -> None:
+    """Refuse a persona whose role cannot be taken, and say what a careful person should know of another. Any: of the catalog."""
     if role is None:
         case.refuse(
             "personas",
             f"personas.{name}: there is no role {one.role}",
             "Name a role that exists; names are exact, never folded",
         )
-        return None
+        return
     if not role["may_be_taken"]:
         ours = case.found.backend.role
         with_set = " WITH SET TRUE" if case.found.backend.version >= _WITH_SET else ""
@@ -214,18 +253,24 @@ def _persona(case: Case, name: str, one: OfFile, key: Sequence[str], unset: Mapp
             f"personas.{name}: the role {ours} may not take the role {one.role} (SET ROLE)",
             f"GRANT {one.role} TO {ours}{with_set}, or leave the persona out",
         )
-        return None
+        return
     if not one.claims and not one.settings and not role["bypasses"]:
         case.warn(f"the persona {name} has no claims: it is compared as somebody who has not signed in")
-    may = tuple(
-        what for what in ("select", "insert", "update", "delete") if role["may_use_schema"] and role[f"may_{what}"]
-    )
-    if not may:
+    if not _may(role):
         case.warn(f"the persona {name} has no privilege on {case.table.name}, whatever its policies say")
     elif not role["sees_key"]:
         case.warn(
             f"the persona {name} may not read the key of {case.table.name}: what it really sees cannot be compared row by row"
         )
+
+
+def _may(role: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the privileges of a table let a role try. Any: of the catalog."""
+    commands = ("select", "insert", "update", "delete")
+    return tuple(what for what in commands if role["may_use_schema"] and role[f"may_{what}"])
+
+
+def _persona(name: str, one: OfFile, role: Mapping[str, Any], unset: Mapping[str, str]) -> Persona:
     claims = json.dumps({"role": one.role, **one.claims}, ensure_ascii=False)
     return Persona(
         name=name,
@@ -234,6 +279,6 @@ def _persona(case: Case, name: str, one: OfFile, key: Sequence[str], unset: Mapp
         bypasses=role["bypasses"],
         owns=role["owns"],
         roles=tuple(role["roles"]),
-        may=may,
+        may=_may(role),
         sees_key=bool(role["sees_key"]),
     )

@@ -18,9 +18,10 @@ from backfilld.migrations.operations.ddl import policies as ddl
 from backfilld.migrations.operations.ddl import tables
 from backfilld.migrations.policies import rules
 from backfilld.migrations.policies.comparison import WRONG, become, first_rows
+from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
-    from backfilld.migrations.facts import PolicyChange
+    from backfilld.migrations.facts import OtherTable, PolicyChange
     from backfilld.migrations.operations.base import Statement, Step
     from backfilld.migrations.postgres.policies import Persona, Policy, PolicySet
 
@@ -44,8 +45,19 @@ class ReplacePolicies(Plain[file.ReplacePolicies]):
         return rules.both(self.old, self.new) if self.definition.keep_both else self.new
 
     @property
+    def stages(self) -> tuple[tuple[Phase, PolicySet], ...]:
+        """The sets that come into force, each with the phase in which it does."""
+        switch = (Phase.SWITCH, self.switched)
+        return (switch, (Phase.CONTRACT, self.new)) if self.switched != self.new else (switch,)
+
+    @property
     def personas(self) -> tuple[Persona, ...]:
         return self._change.personas
+
+    @property
+    def others(self) -> tuple[OtherTable, ...]:
+        """Tables whose policies read this one."""
+        return self._change.others
 
     def verify(self) -> tuple[Step, ...]:
         note = "counts what each persona may do with every row, now and then; no policy is touched"

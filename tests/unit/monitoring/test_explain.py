@@ -114,6 +114,7 @@ CASES: dict[str, Explanation] = {
                     said="ann sees 12 rows that it could not before",
                     counted=Counted(
                         phase=Phase.SWITCH,
+                        relation="jobs",
                         persona="ann",
                         command="select",
                         gained=12,

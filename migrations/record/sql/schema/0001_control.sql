@@ -303,6 +303,7 @@ CREATE TABLE backfilld.persona_rows (
     operation          integer NOT NULL,
     lane               integer NOT NULL,
     phase              text NOT NULL CHECK (phase IN ('switch', 'contract')),
+    relation           text NOT NULL,                           -- the table, or another whose policies read it
     persona            text NOT NULL,
     command            text NOT NULL,
     rows_now           bigint NOT NULL,
@@ -313,7 +314,7 @@ CREATE TABLE backfilld.persona_rows (
     lost_keys          jsonb NOT NULL,
     error_now          text,                                    -- what a statement fails with that is asked about these rows
     error_then         text,
-    PRIMARY KEY (run, operation, phase, persona, command, lane)
+    PRIMARY KEY (run, operation, phase, relation, persona, command, lane)
 ) WITH (fillfactor = 50);
 
 -- A table that holds people's data is its owner's alone: default privileges may have granted something.

@@ -14,7 +14,9 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning import examine
 from backfilld.migrations.policies import results
 from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring.policies import unexpected
 from backfilld.producers import commands
+from backfilld.worker.phases import policies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -338,9 +340,54 @@ def test_advice(project: Engine, name: str) -> None:
         assert words in said
 
 
-def test_policies_of_other_tables_that_read_this_one_are_named(project: Engine) -> None:
+def test_rows_of_tables_whose_policies_read_this_one_are_counted(project: Engine) -> None:
+    """Under the policy of parts, which reads the table whose policies change; and what is said of them is what comes true."""
     project.execute(
-        "CREATE TABLE parts (team integer); ALTER TABLE parts ENABLE ROW LEVEL SECURITY; CREATE POLICY shared ON parts "
-        'USING (EXISTS (SELECT FROM "Odd Schema"."Order" o WHERE o.team = parts.team))'
+        """
+        CREATE TABLE "Odd Schema".parts (part integer PRIMARY KEY, "order" bigint);
+        INSERT INTO "Odd Schema".parts SELECT n, n / 2 FROM generate_series(1, 100) n;
+        GRANT SELECT, UPDATE ON "Odd Schema".parts TO anon, authenticated; ALTER TABLE "Odd Schema".parts ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY shared ON "Odd Schema".parts FOR SELECT
+            USING (EXISTS (SELECT FROM "Odd Schema"."Order" o WHERE o.id = parts."order") OR "order" IN (SELECT id FROM "Odd Schema"."Order"))
+        """
     )
-    assert "the policy shared of parts reads Odd Schema.Order" in told(project, file(OWN))
+    assert "the policy shared of Odd Schema.parts reads Odd Schema.Order" in told(project, file(OWN))
+
+    def seen() -> set[int]:
+        with project.connection.transaction(force_rollback=True):
+            project.execute("SELECT set_config('request.jwt.claims', %s, true)", json.dumps({"sub": ANN}))
+            project.execute("SET LOCAL ROLE authenticated")
+            return {row["part"] for row in project.execute('SELECT part FROM "Odd Schema".parts')}
+
+    before = seen()
+    run = project.enqueue(file(OWN, TEAM))
+    expect(project.drive(run), State.WAITING)
+    parts = {
+        (one.persona, one.command): one
+        for one in results.of_run(project.connection, run)[0]
+        if one.relation == "Odd Schema.parts"
+    }
+    assert parts["visitor", "select"].rows_then == 0
+    commands.approve(project.connection, run, "switch", actor="ann")
+    expect(project.drive(run), State.COMPLETED)
+    after = seen()
+    assert (parts["ann", "select"].rows_now, parts["ann", "select"].rows_then) == (len(before), len(after))
+    assert {int(key[0]) for key in parts["ann", "select"].gained_keys} == after - before != set()
+    assert {int(key[0]) for key in parts["ann", "select"].lost_keys} == before - after
+
+
+def test_a_table_that_takes_too_long_is_for_a_person(project: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "_TIME_LIMIT", "SET LOCAL statement_timeout = '200ms'")
+    project.execute(
+        """
+        CREATE TABLE parts (part integer PRIMARY KEY); INSERT INTO parts VALUES (1); GRANT SELECT ON parts TO authenticated;
+        ALTER TABLE parts ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY slow ON parts USING (pg_sleep(1) IS NOT NULL AND EXISTS (SELECT FROM "Odd Schema"."Order"))
+        """
+    )
+    run = project.enqueue(file(OWN, expect={"gained": "any"}))
+    expect(project.drive(run), State.WAITING)
+    (asked,) = {
+        one.in_words for one in unexpected(project.connection, [project.run(run)])[run] if one.counted.persona == "ann"
+    }
+    assert "statements of ann on parts fail (it could not be counted: 57014" in asked
