@@ -21,6 +21,7 @@ from backfilld.migrations.record import workers
 from backfilld.migrations.record.states import ACTIVE, ENDED, RESTING, LaneKind, Phase, State, Wish
 from backfilld.monitoring import after_contract, policies
 from backfilld.monitoring.after_contract import AfterContract
+from backfilld.monitoring.policies import Unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.indexes import Work
     from backfilld.migrations.record.model import Pace, Run
     from backfilld.migrations.record.pace import Stop
-    from backfilld.monitoring.policies import Unexpected
 
 #: Without a batch for this long, and longer than two batches take, the rate is 0 and not that of the past.
 STILL_SECONDS = 10.0
@@ -402,7 +402,7 @@ def _plain(value: Any) -> Any:  # Any: one field of Progress, as JSON has it
             return str(value)
         case tuple():
             return [_plain(one) for one in value]
-        case AfterContract():
+        case AfterContract() | Unexpected():
             return value.to_json()
         case _:
             return value

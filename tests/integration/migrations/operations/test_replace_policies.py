@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fix_rules import engine_at, whole_way_back_from_every_step
 from fix_runs import expect
+from typer.testing import CliRunner
 
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.file import migration as definition
@@ -15,7 +16,8 @@ from backfilld.migrations.planning import examine
 from backfilld.migrations.policies import results
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring.policies import unexpected
-from backfilld.producers import commands
+from backfilld.producers import cli, commands
+from backfilld.producers.client import Client
 from backfilld.worker.phases import policies
 
 if TYPE_CHECKING:
@@ -303,7 +305,7 @@ def test_a_table_without_a_key_is_refused(project: Engine) -> None:
         project.enqueue(file(OWN))
 
 
-ADVICE = {
+ADVICE: dict[str, tuple[dict[str, Any], str | None]] = {
     "asked for each row": ({**OWN, "using": "owner = auth.uid()"}, "calls auth.uid() for each row [0003]"),
     "once": (OWN, None),
     "several": (
@@ -391,3 +393,71 @@ def test_a_table_that_takes_too_long_is_for_a_person(project: Engine, monkeypatc
         one.in_words for one in unexpected(project.connection, [project.run(run)])[run] if one.counted.persona == "ann"
     }
     assert "statements of ann on parts fail (it could not be counted: 57014" in asked
+
+
+def test_whoever_reads_or_writes_is_not_kept_waiting_while_rows_are_counted(project: Engine) -> None:
+    """Another session holds a lock that lets nothing beside it but a SELECT."""
+    run = project.enqueue(file(OWN, expect={"gained": "any"}, approve=("switch",)))
+    project.drive_to_lanes(run, "compare")
+    with project.connect() as other, other.transaction():
+        other.execute('LOCK TABLE "Odd Schema"."Order" IN EXCLUSIVE MODE')
+        project.drive(run, batch_rows=15)
+    expect(project.run(run), State.WAITING)
+    assert project.value("SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()") == 0
+    assert counted(project, run)["ann", "select"].rows_now == 24
+
+
+def test_a_partitioned_table(project: Engine) -> None:
+    project.execute(
+        """
+        CREATE TABLE logs (id bigint, day integer, owner uuid, PRIMARY KEY (id, day)) PARTITION BY LIST (day);
+        CREATE TABLE logs_1 PARTITION OF logs FOR VALUES IN (1); CREATE TABLE logs_2 PARTITION OF logs DEFAULT;
+        INSERT INTO logs SELECT n, n % 3 FROM generate_series(1, 30) n; ALTER TABLE logs ENABLE ROW LEVEL SECURITY;
+        """
+    )
+    text = file({"name": "day", "for": "select", "using": "day = 1"}).replace("Odd Schema.Order", "logs")
+    run = project.enqueue(text)
+    expect(project.drive(run, batch_rows=9), State.WAITING)
+    (seen,) = (
+        one for one in results.of_run(project.connection, run)[0] if (one.persona, one.command) == ("ann", "select")
+    )
+    assert (seen.rows_now, seen.rows_then, seen.gained) == (0, 10, 10)
+    commands.approve(project.connection, run, "switch", actor="ann")
+    expect(project.drive(run), State.COMPLETED)
+
+
+def test_code_of_users_runs_under_the_applications_settings(project: Engine) -> None:
+    """A policy calls a function that finds its table by the application's search_path, and not by ours."""
+    project.execute(
+        f"""
+        CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO PUBLIC; CREATE TABLE app.teams (team integer); INSERT INTO app.teams VALUES (1);
+        GRANT SELECT ON app.teams TO PUBLIC;
+        CREATE FUNCTION app.in_team(integer) RETURNS boolean LANGUAGE plpgsql STABLE
+            AS 'BEGIN RETURN EXISTS (SELECT FROM teams WHERE team = $1); END';
+        ALTER DATABASE {project.value("SELECT current_database()::text")} SET search_path = app, public;
+        """
+    )
+    with engine_at(project.url) as engine:  # whose sessions have that path
+        called = {"name": "called", "for": "select", "using": "app.in_team(team)"}
+        run = engine.enqueue(file(called, expect={"gained": "any"}))
+        expect(engine.drive(run), State.COMPLETED)
+        assert counted(engine, run)["ann", "select"].rows_then == 12
+
+
+def test_people_see_who_gains_what_before_they_decide(project: Engine) -> None:
+    run = project.enqueue(file(OWN, TEAM))
+    expect(project.drive(run), State.WAITING)
+    said = 'ann sees 12 rows of Odd Schema.Order that it could not before (such as (1, a, "b"), '
+    client = Client(project.url)
+    now = client.status(run)
+    # Its own rows of team 4, which it sees now, it may change and delete as well.
+    assert {one.counted.command for one in now.policies} == {"select", "update", "update_check", "delete"}
+    assert [one.in_words.startswith(said) for one in now.policies if one.counted.command == "select"] == [True]
+    (told,) = (one for one in now.to_json()["policies"] if one["command"] == "select")
+    assert (told["persona"], told["command"], told["gained"], len(told["gained_keys"])) == ("ann", "select", 12, 12)
+    assert any(one.lower().startswith(said.lower()) for one in client.explain(run).sentences)
+    shown = CliRunner().invoke(
+        cli.app, ["approve", str(run), "--phase", "switch"], env={"BACKFILLD_DATABASE_URL": project.url}
+    )
+    assert (shown.exit_code, said in shown.output) == (0, True), shown.output
+    assert client.status(run).policies == ()

@@ -141,7 +141,7 @@ PERSONAS: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def project(supabase_url: str) -> Iterator[Engine]:
     with engine_at(supabase_url) as engine:
-        text = psycopg.ClientCursor(engine.connection).mogrify(SCHEMA, {"ann": ANN, "bob": BOB})  # type: ignore[arg-type] # fixed text
+        text = psycopg.ClientCursor(engine.connection).mogrify(SCHEMA, {"ann": ANN, "bob": BOB})
         engine.connection.execute(text.encode())
         engine.execute(
             'GRANT SELECT, INSERT ON app."Order" TO service_role; REVOKE DELETE ON app."Order" FROM service_role'
