@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast, get_args
@@ -147,6 +148,13 @@ def _wrap(operation: Operation, inner: SerializerFunctionWrapHandler) -> dict[st
     return {operation.kind: inner(operation)}
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a file lies. Two migrations that say the same are the same, wherever their files are."""
+
+    folder: Path | None = field(default=None, compare=False)
+
+
 class Migration(FileModel):
     """A migration file for `backfilld`."""
 
@@ -181,6 +189,7 @@ class Migration(FileModel):
     )
     settings: RunSettings = Field(default_factory=RunSettings, description="How the run behaves.")
 
+    _place: _Place = PrivateAttr(default=_Place())
     #: What the file says, to be read once more with other values; None for a definition on record.
     _source: tuple[yaml_nodes.Document, str] | None = PrivateAttr(default=None)
 
@@ -260,6 +269,11 @@ class Migration(FileModel):
         return self._checked(document, file=file, binding=Binding(values))
 
     @property
+    def folder(self) -> Path | None:
+        """The folder that the file lies in; None for what was not read from one."""
+        return self._place.folder
+
+    @property
     def values(self) -> dict[str, str]:
         """The values of its parameters, as texts."""
         return {name: str(one.default) for name, one in self.parameters.items()}
@@ -307,7 +321,9 @@ def load(path: str | Path, parameters: Mapping[str, Given] | None = None, *, oth
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
         raise InvalidMigration(file, line, "", "the file is not UTF-8 text", "Save it with encoding UTF-8.") from exc
-    return parse(text, file=file, parameters=parameters, others_too=others_too)
+    found = parse(text, file=file, parameters=parameters, others_too=others_too)
+    found._place = _Place(Path(path).parent)  # noqa: SLF001 - as above
+    return found
 
 
 def parse(

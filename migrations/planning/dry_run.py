@@ -36,7 +36,7 @@ from backfilld.migrations.queries import queries
 from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Migration
@@ -67,21 +67,23 @@ def dry_run(connection: Connection, found: Findings, migration: Migration, facts
         steps([bind_one(migration, number, known)], phase) for number, known in enumerate(facts) for phase in Phase
     ):
         return DryRun()
-    with copied(connection, _named(connection, found, migration, facts)) as copies:
+    with copied(connection, tables_named(connection, found.tables, migration, facts)) as copies:
         return _Stage(connection, found, migration, facts, copies).play()
 
 
-def _named(connection: Connection, found: Findings, migration: Migration, facts: Sequence[Facts]) -> list[TableName]:
+def tables_named(
+    connection: Connection, known: Iterable[TableName], migration: Migration, facts: Sequence[Facts]
+) -> list[TableName]:
     """The tables that the operations are about or their statements name."""
     tables = {operation.table: None for operation in migration.operations if operation.table is not None}
-    for number, known in enumerate(facts):
-        operation = bind_one(migration, number, known)
+    for number, one in enumerate(facts):
+        operation = bind_one(migration, number, one)
         for phase in Phase:
             for step in steps([operation], phase):
                 for statement in step.statements if isinstance(step, Action) else ():
                     for name in names(statement.sql.as_string()):
                         tables |= {TableName(*name): None} if kind_of(connection, name) in {"r", "p"} else {}
-    tables |= dict.fromkeys(found.tables)
+    tables |= dict.fromkeys(known)
     return list(tables)[:_MOST_COPIES]
 
 
@@ -108,8 +110,8 @@ class _Stage:
         self._found = found
         self._migration = migration
         self._copies = copies
-        self._token = secrets.token_hex(8)
-        self._operations = [self._bound(number, known) for number, known in enumerate(facts)]
+        name = f"dry_run {secrets.token_hex(8)}"  # that no migration and no other dry run has
+        self._operations = [copies.bound(migration, number, known, name=name) for number, known in enumerate(facts)]
         #: Operations with a skipped statement: their copies may no longer match the real tables.
         self._astray: set[int] = set()
         self._heard: list[str] = []
@@ -131,20 +133,6 @@ class _Stage:
         finally:
             self._connection.remove_notice_handler(hear)
         return dry_run
-
-    def _bound(self, number: int, facts: Facts) -> Operation:
-        """An operation on the copy, under a name that no migration and no other dry run has."""
-        operation = self._migration.operations[number]
-        if operation.table in self._copies.oids and not isinstance(operation, definition.Sql):
-            copy = TableName("pg_temp", operation.table.name)
-            operation = operation.model_copy(update={"table": copy})
-            facts = replace(facts, relation=str(copy))
-        operations = list(self._migration.operations)
-        operations[number] = operation
-        on_copies = self._migration.model_copy(
-            update={"name": f"dry_run {self._token}", "operations": tuple(operations)}
-        )
-        return bind_one(on_copies, number, facts)
 
     def _have_schema(self) -> None:
         """Functions of ours live in a schema that `init` makes, and there may not have been one."""

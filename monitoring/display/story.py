@@ -202,6 +202,16 @@ def _still_to_do(detail: Mapping[str, Any]) -> str:
     return f"{counted(rows, 'row')} still needed work, as accepted" if rows else "no row needs work"
 
 
+def _at(detail: Mapping[str, Any]) -> str:
+    return str(detail["moment"]).replace("_", " the ") if detail["moment"] != "before" else "before the run"
+
+
+def _found(detail: Mapping[str, Any]) -> str:
+    told = [counted(detail["statements"], "statement")]
+    told += [f"{number(count)} {str(kind).replace('_', ' ')}" for kind, count in detail["counts"].items()]
+    return ", ".join(told)
+
+
 def _own_values(detail: Mapping[str, Any]) -> str:
     rows = detail.get("own_values", 0)
     return (
@@ -225,6 +235,8 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "run.tuned": lambda detail: f"set {_changes(detail)}",
     "run.purged": _purged,
     "phase.approved": lambda detail: f"approved phase {detail['phase']}",
+    "application.checked": lambda detail: f"checked the application {_at(detail)}: {_found(detail)}",
+    "application.accepted": lambda _: "lets contract begin in spite of what checks of the application find",
     "proof.void": lambda detail: f"verifies again, because {'; '.join(detail['changes'])}",
     "policies.unexpected": lambda detail: (
         f"asks before {detail['phase']}: {'; '.join(str(one['said']) for one in detail['findings'])}"

@@ -274,16 +274,21 @@ def approve(  # noqa: PLR0913 - the options of a verb
 
 
 def _confirmed(asked: Client, run: str, phase: str | None) -> bool:
-    """Whether a person lets contract make statements fail, or policies do what is not expected. Aborts when they do not; False where there was nothing to ask."""
-    fails = asked.after_contract(run) if phase in {None, Phase.CONTRACT} else ()
-    now = asked.status(run)
-    if phase is None and now.phase is not Phase.CONTRACT:
-        fails = ()
+    """Whether a person lets contract make statements fail, or policies do what nobody expected. Aborts when they do not; False where
+    there was nothing to ask.
+    """
+    waits = asked.status(run).phase
+    fails: list[str] = []
+    if Phase.CONTRACT in {phase, waits if phase is None else None}:
+        fails = [
+            *(one.in_words for one in asked.after_contract(run)),
+            *(one.problem for one in asked.against_contract(run)),
+        ]
     for one in fails:
-        answers.say(one.in_words)
+        answers.say(one)
     if not _tell_unexpected(asked, run, phase) and not fails:
         return False
-    typer.confirm(f"Approve {phase or now.phase} of {run}?", abort=True)
+    typer.confirm(f"Approve {phase or waits} of {run}?", abort=True)
     return True
 
 

@@ -39,6 +39,7 @@ from backfilld.worker.lanes import balance, claim
 from backfilld.worker.lanes.batch import Batch, Tally, TooManyQuarantined, transaction
 from backfilld.worker.lanes.known_runs import KnownRuns
 from backfilld.worker.lanes.recovery import Recovery
+from backfilld.worker.phases import application_check
 from backfilld.worker.phases.coordinator_step import CoordinatorSteps
 from backfilld.worker.phases.late_examination import LOOK_SECONDS, InTheWay
 from backfilld.worker.phases.lock_watch import Blocked
@@ -166,6 +167,10 @@ class Runner:
         except InTheWay as exc:
             error = {"class": "live_run", "message": str(exc)}
             recovery.postpone(connection, lane, delay_seconds=LOOK_SECONDS, error=error, retried=False)
+        except application_check.Held as exc:
+            error = {"class": "application", "message": str(exc)}
+            delay_seconds = application_check.LOOK_SECONDS
+            recovery.postpone(connection, lane, delay_seconds=delay_seconds, error=error, retried=False)
         except runs.ChangedMeanwhile:
             recovery.postpone(connection, lane, delay_seconds=0.0)
         except Refused as exc:

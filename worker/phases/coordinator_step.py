@@ -12,7 +12,7 @@ from backfilld.migrations.postgres.sqlstates import in_words
 from backfilld.migrations.record.states import State
 from backfilld.worker.lanes import claim
 from backfilld.worker.lanes.batch import transaction
-from backfilld.worker.phases import ddl, late_examination
+from backfilld.worker.phases import application_check, ddl, late_examination
 from backfilld.worker.phases.coordinator import Coordinator, breaks_rule
 from backfilld.worker.phases.index_build import IndexBuilds
 from backfilld.worker.phases.lock_watch import LockWatch
@@ -42,11 +42,13 @@ class CoordinatorSteps:
     def take(self, connection: Connection, known: KnownRun, claimed: Claimed) -> list[LaneMessage]:
         """Take the step and commit it; returns the messages that follow.
 
-        Raises Blocked when a lock could not be had, InTheWay, Refused, ChangedMeanwhile and psycopg.Error; the caller rolls back.
+        Raises Blocked when a lock could not be had, InTheWay, Held, Refused, ChangedMeanwhile and psycopg.Error; the caller rolls back.
         """
         context = claimed.context
         if not known.run.facts and context.state is not State.ROLLING_BACK:
             return late_examination.examine(connection, known, claimed, refuses_foreign_code=self._refuses_foreign_code)
+        if (moment := application_check.due(connection, known, claimed)) is not None:
+            return application_check.carry_out(connection, known, claimed, moment)
         lock_watch = LockWatch(self._pool, claimed.lane, context, observe=self._observe)
         coordinator = self._coordinator(connection, known, lock_watch)
         try:

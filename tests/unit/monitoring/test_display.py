@@ -356,6 +356,13 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     "verified": event("run.verified"),
     "residual": event("run.residual", residual_rows=1),
     "residual rows accepted": event("residual.accepted", actor="ann@laptop", rows=8),
+    "the application was checked": event(
+        "application.checked", moment="after_switch", statements=214, counts={"needed": 2, "unknown": 1}, findings=[]
+    ),
+    "the application was checked beforehand": event(
+        "application.checked", moment="before", statements=1, counts={}, findings=[]
+    ),
+    "findings were accepted": event("application.accepted", actor="ann@laptop"),
     "verified, with residual rows": event("run.verified", residual_rows=7),
     "phase": event("phase.backfill"),
     "the last phase": event("phase.done"),
