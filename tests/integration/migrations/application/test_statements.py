@@ -16,7 +16,7 @@ from rich.console import Console
 
 from backfilld.migrations.application import check
 from backfilld.migrations.application.corpus import QueryFile, Statement, bindable
-from backfilld.migrations.application.real_plans import measure
+from backfilld.migrations.application.real_plans import Budget, measure
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.file.application import Statements
 from backfilld.migrations.identifiers import TableName
@@ -381,12 +381,12 @@ def test_files_are_enough_on_every_version(engine: Engine) -> None:
     tables = [TableName("public", "jobs")]
     one = Statement(text=texts[2], source="q.sql:3")
     paths = check.paths_of(engine.connection, [one], tables, Statements())
-    found = measure(engine.connection, one, paths)
+    found = measure(engine.connection, one, paths, Budget())
     assert found.indexes == ("jobs_status_idx",)
     assert found.buffers is not None
     assert found.buffers > 0
     writes = Statement(text="UPDATE jobs SET total = 0 WHERE id = 1", source="q.sql:9")
-    assert measure(engine.connection, writes, paths).buffers is None
+    assert measure(engine.connection, writes, paths, Budget()).buffers is None
     fails = Statement(text="SELECT nothing FROM jobs", source="q.sql:9")
-    assert "nothing" in measure(engine.connection, fails, paths).error
+    assert "nothing" in measure(engine.connection, fails, paths, Budget()).error
     assert engine.value("SELECT count(*) FROM jobs WHERE total = 0") == 0
