@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
 from backfilld.migrations.file.fields import FileModel, Name
 from backfilld.migrations.file.personas import PERSONA_PATTERN, Persona, PersonaName
@@ -97,3 +97,13 @@ class Application(FileModel):
         description="What a finding does: `hold` keeps contract waiting until a person approves it in spite of the finding; `warn` "
         "only tells of it.",
     )
+
+    @property
+    def only_personas(self) -> bool:
+        """Nothing is asked of statements: personas are for policies."""
+        return self.model_fields_set == {"personas"}
+
+    @model_serializer(mode="wrap")
+    def _as_it_was_asked(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = inner(self)
+        return {"personas": written["personas"]} if self.only_personas and "personas" in written else written

@@ -234,6 +234,11 @@ class Migration(FileModel):
         return self
 
     @property
+    def checked_application(self) -> Application | None:
+        """What is checked of the application's statements, and what a finding does; None for nothing, as where it only has personas."""
+        return None if self.application is None or self.application.only_personas else self.application
+
+    @property
     def checksum(self) -> str:
         """`sha256:…` over what the migration means: its name, its operations, and the values of its parameters.
 

@@ -240,6 +240,19 @@ def test_the_checksum_does_not_cover_what_is_checked_of_the_application() -> Non
     assert parse(BASE + "application: {statements: {window: 24h}}\n").checksum == parse(BASE).checksum
 
 
+def test_personas_alone_ask_for_no_check_of_statements() -> None:
+    personas = "personas: {ann: {role: authenticated}}"
+    for keys, checked in (
+        (personas, False),
+        (personas + ", statements: {window: 5m}", True),
+        ("on_regression: hold", True),
+    ):
+        written = parse(BASE + f"application: {{{keys}}}\n")
+        read = Migration.from_canonical(json.loads(json.dumps(written.canonical())))
+        assert [one.checked_application is not None for one in (written, read)] == [checked] * 2, keys
+        assert read.application is not None
+
+
 def test_what_is_checked_of_the_application_stays_with_the_run() -> None:
     written = parse(BASE + "application: {statements: {roles: [app], files: [q/*.sql], window: 7d}}\n")
     read = Migration.from_canonical(written.canonical())
