@@ -17,6 +17,7 @@ from backfilld.migrations.planning import examine
 from backfilld.migrations.policies import results
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring.policies import unexpected
+from backfilld.monitoring.record import RecordCollector
 from backfilld.producers import cli, commands
 from backfilld.producers.client import Client
 from backfilld.worker.phases import policies
@@ -478,6 +479,15 @@ def test_people_see_who_gains_what_before_they_decide(project: Engine) -> None:
     (told,) = (one for one in now.to_json()["policies"] if one["command"] == "select")
     assert (told["persona"], told["command"], told["gained"], len(told["gained_keys"])) == ("ann", "select", 12, 12)
     assert any(one.lower().startswith(said.lower()) for one in client.explain(run).sentences)
+    collector = RecordCollector(project.url)
+    scraped = {
+        sample.labels["kind"]: sample.value
+        for family in collector.collect()
+        for sample in family.samples
+        if sample.name == "backfilld_application_findings"
+    }
+    collector.close()
+    assert scraped == {"policies": 4}
     shown = CliRunner().invoke(
         cli.app, ["approve", str(run), "--phase", "switch"], env={"BACKFILLD_DATABASE_URL": project.url}
     )
