@@ -120,4 +120,5 @@ def _closed(text: str, start: int) -> int:
 
 def _is_compared(column: str, text: str) -> bool:
     """Whether a column is compared for equality, or looked up in a list."""
-    return re.search(rf"\(\(?{re.escape(column)}\)?(?:::[\w ]+)? = |= \(?{re.escape(column)}\)", text) is not None
+    name = rf'"?{re.escape(column)}"?'
+    return re.search(rf"\(\(?{name}\)?(?:::[\w ]+)? = |= \(?{name}\)", text) is not None

@@ -47,8 +47,8 @@ class Tried:
 
 
 @contextmanager
-def copy_of(connection: Connection, table: Table) -> Iterator[sql.Identifier]:
-    """A copy of the table in place of the one that there may be."""
+def copy_of(connection: Connection, table: Table, added: Sequence[tuple[str, str]] = ()) -> Iterator[sql.Identifier]:
+    """A copy of the table in place of the one that there may be, with columns that it gets before, each with its type."""
     name = sql.Identifier("pg_temp", table.name.name)
     with connection.transaction(force_rollback=True):
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
@@ -57,6 +57,10 @@ def copy_of(connection: Connection, table: Table) -> Iterator[sql.Identifier]:
                 sql.Identifier(table.name.name), table.name.identifier
             )
         )
+        for column, type_ in added:  # found to be types when their own operation was examined
+            connection.execute(
+                sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(name, sql.Identifier(column), sql.SQL(type_))
+            )
         connection.execute(sql.SQL("ALTER TABLE {} ENABLE ROW LEVEL SECURITY").format(name))
         yield name
 

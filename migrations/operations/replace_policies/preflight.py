@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backfilld.migrations.facts import Facts, OtherTable, PolicyChange
+from backfilld.migrations.file import migration as definition
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.ddl import policies as ddl
 from backfilld.migrations.planning.checks.walks import key_of, with_key
@@ -16,7 +18,7 @@ from backfilld.migrations.postgres.lexer import self_containment_problem
 from backfilld.migrations.postgres.policies import Persona, Policy, PolicySet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from psycopg import sql
 
@@ -43,12 +45,12 @@ def examine(case: Case, operation: ReplacePolicies) -> Facts:
     wanted = [_wanted(case, number, operation) for number in range(len(operation.policies))]
     if not facts.key or any(one is None for one in wanted):
         return facts
-    with trial.copy_of(case.connection, table) as copy:
+    with trial.copy_of(case.connection, table, _added(case)) as copy:
         tried = trial.written(case.connection, copy, [one for one in wanted if one], create=_create(table.name.name))
         if not _takes(case, tried):
             return facts
         new = PolicySet(
-            policies=tried.policies,
+            policies=_with_comments(tried.policies, old),
             enabled=old.enabled or operation.enable,
             forced=old.forced or operation.force,
         )
@@ -88,6 +90,23 @@ def _others(case: Case) -> tuple[OtherTable, ...]:
             )
         )
     return tuple(found)
+
+
+def _added(case: Case) -> list[tuple[str, str]]:
+    """Columns, each with its type, that the table gets before by operations of the same file."""
+    return [
+        (earlier.column.name, earlier.column.type)
+        for earlier in case.migration.operations[: case.number]
+        if isinstance(earlier, definition.AddColumn)
+        and earlier.table == case.table.name
+        and case.table.column(earlier.column.name) is None
+    ]
+
+
+def _with_comments(new: Sequence[Policy], old: PolicySet) -> tuple[Policy, ...]:
+    """What is said of a policy stays with its name."""
+    comments = {policy.name: policy.comment for policy in old.policies}
+    return tuple(replace(policy, comment=comments.get(policy.name)) for policy in new)
 
 
 def _wanted(case: Case, number: int, operation: ReplacePolicies) -> Policy | None:
@@ -194,6 +213,14 @@ def _check_force(case: Case, operation: ReplacePolicies) -> None:
 
 
 def _check_change(case: Case, operation: ReplacePolicies, old: PolicySet, new: PolicySet) -> None:
+    for number, other in enumerate(case.migration.operations):
+        same = isinstance(other, definition.ReplacePolicies | definition.EnableRowSecurity)
+        if same and number != case.number and other.table == case.table.name:
+            case.refuse(
+                "operations",
+                f"operations[{number}].{other.kind} is about the policies of {case.table.name} too",
+                "Put the two in separate migrations, one after the other, or use `enable: true`",
+            )
     before = {policy.name: policy for policy in old.policies}
     like = {policy.name for policy in new.policies if policy.name in before and before[policy.name].is_like(policy)}
     if len(like) == len(new.policies) == len(old.policies) and (old.enabled, old.forced) == (new.enabled, new.forced):

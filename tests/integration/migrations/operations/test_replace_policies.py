@@ -308,6 +308,18 @@ REFUSED = {
         ),
         "has these policies already",
     ),
+    "twice": (
+        json.dumps(
+            {
+                **(twice := json.loads(file(OWN))),
+                "operations": [
+                    *twice["operations"],
+                    {"enable_row_security": {"table": "Odd Schema.Order", "force": True}},
+                ],
+            }
+        ),
+        "operations[1].enable_row_security is about the policies of Odd Schema.Order too",
+    ),
     "two of one name": (
         file({"name": "it's old", "using": "true"}, keep_both=True),
         "both have a policy it's old",
@@ -428,6 +440,30 @@ def test_whoever_reads_or_writes_is_not_kept_waiting_while_rows_are_counted(proj
     expect(project.run(run), State.WAITING)
     assert project.value("SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()") == 0
     assert counted(project, run)["ann", "select"].rows_now == 24
+
+
+def test_what_is_said_of_a_policy_stays_with_its_name(project: Engine) -> None:
+    new = {"name": "it's old", "to": ["authenticated"], "using": "owner = (SELECT auth.uid())"}
+    same = {"name": "no team 4", "for": "select", "restrictive": True, "using": "team <> 4"}
+    before = project.value("SELECT oid FROM pg_policy WHERE polname = 'no team 4'")
+    expect(project.drive(project.enqueue(file(new, same))), State.COMPLETED)
+    assert (
+        project.value("SELECT obj_description(oid, 'pg_policy') FROM pg_policy WHERE polname = 'it''s old'")
+        == "since 2019"
+    )
+    assert project.value("SELECT oid FROM pg_policy WHERE polname = 'no team 4'") == before, "it is left alone"
+
+
+def test_a_policy_may_read_a_column_that_the_same_file_adds(project: Engine) -> None:
+    text = json.loads(file({"name": "open", "for": "select", "using": "is_open"}, expect={"gained": "any"}))
+    column = {"table": "Odd Schema.Order", "column": {"name": "is_open", "type": "boolean"}, "backfill": "id % 3 = 0"}
+    text["operations"].insert(0, {"add_column": column})
+    run = project.enqueue(json.dumps(text))
+    expect(project.drive(run, batch_rows=25), State.COMPLETED)
+    (seen,) = (
+        one for one in results.of_run(project.connection, run)[1] if (one.persona, one.command) == ("ann", "select")
+    )
+    assert seen.rows_then == 20
 
 
 def test_a_partitioned_table(project: Engine) -> None:
