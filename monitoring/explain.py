@@ -74,6 +74,7 @@ _MOMENTS = {
     "before_switch": "before the switch",
     "after_switch": "after the switch",
     "before_contract": "before contract",
+    "after_contract": "after contract",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ class Moment(StrEnum):
     BEFORE_SWITCH = "before_switch"
     AFTER_SWITCH = "after_switch"
     BEFORE_CONTRACT = "before_contract"
+    #: Of the API alone: what is found then is only told.
+    AFTER_CONTRACT = "after_contract"
 
 
 class Kind(StrEnum):
@@ -34,6 +36,10 @@ class Kind(StrEnum):
     NEEDED = "needed"
     #: A statement that is slower, or fails, on the real tables.
     REGRESSION = "regression"
+    #: An answer of the application's API that is not what it was before the run.
+    API = "api"
+    #: A command of the file that fails on the application's code, by the newest verdict of `backfilld check`.
+    CODE = "code"
     #: What could not be looked at.
     UNKNOWN = "unknown"
     #: A statement or a function of which nobody knows what becomes of it.
@@ -41,7 +47,7 @@ class Kind(StrEnum):
 
 
 #: Findings for which contract is held.
-HOLDING = frozenset({Kind.NEEDED, Kind.REGRESSION, Kind.UNKNOWN})
+HOLDING = frozenset({Kind.NEEDED, Kind.REGRESSION, Kind.API, Kind.CODE, Kind.UNKNOWN})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +91,15 @@ class Checked:
 
     @classmethod
     def of(cls, moment: Moment, told: Iterable[Told], *, statements: int) -> Checked:
-        found = tuple(told)
+        found = sorted(told, key=lambda one: one.kind not in HOLDING)  # what holds is on record first
         counts = Counter(str(one.kind) for one in found)
-        return cls(moment=moment, statements=statements, told=found[:_MOST_ON_RECORD], counts=dict(counts))
+        return cls(moment=moment, statements=statements, told=tuple(found[:_MOST_ON_RECORD]), counts=dict(counts))
+
+    def and_also(self, told: Iterable[Told]) -> Checked:
+        """The same with what was found elsewhere at that moment, which comes first."""
+        more = tuple(told)
+        counts = Counter(self.counts) + Counter(str(one.kind) for one in more)
+        return replace(self, told=(*more, *self.told)[:_MOST_ON_RECORD], counts=dict(counts))
 
     @property
     def holding(self) -> tuple[Told, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.application import code_verdict
 from backfilld.migrations.application.checked import Checked, Kind, Moment
 from backfilld.migrations.application.moments import needed
 from backfilld.migrations.errors import Finding
@@ -30,7 +31,7 @@ def against_contract(connection: Connection, run: Run) -> tuple[Finding, ...]:
         for moment in (Moment.BEFORE_CONTRACT, Moment.AFTER_SWITCH)
         if (one := record.last_check(connection, run.run, moment=moment).detail) is not None
     ]
-    worse = [one for one in Checked.from_json(newest[0]).told if one.kind is Kind.REGRESSION]
+    worse = [one for one in Checked.from_json(newest[0]).told if one.kind in {Kind.REGRESSION, Kind.API}]
     return tuple(
         Finding(
             "application",
@@ -38,5 +39,5 @@ def against_contract(connection: Connection, run: Run) -> tuple[Finding, ...]:
             (f"{one.remedy}; or" if one.remedy else "Find out, or")
             + f" let contract begin all the same: backfilld approve {run.name} --phase {Phase.CONTRACT} --yes",
         )
-        for one in (*needed(connection, run).holding, *worse)
+        for one in (*needed(connection, run).holding, *worse, *code_verdict.told(connection, run))
     )

@@ -108,14 +108,18 @@ def after_switch(connection: Connection, run: Run) -> Checked:
 
 def before_contract(connection: Connection, run: Run) -> Checked:
     """Which statements still need what contract removes, and which are worse than before the run."""
-    needs = needed(connection, run)
-    _, paths, _ = _look(connection, run)
-    told = [*needs.told, *_regressions(connection, run, paths, Moment.BEFORE_CONTRACT)]
-    return Checked.of(Moment.BEFORE_CONTRACT, told, statements=needs.statements)
+    paths, statements, told = _needed(connection, run)
+    told += _regressions(connection, run, paths, Moment.BEFORE_CONTRACT)
+    return Checked.of(Moment.BEFORE_CONTRACT, told, statements=statements)
 
 
 def needed(connection: Connection, run: Run) -> Checked:
     """Which statements and functions still need what contract removes, and what is not known of that."""
+    _, statements, told = _needed(connection, run)
+    return Checked.of(Moment.BEFORE_CONTRACT, told, statements=statements)
+
+
+def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
     tables, paths, found = _look(connection, run)
     application = _application(run)
     window = application.statements.window_length.total_seconds()
@@ -163,12 +167,27 @@ def needed(connection: Connection, run: Run) -> Checked:
                 remedy="Deploy an application that no longer sends it" if ago is not None else "Replace the function",
             )
         )
+    plans = plans_of(connection, [one.statement for one in seen.loses_index], paths)
+    for lost in seen.loses_index:
+        plan = plans.get(lost.statement.text)
+        if plan is not None and (lost.table.schema, lost.table.name) in plan.by_index:
+            told.append(
+                Told(
+                    kind=Kind.NEEDED,
+                    problem=f"it reads {lost.table} by {', '.join(plan.indexes) or 'an index'}, and can use none after contract",
+                    statement=shortened(lost.statement.text),
+                    source=lost.statement.source,
+                    roles=lost.statement.roles,
+                    calls=lost.statement.calls,
+                    remedy="Keep the index, or add another one",
+                )
+            )
     told += [Told(kind=Kind.UNKNOWN, problem=f"contract was not tried as a whole: {one}") for one in seen.untried]
     told += [
         Told(kind=Kind.UNCHECKED, problem=because, source=one.source, statement=shortened(one.text))
         for one, because in [*unchecked, *seen.unchecked]
     ]
-    return Checked.of(Moment.BEFORE_CONTRACT, told, statements=len(found.statements))
+    return paths, len(found.statements), told
 
 
 def _came(connection: Connection, run: Run, paths: Paths, *, seconds: float) -> dict[str, Came]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
+from backfilld.migrations.file.application_checks import Commands, Probes
 from backfilld.migrations.file.fields import FileModel, Name
 from backfilld.migrations.file.personas import PERSONA_PATTERN, Persona, PersonaName
 from backfilld.migrations.identifiers import Wrong, check_encodable, shown
@@ -91,6 +92,16 @@ class Application(FileModel):
         description="Who uses the application, by a name of yours: as each of them policies are compared.",
         examples=[{"member": {"role": "authenticated", "claims": {"sub": "8f0c5a1e-0000-4000-8000-000000000001"}}}],
         json_schema_extra={"propertyNames": {"pattern": PERSONA_PATTERN}},
+    )
+    http: Probes = Field(
+        default=(),
+        strict=False,  # a file has lists, not tuples
+        description="Requests whose answers must be the same after the switch and after contract; the worker records them.",
+    )
+    commands: Commands = Field(
+        default=(),
+        strict=False,  # as above
+        description="Programs that say whether the application's code fits a schema; `backfilld check` runs them.",
     )
     on_regression: Literal["hold", "warn"] = Field(
         default="hold",

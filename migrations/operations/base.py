@@ -134,8 +134,9 @@ class Walk:
 
     #: archive: copy what is about to be dropped into the archive · restore: give rows what they had, by a rewrite ·
     #: undo: give rows back what the journal says they had · recheck: look at all rows again before the contract ·
-    #: compare: count what each persona may do with rows by the old policies and by the new · confirm: the same after the switch.
-    kind: Literal["archive", "restore", "undo", "recheck", "compare", "confirm"]
+    #: compare: count what each persona may do with rows by the old policies and by the new · confirm: the same after the switch ·
+    #: stage: wait until the source of a load is staged · check: look at its lines before the first row is written.
+    kind: Literal["archive", "restore", "undo", "recheck", "compare", "confirm", "stage", "check"]
     #: The operation it belongs to, by its number in the file. An operation has one walk of each kind.
     operation: int
     table: TableName

@@ -36,7 +36,7 @@ from backfilld.migrations.queries import queries
 from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Migration
@@ -61,14 +61,25 @@ _NAMED = re.compile(r'\b(on|rewriting|verifying) table "(?P<table>.*)"')
 _CONCURRENTLY = re.compile(r"\A(\s*(?:CREATE\s+(?:UNIQUE\s+)?INDEX|DROP\s+INDEX))\s+CONCURRENTLY\b", re.IGNORECASE)
 
 
-def dry_run(connection: Connection, found: Findings, migration: Migration, facts: Sequence[Facts]) -> DryRun:
-    """Run the migration's statements on copies; what must not be run is refused in `found`."""
+def dry_run(  # noqa: PLR0913 - what to run, and who looks
+    connection: Connection,
+    found: Findings,
+    migration: Migration,
+    facts: Sequence[Facts],
+    *,
+    phases: Sequence[Phase] = tuple(Phase),
+    after_phase: Callable[[Phase, Copies], None] | None = None,
+) -> DryRun:
+    """Run the migration's statements on copies, of these phases; what must not be run is refused in `found`.
+
+    `after_phase` may look at the copies in the transaction, as each phase leaves them.
+    """
     if not any(
         steps([bind_one(migration, number, known)], phase) for number, known in enumerate(facts) for phase in Phase
     ):
         return DryRun()
     with copied(connection, tables_named(connection, found.tables, migration, facts)) as copies:
-        return _Stage(connection, found, migration, facts, copies).play()
+        return _Stage(connection, found, migration, facts, copies).play(phases, after_phase)
 
 
 def tables_named(
@@ -117,7 +128,7 @@ class _Stage:
         self._heard: list[str] = []
         self._state = _State()
 
-    def play(self) -> DryRun:
+    def play(self, phases: Sequence[Phase], after_phase: Callable[[Phase, Copies], None] | None) -> DryRun:
         dry_run = DryRun()
         hear = lambda notice: self._heard.append(notice.message_primary or "")  # noqa: E731 - to be taken off again
         self._connection.add_notice_handler(hear)
@@ -126,9 +137,11 @@ class _Stage:
                 apply_settings(self._connection, {**SEMANTICS, **_TIMEOUTS, "client_min_messages": "debug1"})
                 self._have_schema()
                 self._state = self._read_state()
-                for phase in Phase:
+                for phase in phases:
                     for number, operation in enumerate(self._operations):
                         self._play_operation(dry_run, phase, number, operation)
+                    if after_phase is not None:
+                        after_phase(phase, self._copies)
                 self._warn_of_mismatched_keys()
         finally:
             self._connection.remove_notice_handler(hear)

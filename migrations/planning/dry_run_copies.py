@@ -69,6 +69,11 @@ class Copies:
         on_copies = migration.model_copy(update={"name": name, "operations": tuple(operations)})
         return bind_one(on_copies, number, facts)
 
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """The names that stand for a copy, or for what a statement has made, in the order in which they came."""
+        return tuple(self._names)
+
     def renames(self, name: tuple[str, str], copy: sql.Identifier) -> None:
         """From now on a statement that names this means the copy."""
         self._names[name] = copy

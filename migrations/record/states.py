@@ -66,6 +66,7 @@ class LaneKind(StrEnum):
 
     A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer. A lane that compares counts
     what each persona may do with rows before and after other policies; one that confirms, whether they are as it was said.
+    A check looks at the lines of a load before the first row is written.
     """
 
     COORDINATOR = "coordinator"
@@ -78,6 +79,7 @@ class LaneKind(StrEnum):
     UNDO = "undo"
     COMPARE = "compare"
     CONFIRM = "confirm"
+    CHECK = "check"
 
 
 class Wish(StrEnum):
@@ -158,6 +160,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 #: Which lanes work in which phase of a run that goes forward, beside the coordinator.
 FORWARD: dict[Phase, frozenset[LaneKind]] = {
+    Phase.EXPAND: frozenset({LaneKind.CHECK}),
     Phase.BACKFILL: frozenset({LaneKind.BACKFILL, LaneKind.RETRY}),
     Phase.VERIFY: frozenset({LaneKind.VERIFY, LaneKind.COMPARE}),
     Phase.SWITCH: frozenset({LaneKind.RETRY, LaneKind.CONFIRM}),

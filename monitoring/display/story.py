@@ -226,6 +226,14 @@ def _given(detail: Mapping[str, Any]) -> str:
     return (f", with {values}" if values else "") + (f", to begin after {after}" if after else "")
 
 
+def _verdicts(commands: Iterable[Mapping[str, Any]]) -> str:  # Any: JSON
+    """What each command of the file said."""
+    return "; ".join(
+        f"{one['name']} passes" if one["passes"] else f"{one['name']} fails from {one['fails_from']} on"
+        for one in commands
+    )
+
+
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "run.enqueued": lambda detail: f"enqueued it, checksum {_short(detail['checksum'])}" + _given(detail),
     "run.examined": lambda detail: "; ".join(["examined it, now that it begins", *detail.get("warnings", ())]),
@@ -260,6 +268,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"lane {detail['lane']} gave {counted(detail['rows'], 'row')} to lane {detail['gives_to']}"
     ),
     "table.rewritten": lambda detail: f"found the table of lane {detail['lane']} rewritten: its pages have moved",
+    "application.code": lambda detail: f"checked the application's code: {_verdicts(detail['commands'])}",
     "archive.round": lambda detail: (
         f"archived {counted(detail['missing'], 'row')} that had no copy yet, of {number(detail['rows'])} read"
     ),

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from backfilld.producers import answers
-from backfilld.producers.cli import before, control, looking, processes, rows
+from backfilld.producers.cli import before, code, control, looking, processes, rows
 from backfilld.producers.cli.options import Globals
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _quarantine = typer.Typer(
-    cls=_Group, no_args_is_help=True, help="List the rows that could not be converted, or retry them."
+    cls=_Group, no_args_is_help=True, help="List the rows that could not be converted or loaded, retry or export them."
 )
 
 
@@ -85,6 +85,10 @@ _register(
         "plan": before.plan,
         "enqueue": before.enqueue,
         "run": before.run_here,
+        "uses": code.uses,
+        "codegen": code.codegen,
+        "types": code.types,
+        "check": code.check,
         "status": looking.status,
         "watch": looking.watch,
         "explain": looking.explain,
@@ -100,7 +104,7 @@ _register(
     },
 )
 app.add_typer(_quarantine, name="quarantine")
-_register(_quarantine, {"list": rows.quarantine_list, "retry": rows.quarantine_retry})
+_register(_quarantine, {"list": rows.quarantine_list, "retry": rows.quarantine_retry, "export": rows.quarantine_export})
 _register(
     app,
     {

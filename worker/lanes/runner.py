@@ -43,6 +43,7 @@ from backfilld.worker.phases import application_check
 from backfilld.worker.phases.coordinator_step import CoordinatorSteps
 from backfilld.worker.phases.late_examination import LOOK_SECONDS, InTheWay
 from backfilld.worker.phases.lock_watch import Blocked
+from backfilld.worker.phases.staged import NotStaged
 
 if TYPE_CHECKING:
     import threading
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.telemetry import Observer
     from backfilld.migrations.wire.messages import LaneMessage
     from backfilld.migrations.wire.send import Sender
+    from backfilld.monitoring.checks.targets import Targets
     from backfilld.worker.lanes.claim import Claimed
     from backfilld.worker.lanes.kinds import LaneWork, Stepped
 
@@ -113,6 +115,7 @@ class Runner:
         stopping: threading.Event,
         transforms: Sequence[str] = (),
         refuses_foreign_code: bool = False,
+        targets: Targets | None = None,
     ) -> None:
         self._pool = pool
         self._send = send
@@ -121,7 +124,7 @@ class Runner:
         self._known = KnownRuns(transforms=transforms)
         self._recovery = Recovery(pool, observe=observe)
         self._coordinators = CoordinatorSteps(
-            pool, observe=observe, stopping=stopping, refuses_foreign_code=refuses_foreign_code
+            pool, observe=observe, stopping=stopping, refuses_foreign_code=refuses_foreign_code, targets=targets
         )
 
     def advance(self, message: LaneMessage) -> None:
@@ -166,6 +169,9 @@ class Runner:
             recovery.wait_for_lock(connection, lane, exc)
         except InTheWay as exc:
             error = {"class": "live_run", "message": str(exc)}
+            recovery.postpone(connection, lane, delay_seconds=LOOK_SECONDS, error=error, retried=False)
+        except NotStaged as exc:
+            error = {"class": "staging", "message": str(exc)}
             recovery.postpone(connection, lane, delay_seconds=LOOK_SECONDS, error=error, retried=False)
         except application_check.Held as exc:
             error = {"class": "application", "message": str(exc)}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.record.runs import StepContext
     from backfilld.worker.lanes.claim import Claimed
     from backfilld.worker.lanes.known_runs import KnownRun
+    from backfilld.worker.phases.api_probes import ApiProbes
 
 #: How often a contract that is held looks again: a window passes and a deploy ends without anybody telling us.
 LOOK_SECONDS = 30.0
@@ -60,9 +61,11 @@ def due(connection: Connection, known: KnownRun, claimed: Claimed) -> Moment | N
     return None if is_free else Moment.BEFORE_CONTRACT
 
 
-def carry_out(connection: Connection, known: KnownRun, claimed: Claimed, moment: Moment) -> list[LaneMessage]:
+def carry_out(
+    connection: Connection, known: KnownRun, claimed: Claimed, moment: Moment, *, probes: ApiProbes
+) -> list[LaneMessage]:
     """Make a check, and put it on record; returns the message that leads on. Raises Held where contract must not begin."""
-    from backfilld.migrations.application import moments  # noqa: PLC0415 - knows every operation, which no other step must
+    from backfilld.migrations.application import code_verdict, moments  # noqa: PLC0415 - knows every operation, which no other step must
     from backfilld.migrations.application.checked import Moment as At  # noqa: PLC0415 - comes with it
 
     run, lane = known.run, claimed.lane
@@ -75,6 +78,10 @@ def carry_out(connection: Connection, known: KnownRun, claimed: Claimed, moment:
         At.BEFORE_CONTRACT: moments.before_contract,
     }
     found = make[moment](connection, run)
+    if moment is not At.BEFORE_SWITCH:
+        found = found.and_also(probes.told(connection, run, moment))
+    if moment is At.BEFORE_CONTRACT:
+        found = found.and_also(code_verdict.told(connection, run))
     last = record.last_check(connection, run.run, moment=At.BEFORE_CONTRACT)
     held = moment is At.BEFORE_CONTRACT and _holds(known, found, accepted=last.accepted)
     with transaction(connection):

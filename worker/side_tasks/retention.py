@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from psycopg import errors
 
+from backfilld.migrations.record import answers, omitted_inserts, runs
 from backfilld.migrations.record import application as record
-from backfilld.migrations.record import omitted_inserts, runs
 from backfilld.migrations.record.states import ENDED
 from backfilld.migrations.rollback import retention
 from backfilld.worker.side_tasks import application
@@ -27,6 +27,7 @@ def run_once(connection: Connection) -> int:
     """Drop what is overdue, each run in a transaction of its own; returns how many runs that was."""
     omitted_inserts.prune(connection)
     record.forget_ended(connection)
+    answers.forget_ended(connection)
     application.run_once(connection)
     purged = 0
     for run in retention.overdue(connection):

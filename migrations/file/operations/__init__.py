@@ -24,6 +24,7 @@ from backfilld.migrations.file.operations.constraints import (
     RenameConstraint,
 )
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
+from backfilld.migrations.file.operations.loads import Load, Source
 from backfilld.migrations.file.operations.policies import Expect, NewPolicy, ReplacePolicies
 from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
 from backfilld.migrations.file.operations.rows import Backfill, DeleteRows
@@ -55,6 +56,7 @@ __all__ = [
     "DropTable",
     "EnableRowSecurity",
     "Expect",
+    "Load",
     "NewPolicy",
     "Operation",
     "OperationModel",
@@ -67,6 +69,7 @@ __all__ = [
     "SetDefault",
     "SetNotNull",
     "Settled",
+    "Source",
     "Sql",
     "SqlStep",
 ]
@@ -97,5 +100,6 @@ Operation = (
     | SetComment
     | Backfill
     | DeleteRows
+    | Load
     | Sql
 )

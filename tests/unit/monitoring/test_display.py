@@ -383,6 +383,14 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     "gave way": event("batch.gave_way", lane=3, pid=4711, application_name="psql", seconds=0.312),
     "split": event("lane.split", lane=1, rows=1, gives_to=5),
     "rewritten": event("table.rewritten", lane=3),
+    "code checked": event(
+        "application.code",
+        actor="ann@laptop",
+        commands=[
+            {"name": "edge functions", "passes": False, "fails_from": "contract"},
+            {"name": "worker", "passes": True, "fails_from": None},
+        ],
+    ),
     "archive round": event("archive.round", operation=0, rows=111_026, missing=111_026),
     "archive": event("archive.done", operation=0, rows=1000, changed=3, missing=0),
     "compared": event("compare.done", operation=0, rows=100_000, changed=0, missing=0),

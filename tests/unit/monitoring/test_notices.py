@@ -147,6 +147,7 @@ def hold(cause: str, seconds: int = 960, signal: str | None = None, also: tuple[
 
 #: What a notice is about, and what is known; the words are in golden/notices.txt. Any: JSON.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "approval with findings": ("approval", {"application": {"needed": 2, "unknown": 1}}),
     "approval": ("approval", {}),
     "approval, reminded": ("approval", {"phase": "switch", "reminder": 1, "seconds": 86400}),
     "approval, after an error": ("approval", problem("transient", "40P01")),

@@ -517,6 +517,14 @@ BROKEN = [
     Broken("files from above", BASE + "application: {statements: {files: [a, ../b]}}\n", 4, "application.statements.files[1]"),
     Broken("files twice", BASE + "application: {statements: {files: [a, a]}}\n", 4, "application.statements.files[1]"),
     Broken("a role twice", BASE + "application: {statements: {roles: [a, a]}}\n", 4, "application.statements.roles[1]"),
+    Broken("a probe of no URL", BASE + "application: {http: [{name: a, get: jobs}]}\n", 4, "application.http[0].get"),
+    Broken("two probes of one name", BASE + "application: {http: [{name: a, get: $A/b}, {name: a, get: $A/c}]}\n", 4, "application.http[1].name"),
+    Broken("a secret in a file", BASE + "application: {http: [{name: a, get: $A/b, headers: {Authorization: Bearer abc}}]}\n", 4, "application.http[0].headers.Authorization"),
+    Broken("no header", BASE + "application: {http: [{name: a, get: $A/b, headers: {'X Y': z}}]}\n", 4, 'application.http[0].headers."X Y"'),
+    Broken("faster", BASE + "application: {http: [{name: a, get: $A/b, slower_than: 0.5}]}\n", 4, "application.http[0].slower_than"),
+    Broken("no program", BASE + "application: {commands: [{name: a, run: []}]}\n", 4, "application.commands[0].run"),
+    Broken("types elsewhere", BASE + "application: {commands: [{name: a, run: [b], types_to: ../c.ts}]}\n", 4, "application.commands[0].types_to"),
+    Broken("a check of no name", BASE + "application: {commands: [{name: '', run: [b]}]}\n", 4, "application.commands[0].name"),
     Broken("another answer", BASE + "application: {on_regression: stop}\n", 4, "application.on_regression"),
     Broken("a persona without a role", BASE + "application: {personas: {a: {claims: {sub: x}}}}\n", 4, "application.personas.a.role"),
     Broken("a persona's name", BASE + "application: {personas: {a b: {role: r}}}\n", 4, 'application.personas."a b"'),
@@ -729,6 +737,8 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
             "lost",
             "enable",
         ),
+        *("http", "get", "headers", "compare", "ignore", "slower_than", "allow_empty"),
+        *("commands", "types_to", "schemas", "timeout_seconds"),
         *(
             "set",
             "transform",
@@ -772,6 +782,20 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
             "phase",
             "allow",
         ),
+        *(
+            "load",
+            "query",
+            "key",
+            "on_conflict",
+            "duplicates",
+            "mode",
+            "file",
+            "format",
+            "header",
+            "fields",
+            "delimiter",
+            "null",
+        ),
     }
     for node in found:
         assert node["additionalProperties"] is False
@@ -804,7 +828,6 @@ BEYOND_THE_SCHEMA = {
         "a parameter in a comment",
     ),
     *("a parameter in a name", "a parameter in the name of a column", "after itself"),
-    "files from above",
     *(
         "our setting",
         "a policy without a condition",
@@ -813,6 +836,7 @@ BEYOND_THE_SCHEMA = {
         "force alone",
     ),
     *("what is there, of an INSERT", "what is written, of a DELETE"),
+    *("files from above", "two probes of one name", "a secret in a file"),
 }
 #: What the reader refuses before there is a document, or PyYAML's own loader reads in another way.
 BEFORE_THE_SCHEMA = {
@@ -861,7 +885,7 @@ def test_the_files_in_the_reference_are_valid(block: str) -> None:
 OTHERS = {
     "replace_policies",
     *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
-    *("create_index", "drop_index", "delete_rows", "sql"),
+    *("create_index", "drop_index", "delete_rows", "load", "sql"),
     *("drop_not_null", "set_default", "drop_default", "drop_constraint", "rename_constraint", "set_comment"),
     *("add_primary_key", "rename_table", "drop_table", "enable_row_security", "create_table"),
 }
