@@ -14,6 +14,7 @@ from backfilld.migrations.holds import Cause
 from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record import schema
 from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring.record import RecordCollector
 from backfilld.producers.client import Client
 from backfilld.worker.side_tasks import retention
 
@@ -241,6 +242,14 @@ def test_a_planted_regression_is_caught_before_contract_and_switched_back(counte
     assert "pages, and read" in worse["problem"]
     assert "jobs_status_idx" in worse["plan_before"]
     assert worse["plan_after"] == "Seq Scan jobs"
+    record = RecordCollector(counted.url)
+    try:
+        (metric,) = [one for one in record.collect() if one.name == "backfilld_application_findings"]
+    finally:
+        record.close()
+    values = {sample.labels["kind"]: sample.value for sample in metric.samples if sample.labels["run"] == "planted"}
+    assert (values["regression"], values["needed"]) == (1, 0)
+
     told = client.explain(run)
     assert any("Before: " in one and "Now: Seq Scan jobs" in one for one in told.sentences), told
     assert any("Switch back, which loses nothing: backfilld rollback planted" in one for one in told.remedies)
