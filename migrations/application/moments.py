@@ -67,9 +67,9 @@ def before(
     files: Sequence[QueryFile],
 ) -> Before | None:
     """Look at the statements of a migration that is about to be enqueued; None where its file does not ask for it."""
-    if migration.application is None:
+    if migration.checked_application is None:
         return None
-    wanted = migration.application.statements
+    wanted = migration.checked_application.statements
     report = check.check(connection, migration, facts, rows=rows, files=files)
     tables = tables_named(connection, rows, migration, facts)
     statements = corpus.by_text(corpus.read(connection, wanted, files).statements)
