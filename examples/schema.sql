@@ -78,3 +78,7 @@ INSERT INTO public.page_views SELECT n, '/products/' || n, now() FROM generate_s
 
 CREATE TABLE public.old_sessions (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id bigint REFERENCES public.users);
 INSERT INTO public.old_sessions (user_id) SELECT n FROM generate_series(1, 100) n;
+
+CREATE TABLE public.people (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL);
+CREATE INDEX people_name_idx ON public.people (name);
+INSERT INTO public.people (name) SELECT 'First' || n || ' Last' || n FROM generate_series(1, 1000) n;

@@ -90,6 +90,28 @@ class Dropped:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Replaced:
+    """Columns that others replace."""
+
+    targets: tuple[Target, ...]
+    #: All that has to be made again should they come back, in the order of `targets`.
+    dropped: tuple[Dropped, ...]
+    #: Of each, whether its DEFAULT can be asked again for the same value.
+    constant_defaults: tuple[bool, ...]
+    #: Columns of the row, beside old and new ones, that `up` reads; and that `down` reads.
+    up_reads: tuple[str, ...]
+    down_reads: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            targets=tuple(Target(**one) for one in value["targets"]),
+            dropped=tuple(Dropped.from_json(one) for one in value["dropped"]),
+            **{name: tuple(value[name]) for name in ("constant_defaults", "up_reads", "down_reads")},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeptRule:
     """A constraint that goes, with all that has to be made again should it come back."""
 
@@ -173,6 +195,8 @@ class Facts:
     shadow: ShadowColumn | None = None
     #: For a column that is to be dropped.
     dropped: Dropped | None = None
+    #: For columns that others replace.
+    replaced: Replaced | None = None
     #: What depends on a column that is to have another type.
     column_dependents: ColumnDependents | None = None
     #: The columns that a CHECK is about; empty when that cannot be told.
@@ -205,6 +229,7 @@ class Facts:
         index, dropped, dependents, shadow, old_name = (
             value[name] for name in ("index", "dropped", "column_dependents", "shadow", "old_name")
         )
+        replaced = value.get("replaced")
         return cls(
             **{
                 **value,
@@ -214,6 +239,7 @@ class Facts:
                 "dropped": Dropped.from_json(dropped) if dropped else None,
                 "column_dependents": ColumnDependents.from_json(dependents) if dependents else None,
                 "shadow": ShadowColumn.from_json(shadow) if shadow else None,
+                "replaced": Replaced.from_json(replaced) if replaced else None,
                 "rules": tuple(KeptRule.from_json(one) for one in value["rules"]),
                 "old_name": OldName.from_json(old_name) if old_name else None,
                 "parts": tuple((name, is_sequence) for name, is_sequence in value["parts"]),

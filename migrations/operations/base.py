@@ -117,10 +117,10 @@ class Index:
 class Archived:
     """What an archive walk copies of each row, as texts."""
 
-    #: The column that is about to go.
-    old: str
-    #: The column that replaced it, as it is at the same moment; None where nothing did.
-    new: str | None = None
+    #: The columns that are about to go.
+    old: tuple[str, ...]
+    #: The columns that replaced them, as they are at the same moment; none where nothing did.
+    new: tuple[str, ...] = ()
     #: The rows that are copied; None for all. Where it raises an error for a row of a batch, all rows of that batch are.
     only: sql.Composed | None = None
 

@@ -22,6 +22,8 @@ from backfilld.migrations.operations.add_unique import preflight as add_unique
 from backfilld.migrations.operations.add_unique.steps import AddUnique
 from backfilld.migrations.operations.backfill import preflight as backfill
 from backfilld.migrations.operations.backfill.steps import Backfill
+from backfilld.migrations.operations.change_columns import preflight as change_columns
+from backfilld.migrations.operations.change_columns.steps import ChangeColumns
 from backfilld.migrations.operations.change_type import preflight as change_type
 from backfilld.migrations.operations.change_type.steps import ChangeType
 from backfilld.migrations.operations.create_index import preflight as create_index
@@ -92,6 +94,7 @@ REGISTRY: Mapping[type[file.Operation], Kind] = {
     file.AddColumn: Kind(AddColumn, add_column.examine, impact.of_added),
     file.RenameColumn: Kind(RenameColumn, rename_column.examine, impact.of_renamed),
     file.ChangeType: Kind(ChangeType, change_type.examine, impact.of_retyped),
+    file.ChangeColumns: Kind(ChangeColumns, change_columns.examine, impact.of_replaced),
     file.SetNotNull: Kind(SetNotNull, set_not_null.examine, impact.of_filled),
     file.DropNotNull: Kind(DropNotNull, drop_not_null.examine, impact.of_none),
     file.SetDefault: Kind(SetDefault, set_default.examine, impact.of_none),

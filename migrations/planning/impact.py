@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.operations import (
         AddColumn,
         Backfill,
+        ChangeColumns,
         ChangeType,
         DeleteRows,
         DropColumn,
@@ -189,6 +190,22 @@ def of_dropped(of: DropColumn, dependent: Dependent) -> Effect | None:
     if dependent.kind in _DROPPED_WITH_IT:
         return Effect(ImpactAction.DROPPED, "is dropped with the column")
     return Effect(ImpactAction.CHANGE_FIRST, "prevents the drop: change or drop it before contract")
+
+
+def of_replaced(of: ChangeColumns, dependent: Dependent) -> Effect | None:
+    old, new = [name for name in of.down if dependent.names(name)], ", ".join(of.up)
+    if not old or dependent.kind not in BOUND:
+        return None
+    if dependent.is_text:
+        return Effect(
+            ImpactAction.CHANGE_FIRST, f"fails once {', '.join(old)} is gone: let it use {new} before contract"
+        )
+    if dependent.kind == "publication":
+        words = f"names {', '.join(old)}: add {new} to it, and on its subscribers, before contract"
+        return Effect(ImpactAction.SUBSCRIBERS_FIRST, words)
+    if dependent.kind in _DROPPED_WITH_IT:
+        return Effect(ImpactAction.DROPPED, f"is dropped with {', '.join(old)}")
+    return Effect(ImpactAction.CHANGE_FIRST, f"keeps contract waiting: let it use {new} between switch and contract")
 
 
 def of_renamed_table(of: RenameTable, dependent: Dependent) -> Effect | None:

@@ -330,7 +330,12 @@ def _of_brief_locks(migration: Migration, operations: Sequence[Operation]) -> li
         number
         for number, of in enumerate(migration.operations)
         if isinstance(
-            of, definition.AddColumn | definition.RenameColumn | definition.ChangeType | definition.DropColumn
+            of,
+            definition.AddColumn
+            | definition.RenameColumn
+            | definition.ChangeType
+            | definition.ChangeColumns
+            | definition.DropColumn,
         )
     ]
     if adding:

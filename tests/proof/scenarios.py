@@ -515,10 +515,36 @@ KEY_TO_BIGINT = Scenario(
     keeps_order=False,
 )
 
+
+def pair(chance: random.Random) -> str:
+    """A text that has two parts."""
+    return f"{word(chance)}|{word(chance)}"
+
+
+SPLIT_COLUMN = Scenario(
+    name="change_columns",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, n integer, {_PADDING}, both_of text NOT NULL);"
+    "CREATE INDEX items_both ON items (both_of); COMMENT ON COLUMN items.both_of IS 'in two';",
+    operations="""[{change_columns: {table: items, down: {both_of: "part_one || '|' || part_two"},
+        up: {part_one: "split_part(both_of, '|', 1)", part_two: "split_part(both_of, '|', 2)"}}}]""",
+    fields={"n": number, "both": pair},
+    before={"n": shown("n"), "both_of": shown("both")},
+    after={
+        "n": shown("n"),
+        "part_one": lambda row: row["both"].split("|")[0],
+        "part_two": lambda row: row["both"].split("|")[1],
+    },
+    reference="""
+        ALTER TABLE items ADD part_one text, ADD part_two text;
+        UPDATE items SET part_one = split_part(both_of, '|', 1), part_two = split_part(both_of, '|', 2);
+        ALTER TABLE items DROP COLUMN both_of;
+    """,
+)
+
 _ALL = (
     ADD_COLUMN, COUNT_UP, LOWER, SET_NOT_NULL, ADD_CHECK, ADD_FOREIGN_KEY, ADD_UNIQUE, CREATE_INDEX, DROP_INDEX, SQL,
     RENAME_COLUMN, TEXT_TO_JSONB, INT_TO_BIGINT, DROP_COLUMN, TOGETHER, RENAME_USED, PARTITIONED, TEXT_TO_ENUM, TO_TIMESTAMPTZ,
-    FREED_FIRST, RULES, TABLES, KEY_TO_BIGINT,
+    FREED_FIRST, RULES, TABLES, KEY_TO_BIGINT, SPLIT_COLUMN,
 )  # fmt: skip
 
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}

@@ -79,7 +79,7 @@ class LanePlan:
             # For a restore too, which may find that nothing was archived.
             Archive(run=self._run, operation=walk.operation, walk=by_key).make(self._connection)
         table = self._describe(walk.table)
-        if walk.archived is not None and table.column(walk.archived.old) is None:
+        if walk.archived is not None and any(table.column(name) is None for name in walk.archived.old):
             return 0  # another session has dropped or renamed it
         rows = catalog.estimate_rows(self._connection, table)
         ranges = split(self._connection, by_key, lanes=context.settings.lanes, rows_estimate=rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from backfilld.migrations.file.operations.base import OperationModel, Settled
 from backfilld.migrations.file.operations.columns import (
     AddColumn,
+    ChangeColumns,
     ChangeType,
     ColumnSpec,
     DropColumn,
@@ -41,6 +42,7 @@ __all__ = [
     "AddPrimaryKey",
     "AddUnique",
     "Backfill",
+    "ChangeColumns",
     "ChangeType",
     "ColumnSpec",
     "CreateIndex",
@@ -72,6 +74,7 @@ Operation = (
     AddColumn
     | RenameColumn
     | ChangeType
+    | ChangeColumns
     | SetNotNull
     | DropNotNull
     | SetDefault

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -148,6 +148,50 @@ class ChangeType(OperationModel):
     @property
     def settles(self) -> tuple[Settled, ...]:
         return (Settled(self.column, "changed", ("column",)),)
+
+
+class ChangeColumns(OperationModel):
+    """Let other columns of the row say what some say now: split one, or merge several; both are usable until contract."""
+
+    kind: ClassVar[Literal["change_columns"]] = "change_columns"
+    does = "Split or merge columns."
+
+    table: Table = TABLE
+    up: Annotated[dict[Name, Expression], Field(min_length=1)] = Field(
+        description="The new columns, each with the SQL expression over the row that gives its value, and whose type it has.",
+        examples=[{"first_name": "split_part(name, ' ', 1)", "last_name": "split_part(name, ' ', 2)"}],
+    )
+    down: Annotated[dict[Name, Expression], Field(min_length=1)] = Field(
+        description="The columns that they replace, each with the SQL expression over the new columns that gives its value back.",
+        examples=[{"name": "concat_ws(' ', first_name, last_name)"}],
+    )
+
+    @model_validator(mode="after")
+    def _other_names(self) -> Self:
+        for name in self.up:
+            if name in self.down:
+                raise Wrong(
+                    f"`{shown(name)}` is in `up` and in `down`",
+                    "Give the new column another name; `rename_column` gives it that one once this run has ended.",
+                    at=("up", name),
+                )
+        return self
+
+    @property
+    def subject(self) -> str:
+        return f"{', '.join(self.down)} to {', '.join(self.up)}"
+
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (
+            *(Settled(name, "replaced", ("down", name)) for name in self.down),
+            *(Settled(name, "added", ("up", name)) for name in self.up),
+        )
+
+    @property
+    def fails_after_contract(self) -> str:
+        names = " or ".join(shown(f"{self.table.name}.{name}") for name in self.down)
+        return f"a statement that names {names} fails"
 
 
 class SetNotNull(OperationModel):

@@ -34,6 +34,7 @@ _DECIDES = {
     "added": "is added",
     "renamed": "is renamed",
     "changed": "gets another type",
+    "replaced": "is replaced",
     "dropped": "is dropped",
 }
 #: Operations that may be about a column which another run adds: they go with the column if that run is rolled back.

@@ -89,8 +89,8 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
         for own in ([REWRITE.holds_own_value] * 2, []):
             yield "residual", verify_sql.count_residual(name, condition, wanted=wanted, own=own), [RUN, 0, *keys]
         yield "keys wanted", verify_sql.keys_wanted(WALK, name, condition, wanted=wanted), [*keys, RUN, 0, 10]
-    for new in ("new %", None):
-        yield "archive", ARCHIVE.copy(condition, old="old", new=new), keys
+    for new in (("new %",), (), ("new %", "old")):
+        yield "archive", ARCHIVE.copy(condition, old=("old", "new %") if len(new) > 1 else ("old",), new=new), keys
         yield from restoring(new, condition, keys)
     yield "unarchived", ARCHIVE.unarchived(condition), keys
     for share in (JournalShare(), JournalShare(parts=3, part=1)):
@@ -116,10 +116,12 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
 
 
 def restoring(
-    new: str | None, condition: sql.Composable, keys: list[Any]
+    new: tuple[str, ...], condition: sql.Composable, keys: list[Any]
 ) -> Iterator[tuple[str, sql.Composed, list[Any]]]:
     """A batch that restores."""
-    value = restored(table=TABLE, type_="character varying(20)", new=new, fallback="old")
+    value = restored(
+        table=TABLE, type_="character varying(20)", new=new, fallback="old", place=2 if len(new) > 1 else None
+    )
     rewrite = replace(REWRITE, assignments=(Assignment(target=TARGETS[0], expression=value),))
     update = Update(
         table=sql.SQL(TABLE.identifier.as_string().replace("%", "%%")),

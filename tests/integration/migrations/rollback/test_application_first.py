@@ -56,6 +56,10 @@ OPERATIONS = {
     ),
     "drop_index": ("{drop_index: {table: jobs, name: jobs_d}}", "INSERT INTO jobs (id, d) VALUES (0, 1)"),
     "change_type": ("{change_type: {table: jobs, column: e, type: bigint}}", "INSERT INTO jobs (id, e) VALUES (0, 1)"),
+    "change_columns": (
+        '{change_columns: {table: jobs, up: {two_j: "j * 2"}, down: {j: "two_j / 2"}}}',
+        "INSERT INTO jobs (id, j) VALUES (0, 1)",
+    ),
     "add_primary_key": (
         "{add_primary_key: {table: keyless, columns: [a]}}",
         "INSERT INTO keyless VALUES (NULL)",
@@ -87,7 +91,7 @@ def jobs(engine: Engine) -> None:
     engine.execute(
         "CREATE TABLE jobs (id bigint PRIMARY KEY, n bigint, a bigint, b text, c bigint, d bigint, e integer, f bigint, "
         "customer bigint, legacy text NOT NULL DEFAULT 'none', g text NOT NULL DEFAULT 'g', "
-        "h bigint CONSTRAINT jobs_few CHECK (h < 1000), i bigint CONSTRAINT jobs_once UNIQUE)"
+        "h bigint CONSTRAINT jobs_few CHECK (h < 1000), i bigint CONSTRAINT jobs_once UNIQUE, j bigint)"
     )
     engine.execute(
         "CREATE TABLE keyless AS SELECT 1 AS a; CREATE TABLE others AS SELECT 1 AS a; CREATE TABLE gone AS SELECT 1 AS a;"
