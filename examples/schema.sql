@@ -82,3 +82,8 @@ INSERT INTO public.old_sessions (user_id) SELECT n FROM generate_series(1, 100) 
 CREATE TABLE public.people (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL);
 CREATE INDEX people_name_idx ON public.people (name);
 INSERT INTO public.people (name) SELECT 'First' || n || ' Last' || n FROM generate_series(1, 1000) n;
+
+CREATE TABLE public.parcels (id integer PRIMARY KEY, address text NOT NULL, note text);
+CREATE TABLE public.parcel_notes (parcel_id integer PRIMARY KEY REFERENCES public.parcels ON DELETE CASCADE, read_at timestamptz);
+INSERT INTO public.parcels SELECT n, n || ' Main Street', CASE WHEN n % 4 = 0 THEN 'ring twice' END FROM generate_series(1, 1000) n;
+INSERT INTO public.parcel_notes (parcel_id) SELECT n FROM generate_series(8, 1000, 8) n;

@@ -76,6 +76,18 @@ class Dropped:
     #: Of the indexes, the names of those that are UNIQUE constraints.
     unique: tuple[str, ...] = ()
 
+    @property
+    def carries(self) -> list[tuple[str, str, str]]:
+        """What comes back with the column, as `dependents.appeared_since` takes it."""
+        return [
+            *(("index", index.name, "") for index in self.indexes),
+            *(("unique", name, "") for name in self.unique),
+            *(
+                ("check" if one.definition.startswith("CHECK ") else "foreign key", one.name, "")
+                for one in self.constraints
+            ),
+        ]
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         return cls(
@@ -197,6 +209,8 @@ class Facts:
     dropped: Dropped | None = None
     #: For columns that others replace.
     replaced: Replaced | None = None
+    #: For a column that is moved: its collation as written in SQL; empty for the type's own.
+    collation: str = ""
     #: What depends on a column that is to have another type.
     column_dependents: ColumnDependents | None = None
     #: The columns that a CHECK is about; empty when that cannot be told.

@@ -211,6 +211,10 @@ class Operation(Protocol):
         """What its proof relies on, before or after the switch; None where no sync trigger keeps it."""
         ...
 
+    def also_relies_on(self) -> tuple[Reliance, ...]:
+        """The same before and after the switch, of other sync triggers that it has."""
+        ...
+
     def recheck(self) -> Walk | None:
         """How all rows are looked at again after the switch, where what was proved does not hold any longer."""
         ...
@@ -250,6 +254,9 @@ class Bound(Generic[_Definition_co]):
     def relies_on(self, *, switched: bool) -> Reliance | None:
         del switched
         return None
+
+    def also_relies_on(self) -> tuple[Reliance, ...]:
+        return ()
 
     def recheck(self) -> Walk | None:
         return None

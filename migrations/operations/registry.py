@@ -45,6 +45,8 @@ from backfilld.migrations.operations.drop_table import preflight as drop_table
 from backfilld.migrations.operations.drop_table.steps import DropTable
 from backfilld.migrations.operations.enable_row_security import preflight as enable_row_security
 from backfilld.migrations.operations.enable_row_security.steps import EnableRowSecurity
+from backfilld.migrations.operations.move_column import preflight as move_column
+from backfilld.migrations.operations.move_column.steps import MoveColumn
 from backfilld.migrations.operations.rename_column import preflight as rename_column
 from backfilld.migrations.operations.rename_column.steps import RenameColumn
 from backfilld.migrations.operations.rename_constraint import preflight as rename_constraint
@@ -95,6 +97,7 @@ REGISTRY: Mapping[type[file.Operation], Kind] = {
     file.RenameColumn: Kind(RenameColumn, rename_column.examine, impact.of_renamed),
     file.ChangeType: Kind(ChangeType, change_type.examine, impact.of_retyped),
     file.ChangeColumns: Kind(ChangeColumns, change_columns.examine, impact.of_replaced),
+    file.MoveColumn: Kind(MoveColumn, move_column.examine, impact.of_moved),
     file.SetNotNull: Kind(SetNotNull, set_not_null.examine, impact.of_filled),
     file.DropNotNull: Kind(DropNotNull, drop_not_null.examine, impact.of_none),
     file.SetDefault: Kind(SetDefault, set_default.examine, impact.of_none),

@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backfilld.migrations.file.operations import (
         AddColumn,
         Backfill,
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
         DeleteRows,
         DropColumn,
         DropTable,
+        MoveColumn,
         Operation,
         RenameColumn,
         RenameTable,
@@ -193,7 +196,14 @@ def of_dropped(of: DropColumn, dependent: Dependent) -> Effect | None:
 
 
 def of_replaced(of: ChangeColumns, dependent: Dependent) -> Effect | None:
-    old, new = [name for name in of.down if dependent.names(name)], ", ".join(of.up)
+    return _of_one_that_goes([name for name in of.down if dependent.names(name)], ", ".join(of.up), dependent)
+
+
+def of_moved(of: MoveColumn, dependent: Dependent) -> Effect | None:
+    return _of_one_that_goes([of.column] if dependent.names(of.column) else [], f"{of.to}.{of.column}", dependent)
+
+
+def _of_one_that_goes(old: Sequence[str], new: str, dependent: Dependent) -> Effect | None:
     if not old or dependent.kind not in BOUND:
         return None
     if dependent.is_text:

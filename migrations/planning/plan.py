@@ -256,6 +256,13 @@ def _of_lanes(
             )
         text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         note = f"row locks for about batch_seconds; walked by {by}"
+        if rewrite.copies is not None:
+            to = rewrite.copies
+            names, given = (", ".join([*of, to.column]) for of in (to.on, to.by))
+            text = (  # for reading
+                f"INSERT INTO {to.table.identifier.as_string()} ({names}) SELECT {given} FROM {table} WHERE {where} AND {needed} "  # noqa: S608
+                f"ON CONFLICT ({', '.join(to.on)}) DO UPDATE SET {to.column} = excluded.{to.column}"
+            )
         if rewrite.deletes:
             text = f"DELETE FROM {table} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         if others:
@@ -263,9 +270,15 @@ def _of_lanes(
         return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number)]
     if phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
         text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
-        note = f"in batches; the rows that it finds are {'deleted' if rewrite.deletes else 'updated again'}"
+        note = f"in batches; the rows that it finds are {_again(rewrite)}"
         return [PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number)]
     return []
+
+
+def _again(rewrite: Rewrite) -> str:
+    if rewrite.copies is not None:
+        return "copied again"
+    return "deleted" if rewrite.deletes else "updated again"
 
 
 def _of_step(step: Step, place: Place, dry_run: DryRun | None, *, raw: bool) -> list[PlannedAction]:

@@ -335,6 +335,7 @@ def _of_brief_locks(migration: Migration, operations: Sequence[Operation]) -> li
             | definition.RenameColumn
             | definition.ChangeType
             | definition.ChangeColumns
+            | definition.MoveColumn
             | definition.DropColumn,
         )
     ]

@@ -541,10 +541,25 @@ SPLIT_COLUMN = Scenario(
     """,
 )
 
+MOVE_COLUMN = Scenario(
+    name="move_column",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, {_PADDING}, note text DEFAULT 'none');"
+    "CREATE INDEX items_note ON items (note); COMMENT ON COLUMN items.note IS 'to be moved';"
+    "CREATE TABLE details (item bigint PRIMARY KEY REFERENCES items ON UPDATE CASCADE ON DELETE CASCADE, seen integer);",
+    operations="[{move_column: {from: items, column: note, to: details, on: item}}]",
+    fields={"status": word, "note": lambda chance: chance.choice([None, word(chance)])},
+    before={"status": shown("status"), "note": shown("note")},
+    after={"status": shown("status")},
+    defaults={"note": "none"},
+    # Nothing has a DEFAULT for a row that was added once the column was gone.
+    back={"note": lambda row: OneOf((None, "none")) if row["note"] == "none" else row["note"]},
+    reference="ALTER TABLE details ADD note text; ALTER TABLE items DROP COLUMN note",
+)
+
 _ALL = (
     ADD_COLUMN, COUNT_UP, LOWER, SET_NOT_NULL, ADD_CHECK, ADD_FOREIGN_KEY, ADD_UNIQUE, CREATE_INDEX, DROP_INDEX, SQL,
     RENAME_COLUMN, TEXT_TO_JSONB, INT_TO_BIGINT, DROP_COLUMN, TOGETHER, RENAME_USED, PARTITIONED, TEXT_TO_ENUM, TO_TIMESTAMPTZ,
-    FREED_FIRST, RULES, TABLES, KEY_TO_BIGINT, SPLIT_COLUMN,
+    FREED_FIRST, RULES, TABLES, KEY_TO_BIGINT, SPLIT_COLUMN, MOVE_COLUMN,
 )  # fmt: skip
 
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}

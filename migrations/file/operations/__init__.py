@@ -11,6 +11,7 @@ from backfilld.migrations.file.operations.columns import (
     DropColumn,
     DropDefault,
     DropNotNull,
+    MoveColumn,
     RenameColumn,
     SetDefault,
     SetNotNull,
@@ -55,6 +56,7 @@ __all__ = [
     "DropNotNull",
     "DropTable",
     "EnableRowSecurity",
+    "MoveColumn",
     "Operation",
     "OperationModel",
     "References",
@@ -75,6 +77,7 @@ Operation = (
     | RenameColumn
     | ChangeType
     | ChangeColumns
+    | MoveColumn
     | SetNotNull
     | DropNotNull
     | SetDefault

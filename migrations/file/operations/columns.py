@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from backfilld.migrations.file.fields import Expression, FileModel, Name, Table
+from backfilld.migrations.file.fields import Expression, FileModel, Name, OneOrMore, Table
 from backfilld.migrations.file.operations.base import TABLE, OperationModel, Settled
 from backfilld.migrations.identifiers import Wrong, shown
 
@@ -192,6 +192,43 @@ class ChangeColumns(OperationModel):
     def fails_after_contract(self) -> str:
         names = " or ".join(shown(f"{self.table.name}.{name}") for name in self.down)
         return f"a statement that names {names} fails"
+
+
+class MoveColumn(OperationModel):
+    """Move a column to another table whose rows refer to those of this one; both columns are usable until contract."""
+
+    kind: ClassVar[Literal["move_column"]] = "move_column"
+    does = "Move a column to another table."
+
+    table: Table = Field(
+        alias="from",
+        description="The table that has the column: `table` or `schema.table` (default schema: public), exact, never folded.",
+        examples=["orders"],
+    )
+    column: Name = Field(description="The column, exact; it keeps its name.", examples=["note"])
+    to: Table = Field(description="The table that gets it, exact.", examples=["order_notes"])
+    on: OneOrMore = Field(
+        description="The column of that table, or a list of its columns, that refers to the row by a foreign key and is unique.",
+        examples=["order_id"],
+    )
+
+    @model_validator(mode="after")
+    def _another_table(self) -> Self:
+        if self.table == self.to:
+            raise Wrong("`from` and `to` are the same table", "Write the table that gets the column.", at=("to",))
+        return self
+
+    @property
+    def subject(self) -> str:
+        return f"{self.column} to {self.to}"
+
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.column, "moved", ("column",)),)
+
+    @property
+    def fails_after_contract(self) -> str:
+        return f"a statement that names {shown(f'{self.table.name}.{self.column}')} fails"
 
 
 class SetNotNull(OperationModel):

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.facts import Facts, Replaced, Target
-from backfilld.migrations.operations.change_columns.steps import carried
 from backfilld.migrations.planning.checks.columns import check_reads, column_of, mentions
 from backfilld.migrations.planning.checks.dropped_columns import (
-    as_dropped,
+    kept_of,
     refuse_what_cannot_come_back,
-    why_not_kept,
+    tell_of_contract,
 )
 from backfilld.migrations.planning.checks.walks import with_key
 from backfilld.migrations.postgres import catalog
-from backfilld.migrations.postgres.dependents import of_column, of_dropped
 from backfilld.migrations.postgres.expression_probe import Rejected
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ def examine(case: Case, operation: ChangeColumns) -> Facts:
     case.trial.check_update(dict(operation.up), None)
     case.trial.check_update(dict(operation.down), None)
     _check_reads(case, operation, ups, downs)
-    dropped = tuple(_dropped(case, name) for name in operation.down)
+    dropped = tuple(kept_of(case, name) for name in operation.down)
     own = {*operation.up, *operation.down}
     replaced = Replaced(
         targets=tuple(
@@ -129,43 +127,12 @@ def _check_reads(case: Case, operation: ChangeColumns, ups: dict[str, Analysis],
             )
 
 
-def _dropped(case: Case, name: str) -> Dropped:
-    details = catalog.column_details(case.connection, case.table, name)
-    kept = [
-        one
-        for one in of_dropped(case.connection, case.table, details)
-        if not why_not_kept(one, partitioned=case.table.kind == "p")
-    ]
-    return as_dropped(case, details, kept)
-
-
 def _warn(case: Case, operation: ChangeColumns, dropped: Sequence[Dropped]) -> None:
     """What a careful person should know."""
     table = case.table
     old, new = ", ".join(operation.down), ", ".join(operation.up)
     for name, known in zip(operation.down, dropped, strict=True):
-        stays = {(kind, one) for kind, one, _ in carried(known)}
-        in_the_way = [
-            f"the {one.kind} {one.name}"
-            for one in of_column(case.connection, table.name, name)
-            if (one.kind, one.name) not in stays
-        ]
-        if in_the_way:
-            case.warn(
-                f"contract begins once nothing uses {name} that would be lost with it: change or drop {', '.join(in_the_way)} "
-                f"between switch and contract"
-            )
-        if stays or known.default is not None:
-            lost = [*sorted(one for _, one in stays), *(["its DEFAULT"] if known.default is not None else [])]
-            case.warn(
-                f"{', '.join(lost)} of {name} goes with it, and comes back with it; the new columns get none of it: add what "
-                "they need in a migration of its own, with `after:` this one"
-            )
-        if any(kind != "index" for kind, _ in stays):
-            rules = ", ".join(sorted(one for kind, one in stays if kind != "index"))
-            case.warn(
-                f"until contract a statement that writes {new} fails where the {name} computed from it breaks {rules}"
-            )
+        tell_of_contract(case, name, known, instead=new)
     if strict := [name for name, known in zip(operation.down, dropped, strict=True) if known.not_null]:
         case.warn(
             f"{', '.join(strict)} may be NULL from the switch on, so that no statement fails whose values `down` cannot compute; the "

@@ -31,21 +31,17 @@ from backfilld.migrations.operations.base import (
     Walk,
     object_name,
 )
-from backfilld.migrations.operations.ddl import columns, dropped_column, statistics
+from backfilld.migrations.operations.ddl import columns, dropped_column, put_down, statistics
 from backfilld.migrations.operations.ddl.sync_columns import ColumnSets
 from backfilld.migrations.operations.ddl.sync_function import RollbackConflicts, Side
 from backfilld.migrations.operations.ddl.sync_trigger import SyncTrigger
-from backfilld.migrations.postgres.dependents import appeared_since
 from backfilld.migrations.rollback.archive import restored
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from backfilld.migrations.facts import Dropped, Target
-
-#: At most this many rows are named.
-_NAMED = 5
+    from backfilld.migrations.facts import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,38 +186,19 @@ class ChangeColumns(Plain[file.ChangeColumns]):
 
         The sync trigger has put such a row down as a rollback conflict, or lanes have quarantined it.
         """
-        at = sql.SQL(" AND ").join(
-            sql.SQL("t.{} = CAST(m.key[{}] AS {})").format(
-                sql.Identifier(column.name), sql.Literal(place), sql.SQL(column.type)
-            )
-            for place, column in enumerate(self.facts.key, start=1)
+        is_full = sql.SQL(" OR ").join(
+            sql.SQL("t.{} IS DISTINCT FROM NULL").format(sql.Identifier(name)) for name in full
         )
-        query = sql.SQL(
-            "SELECT m.key, count(*) OVER () AS rows FROM ("
-            "SELECT f.key FROM backfilld.rollback_conflicts f WHERE f.operation = {number} AND f.run = {run} "
-            "UNION SELECT ARRAY(SELECT jsonb_array_elements_text(q.key)) FROM backfilld.quarantine q "
-            "WHERE q.operation = {number} AND q.run = {run}) m JOIN {table} t ON {at} "
-            "WHERE ({full}) AND {empty} ORDER BY m.key LIMIT {named}"
-        ).format(
-            named=sql.Literal(_NAMED),
-            table=self.table.identifier,
-            at=at,
-            number=sql.Literal(self.number),
-            run=sql.SQL("(SELECT max(r.run) FROM backfilld.runs r WHERE r.name = {})").format(
-                sql.Literal(self.migration)
-            ),
-            full=sql.SQL(" OR ").join(
-                sql.SQL("t.{} IS DISTINCT FROM NULL").format(sql.Identifier(name)) for name in full
-            ),
-            empty=sql.SQL(" AND ").join(
-                sql.SQL("t.{} IS NOT DISTINCT FROM NULL").format(sql.Identifier(name)) for name in empty
-            ),
+        is_empty = sql.SQL(" AND ").join(
+            sql.SQL("t.{} IS NOT DISTINCT FROM NULL").format(sql.Identifier(name)) for name in empty
         )
-        return Guard(
-            sql=query,
+        return put_down.guard(
+            self.table,
+            key=self.facts.key,
+            migration=self.migration,
+            operation=self.number,
+            condition=sql.SQL("({}) AND {}").format(is_full, is_empty),
             template=f"rows of whose {', '.join(full)} nothing could be computed for {', '.join(empty)}, with their keys: {{!r}}",
-            remedy="Fix these rows, then resume",
-            names_rows=True,
         )
 
     # The old columns
@@ -242,11 +219,7 @@ class ChangeColumns(Plain[file.ChangeColumns]):
     def _nothing_lost(self) -> Iterable[Guard]:
         """Nothing uses an old column but what comes back with it."""
         for target, dropped in zip(self._replaced.targets, self._replaced.dropped, strict=True):
-            yield Guard(
-                sql=appeared_since(self.table, target.column, carried(dropped)),
-                template=f"the {{!r}} still uses {target.column}, which is about to go",
-                remedy=f"Let it use {', '.join(self._new)} instead, or drop it; then resume",
-            )
+            yield dropped_column.nothing_lost(self.table, target.column, dropped, instead=", ".join(self._new))
 
     def _old_again(self) -> tuple[Step, ...]:
         """The old columns as they were: first their values, then what they carried."""
@@ -312,15 +285,3 @@ class ChangeColumns(Plain[file.ChangeColumns]):
     @property
     def _replaced(self) -> Replaced:
         return self.facts.replaced or Replaced(targets=(), dropped=(), constant_defaults=(), up_reads=(), down_reads=())
-
-
-def carried(dropped: Dropped) -> list[tuple[str, str, str]]:
-    """What comes back with a column, as `appeared_since` takes it."""
-    return [
-        *(("index", index.name, "") for index in dropped.indexes),
-        *(("unique", name, "") for name in dropped.unique),
-        *(
-            ("check" if one.definition.startswith("CHECK ") else "foreign key", one.name, "")
-            for one in dropped.constraints
-        ),
-    ]

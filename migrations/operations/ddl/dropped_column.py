@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.operations.base import Action, Statement, Step
+from backfilld.migrations.operations.base import Action, Guard, Statement, Step
 from backfilld.migrations.operations.ddl import columns, constraints, grants_and_comments, indexes
 from backfilld.migrations.operations.ddl.constraints import from_catalog, not_null_check
+from backfilld.migrations.postgres.dependents import appeared_since
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from backfilld.migrations.facts import Dropped
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.definitions import Constraint, IndexDefinition, KeyColumn
+
+
+def nothing_lost(table: TableName, column: str, dropped: Dropped, *, instead: str) -> Guard:
+    """Nothing uses a column that is about to go but what comes back with it."""
+    return Guard(
+        sql=appeared_since(table, column, dropped.carries),
+        template=f"the {{!r}} still uses {column}, which is about to go",
+        remedy=f"Let it use {instead} instead, or drop it; then resume",
+    )
 
 
 def added(table: TableName, column: str, dropped: Dropped) -> tuple[Statement, ...]:

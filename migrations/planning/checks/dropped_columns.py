@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.facts import Dropped
 from backfilld.migrations.postgres import catalog, indexes
 from backfilld.migrations.postgres.definitions import Constraint
+from backfilld.migrations.postgres.dependents import of_column, of_dropped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,3 +72,36 @@ def why_not_kept(dependent: DroppedDependent, *, partitioned: bool) -> str:
     if dependent.kind == "index" and not dependent.valid:
         return "is invalid, or is used for replica identity or CLUSTER"
     return ""
+
+
+def kept_of(case: Case, name: str) -> Dropped:
+    """All that must be known to make a column again, with that of what depends on it which can come back."""
+    details = catalog.column_details(case.connection, case.table, name)
+    found = of_dropped(case.connection, case.table, details)
+    kept = [one for one in found if not why_not_kept(one, partitioned=case.table.kind == "p")]
+    return as_dropped(case, details, kept)
+
+
+def tell_of_contract(case: Case, name: str, dropped: Dropped, *, instead: str) -> None:
+    """Say what keeps contract waiting, and what goes with the column; `instead` are the columns that replace it."""
+    stays = {(kind, one) for kind, one, _ in dropped.carries}
+    in_the_way = [
+        f"the {one.kind} {one.name}"
+        for one in of_column(case.connection, case.table.name, name)
+        if (one.kind, one.name) not in stays
+    ]
+    if in_the_way:
+        case.warn(
+            f"contract begins once nothing uses {name} that would be lost with it: change or drop {', '.join(in_the_way)} "
+            "between switch and contract"
+        )
+    if stays or dropped.default is not None:
+        lost = [*sorted({one for _, one in stays}), *(["its DEFAULT"] if dropped.default is not None else [])]
+        case.warn(
+            f"{', '.join(lost)} of {name} goes with it, and comes back with it; {instead} gets none of it: add what is needed in a "
+            f"migration of its own, with `after: [{case.migration.name}]`"
+        )
+    if rules := sorted({one for kind, one in stays if kind != "index"}):
+        case.warn(
+            f"until contract a statement that writes {instead} fails where the {name} made of it breaks {', '.join(rules)}"
+        )

@@ -35,6 +35,7 @@ _DECIDES = {
     "renamed": "is renamed",
     "changed": "gets another type",
     "replaced": "is replaced",
+    "moved": "is moved to another table",
     "dropped": "is dropped",
 }
 #: Operations that may be about a column which another run adds: they go with the column if that run is rolled back.
@@ -129,6 +130,8 @@ def live_operations(connection: Connection, name: str) -> dict[TableName, list[L
                 found.setdefault(operation.table, []).append(live)
             if isinstance(operation, definition.RenameTable):
                 found.setdefault(operation.renamed, []).append(live)
+            if isinstance(operation, definition.MoveColumn):
+                found.setdefault(operation.to, []).append(live)
             references = facts.column_dependents.references if facts.column_dependents is not None else ()
             for table in {one.table for one in references} - {operation.table}:
                 found.setdefault(table, []).append(replace(live, referrer=table))

@@ -60,6 +60,10 @@ OPERATIONS = {
         '{change_columns: {table: jobs, up: {two_j: "j * 2"}, down: {j: "two_j / 2"}}}',
         "INSERT INTO jobs (id, j) VALUES (0, 1)",
     ),
+    "move_column": (
+        "{move_column: {from: jobs, column: k, to: details, on: job}}",
+        "INSERT INTO jobs (id, k) VALUES (0, 1)",
+    ),
     "add_primary_key": (
         "{add_primary_key: {table: keyless, columns: [a]}}",
         "INSERT INTO keyless VALUES (NULL)",
@@ -91,13 +95,13 @@ def jobs(engine: Engine) -> None:
     engine.execute(
         "CREATE TABLE jobs (id bigint PRIMARY KEY, n bigint, a bigint, b text, c bigint, d bigint, e integer, f bigint, "
         "customer bigint, legacy text NOT NULL DEFAULT 'none', g text NOT NULL DEFAULT 'g', "
-        "h bigint CONSTRAINT jobs_few CHECK (h < 1000), i bigint CONSTRAINT jobs_once UNIQUE, j bigint)"
+        "h bigint CONSTRAINT jobs_few CHECK (h < 1000), i bigint CONSTRAINT jobs_once UNIQUE, j bigint, k bigint)"
     )
     engine.execute(
         "CREATE TABLE keyless AS SELECT 1 AS a; CREATE TABLE others AS SELECT 1 AS a; CREATE TABLE gone AS SELECT 1 AS a;"
         "CREATE TABLE hidden AS SELECT 1 AS a; GRANT INSERT ON hidden TO pg_database_owner"
     )
-    engine.execute("CREATE INDEX jobs_d ON jobs (d)")
+    engine.execute("CREATE INDEX jobs_d ON jobs (d); CREATE TABLE details (job bigint PRIMARY KEY REFERENCES jobs)")
     engine.execute(
         "INSERT INTO jobs SELECT n, n, n, 'b ' || n, n, n, n, n, 1, 'legacy ' || n FROM generate_series(1, 40) n"
     )
