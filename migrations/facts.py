@@ -124,6 +124,39 @@ class Replaced:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Referrer:
+    """A column that refers to a key which gets other values, itself or through another one."""
+
+    #: In the notation of migration files; empty for the table of the key itself.
+    table: str
+    column: str
+    #: The new column.
+    target: Target
+    #: The key by which its table is walked.
+    key: tuple[KeyColumn, ...]
+    dependents: ColumnDependents
+    #: The table that it refers to (empty for that of the key), its columns of the foreign key, those that they refer to, and the operators that compare the
+    #: two, the referenced column on the left.
+    references: str
+    columns: tuple[str, ...]
+    referenced: tuple[str, ...]
+    equalities: tuple[str, ...]
+    keys_because: str = ""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            **{
+                **value,
+                "target": Target(**value["target"]),
+                "key": tuple(KeyColumn(**one) for one in value["key"]),
+                "dependents": ColumnDependents.from_json(value["dependents"]),
+                **{name: tuple(value[name]) for name in ("columns", "referenced", "equalities")},
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeptRule:
     """A constraint that goes, with all that has to be made again should it come back."""
 
@@ -207,6 +240,8 @@ class Facts:
     shadow: ShadowColumn | None = None
     #: For a column that is to be dropped.
     dropped: Dropped | None = None
+    #: For a key that gets other values: what refers to it, each behind what it refers to itself.
+    referrers: tuple[Referrer, ...] = ()
     #: For columns that others replace.
     replaced: Replaced | None = None
     #: For a column that is moved: its collation as written in SQL; empty for the type's own.
@@ -254,6 +289,7 @@ class Facts:
                 "column_dependents": ColumnDependents.from_json(dependents) if dependents else None,
                 "shadow": ShadowColumn.from_json(shadow) if shadow else None,
                 "replaced": Replaced.from_json(replaced) if replaced else None,
+                "referrers": tuple(Referrer.from_json(one) for one in value.get("referrers", ())),
                 "rules": tuple(KeptRule.from_json(one) for one in value["rules"]),
                 "old_name": OldName.from_json(old_name) if old_name else None,
                 "parts": tuple((name, is_sequence) for name, is_sequence in value["parts"]),

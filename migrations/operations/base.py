@@ -97,6 +97,8 @@ class Action:
     needs_kept: bool = False
     #: Statements of the user's own: they may rely on every step before them, so none of the way back changes places with them.
     is_users: bool = False
+    #: For a step of the way back: why it cannot be done, in words; empty for all that can.
+    impossible: str = ""
     #: Takes the action back, step by step, once it has committed.
     back: tuple[Step, ...] = ()
 
@@ -211,8 +213,12 @@ class Operation(Protocol):
         """What its proof relies on, before or after the switch; None where no sync trigger keeps it."""
         ...
 
-    def also_relies_on(self) -> tuple[Reliance, ...]:
-        """The same before and after the switch, of other sync triggers that it has."""
+    def also_relies_on(self, *, switched: bool) -> tuple[Reliance, ...]:
+        """The same of other sync triggers that it has."""
+        ...
+
+    def parts(self) -> tuple[Operation, ...]:
+        """What its lanes do in other tables: an operation for each, of which nothing but the rewrite is asked."""
         ...
 
     def recheck(self) -> Walk | None:
@@ -255,7 +261,11 @@ class Bound(Generic[_Definition_co]):
         del switched
         return None
 
-    def also_relies_on(self) -> tuple[Reliance, ...]:
+    def also_relies_on(self, *, switched: bool) -> tuple[Reliance, ...]:
+        del switched
+        return ()
+
+    def parts(self) -> tuple[Operation, ...]:
         return ()
 
     def recheck(self) -> Walk | None:

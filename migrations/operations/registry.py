@@ -24,6 +24,8 @@ from backfilld.migrations.operations.backfill import preflight as backfill
 from backfilld.migrations.operations.backfill.steps import Backfill
 from backfilld.migrations.operations.change_columns import preflight as change_columns
 from backfilld.migrations.operations.change_columns.steps import ChangeColumns
+from backfilld.migrations.operations.change_key import preflight as change_key
+from backfilld.migrations.operations.change_key.steps import ChangeKey
 from backfilld.migrations.operations.change_type import preflight as change_type
 from backfilld.migrations.operations.change_type.steps import ChangeType
 from backfilld.migrations.operations.create_index import preflight as create_index
@@ -96,6 +98,7 @@ REGISTRY: Mapping[type[file.Operation], Kind] = {
     file.AddColumn: Kind(AddColumn, add_column.examine, impact.of_added),
     file.RenameColumn: Kind(RenameColumn, rename_column.examine, impact.of_renamed),
     file.ChangeType: Kind(ChangeType, change_type.examine, impact.of_retyped),
+    file.ChangeKey: Kind(ChangeKey, change_key.examine, impact.of_rekeyed),
     file.ChangeColumns: Kind(ChangeColumns, change_columns.examine, impact.of_replaced),
     file.MoveColumn: Kind(MoveColumn, move_column.examine, impact.of_moved),
     file.SetNotNull: Kind(SetNotNull, set_not_null.examine, impact.of_filled),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         AddColumn,
         Backfill,
         ChangeColumns,
+        ChangeKey,
         ChangeType,
         DeleteRows,
         DropColumn,
@@ -183,6 +184,16 @@ def of_retyped(of: ChangeType, dependent: Dependent) -> Effect | None:
     if dependent.kind in {"comment", "column grant"}:
         return Effect(ImpactAction.REBUILT, "is copied to the new column at the switch")
     return Effect(ImpactAction.REBUILT, "is recreated for the new type at the switch")
+
+
+def of_rekeyed(of: ChangeKey, dependent: Dependent) -> Effect | None:
+    if not dependent.names(of.column) or dependent.kind not in BOUND:
+        return None
+    if dependent.is_text:
+        return Effect(ImpactAction.REVIEW, "reads the new values after the switch: check that it still works")
+    if dependent.kind == "sequence":
+        return Effect(ImpactAction.STAYS, "goes on filling the old column, and goes with it")
+    return Effect(ImpactAction.REBUILT, "is recreated for the new values at the switch")
 
 
 def of_dropped(of: DropColumn, dependent: Dependent) -> Effect | None:

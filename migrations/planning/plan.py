@@ -230,6 +230,7 @@ def _phase(
         cost = examination.costs[number] if examination.costs else None
         others = next(([one for one in group if one != number] for group in groups if number in group), [])
         planned += _of_lanes(number, operation, phase, cost, others)
+        planned += _of_parts(number, operation, phase)
         for step_number, step in enumerate(steps([operation], phase)):
             raw = isinstance(operation, Sql)
             planned += _of_step(step, Place(phase, number, step_number, 0), examination.dry_run, raw=raw)
@@ -273,6 +274,26 @@ def _of_lanes(
         note = f"in batches; the rows that it finds are {_again(rewrite)}"
         return [PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number)]
     return []
+
+
+def _of_parts(number: int, operation: Operation, phase: Phase) -> list[PlannedAction]:
+    """What the lanes of an operation do in other tables."""
+    planned: list[PlannedAction] = []
+    for part in operation.parts():
+        rewrite = part.rewrite()
+        if rewrite is None:
+            continue
+        table, needed = rewrite.table.identifier.as_string(), _readable(rewrite.needs_work.as_string())
+        key = ", ".join(column.name for column in part.facts.key)
+        if phase is Phase.BACKFILL:
+            text = f"UPDATE {table} SET {_sets(rewrite)} WHERE ({key}) in the batch's range AND {needed}"  # noqa: S608 - for reading
+            note = "row locks for about batch_seconds; by pages where that is right"
+            planned.append(PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number))
+        elif phase is Phase.VERIFY:
+            text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
+            note = f"in batches; the rows that it finds are {_again(rewrite)}"
+            planned.append(PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number))
+    return planned
 
 
 def _again(rewrite: Rewrite) -> str:

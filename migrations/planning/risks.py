@@ -334,6 +334,7 @@ def _of_brief_locks(migration: Migration, operations: Sequence[Operation]) -> li
             definition.AddColumn
             | definition.RenameColumn
             | definition.ChangeType
+            | definition.ChangeKey
             | definition.ChangeColumns
             | definition.MoveColumn
             | definition.DropColumn,

@@ -68,6 +68,8 @@ def look(connection: Connection, run: Run) -> RollbackCheck:
     steps = _steps_back(connection, run, operations)
     if lost := _lost(connection, run, operations, steps):
         return RollbackCheck(possible=False, because=lost, kept_until=run.kept_until)
+    if because := next((step.impossible for step in steps if isinstance(step, Action) and step.impossible), ""):
+        return RollbackCheck(possible=False, because=because, kept_until=run.kept_until)
     if refused := next(_refusals(connection, steps), None):
         return replace(refused, kept_until=run.kept_until)
     # Before the switch a value that did not fit is one of what goes.

@@ -556,10 +556,36 @@ MOVE_COLUMN = Scenario(
     reference="ALTER TABLE details ADD note text; ALTER TABLE items DROP COLUMN note",
 )
 
+#: The application writes no key: which one a row has is decided by a trigger of its own, in whichever type keys are.
+CHANGE_KEY = Scenario(
+    name="change_key",
+    schema=f"""
+        CREATE TABLE owners (id integer PRIMARY KEY, n bigint UNIQUE);
+        INSERT INTO owners SELECT n, n FROM generate_series(0, 6) n;
+        CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING}, owner integer REFERENCES owners);
+        CREATE INDEX items_owner ON items (owner, n);
+        CREATE FUNCTION pick() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN new.owner := (SELECT o.id FROM public.owners o WHERE o.n = new.id % 9); RETURN new; END $$;
+        CREATE TRIGGER pick BEFORE INSERT OR UPDATE ON items FOR EACH ROW EXECUTE FUNCTION pick();
+    """,
+    operations='[{change_key: {table: owners, column: id, type: uuid, values: "md5(id::text)::uuid"}}]',
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="""
+        ALTER TABLE items DROP CONSTRAINT items_owner_fkey;
+        ALTER TABLE items ALTER owner TYPE uuid USING md5(owner::text)::uuid;
+        ALTER TABLE owners ALTER id TYPE uuid USING md5(id::text)::uuid;
+        ALTER TABLE items ADD FOREIGN KEY (owner) REFERENCES owners;
+    """,
+    keeps_order=False,
+    returns="until contract",
+)
+
 _ALL = (
     ADD_COLUMN, COUNT_UP, LOWER, SET_NOT_NULL, ADD_CHECK, ADD_FOREIGN_KEY, ADD_UNIQUE, CREATE_INDEX, DROP_INDEX, SQL,
     RENAME_COLUMN, TEXT_TO_JSONB, INT_TO_BIGINT, DROP_COLUMN, TOGETHER, RENAME_USED, PARTITIONED, TEXT_TO_ENUM, TO_TIMESTAMPTZ,
-    FREED_FIRST, RULES, TABLES, KEY_TO_BIGINT, SPLIT_COLUMN, MOVE_COLUMN,
+    FREED_FIRST, RULES, TABLES, KEY_TO_BIGINT, SPLIT_COLUMN, MOVE_COLUMN, CHANGE_KEY,
 )  # fmt: skip
 
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}

@@ -349,14 +349,17 @@ class Verify(LaneWork):
             case _:
                 msg = f"lane {lane.lane} of run {lane.run} has looked at {batch_range}"
                 raise TypeError(msg)
-        if not lanes.extend(connection, lane.run, operation=self.number, pass_=next_pass, bounds=bounds):
+        relation = lane.relation or self.relation
+        if not lanes.extend(
+            connection, lane.run, operation=self.number, relation=relation, pass_=next_pass, bounds=bounds
+        ):
             lanes.insert(
                 connection,
                 lane.run,
                 kind=LaneKind.BACKFILL,
                 operation=self.number,
                 pass_=next_pass,
-                relation=lane.relation or self.relation,
+                relation=relation,
                 bounds=bounds,
                 batch_rows=lane.batch_rows,
                 awake=False,  # the coordinator lets as many begin as the run wants

@@ -35,12 +35,16 @@ class KnownRun:
     backfills: tuple[Backfill, ...]
     #: What every lane does, by its kind and its operation's number.
     works: Mapping[tuple[LaneKind, int], LaneWork]
+    #: The same of lanes in other tables than the operation's own, and by that table.
+    in_parts: Mapping[tuple[LaneKind, int, str], LaneWork]
 
     @classmethod
     def of(cls, run: Run, *, transforms: Sequence[str]) -> KnownRun:
         """Raises Refused for a Python function that this worker does not have or was not told to allow."""
         operations = bind(run.migration, run.facts)
         works: dict[tuple[LaneKind, int], LaneWork] = {}
+        in_parts: dict[tuple[LaneKind, int, str], LaneWork] = {}
+        of_parts: list[Backfill] = []
         own: dict[int, Backfill] = {}
         for number, operation in enumerate(operations):
             backfill = Backfill.of(operation, number, run=run.run, journals=run.settings.journal, transforms=transforms)
@@ -57,15 +61,32 @@ class KnownRun:
                 together = BackfillTogether.of_members([own[number] for number in (first, *others)])
                 backfills[-1] = works[LaneKind.BACKFILL, first] = together
                 works[LaneKind.VERIFY, first] = VerifyTogether.of_members(together)
+        for number, operation in enumerate(operations):
+            for part in operation.parts():
+                filled = Backfill.of(part, number, run=run.run)
+                if filled is not None:
+                    of_parts.append(filled)
+                    in_parts[LaneKind.BACKFILL, number, str(part.table)] = filled
+                    in_parts[LaneKind.VERIFY, number, str(part.table)] = Verify.of(filled)
         for (kind, number), walk in walks(operations).items():
             works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
         return cls(
-            run=run, operations=operations, steps=PlannedSteps(operations), backfills=tuple(backfills), works=works
+            run=run,
+            operations=operations,
+            steps=PlannedSteps(operations),
+            # Parts last: what they look up is there then, but for what lanes that work at the same time have not met yet.
+            backfills=(*backfills, *of_parts),
+            works=works,
+            in_parts=in_parts,
         )
 
     def work_of(self, lane: Lane) -> LaneWork | None:
         """What the lane's batches do; None for the coordinator."""
-        return self.works[lane.kind, lane.operation] if lane.operation is not None else None
+        if lane.operation is None:
+            return None
+        return (
+            self.in_parts.get((lane.kind, lane.operation, lane.relation or "")) or self.works[lane.kind, lane.operation]
+        )
 
 
 class KnownRuns:

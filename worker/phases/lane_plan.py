@@ -109,7 +109,7 @@ class LanePlan:
         walked = [lane for lane in lanes.of_run(self._connection, self._run) if lane.kind is LaneKind.BACKFILL]
         number = 0
         for work in self._known.backfills:
-            own = [lane for lane in walked if lane.operation == work.number]
+            own = [lane for lane in walked if self._known.work_of(lane) is work]
             condition_ended = work.rewrite.condition_tells is not None and not any(lane.rows_residual for lane in own)
             if not (work.rewrite.verifiable or condition_ended):
                 continue

@@ -84,7 +84,7 @@ class Proof:
         return [
             one
             for operation in self._operations
-            for one in (operation.relies_on(switched=switched), *operation.also_relies_on())
+            for one in (operation.relies_on(switched=switched), *operation.also_relies_on(switched=switched))
             if one is not None
         ]
 

@@ -6,6 +6,7 @@ from backfilld.migrations.file.operations.base import OperationModel, Settled
 from backfilld.migrations.file.operations.columns import (
     AddColumn,
     ChangeColumns,
+    ChangeKey,
     ChangeType,
     ColumnSpec,
     DropColumn,
@@ -44,6 +45,7 @@ __all__ = [
     "AddUnique",
     "Backfill",
     "ChangeColumns",
+    "ChangeKey",
     "ChangeType",
     "ColumnSpec",
     "CreateIndex",
@@ -76,6 +78,7 @@ Operation = (
     AddColumn
     | RenameColumn
     | ChangeType
+    | ChangeKey
     | ChangeColumns
     | MoveColumn
     | SetNotNull

@@ -150,6 +150,29 @@ class ChangeType(OperationModel):
         return (Settled(self.column, "changed", ("column",)),)
 
 
+class ChangeKey(OperationModel):
+    """Give a key other values of another type, and every column that refers to it with them, in one switch."""
+
+    kind: ClassVar[Literal["change_key"]] = "change_key"
+    does = "Give a key other values, and all that refers to it."
+
+    table: Table = TABLE
+    column: Name = Field(description="The column of the key, exact.", examples=["id"])
+    type: Expression = Field(description="The new type, as in CREATE TABLE.", examples=["uuid"])
+    values: Expression = Field(
+        description="SQL expression that gives each row its new value, once; it may give another one each time.",
+        examples=["gen_random_uuid()"],
+    )
+
+    @property
+    def subject(self) -> str:
+        return f"{self.column} to {self.type}"
+
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.column, "changed", ("column",)),)
+
+
 class ChangeColumns(OperationModel):
     """Let other columns of the row say what some say now: split one, or merge several; both are usable until contract."""
 

@@ -125,7 +125,8 @@ class MoveColumn(Plain[file.MoveColumn]):
         moved = self._moved
         return self._on_from.relied_on(moved.from_body(counts=switched), (moved.column, *moved.by))
 
-    def also_relies_on(self) -> tuple[Reliance, ...]:
+    def also_relies_on(self, *, switched: bool) -> tuple[Reliance, ...]:
+        del switched
         moved = self._moved
         return (self._on_to.relied_on(moved.to_body, (moved.column, *moved.on)),)
 

@@ -14,6 +14,7 @@ import psycopg
 
 from backfilld.migrations.errors import InvalidMigration
 from backfilld.migrations.file import migration as definition
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.planning.checks.columns import mentions
 from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import State
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Operation
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.planning.checks.findings import Case, Findings
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.statements import SqlStatement
@@ -83,6 +83,10 @@ class LiveOperation:
         references = dependents.references if dependents is not None else ()
         if any(one.table == table and column in one.columns for one in references):
             return True
+        # What refers to a key changes with it, and finds its new values by the other columns of the foreign key.
+        own = "" if self.referrer is None else str(table)
+        if any(one.table == own and column in {one.target.column, *one.columns} for one in self.facts.referrers):
+            return True
         if self.referrer is not None:
             return False
         known = {one.name for one in self.facts.key} | set(self.facts.reads) | set(self.facts.rule_columns)
@@ -133,7 +137,8 @@ def live_operations(connection: Connection, name: str) -> dict[TableName, list[L
             if isinstance(operation, definition.MoveColumn):
                 found.setdefault(operation.to, []).append(live)
             references = facts.column_dependents.references if facts.column_dependents is not None else ()
-            for table in {one.table for one in references} - {operation.table}:
+            referrers = {TableName.parse(one.table) for one in facts.referrers if one.table}
+            for table in ({one.table for one in references} | referrers) - {operation.table}:
                 found.setdefault(table, []).append(replace(live, referrer=table))
     return found
 

@@ -144,4 +144,5 @@ def test_the_old_applications_inserts_succeed_before_the_first_walk(engine: Engi
 
 
 def test_every_operation_is_there() -> None:
-    assert {*OPERATIONS} == {model.kind for model in REGISTRY}
+    # A key that was changed has no way back once its old values are gone.
+    assert {*OPERATIONS} | {"change_key"} == {model.kind for model in REGISTRY}
