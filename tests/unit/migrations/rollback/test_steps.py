@@ -171,6 +171,15 @@ class Going:
     def relies_on(self, *, switched: bool) -> None:
         """No sync trigger keeps it."""
 
+    def also_relies_on(self, *, switched: bool) -> tuple[Reliance, ...]:
+        """Nothing is proved of it."""
+        del switched
+        return ()
+
+    def parts(self) -> tuple[Operation, ...]:
+        """It has one table."""
+        return ()
+
     def recheck(self) -> None:
         """Nothing is proved of it."""
 
