@@ -321,7 +321,7 @@ def refuse_table(case: Case, table: Table) -> None:
         case.refuse(
             "partitioned",
             f"{table.name} is partitioned, and the indexes of its partitions cannot be exchanged",
-            "Rebuild it with the new type by `rebuild`, where nothing else refers to the key; or keep the key, and add a second one",
+            "Keep the key, and add a second one with `add_column` and `add_unique`",
         )
 
 

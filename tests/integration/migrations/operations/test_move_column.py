@@ -116,6 +116,18 @@ def test_both_tables_can_be_written_until_contract(orders: Engine) -> None:
     assert {1: "since", 2: "new app", 400: "note %4"}.items() <= {row["id"]: row["note"] for row in notes}.items()
 
 
+@pytest.mark.parametrize("steps", [4, 7])
+def test_it_goes_back_from_the_middle(orders: Engine, steps: int) -> None:
+    before, was = orders.execute('SELECT * FROM "Odd Schema"."Order" ORDER BY id'), fingerprint(orders.connection)
+    run = orders.enqueue(MOVE % (ON, "[contract]"))
+    orders.drive(run, until=lambda run: orders.lane(run.run, 0).seq >= steps)
+    commands.rollback(orders.connection, run, actor="ann")
+    expect(orders.drive(run), State.ROLLED_BACK)
+    assert difference(was, fingerprint(orders.connection)) == ""
+    assert orders.execute('SELECT * FROM "Odd Schema"."Order" ORDER BY id') == before
+
+
+@pytest.mark.soak
 def test_it_goes_back_from_every_step(orders: Engine) -> None:
     before = orders.execute('SELECT id, n, "no%te" FROM "Odd Schema"."Order" ORDER BY id')
     assert whole_way_back_from_every_step(orders, MOVE % (ON, "[]")) > 5
