@@ -182,7 +182,7 @@ def test_contract_waits_until_nothing_else_uses_the_old_columns(people: Engine) 
     run = people.enqueue(SPLIT % "[]")
     expect(people.drive(run), State.FAILED)
     assert "the 'index both_of' still uses name" in (people.run(run).error or {})["message"]
-    assert people.run(run).phase is Phase.CONTRACT
+    assert (people.run(run).phase, people.lanes(run, "archive")) == (Phase.CONTRACT, []), "before anything is archived"
     people.execute(
         'DROP INDEX both_of; CREATE OR REPLACE VIEW names AS SELECT id, first || \' \' || "La%st" COLLATE "C" AS name FROM people'
     )

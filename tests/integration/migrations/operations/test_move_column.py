@@ -141,6 +141,11 @@ def test_a_value_that_the_other_table_does_not_take_is_no_error_of_the_applicati
     orders.execute("ALTER TABLE order_notes ADD CONSTRAINT polite CHECK (\"no%te\" <> 'rude')")
     orders.execute('UPDATE "Odd Schema"."Order" SET "no%te" = \'rude\' WHERE id = 1')
     assert both(orders, 1)[0] == "rude"
+    orders.execute('ALTER TABLE "Odd Schema"."Order" ADD CONSTRAINT kind CHECK ("no%te" <> \'unkind\')')
+    orders.execute("UPDATE order_notes SET \"no%te\" = 'unkind' WHERE order_id = 3")
+    assert both(orders, 3)[1] == "unkind"
+    rows = orders.execute("SELECT key, sqlstate FROM backfilld.rollback_conflicts ORDER BY key")
+    assert [(row["key"], row["sqlstate"]) for row in rows] == [(["t1", "1"], "23514"), (["t1", "3"], "23514")]
     expect(orders.drive(run), State.PAUSED)
     assert [one.key for one in orders.quarantined(run)] == [("t1", "1")]
     commands.rollback(orders.connection, run, actor="ann")
