@@ -130,6 +130,8 @@ class Progress:
     #: Rows written since the switch that do not fit the old column.
     rollback_conflicts: int = 0
     max_quarantined: int = 0
+    #: For a run that loads files: `lines`, and what became of them; how far the files are staged; what the check has found. Any: JSON.
+    load: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The documented keys, in their documented order. Any: JSON."""
@@ -165,6 +167,7 @@ KEYS = (
     "own_values",
     "rows_moved",
     "journal_bytes",
+    "load",
 )
 
 
@@ -269,6 +272,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         batches_retried=walk["batches_retried"],
         rollback_conflicts=walk["rollback_conflicts"],
         max_quarantined=int(run.settings_json["max_quarantined"]),
+        load=walk["load"],
     )
 
 
@@ -314,7 +318,8 @@ def _percent(run: Run, walk: Row, kept: OldValuesWalk | None) -> float:
     if run.phase not in WALKING or run.state is State.ROLLED_BACK:
         return 100.0
     if run.rows_total is None:
-        return 0.0
+        load = walk["load"]
+        return min(_share(load["bytes_read"], load["bytes_total"]), 99.9) if load and load["bytes_total"] else 0.0
     most = 99.9 if walk["lanes_open"] else 100.0  # the total may be an estimate, and too small
     return min(_share(walk["rows_walked"], run.rows_total), most)
 
@@ -352,8 +357,10 @@ def _rows_per_second(walk: Row, now: datetime, *, since: datetime) -> float:
 
 
 def _eta_seconds(run: Run, walk: Row, kept: OldValuesWalk | None, rate: float) -> int | None:
-    if run.state not in ACTIVE or rate <= 0:
+    if run.state not in ACTIVE:
         return None
+    if rate <= 0:
+        return _staging_eta_seconds(run, walk)
     if kept is not None:
         left = kept.rows_total - kept.rows_walked
         return math.ceil(left / rate) if left > 0 else None
@@ -367,6 +374,12 @@ def _eta_seconds(run: Run, walk: Row, kept: OldValuesWalk | None, rate: float) -
         case Phase.EXPAND | Phase.SWITCH | Phase.CONTRACT | Phase.DONE:
             return None
     return math.ceil(left / rate) if left > 0 else None
+
+
+def _staging_eta_seconds(run: Run, walk: Row) -> int | None:
+    """Until the files of a load are staged, at the speed so far."""
+    seconds = walk["load"]["seconds_left"] if walk["load"] and run.phase is Phase.EXPAND else None
+    return int(seconds) if seconds is not None else None
 
 
 def _errors(run: Run, walk: Row) -> tuple[dict[str, Any], ...]:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.operations import bind, walks
+from backfilld.migrations.operations.load.steps import Load
 from backfilld.migrations.record import runs
-from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.record.states import LaneKind, Phase
 from backfilld.migrations.walks.together import grouped
 from backfilld.worker.lanes.kinds import Backfill, Retry, Verify
+from backfilld.worker.lanes.load import Upsert, works_of
 from backfilld.worker.lanes.together import BackfillTogether, VerifyTogether
 from backfilld.worker.lanes.walk_kinds import of_walk
 from backfilld.worker.phases.planned_steps import PlannedSteps
@@ -33,6 +35,8 @@ class KnownRun:
     steps: PlannedSteps
     #: What the lanes of the backfill phase do, in the order of the operations; several of one table may be walked together.
     backfills: tuple[Backfill, ...]
+    #: What the lanes do that load files.
+    loads: tuple[Upsert, ...]
     #: What every lane does, by its kind and its operation's number.
     works: Mapping[tuple[LaneKind, int], LaneWork]
     #: The same of lanes in other tables than the operation's own, and by that table.
@@ -43,8 +47,6 @@ class KnownRun:
         """Raises Refused for a Python function that this worker does not have or was not told to allow."""
         operations = bind(run.migration, run.facts)
         works: dict[tuple[LaneKind, int], LaneWork] = {}
-        in_parts: dict[tuple[LaneKind, int, str], LaneWork] = {}
-        of_parts: list[Backfill] = []
         own: dict[int, Backfill] = {}
         for number, operation in enumerate(operations):
             backfill = Backfill.of(operation, number, run=run.run, journals=run.settings.journal, transforms=transforms)
@@ -61,23 +63,29 @@ class KnownRun:
                 together = BackfillTogether.of_members([own[number] for number in (first, *others)])
                 backfills[-1] = works[LaneKind.BACKFILL, first] = together
                 works[LaneKind.VERIFY, first] = VerifyTogether.of_members(together)
-        for number, operation in enumerate(operations):
-            for part in operation.parts():
-                filled = Backfill.of(part, number, run=run.run)
-                if filled is not None:
-                    of_parts.append(filled)
-                    in_parts[LaneKind.BACKFILL, number, str(part.table)] = filled
-                    in_parts[LaneKind.VERIFY, number, str(part.table)] = Verify.of(filled)
+        parts = _in_other_tables(operations, run=run.run)
         for (kind, number), walk in walks(operations).items():
-            works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
+            if not isinstance(operations[number], Load):
+                works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
+        loads = []
+        for number, operation in enumerate(operations):
+            if isinstance(operation, Load):
+                looks = Phase.BACKFILL in run.settings.approve
+                found = works_of(operation, number, run=run.run, journals=run.settings.journal, looks=looks)
+                works |= {(kind, number): work for kind, work in found.items()}
+                loads += [work for work in found.values() if isinstance(work, Upsert)]
         return cls(
             run=run,
             operations=operations,
             steps=PlannedSteps(operations),
             # Parts last: what they look up is there then, but for what lanes that work at the same time have not met yet.
-            backfills=(*backfills, *of_parts),
+            backfills=(*backfills, *parts.values()),
+            loads=tuple(loads),
             works=works,
-            in_parts=in_parts,
+            in_parts={
+                **{(LaneKind.BACKFILL, *place): one for place, one in parts.items()},
+                **{(LaneKind.VERIFY, *place): Verify.of(one) for place, one in parts.items()},
+            },
         )
 
     def work_of(self, lane: Lane) -> LaneWork | None:
@@ -87,6 +95,16 @@ class KnownRun:
         return (
             self.in_parts.get((lane.kind, lane.operation, lane.relation or "")) or self.works[lane.kind, lane.operation]
         )
+
+
+def _in_other_tables(operations: Sequence[Operation], *, run: int) -> dict[tuple[int, str], Backfill]:
+    """What lanes do in other tables than an operation's own, by its number and by that table."""
+    return {
+        (number, str(part.table)): backfill
+        for number, operation in enumerate(operations)
+        for part in operation.parts()
+        if (backfill := Backfill.of(part, number, run=run)) is not None
+    }
 
 
 class KnownRuns:

@@ -27,6 +27,7 @@ from backfilld.migrations.file.operations.constraints import (
     RenameConstraint,
 )
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
+from backfilld.migrations.file.operations.loads import Load, Source
 from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
 from backfilld.migrations.file.operations.rows import Backfill, DeleteRows
 from backfilld.migrations.file.operations.tables import (
@@ -58,6 +59,7 @@ __all__ = [
     "DropNotNull",
     "DropTable",
     "EnableRowSecurity",
+    "Load",
     "MoveColumn",
     "Operation",
     "OperationModel",
@@ -69,6 +71,7 @@ __all__ = [
     "SetDefault",
     "SetNotNull",
     "Settled",
+    "Source",
     "Sql",
     "SqlStep",
 ]
@@ -101,5 +104,6 @@ Operation = (
     | SetComment
     | Backfill
     | DeleteRows
+    | Load
     | Sql
 )
