@@ -77,6 +77,18 @@ class Dropped:
     #: Of the indexes, the names of those that are UNIQUE constraints.
     unique: tuple[str, ...] = ()
 
+    @property
+    def carries(self) -> list[tuple[str, str, str]]:
+        """What comes back with the column, as `dependents.appeared_since` takes it."""
+        return [
+            *(("index", index.name, "") for index in self.indexes),
+            *(("unique", name, "") for name in self.unique),
+            *(
+                ("check" if one.definition.startswith("CHECK ") else "foreign key", one.name, "")
+                for one in self.constraints
+            ),
+        ]
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         return cls(
@@ -86,6 +98,61 @@ class Dropped:
                 "constraints": tuple(Constraint(**one) for one in value["constraints"]),
                 "indexes": tuple(IndexDefinition.from_json(one) for one in value["indexes"]),
                 "unique": tuple(value["unique"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replaced:
+    """Columns that others replace."""
+
+    targets: tuple[Target, ...]
+    #: All that has to be made again should they come back, in the order of `targets`.
+    dropped: tuple[Dropped, ...]
+    #: Of each, whether its DEFAULT can be asked again for the same value.
+    constant_defaults: tuple[bool, ...]
+    #: Columns of the row, beside old and new ones, that `up` reads; and that `down` reads.
+    up_reads: tuple[str, ...]
+    down_reads: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            targets=tuple(Target(**one) for one in value["targets"]),
+            dropped=tuple(Dropped.from_json(one) for one in value["dropped"]),
+            **{name: tuple(value[name]) for name in ("constant_defaults", "up_reads", "down_reads")},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Referrer:
+    """A column that refers to a key which gets other values, itself or through another one."""
+
+    #: In the notation of migration files; empty for the table of the key itself.
+    table: str
+    column: str
+    #: The new column.
+    target: Target
+    #: The key by which its table is walked.
+    key: tuple[KeyColumn, ...]
+    dependents: ColumnDependents
+    #: The table that it refers to (empty for that of the key), its columns of the foreign key, those that they refer to, and the operators that compare the
+    #: two, the referenced column on the left.
+    references: str
+    columns: tuple[str, ...]
+    referenced: tuple[str, ...]
+    equalities: tuple[str, ...]
+    keys_because: str = ""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            **{
+                **value,
+                "target": Target(**value["target"]),
+                "key": tuple(KeyColumn(**one) for one in value["key"]),
+                "dependents": ColumnDependents.from_json(value["dependents"]),
+                **{name: tuple(value[name]) for name in ("columns", "referenced", "equalities")},
             }
         )
 
@@ -298,6 +365,12 @@ class Facts:
     shadow: ShadowColumn | None = None
     #: For a column that is to be dropped.
     dropped: Dropped | None = None
+    #: For a key that gets other values: what refers to it, each behind what it refers to itself.
+    referrers: tuple[Referrer, ...] = ()
+    #: For columns that others replace.
+    replaced: Replaced | None = None
+    #: For a column that is moved: its collation as written in SQL; empty for the type's own.
+    collation: str = ""
     #: What depends on a column that is to have another type.
     column_dependents: ColumnDependents | None = None
     #: The columns that a CHECK is about; empty when that cannot be told.
@@ -334,6 +407,7 @@ class Facts:
         index, dropped, dependents, shadow, old_name, policies = (
             value[name] for name in ("index", "dropped", "column_dependents", "shadow", "old_name", "policies")
         )
+        replaced = value.get("replaced")
         return cls(
             **{
                 **value,
@@ -344,6 +418,8 @@ class Facts:
                 "dropped": Dropped.from_json(dropped) if dropped else None,
                 "column_dependents": ColumnDependents.from_json(dependents) if dependents else None,
                 "shadow": ShadowColumn.from_json(shadow) if shadow else None,
+                "replaced": Replaced.from_json(replaced) if replaced else None,
+                "referrers": tuple(Referrer.from_json(one) for one in value.get("referrers", ())),
                 "rules": tuple(KeptRule.from_json(one) for one in value["rules"]),
                 "old_name": OldName.from_json(old_name) if old_name else None,
                 "policies": PolicyChange.from_json(policies) if policies else None,

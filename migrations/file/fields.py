@@ -159,6 +159,24 @@ Columns = Annotated[
     Field(strict=False, json_schema_extra={"minItems": 1, "uniqueItems": True}),  # a file has lists, not tuples
     AfterValidator(_check_columns),
 ]
+#: The same; one may stand alone.
+OneOrMore = Annotated[
+    Columns,
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1, "maxLength": NAME_BYTES},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "minLength": 1, "maxLength": NAME_BYTES},
+                    "minItems": 1,
+                    "uniqueItems": True,
+                },
+            ]
+        }
+    ),
+]
 Table = Annotated[
     TableName,
     PlainValidator(_check_table),

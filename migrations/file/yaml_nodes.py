@@ -155,7 +155,8 @@ class _Reader:
             )
         if event.value == "<<" and event.style is None:
             raise self.wrong((*path, "<<"), "merge keys are not supported", "Write the keys out in full.")
-        if not isinstance(_plain(event), str):
+        # `on` is a key of ours, and no editor that knows YAML 1.2 would ask for quotes.
+        if not isinstance(_plain(event), str) and event.value != "on":
             problem = f"the key `{shown(event.value)}` is not read by YAML as text"
             raise self.wrong((*path, event.value), problem, f'Quote it: "{shown(event.value)}".')
         return event.value

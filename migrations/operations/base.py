@@ -100,6 +100,8 @@ class Action:
     needs_kept: bool = False
     #: Statements of the user's own: they may rely on every step before them, so none of the way back changes places with them.
     is_users: bool = False
+    #: For a step of the way back: why it cannot be done, in words; empty for all that can.
+    impossible: str = ""
     #: Takes the action back, step by step, once it has committed.
     back: tuple[Step, ...] = ()
 
@@ -120,10 +122,10 @@ class Index:
 class Archived:
     """What an archive walk copies of each row, as texts."""
 
-    #: The column that is about to go.
-    old: str
-    #: The column that replaced it, as it is at the same moment; None where nothing did.
-    new: str | None = None
+    #: The columns that are about to go.
+    old: tuple[str, ...]
+    #: The columns that replaced them, as they are at the same moment; none where nothing did.
+    new: tuple[str, ...] = ()
     #: The rows that are copied; None for all. Where it raises an error for a row of a batch, all rows of that batch are.
     only: sql.Composed | None = None
 
@@ -216,6 +218,14 @@ class Operation(Protocol):
         """What its proof relies on, before or after the switch; None where no sync trigger keeps it."""
         ...
 
+    def also_relies_on(self, *, switched: bool) -> tuple[Reliance, ...]:
+        """The same of other sync triggers that it has."""
+        ...
+
+    def parts(self) -> tuple[Operation, ...]:
+        """What its lanes do in other tables: an operation for each, of which nothing but the rewrite is asked."""
+        ...
+
     def recheck(self) -> Walk | None:
         """How all rows are looked at again after the switch, where what was proved does not hold any longer."""
         ...
@@ -255,6 +265,13 @@ class Bound(Generic[_Definition_co]):
     def relies_on(self, *, switched: bool) -> Reliance | None:
         del switched
         return None
+
+    def also_relies_on(self, *, switched: bool) -> tuple[Reliance, ...]:
+        del switched
+        return ()
+
+    def parts(self) -> tuple[Operation, ...]:
+        return ()
 
     def recheck(self) -> Walk | None:
         return None

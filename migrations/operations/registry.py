@@ -22,6 +22,10 @@ from backfilld.migrations.operations.add_unique import preflight as add_unique
 from backfilld.migrations.operations.add_unique.steps import AddUnique
 from backfilld.migrations.operations.backfill import preflight as backfill
 from backfilld.migrations.operations.backfill.steps import Backfill
+from backfilld.migrations.operations.change_columns import preflight as change_columns
+from backfilld.migrations.operations.change_columns.steps import ChangeColumns
+from backfilld.migrations.operations.change_key import preflight as change_key
+from backfilld.migrations.operations.change_key.steps import ChangeKey
 from backfilld.migrations.operations.change_type import preflight as change_type
 from backfilld.migrations.operations.change_type.steps import ChangeType
 from backfilld.migrations.operations.create_index import preflight as create_index
@@ -45,6 +49,8 @@ from backfilld.migrations.operations.enable_row_security import preflight as ena
 from backfilld.migrations.operations.enable_row_security.steps import EnableRowSecurity
 from backfilld.migrations.operations.load import preflight as load
 from backfilld.migrations.operations.load.steps import Load
+from backfilld.migrations.operations.move_column import preflight as move_column
+from backfilld.migrations.operations.move_column.steps import MoveColumn
 from backfilld.migrations.operations.rename_column import preflight as rename_column
 from backfilld.migrations.operations.rename_column.steps import RenameColumn
 from backfilld.migrations.operations.rename_constraint import preflight as rename_constraint
@@ -96,6 +102,9 @@ REGISTRY: Mapping[type[file.Operation], Kind] = {
     file.AddColumn: Kind(AddColumn, add_column.examine, impact.of_added),
     file.RenameColumn: Kind(RenameColumn, rename_column.examine, impact.of_renamed),
     file.ChangeType: Kind(ChangeType, change_type.examine, impact.of_retyped),
+    file.ChangeKey: Kind(ChangeKey, change_key.examine, impact.of_rekeyed),
+    file.ChangeColumns: Kind(ChangeColumns, change_columns.examine, impact.of_replaced),
+    file.MoveColumn: Kind(MoveColumn, move_column.examine, impact.of_moved),
     file.SetNotNull: Kind(SetNotNull, set_not_null.examine, impact.of_filled),
     file.DropNotNull: Kind(DropNotNull, drop_not_null.examine, impact.of_none),
     file.SetDefault: Kind(SetDefault, set_default.examine, impact.of_none),

@@ -161,7 +161,9 @@ class _Stage:
         One that a `change_type` has made anew was there before, and is on its way: the columns that refer come first.
         """
         changed = {
-            (one.table.name, one.column) for one in self._migration.operations if isinstance(one, definition.ChangeType)
+            (one.table.name, one.column)
+            for one in self._migration.operations
+            if isinstance(one, definition.ChangeType | definition.ChangeKey)
         }
         for row in self._connection.execute(_SQL["mismatched_keys"]).fetchall():
             ends = {(row["table_name"], row["column_name"]), (row["other_table"], row["other_column"])}

@@ -67,7 +67,7 @@ def estimate_cost(connection: Connection, table: Table, rewrite: Rewrite, settin
     leaves = of_leaves(connection, table, rewrite) if choice.by_pages else [of_whole(connection, table, rewrite)]
     indexes = of_indexes(connection, table, {target.column for target in rewrite.facts.targets})
     lanes = 1 if choice.walk == "ordered" or settings.walk == "ordered" else settings.lanes
-    if rewrite.deletes:
+    if not rewrite.updates:
         found = cost(table, leaves, choice)
         return replace(found, heap_growth_bytes=0, index_growth_bytes=0, moved_ratio=0.0)
     return cost(table, leaves, choice, indexes=indexes, lanes=lanes)

@@ -10,13 +10,18 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backfilld.migrations.file.operations import (
         AddColumn,
         Backfill,
+        ChangeColumns,
+        ChangeKey,
         ChangeType,
         DeleteRows,
         DropColumn,
         DropTable,
+        MoveColumn,
         Operation,
         RenameColumn,
         RenameTable,
@@ -181,6 +186,16 @@ def of_retyped(of: ChangeType, dependent: Dependent) -> Effect | None:
     return Effect(ImpactAction.REBUILT, "is recreated for the new type at the switch")
 
 
+def of_rekeyed(of: ChangeKey, dependent: Dependent) -> Effect | None:
+    if not dependent.names(of.column) or dependent.kind not in BOUND:
+        return None
+    if dependent.is_text:
+        return Effect(ImpactAction.REVIEW, "reads the new values after the switch: check that it still works")
+    if dependent.kind == "sequence":
+        return Effect(ImpactAction.STAYS, "goes on filling the old column, and goes with it")
+    return Effect(ImpactAction.REBUILT, "is recreated for the new values at the switch")
+
+
 def of_dropped(of: DropColumn, dependent: Dependent) -> Effect | None:
     if not dependent.names(of.column) or dependent.kind not in BOUND:
         return None
@@ -189,6 +204,29 @@ def of_dropped(of: DropColumn, dependent: Dependent) -> Effect | None:
     if dependent.kind in _DROPPED_WITH_IT:
         return Effect(ImpactAction.DROPPED, "is dropped with the column")
     return Effect(ImpactAction.CHANGE_FIRST, "prevents the drop: change or drop it before contract")
+
+
+def of_replaced(of: ChangeColumns, dependent: Dependent) -> Effect | None:
+    return _of_one_that_goes([name for name in of.down if dependent.names(name)], ", ".join(of.up), dependent)
+
+
+def of_moved(of: MoveColumn, dependent: Dependent) -> Effect | None:
+    return _of_one_that_goes([of.column] if dependent.names(of.column) else [], f"{of.to}.{of.column}", dependent)
+
+
+def _of_one_that_goes(old: Sequence[str], new: str, dependent: Dependent) -> Effect | None:
+    if not old or dependent.kind not in BOUND:
+        return None
+    if dependent.is_text:
+        return Effect(
+            ImpactAction.CHANGE_FIRST, f"fails once {', '.join(old)} is gone: let it use {new} before contract"
+        )
+    if dependent.kind == "publication":
+        words = f"names {', '.join(old)}: add {new} to it, and on its subscribers, before contract"
+        return Effect(ImpactAction.SUBSCRIBERS_FIRST, words)
+    if dependent.kind in _DROPPED_WITH_IT:
+        return Effect(ImpactAction.DROPPED, f"is dropped with {', '.join(old)}")
+    return Effect(ImpactAction.CHANGE_FIRST, f"keeps contract waiting: let it use {new} between switch and contract")
 
 
 def of_renamed_table(of: RenameTable, dependent: Dependent) -> Effect | None:

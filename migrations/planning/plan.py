@@ -242,6 +242,7 @@ def _phase(
         cost = examination.costs[number] if examination.costs else None
         others = next(([one for one in group if one != number] for group in groups if number in group), [])
         planned += _of_lanes(number, operation, phase, cost, others)
+        planned += _of_parts(number, operation, phase)
         for step_number, step in enumerate(steps([operation], phase)):
             raw = isinstance(operation, Sql)
             planned += _of_step(step, Place(phase, number, step_number, 0), examination.dry_run, raw=raw)
@@ -270,6 +271,13 @@ def _of_lanes(
             )
         text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         note = f"row locks for about batch_seconds; walked by {by}"
+        if rewrite.copies is not None:
+            to = rewrite.copies
+            names, given = (", ".join([*of, to.column]) for of in (to.on, to.by))
+            text = (  # for reading
+                f"INSERT INTO {to.table.identifier.as_string()} ({names}) SELECT {given} FROM {table} WHERE {where} AND {needed} "  # noqa: S608
+                f"ON CONFLICT ({', '.join(to.on)}) DO UPDATE SET {to.column} = excluded.{to.column}"
+            )
         if rewrite.deletes:
             text = f"DELETE FROM {table} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         if others:
@@ -277,9 +285,35 @@ def _of_lanes(
         return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number)]
     if phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
         text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
-        note = f"in batches; the rows that it finds are {'deleted' if rewrite.deletes else 'updated again'}"
+        note = f"in batches; the rows that it finds are {_again(rewrite)}"
         return [PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number)]
     return []
+
+
+def _of_parts(number: int, operation: Operation, phase: Phase) -> list[PlannedAction]:
+    """What the lanes of an operation do in other tables."""
+    planned: list[PlannedAction] = []
+    for part in operation.parts():
+        rewrite = part.rewrite()
+        if rewrite is None:
+            continue
+        table, needed = rewrite.table.identifier.as_string(), _readable(rewrite.needs_work.as_string())
+        key = ", ".join(column.name for column in part.facts.key)
+        if phase is Phase.BACKFILL:
+            text = f"UPDATE {table} SET {_sets(rewrite)} WHERE ({key}) in the batch's range AND {needed}"  # noqa: S608 - for reading
+            note = "row locks for about batch_seconds; by pages where that is right"
+            planned.append(PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number))
+        elif phase is Phase.VERIFY:
+            text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
+            note = f"in batches; the rows that it finds are {_again(rewrite)}"
+            planned.append(PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number))
+    return planned
+
+
+def _again(rewrite: Rewrite) -> str:
+    if rewrite.copies is not None:
+        return "copied again"
+    return "deleted" if rewrite.deletes else "updated again"
 
 
 def _of_load(number: int, operation: Load, phase: Phase) -> list[PlannedAction]:

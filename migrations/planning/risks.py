@@ -346,7 +346,14 @@ def _of_brief_locks(migration: Migration, operations: Sequence[Operation]) -> li
         number
         for number, of in enumerate(migration.operations)
         if isinstance(
-            of, definition.AddColumn | definition.RenameColumn | definition.ChangeType | definition.DropColumn
+            of,
+            definition.AddColumn
+            | definition.RenameColumn
+            | definition.ChangeType
+            | definition.ChangeKey
+            | definition.ChangeColumns
+            | definition.MoveColumn
+            | definition.DropColumn,
         )
     ]
     if adding:

@@ -39,8 +39,10 @@ _PROBE_INDEX = "backfilld_probe_index"
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """What an expression reads, and whether asking again gives the same answer."""
+    """What an expression is and reads, and whether asking again gives the same answer."""
 
+    #: Its type as format_type writes it; of a bare literal, text.
+    type: str = ""
     #: Columns of the table itself; all of them when the whole row is read.
     reads: frozenset[str]
     #: Other relations, by name.
@@ -133,6 +135,7 @@ class Probe:
         others = [row for row in reads if row["oid"] != own]
         self.called.relations.update(row["oid"] for row in others)
         return Analysis(
+            type=str(self._columns(oid)[0]["type"]),
             reads=frozenset(column.name for column in self._table.columns) | columns
             if whole_row
             else frozenset(columns),
@@ -303,8 +306,9 @@ class Probe:
             names.append("the clock or the session (CURRENT_…)")
         return tuple(names)
 
-    def _columns(self) -> list[dict[str, Any]]:  # Any: rows of `columns` in catalog.sql
-        return self._connection.execute(_SQL["columns"], {"oid": self._own_oid()}).fetchall()
+    def _columns(self, oid: int | None = None) -> list[dict[str, Any]]:  # Any: rows of `columns` in catalog.sql
+        """Those of the copy, or of a view."""
+        return self._connection.execute(_SQL["columns"], {"oid": self._own_oid() if oid is None else oid}).fetchall()
 
     def _own_oid(self) -> int:
         return catalog.oid_of(self._connection, self._copy)

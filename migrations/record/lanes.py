@@ -110,7 +110,9 @@ def shorten(
     )
 
 
-def extend(connection: Connection, run: int, *, operation: int, pass_: int, bounds: Bounds | PageRange) -> bool:
+def extend(  # noqa: PLR0913 - which lane, and its new end
+    connection: Connection, run: int, *, operation: int, relation: str, pass_: int, bounds: Bounds | PageRange
+) -> bool:
     """Let the untouched lane that ends where `bounds` begin continue to their end; False when there is none."""
     begins, edge = ("first", "last") if isinstance(bounds, PageRange) else ("after", "upto")
     values: dict[str, Any] = bounds.to_json()  # Any: keys or pages
@@ -121,6 +123,7 @@ def extend(connection: Connection, run: int, *, operation: int, pass_: int, boun
         {
             "run": run,
             "operation": operation,
+            "relation": relation,
             "pass": pass_,
             "edge": edge,
             "begins": Jsonb(values[begins]),

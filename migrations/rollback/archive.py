@@ -2,16 +2,16 @@
 
 How an operation that removes a column uses it, its `contract` and the way back of that:
 
-    Walk(kind="archive", operation=number, table=table, key=facts.key, archived=Archived(old="total", new="revenue"))
+    Walk(kind="archive", operation=number, table=table, key=facts.key, archived=Archived(old=("total",), new=("revenue",)))
     Action(DROP COLUMN total, back=(
         Action(ADD COLUMN total),
         Walk(kind="restore", operation=number, table=table, key=facts.key, rewrite=Rewrite(
             table=table, facts=facts, assignments=(Assignment(target=target, expression=restored(
-                table=table, type_="integer", new="revenue", fallback="revenue::integer")),))),
+                table=table, type_="integer", new=("revenue",), fallback="revenue::integer")),))),
     ))
 
-`archived.new` and `restored`'s `new` name the same column, or are both None where nothing replaced the one that goes. `facts.key`
-must be filled, which preflight does for an operation that walks: see `backfilld.migrations.planning.checks.walks.with_key`.
+`archived.new` and `restored`'s `new` name the same columns, or none where nothing replaced the one that goes. Several columns that go
+together are kept as one text, the array of theirs; `restored`'s `place` says which of them is meant. `facts.key` must be filled, which preflight does for an operation that walks: see `backfilld.migrations.planning.checks.walks.with_key`.
 
 Each run has a table of its own, `backfilld.archive_RUN`. An entry holds up to a thousand rows of a batch in arrays, which are compressed
 whole: 8 bytes of WAL for a row of numbers or short texts, where a row for each row, with an index to find it by, took 377. Entries are
@@ -32,7 +32,7 @@ from backfilld.migrations.rollback.journal import WIDE_BYTES, Column
 from backfilld.migrations.rollback.retention import table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.connect import Connection
@@ -47,19 +47,17 @@ ENTRY_ROWS = 1000
 _OLD, _NEW = sql.Identifier("~old"), sql.Identifier("~new")
 
 
-def restored(*, table: TableName, type_: str, new: str | None, fallback: str) -> str:
+def restored(*, table: TableName, type_: str, fallback: str, new: Sequence[str] = (), place: int | None = None) -> str:
     """SQL over a row of `table`, beside its row of `Archive.source`: the value it had when it was archived, or else `fallback`.
 
-    The archived value counts while what replaced it is still what it was, letter by letter; with `new` None it always counts.
-    `fallback` is an expression over the row, for rows that were written or added since.
+    The archived value counts while what replaced it is still what it was, letter by letter; with no `new` it always counts.
+    `fallback` is an expression over the row, for rows that were written or added since. `place` is the number of the column among
+    those that were archived together, from 1; None where it was archived alone.
     """
-    same = ""
-    if new is not None:
-        column = sql.Identifier(table.name, new).as_string()
-        # With a collation, because the column may have one of its own.
-        same = f' AND "~archived"."~new" IS NOT DISTINCT FROM {column}::text COLLATE "C"'
+    same = f' AND "~archived"."~new" IS NOT DISTINCT FROM {_text(table, new).as_string()}' if new else ""
+    value = '"~archived"."~old"' if place is None else f'(CAST("~archived"."~old" AS text[]))[{place}]'
     return (
-        f'CASE WHEN "~archived"."~is_held"{same} THEN CAST("~archived"."~old" AS {type_}) '  # the type is format_type's own
+        f'CASE WHEN "~archived"."~is_held"{same} THEN CAST({value} AS {type_}) '  # the type is format_type's own
         f"ELSE (\n{fallback}\n) END"
     )
 
@@ -95,7 +93,7 @@ class Archive:
                 )
             )
 
-    def copy(self, condition: sql.Composable, *, old: str, new: str | None) -> sql.Composed:
+    def copy(self, condition: sql.Composable, *, old: Sequence[str], new: Sequence[str] = ()) -> sql.Composed:
         """Copy the columns `old` and `new` of rows that meet the condition, where the archive does not have them as they are.
 
         Gives `changed`, the rows that were copied, and `missing`, those of them that the archive did not have at all.
@@ -142,15 +140,15 @@ class Archive:
             for one, name in zip(self._key, self._names, strict=True)
         )
 
-    def _held(self, condition: sql.Composable, *, old: str | None = None, new: str | None = None) -> sql.Composed:
+    def _held(self, condition: sql.Composable, *, old: Sequence[str] = (), new: Sequence[str] = ()) -> sql.Composed:
         names, table = self._names, self.walk.table
         kept = [sql.Identifier(f"~kept_{n}") for n, _ in enumerate(names)]
         of_entry = [
             one.form.given_back(sql.SQL("one.{}").format(name)) for one, name in zip(self._key, kept, strict=True)
         ]
         values = [
-            sql.SQL("{} AS {}").format(_text(table, column) if column else sql.SQL("NULL::text"), name)
-            for column, name in ((old, _OLD), (new, _NEW))
+            sql.SQL("{} AS {}").format(sendable(_text(table, columns)) if columns else sql.SQL("NULL::text"), name)
+            for columns, name in ((old, _OLD), (new, _NEW))
         ]
         return _TEMPLATES["held"].format(
             key=_list(
@@ -234,9 +232,11 @@ class Archive:
         return sendable(sql.Identifier(self.walk.table.name, column.name))
 
 
-def _text(table: TableName, column: str) -> sql.Composed:
+def _text(table: TableName, columns: Sequence[str]) -> sql.Composed:
+    """One column as a text, or several as that of the array of their texts."""
     # Qualified, so that no other column can be meant; with a collation, because the column may have one of its own.
-    return sql.SQL('{}::text COLLATE "C"').format(sendable(sql.Identifier(table.name, column)))
+    texts = [sql.SQL('{}::text COLLATE "C"').format(sql.Identifier(table.name, column)) for column in columns]
+    return texts[0] if len(texts) == 1 else sql.SQL('ARRAY[{}]::text COLLATE "C"').format(_list(texts))
 
 
 def _list(parts: Iterable[sql.Composable]) -> sql.Composed:

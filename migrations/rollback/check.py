@@ -17,7 +17,7 @@ from backfilld.migrations.operations import Action, Walk, bind
 from backfilld.migrations.postgres.connect import apply_settings
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import lanes
-from backfilld.migrations.record.states import State
+from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.rollback.steps import way_back
 from backfilld.migrations.walks.together import grouped
@@ -68,9 +68,12 @@ def look(connection: Connection, run: Run) -> RollbackCheck:
     steps = _steps_back(connection, run, operations)
     if lost := _lost(connection, run, operations, steps):
         return RollbackCheck(possible=False, because=lost, kept_until=run.kept_until)
+    if because := next((step.impossible for step in steps if isinstance(step, Action) and step.impossible), ""):
+        return RollbackCheck(possible=False, because=because, kept_until=run.kept_until)
     if refused := next(_refusals(connection, steps), None):
         return replace(refused, kept_until=run.kept_until)
-    looked = any(isinstance(step, Action) and step.requires for step in steps)
+    # Before the switch a value that did not fit is one of what goes.
+    looked = not run.phase.is_past(Phase.VERIFY) or any(isinstance(step, Action) and step.requires for step in steps)
     keys: list[Key] = [
         *_offenders(connection, steps),
         *(() if looked else _rollback_conflicts(connection, run, operations)),

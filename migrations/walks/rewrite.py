@@ -32,6 +32,18 @@ class Assignment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Copied:
+    """Where a walk copies a column of its rows, in place of changing them: the row of another table that belongs to each."""
+
+    table: TableName
+    #: Its columns that refer to the row, which are unique together; and the columns that they refer to.
+    on: tuple[str, ...]
+    by: tuple[str, ...]
+    #: The column, called the same in both tables.
+    column: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rewrite:
     """Set columns of a table to expressions, where a condition holds."""
 
@@ -53,11 +65,18 @@ class Rewrite:
     writes: str = ""
     #: The rows that meet the condition are deleted; `facts.targets` are what is kept of them.
     deletes: bool = False
+    #: The rows that meet the condition stay as they are; what they hold is copied.
+    copies: Copied | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that are written."""
-        return () if self.deletes else tuple(target.column for target in self.facts.targets)
+        return tuple(target.column for target in self.facts.targets) if self.updates else ()
+
+    @property
+    def updates(self) -> bool:
+        """Whether the rows that are walked are updated."""
+        return not self.deletes and self.copies is None
 
     @property
     def values(self) -> list[tuple[Target, sql.Composable]]:
@@ -80,7 +99,7 @@ class Rewrite:
         if self.fills_null:
             missing = [*(self._is_missing(one) for one in self.assignments), *self._was_left()]
             conditions.append(sql.Composed([sql.SQL("("), sql.SQL(" OR ").join(missing), sql.SQL(")")]))
-        elif self.facts.repeatable and not self.deletes:
+        elif self.facts.repeatable and self.updates:
             differs = [self._differs(one) for one in self.assignments]
             if self.not_null:
                 differs += [sql.SQL("{} IS NULL").format(self._column(one.target)) for one in self.assignments]

@@ -76,7 +76,8 @@ def _of(number: int, operation: file.Operation) -> list[Change]:
                 operation=number,
                 table=operation.table,
                 column=column,
-                what=what,
+                # What takes its place is in the file; code that names the old column fails all the same.
+                what="dropped" if what == "replaced" or what == "moved" else what,  # noqa: PLR1714 - as above
                 becomes=str(getattr(operation, becomes, "") or "") if becomes else "",
             )
         )

@@ -528,10 +528,77 @@ KEY_TO_BIGINT = Scenario(
     keeps_order=False,
 )
 
+
+def pair(chance: random.Random) -> str:
+    """A text that has two parts."""
+    return f"{word(chance)}|{word(chance)}"
+
+
+SPLIT_COLUMN = Scenario(
+    name="change_columns",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, n integer, {_PADDING}, both_of text NOT NULL);"
+    "CREATE INDEX items_both ON items (both_of); COMMENT ON COLUMN items.both_of IS 'in two';",
+    operations="""[{change_columns: {table: items, down: {both_of: "part_one || '|' || part_two"},
+        up: {part_one: "split_part(both_of, '|', 1)", part_two: "split_part(both_of, '|', 2)"}}}]""",
+    fields={"n": number, "both": pair},
+    before={"n": shown("n"), "both_of": shown("both")},
+    after={
+        "n": shown("n"),
+        "part_one": lambda row: row["both"].split("|")[0],
+        "part_two": lambda row: row["both"].split("|")[1],
+    },
+    reference="""
+        ALTER TABLE items ADD part_one text, ADD part_two text;
+        UPDATE items SET part_one = split_part(both_of, '|', 1), part_two = split_part(both_of, '|', 2);
+        ALTER TABLE items DROP COLUMN both_of;
+    """,
+)
+
+MOVE_COLUMN = Scenario(
+    name="move_column",
+    schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, {_PADDING}, note text DEFAULT 'none');"
+    "CREATE INDEX items_note ON items (note); COMMENT ON COLUMN items.note IS 'to be moved';"
+    "CREATE TABLE details (item bigint PRIMARY KEY REFERENCES items ON UPDATE CASCADE ON DELETE CASCADE, seen integer);",
+    operations="[{move_column: {from: items, column: note, to: details, on: item}}]",
+    fields={"status": word, "note": lambda chance: chance.choice([None, word(chance)])},
+    before={"status": shown("status"), "note": shown("note")},
+    after={"status": shown("status")},
+    defaults={"note": "none"},
+    # Nothing has a DEFAULT for a row that was added once the column was gone.
+    back={"note": lambda row: OneOf((None, "none")) if row["note"] == "none" else row["note"]},
+    reference="ALTER TABLE details ADD note text; ALTER TABLE items DROP COLUMN note",
+)
+
+#: The application writes no key: which one a row has is decided by a trigger of its own, in whichever type keys are.
+CHANGE_KEY = Scenario(
+    name="change_key",
+    schema=f"""
+        CREATE TABLE owners (id integer PRIMARY KEY, n bigint UNIQUE);
+        INSERT INTO owners SELECT n, n FROM generate_series(0, 6) n;
+        CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING}, owner integer REFERENCES owners);
+        CREATE INDEX items_owner ON items (owner, n);
+        CREATE FUNCTION pick() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN new.owner := (SELECT o.id FROM public.owners o WHERE o.n = new.id % 9); RETURN new; END $$;
+        CREATE TRIGGER pick BEFORE INSERT OR UPDATE ON items FOR EACH ROW EXECUTE FUNCTION pick();
+    """,
+    operations='[{change_key: {table: owners, column: id, type: uuid, values: "md5(id::text)::uuid"}}]',
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="""
+        ALTER TABLE items DROP CONSTRAINT items_owner_fkey;
+        ALTER TABLE items ALTER owner TYPE uuid USING md5(owner::text)::uuid;
+        ALTER TABLE owners ALTER id TYPE uuid USING md5(id::text)::uuid;
+        ALTER TABLE items ADD FOREIGN KEY (owner) REFERENCES owners;
+    """,
+    keeps_order=False,
+    returns="until contract",
+)
+
 _ALL = (
     ADD_COLUMN, COUNT_UP, LOWER, SET_NOT_NULL, ADD_CHECK, ADD_FOREIGN_KEY, ADD_UNIQUE, CREATE_INDEX, DROP_INDEX, SQL,
     RENAME_COLUMN, TEXT_TO_JSONB, INT_TO_BIGINT, DROP_COLUMN, TOGETHER, RENAME_USED, PARTITIONED, TEXT_TO_ENUM, TO_TIMESTAMPTZ,
-    FREED_FIRST, RULES, TABLES, KEY_TO_BIGINT,
+    FREED_FIRST, RULES, TABLES, KEY_TO_BIGINT, SPLIT_COLUMN, MOVE_COLUMN, CHANGE_KEY,
 )  # fmt: skip
 
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}

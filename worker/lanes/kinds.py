@@ -19,7 +19,7 @@ from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.rollback import deletion
 from backfilld.migrations.rollback.deletion import DeletedRows
 from backfilld.migrations.rollback.journal import Journal
-from backfilld.migrations.walks import firing, next_batch, update_sql, verify_sql
+from backfilld.migrations.walks import copy_sql, firing, next_batch, update_sql, verify_sql
 from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.pages import PageBatchRange
 from backfilld.migrations.walks.rewrite import Rewrite, expression
@@ -182,6 +182,8 @@ class Backfill(LaneWork):
         values: Values = Transform.of(rewrite, walk, allowed=transforms) or Expressions(rewrite=rewrite)
         if rewrite.deletes:
             values = Deletion(rewrite=rewrite, walk=walk)
+        elif rewrite.copies is not None:
+            values = Copying(rewrite=rewrite)
         return cls(number=number, operation=operation, walk=walk, rewrite=rewrite, values=values, journals=kept)
 
     @property
@@ -258,6 +260,25 @@ class Deletion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Copying:
+    """Values that go into another table."""
+
+    rewrite: Rewrite
+
+    def write(
+        self,
+        batch: Batch,
+        condition: sql.Composable,
+        parameters: list[Any],  # Any: key values
+        *,
+        journals: Sequence[Journal],
+    ) -> Tally:
+        del journals  # nothing that was there is replaced
+        done = batch.execute_firing(copy_sql.copy(self.rewrite, batch.table, condition, parameters))
+        return Tally(changed=done["changed"])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verify(LaneWork):
     """Counts the rows that still need work, and has lanes made that will do it."""
 
@@ -328,14 +349,17 @@ class Verify(LaneWork):
             case _:
                 msg = f"lane {lane.lane} of run {lane.run} has looked at {batch_range}"
                 raise TypeError(msg)
-        if not lanes.extend(connection, lane.run, operation=self.number, pass_=next_pass, bounds=bounds):
+        relation = lane.relation or self.relation
+        if not lanes.extend(
+            connection, lane.run, operation=self.number, relation=relation, pass_=next_pass, bounds=bounds
+        ):
             lanes.insert(
                 connection,
                 lane.run,
                 kind=LaneKind.BACKFILL,
                 operation=self.number,
                 pass_=next_pass,
-                relation=lane.relation or self.relation,
+                relation=relation,
                 bounds=bounds,
                 batch_rows=lane.batch_rows,
                 awake=False,  # the coordinator lets as many begin as the run wants

@@ -39,6 +39,8 @@ class KnownRun:
     loads: tuple[Upsert, ...]
     #: What every lane does, by its kind and its operation's number.
     works: Mapping[tuple[LaneKind, int], LaneWork]
+    #: The same of lanes in other tables than the operation's own, and by that table.
+    in_parts: Mapping[tuple[LaneKind, int, str], LaneWork]
 
     @classmethod
     def of(cls, run: Run, *, transforms: Sequence[str]) -> KnownRun:
@@ -61,6 +63,7 @@ class KnownRun:
                 together = BackfillTogether.of_members([own[number] for number in (first, *others)])
                 backfills[-1] = works[LaneKind.BACKFILL, first] = together
                 works[LaneKind.VERIFY, first] = VerifyTogether.of_members(together)
+        parts = _in_other_tables(operations, run=run.run)
         for (kind, number), walk in walks(operations).items():
             if not isinstance(operations[number], Load):
                 works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
@@ -75,14 +78,33 @@ class KnownRun:
             run=run,
             operations=operations,
             steps=PlannedSteps(operations),
-            backfills=tuple(backfills),
+            # Parts last: what they look up is there then, but for what lanes that work at the same time have not met yet.
+            backfills=(*backfills, *parts.values()),
             loads=tuple(loads),
             works=works,
+            in_parts={
+                **{(LaneKind.BACKFILL, *place): one for place, one in parts.items()},
+                **{(LaneKind.VERIFY, *place): Verify.of(one) for place, one in parts.items()},
+            },
         )
 
     def work_of(self, lane: Lane) -> LaneWork | None:
         """What the lane's batches do; None for the coordinator."""
-        return self.works[lane.kind, lane.operation] if lane.operation is not None else None
+        if lane.operation is None:
+            return None
+        return (
+            self.in_parts.get((lane.kind, lane.operation, lane.relation or "")) or self.works[lane.kind, lane.operation]
+        )
+
+
+def _in_other_tables(operations: Sequence[Operation], *, run: int) -> dict[tuple[int, str], Backfill]:
+    """What lanes do in other tables than an operation's own, by its number and by that table."""
+    return {
+        (number, str(part.table)): backfill
+        for number, operation in enumerate(operations)
+        for part in operation.parts()
+        if (backfill := Backfill.of(part, number, run=run)) is not None
+    }
 
 
 class KnownRuns:

@@ -110,7 +110,7 @@ class LanePlan:
             # For a restore too, which may find that nothing was archived.
             Archive(run=self._run, operation=walk.operation, walk=by_key).make(self._connection)
         table = self._describe(walk.table)
-        if walk.archived is not None and table.column(walk.archived.old) is None:
+        if walk.archived is not None and any(table.column(name) is None for name in walk.archived.old):
             return 0  # another session has dropped or renamed it
         rows = catalog.estimate_rows(self._connection, table)
         ranges = split(self._connection, by_key, lanes=context.settings.lanes, rows_estimate=rows)
@@ -152,7 +152,7 @@ class LanePlan:
                     awake=awake,
                 )
         for work in self._known.backfills:
-            own = [lane for lane in walked if lane.operation == work.number]
+            own = [lane for lane in walked if self._known.work_of(lane) is work]
             condition_ended = work.rewrite.condition_tells is not None and not any(lane.rows_residual for lane in own)
             if not (work.rewrite.verifiable or condition_ended):
                 continue

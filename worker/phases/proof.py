@@ -21,7 +21,7 @@ from backfilld.migrations.record.states import LaneKind, Phase
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.operations import Action, Operation, Walk
+    from backfilld.migrations.operations import Action, Operation, Reliance, Walk
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Run
     from backfilld.migrations.record.runs import StructureChange
@@ -47,7 +47,7 @@ class Proof:
 
     def remember(self, *, switched: bool) -> None:
         """What it relies on is as it should be at this moment; after each step of ours."""
-        parts = [one.part for operation in self._operations if (one := operation.relies_on(switched=switched))]
+        parts = [one.part for one in self._reliances(switched=switched)]
         if parts:
             runs.remember_structure(self._connection, self._run.run, parts)
 
@@ -77,8 +77,16 @@ class Proof:
 
     def repairs(self, changes: Sequence[StructureChange], *, switched: bool) -> list[Action]:
         """What makes the triggers again that were changed."""
-        found = [one for operation in self._operations if (one := operation.relies_on(switched=switched)) is not None]
+        found = self._reliances(switched=switched)
         return [one.again for one in found if any(f" {one.trigger} on " in change.what for change in changes)]
+
+    def _reliances(self, *, switched: bool) -> list[Reliance]:
+        return [
+            one
+            for operation in self._operations
+            for one in (operation.relies_on(switched=switched), *operation.also_relies_on(switched=switched))
+            if one is not None
+        ]
 
     def record_void(self, changes: Sequence[StructureChange]) -> None:
         """Put down that the proof does not hold any longer, and why."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from backfilld.migrations.file.operations.base import OperationModel, Settled
 from backfilld.migrations.file.operations.columns import (
     AddColumn,
+    ChangeColumns,
+    ChangeKey,
     ChangeType,
     ColumnSpec,
     DropColumn,
     DropDefault,
     DropNotNull,
+    MoveColumn,
     RenameColumn,
     SetDefault,
     SetNotNull,
@@ -43,6 +46,8 @@ __all__ = [
     "AddPrimaryKey",
     "AddUnique",
     "Backfill",
+    "ChangeColumns",
+    "ChangeKey",
     "ChangeType",
     "ColumnSpec",
     "CreateIndex",
@@ -57,6 +62,7 @@ __all__ = [
     "EnableRowSecurity",
     "Expect",
     "Load",
+    "MoveColumn",
     "NewPolicy",
     "Operation",
     "OperationModel",
@@ -79,6 +85,9 @@ Operation = (
     AddColumn
     | RenameColumn
     | ChangeType
+    | ChangeKey
+    | ChangeColumns
+    | MoveColumn
     | SetNotNull
     | DropNotNull
     | SetDefault

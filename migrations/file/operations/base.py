@@ -19,7 +19,7 @@ class Settled(NamedTuple):
     """A column of which an operation decides what becomes of it."""
 
     column: str
-    what: Literal["added", "filled", "renamed", "changed", "dropped"]
+    what: Literal["added", "filled", "renamed", "changed", "replaced", "moved", "dropped"]
     #: Where the file says so, below the operation.
     at: tuple[str | int, ...]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from backfilld.migrations.file.fields import Expression, FileModel, Name, Table
+from backfilld.migrations.file.fields import Expression, FileModel, Name, OneOrMore, Table
 from backfilld.migrations.file.operations.base import TABLE, OperationModel, Settled
 from backfilld.migrations.identifiers import Wrong, shown
 
@@ -148,6 +148,110 @@ class ChangeType(OperationModel):
     @property
     def settles(self) -> tuple[Settled, ...]:
         return (Settled(self.column, "changed", ("column",)),)
+
+
+class ChangeKey(OperationModel):
+    """Give a key other values of another type, and every column that refers to it with them, in one switch."""
+
+    kind: ClassVar[Literal["change_key"]] = "change_key"
+    does = "Give a key other values, and all that refers to it."
+
+    table: Table = TABLE
+    column: Name = Field(description="The column of the key, exact.", examples=["id"])
+    type: Expression = Field(description="The new type, as in CREATE TABLE.", examples=["uuid"])
+    values: Expression = Field(
+        description="SQL expression that gives each row its new value, once; it may give another one each time.",
+        examples=["gen_random_uuid()"],
+    )
+
+    @property
+    def subject(self) -> str:
+        return f"{self.column} to {self.type}"
+
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.column, "changed", ("column",)),)
+
+
+class ChangeColumns(OperationModel):
+    """Let other columns of the row say what some say now: split one, or merge several; both are usable until contract."""
+
+    kind: ClassVar[Literal["change_columns"]] = "change_columns"
+    does = "Split or merge columns."
+
+    table: Table = TABLE
+    up: Annotated[dict[Name, Expression], Field(min_length=1)] = Field(
+        description="The new columns, each with the SQL expression over the row that gives its value, and whose type it has.",
+        examples=[{"first_name": "split_part(name, ' ', 1)", "last_name": "split_part(name, ' ', 2)"}],
+    )
+    down: Annotated[dict[Name, Expression], Field(min_length=1)] = Field(
+        description="The columns that they replace, each with the SQL expression over the new columns that gives its value back.",
+        examples=[{"name": "concat_ws(' ', first_name, last_name)"}],
+    )
+
+    @model_validator(mode="after")
+    def _other_names(self) -> Self:
+        for name in self.up:
+            if name in self.down:
+                raise Wrong(
+                    f"`{shown(name)}` is in `up` and in `down`",
+                    "Give the new column another name; `rename_column` gives it that one once this run has ended.",
+                    at=("up", name),
+                )
+        return self
+
+    @property
+    def subject(self) -> str:
+        return f"{', '.join(self.down)} to {', '.join(self.up)}"
+
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (
+            *(Settled(name, "replaced", ("down", name)) for name in self.down),
+            *(Settled(name, "added", ("up", name)) for name in self.up),
+        )
+
+    @property
+    def fails_after_contract(self) -> str:
+        names = " or ".join(shown(f"{self.table.name}.{name}") for name in self.down)
+        return f"a statement that names {names} fails"
+
+
+class MoveColumn(OperationModel):
+    """Move a column to another table whose rows refer to those of this one; both columns are usable until contract."""
+
+    kind: ClassVar[Literal["move_column"]] = "move_column"
+    does = "Move a column to another table."
+
+    table: Table = Field(
+        alias="from",
+        description="The table that has the column: `table` or `schema.table` (default schema: public), exact, never folded.",
+        examples=["orders"],
+    )
+    column: Name = Field(description="The column, exact; it keeps its name.", examples=["note"])
+    to: Table = Field(description="The table that gets it, exact.", examples=["order_notes"])
+    on: OneOrMore = Field(
+        description="The column of that table, or a list of its columns, that refers to the row by a foreign key and is unique.",
+        examples=["order_id"],
+    )
+
+    @model_validator(mode="after")
+    def _another_table(self) -> Self:
+        if self.table == self.to:
+            raise Wrong("`from` and `to` are the same table", "Write the table that gets the column.", at=("to",))
+        return self
+
+    @property
+    def subject(self) -> str:
+        return f"{self.column} to {self.to}"
+
+    @property
+    def settles(self) -> tuple[Settled, ...]:
+        return (Settled(self.column, "moved", ("column",)),)
+
+    @property
+    def fails_after_contract(self) -> str:
+        return f"a statement that names {shown(f'{self.table.name}.{self.column}')} fails"
 
 
 class SetNotNull(OperationModel):

@@ -146,7 +146,7 @@ class AddColumn(Plain[file.AddColumn]):
             operation=self.number,
             table=self.table,
             key=self.facts.key,
-            archived=Archived(old=self.definition.column.name, only=self._own_values()),
+            archived=Archived(old=(self.definition.column.name,), only=self._own_values()),
             note="what the application wrote into the column is kept in the archive",
         )
         return (walk,)

@@ -36,6 +36,8 @@ class Change:
     dependents: ColumnDependents
     migration: str
     number: int
+    #: The old column goes on filling itself while it is inactive: by its DEFAULT or as an identity.
+    keeps: bool = False
 
     @property
     def new_column(self) -> str:

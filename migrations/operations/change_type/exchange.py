@@ -20,8 +20,19 @@ if TYPE_CHECKING:
 
 def to_new(change: Change) -> Iterable[Statement]:
     """The old column becomes inactive, and the new one is in use with all that was made ready on it."""
+    yield from old_leaves(change)
+    yield from new_comes(change)
+
+
+def old_leaves(change: Change) -> Iterable[Statement]:
+    """The old column becomes inactive."""
+    names = [index.old.name for index in change.dependents.indexes]
+    yield from _inactive(change, change.old_column, names=names, keeps=change.keeps)
+
+
+def new_comes(change: Change) -> Iterable[Statement]:
+    """The new column is in use, with all that was made ready on it."""
     table, column, dependents = change.table, change.column, change.dependents
-    yield from _inactive(change, change.old_column, names=[index.old.name for index in dependents.indexes])
     yield columns.rename(table, change.new_column, column)
     if dependents.not_null:
         yield from constraints.settled_not_null(table, column, proof=change.not_null(column))
@@ -41,10 +52,21 @@ def to_new(change: Change) -> Iterable[Statement]:
 
 def to_old(change: Change) -> Iterable[Statement]:
     """The new column becomes inactive, and the old one is in use; its rules hold for what is written from then on."""
+    yield from new_leaves(change)
+    yield from old_comes(change)
+
+
+def new_leaves(change: Change) -> Iterable[Statement]:
+    """The new column becomes inactive."""
+    names = [index.new.name for index in change.dependents.indexes]
+    yield from _inactive(change, change.new_column, names=names)
+
+
+def old_comes(change: Change) -> Iterable[Statement]:
+    """The old column is in use; its rules hold for what is written from then on."""
     table, column, dependents = change.table, change.column, change.dependents
-    yield from _inactive(change, change.new_column, names=[index.new.name for index in dependents.indexes])
     yield columns.rename(table, change.old_column, column)
-    if dependents.must_be_not_null:
+    if dependents.must_be_not_null and not change.keeps:
         yield from constraints.settled_not_null(table, column, proof=change.not_null(column))
     for index in dependents.indexes:
         yield _named(change, index, index.old.name)
@@ -83,8 +105,11 @@ def tuned(change: Change, column: str) -> Iterable[Statement]:
         yield columns.set_options(change.table, column, change.dependents.options)
 
 
-def _inactive(change: Change, column: str, *, names: Sequence[str]) -> Iterable[Statement]:
-    """The column in use gets this name, its indexes these; what may not stay on an inactive column comes off."""
+def _inactive(change: Change, column: str, *, names: Sequence[str], keeps: bool = False) -> Iterable[Statement]:
+    """The column in use gets this name, its indexes these; what may not stay on an inactive column comes off.
+
+    With `keeps` it goes on filling itself: NOT NULL and its DEFAULT stay.
+    """
     table, dependents = change.table, change.dependents
     for reference in dependents.references:
         also = () if reference.table == table else (table,)
@@ -101,9 +126,9 @@ def _inactive(change: Change, column: str, *, names: Sequence[str]) -> Iterable[
             yield indexes.drop_at_once(table.schema, index.name, note=why)
     if dependents.identity is not None:
         yield from identity.taken_off(table, change.column, dependents.identity)
-    if dependents.not_null:
+    if dependents.not_null and not keeps:
         yield columns.drop_not_null(table, change.column)
-    if dependents.default is not None or dependents.new_default is not None:
+    if (dependents.default is not None or dependents.new_default is not None) and not keeps:
         yield columns.drop_default(table, change.column)
     for one in dependents.statistics:
         yield statistics.drop(one.schema, one.name)

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.operations.base import Action, Guard
+from backfilld.migrations.operations.ddl import put_down
 from backfilld.migrations.postgres import dependents
 
 if TYPE_CHECKING:
     from backfilld.migrations.operations.change_type.change import Change
     from backfilld.migrations.postgres.column_dependents import DependentView
-
-#: At most this many rows are named.
-_NAMED = 5
 
 
 def unchanged(change: Change) -> Guard:
@@ -40,34 +38,16 @@ def fits(change: Change, inactive: str, type_: str) -> Guard:
 
     The sync trigger has put such a row down as a rollback conflict, or the lanes that restore have quarantined it.
     """
-    at = sql.SQL(" AND ").join(
-        sql.SQL("t.{} = CAST(m.key[{}] AS {})").format(
-            sql.Identifier(column.name), sql.Literal(place), sql.SQL(column.type)
-        )
-        for place, column in enumerate(change.key, start=1)
+    condition = sql.SQL("t.{} IS DISTINCT FROM NULL AND t.{} IS NOT DISTINCT FROM NULL").format(
+        sql.Identifier(change.column), sql.Identifier(inactive)
     )
-    query = sql.SQL(
-        "SELECT m.key, count(*) OVER () AS rows FROM ("
-        "SELECT f.key FROM backfilld.rollback_conflicts f WHERE f.operation = {number} AND f.run = {run} "
-        "UNION SELECT ARRAY(SELECT jsonb_array_elements_text(q.key)) FROM backfilld.quarantine q "
-        "WHERE q.operation = {number} AND q.run = {run}) m JOIN {table} t ON {at} "
-        "WHERE t.{column} IS DISTINCT FROM NULL AND t.{inactive} IS NOT DISTINCT FROM NULL ORDER BY m.key LIMIT {named}"
-    ).format(
-        named=sql.Literal(_NAMED),
-        table=change.table.identifier,
-        at=at,
-        number=sql.Literal(change.number),
-        run=sql.SQL("(SELECT max(r.run) FROM backfilld.runs r WHERE r.name = {})").format(
-            sql.Literal(change.migration)
-        ),
-        column=sql.Identifier(change.column),
-        inactive=sql.Identifier(inactive),
-    )
-    return Guard(
-        sql=query,
+    return put_down.guard(
+        change.table,
+        key=change.key,
+        migration=change.migration,
+        operation=change.number,
+        condition=condition,
         template=f"rows whose {change.column} does not fit {type_}, with their keys: {{!r}}",
-        remedy="Fix these rows, then resume",
-        names_rows=True,
     )
 
 

@@ -132,7 +132,7 @@ class ChangeType(Plain[file.ChangeType]):
                 operation=self.number,
                 table=self.table,
                 key=self.facts.key,
-                archived=Archived(old=change.old_column, new=self.column),
+                archived=Archived(old=(change.old_column,), new=(self.column,)),
                 note=f"the old values of {self.column}, each with the new one that replaced it",
             ),
             Action(
@@ -286,7 +286,9 @@ class ChangeType(Plain[file.ChangeType]):
         # What was never taken away was not archived.
         expression = change.down
         if not self.facts.in_place:
-            expression = restored(table=self.table, type_=change.dependents.type, new=self.column, fallback=change.down)
+            expression = restored(
+                table=self.table, type_=change.dependents.type, new=(self.column,), fallback=change.down
+            )
         return Walk(
             kind="restore",
             operation=self.number,

@@ -101,7 +101,7 @@ DECLARE
   backward boolean;
 BEGIN
   IF TG_OP = 'INSERT' THEN
-    backward := {_given(shadow)} > {_given(primary)};
+    backward := {given(shadow)} > {given(primary)};
   ELSE
     backward := {changed(shadow.column)} AND NOT {changed(primary.column)};{settled}
   END IF;
@@ -127,21 +127,24 @@ END"""
         return assignment(self.table, side.column, side.expression, names=known, otherwise=[*gone, *self._put_down()])
 
     def _put_down(self) -> list[str]:
-        if self.rollback_conflicts is None:
-            return []
-        key = ", ".join(f"{new_value(column)}::text" for column in self.rollback_conflicts.key)
-        migration = sql.Literal(self.rollback_conflicts.migration).as_string()
-        return [
-            f"""BEGIN
+        return put_down(self.rollback_conflicts) if self.rollback_conflicts is not None else []
+
+
+def put_down(conflicts: RollbackConflicts) -> list[str]:
+    """Put a row on record whose other side could not be computed."""
+    key = ", ".join(f"{new_value(column)}::text" for column in conflicts.key)
+    migration = sql.Literal(conflicts.migration).as_string()
+    return [
+        f"""BEGIN
         INSERT INTO backfilld.rollback_conflicts (run, operation, key, sqlstate, error)
-        SELECT r.run, {self.rollback_conflicts.operation}, ARRAY[{key}], SQLSTATE, SQLERRM
+        SELECT r.run, {conflicts.operation}, ARRAY[{key}], SQLSTATE, SQLERRM
         FROM backfilld.runs r WHERE r.name = {migration} ORDER BY r.run DESC LIMIT 1
         ON CONFLICT (run, operation, key) DO UPDATE
         SET sqlstate = excluded.sqlstate, error = excluded.error, seen_at = clock_timestamp();
       EXCEPTION WHEN others THEN
         NULL; -- on no account an error of the application's
       END;"""  # noqa: S608 - names and values are quoted
-        ]
+    ]
 
 
 def assignment(
@@ -194,7 +197,7 @@ def changed(column: str) -> str:
     return f"(ROW({old})::record OPERATOR(pg_catalog.*<>) ROW({new_value(column)})::record)"
 
 
-def _given(side: Side) -> str:
+def given(side: Side) -> str:
     """How surely a side was given by an INSERT: 0 for not at all, 1 for perhaps or a NULL in place of its DEFAULT, 2 for a value."""
     if side.fills_itself:
         return "1"

@@ -33,14 +33,17 @@ class SyncTrigger:
     table: TableName
     #: The function's name in our schema, and what stands for it in `backfilld.writes`.
     name: str
+    #: When it fires. One that writes another table does so AFTER.
+    fires_on: str = "BEFORE INSERT OR UPDATE"
 
     def created(self, body: str) -> tuple[Statement, ...]:
         """The function and the trigger; belongs into one action with the column, under the guard `fires_last`."""
         create = sql.SQL(
-            "CREATE OR REPLACE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW "
+            "CREATE OR REPLACE TRIGGER {trigger} {fires_on} ON {table} FOR EACH ROW "
             "WHEN ((strpos(current_setting('backfilld.writes', true), {name}) > 0) IS NOT TRUE) EXECUTE FUNCTION {function}()"
         ).format(
             trigger=self._trigger,
+            fires_on=sql.SQL(self.fires_on),
             table=self.table.identifier,
             name=sql.Literal(self.name),
             function=self._function,
@@ -66,7 +69,7 @@ class SyncTrigger:
             table=self.table,
             columns=tuple(dict.fromkeys(columns)),
             trigger=self.trigger_name,
-            again=Action(table=self.table, statements=self.created(body), guards=(self.fires_last,)),
+            again=Action(table=self.table, statements=self.created(body), guards=self.order),
         )
 
     def turned(self, body: str) -> Statement:
@@ -95,6 +98,11 @@ class SyncTrigger:
             table=self.table,
             statements=(self.drop, columns.drop_if_exists(self.table, column), self.drop_function),
         )
+
+    @property
+    def order(self) -> tuple[Guard, ...]:
+        """What must hold of its place among the table's triggers: one that fires AFTER sees what all others have made of the row."""
+        return (self.fires_last,) if self.fires_on.startswith("BEFORE") else ()
 
     @property
     def fires_last(self) -> Guard:

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.file import operations as file
-from backfilld.migrations.operations.base import Action, Archived, Plain, Statement, Step, Walk, object_name
-from backfilld.migrations.operations.ddl import columns, constraints, grants_and_comments, indexes
-from backfilld.migrations.operations.ddl.constraints import from_catalog, not_null_check
+from backfilld.migrations.operations.base import Action, Archived, Plain, Step, Walk, object_name
+from backfilld.migrations.operations.ddl import columns, dropped_column
 from backfilld.migrations.rollback.archive import restored
 from backfilld.migrations.walks.rewrite import Assignment, Rewrite
 
 if TYPE_CHECKING:
     from backfilld.migrations.facts import Dropped
-    from backfilld.migrations.postgres.definitions import Constraint, IndexDefinition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +38,7 @@ class DropColumn(Plain[file.DropColumn]):
             operation=self.number,
             table=self.table,
             key=self.facts.key,
-            archived=Archived(old=self.definition.column),
+            archived=Archived(old=(self.definition.column,)),
             note="copies the column into the archive, then checks that no row is missing",
         )
         drop = columns.drop(self.table, self.definition.column, note="its values are in the archive")
@@ -48,21 +46,12 @@ class DropColumn(Plain[file.DropColumn]):
 
     def _again(self) -> tuple[Step, ...]:
         """The column as it was: first its values, then what it carried."""
-        carried = [
-            *(step for index in self._dropped.indexes for step in self._index(index)),
-            *(step for constraint in self._dropped.constraints for step in self._constraint(constraint)),
-        ]
-        return (Action(table=self.table, statements=self._added(), frees=True), self._restore(), *carried)
-
-    def _added(self) -> tuple[Statement, ...]:
-        table, column, dropped = self.table, self.definition.column, self._dropped
-        statements = [columns.add(table, column, dropped.type, collation=dropped.collation)]
-        if dropped.default is not None:
-            statements.append(columns.set_default(table, column, dropped.default))
-        if dropped.comment is not None:
-            statements.append(grants_and_comments.on_column(table, column, dropped.comment))
-        statements += [grants_and_comments.grant(table, grant, column=column) for grant in dropped.grants]
-        return tuple(statements)
+        table, dropped = self.table, self._dropped
+        return (
+            Action(table=table, statements=dropped_column.added(table, self.definition.column, dropped), frees=True),
+            self._restore(),
+            *dropped_column.carried(table, dropped, key=self.facts.key),
+        )
 
     def _restore(self) -> Walk:
         """Rows without a value get the archived one, or that of `down` or the default where the archive does not have the row.
@@ -73,7 +62,6 @@ class DropColumn(Plain[file.DropColumn]):
         value = restored(
             table=self.table,
             type_=self._dropped.type,
-            new=None,
             fallback=given or "NULL",
         )
         rewrite = Rewrite(
@@ -95,23 +83,7 @@ class DropColumn(Plain[file.DropColumn]):
 
     def _not_null_again(self) -> tuple[Step, ...]:
         name = object_name("backfilld_not_null", self.migration, self.number)
-        proof = not_null_check(self.table, self.definition.column, name=name, key=self.facts.key)
-        settled = constraints.settled_not_null(self.table, self.definition.column, proof=proof)
-        return (*proof.steps(looks=True), Action(table=self.table, statements=settled))
-
-    def _index(self, kept: IndexDefinition) -> tuple[Step, ...]:
-        """An index that the column carried, again; and the UNIQUE constraint that it was."""
-        build = indexes.build(self.table, kept, key=self.facts.key)
-        if kept.name not in self._dropped.unique:
-            return (build,)
-        return (build, Action(table=self.table, statements=(constraints.unique_using_index(self.table, kept.name),)))
-
-    def _constraint(self, kept: Constraint) -> tuple[Step, ...]:
-        """A constraint that the column carried, again."""
-        # As pg_get_constraintdef wrote it, without the word that says it was not validated either.
-        definition = kept.definition.removesuffix(" NOT VALID")
-        rule = from_catalog(self.table, kept.name, definition, key=self.facts.key)
-        return rule.steps(looks=True) if kept.valid else (rule.added,)
+        return dropped_column.not_null_again(self.table, self.definition.column, name=name, key=self.facts.key)
 
     @property
     def _dropped(self) -> Dropped:

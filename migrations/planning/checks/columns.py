@@ -76,12 +76,13 @@ def mentions(operation: Operation, column: str) -> bool:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """What an operation says: its texts, and the columns that it sets; not the keys of the file."""
+    """What an operation says: its texts, and the columns that it sets or computes; not the keys of the file."""
     match value:
         case str():
             yield value
         case dict():
-            yield from value.get("assignments") or ()
+            for names in (value.get(key) for key in ("assignments", "up", "down")):
+                yield from names if isinstance(names, dict) else ()
             for key, each in value.items():
                 if key not in {"table", "comment"}:
                     yield from _texts(each)

@@ -14,6 +14,7 @@ import psycopg
 
 from backfilld.migrations.errors import InvalidMigration
 from backfilld.migrations.file import migration as definition
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.planning.checks.columns import mentions
 from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import State
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Operation
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.planning.checks.findings import Case, Findings
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.statements import SqlStatement
@@ -34,6 +34,8 @@ _DECIDES = {
     "added": "is added",
     "renamed": "is renamed",
     "changed": "gets another type",
+    "replaced": "is replaced",
+    "moved": "is moved to another table",
     "dropped": "is dropped",
 }
 #: Operations that may be about a column which another run adds: they go with the column if that run is rolled back.
@@ -80,6 +82,10 @@ class LiveOperation:
         dependents, table = self.facts.column_dependents, self.referrer or self.operation.table
         references = dependents.references if dependents is not None else ()
         if any(one.table == table and column in one.columns for one in references):
+            return True
+        # What refers to a key changes with it, and finds its new values by the other columns of the foreign key.
+        own = "" if self.referrer is None else str(table)
+        if any(one.table == own and column in {one.target.column, *one.columns} for one in self.facts.referrers):
             return True
         if self.referrer is not None:
             return False
@@ -128,8 +134,11 @@ def live_operations(connection: Connection, name: str) -> dict[TableName, list[L
                 found.setdefault(operation.table, []).append(live)
             if isinstance(operation, definition.RenameTable):
                 found.setdefault(operation.renamed, []).append(live)
+            if isinstance(operation, definition.MoveColumn):
+                found.setdefault(operation.to, []).append(live)
             references = facts.column_dependents.references if facts.column_dependents is not None else ()
-            for table in {one.table for one in references} - {operation.table}:
+            referrers = {TableName.parse(one.table) for one in facts.referrers if one.table}
+            for table in ({one.table for one in references} | referrers) - {operation.table}:
                 found.setdefault(table, []).append(replace(live, referrer=table))
     return found
 

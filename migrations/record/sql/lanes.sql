@@ -33,7 +33,7 @@ RETURNING run, lane, seq
 -- Residual rows next to residual rows: the lane that will rewrite them grows.
 UPDATE backfilld.lanes SET bounds = jsonb_set(bounds, ARRAY[%(edge)s::text], %(ends)s::jsonb)
 WHERE run = %(run)s::bigint AND kind = 'backfill' AND pass = %(pass)s::integer AND operation = %(operation)s::integer
-  AND bounds -> %(edge)s::text = %(begins)s::jsonb AND seq = 0
+  AND relation = %(relation)s::text AND bounds -> %(edge)s::text = %(begins)s::jsonb AND seq = 0
 
 -- name: lock_coordinator
 -- Keep other lanes of the run from adding lanes or waking the coordinator until this transaction ends.

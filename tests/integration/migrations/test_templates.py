@@ -20,12 +20,12 @@ from backfilld.migrations.rollback import journal, undo
 from backfilld.migrations.rollback.archive import Archive, restored
 from backfilld.migrations.rollback.journal import Journal
 from backfilld.migrations.rollback.undo import Place, Undo
-from backfilld.migrations.walks import update_sql, verify_sql
+from backfilld.migrations.walks import copy_sql, update_sql, verify_sql
 from backfilld.migrations.walks.firing import Beside, TableCode, firing
 from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.next_batch import JournalSlice
 from backfilld.migrations.walks.pages import PageBatchRange, PageWalk
-from backfilld.migrations.walks.rewrite import Assignment, Rewrite
+from backfilld.migrations.walks.rewrite import Assignment, Copied, Rewrite
 from backfilld.migrations.walks.update_sql import Update
 
 if TYPE_CHECKING:
@@ -89,9 +89,13 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
         for own in ([REWRITE.holds_own_value] * 2, []):
             yield "residual", verify_sql.count_residual(name, condition, wanted=wanted, own=own), [RUN, 0, *keys]
         yield "keys wanted", verify_sql.keys_wanted(WALK, name, condition, wanted=wanted), [*keys, RUN, 0, 10]
-    for new in ("new %", None):
-        yield "archive", ARCHIVE.copy(condition, old="old", new=new), keys
+    for new in (("new %",), (), ("new %", "old")):
+        yield "archive", ARCHIVE.copy(condition, old=("old", "new %") if len(new) > 1 else ("old",), new=new), keys
         yield from restoring(new, condition, keys)
+    copied = replace(
+        REWRITE, assignments=(), copies=Copied(table=TABLE, on=("Tenant", "id"), by=("Tenant", "id"), column="old")
+    )
+    yield "copy", *copy_sql.copy(copied, name, condition, keys)
     yield "unarchived", ARCHIVE.unarchived(condition), keys
     for share in (JournalShare(), JournalShare(parts=3, part=1)):
         for pass_ in (1, 2):
@@ -116,10 +120,12 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
 
 
 def restoring(
-    new: str | None, condition: sql.Composable, keys: list[Any]
+    new: tuple[str, ...], condition: sql.Composable, keys: list[Any]
 ) -> Iterator[tuple[str, sql.Composed, list[Any]]]:
     """A batch that restores."""
-    value = restored(table=TABLE, type_="character varying(20)", new=new, fallback="old")
+    value = restored(
+        table=TABLE, type_="character varying(20)", new=new, fallback="old", place=2 if len(new) > 1 else None
+    )
     rewrite = replace(REWRITE, assignments=(Assignment(target=TARGETS[0], expression=value),))
     update = Update(
         table=sql.SQL(TABLE.identifier.as_string().replace("%", "%%")),

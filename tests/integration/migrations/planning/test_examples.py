@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 
 from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record import schema
-from backfilld.migrations.record.states import State
+from backfilld.migrations.record.states import Phase, State
 from backfilld.producers import commands
 from proof.fingerprint import difference, fingerprint
 
@@ -32,6 +32,10 @@ PGBENCH = """
     CREATE TABLE pgbench_accounts (aid integer PRIMARY KEY, bid integer, abalance integer, filler character(84));
     INSERT INTO pgbench_accounts SELECT n, 1, n % 7 - 3, '' FROM generate_series(1, 500) n
 """
+
+
+#: Their contract is final; until then there is a way back.
+FINAL = frozenset({"accounts_uuid"})
 
 
 def contents(engine: Engine) -> list[str]:
@@ -94,8 +98,10 @@ def test_an_example_there_and_back(deployer: Engine, file: Path, monkeypatch: py
     run = engine.enqueue(text)
     runner = engine.runner(transforms=["backfills"])
     while (now := engine.drive(run, runner=runner)).state is State.WAITING:
+        if file.stem in FINAL and now.phase is Phase.CONTRACT:
+            break
         commands.approve(engine.connection, run, now.phase, actor="ann")
-    expect(engine.run(run), State.COMPLETED)
+    expect(engine.run(run), State.WAITING if file.stem in FINAL else State.COMPLETED)
     assert (fingerprint(engine.connection, positions=False), contents(engine)) != (catalog, rows), (
         "it changed something"
     )

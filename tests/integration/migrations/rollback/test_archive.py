@@ -39,7 +39,7 @@ def orders(engine: Engine) -> None:
 
 def copy(engine: Engine, bounds: Bounds) -> tuple[int, int]:
     condition, parameters = WALK.within(bounds)
-    row = engine.connection.execute(ARCHIVE.copy(condition, old="gone", new="came"), parameters).fetchone()
+    row = engine.connection.execute(ARCHIVE.copy(condition, old=("gone",), new=("came",)), parameters).fetchone()
     assert row is not None
     return row["changed"], row["missing"]
 

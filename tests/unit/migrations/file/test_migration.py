@@ -18,6 +18,7 @@ from jsonschema import Draft202012Validator
 from paths import ROOT
 
 from backfilld.migrations.errors import InvalidMigration
+from backfilld.migrations.file import yaml_nodes
 from backfilld.migrations.file.migration import (
     AddColumn,
     Backfill,
@@ -375,7 +376,7 @@ BROKEN = [
     Broken("a merge key", "name: a\nsettings:\n  <<: {lanes: 1}\n", 3, 'settings."<<"'),
     Broken("a tag", "name: !secret a\n", 1, "name"),
     Broken("a standard tag", "name: !!str 5\n", 1, "name"),
-    Broken("a key that is a boolean", operation("backfill: {table: t, set: {on: x}}"), 3, f"{FILL}.set.on"),
+    Broken("a key that is a boolean", operation("backfill: {table: t, set: {off: x}}"), 3, f"{FILL}.set.off"),
     Broken("a key that is a number", "1: a\n", 1, "1"),
     Broken("a key that is a list", "? [a]\n: b\n", 1, ""),
     Broken("a missing value", "name:\noperations: []\n", 1, "name"),
@@ -723,6 +724,7 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
         *("name", "operations", "settings", "add_column", "backfill", "table", "column", "type", "default", "not_null"),
         "computed",
         *("parameters", "description", "after", "steps", "delete_rows"),
+        *("change_columns", "move_column", "on", "change_key", "values"),
         *("application", "statements", "roles", "files", "window", "on_regression"),
         *("personas", "role", "claims", "settings"),
         *(
@@ -805,7 +807,7 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
 @pytest.mark.parametrize("file", EXAMPLES, ids=[file.stem for file in EXAMPLES])
 def test_the_examples_load_and_fit_the_schema(file: Path) -> None:
     assert load(file).name.replace("-", "_") == file.stem
-    assert schema_errors(yaml.safe_load(file.read_text())) == []
+    assert schema_errors(yaml_nodes.read(file.read_text(), file=file.name).data) == []
 
 
 def test_the_examples_are_there() -> None:
@@ -885,7 +887,7 @@ def test_the_files_in_the_reference_are_valid(block: str) -> None:
 OTHERS = {
     "replace_policies",
     *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
-    *("create_index", "drop_index", "delete_rows", "load", "sql"),
+    *("create_index", "drop_index", "delete_rows", "load", "change_columns", "move_column", "change_key", "sql"),
     *("drop_not_null", "set_default", "drop_default", "drop_constraint", "rename_constraint", "set_comment"),
     *("add_primary_key", "rename_table", "drop_table", "enable_row_security", "create_table"),
 }

@@ -17,7 +17,7 @@ from backfilld.migrations.rollback.steps import way_back
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backfilld.migrations.operations import Step
+    from backfilld.migrations.operations import Operation, Reliance, Step
     from backfilld.migrations.walks.rewrite import Rewrite
 
 TABLE = TableName("public", "t")
@@ -66,6 +66,15 @@ class Named:
 
     def relies_on(self, *, switched: bool) -> None:
         """No sync trigger keeps it."""
+
+    def also_relies_on(self, *, switched: bool) -> tuple[Reliance, ...]:
+        """Nothing is proved of it."""
+        del switched
+        return ()
+
+    def parts(self) -> tuple[Operation, ...]:
+        """It has one table."""
+        return ()
 
     def recheck(self) -> None:
         """Nothing is proved of it."""
@@ -161,6 +170,15 @@ class Going:
 
     def relies_on(self, *, switched: bool) -> None:
         """No sync trigger keeps it."""
+
+    def also_relies_on(self, *, switched: bool) -> tuple[Reliance, ...]:
+        """Nothing is proved of it."""
+        del switched
+        return ()
+
+    def parts(self) -> tuple[Operation, ...]:
+        """It has one table."""
+        return ()
 
     def recheck(self) -> None:
         """Nothing is proved of it."""

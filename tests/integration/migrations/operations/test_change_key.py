@@ -1,0 +1,179 @@
+"""`change_key`: a key gets other values, and all that refers to it with them, while the application writes; there and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from fix_rules import application
+from fix_runs import expect
+
+from backfilld.migrations.errors import Refused
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.planning.examine import examine
+from backfilld.migrations.record.states import Phase, State
+from backfilld.producers import commands
+from proof.fingerprint import difference, fingerprint
+
+if TYPE_CHECKING:
+    from fix_runs import Engine
+
+KEY = """
+name: users-uuid
+operations: [{change_key: {table: users, column: id, type: uuid, values: "gen_random_uuid()"}}]
+settings: {lanes: 2, approve: %s}
+"""
+ROWS = 40
+
+
+@pytest.fixture
+def users(engine: Engine) -> Engine:
+    """A key with an identity; referred to by itself, by a column that may be NULL, by a part of a key, and by one key of another."""
+    engine.execute(
+        "CREATE TABLE users (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text, boss integer REFERENCES users);"
+        "COMMENT ON COLUMN users.id IS 'who'; GRANT SELECT (id) ON users TO PUBLIC;"
+        'CREATE TABLE "Orders" (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "User" integer NOT NULL REFERENCES users ON DELETE CASCADE,'
+        " seller integer CONSTRAINT sold_by REFERENCES users ON DELETE SET NULL);"
+        'CREATE INDEX by_user ON "Orders" ("User", id);'
+        "CREATE TABLE profiles (user_id integer PRIMARY KEY REFERENCES users ON UPDATE CASCADE ON DELETE CASCADE, bio text);"
+        "CREATE TABLE pictures (profile integer REFERENCES profiles ON UPDATE CASCADE ON DELETE CASCADE, n integer, PRIMARY KEY (profile, n))"
+    )
+    engine.execute(
+        f"INSERT INTO users (name, boss) SELECT 'u' || n, CASE WHEN n > 3 THEN n / 3 END FROM generate_series(1, {ROWS}) n;"
+        f'INSERT INTO "Orders" ("User", seller) SELECT n, CASE WHEN n % 3 = 0 THEN n / 3 END FROM generate_series(1, {ROWS}) n;'
+        f"INSERT INTO profiles SELECT n, 'b' || n FROM generate_series(1, {ROWS}, 2) n;"
+        f"INSERT INTO pictures SELECT n, n FROM generate_series(1, {ROWS}, 4) n"
+    )
+    return engine
+
+
+def said(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
+    """What the tables say by name, whatever the keys are."""
+    queries = {
+        "users": "SELECT u.name, b.name AS boss FROM users u LEFT JOIN users b ON b.id = u.boss",
+        "orders": 'SELECT o.id, u.name, s.name AS seller, o.seller IS NULL AS nobody FROM "Orders" o JOIN users u ON u.id = o."User" '
+        "LEFT JOIN users s ON s.id = o.seller",
+        "profiles": "SELECT p.bio, u.name FROM profiles p JOIN users u ON u.id = p.user_id",
+        "pictures": "SELECT x.n, p.bio FROM pictures x JOIN profiles p ON p.user_id = x.profile",
+    }
+    return {
+        name: sorted((tuple(row.values()) for row in engine.execute(query)), key=repr)
+        for name, query in queries.items()
+    }
+
+
+def types(engine: Engine) -> set[str]:
+    rows = engine.execute(
+        "SELECT DISTINCT format_type(atttypid, NULL) AS type FROM pg_attribute WHERE attrelid IN "
+        "('users'::regclass, '\"Orders\"'::regclass, 'profiles'::regclass, 'pictures'::regclass) "
+        "AND attname IN ('boss', 'User', 'seller', 'user_id', 'profile') OR attrelid = 'users'::regclass AND attname = 'id'"
+    )
+    return {row["type"] for row in rows}
+
+
+def rules(engine: Engine) -> set[str]:
+    """All constraints and indexes, by name and words."""
+    rows = engine.execute(
+        "SELECT concat_ws(' ', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS one FROM pg_constraint "
+        "WHERE connamespace = 'public'::regnamespace UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'"
+    )
+    return {row["one"] for row in rows}
+
+
+def test_the_key_and_all_that_refers_to_it_change_in_one_switch(users: Engine) -> None:
+    before, ruled = said(users), rules(users)
+    run = users.enqueue(KEY % "[switch, contract]")
+    users.drive(run, until=lambda run: run.phase is Phase.BACKFILL)
+    # Rows that come while lanes work, one of which refers to itself.
+    users.execute(
+        "INSERT INTO users (name) VALUES ('late'); UPDATE users SET boss = id WHERE name = 'late';"
+        'INSERT INTO "Orders" ("User", seller) SELECT id, 7 FROM users WHERE name = \'late\';'
+        "WITH made AS (INSERT INTO users (name) VALUES ('later') RETURNING id) INSERT INTO profiles SELECT id, 'late' FROM made"
+    )
+    expect(users.drive(run), State.WAITING)
+    assert types(users) == {"integer"}
+    # A row that is not there yet when its reference is looked up, and must have a new value all the same.
+    users.execute("INSERT INTO users (id, name, boss) OVERRIDING SYSTEM VALUE VALUES (900, 'own boss', 900)")
+    before = said(users)
+    given = users.execute("SELECT name, id_backfilld_new AS id FROM users")
+    commands.approve(users.connection, run, Phase.SWITCH, actor="ann")
+    expect(users.drive(run), State.WAITING)
+    assert types(users) == {"uuid"}
+    assert said(users) == before
+    assert users.execute("SELECT name, id FROM users") == given, "a value that was given is never another one"
+    assert rules(users) - {one for one in rules(users) if "NOT NULL id_backfilld" in one} >= ruled - {
+        one for one in ruled if "NOT NULL" in one
+    }
+    users.execute("INSERT INTO users (name, boss) SELECT 'new', id FROM users WHERE name = 'late'")
+    users.execute('INSERT INTO "Orders" ("User") SELECT id FROM users WHERE name = \'new\'')
+    users.execute(
+        "DELETE FROM users WHERE name = 'u39'; UPDATE \"Orders\" SET seller = NULL WHERE seller IS NOT NULL AND id < 10"
+    )
+    after = said(users)
+    assert users.value("SELECT id_backfilld_old FROM users WHERE name = 'new'") == ROWS + 3
+
+    commands.rollback(users.connection, run, actor="ann")
+    expect(users.drive(run), State.ROLLED_BACK)
+    assert (types(users), said(users), rules(users)) == ({"integer"}, after, ruled)
+
+    run = users.enqueue(KEY.replace("users-uuid", "again") % "[contract]")
+    expect(users.drive(run), State.WAITING)
+    assert said(users) == after
+    commands.approve(users.connection, run, Phase.CONTRACT, actor="ann")
+    expect(users.drive(run), State.COMPLETED)
+    assert said(users) == after
+    left = "SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid WHERE attname LIKE '%backfilld%' AND relkind = 'r'"
+    assert users.value(f"{left} AND relnamespace = 'public'::regnamespace AND NOT attisdropped") == 0
+    with pytest.raises(Refused, match="has dropped the old values"):
+        commands.rollback(users.connection, run, actor="ann")
+
+
+@pytest.mark.parametrize("steps", [15, 33, *(pytest.param(n, marks=pytest.mark.soak) for n in (1, 9, 24, 41))])
+def test_it_goes_back_from_the_middle(users: Engine, steps: int) -> None:
+    """After so many of the coordinator's steps; the proof goes back from each statement."""
+    before, was = said(users), fingerprint(users.connection, positions=False)
+    run = users.enqueue(KEY % "[contract]")
+    users.drive(run, until=lambda run: users.lane(run.run, 0).seq >= steps)
+    commands.rollback(users.connection, run, actor="ann")
+    expect(users.drive(run), State.ROLLED_BACK)
+    assert (difference(was, fingerprint(users.connection, positions=False)), said(users)) == ("", before)
+
+
+def test_an_application_writes_all_the_while(users: Engine) -> None:
+    """By names alone: its statements mean the same before the switch and after it."""
+    run = users.enqueue(KEY % "[contract]")
+    with application(
+        users,
+        "INSERT INTO users (name, boss) SELECT 'w{n}', (SELECT id FROM users WHERE name = 'u5')",
+        'INSERT INTO "Orders" ("User") SELECT id FROM users WHERE name = \'w{n}\' LIMIT 1',
+        "UPDATE users SET boss = (SELECT id FROM users WHERE name = 'u6') WHERE name = 'w{n}'",
+        "DELETE FROM users WHERE name = 'w{n}'",
+        threads=1,
+    ) as failures:
+        expect(users.drive(run, batch_rows=25), State.WAITING)
+        commands.rollback(users.connection, run, actor="ann")
+        expect(users.drive(run), State.ROLLED_BACK)
+    assert failures == []
+
+
+@pytest.mark.parametrize(
+    ("made", "check", "words"),
+    [
+        ("CREATE VIEW bosses AS SELECT boss FROM users", "column_dependents", "the view public.bosses"),
+        ("ALTER TABLE pictures ALTER profile SET DEFAULT 1", "references", "has a DEFAULT"),
+        ('ALTER TABLE "Orders" ALTER CONSTRAINT sold_by DEFERRABLE', "references", "is deferrable"),
+        ("ALTER TABLE users ADD CHECK (id > 0)", "column_dependents", "the check"),
+        ("CREATE INDEX both_of ON users (id, boss)", "index", "which both change"),
+        ("CREATE TABLE others (id integer PRIMARY KEY REFERENCES users, n integer); ALTER TABLE others ADD FOREIGN KEY (id) REFERENCES items",
+         "references", "which keeps its values"),
+        ("CREATE TABLE keyless (who integer REFERENCES users)", "key", "has no primary key"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(users: Engine, made: str, check: str, words: str) -> None:
+    users.execute("CREATE TABLE items (id integer PRIMARY KEY)")
+    users.execute(made)
+    before = fingerprint(users.connection)
+    with pytest.raises(Refused, match=words) as refused:
+        examine(users.connection, definition.parse(KEY % "[]")).require()
+    assert {one.check for one in refused.value.findings} == {check}
+    assert difference(before, fingerprint(users.connection)) == ""
