@@ -14,6 +14,7 @@ import pytest
 pytest_plugins = [
     "fix_postgres",
     "fix_contrib",
+    "fix_backups",
     "fix_redis",
     "fix_proxy",
     "fix_daemon",
