@@ -41,6 +41,8 @@ class Cause(StrEnum):
     WORKERS = "workers"
     LOCK = "lock"
     INDEX = "index"
+    #: Not as much is known of a backup as the run needs before it begins.
+    BACKUP = "backup"
     ERROR = "error"
 
 
@@ -174,7 +176,9 @@ def _of_lanes(walk: Row, still: float) -> Hold | None:
         if reason:
             wait = error.get("wait")
             seconds = wait["looked_at"] - wait["since"] if wait else still
-            cause = {"blocked": Cause.LOCK, "live_run": Cause.AFTER}.get(error.get("class", ""), Cause.ERROR)
+            cause = {"blocked": Cause.LOCK, "live_run": Cause.AFTER, "backup": Cause.BACKUP}.get(
+                error.get("class", ""), Cause.ERROR
+            )
             return Hold(cause=cause, reason=reason, seconds=seconds)
     return None
 

@@ -259,6 +259,9 @@ def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:  # noqa: C901 - a
         case Cause.INDEX:
             yield sentence(f"It is held: {hold.reason}")
             yield Remedy("it continues by itself when that transaction ends; or end it")
+        case Cause.BACKUP:
+            yield f"It has not begun, {lasting} so far: it {hold.reason}."
+            yield Remedy("it begins by itself once that is done; what is known of each backup: backfilld backup list")
         case Cause.ERROR:
             yield from _met_an_error(facts.run, hold)
         case _:

@@ -11,6 +11,7 @@ from backfilld.migrations.record import lanes, schema
 from backfilld.migrations.wire.messages import ControlMessage
 from backfilld.monitoring import pace
 from backfilld.producers import commands, enqueueing, pacing, transforms, waiting
+from backfilld.producers.backing_up import BackingUp
 from backfilld.producers.following import Following
 from backfilld.producers.looking import progress_of
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from backfilld.producers.uninstall import Uninstalled
 
 
-class Client(Following):
+class Client(Following, BackingUp):
     """One target database and the workers on it.
 
     Every method opens a connection of its own and closes it. Errors are exported from `backfilld`: UsageError, InvalidMigration and

@@ -83,6 +83,7 @@ CAUSES: Mapping[str, str] = {
     "workers": "no worker can take work",
     "lock": "other sessions hold a lock",
     "index": "an index build waits for old transactions",
+    "backup": "it waits for a backup",
     "error": "every lane waits after an error",
 }
 

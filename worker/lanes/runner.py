@@ -39,6 +39,7 @@ from backfilld.worker.lanes import balance, claim
 from backfilld.worker.lanes.batch import Batch, Tally, TooManyQuarantined, transaction
 from backfilld.worker.lanes.known_runs import KnownRuns
 from backfilld.worker.lanes.recovery import Recovery
+from backfilld.worker.phases.backup_gate import BackupGates, GateShut
 from backfilld.worker.phases.coordinator_step import CoordinatorSteps
 from backfilld.worker.phases.late_examination import LOOK_SECONDS, InTheWay
 from backfilld.worker.phases.lock_watch import Blocked
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterable, Sequence
 
+    from backfilld.migrations.backups.place import Place
     from backfilld.migrations.postgres.connect import Connection, Pool, Row
     from backfilld.migrations.record.lanes import Statement
     from backfilld.migrations.record.runs import StepContext
@@ -112,6 +114,7 @@ class Runner:
         stopping: threading.Event,
         transforms: Sequence[str] = (),
         refuses_foreign_code: bool = False,
+        backups: Place | None = None,
     ) -> None:
         self._pool = pool
         self._send = send
@@ -120,7 +123,11 @@ class Runner:
         self._known = KnownRuns(transforms=transforms)
         self._recovery = Recovery(pool, observe=observe)
         self._coordinators = CoordinatorSteps(
-            pool, observe=observe, stopping=stopping, refuses_foreign_code=refuses_foreign_code
+            pool,
+            observe=observe,
+            stopping=stopping,
+            refuses_foreign_code=refuses_foreign_code,
+            gates=BackupGates(place=backups, stopping=stopping) if backups is not None else None,
         )
 
     def advance(self, message: LaneMessage) -> None:
@@ -166,6 +173,9 @@ class Runner:
         except InTheWay as exc:
             error = {"class": "live_run", "message": str(exc)}
             recovery.postpone(connection, lane, delay_seconds=LOOK_SECONDS, error=error, retried=False)
+        except GateShut as exc:
+            error = {"class": "backup", "message": str(exc)}
+            recovery.postpone(connection, lane, delay_seconds=exc.seconds, error=error, retried=False)
         except runs.ChangedMeanwhile:
             recovery.postpone(connection, lane, delay_seconds=0.0)
         except Refused as exc:

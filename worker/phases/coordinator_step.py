@@ -26,27 +26,37 @@ if TYPE_CHECKING:
     from backfilld.migrations.wire.messages import LaneMessage
     from backfilld.worker.lanes.claim import Claimed
     from backfilld.worker.lanes.known_runs import KnownRun
+    from backfilld.worker.phases.backup_gate import BackupGates
 
 
 class CoordinatorSteps:
     """Takes steps of coordinators; one for each runner."""
 
     def __init__(
-        self, pool: Pool, *, observe: Observer, stopping: threading.Event, refuses_foreign_code: bool = False
+        self,
+        pool: Pool,
+        *,
+        observe: Observer,
+        stopping: threading.Event,
+        refuses_foreign_code: bool = False,
+        gates: BackupGates | None = None,
     ) -> None:
         self._pool = pool
         self._refuses_foreign_code = refuses_foreign_code
         self._observe = observe
         self._index_builds = IndexBuilds(pool=pool, stopping=stopping)
+        self._gates = gates
 
     def take(self, connection: Connection, known: KnownRun, claimed: Claimed) -> list[LaneMessage]:
         """Take the step and commit it; returns the messages that follow.
 
-        Raises Blocked when a lock could not be had, InTheWay, Refused, ChangedMeanwhile and psycopg.Error; the caller rolls back.
+        Raises Blocked when a lock could not be had, InTheWay, GateShut, Refused, ChangedMeanwhile and psycopg.Error; the caller rolls back.
         """
         context = claimed.context
         if not known.run.facts and context.state is not State.ROLLING_BACK:
             return late_examination.examine(connection, known, claimed, refuses_foreign_code=self._refuses_foreign_code)
+        if self._gates is not None:
+            self._gates.require_open(connection, known.run, claimed)
         lock_watch = LockWatch(self._pool, claimed.lane, context, observe=self._observe)
         coordinator = self._coordinator(connection, known, lock_watch)
         try:
