@@ -55,6 +55,7 @@ def s3_url() -> Iterator[str]:
                     "-s3.port.iceberg=0",
                     "-s3.port.lance=0",
                     "-master.telemetry=false",
+                    "-volume.max=200",
                     "-master.volumeSizeLimitMB=64",
                     *(f"-{name}={port}" for name, port in ports.items()),
                 ],
