@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.identifiers import TableName, Wrong
@@ -12,11 +13,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backfilld.migrations.backups.place import Place
+    from backfilld.migrations.backups.rescue import Rescued
     from backfilld.migrations.record.backups import Backup
 
 
 def _unwatched() -> str | None:
     return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescue:
+    """Rows of a backup beside the tables, and the migration that puts back those that are wrong. Any: as a file has it."""
+
+    backup: int
+    tables: tuple[Rescued, ...]
+    migration: dict[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        return {
+            "backup": self.backup,
+            "tables": [one.to_json() for one in self.tables],
+            "migration": self.migration,
+        }
 
 
 class BackingUp(Target):
@@ -82,6 +100,44 @@ class BackingUp(Target):
         return looking.prove(
             self._place(), self.backup(number).backup if number else self._newest(), on_progress or _unwatched
         )
+
+    def rescue(
+        self,
+        run: int | str,
+        into: str,
+        tables: Sequence[str] = (),
+        *,
+        on_progress: Callable[[], str | None] | None = None,
+    ) -> Rescue:
+        """Restore rows from the backup that was taken for a run into a schema beside the tables, and compare them by key.
+
+        `tables` default to those that the run touches. Nothing of the tables themselves is changed: `.migration` is what would
+        put back the rows that are wrong or missing, None where none are. Raises UsageError where no backup was taken.
+        """
+        from backfilld.migrations.backups import gate, rescue  # noqa: PLC0415 - for this verb alone
+        from backfilld.producers import waiting  # noqa: PLC0415 - as above
+
+        with self._record_of_runs() as connection:
+            found = waiting.find(connection, run)
+        backup = self.backup_of(found.run)
+        if backup is None:
+            msg = f"no backup was taken for run {found.name}: backfilld backup list"
+            raise UsageError(msg)
+        named = tuple(_table(one) for one in tables) or gate.operated(found.migration)
+        if not named:
+            msg = f"run {found.name} names no table; name those whose rows you want"
+            raise UsageError(msg)
+        rescued = rescue.rescue(self._place(), backup, named, schema=into, watch=on_progress or _unwatched)
+        return Rescue(
+            backup=backup.backup,
+            tables=tuple(rescued),
+            migration=rescue.migration(f"restore-{found.run}", rescued),
+        )
+
+    def backup_of(self, run: int | str) -> Backup | None:
+        """The newest backup that was taken for a run, proved rather than not; None where none was."""
+        whole = [one for one in self.backups(run) if one.state == "taken"]
+        return max(whole, key=lambda one: (one.proved_at is not None, one.backup), default=None)
 
     def expire_backups(self) -> list[int]:
         """Remove backups past their time that nothing needs; returns their numbers. The newest and the newest proved one stay."""

@@ -52,8 +52,12 @@ def touched(migration: Migration) -> tuple[TableName, ...] | None:
         return None
     if asked != "touched":
         return tuple(asked)
-    found = [operation.table for operation in migration.operations]
-    return None if None in found else tuple(dict.fromkeys(one for one in found if one is not None))
+    return None if any(operation.table is None for operation in migration.operations) else operated(migration)
+
+
+def operated(migration: Migration) -> tuple[TableName, ...]:
+    """The tables that its operations name."""
+    return tuple(dict.fromkeys(one.table for one in migration.operations if one.table is not None))
 
 
 def level_of(wanted: BackupGate, settings: BackupSettings, *, has_stores: bool, size: int) -> Level:

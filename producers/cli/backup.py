@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backfilld.producers import answers, completion
-from backfilld.producers.cli.options import Json, client
+from backfilld.producers.cli.options import Json, RunArgument, client
 
 if TYPE_CHECKING:
     from backfilld.migrations.record.backups import Backup
@@ -106,6 +106,54 @@ def expire(context: typer.Context, *, as_json: Json = False) -> None:
         value=lambda: {"expired": expired},
         text=lambda: f"removed {', '.join(f'backup {one}' for one in expired)}" if expired else "nothing to remove",
     )
+
+
+def restore(  # noqa: PLR0913 - the options of a verb
+    context: typer.Context,
+    run: RunArgument,
+    *,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--table", metavar="TABLE", help="Whose rows; may be given several times. Default: those of the run."
+        ),
+    ] = None,
+    into: Annotated[str, typer.Option("--into", metavar="SCHEMA", help="A schema for the rows of the backup.")],
+    copy_back: Annotated[
+        bool, typer.Option("--copy-back", help="Put back the rows that are wrong or missing, by a run of its own.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Restore rows from the backup taken for a run into a schema beside the tables, compare, and put back what is wrong.
+
+    Example: backfilld restore jobs-new-field --table jobs --into rescue
+    """
+    asked = client(context, as_json=as_json)
+    if copy_back:
+        rescue, started = asked.restore(run, into, table or ())
+    else:
+        rescue, started = asked.rescue(run, into, table or ()), None
+
+    def told() -> str:
+        lines = [f"from backup {rescue.backup}:"]
+        for one in rescue.tables:
+            left = f"; not compared: {', '.join(one.left_out)}" if one.left_out else ""
+            lines.append(
+                f"  {one.table}: {one.missing} missing, {one.different} different, {one.added} added since, "
+                f"of {one.rows} saved in {one.saved}{left}"
+            )
+        if rescue.migration is None:
+            lines.append("nothing is to be put back")
+        return "\n".join(lines)
+
+    answers.give(
+        as_json=as_json,
+        value=lambda: {**rescue.to_json(), "run": started.to_json() if started is not None else None},
+        text=told,
+    )
+    if started is not None and not as_json:
+        answers.next_of(started)
+        answers.next_step(f"backfilld watch {started.name}")
 
 
 def _give(found: Backup, *, as_json: bool) -> None:

@@ -100,6 +100,7 @@ _register(
         "cancel": control.cancel,
         "rollback": control.rollback,
         "purge": control.purge,
+        "restore": backup.restore,
     },
 )
 app.add_typer(_quarantine, name="quarantine")
