@@ -78,6 +78,7 @@ def test_what_an_unfinished_upload_left_is_removed(bucket: StoreSettings, s3_url
     assert not client(s3_url).list_multipart_uploads(**asked).get("Uploads")
 
 
+@pytest.mark.soak  # a copy in a folder is looked at in the same way: test_take.py
 def test_a_byte_that_the_service_gives_back_wrong_is_found(two: Place, s3_url: str) -> None:
     taken = take.take(two, WANTED, UNWATCHED)
     where = {"Bucket": two.stores[1].bucket, "Key": f"team/backfilld/{taken.label}/rows.dump"}

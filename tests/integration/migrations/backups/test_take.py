@@ -180,7 +180,10 @@ take.take(Place(url={url!r}, settings=BackupSettings(), stores=stores), take.Wan
 """
 
 
-@pytest.mark.parametrize("at", ["definitions.dump", "rows.dump", "manifest.json"])
+@pytest.mark.parametrize(
+    "at",
+    ["rows.dump", *(pytest.param(one, marks=pytest.mark.soak) for one in ("definitions.dump", "manifest.json"))],
+)
 def test_what_a_killed_process_left_is_failed_and_removed(
     place: Place, connection: psycopg.Connection[dict[str, Any]], at: str
 ) -> None:

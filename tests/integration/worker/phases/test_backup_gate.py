@@ -77,9 +77,9 @@ def test_a_run_begins_once_its_backup_is_proved(engine: Engine, place: Place) ->
 @pytest.mark.parametrize(
     ("settings", "level"),
     [
-        (BackupSettings(), "proved"),
+        pytest.param(BackupSettings(), "proved", marks=pytest.mark.soak),
         (BackupSettings(proved_up_to_bytes=0), "taken"),
-        (BackupSettings(require="verified"), "verified"),
+        pytest.param(BackupSettings(require="verified"), "verified", marks=pytest.mark.soak),
         (BackupSettings(require="off"), None),
     ],
     ids=["small tables", "large tables", "the settings say so", "off"],
