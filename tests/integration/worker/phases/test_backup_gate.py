@@ -61,8 +61,11 @@ def test_a_run_begins_once_its_backup_is_proved(engine: Engine, place: Place) ->
         cause, reason = holds_of(engine, run)
         if cause is not None and (not told or told[-1] != reason):
             told.append(reason)
-        # What was taken is over before the first statement of the run: it cannot be in its way.
-        assert not engine.execute("SELECT FROM pg_stat_activity WHERE application_name ~ 'backfilld (backup|gate)'")
+        # What was taken is over before the first statement of the run: it cannot be in its way. (A server process is a moment late.)
+        _until(
+            engine,
+            "SELECT WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name ~ 'backfilld (backup|gate)')",
+        )
 
     assert [reason.split(" ")[0] for reason in told] == ["takes", "waits", "reads", "waits", "restores", "waits"]
     (found,) = backups.listed(engine.connection)
@@ -167,17 +170,15 @@ def test_a_pause_ends_a_dump_within_a_moment(engine: Engine, place: Place) -> No
             engine,
             "SELECT FROM pg_stat_activity WHERE application_name = 'backfilld backup' AND wait_event = 'relation'",
         )
-        began = time.monotonic()
         with engine.connect() as person:
             commands.pause(person, run, actor="ann")
         gate.join(10)
         assert not gate.is_alive()
-        # A dump that nobody stops gives up on the lock by itself after five seconds.
-        assert time.monotonic() - began < 4
 
     expect(engine.drive(run, runner=runner), State.PAUSED)
     (failed,) = backups.listed(engine.connection)
-    assert (failed.state, failed.copies) == ("failed", ())
+    # One that nobody stops gives up on the lock by itself after five seconds, and says so.
+    assert (failed.state, failed.error, failed.copies) == ("failed", "it was told to stop", ())
     assert files_of(place.stores) == []
 
 
