@@ -136,8 +136,7 @@ def _write(taking: _Taking, server: Server, held: Sequence[Held], snapshot: Row,
         )
     )
     point = f"backfilld-{number}-{label[-8:]}"
-    row = record.execute(_SQL["restore_point"], {"name": point}).fetchone()
-    at = row["restore_point_lsn"] if row else None
+    at = _restore_point(record, point)
     flushed = record.execute(_SQL["flushed"]).fetchone() or {}
     # The row is what the manifest is made from, so that both say the same; a row that is `taken` without a manifest fails its
     # verification, and a manifest without the row is found by `sweep.py`.
@@ -203,6 +202,15 @@ class _Beat:
     def _too_fast(self, size: int, seconds: float) -> str | None:
         most = self._taking.place.settings.mb_per_second * 1e6
         return "backup.mb_per_second" if most and size > most * max(seconds, 1.0) else None
+
+
+def _restore_point(record: Connection, name: str) -> str | None:
+    """Where in the WAL a point of this name is from now on; None where this role may make none."""
+    may = record.execute(_SQL["may_name_a_point"]).fetchone()
+    if not may or not may["may"]:
+        return None
+    row = record.execute(_SQL["restore_point"], {"name": name}).fetchone()
+    return str(row["restore_point_lsn"]) if row else None
 
 
 def _tables(record: Connection, place: Place, wanted: Wanted) -> list[Held]:

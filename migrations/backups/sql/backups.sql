@@ -34,11 +34,14 @@ SELECT s.nspname::text AS schema, c.relname::text AS name, pg_table_size(c.oid) 
 FROM leaves l JOIN pg_class c ON c.oid = l.oid JOIN pg_namespace s ON s.oid = c.relnamespace
 WHERE c.relkind = 'r' ORDER BY 1, 2
 
+-- name: may_name_a_point
+-- Whether there can be a restore point, and this role may make one. Asked apart: the right is looked at before a CASE is.
+SELECT NOT pg_is_in_recovery() AND current_setting('wal_level') <> 'minimal'
+       AND has_function_privilege('pg_create_restore_point(text)', 'EXECUTE') AS may
+
 -- name: restore_point
--- A point by this name in the WAL, where there is one to have and this role may make it.
-SELECT CASE WHEN NOT pg_is_in_recovery() AND current_setting('wal_level') <> 'minimal'
-             AND has_function_privilege('pg_create_restore_point(text)', 'EXECUTE')
-            THEN pg_create_restore_point(%(name)s::text)::text END AS restore_point_lsn
+-- A point by this name in the WAL.
+SELECT pg_create_restore_point(%(name)s::text)::text AS restore_point_lsn
 
 -- name: flushed
 -- Up to where the WAL is on disk.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.backups.place import Place
 
+pytestmark = pytest.mark.usefixtures("governed")
+
 TABLES = """
 CREATE SCHEMA "Odd Schema";
 CREATE TABLE customers (id int PRIMARY KEY, name text);

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from backfilld.migrations.backups.place import Place
     from backfilld.migrations.record.backups import Backup
 
+pytestmark = pytest.mark.usefixtures("governed")
+
 TABLE = """
 CREATE SCHEMA app;
 CREATE TABLE app."Job" (id int PRIMARY KEY, "Order" text NOT NULL);
@@ -59,7 +61,7 @@ def test_a_run_begins_once_its_backup_is_proved(engine: Engine, place: Place) ->
     while not audit.latest(engine.connection, run, what="backup.gate"):
         engine.step(runner=runner)
         cause, reason = holds_of(engine, run)
-        if cause is not None and (not told or told[-1] != reason):
+        if cause is Cause.BACKUP and (not told or told[-1] != reason):
             told.append(reason)
         # What was taken is over before the first statement of the run: it cannot be in its way. (A server process is a moment late.)
         _until(
