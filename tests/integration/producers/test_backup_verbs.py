@@ -6,13 +6,16 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fix_daemon import backfilld
 from typer.testing import CliRunner
 
 from backfilld import Client, UsageError
+from backfilld.migrations.record import backups
 from backfilld.producers.cli import app
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import psycopg
     from typer.testing import Result
@@ -101,3 +104,21 @@ def test_python_does_what_the_verbs_do(shell: Callable[..., Result], database_ur
     assert client.expire_backups() == []
     with pytest.raises(UsageError):
         client.backup(99)
+
+
+def test_a_real_worker_goes_through_the_gate_with_what_its_settings_say(
+    database_url: str, stores: tuple[StoreSettings, ...], connection: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    """From `backfilld.toml` to the record: the processes are put together as an operator starts them."""
+    connection.execute("CREATE TABLE jobs (id int PRIMARY KEY, status text)")
+    connection.execute("INSERT INTO jobs SELECT i, 'a' FROM generate_series(1, 20) i")
+    lines = ['[backup]\nrequire = "verified"\ncopies = ["west"]\n']
+    lines += [f'[[stores]]\nname = "{one.name}"\nkind = "folder"\npath = "{one.path}"\n' for one in stores]
+    (tmp_path / "backfilld.toml").write_text("\n".join(lines))
+    (tmp_path / "jobs.yaml").write_text("{name: jobs, operations: [{backfill: {table: jobs, set: {status: \"'b'\"}}}]}")
+
+    done = backfilld("run", "jobs.yaml", "--json", database_url=database_url, redis_url=None, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (found,) = backups.listed(connection)
+    assert (found.level, [copy.store for copy in found.copies]) == ("verified", ["west"])
+    assert connection.execute("SELECT count(*) AS n FROM jobs WHERE status = 'b'").fetchone() == {"n": 20}
