@@ -141,6 +141,91 @@ class OldName:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoadColumn:
+    """A column that a load gives values."""
+
+    name: str
+    #: As the table has it; and without a domain and a limit of length, so that what is cast to it is never cut.
+    type: str
+    plain_type: str
+    #: SQL over the fields, `"~f_N"` each.
+    expression: str
+    #: The number of the field that it takes as it is; None for an expression.
+    field: int | None
+    as_text: bool
+    not_null: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadParent:
+    """A foreign key of a table that is loaded, all of whose columns are."""
+
+    name: str
+    #: The table it refers to, as a statement names it.
+    relation: str
+    columns: tuple[str, ...]
+    referenced: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReferrer:
+    """A foreign key that refers to a table that is loaded."""
+
+    name: str
+    relation: str
+    columns: tuple[str, ...]
+    referenced: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadFacts:
+    """What is known of a load."""
+
+    #: The fields of its source, in their order.
+    fields: tuple[str, ...]
+    columns: tuple[LoadColumn, ...]
+    #: Columns of the table that are not loaded: a row that was inserted is deleted again only while these are untouched too.
+    others: tuple[str, ...]
+    #: CHECK constraints over loaded columns alone: name and expression.
+    rules: tuple[tuple[str, str], ...]
+    parents: tuple[LoadParent, ...]
+    referrers: tuple[LoadReferrer, ...]
+    #: Unique keys beside the one that is loaded by, all of whose columns are loaded: name and columns.
+    uniques: tuple[tuple[str, tuple[str, ...]], ...]
+    #: Sequences that give loaded columns their values where nobody else does: column and sequence, as statements name them.
+    sequences: tuple[tuple[str, str], ...]
+    #: A GENERATED ALWAYS AS IDENTITY column is loaded.
+    overrides_identity: bool
+    #: Code of users' runs when a row is inserted or updated.
+    fires: bool
+    #: Of the source, as its head tells.
+    bytes_total: int
+    lines: int
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        def listed(kind: Any, found: Any) -> Any:  # Any: one of the classes above, and its JSON
+            return tuple(
+                kind(**{key: tuple(part) if isinstance(part, list) else part for key, part in one.items()})
+                for one in found
+            )
+
+        return cls(
+            **{
+                **value,
+                "fields": tuple(value["fields"]),
+                "others": tuple(value["others"]),
+                "columns": listed(LoadColumn, value["columns"]),
+                "parents": listed(LoadParent, value["parents"]),
+                "referrers": listed(LoadReferrer, value["referrers"]),
+                "rules": tuple((name, text) for name, text in value["rules"]),
+                "uniques": tuple((name, tuple(columns)) for name, columns in value["uniques"]),
+                "sequences": tuple((column, name) for column, name in value["sequences"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of one operation."""
 
@@ -196,6 +281,8 @@ class Facts:
     #: What was there before: the DEFAULT of a column, and the comment on the thing that gets another.
     default: str | None = None
     comment: str | None = None
+    #: For a load.
+    load: LoadFacts | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -208,6 +295,7 @@ class Facts:
         return cls(
             **{
                 **value,
+                "load": LoadFacts.from_json(value["load"]) if value.get("load") else None,
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),
                 "index": IndexDefinition.from_json(index) if index else None,

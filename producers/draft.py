@@ -303,6 +303,11 @@ class _Draft:
         named = [table for table in fitting if table.name in {stem, f"{stem}s", f"{stem}es"}]
         return {"table": str((named or fitting or [self.subject.name])[0])}
 
+    def key(self) -> list[str]:
+        """The columns of the table's first key; one column where it has none."""
+        keys = self.subject.table.keys if self.subject.table is not None else ()
+        return [one.name for one in keys[0].columns] if keys else [self.column]
+
     def existing(self, names: Sequence[str]) -> str | None:
         return names[0] if names else None
 
@@ -367,6 +372,7 @@ _VALUES: Mapping[tuple[str, str], Callable[[_Draft], object | None]] = {
     ("change_type", "down"): lambda draft: f"{draft.quoted} #>> '{{}}'" if draft.column_type == "text" else None,
     ("backfill", "set"): lambda draft: {draft.column: draft.literal()},
     ("backfill", "where"): lambda draft: f"{draft.quoted} IS NULL",
+    ("load", "key"): lambda draft: draft.key(),
     ("sql", "run"): lambda draft: draft.comment_statement("'what it is for'"),
     ("sql", "rollback"): lambda draft: draft.comment_statement("NULL"),
 }

@@ -19,6 +19,7 @@ pytest_plugins = [
     "fix_redis",
     "fix_proxy",
     "fix_daemon",
+    "fix_rest",
     "fix_runs",
     "fix_golden",
     "fix_prometheus",

@@ -130,8 +130,9 @@ class Walk:
     """Work that lanes do between two actions."""
 
     #: archive: copy what is about to be dropped into the archive · restore: give rows what they had, by a rewrite ·
-    #: undo: give rows back what the journal says they had · recheck: look at all rows again before the contract.
-    kind: Literal["archive", "restore", "undo", "recheck"]
+    #: undo: give rows back what the journal says they had · recheck: look at all rows again before the contract ·
+    #: stage: wait until the source of a load is staged · check: look at its lines before the first row is written.
+    kind: Literal["archive", "restore", "undo", "recheck", "stage", "check"]
     #: The operation it belongs to, by its number in the file. An operation has one walk of each kind.
     operation: int
     table: TableName

@@ -64,7 +64,8 @@ class Phase(StrEnum):
 class LaneKind(StrEnum):
     """What a lane does: walk a part of a table, try rows of the quarantine again, or coordinate the run.
 
-    A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer.
+    A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer. A check looks at the
+    lines of a load before the first row is written.
     """
 
     COORDINATOR = "coordinator"
@@ -75,6 +76,7 @@ class LaneKind(StrEnum):
     ARCHIVE = "archive"
     RESTORE = "restore"
     UNDO = "undo"
+    CHECK = "check"
 
 
 class Wish(StrEnum):
@@ -155,6 +157,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 #: Which lanes work in which phase of a run that goes forward, beside the coordinator.
 FORWARD: dict[Phase, frozenset[LaneKind]] = {
+    Phase.EXPAND: frozenset({LaneKind.CHECK}),
     Phase.BACKFILL: frozenset({LaneKind.BACKFILL, LaneKind.RETRY}),
     Phase.VERIFY: frozenset({LaneKind.VERIFY}),
     Phase.SWITCH: frozenset({LaneKind.RETRY}),

@@ -151,6 +151,26 @@ WALK = Section(
             look=Look(unit="short", least=0),
         ),
         lines_panel(
+            "What became of the lines of its file?",
+            "Of a run that loads a file: lines whose row was inserted, updated, or as given already; those that are set aside "
+            "(`backfilld quarantine list $run`), and those that another line with the same key replaces.",
+            Query(of_run("backfilld_load_lines"), "{{outcome}}"),
+            look=Look(
+                unit="short",
+                least=0,
+                names={"same": "as given already", "set_aside": "set aside"},
+                colours={"inserted": GREEN, "updated": BLUE, "set_aside": RED},
+            ),
+            stacked=True,
+        ),
+        lines_panel(
+            "How much of its file is in the database?",
+            "Of a run that loads a file: its size, and how much of it `backfilld enqueue` has sent. If the second does not rise, "
+            "call enqueue again: it goes on from there.",
+            Query(of_run("backfilld_load_source_bytes"), "{{part}}"),
+            look=Look(unit="bytes", least=0),
+        ),
+        lines_panel(
             "Do its batches commit?",
             "Batches per second, and those that were rolled back to be retried. If many are retried, the cause "
             "is locks, or sessions that waited for a lock of a batch: `backfilld events $run`.",
@@ -179,6 +199,20 @@ WALK = Section(
             "Seconds on hold, by cause; each hold is a ramp that starts at zero.",
             Query(of_run("backfilld_run_held_seconds"), "{{cause}}"),
             look=Look(unit="dtdurations", least=0, names=CAUSES),
+        ),
+        lines_panel(
+            "What did checks of the application find?",
+            "Statements that break or lose their index, as planned; statements that still need what contract removes; regressions; "
+            "and what is not known. `backfilld explain $run` names each.",
+            Query(of_run("backfilld_application_findings"), "{{kind}}"),
+            look=Look(
+                unit="none",
+                least=0,
+                decimals=0,
+                names={"loses_index": "lose their index", "needed": "need what contract removes"},
+                colours={"needed": RED, "regression": ORANGE, "unknown": YELLOW},
+            ),
+            steps=True,
         ),
         lines_panel(
             "Was its estimate right?",

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from backfilld.producers import answers
-from backfilld.producers.cli import backup, before, control, looking, processes, rows
+from backfilld.producers.cli import backup, before, code, control, looking, processes, rows
 from backfilld.producers.cli.options import Globals
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _backup = typer.Typer(
     cls=_Group, no_args_is_help=True, help="Take backups, look at them, prove them by a restore, and give them up."
 )
 _quarantine = typer.Typer(
-    cls=_Group, no_args_is_help=True, help="List the rows that could not be converted, or retry them."
+    cls=_Group, no_args_is_help=True, help="List the rows that could not be converted or loaded, retry or export them."
 )
 
 
@@ -88,6 +88,10 @@ _register(
         "plan": before.plan,
         "enqueue": before.enqueue,
         "run": before.run_here,
+        "uses": code.uses,
+        "codegen": code.codegen,
+        "types": code.types,
+        "check": code.check,
         "status": looking.status,
         "watch": looking.watch,
         "explain": looking.explain,
@@ -104,7 +108,7 @@ _register(
     },
 )
 app.add_typer(_quarantine, name="quarantine")
-_register(_quarantine, {"list": rows.quarantine_list, "retry": rows.quarantine_retry})
+_register(_quarantine, {"list": rows.quarantine_list, "retry": rows.quarantine_retry, "export": rows.quarantine_export})
 app.add_typer(_backup, name="backup")
 _register(
     _backup,

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from paths import ROOT
+
 
 class Row(dict[str, Any]):
     """The fields of a row, by name. Any: a field has the type it has."""
@@ -231,7 +233,10 @@ DROP_INDEX = Scenario(
 )
 
 #: Of a table that the application only reads: what it may delete is not in its ledger.
-_DRAFTS = "CREATE TABLE drafts (id bigint PRIMARY KEY, body text[]); INSERT INTO drafts SELECT n, ARRAY['d' || n] FROM generate_series(1, 30) n;"
+_DRAFTS = (
+    "CREATE TABLE drafts (id bigint PRIMARY KEY, body text[]); INSERT INTO drafts SELECT n, ARRAY['d' || n] FROM generate_series(1, 30) n;"
+    "CREATE TABLE products (id bigint PRIMARY KEY, name text); INSERT INTO products SELECT n, 'p' || n FROM generate_series(1, 5) n;"
+)
 
 SQL = Scenario(
     name="sql",
@@ -244,14 +249,14 @@ SQL = Scenario(
       run: "CREATE FUNCTION public.items_of(text) RETURNS bigint STABLE BEGIN ATOMIC SELECT count(*) FROM public.items WHERE status = $1; END"
       rollback: "DROP FUNCTION public.items_of(text)"
   - delete_rows: {table: drafts, where: id % 3 = 0}
-""",
+  - load: {table: products, from: {file: PRODUCTS}, columns: {id: id, name: name}, key: [id]}
+""".replace("PRODUCTS", str(ROOT / "examples" / "products.csv")),
     fields={"status": word, "n": number},
     before={"status": shown("status"), "n": shown("n")},
     after={"status": shown("status"), "n": shown("n")},
     reference="CREATE VIEW some_items AS SELECT id, n FROM items;"
     "CREATE FUNCTION items_of(text) RETURNS bigint STABLE BEGIN ATOMIC SELECT count(*) FROM items WHERE status = $1; END",
 )
-
 RENAME_COLUMN = Scenario(
     name="rename_column",
     schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, total integer, {_PADDING});",

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.operations import bind, walks
+from backfilld.migrations.operations.load.steps import Load
 from backfilld.migrations.record import runs
-from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.record.states import LaneKind, Phase
 from backfilld.migrations.walks.together import grouped
 from backfilld.worker.lanes.kinds import Backfill, Retry, Verify
+from backfilld.worker.lanes.load import Upsert, works_of
 from backfilld.worker.lanes.together import BackfillTogether, VerifyTogether
 from backfilld.worker.lanes.walk_kinds import of_walk
 from backfilld.worker.phases.planned_steps import PlannedSteps
@@ -33,6 +35,8 @@ class KnownRun:
     steps: PlannedSteps
     #: What the lanes of the backfill phase do, in the order of the operations; several of one table may be walked together.
     backfills: tuple[Backfill, ...]
+    #: What the lanes do that load files.
+    loads: tuple[Upsert, ...]
     #: What every lane does, by its kind and its operation's number.
     works: Mapping[tuple[LaneKind, int], LaneWork]
 
@@ -58,9 +62,22 @@ class KnownRun:
                 backfills[-1] = works[LaneKind.BACKFILL, first] = together
                 works[LaneKind.VERIFY, first] = VerifyTogether.of_members(together)
         for (kind, number), walk in walks(operations).items():
-            works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
+            if not isinstance(operations[number], Load):
+                works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
+        loads = []
+        for number, operation in enumerate(operations):
+            if isinstance(operation, Load):
+                looks = Phase.BACKFILL in run.settings.approve
+                found = works_of(operation, number, run=run.run, journals=run.settings.journal, looks=looks)
+                works |= {(kind, number): work for kind, work in found.items()}
+                loads += [work for work in found.values() if isinstance(work, Upsert)]
         return cls(
-            run=run, operations=operations, steps=PlannedSteps(operations), backfills=tuple(backfills), works=works
+            run=run,
+            operations=operations,
+            steps=PlannedSteps(operations),
+            backfills=tuple(backfills),
+            loads=tuple(loads),
+            works=works,
         )
 
     def work_of(self, lane: Lane) -> LaneWork | None:

@@ -39,10 +39,12 @@ from backfilld.worker.lanes import balance, claim
 from backfilld.worker.lanes.batch import Batch, Tally, TooManyQuarantined, transaction
 from backfilld.worker.lanes.known_runs import KnownRuns
 from backfilld.worker.lanes.recovery import Recovery
+from backfilld.worker.phases import application_check
 from backfilld.worker.phases.backup_gate import BackupGates, GateShut
 from backfilld.worker.phases.coordinator_step import CoordinatorSteps
 from backfilld.worker.phases.late_examination import LOOK_SECONDS, InTheWay
 from backfilld.worker.phases.lock_watch import Blocked
+from backfilld.worker.phases.staged import NotStaged
 
 if TYPE_CHECKING:
     import threading
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.telemetry import Observer
     from backfilld.migrations.wire.messages import LaneMessage
     from backfilld.migrations.wire.send import Sender
+    from backfilld.monitoring.checks.targets import Targets
     from backfilld.worker.lanes.claim import Claimed
     from backfilld.worker.lanes.kinds import LaneWork, Stepped
 
@@ -115,6 +118,7 @@ class Runner:
         transforms: Sequence[str] = (),
         refuses_foreign_code: bool = False,
         backups: Place | None = None,
+        targets: Targets | None = None,
     ) -> None:
         self._pool = pool
         self._send = send
@@ -127,6 +131,7 @@ class Runner:
             observe=observe,
             stopping=stopping,
             refuses_foreign_code=refuses_foreign_code,
+            targets=targets,
             gates=BackupGates(place=backups, stopping=stopping) if backups is not None else None,
         )
 
@@ -158,7 +163,9 @@ class Runner:
                     self._send_all([replace(message, seq=lane.seq)])
                     return
 
-    def _step(self, connection: Connection, lane: Lane, context: StepContext) -> Advanced | Ended | Left:
+    def _step(  # noqa: C901 - a table, one case for each way in which a step does not commit
+        self, connection: Connection, lane: Lane, context: StepContext
+    ) -> Advanced | Ended | Left:
         """One transaction. Whatever goes wrong is put on record here, and nothing of it is kept."""
         began = time.monotonic()
         recovery = self._recovery
@@ -176,6 +183,13 @@ class Runner:
         except GateShut as exc:
             error = {"class": "backup", "message": str(exc)}
             recovery.postpone(connection, lane, delay_seconds=exc.seconds, error=error, retried=False)
+        except NotStaged as exc:
+            error = {"class": "staging", "message": str(exc)}
+            recovery.postpone(connection, lane, delay_seconds=LOOK_SECONDS, error=error, retried=False)
+        except application_check.Held as exc:
+            error = {"class": "application", "message": str(exc)}
+            delay_seconds = application_check.LOOK_SECONDS
+            recovery.postpone(connection, lane, delay_seconds=delay_seconds, error=error, retried=False)
         except runs.ChangedMeanwhile:
             recovery.postpone(connection, lane, delay_seconds=0.0)
         except Refused as exc:

@@ -17,7 +17,7 @@ from backfilld.migrations.record.states import FORWARD, VERIFY_OWN_STEPS, LaneKi
 from backfilld.migrations.rollback import undo
 from backfilld.migrations.telemetry import PhaseEntered
 from backfilld.worker.lanes.write import undone_by
-from backfilld.worker.phases import walked_tables
+from backfilld.worker.phases import staged, walked_tables
 from backfilld.worker.phases.lane_plan import LanePlan
 from backfilld.worker.phases.prover import Prover
 from backfilld.worker.phases.run_step import RunStep
@@ -56,6 +56,7 @@ class Coordinator(RunStep):
         super().__init__(connection, known, lock_watch)
         self._steps = known.steps
         self._backfills = known.backfills
+        self._loads = known.loads
         self._index_builds = index_builds
         self._lane_plan = LanePlan(connection, known)
         self._prover = Prover(self, known.steps, self._lane_plan)
@@ -186,7 +187,7 @@ class Coordinator(RunStep):
         if self.number > 0 or phase not in context.settings.approve or phase is Phase.DONE:
             return False
         has_work = bool(self._steps.of(phase)) or (
-            phase in {Phase.BACKFILL, Phase.VERIFY} and bool(self._backfills) and context.pass_ == 1
+            phase in {Phase.BACKFILL, Phase.VERIFY} and bool(self._backfills or self._loads) and context.pass_ == 1
         )
         # Read without the run's lock first: the step that follows may last for hours, and people must be able to stop it.
         known = runs.get(self.connection, self.run.run)
@@ -213,6 +214,9 @@ class Coordinator(RunStep):
     def _walk(self, walk: Walk, context: StepContext) -> list[LaneMessage]:
         """Make the lanes of a walk between two steps, wait for them, look at what they did, and continue."""
         run = self.run.run
+        if walk.kind == "stage":
+            staged.require(self.connection, self.run, walk.operation)
+            return self.go_on(self.number + 1)
         done = lanes.of_walk(self.connection, run, kind=walk.kind, operation=walk.operation)
         if done.open:
             return self.sleep()
@@ -306,14 +310,21 @@ class Coordinator(RunStep):
         """Step 0 makes the lanes and wakes them; step 1 is asked at each lane's end, and the last one's leads on."""
         pass_ = context.pass_
         if self.number == 0 and pass_ == 1:
+            if self._loads and (
+                too_many := staged.too_many(self.connection, self.run.run, context.settings.max_quarantined)
+            ):
+                self.pause("quarantine", too_many)
+                return self.go_on(0)
             self._lane_plan.for_backfill(context)
-            walked_tables.measure_space(self.connection, self.run.run, self._backfills, moment="before")
+            walked_tables.measure_space(
+                self.connection, self.run.run, [*self._backfills, *self._loads], moment="before"
+            )
         if lanes.count_open(self.connection, self.run.run, pass_=pass_, kinds=FORWARD[Phase.BACKFILL]):
             return self._wait_for_lanes(context)
         if pass_ == 1:
             result = lanes.pass_result(self.connection, self.run.run, pass_=1, kind=LaneKind.BACKFILL)
             runs.set_totals(self.connection, self.run.run, rows_total=result.walked)
-            walked_tables.measure_space(self.connection, self.run.run, self._backfills, moment="after")
+            walked_tables.measure_space(self.connection, self.run.run, [*self._backfills, *self._loads], moment="after")
         return self._enter(Phase.VERIFY)
 
     def _verify(self, context: StepContext) -> list[LaneMessage]:

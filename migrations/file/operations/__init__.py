@@ -24,6 +24,7 @@ from backfilld.migrations.file.operations.constraints import (
     RenameConstraint,
 )
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
+from backfilld.migrations.file.operations.loads import Load, Source
 from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
 from backfilld.migrations.file.operations.rows import Backfill, DeleteRows
 from backfilld.migrations.file.operations.tables import (
@@ -53,6 +54,7 @@ __all__ = [
     "DropNotNull",
     "DropTable",
     "EnableRowSecurity",
+    "Load",
     "Operation",
     "OperationModel",
     "References",
@@ -63,6 +65,7 @@ __all__ = [
     "SetDefault",
     "SetNotNull",
     "Settled",
+    "Source",
     "Sql",
     "SqlStep",
 ]
@@ -92,5 +95,6 @@ Operation = (
     | SetComment
     | Backfill
     | DeleteRows
+    | Load
     | Sql
 )

@@ -222,7 +222,8 @@ SELECT r.run, lanes.*, kept.*,
        greatest(lanes.rows_passed - set_aside.rows, 0)::bigint AS rows_unchanged,
        set_aside.rows AS quarantined,
        (SELECT count(*) FROM backfilld.rollback_conflicts m WHERE m.run = r.run) AS rollback_conflicts,
-       CASE WHEN r.examined_at IS NULL THEN backfilld.awaited(r.definition -> 'after') END AS awaited
+       CASE WHEN r.examined_at IS NULL THEN backfilld.awaited(r.definition -> 'after') END AS awaited,
+       CASE WHEN EXISTS (SELECT FROM backfilld.loads d WHERE d.run = r.run) THEN backfilld.load_of(r.run) END AS load
 FROM backfilld.runs r
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(l.rows_changed) FILTER (WHERE l.kind IN ('backfill', 'retry')), 0)::bigint AS rows_changed,

@@ -11,13 +11,19 @@
 -- table_…             a table that a run took away whole, under the digest of its name, until its retention ends
 -- rollback_conflicts  rows whose value does not fit the old type after a switch, each with its key and its error
 -- undo_rows           rows that an undo has left as they are
+-- loads               a file that is loaded: how far it is staged, and what was found of it
+-- load_lines          lines of it that are set aside, each with its error
+-- stage_…             the lines that are to be loaded, under the digest of the migration's name, until they are
 -- omitted_inserts     when statements came, at most one a second, that fail once a run has done its contract
+-- application_statements  statements of the application that a run looks at: how often each came since the switch, and its plans
+-- application_answers what the application's API answered before a run, and at later moments of it
 -- notices             what people are notified of, once by each channel; notice_channels and notice_holds say what is news for it
 -- backups             what was backed up, where its copies are, and how far each was proved
 -- own_sessions        a view: the sessions of ours that work for a run
 --
--- Quarantine, journals, archive, rollback_conflicts and undo_rows hold people's data: no grants, row security without a policy, and dropped
--- when their retention ends. Names say the unit, and constraints state the rules.
+-- Quarantine, load_lines, stages, journals, archive, rollback_conflicts, undo_rows, application_statements and application_answers hold people's data: no
+-- grants, row security without a policy, and dropped when their retention ends; statements and answers as soon as their run has ended. Names say the
+-- unit, and constraints state the rules.
 
 -- --- runs ---------------------------------------------------------------------------------------------------------------
 
@@ -74,7 +80,7 @@ CREATE TABLE backfilld.lanes (
     run                bigint NOT NULL REFERENCES backfilld.runs ON DELETE CASCADE,
     lane               integer NOT NULL CHECK (lane >= 0),
     kind               text NOT NULL
-        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'recheck', 'archive', 'restore', 'undo')),
+        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'recheck', 'archive', 'restore', 'undo', 'check')),
     operation          integer CHECK (operation >= 0),          -- its number in the file
     pass               integer NOT NULL DEFAULT 1,
     relation           text,
@@ -112,6 +118,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     CASE
         WHEN kind = 'coordinator' THEN state IN ('queued', 'running', 'rolling_back')
         WHEN state IN ('queued', 'running') THEN CASE phase
+            WHEN 'expand'   THEN kind = 'check'
             WHEN 'backfill' THEN kind IN ('backfill', 'retry')
             WHEN 'verify'   THEN kind = 'verify'
             WHEN 'switch'   THEN kind = 'retry'
@@ -190,6 +197,79 @@ CREATE TABLE backfilld.quarantine (
     quarantined_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (run, operation, key)
 );
+
+-- --- loads ----------------------------------------------------------------------------------------------------------------
+--
+-- A stage is a table of its own, made with its run (`loading/stage.py`): a line number and the texts of the fields.
+
+CREATE TABLE backfilld.loads (
+    run                bigint NOT NULL REFERENCES backfilld.runs ON DELETE CASCADE,
+    operation          integer NOT NULL CHECK (operation >= 0), -- its number in the file
+    stage              text NOT NULL,                           -- the name of its stage, in this schema
+    source             text NOT NULL,                           -- the file, as the migration names it
+    fields             text[] NOT NULL,                         -- as its header names them
+    bytes_total        bigint CHECK (bytes_total >= 0),         -- of the source as it lies there
+    bytes_read         bigint NOT NULL DEFAULT 0,               -- of these, those that are staged
+    read_offset        bigint NOT NULL DEFAULT 0,               -- where the next record begins, in what the source holds unpacked
+    digest             text NOT NULL DEFAULT '',                -- SHA-256 of all before that
+    lines              bigint NOT NULL DEFAULT 0,               -- records so far, without the header
+    duplicates         bigint NOT NULL DEFAULT 0,               -- lines that do not count, because another has their key
+    began_with         xid8,                                    -- rows of a younger transaction were written since the lanes began
+    began_at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+    staged_at          timestamptz,                             -- when its last record was
+    PRIMARY KEY (run, operation)
+);
+
+-- Lines that are not loaded. Those that COPY refused have the bytes of their record, all others the texts of their fields.
+CREATE TABLE backfilld.load_lines (
+    run                bigint NOT NULL,
+    operation          integer NOT NULL,
+    line               bigint NOT NULL,                         -- the number of the record, the header counted
+    byte_offset        bigint,
+    record             bytea,
+    fields             text[],
+    sqlstate           text NOT NULL,
+    error              text NOT NULL,
+    retry              boolean NOT NULL DEFAULT false,
+    attempts           integer NOT NULL DEFAULT 1,
+    set_aside_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run, operation, line),
+    CONSTRAINT a_record_or_its_fields CHECK ((record IS NULL) <> (fields IS NULL))
+);
+
+-- What became of the lines of each load. Lanes count in their cursors, so that none waits for another one's count.
+CREATE VIEW backfilld.load_counts AS
+SELECT l.run, l.operation, l.stage, l.lines, done.inserted, done.updated, done.same,
+       (SELECT count(*) FROM backfilld.load_lines s WHERE s.run = l.run AND s.operation = l.operation) AS set_aside, l.duplicates
+FROM backfilld.loads l
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum((n.cursor ->> 'inserted')::bigint), 0)::bigint AS inserted,
+           coalesce(sum((n.cursor ->> 'updated')::bigint), 0)::bigint AS updated,
+           coalesce(sum((n.cursor ->> 'same')::bigint), 0)::bigint AS same
+    FROM backfilld.lanes n
+    WHERE n.run = l.run AND n.operation = l.operation AND (n.kind = 'backfill' AND n.pass = 1 OR n.kind = 'retry')) done;
+
+-- The same for a whole run, with how far its sources are staged, and what the check has found of the lines it looked at. NULL for a run
+-- that loads nothing.
+CREATE FUNCTION backfilld.load_of(run bigint) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT pg_catalog.jsonb_build_object(
+               'lines', sum(c.lines), 'inserted', sum(c.inserted), 'updated', sum(c.updated), 'same', sum(c.same),
+               'set_aside', sum(c.set_aside), 'duplicates', sum(c.duplicates),
+               'bytes_read', sum(l.bytes_read), 'bytes_total', sum(l.bytes_total), 'staged', pg_catalog.bool_and(l.staged_at IS NOT NULL),
+               'seconds_left', CASE WHEN sum(l.bytes_read) > 0 AND NOT pg_catalog.bool_and(l.staged_at IS NOT NULL) THEN
+                   pg_catalog.ceil(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - min(l.began_at))
+                                   * (sum(l.bytes_total) - sum(l.bytes_read))::double precision / sum(l.bytes_read)::double precision) END,
+               'found', (SELECT pg_catalog.jsonb_build_object(
+                             'looked_at', sum((n.cursor ->> 'looked')::bigint), 'new', sum((n.cursor ->> 'new')::bigint),
+                             'changed', sum((n.cursor ->> 'changed')::bigint), 'same', sum((n.cursor ->> 'same')::bigint))
+                         FROM backfilld.lanes n WHERE n.run = load_of.run AND n.kind = 'check'),
+               'reasons', (SELECT pg_catalog.jsonb_object_agg(s.sqlstate, s.lines)
+                           FROM (SELECT a.sqlstate, count(*) AS lines FROM backfilld.load_lines a
+                                 WHERE a.run = load_of.run GROUP BY a.sqlstate) s))
+    FROM backfilld.loads l JOIN backfilld.load_counts c USING (run, operation)
+    WHERE l.run = load_of.run HAVING count(*) > 0
+$$;
 
 -- --- what a proof relies on --------------------------------------------------------------------------------------------
 --
@@ -293,6 +373,34 @@ CREATE TABLE backfilld.undo_rows (
     key                text[] COLLATE "C" NOT NULL,
     restored           boolean NOT NULL,
     PRIMARY KEY (run, operation, key)
+);
+
+-- Statements of the application, of a run whose file has `application`: their texts may hold constants, which are people's data. A row is
+-- written by looks at pg_stat_statements; not a foreign key, as above.
+CREATE TABLE backfilld.application_statements (
+    run                bigint NOT NULL,
+    digest             text NOT NULL,                           -- of the text and the queryid
+    statement          text NOT NULL,
+    source             text NOT NULL,
+    queryid            bigint,                                  -- as pg_stat_statements has it; NULL: of a file
+    identifier         bigint,                                  -- what PostgreSQL made of the text right before the switch
+    roles              text[] NOT NULL,
+    calls              bigint,                                  -- at the last look; NULL: nothing counts it
+    calls_since        bigint NOT NULL DEFAULT 0,               -- since the first look after the switch
+    came_at            timestamptz,                             -- the last look that found it had come since the one before
+    plans              jsonb NOT NULL DEFAULT '{}',             -- on the real tables, by moment: before, after_switch, before_contract
+    PRIMARY KEY (run, digest)
+);
+
+-- What the application's API answered at a moment of a run: bodies hold people's data. A row is written by the worker that asked; not a
+-- foreign key, as above.
+CREATE TABLE backfilld.application_answers (
+    run                bigint NOT NULL,
+    probe              text NOT NULL,                           -- its name in the migration file
+    moment             text NOT NULL CHECK (moment IN ('before', 'after_switch', 'before_contract', 'after_contract')),
+    answer             jsonb NOT NULL,                          -- status, body, milliseconds, and what differs by itself
+    at                 timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run, probe, moment)
 );
 
 -- A table that holds people's data is its owner's alone: default privileges may have granted something.
@@ -441,7 +549,10 @@ CREATE TABLE backfilld.workers (
 -- --- rights -------------------------------------------------------------------------------------------------------------
 
 ALTER TABLE backfilld.quarantine ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.load_lines ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.undo_rows ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.application_statements ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.application_answers ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.rollback_conflicts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.omitted_inserts ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON ALL TABLES IN SCHEMA backfilld FROM PUBLIC;

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 from fix_runs import expect
+from paths import ROOT
 
 from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.record.states import State
@@ -73,6 +74,10 @@ OPERATIONS = {
     "set_comment": ("{set_comment: {table: jobs, comment: all}}", "INSERT INTO jobs (id) VALUES (0)"),
     "backfill": ('{backfill: {table: jobs, set: {f: "f + 1"}}}', "INSERT INTO jobs (id, f) VALUES (0, 1)"),
     "delete_rows": ("{delete_rows: {table: jobs, where: id % 10 = 0}}", "INSERT INTO jobs (id, n) VALUES (0, 1)"),
+    "load": (
+        f"{{load: {{table: products, from: {{file: {ROOT}/examples/products.csv}}, columns: {{id: id, name: name}}, key: [id]}}}}",
+        "INSERT INTO jobs (id, n) VALUES (0, 1)",
+    ),
     "sql": (
         '{sql: {table: jobs, run: "CREATE VIEW public.totals AS SELECT sum(n) FROM public.jobs", rollback: "DROP VIEW public.totals"}}',
         "INSERT INTO jobs (id, n) VALUES (0, 1)",
@@ -93,6 +98,7 @@ def jobs(engine: Engine) -> None:
         "CREATE TABLE keyless AS SELECT 1 AS a; CREATE TABLE others AS SELECT 1 AS a; CREATE TABLE gone AS SELECT 1 AS a;"
         "CREATE TABLE hidden AS SELECT 1 AS a; GRANT INSERT ON hidden TO pg_database_owner"
     )
+    engine.execute("CREATE TABLE products (id bigint PRIMARY KEY, name text)")
     engine.execute("CREATE INDEX jobs_d ON jobs (d)")
     engine.execute(
         "INSERT INTO jobs SELECT n, n, n, 'b ' || n, n, n, n, n, 1, 'legacy ' || n FROM generate_series(1, 40) n"
