@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import random
@@ -9,6 +10,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ from bench.stage import BenchBroken, NotHere, until
 from bench.tables import BASE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from bench.effort import Effort
     from bench.stage import Database, Stage
@@ -227,16 +229,24 @@ def _copy(stage: Stage, path: Path, rows: int) -> Cost:
 
 
 def _json_loop(stage: Stage, path: Path, rows: int) -> Cost:
-    """The client has rows as objects, and makes JSON of them."""
-    with stage.copy_of(BASE.template(rows)) as database, path.open(encoding="utf-8") as file:
-        next(file)
-        objects = [dict(zip(COLUMNS, line.rstrip("\n").split(","), strict=True)) for line in file]
+    """The client reads the file, and makes objects of its lines and JSON of those."""
+    with stage.copy_of(BASE.template(rows)) as database:
         server = _Server(database)
         before = server.now()
-        with psycopg.connect(database.url, autocommit=True) as connection:
-            for first in range(0, rows, JSON_ROWS):
-                connection.execute(_JSON, [json.dumps(objects[first : first + JSON_ROWS])])
+        with (
+            psycopg.connect(database.url, autocommit=True) as connection,
+            path.open(encoding="utf-8", newline="") as file,
+        ):
+            for several in batched(csv.DictReader(file), JSON_ROWS):
+                connection.execute(_JSON, [json.dumps(several)])
         return server.now().since(before)
+
+
+def batched(rows: Iterable[dict[str, str]], size: int) -> Iterator[list[dict[str, str]]]:
+    """So many at a time."""
+    several = iter(rows)
+    while found := list(islice(several, size)):
+        yield found
 
 
 @dataclass(frozen=True, kw_only=True)

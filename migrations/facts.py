@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from backfilld.migrations.postgres.column_dependents import ColumnDependents
 from backfilld.migrations.postgres.definitions import Constraint, Grant, IndexDefinition, KeyColumn
+from backfilld.migrations.postgres.policies import Persona, PolicySet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,6 +138,45 @@ class OldName:
                 "grants": tuple((column, Grant(**one)) for column, one in value["grants"]),
                 "default_grantees": tuple(value["default_grantees"]),
             }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherTable:
+    """A table whose policies read the one that gets others."""
+
+    #: In the notation of migration files.
+    relation: str
+    key: tuple[KeyColumn, ...]
+    policies: PolicySet
+    personas: tuple[Persona, ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            relation=value["relation"],
+            key=tuple(KeyColumn(**one) for one in value["key"]),
+            policies=PolicySet.from_json(value["policies"]),
+            personas=tuple(Persona.from_json(one) for one in value["personas"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyChange:
+    """The policies of a table before and after, and who is asked what each of them shows."""
+
+    old: PolicySet
+    new: PolicySet
+    personas: tuple[Persona, ...]
+    others: tuple[OtherTable, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            others=tuple(OtherTable.from_json(one) for one in value["others"]),
+            old=PolicySet.from_json(value["old"]),
+            new=PolicySet.from_json(value["new"]),
+            personas=tuple(Persona.from_json(one) for one in value["personas"]),
         )
 
 
@@ -276,6 +316,8 @@ class Facts:
     row_security: bool = False
     #: For a table that gets another name.
     old_name: OldName | None = None
+    #: For a table that gets other policies.
+    policies: PolicyChange | None = None
     #: Indexes and sequences of a table that is taken away, by name, each with whether it is a sequence.
     parts: tuple[tuple[str, bool], ...] = ()
     #: What was there before: the DEFAULT of a column, and the comment on the thing that gets another.
@@ -289,8 +331,8 @@ class Facts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        index, dropped, dependents, shadow, old_name = (
-            value[name] for name in ("index", "dropped", "column_dependents", "shadow", "old_name")
+        index, dropped, dependents, shadow, old_name, policies = (
+            value[name] for name in ("index", "dropped", "column_dependents", "shadow", "old_name", "policies")
         )
         return cls(
             **{
@@ -304,6 +346,7 @@ class Facts:
                 "shadow": ShadowColumn.from_json(shadow) if shadow else None,
                 "rules": tuple(KeptRule.from_json(one) for one in value["rules"]),
                 "old_name": OldName.from_json(old_name) if old_name else None,
+                "policies": PolicyChange.from_json(policies) if policies else None,
                 "parts": tuple((name, is_sequence) for name, is_sequence in value["parts"]),
                 **{
                     name: tuple(value[name])

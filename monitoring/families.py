@@ -324,6 +324,8 @@ def _with_more_labels(runs: Sequence[Progress]) -> Iterator[Metric]:
         if run.application is not None:
             for kind in Kind:
                 found.add_metric([run.name, kind], run.application["counts"].get(kind, 0))
+        if run.policies:
+            found.add_metric([run.name, "policies"], len(run.policies))
         rows.add_metric([run.name, "changed"], run.rows_changed)
         rows.add_metric([run.name, "unchanged"], run.rows_unchanged)
         rows.add_metric([run.name, "quarantined"], run.quarantined)

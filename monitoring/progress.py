@@ -19,8 +19,9 @@ from backfilld.migrations.record import application, workers
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record import runs as runs_store
 from backfilld.migrations.record.states import ACTIVE, ENDED, RESTING, LaneKind, Phase, State, Wish
-from backfilld.monitoring import after_contract
+from backfilld.monitoring import after_contract, policies
 from backfilld.monitoring.after_contract import AfterContract
+from backfilld.monitoring.policies import Unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,6 +96,8 @@ class Progress:
     journal_bytes: int | None = None
     #: While contract waits for its approval: what the application can no longer do afterwards, and whether it still does it.
     after_contract: tuple[AfterContract, ...] = ()
+    #: While a phase waits that puts other policies into force: what nobody expected of them.
+    policies: tuple[Unexpected, ...] = ()
 
     #: The newest check of the application, of a run whose file asks for one: `moment`, `at`, `statements`, `counts`, `findings`. Any:
     #: JSON.
@@ -167,6 +170,7 @@ KEYS = (
     "own_values",
     "rows_moved",
     "journal_bytes",
+    "policies",
     "load",
 )
 
@@ -194,6 +198,7 @@ def read_within(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
     ahead = after_contract.read(
         connection, [run for run in runs if run.state is State.WAITING and run.phase is Phase.CONTRACT]
     )
+    beyond = policies.unexpected(connection, runs)
     checks = application.last_checks(connection, [run.run for run in runs if "application" in run.definition])
     return [
         replace(
@@ -201,6 +206,7 @@ def read_within(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
                 run, walks[run.run], pace, now=clock["now"], stop=stop, index_work=works.get(run.run), nobody=nobody
             ),
             after_contract=ahead.get(run.run, ()),
+            policies=beyond.get(run.run, ()),
             application=checks.get(run.run),
             changed_since=_changed_since(connection, run),
         )
@@ -416,7 +422,7 @@ def _plain(value: Any) -> Any:  # Any: one field of Progress, as JSON has it
             return str(value)
         case tuple():
             return [_plain(one) for one in value]
-        case AfterContract():
+        case AfterContract() | Unexpected():
             return value.to_json()
         case _:
             return value

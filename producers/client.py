@@ -85,7 +85,7 @@ class Client(Following, BackingUp):
         refuses = self._settings.refuses_foreign_code
         with connected(self._settings.require_database()) as connection:
             found = planned_schema.planned(connection, migration, schemas, refuses_foreign_code=refuses)
-        return {str(at): schema for at, schema in found.items()}
+        return {str(at): planned_schema.as_code_sees_it(one, migration) for at, one in found.items()}
 
     def check_code(
         self,

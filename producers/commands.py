@@ -251,7 +251,10 @@ def _application_findings(connection: Connection, run: Run, named: Phase | None)
 def _accept_application(connection: Connection, locked: LockedRun, *, actor: str) -> bool:
     """Put on record that contract may begin in spite of what is found of the application; whether that is news."""
     run = find(connection, locked.run)
-    if run.migration.application is None or audit.latest(connection, run.run, what=application.ACCEPTED) is not None:
+    if (
+        run.migration.checked_application is None
+        or audit.latest(connection, run.run, what=application.ACCEPTED) is not None
+    ):
         return False
     audit.record(connection, run.run, actor=actor, what=application.ACCEPTED)
     return True

@@ -67,9 +67,9 @@ def before(
     files: Sequence[QueryFile],
 ) -> Before | None:
     """Look at the statements of a migration that is about to be enqueued; None where its file does not ask for it."""
-    if migration.application is None:
+    if migration.checked_application is None:
         return None
-    wanted = migration.application.statements
+    wanted = migration.checked_application.statements
     report = check.check(connection, migration, facts, rows=rows, files=files)
     tables = tables_named(connection, rows, migration, facts)
     statements = corpus.by_text(corpus.read(connection, wanted, files).statements)
@@ -95,7 +95,7 @@ def before_switch(connection: Connection, run: Run) -> Checked:
     plans = plans_of(connection, statements, paths)
     known = {text: plan.identifier for text, plan in plans.items() if plan.identifier is not None}
     record.put_identifiers(connection, run.run, known)
-    return Checked.of(Moment.BEFORE_SWITCH, _unknown(found), statements=len(statements))
+    return Checked.of(Moment.BEFORE_SWITCH, _asked(run, _unknown(found)), statements=len(statements))
 
 
 def after_switch(connection: Connection, run: Run) -> Checked:
@@ -103,20 +103,20 @@ def after_switch(connection: Connection, run: Run) -> Checked:
     tables, paths, found = _look(connection, run, first=True)
     del tables
     told = [*_unknown(found), *_regressions(connection, run, paths, Moment.AFTER_SWITCH)]
-    return Checked.of(Moment.AFTER_SWITCH, told, statements=len(found.statements))
+    return Checked.of(Moment.AFTER_SWITCH, _asked(run, told), statements=len(found.statements))
 
 
 def before_contract(connection: Connection, run: Run) -> Checked:
     """Which statements still need what contract removes, and which are worse than before the run."""
     paths, statements, told = _needed(connection, run)
     told += _regressions(connection, run, paths, Moment.BEFORE_CONTRACT)
-    return Checked.of(Moment.BEFORE_CONTRACT, told, statements=statements)
+    return Checked.of(Moment.BEFORE_CONTRACT, _asked(run, told), statements=statements)
 
 
 def needed(connection: Connection, run: Run) -> Checked:
     """Which statements and functions still need what contract removes, and what is not known of that."""
     _, statements, told = _needed(connection, run)
-    return Checked.of(Moment.BEFORE_CONTRACT, told, statements=statements)
+    return Checked.of(Moment.BEFORE_CONTRACT, _asked(run, told), statements=statements)
 
 
 def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
@@ -167,6 +167,21 @@ def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
                 remedy="Deploy an application that no longer sends it" if ago is not None else "Replace the function",
             )
         )
+    plans = plans_of(connection, [one.statement for one in seen.loses_index], paths)
+    for lost in seen.loses_index:
+        plan = plans.get(lost.statement.text)
+        if plan is not None and (lost.table.schema, lost.table.name) in plan.by_index:
+            told.append(
+                Told(
+                    kind=Kind.NEEDED,
+                    problem=f"it reads {lost.table} by {', '.join(plan.indexes) or 'an index'}, and can use none after contract",
+                    statement=shortened(lost.statement.text),
+                    source=lost.statement.source,
+                    roles=lost.statement.roles,
+                    calls=lost.statement.calls,
+                    remedy="Keep the index, or add another one",
+                )
+            )
     told += [Told(kind=Kind.UNKNOWN, problem=f"contract was not tried as a whole: {one}") for one in seen.untried]
     told += [
         Told(kind=Kind.UNCHECKED, problem=because, source=one.source, statement=shortened(one.text))
@@ -228,6 +243,11 @@ def _look(connection: Connection, run: Run, *, first: bool = False) -> tuple[lis
 
 def _application(run: Run) -> Application:
     return run.migration.application or Application()
+
+
+def _asked(run: Run, told: Sequence[Told]) -> list[Told]:
+    """What was found, without what is not known of statements where the file asks for other checks alone."""
+    return [one for one in told if one.kind is not Kind.UNKNOWN or _application(run).asks_statements]
 
 
 def _unknown(found: Corpus) -> list[Told]:

@@ -43,7 +43,10 @@ ASSUMED_ROWS_PER_SECOND = 15_000
 #: Locks of statements that leave what a table holds as it is.
 _CHANGES_NOTHING = {LockMode.NONE, LockMode.ACCESS_SHARE, LockMode.SHARE_UPDATE_EXCLUSIVE}
 #: Of walks that write no row of the table.
-_LOCKS_OF_WALKS = {"stage": LockMode.NONE, "check": LockMode.ACCESS_SHARE}
+_LOCKS_OF_WALKS = {
+    "stage": LockMode.NONE,
+    **dict.fromkeys(("check", "compare", "confirm"), LockMode.ACCESS_SHARE),
+}
 _GIVES_WAY = "gives up after lock_timeout and retries"
 
 

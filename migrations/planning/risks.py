@@ -324,7 +324,8 @@ def _of_growth(examination: Examination) -> list[Risk]:
         relation = examination.facts[number].relation
         heap = next((size for name, size in sizes.items() if str(name) == relation), 0)
         if walk is not None and heap and walk.heap_growth_bytes > _GROWS_MUCH * heap:
-            reason = f"{relation} grows by about {walk.heap_growth_bytes / heap:.0%} before vacuum frees the space"
+            when = "if all lines are new rows" if walk.walk == "stage" else "before vacuum frees the space"
+            reason = f"{relation} grows by about {walk.heap_growth_bytes / heap:.0%} {when}"
             found.append(
                 Risk(
                     cause=Cause.GROWTH,

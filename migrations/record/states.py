@@ -64,8 +64,9 @@ class Phase(StrEnum):
 class LaneKind(StrEnum):
     """What a lane does: walk a part of a table, try rows of the quarantine again, or coordinate the run.
 
-    A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer. A check looks at the
-    lines of a load before the first row is written.
+    A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer. A lane that compares counts
+    what each persona may do with rows before and after other policies; one that confirms, whether they are as it was said.
+    A check looks at the lines of a load before the first row is written.
     """
 
     COORDINATOR = "coordinator"
@@ -76,6 +77,8 @@ class LaneKind(StrEnum):
     ARCHIVE = "archive"
     RESTORE = "restore"
     UNDO = "undo"
+    COMPARE = "compare"
+    CONFIRM = "confirm"
     CHECK = "check"
 
 
@@ -159,8 +162,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 FORWARD: dict[Phase, frozenset[LaneKind]] = {
     Phase.EXPAND: frozenset({LaneKind.CHECK}),
     Phase.BACKFILL: frozenset({LaneKind.BACKFILL, LaneKind.RETRY}),
-    Phase.VERIFY: frozenset({LaneKind.VERIFY}),
-    Phase.SWITCH: frozenset({LaneKind.RETRY}),
+    Phase.VERIFY: frozenset({LaneKind.VERIFY, LaneKind.COMPARE}),
+    Phase.SWITCH: frozenset({LaneKind.RETRY, LaneKind.CONFIRM}),
     Phase.CONTRACT: frozenset({LaneKind.RETRY, LaneKind.RECHECK, LaneKind.ARCHIVE}),
 }
 #: Which lanes work while a run is rolled back, whatever its phase.

@@ -86,6 +86,7 @@ def purge(connection: Connection, locked: LockedRun, *, actor: str) -> Purged:
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table.identifier))
     connection.execute(_SQL["forget_rollback_conflicts"], {"run": locked.run})
     connection.execute(_SQL["forget_undo_rows"], {"run": locked.run})
+    connection.execute(_SQL["forget_persona_rows"], {"run": locked.run})
     connection.execute(_SQL["forget_load_lines"], {"run": locked.run})
     connection.execute(_SQL["set_purged"], {"run": locked.run})
     audit.record(connection, locked.run, actor=actor, what="run.purged", **kept)

@@ -15,6 +15,7 @@ from backfilld.monitoring.display.explanation import remedy
 from backfilld.monitoring.display.story import by_governor, story
 from backfilld.monitoring.display.tables import plain, title
 from backfilld.monitoring.display.words import cell, left, phase, rate, rows, share, standing
+from backfilld.monitoring.policies import NAMED
 from backfilld.monitoring.words import counted, moment, number, safe, size
 
 if TYPE_CHECKING:
@@ -161,6 +162,11 @@ def remarks(progress: Progress, *, commands: bool = True) -> list[Text]:
     remarks += [
         Text(safe(one.in_words), style="red" if one.still_comes else "yellow") for one in progress.after_contract
     ]
+    remarks += [Text(safe(one.in_words), style="yellow") for one in progress.policies[:NAMED]]
+    if more := progress.policies[NAMED:]:
+        remarks.append(
+            Text(f"and {counted(len(more), 'more')}: backfilld explain {safe(progress.name)}", style="yellow")
+        )
     if progress.application is not None and progress.application["counts"] and progress.state not in ENDED:
         found = ", ".join(f"{number(n)} {kind.replace('_', ' ')}" for kind, n in progress.application["counts"].items())
         how = remedy(f": backfilld explain {progress.name}" if commands else "")

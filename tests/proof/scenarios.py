@@ -75,6 +75,8 @@ class Scenario:
     table: str = "items"
     #: The `operations` of the file.
     operations: str
+    #: Its `application`; empty for none.
+    application: str = ""
     #: What the application keeps, and how it makes new values.
     fields: Mapping[str, Draw]
     #: What they are where a row is added by a version of the application that does not know them; otherwise NULL.
@@ -428,8 +430,13 @@ TABLES = Scenario(
         CREATE VIEW of_old AS SELECT a FROM old; GRANT SELECT ON old TO PUBLIC; COMMENT ON TABLE old IS 'old';
         CREATE TABLE events (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a text UNIQUE); INSERT INTO events (a) VALUES ('a');
         CREATE TABLE secrets (id bigint PRIMARY KEY); CREATE POLICY mine ON secrets USING (true);
+        CREATE TABLE letters (id bigint PRIMARY KEY, "to" text); INSERT INTO letters SELECT n, n % 3 FROM generate_series(1, 99) n;
+        ALTER TABLE letters ENABLE ROW LEVEL SECURITY; CREATE POLICY "50%" ON letters USING ("to" = '1');
+        COMMENT ON POLICY "50%" ON letters IS 'half'; GRANT SELECT ON letters TO PUBLIC;
     """,
+    application="{personas: {reader: {role: pg_database_owner, settings: {app.who: '2'}}}}",
     operations="""
+  - replace_policies: {table: letters, policies: [{name: '50%', for: select, using: '"to" = current_setting(''app.who'')'}], expect: {gained: any}}
   - create_table:
       table: fresh
       columns: [{name: id, type: bigint, identity: always}, {name: item, type: bigint, references: {table: items}, comment: 50%}]
@@ -449,6 +456,7 @@ TABLES = Scenario(
         ALTER TABLE old RENAME TO "50% new";
         DROP TABLE events;
         ALTER TABLE secrets ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+        DROP POLICY "50%" ON letters; CREATE POLICY "50%" ON letters FOR SELECT USING ("to" = current_setting('app.who'));
     """,
 )
 

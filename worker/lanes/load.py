@@ -84,12 +84,11 @@ class OfStage(LaneWork):
         last = min(first + count, bounds.last_page)
         done = Counts()
         if first < last:
-            batch.connection.execute(firing.JOIN_BY_KEY)
             if carefully or lane.attempts >= PATIENT_ATTEMPTS:
                 batch.check_constraints_now()
                 done = self._carefully(batch, first, last)
             else:
-                done = self.take(batch, pages(first, last))
+                done = self._take(batch, pages(first, last))
             if done.set_aside:
                 self._require_few(batch)
         for name, value in done.counts.items():
@@ -105,6 +104,11 @@ class OfStage(LaneWork):
         if done.residual:
             self.walk_again(batch, StagePages(first_page=first, last_page=last, lines_per_page=bounds.lines_per_page))
         return Stepped(tally=tally, after=After(cursor=cursor, done=last >= bounds.last_page))
+
+    def _take(self, batch: Batch, condition: sql.Composable) -> Counts:
+        # Before each statement: one that fires the table's own code leaves the application's settings behind.
+        batch.connection.execute(firing.JOIN_BY_KEY)
+        return self.take(batch, condition)
 
     @abstractmethod
     def take(self, batch: Batch, condition: sql.Composable) -> Counts:
@@ -129,7 +133,7 @@ class OfStage(LaneWork):
             return Counts()
         try:
             with batch.connection.transaction():
-                return self.take(batch, places(where))
+                return self._take(batch, places(where))
         except psycopg.Error as exc:
             patient = isinstance(exc, WrittenMeanwhile) and batch.lane.attempts < PATIENT_ATTEMPTS
             if patient or not (isinstance(exc, WrittenMeanwhile) or classify(exc) == "data"):

@@ -39,7 +39,7 @@ class Held(Exception):
 
 def due(connection: Connection, known: KnownRun, claimed: Claimed) -> Moment | None:
     """The check that is to be made before the next step; None for none."""
-    application, context = known.run.migration.application, claimed.context
+    application, context = known.run.migration.checked_application, claimed.context
     begins = context.phase in {Phase.SWITCH, Phase.CONTRACT} and not claimed.lane.cursor
     if application is None or not begins or context.state not in {State.QUEUED, State.RUNNING}:
         return None
@@ -99,7 +99,7 @@ def carry_out(
 
 
 def _holds(known: KnownRun, found: Checked, *, accepted: bool) -> bool:
-    application = known.run.migration.application
+    application = known.run.migration.checked_application
     return application is not None and application.on_regression == "hold" and not accepted and bool(found.holding)
 
 

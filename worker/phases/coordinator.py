@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.operations import Action, Walk
 from backfilld.migrations.operations.ddl.constraints import NAMED_ROWS
+from backfilld.migrations.operations.replace_policies.steps import ReplacePolicies
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import audit, lanes, quarantine, runs
 from backfilld.migrations.record.model import Reached, Rollback
@@ -17,7 +18,7 @@ from backfilld.migrations.record.states import FORWARD, VERIFY_OWN_STEPS, LaneKi
 from backfilld.migrations.rollback import undo
 from backfilld.migrations.telemetry import PhaseEntered
 from backfilld.worker.lanes.write import undone_by
-from backfilld.worker.phases import staged, walked_tables
+from backfilld.worker.phases import policies, staged, walked_tables
 from backfilld.worker.phases.lane_plan import LanePlan
 from backfilld.worker.phases.prover import Prover
 from backfilld.worker.phases.run_step import RunStep
@@ -56,6 +57,7 @@ class Coordinator(RunStep):
         super().__init__(connection, known, lock_watch)
         self._steps = known.steps
         self._backfills = known.backfills
+        self.operations = known.operations
         self._loads = known.loads
         self._index_builds = index_builds
         self._lane_plan = LanePlan(connection, known)
@@ -184,14 +186,20 @@ class Coordinator(RunStep):
 
     def _must_wait(self, context: StepContext) -> bool:
         phase = context.phase
-        if self.number > 0 or phase not in context.settings.approve or phase is Phase.DONE:
+        if self.number > 0 or phase is Phase.DONE:
             return False
+        asked = phase in context.settings.approve or policies.is_asked(self.connection, self.run.run, phase)
         has_work = bool(self._steps.of(phase)) or (
             phase in {Phase.BACKFILL, Phase.VERIFY} and bool(self._backfills or self._loads) and context.pass_ == 1
         )
         # Read without the run's lock first: the step that follows may last for hours, and people must be able to stop it.
         known = runs.get(self.connection, self.run.run)
-        return has_work and (known is None or phase not in known.approved) and phase not in self.lock_run().approved
+        return (
+            asked
+            and has_work
+            and (known is None or phase not in known.approved)
+            and phase not in self.lock_run().approved
+        )
 
     def _act(self, context: StepContext) -> list[LaneMessage]:
         """Do the next step of the phase's operations, or enter the next phase."""
@@ -222,11 +230,18 @@ class Coordinator(RunStep):
             return self.sleep()
         if done.lanes and not self._must_look_again(walk, done):
             self._tell_walked(walk, done)
+            self._judge_policies(walk)
             return self.go_on(self.number + 1)
         if self._lane_plan.for_walk(walk, context):
             self.checkpoint(self.number, sleeps=True)
             return lanes.startable(self.connection, run)
+        self._judge_policies(walk)
         return self.go_on(self.number + 1)
+
+    def _judge_policies(self, walk: Walk) -> None:
+        operation = self.operations[walk.operation]
+        if walk.kind == "compare" and isinstance(operation, ReplacePolicies):
+            policies.judge(self.connection, self.run.run, operation)
 
     def _tell_walked(self, walk: Walk, done: Walked) -> None:
         """Put on record what a walk did; once, though two steps of the way back may need the same walk."""

@@ -25,6 +25,7 @@ from backfilld.migrations.file.operations.constraints import (
 )
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
 from backfilld.migrations.file.operations.loads import Load, Source
+from backfilld.migrations.file.operations.policies import Expect, NewPolicy, ReplacePolicies
 from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
 from backfilld.migrations.file.operations.rows import Backfill, DeleteRows
 from backfilld.migrations.file.operations.tables import (
@@ -54,13 +55,16 @@ __all__ = [
     "DropNotNull",
     "DropTable",
     "EnableRowSecurity",
+    "Expect",
     "Load",
+    "NewPolicy",
     "Operation",
     "OperationModel",
     "References",
     "RenameColumn",
     "RenameConstraint",
     "RenameTable",
+    "ReplacePolicies",
     "SetComment",
     "SetDefault",
     "SetNotNull",
@@ -92,6 +96,7 @@ Operation = (
     | RenameTable
     | DropTable
     | EnableRowSecurity
+    | ReplacePolicies
     | SetComment
     | Backfill
     | DeleteRows

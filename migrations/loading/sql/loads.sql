@@ -14,9 +14,9 @@ SELECT run, operation, stage, source, fields, bytes_total, bytes_read, read_offs
 FROM backfilld.loads WHERE run = %(run)s::bigint AND operation = %(operation)s::integer FOR UPDATE
 
 -- name: fields_on_record
--- The fields of a load's source, for who cannot read it: those of the newest run of a name.
+-- The fields of a load's source, of the run of a name that has not ended: what is staged of it is of these.
 SELECT l.fields, l.bytes_total, l.lines FROM backfilld.loads l JOIN backfilld.runs r USING (run)
-WHERE r.name = %(name)s::text AND l.operation = %(operation)s::integer ORDER BY l.run DESC LIMIT 1
+WHERE r.name = %(name)s::text AND l.operation = %(operation)s::integer AND r.ended_at IS NULL
 
 -- name: advance
 -- The checkpoint of staging, in the transaction of the lines.

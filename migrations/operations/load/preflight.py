@@ -113,17 +113,16 @@ def examine(case: Case, operation: Load) -> Facts:
 
 
 def _head(case: Case, operation: Load) -> source.Head:
-    """What the file tells; where it is not here, what is on record of it. Raises Rejected."""
+    """What the source tells; of a file that is being sent, what is on record: a worker has none, or another one. Raises Rejected."""
     if (query := operation.source.query) is not None:
         return _head_of_query(case, query)
+    if (known := stage.head_on_record(case.connection, case.migration.name, case.number)) is not None:
+        return known
     try:
         return source.read_head(operation.source)
     except Refused as exc:
         (finding,) = exc.findings
-        known = stage.head_on_record(case.connection, case.migration.name, case.number)
-        if known is None:
-            raise Rejected(finding.check, finding.problem, finding.remedy) from exc
-        return known
+        raise Rejected(finding.check, finding.problem, finding.remedy) from exc
 
 
 def _head_of_query(case: Case, query: str) -> source.Head:

@@ -161,6 +161,11 @@ SELECT relation, what, gone FROM backfilld.structure_changes(%(run)s::bigint)
 UPDATE backfilld.runs SET approved = approved || %(phase)s::text, updated_at = clock_timestamp()
 WHERE run = %(run)s::bigint AND NOT approved @> ARRAY[%(phase)s::text]
 
+-- name: withdraw_approval
+-- A phase is not approved any more.
+UPDATE backfilld.runs SET approved = array_remove(approved, %(phase)s::text), updated_at = clock_timestamp()
+WHERE run = %(run)s::bigint AND approved @> ARRAY[%(phase)s::text]
+
 -- name: set_facts
 -- What preflight learned of a run that began after others.
 UPDATE backfilld.runs SET facts = %(facts)s::jsonb, examined_at = clock_timestamp(), updated_at = clock_timestamp()

@@ -37,6 +37,10 @@ DELETE FROM backfilld.rollback_conflicts WHERE run = %(run)s::bigint
 -- What the undo of a run has put down of rows goes.
 DELETE FROM backfilld.undo_rows WHERE run = %(run)s::bigint
 
+-- name: forget_persona_rows
+-- Keys of rows that a persona gained or lost by a run go; how many there were stays.
+UPDATE backfilld.persona_rows SET gained_keys = '[]', lost_keys = '[]' WHERE run = %(run)s::bigint
+
 -- name: forget_load_lines
 -- The lines of files that were set aside go.
 DELETE FROM backfilld.load_lines WHERE run = %(run)s::bigint

@@ -11,6 +11,7 @@
 -- table_…             a table that a run took away whole, under the digest of its name, until its retention ends
 -- rollback_conflicts  rows whose value does not fit the old type after a switch, each with its key and its error
 -- undo_rows           rows that an undo has left as they are
+-- persona_rows        what each persona gains and loses by other policies, counted by lanes before the switch
 -- loads               a file that is loaded: how far it is staged, and what was found of it
 -- load_lines          lines of it that are set aside, each with its error
 -- stage_…             the lines that are to be loaded, under the digest of the migration's name, until they are
@@ -21,9 +22,9 @@
 -- backups             what was backed up, where its copies are, and how far each was proved
 -- own_sessions        a view: the sessions of ours that work for a run
 --
--- Quarantine, load_lines, stages, journals, archive, rollback_conflicts, undo_rows, application_statements and application_answers hold people's data: no
--- grants, row security without a policy, and dropped when their retention ends; statements and answers as soon as their run has ended. Names say the
--- unit, and constraints state the rules.
+-- Quarantine, load_lines, stages, journals, archive, rollback_conflicts, undo_rows, persona_rows, application_statements and
+-- application_answers hold people's data: no grants, row security without a policy, and dropped when their retention ends; statements and
+-- answers as soon as their run has ended. Names say the unit, and constraints state the rules.
 
 -- --- runs ---------------------------------------------------------------------------------------------------------------
 
@@ -80,7 +81,8 @@ CREATE TABLE backfilld.lanes (
     run                bigint NOT NULL REFERENCES backfilld.runs ON DELETE CASCADE,
     lane               integer NOT NULL CHECK (lane >= 0),
     kind               text NOT NULL
-        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'recheck', 'archive', 'restore', 'undo', 'check')),
+        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'recheck', 'archive', 'restore', 'undo', 'check',
+                        'compare', 'confirm')),
     operation          integer CHECK (operation >= 0),          -- its number in the file
     pass               integer NOT NULL DEFAULT 1,
     relation           text,
@@ -120,8 +122,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
         WHEN state IN ('queued', 'running') THEN CASE phase
             WHEN 'expand'   THEN kind = 'check'
             WHEN 'backfill' THEN kind IN ('backfill', 'retry')
-            WHEN 'verify'   THEN kind = 'verify'
-            WHEN 'switch'   THEN kind = 'retry'
+            WHEN 'verify'   THEN kind IN ('verify', 'compare')
+            WHEN 'switch'   THEN kind IN ('retry', 'confirm')
             WHEN 'contract' THEN kind IN ('retry', 'recheck', 'archive')
             ELSE false END
         WHEN state = 'rolling_back' THEN kind IN ('archive', 'restore', 'undo')
@@ -375,6 +377,27 @@ CREATE TABLE backfilld.undo_rows (
     PRIMARY KEY (run, operation, key)
 );
 
+-- What each persona may do with the rows that a lane has looked at, by the policies before a phase and after it; keys of rows that it
+-- gains or loses, a few of each.
+CREATE TABLE backfilld.persona_rows (
+    run                bigint NOT NULL,
+    operation          integer NOT NULL,
+    lane               integer NOT NULL,
+    phase              text NOT NULL CHECK (phase IN ('switch', 'contract')),
+    relation           text NOT NULL,                           -- the table, or another whose policies read it
+    persona            text NOT NULL,
+    command            text NOT NULL,
+    rows_now           bigint NOT NULL,
+    rows_then          bigint NOT NULL,
+    gained             bigint NOT NULL,
+    lost               bigint NOT NULL,
+    gained_keys        jsonb NOT NULL,
+    lost_keys          jsonb NOT NULL,
+    error_now          text,                                    -- what a statement fails with that is asked about these rows
+    error_then         text,
+    PRIMARY KEY (run, operation, phase, relation, persona, command, lane)
+) WITH (fillfactor = 50);
+
 -- Statements of the application, of a run whose file has `application`: their texts may hold constants, which are people's data. A row is
 -- written by looks at pg_stat_statements; not a foreign key, as above.
 CREATE TABLE backfilld.application_statements (
@@ -555,6 +578,7 @@ ALTER TABLE backfilld.application_statements ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.application_answers ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.rollback_conflicts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.omitted_inserts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.persona_rows ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON ALL TABLES IN SCHEMA backfilld FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA backfilld FROM PUBLIC;
 REVOKE ALL ON SCHEMA backfilld FROM PUBLIC;

@@ -170,7 +170,7 @@ def test_a_name_means_what_the_search_path_of_the_role_makes_of_it(connection: C
     )
     try:
         report = checked(connection, RENAME)
-        assert [one.source for one in report.breaks] == ["function dear()"]
+        assert [one.source for one in report.breaks] == ["function public.dear()"]
         odd = RENAME.replace("table: jobs", "table: Odd Schema.Order")
         (broken,) = checked(connection, odd).breaks
         assert (broken.statement, broken.roles) == ('SELECT total FROM "Order" WHERE "Part" = $1', ("odd_app",))
@@ -410,3 +410,29 @@ def test_a_statement_that_was_bound_holds_no_lock(engine: Engine) -> None:
             with suppress(psycopg.errors.UndefinedColumn):
                 find_way(engine.connection, text)
             assert engine.value(held) == 0
+
+
+PLPGSQL = """
+CREATE EXTENSION plpgsql_check;
+CREATE TABLE jobs (id bigint PRIMARY KEY, status text, total numeric);
+CREATE FUNCTION plain() RETURNS numeric LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT max(total) FROM public.jobs); END $$;
+CREATE FUNCTION dynamic() RETURNS SETOF numeric LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY EXECUTE 'SELECT total FROM jobs'; END $$;
+CREATE FUNCTION other() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT count(*) FROM jobs WHERE status = 'x;y'); END $$;
+CREATE FUNCTION never() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT nothing FROM jobs); END $$;
+CREATE FUNCTION fires() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.total := 5; RETURN NEW; END $$;
+CREATE TRIGGER t BEFORE INSERT ON jobs FOR EACH ROW WHEN (NEW.status = 'never') EXECUTE FUNCTION fires();
+"""
+
+
+def test_functions_in_plpgsql_are_checked_where_there_is_somebody_who_can(engine: Engine) -> None:
+    """On a server of one's own, as no wheel has the extension: BACKFILLD_TEST_DATABASE_URL."""
+    if not engine.execute("SELECT 1 AS one FROM pg_available_extensions WHERE name = 'plpgsql_check'"):
+        pytest.skip("the server has no plpgsql_check")
+    engine.execute(PLPGSQL)
+    report = checked(engine.connection, RENAME)
+    assert {(one.source, one.sqlstate) for one in report.breaks} == {
+        ("function public.plain()", "42703"),
+        ("function public.dynamic()", "42703"),
+        ("function public.fires()", "42703"),
+    }
+    assert [one.source for one in report.cannot_be_checked] == ["function public.never()"]

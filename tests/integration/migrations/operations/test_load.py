@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fix_daemon import until
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
@@ -18,6 +20,7 @@ from backfilld.migrations.loading import export, stage
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring import progress
 from backfilld.producers import commands, enqueueing, pacing, staging
+from backfilld.worker.lanes import claim
 
 if TYPE_CHECKING:
     from fix_runs import Engine
@@ -369,21 +372,40 @@ def test_what_others_write_meanwhile_stays_on_both_ways(engine: Engine, tmp_path
 
 
 def test_a_row_that_is_written_between_the_look_and_the_write_is_looked_at_again(
-    engine: Engine, tmp_path: Path
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The batch has seen the row as it was, and waits for it: what the way back brings is what the application wrote meanwhile."""
+    monkeypatch.setattr(claim, "LOCK_TIMEOUT_SECONDS", 20.0)
     path = write(tmp_path / "o.csv", "a,1,9", header="tenant,id,Price %")
     run = engine.enqueue(migration(path))
-    engine.drive_to_lanes(run)
-    with engine.connect() as other, other.transaction():
-        other.execute(f"""UPDATE {NAME} SET "Price %" = 4 WHERE id = 1""".encode())
-        for _ in range(3):
-            engine.step()
-    assert engine.lanes(run, "backfill")[0].attempts > 0
+    (lane,) = engine.drive_to_lanes(run)
+    with engine.connect() as other:
+        with other.transaction():
+            other.execute(f"""UPDATE {NAME} SET "Price %" = 4 WHERE id = 1""".encode())
+            batch = threading.Thread(target=engine.own.advance, args=[engine.message(run, lane.lane)])
+            batch.start()
+            until("the batch to wait", lambda: engine.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        batch.join()
+    assert engine.lane(run, lane.lane).attempts == 1
     expect(engine.drive(run), State.COMPLETED)
     assert counts(engine, run)["updated"] == 1
     commands.rollback(engine.connection, run, actor="test")
     expect(engine.drive(run), State.ROLLED_BACK)
     assert str(rows(engine)[0]["Price %"]) == "4.00"
+
+
+def test_a_lane_that_claims_what_it_has_not_done_is_found_out(engine: Engine, tmp_path: Path) -> None:
+    """Verify finds the row that is not as its line says, and the counts do not agree: such a run never completes."""
+    path = write(tmp_path / "o.csv", "a,1,9", "b,1,1", header="tenant,id,Price %")
+    run = engine.enqueue(migration(path))
+    engine.drive_to_lanes(run)
+    engine.execute("UPDATE backfilld.lanes SET done_at = now(), cursor = NULL WHERE kind = 'backfill'")
+    failed = engine.drive(run)
+    expect(failed, State.FAILED)
+    assert failed.error is not None
+    assert "2 lines, and 0 inserted" in failed.error["message"]
+    assert failed.pass_ == 2
+    assert str(rows(engine)[0]["Price %"]) == "9.00"
 
 
 def test_triggers_fire_under_the_applications_settings_and_one_that_keeps_a_row_is_told(
@@ -486,3 +508,23 @@ def test_a_query_of_the_same_database_is_a_source(engine: Engine) -> None:
     commands.rollback(engine.connection, run, actor="test")
     expect(engine.drive(run), State.ROLLED_BACK)
     assert rows(engine) == before
+
+
+def test_a_text_that_is_too_long_is_never_cut(engine: Engine, tmp_path: Path) -> None:
+    """A cast to varchar(5) would do it without an error; blanks at the end may go, as in an INSERT."""
+    path = write(tmp_path / "o.csv", "x,1,1,abcdef", "x,2,1,abcde   ", header="tenant,id,Price %,code")
+    run = engine.enqueue(
+        migration(path, """, columns: {tenant: tenant, id: id, 'Price %': 'Price %', code: "$code || ''"}""")
+    )
+    expect(engine.drive(run), State.COMPLETED)
+    assert [(one.key, one.sqlstate) for one in engine.quarantined(run)] == [(("line 2",), "22001")]
+    assert [one["code"] for one in rows(engine) if one["tenant"] == "x"] == ["abcde"]
+
+
+def test_lines_that_only_all_lines_together_forbid_count_for_the_limit(engine: Engine, tmp_path: Path) -> None:
+    path = write(tmp_path / "o.csv", "k,1,1", "k,1,2", header="tenant,id,Price %")
+    run = engine.enqueue(migration(path, ", duplicates: quarantine", "approve: [], max_quarantined: 1"))
+    paused = engine.drive(run)
+    expect(paused, State.PAUSED)
+    assert paused.error is not None
+    assert "2 lines are set aside, and the run allows 1; no row is written yet" in paused.error["message"]
