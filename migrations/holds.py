@@ -41,6 +41,8 @@ class Cause(StrEnum):
     WORKERS = "workers"
     LOCK = "lock"
     INDEX = "index"
+    #: Not as much is known of a backup as the run needs before it begins.
+    BACKUP = "backup"
     #: What a check of the application found.
     APPLICATION = "application"
     ERROR = "error"
@@ -182,7 +184,12 @@ def _of_lanes(walk: Row, still: float) -> Hold | None:
 
 
 #: What holds a run by the class of what its coordinator has on record.
-_CAUSES = {"blocked": Cause.LOCK, "live_run": Cause.AFTER, "application": Cause.APPLICATION}
+_CAUSES = {
+    "blocked": Cause.LOCK,
+    "live_run": Cause.AFTER,
+    "application": Cause.APPLICATION,
+    "backup": Cause.BACKUP,
+}
 
 
 def _of_index(work: Work | None, still: float) -> Hold | None:

@@ -35,6 +35,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from backfilld.migrations.backup_settings import BackupSettings, StoreSettings
 from backfilld.migrations.errors import InvalidSettings, UsageError
 
 if TYPE_CHECKING:
@@ -286,6 +287,21 @@ class Settings(BaseSettings):
 
     #: The channels, and what each is notified of.
     notifications: Annotated[tuple[Channel, ...], Field(max_length=20)] = ()
+
+    #: Where backups are kept, and how they are made: docs/backup.md.
+    stores: Annotated[tuple[StoreSettings, ...], Field(max_length=20)] = ()
+    backup: BackupSettings = BackupSettings()
+
+    @model_validator(mode="after")
+    def _stores_are_there(self) -> Self:
+        names = [store.name for store in self.stores]
+        if twice := _twice(names):
+            msg = f"two stores have the name {twice}"
+            raise ValueError(msg)
+        if missing := [name for name in self.backup.copies if name not in names]:
+            msg = f"backup.copies: no store is called {missing[0]}"
+            raise ValueError(msg)
+        return self
 
     @field_validator("signals")
     @classmethod

@@ -236,7 +236,7 @@ def _at_work(run: Progress) -> str:
     return f"Nothing holds it: {number(run.rows_per_second)} rows/s{left}."
 
 
-def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:  # noqa: C901 - a table, one case a cause
+def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:  # noqa: C901, PLR0912 - a table, one case a cause
     name, lasting = facts.run.name, duration(hold.seconds)
     match hold.cause:
         case Cause.APPROVAL:
@@ -270,6 +270,9 @@ def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:  # noqa: C901 - a
         case Cause.INDEX:
             yield sentence(f"It is held: {hold.reason}")
             yield Remedy("it continues by itself when that transaction ends; or end it")
+        case Cause.BACKUP:
+            yield f"It has not begun, {lasting} so far: it {hold.reason}."
+            yield Remedy("it begins by itself once that is done; what is known of each backup: backfilld backup list")
         case Cause.APPLICATION:
             yield sentence(f"Contract is held for what a check of the application found: {hold.reason}")
             yield from _found(facts.run)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from backfilld.migrations.record.backups import Figures
     from backfilld.migrations.record.model import Pace
     from backfilld.monitoring.progress import Progress
 
@@ -51,6 +52,7 @@ class Snapshot:
     working_sessions: int
     kept_overdue_seconds: float
     notices: Mapping[str, int]
+    backups: Figures
     #: None: this role may not read it.
     replica_lag_seconds: float | None
     #: None: could not be read in time.
@@ -171,6 +173,35 @@ _OF_DATABASE: tuple[_Of[Snapshot], ...] = (
     ),
 )
 
+_OF_BACKUPS: tuple[_Of[Figures], ...] = (
+    _Of(
+        "backfilld_backup_age_seconds",
+        "Seconds since the moment that the newest backup holds; absent without one.",
+        lambda backups: backups.age_seconds,
+    ),
+    _Of(
+        "backfilld_backup_proved_age_seconds",
+        "Seconds since the moment that the newest proved backup holds; absent without one.",
+        lambda backups: backups.proved_age_seconds,
+    ),
+    _Of(
+        "backfilld_backup_last_proved_timestamp_seconds",
+        "When a backup was last restored and compared; absent before the first.",
+        lambda backups: backups.last_proved,
+    ),
+    _Of(
+        "backfilld_backup_duration_seconds",
+        "How long the newest backup took; absent without one.",
+        lambda backups: backups.take_seconds,
+    ),
+    _Of(
+        "backfilld_backup_restore_seconds",
+        "How long the last restore into a scratch server took, its comparison included; absent before the first.",
+        lambda backups: backups.restore_seconds,
+    ),
+    _Of("backfilld_backup_bytes", "Backups that are kept, one copy of each.", lambda backups: backups.bytes),
+)
+
 
 def of(snapshot: Snapshot) -> Iterator[Metric]:
     """Every family, each with its samples; those of a run that has ended are not among them."""
@@ -196,6 +227,20 @@ def _of_database(snapshot: Snapshot) -> Iterator[Metric]:
             family.add_metric([], number)
         yield family
     yield from _of_holds_and_notices(snapshot)
+    yield from _of_backups(snapshot.backups)
+
+
+def _of_backups(figures: Figures) -> Iterator[Metric]:
+    for one in _OF_BACKUPS:
+        family = GaugeMetricFamily(one.name, one.says)
+        if (number := one.value(figures)) is not None:
+            family.add_metric([], number)
+        yield family
+    yield CounterMetricFamily(
+        "backfilld_backup_failures",
+        "Backups on record that could not be taken, or proved bad.",
+        value=figures.failures,
+    )
 
 
 def _of_holds_and_notices(snapshot: Snapshot) -> Iterator[Metric]:

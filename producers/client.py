@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Unreachable
@@ -11,6 +12,7 @@ from backfilld.migrations.record import lanes, schema
 from backfilld.migrations.wire.messages import ControlMessage
 from backfilld.monitoring import pace
 from backfilld.producers import commands, enqueueing, pacing, staging, transforms, waiting
+from backfilld.producers.backing_up import BackingUp
 from backfilld.producers.following import Following
 from backfilld.producers.looking import progress_of
 
@@ -29,11 +31,12 @@ if TYPE_CHECKING:
     from backfilld.migrations.rollback.retention import Purged
     from backfilld.monitoring.pace import PaceReport
     from backfilld.monitoring.progress import Progress
+    from backfilld.producers.backing_up import Rescue
     from backfilld.producers.checks import Checks
     from backfilld.producers.uninstall import Uninstalled
 
 
-class Client(Following):
+class Client(Following, BackingUp):
     """One target database and the workers on it.
 
     Every method opens a connection of its own and closes it. Errors are exported from `backfilld`: UsageError, InvalidMigration and
@@ -175,6 +178,25 @@ class Client(Following):
     ) -> Progress:
         """Enqueue into PostgreSQL alone, without Redis: any worker finds the run by itself within seconds."""
         return self.status(self._record(_load(file, parameters), again=again))
+
+    def restore(self, run: int | str, into: str, tables: Sequence[str] = ()) -> tuple[Rescue, Progress | None]:
+        """As `rescue`, and start the migration that puts back the rows that are wrong or missing; None where none are.
+
+        It is a run like any other: `wait` for it, and `rollback` takes it back.
+        """
+        from backfilld.migrations.file import migration as definition  # noqa: PLC0415 - see `_load`
+
+        rescued = self.rescue(run, into, tables)
+        if rescued.migration is None:
+            return rescued, None
+        found = self._record(definition.parse(json.dumps(rescued.migration)))
+        self._wake_if_there(found)
+        return rescued, self.status(found)
+
+    def _wake_if_there(self, run: int) -> None:
+        """Wake the workers where Redis is set; they find the run by themselves otherwise."""
+        if self._settings.redis_url:
+            self._wake(run)
 
     def _record(self, migration: Migration, *, for_workers: bool = False, again: bool = False) -> int:
         with connected(self._settings.require_database()) as connection:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Lane, Quarantined, Run, Unconverted
     from backfilld.monitoring.after_contract import AfterContract
+    from backfilld.monitoring.emergency import Step
     from backfilld.monitoring.explain import Explanation
     from backfilld.monitoring.progress import Progress
 
@@ -43,6 +44,19 @@ class Looking(Target):
 
         with self._record_of_runs() as connection:
             return explain.read(connection, waiting.find(connection, run), self._settings.limits)
+
+    def emergency(self, run: int | str) -> list[Step]:
+        """What to do when a run has done harm, from cheap to dear, with its own names and places: `.title`, `.note`, `.commands`."""
+        from backfilld.migrations.backups import gate  # noqa: PLC0415 - for this verb alone
+        from backfilld.migrations.record import backups  # noqa: PLC0415 - as above
+        from backfilld.monitoring import emergency  # noqa: PLC0415 - as above
+
+        now = self.status(run)
+        with self._record_of_runs() as connection:
+            found = waiting.find(connection, now.run)
+            whole = backups.listed(connection, run=now.run, states=["taken"])
+        backup = max(whole, key=lambda one: (one.proved_at is not None, one.backup), default=None)
+        return emergency.steps(now, backup, [str(one) for one in gate.operated(found.migration)])
 
     def runs(self, *, ended: bool = True) -> list[Progress]:
         """Where all runs are, newest first."""

@@ -14,6 +14,8 @@ import pytest
 pytest_plugins = [
     "fix_postgres",
     "fix_contrib",
+    "fix_backups",
+    "fix_s3",
     "fix_redis",
     "fix_proxy",
     "fix_daemon",

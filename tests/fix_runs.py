@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator, Sequence
 
+    from backfilld.migrations.backups.place import Place
     from backfilld.migrations.postgres.connect import Connection, Pool
     from backfilld.migrations.record.model import Lane, Quarantined, Run
     from backfilld.migrations.telemetry import Event
@@ -107,6 +108,7 @@ class Engine:
         send: Callable[[LaneMessage], None] | None = None,
         one_step: bool = True,
         transforms: Sequence[str] = (),
+        backups: Place | None = None,
     ) -> Runner:
         """A worker's runner. With `one_step` it behaves as if told to stop, which ends a message after one step."""
         stopping = threading.Event()
@@ -118,6 +120,7 @@ class Engine:
             observe=self.events.append,
             stopping=stopping,
             transforms=transforms,
+            backups=backups,
         )
 
     def set_pace(self, *, width: int = 8, age_seconds: float = 0.0, hold_reason: str | None = None) -> None:

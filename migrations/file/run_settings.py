@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from backfilld.migrations.file.backup_gate import BackupGate
 from backfilld.migrations.file.fields import MOST_WINDOWS, Approvals, Expression, FileModel, Windows
 from backfilld.migrations.record.states import Phase
 
@@ -105,6 +106,11 @@ class RunSettings(FileModel):
         default=False,
         description="Whether every batch waits until it is on disk, and on a synchronous standby. Without, a crash of the server may "
         "take back the last batches, which are done again; phases, gates and commands always wait. Unit: on or off.",
+    )
+    backup: BackupGate | None = Field(
+        default=None,
+        description="What must be known of a backup before the run begins. Default: what the worker's settings say.",
+        examples=[{"require": "proved"}],
     )
     retention_days: float = Field(
         default=7.0,

@@ -163,9 +163,12 @@ def open_session(pool: Pool, *, application_name: str, settings: dict[str, str])
     if not isinstance(pool.conninfo, str):
         msg = "the pool was not opened by `open_pool`"
         raise TypeError(msg)
-    connection: Connection = psycopg.connect(
-        pool.conninfo, autocommit=True, **{**_OPTIONS, "application_name": application_name}
-    )
+    return open_session_at(pool.conninfo, application_name=application_name, settings=settings)
+
+
+def open_session_at(url: str, *, application_name: str, settings: dict[str, str]) -> Connection:
+    """The same, where no pool is."""
+    connection: Connection = psycopg.connect(url, autocommit=True, **{**_OPTIONS, "application_name": application_name})
     connection.execute("SET search_path = ''")
     lift_time_limits(connection)
     # Those that this server has: some came with later versions.

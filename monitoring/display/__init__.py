@@ -3,6 +3,7 @@
 Everything here takes values and returns something that `rich` can print; nothing reads the database.
 """
 
+from backfilld.monitoring.display.backups import backup, backups
 from backfilld.monitoring.display.explanation import explanation, remedy
 from backfilld.monitoring.display.lines import LINE_EVERY_SECONDS, Watch
 from backfilld.monitoring.display.overview import WIDE, overview
@@ -20,6 +21,8 @@ __all__ = [
     "STYLES",
     "WIDE",
     "Watch",
+    "backup",
+    "backups",
     "block",
     "cell",
     "changes",

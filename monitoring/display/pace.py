@@ -35,7 +35,7 @@ def pace(report: PaceReport) -> list[str]:
         told.append(f"  {signal_name(signal.name)}: {value}{detail}{slower}{stops}")
     if report.run and report.settings:
         settings = report.settings.model_dump(
-            mode="json", exclude={"allow_functions", "approve", "journal", "retention_days"}
+            mode="json", exclude={"allow_functions", "approve", "backup", "journal", "retention_days"}
         )
         told.append(f"{report.run.name} (run {report.run.run}):")
         told += [f"  {name}: {_setting(value)}" for name, value in settings.items()]

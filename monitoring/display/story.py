@@ -281,6 +281,10 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "index.dropped": lambda detail: (
         f"dropped index {detail['index']} on {detail['table']} in {duration(detail['seconds'])}"
     ),
+    "backup.gate": lambda detail: (
+        f"backup {detail['backup']} is {detail['level']}, and {detail['required']} was required: it may begin"
+    ),
+    "backup.failed": lambda detail: f"could not {detail['step']} its backup: {detail['error']}",
     "index.left_invalid": lambda detail: (
         f"left index {detail['index']} on {detail['table']} INVALID; the next attempt drops it"
     ),

@@ -219,11 +219,55 @@ HISTORY = Section(
     ],
 )
 
+BACKUPS = Section(
+    title="Backups",
+    panels=[
+        stat_panel(
+            "How old is what can be recovered?",
+            "Seconds since the moment that the newest backup holds, and the newest that was restored and compared. Empty "
+            "without a backup: `backfilld backup now`.",
+            Query(record("backfilld_backup_age_seconds"), "newest"),
+            Query(record("backfilld_backup_proved_age_seconds"), "newest proved"),
+            look=Look(unit="dtdurations", steps=[(86400, ORANGE), (8 * 86400, RED)], nothing="no backup"),
+            size=(6, 7),
+        ),
+        lines_panel(
+            "How long would a recovery take?",
+            "How long the last restore into a scratch server took, and how long the newest backup did.",
+            Query(record("backfilld_backup_restore_seconds"), "restore"),
+            Query(record("backfilld_backup_duration_seconds"), "backup"),
+            look=Look(unit="dtdurations", least=0),
+            size=(9, 7),
+        ),
+        stat_panel(
+            "When was one last proved?",
+            "When a backup was last restored and compared with what it was to hold.",
+            Query(f"{record('backfilld_backup_last_proved_timestamp_seconds')} * 1000", "last proof"),
+            look=Look(unit="dateTimeFromNow", base=BLUE, nothing="never"),
+            size=(3, 7),
+        ),
+        stat_panel(
+            "How large are they?",
+            "Backups that are kept, one copy of each.",
+            Query(record("backfilld_backup_bytes"), "backups"),
+            look=Look(unit="bytes", base=BLUE),
+            size=(3, 7),
+        ),
+        stat_panel(
+            "How many failed?",
+            "Backups on record that could not be taken, or proved bad: `backfilld backup list` says why.",
+            Query(record("backfilld_backup_failures_total"), "failures"),
+            look=Look(unit="none", steps=[(1, ORANGE)]),
+            size=(3, 7),
+        ),
+    ],
+)
+
 PAGE = Page(
     uid="backfilld-runs",
     title="backfilld: runs",
     description="All runs of one database at a glance.",
-    sections=[AT_A_GLANCE, SPEED, HISTORY],
+    sections=[AT_A_GLANCE, SPEED, HISTORY, BACKUPS],
     annotations=[*state_changes(), holds()],
     since="now-3h",
 )

@@ -50,6 +50,7 @@ _CAUSES = {
     "workers": "no worker can take work",
     "lock": "other sessions hold the lock of a table",
     "index": "an index build waits for older transactions",
+    "backup": "it waits for a backup before it begins",
     "application": "the application still needs what contract removes, or a statement of it got worse",
     "error": "a lane waits to retry after an error",
 }

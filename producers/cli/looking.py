@@ -105,14 +105,33 @@ def _has_screen() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in {"", "dumb", "unknown"}
 
 
-def explain(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
+def explain(
+    context: typer.Context,
+    run: RunArgument,
+    *,
+    emergency: Annotated[
+        bool, typer.Option("--emergency", help="Say what to do when it has done harm, from cheap to dear.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Say what a run is doing or waiting for, why, and what would let it continue.
 
     Example: backfilld explain jobs-new-field
     """
     from backfilld.monitoring import display  # noqa: PLC0415 - rich, for the verbs that draw
 
-    found = client(context, as_json=as_json).explain(run)
+    asked = client(context, as_json=as_json)
+    if emergency:
+        from backfilld.monitoring import emergency as ways_out  # noqa: PLC0415 - for this option alone
+
+        steps = asked.emergency(run)
+        answers.give(
+            as_json=as_json,
+            value=lambda: {"steps": [one.to_json() for one in steps]},
+            text=lambda: "\n".join(ways_out.in_words(steps)),
+        )
+        return
+    found = asked.explain(run)
     answers.give(
         as_json=as_json,
         value=found.to_json,

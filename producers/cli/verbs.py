@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from backfilld.producers import answers
-from backfilld.producers.cli import before, code, control, looking, processes, rows
+from backfilld.producers.cli import backup, before, code, control, looking, processes, rows
 from backfilld.producers.cli.options import Globals
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+)
+_backup = typer.Typer(
+    cls=_Group, no_args_is_help=True, help="Take backups, look at them, prove them by a restore, and give them up."
 )
 _quarantine = typer.Typer(
     cls=_Group, no_args_is_help=True, help="List the rows that could not be converted or loaded, retry or export them."
@@ -101,10 +104,23 @@ _register(
         "cancel": control.cancel,
         "rollback": control.rollback,
         "purge": control.purge,
+        "restore": backup.restore,
     },
 )
 app.add_typer(_quarantine, name="quarantine")
 _register(_quarantine, {"list": rows.quarantine_list, "retry": rows.quarantine_retry, "export": rows.quarantine_export})
+app.add_typer(_backup, name="backup")
+_register(
+    _backup,
+    {
+        "now": backup.now,
+        "list": backup.listed,
+        "show": backup.show,
+        "verify": backup.verify,
+        "prove": backup.prove,
+        "expire": backup.expire,
+    },
+)
 _register(
     app,
     {

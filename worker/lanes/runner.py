@@ -40,6 +40,7 @@ from backfilld.worker.lanes.batch import Batch, Tally, TooManyQuarantined, trans
 from backfilld.worker.lanes.known_runs import KnownRuns
 from backfilld.worker.lanes.recovery import Recovery
 from backfilld.worker.phases import application_check
+from backfilld.worker.phases.backup_gate import BackupGates, GateShut
 from backfilld.worker.phases.coordinator_step import CoordinatorSteps
 from backfilld.worker.phases.late_examination import LOOK_SECONDS, InTheWay
 from backfilld.worker.phases.lock_watch import Blocked
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterable, Sequence
 
+    from backfilld.migrations.backups.place import Place
     from backfilld.migrations.postgres.connect import Connection, Pool, Row
     from backfilld.migrations.record.lanes import Statement
     from backfilld.migrations.record.runs import StepContext
@@ -115,6 +117,7 @@ class Runner:
         stopping: threading.Event,
         transforms: Sequence[str] = (),
         refuses_foreign_code: bool = False,
+        backups: Place | None = None,
         targets: Targets | None = None,
     ) -> None:
         self._pool = pool
@@ -124,7 +127,12 @@ class Runner:
         self._known = KnownRuns(transforms=transforms)
         self._recovery = Recovery(pool, observe=observe)
         self._coordinators = CoordinatorSteps(
-            pool, observe=observe, stopping=stopping, refuses_foreign_code=refuses_foreign_code, targets=targets
+            pool,
+            observe=observe,
+            stopping=stopping,
+            refuses_foreign_code=refuses_foreign_code,
+            targets=targets,
+            gates=BackupGates(place=backups, stopping=stopping) if backups is not None else None,
         )
 
     def advance(self, message: LaneMessage) -> None:
@@ -155,7 +163,9 @@ class Runner:
                     self._send_all([replace(message, seq=lane.seq)])
                     return
 
-    def _step(self, connection: Connection, lane: Lane, context: StepContext) -> Advanced | Ended | Left:
+    def _step(  # noqa: C901 - a table, one case for each way in which a step does not commit
+        self, connection: Connection, lane: Lane, context: StepContext
+    ) -> Advanced | Ended | Left:
         """One transaction. Whatever goes wrong is put on record here, and nothing of it is kept."""
         began = time.monotonic()
         recovery = self._recovery
@@ -170,6 +180,9 @@ class Runner:
         except InTheWay as exc:
             error = {"class": "live_run", "message": str(exc)}
             recovery.postpone(connection, lane, delay_seconds=LOOK_SECONDS, error=error, retried=False)
+        except GateShut as exc:
+            error = {"class": "backup", "message": str(exc)}
+            recovery.postpone(connection, lane, delay_seconds=exc.seconds, error=error, retried=False)
         except NotStaged as exc:
             error = {"class": "staging", "message": str(exc)}
             recovery.postpone(connection, lane, delay_seconds=LOOK_SECONDS, error=error, retried=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.backups.place import Place
 from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.wire.receive import receive_lanes
 from backfilld.migrations.wire.send import sender
@@ -59,6 +60,7 @@ def start_lanes(settings: Settings, broker: AnyBroker, *, threads: int, observe:
         stopping=stopping,
         transforms=settings.transforms,
         refuses_foreign_code=settings.refuses_foreign_code,
+        backups=Place.of(settings),
         targets=Targets(allowed=settings.application_targets, values=settings.application_values),
     )
     receiver = receive_lanes(broker, handlers.of_lanes(runner, observe=observe), threads=threads)

@@ -28,18 +28,20 @@ if TYPE_CHECKING:
     from backfilld.monitoring.checks.targets import Targets
     from backfilld.worker.lanes.claim import Claimed
     from backfilld.worker.lanes.known_runs import KnownRun
+    from backfilld.worker.phases.backup_gate import BackupGates
 
 
 class CoordinatorSteps:
     """Takes steps of coordinators; one for each runner."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a worker is told, each by its name
         self,
         pool: Pool,
         *,
         observe: Observer,
         stopping: threading.Event,
         refuses_foreign_code: bool = False,
+        gates: BackupGates | None = None,
         targets: Targets | None = None,
     ) -> None:
         self._pool = pool
@@ -47,11 +49,13 @@ class CoordinatorSteps:
         self._api_probes = ApiProbes(targets)
         self._observe = observe
         self._index_builds = IndexBuilds(pool=pool, stopping=stopping)
+        self._gates = gates
 
     def take(self, connection: Connection, known: KnownRun, claimed: Claimed) -> list[LaneMessage]:
         """Take the step and commit it; returns the messages that follow.
 
-        Raises Blocked when a lock could not be had, InTheWay, Held, Refused, ChangedMeanwhile and psycopg.Error; the caller rolls back.
+        Raises Blocked when a lock could not be had, InTheWay, GateShut, Held,
+        Refused, ChangedMeanwhile and psycopg.Error; the caller rolls back.
         """
         context = claimed.context
         if not known.run.facts and context.state is not State.ROLLING_BACK:
@@ -60,6 +64,8 @@ class CoordinatorSteps:
             return asked
         if (moment := application_check.due(connection, known, claimed)) is not None:
             return application_check.carry_out(connection, known, claimed, moment, probes=self._api_probes)
+        if self._gates is not None:
+            self._gates.require_open(connection, known.run, claimed)
         lock_watch = LockWatch(self._pool, claimed.lane, context, observe=self._observe)
         coordinator = self._coordinator(connection, known, lock_watch)
         try:

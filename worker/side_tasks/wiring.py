@@ -7,12 +7,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.backups.place import Place
 from backfilld.migrations.wire.receive import SHUTDOWN_TIMEOUT_MILLISECONDS, receive_control
 from backfilld.migrations.wire.send import sender
 from backfilld.monitoring import metrics
 from backfilld.worker import handlers
-from backfilld.worker.side_tasks import retention
+from backfilld.worker.side_tasks import backups, retention
 from backfilld.worker.side_tasks.activity import Activity
+from backfilld.worker.side_tasks.backups import BackupKeeper
 from backfilld.worker.side_tasks.control import Control
 from backfilld.worker.side_tasks.give_way import GiveWay
 from backfilld.worker.side_tasks.governor import Governor
@@ -90,6 +92,9 @@ def start_side_tasks(settings: Settings, broker: AnyBroker, *, observe: Observer
     if settings.notifications:
         notifier = Notifier(settings.notifications, observe=observe)
         tasks.append(side_task("notifier", notifier.run_once, lambda sending: notifier.wait(sending, stopping)))
+    if settings.stores:
+        keeper = BackupKeeper(Place.of(settings), observe=observe, stopping=stopping)
+        tasks.append(side_task("backups", keeper.run_once, lambda _done: stopping.wait(backups.TICK_SECONDS)))
     for one in tasks:
         one.start()
     started = SideTasks(tasks=tasks, stopping=stopping, wakers=[control.look, activity.end])

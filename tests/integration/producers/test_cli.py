@@ -97,10 +97,11 @@ def shell(database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest
 
 def test_every_verb_has_a_help_text_with_an_example() -> None:
     listed = CliRunner().invoke(cli.app, ["--help"]).stdout
-    verbs = "init new plan enqueue run status watch pause resume cancel pace approve quarantine gate worker demo schema events uninstall version"
+    verbs = "init new plan enqueue run status watch pause resume cancel pace approve quarantine backup gate worker demo schema events uninstall version"
     for verb in verbs.split():
         assert re.search(rf"│ {verb} ", listed), verb
-        subcommands = [["list"], ["retry"]] if verb == "quarantine" else [[]]
+        groups = {"quarantine": "list retry", "backup": "now list show verify prove expire"}
+        subcommands = [[one] for one in groups[verb].split()] if verb in groups else [[]]
         for subcommand in subcommands:
             told = CliRunner().invoke(cli.app, [verb, *subcommand, "--help"], prog_name="backfilld")
             assert told.exit_code == 0
@@ -109,7 +110,8 @@ def test_every_verb_has_a_help_text_with_an_example() -> None:
 
 def test_the_help_of_every_verb_reads_as_the_golden_file_says(golden: Golden) -> None:
     verbs = re.findall(r"│ ([a-z]+) ", CliRunner().invoke(cli.app, ["--help"]).stdout)
-    calls = [[], *([verb] for verb in verbs), ["quarantine", "list"], ["quarantine", "retry"]]
+    of_backups = [["backup", verb] for verb in ("now", "list", "show", "verify", "prove", "expire")]
+    calls = [[], *([verb] for verb in verbs), ["quarantine", "list"], ["quarantine", "retry"], *of_backups]
     shown = {
         " ".join(["backfilld", *call, "--help"]): CliRunner()
         .invoke(cli.app, [*call, "--help"], prog_name="backfilld")

@@ -86,6 +86,8 @@ CASES: dict[str, Explanation] = {
     "held without a reading": told(held(Cause.BLIND, "no load reading yet: is a worker running?")),
     "held by an index": told(held(Cause.INDEX, "the index waits for pid 12")),
     "held as nobody works": told(held(Cause.WORKERS, "no worker is running for this database")),
+    "held by a backup": told(held(Cause.BACKUP, "takes a backup of jobs (12 MB) before it begins; it must be proved")),
+    "held by a backup that fails": told(held(Cause.BACKUP, "has no backup, and tries again in 15 s: store west: away")),
     "held by the application": told(
         held(
             Cause.APPLICATION,
@@ -189,6 +191,8 @@ COMMANDS = {
     "held by its window": {"pace jobs --any-time"},
     "held without a reading": {"worker"},
     "held as nobody works": {"worker"},
+    "held by a backup": {"backup list"},
+    "held by a backup that fails": {"backup list"},
     "held by an error": {"events jobs"},
     "held by a lost connection": {"events jobs"},
     "slowed by what a batch costs": {"pace jobs --batch-seconds 0.7"},

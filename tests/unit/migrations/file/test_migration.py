@@ -763,6 +763,11 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
             "windows",
             "journal",
             "durable_batches",
+            "backup",
+            "require",
+            "max_age",
+            "tables",
+            "copies",
             "retention_days",
         ),
         *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
@@ -899,7 +904,7 @@ def test_the_reference_has_a_row_for_every_key_with_its_default() -> None:
         for row in re.findall(r"^\| (`[\w.]+`) \| (.*?) \| (.*?) \|", REFERENCE, flags=re.MULTILINE)
     }
     for name, node in json_schema()["$defs"]["RunSettings"]["properties"].items():
-        default = node["default"]
+        default = node.get("default")
         shown = f"[{', '.join(default)}]" if isinstance(default, list) else str(default)
         assert rows[name][2] == f"`{shown}`"
     for node in objects(json_schema()):

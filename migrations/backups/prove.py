@@ -1,0 +1,105 @@
+"""Looking at a backup: every copy read back, and the rows restored elsewhere and compared. One that is none is told so."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.backups import contents, copies
+from backfilld.migrations.backups.place import BackupFailed
+from backfilld.migrations.backups.providers.named import provider_named
+from backfilld.migrations.backups.take import in_words, manifest_of
+from backfilld.migrations.postgres.connect import connected
+from backfilld.migrations.record import backups
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backfilld.migrations.backups.place import Place, Watch
+    from backfilld.migrations.backups.providers.base import Read
+    from backfilld.migrations.record.backups import Backup
+    from backfilld.migrations.stores.base import Store
+
+
+class BadBackup(BackupFailed):
+    """A backup is not what was written, or does not hold the rows that were there: it is on record as failed."""
+
+
+def verify(place: Place, number: int, watch: Watch) -> Backup:
+    """Read every object of every copy back. Raises BadBackup, StoreFailed where a store is away, and what the watch raises."""
+    backup = _taken(place, number)
+    stores = place.stores_of(backup)
+    try:
+        for store in stores[1:]:
+            _read_all(store, backup, watch)
+        first = stores[0]
+        manifest_of(b"".join(first.read(f"{backup.label}/{copies.MANIFEST}")))
+        provider_named(backup.provider).verify(place, backup, _reader(first, backup, watch), watch)
+    except BackupFailed as exc:
+        raise _bad(place, backup, exc) from exc
+    with connected(place.url) as record:
+        backups.verified(record, number)
+    return _taken(place, number)
+
+
+def prove(place: Place, number: int, watch: Watch) -> Backup:
+    """Restore it into a scratch server, and compare the rows with those of its snapshot; verify it first where nobody has.
+
+    Raises BadBackup, BackupFailed where it cannot be restored here, StoreFailed, and what the watch raises.
+    """
+    backup = _taken(place, number)
+    if backup.verified_at is None:
+        backup = verify(place, number, watch)
+    began = time.monotonic()
+    provider = provider_named(backup.provider)
+    restored = provider.restore(place, backup, _reader(place.stores_of(backup)[0], backup, watch), watch)
+    if told := contents.differences(backup.tables, restored.tables):
+        raise _bad(place, backup, BackupFailed(f"restored, it is not what was saved: {'; '.join(told)}"))
+    proof = {
+        "seconds": round(time.monotonic() - began, 1),
+        "tables": [vars(one) for one in restored.tables],
+        "warnings": restored.warnings,
+    }
+    with connected(place.url) as record:
+        backups.proved(record, number, proof)
+    return _taken(place, number)
+
+
+def reader(place: Place, backup: Backup, watch: Watch) -> Read:
+    """Reads the objects of a backup from the first of its stores."""
+    return _reader(place.stores_of(backup)[0], backup, watch)
+
+
+def _reader(store: Store, backup: Backup, watch: Watch) -> Read:
+    stored = {one.name: one for one in backup.objects}
+
+    def read(name: str) -> Iterator[bytes]:
+        return copies.read_back(store, backup.label, stored[name], watch)
+
+    return read
+
+
+def _read_all(store: Store, backup: Backup, watch: Watch) -> None:
+    manifest_of(b"".join(store.read(f"{backup.label}/{copies.MANIFEST}")))
+    for stored in backup.objects:
+        for _ in copies.read_back(store, backup.label, stored, watch):
+            pass
+
+
+def _taken(place: Place, number: int) -> Backup:
+    with connected(place.url) as record:
+        backup = backups.get(record, number)
+    if backup is None:
+        msg = f"there is no backup {number}"
+        raise BackupFailed(msg)
+    if backup.state != "taken" or not backup.copies:
+        why = f": {backup.error}" if backup.error else ""
+        msg = f"backup {number} is {backup.state}{why}"
+        raise BackupFailed(msg)
+    return backup
+
+
+def _bad(place: Place, backup: Backup, exc: BackupFailed) -> BadBackup:
+    with connected(place.url) as record:
+        backups.failed(record, backup.backup, in_words(exc))
+    return BadBackup(f"backup {backup.backup} is bad: {exc}")

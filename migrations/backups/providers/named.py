@@ -1,0 +1,21 @@
+"""The providers, by their names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.backups.place import BackupFailed
+from backfilld.migrations.backups.providers.pg_dump import PgDump
+
+if TYPE_CHECKING:
+    from backfilld.migrations.backups.providers.base import Provider
+
+_PROVIDERS: dict[str, Provider] = {"pg_dump": PgDump()}
+
+
+def provider_named(name: str) -> Provider:
+    """Raises BackupFailed for one that this release does not have."""
+    if name not in _PROVIDERS:
+        msg = f"there is no provider {name}; there are {', '.join(_PROVIDERS)}"
+        raise BackupFailed(msg)
+    return _PROVIDERS[name]

@@ -1,0 +1,74 @@
+"""Backups: a table of them, and one line by line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from backfilld.monitoring.display.tables import plain
+from backfilld.monitoring.display.words import cell
+from backfilld.monitoring.words import counted, duration, moment, number, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import RenderableType
+
+    from backfilld.migrations.record.backups import Backup
+
+#: By how much is known of a backup.
+STYLES = {
+    "taking": "cyan",
+    "taken": "yellow",
+    "verified": "green",
+    "proved": "bold green",
+    "failed": "red",
+    "expired": "dim",
+}
+
+
+def backups(found: Sequence[Backup]) -> RenderableType:
+    """Backups, one a line."""
+    if not found:
+        return Text("no backups", style="dim")
+    table = plain("backup", "level", "of", "for", "holds", "size", "copies", right=[5])
+    for one in found:
+        table.add_row(
+            str(one.backup),
+            Text(one.level, style=STYLES[one.level]),
+            moment(one.snapshot_at or one.began_at),
+            cell(f"run {one.run}" if one.run is not None else one.requested_by),
+            "all tables" if one.scope == "all" else counted(len(one.tables), "table"),
+            size(one.bytes),
+            cell(", ".join(copy.store for copy in one.copies) or one.error or ""),
+        )
+    return table
+
+
+def backup(one: Backup) -> list[str]:
+    """One backup, line by line."""
+    return list(_lines(one))
+
+
+def _lines(one: Backup) -> Iterator[str]:
+    run = f" for run {one.run}" if one.run is not None else ""
+    yield f"backup {one.backup}: {one.level}{run}, by {one.provider}, asked for by {one.requested_by}"
+    if one.error:
+        yield f"  error: {one.error}"
+    if one.snapshot_at is not None:
+        yield f"  of {moment(one.snapshot_at)}, WAL {one.lsn_start}"
+    if one.restore_point is not None:
+        yield f"  restore point {one.restore_point} at {one.restore_point_lsn}"
+    if one.taken_at is not None:
+        yield f"  taken in {duration((one.taken_at - one.began_at).total_seconds())}: {size(one.bytes)}"
+    if one.verified_at is not None:
+        yield f"  verified {moment(one.verified_at)}: every copy was read back"
+    if one.proved_at is not None and one.proof is not None:
+        yield f"  proved {moment(one.proved_at)}: restored and compared in {duration(one.proof['seconds'])}"
+    for copy in one.copies:
+        yield f"  copy: {copy.store}{f' ({copy.region})' if copy.region else ''}, {one.label}"
+    for table in one.tables:
+        yield f"  {table.table}: {number(table.rows)} rows, checksum {table.checksum}"
+    if one.expires_at is not None and one.state == "taken":
+        yield f"  kept until {moment(one.expires_at)} at least"
