@@ -19,6 +19,7 @@ from backfilld.migrations.planning.checks.event_triggers import check_event_trig
 from backfilld.migrations.planning.checks.findings import Case
 from backfilld.migrations.planning.checks.leftovers import tell_leftovers
 from backfilld.migrations.planning.checks.live_runs import as_wide, check_columns, live_operations
+from backfilld.migrations.planning.checks.shared_dependents import check_shared_dependents
 from backfilld.migrations.planning.checks.side_effects import refuse_update_rules, tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
 from backfilld.migrations.planning.checks.walks import keys_because, needs_no_key, with_key
@@ -71,6 +72,8 @@ def examine(connection: Connection, migration: Migration, *, refuses_foreign_cod
     # Not before: the dry run runs such code.
     if not found.findings:
         found.dependents = {name: dependents.of_table(connection, table) for name, table in found.tables.items()}
+        check_shared_dependents(found, migration, found.facts, found.dependents)
+    if not found.findings:
         found.dry_run = dry_run(connection, found, migration, found.facts)
         found.settle(found.dry_run.shows_brief)
     found.settle(lambda _: False)

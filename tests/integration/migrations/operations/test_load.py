@@ -130,7 +130,7 @@ def bad_file(path: Path) -> dict[int, str]:
     """A file with good lines between bad ones; returns the SQLSTATE of each bad line by its number."""
     lines, expected = [b"tenant,id,Price %,code,detail,tags,maker"], {}
     for number, (content, sqlstate) in enumerate(BAD.values()):
-        lines.append(content.encode() if isinstance(content, str) else content)
+        lines.append(content if isinstance(content, bytes) else str(content).encode())
         if sqlstate is not None:
             expected[len(lines)] = sqlstate
         lines.append(f"good,{number},1.5,,,,zeta".encode())
