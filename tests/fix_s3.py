@@ -46,6 +46,7 @@ def s3_url() -> Iterator[str]:
             process = subprocess.Popen(
                 [
                     weed,
+                    f"-logdir={folder}",  # or its logs stay in the folder of temporary files
                     "server",
                     f"-dir={folder}",
                     "-ip=127.0.0.1",
