@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.catalog_diff import AllowedChanges
     from backfilld.migrations.postgres.definitions import IndexDefinition, KeyColumn
     from backfilld.migrations.postgres.locks import LockMode
+    from backfilld.migrations.walks.copying import Copying
     from backfilld.migrations.walks.rewrite import Rewrite
 
 
@@ -50,6 +51,8 @@ class Guard:
     remedy: str
     #: The query names rows of the table: their keys, (key text[]), a few at most; and with `rows` how many there are in all.
     names_rows: bool = False
+    #: A row refuses nothing: the step is put off, and begins again with what `Action.drains` asks.
+    postpones: bool = False
 
     def problem_of(self, found: Sequence[Mapping[str, Any]]) -> str:  # Any: what psycopg reads
         """The problem, with what the query found put into it."""
@@ -97,6 +100,9 @@ class Action:
     needs_kept: bool = False
     #: Statements of the user's own: they may rely on every step before them, so none of the way back changes places with them.
     is_users: bool = False
+    #: How many keys wait to be brought over (`keys`), for an action that brings over the last of them under its lock. With more than
+    #: `MOST_KEYS` of them, or where one of them cannot be, the step before it is done again, which is the walk that does so.
+    drains: sql.Composed | None = None
     #: Takes the action back, step by step, once it has committed.
     back: tuple[Step, ...] = ()
 
@@ -130,8 +136,9 @@ class Walk:
     """Work that lanes do between two actions."""
 
     #: archive: copy what is about to be dropped into the archive · restore: give rows what they had, by a rewrite ·
-    #: undo: give rows back what the journal says they had · recheck: look at all rows again before the contract.
-    kind: Literal["archive", "restore", "undo", "recheck"]
+    #: undo: give rows back what the journal says they had · recheck: look at all rows again before the contract ·
+    #: drain, drain_back: bring over the rows that a journal of keys names · compare: write down the keys of rows that differ in two tables.
+    kind: Literal["archive", "restore", "undo", "recheck", "drain", "drain_back", "compare"]
     #: The operation it belongs to, by its number in the file. An operation has one walk of each kind.
     operation: int
     table: TableName
@@ -148,6 +155,8 @@ class Walk:
     fills: bool = False
     #: For `archive`: what is copied. The walk is over once lanes have looked again and found a copy of every row.
     archived: Archived | None = None
+    #: For `drain` and `compare`: from where to where.
+    copying: Copying | None = None
     note: str = ""
     back: tuple[Step, ...] = ()
 
@@ -189,6 +198,10 @@ class Operation(Protocol):
 
     def expand(self) -> tuple[Step, ...]:
         """Add the new, beside the old."""
+        ...
+
+    def fill(self) -> tuple[Step, ...]:
+        """Complete what the lanes of the backfill phase have begun, before verify looks at it."""
         ...
 
     def undo(self) -> tuple[Step, ...]:
@@ -233,6 +246,9 @@ class Bound(Generic[_Definition_co]):
         return None
 
     def expand(self) -> tuple[Step, ...]:
+        return ()
+
+    def fill(self) -> tuple[Step, ...]:
         return ()
 
     def undo(self) -> tuple[Step, ...]:

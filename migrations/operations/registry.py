@@ -43,6 +43,8 @@ from backfilld.migrations.operations.drop_table import preflight as drop_table
 from backfilld.migrations.operations.drop_table.steps import DropTable
 from backfilld.migrations.operations.enable_row_security import preflight as enable_row_security
 from backfilld.migrations.operations.enable_row_security.steps import EnableRowSecurity
+from backfilld.migrations.operations.rebuild import preflight as rebuild
+from backfilld.migrations.operations.rebuild.steps import Rebuild
 from backfilld.migrations.operations.rename_column import preflight as rename_column
 from backfilld.migrations.operations.rename_column.steps import RenameColumn
 from backfilld.migrations.operations.rename_constraint import preflight as rename_constraint
@@ -112,5 +114,6 @@ REGISTRY: Mapping[type[file.Operation], Kind] = {
     file.SetComment: Kind(SetComment, set_comment.examine, impact.of_none),
     file.Backfill: Kind(Backfill, backfill.examine, impact.of_backfilled),
     file.DeleteRows: Kind(DeleteRows, delete_rows.examine, impact.of_deleted),
+    file.Rebuild: Kind(Rebuild, rebuild.examine, impact.of_rebuilt),
     file.Sql: Kind(Sql, None, impact.of_raw),
 }

@@ -204,7 +204,7 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
     rewrite = bind_one(case.migration, case.number, facts).rewrite()
     if rewrite is None:
         return facts
-    if not rewrite.deletes:  # which asks for its own kind of rules and triggers
+    if not (rewrite.deletes or rewrite.copies):  # which ask for their own kinds of rules and triggers
         refuse_update_rules(case)
         tell_side_effects(case, facts)
     by_place = not case.table.keys and needs_no_key(
@@ -215,7 +215,7 @@ def _with_walk(case: Case, facts: Facts) -> Facts:
         case.warn(
             f"{case.table.name} has no key: a row whose value cannot be computed pauses the run, and is named by where it is (ctid)"
         )
-    written = replace(facts, targets=()) if rewrite.deletes else facts
+    written = replace(facts, targets=()) if rewrite.deletes or rewrite.copies else facts
     because = facts.keys_because or keys_because(case.connection, case.table, written)
     if because and case.migration.settings.walk == "pages":
         case.refuse(

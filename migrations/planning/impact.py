@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         DropColumn,
         DropTable,
         Operation,
+        Rebuild,
         RenameColumn,
         RenameTable,
         SetNotNull,
@@ -218,6 +219,33 @@ def of_deleted(of: DeleteRows, dependent: Dependent) -> Effect | None:
         case "materialized view":
             return Effect(ImpactAction.STAYS, "shows the rows until it is refreshed")
     return None
+
+
+def of_rebuilt(of: Rebuild, dependent: Dependent) -> Effect | None:
+    if dependent.kind not in BOUND and dependent.kind != "replica identity":
+        return None
+    gone = {name for name, column in of.columns.items() if column.drop} & set(dependent.columns)
+    if dependent.is_text:
+        action = ImpactAction.CHANGE_FIRST if gone else ImpactAction.STAYS
+        return Effect(
+            action,
+            "fails once the new table is in place: change it first" if gone else "finds the new table by its name",
+        )
+    if gone and dependent.kind in _DROPPED_WITH_IT:
+        return Effect(ImpactAction.DROPPED, f"is not made for the new table, which has no {', '.join(sorted(gone))}")
+    match dependent.kind:
+        case "inbound foreign key" | "foreign key":
+            return Effect(ImpactAction.REBUILT, "changes hands in the switch, and is proved again after it")
+        case "publication":
+            return Effect(ImpactAction.REBUILT, "sends the new table from the switch on, under the same name")
+        case "sequence":
+            return Effect(ImpactAction.FOLLOWS, "goes on from its number")
+        case "trigger":
+            return Effect(ImpactAction.REBUILT, "is made for the new table, and rests until the switch")
+        case "policy":
+            return Effect(ImpactAction.REBUILT, "is made for the new table in the switch")
+        case _:
+            return Effect(ImpactAction.REBUILT, "is made for the new table before the switch")
 
 
 def of_raw(of: Sql, dependent: Dependent) -> Effect | None:

@@ -256,11 +256,19 @@ def _of_lanes(
             )
         text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         note = f"row locks for about batch_seconds; walked by {by}"
+        if rewrite.copies:
+            text = f"INSERT INTO {rewrite.copies.target.identifier.as_string()} SELECT … FROM {table} WHERE {where}"  # noqa: S608 - for reading
+            note = f"no lock on a row; walked by {by}"
         if rewrite.deletes:
             text = f"DELETE FROM {table} WHERE {where} AND {needed}"  # noqa: S608 - for reading
         if others:
             note += f", in one pass with {', '.join(f'[{one}]' for one in others)}: one new version of each row"
-        return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number)]
+        lock = LockMode.ACCESS_SHARE if rewrite.copies else LockMode.ROW_EXCLUSIVE
+        return [PlannedAction(sql=text, lock=lock, note=note, operation=number)]
+    if phase is Phase.VERIFY and rewrite.copies:
+        text = f"SELECT … FROM {table} FULL JOIN {rewrite.copies.target.identifier.as_string()} …"  # noqa: S608 - for reading
+        note = "in batches, row by row and bit by bit; the key of a row that differs goes into the journal"
+        return [PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number)]
     if phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
         text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
         note = f"in batches; the rows that it finds are {'deleted' if rewrite.deletes else 'updated again'}"

@@ -48,7 +48,7 @@ def try_triggers(
     """Fire the triggers of each table that is walked, once; what keeps a run from its work is refused in `found`."""
     for number, operation in enumerate(operations):
         rewrite = operation.rewrite()
-        if rewrite is not None and operation.facts.key and not rewrite.deletes:
+        if rewrite is not None and operation.facts.key and not (rewrite.deletes or rewrite.copies):
             place = f"operations[{number}].{migration.operations[number].kind}"
             _Trial(connection, found, place, found.tables[rewrite.table], rewrite).run()
 

@@ -32,6 +32,8 @@ class State(StrEnum):
 #: Steps of the verify phase that are the coordinator's own: make the lanes, and judge what they found. After them the data is
 #: known to be right, and the steps of the operations follow.
 VERIFY_OWN_STEPS = 2
+#: Steps of the backfill phase that are the coordinator's own: make the lanes, and wait for them.
+BACKFILL_OWN_STEPS = 2
 
 
 class Phase(StrEnum):
@@ -53,7 +55,7 @@ class Phase(StrEnum):
     @property
     def own_steps(self) -> int:
         """How many steps the coordinator takes in this phase before those of the operations."""
-        return VERIFY_OWN_STEPS if self is Phase.VERIFY else 0
+        return {Phase.BACKFILL: BACKFILL_OWN_STEPS, Phase.VERIFY: VERIFY_OWN_STEPS}.get(self, 0)
 
     def is_past(self, other: Phase) -> bool:
         """Whether a run in this phase has finished `other`."""
@@ -64,7 +66,8 @@ class Phase(StrEnum):
 class LaneKind(StrEnum):
     """What a lane does: walk a part of a table, try rows of the quarantine again, or coordinate the run.
 
-    A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer.
+    A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer. A drain brings rows over
+    that a journal of keys names, to the new table or back to the old one; a compare writes such keys down.
     """
 
     COORDINATOR = "coordinator"
@@ -75,6 +78,13 @@ class LaneKind(StrEnum):
     ARCHIVE = "archive"
     RESTORE = "restore"
     UNDO = "undo"
+    DRAIN = "drain"
+    DRAIN_BACK = "drain_back"
+    COMPARE = "compare"
+
+
+#: Lanes that bring over what a journal of keys names; a walk of theirs may be done again.
+DRAINS = frozenset({LaneKind.DRAIN, LaneKind.DRAIN_BACK})
 
 
 class Wish(StrEnum):
@@ -155,13 +165,13 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 #: Which lanes work in which phase of a run that goes forward, beside the coordinator.
 FORWARD: dict[Phase, frozenset[LaneKind]] = {
-    Phase.BACKFILL: frozenset({LaneKind.BACKFILL, LaneKind.RETRY}),
+    Phase.BACKFILL: frozenset({LaneKind.BACKFILL, LaneKind.RETRY, LaneKind.DRAIN}),
     Phase.VERIFY: frozenset({LaneKind.VERIFY}),
-    Phase.SWITCH: frozenset({LaneKind.RETRY}),
+    Phase.SWITCH: frozenset({LaneKind.RETRY, LaneKind.DRAIN}),
     Phase.CONTRACT: frozenset({LaneKind.RETRY, LaneKind.RECHECK, LaneKind.ARCHIVE}),
 }
 #: Which lanes work while a run is rolled back, whatever its phase.
-BACK = frozenset({LaneKind.ARCHIVE, LaneKind.RESTORE, LaneKind.UNDO})
+BACK = frozenset({LaneKind.ARCHIVE, LaneKind.RESTORE, LaneKind.UNDO, LaneKind.DRAIN_BACK, LaneKind.COMPARE})
 
 
 class StopReason(StrEnum):

@@ -81,8 +81,8 @@ def choose(connection: Connection, table: Table, facts: Facts, settings: RunSett
 
 
 def choose_for(connection: Connection, table: Table, rewrite: Rewrite, settings: RunSettings) -> WalkChoice:
-    """As `choose`; rows that are deleted leave the others where they are, and need no room for a next version."""
-    if not rewrite.deletes:
+    """As `choose`; rows that are deleted or copied leave the others where they are, and need no room for a next version."""
+    if not (rewrite.deletes or rewrite.copies):
         return choose(connection, table, rewrite.facts, settings)
     because = rewrite.facts.keys_because
     by_key = walk_for(rewrite.facts, settings) == "keys"

@@ -12,6 +12,7 @@ from backfilld.migrations.identifiers import sendable
 if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts, Target
     from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.walks.copying import Copying
 
 
 def expression(text: str) -> sql.Composed:
@@ -53,11 +54,13 @@ class Rewrite:
     writes: str = ""
     #: The rows that meet the condition are deleted; `facts.targets` are what is kept of them.
     deletes: bool = False
+    #: The rows are copied to another table and stay as they are.
+    copies: Copying | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that are written."""
-        return () if self.deletes else tuple(target.column for target in self.facts.targets)
+        return () if self.deletes or self.copies else tuple(target.column for target in self.facts.targets)
 
     @property
     def values(self) -> list[tuple[Target, sql.Composable]]:
@@ -80,7 +83,7 @@ class Rewrite:
         if self.fills_null:
             missing = [*(self._is_missing(one) for one in self.assignments), *self._was_left()]
             conditions.append(sql.Composed([sql.SQL("("), sql.SQL(" OR ").join(missing), sql.SQL(")")]))
-        elif self.facts.repeatable and not self.deletes:
+        elif self.facts.repeatable and not self.deletes and self.copies is None:
             differs = [self._differs(one) for one in self.assignments]
             if self.not_null:
                 differs += [sql.SQL("{} IS NULL").format(self._column(one.target)) for one in self.assignments]

@@ -86,7 +86,7 @@ def _fit(one: Rewrite, other: Rewrite, settings: RunSettings) -> bool:
         return False
     if walk_for(one.facts, settings) != walk_for(other.facts, settings):
         return False
-    if any(part.transform is not None or part.deletes or not part.verifiable for part in (one, other)):
+    if any(part.transform is not None or part.deletes or part.copies or not part.verifiable for part in (one, other)):
         return False
     touched = {*other.columns, *other.facts.reads}
     return not {*one.columns} & touched and not {*other.columns} & {*one.facts.reads}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.record import audit, lanes, runs
 from backfilld.migrations.record.model import Bounds, JournalShare, PageRange
-from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.record.states import DRAINS, LaneKind
 from backfilld.migrations.rollback import undo
 from backfilld.migrations.walks import pages
 from backfilld.migrations.walks.keys import middle
@@ -30,7 +30,7 @@ WORTH_SHARING_BATCHES = 4
 
 def is_divisible(lane: Lane) -> bool:
     """Whether the lane walks a part of a table, which can be divided again; one that retries walks the quarantine."""
-    return lane.kind is not LaneKind.RETRY
+    return lane.kind is not LaneKind.RETRY and lane.kind not in DRAINS
 
 
 def steps_back(lane: Lane, context: StepContext) -> bool:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.operations import Operation
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Lane, Quarantined
+    from backfilld.migrations.walks.copying import Copying
     from backfilld.migrations.walks.firing import TableCode
     from backfilld.migrations.walks.keys import Query
     from backfilld.migrations.walks.next_batch import After, BatchRange, JournalSlice, Row, Seen
@@ -182,6 +183,8 @@ class Backfill(LaneWork):
         values: Values = Transform.of(rewrite, walk, allowed=transforms) or Expressions(rewrite=rewrite)
         if rewrite.deletes:
             values = Deletion(rewrite=rewrite, walk=walk)
+        if rewrite.copies is not None:
+            values = Copied(copying=rewrite.copies)
         return cls(number=number, operation=operation, walk=walk, rewrite=rewrite, values=values, journals=kept)
 
     @property
@@ -255,6 +258,25 @@ class Deletion:
         if done["undone"]:
             batch.tell_undone(self.rewrite.table)
         return Tally(changed=done["changed"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copied:
+    """No values: the rows come to another table, as that is to have them."""
+
+    copying: Copying
+
+    def write(
+        self,
+        batch: Batch,
+        condition: sql.Composable,
+        parameters: list[Any],  # Any: key values
+        *,
+        journals: Sequence[Journal],
+    ) -> Tally:
+        del journals
+        cursor = batch.connection.execute(self.copying.copy(batch.table, condition), parameters)
+        return Tally(changed=cursor.rowcount)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from backfilld.migrations.operations import bind, walks
 from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.walks.together import grouped
+from backfilld.worker.lanes.copying import Compare, RetryCopy
 from backfilld.worker.lanes.kinds import Backfill, Retry, Verify
 from backfilld.worker.lanes.together import BackfillTogether, VerifyTogether
 from backfilld.worker.lanes.walk_kinds import of_walk
@@ -48,6 +49,10 @@ class KnownRun:
                 continue
             own[number] = backfill
             works[LaneKind.BACKFILL, number] = backfill
+            if (copying := backfill.rewrite.copies) is not None:
+                works[LaneKind.VERIFY, number] = Compare.of(backfill, copying)
+                works[LaneKind.RETRY, number] = RetryCopy.of_copy(backfill, copying)
+                continue
             works[LaneKind.VERIFY, number] = Verify.of(backfill)
             works[LaneKind.RETRY, number] = Retry.of(backfill)
         backfills = []

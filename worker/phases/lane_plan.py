@@ -9,7 +9,7 @@ from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.record import lanes, runs
 from backfilld.migrations.record.model import Bounds, JournalShare, PageRange
-from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.record.states import DRAINS, LaneKind
 from backfilld.migrations.rollback import journal, undo
 from backfilld.migrations.rollback.archive import Archive
 from backfilld.migrations.walks.keys import KeyWalk, split
@@ -74,8 +74,10 @@ class LanePlan:
                 self._connection, self._run, operation=walk.operation, lanes=context.settings.lanes, key=walk.key
             )
             return self._insert_walk(walk, shares, rows=rows, context=context)
+        if LaneKind(walk.kind) in DRAINS:
+            return self._insert_walk(walk, [Bounds()], rows=0, context=context)
         by_key = KeyWalk(table=walk.table, key=walk.key)
-        if LaneKind(walk.kind) is not LaneKind.RECHECK:
+        if LaneKind(walk.kind) not in {LaneKind.RECHECK, LaneKind.COMPARE}:
             # For a restore too, which may find that nothing was archived.
             Archive(run=self._run, operation=walk.operation, walk=by_key).make(self._connection)
         table = self._describe(walk.table)

@@ -25,6 +25,7 @@ from backfilld.migrations.file.operations.constraints import (
 )
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
 from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
+from backfilld.migrations.file.operations.rebuild import Rebuild
 from backfilld.migrations.file.operations.rows import Backfill, DeleteRows
 from backfilld.migrations.file.operations.tables import (
     CreateTable,
@@ -55,6 +56,7 @@ __all__ = [
     "EnableRowSecurity",
     "Operation",
     "OperationModel",
+    "Rebuild",
     "References",
     "RenameColumn",
     "RenameConstraint",
@@ -92,5 +94,6 @@ Operation = (
     | SetComment
     | Backfill
     | DeleteRows
+    | Rebuild
     | Sql
 )

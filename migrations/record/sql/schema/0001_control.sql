@@ -73,7 +73,8 @@ CREATE TABLE backfilld.lanes (
     run                bigint NOT NULL REFERENCES backfilld.runs ON DELETE CASCADE,
     lane               integer NOT NULL CHECK (lane >= 0),
     kind               text NOT NULL
-        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'recheck', 'archive', 'restore', 'undo')),
+        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'recheck', 'archive', 'restore', 'undo',
+                        'drain', 'drain_back', 'compare')),
     operation          integer CHECK (operation >= 0),          -- its number in the file
     pass               integer NOT NULL DEFAULT 1,
     relation           text,
@@ -111,12 +112,12 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     CASE
         WHEN kind = 'coordinator' THEN state IN ('queued', 'running', 'rolling_back')
         WHEN state IN ('queued', 'running') THEN CASE phase
-            WHEN 'backfill' THEN kind IN ('backfill', 'retry')
+            WHEN 'backfill' THEN kind IN ('backfill', 'retry', 'drain')
             WHEN 'verify'   THEN kind = 'verify'
-            WHEN 'switch'   THEN kind = 'retry'
+            WHEN 'switch'   THEN kind IN ('retry', 'drain')
             WHEN 'contract' THEN kind IN ('retry', 'recheck', 'archive')
             ELSE false END
-        WHEN state = 'rolling_back' THEN kind IN ('archive', 'restore', 'undo')
+        WHEN state = 'rolling_back' THEN kind IN ('archive', 'restore', 'undo', 'drain_back', 'compare')
         ELSE false
     END;
 

@@ -1,0 +1,157 @@
+"""What lanes do for a table that is made anew: copy its rows, bring over what was written since, compare the two tables.
+
+Rows come to the new table by pages, without a look at what is there, and from then on by the keys in the journal. Only one session
+brings keys over at a time: two could write an older state over a newer one. The lock on the journal sees to that; it is in nobody
+else's way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from backfilld.migrations.postgres.sqlstates import classify, in_words
+from backfilld.migrations.record import quarantine
+from backfilld.migrations.walks.next_batch import After
+from backfilld.migrations.walks.sizing import FIRST_ROWS
+from backfilld.worker.lanes.batch import Tally
+from backfilld.worker.lanes.kinds import LaneWork, Retry, Stepped
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backfilld.migrations.record.model import Key, Lane, Quarantined
+    from backfilld.migrations.walks.copying import Copying
+    from backfilld.migrations.walks.next_batch import BatchRange, Seen
+    from backfilld.worker.lanes.batch import Batch
+    from backfilld.worker.lanes.kinds import Backfill
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drain(LaneWork):
+    """Brings over the rows that the journal names, until it has been empty once."""
+
+    copying: Copying
+
+    def look(self, lane: Lane) -> None:
+        del lane
+
+    def step(self, batch: Batch, seen: Seen, *, beside_others: bool, carefully: bool) -> Stepped:
+        del seen, beside_others
+        lock_journal(batch, self.copying)
+        if carefully:
+            tally, taken = one_by_one(batch, self.copying), 0
+        else:
+            rows = batch.lane.batch_rows
+            found = batch.connection.execute(self.copying.drain(rows=rows)).fetchone() or {}
+            tally, taken = Tally(walked=found["keys"], changed=found["written"]), found["taken"]
+        release(batch, self.copying)
+        return Stepped(tally=tally, after=After(cursor=None, done=taken < batch.lane.batch_rows))
+
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        msg = f"lane {batch.lane.lane} of run {batch.lane.run} walks a journal of keys, not {batch_range} ({carefully})"
+        raise TypeError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(LaneWork):
+    """Compares the two tables range by range. The key of a row that differs goes into the journal, and the row is brought anew."""
+
+    #: Looking at a row costs a small part of writing it.
+    first_rows: ClassVar[int] = 20 * FIRST_ROWS
+    changes_rows: ClassVar[bool] = False
+
+    copying: Copying
+    #: That a key is in the journal is all that is wanted: nothing of it is left to be looked at.
+    repairs: bool = False
+
+    @classmethod
+    def of(cls, backfill: Backfill, copying: Copying) -> Compare:
+        return cls(number=backfill.number, operation=backfill.operation, walk=backfill.walk, copying=copying)
+
+    def cover(self, batch: Batch, batch_range: BatchRange, *, rows: int | None, carefully: bool) -> Tally:
+        del rows  # they are counted anyway
+        return batch.run(batch_range, carefully=carefully)
+
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        condition, parameters = batch.within(batch_range)
+        aside = [batch.lane.run, self.number] * 2
+        query = self.copying.compare(condition, carefully=carefully)
+        row = batch.connection.execute(
+            query, [*parameters, *(aside if carefully else []), *parameters, *aside]
+        ).fetchone()
+        if row is None:
+            return Tally()
+        if self.repairs:
+            return Tally(walked=row["rows"], changed=row["residual"])
+        return Tally(walked=row["rows"], residual=row["residual"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryCopy(Retry):
+    """Brings rows of the quarantine over that a person asked for, one in each step."""
+
+    copying: Copying
+
+    @classmethod
+    def of_copy(cls, backfill: Backfill, copying: Copying) -> RetryCopy:
+        return cls(
+            number=backfill.number, operation=backfill.operation, walk=backfill.walk, backfill=backfill, copying=copying
+        )
+
+    def _again(self, batch: Batch, row: Quarantined) -> Tally:
+        lock_journal(batch, self.copying)
+        connection = batch.connection
+        connection.execute(*self.copying.remember([row.key]))
+        connection.execute(*self.copying.remove([row.key]))
+        return Tally(changed=connection.execute(*self.copying.bring([row.key])).rowcount)
+
+
+def lock_journal(batch: Batch, copying: Copying) -> None:
+    """Be the only one who brings keys over, until the transaction ends. The application's statements do not wait for this lock."""
+    batch.connection.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(copying.journal.identifier))
+
+
+def one_by_one(batch: Batch, copying: Copying) -> Tally:
+    """Bring over all that the journal names, where a row among it cannot be: that one is put aside.
+
+    All at once, because a part of it may take a unique value whose holder gives it away in another part. It may take as long as it
+    takes.
+    """
+    connection = batch.connection
+    connection.execute("SET LOCAL statement_timeout = 0")
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        taken: set[Key] = set(cursor.execute(copying.taken()).fetchall())
+    keys = sorted(key for key in taken if None not in key)
+    if len(keys) < len(taken):
+        connection.execute(copying.empty())
+    if not keys:
+        return Tally()
+    connection.execute(*copying.remember(keys))
+    connection.execute(*copying.remove(keys))
+    return _bring(batch, copying, keys)
+
+
+def _bring(batch: Batch, copying: Copying, keys: Sequence[Key]) -> Tally:
+    try:
+        with batch.connection.transaction():
+            written = batch.connection.execute(*copying.bring(keys)).rowcount
+        return Tally(walked=len(keys), changed=written)
+    except psycopg.Error as exc:
+        if classify(exc) != "data":
+            raise
+        failure = exc
+    if len(keys) == 1:
+        return batch.set_aside(keys[0], failure.sqlstate or "", in_words(failure))
+    middle = len(keys) // 2
+    return _bring(batch, copying, keys[:middle]) + _bring(batch, copying, keys[middle:])
+
+
+def release(batch: Batch, copying: Copying) -> None:
+    """Rows that were put aside, have been written since and are in the other table now, or are gone, are as they should be."""
+    if quarantine.count(batch.connection, batch.lane.run):
+        batch.connection.execute(copying.release(), [batch.lane.run, batch.lane.operation])
