@@ -221,6 +221,17 @@ def of_deleted(of: DeleteRows, dependent: Dependent) -> Effect | None:
     return None
 
 
+#: What becomes of a dependent of a table that is made anew, but for what is made before the switch.
+_REBUILT = {
+    "inbound foreign key": "changes hands in the switch, and is proved again after it",
+    "foreign key": "changes hands in the switch, and is proved again after it",
+    "publication": "sends the new table from the switch on, under the same name",
+    "sequence": "goes on from its number",
+    "trigger": "is made for the new table, and rests until the switch",
+    "policy": "is made for the new table in the switch",
+}
+
+
 def of_rebuilt(of: Rebuild, dependent: Dependent) -> Effect | None:
     if dependent.kind not in BOUND and dependent.kind != "replica identity":
         return None
@@ -233,19 +244,8 @@ def of_rebuilt(of: Rebuild, dependent: Dependent) -> Effect | None:
         )
     if gone and dependent.kind in _DROPPED_WITH_IT:
         return Effect(ImpactAction.DROPPED, f"is not made for the new table, which has no {', '.join(sorted(gone))}")
-    match dependent.kind:
-        case "inbound foreign key" | "foreign key":
-            return Effect(ImpactAction.REBUILT, "changes hands in the switch, and is proved again after it")
-        case "publication":
-            return Effect(ImpactAction.REBUILT, "sends the new table from the switch on, under the same name")
-        case "sequence":
-            return Effect(ImpactAction.FOLLOWS, "goes on from its number")
-        case "trigger":
-            return Effect(ImpactAction.REBUILT, "is made for the new table, and rests until the switch")
-        case "policy":
-            return Effect(ImpactAction.REBUILT, "is made for the new table in the switch")
-        case _:
-            return Effect(ImpactAction.REBUILT, "is made for the new table before the switch")
+    action = ImpactAction.FOLLOWS if dependent.kind == "sequence" else ImpactAction.REBUILT
+    return Effect(action, _REBUILT.get(dependent.kind, "is made for the new table before the switch"))
 
 
 def of_raw(of: Sql, dependent: Dependent) -> Effect | None:

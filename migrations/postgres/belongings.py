@@ -202,10 +202,15 @@ def read(connection: Connection, table: Table, *, key: str, notifies: bool) -> F
         )
         in_the_way = [(row["what"], row["remedy"]) for row in connection.execute(_SQL["kept_out"], of)]
         bound = tuple(row["what"] for row in connection.execute(_SQL["bound"], of))
-        rights = connection.execute(_SQL["database_rights"]).fetchone() or {}
+        rights = connection.execute(_SQL["database_rights"], of).fetchone() or {}
     if not rights["may_create"]:
         in_the_way.append(
             ("the role may not make a schema in this database, where the new table is made", "GRANT CREATE ON DATABASE")
+        )
+    if not rights["may_move"]:
+        schema = sql.Identifier(table.name.schema).as_string()
+        in_the_way.append(
+            (f"the role may not put a table into the schema {schema}", f"GRANT CREATE ON SCHEMA {schema}")
         )
     in_the_way += [_of_key(table, row) for row in keys if not (row["owned"] and row["may_refer"])]
     in_the_way += [_of_partitioned(row) for row in keys if _is_whole(connection, table, row)]
@@ -245,11 +250,11 @@ def _of_key(table: Table, row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _of_partitioned(row: Mapping[str, Any]) -> tuple[str, str]:
-    return (
+    problem = (
         f"the foreign key {row['name']} is of {TableName(row['schema'], row['table_name'])}, which is partitioned: before "
-        "PostgreSQL 18 it cannot be added NOT VALID, so the switch would read all of that table under its lock",
-        "Drop it first (drop_constraint), and add it again afterwards",
+        "PostgreSQL 18 it cannot be added NOT VALID, so the switch would read all of that table under its lock"
     )
+    return problem, "Drop it first (drop_constraint), and add it again afterwards"
 
 
 def _of_publication(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -122,7 +122,7 @@ class Copying:
         Parameters, with `carefully`: the range's, run and operation twice, the range's, run and operation twice; without: the first
         run and operation are not asked for. Carefully: rows that are set aside are not computed, as that is an error.
         """
-        aside = self._not_aside([_cast_text(self._of(self.source.name, one)) for one in self.key])
+        aside = self._not_aside([_cast_text(self._of(self.source.name, one.name)) for one in self.key])
         keys = [sql.SQL("d.k{}").format(number) for number, _ in enumerate(self.key, start=1)]
         return _SQL["compare"].format(
             journal=self._journal,
@@ -274,12 +274,12 @@ class Copying:
         )
 
     @staticmethod
-    def _of(alias: str, column: KeyColumn | str) -> sql.SQL:
-        return sendable(sql.Identifier(alias, column if isinstance(column, str) else column.name))
+    def _of(alias: str, column: str) -> sql.SQL:
+        return sendable(sql.Identifier(alias, column))
 
     @property
     def _columns(self) -> sql.Composed:
-        return _listed(_name(one.name) for one in (*self.columns, *self.kept))
+        return _listed(_name(one) for one in (*(one.name for one in self.columns), *(one.name for one in self.kept)))
 
     @property
     def _source(self) -> sql.SQL:

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
+from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.record import quarantine
 from backfilld.migrations.walks.next_batch import After
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Drain(LaneWork):
-    """Brings over the rows that the journal names, until it has been empty once."""
+    """Brings over the rows that the journal names, until few are left."""
 
     copying: Copying
 
@@ -42,15 +43,16 @@ class Drain(LaneWork):
 
     def step(self, batch: Batch, seen: Seen, *, beside_others: bool, carefully: bool) -> Stepped:
         del seen, beside_others
+        # What is left when the tables change places may be as much: an application that writes all the time never leaves none.
+        rows = max(batch.lane.batch_rows, MOST_KEYS)
         lock_journal(batch, self.copying)
         if carefully:
             tally, taken = one_by_one(batch, self.copying), 0
         else:
-            rows = batch.lane.batch_rows
             found = batch.connection.execute(self.copying.drain(rows=rows)).fetchone() or {}
             tally, taken = Tally(walked=found["keys"], changed=found["written"]), found["taken"]
         release(batch, self.copying)
-        return Stepped(tally=tally, after=After(cursor=None, done=taken < batch.lane.batch_rows))
+        return Stepped(tally=tally, after=After(cursor=None, done=taken < rows))
 
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         msg = f"lane {batch.lane.lane} of run {batch.lane.run} walks a journal of keys, not {batch_range} ({carefully})"

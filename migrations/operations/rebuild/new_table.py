@@ -23,10 +23,34 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.belongings import Belonging, ColumnDefinition, ForeignKey, TableDefinition
     from backfilld.migrations.postgres.definitions import KeyColumn
 
-#: Integers that share one index operator family, and texts: a key may change among these.
+#: Types whose values one index finds, so that a key may go from one to the other; a DEFAULT of one is a DEFAULT of the other.
+_FAMILIES = (("smallint", "integer", "bigint"), ("text", "character varying"))
+_ALSO_CALLED = {
+    "int": "integer",
+    "int4": "integer",
+    "int8": "bigint",
+    "int2": "smallint",
+    "varchar": "character varying",
+}
 _AS_WIDE_AS_CAN_BE = {"smallint": "bigint", "integer": "bigint"}
 #: What is made of a belonging's lock: nobody else knows the new table.
 _NOTE = "the new table, which nobody else uses"
+
+
+def are_akin(one: str, other: str) -> bool:
+    """Whether one index finds the values of both types."""
+    plain = {_plain(one), _plain(other)}
+    return any(plain <= set(family) for family in _FAMILIES)
+
+
+def as_wide_as_both(one: str, other: str) -> str:
+    """The type that holds the values of two that are akin."""
+    return "bigint" if _plain(one) in _FAMILIES[0] else "text" if _plain(one) != _plain(other) else one
+
+
+def _plain(type_: str) -> str:
+    name = type_.partition("(")[0].strip().lower()
+    return _ALSO_CALLED.get(name, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +161,13 @@ class NewTable:
 
     # What is made
 
+    def schema_created(self, schema: str) -> Statement:
+        """A schema of the run's own, of the table's owner, who must be able to have a table there."""
+        created = sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(
+            sql.Identifier(schema), sql.SQL(self.definition.owner)
+        )
+        return Statement(sql=created, lock=LockMode.NONE, note="of the run's own")
+
     @property
     def created(self) -> Iterator[Statement]:
         """The new table, bare: no index, no foreign key, no trigger."""
@@ -174,7 +205,7 @@ class NewTable:
             parts.append(sql.SQL("GENERATED ALWAYS AS ({}) {}").format(sql.SQL(column.expression), sql.SQL(kind)))
         elif column.expression:
             default: sql.Composable = sql.SQL(column.expression)
-            if column.name in self.retyped:
+            if column.name in self.retyped and not are_akin(column.type, self.type_of(column)):
                 default = sql.SQL("CAST(({}) AS {})").format(default, sql.SQL(self.type_of(column)))
             parts.append(sql.SQL("DEFAULT {}").format(default))
         return sql.SQL(" ").join(parts)
@@ -217,7 +248,9 @@ class NewTable:
         if not self.definition.owned_directly:
             owner = sql.SQL("OWNER TO {}").format(sql.SQL(self.definition.owner))
             statements.append(alter_table(self.next, owner, lock=LockMode.NONE, brief=False))
-        statements.append(grants_and_comments.revoke_given(revoked, what="view", from_owner=self.definition.has_grants))
+        statements.append(
+            grants_and_comments.revoke_given(revoked, what="table", from_owner=self.definition.has_grants)
+        )
         for one in self.columns:
             if one.identity:
                 sequence = sql.Identifier(self.next.schema, one.sequence)

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.operations.rebuild.exchange import Exchange
-from backfilld.migrations.operations.rebuild.new_table import NewTable
+from backfilld.migrations.operations.rebuild.new_table import NewTable, are_akin, as_wide_as_both
 from backfilld.migrations.planning.checks.columns import check_reads, column_of
 from backfilld.migrations.planning.checks.tables import refuse_others_on_table
 from backfilld.migrations.planning.checks.walks import with_key
@@ -25,12 +25,8 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.belongings import TableDefinition
     from backfilld.migrations.postgres.catalog_diff import Line
 
-#: Types whose values one index finds, so that a key may go from one to the other.
-_FAMILIES = (frozenset({"smallint", "integer", "bigint"}), frozenset({"text", "character varying"}))
 #: What comes in the switch, or rests until then: not compared before.
-_IN_THE_SWITCH = frozenset(
-    {"inbound foreign key", "policy", "publication", "trigger", "sequence", "view", "dependent"}
-)
+_IN_THE_SWITCH = frozenset({"inbound foreign key", "policy", "publication", "trigger", "sequence", "view", "dependent"})
 
 
 def examine(case: Case, operation: Rebuild) -> Facts:
@@ -109,16 +105,13 @@ def _key_type(case: Case, operation: Rebuild, column: KeyColumn) -> str:
     changed = operation.columns.get(column.name)
     if changed is None or changed.type is None:
         return column.type
-    new = changed.type.strip().lower()
-    of = {"int": "integer", "int4": "integer", "int8": "bigint", "int2": "smallint"}
-    plain = of.get(new, new).split("(")[0].strip()
-    if not any({plain, column.type.split("(")[0]} <= family for family in _FAMILIES) or changed.up is not None:
+    if not are_akin(changed.type, column.type) or changed.up is not None:
         case.refuse(
             "key",
             f"{column.name} is in the key by which rows are known, and a row cannot be found by it as {changed.type} and as {column.type}",
             "Keep its type, or let it go from one integer type to another, or from varchar to text, without an `up`",
         )
-    return "bigint" if plain in _FAMILIES[0] else "text"
+    return as_wide_as_both(changed.type, column.type)
 
 
 def _with_collations(case: Case, operation: Rebuild, definition: TableDefinition) -> TableDefinition:
@@ -170,9 +163,13 @@ def _try(case: Case, new: NewTable) -> None:
     try:
         with connection.transaction(force_rollback=True):
             apply_settings(connection, {**SEMANTICS, "search_path": "", "lock_timeout": "2s"})
-            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(new.next.schema)))
             moments = ("key", "unique", "index")
-            for statement in (*new.created, *(one for m in moments for one in new.made(m)), *new.belongs_to_it):
+            for statement in (
+                new.schema_created(new.next.schema),
+                *new.created,
+                *(one for m in moments for one in new.made(m)),
+                *new.belongs_to_it,
+            ):
                 what = statement.sql.as_string()
                 connection.execute(statement.sql)
             what = "the values of the new table"
@@ -229,8 +226,8 @@ def _warn(case: Case, operation: Rebuild, definition: TableDefinition) -> None:
     )
     if ordered or any(one.drop for one in operation.columns.values()):
         case.warn(
-            f"the columns of {name} have another order: INSERT and COPY without a list of columns would write values into "
-            "other columns, without an error. Give each a list first"
+            f"the columns of {name} have another order: a statement that writes rows without a list of columns (INSERT, COPY) would put "
+            "values into other columns, without an error. Give each a list first"
         )
     if ordered or operation.columns:
         case.warn(

@@ -95,7 +95,7 @@ class Rebuild(Plain[file.Rebuild]):
 
     def switch(self) -> tuple[Step, ...]:
         forward, backward = Exchange(new=self.new, forward=True), Exchange(new=self.new, forward=False)
-        back = (self._drained(self.new.back), backward.action, *backward.proofs)
+        back: tuple[Step, ...] = (self._drained(self.new.back), backward.action, *backward.proofs)
         return (self._drained(self.new.forward), replace(forward.action, back=back), *forward.proofs)
 
     def contract(self) -> tuple[Step, ...]:
@@ -132,14 +132,7 @@ class Rebuild(Plain[file.Rebuild]):
 
     @property
     def _schemas(self) -> tuple[Statement, ...]:
-        return tuple(
-            Statement(
-                sql=sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(one.schema)),
-                lock=LockMode.NONE,
-                note="of the run's own",
-            )
-            for one in (self.new.next, self.new.past)
-        )
+        return tuple(self.new.schema_created(one.schema) for one in (self.new.next, self.new.past))
 
     def _built(self, statements: tuple[Statement, ...]) -> Action:
         """Something that takes as long as the new table is large, and that nobody waits for."""

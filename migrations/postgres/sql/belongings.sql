@@ -224,8 +224,9 @@ SELECT k.what, k.remedy FROM (
 ) k
 
 -- name: database_rights
--- Whether this role may make schemas in this database, in which the new table is made.
-SELECT has_database_privilege(current_database(), 'CREATE') AS may_create
+-- Whether this role may make schemas in this database, in which the new table is made, and put a table into the schema of this one.
+SELECT has_database_privilege(current_database(), 'CREATE') AS may_create,
+       (SELECT has_schema_privilege(c.relnamespace, 'CREATE') FROM pg_class c WHERE c.oid = %(oid)s::bigint::oid) AS may_move
 
 -- name: bound
 -- What is bound to a table by its number and not made anew with it, in words.

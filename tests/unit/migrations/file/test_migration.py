@@ -655,6 +655,7 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
         *("name", "operations", "settings", "add_column", "backfill", "table", "column", "type", "default", "not_null"),
         "computed",
         *("parameters", "description", "after", "steps", "delete_rows"),
+        *("rebuild", "order", "tablespace", "cluster_by", "drop"),
         *(
             "set",
             "transform",
@@ -777,7 +778,7 @@ def test_the_files_in_the_reference_are_valid(block: str) -> None:
 
 OTHERS = {
     *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
-    *("create_index", "drop_index", "delete_rows", "sql"),
+    *("create_index", "drop_index", "delete_rows", "rebuild", "sql"),
     *("drop_not_null", "set_default", "drop_default", "drop_constraint", "rename_constraint", "set_comment"),
     *("add_primary_key", "rename_table", "drop_table", "enable_row_security", "create_table"),
 }
