@@ -67,7 +67,8 @@ class LaneKind(StrEnum):
     """What a lane does: walk a part of a table, try rows of the quarantine again, or coordinate the run.
 
     A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer. A drain brings rows over
-    that a journal of keys names, to the new table or back to the old one; a compare writes such keys down.
+    that a journal of keys names, to the new table or back to the old one; a compare writes such keys down. A follower drains from
+    verify on until contract, whoever waits for an approval.
     """
 
     COORDINATOR = "coordinator"
@@ -81,6 +82,7 @@ class LaneKind(StrEnum):
     DRAIN = "drain"
     DRAIN_BACK = "drain_back"
     COMPARE = "compare"
+    FOLLOW = "follow"
 
 
 #: Lanes that bring over what a journal of keys names; a walk of theirs may be done again.
@@ -166,9 +168,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 #: Which lanes work in which phase of a run that goes forward, beside the coordinator.
 FORWARD: dict[Phase, frozenset[LaneKind]] = {
     Phase.BACKFILL: frozenset({LaneKind.BACKFILL, LaneKind.RETRY, LaneKind.DRAIN}),
-    Phase.VERIFY: frozenset({LaneKind.VERIFY}),
-    Phase.SWITCH: frozenset({LaneKind.RETRY, LaneKind.DRAIN}),
-    Phase.CONTRACT: frozenset({LaneKind.RETRY, LaneKind.RECHECK, LaneKind.ARCHIVE}),
+    Phase.VERIFY: frozenset({LaneKind.VERIFY, LaneKind.FOLLOW}),
+    Phase.SWITCH: frozenset({LaneKind.RETRY, LaneKind.DRAIN, LaneKind.FOLLOW}),
+    Phase.CONTRACT: frozenset({LaneKind.RETRY, LaneKind.RECHECK, LaneKind.ARCHIVE, LaneKind.FOLLOW}),
 }
 #: Which lanes work while a run is rolled back, whatever its phase.
 BACK = frozenset({LaneKind.ARCHIVE, LaneKind.RESTORE, LaneKind.UNDO, LaneKind.DRAIN_BACK, LaneKind.COMPARE})
@@ -200,7 +202,7 @@ def why_stop(state: State, *, rollback_pending: bool, all_stopped: bool) -> Stop
 
 def may_work(state: State, phase: Phase, kind: LaneKind) -> bool:
     """Whether a lane of this kind may work while its run is in this state and phase, as `backfilld.may_work` says in SQL."""
-    if state not in ACTIVE:
+    if state not in ACTIVE and not (state is State.WAITING and kind is LaneKind.FOLLOW):
         return False
     kinds = BACK if state is State.ROLLING_BACK else FORWARD.get(phase, frozenset())
     return kind is LaneKind.COORDINATOR or kind in kinds

@@ -30,7 +30,7 @@ WORTH_SHARING_BATCHES = 4
 
 def is_divisible(lane: Lane) -> bool:
     """Whether the lane walks a part of a table, which can be divided again; one that retries walks the quarantine."""
-    return lane.kind is not LaneKind.RETRY and lane.kind not in DRAINS
+    return lane.kind not in {LaneKind.RETRY, LaneKind.FOLLOW, *DRAINS}
 
 
 def steps_back(lane: Lane, context: StepContext) -> bool:

@@ -16,7 +16,9 @@ from psycopg.rows import tuple_row
 
 from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
 from backfilld.migrations.postgres.sqlstates import classify, in_words
-from backfilld.migrations.record import quarantine
+from backfilld.migrations.queries import queries
+from backfilld.migrations.record import quarantine, runs
+from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.walks.next_batch import After
 from backfilld.migrations.walks.sizing import FIRST_ROWS
 from backfilld.worker.lanes.batch import Tally
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
     from backfilld.migrations.walks.next_batch import BatchRange, Seen
     from backfilld.worker.lanes.batch import Batch
     from backfilld.worker.lanes.kinds import Backfill
+
+
+#: How often the follower looks into the journal.
+LOOKS_EVERY_SECONDS = 1.0
+_WHERE = queries("backfilld.migrations.walks", "walks")["followed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,64 @@ class Drain(LaneWork):
             tally, taken = Tally(walked=found["keys"], changed=found["written"]), found["taken"]
         release(batch, self.copying)
         return Stepped(tally=tally, after=After(cursor=None, done=taken < rows))
+
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        msg = f"lane {batch.lane.lane} of run {batch.lane.run} walks a journal of keys, not {batch_range} ({carefully})"
+        raise TypeError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Follow(LaneWork):
+    """Brings over what is written until contract: to the new table, and from the switch on to the old one.
+
+    A row that has no place in the old one stands in the way back alone, and is put down as such.
+    """
+
+    forward: Copying
+    back: Copying
+
+    @classmethod
+    def of_both(cls, drain: Drain, back: Drain) -> Follow:
+        return cls(
+            number=drain.number,
+            operation=drain.operation,
+            walk=drain.walk,
+            forward=drain.copying,
+            back=back.copying,
+        )
+
+    def look(self, lane: Lane) -> None:
+        del lane
+
+    def step(self, batch: Batch, seen: Seen, *, beside_others: bool, carefully: bool) -> Stepped:
+        del seen, beside_others
+        where = {
+            "journal": self.forward.journal.identifier.as_string(),
+            "past": self.back.target.identifier.as_string(),
+        }
+        found = batch.connection.execute(_WHERE, where).fetchone()
+        if found is None or not found["journal"]:
+            return Stepped(tally=Tally(), after=After(cursor=None, done=True))
+        try:
+            lock_journal(batch, self.forward)
+        except psycopg.errors.UndefinedTable:
+            raise runs.ChangedMeanwhile from None
+        # The switch holds the journal until it has committed: asked again, the answer stays what it is.
+        found = batch.connection.execute(_WHERE, where).fetchone()
+        copying = self.back if found is not None and found["switched"] else self.forward
+        rows = max(batch.lane.batch_rows, MOST_KEYS)
+        if carefully:
+            tally, taken = one_by_one(batch, copying), 0
+        else:
+            drained = batch.connection.execute(copying.drain(rows=rows)).fetchone() or {}
+            tally, taken = Tally(walked=drained["keys"], changed=drained["written"]), drained["taken"]
+        if not copying.backwards:
+            release(batch, copying)
+        return Stepped(
+            tally=tally,
+            after=After(cursor=None, done=False),
+            back_in_seconds=0.0 if taken == rows else LOOKS_EVERY_SECONDS,
+        )
 
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         msg = f"lane {batch.lane.lane} of run {batch.lane.run} walks a journal of keys, not {batch_range} ({carefully})"
@@ -147,6 +212,16 @@ def _bring(batch: Batch, copying: Copying, keys: Sequence[Key]) -> Tally:
         if classify(exc) != "data":
             raise
         failure = exc
+    if len(keys) == 1 and copying.backwards and batch.lane.kind is LaneKind.FOLLOW:
+        quarantine.blocks_way_back(
+            batch.connection,
+            batch.lane.run,
+            operation=batch.lane.operation or 0,
+            key=keys[0],
+            sqlstate=failure.sqlstate or "",
+            error=in_words(failure),
+        )
+        return Tally(walked=1)
     if len(keys) == 1:
         return batch.set_aside(keys[0], failure.sqlstate or "", in_words(failure))
     middle = len(keys) // 2

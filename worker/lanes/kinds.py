@@ -52,6 +52,8 @@ class Stepped:
 
     tally: Tally
     after: After
+    #: The lane comes back by itself after so long; 0 for at once.
+    back_in_seconds: float = 0.0
 
 
 class Values(Protocol):

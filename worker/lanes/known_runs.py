@@ -9,7 +9,7 @@ from backfilld.migrations.operations import bind, walks
 from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.walks.together import grouped
-from backfilld.worker.lanes.copying import Compare, RetryCopy
+from backfilld.worker.lanes.copying import Compare, Drain, Follow, RetryCopy
 from backfilld.worker.lanes.kinds import Backfill, Retry, Verify
 from backfilld.worker.lanes.together import BackfillTogether, VerifyTogether
 from backfilld.worker.lanes.walk_kinds import of_walk
@@ -64,6 +64,10 @@ class KnownRun:
                 works[LaneKind.VERIFY, first] = VerifyTogether.of_members(together)
         for (kind, number), walk in walks(operations).items():
             works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
+        for (kind, number), drain in [*works.items()]:
+            back = works.get((LaneKind.DRAIN_BACK, number))
+            if kind is LaneKind.DRAIN and isinstance(drain, Drain) and isinstance(back, Drain):
+                works[LaneKind.FOLLOW, number] = Follow.of_both(drain, back)
         return cls(
             run=run, operations=operations, steps=PlannedSteps(operations), backfills=tuple(backfills), works=works
         )

@@ -324,6 +324,7 @@ class Coordinator(RunStep):
         if phase is Phase.DONE:
             runs.set_phase(self.connection, self.run.run, phase)
             runs.keep_until(self.connection, self.run.run, days=self.run.settings.retention_days)
+            lanes.end_forward(self.connection, self.run.run)
             self.set_state(State.COMPLETED, reason="every phase is done, and the data is verified")
             self.checkpoint(0, done=True)
             return []
@@ -358,7 +359,8 @@ class Coordinator(RunStep):
             return self._act(context)
         if self.number == 0:
             self._lane_plan.for_verify(context)
-        if lanes.count_open(self.connection, self.run.run, pass_=context.pass_, kinds=FORWARD[Phase.VERIFY]):
+            self._lane_plan.follow(context)
+        if lanes.count_open(self.connection, self.run.run, pass_=context.pass_, kinds={LaneKind.VERIFY}):
             return self._wait_for_lanes(context)
         return self._judge(context.pass_)
 

@@ -106,6 +106,24 @@ class LanePlan:
             )
         return len(ranges)
 
+    def follow(self, context: StepContext) -> None:
+        """A lane for each table that is made anew, which brings over what is written until contract."""
+        for work in self._known.backfills:
+            if (copies := work.rewrite.copies) is None or lanes.has_follower(
+                self._connection, self._run, operation=work.number
+            ):
+                continue
+            lanes.insert(
+                self._connection,
+                self._run,
+                kind=LaneKind.FOLLOW,
+                operation=work.number,
+                pass_=context.pass_,
+                relation=str(copies.target),
+                bounds=Bounds(),
+                batch_rows=FIRST_ROWS,
+            )
+
     def for_verify(self, context: StepContext) -> None:
         """The whole table once more, to the open end: rows added since are looked at too."""
         walked = [lane for lane in lanes.of_run(self._connection, self._run) if lane.kind is LaneKind.BACKFILL]

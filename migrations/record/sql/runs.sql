@@ -88,7 +88,7 @@ CROSS JOIN LATERAL (
            max(l.lane) FILTER (WHERE l.next_run_at IS NOT NULL) AS last,
            max(l.rows_expected - l.rows_walked) AS most_left
     FROM backfilld.lanes l
-    WHERE l.run = r.run AND l.done_at IS NULL AND l.kind <> 'coordinator' AND l.pass = r.pass
+    WHERE l.run = r.run AND l.done_at IS NULL AND l.kind NOT IN ('coordinator', 'follow') AND l.pass = r.pass
 ) lanes
 WHERE r.run = %(run)s::bigint
 

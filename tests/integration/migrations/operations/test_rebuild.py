@@ -252,3 +252,28 @@ def test_a_row_that_has_no_place_in_the_old_table_blocks_the_way_back_by_its_key
     commands.resume(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.ROLLED_BACK)
     assert engine.value("SELECT count(*) FROM orders") == 1000
+
+
+# --- Until contract
+
+
+def test_the_old_table_follows_while_the_run_waits_for_contract(engine: Engine) -> None:
+    run = engine.enqueue(rebuild(approve=("contract",), columns={"id": {"type": "bigint"}}))
+    expect(engine.drive(run), State.WAITING)
+    (past,) = engine.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'backfilld_past_%'")
+    engine.execute(
+        "UPDATE orders SET total = 5 WHERE id = 1; INSERT INTO orders (id, customer_id) VALUES (3000000000, 1)"
+    )
+    (follower,) = engine.lanes(run, "follow")
+    assert (follower.run, follower.lane) in {(one.run, one.lane) for one in engine.due()}
+    engine.own.advance(engine.message(run, follower.lane))
+    assert engine.value(f"SELECT total FROM {past['nspname']}.orders WHERE id = 1") == 5
+    assert engine.value("SELECT key[1] FROM backfilld.rollback_conflicts") == "3000000000"
+    assert engine.run(run).state is State.WAITING
+    # It is a wait, and not a loop: the lane comes back by itself.
+    assert engine.value(
+        "SELECT next_run_at > clock_timestamp() AND enqueued_at IS NULL FROM backfilld.lanes WHERE kind = 'follow'"
+    )
+    commands.approve(engine.connection, run, "contract", actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    assert engine.lane(run, follower.lane).done_at is not None
