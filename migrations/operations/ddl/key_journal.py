@@ -3,18 +3,25 @@
 AFTER each row, so that the key is what BEFORE triggers made of it; ENABLE ALWAYS, so that rows are written down that a subscription
 or a session with `session_replication_role = replica` writes. The function is its owner's (SECURITY DEFINER): the application's
 roles have no rights on the journal.
+
+A transaction of REPEATABLE READ or SERIALIZABLE that began before two tables changed places has a snapshot in which rows of the one
+that came may be missing. It must not write there: an UPDATE of such a row would change nothing, without an error. The *fence*, a
+trigger for each statement, fails it as PostgreSQL fails a transaction that cannot be serialized (40001), until no such transaction
+is left. That is known once an index was built CONCURRENTLY on a table of ours: PostgreSQL waits for all older snapshots.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from psycopg import sql
 
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.base import Action, Guard, Reliance, Statement, object_name
+from backfilld.migrations.operations.ddl import indexes
 from backfilld.migrations.operations.ddl.columns import alter_table
+from backfilld.migrations.postgres.definitions import IndexDefinition
 from backfilld.migrations.postgres.locks import LockMode
 
 if TYPE_CHECKING:
@@ -41,6 +48,16 @@ BEGIN
 END
 """
 
+_FENCE = """
+BEGIN
+  IF NOT pg_catalog.pg_visible_in_snapshot(%L, pg_catalog.pg_current_snapshot()) THEN
+    RAISE EXCEPTION USING ERRCODE = 'serialization_failure', HINT = 'The transaction might succeed if retried.',
+      MESSAGE = 'could not serialize access: another table took the place of this one after the transaction began';
+  END IF;
+  RETURN NULL;
+END
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeyJournal:
@@ -62,6 +79,40 @@ class KeyJournal:
     def trigger(self) -> str:
         # Behind all others in the order of names, as far as names can tell.
         return f"~backfilld_{object_name('changed', self.migration, self.number)}"
+
+    @property
+    def fence(self) -> tuple[Statement, ...]:
+        """No transaction writes the table from now on that began before now."""
+        name = sql.Identifier("backfilld", object_name("fence", self.migration, self.number))
+        function = f"CREATE OR REPLACE FUNCTION {name.as_string()}() RETURNS trigger LANGUAGE plpgsql SET search_path = '' AS %L"
+        # The number of this transaction is known to it alone.
+        block = f"BEGIN EXECUTE pg_catalog.format({_text(function)}, pg_catalog.format({_text(_FENCE)}, pg_catalog.pg_current_xact_id())); END"
+        trigger = sql.SQL(
+            "CREATE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} FOR EACH STATEMENT EXECUTE FUNCTION {}()"
+        ).format(sql.Identifier(self._fence), self.table.identifier, name)
+        return (
+            Statement(sql=sql.SQL("DO {}").format(sql.Literal(block)), lock=LockMode.NONE),
+            Statement(sql=trigger, lock=LockMode.SHARE_ROW_EXCLUSIVE, note="older transactions would not see all rows"),
+            alter_table(
+                self.table,
+                sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(self._fence)),
+                lock=LockMode.SHARE_ROW_EXCLUSIVE,
+            ),
+        )
+
+    def older_snapshots_gone(self, moment: str) -> Action:
+        """Wait until no transaction is left whose snapshot is older than this step, whoever has it."""
+        table = TableName("backfilld", object_name("snapshots", self.migration, self.number))
+        definition = IndexDefinition(
+            name=f"{table.name}_{moment}",
+            unique=False,
+            rest="USING btree (n) WHERE false",
+            keys=("n",),
+            where="false",
+        )
+        built = indexes.build(table, definition)
+        note = "waits until all transactions have ended that have an older snapshot; the table is empty"
+        return replace(built, statements=(replace(built.statements[0], scans=None, note=note),), back=())
 
     @property
     def created(self) -> tuple[Statement, ...]:
@@ -95,7 +146,7 @@ class KeyJournal:
                 lock=LockMode.ACCESS_EXCLUSIVE,
                 brief=True,
             )
-            for name in self._triggers
+            for name in (*self._triggers, sql.Identifier(self._fence))
         )
 
     @property
@@ -103,7 +154,21 @@ class KeyJournal:
         """The triggers, the function and the journal go."""
         return (
             *self.taken_off,
-            Statement(sql=sql.SQL("DROP FUNCTION IF EXISTS {}()").format(self.name.identifier), lock=LockMode.NONE),
+            *(
+                Statement(
+                    sql=sql.SQL("DROP FUNCTION IF EXISTS {}()").format(
+                        sql.Identifier("backfilld", object_name(kind, self.migration, self.number))
+                    ),
+                    lock=LockMode.NONE,
+                )
+                for kind in ("changed", "fence")
+            ),
+            Statement(
+                sql=sql.SQL("DROP TABLE IF EXISTS {}").format(
+                    sql.Identifier("backfilld", object_name("snapshots", self.migration, self.number))
+                ),
+                lock=LockMode.NONE,
+            ),
             Statement(
                 sql=sql.SQL("DROP TABLE IF EXISTS {}").format(self.name.identifier),
                 lock=LockMode.NONE,
@@ -133,6 +198,10 @@ class KeyJournal:
         return Reliance(table=self.table, columns=columns, trigger=self.trigger, again=again)
 
     @property
+    def _fence(self) -> str:
+        return f"~backfilld_{object_name('fence', self.migration, self.number)}"
+
+    @property
     def _triggers(self) -> tuple[sql.Identifier, sql.Identifier]:
         return sql.Identifier(self.trigger), sql.Identifier(f"{self.trigger}_t")
 
@@ -159,9 +228,17 @@ class KeyJournal:
         )
         revoked = sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self.name.identifier)
         note = "the keys of rows that are written, for a moment"
+        snapshots = sql.SQL("CREATE TABLE {} (n integer PRIMARY KEY)").format(
+            sql.Identifier("backfilld", object_name("snapshots", self.migration, self.number))
+        )
         return (
+            Statement(sql=snapshots, lock=LockMode.NONE, note="empty; to wait for older transactions by"),
             Statement(sql=table, lock=LockMode.NONE, note=note),
             Statement(sql=hidden, lock=LockMode.NONE, note="nobody else reads it"),
             Statement(sql=function, lock=LockMode.NONE),
             Statement(sql=revoked, lock=LockMode.NONE),
         )
+
+
+def _text(text: str) -> str:
+    return sql.Literal(text).as_string()

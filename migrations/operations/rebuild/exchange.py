@@ -197,6 +197,7 @@ class Exchange:
             yield _publication(name, "ADD", table)
         yield from self._fired(off=False)
         yield from new.journal.put_on
+        yield from new.journal.fence
         if new.definition.notifies:
             yield tables.notify_postgrest()
 

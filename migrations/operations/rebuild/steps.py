@@ -95,8 +95,19 @@ class Rebuild(Plain[file.Rebuild]):
 
     def switch(self) -> tuple[Step, ...]:
         forward, backward = Exchange(new=self.new, forward=True), Exchange(new=self.new, forward=False)
-        back: tuple[Step, ...] = (self._drained(self.new.back), backward.action, *backward.proofs)
-        return (self._drained(self.new.forward), replace(forward.action, back=back), *forward.proofs)
+        journal = self.new.journal
+        back: tuple[Step, ...] = (
+            self._drained(self.new.back),
+            backward.action,
+            *backward.proofs,
+            journal.older_snapshots_gone("back"),
+        )
+        return (
+            journal.older_snapshots_gone("before"),
+            self._drained(self.new.forward),
+            replace(forward.action, back=back),
+            *forward.proofs,
+        )
 
     def contract(self) -> tuple[Step, ...]:
         new = self.new
@@ -111,6 +122,7 @@ class Rebuild(Plain[file.Rebuild]):
             needs_kept=True,
         )
         return (
+            new.journal.older_snapshots_gone("after"),
             Action(
                 table=self.table,
                 statements=(
