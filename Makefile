@@ -87,6 +87,7 @@ $(CAN_PLOT): $(READY)
 	@touch $@
 
 soak: $(READY)
+	@$(BIN)/python -m pip install -q -c constraints.txt deno </dev/null || true
 	$(BIN)/python -m pytest -m soak --timeout=0 </dev/null
 
 check: lint test

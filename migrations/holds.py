@@ -41,6 +41,8 @@ class Cause(StrEnum):
     WORKERS = "workers"
     LOCK = "lock"
     INDEX = "index"
+    #: What a check of the application found.
+    APPLICATION = "application"
     ERROR = "error"
 
 
@@ -174,9 +176,13 @@ def _of_lanes(walk: Row, still: float) -> Hold | None:
         if reason:
             wait = error.get("wait")
             seconds = wait["looked_at"] - wait["since"] if wait else still
-            cause = {"blocked": Cause.LOCK, "live_run": Cause.AFTER}.get(error.get("class", ""), Cause.ERROR)
+            cause = _CAUSES.get(error.get("class", ""), Cause.ERROR)
             return Hold(cause=cause, reason=reason, seconds=seconds)
     return None
+
+
+#: What holds a run by the class of what its coordinator has on record.
+_CAUSES = {"blocked": Cause.LOCK, "live_run": Cause.AFTER, "application": Cause.APPLICATION}
 
 
 def _of_index(work: Work | None, still: float) -> Hold | None:

@@ -242,6 +242,18 @@ def _check_module(name: str) -> str:
 ModuleName = Annotated[str, AfterValidator(_check_module)]
 
 
+def _check_address(url: str) -> str:
+    parts = urlsplit(url)
+    if not _is_http(url) or parts.query or parts.fragment or parts.username is not None:
+        msg = f"{parts.hostname or 'it'} must be an address of http:// or https://, with a host and at most a path"
+        raise ValueError(msg)
+    return url
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+ValueName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+
+
 class Settings(BaseSettings):
     """Everything that is configured from outside the process."""
 
@@ -263,6 +275,10 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     #: Modules and packages that Python functions of migrations may come from; nothing else is imported.
     transforms: Annotated[tuple[ModuleName, ...], NoDecode, BeforeValidator(_listed)] = ()
+    #: The addresses that a worker may ask for the API probes of migration files, each with the beginning of its path; none by default.
+    application_targets: Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_listed)] = ()
+    #: What `$NAME` in such a probe stands for: addresses, and the secrets of its headers.
+    application_values: dict[ValueName, SecretStr] = Field(default_factory=dict, repr=False)
     #: What `plan` and `enqueue` do about code of other roles that would run with the daemon's rights.
     foreign_code: Literal["warn", "refuse"] = "warn"
     #: Load signals of the operator's own. A few: each is a label of a metric.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, assert_never
 
+from backfilld.migrations.application.checked import holding
 from backfilld.migrations.holds import Cause
 from backfilld.migrations.postgres.safe_path import one_moment
 from backfilld.migrations.record import audit, lanes
@@ -64,6 +65,16 @@ AGAINST: dict[str, str] = {
     "snapshot_age_seconds": "end the oldest transaction, or wait for it; until then vacuum cannot clean up (pg_stat_activity, backend_xmin)",
     "dead_tuples": "let vacuum catch up: VACUUM the table, or make autovacuum faster for it",
     "table_growth": "the table has grown more than it should: find out what keeps vacuum from freeing space",
+}
+
+
+#: When the application was checked, in words that follow "the check of the application".
+_MOMENTS = {
+    "before": "before the run",
+    "before_switch": "before the switch",
+    "after_switch": "after the switch",
+    "before_contract": "before contract",
+    "after_contract": "after contract",
 }
 
 
@@ -259,6 +270,12 @@ def _held(facts: Facts, hold: Hold) -> Iterator[str | Remedy]:  # noqa: C901 - a
         case Cause.INDEX:
             yield sentence(f"It is held: {hold.reason}")
             yield Remedy("it continues by itself when that transaction ends; or end it")
+        case Cause.APPLICATION:
+            yield sentence(f"Contract is held for what a check of the application found: {hold.reason}")
+            yield from _found(facts.run)
+            yield Remedy("it continues by itself once a check finds nothing of that any more")
+            yield Remedy(f"or let it begin all the same: backfilld approve {name} --phase contract --yes")
+            yield Remedy(f"or switch back, which loses nothing: backfilld rollback {name}")
         case Cause.ERROR:
             yield from _met_an_error(facts.run, hold)
         case _:
@@ -344,13 +361,27 @@ def _awaiting(run: Progress) -> Iterator[str | Remedy]:
         yield "The data will be verified again before the run continues."
     for one in run.after_contract:
         yield sentence(one.in_words)
+    yield from _found(run)
     begin = f"let it begin: backfilld approve {run.name} --phase {run.phase}"
+    if holding(run.application) and not any(one.still_comes for one in run.after_contract):
+        yield Remedy(f"do what is said of each, then {begin}")
+        yield Remedy(f"or let it begin all the same: backfilld approve {run.name} --phase {run.phase} --yes")
+        yield Remedy(f"or switch back, which loses nothing: backfilld rollback {run.name}")
+        return
     if any(one.still_comes for one in run.after_contract):
         yield Remedy(f"deploy an application that no longer sends such statements, then {begin}")
         yield Remedy(f"or let them fail: backfilld approve {run.name} --phase {run.phase} --yes")
     else:
         yield Remedy(begin)
     yield Remedy(f"or undo everything: backfilld rollback {run.name}")
+
+
+def _found(run: Progress) -> Iterator[str | Remedy]:
+    """What the newest check of the application found that contract is held for."""
+    for one in holding(run.application):
+        yield sentence(f"The check of the application {_MOMENTS[run.application['moment']]} found: {one.in_words}")  # type: ignore[index] # there is one where it holds
+        if one.remedy:
+            yield Remedy(one.remedy)
 
 
 def _stopping(facts: Facts) -> Iterator[str | Remedy]:

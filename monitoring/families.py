@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from backfilld.migrations.application.checked import Kind
 from backfilld.migrations.record.states import ENDED, State
 
 if TYPE_CHECKING:
@@ -268,7 +269,15 @@ def _with_more_labels(runs: Sequence[Progress]) -> Iterator[Metric]:
         "Seconds for which the run has been held, with the one cause that comes first; absent when nothing holds it.",
         labels=["run", "cause"],
     )
+    found = GaugeMetricFamily(
+        "backfilld_application_findings",
+        "What the newest check of the application found, by kind; every kind has a series, absent for runs that check nothing.",
+        labels=["run", "kind"],
+    )
     for run in runs:
+        if run.application is not None:
+            for kind in Kind:
+                found.add_metric([run.name, kind], run.application["counts"].get(kind, 0))
         rows.add_metric([run.name, "changed"], run.rows_changed)
         rows.add_metric([run.name, "unchanged"], run.rows_unchanged)
         rows.add_metric([run.name, "quarantined"], run.quarantined)
@@ -281,7 +290,7 @@ def _with_more_labels(runs: Sequence[Progress]) -> Iterator[Metric]:
             errors.add_metric([run.name, run.error_class], 1)
         if run.hold is not None:
             held.add_metric([run.name, run.hold.cause], run.hold.seconds)
-    yield from (rows, batches, info, lanes, errors, held)
+    yield from (rows, batches, info, lanes, errors, held, found)
 
 
 def _of_sizes(runs: Sequence[Progress], sizes: Sizes) -> Iterator[Metric]:

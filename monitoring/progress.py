@@ -15,9 +15,9 @@ from backfilld.migrations import holds
 from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.postgres import indexes
 from backfilld.migrations.postgres.safe_path import one_moment
+from backfilld.migrations.record import application, workers
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record import runs as runs_store
-from backfilld.migrations.record import workers
 from backfilld.migrations.record.states import ACTIVE, ENDED, RESTING, LaneKind, Phase, State, Wish
 from backfilld.monitoring import after_contract
 from backfilld.monitoring.after_contract import AfterContract
@@ -96,6 +96,10 @@ class Progress:
     #: While contract waits for its approval: what the application can no longer do afterwards, and whether it still does it.
     after_contract: tuple[AfterContract, ...] = ()
 
+    #: The newest check of the application, of a run whose file asks for one: `moment`, `at`, `statements`, `counts`, `findings`. Any:
+    #: JSON.
+    application: Mapping[str, Any] | None = None
+
     #: While it waits: what another session has changed since the data was verified, in words; not part of `to_json`.
     changed_since: tuple[str, ...] = ()
     #: Rows the first walk has passed over, and of them those the present verifying walk has; not part of `to_json`.
@@ -157,6 +161,7 @@ KEYS = (
     "updated_at",
     "rollback",
     "after_contract",
+    "application",
     "own_values",
     "rows_moved",
     "journal_bytes",
@@ -186,12 +191,14 @@ def read_within(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
     ahead = after_contract.read(
         connection, [run for run in runs if run.state is State.WAITING and run.phase is Phase.CONTRACT]
     )
+    checks = application.last_checks(connection, [run.run for run in runs if "application" in run.definition])
     return [
         replace(
             measure(
                 run, walks[run.run], pace, now=clock["now"], stop=stop, index_work=works.get(run.run), nobody=nobody
             ),
             after_contract=ahead.get(run.run, ()),
+            application=checks.get(run.run),
             changed_since=_changed_since(connection, run),
         )
         for run in runs

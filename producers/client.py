@@ -15,19 +15,21 @@ from backfilld.producers.following import Following
 from backfilld.producers.looking import progress_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from types import ModuleType
 
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.file.parameters import Given
     from backfilld.migrations.planning.plan import Plan
+    from backfilld.migrations.planning.planned_schema import PlannedSchema
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.pace import Stop
     from backfilld.migrations.record.states import Phase
     from backfilld.migrations.rollback.retention import Purged
     from backfilld.monitoring.pace import PaceReport
     from backfilld.monitoring.progress import Progress
+    from backfilld.producers.checks import Checks
     from backfilld.producers.uninstall import Uninstalled
 
 
@@ -67,6 +69,42 @@ class Client(Following):
         with connected(self._settings.require_database()) as connection:
             return self._plan(connection, migration)
 
+    def planned_schemas(
+        self, file: str | Path, schemas: Sequence[str] = ("public",), parameters: Mapping[str, Given] | None = None
+    ) -> dict[str, PlannedSchema]:
+        """The tables, views and functions of schemas at the moments today, expand, switch and contract, seen on copies.
+
+        Raises UsageError for a schema that is not there, and Refused where the migration cannot run here.
+        """
+        from backfilld.migrations.planning import planned_schema  # noqa: PLC0415 - as `_plan` does
+
+        migration = _load(file, parameters)
+        refuses = self._settings.refuses_foreign_code
+        with connected(self._settings.require_database()) as connection:
+            found = planned_schema.planned(connection, migration, schemas, refuses_foreign_code=refuses)
+        return {str(at): schema for at, schema in found.items()}
+
+    def check_code(
+        self,
+        file: str | Path,
+        parameters: Mapping[str, Given] | None = None,
+        *,
+        until: str = "contract",
+        tell: Callable[[str], None] | None = None,
+    ) -> Checks:
+        """Run the `application.commands` of a file here, once for each phase, and put the verdict on record. `tell` hears which.
+
+        Raises UsageError where the file has none or one cannot be run, and Refused where the migration cannot run here.
+        """
+        from backfilld.producers import checks  # noqa: PLC0415 - for this verb alone
+
+        migration = _load(file, parameters)
+        refuses = self._settings.refuses_foreign_code
+        with connected(self._settings.require_database()) as connection:
+            return checks.check(
+                connection, migration, until=until, actor=self._actor, refuses_foreign_code=refuses, tell=tell
+            )
+
     def plan_folder(
         self, folder: str | Path, parameters: Mapping[str, Given] | None = None
     ) -> list[tuple[str, Progress | None, Plan | None]]:
@@ -90,10 +128,17 @@ class Client(Following):
             ]
 
     def _plan(self, connection: Connection, migration: Migration) -> Plan:
+        from backfilld.migrations.application import check, query_files  # noqa: PLC0415 - as the next
         from backfilld.migrations.planning import examine, plan  # noqa: PLC0415 - a third of the start, for this verb and `enqueue` alone
 
         refuses = self._settings.refuses_foreign_code
-        return plan.make(migration, examine.examine(connection, migration, refuses_foreign_code=refuses))
+        files = query_files.read(migration)
+        found = examine.examine(connection, migration, refuses_foreign_code=refuses)
+        if found.findings:
+            return plan.make(migration, found)
+        return plan.make(
+            migration, found, check.check(connection, migration, found.facts, rows=found.rows, files=files)
+        )
 
     def enqueue(
         self, file: str | Path, parameters: Mapping[str, Given] | None = None, *, again: bool = False

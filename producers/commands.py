@@ -11,7 +11,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Finding, Refused, UsageError
-from backfilld.migrations.record import audit, lanes, quarantine, runs
+from backfilld.migrations.record import application, audit, lanes, quarantine, runs
 from backfilld.migrations.record.model import Bounds, Rollback
 from backfilld.migrations.record.states import ENDED, LaneKind, Phase, State, Wish
 from backfilld.monitoring import after_contract
@@ -182,6 +182,8 @@ def approve(
     """
     named = None if phase is None else phase_named(phase)
     approved: list[Phase] = []
+    # Before the run is locked: statements are bound on copies, which takes a moment.
+    found = () if yes else _application_findings(connection, find(connection, reference), named)
 
     def act(locked: LockedRun) -> None:
         if locked.state in {State.CANCELLING, State.CANCELLED, State.ROLLING_BACK, State.ROLLED_BACK}:
@@ -189,10 +191,12 @@ def approve(
             raise UsageError(msg)
         wanted = named or _waiting_phase(locked)
         approved.append(wanted)
+        if wanted is Phase.CONTRACT and yes and _accept_application(connection, locked, actor=actor):
+            lanes.wake_run(connection, locked.run)
         if wanted in locked.approved or locked.phase.is_past(wanted):
             return
         if wanted is Phase.CONTRACT and not yes:
-            _check_contract(connection, find(connection, locked.run))
+            _check_contract(connection, find(connection, locked.run), found)
         runs.approve(connection, locked.run, wanted, actor=actor)
         if locked.state is State.WAITING and locked.phase is wanted:
             runs.set_state(connection, locked, State.RUNNING, actor=actor, reason=f"{wanted} approved")
@@ -236,7 +240,24 @@ def accept_residual(connection: Connection, reference: int | str, *, actor: str)
     return change(connection, reference, act)
 
 
-def _check_contract(connection: Connection, run: Run) -> None:
+def _application_findings(connection: Connection, run: Run, named: Phase | None) -> tuple[Finding, ...]:
+    """What speaks against contract of a run that has switched, by its application's statements as of now."""
+    from backfilld.migrations.application import gate  # noqa: PLC0415 - knows every operation, which no other command must
+
+    wanted = named or (run.phase if run.state is State.WAITING else None)
+    return gate.against_contract(connection, run) if wanted is Phase.CONTRACT else ()
+
+
+def _accept_application(connection: Connection, locked: LockedRun, *, actor: str) -> bool:
+    """Put on record that contract may begin in spite of what is found of the application; whether that is news."""
+    run = find(connection, locked.run)
+    if run.migration.application is None or audit.latest(connection, run.run, what=application.ACCEPTED) is not None:
+        return False
+    audit.record(connection, run.run, actor=actor, what=application.ACCEPTED)
+    return True
+
+
+def _check_contract(connection: Connection, run: Run, of_application: tuple[Finding, ...]) -> None:
     """Raises Refused while the application sends what fails after contract."""
     found = [
         Finding(
@@ -248,6 +269,7 @@ def _check_contract(connection: Connection, run: Run) -> None:
         for one in after_contract.read(connection, [run]).get(run.run, ())
         if one.still_comes
     ]
+    found += of_application
     if found:
         raise Refused(found)
 

@@ -40,6 +40,7 @@ def enqueue(
     One that begins after others which are not verified is refused nothing yet: a worker examines it when it begins.
     Raises UsageError when the name belongs to another migration, and Refused by preflight; nothing is written then.
     """
+    from backfilld.migrations.application import moments, query_files  # noqa: PLC0415 - as the next
     from backfilld.migrations.planning import examine  # noqa: PLC0415 - knows every operation, which no other command must
 
     newest = runs.find(connection, migration.name)
@@ -59,6 +60,8 @@ def enqueue(
         if not is_early:
             examination.require()
         facts = () if migration.after else examination.facts
+        files = query_files.read(migration)
+        known = moments.before(connection, migration, facts, rows=examination.rows, files=files)
         run = runs.insert(connection, migration, facts, actor=actor, known=newest.run if newest is not None else 0)
     except (Refused, UsageError):
         # Two deploys enqueue the same file at once: the second gets the run of the first. What preflight found may be what that
@@ -67,6 +70,8 @@ def enqueue(
         if existing is None or (newest is not None and existing.run == newest.run):
             raise
         return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
+    if known is not None:
+        known.put(connection, run, actor=actor)
     return Enqueued(run=find(connection, run), is_new=True, warnings=tuple(warnings))
 
 

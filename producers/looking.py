@@ -11,6 +11,7 @@ from backfilld.producers import waiting
 from backfilld.producers.target import Target
 
 if TYPE_CHECKING:
+    from backfilld.migrations.errors import Finding
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Lane, Quarantined, Run, Unconverted
     from backfilld.monitoring.after_contract import AfterContract
@@ -84,6 +85,13 @@ class Looking(Target):
         with self._record_of_runs() as connection:
             found = waiting.find(connection, run)
             return after_contract.read(connection, [found]).get(found.run, ())
+
+    def against_contract(self, run: int | str) -> tuple[Finding, ...]:
+        """What the application's statements have against contract of a run that has switched; nothing where its file checks none."""
+        from backfilld.migrations.application import gate  # noqa: PLC0415 - knows every operation, which no other look must
+
+        with self._record_of_runs() as connection:
+            return gate.against_contract(connection, waiting.find(connection, run))
 
 
 def progress_of(connection: Connection, run: Run) -> Progress:

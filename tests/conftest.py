@@ -13,9 +13,11 @@ import pytest
 
 pytest_plugins = [
     "fix_postgres",
+    "fix_contrib",
     "fix_redis",
     "fix_proxy",
     "fix_daemon",
+    "fix_rest",
     "fix_runs",
     "fix_golden",
     "fix_prometheus",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast, get_args
@@ -29,6 +30,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from backfilld.migrations.errors import InvalidMigration
 from backfilld.migrations.file import yaml_nodes
+from backfilld.migrations.file.application import Application
 from backfilld.migrations.file.errors import first_error
 from backfilld.migrations.file.fields import FileModel, MigrationName
 from backfilld.migrations.file.operations import (
@@ -146,6 +148,13 @@ def _wrap(operation: Operation, inner: SerializerFunctionWrapHandler) -> dict[st
     return {operation.kind: inner(operation)}
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a file lies. Two migrations that say the same are the same, wherever their files are."""
+
+    folder: Path | None = field(default=None, compare=False)
+
+
 class Migration(FileModel):
     """A migration file for `backfilld`."""
 
@@ -173,8 +182,14 @@ class Migration(FileModel):
         # Counted in `_a_sensible_number`: pydantic's own count leaves out entries that are wrong in themselves.
         json_schema_extra={"minItems": 1, "maxItems": MAX_OPERATIONS},
     )
+    application: Application | None = Field(
+        default=None,
+        description="What to check of the application around the database: nothing without this key.",
+        examples=[{"statements": {"files": ["queries/*.sql"]}}],
+    )
     settings: RunSettings = Field(default_factory=RunSettings, description="How the run behaves.")
 
+    _place: _Place = PrivateAttr(default=_Place())
     #: What the file says, to be read once more with other values; None for a definition on record.
     _source: tuple[yaml_nodes.Document, str] | None = PrivateAttr(default=None)
 
@@ -224,7 +239,7 @@ class Migration(FileModel):
 
         Not over comments, layout, the order of keys, or values that equal their default. Not over `settings` either:
         they may be tuned while the run continues, and a tuned file must still be the same migration. Nor over `after`,
-        which a folder adds to.
+        which a folder adds to, or `application`, which says what is looked at and changes nothing.
         """
         meaning = self.model_dump(mode="json", include={"name", "operations"}, exclude_defaults=True, exclude_none=True)
         if self.parameters:
@@ -252,6 +267,11 @@ class Migration(FileModel):
             raise LookupError(msg)
         document, file = self._source
         return self._checked(document, file=file, binding=Binding(values))
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that the file lies in; None for what was not read from one."""
+        return self._place.folder
 
     @property
     def values(self) -> dict[str, str]:
@@ -301,7 +321,9 @@ def load(path: str | Path, parameters: Mapping[str, Given] | None = None, *, oth
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
         raise InvalidMigration(file, line, "", "the file is not UTF-8 text", "Save it with encoding UTF-8.") from exc
-    return parse(text, file=file, parameters=parameters, others_too=others_too)
+    found = parse(text, file=file, parameters=parameters, others_too=others_too)
+    found._place = _Place(Path(path).parent)  # noqa: SLF001 - as above
+    return found
 
 
 def parse(

@@ -36,7 +36,7 @@ from backfilld.migrations.queries import queries
 from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Migration
@@ -61,27 +61,40 @@ _NAMED = re.compile(r'\b(on|rewriting|verifying) table "(?P<table>.*)"')
 _CONCURRENTLY = re.compile(r"\A(\s*(?:CREATE\s+(?:UNIQUE\s+)?INDEX|DROP\s+INDEX))\s+CONCURRENTLY\b", re.IGNORECASE)
 
 
-def dry_run(connection: Connection, found: Findings, migration: Migration, facts: Sequence[Facts]) -> DryRun:
-    """Run the migration's statements on copies; what must not be run is refused in `found`."""
+def dry_run(  # noqa: PLR0913 - what to run, and who looks
+    connection: Connection,
+    found: Findings,
+    migration: Migration,
+    facts: Sequence[Facts],
+    *,
+    phases: Sequence[Phase] = tuple(Phase),
+    after_phase: Callable[[Phase, Copies], None] | None = None,
+) -> DryRun:
+    """Run the migration's statements on copies, of these phases; what must not be run is refused in `found`.
+
+    `after_phase` may look at the copies in the transaction, as each phase leaves them.
+    """
     if not any(
         steps([bind_one(migration, number, known)], phase) for number, known in enumerate(facts) for phase in Phase
     ):
         return DryRun()
-    with copied(connection, _named(connection, found, migration, facts)) as copies:
-        return _Stage(connection, found, migration, facts, copies).play()
+    with copied(connection, tables_named(connection, found.tables, migration, facts)) as copies:
+        return _Stage(connection, found, migration, facts, copies).play(phases, after_phase)
 
 
-def _named(connection: Connection, found: Findings, migration: Migration, facts: Sequence[Facts]) -> list[TableName]:
+def tables_named(
+    connection: Connection, known: Iterable[TableName], migration: Migration, facts: Sequence[Facts]
+) -> list[TableName]:
     """The tables that the operations are about or their statements name."""
     tables = {operation.table: None for operation in migration.operations if operation.table is not None}
-    for number, known in enumerate(facts):
-        operation = bind_one(migration, number, known)
+    for number, one in enumerate(facts):
+        operation = bind_one(migration, number, one)
         for phase in Phase:
             for step in steps([operation], phase):
                 for statement in step.statements if isinstance(step, Action) else ():
                     for name in names(statement.sql.as_string()):
                         tables |= {TableName(*name): None} if kind_of(connection, name) in {"r", "p"} else {}
-    tables |= dict.fromkeys(found.tables)
+    tables |= dict.fromkeys(known)
     return list(tables)[:_MOST_COPIES]
 
 
@@ -108,14 +121,14 @@ class _Stage:
         self._found = found
         self._migration = migration
         self._copies = copies
-        self._token = secrets.token_hex(8)
-        self._operations = [self._bound(number, known) for number, known in enumerate(facts)]
+        name = f"dry_run {secrets.token_hex(8)}"  # that no migration and no other dry run has
+        self._operations = [copies.bound(migration, number, known, name=name) for number, known in enumerate(facts)]
         #: Operations with a skipped statement: their copies may no longer match the real tables.
         self._astray: set[int] = set()
         self._heard: list[str] = []
         self._state = _State()
 
-    def play(self) -> DryRun:
+    def play(self, phases: Sequence[Phase], after_phase: Callable[[Phase, Copies], None] | None) -> DryRun:
         dry_run = DryRun()
         hear = lambda notice: self._heard.append(notice.message_primary or "")  # noqa: E731 - to be taken off again
         self._connection.add_notice_handler(hear)
@@ -124,27 +137,15 @@ class _Stage:
                 apply_settings(self._connection, {**SEMANTICS, **_TIMEOUTS, "client_min_messages": "debug1"})
                 self._have_schema()
                 self._state = self._read_state()
-                for phase in Phase:
+                for phase in phases:
                     for number, operation in enumerate(self._operations):
                         self._play_operation(dry_run, phase, number, operation)
+                    if after_phase is not None:
+                        after_phase(phase, self._copies)
                 self._warn_of_mismatched_keys()
         finally:
             self._connection.remove_notice_handler(hear)
         return dry_run
-
-    def _bound(self, number: int, facts: Facts) -> Operation:
-        """An operation on the copy, under a name that no migration and no other dry run has."""
-        operation = self._migration.operations[number]
-        if operation.table in self._copies.oids and not isinstance(operation, definition.Sql):
-            copy = TableName("pg_temp", operation.table.name)
-            operation = operation.model_copy(update={"table": copy})
-            facts = replace(facts, relation=str(copy))
-        operations = list(self._migration.operations)
-        operations[number] = operation
-        on_copies = self._migration.model_copy(
-            update={"name": f"dry_run {self._token}", "operations": tuple(operations)}
-        )
-        return bind_one(on_copies, number, facts)
 
     def _have_schema(self) -> None:
         """Functions of ours live in a schema that `init` makes, and there may not have been one."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
 
+from backfilld.migrations.file import migration as definition
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.operations import bind_one
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.connect import apply_settings
 from backfilld.migrations.postgres.sqlstates import server_is_gone
@@ -19,6 +22,9 @@ from backfilld.migrations.queries import queries
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.operations import Operation
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.statements import SqlStatement
 
@@ -48,6 +54,43 @@ class Copies:
         self.made: set[str] = set()
         #: What names stood for before anything was tried.
         self._kinds: dict[tuple[str, str], str | None] = {}
+
+    def bound(self, migration: Migration, number: int, facts: Facts, *, name: str) -> Operation:
+        """An operation on the copy in place of its table, in a migration of this name."""
+        operation = migration.operations[number]
+        if operation.table in self.oids and not isinstance(operation, definition.Sql):
+            copy = TableName("pg_temp", operation.table.name)
+            operation = operation.model_copy(update={"table": copy})
+            facts = replace(facts, relation=str(copy))
+        operations = list(migration.operations)
+        operations[number] = operation
+        on_copies = migration.model_copy(update={"name": name, "operations": tuple(operations)})
+        return bind_one(on_copies, number, facts)
+
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """The names that stand for a copy, or for what a statement has made, in the order in which they came."""
+        return tuple(self._names)
+
+    def renames(self, name: tuple[str, str], copy: sql.Identifier) -> None:
+        """From now on a statement that names this means the copy."""
+        self._names[name] = copy
+
+    def about_copies(self, statement: SqlStatement, *, unqualified: Mapping[str, tuple[str, str]] | None = None) -> str:
+        """The text of any statement with the copies' names; of names without a schema those that are told to mean a table."""
+        places = {start: (end, self._names[name]) for start, end, name in statement.qualified if name in self._names}
+        before = ""
+        for token, after in zip(statement.tokens, (*statement.tokens[1:], None), strict=True):
+            is_call = after is not None and after.text == "("
+            name = (unqualified or {}).get(token.name or "")
+            if name in self._names and before != "." and not is_call and token.start not in places:
+                places[token.start] = (token.start + len(token.text), self._names[name])
+            before = token.text
+        text, at = "", 0
+        for start, (end, copy) in sorted(places.items()):
+            text += statement.text[at:start] + copy.as_string()
+            at = end
+        return text + statement.text[at:]
 
     def translated(self, text: str, *, is_ours: bool) -> tuple[str, str]:
         """Why a statement cannot be run on copies, if so, and its text with the copies' names.

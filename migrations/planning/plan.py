@@ -24,6 +24,7 @@ from backfilld.migrations.walks.together import grouped
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backfilld.migrations.application.report import Report
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation, Statement, Step
@@ -130,16 +131,19 @@ class Plan:
     parameters: dict[str, str] = field(default_factory=dict)
     #: Migrations that must be verified before it begins.
     after: tuple[str, ...] = ()
+    #: What becomes of the application's statements; None where the migration is refused.
+    application: Report | None = None
 
     @property
     def refused(self) -> bool:
         return bool(self.findings)
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
-        return asdict(self) | {"refused": self.refused}
+        application = self.application.to_json() if self.application is not None else None
+        return asdict(self) | {"refused": self.refused, "application": application}
 
 
-def make(migration: Migration, examination: Examination) -> Plan:
+def make(migration: Migration, examination: Examination, application: Report | None = None) -> Plan:
     """Put together what preflight found and what the operations would do. A refused migration has no phases."""
     operations = bind(migration, examination.facts) if not examination.findings else ()
     impacts = {name: _impacts(migration, examination, name) if operations else () for name in examination.tables}
@@ -191,6 +195,7 @@ def make(migration: Migration, examination: Examination) -> Plan:
         risks=risks,
         parameters=migration.values,
         after=migration.after,
+        application=application,
     )
 
 

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.record.states import ENDED, Phase, State
 from backfilld.monitoring.display.explanation import remedy
 from backfilld.monitoring.display.story import by_governor, story
 from backfilld.monitoring.display.tables import plain, title
@@ -134,6 +134,10 @@ def remarks(progress: Progress, *, commands: bool = True) -> list[Text]:
     remarks += [
         Text(safe(one.in_words), style="red" if one.still_comes else "yellow") for one in progress.after_contract
     ]
+    if progress.application is not None and progress.application["counts"] and progress.state not in ENDED:
+        found = ", ".join(f"{number(n)} {kind.replace('_', ' ')}" for kind, n in progress.application["counts"].items())
+        how = remedy(f": backfilld explain {progress.name}" if commands else "")
+        remarks.append(Text.assemble((f"the check of the application found {found}", "yellow"), how))
     if progress.state in {State.FAILED, State.PAUSED}:
         told = f". What helps: backfilld explain {safe(progress.name)}" if commands else ""
         remarks += [

@@ -196,6 +196,16 @@ def _still_to_do(detail: Mapping[str, Any]) -> str:
     return f"{counted(rows, 'row')} still needed work, as accepted" if rows else "no row needs work"
 
 
+def _at(detail: Mapping[str, Any]) -> str:
+    return str(detail["moment"]).replace("_", " the ") if detail["moment"] != "before" else "before the run"
+
+
+def _found(detail: Mapping[str, Any]) -> str:
+    told = [counted(detail["statements"], "statement")]
+    told += [f"{number(count)} {str(kind).replace('_', ' ')}" for kind, count in detail["counts"].items()]
+    return ", ".join(told)
+
+
 def _own_values(detail: Mapping[str, Any]) -> str:
     rows = detail.get("own_values", 0)
     return (
@@ -210,6 +220,14 @@ def _given(detail: Mapping[str, Any]) -> str:
     return (f", with {values}" if values else "") + (f", to begin after {after}" if after else "")
 
 
+def _verdicts(commands: Iterable[Mapping[str, Any]]) -> str:  # Any: JSON
+    """What each command of the file said."""
+    return "; ".join(
+        f"{one['name']} passes" if one["passes"] else f"{one['name']} fails from {one['fails_from']} on"
+        for one in commands
+    )
+
+
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "run.enqueued": lambda detail: f"enqueued it, checksum {_short(detail['checksum'])}" + _given(detail),
     "run.examined": lambda detail: "; ".join(["examined it, now that it begins", *detail.get("warnings", ())]),
@@ -219,6 +237,8 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "run.tuned": lambda detail: f"set {_changes(detail)}",
     "run.purged": _purged,
     "phase.approved": lambda detail: f"approved phase {detail['phase']}",
+    "application.checked": lambda detail: f"checked the application {_at(detail)}: {_found(detail)}",
+    "application.accepted": lambda _: "lets contract begin in spite of what checks of the application find",
     "proof.void": lambda detail: f"verifies again, because {'; '.join(detail['changes'])}",
     "proof.asked": lambda _: "asked about rows that may have been written without the sync trigger",
     "quarantine.retry": lambda _: "asked to retry the quarantined rows",
@@ -239,6 +259,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"lane {detail['lane']} gave {counted(detail['rows'], 'row')} to lane {detail['gives_to']}"
     ),
     "table.rewritten": lambda detail: f"found the table of lane {detail['lane']} rewritten: its pages have moved",
+    "application.code": lambda detail: f"checked the application's code: {_verdicts(detail['commands'])}",
     "archive.round": lambda detail: (
         f"archived {counted(detail['missing'], 'row')} that had no copy yet, of {number(detail['rows'])} read"
     ),

@@ -83,6 +83,7 @@ CAUSES: Mapping[str, str] = {
     "workers": "no worker can take work",
     "lock": "other sessions hold a lock",
     "index": "an index build waits for old transactions",
+    "application": "a check of the application found something",
     "error": "every lane waits after an error",
 }
 

@@ -181,6 +181,20 @@ WALK = Section(
             look=Look(unit="dtdurations", least=0, names=CAUSES),
         ),
         lines_panel(
+            "What did checks of the application find?",
+            "Statements that break or lose their index, as planned; statements that still need what contract removes; regressions; "
+            "and what is not known. `backfilld explain $run` names each.",
+            Query(of_run("backfilld_application_findings"), "{{kind}}"),
+            look=Look(
+                unit="none",
+                least=0,
+                decimals=0,
+                names={"loses_index": "lose their index", "needed": "need what contract removes"},
+                colours={"needed": RED, "regression": ORANGE, "unknown": YELLOW},
+            ),
+            steps=True,
+        ),
+        lines_panel(
             "Was its estimate right?",
             "Time left, and time since the phase began. The first should fall as the second rises.",
             Query(of_run("backfilld_run_eta_seconds"), "left"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from backfilld.migrations.application.checked import HOLDING, Kind
 from backfilld.migrations.holds import Cause
 from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.postgres.connect import apply_settings
@@ -241,6 +242,7 @@ def _facts(connection: Connection, run: Run, now: Progress, *, reminder: int = 0
         "rows_quarantined": now.quarantined,
         "verified": now.verified,
         "problem": _problem(now),
+        "application": _of_application(now),
         "reminder": reminder,
     }
 
@@ -251,6 +253,12 @@ def _problem(now: Progress) -> dict[str, Any] | None:
         return None
     first = now.errors[0]
     return {key: first.get(key) for key in ("class", "sqlstate", "relation")}
+
+
+def _of_application(now: Progress) -> dict[str, int]:
+    """How many findings of the newest check of the application hold contract, by kind: their texts may quote a row."""
+    counts = now.application["counts"] if now.application is not None else {}
+    return {str(kind): counts[kind] for kind in Kind if kind in HOLDING and kind in counts}
 
 
 def _database(connection: Connection) -> str:

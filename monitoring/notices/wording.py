@@ -50,6 +50,7 @@ _CAUSES = {
     "workers": "no worker can take work",
     "lock": "other sessions hold the lock of a table",
     "index": "an index build waits for older transactions",
+    "application": "the application still needs what contract removes, or a statement of it got worse",
     "error": "a lane waits to retry after an error",
 }
 
@@ -153,6 +154,9 @@ def _reason(about: str, facts: Mapping[str, Any]) -> str | None:
         if hold.get("signal"):
             return f"{cause}: {hold['signal']}"
         return _with_state(cause, problem)
+    if about == "approval" and (found := facts.get("application")):
+        told = ", ".join(f"{count} {kind}" for kind, count in found.items())
+        return f"a check of the application found {told}; backfilld explain tells which"
     if problem:
         known = _PROBLEMS.get(str(problem.get("class")), "an error that retrying does not solve")
         where = f", in {problem['relation']}" if problem.get("relation") else ""

@@ -273,11 +273,16 @@ def approve(  # noqa: PLR0913 - the options of a verb
 
 def _confirmed(asked: Client, run: str, phase: str | None) -> bool:
     """Whether a person lets contract make statements fail. Aborts when they do not; False where there was nothing to ask."""
-    fails = asked.after_contract(run) if phase in {None, Phase.CONTRACT} else ()
-    if not fails or (phase is None and asked.status(run).phase is not Phase.CONTRACT):
+    if phase not in {None, Phase.CONTRACT} or (phase is None and asked.status(run).phase is not Phase.CONTRACT):
+        return False
+    fails = [
+        *(one.in_words for one in asked.after_contract(run)),
+        *(one.problem for one in asked.against_contract(run)),
+    ]
+    if not fails:
         return False
     for one in fails:
-        answers.say(one.in_words)
+        answers.say(one)
     typer.confirm(f"Approve {Phase.CONTRACT} of {run}?", abort=True)
     return True
 

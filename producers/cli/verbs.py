@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from backfilld.producers import answers
-from backfilld.producers.cli import before, control, looking, processes, rows
+from backfilld.producers.cli import before, code, control, looking, processes, rows
 from backfilld.producers.cli.options import Globals
 
 if TYPE_CHECKING:
@@ -85,6 +85,10 @@ _register(
         "plan": before.plan,
         "enqueue": before.enqueue,
         "run": before.run_here,
+        "uses": code.uses,
+        "codegen": code.codegen,
+        "types": code.types,
+        "check": code.check,
         "status": looking.status,
         "watch": looking.watch,
         "explain": looking.explain,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backfilld.migrations.application.checked import holding
 from backfilld.migrations.record.states import State
 from backfilld.monitoring import display
 from backfilld.monitoring.words import sentence
@@ -79,6 +80,7 @@ def roll_back(run: Progress) -> Wish:
 
 def approve(run: Progress) -> Wish:
     phase = run.phase
+    found = holding(run.application) if phase == "contract" else ()
     says = (
         f"Phase {phase} begins at once.",
         *(
@@ -87,12 +89,13 @@ def approve(run: Progress) -> Wish:
             else ()
         ),
         *(sentence(display.safe(one.in_words)) for one in run.after_contract),
+        *(sentence(display.safe(one.in_words)) for one in found),
     )
     return Wish(
         question=f"Approve {phase} of {_named(run)}?",
         says=says,
         act=lambda client: _line(client.approve(run.run, phase, yes=True)),
-        grave=any(one.still_comes for one in run.after_contract),
+        grave=any(one.still_comes for one in run.after_contract) or bool(found),
     )
 
 

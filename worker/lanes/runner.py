@@ -39,6 +39,7 @@ from backfilld.worker.lanes import balance, claim
 from backfilld.worker.lanes.batch import Batch, Tally, TooManyQuarantined, transaction
 from backfilld.worker.lanes.known_runs import KnownRuns
 from backfilld.worker.lanes.recovery import Recovery
+from backfilld.worker.phases import application_check
 from backfilld.worker.phases.coordinator_step import CoordinatorSteps
 from backfilld.worker.phases.late_examination import LOOK_SECONDS, InTheWay
 from backfilld.worker.phases.lock_watch import Blocked
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.telemetry import Observer
     from backfilld.migrations.wire.messages import LaneMessage
     from backfilld.migrations.wire.send import Sender
+    from backfilld.monitoring.checks.targets import Targets
     from backfilld.worker.lanes.claim import Claimed
     from backfilld.worker.lanes.kinds import LaneWork, Stepped
 
@@ -112,6 +114,7 @@ class Runner:
         stopping: threading.Event,
         transforms: Sequence[str] = (),
         refuses_foreign_code: bool = False,
+        targets: Targets | None = None,
     ) -> None:
         self._pool = pool
         self._send = send
@@ -120,7 +123,7 @@ class Runner:
         self._known = KnownRuns(transforms=transforms)
         self._recovery = Recovery(pool, observe=observe)
         self._coordinators = CoordinatorSteps(
-            pool, observe=observe, stopping=stopping, refuses_foreign_code=refuses_foreign_code
+            pool, observe=observe, stopping=stopping, refuses_foreign_code=refuses_foreign_code, targets=targets
         )
 
     def advance(self, message: LaneMessage) -> None:
@@ -166,6 +169,10 @@ class Runner:
         except InTheWay as exc:
             error = {"class": "live_run", "message": str(exc)}
             recovery.postpone(connection, lane, delay_seconds=LOOK_SECONDS, error=error, retried=False)
+        except application_check.Held as exc:
+            error = {"class": "application", "message": str(exc)}
+            delay_seconds = application_check.LOOK_SECONDS
+            recovery.postpone(connection, lane, delay_seconds=delay_seconds, error=error, retried=False)
         except runs.ChangedMeanwhile:
             recovery.postpone(connection, lane, delay_seconds=0.0)
         except Refused as exc:

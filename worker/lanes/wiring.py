@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.wire.receive import receive_lanes
 from backfilld.migrations.wire.send import sender
+from backfilld.monitoring.checks.targets import Targets
 from backfilld.worker import handlers
 from backfilld.worker.lanes.runner import Runner
 
@@ -58,6 +59,7 @@ def start_lanes(settings: Settings, broker: AnyBroker, *, threads: int, observe:
         stopping=stopping,
         transforms=settings.transforms,
         refuses_foreign_code=settings.refuses_foreign_code,
+        targets=Targets(allowed=settings.application_targets, values=settings.application_values),
     )
     receiver = receive_lanes(broker, handlers.of_lanes(runner, observe=observe), threads=threads)
     return Lanes(receiver=receiver, pool=pool, stopping=stopping)

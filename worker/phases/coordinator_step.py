@@ -12,7 +12,8 @@ from backfilld.migrations.postgres.sqlstates import in_words
 from backfilld.migrations.record.states import State
 from backfilld.worker.lanes import claim
 from backfilld.worker.lanes.batch import transaction
-from backfilld.worker.phases import ddl, late_examination
+from backfilld.worker.phases import application_check, ddl, late_examination
+from backfilld.worker.phases.api_probes import ApiProbes
 from backfilld.worker.phases.coordinator import Coordinator, breaks_rule
 from backfilld.worker.phases.index_build import IndexBuilds
 from backfilld.worker.phases.lock_watch import LockWatch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection, Pool
     from backfilld.migrations.telemetry import Observer
     from backfilld.migrations.wire.messages import LaneMessage
+    from backfilld.monitoring.checks.targets import Targets
     from backfilld.worker.lanes.claim import Claimed
     from backfilld.worker.lanes.known_runs import KnownRun
 
@@ -32,21 +34,32 @@ class CoordinatorSteps:
     """Takes steps of coordinators; one for each runner."""
 
     def __init__(
-        self, pool: Pool, *, observe: Observer, stopping: threading.Event, refuses_foreign_code: bool = False
+        self,
+        pool: Pool,
+        *,
+        observe: Observer,
+        stopping: threading.Event,
+        refuses_foreign_code: bool = False,
+        targets: Targets | None = None,
     ) -> None:
         self._pool = pool
         self._refuses_foreign_code = refuses_foreign_code
+        self._api_probes = ApiProbes(targets)
         self._observe = observe
         self._index_builds = IndexBuilds(pool=pool, stopping=stopping)
 
     def take(self, connection: Connection, known: KnownRun, claimed: Claimed) -> list[LaneMessage]:
         """Take the step and commit it; returns the messages that follow.
 
-        Raises Blocked when a lock could not be had, InTheWay, Refused, ChangedMeanwhile and psycopg.Error; the caller rolls back.
+        Raises Blocked when a lock could not be had, InTheWay, Held, Refused, ChangedMeanwhile and psycopg.Error; the caller rolls back.
         """
         context = claimed.context
         if not known.run.facts and context.state is not State.ROLLING_BACK:
             return late_examination.examine(connection, known, claimed, refuses_foreign_code=self._refuses_foreign_code)
+        if (asked := self._api_probes.take(connection, known, claimed)) is not None:
+            return asked
+        if (moment := application_check.due(connection, known, claimed)) is not None:
+            return application_check.carry_out(connection, known, claimed, moment, probes=self._api_probes)
         lock_watch = LockWatch(self._pool, claimed.lane, context, observe=self._observe)
         coordinator = self._coordinator(connection, known, lock_watch)
         try:

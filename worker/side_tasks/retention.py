@@ -1,4 +1,6 @@
-"""Drops what is kept for runs whose retention is over, as `backfilld purge` does by hand, and what no one will ask for any more."""
+"""Drops what is kept for runs whose retention is over, as `backfilld purge` does by hand, and what no one will ask for any more; and
+looks which statements of the application come, where a run asks for that.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from psycopg import errors
 
-from backfilld.migrations.record import omitted_inserts, runs
+from backfilld.migrations.record import answers, omitted_inserts, runs
+from backfilld.migrations.record import application as record
 from backfilld.migrations.record.states import ENDED
 from backfilld.migrations.rollback import retention
+from backfilld.worker.side_tasks import application
 
 if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
@@ -22,6 +26,9 @@ LOCK_TIMEOUT = "100ms"
 def run_once(connection: Connection) -> int:
     """Drop what is overdue, each run in a transaction of its own; returns how many runs that was."""
     omitted_inserts.prune(connection)
+    record.forget_ended(connection)
+    answers.forget_ended(connection)
+    application.run_once(connection)
     purged = 0
     for run in retention.overdue(connection):
         try:

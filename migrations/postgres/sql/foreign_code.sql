@@ -7,27 +7,34 @@ WITH RECURSIVE tables AS (
     UNION
     SELECT p.relid::oid FROM unnest(%(tables)s::bigint[]::oid[]) AS t (oid) CROSS JOIN LATERAL pg_partition_tree(t.oid) p
 ), types AS (
-    SELECT a.atttypid AS oid FROM pg_attribute a JOIN tables t ON t.oid = a.attrelid WHERE a.attnum > 0 AND NOT a.attisdropped
+    SELECT a.atttypid AS oid FROM pg_attribute a
+    WHERE a.attrelid = ANY (ARRAY(SELECT t.oid FROM tables t)) AND a.attnum > 0 AND NOT a.attisdropped
     UNION
     SELECT CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.typelem END
     FROM types JOIN pg_type y ON y.oid = types.oid WHERE y.typtype = 'd' OR y.typcategory = 'A'
 ), objects (kind, name, class, oid) AS (
+    -- By arrays, of which the planner expects a few values: joined, the few tables are taken for a thousand and catalogs are read whole.
     SELECT 'index', x.relname::text, 'pg_class'::regclass, x.oid
-    FROM pg_index i JOIN tables t ON t.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid
+    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = ANY (ARRAY(SELECT t.oid FROM tables t))
     UNION ALL
-    SELECT 'constraint', c.conname::text, 'pg_constraint'::regclass, c.oid FROM pg_constraint c JOIN tables t ON t.oid = c.conrelid
+    SELECT 'constraint', c.conname::text, 'pg_constraint'::regclass, c.oid
+    FROM pg_constraint c WHERE c.conrelid = ANY (ARRAY(SELECT t.oid FROM tables t))
     UNION ALL
     SELECT 'default', a.attname::text, 'pg_attrdef'::regclass, d.oid
-    FROM pg_attrdef d JOIN tables t ON t.oid = d.adrelid JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+    FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+    WHERE d.adrelid = ANY (ARRAY(SELECT t.oid FROM tables t))
     UNION ALL
-    SELECT 'policy', p.polname::text, 'pg_policy'::regclass, p.oid FROM pg_policy p JOIN tables t ON t.oid = p.polrelid
+    SELECT 'policy', p.polname::text, 'pg_policy'::regclass, p.oid
+    FROM pg_policy p WHERE p.polrelid = ANY (ARRAY(SELECT t.oid FROM tables t))
     UNION ALL
-    SELECT 'rule', w.rulename::text, 'pg_rewrite'::regclass, w.oid FROM pg_rewrite w JOIN tables t ON t.oid = w.ev_class
+    SELECT 'rule', w.rulename::text, 'pg_rewrite'::regclass, w.oid
+    FROM pg_rewrite w WHERE w.ev_class = ANY (ARRAY(SELECT t.oid FROM tables t))
     UNION ALL
-    SELECT 'domain', c.conname::text, 'pg_constraint'::regclass, c.oid FROM pg_constraint c JOIN types t ON t.oid = c.contypid
+    SELECT 'domain', c.conname::text, 'pg_constraint'::regclass, c.oid
+    FROM pg_constraint c WHERE c.contypid = ANY (ARRAY(SELECT t.oid FROM types t))
 ), calls (kind, name, function) AS (
-    SELECT 'trigger', g.tgname::text, g.tgfoid FROM pg_trigger g JOIN tables t ON t.oid = g.tgrelid
-    WHERE NOT g.tgisinternal AND g.tgenabled <> 'D'
+    SELECT 'trigger', g.tgname::text, g.tgfoid FROM pg_trigger g
+    WHERE g.tgrelid = ANY (ARRAY(SELECT t.oid FROM tables t)) AND NOT g.tgisinternal AND g.tgenabled <> 'D'
     UNION ALL
     SELECT o.kind, o.name, d.refobjid FROM objects o
     JOIN pg_depend d ON d.classid = o.class AND d.objid = o.oid AND d.refclassid = 'pg_proc'::regclass

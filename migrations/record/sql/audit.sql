@@ -47,3 +47,8 @@ FROM backfilld.events WHERE run = %(run)s::bigint AND what = 'undo.done' AND (de
 -- The newest event of a kind of a run.
 SELECT event, at, run, actor, what, detail FROM backfilld.events
 WHERE run = %(run)s::bigint AND what = %(what)s::text ORDER BY event DESC LIMIT 1
+
+-- name: latest_verdict
+-- The newest verdict on the application's code for a migration of this checksum, whether or not it had a run by then.
+SELECT event, at, run, actor, what, detail FROM backfilld.events
+WHERE what = %(what)s::text AND detail ->> 'checksum' = %(checksum)s::text ORDER BY event DESC LIMIT 1

@@ -13,16 +13,19 @@ SELECT pg_size_bytes(current_setting('shared_buffers')) / current_setting('block
 -- The indexes of tables by which the order of their rows on disk may be seen: what kind, the leading column, how the values of
 -- that follow the order (NULL before an ANALYZE), and how many rows a scan of the index has read so far.
 SELECT ic.relname::text AS index, am.amname = 'brin' AS is_brin, i.indisclustered AS is_clustered, a.attname::text AS "column",
-       s.correlation::float8 AS correlation, coalesce(st.idx_scan, 0)::bigint AS scans,
-       coalesce(st.idx_tup_read, 0)::bigint AS rows_read
+       s.correlation, coalesce(pg_stat_get_numscans(i.indexrelid), 0)::bigint AS scans,
+       coalesce(pg_stat_get_tuples_returned(i.indexrelid), 0)::bigint AS rows_read
 FROM pg_index i
 JOIN pg_class ic ON ic.oid = i.indexrelid
 JOIN pg_am am ON am.oid = ic.relam
 JOIN pg_class c ON c.oid = i.indrelid
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-LEFT JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = a.attname AND NOT s.inherited
-LEFT JOIN pg_stat_all_indexes st ON st.indexrelid = i.indexrelid
+LEFT JOIN LATERAL (
+    -- LIMIT has the view asked for one column at a time; joined, it is read for all columns of the database.
+    SELECT st.correlation::float8 FROM pg_stats st
+    WHERE st.schemaname = n.nspname AND st.tablename = c.relname AND st.attname = a.attname AND NOT st.inherited LIMIT 1
+) s ON true
 WHERE i.indrelid = ANY (%(tables)s::bigint[]::oid[]) AND i.indisvalid AND am.amname IN ('btree', 'brin')
 ORDER BY i.indrelid, ic.relname
 

@@ -356,6 +356,13 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     "verified": event("run.verified"),
     "residual": event("run.residual", residual_rows=1),
     "residual rows accepted": event("residual.accepted", actor="ann@laptop", rows=8),
+    "the application was checked": event(
+        "application.checked", moment="after_switch", statements=214, counts={"needed": 2, "unknown": 1}, findings=[]
+    ),
+    "the application was checked beforehand": event(
+        "application.checked", moment="before", statements=1, counts={}, findings=[]
+    ),
+    "findings were accepted": event("application.accepted", actor="ann@laptop"),
     "verified, with residual rows": event("run.verified", residual_rows=7),
     "phase": event("phase.backfill"),
     "the last phase": event("phase.done"),
@@ -376,6 +383,14 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     "gave way": event("batch.gave_way", lane=3, pid=4711, application_name="psql", seconds=0.312),
     "split": event("lane.split", lane=1, rows=1, gives_to=5),
     "rewritten": event("table.rewritten", lane=3),
+    "code checked": event(
+        "application.code",
+        actor="ann@laptop",
+        commands=[
+            {"name": "edge functions", "passes": False, "fails_from": "contract"},
+            {"name": "worker", "passes": True, "fails_from": None},
+        ],
+    ),
     "archive round": event("archive.round", operation=0, rows=111_026, missing=111_026),
     "archive": event("archive.done", operation=0, rows=1000, changed=3, missing=0),
     "undo": event("undo.done", operation=0, rows=1, changed=1, missing=0),

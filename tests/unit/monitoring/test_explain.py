@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fix_progress import RUNNING
 
+from backfilld.migrations.application.checked import Checked, Kind, Moment, Told
 from backfilld.migrations.holds import Cause, Hold
 from backfilld.migrations.record.lanes import Waiting
 from backfilld.migrations.record.model import Pace
@@ -54,6 +55,24 @@ def stopped(state: State, error: dict[str, Any], **known: Any) -> Progress:
     return replace(RUN, state=state, errors=(error,), error_class=error["class"], **known)
 
 
+#: A check of the application with something to hold contract for, and something else.
+APPLICATION = Checked.of(
+    Moment.AFTER_SWITCH,
+    [
+        Told(
+            kind=Kind.REGRESSION,
+            problem="it reads 650 pages, and read 4 before",
+            remedy="Switch back, which loses nothing: backfilld rollback jobs",
+            statement="SELECT id FROM jobs WHERE status = $1",
+            plan_before="Index Scan jobs by jobs_status_idx",
+            plan_after="Seq Scan jobs",
+        ),
+        Told(kind=Kind.UNKNOWN, problem="pg_stat_statements is not installed", remedy="Install it"),
+        Told(kind=Kind.UNCHECKED, problem="it is in PL/pgSQL", source="function public.f()"),
+    ],
+    statements=12,
+).to_json()
+
 CASES: dict[str, Explanation] = {
     "at work": told(),
     "queued": told(replace(RUN, state=State.QUEUED)),
@@ -65,6 +84,17 @@ CASES: dict[str, Explanation] = {
     "held without a reading": told(held(Cause.BLIND, "no load reading yet: is a worker running?")),
     "held by an index": told(held(Cause.INDEX, "the index waits for pid 12")),
     "held as nobody works": told(held(Cause.WORKERS, "no worker is running for this database")),
+    "held by the application": told(
+        held(
+            Cause.APPLICATION,
+            "it fails after contract: SELECT total FROM jobs",
+            phase=Phase.CONTRACT,
+            application=APPLICATION,
+        )
+    ),
+    "waiting for an approval with findings": told(
+        replace(RUN, state=State.WAITING, phase=Phase.CONTRACT, verified=True, application=APPLICATION)
+    ),
     "held by an error": told(held(Cause.ERROR, "deadlock detected")),
     "held by the load": told(held(Cause.LOAD, "replica lag 41 s, limit 30 s"), pace=HELD_BY_LOAD, signals=(LAG, SLOTS)),
     "held by a signal that cannot be read": told(
@@ -151,6 +181,12 @@ COMMANDS = {
         "approve jobs --phase contract --yes",
         "rollback jobs",
     },
+    "waiting for an approval with findings": {
+        "approve jobs --phase contract",
+        "approve jobs --phase contract --yes",
+        "rollback jobs",
+    },
+    "held by the application": {"approve jobs --phase contract --yes", "rollback jobs"},
     "pausing": {"worker"},
     "paused by a person": {"resume jobs"},
     "paused by quarantined rows": {

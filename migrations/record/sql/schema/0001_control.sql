@@ -12,11 +12,13 @@
 -- rollback_conflicts  rows whose value does not fit the old type after a switch, each with its key and its error
 -- undo_rows           rows that an undo has left as they are
 -- omitted_inserts     when statements came, at most one a second, that fail once a run has done its contract
+-- application_statements  statements of the application that a run looks at: how often each came since the switch, and its plans
+-- application_answers what the application's API answered before a run, and at later moments of it
 -- notices             what people are notified of, once by each channel; notice_channels and notice_holds say what is news for it
 -- own_sessions        a view: the sessions of ours that work for a run
 --
--- Quarantine, journals, archive, rollback_conflicts and undo_rows hold people's data: no grants, row security without a policy, and dropped
--- when their retention ends. Names say the unit, and constraints state the rules.
+-- Quarantine, journals, archive, rollback_conflicts, undo_rows, application_statements and application_answers hold people's data: no grants, row security
+-- without a policy, and dropped when their retention ends; statements and answers as soon as their run has ended. Names say the unit, and constraints state the rules.
 
 -- --- runs ---------------------------------------------------------------------------------------------------------------
 
@@ -295,6 +297,34 @@ CREATE TABLE backfilld.undo_rows (
     PRIMARY KEY (run, operation, key)
 );
 
+-- Statements of the application, of a run whose file has `application`: their texts may hold constants, which are people's data. A row is
+-- written by looks at pg_stat_statements; not a foreign key, as above.
+CREATE TABLE backfilld.application_statements (
+    run                bigint NOT NULL,
+    digest             text NOT NULL,                           -- of the text and the queryid
+    statement          text NOT NULL,
+    source             text NOT NULL,
+    queryid            bigint,                                  -- as pg_stat_statements has it; NULL: of a file
+    identifier         bigint,                                  -- what PostgreSQL made of the text right before the switch
+    roles              text[] NOT NULL,
+    calls              bigint,                                  -- at the last look; NULL: nothing counts it
+    calls_since        bigint NOT NULL DEFAULT 0,               -- since the first look after the switch
+    came_at            timestamptz,                             -- the last look that found it had come since the one before
+    plans              jsonb NOT NULL DEFAULT '{}',             -- on the real tables, by moment: before, after_switch, before_contract
+    PRIMARY KEY (run, digest)
+);
+
+-- What the application's API answered at a moment of a run: bodies hold people's data. A row is written by the worker that asked; not a
+-- foreign key, as above.
+CREATE TABLE backfilld.application_answers (
+    run                bigint NOT NULL,
+    probe              text NOT NULL,                           -- its name in the migration file
+    moment             text NOT NULL CHECK (moment IN ('before', 'after_switch', 'before_contract', 'after_contract')),
+    answer             jsonb NOT NULL,                          -- status, body, milliseconds, and what differs by itself
+    at                 timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run, probe, moment)
+);
+
 -- A table that holds people's data is its owner's alone: default privileges may have granted something.
 CREATE FUNCTION backfilld.hide(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
@@ -401,6 +431,8 @@ CREATE TABLE backfilld.workers (
 
 ALTER TABLE backfilld.quarantine ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.undo_rows ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.application_statements ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.application_answers ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.rollback_conflicts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.omitted_inserts ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON ALL TABLES IN SCHEMA backfilld FROM PUBLIC;

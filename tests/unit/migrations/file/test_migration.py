@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from datetime import timedelta
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -233,6 +234,19 @@ def test_the_checksum_is_the_same_in_every_release() -> None:
     """It is pinned to runs in databases out there: if this fails, a file that ran is refused after an upgrade."""
     text = '{"name":"a","operations":[{"add_column":{"backfill":"x","column":{"name":"c","type":"text"},"table":"t"}}]}'
     assert parse(BASE).checksum == f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def test_the_checksum_does_not_cover_what_is_checked_of_the_application() -> None:
+    assert parse(BASE + "application: {statements: {window: 24h}}\n").checksum == parse(BASE).checksum
+
+
+def test_what_is_checked_of_the_application_stays_with_the_run() -> None:
+    written = parse(BASE + "application: {statements: {roles: [app], files: [q/*.sql], window: 7d}}\n")
+    read = Migration.from_canonical(written.canonical())
+    assert read.application is not None
+    assert read == written
+    assert read.application.statements.window_length == timedelta(days=7)
+    assert "application" not in parse(BASE).canonical()
 
 
 # --- Table names
@@ -475,6 +489,22 @@ BROKEN = [
     Broken("a parameter in the name of a column", PARAMETER + BASE.replace("name: c", "name: '${t}'"), 4, ADDED + ".column.name"),
     Broken("after itself", BASE + "after: [a]\n", 4, "after[0]"),
     Broken("after one twice", BASE + "after: [b, b]\n", 4, "after[1]"),
+    # The application
+    Broken("what nobody checks", BASE + "application: {probes: []}\n", 4, "application.probes"),
+    Broken("a window of no unit", BASE + "application: {statements: {window: '24'}}\n", 4, "application.statements.window"),
+    Broken("files from elsewhere", BASE + "application: {statements: {files: [/etc/*]}}\n", 4, "application.statements.files[0]"),
+    Broken("files from above", BASE + "application: {statements: {files: [a, ../b]}}\n", 4, "application.statements.files[1]"),
+    Broken("files twice", BASE + "application: {statements: {files: [a, a]}}\n", 4, "application.statements.files[1]"),
+    Broken("a role twice", BASE + "application: {statements: {roles: [a, a]}}\n", 4, "application.statements.roles[1]"),
+    Broken("a probe of no URL", BASE + "application: {http: [{name: a, get: jobs}]}\n", 4, "application.http[0].get"),
+    Broken("two probes of one name", BASE + "application: {http: [{name: a, get: $A/b}, {name: a, get: $A/c}]}\n", 4, "application.http[1].name"),
+    Broken("a secret in a file", BASE + "application: {http: [{name: a, get: $A/b, headers: {Authorization: Bearer abc}}]}\n", 4, "application.http[0].headers.Authorization"),
+    Broken("no header", BASE + "application: {http: [{name: a, get: $A/b, headers: {'X Y': z}}]}\n", 4, 'application.http[0].headers."X Y"'),
+    Broken("faster", BASE + "application: {http: [{name: a, get: $A/b, slower_than: 0.5}]}\n", 4, "application.http[0].slower_than"),
+    Broken("no program", BASE + "application: {commands: [{name: a, run: []}]}\n", 4, "application.commands[0].run"),
+    Broken("types elsewhere", BASE + "application: {commands: [{name: a, run: [b], types_to: ../c.ts}]}\n", 4, "application.commands[0].types_to"),
+    Broken("a check of no name", BASE + "application: {commands: [{name: '', run: [b]}]}\n", 4, "application.commands[0].name"),
+    Broken("another answer", BASE + "application: {on_regression: stop}\n", 4, "application.on_regression"),
     # SQL in one transaction or several
     Broken("SQL without a way back", operation("sql: {run: SELECT 1}"), 3, "operations[0].sql.rollback"),
     Broken("SQL without anything", operation("sql: {phase: switch}"), 3, "operations[0].sql.run"),
@@ -656,6 +686,9 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
         "computed",
         *("parameters", "description", "after", "steps", "delete_rows"),
         *("rebuild", "order", "tablespace", "cluster_by", "drop"),
+        *("application", "statements", "roles", "files", "window", "on_regression"),
+        *("http", "get", "headers", "compare", "ignore", "slower_than", "allow_empty"),
+        *("commands", "types_to", "schemas", "timeout_seconds"),
         *(
             "set",
             "transform",
@@ -731,6 +764,7 @@ BEYOND_THE_SCHEMA = {
         "a parameter in a comment",
     ),
     *("a parameter in a name", "a parameter in the name of a column", "after itself"),
+    *("files from above", "two probes of one name", "a secret in a file"),
 }
 #: What the reader refuses before there is a document, or PyYAML's own loader reads in another way.
 BEFORE_THE_SCHEMA = {

@@ -1,0 +1,43 @@
+"""What the newest verdict on the application's code says against contract. The commands themselves are run by `backfilld check`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.application.checked import Kind, Told
+from backfilld.migrations.record import code_verdicts
+from backfilld.migrations.record.states import Phase
+
+if TYPE_CHECKING:
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.model import Run
+
+
+def told(connection: Connection, run: Run) -> tuple[Told, ...]:
+    """For each command of the file: that it fails, or that nobody knows; nothing where it passes."""
+    application = run.migration.application
+    if application is None or not application.commands:
+        return ()
+    verdict = code_verdicts.latest(connection, run.checksum)
+    known = {one["name"]: one for one in verdict["detail"]["commands"]} if verdict is not None else {}
+    is_whole = verdict is not None and verdict["detail"]["until"] == Phase.CONTRACT
+    found = []
+    for command in application.commands:
+        one = known.get(command.name)
+        if one is not None and not one["passes"]:
+            found.append(
+                Told(
+                    kind=Kind.CODE,
+                    problem=f"the command {command.name} fails from {one['fails_from']} on",
+                    remedy="Deploy code that fits the schema after contract, then run backfilld check with the migration file",
+                )
+            )
+        elif one is None or not is_whole:
+            found.append(
+                Told(
+                    kind=Kind.UNKNOWN,
+                    problem=f"no verdict is on record of the command {command.name} for the schema after contract",
+                    remedy="Run backfilld check with the migration file",
+                )
+            )
+    return tuple(found)

@@ -1,0 +1,102 @@
+"""How the application's statements are planned on the real tables at this moment, and what running those that read takes."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from backfilld.migrations.application.binding import bind, find_way
+from backfilld.migrations.application.corpus import leave_no_trace
+from backfilld.migrations.application.plans import Planned
+from backfilld.migrations.application.values import may_run, values
+from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.postgres.sqlstates import in_words, server_is_gone
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backfilld.migrations.application.binding import Bound
+    from backfilld.migrations.application.corpus import Statement
+    from backfilld.migrations.application.paths import Paths
+    from backfilld.migrations.application.usable import Plan
+    from backfilld.migrations.postgres.connect import Connection
+
+#: A statement holds what it reads for as long as planning takes, and no longer.
+_SETTINGS = {
+    "plan_cache_mode": "force_generic_plan",
+    "max_parallel_workers_per_gather": "0",
+    "row_security": "on",
+    "lock_timeout": "50ms",
+    "statement_timeout": "2s",
+}
+_FOREIGN = "it is not planned: a function or a view in it belongs to a role with fewer rights, and would run with ours"
+#: Of one statement the median of so many runs is kept.
+_TIMES = 5
+
+
+def plans_of(connection: Connection, statements: Sequence[Statement], paths: Paths) -> dict[str, Plan]:
+    """The plan of each statement by its text; none for a statement that cannot be planned. Raises only for the loss of the connection."""
+    found: dict[str, Plan] = {}
+    for path, several in paths.grouped(statements).items():
+        with connection.transaction(force_rollback=True):
+            leave_no_trace(connection)
+            apply_settings(connection, {**_SETTINGS, "search_path": path})
+            for one in several:
+                try:
+                    plan = find_way(connection, one.text, plans=paths.may_plan(one))[1].plan
+                except psycopg.Error as exc:
+                    if server_is_gone(exc):
+                        raise
+                    continue
+                if plan is not None:
+                    found[one.text] = plan
+    return found
+
+
+def measure(connection: Connection, statement: Statement, paths: Paths) -> Planned:
+    """Plan a statement, and run it where it only reads and values for its parameters are known, in a transaction that cannot write.
+
+    Raises only for the loss of the connection.
+    """
+    settings = {**_SETTINGS, "search_path": paths.of(statement), "transaction_read_only": "on"}
+    try:
+        with connection.transaction(force_rollback=True):
+            leave_no_trace(connection)
+            apply_settings(connection, settings)
+            way, bound = find_way(connection, statement.text, plans=paths.may_plan(statement))
+        if bound.plan is None:
+            return Planned(error=_FOREIGN)
+        given = values(connection, statement.text, bound.plan, len(bound.types)) if may_run(statement.text) else None
+    except psycopg.Error as exc:
+        if server_is_gone(exc):
+            raise
+        return Planned(error=in_words(exc))
+    if given is None:
+        return _planned(bound)
+    try:
+        with connection.transaction(force_rollback=True):
+            leave_no_trace(connection)
+            apply_settings(connection, settings)
+            return _planned(bind(connection, statement.text, way, values=given, times=_TIMES))
+    except psycopg.Error as exc:
+        if server_is_gone(exc):
+            raise
+        # It writes after all, it took too long, or a value was not one for it: its plan is known all the same.
+        return _planned(bound)
+
+
+def _planned(bound: Bound) -> Planned:
+    plan = bound.run[-1] if bound.run else bound.plan
+    if plan is None:
+        return Planned(error=_FOREIGN)
+    return Planned(
+        shape=plan.shape,
+        indexes=plan.indexes,
+        by_index=tuple(sorted(f"{schema}.{name}" for schema, name in plan.by_index)),
+        scanned=tuple(sorted(f"{schema}.{name}" for schema, name in plan.scanned)),
+        cost=plan.cost,
+        buffers=round(median(one.buffers or 0 for one in bound.run)) if bound.run else None,
+        milliseconds=round(median(one.milliseconds or 0.0 for one in bound.run), 3) if bound.run else None,
+    )

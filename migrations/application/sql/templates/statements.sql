@@ -1,0 +1,13 @@
+-- name: statements
+-- What each statement of this database was sent by and how often, as the top level of a session. A text that names no user's
+-- table is left out by who asks.
+SELECT s.query, s.queryid::bigint AS queryid, array_agg(DISTINCT s.userid::regrole::text) AS roles, sum(s.calls)::bigint AS calls,
+       sum(s.total_exec_time)::float8 AS milliseconds, min({since}) AS since
+FROM {statements}(true) s
+WHERE s.toplevel AND s.dbid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+  AND (%s::text[] = '{{}}' OR EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.userid AND r.rolname = ANY (%s::text[])))
+GROUP BY s.query, s.queryid ORDER BY sum(s.total_exec_time) DESC, s.query, s.queryid
+
+-- name: reset
+-- Since when statements are counted, and how often some were evicted since.
+SELECT i.stats_reset, i.dealloc::bigint AS evictions, clock_timestamp() AS now FROM {info}() i

@@ -1,0 +1,1 @@
+"""What the application answers, recorded at one moment of a run and compared at later ones."""

@@ -1,0 +1,1 @@
+"""The application's code around a migration: the lines that name what changes, the module that reads either schema, its types."""

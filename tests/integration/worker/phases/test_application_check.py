@@ -1,0 +1,237 @@
+"""Contract is held while the application still needs what it removes, and for a regression; what was lost is given back by a rollback."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from fix_runs import Engine, expect
+from psycopg.rows import dict_row
+
+from backfilld.migrations.errors import Refused
+from backfilld.migrations.holds import Cause
+from backfilld.migrations.postgres.connect import open_pool
+from backfilld.migrations.record import schema
+from backfilld.migrations.record.states import Phase, State
+from backfilld.producers.client import Client
+from backfilld.worker.side_tasks import retention
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RENAME = """
+name: revenue
+operations:
+  - rename_column: {table: jobs, from: total, to: revenue}
+application: {statements: {window: WINDOW}}
+settings: {approve: APPROVE}
+"""
+
+
+@pytest.fixture
+def counted(contrib_database_url: str) -> Iterator[Engine]:
+    """An engine on a server that counts statements, with a table and an application's role."""
+    with (
+        psycopg.connect(contrib_database_url, autocommit=True, row_factory=dict_row) as connection,
+        open_pool(contrib_database_url, size=8) as pool,
+    ):
+        schema.ensure(connection)
+        one = Engine(url=contrib_database_url, connection=connection, pool=pool)
+        one.set_pace()
+        one.execute("CREATE EXTENSION pg_stat_statements")
+        one.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text, total numeric, note text)")
+        one.execute("INSERT INTO jobs SELECT n, 's' || n, n, repeat('x', 200) FROM generate_series(1, 300) n")
+        one.execute("CREATE INDEX jobs_status_idx ON jobs (status)")
+        one.execute("ANALYZE jobs")
+        one.execute("SELECT pg_stat_statements_reset()")
+        yield one
+
+
+def enqueue(counted: Engine, text: str = RENAME, *, window: str = "1s", approve: str = "[contract]") -> int:
+    return counted.enqueue(text.replace("WINDOW", window).replace("APPROVE", approve))
+
+
+def passes(counted: Engine, run: int, *, seconds: int) -> None:
+    """Move the clock: what was seen until now was so long ago."""
+    back = f"- interval '{seconds} s'"
+    counted.execute(f"UPDATE backfilld.events SET at = at {back} WHERE run = {run}")
+    counted.execute(f"UPDATE backfilld.application_statements SET came_at = came_at {back} WHERE run = {run}")
+
+
+def test_contract_is_not_approved_while_old_statements_come(counted: Engine) -> None:
+    client = Client(counted.url)
+    counted.execute("SELECT total FROM jobs WHERE id = 1")
+    run = enqueue(counted, window="24h")
+    expect(counted.drive(run), State.WAITING)
+    checked = client.status(run).application
+    assert checked is not None
+    assert (checked["moment"], checked["counts"]) == ("after_switch", {})
+
+    with pytest.raises(Refused, match="watched for") as refused:
+        client.approve(run)
+    assert [one.check for one in refused.value.findings] == ["application"]
+
+    passes(counted, run, seconds=100_000)
+    counted.execute("SELECT total FROM jobs WHERE id = 1")
+    counted.execute("SELECT revenue FROM jobs WHERE id = 1")
+    with pytest.raises(Refused) as refused:
+        client.approve(run)
+    (found,) = refused.value.findings
+    assert "SELECT total FROM jobs WHERE id = $1" in found.problem, found
+    assert "came 1 times since the switch" in found.problem
+
+    passes(counted, run, seconds=100_000)
+    client.approve(run)
+    expect(counted.drive(run), State.COMPLETED)
+
+
+def held(counted: Engine, run: int) -> str:
+    """Drive a run until its contract is held; why it is."""
+    counted.drive(run, until=lambda _run: bool(counted.lane(run, 0).last_error))
+    found = Client(counted.url).status(run)
+    assert found.hold is not None
+    assert (found.state, found.phase, found.hold.cause) == (State.RUNNING, Phase.CONTRACT, Cause.APPLICATION)
+    return found.hold.reason
+
+
+@pytest.mark.parametrize("how", ["the old code is gone", "a person says so"])
+def test_a_contract_that_nobody_has_to_approve_is_held_until_it_is_safe(counted: Engine, how: str) -> None:
+    counted.execute("SELECT total FROM jobs WHERE id = 1")
+    run = enqueue(counted, window="1h", approve="[]")
+    assert "watched for" in held(counted, run)
+    passes(counted, run, seconds=4000)
+    counted.execute("SELECT total FROM jobs WHERE id = 1")
+    counted.step()
+    client = Client(counted.url)
+    assert "SELECT total FROM jobs" in (client.status(run).hold_reason or "")
+    told = client.explain(run)
+    assert any("came 1 times since the switch" in one for one in told.sentences), told
+    assert told.remedies[-1] == "or switch back, which loses nothing: backfilld rollback revenue"
+    before = len(client.events(run))
+    counted.step()
+    assert len(client.events(run)) == before  # the same once more is no event
+    assert counted.value("SELECT count(*) FROM information_schema.columns WHERE column_name = 'total'") == 1
+
+    if how == "a person says so":
+        client.approve(run, "contract", yes=True)
+    else:
+        passes(counted, run, seconds=4000)
+    expect(counted.drive(run), State.COMPLETED)
+    assert counted.value("SELECT count(*) FROM information_schema.columns WHERE column_name = 'total'") == 0
+
+
+def test_a_reset_of_the_counts_is_not_a_proof(counted: Engine) -> None:
+    run = enqueue(counted, window="1h")
+    expect(counted.drive(run), State.WAITING)
+    passes(counted, run, seconds=4000)
+    counted.execute("SELECT pg_sleep(1.1); SELECT pg_stat_statements_reset()")
+    retention.run_once(counted.connection)  # looks, as the worker does now and then
+    client = Client(counted.url)
+    with pytest.raises(Refused, match="were reset, so statements may have come unseen"):
+        client.approve(run)
+    passes(counted, run, seconds=4000)
+    assert client.approve(run).state is State.RUNNING
+
+
+def test_where_the_file_only_warns_nothing_is_held(counted: Engine) -> None:
+    counted.execute("SELECT total FROM jobs WHERE id = 1")
+    text = RENAME.replace("window: WINDOW}", "window: 24h}, on_regression: warn")
+    run = enqueue(counted, text, approve="[]")
+    expect(counted.drive(run), State.COMPLETED)
+    checked = Client(counted.url).status(run).application
+    assert checked is not None
+    assert (checked["moment"], checked["counts"]) == ("before_contract", {"unknown": 1})
+    assert counted.value("SELECT count(*) FROM backfilld.application_statements") > 0
+    retention.run_once(counted.connection)
+    assert counted.value("SELECT count(*) FROM backfilld.application_statements") == 0
+
+
+def test_a_function_that_names_the_old_column_holds_contract_until_it_is_replaced(counted: Engine) -> None:
+    counted.execute("CREATE FUNCTION dear() RETURNS numeric LANGUAGE sql AS 'SELECT max(total) FROM jobs'")
+    run = enqueue(counted)
+    expect(counted.drive(run), State.WAITING)
+    passes(counted, run, seconds=10)
+    with pytest.raises(Refused, match=r"function public\.dear\(\) fails after contract"):
+        Client(counted.url).approve(run)
+    counted.execute("CREATE OR REPLACE FUNCTION dear() RETURNS numeric LANGUAGE sql AS 'SELECT max(revenue) FROM jobs'")
+    Client(counted.url).approve(run)
+    expect(counted.drive(run), State.COMPLETED)
+    assert counted.value("SELECT dear()") == 300
+
+
+def test_after_a_rename_of_the_table_who_uses_its_old_name_holds_contract(counted: Engine) -> None:
+    counted.execute("SELECT note FROM jobs WHERE id = 1")
+    text = RENAME.replace(
+        "rename_column: {table: jobs, from: total, to: revenue}", "rename_table: {table: jobs, to: tasks}"
+    )
+    run = enqueue(counted, text)
+    expect(counted.drive(run), State.WAITING)
+    passes(counted, run, seconds=10)
+    counted.execute("SELECT note FROM tasks WHERE id = 1")
+    client = Client(counted.url)
+    counted.execute("SELECT note FROM jobs WHERE id = 1")
+    with pytest.raises(Refused, match="SELECT note FROM jobs WHERE id") as refused:
+        client.approve(run)
+    assert len(refused.value.findings) == 1
+    passes(counted, run, seconds=10)
+    counted.execute("SELECT note FROM tasks WHERE id = 2")
+    client.approve(run)
+    expect(counted.drive(run), State.COMPLETED)
+
+
+#: A rename that forgets an index: the way back has it again.
+PLANTED = """
+name: planted
+operations:
+  - rename_column: {table: jobs, from: total, to: revenue}
+  - sql:
+      table: jobs
+      phase: switch
+      run: DROP INDEX public.jobs_status_idx
+      rollback: CREATE INDEX jobs_status_idx ON public.jobs (status)
+      allow: [require-concurrent-index-creation]
+application: {statements: {window: 1s}}
+settings: {approve: []}
+"""
+
+
+def test_a_planted_regression_is_caught_before_contract_and_switched_back(counted: Engine) -> None:
+    counted.execute("INSERT INTO jobs SELECT n, 's' || n, n, repeat('x', 900) FROM generate_series(1000, 9000) n")
+    counted.execute("ANALYZE jobs")
+    counted.execute("SELECT id, note FROM jobs WHERE status = 's77'")
+    run = counted.enqueue(PLANTED)
+    why = held(counted, run)
+    assert "SELECT id, note FROM jobs WHERE status = $1" in why, why
+    passes(counted, run, seconds=10)
+    counted.step()
+    client = Client(counted.url)
+    checked = client.status(run).application
+    assert checked is not None
+    (worse,) = [one for one in checked["findings"] if one["kind"] == "regression"]
+    assert "pages, and read" in worse["problem"]
+    assert "jobs_status_idx" in worse["plan_before"]
+    assert worse["plan_after"] == "Seq Scan jobs"
+    told = client.explain(run)
+    assert any("Before: " in one and "Now: Seq Scan jobs" in one for one in told.sentences), told
+    assert any("Switch back, which loses nothing: backfilld rollback planted" in one for one in told.remedies)
+
+    counted.execute("INSERT INTO jobs (id, status, revenue, note) VALUES (99999, 'new', 5, 'n')")
+    client.rollback(run)
+    expect(counted.drive(run), State.ROLLED_BACK)
+    assert counted.value("SELECT total FROM jobs WHERE id = 99999") == 5
+    assert counted.value("SELECT to_regclass('jobs_status_idx') IS NOT NULL")
+
+
+def test_of_a_whole_run_no_statement_is_taken_for_the_applications(counted: Engine) -> None:
+    text = RENAME.replace("rename_column: {table: jobs, from: total, to: revenue}", OTHERS)
+    counted.execute("SELECT status FROM jobs WHERE id = 1")
+    run = enqueue(counted, text)
+    expect(counted.drive(run), State.WAITING)
+    seen = counted.execute("SELECT DISTINCT statement FROM backfilld.application_statements WHERE queryid IS NOT NULL")
+    assert {row["statement"] for row in seen} == {"SELECT status FROM jobs WHERE id = $1"}
+
+
+OTHERS = """add_column: {table: jobs, column: {name: big, type: text}, backfill: upper(status), not_null: true}
+  - change_type: {table: jobs, column: note, type: varchar(300), up: note, down: note}
+  - backfill: {table: jobs, set: {status: "status || 'x'"}, where: "status NOT LIKE '%x'"}"""

@@ -1,0 +1,121 @@
+"""Checks of the application around a run's switch and its contract: before the switch and after it, and before anything is taken away.
+
+Not in the transaction that holds the lane: a check plans and runs statements of the application, which takes as long as it takes. The
+run can be paused, cancelled and rolled back meanwhile, and what was found is put down only where the lane is as it was.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.identifiers import TARGET
+from backfilld.migrations.record import application as record
+from backfilld.migrations.record import lanes, runs
+from backfilld.migrations.record.model import Checkpoint
+from backfilld.migrations.record.states import Phase, State
+from backfilld.migrations.wire.messages import LaneMessage
+from backfilld.worker.lanes import claim
+from backfilld.worker.lanes.batch import transaction
+
+if TYPE_CHECKING:
+    from backfilld.migrations.application.checked import Checked, Moment
+    from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.record.runs import StepContext
+    from backfilld.worker.lanes.claim import Claimed
+    from backfilld.worker.lanes.known_runs import KnownRun
+    from backfilld.worker.phases.api_probes import ApiProbes
+
+#: How often a contract that is held looks again: a window passes and a deploy ends without anybody telling us.
+LOOK_SECONDS = 30.0
+#: A check is as good as new for so long; the steps of contract begin within a second of it.
+FRESH_SECONDS = 60.0
+
+
+class Held(Exception):
+    """Contract is held for what was found of the application; its message says what."""
+
+
+def due(connection: Connection, known: KnownRun, claimed: Claimed) -> Moment | None:
+    """The check that is to be made before the next step; None for none."""
+    application, context = known.run.migration.application, claimed.context
+    begins = context.phase in {Phase.SWITCH, Phase.CONTRACT} and not claimed.lane.cursor
+    if application is None or not begins or context.state not in {State.QUEUED, State.RUNNING}:
+        return None
+    # What no run without `application` needs.
+    from backfilld.migrations.application.checked import Moment  # noqa: PLC0415 - see above
+
+    if context.phase is Phase.SWITCH:
+        made = record.last_check(connection, known.run.run, moment=Moment.BEFORE_SWITCH)
+        is_late = made.seconds is None or made.seconds > FRESH_SECONDS
+        return Moment.BEFORE_SWITCH if is_late and not _waits_for_approval(connection, known, context) else None
+    if record.last_check(connection, known.run.run, moment=Moment.AFTER_SWITCH).detail is None:
+        return Moment.AFTER_SWITCH
+    if not known.steps.of(Phase.CONTRACT) or _waits_for_approval(connection, known, context):
+        return None
+    last = record.last_check(connection, known.run.run, moment=Moment.BEFORE_CONTRACT)
+    if last.detail is None or last.seconds is None or last.seconds > FRESH_SECONDS:
+        return Moment.BEFORE_CONTRACT
+    is_free = last.accepted or application.on_regression == "warn" or not _checked(last.detail).holding
+    return None if is_free else Moment.BEFORE_CONTRACT
+
+
+def carry_out(
+    connection: Connection, known: KnownRun, claimed: Claimed, moment: Moment, *, probes: ApiProbes
+) -> list[LaneMessage]:
+    """Make a check, and put it on record; returns the message that leads on. Raises Held where contract must not begin."""
+    from backfilld.migrations.application import code_verdict, moments  # noqa: PLC0415 - knows every operation, which no other step must
+    from backfilld.migrations.application.checked import Moment as At  # noqa: PLC0415 - comes with it
+
+    connection.rollback()
+    run = known.run
+    with record.one_at_a_time(connection, run.run) as mine:
+        if not mine:
+            return []  # the session that is at it sends what follows
+        make = {
+            At.BEFORE_SWITCH: moments.before_switch,
+            At.AFTER_SWITCH: moments.after_switch,
+            At.BEFORE_CONTRACT: moments.before_contract,
+        }
+        found = make[moment](connection, run)
+        if moment is not At.BEFORE_SWITCH:
+            found = found.and_also(probes.told(connection, run, moment))
+        if moment is At.BEFORE_CONTRACT:
+            found = found.and_also(code_verdict.told(connection, run))
+        last = record.last_check(connection, run.run, moment=At.BEFORE_CONTRACT)
+        held = moment is At.BEFORE_CONTRACT and _holds(known, found, accepted=last.accepted)
+        with transaction(connection):
+            taken = claim.take(connection, claimed.lane, claimed.context, look=None, writes="")
+            if not isinstance(taken, claim.Claimed):
+                return []
+            if not (held and last.detail is not None and _alike(found, _checked(last.detail))):
+                moments.put(connection, run.run, found, actor=runs.WORKER)
+            if not held:
+                lane = taken.lane
+                connection.execute(*lanes.advance_query(lane, Checkpoint(cursor=lane.cursor)))
+            connection.execute("COMMIT")
+    if held:
+        raise Held("; ".join(one.in_words for one in found.holding[:3]))
+    return [LaneMessage(target=TARGET, run=lane.run, lane=lane.lane, seq=lane.seq + 1)]
+
+
+def _holds(known: KnownRun, found: Checked, *, accepted: bool) -> bool:
+    application = known.run.migration.application
+    return application is not None and application.on_regression == "hold" and not accepted and bool(found.holding)
+
+
+def _alike(found: Checked, before: Checked) -> bool:
+    """Whether a look found what the one before it had found: then the record need not say it again."""
+    return [(one.kind, one.statement) for one in found.told] == [(one.kind, one.statement) for one in before.told]
+
+
+def _checked(detail: object) -> Checked:
+    from backfilld.migrations.application.checked import Checked  # noqa: PLC0415 - see above
+
+    return Checked.from_json(detail)  # type: ignore[arg-type] # the detail of an event, as `to_json` wrote it
+
+
+def _waits_for_approval(connection: Connection, known: KnownRun, context: StepContext) -> bool:
+    if context.phase not in context.settings.approve:
+        return False
+    now = runs.get(connection, known.run.run)
+    return now is None or context.phase not in now.approved
