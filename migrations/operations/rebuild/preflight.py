@@ -11,6 +11,7 @@ from psycopg import sql
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.operations.rebuild.exchange import Exchange
 from backfilld.migrations.operations.rebuild.new_table import NewTable, are_akin, as_wide_as_both
+from backfilld.migrations.planning.checks.cancelled_runs import left_by_cancelled_run
 from backfilld.migrations.planning.checks.columns import check_reads, column_of
 from backfilld.migrations.planning.checks.tables import refuse_others_on_table
 from backfilld.migrations.planning.checks.walks import with_key
@@ -57,6 +58,7 @@ def examine(case: Case, operation: Rebuild) -> Facts:
         return facts
     wide = tuple(KeyColumn(name=one.name, type=_key_type(case, operation, one)) for one in key.columns)
     facts = replace(facts, key=wide, definition=definition, parts=tables.parts(connection, table))
+    new: NewTable | None = None
     if len(case.found.findings) == before:
         new = NewTable(
             table=table.name,
@@ -66,10 +68,31 @@ def examine(case: Case, operation: Rebuild) -> Facts:
             migration=case.migration.name,
             number=case.number,
         )
+        _refuse_leftovers(case, new)
+    if new is not None and len(case.found.findings) == before:
         _try(case, new)
     if len(case.found.findings) == before:
         _warn(case, operation, definition)
     return facts
+
+
+def _refuse_leftovers(case: Case, new: NewTable) -> None:
+    """What another run of this name has made is there still."""
+    for schema in (new.next.schema, new.past.schema):
+        name = sql.Identifier(schema)
+        found = case.connection.execute(
+            "SELECT to_regnamespace(%s) IS NOT NULL AS there", [name.as_string()]
+        ).fetchone()
+        if found is None or not found["there"]:
+            continue
+        cancelled = left_by_cancelled_run(case.connection, case.migration.name)
+        case.refuse(
+            "leftover",
+            f"the schema {schema} is there, which {'a cancelled run of this name' if cancelled else 'a run whose record is lost'} has made",
+            f"Take that run back: backfilld rollback {case.migration.name}"
+            if cancelled
+            else f"Look into it, then DROP SCHEMA {name.as_string()} CASCADE",
+        )
 
 
 def _check_columns(case: Case, operation: Rebuild) -> None:

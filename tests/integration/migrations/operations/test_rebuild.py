@@ -9,6 +9,7 @@ import pytest
 from fix_rules import whole_way_back_from_every_step
 from fix_runs import expect
 
+from backfilld.migrations.errors import Refused
 from backfilld.migrations.record.states import State
 from backfilld.producers import commands
 
@@ -143,7 +144,8 @@ def write(engine: Engine, what: str) -> None:
             application.execute(WRITES[what].encode())
 
 
-def there_and_back(engine: Engine, moment: str, *whats: str) -> None:
+def there_and_back(engine: Engine, moment: str, *several: str) -> None:
+    whats = [what for what in several if what != "merge" or engine.version >= 15]
     run = half_way(engine, rebuild(approve=("contract",), columns={"legacy": {"drop": True}}), moment)
     for what in whats:
         write(engine, what)
@@ -255,6 +257,21 @@ def test_a_row_that_has_no_place_in_the_old_table_blocks_the_way_back_by_its_key
 
 
 # --- Until contract
+
+
+def test_a_cancelled_run_is_taken_back_before_the_next_of_its_name(engine: Engine) -> None:
+    run = engine.enqueue(rebuild())
+    engine.drive_to_lanes(run)
+    commands.cancel(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.CANCELLED)
+    engine.sent.clear()
+    with pytest.raises(Refused, match="a cancelled run of this name has made"):
+        engine.enqueue(rebuild())
+    with pytest.raises(Refused, match="works on orders"):
+        engine.enqueue(rebuild(name="another"))
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    expect(engine.drive(engine.enqueue(rebuild())), State.COMPLETED)
 
 
 def test_the_old_table_follows_while_the_run_waits_for_contract(engine: Engine) -> None:

@@ -136,4 +136,5 @@ def test_the_old_applications_inserts_succeed_before_the_first_walk(engine: Engi
 
 
 def test_every_operation_is_there() -> None:
-    assert {*OPERATIONS} == {model.kind for model in REGISTRY}
+    """But for the one whose old table is brought up to date before it comes back: what it does not have is what a person dropped."""
+    assert {*OPERATIONS} == {model.kind for model in REGISTRY} - {"rebuild"}
