@@ -5,12 +5,15 @@ Texts are read under an empty search_path, so that they mean the same everywhere
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from psycopg import errors, sql
 
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres import column_parts
+from backfilld.migrations.postgres.column_dependents import DependentPolicy, DependentView
+from backfilld.migrations.postgres.dependents import ColumnDependent
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
@@ -146,6 +149,10 @@ class TableDefinition:
     statistics: tuple[Statistics, ...]
     #: Publications that name the table.
     publications: tuple[str, ...]
+    #: Views of the table and of such views, each behind those that it reads; functions, as statements; policies of other tables.
+    views: tuple[DependentView, ...] = ()
+    functions: tuple[str, ...] = ()
+    policies: tuple[DependentPolicy, ...] = ()
     #: A PostgREST is told to read the schema again.
     notifies: bool = False
 
@@ -162,7 +169,9 @@ class TableDefinition:
                 "foreign_keys": tuple(ForeignKey.from_json(one) for one in value["foreign_keys"]),
                 "statistics": tuple(Statistics.from_json(one) for one in value["statistics"]),
                 "triggers": tuple((name, mode) for name, mode in value["triggers"]),
-                **{name: tuple(value[name]) for name in ("options", "publications")},
+                "views": tuple(DependentView.from_json(one) for one in value["views"]),
+                "policies": tuple(DependentPolicy.from_json(one) for one in value["policies"]),
+                **{name: tuple(value[name]) for name in ("options", "publications", "functions")},
             }
         )
 
@@ -174,12 +183,15 @@ class Found:
     definition: TableDefinition
     #: In words, each with what to do about it.
     in_the_way: tuple[tuple[str, str], ...]
-    #: What is bound to it by its number and not made anew with it, in words.
+    #: What is bound to it by its number and cannot be made anew with it, in words.
     bound: tuple[str, ...]
 
 
 def read(connection: Connection, table: Table, *, key: str, notifies: bool) -> Found:
-    """What belongs to a table; `key` is the index of the key that it is walked by."""
+    """What belongs to a table; `key` is the index of the key that it is walked by.
+
+    Raises Rejected for a view, a function or a policy that cannot be made as it was.
+    """
     of = {"oid": table.oid}
     with connection.transaction():
         connection.execute("SET LOCAL search_path = ''")
@@ -201,7 +213,16 @@ def read(connection: Connection, table: Table, *, key: str, notifies: bool) -> F
             **{**whole, "options": tuple(whole["options"])},
         )
         in_the_way = [(row["what"], row["remedy"]) for row in connection.execute(_SQL["kept_out"], of)]
-        bound = tuple(row["what"] for row in connection.execute(_SQL["bound"], of))
+        found = [
+            ColumnDependent(kind=row["kind"], oid=row["oid"], name=row["name"], definition=None)
+            for row in connection.execute(_SQL["bound"], of)
+        ]
+        definition = replace(
+            definition,
+            views=column_parts.views(connection, found),
+            functions=column_parts.functions(connection, found),
+            policies=column_parts.policies(connection, found),
+        )
         rights = connection.execute(_SQL["database_rights"], of).fetchone() or {}
     if not rights["may_create"]:
         in_the_way.append(
@@ -215,7 +236,11 @@ def read(connection: Connection, table: Table, *, key: str, notifies: bool) -> F
     in_the_way += [_of_key(table, row) for row in keys if not (row["owned"] and row["may_refer"])]
     in_the_way += [_of_partitioned(row) for row in keys if _is_whole(connection, table, row)]
     in_the_way += [_of_publication(row) for row in published if row["all_tables"] or row["partly"] or not row["owned"]]
-    return Found(definition=definition, in_the_way=tuple(in_the_way), bound=bound)
+    return Found(
+        definition=definition,
+        in_the_way=tuple(in_the_way),
+        bound=tuple(one.name for one in found if one.kind == "other"),
+    )
 
 
 def is_collatable(connection: Connection, type_: str) -> bool:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.base import Action, Guard, Statement
-from backfilld.migrations.operations.ddl import grants_and_comments, statistics, tables
+from backfilld.migrations.operations.ddl import grants_and_comments, statistics, tables, views
 from backfilld.migrations.operations.ddl.columns import alter_table
 from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
 from backfilld.migrations.postgres.catalog_diff import AllowedChanges
@@ -22,7 +23,6 @@ from backfilld.migrations.postgres.locks import LockMode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.rebuild.new_table import NewTable
     from backfilld.migrations.postgres.belongings import ForeignKey
     from backfilld.migrations.walks.copying import Copying
@@ -48,9 +48,12 @@ class Exchange:
         return Action(
             table=new.table,
             locks=self._locks,
+            # The outermost first, as whoever reads them locks them.
+            views=tuple(TableName(one.schema, one.name) for one in reversed(new.definition.views)),
             requires=(new.journal.is_on, *self._few_keys, self._nobody_aside),
             statements=tuple(self._statements()),
             drains=self._copying.waiting(most=MOST_KEYS + 1),
+            guards=tuple(views.same_privileges(one) for one in new.definition.views),
             allows=self.allows,
         )
 
@@ -92,7 +95,7 @@ class Exchange:
     def _locks(self) -> tuple[TableName, ...]:
         new = self.new
         tables = {new.table, self._comes, new.journal.name, *(one.table for one in new.inbound)}
-        tables |= {one.other for one in new.outbound}
+        tables |= {one.other for one in new.outbound} | {one.table for one in new.definition.policies}
         return tuple(sorted(tables, key=lambda table: (table.schema, table.name)))
 
     # What must hold once the tables are locked
@@ -165,6 +168,8 @@ class Exchange:
         ]
         # PostgreSQL writes their columns in the order of the table.
         belongings += [("statistics", one.name) for one in new.definition.statistics if new.of.order is not None]
+        # Where a view had no privileges of its own it has them in words now: `same_privileges`.
+        belongings += [("view", one.written) for one in new.definition.views if not one.has_grants]
         whole = [("table", "")] if new.of.with_ else []
         return AllowedChanges(columns=new.dropped, retyped=new.retyped, may_differ=(*keys, *belongings, *whole))
 
@@ -175,6 +180,8 @@ class Exchange:
         drain = self._copying.drain_all()
         yield Statement(sql=drain, lock=LockMode.ROW_EXCLUSIVE, note=f"the last keys, {MOST_KEYS} at most")
         yield from self._forgotten
+        for view in reversed(new.definition.views):
+            yield views.drop(view)
         yield from new.journal.taken_off
         yield from self._fired(off=True)
         for one in new.inbound:
@@ -195,11 +202,21 @@ class Exchange:
             yield from new.in_place("foreign key comment")
         for name in new.definition.publications:
             yield _publication(name, "ADD", table)
+        yield from self._bound_anew()
         yield from self._fired(off=False)
         yield from new.journal.put_on
         yield from new.journal.fence
         if new.definition.notifies:
             yield tables.notify_postgrest()
+
+    def _bound_anew(self) -> Iterator[Statement]:
+        """Texts that were read before the run, run again: they name the table, and are bound to the one that has the name now."""
+        for view in self.new.definition.views:
+            yield from views.made(view)
+        for function in self.new.definition.functions:
+            yield Statement(sql=views.as_written(function), lock=LockMode.NONE, note="bound to the table that comes")
+        for policy in self.new.definition.policies:
+            yield views.policy(policy)
 
     @property
     def _forgotten(self) -> Iterator[Statement]:

@@ -19,6 +19,7 @@ from backfilld.migrations.postgres import belongings, catalog_diff, tables
 from backfilld.migrations.postgres.connect import SEMANTICS, apply_settings
 from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.postgres.sqlstates import in_words, server_is_gone
+from backfilld.migrations.postgres.statements import split
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Rebuild
@@ -49,7 +50,7 @@ def examine(case: Case, operation: Rebuild) -> Facts:
     for what in found.bound:
         case.refuse(
             "dependents",
-            f"{what} is bound to {table.name} itself, and would stay with the old table",
+            f"{what} is bound to {table.name} itself or to a view of it, and cannot be made anew from its text",
             "Drop it first, and create it again afterwards",
         )
     definition = _with_collations(case, operation, found.definition)
@@ -202,6 +203,15 @@ def _try(case: Case, new: NewTable) -> None:
             aliased = sql.SQL("{} AS {}").format(new.next.identifier, sql.Identifier(new.table.name))
             back = replace(new.back, target=new.table)
             connection.execute(sql.SQL("EXPLAIN {}").format(back.copy(aliased, condition)), [])
+            named = {(new.table.schema, new.table.name): new.next.identifier}
+            for view in new.definition.views:
+                what = f"the view {view.written}"
+                (text,) = split(view.definition)
+                connection.execute(sql.SQL("EXPLAIN {}").format(sql.SQL(text.renamed(named))))
+            for function in new.definition.functions:
+                (text,) = split(function)
+                what = text.renamed(named)
+                connection.execute(sql.SQL(what))
             what = ""
             lost = catalog_diff.compare(
                 frozenset(one for one in catalog_diff.read(connection, new.table) if _is_compared(one)),

@@ -229,29 +229,49 @@ SELECT has_database_privilege(current_database(), 'CREATE') AS may_create,
        (SELECT has_schema_privilege(c.relnamespace, 'CREATE') FROM pg_class c WHERE c.oid = %(oid)s::bigint::oid) AS may_move
 
 -- name: bound
--- What is bound to a table by its number and not made anew with it, in words.
-SELECT DISTINCT k.what FROM (
-    SELECT pg_describe_object('pg_class'::regclass, r.ev_class, 0) AS what
+-- What is bound to a table by its number, or to a view of it: views (those that read others behind them), functions whose bodies the
+-- catalog has, policies of other tables; and `other` for what cannot be made anew from its text. To be asked under an empty search_path.
+WITH RECURSIVE views AS (
+    SELECT r.ev_class AS oid, 1 AS level
     FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
     WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s::bigint::oid AND r.ev_class <> %(oid)s::bigint::oid
-    UNION ALL
-    SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d
+    UNION
+    SELECT r.ev_class, v.level + 1 FROM views v
+    JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = v.oid
+    JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid AND r.ev_class <> v.oid
+), direct AS (
+    SELECT DISTINCT d.classid, d.objid FROM pg_depend d
     LEFT JOIN pg_policy p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
     WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s::bigint::oid
       AND (d.classid = 'pg_proc'::regclass OR p.polrelid <> %(oid)s::bigint::oid)
-    UNION ALL
-    SELECT pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_class c
+), others AS (
+    -- Of the row type, and of views and their row types.
+    SELECT DISTINCT d.classid, d.objid, d.objsubid FROM pg_class c
     JOIN pg_type t ON t.oid = c.reltype OR t.typelem = c.reltype
     JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = t.oid
-    WHERE c.oid = %(oid)s::bigint::oid AND d.classid <> 'pg_type'::regclass AND d.deptype = 'n'
-    UNION ALL
-    SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
+    WHERE (c.oid = %(oid)s::bigint::oid OR c.oid IN (SELECT v.oid FROM views v)) AND d.classid <> 'pg_type'::regclass AND d.deptype = 'n'
+    UNION
+    SELECT d.classid, d.objid, d.objsubid FROM views v JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = v.oid
+    WHERE d.deptype = 'n' AND d.classid <> 'pg_rewrite'::regclass
+    UNION
+    -- Of an identity's sequence, which is another one in the new table.
+    SELECT d.classid, d.objid, d.objsubid
     FROM pg_depend s JOIN pg_class q ON q.oid = s.objid AND q.relkind = 'S'
     JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = q.oid
     LEFT JOIN pg_attrdef f ON d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
     WHERE s.refclassid = 'pg_class'::regclass AND s.refobjid = %(oid)s::bigint::oid AND s.classid = 'pg_class'::regclass
       AND s.deptype = 'i' AND d.deptype = 'n' AND f.adrelid IS DISTINCT FROM %(oid)s::bigint::oid
-) k ORDER BY 1
+)
+SELECT k.kind, k.oid::bigint AS oid, k.name, k.level FROM (
+    SELECT CASE c.relkind WHEN 'v' THEN 'view' ELSE 'other' END AS kind, v.oid,
+           CASE c.relkind WHEN 'v' THEN v.oid::regclass::text ELSE pg_describe_object('pg_class'::regclass, v.oid, 0) END AS name, max(v.level) AS level
+    FROM views v JOIN pg_class c ON c.oid = v.oid GROUP BY v.oid, c.relkind
+    UNION ALL
+    SELECT CASE d.classid WHEN 'pg_proc'::regclass THEN 'function' ELSE 'policy' END, d.objid, pg_describe_object(d.classid, d.objid, 0), 0
+    FROM direct d WHERE NOT EXISTS (SELECT FROM others o WHERE o.classid = d.classid AND o.objid = d.objid)
+    UNION ALL
+    SELECT 'other', o.objid, pg_describe_object(o.classid, o.objid, o.objsubid), 0 FROM others o
+) k ORDER BY k.level, k.name
 
 -- name: is_collatable
 -- Whether values of a type are sorted by a collation.

@@ -12,6 +12,7 @@ from fix_runs import expect
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.record.states import State
 from backfilld.producers import commands
+from proof.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from fix_runs import Engine
@@ -294,3 +295,94 @@ def test_the_old_table_follows_while_the_run_waits_for_contract(engine: Engine) 
     commands.approve(engine.connection, run, "contract", actor="ann")
     expect(engine.drive(run), State.COMPLETED)
     assert engine.lane(run, follower.lane).done_at is not None
+
+
+# --- What is bound to the table by its number
+
+BOUND = """
+CREATE VIEW open_orders WITH (security_barrier = true) AS SELECT id, total, "Order" FROM orders WHERE total > 0;
+CREATE VIEW sums AS SELECT count(*) AS orders, sum(total) AS total FROM open_orders;
+GRANT SELECT ON open_orders TO PUBLIC; COMMENT ON VIEW open_orders IS 'open'; COMMENT ON COLUMN open_orders.id IS 'which';
+CREATE FUNCTION how_many() RETURNS bigint STABLE BEGIN ATOMIC SELECT count(*) FROM public.orders; END;
+ALTER TABLE customers ENABLE ROW LEVEL SECURITY;
+CREATE POLICY with_orders ON customers FOR SELECT USING (EXISTS (SELECT FROM orders o WHERE o.customer_id = customers.id));
+CREATE PUBLICATION news FOR TABLE orders, customers;
+"""
+
+
+def bound_to(engine: Engine) -> list[dict[str, Any]]:
+    """The relations that these depend on, by number."""
+    return engine.execute(
+        "SELECT DISTINCT d.refobjid::regclass::text AS relation FROM pg_depend d LEFT JOIN pg_rewrite r ON r.oid = d.objid "
+        "WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid::regclass::text ~ 'orders$' AND d.deptype = 'n' "
+        "AND (r.ev_class IN ('open_orders'::regclass, 'sums'::regclass) OR d.objid = 'how_many'::regproc OR d.objid IN "
+        "(SELECT oid FROM pg_policy WHERE polname = 'with_orders')) ORDER BY 1"
+    )
+
+
+def test_what_is_bound_to_the_table_is_bound_to_the_one_that_has_the_name(engine: Engine) -> None:
+    engine.execute(BOUND)
+    before, text = fingerprint(engine.connection), rebuild(approve=("contract",), **CHANGED)
+    run = engine.enqueue(text)
+    expect(engine.drive(run), State.WAITING)
+    assert [row["relation"] for row in bound_to(engine)] == ["open_orders", "orders"]
+    engine.execute("UPDATE open_orders SET total = 4711 WHERE id = 3")  # through the view, into the new table
+    assert engine.value("SELECT total FROM orders WHERE id = 3") == 4711
+    assert engine.value("SELECT obj_description('open_orders'::regclass)") == "open"
+    assert engine.value("SELECT array_agg(prrelid::regclass::text ORDER BY 1) FROM pg_publication_rel") == [
+        "customers",
+        "orders",
+    ]
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert engine.value("SELECT total FROM orders WHERE id = 3") == 4711
+    # Privileges of a view's owner are in words once the view was made anew.
+    assert {
+        line for line in before ^ fingerprint(engine.connection) if not line.startswith("relation: public.sums")
+    } == set()
+
+
+@pytest.mark.parametrize(
+    ("statement", "keys", "match"),
+    [
+        ("CREATE MATERIALIZED VIEW daily AS SELECT id FROM orders", {}, "materialized view .*daily is bound"),
+        ("CREATE TABLE kept (o orders)", {}, "column o of table .*kept is bound"),
+        ("CREATE FUNCTION f(orders) RETURNS int LANGUAGE sql AS 'SELECT 1'", {}, "function .*f.* is bound"),
+        (
+            "CREATE VIEW v AS SELECT legacy FROM orders",
+            {"columns": {"legacy": {"drop": True}}},
+            'column "legacy" does not exist',
+        ),
+        (
+            "CREATE POLICY p ON orders USING (legacy = 'x')",
+            {"columns": {"legacy": {"drop": True}}},
+            "policy p is about legacy",
+        ),
+        ("ALTER TABLE orders SET UNLOGGED", {}, "unlogged|could not change"),
+        ("CREATE RULE r AS ON DELETE TO orders DO ALSO SELECT 1", {}, "it has the rule r"),
+        ("CREATE TABLE child () INHERITS (orders)", {}, "inherit"),
+        ("CREATE PUBLICATION everything FOR ALL TABLES", {}, "FOR ALL TABLES"),
+        ("SELECT", {"columns": {"id": {"drop": True}}}, "is in the key"),
+        (
+            "SELECT",
+            {"columns": {"id": {"type": "uuid", "up": "gen_random_uuid()"}}},
+            "is in the key|another value each time",
+        ),
+        ("SELECT", {"columns": {"device": {"type": "text", "up": "random()::text"}}}, "another value each time"),
+        ("SELECT", {"columns": {"customer_id": {"drop": True}}}, "NOT NULL without a DEFAULT"),
+        ("SELECT", {"columns": {"cents": {"type": "numeric"}}}, "computed by PostgreSQL"),
+        ("SELECT", {"columns": {"nothing": {"drop": True}}}, "no column nothing"),
+        ("SELECT", {"with": {"fullfactor": 3}}, "fullfactor"),
+        ("SELECT", {"tablespace": "nowhere"}, "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_words(
+    engine: Engine, statement: str, keys: dict[str, Any], match: str
+) -> None:
+    if "UNLOGGED" in statement:
+        engine.execute("DROP TABLE order_items")
+    engine.execute(statement)
+    before = fingerprint(engine.connection)
+    with pytest.raises(Refused, match=match):
+        engine.enqueue(rebuild(**keys))
+    assert fingerprint(engine.connection) == before
