@@ -66,6 +66,8 @@ def page(
         facts.add_row("rollback", _way_back(progress.rollback))
         if progress.journal_bytes:
             facts.add_row("journal", size(progress.journal_bytes))
+    if progress.behind is not None:
+        facts.add_row("behind", f"{counted(progress.behind, 'row')} to bring over, {progress.behind_seconds:.1f} s")
     facts.add_row("created", f"{moment(progress.created_at)} UTC")
     facts.add_row("last moved", f"{moment(progress.updated_at)} UTC")
     parts: list[RenderableType] = [block(progress), Text(), facts]

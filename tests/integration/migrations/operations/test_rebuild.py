@@ -11,6 +11,7 @@ from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.record.states import State
+from backfilld.migrations.rollback import check
 from backfilld.producers import commands
 from proof.fingerprint import fingerprint
 
@@ -282,6 +283,8 @@ def test_the_old_table_follows_while_the_run_waits_for_contract(engine: Engine) 
     engine.execute(
         "UPDATE orders SET total = 5 WHERE id = 1; INSERT INTO orders (id, customer_id) VALUES (3000000000, 1)"
     )
+    assert (waits := check.behind(engine.connection, engine.run(run))) is not None
+    assert (waits.keys, waits.seconds > 0) == (2, True)
     (follower,) = engine.lanes(run, "follow")
     assert (follower.run, follower.lane) in {(one.run, one.lane) for one in engine.due()}
     engine.own.advance(engine.message(run, follower.lane))
@@ -295,6 +298,7 @@ def test_the_old_table_follows_while_the_run_waits_for_contract(engine: Engine) 
     commands.approve(engine.connection, run, "contract", actor="ann")
     expect(engine.drive(run), State.COMPLETED)
     assert engine.lane(run, follower.lane).done_at is not None
+    assert check.behind(engine.connection, engine.run(run)) is None
 
 
 # --- What is bound to the table by its number
