@@ -56,7 +56,7 @@ class Drain(LaneWork):
         if carefully:
             tally, taken = one_by_one(batch, self.copying), 0
         else:
-            found = batch.connection.execute(self.copying.drain(rows=rows)).fetchone() or {}
+            found = batch.connection.execute(self.copying.drain(rows=rows), []).fetchone() or {}
             tally, taken = Tally(walked=found["keys"], changed=found["written"]), found["taken"]
         release(batch, self.copying)
         return Stepped(tally=tally, after=After(cursor=None, done=taken < rows))
@@ -109,7 +109,7 @@ class Follow(LaneWork):
         if carefully:
             tally, taken = one_by_one(batch, copying), 0
         else:
-            drained = batch.connection.execute(copying.drain(rows=rows)).fetchone() or {}
+            drained = batch.connection.execute(copying.drain(rows=rows), []).fetchone() or {}
             tally, taken = Tally(walked=drained["keys"], changed=drained["written"]), drained["taken"]
         if not copying.backwards:
             release(batch, copying)
@@ -192,10 +192,10 @@ def one_by_one(batch: Batch, copying: Copying) -> Tally:
     connection = batch.connection
     connection.execute("SET LOCAL statement_timeout = 0")
     with connection.cursor(row_factory=tuple_row) as cursor:
-        taken: set[Key] = set(cursor.execute(copying.taken()).fetchall())
+        taken: set[Key] = set(cursor.execute(copying.taken(), []).fetchall())
     keys = sorted(key for key in taken if None not in key)
     if len(keys) < len(taken):
-        connection.execute(copying.empty())
+        connection.execute(copying.empty(), [])
     if not keys:
         return Tally()
     connection.execute(*copying.remember(keys))

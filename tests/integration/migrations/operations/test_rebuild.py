@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
-from fix_rules import whole_way_back_from_every_step
+from fix_rules import engine_at, whole_way_back_from_every_step
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
+from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import State
-from backfilld.migrations.rollback import check
+from backfilld.migrations.rollback import check, retention
 from backfilld.producers import commands
 from proof.fingerprint import fingerprint
 
@@ -390,3 +392,88 @@ def test_what_cannot_be_done_is_refused_in_words(
     with pytest.raises(Refused, match=match):
         engine.enqueue(rebuild(**keys))
     assert fingerprint(engine.connection) == before
+
+
+# --- Other people's tables
+
+ODD = """
+CREATE SCHEMA "Odd Schema"; SET search_path = "Odd Schema";
+CREATE DOMAIN "Odd Schema".positive AS integer CHECK (value > 0); CREATE TYPE "Odd Schema".mood AS ENUM ('sad', 'ok');
+CREATE TABLE "Order" ("a%b" text COLLATE "C" NOT NULL, n "Odd Schema".positive NOT NULL, "it's" text DEFAULT 'it''s %s', mood "Odd Schema".mood DEFAULT 'ok',
+    during int4range, "k1" integer, spare numeric(6, 2)[], CONSTRAINT "not %s" CHECK ("k1" < 100), CONSTRAINT apart EXCLUDE USING gist (during WITH &&),
+    CONSTRAINT once UNIQUE ("k1") DEFERRABLE INITIALLY DEFERRED, UNIQUE (n, "a%b"));
+ALTER TABLE "Order" REPLICA IDENTITY USING INDEX "Order_n_a%b_key"; ALTER TABLE "Order" CLUSTER ON "Order_n_a%b_key";
+ALTER TABLE "Order" ADD CONSTRAINT late CHECK (n < 90) NOT VALID;
+CREATE TABLE refers (n integer, "a%b" text, FOREIGN KEY (n, "a%b") REFERENCES "Order" (n, "a%b") DEFERRABLE);
+COMMENT ON CONSTRAINT "not %s" ON "Order" IS '50%%';
+INSERT INTO "Order" ("a%b", n, during, "k1") SELECT 'k' || g, g, int4range(g, g + 1), g FROM generate_series(1, 60) g;
+INSERT INTO refers SELECT n, "a%b" FROM "Order"; RESET search_path;
+"""
+
+
+def test_a_table_with_odd_names_and_a_key_of_two_columns(engine: Engine) -> None:
+    engine.execute(ODD)
+    text = json.dumps(
+        {
+            "name": "odd",
+            "operations": [
+                {
+                    "rebuild": {
+                        "table": "Odd Schema.Order",
+                        "columns": {"it's": {"drop": True}, "k1": {"type": "bigint", "up": '"k1" + 0'}},
+                        "cluster_by": ["k1", "a%b"],
+                    }
+                }
+            ],
+            "settings": {"approve": ["contract"]},
+        }
+    )
+    before = fingerprint(engine.connection)
+    run = engine.enqueue(text)
+    engine.drive_to_lanes(run)
+    engine.execute(
+        """UPDATE "Odd Schema"."Order" SET "a%b" = 'moved', n = 80 WHERE n = 7 AND false; UPDATE "Odd Schema"."Order" SET "k1" = 99 WHERE n = 8"""
+    )
+    expect(engine.drive(run), State.WAITING)
+    engine.execute("""INSERT INTO "Odd Schema"."Order" ("a%b", n, "k1") VALUES ('new', 70, 70); DELETE FROM "Odd Schema".refers WHERE n = 5;
+        DELETE FROM "Odd Schema"."Order" WHERE n = 5; UPDATE "Odd Schema"."Order" SET "k1" = 61 - "k1" WHERE "k1" < 61""")
+    now = engine.execute('SELECT n, "a%b", "k1", mood FROM "Odd Schema"."Order" ORDER BY n')
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert engine.execute('SELECT n, "a%b", "k1", mood FROM "Odd Schema"."Order" ORDER BY n') == now
+    assert engine.value("""SELECT "it's" FROM "Odd Schema"."Order" WHERE n = 70""") == "it's %s"
+    assert fingerprint(engine.connection) == before
+
+
+def test_the_owner_of_the_table_needs_no_more_than_to_make_schemas(engine: Engine, plain_role_url: str) -> None:
+    role = psycopg.conninfo.conninfo_to_dict(plain_role_url)["user"]
+    grant = f'GRANT CREATE ON DATABASE {engine.connection.info.dbname} TO "{role}"'
+    # The record's owner is another role.
+    engine.execute(f'DROP SCHEMA backfilld CASCADE; {grant}; GRANT CREATE ON SCHEMA public TO "{role}"')
+    with engine_at(plain_role_url) as plain:
+        plain.execute("CREATE TABLE public.mine (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a text)")
+        plain.execute("INSERT INTO public.mine (a) SELECT 'a' || n FROM generate_series(1, 50) n")
+        text = "{name: mine, operations: [{rebuild: {table: mine, columns: {id: {type: bigint}}}}], settings: {approve: []}}"
+        engine.execute(grant.replace("GRANT", "REVOKE").replace(" TO ", " FROM "))
+        with pytest.raises(Refused, match="may not make a schema"):
+            plain.enqueue(text)
+        engine.execute(grant)
+        run = plain.enqueue(text)
+        expect(plain.drive(run), State.COMPLETED)
+        commands.rollback(plain.connection, run, actor="ann")
+        expect(plain.drive(run), State.ROLLED_BACK)
+        assert plain.value("SELECT count(*) FROM public.mine") == 50
+
+
+def test_the_old_table_goes_when_the_retention_ends(engine: Engine) -> None:
+    run = engine.enqueue(rebuild())
+    expect(engine.drive(run), State.COMPLETED)
+    assert retention.size(engine.connection, run)["archive_bytes"] > 0
+    with engine.connection.transaction():
+        locked = runs.lock(engine.connection, run)
+        assert locked is not None
+        retention.purge(engine.connection, locked, actor="ann")
+    left = "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname LIKE 'backfilld%' AND relname ~ '_[0-9a-f]{10}_000'"
+    assert engine.execute(left) == []
+    with pytest.raises(Refused, match="were dropped on"):
+        commands.rollback(engine.connection, run, actor="ann")
