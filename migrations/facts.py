@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from backfilld.migrations.postgres.belongings import TableDefinition
 from backfilld.migrations.postgres.column_dependents import ColumnDependents
 from backfilld.migrations.postgres.definitions import Constraint, Grant, IndexDefinition, KeyColumn
+from backfilld.migrations.postgres.policies import Persona, PolicySet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,6 +143,130 @@ class OldName:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherTable:
+    """A table whose policies read the one that gets others."""
+
+    #: In the notation of migration files.
+    relation: str
+    key: tuple[KeyColumn, ...]
+    policies: PolicySet
+    personas: tuple[Persona, ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            relation=value["relation"],
+            key=tuple(KeyColumn(**one) for one in value["key"]),
+            policies=PolicySet.from_json(value["policies"]),
+            personas=tuple(Persona.from_json(one) for one in value["personas"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyChange:
+    """The policies of a table before and after, and who is asked what each of them shows."""
+
+    old: PolicySet
+    new: PolicySet
+    personas: tuple[Persona, ...]
+    others: tuple[OtherTable, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            others=tuple(OtherTable.from_json(one) for one in value["others"]),
+            old=PolicySet.from_json(value["old"]),
+            new=PolicySet.from_json(value["new"]),
+            personas=tuple(Persona.from_json(one) for one in value["personas"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadColumn:
+    """A column that a load gives values."""
+
+    name: str
+    #: As the table has it; and without a domain and a limit of length, so that what is cast to it is never cut.
+    type: str
+    plain_type: str
+    #: SQL over the fields, `"~f_N"` each.
+    expression: str
+    #: The number of the field that it takes as it is; None for an expression.
+    field: int | None
+    as_text: bool
+    not_null: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadParent:
+    """A foreign key of a table that is loaded, all of whose columns are."""
+
+    name: str
+    #: The table it refers to, as a statement names it.
+    relation: str
+    columns: tuple[str, ...]
+    referenced: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReferrer:
+    """A foreign key that refers to a table that is loaded."""
+
+    name: str
+    relation: str
+    columns: tuple[str, ...]
+    referenced: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadFacts:
+    """What is known of a load."""
+
+    #: The fields of its source, in their order.
+    fields: tuple[str, ...]
+    columns: tuple[LoadColumn, ...]
+    #: Columns of the table that are not loaded: a row that was inserted is deleted again only while these are untouched too.
+    others: tuple[str, ...]
+    #: CHECK constraints over loaded columns alone: name and expression.
+    rules: tuple[tuple[str, str], ...]
+    parents: tuple[LoadParent, ...]
+    referrers: tuple[LoadReferrer, ...]
+    #: Unique keys beside the one that is loaded by, all of whose columns are loaded: name and columns.
+    uniques: tuple[tuple[str, tuple[str, ...]], ...]
+    #: Sequences that give loaded columns their values where nobody else does: column and sequence, as statements name them.
+    sequences: tuple[tuple[str, str], ...]
+    #: A GENERATED ALWAYS AS IDENTITY column is loaded.
+    overrides_identity: bool
+    #: Code of users' runs when a row is inserted or updated.
+    fires: bool
+    #: Of the source, as its head tells.
+    bytes_total: int
+    lines: int
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        def listed(kind: Any, found: Any) -> Any:  # Any: one of the classes above, and its JSON
+            return tuple(
+                kind(**{key: tuple(part) if isinstance(part, list) else part for key, part in one.items()})
+                for one in found
+            )
+
+        return cls(
+            **{
+                **value,
+                "fields": tuple(value["fields"]),
+                "others": tuple(value["others"]),
+                "columns": listed(LoadColumn, value["columns"]),
+                "parents": listed(LoadParent, value["parents"]),
+                "referrers": listed(LoadReferrer, value["referrers"]),
+                "rules": tuple((name, text) for name, text in value["rules"]),
+                "uniques": tuple((name, tuple(columns)) for name, columns in value["uniques"]),
+                "sequences": tuple((column, name) for column, name in value["sequences"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of one operation."""
 
@@ -192,6 +317,8 @@ class Facts:
     row_security: bool = False
     #: For a table that gets another name.
     old_name: OldName | None = None
+    #: For a table that gets other policies.
+    policies: PolicyChange | None = None
     #: Indexes and sequences of a table that is taken away, by name, each with whether it is a sequence.
     parts: tuple[tuple[str, bool], ...] = ()
     #: A table that is made anew, with all that belongs to it.
@@ -199,18 +326,22 @@ class Facts:
     #: What was there before: the DEFAULT of a column, and the comment on the thing that gets another.
     default: str | None = None
     comment: str | None = None
+    #: For a load.
+    load: LoadFacts | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        index, dropped, dependents, shadow, old_name, definition = (
-            value[name] for name in ("index", "dropped", "column_dependents", "shadow", "old_name", "definition")
+        index, dropped, dependents, shadow, old_name, definition, policies = (
+            value[name]
+            for name in ("index", "dropped", "column_dependents", "shadow", "old_name", "definition", "policies")
         )
         return cls(
             **{
                 **value,
+                "load": LoadFacts.from_json(value["load"]) if value.get("load") else None,
                 "key": tuple(KeyColumn(**column) for column in value["key"]),
                 "targets": tuple(Target(**target) for target in value["targets"]),
                 "index": IndexDefinition.from_json(index) if index else None,
@@ -220,6 +351,7 @@ class Facts:
                 "rules": tuple(KeptRule.from_json(one) for one in value["rules"]),
                 "old_name": OldName.from_json(old_name) if old_name else None,
                 "definition": TableDefinition.from_json(definition) if definition else None,
+                "policies": PolicyChange.from_json(policies) if policies else None,
                 "parts": tuple((name, is_sequence) for name, is_sequence in value["parts"]),
                 **{
                     name: tuple(value[name])

@@ -361,6 +361,9 @@ def _awaiting(run: Progress) -> Iterator[str | Remedy]:
         yield "The data will be verified again before the run continues."
     for one in run.after_contract:
         yield sentence(one.in_words)
+    if run.policies:
+        yield f"The policies from {run.phase} on do more than the file expects:"
+        yield from (sentence(one.in_words) for one in run.policies)
     yield from _found(run)
     begin = f"let it begin: backfilld approve {run.name} --phase {run.phase}"
     if holding(run.application) and not any(one.still_comes for one in run.after_contract):

@@ -184,6 +184,7 @@ def of(snapshot: Snapshot) -> Iterator[Metric]:
                 family.add_metric([run.name], number)
         yield family
     yield from _with_more_labels(snapshot.runs)
+    yield from _of_loads(snapshot.runs)
     if snapshot.sizes is not None:
         yield from _of_sizes(snapshot.runs, snapshot.sizes)
 
@@ -278,6 +279,8 @@ def _with_more_labels(runs: Sequence[Progress]) -> Iterator[Metric]:
         if run.application is not None:
             for kind in Kind:
                 found.add_metric([run.name, kind], run.application["counts"].get(kind, 0))
+        if run.policies:
+            found.add_metric([run.name, "policies"], len(run.policies))
         rows.add_metric([run.name, "changed"], run.rows_changed)
         rows.add_metric([run.name, "unchanged"], run.rows_unchanged)
         rows.add_metric([run.name, "quarantined"], run.quarantined)
@@ -291,6 +294,27 @@ def _with_more_labels(runs: Sequence[Progress]) -> Iterator[Metric]:
         if run.hold is not None:
             held.add_metric([run.name, run.hold.cause], run.hold.seconds)
     yield from (rows, batches, info, lanes, errors, held, found)
+
+
+def _of_loads(runs: Sequence[Progress]) -> Iterator[Metric]:
+    """Of runs that load files."""
+    lines = GaugeMetricFamily(
+        "backfilld_load_lines", "Lines of the files of a load, by what became of them.", labels=["run", "outcome"]
+    )
+    source = GaugeMetricFamily(
+        "backfilld_load_source_bytes",
+        "Size of the files of a load, and how much of it is staged.",
+        labels=["run", "part"],
+    )
+    for run in runs:
+        if run.load is None:
+            continue
+        for outcome in ("inserted", "updated", "same", "set_aside", "duplicates"):
+            lines.add_metric([run.name, outcome], run.load[outcome])
+        source.add_metric([run.name, "staged"], run.load["bytes_read"])
+        if run.load["bytes_total"] is not None:
+            source.add_metric([run.name, "total"], run.load["bytes_total"])
+    yield from (lines, source)
 
 
 def _of_sizes(runs: Sequence[Progress], sizes: Sizes) -> Iterator[Metric]:

@@ -19,8 +19,9 @@ from backfilld.migrations.record import application, workers
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record import runs as runs_store
 from backfilld.migrations.record.states import ACTIVE, ENDED, RESTING, LaneKind, Phase, State, Wish
-from backfilld.monitoring import after_contract
+from backfilld.monitoring import after_contract, policies
 from backfilld.monitoring.after_contract import AfterContract
+from backfilld.monitoring.policies import Unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,6 +100,8 @@ class Progress:
     behind_seconds: float | None = None
     #: While contract waits for its approval: what the application can no longer do afterwards, and whether it still does it.
     after_contract: tuple[AfterContract, ...] = ()
+    #: While a phase waits that puts other policies into force: what nobody expected of them.
+    policies: tuple[Unexpected, ...] = ()
 
     #: The newest check of the application, of a run whose file asks for one: `moment`, `at`, `statements`, `counts`, `findings`. Any:
     #: JSON.
@@ -134,6 +137,8 @@ class Progress:
     #: Rows written since the switch that do not fit the old column.
     rollback_conflicts: int = 0
     max_quarantined: int = 0
+    #: For a run that loads files: `lines`, and what became of them; how far the files are staged; what the check has found. Any: JSON.
+    load: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The documented keys, in their documented order. Any: JSON."""
@@ -169,6 +174,8 @@ KEYS = (
     "own_values",
     "rows_moved",
     "journal_bytes",
+    "policies",
+    "load",
     "behind",
     "behind_seconds",
 )
@@ -197,6 +204,7 @@ def read_within(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
     ahead = after_contract.read(
         connection, [run for run in runs if run.state is State.WAITING and run.phase is Phase.CONTRACT]
     )
+    beyond = policies.unexpected(connection, runs)
     checks = application.last_checks(connection, [run.run for run in runs if "application" in run.definition])
     return [
         replace(
@@ -204,6 +212,7 @@ def read_within(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
                 run, walks[run.run], pace, now=clock["now"], stop=stop, index_work=works.get(run.run), nobody=nobody
             ),
             after_contract=ahead.get(run.run, ()),
+            policies=beyond.get(run.run, ()),
             application=checks.get(run.run),
             changed_since=_changed_since(connection, run),
         )
@@ -275,6 +284,7 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         batches_retried=walk["batches_retried"],
         rollback_conflicts=walk["rollback_conflicts"],
         max_quarantined=int(run.settings_json["max_quarantined"]),
+        load=walk["load"],
     )
 
 
@@ -320,7 +330,8 @@ def _percent(run: Run, walk: Row, kept: OldValuesWalk | None) -> float:
     if run.phase not in WALKING or run.state is State.ROLLED_BACK:
         return 100.0
     if run.rows_total is None:
-        return 0.0
+        load = walk["load"]
+        return min(_share(load["bytes_read"], load["bytes_total"]), 99.9) if load and load["bytes_total"] else 0.0
     most = 99.9 if walk["lanes_open"] else 100.0  # the total may be an estimate, and too small
     return min(_share(walk["rows_walked"], run.rows_total), most)
 
@@ -358,8 +369,10 @@ def _rows_per_second(walk: Row, now: datetime, *, since: datetime) -> float:
 
 
 def _eta_seconds(run: Run, walk: Row, kept: OldValuesWalk | None, rate: float) -> int | None:
-    if run.state not in ACTIVE or rate <= 0:
+    if run.state not in ACTIVE:
         return None
+    if rate <= 0:
+        return _staging_eta_seconds(run, walk)
     if kept is not None:
         left = kept.rows_total - kept.rows_walked
         return math.ceil(left / rate) if left > 0 else None
@@ -373,6 +386,12 @@ def _eta_seconds(run: Run, walk: Row, kept: OldValuesWalk | None, rate: float) -
         case Phase.EXPAND | Phase.SWITCH | Phase.CONTRACT | Phase.DONE:
             return None
     return math.ceil(left / rate) if left > 0 else None
+
+
+def _staging_eta_seconds(run: Run, walk: Row) -> int | None:
+    """Until the files of a load are staged, at the speed so far."""
+    seconds = walk["load"]["seconds_left"] if walk["load"] and run.phase is Phase.EXPAND else None
+    return int(seconds) if seconds is not None else None
 
 
 def _errors(run: Run, walk: Row) -> tuple[dict[str, Any], ...]:
@@ -409,7 +428,7 @@ def _plain(value: Any) -> Any:  # Any: one field of Progress, as JSON has it
             return str(value)
         case tuple():
             return [_plain(one) for one in value]
-        case AfterContract():
+        case AfterContract() | Unexpected():
             return value.to_json()
         case _:
             return value

@@ -63,8 +63,10 @@ def check(  # noqa: PLR0913 - what to check, and for whom
 
     def schemas_of(names: Sequence[str]) -> Mapping[At, PlannedSchema]:
         if run is not None and run.facts:
-            return planned_schema.still_planned(connection, run, names)
-        return planned_schema.planned(connection, migration, names, refuses_foreign_code=refuses_foreign_code)
+            found = planned_schema.still_planned(connection, run, names)
+        else:
+            found = planned_schema.planned(connection, migration, names, refuses_foreign_code=refuses_foreign_code)
+        return {at: planned_schema.as_code_sees_it(one, migration) for at, one in found.items()}
 
     verdicts = checking.check(migration.application.commands, schemas_of, until=planned_schema.At(until), tell=tell)
     if has_record:

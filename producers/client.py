@@ -10,7 +10,7 @@ from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.record import lanes, schema
 from backfilld.migrations.wire.messages import ControlMessage
 from backfilld.monitoring import pace
-from backfilld.producers import commands, enqueueing, pacing, transforms, waiting
+from backfilld.producers import commands, enqueueing, pacing, staging, transforms, waiting
 from backfilld.producers.following import Following
 from backfilld.producers.looking import progress_of
 
@@ -82,7 +82,7 @@ class Client(Following):
         refuses = self._settings.refuses_foreign_code
         with connected(self._settings.require_database()) as connection:
             found = planned_schema.planned(connection, migration, schemas, refuses_foreign_code=refuses)
-        return {str(at): schema for at, schema in found.items()}
+        return {str(at): planned_schema.as_code_sees_it(one, migration) for at, one in found.items()}
 
     def check_code(
         self,
@@ -187,6 +187,8 @@ class Client(Following):
                 refuses_foreign_code=self._settings.refuses_foreign_code,
                 again=again,
             )
+            if any(one.kind == "load" for one in migration.operations):
+                staging.send_files(connection, enqueued.run)
         for warning in (*warnings, *enqueued.warnings):
             self._warn(warning)
         return enqueued.run.run

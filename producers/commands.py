@@ -251,7 +251,10 @@ def _application_findings(connection: Connection, run: Run, named: Phase | None)
 def _accept_application(connection: Connection, locked: LockedRun, *, actor: str) -> bool:
     """Put on record that contract may begin in spite of what is found of the application; whether that is news."""
     run = find(connection, locked.run)
-    if run.migration.application is None or audit.latest(connection, run.run, what=application.ACCEPTED) is not None:
+    if (
+        run.migration.checked_application is None
+        or audit.latest(connection, run.run, what=application.ACCEPTED) is not None
+    ):
         return False
     audit.record(connection, run.run, actor=actor, what=application.ACCEPTED)
     return True
@@ -291,20 +294,21 @@ def _waiting_phase(locked: LockedRun) -> Phase:
 
 def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
     """Try every quarantined row of a run again, once the rows are fixed."""
+    from backfilld.migrations.loading import stage  # noqa: PLC0415 - brings the walks along, which only this command needs
 
     def act(locked: LockedRun) -> None:
-        if locked.state not in {State.RUNNING, State.PAUSED, State.FAILED}:
-            msg = (
-                f"run {locked.name} is {locked.state.words}; rows can be retried while it is running, paused or failed"
-            )
+        if locked.state not in {State.RUNNING, State.PAUSED, State.FAILED, State.WAITING}:
+            msg = f"run {locked.name} is {locked.state.words}; rows can be retried while it is running, waiting, paused or failed"
             raise UsageError(msg)
-        operations = quarantine.mark_for_retry(connection, locked.run)
+        operations = quarantine.mark_for_retry(connection, locked.run) | stage.mark_for_retry(connection, locked.run)
         if not operations and not find(connection, locked.run).unconverted:
             msg = f"run {locked.name} has no quarantined rows"
             raise UsageError(msg)
         # Rows of a batch that was undone are met again where the lane is.
         _insert_retries(connection, locked, operations)
         audit.record(connection, locked.run, actor=actor, what="quarantine.retry", operations=sorted(operations))
+        if locked.state is State.WAITING:
+            return  # they are tried once the phase is approved
         if locked.state is not State.RUNNING:
             runs.set_state(connection, locked, State.RUNNING, actor=actor, reason="retrying quarantined rows")
         lanes.wake_run(connection, locked.run)
@@ -317,8 +321,8 @@ def _insert_retries(connection: Connection, locked: LockedRun, operations: set[i
 
     Not always a new one: a new walk forgets the open lanes of the old.
     """
-    if not operations:
-        return
+    if not operations or not any(lane.kind == "backfill" for lane in lanes.of_run(connection, locked.run)):
+        return  # lines of a load that has not begun: the coordinator makes the lane with the others
     run = find(connection, locked.run)
     pass_ = locked.pass_
     if locked.phase not in {Phase.BACKFILL, Phase.SWITCH, Phase.CONTRACT}:

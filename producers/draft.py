@@ -60,6 +60,8 @@ class Subject:
     referable: tuple[tuple[TableName, str], ...] = ()
     #: Runs on it that have not ended, in words.
     live: tuple[str, ...] = ()
+    #: The role that asks.
+    role: str = ""
 
 
 # --- what is there -----------------------------------------------------------------------------------------------------
@@ -104,6 +106,7 @@ def look(connection: Connection, table: str, operation: str) -> Subject:
         constraints=tuple(one["name"] for one in parts if one["kind"] == "constraint"),
         referable=tuple((TableName(one["schema"], one["name"]), one["type"]) for one in referable),
         live=_live(connection, name),
+        role=connection.info.user,
     )
 
 
@@ -126,7 +129,8 @@ def _live(connection: Connection, table: TableName) -> tuple[str, ...]:
 def write(subject: Subject, model: type[OperationModel], columns: Sequence[str] = ()) -> str:
     """The file. Raises UsageError for a column that is not there."""
     begun = _Draft(subject, model, tuple(columns))
-    lines = [*_head(subject, model), f"name: {begun.migration}", "operations:", f"  - {model.kind}:"]
+    personas = begun.personas() if model.kind == "replace_policies" else ()
+    lines = [*_head(subject, model), f"name: {begun.migration}", *personas, "operations:", f"  - {model.kind}:"]
     lines += begun.keys(model, indent=6)
     return "\n".join(lines) + "\n"
 
@@ -276,6 +280,15 @@ class _Draft:
         likely = next((one for one in ordinary if fits is None or fits(one)), ordinary[0])
         return (likely.name,)
 
+    def personas(self) -> Iterator[str]:
+        """As whom policies are compared."""
+        yield from _comment("One for each kind of user whom the policies tell apart.", 0)
+        yield from (
+            "application:",
+            "  personas:",
+            f"    member: {{role: {_scalar(self.subject.role)}, claims: {{sub: somebody}}}}",
+        )
+
     # What the values are made of
 
     def wider(self) -> str:
@@ -302,6 +315,11 @@ class _Draft:
         stem = self.column.removesuffix("_id")
         named = [table for table in fitting if table.name in {stem, f"{stem}s", f"{stem}es"}]
         return {"table": str((named or fitting or [self.subject.name])[0])}
+
+    def key(self) -> list[str]:
+        """The columns of the table's first key; one column where it has none."""
+        keys = self.subject.table.keys if self.subject.table is not None else ()
+        return [one.name for one in keys[0].columns] if keys else [self.column]
 
     def existing(self, names: Sequence[str]) -> str | None:
         return names[0] if names else None
@@ -367,6 +385,10 @@ _VALUES: Mapping[tuple[str, str], Callable[[_Draft], object | None]] = {
     ("change_type", "down"): lambda draft: f"{draft.quoted} #>> '{{}}'" if draft.column_type == "text" else None,
     ("backfill", "set"): lambda draft: {draft.column: draft.literal()},
     ("backfill", "where"): lambda draft: f"{draft.quoted} IS NULL",
+    ("replace_policies", "name"): lambda draft: _cut(f"{draft.subject.name.name}_read"),
+    ("replace_policies", "for"): lambda _: "select",
+    ("replace_policies", "using"): lambda draft: f"{draft.quoted} IS NOT NULL",
+    ("load", "key"): lambda draft: draft.key(),
     ("sql", "run"): lambda draft: draft.comment_statement("'what it is for'"),
     ("sql", "rollback"): lambda draft: draft.comment_statement("NULL"),
 }

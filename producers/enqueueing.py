@@ -9,6 +9,7 @@ from backfilld.migrations.errors import InvalidMigration, Refused, UsageError
 from backfilld.migrations.identifiers import shown
 from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import ENDED, State
+from backfilld.producers import staging
 from backfilld.producers.waiting import find
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def enqueue(
         facts = () if migration.after else examination.facts
         files = query_files.read(migration)
         known = moments.before(connection, migration, facts, rows=examination.rows, files=files)
-        run = runs.insert(connection, migration, facts, actor=actor, known=newest.run if newest is not None else 0)
+        with connection.transaction():
+            run = runs.insert(connection, migration, facts, actor=actor, known=newest.run if newest is not None else 0)
+            staging.make_stages(connection, migration, run, examination.facts)
     except (Refused, UsageError):
         # Two deploys enqueue the same file at once: the second gets the run of the first. What preflight found may be what that
         # run has done by now.

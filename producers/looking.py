@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from backfilld.migrations.record import audit, lanes, quarantine, runs
 from backfilld.monitoring import after_contract, progress
@@ -11,6 +11,8 @@ from backfilld.producers import waiting
 from backfilld.producers.target import Target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from backfilld.migrations.errors import Finding
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Lane, Quarantined, Run, Unconverted
@@ -79,6 +81,14 @@ class Looking(Target):
         """The rows of a run that could not be converted, a thousand at most."""
         with self._record_of_runs() as connection:
             return quarantine.listed(connection, waiting.find(connection, run).run)
+
+    def set_aside_lines(self, run: int | str, format_: Literal["csv", "ndjson"] = "csv") -> Iterator[str]:
+        """The lines of a load that are set aside, in the shape of its file: CSV with their errors, or JSON as it was."""
+        from backfilld.migrations.loading import export  # noqa: PLC0415 - for this verb alone
+
+        with self._record_of_runs() as connection:
+            found = waiting.find(connection, run).run
+            yield from export.as_csv(connection, found) if format_ == "csv" else export.as_json_lines(connection, found)
 
     def unconverted(self, run: int | str) -> tuple[Unconverted, ...]:
         """Some of the rows for which a run paused itself because they were too many; the quarantine does not have them."""

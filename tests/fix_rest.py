@@ -49,12 +49,9 @@ class Rest(ThreadingHTTPServer):
 
 def _query(table: str, asked: dict[str, str]) -> sql.Composed:
     columns = [_column(one) for one in asked.pop("select", "*").split(",")]
-    order = asked.pop("order", "")
+    order = asked.pop("order", "").partition(".")[0]  # ascending, as all who ask here want
     limit = int(asked.pop("limit", "1000"))
-    filters = [
-        sql.SQL("{}::text = {}").format(sql.Identifier(name), sql.Literal(value.removeprefix("eq.")))
-        for name, value in asked.items()
-    ]
+    filters = [_filter(name, *value.split(".", 1)) for name, value in asked.items()]
     return sql.SQL(
         "SELECT coalesce(json_agg(row_to_json(x)), '[]')::text FROM (SELECT {} FROM public.{} WHERE {} {} LIMIT {}) x"
     ).format(
@@ -64,6 +61,11 @@ def _query(table: str, asked: dict[str, str]) -> sql.Composed:
         sql.SQL("ORDER BY {}").format(sql.Identifier(order)) if order else sql.SQL(""),
         sql.Literal(limit),
     )
+
+
+def _filter(name: str, operator: str, value: str) -> sql.Composed:
+    comparison = sql.SQL({"eq": "=", "gt": ">"}[operator])
+    return sql.SQL("{} {} {}").format(sql.Identifier(name), comparison, sql.Literal(value))
 
 
 def _column(text: str) -> sql.Composable:

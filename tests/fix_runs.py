@@ -19,7 +19,7 @@ from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record import lanes, quarantine, runs
 from backfilld.migrations.record.states import RESTING, STOPPING, State
 from backfilld.migrations.wire.messages import LaneMessage
-from backfilld.producers import enqueueing
+from backfilld.producers import enqueueing, staging
 from backfilld.worker.lanes.runner import Runner
 from backfilld.worker.side_tasks.control import Control
 
@@ -70,7 +70,9 @@ class Engine:
 
     def enqueue(self, text: str) -> int:
         """A run of the migration in this text of a file; returns its id."""
-        run = enqueueing.enqueue(self.connection, definition.parse(text), actor="test").run.run
+        found = enqueueing.enqueue(self.connection, definition.parse(text), actor="test").run
+        staging.send_files(self.connection, found)
+        run = found.run
         self.sent.append(LaneMessage(target="default", run=run, lane=0, seq=0))
         return run
 

@@ -60,6 +60,12 @@ FILES = {
         operations:
           - drop_column: {table: parts, column: legacy}
     """,
+    "parts-catalogue": """
+        name: parts-catalogue
+        operations:
+          - load: {table: catalogue, from: {file: PARTS}, key: [id]}
+        settings: {approve: [switch]}
+    """,
     "places-spare": """
         name: places-spare
         operations:
@@ -107,7 +113,9 @@ class Scene:
 
     def enqueue(self, name: str) -> None:
         file = self.folder / f"{name}.yaml"
-        file.write_text(FILES[name], encoding="utf-8")
+        parts = self.folder / "parts.csv"
+        parts.write_text("id,code\n1,new\n2,as it was\n3,inserted\nbad,line\n1,the last one\n", encoding="utf-8")
+        file.write_text(FILES[name].replace("PARTS", str(parts)), encoding="utf-8")
         self.client.enqueue(file)
 
     def until_state(self, name: str, state: str) -> None:
@@ -223,6 +231,8 @@ def make_tables(record: Record) -> None:
         f"INSERT INTO numbers SELECT n, CASE WHEN n <= {NOT_NUMBERS} THEN 'many' ELSE n::text END FROM generate_series(1, {NUMBERS}) n",
         "CREATE TABLE parts (id bigint PRIMARY KEY, code text, legacy text)",
         "INSERT INTO parts SELECT n, 'P' || n, 'old ' || n FROM generate_series(1, 2000) n",
+        "CREATE TABLE catalogue (id bigint PRIMARY KEY, code text)",
+        "INSERT INTO catalogue VALUES (1, 'old'), (2, 'as it was')",
         "CREATE TABLE places (id bigint PRIMARY KEY, code text)",
         "INSERT INTO places SELECT n, 'P' || n FROM generate_series(1, 100) n",
         "ANALYZE",
@@ -245,6 +255,7 @@ def play(scene: Scene) -> None:
     client.pace(width=2)
     scene.enqueue("numbers")
     scene.enqueue("places-spare")
+    scene.enqueue("parts-catalogue")
     scene.enqueue("parts-legacy")
     scene.enqueue("people-name")
     scene.rush(0, "go", "hold_reason IS NULL")

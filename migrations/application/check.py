@@ -58,7 +58,7 @@ def check(
             seen.unchecked += unchecked
     real = plans_of(connection, [one.statement for one in seen.loses_index], paths)
     report = _report(seen, real, rows=rows, silence=found.silence)
-    return replace(report, asked=migration.application is not None)
+    return replace(report, asked=migration.checked_application is not None)
 
 
 def paths_of(

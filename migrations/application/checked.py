@@ -91,9 +91,9 @@ class Checked:
 
     @classmethod
     def of(cls, moment: Moment, told: Iterable[Told], *, statements: int) -> Checked:
-        found = tuple(told)
+        found = sorted(told, key=lambda one: one.kind not in HOLDING)  # what holds is on record first
         counts = Counter(str(one.kind) for one in found)
-        return cls(moment=moment, statements=statements, told=found[:_MOST_ON_RECORD], counts=dict(counts))
+        return cls(moment=moment, statements=statements, told=tuple(found[:_MOST_ON_RECORD]), counts=dict(counts))
 
     def and_also(self, told: Iterable[Told]) -> Checked:
         """The same with what was found elsewhere at that moment, which comes first."""

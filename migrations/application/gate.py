@@ -21,7 +21,7 @@ def against_contract(connection: Connection, run: Run) -> tuple[Finding, ...]:
 
     Nothing of a run that has not switched yet: its worker looks when it comes so far. Nothing either where the file only warns.
     """
-    application = run.migration.application
+    application = run.migration.checked_application
     if application is None or application.on_regression == "warn" or run.phase is not Phase.CONTRACT:
         return ()
     if record.last_check(connection, run.run, moment=Moment.AFTER_SWITCH).detail is None:

@@ -13,7 +13,7 @@ from backfilld.migrations.application import check, corpus, functions
 from backfilld.migrations.application.checked import Checked, Kind, Moment, Told
 from backfilld.migrations.application.corpus import Statement
 from backfilld.migrations.application.plans import Planned, regression
-from backfilld.migrations.application.real_plans import measure, plans_of
+from backfilld.migrations.application.real_plans import Budget, measure, plans_of
 from backfilld.migrations.application.report import shortened
 from backfilld.migrations.application.states import States
 from backfilld.migrations.file.application import Application, Statements
@@ -67,18 +67,19 @@ def before(
     files: Sequence[QueryFile],
 ) -> Before | None:
     """Look at the statements of a migration that is about to be enqueued; None where its file does not ask for it."""
-    if migration.application is None:
+    if migration.checked_application is None:
         return None
-    wanted = migration.application.statements
+    wanted = migration.checked_application.statements
     report = check.check(connection, migration, facts, rows=rows, files=files)
     tables = tables_named(connection, rows, migration, facts)
     statements = corpus.by_text(corpus.read(connection, wanted, files).statements)
     paths = check.paths_of(connection, statements, tables, wanted)
     ranked = sorted((one for one in statements if paths.concerns(one)), key=lambda one: -one.milliseconds)
     unique = {one.text: one for one in ranked if one.calls is None} | {one.text: one for one in ranked}
+    budget = Budget()
     return Before(
         report=report,
-        planned=tuple((one, measure(connection, one, paths)) for one in list(unique.values())[:MOST_PLANNED]),
+        planned=tuple((one, measure(connection, one, paths, budget)) for one in list(unique.values())[:MOST_PLANNED]),
     )
 
 
@@ -94,7 +95,7 @@ def before_switch(connection: Connection, run: Run) -> Checked:
     plans = plans_of(connection, statements, paths)
     known = {text: plan.identifier for text, plan in plans.items() if plan.identifier is not None}
     record.put_identifiers(connection, run.run, known)
-    return Checked.of(Moment.BEFORE_SWITCH, _unknown(found), statements=len(statements))
+    return Checked.of(Moment.BEFORE_SWITCH, _asked(run, _unknown(found)), statements=len(statements))
 
 
 def after_switch(connection: Connection, run: Run) -> Checked:
@@ -102,19 +103,23 @@ def after_switch(connection: Connection, run: Run) -> Checked:
     tables, paths, found = _look(connection, run, first=True)
     del tables
     told = [*_unknown(found), *_regressions(connection, run, paths, Moment.AFTER_SWITCH)]
-    return Checked.of(Moment.AFTER_SWITCH, told, statements=len(found.statements))
+    return Checked.of(Moment.AFTER_SWITCH, _asked(run, told), statements=len(found.statements))
 
 
 def before_contract(connection: Connection, run: Run) -> Checked:
     """Which statements still need what contract removes, and which are worse than before the run."""
-    needs = needed(connection, run)
-    _, paths, _ = _look(connection, run)
-    told = [*needs.told, *_regressions(connection, run, paths, Moment.BEFORE_CONTRACT)]
-    return Checked.of(Moment.BEFORE_CONTRACT, told, statements=needs.statements)
+    paths, statements, told = _needed(connection, run)
+    told += _regressions(connection, run, paths, Moment.BEFORE_CONTRACT)
+    return Checked.of(Moment.BEFORE_CONTRACT, _asked(run, told), statements=statements)
 
 
 def needed(connection: Connection, run: Run) -> Checked:
     """Which statements and functions still need what contract removes, and what is not known of that."""
+    _, statements, told = _needed(connection, run)
+    return Checked.of(Moment.BEFORE_CONTRACT, _asked(run, told), statements=statements)
+
+
+def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
     tables, paths, found = _look(connection, run)
     application = _application(run)
     window = application.statements.window_length.total_seconds()
@@ -162,12 +167,27 @@ def needed(connection: Connection, run: Run) -> Checked:
                 remedy="Deploy an application that no longer sends it" if ago is not None else "Replace the function",
             )
         )
+    plans = plans_of(connection, [one.statement for one in seen.loses_index], paths)
+    for lost in seen.loses_index:
+        plan = plans.get(lost.statement.text)
+        if plan is not None and (lost.table.schema, lost.table.name) in plan.by_index:
+            told.append(
+                Told(
+                    kind=Kind.NEEDED,
+                    problem=f"it reads {lost.table} by {', '.join(plan.indexes) or 'an index'}, and can use none after contract",
+                    statement=shortened(lost.statement.text),
+                    source=lost.statement.source,
+                    roles=lost.statement.roles,
+                    calls=lost.statement.calls,
+                    remedy="Keep the index, or add another one",
+                )
+            )
     told += [Told(kind=Kind.UNKNOWN, problem=f"contract was not tried as a whole: {one}") for one in seen.untried]
     told += [
         Told(kind=Kind.UNCHECKED, problem=because, source=one.source, statement=shortened(one.text))
         for one, because in [*unchecked, *seen.unchecked]
     ]
-    return Checked.of(Moment.BEFORE_CONTRACT, told, statements=len(found.statements))
+    return paths, len(found.statements), told
 
 
 def _came(connection: Connection, run: Run, paths: Paths, *, seconds: float) -> dict[str, Came]:
@@ -205,22 +225,29 @@ def duration(seconds: float) -> str:
 def _look(connection: Connection, run: Run, *, first: bool = False) -> tuple[list[TableName], Paths, Corpus]:
     """Put down which statements came, of those that name a table of the run; gives its tables, the paths, and what was found."""
     wanted = _application(run).statements
-    found = corpus.read(connection, Statements(roles=wanted.roles), ())
     tables = tables_named(connection, (), run.migration, run.facts)
-    paths = check.paths_of(connection, found.statements, tables, wanted)
-    found.statements = [one for one in found.statements if paths.concerns(one)]
-    several = [(one.text, one.source, one.queryid, one.roles, one.calls) for one in found.statements]
-    if found.counted is not None:
-        several += [
-            ("evictions", _COUNTERS, None, (), found.counted.evictions),
-            ("reset", _COUNTERS, None, (), int(found.counted.since.timestamp())),
-        ]
-    record.put_statements(connection, run.run, several, first=first)
+    with connection.transaction():
+        record.one_look_at_a_time(connection, run.run)
+        found = corpus.read(connection, Statements(roles=wanted.roles), ())
+        paths = check.paths_of(connection, found.statements, tables, wanted)
+        found.statements = [one for one in found.statements if paths.concerns(one)]
+        several = [(one.text, one.source, one.queryid, one.roles, one.calls) for one in found.statements]
+        if found.counted is not None:
+            several += [
+                ("evictions", _COUNTERS, None, (), found.counted.evictions),
+                ("reset", _COUNTERS, None, (), int(found.counted.since.timestamp())),
+            ]
+        record.put_statements(connection, run.run, several, first=first)
     return tables, paths, found
 
 
 def _application(run: Run) -> Application:
     return run.migration.application or Application()
+
+
+def _asked(run: Run, told: Sequence[Told]) -> list[Told]:
+    """What was found, without what is not known of statements where the file asks for other checks alone."""
+    return [one for one in told if one.kind is not Kind.UNKNOWN or _application(run).asks_statements]
 
 
 def _unknown(found: Corpus) -> list[Told]:
@@ -250,13 +277,13 @@ def _not_watched(connection: Connection, run: Run, window: float, *, is_counted:
 
 
 def _regressions(connection: Connection, run: Run, paths: Paths, moment: Moment) -> list[Told]:
-    told = []
+    told, budget = [], Budget()
     known = record.planned_before(connection, run.run)
     if not known and record.last_check(connection, run.run, moment=Moment.BEFORE).detail is None:
         return [Told(kind=Kind.UNKNOWN, problem="no plan of a statement is on record from before the run")]
     for one in known:
         statement = Statement(text=one.statement, source=one.source, roles=one.roles, calls=one.calls)
-        first, now = Planned.from_json(one.plans[Moment.BEFORE]), measure(connection, statement, paths)
+        first, now = Planned.from_json(one.plans[Moment.BEFORE]), measure(connection, statement, paths, budget)
         record.put_plan(connection, run.run, one.statement, moment=moment, plan=now.to_json())
         if worse := regression(first, now):
             told.append(

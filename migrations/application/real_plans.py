@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ _SETTINGS = {
     "statement_timeout": "2s",
 }
 _FOREIGN = "it is not planned: a function or a view in it belongs to a role with fewer rights, and would run with ours"
+#: In all, of one check.
+RUN_SECONDS = 30.0
 #: Of one statement the median of so many runs is kept.
 _TIMES = 5
 
@@ -55,7 +58,18 @@ def plans_of(connection: Connection, statements: Sequence[Statement], paths: Pat
     return found
 
 
-def measure(connection: Connection, statement: Statement, paths: Paths) -> Planned:
+class Budget:
+    """How long statements may be run in one check, in seconds; what comes later is planned and not run."""
+
+    def __init__(self, seconds: float = RUN_SECONDS) -> None:
+        self._until = time.monotonic() + seconds
+
+    @property
+    def is_left(self) -> bool:
+        return time.monotonic() < self._until
+
+
+def measure(connection: Connection, statement: Statement, paths: Paths, budget: Budget) -> Planned:
     """Plan a statement, and run it where it only reads and values for its parameters are known, in a transaction that cannot write.
 
     Raises only for the loss of the connection.
@@ -68,7 +82,8 @@ def measure(connection: Connection, statement: Statement, paths: Paths) -> Plann
             way, bound = find_way(connection, statement.text, plans=paths.may_plan(statement))
         if bound.plan is None:
             return Planned(error=_FOREIGN)
-        given = values(connection, statement.text, bound.plan, len(bound.types)) if may_run(statement.text) else None
+        runs = budget.is_left and may_run(statement.text)
+        given = values(connection, statement.text, bound.plan, len(bound.types)) if runs else None
     except psycopg.Error as exc:
         if server_is_gone(exc):
             raise

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
 from backfilld.migrations.file.application_checks import Commands, Probes
 from backfilld.migrations.file.fields import FileModel, Name
+from backfilld.migrations.file.personas import PERSONA_PATTERN, Persona, PersonaName
 from backfilld.migrations.identifiers import Wrong, check_encodable, shown
 
 _DURATION_PATTERN = r"^[1-9][0-9]{0,5}(s|m|h|d)$"
@@ -86,6 +87,12 @@ class Application(FileModel):
     statements: Statements = Field(
         default_factory=Statements, description="Which SQL statements are the application's."
     )
+    personas: dict[PersonaName, Persona] = Field(
+        default_factory=dict,
+        description="Who uses the application, by a name of yours: as each of them policies are compared.",
+        examples=[{"member": {"role": "authenticated", "claims": {"sub": "8f0c5a1e-0000-4000-8000-000000000001"}}}],
+        json_schema_extra={"propertyNames": {"pattern": PERSONA_PATTERN}},
+    )
     http: Probes = Field(
         default=(),
         strict=False,  # a file has lists, not tuples
@@ -101,3 +108,18 @@ class Application(FileModel):
         description="What a finding does: `hold` keeps contract waiting until a person approves it in spite of the finding; `warn` "
         "only tells of it.",
     )
+
+    @property
+    def asks_statements(self) -> bool:
+        """Whether what is not known of statements counts: not where the file asks for other checks, and of statements says nothing."""
+        return self.statements != Statements() or not (self.http or self.commands)
+
+    @property
+    def only_personas(self) -> bool:
+        """Nothing is asked of statements: personas are for policies."""
+        return self.model_fields_set == {"personas"}
+
+    @model_serializer(mode="wrap")
+    def _as_it_was_asked(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = inner(self)
+        return {"personas": written["personas"]} if self.only_personas and "personas" in written else written

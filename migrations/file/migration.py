@@ -52,11 +52,13 @@ from backfilld.migrations.file.operations import (
     DropNotNull,
     DropTable,
     EnableRowSecurity,
+    Load,
     Operation,
     Rebuild,
     RenameColumn,
     RenameConstraint,
     RenameTable,
+    ReplacePolicies,
     SetComment,
     SetDefault,
     SetNotNull,
@@ -90,12 +92,14 @@ __all__ = [
     "DropNotNull",
     "DropTable",
     "EnableRowSecurity",
+    "Load",
     "Migration",
     "Operation",
     "Rebuild",
     "RenameColumn",
     "RenameConstraint",
     "RenameTable",
+    "ReplacePolicies",
     "RunSettings",
     "SetComment",
     "SetDefault",
@@ -232,6 +236,11 @@ class Migration(FileModel):
                     _refuse_second(column, earlier, at)
                 settled.setdefault(column, (what, index))
         return self
+
+    @property
+    def checked_application(self) -> Application | None:
+        """What is checked of the application's statements, and what a finding does; None for nothing, as where it only has personas."""
+        return None if self.application is None or self.application.only_personas else self.application
 
     @property
     def checksum(self) -> str:

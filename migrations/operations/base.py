@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from psycopg import sql
+    from psycopg.sql import Composed
 
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.identifiers import TableName
@@ -49,6 +50,8 @@ class Guard:
     #: What a row means; `{!r}` takes the row's first column.
     template: str
     remedy: str
+    #: Sent before the query, which is then asked as a role with settings of its own; all of it is rolled back after that.
+    before: tuple[Composed, ...] = ()
     #: The query names rows of the table: their keys, (key text[]), a few at most; and with `rows` how many there are in all.
     names_rows: bool = False
     #: A row refuses nothing: the step is put off, and begins again with what `Action.drains` asks.
@@ -137,8 +140,22 @@ class Walk:
 
     #: archive: copy what is about to be dropped into the archive · restore: give rows what they had, by a rewrite ·
     #: undo: give rows back what the journal says they had · recheck: look at all rows again before the contract ·
-    #: drain, drain_back: bring over the rows that a journal of keys names · compare: write down the keys of rows that differ in two tables.
-    kind: Literal["archive", "restore", "undo", "recheck", "drain", "drain_back", "compare"]
+    #: compare: count what each persona may do with rows by the old policies and by the new · confirm: the same after the switch ·
+    #: stage: wait until the source of a load is staged · check: look at its lines before the first row is written ·
+    #: drain, drain_back: bring over the rows that a journal of keys names · match: write down the keys of rows that differ in two tables.
+    kind: Literal[
+        "archive",
+        "restore",
+        "undo",
+        "recheck",
+        "compare",
+        "confirm",
+        "stage",
+        "check",
+        "drain",
+        "drain_back",
+        "match",
+    ]
     #: The operation it belongs to, by its number in the file. An operation has one walk of each kind.
     operation: int
     table: TableName

@@ -43,6 +43,8 @@ from backfilld.migrations.operations.drop_table import preflight as drop_table
 from backfilld.migrations.operations.drop_table.steps import DropTable
 from backfilld.migrations.operations.enable_row_security import preflight as enable_row_security
 from backfilld.migrations.operations.enable_row_security.steps import EnableRowSecurity
+from backfilld.migrations.operations.load import preflight as load
+from backfilld.migrations.operations.load.steps import Load
 from backfilld.migrations.operations.rebuild import preflight as rebuild
 from backfilld.migrations.operations.rebuild.steps import Rebuild
 from backfilld.migrations.operations.rename_column import preflight as rename_column
@@ -51,6 +53,8 @@ from backfilld.migrations.operations.rename_constraint import preflight as renam
 from backfilld.migrations.operations.rename_constraint.steps import RenameConstraint
 from backfilld.migrations.operations.rename_table import preflight as rename_table
 from backfilld.migrations.operations.rename_table.steps import RenameTable
+from backfilld.migrations.operations.replace_policies import preflight as replace_policies
+from backfilld.migrations.operations.replace_policies.steps import ReplacePolicies
 from backfilld.migrations.operations.set_comment import preflight as set_comment
 from backfilld.migrations.operations.set_comment.steps import SetComment
 from backfilld.migrations.operations.set_default import preflight as set_default
@@ -111,9 +115,11 @@ REGISTRY: Mapping[type[file.Operation], Kind] = {
     file.RenameTable: Kind(RenameTable, rename_table.examine, impact.of_renamed_table),
     file.DropTable: Kind(DropTable, drop_table.examine, impact.of_dropped_table),
     file.EnableRowSecurity: Kind(EnableRowSecurity, enable_row_security.examine, impact.of_none),
+    file.ReplacePolicies: Kind(ReplacePolicies, replace_policies.examine, impact.of_none),
     file.SetComment: Kind(SetComment, set_comment.examine, impact.of_none),
     file.Backfill: Kind(Backfill, backfill.examine, impact.of_backfilled),
     file.DeleteRows: Kind(DeleteRows, delete_rows.examine, impact.of_deleted),
+    file.Load: Kind(Load, load.examine, impact.of_none),
     file.Rebuild: Kind(Rebuild, rebuild.examine, impact.of_rebuilt),
     file.Sql: Kind(Sql, None, impact.of_raw),
 }

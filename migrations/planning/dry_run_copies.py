@@ -13,8 +13,10 @@ from psycopg import sql
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations import bind_one
+from backfilld.migrations.operations.ddl import policies
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.connect import apply_settings
+from backfilld.migrations.postgres.policies import policies_of
 from backfilld.migrations.postgres.sqlstates import server_is_gone
 from backfilld.migrations.postgres.statements import Unclosed, split
 from backfilld.migrations.queries import queries
@@ -175,6 +177,9 @@ def _copy(connection: Connection, table: TableName) -> int | None:
             if key is not None and key["name"] != key["of_copy"]:
                 names = [sql.Identifier(key[column]) for column in ("of_copy", "name")]
                 connection.execute(sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(copy, *names))
+            # LIKE leaves out policies, which statements may drop.
+            for policy in policies_of(connection, catalog.oid_of(connection, table.identifier)):
+                connection.execute(policies.create(TableName("pg_temp", table.name), policy)[0].sql)
             return catalog.oid_of(connection, copy)
     except psycopg.Error as exc:
         if server_is_gone(exc):

@@ -11,6 +11,7 @@ from backfilld.migrations.walks.table_statistics import TableStatistics, of_leav
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backfilld.migrations.facts import LoadFacts
     from backfilld.migrations.file.run_settings import RunSettings
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
@@ -24,6 +25,8 @@ STRIPED_WAL_BYTES, PLAIN_WAL_BYTES = 150, 60
 ENTRY_WAL_BYTES = 110
 #: A value of a fixed size; how long a text will be is not known beforehand.
 VALUE_BYTES = 8
+#: What an entry of an index takes on disk, where the table has none to look at; and what a row takes beside its values.
+ENTRY_BYTES, LINE_OVERHEAD_BYTES = 40, 36
 #: Below this rows are in no order that could be lost.
 NOTABLE_CORRELATION = 0.5
 #: An index grows by more than its new entries, as full pages are split in two: from this many rounds on it hardly does.
@@ -79,6 +82,22 @@ def estimate_cost(connection: Connection, table: Table, rewrite: Rewrite, settin
         found = cost(table, leaves, choice)
         return replace(found, heap_growth_bytes=0, index_growth_bytes=0, moved_ratio=0.0)
     return cost(table, leaves, choice, indexes=indexes, lanes=lanes)
+
+
+def estimate_load(table: Table, load: LoadFacts, *, rows: int, indexes: int) -> CostEstimate:
+    """What a load takes if every line is a new row, which is the most that it can."""
+    each = load.bytes_total / max(load.lines, 1) if load.bytes_total else table.heap_bytes / max(rows, 1)
+    entry = table.index_bytes / rows if rows else float(indexes * ENTRY_BYTES)
+    written = each + LINE_OVERHEAD_BYTES
+    return CostEstimate(
+        walk="stage",
+        because=f"about {load.lines} lines; at most, if all of them are new rows",
+        stripes=1,
+        heap_growth_bytes=round(load.lines * written),
+        index_growth_bytes=round(load.lines * entry),
+        # Once into the stage, once into the table with its indexes, once into the journal.
+        wal_bytes=round(load.lines * (2 * written + PLAIN_WAL_BYTES + indexes * ENTRY_WAL_BYTES + each)),
+    )
 
 
 def cost(

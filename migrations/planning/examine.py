@@ -24,7 +24,7 @@ from backfilld.migrations.planning.checks.tables import check_table, find_table
 from backfilld.migrations.planning.checks.walks import keys_because, needs_no_key, with_key
 from backfilld.migrations.planning.checks.whole_rows import find_row_comparisons
 from backfilld.migrations.planning.dry_run import dry_run
-from backfilld.migrations.planning.estimate import estimate_cost
+from backfilld.migrations.planning.estimate import estimate_cost, estimate_load
 from backfilld.migrations.planning.examination import Examination
 from backfilld.migrations.planning.index_rights import check_index_rights
 from backfilld.migrations.planning.trigger_trial import try_triggers
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.operations import Operation
     from backfilld.migrations.planning.checks.live_runs import LiveOperation
+    from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.postgres.connect import Connection
 
 __all__ = ["OLDEST_SERVER", "Examination", "examine"]
@@ -78,10 +80,20 @@ def examine(connection: Connection, migration: Migration, *, refuses_foreign_cod
         found.costs = tuple(
             estimate_cost(connection, found.tables[rewrite.table], rewrite, migration.settings)
             if (rewrite := operation.rewrite()) is not None
-            else None
+            else _cost_of_load(connection, found, operation)
             for operation in bind(migration, found.facts)
         )
     return found
+
+
+def _cost_of_load(connection: Connection, found: Examination, operation: Operation) -> CostEstimate | None:
+    """None for an operation that loads nothing."""
+    load, name = operation.facts.load, operation.table
+    if load is None or name is None:
+        return None
+    table = found.tables[name]
+    indexes = max((one.indexes for one in catalog.leaves(connection, table)), default=0)
+    return estimate_load(table, load, rows=found.rows[name], indexes=indexes)
 
 
 def _look_at_foreign_code(connection: Connection, found: Examination, *, refuses: bool) -> None:
@@ -111,7 +123,7 @@ def _check_server(connection: Connection, found: Examination, migration: Migrati
             f"the role {backend.role} may not create temporary tables, which are needed to check expressions",
             f"GRANT TEMPORARY ON DATABASE {connection.info.dbname} TO {backend.role}",
         )
-    of_rows = definition.Backfill | definition.DeleteRows
+    of_rows = definition.Backfill | definition.DeleteRows | definition.Load
     if any(not isinstance(operation, of_rows) for operation in migration.operations) and (
         pooler.in_transaction_mode(connection)
     ):

@@ -10,6 +10,7 @@ from psycopg import sql
 
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import Action, bind, steps
+from backfilld.migrations.operations.load.steps import Load
 from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql.steps import Sql, lock_of
 from backfilld.migrations.planning.dry_run_findings import Place, Seen
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
 ASSUMED_ROWS_PER_SECOND = 15_000
 #: Locks of statements that leave what a table holds as it is.
 _CHANGES_NOTHING = {LockMode.NONE, LockMode.ACCESS_SHARE, LockMode.SHARE_UPDATE_EXCLUSIVE}
+#: Of walks that write no row of the table.
+_LOCKS_OF_WALKS = {
+    "stage": LockMode.NONE,
+    **dict.fromkeys(("check", "compare", "confirm"), LockMode.ACCESS_SHARE),
+}
 _GIVES_WAY = "gives up after lock_timeout and retries"
 
 
@@ -202,7 +208,8 @@ def make(migration: Migration, examination: Examination, application: Report | N
 def _groups(migration: Migration, operations: tuple[Operation, ...]) -> list[tuple[int, ...]]:
     """The operations that move data, by their numbers; those that are walked in one pass in one group."""
     rewrites = {number: one for number, operation in enumerate(operations) if (one := operation.rewrite()) is not None}
-    return grouped(rewrites, migration.settings)
+    loads = [(number,) for number, operation in enumerate(operations) if isinstance(operation, Load)]
+    return [*grouped(rewrites, migration.settings), *loads]
 
 
 def _impacts(migration: Migration, examination: Examination, table: TableName) -> tuple[Impact, ...]:
@@ -247,6 +254,8 @@ def _of_lanes(
 ) -> list[PlannedAction]:
     """What the lanes do in a phase, as one statement that stands for all of their batches; in one pass with `others`."""
     rewrite = operation.rewrite()
+    if isinstance(operation, Load):
+        return _of_load(number, operation, phase)
     if rewrite is None or walk is None:
         return []
     table = rewrite.table.identifier.as_string()
@@ -281,10 +290,35 @@ def _of_lanes(
     return []
 
 
+def _of_load(number: int, operation: Load, phase: Phase) -> list[PlannedAction]:
+    """What the lanes of a load do: statements that stand for those of their batches."""
+    loading = operation.loading
+    table, stage = loading.table.identifier.as_string(), loading.stage.identifier.as_string()
+    columns = ", ".join(sql.Identifier(one.name).as_string() for one in loading.columns)
+    key = ", ".join(sql.Identifier(one.name).as_string() for one in loading.key)
+    sets = ", ".join(
+        f"{name} = the line's" for _, one in loading.written if (name := sql.Identifier(one.name).as_string())
+    )
+    note = "row locks for about batch_seconds; by pages of the stage, in the order of the key"
+    if phase is Phase.BACKFILL:
+        texts = []
+        if loading.definition.updates and sets:
+            texts.append(f"UPDATE {table} SET {sets} WHERE ({key}) = the line's AND it differs")  # noqa: S608 - for reading
+        if loading.definition.mode != "update":
+            texts.append(f"INSERT INTO {table} ({columns}) SELECT … FROM {stage} ON CONFLICT ({key}) DO NOTHING")  # noqa: S608 - for reading
+        return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number) for text in texts]
+    if phase is Phase.VERIFY:
+        text = f"SELECT count(*) FROM {stage} LEFT JOIN {table} USING ({key}) WHERE they differ"  # noqa: S608 - for reading
+        note = "in batches; what was written since the lanes began is the application's"
+        return [PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number)]
+    return []
+
+
 def _of_step(step: Step, place: Place, dry_run: DryRun | None, *, raw: bool) -> list[PlannedAction]:
     if not isinstance(step, Action):
         text = f"-- {step.kind}: {step.table}"
-        return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=step.note, operation=place.operation)]
+        lock = _LOCKS_OF_WALKS.get(step.kind, LockMode.ROW_EXCLUSIVE)
+        return [PlannedAction(sql=text, lock=lock, note=step.note, operation=place.operation)]
     planned = _of_lock(needed(step), place)
     for number, statement in enumerate(step.statements):
         seen = dry_run.at(replace(place, statement=number)) if dry_run is not None else Seen(by_rule_because="-")
@@ -406,6 +440,7 @@ def _estimate(migration: Migration, operations: Sequence[Operation], examination
     rows = sum(
         examination.rows[rewrite.table] for operation in operations if (rewrite := operation.rewrite()) is not None
     )
+    rows += sum(one.load.lines for one in examination.facts if one.load is not None)
     settings = migration.settings
     rows_per_batch = max(1, round(ASSUMED_ROWS_PER_SECOND * settings.batch_seconds))
     seconds = rows / (ASSUMED_ROWS_PER_SECOND * settings.lanes) * (1 + settings.nice)

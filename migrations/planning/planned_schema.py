@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _SQL = queries(__package__, "planned_schema")
 
-#: What names of columns that a run makes for itself begin with.
-_OURS = ("backfilld_",)
+#: What names of columns that a run makes for itself end with.
+_OURS = ("_backfilld_new", "_backfilld_old")
 
 
 class At(StrEnum):
@@ -151,6 +151,24 @@ class PlannedSchema:
         return sorted(found, key=lambda one: one.name.name)
 
 
+def as_code_sees_it(schema: PlannedSchema, migration: Migration) -> PlannedSchema:
+    """The schema as it is for code while a column has two names: both are kept in step, so a row that is written needs one of them, and
+    after the switch the old one is NULL no more than the new one. In the catalog it may be.
+    """
+    pairs = [(one.table, one.old, one.new) for one in migration.operations if isinstance(one, file.RenameColumn)]
+    renamed = {one.table: one.renamed for one in migration.operations if isinstance(one, file.RenameTable)}
+    relations = []
+    for relation in schema.relations:
+        columns = {one.name: one for one in relation.columns}
+        for table, old, new in pairs:
+            if relation.name in {table, renamed.get(table)} and old in columns and new in columns:
+                nullable = columns[old].nullable and columns[new].nullable
+                columns[old] = replace(columns[old], nullable=nullable, has_default=True)
+                columns[new] = replace(columns[new], has_default=True)
+        relations.append(replace(relation, columns=tuple(columns.values())))
+    return replace(schema, relations=tuple(relations))
+
+
 def _shown_by(view: Relation, table: TableName, columns: Sequence[str]) -> list[tuple[str, ...]]:
     """Under which names a view shows these columns of a table, if it shows them all."""
     names = [next((one.name for one in view.columns if one.shows == (table, column)), None) for column in columns]
@@ -249,7 +267,7 @@ def _relation(row: Mapping[str, Any], name: TableName, references: Sequence[Refe
     return Relation(
         name=name,
         is_view=row["kind"] in {"v", "m"},
-        columns=tuple(_column(one) for one in row["columns"] if not one["name"].startswith(_OURS)),
+        columns=tuple(_column(one) for one in row["columns"] if not one["name"].endswith(_OURS)),
         references=tuple(references),
         takes_inserts=row["takes_inserts"],
         takes_updates=row["takes_updates"],
@@ -299,9 +317,8 @@ def _with_copies(
     table_of = {oid: table for table, oid in copies.oids.items()}
     rows = connection.execute(_SQL["relations"], {"schemas": []}).fetchall()
     names = {row["oid"]: _name(row, table_of, copies) for row in rows}
-    made = _schema(
-        connection, now.schemas, [row for row in rows if row["oid"] not in _gone(migration, phase, copies)], names
-    )
+    gone = _gone(migration, phase)
+    made = _schema(connection, now.schemas, [row for row in rows if names[row["oid"]] not in gone], names)
     before = {one.name: one for one in now.relations}
     changes = _Followed(migration, phase)
     relations = [one for name, one in before.items() if name not in copies.oids]
@@ -326,10 +343,12 @@ def _name(row: Mapping[str, Any], table_of: Mapping[int, TableName], copies: Cop
     return TableName(schema, row["name"])
 
 
-def _gone(migration: Migration, phase: Phase, copies: Copies) -> set[int]:
-    """Tables that are dropped: they are kept elsewhere for a while, where a copy cannot go."""
-    dropped = [one.table for one in migration.operations if isinstance(one, file.DropTable)]
-    return {copies.oids[table] for table in dropped if phase is Phase.CONTRACT and table in copies.oids}
+def _gone(migration: Migration, phase: Phase) -> set[TableName]:
+    """Names that mean nothing after contract: a table that is dropped is kept for a while where a copy cannot go, and the view under a
+    table's old name has a table for its copy where the run is under way.
+    """
+    of = migration.operations if phase is Phase.CONTRACT else ()
+    return {one.table for one in of if isinstance(one, file.DropTable | file.RenameTable)}
 
 
 def _own_references(before: Relation | None, changes: _Followed) -> tuple[Reference, ...]:

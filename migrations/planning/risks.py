@@ -132,6 +132,8 @@ def _of_loss(migration: Migration, examination: Examination) -> list[Risk]:
                     remedy="Deploy an application that gives it a value first",
                 )
             )
+        elif isinstance(of, definition.Load):
+            found.append(_of_loaded(of, number, kept_for=days if migration.settings.journal else ""))
         elif isinstance(of, definition.DeleteRows):
             found.append(_of_deleted(of, number, kept_for=days if migration.settings.journal else ""))
         written = _written_in_place(of)
@@ -170,6 +172,19 @@ def _of_loss(migration: Migration, examination: Examination) -> list[Risk]:
                 if rule in lint.RULES and (number, rule) not in examination.disproved
             ]
     return found
+
+
+def _of_loaded(of: definition.Load, number: int, *, kept_for: str) -> Risk:
+    """Rows that are inserted, and values that are replaced; `kept_for` is empty where nothing is kept of them."""
+    what = f"rows of {of.table} are {'inserted and updated' if of.updates and of.mode == 'upsert' else 'updated' if of.updates else 'inserted'}"
+    kept = f"what there was is kept for {kept_for} after the run" if kept_for else "nothing is kept of what there was"
+    return Risk(
+        cause=Cause.OLD_VALUES,
+        level="low" if kept_for else "high",
+        operation=number,
+        reason=f"{what} from {of.source.name}; {kept}",
+        remedy="`rollback` takes it back until then" if kept_for else "Leave `journal` on, or take a backup first",
+    )
 
 
 def _of_deleted(of: definition.DeleteRows, number: int, *, kept_for: str) -> Risk:
@@ -309,7 +324,8 @@ def _of_growth(examination: Examination) -> list[Risk]:
         relation = examination.facts[number].relation
         heap = next((size for name, size in sizes.items() if str(name) == relation), 0)
         if walk is not None and heap and walk.heap_growth_bytes > _GROWS_MUCH * heap:
-            reason = f"{relation} grows by about {walk.heap_growth_bytes / heap:.0%} before vacuum frees the space"
+            when = "if all lines are new rows" if walk.walk == "stage" else "before vacuum frees the space"
+            reason = f"{relation} grows by about {walk.heap_growth_bytes / heap:.0%} {when}"
             found.append(
                 Risk(
                     cause=Cause.GROWTH,

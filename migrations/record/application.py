@@ -131,22 +131,11 @@ def last_check(connection: Connection, run: int, *, moment: str) -> LastCheck:
     return LastCheck(**row)
 
 
-class one_at_a_time:  # noqa: N801 - reads as a function where it is used
-    """Whether this session is the one that checks a run; the lock is the session's, as a check has several transactions."""
-
-    def __init__(self, connection: Connection, run: int) -> None:
-        self._connection, self._run = connection, {"run": run}
-        self._mine = False
-
-    def __enter__(self) -> bool:
-        row = self._connection.execute(_SQL["try_check"], self._run).fetchone()
-        self._mine = bool(row and row["mine"])
-        return self._mine
-
-    def __exit__(self, *_: object) -> None:
-        if self._mine and not self._connection.closed and not self._connection.broken:
-            self._connection.rollback()
-            self._connection.execute(_SQL["end_check"], self._run)
+def one_look_at_a_time(connection: Connection, run: int) -> None:
+    """Wait until no other session looks at the statements of a run, for as long as this transaction lasts: of two looks that were put
+    down in the other order, the older count would be taken for one that was begun anew.
+    """
+    connection.execute(_SQL["lock_looks"], {"run": run})
 
 
 def forget_ended(connection: Connection) -> int:

@@ -54,6 +54,11 @@ def rows_left(connection: Connection, run: int) -> tuple[int, list[tuple[str, ..
     return (row["rows"], [tuple(key) for keys in row["keys"] for key in keys]) if row else (0, [])
 
 
+def every(connection: Connection, run: int, *, what: str) -> list[dict[str, Any]]:
+    """The events of a kind of a run, oldest first. Any: columns of the audit."""
+    return connection.execute(_SQL["every_event"], {"run": run, "what": what}).fetchall()
+
+
 def latest(connection: Connection, run: int, *, what: str) -> dict[str, Any] | None:
     """The newest event of a kind of a run, or None. Any: columns of the audit."""
     return connection.execute(_SQL["latest_event"], {"run": run, "what": what}).fetchone()

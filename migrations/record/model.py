@@ -249,8 +249,25 @@ class JournalShare:
         return cls(**value)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StagePages:
+    """The pages of a stage that a lane goes through: from `first_page` to before `last_page`. Nobody adds to them, and none moves."""
+
+    first_page: int
+    last_page: int
+    #: About how many lines a page holds.
+    lines_per_page: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(**value)
+
+
 #: What a lane walks.
-LaneBounds = Bounds | PageRange | JournalShare
+LaneBounds = Bounds | PageRange | JournalShare | StagePages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,6 +360,8 @@ class Lane:
 def _bounds(value: Mapping[str, Any]) -> LaneBounds:
     if "parts" in value:
         return JournalShare.from_json(value)
+    if "first_page" in value:
+        return StagePages.from_json(value)
     return PageRange.from_json(value) if "first" in value else Bounds.from_json(value)
 
 

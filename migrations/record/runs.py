@@ -392,6 +392,11 @@ def structure_changes(connection: Connection, run: int) -> list[StructureChange]
     return [StructureChange(**row) for row in connection.execute(_SQL["structure_changes"], {"run": run}).fetchall()]
 
 
+def withdraw_approval(connection: Connection, run: int, phase: Phase) -> None:
+    """A phase that was approved beforehand waits for a person once more."""
+    connection.execute(_SQL["withdraw_approval"], {"run": run, "phase": phase})
+
+
 def approve(connection: Connection, run: int, phase: Phase, *, actor: str) -> None:
     connection.execute(_SQL["approve"], {"run": run, "phase": phase})
     audit.record(connection, run, actor=actor, what="phase.approved", phase=phase)

@@ -66,9 +66,11 @@ class Phase(StrEnum):
 class LaneKind(StrEnum):
     """What a lane does: walk a part of a table, try rows of the quarantine again, or coordinate the run.
 
-    A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer. A drain brings rows over
-    that a journal of keys names, to the new table or back to the old one; a compare writes such keys down. A follower drains from
-    verify on until contract, whoever waits for an approval.
+    A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer. A lane that compares counts
+    what each persona may do with rows before and after other policies; one that confirms, whether they are as it was said.
+    A check looks at the lines of a load before the first row is written.
+    A drain brings rows over that a journal of keys names, to the new table or back to the old one; a match writes such keys down.
+    A follower drains from verify on until contract, whoever waits for an approval.
     """
 
     COORDINATOR = "coordinator"
@@ -79,9 +81,12 @@ class LaneKind(StrEnum):
     ARCHIVE = "archive"
     RESTORE = "restore"
     UNDO = "undo"
+    COMPARE = "compare"
+    CONFIRM = "confirm"
+    CHECK = "check"
     DRAIN = "drain"
     DRAIN_BACK = "drain_back"
-    COMPARE = "compare"
+    MATCH = "match"
     FOLLOW = "follow"
 
 
@@ -167,13 +172,14 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 #: Which lanes work in which phase of a run that goes forward, beside the coordinator.
 FORWARD: dict[Phase, frozenset[LaneKind]] = {
+    Phase.EXPAND: frozenset({LaneKind.CHECK}),
     Phase.BACKFILL: frozenset({LaneKind.BACKFILL, LaneKind.RETRY, LaneKind.DRAIN}),
-    Phase.VERIFY: frozenset({LaneKind.VERIFY, LaneKind.FOLLOW}),
-    Phase.SWITCH: frozenset({LaneKind.RETRY, LaneKind.DRAIN, LaneKind.FOLLOW}),
+    Phase.VERIFY: frozenset({LaneKind.VERIFY, LaneKind.COMPARE, LaneKind.FOLLOW}),
+    Phase.SWITCH: frozenset({LaneKind.RETRY, LaneKind.CONFIRM, LaneKind.DRAIN, LaneKind.FOLLOW}),
     Phase.CONTRACT: frozenset({LaneKind.RETRY, LaneKind.RECHECK, LaneKind.ARCHIVE, LaneKind.FOLLOW}),
 }
 #: Which lanes work while a run is rolled back, whatever its phase.
-BACK = frozenset({LaneKind.ARCHIVE, LaneKind.RESTORE, LaneKind.UNDO, LaneKind.DRAIN_BACK, LaneKind.COMPARE})
+BACK = frozenset({LaneKind.ARCHIVE, LaneKind.RESTORE, LaneKind.UNDO, LaneKind.DRAIN_BACK, LaneKind.MATCH})
 
 
 class StopReason(StrEnum):

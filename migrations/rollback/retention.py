@@ -81,10 +81,13 @@ def purge(connection: Connection, locked: LockedRun, *, actor: str) -> Purged:
     """
     kept = size(connection, locked.run)
     tables = (table_of("journal", locked.run), table_of("archive", locked.run), *kept_tables(connection, locked.run))
-    for table in tables:
+    stages = [TableName("backfilld", row["name"]) for row in connection.execute(_SQL["stages"], {"run": locked.run})]
+    for table in (*tables, *stages):
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table.identifier))
     connection.execute(_SQL["forget_rollback_conflicts"], {"run": locked.run})
     connection.execute(_SQL["forget_undo_rows"], {"run": locked.run})
+    connection.execute(_SQL["forget_persona_rows"], {"run": locked.run})
+    connection.execute(_SQL["forget_load_lines"], {"run": locked.run})
     connection.execute(_SQL["set_purged"], {"run": locked.run})
     audit.record(connection, locked.run, actor=actor, what="run.purged", **kept)
     return Purged(run=locked.run, name=locked.name, **kept)

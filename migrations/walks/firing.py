@@ -42,7 +42,8 @@ _JOINS = ("enable_hashjoin", "enable_mergejoin")
 
 #: Has the settings of the application from here on, for what waits for COMMIT.
 THEIRS = _SQL["theirs"].format(names=sql.SQL(", ").join(map(sql.Literal, (*SEMANTICS, *_JOINS))))
-_OURS = _SQL["ours"].format(
+#: Our settings, in the middle of a statement.
+OURS = _SQL["ours"].format(
     pairs=sql.SQL(", ").join(sql.SQL("({}, {})").format(*map(sql.Literal, pair)) for pair in SEMANTICS.items())
 )
 
@@ -173,7 +174,7 @@ def firing(  # noqa: PLR0913 - one statement; each part is named where it is cal
         ),
         last=beside.last or _NOTHING,
         theirs=THEIRS,
-        ours=_OURS,
+        ours=OURS,
     )
     again = () if by_key else update.parameters
     return query, [*beside.first_parameters, *update.source_parameters, *update.parameters, *again]

@@ -15,10 +15,11 @@ from backfilld.monitoring.display.explanation import remedy
 from backfilld.monitoring.display.story import by_governor, story
 from backfilld.monitoring.display.tables import plain, title
 from backfilld.monitoring.display.words import cell, left, phase, rate, rows, share, standing
+from backfilld.monitoring.policies import NAMED
 from backfilld.monitoring.words import counted, moment, number, safe, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
 
@@ -60,14 +61,14 @@ def page(
     if progress.hot_update_ratio is not None and progress.state not in _TAKEN_BACK:
         facts.add_row("HOT updates", f"{progress.hot_update_ratio:.1%}")
         facts.add_row("order on disk", f"{counted(progress.rows_moved or 0, 'row')} left their page, at most")
+    if progress.load is not None:
+        facts.add_row("load", _load(progress.load))
     if progress.space is not None and progress.space.get("after", {}).get("heap_bytes"):
         facts.add_row("size", _sizes(progress.space["before"], progress.space["after"]))
     if progress.rollback is not None and progress.state is not State.ROLLED_BACK:
         facts.add_row("rollback", _way_back(progress.rollback))
-        if progress.journal_bytes:
-            facts.add_row("journal", size(progress.journal_bytes))
-    if progress.behind is not None:
-        facts.add_row("behind", f"{counted(progress.behind, 'row')} to bring over, {progress.behind_seconds:.1f} s")
+        for name, told in _kept(progress):
+            facts.add_row(name, told)
     facts.add_row("created", f"{moment(progress.created_at)} UTC")
     facts.add_row("last moved", f"{moment(progress.updated_at)} UTC")
     parts: list[RenderableType] = [block(progress), Text(), facts]
@@ -79,6 +80,39 @@ def page(
     if told := [event for event in events if not by_governor(event)]:
         parts += [Text(), title("last events"), story(told[-EVENTS_ON_A_PAGE:])]
     return Group(*parts)
+
+
+def _kept(progress: Progress) -> Iterator[tuple[str, str]]:
+    """What is kept for the way back, and what waits to be brought over."""
+    if progress.journal_bytes:
+        yield "journal", size(progress.journal_bytes)
+    if progress.behind:
+        yield "behind", f"{counted(progress.behind, 'row')} to bring over, {progress.behind_seconds:.1f} s"
+
+
+def _load(load: Mapping[str, Any]) -> str:  # Any: JSON
+    """How far a file is staged, what was found of it, and what became of its lines."""
+    parts = [counted(load["lines"], "line")]
+    if not load["staged"]:
+        whole = f" of {size(load['bytes_total'])}" if load["bytes_total"] is not None else ""
+        parts.append(f"{size(load['bytes_read'])}{whole} staged")
+    done = {name: load[name] for name in ("inserted", "updated", "same", "set_aside", "duplicates")}
+    found = load["found"]
+    if not (done["inserted"] or done["updated"] or done["same"]) and found["looked_at"]:
+        about = (
+            ""
+            if found["looked_at"] + done["set_aside"] + done["duplicates"] >= load["lines"]
+            else f" of {number(found['looked_at'])} looked at"
+        )
+        parts.append(
+            f"to come{about}: {number(found['new'])} new, {number(found['changed'])} changed, {number(found['same'])} the same"
+        )
+    parts += [f"{number(rows)} {name.replace('_', ' ')}" for name, rows in done.items() if rows]
+    if load["reasons"]:
+        parts[-1 if not done["duplicates"] else -2] += (
+            f" ({', '.join(f'{number(rows)} by {state}' for state, rows in sorted(load['reasons'].items()))})"
+        )
+    return ", ".join(parts)
 
 
 def _way_back(rollback: Mapping[str, Any]) -> Text:  # Any: JSON
@@ -136,6 +170,11 @@ def remarks(progress: Progress, *, commands: bool = True) -> list[Text]:
     remarks += [
         Text(safe(one.in_words), style="red" if one.still_comes else "yellow") for one in progress.after_contract
     ]
+    remarks += [Text(safe(one.in_words), style="yellow") for one in progress.policies[:NAMED]]
+    if more := progress.policies[NAMED:]:
+        remarks.append(
+            Text(f"and {counted(len(more), 'more')}: backfilld explain {safe(progress.name)}", style="yellow")
+        )
     if progress.application is not None and progress.application["counts"] and progress.state not in ENDED:
         found = ", ".join(f"{number(n)} {kind.replace('_', ' ')}" for kind, n in progress.application["counts"].items())
         how = remedy(f": backfilld explain {progress.name}" if commands else "")

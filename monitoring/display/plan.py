@@ -142,6 +142,8 @@ def _table_facts(report: TableReport) -> RenderableType:
 
 
 def _walk(walk: CostEstimate) -> str:
+    if walk.walk == "stage":
+        return f"line by line: {walk.because}"
     if walk.walk == "keys":
         return f"by key, because {walk.because}" if walk.because else "by key, as the file asks"
     rounds = f", in {walk.stripes} rounds" if walk.stripes > 1 else ""

@@ -149,10 +149,16 @@ def _sizes(detail: Mapping[str, Any]) -> str:
     return f"heap {size(detail['heap_bytes'])}, indexes {size(detail['index_bytes'])}"
 
 
+#: Walks that look at rows as each persona.
+_AS_PERSONAS = {"compare": "compared the policies for", "confirm": "confirmed what was predicted for"}
+
+
 def _walked(kind: str, detail: Mapping[str, Any]) -> str:
     if kind == "undo":
         left = f"; {rows_left(detail['left'], detail['keys'])}" if detail.get("left") else ""
         return f"gave {counted(detail['changed'], 'row')} back what the journal kept{left}"
+    if kind in _AS_PERSONAS:
+        return f"{_AS_PERSONAS[kind]} {counted(detail['rows'], 'row')} as each persona"
     told = [f"read {counted(detail['rows'], 'row')}"]
     told += [f"{number(detail[key])} {key}" for key in ("changed", "missing") if detail.get(key)]
     return f"finished walk {kind}: {', '.join(told)}"
@@ -240,6 +246,9 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "application.checked": lambda detail: f"checked the application {_at(detail)}: {_found(detail)}",
     "application.accepted": lambda _: "lets contract begin in spite of what checks of the application find",
     "proof.void": lambda detail: f"verifies again, because {'; '.join(detail['changes'])}",
+    "policies.unexpected": lambda detail: (
+        f"asks before {detail['phase']}: {'; '.join(str(one['said']) for one in detail['findings'])}"
+    ),
     "proof.asked": lambda _: "asked about rows that may have been written without the sync trigger",
     "quarantine.retry": lambda _: "asked to retry the quarantined rows",
     "all.stopped": lambda _: "stopped, until backfilld resume --all",
@@ -259,6 +268,9 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"lane {detail['lane']} gave {counted(detail['rows'], 'row')} to lane {detail['gives_to']}"
     ),
     "table.rewritten": lambda detail: f"found the table of lane {detail['lane']} rewritten: its pages have moved",
+    "application.recorded": lambda detail: (
+        f"recorded what the API answers to {counted(len(detail['probes']), 'probe')}"
+    ),
     "application.code": lambda detail: f"checked the application's code: {_verdicts(detail['commands'])}",
     "archive.round": lambda detail: (
         f"archived {counted(detail['missing'], 'row')} that had no copy yet, of {number(detail['rows'])} read"

@@ -151,6 +151,26 @@ WALK = Section(
             look=Look(unit="short", least=0),
         ),
         lines_panel(
+            "What became of the lines of its file?",
+            "Of a run that loads a file: lines whose row was inserted, updated, or as given already; those that are set aside "
+            "(`backfilld quarantine list $run`), and those that another line with the same key replaces.",
+            Query(of_run("backfilld_load_lines"), "{{outcome}}"),
+            look=Look(
+                unit="short",
+                least=0,
+                names={"same": "as given already", "set_aside": "set aside"},
+                colours={"inserted": GREEN, "updated": BLUE, "set_aside": RED},
+            ),
+            stacked=True,
+        ),
+        lines_panel(
+            "How much of its file is in the database?",
+            "Of a run that loads a file: its size, and how much of it `backfilld enqueue` has sent. If the second does not rise, "
+            "call enqueue again: it goes on from there.",
+            Query(of_run("backfilld_load_source_bytes"), "{{part}}"),
+            look=Look(unit="bytes", least=0),
+        ),
+        lines_panel(
             "Do its batches commit?",
             "Batches per second, and those that were rolled back to be retried. If many are retried, the cause "
             "is locks, or sessions that waited for a lock of a batch: `backfilld events $run`.",

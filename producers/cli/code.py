@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backfilld.migrations.errors import UsageError
-from backfilld.migrations.file import migration as definition
 from backfilld.monitoring.words import counted
 from backfilld.producers import answers
 from backfilld.producers.cli.options import FileArgument, Json, Set, client, parameters
@@ -18,6 +17,7 @@ from backfilld.producers.cli.options import FileArgument, Json, Set, client, par
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backfilld.migrations.file.migration import Migration
     from backfilld.producers.checks import Checks
     from backfilld.producers.code.finds import Use, Uses
 
@@ -61,7 +61,7 @@ def uses(
     """
     from backfilld.producers.code import uses as code_uses  # noqa: PLC0415 - for this verb alone
 
-    found = code_uses.uses(definition.load(file, parameters(values)), where)
+    found = code_uses.uses(_load(file, values), where)
     answers.give(as_json=as_json, value=found.to_json, text=lambda: _uses(found))
     if fail and found.certain:
         raise typer.Exit(1)
@@ -91,7 +91,7 @@ def codegen(  # noqa: PLR0913 - its options
     from backfilld.producers.code import codegen as generated  # noqa: PLC0415 - for this verb alone
     from backfilld.producers.code import python_module, typescript_module  # noqa: PLC0415 - as above
 
-    migration = definition.load(file, parameters(values))
+    migration = _load(file, values)
     made = generated.module(migration, remove_by=remove_by.date() if remove_by is not None else None)
     text = typescript_module.typescript(made) if lang is Language.TYPESCRIPT else python_module.python(made)
     for one in made.left_out:
@@ -160,6 +160,12 @@ def _checks(found: Checks) -> str:
         first = next(ran for ran in one.ran if ran.is_new)
         lines += [f"  {line}" for line in first.new_lines]
     return "\n".join(lines)
+
+
+def _load(file: Path, values: list[str] | None) -> Migration:
+    from backfilld.migrations.file import migration as definition  # noqa: PLC0415 - the models of all operations
+
+    return definition.load(file, parameters(values))
 
 
 def _put(text: str, write: Path | None, *, as_json: bool, more: dict[str, object]) -> None:

@@ -264,6 +264,8 @@ def approve(  # noqa: PLR0913 - the options of a verb
         return
     if not yes and sys.stdin.isatty() and not as_json:
         yes = _confirmed(asked, run, phase)
+    elif not as_json:
+        _tell_unexpected(asked, run, phase)
     now, approved = asked.approved(run, phase, yes=yes)
     # Where it was approved in advance, another phase may come first.
     waits = now.state is State.WAITING and now.phase is not approved
@@ -272,19 +274,32 @@ def approve(  # noqa: PLR0913 - the options of a verb
 
 
 def _confirmed(asked: Client, run: str, phase: str | None) -> bool:
-    """Whether a person lets contract make statements fail. Aborts when they do not; False where there was nothing to ask."""
-    if phase not in {None, Phase.CONTRACT} or (phase is None and asked.status(run).phase is not Phase.CONTRACT):
-        return False
-    fails = [
-        *(one.in_words for one in asked.after_contract(run)),
-        *(one.problem for one in asked.against_contract(run)),
-    ]
-    if not fails:
-        return False
+    """Whether a person lets contract make statements fail, or policies do what nobody expected. Aborts when they do not; False where
+    there was nothing to ask.
+    """
+    waits = asked.status(run).phase
+    fails: list[str] = []
+    if Phase.CONTRACT in {phase, waits if phase is None else None}:
+        fails = [
+            *(one.in_words for one in asked.after_contract(run)),
+            *(one.problem for one in asked.against_contract(run)),
+        ]
     for one in fails:
         answers.say(one)
-    typer.confirm(f"Approve {Phase.CONTRACT} of {run}?", abort=True)
+    if not _tell_unexpected(asked, run, phase) and not fails:
+        return False
+    typer.confirm(f"Approve {phase or waits} of {run}?", abort=True)
     return True
+
+
+def _tell_unexpected(asked: Client, run: str, phase: str | None) -> bool:
+    """Show what nobody expected of the policies that the phase puts into force; False where there is nothing."""
+    now = asked.status(run)
+    if phase not in {None, now.phase}:
+        return False
+    for one in now.policies:
+        answers.say(one.in_words)
+    return bool(now.policies)
 
 
 def _one_or_all(run: str | None, verb: str, *, all_runs: bool) -> str | None:

@@ -1,10 +1,11 @@
-"""Verbs for rows that could not be converted: quarantine list, quarantine retry."""
+"""Verbs for rows that could not be converted: quarantine list, quarantine retry, quarantine export."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer  # noqa: TC002 - typer reads the annotations of these functions when it runs
+import typer
 
 from backfilld.producers import answers
 from backfilld.producers.cli.options import Json, RunArgument, client
@@ -43,6 +44,22 @@ def quarantine_retry(context: typer.Context, run: RunArgument, *, as_json: Json 
     Example: backfilld quarantine retry jobs-new-field
     """
     answers.answer(client(context, as_json=as_json).retry(run), as_json=as_json)
+
+
+def quarantine_export(
+    context: typer.Context,
+    run: RunArgument,
+    *,
+    format_: Annotated[
+        Literal["csv", "ndjson"], typer.Option("--format", help="csv, with the errors; or ndjson, the records alone.")
+    ] = "csv",
+) -> None:
+    """Write the lines of a load that are set aside to stdout, in the shape of its file: fix them, and load them again.
+
+    Example: backfilld quarantine export products --format csv > fix.csv
+    """
+    for line in client(context, as_json=False).set_aside_lines(run, format_):
+        sys.stdout.write(line)
 
 
 def _row(row: Quarantined) -> dict[str, Any]:  # Any: JSON

@@ -43,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _quarantine = typer.Typer(
-    cls=_Group, no_args_is_help=True, help="List the rows that could not be converted, or retry them."
+    cls=_Group, no_args_is_help=True, help="List the rows that could not be converted or loaded, retry or export them."
 )
 
 
@@ -104,7 +104,7 @@ _register(
     },
 )
 app.add_typer(_quarantine, name="quarantine")
-_register(_quarantine, {"list": rows.quarantine_list, "retry": rows.quarantine_retry})
+_register(_quarantine, {"list": rows.quarantine_list, "retry": rows.quarantine_retry, "export": rows.quarantine_export})
 _register(
     app,
     {

@@ -23,7 +23,7 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record.states import RESTING, STOPPING, State
 from backfilld.migrations.wire.messages import LaneMessage
-from backfilld.producers import commands, enqueueing
+from backfilld.producers import commands, enqueueing, staging
 from backfilld.worker.lanes.runner import Runner
 from backfilld.worker.side_tasks.control import Control
 from backfilld.worker.side_tasks.reconciler import Reconciler
@@ -114,7 +114,9 @@ class _Worker:
         migration = definition.parse(self.job.migration)
         match ask.split(":"):
             case ["enqueue"]:
-                run = enqueueing.enqueue(connection, migration, actor="the proof").run.run
+                found = enqueueing.enqueue(connection, migration, actor="the proof").run
+                staging.send_files(connection, found)
+                run = found.run
                 self._send(LaneMessage(target="default", run=run, lane=0, seq=0))
             case ["approve", phase]:
                 commands.approve(connection, migration.name, phase, actor="the proof", yes=True)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from paths import ROOT
+
 
 class Row(dict[str, Any]):
     """The fields of a row, by name. Any: a field has the type it has."""
@@ -73,6 +75,8 @@ class Scenario:
     table: str = "items"
     #: The `operations` of the file.
     operations: str
+    #: Its `application`; empty for none.
+    application: str = ""
     #: What the application keeps, and how it makes new values.
     fields: Mapping[str, Draw]
     #: What they are where a row is added by a version of the application that does not know them; otherwise NULL.
@@ -231,7 +235,10 @@ DROP_INDEX = Scenario(
 )
 
 #: Of a table that the application only reads: what it may delete is not in its ledger.
-_DRAFTS = "CREATE TABLE drafts (id bigint PRIMARY KEY, body text[]); INSERT INTO drafts SELECT n, ARRAY['d' || n] FROM generate_series(1, 30) n;"
+_DRAFTS = (
+    "CREATE TABLE drafts (id bigint PRIMARY KEY, body text[]); INSERT INTO drafts SELECT n, ARRAY['d' || n] FROM generate_series(1, 30) n;"
+    "CREATE TABLE products (id bigint PRIMARY KEY, name text); INSERT INTO products SELECT n, 'p' || n FROM generate_series(1, 5) n;"
+)
 
 SQL = Scenario(
     name="sql",
@@ -244,14 +251,14 @@ SQL = Scenario(
       run: "CREATE FUNCTION public.items_of(text) RETURNS bigint STABLE BEGIN ATOMIC SELECT count(*) FROM public.items WHERE status = $1; END"
       rollback: "DROP FUNCTION public.items_of(text)"
   - delete_rows: {table: drafts, where: id % 3 = 0}
-""",
+  - load: {table: products, from: {file: PRODUCTS}, columns: {id: id, name: name}, key: [id]}
+""".replace("PRODUCTS", str(ROOT / "examples" / "products.csv")),
     fields={"status": word, "n": number},
     before={"status": shown("status"), "n": shown("n")},
     after={"status": shown("status"), "n": shown("n")},
     reference="CREATE VIEW some_items AS SELECT id, n FROM items;"
     "CREATE FUNCTION items_of(text) RETURNS bigint STABLE BEGIN ATOMIC SELECT count(*) FROM items WHERE status = $1; END",
 )
-
 RENAME_COLUMN = Scenario(
     name="rename_column",
     schema=f"CREATE TABLE items (id bigint PRIMARY KEY, status text, total integer, {_PADDING});",
@@ -423,8 +430,13 @@ TABLES = Scenario(
         CREATE VIEW of_old AS SELECT a FROM old; GRANT SELECT ON old TO PUBLIC; COMMENT ON TABLE old IS 'old';
         CREATE TABLE events (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a text UNIQUE); INSERT INTO events (a) VALUES ('a');
         CREATE TABLE secrets (id bigint PRIMARY KEY); CREATE POLICY mine ON secrets USING (true);
+        CREATE TABLE letters (id bigint PRIMARY KEY, "to" text); INSERT INTO letters SELECT n, n % 3 FROM generate_series(1, 99) n;
+        ALTER TABLE letters ENABLE ROW LEVEL SECURITY; CREATE POLICY "50%" ON letters USING ("to" = '1');
+        COMMENT ON POLICY "50%" ON letters IS 'half'; GRANT SELECT ON letters TO PUBLIC;
     """,
+    application="{personas: {reader: {role: pg_database_owner, settings: {app.who: '2'}}}}",
     operations="""
+  - replace_policies: {table: letters, policies: [{name: '50%', for: select, using: '"to" = current_setting(''app.who'')'}], expect: {gained: any}}
   - create_table:
       table: fresh
       columns: [{name: id, type: bigint, identity: always}, {name: item, type: bigint, references: {table: items}, comment: 50%}]
@@ -444,6 +456,7 @@ TABLES = Scenario(
         ALTER TABLE old RENAME TO "50% new";
         DROP TABLE events;
         ALTER TABLE secrets ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+        DROP POLICY "50%" ON letters; CREATE POLICY "50%" ON letters FOR SELECT USING ("to" = current_setting('app.who'));
     """,
 )
 

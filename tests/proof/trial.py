@@ -222,7 +222,8 @@ class Trial:
 
     @property
     def migration(self) -> str:
-        return f"name: proof\noperations: {self.scenario.operations}\nsettings: {{{self.settings}}}\n"
+        application = f"application: {self.scenario.application}\n" if self.scenario.application else ""
+        return f"name: proof\n{application}operations: {self.scenario.operations}\nsettings: {{{self.settings}}}\n"
 
     def _note(self, job: Job, outcome: Outcome) -> None:
         self.deaths.learn(outcome)

@@ -7,10 +7,11 @@ one that another session holds, so none waits, and the coordinator finds all lan
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.record import audit, lanes, runs
-from backfilld.migrations.record.model import Bounds, JournalShare, PageRange
+from backfilld.migrations.record.model import Bounds, JournalShare, PageRange, StagePages
 from backfilld.migrations.record.states import DRAINS, LaneKind
 from backfilld.migrations.rollback import undo
 from backfilld.migrations.walks import pages
@@ -66,6 +67,8 @@ def share(connection: Connection, work: LaneWork, lane: Lane, context: StepConte
             rows = lane.rows_left // 2
             lanes.shorten(connection, lane, bounds=kept, cursor=lane.cursor, given=rows)
             return _insert(connection, lane, given, cursor=lane.cursor, rows=rows)
+        case StagePages():
+            return _share_stage(connection, lane, lane.bounds)
         case Bounds():
             return _share_keys(connection, work, lane, lane.bounds, rows_total=context.rows_total or lane.rows_left)
 
@@ -79,6 +82,16 @@ def _share_pages(connection: Connection, lane: Lane, page_range: PageRange) -> L
     rows = round(split.pages * page_range.rows_per_page)
     lanes.shorten(connection, lane, bounds=kept.page_range, cursor=kept.cursor.to_json(), given=rows)
     return _insert(connection, lane, given.page_range, cursor=given.cursor.to_json(), rows=rows)
+
+
+def _share_stage(connection: Connection, lane: Lane, bounds: StagePages) -> LaneMessage | None:
+    page = lane.cursor["page"] if lane.cursor is not None else bounds.first_page
+    middle = (page + bounds.last_page + 1) // 2
+    if not page < middle < bounds.last_page:
+        return None
+    rows = round((bounds.last_page - middle) * bounds.lines_per_page)
+    lanes.shorten(connection, lane, bounds=replace(bounds, last_page=middle), cursor=lane.cursor, given=rows)
+    return _insert(connection, lane, replace(bounds, first_page=middle), cursor=None, rows=rows)
 
 
 def _share_keys(

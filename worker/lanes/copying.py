@@ -18,15 +18,17 @@ from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import quarantine, runs
-from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.record.states import DRAINS, LaneKind
+from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.next_batch import After
 from backfilld.migrations.walks.sizing import FIRST_ROWS
 from backfilld.worker.lanes.batch import Tally
 from backfilld.worker.lanes.kinds import LaneWork, Retry, Stepped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from backfilld.migrations.operations import Operation, Walk
     from backfilld.migrations.record.model import Key, Lane, Quarantined
     from backfilld.migrations.walks.copying import Copying
     from backfilld.migrations.walks.next_batch import BatchRange, Seen
@@ -125,7 +127,7 @@ class Follow(LaneWork):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(LaneWork):
+class Match(LaneWork):
     """Compares the two tables range by range. The key of a row that differs goes into the journal, and the row is brought anew."""
 
     #: Looking at a row costs a small part of writing it.
@@ -137,7 +139,7 @@ class Compare(LaneWork):
     repairs: bool = False
 
     @classmethod
-    def of(cls, backfill: Backfill, copying: Copying) -> Compare:
+    def of(cls, backfill: Backfill, copying: Copying) -> Match:
         return cls(number=backfill.number, operation=backfill.operation, walk=backfill.walk, copying=copying)
 
     def cover(self, batch: Batch, batch_range: BatchRange, *, rows: int | None, carefully: bool) -> Tally:
@@ -232,3 +234,21 @@ def release(batch: Batch, copying: Copying) -> None:
     """Rows that were put aside, have been written since and are in the other table now, or are gone, are as they should be."""
     if quarantine.count(batch.connection, batch.lane.run):
         batch.connection.execute(copying.release(), [batch.lane.run, batch.lane.operation])
+
+
+def of_walk(operation: Operation, walk: Walk, copying: Copying) -> LaneWork:
+    """The work of a walk between two steps that is about two tables."""
+    by_key = KeyWalk(table=walk.table, key=walk.key)
+    if LaneKind(walk.kind) in DRAINS:
+        return Drain(number=walk.operation, operation=operation, walk=by_key, copying=copying)
+    return Match(number=walk.operation, operation=operation, walk=by_key, copying=copying, repairs=True)
+
+
+def followers(works: Mapping[tuple[LaneKind, int], LaneWork]) -> dict[tuple[LaneKind, int], LaneWork]:
+    """What the lanes do that follow until contract, by what those do that drain in both directions."""
+    found: dict[tuple[LaneKind, int], LaneWork] = {}
+    for (kind, number), drain in works.items():
+        back = works.get((LaneKind.DRAIN_BACK, number))
+        if kind is LaneKind.DRAIN and isinstance(drain, Drain) and isinstance(back, Drain):
+            found[LaneKind.FOLLOW, number] = Follow.of_both(drain, back)
+    return found

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.operations import bind, walks
+from backfilld.migrations.operations.load.steps import Load
 from backfilld.migrations.record import runs
-from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.record.states import LaneKind, Phase
 from backfilld.migrations.walks.together import grouped
-from backfilld.worker.lanes.copying import Compare, Drain, Follow, RetryCopy
+from backfilld.worker.lanes import copying
 from backfilld.worker.lanes.kinds import Backfill, Retry, Verify
+from backfilld.worker.lanes.load import Upsert, works_of
 from backfilld.worker.lanes.together import BackfillTogether, VerifyTogether
 from backfilld.worker.lanes.walk_kinds import of_walk
 from backfilld.worker.phases.planned_steps import PlannedSteps
@@ -34,6 +36,8 @@ class KnownRun:
     steps: PlannedSteps
     #: What the lanes of the backfill phase do, in the order of the operations; several of one table may be walked together.
     backfills: tuple[Backfill, ...]
+    #: What the lanes do that load files.
+    loads: tuple[Upsert, ...]
     #: What every lane does, by its kind and its operation's number.
     works: Mapping[tuple[LaneKind, int], LaneWork]
 
@@ -49,12 +53,7 @@ class KnownRun:
                 continue
             own[number] = backfill
             works[LaneKind.BACKFILL, number] = backfill
-            if (copying := backfill.rewrite.copies) is not None:
-                works[LaneKind.VERIFY, number] = Compare.of(backfill, copying)
-                works[LaneKind.RETRY, number] = RetryCopy.of_copy(backfill, copying)
-                continue
-            works[LaneKind.VERIFY, number] = Verify.of(backfill)
-            works[LaneKind.RETRY, number] = Retry.of(backfill)
+            works |= _beside(backfill, number)
         backfills = []
         for first, *others in grouped({number: one.rewrite for number, one in own.items()}, run.settings):
             backfills.append(own[first])
@@ -63,18 +62,40 @@ class KnownRun:
                 backfills[-1] = works[LaneKind.BACKFILL, first] = together
                 works[LaneKind.VERIFY, first] = VerifyTogether.of_members(together)
         for (kind, number), walk in walks(operations).items():
-            works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
-        for (kind, number), drain in [*works.items()]:
-            back = works.get((LaneKind.DRAIN_BACK, number))
-            if kind is LaneKind.DRAIN and isinstance(drain, Drain) and isinstance(back, Drain):
-                works[LaneKind.FOLLOW, number] = Follow.of_both(drain, back)
+            if walk.copying is not None:
+                works[LaneKind(kind), number] = copying.of_walk(operations[number], walk, walk.copying)
+            elif not isinstance(operations[number], Load):
+                works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
+        works |= copying.followers(works)
+        loads = []
+        for number, operation in enumerate(operations):
+            if isinstance(operation, Load):
+                looks = Phase.BACKFILL in run.settings.approve
+                found = works_of(operation, number, run=run.run, journals=run.settings.journal, looks=looks)
+                works |= {(kind, number): work for kind, work in found.items()}
+                loads += [work for work in found.values() if isinstance(work, Upsert)]
         return cls(
-            run=run, operations=operations, steps=PlannedSteps(operations), backfills=tuple(backfills), works=works
+            run=run,
+            operations=operations,
+            steps=PlannedSteps(operations),
+            backfills=tuple(backfills),
+            loads=tuple(loads),
+            works=works,
         )
 
     def work_of(self, lane: Lane) -> LaneWork | None:
         """What the lane's batches do; None for the coordinator."""
         return self.works[lane.kind, lane.operation] if lane.operation is not None else None
+
+
+def _beside(backfill: Backfill, number: int) -> dict[tuple[LaneKind, int], LaneWork]:
+    """What the lanes do that look at what a backfill did, and try again what it could not."""
+    if (copies := backfill.rewrite.copies) is not None:
+        verify: LaneWork = copying.Match.of(backfill, copies)
+        retry: LaneWork = copying.RetryCopy.of_copy(backfill, copies)
+    else:
+        verify, retry = Verify.of(backfill), Retry.of(backfill)
+    return {(LaneKind.VERIFY, number): verify, (LaneKind.RETRY, number): retry}
 
 
 class KnownRuns:

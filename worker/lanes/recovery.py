@@ -17,7 +17,7 @@ import psycopg
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.sqlstates import classify, in_words, ran_out_of_time
 from backfilld.migrations.record import lanes, runs
-from backfilld.migrations.record.model import JournalShare, PageRange
+from backfilld.migrations.record.model import JournalShare, PageRange, StagePages
 from backfilld.migrations.record.states import LaneKind, State, allowed
 from backfilld.migrations.telemetry import (
     BatchGaveWay,
@@ -282,4 +282,6 @@ def _whereabouts(lane: Lane) -> dict[str, object]:
         return {"from_page": lane.cursor["page"] if lane.cursor is not None else lane.bounds.first}
     if isinstance(lane.bounds, JournalShare):
         return {"from_batch": lane.cursor["batch"] if lane.cursor is not None else None}
+    if isinstance(lane.bounds, StagePages):
+        return {"from_page": lane.cursor["page"] if lane.cursor is not None else lane.bounds.first_page}
     return {"after_key": lane.cursor}

@@ -43,6 +43,7 @@ from backfilld.worker.phases import application_check
 from backfilld.worker.phases.coordinator_step import CoordinatorSteps
 from backfilld.worker.phases.late_examination import LOOK_SECONDS, InTheWay
 from backfilld.worker.phases.lock_watch import Blocked
+from backfilld.worker.phases.staged import NotStaged
 
 if TYPE_CHECKING:
     import threading
@@ -168,6 +169,9 @@ class Runner:
             recovery.wait_for_lock(connection, lane, exc)
         except InTheWay as exc:
             error = {"class": "live_run", "message": str(exc)}
+            recovery.postpone(connection, lane, delay_seconds=LOOK_SECONDS, error=error, retried=False)
+        except NotStaged as exc:
+            error = {"class": "staging", "message": str(exc)}
             recovery.postpone(connection, lane, delay_seconds=LOOK_SECONDS, error=error, retried=False)
         except application_check.Held as exc:
             error = {"class": "application", "message": str(exc)}

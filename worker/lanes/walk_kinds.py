@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
+from backfilld.migrations.operations.replace_policies.steps import ReplacePolicies
 from backfilld.migrations.record.model import JournalShare
 from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.rollback import archive, undo
@@ -20,8 +21,8 @@ from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.next_batch import After, JournalSlice, Row
 from backfilld.migrations.walks.update_sql import Update
 from backfilld.worker.lanes.batch import Tally
-from backfilld.worker.lanes.copying import Compare, Drain
 from backfilld.worker.lanes.kinds import Expressions, LaneWork, Stepped, Verify
+from backfilld.worker.lanes.persona_kinds import Compare, Confirm
 from backfilld.worker.lanes.write import Change
 
 if TYPE_CHECKING:
@@ -219,12 +220,12 @@ def of_walk(operation: Operation, walk: Walk, *, run: int) -> LaneWork:
             return Archive(number=number, operation=operation, walk=by_key, archived=walk.archived, archive=kept)
         case LaneKind.RESTORE if walk.rewrite is not None:
             return Restore(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite, archive=kept)
-        case LaneKind.DRAIN | LaneKind.DRAIN_BACK if walk.copying is not None:
-            return Drain(number=number, operation=operation, walk=by_key, copying=walk.copying)
-        case LaneKind.COMPARE | LaneKind.RECHECK if walk.copying is not None:
-            return Compare(number=number, operation=operation, walk=by_key, copying=walk.copying, repairs=True)
         case LaneKind.RECHECK if walk.rewrite is not None:
             return Recheck(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite, fixes=walk.writes)
+        case LaneKind.COMPARE if isinstance(operation, ReplacePolicies):
+            return Compare(number=number, operation=operation, walk=by_key, policies=operation)
+        case LaneKind.CONFIRM if isinstance(operation, ReplacePolicies):
+            return Confirm(number=number, operation=operation, walk=by_key, policies=operation)
         case LaneKind.UNDO:
             own = operation.rewrite()
             deletes = own is not None and own.deletes

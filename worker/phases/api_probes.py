@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.identifiers import TARGET
-from backfilld.migrations.record import answers, lanes, runs
+from backfilld.migrations.record import answers, audit, lanes, runs
 from backfilld.migrations.record import application as record
 from backfilld.migrations.record.model import Checkpoint
 from backfilld.migrations.record.states import Phase, State
@@ -19,7 +19,7 @@ from backfilld.worker.lanes import claim
 from backfilld.worker.lanes.batch import transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from backfilld.migrations.application.checked import Checked, Moment, Told
     from backfilld.migrations.file.application_checks import Probe
@@ -49,7 +49,7 @@ class ApiProbes:
                 return None
             connection.rollback()
             self._record(connection, known.run)
-            return _lead_on(connection, claimed, None)
+            return _lead_on(connection, claimed, None, recorded=[one.name for one in probes])
         if not _has_done_contract(known, claimed):
             return None
         # What no run without `application` needs.
@@ -140,13 +140,17 @@ def _has_done_contract(known: KnownRun, claimed: Claimed) -> bool:
     return claimed.context.phase is Phase.CONTRACT and bool(planned) and (claimed.lane.cursor or 0) >= planned
 
 
-def _lead_on(connection: Connection, claimed: Claimed, found: Checked | None) -> list[LaneMessage]:
-    """Put a check on record, and let the lane go on where it was."""
+def _lead_on(
+    connection: Connection, claimed: Claimed, found: Checked | None, *, recorded: Sequence[str] = ()
+) -> list[LaneMessage]:
+    """Put on record what was done, and let the lane go on where it was."""
     with transaction(connection):
         taken = claim.take(connection, claimed.lane, claimed.context, look=None, writes="")
         if not isinstance(taken, claim.Claimed):
             return []
         lane = taken.lane
+        if recorded:
+            audit.record(connection, lane.run, actor=runs.WORKER, what="application.recorded", probes=list(recorded))
         if found is not None:
             from backfilld.migrations.application import moments  # noqa: PLC0415 - as above
 

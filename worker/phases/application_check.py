@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 30.0
 #: A check is as good as new for so long; the steps of contract begin within a second of it.
 FRESH_SECONDS = 60.0
+#: A check is begun anew after this where nobody has come back from it. Twice as long as statements are run in one.
+MOST_SECONDS = 60.0
 
 
 class Held(Exception):
@@ -37,7 +39,7 @@ class Held(Exception):
 
 def due(connection: Connection, known: KnownRun, claimed: Claimed) -> Moment | None:
     """The check that is to be made before the next step; None for none."""
-    application, context = known.run.migration.application, claimed.context
+    application, context = known.run.migration.checked_application, claimed.context
     begins = context.phase in {Phase.SWITCH, Phase.CONTRACT} and not claimed.lane.cursor
     if application is None or not begins or context.state not in {State.QUEUED, State.RUNNING}:
         return None
@@ -66,40 +68,38 @@ def carry_out(
     from backfilld.migrations.application import code_verdict, moments  # noqa: PLC0415 - knows every operation, which no other step must
     from backfilld.migrations.application.checked import Moment as At  # noqa: PLC0415 - comes with it
 
-    connection.rollback()
-    run = known.run
-    with record.one_at_a_time(connection, run.run) as mine:
-        if not mine:
-            return []  # the session that is at it sends what follows
-        make = {
-            At.BEFORE_SWITCH: moments.before_switch,
-            At.AFTER_SWITCH: moments.after_switch,
-            At.BEFORE_CONTRACT: moments.before_contract,
-        }
-        found = make[moment](connection, run)
-        if moment is not At.BEFORE_SWITCH:
-            found = found.and_also(probes.told(connection, run, moment))
-        if moment is At.BEFORE_CONTRACT:
-            found = found.and_also(code_verdict.told(connection, run))
-        last = record.last_check(connection, run.run, moment=At.BEFORE_CONTRACT)
-        held = moment is At.BEFORE_CONTRACT and _holds(known, found, accepted=last.accepted)
-        with transaction(connection):
-            taken = claim.take(connection, claimed.lane, claimed.context, look=None, writes="")
-            if not isinstance(taken, claim.Claimed):
-                return []
-            if not (held and last.detail is not None and _alike(found, _checked(last.detail))):
-                moments.put(connection, run.run, found, actor=runs.WORKER)
-            if not held:
-                lane = taken.lane
-                connection.execute(*lanes.advance_query(lane, Checkpoint(cursor=lane.cursor)))
-            connection.execute("COMMIT")
+    run, lane = known.run, claimed.lane
+    # Another worker does not begin the same check while this one is at it, nor for long where this one dies.
+    lanes.postpone(connection, lane, delay_seconds=MOST_SECONDS)
+    connection.execute("COMMIT")
+    make = {
+        At.BEFORE_SWITCH: moments.before_switch,
+        At.AFTER_SWITCH: moments.after_switch,
+        At.BEFORE_CONTRACT: moments.before_contract,
+    }
+    found = make[moment](connection, run)
+    if moment is not At.BEFORE_SWITCH:
+        found = found.and_also(probes.told(connection, run, moment))
+    if moment is At.BEFORE_CONTRACT:
+        found = found.and_also(code_verdict.told(connection, run))
+    last = record.last_check(connection, run.run, moment=At.BEFORE_CONTRACT)
+    held = moment is At.BEFORE_CONTRACT and _holds(known, found, accepted=last.accepted)
+    with transaction(connection):
+        taken = claim.take(connection, lane, claimed.context, look=None, writes="")
+        if not isinstance(taken, claim.Claimed):
+            return []
+        if not (held and last.detail is not None and _alike(found, _checked(last.detail))):
+            moments.put(connection, run.run, found, actor=runs.WORKER)
+        if not held:
+            connection.execute(*lanes.advance_query(taken.lane, Checkpoint(cursor=taken.lane.cursor)))
+        connection.execute("COMMIT")
     if held:
         raise Held("; ".join(one.in_words for one in found.holding[:3]))
-    return [LaneMessage(target=TARGET, run=lane.run, lane=lane.lane, seq=lane.seq + 1)]
+    return [LaneMessage(target=TARGET, run=lane.run, lane=lane.lane, seq=taken.lane.seq + 1)]
 
 
 def _holds(known: KnownRun, found: Checked, *, accepted: bool) -> bool:
-    application = known.run.migration.application
+    application = known.run.migration.checked_application
     return application is not None and application.on_regression == "hold" and not accepted and bool(found.holding)
 
 

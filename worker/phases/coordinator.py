@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.operations import Action, Walk
 from backfilld.migrations.operations.ddl.constraints import NAMED_ROWS
 from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
+from backfilld.migrations.operations.replace_policies.steps import ReplacePolicies
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import audit, lanes, quarantine, runs
 from backfilld.migrations.record.model import Reached, Rollback
@@ -26,7 +27,7 @@ from backfilld.migrations.record.states import (
 from backfilld.migrations.rollback import undo
 from backfilld.migrations.telemetry import PhaseEntered
 from backfilld.worker.lanes.write import undone_by
-from backfilld.worker.phases import walked_tables
+from backfilld.worker.phases import policies, staged, walked_tables
 from backfilld.worker.phases.lane_plan import LanePlan
 from backfilld.worker.phases.prover import Prover
 from backfilld.worker.phases.run_step import RunStep
@@ -66,6 +67,8 @@ class Coordinator(RunStep):
         super().__init__(connection, known, lock_watch)
         self._steps = known.steps
         self._backfills = known.backfills
+        self.operations = known.operations
+        self._loads = known.loads
         self._index_builds = index_builds
         self._lane_plan = LanePlan(connection, known)
         self._prover = Prover(self, known.steps, self._lane_plan)
@@ -193,14 +196,20 @@ class Coordinator(RunStep):
 
     def _must_wait(self, context: StepContext) -> bool:
         phase = context.phase
-        if self.number > 0 or phase not in context.settings.approve or phase is Phase.DONE:
+        if self.number > 0 or phase is Phase.DONE:
             return False
+        asked = phase in context.settings.approve or policies.is_asked(self.connection, self.run.run, phase)
         has_work = bool(self._steps.of(phase)) or (
-            phase in {Phase.BACKFILL, Phase.VERIFY} and bool(self._backfills) and context.pass_ == 1
+            phase in {Phase.BACKFILL, Phase.VERIFY} and bool(self._backfills or self._loads) and context.pass_ == 1
         )
         # Read without the run's lock first: the step that follows may last for hours, and people must be able to stop it.
         known = runs.get(self.connection, self.run.run)
-        return has_work and (known is None or phase not in known.approved) and phase not in self.lock_run().approved
+        return (
+            asked
+            and has_work
+            and (known is None or phase not in known.approved)
+            and phase not in self.lock_run().approved
+        )
 
     def _act(self, context: StepContext) -> list[LaneMessage]:
         """Do the next step of the phase's operations, or enter the next phase."""
@@ -239,6 +248,9 @@ class Coordinator(RunStep):
     def _walk(self, walk: Walk, context: StepContext) -> list[LaneMessage]:
         """Make the lanes of a walk between two steps, wait for them, look at what they did, and continue."""
         run = self.run.run
+        if walk.kind == "stage":
+            staged.require(self.connection, self.run, walk.operation)
+            return self.go_on(self.number + 1)
         done = lanes.of_walk(self.connection, run, kind=walk.kind, operation=walk.operation)
         if done.open:
             return self.sleep()
@@ -247,11 +259,18 @@ class Coordinator(RunStep):
                 lanes.forget_walk(self.connection, run, kind=walk.kind, operation=walk.operation)
             else:
                 self._tell_walked(walk, done)
+                self._judge_policies(walk)
             return self.go_on(self.number + 1)
         if self._lane_plan.for_walk(walk, context):
             self.checkpoint(self.number, sleeps=True)
             return lanes.startable(self.connection, run)
+        self._judge_policies(walk)
         return self.go_on(self.number + 1)
+
+    def _judge_policies(self, walk: Walk) -> None:
+        operation = self.operations[walk.operation]
+        if walk.kind == "compare" and isinstance(operation, ReplacePolicies):
+            policies.judge(self.connection, self.run.run, operation)
 
     def _tell_walked(self, walk: Walk, done: Walked) -> None:
         """Put on record what a walk did; once, though two steps of the way back may need the same walk."""
@@ -341,14 +360,21 @@ class Coordinator(RunStep):
         if self.number >= BACKFILL_OWN_STEPS:
             return self._act(context)
         if self.number == 0 and pass_ == 1:
+            if self._loads and (
+                too_many := staged.too_many(self.connection, self.run.run, context.settings.max_quarantined)
+            ):
+                self.pause("quarantine", too_many)
+                return self.go_on(0)
             self._lane_plan.for_backfill(context)
-            walked_tables.measure_space(self.connection, self.run.run, self._backfills, moment="before")
+            walked_tables.measure_space(
+                self.connection, self.run.run, [*self._backfills, *self._loads], moment="before"
+            )
         if lanes.count_open(self.connection, self.run.run, pass_=pass_, kinds=FORWARD[Phase.BACKFILL]):
             return self._wait_for_lanes(context)
         if pass_ == 1:
             result = lanes.pass_result(self.connection, self.run.run, pass_=1, kind=LaneKind.BACKFILL)
             runs.set_totals(self.connection, self.run.run, rows_total=result.walked)
-            walked_tables.measure_space(self.connection, self.run.run, self._backfills, moment="after")
+            walked_tables.measure_space(self.connection, self.run.run, [*self._backfills, *self._loads], moment="after")
             if self._steps.of(Phase.BACKFILL):
                 return self.go_on(BACKFILL_OWN_STEPS)
         return self._enter(Phase.VERIFY)

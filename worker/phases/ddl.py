@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -81,10 +81,19 @@ def check(connection: Connection, action: Action) -> None:
 
 def _ask(connection: Connection, action: Action, guards: tuple[Guard, ...]) -> None:
     for guard in guards:
-        if found := connection.execute(guard.sql).fetchall():
+        if found := _found(connection, guard):
             if guard.postpones:
                 raise runs.ChangedMeanwhile
             raise Refused([Finding("guard", f"{action.table}: {guard.problem_of(found)}", guard.remedy)])
+
+
+def _found(connection: Connection, guard: Guard) -> list[dict[str, Any]]:  # Any: what psycopg reads
+    if not guard.before:
+        return connection.execute(guard.sql).fetchall()
+    with connection.transaction(force_rollback=True):
+        for statement in guard.before:
+            connection.execute(statement)
+        return connection.execute(guard.sql).fetchall()
 
 
 def _check_catalog(table: TableName, difference: Difference) -> None:

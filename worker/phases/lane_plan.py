@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Finding, Refused
+from backfilld.migrations.loading import stage
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.record import lanes, runs
-from backfilld.migrations.record.model import Bounds, JournalShare, PageRange
+from backfilld.migrations.record.model import Bounds, JournalShare, PageRange, StagePages
 from backfilld.migrations.record.states import DRAINS, LaneKind
 from backfilld.migrations.rollback import journal, undo
 from backfilld.migrations.rollback.archive import Archive
@@ -16,6 +18,7 @@ from backfilld.migrations.walks.keys import KeyWalk, split
 from backfilld.migrations.walks.order import choose_for
 from backfilld.migrations.walks.sizing import FIRST_ROWS, FIRST_ROWS_OF_FUNCTION
 from backfilld.migrations.walks.table_statistics import page_ranges, to_open_end
+from backfilld.worker.lanes.kinds import Backfill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +27,10 @@ if TYPE_CHECKING:
     from backfilld.migrations.operations import Walk
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.model import Key, Lane
+    from backfilld.migrations.record.model import Key, Lane, LaneBounds
     from backfilld.migrations.record.runs import StepContext
-    from backfilld.worker.lanes.kinds import Backfill
     from backfilld.worker.lanes.known_runs import KnownRun
+    from backfilld.worker.lanes.load import Upsert
 
 
 class LanePlan:
@@ -40,9 +43,10 @@ class LanePlan:
 
     def for_backfill(self, context: StepContext) -> None:
         """As many lanes as the run wants begin at once; more, as for the leaves of a partitioned table, wait for their turn."""
-        if journals := [one for work in self._known.backfills for one in work.journals]:
+        of_rows = [one for work in self._known.backfills for one in work.journals]
+        if journals := [*of_rows, *(one for load in self._known.loads for one in load.journals)]:
             journal.make(self._connection, self._run, journals)
-        planned: list[tuple[Backfill, TableName, Bounds | PageRange, int]] = []
+        planned: list[tuple[Backfill | Upsert, TableName, LaneBounds, int]] = []
         total = 0
         for work in self._known.backfills:
             table = self._describe(work.table)
@@ -60,12 +64,33 @@ class LanePlan:
                 wanted = 1 if context.settings.walk == "ordered" else context.settings.lanes
                 ranges = split(self._connection, work.walk, lanes=wanted, rows_estimate=rows)
                 planned += [(work, table.name, bounds, rows // len(ranges)) for bounds in ranges]
-        for number, (work, relation, bounds, expected) in enumerate(planned):
+        stage.begin_lanes(self._connection, self._run)
+        for load in self._known.loads:
+            self._describe(load.table)
+            ranges_of_stage = self._stage_ranges(load, context)
+            planned += [(load, load.table, bounds, expected) for bounds, expected in ranges_of_stage]
+            total += sum(expected for _, expected in ranges_of_stage)
+            if stage.next_retry(self._connection, self._run, operation=load.number) is not None:
+                self._insert(LaneKind.RETRY, load, Bounds(), pass_=1, relation=load.table, rows_expected=None)
+        for number, (walked, relation, bounds, expected) in enumerate(planned):
             awake = number < context.settings.lanes
             self._insert(
-                LaneKind.BACKFILL, work, bounds, pass_=1, relation=relation, rows_expected=expected, awake=awake
+                LaneKind.BACKFILL, walked, bounds, pass_=1, relation=relation, rows_expected=expected, awake=awake
             )
         runs.set_totals(self._connection, self._run, rows_total=total)
+
+    def _stage_ranges(self, load: Upsert, context: StepContext) -> list[tuple[StagePages, int]]:
+        """The pages of a stage in equal parts, each with about how many lines it has; none of an empty one."""
+        pages = stage.pages_of(self._connection, load.loading.stage)
+        found = stage.read(self._connection, self._run, load.number)
+        lines = found.lines if found is not None else 0
+        wanted = min(context.settings.lanes, pages)
+        ends = [pages * number // wanted for number in range(wanted + 1)] if wanted else [0]
+        each = lines / pages if pages else 1.0
+        return [
+            (StagePages(first_page=first, last_page=last, lines_per_page=each), round((last - first) * each))
+            for first, last in pairwise(ends)
+        ]
 
     def for_walk(self, walk: Walk, context: StepContext) -> int:
         """Cut the table of a walk between two steps into lanes; returns how many. None for an empty table."""
@@ -76,8 +101,14 @@ class LanePlan:
             return self._insert_walk(walk, shares, rows=rows, context=context)
         if LaneKind(walk.kind) in DRAINS:
             return self._insert_walk(walk, [Bounds()], rows=0, context=context)
+        if LaneKind(walk.kind) is LaneKind.CHECK:
+            load = next(one for one in self._known.loads if one.number == walk.operation)
+            found = self._stage_ranges(load, context)
+            return self._insert_walk(
+                walk, [bounds for bounds, _ in found], rows=sum(rows for _, rows in found), context=context
+            )
         by_key = KeyWalk(table=walk.table, key=walk.key)
-        if LaneKind(walk.kind) not in {LaneKind.RECHECK, LaneKind.COMPARE}:
+        if LaneKind(walk.kind) in {LaneKind.ARCHIVE, LaneKind.RESTORE}:
             # For a restore too, which may find that nothing was archived.
             Archive(run=self._run, operation=walk.operation, walk=by_key).make(self._connection)
         table = self._describe(walk.table)
@@ -90,7 +121,7 @@ class LanePlan:
         return self._insert_walk(walk, ranges, rows=rows, context=context)
 
     def _insert_walk(
-        self, walk: Walk, ranges: Sequence[Bounds | JournalShare], *, rows: int, context: StepContext
+        self, walk: Walk, ranges: Sequence[Bounds | JournalShare | StagePages], *, rows: int, context: StepContext
     ) -> int:
         for bounds in ranges:
             lanes.insert(
@@ -128,6 +159,18 @@ class LanePlan:
         """The whole table once more, to the open end: rows added since are looked at too."""
         walked = [lane for lane in lanes.of_run(self._connection, self._run) if lane.kind is LaneKind.BACKFILL]
         number = 0
+        for load in self._known.loads:
+            for of_stage, lines in self._stage_ranges(load, context):
+                awake, number = number < context.settings.lanes, number + 1
+                self._insert(
+                    LaneKind.VERIFY,
+                    load,
+                    of_stage,
+                    pass_=context.pass_,
+                    relation=load.table,
+                    rows_expected=lines,
+                    awake=awake,
+                )
         for work in self._known.backfills:
             own = [lane for lane in walked if lane.operation == work.number]
             condition_ended = work.rewrite.condition_tells is not None and not any(lane.rows_residual for lane in own)
@@ -172,8 +215,8 @@ class LanePlan:
     def _insert(  # noqa: PLR0913 - one row; each column is named where it is called
         self,
         kind: LaneKind,
-        work: Backfill,
-        bounds: Bounds | PageRange,
+        work: Backfill | Upsert,
+        bounds: LaneBounds,
         *,
         pass_: int,
         relation: TableName,
@@ -189,7 +232,7 @@ class LanePlan:
             relation=str(relation),
             bounds=bounds,
             batch_rows=FIRST_ROWS_OF_FUNCTION
-            if kind is LaneKind.BACKFILL and work.rewrite.transform is not None
+            if kind is LaneKind.BACKFILL and isinstance(work, Backfill) and work.rewrite.transform is not None
             else self._known.works[kind, work.number].first_rows,
             rows_expected=rows_expected,
             awake=awake,

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.worker.lanes.kinds import Backfill
+    from backfilld.worker.lanes.load import Upsert
 
 
-def measure_space(connection: Connection, run: int, backfills: Iterable[Backfill], *, moment: str) -> None:
+def measure_space(connection: Connection, run: int, backfills: Iterable[Backfill | Upsert], *, moment: str) -> None:
     """Write down how large the tables of a run are, `before` the walk or `after` it, and how large each that a lane walks is."""
     measured = [catalog.sizes(connection, table) for table in {backfill.table for backfill in backfills}]
     sizes = {part: sum(one[part] for one in measured) for part in ("heap_bytes", "index_bytes")}

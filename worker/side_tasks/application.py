@@ -19,10 +19,9 @@ def run_once(connection: Connection) -> int:
     seen = 0
     for number in record.watched_runs(connection):
         run = runs.get(connection, number)
-        with record.one_at_a_time(connection, number) as mine:
-            if run is not None and mine:
-                # What no run without `application` needs.
-                from backfilld.migrations.application import moments  # noqa: PLC0415 - see above
+        if run is not None:
+            # What no run without `application` needs.
+            from backfilld.migrations.application import moments  # noqa: PLC0415 - see above
 
-                seen += moments.look(connection, run)
+            seen += moments.look(connection, run)
     return seen

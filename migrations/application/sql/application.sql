@@ -36,7 +36,9 @@ WHERE i.indrelid = to_regclass(%(table)s::text) AND i.indislive ORDER BY i.index
 
 -- name: functions
 -- Functions of users' whose body is text and has one of these names in it, and trigger functions of these tables.
-SELECT p.oid::bigint AS oid, p.oid::regprocedure::text AS name, l.lanname::text AS language, p.prosrc AS body, p.prokind::text AS kind,
+SELECT p.oid::bigint AS oid, format('%%I.%%I(%%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) AS name, p.prorettype = 'trigger'::regtype AS is_trigger,
+       (SELECT min(t.tgrelid::bigint) FROM pg_trigger t
+        WHERE t.tgfoid = p.oid AND t.tgrelid = ANY (%(tables)s::bigint[]::oid[])) AS fired_by, l.lanname::text AS language, p.prosrc AS body, p.prokind::text AS kind,
        pg_get_function_arguments(p.oid) AS arguments, pg_get_function_result(p.oid) AS result,
        coalesce((SELECT split_part(c.setting, '=', 2) FROM unnest(p.proconfig) AS c (setting)
                  WHERE c.setting LIKE 'search\_path=%%'), '') AS path
@@ -50,7 +52,7 @@ ORDER BY 2
 
 -- name: oids
 -- The tables of these names, in quotes where they need them, that are there.
-SELECT to_regclass(one.name)::oid::bigint AS oid FROM unnest(%(tables)s::text[]) AS one (name) WHERE to_regclass(one.name) IS NOT NULL
+SELECT one.name, to_regclass(one.name)::oid::bigint AS oid FROM unnest(%(tables)s::text[]) AS one (name) WHERE to_regclass(one.name) IS NOT NULL
 
 -- name: usual_values
 -- For each of these columns a value that it has, as text: the one in the middle of its histogram, or its most common one.

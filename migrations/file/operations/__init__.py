@@ -24,6 +24,8 @@ from backfilld.migrations.file.operations.constraints import (
     RenameConstraint,
 )
 from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
+from backfilld.migrations.file.operations.loads import Load, Source
+from backfilld.migrations.file.operations.policies import Expect, NewPolicy, ReplacePolicies
 from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
 from backfilld.migrations.file.operations.rebuild import Rebuild
 from backfilld.migrations.file.operations.rows import Backfill, DeleteRows
@@ -54,6 +56,9 @@ __all__ = [
     "DropNotNull",
     "DropTable",
     "EnableRowSecurity",
+    "Expect",
+    "Load",
+    "NewPolicy",
     "Operation",
     "OperationModel",
     "Rebuild",
@@ -61,10 +66,12 @@ __all__ = [
     "RenameColumn",
     "RenameConstraint",
     "RenameTable",
+    "ReplacePolicies",
     "SetComment",
     "SetDefault",
     "SetNotNull",
     "Settled",
+    "Source",
     "Sql",
     "SqlStep",
 ]
@@ -91,9 +98,11 @@ Operation = (
     | RenameTable
     | DropTable
     | EnableRowSecurity
+    | ReplacePolicies
     | SetComment
     | Backfill
     | DeleteRows
+    | Load
     | Rebuild
     | Sql
 )

@@ -153,7 +153,7 @@ class Rebuild(Plain[file.Rebuild]):
     @property
     def _compared(self) -> Walk:
         return Walk(
-            kind="compare",
+            kind="match",
             operation=self.number,
             table=self.table,
             key=self.facts.key,

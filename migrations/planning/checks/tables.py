@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.file.migration import AddPrimaryKey, Backfill, DeleteRows, RenameTable
+from backfilld.migrations.file.migration import AddPrimaryKey, Backfill, DeleteRows, Load, RenameTable
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import catalog
 
@@ -62,7 +62,7 @@ def check_table(found: Findings, place: str, table: Table, operation: Operation)
             f"{place}: {name} has tables that inherit from it, and no key covers all of them",
             "Use one operation for each of these tables",
         )
-    if table.is_partition and not isinstance(operation, Backfill | DeleteRows):
+    if table.is_partition and not isinstance(operation, Backfill | DeleteRows | Load):
         found.refuse(
             "partition",
             f"{place}: {name} is a partition, whose columns and constraints belong to its parent",
@@ -75,7 +75,7 @@ def check_table(found: Findings, place: str, table: Table, operation: Operation)
             "and a backfill would skip them without an error",
             f"Use a role with BYPASSRLS (ALTER ROLE {role} BYPASSRLS), or the owner of a table without FORCE ROW LEVEL SECURITY",
         )
-    if not isinstance(operation, Backfill | DeleteRows) and not table.owned:
+    if not isinstance(operation, Backfill | DeleteRows | Load) and not table.owned:
         found.refuse(
             "ownership",
             f"{place}: the role {role} does not own {name}",

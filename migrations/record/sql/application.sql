@@ -67,13 +67,9 @@ LEFT JOIN LATERAL (
 ) c ON true
 WHERE r.run = %(run)s::bigint
 
--- name: try_check
--- One session at a time checks a run.
-SELECT pg_try_advisory_lock(hashtext('backfilld application'), (%(run)s::bigint %% 2147483647)::integer) AS mine
-
--- name: end_check
--- The next may.
-SELECT pg_advisory_unlock(hashtext('backfilld application'), (%(run)s::bigint %% 2147483647)::integer) AS done
+-- name: lock_looks
+-- One look at the statements of a run after the other.
+SELECT pg_advisory_xact_lock(hashtext('backfilld application'), (%(run)s::bigint %% 2147483647)::integer)
 
 -- name: forget_statements
 -- Statements of runs that have ended go.

@@ -43,6 +43,11 @@ SELECT coalesce(sum((detail ->> 'left')::bigint), 0)::bigint AS rows,
        coalesce(jsonb_agg(detail -> 'keys'), '[]') AS keys
 FROM backfilld.events WHERE run = %(run)s::bigint AND what = 'undo.done' AND (detail ->> 'left')::bigint > 0
 
+-- name: every_event
+-- The events of a kind of a run, oldest first.
+SELECT event, at, actor, what, detail FROM backfilld.events
+WHERE run = %(run)s::bigint AND what = %(what)s::text ORDER BY event
+
 -- name: latest_event
 -- The newest event of a kind of a run.
 SELECT event, at, run, actor, what, detail FROM backfilld.events

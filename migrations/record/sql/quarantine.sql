@@ -18,9 +18,14 @@ DELETE FROM backfilld.quarantine
 WHERE run = %(run)s::bigint AND operation = %(operation)s::integer AND key = %(key)s::jsonb
 
 -- name: quarantined
--- The rows of a run that are quarantined.
+-- The rows of a run that are quarantined, and the lines of files that are set aside.
 SELECT quarantine, run, operation, relation, key, sqlstate, error, retry, attempts, kept, quarantined_at
-FROM backfilld.quarantine WHERE run = %(run)s::bigint ORDER BY quarantine LIMIT %(limit)s::integer
+FROM backfilld.quarantine WHERE run = %(run)s::bigint
+UNION ALL
+SELECT s.line, s.run, s.operation, l.source, jsonb_build_array('line ' || s.line), s.sqlstate, s.error, s.retry, s.attempts, NULL,
+       s.set_aside_at
+FROM backfilld.load_lines s JOIN backfilld.loads l USING (run, operation) WHERE s.run = %(run)s::bigint
+ORDER BY operation, quarantine LIMIT %(limit)s::integer
 
 -- name: count_quarantined
 -- How many rows of a run are quarantined.

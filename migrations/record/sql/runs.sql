@@ -161,6 +161,11 @@ SELECT relation, what, gone FROM backfilld.structure_changes(%(run)s::bigint)
 UPDATE backfilld.runs SET approved = approved || %(phase)s::text, updated_at = clock_timestamp()
 WHERE run = %(run)s::bigint AND NOT approved @> ARRAY[%(phase)s::text]
 
+-- name: withdraw_approval
+-- A phase is not approved any more.
+UPDATE backfilld.runs SET approved = array_remove(approved, %(phase)s::text), updated_at = clock_timestamp()
+WHERE run = %(run)s::bigint AND approved @> ARRAY[%(phase)s::text]
+
 -- name: set_facts
 -- What preflight learned of a run that began after others.
 UPDATE backfilld.runs SET facts = %(facts)s::jsonb, examined_at = clock_timestamp(), updated_at = clock_timestamp()
@@ -222,7 +227,8 @@ SELECT r.run, lanes.*, kept.*,
        greatest(lanes.rows_passed - set_aside.rows, 0)::bigint AS rows_unchanged,
        set_aside.rows AS quarantined,
        (SELECT count(*) FROM backfilld.rollback_conflicts m WHERE m.run = r.run) AS rollback_conflicts,
-       CASE WHEN r.examined_at IS NULL THEN backfilld.awaited(r.definition -> 'after') END AS awaited
+       CASE WHEN r.examined_at IS NULL THEN backfilld.awaited(r.definition -> 'after') END AS awaited,
+       CASE WHEN EXISTS (SELECT FROM backfilld.loads d WHERE d.run = r.run) THEN backfilld.load_of(r.run) END AS load
 FROM backfilld.runs r
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(l.rows_changed) FILTER (WHERE l.kind IN ('backfill', 'retry')), 0)::bigint AS rows_changed,

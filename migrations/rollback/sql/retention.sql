@@ -37,6 +37,20 @@ DELETE FROM backfilld.rollback_conflicts WHERE run = %(run)s::bigint
 -- What the undo of a run has put down of rows goes.
 DELETE FROM backfilld.undo_rows WHERE run = %(run)s::bigint
 
+-- name: forget_persona_rows
+-- Keys of rows that a persona gained or lost by a run go; how many there were stays.
+UPDATE backfilld.persona_rows SET gained_keys = '[]', lost_keys = '[]' WHERE run = %(run)s::bigint
+
+-- name: forget_load_lines
+-- The lines of files that were set aside go.
+DELETE FROM backfilld.load_lines WHERE run = %(run)s::bigint
+
+-- name: stages
+-- The stages of a run that are still there, as of one that was cancelled; a newer run of the name has its own.
+SELECT l.stage AS name FROM backfilld.loads l
+WHERE l.run = %(run)s::bigint AND to_regclass(format('backfilld.%%I', l.stage)) IS NOT NULL
+  AND NOT EXISTS (SELECT FROM backfilld.loads o WHERE o.stage = l.stage AND o.run > l.run)
+
 -- name: set_purged
 -- A run's old values are gone.
 UPDATE backfilld.runs SET purged_at = clock_timestamp(), updated_at = clock_timestamp() WHERE run = %(run)s::bigint

@@ -383,6 +383,7 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     "gave way": event("batch.gave_way", lane=3, pid=4711, application_name="psql", seconds=0.312),
     "split": event("lane.split", lane=1, rows=1, gives_to=5),
     "rewritten": event("table.rewritten", lane=3),
+    "API recorded": event("application.recorded", probes=["my jobs"]),
     "code checked": event(
         "application.code",
         actor="ann@laptop",
@@ -393,6 +394,14 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     ),
     "archive round": event("archive.round", operation=0, rows=111_026, missing=111_026),
     "archive": event("archive.done", operation=0, rows=1000, changed=3, missing=0),
+    "compared": event("compare.done", operation=0, rows=100_000, changed=0, missing=0),
+    "confirmed": event("confirm.done", operation=0, rows=1, changed=0, missing=0),
+    "unexpected": event(
+        "policies.unexpected",
+        operation=0,
+        phase="switch",
+        findings=[{"persona": "ann", "command": "select", "said": "ann sees 12 rows that it could not before"}],
+    ),
     "undo": event("undo.done", operation=0, rows=1, changed=1, missing=0),
     "retry": event("quarantine.retry", operations=[0]),
     "verified, with values of the application's": event("run.verified", residual_rows=0, own_values=1204),

@@ -11,6 +11,7 @@ from fix_progress import RUNNING
 
 from backfilld.migrations.application.checked import Checked, Kind, Moment, Told
 from backfilld.migrations.holds import Cause, Hold
+from backfilld.migrations.policies.results import Counted
 from backfilld.migrations.record.lanes import Waiting
 from backfilld.migrations.record.model import Pace
 from backfilld.migrations.record.states import LaneKind, Phase, State
@@ -18,6 +19,7 @@ from backfilld.migrations.settings import Limits
 from backfilld.monitoring.after_contract import AfterContract
 from backfilld.monitoring.explain import AGAINST, ASKED, Explanation, Facts, explain
 from backfilld.monitoring.pace import Signal
+from backfilld.monitoring.policies import Unexpected
 from backfilld.monitoring.progress import OldValuesWalk, Progress
 
 if TYPE_CHECKING:
@@ -130,6 +132,28 @@ CASES: dict[str, Explanation] = {
             ),
         )
     ),
+    "waiting, with policies that do more than is expected": told(
+        replace(
+            RUN,
+            state=State.WAITING,
+            phase=Phase.SWITCH,
+            verified=True,
+            policies=(
+                Unexpected(
+                    operation=0,
+                    said="ann sees 12 rows that it could not before",
+                    counted=Counted(
+                        phase=Phase.SWITCH,
+                        relation="jobs",
+                        persona="ann",
+                        command="select",
+                        gained=12,
+                        gained_keys=(("7", "a"), ("9", "b")),
+                    ),
+                ),
+            ),
+        )
+    ),
     "pausing": told(replace(RUN, state=State.PAUSING), asked_by="ann@laptop", working_sessions=1),
     "cancelling": told(replace(RUN, state=State.CANCELLING, state_seconds=0.7), asked_by="ann@laptop"),
     "paused by a person": told(
@@ -181,6 +205,7 @@ COMMANDS = {
         "approve jobs --phase contract --yes",
         "rollback jobs",
     },
+    "waiting, with policies that do more than is expected": {"approve jobs --phase switch", "rollback jobs"},
     "waiting for an approval with findings": {
         "approve jobs --phase contract",
         "approve jobs --phase contract --yes",

@@ -147,6 +147,7 @@ def hold(cause: str, seconds: int = 960, signal: str | None = None, also: tuple[
 
 #: What a notice is about, and what is known; the words are in golden/notices.txt. Any: JSON.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "approval with findings": ("approval", {"application": {"needed": 2, "unknown": 1}}),
     "approval": ("approval", {}),
     "approval, reminded": ("approval", {"phase": "switch", "reminder": 1, "seconds": 86400}),
     "approval, after an error": ("approval", problem("transient", "40P01")),
@@ -178,9 +179,9 @@ def test_notices_read_as_the_golden_file_says(golden: Golden) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_notice_names_the_run_and_why_where_there_is_a_reason(case: str) -> None:
-    message, (about, _) = worded(case), CASES[case]
+    message, (about, known) = worded(case), CASES[case]
     assert message.subject.startswith("jobs" if about != "test" else "backfilld")
-    assert (message.payload["reason"] is not None) is (about in {"failed", "paused", "held"})
+    assert (message.payload["reason"] is not None) is (about in {"failed", "paused", "held"} or "application" in known)
     assert (f"Why: {message.payload['reason']}" in message.body) is (message.payload["reason"] is not None)
 
 

@@ -62,6 +62,7 @@ WALK: dict[str, Any] = {
     "rows_changed_in_pass": 0,
     "rows_unchanged": 0,
     "rollback_conflicts": 0,
+    "load": None,
     "lanes_retrying": 0,
     "lanes_asleep": 0,
     "lanes_done": 0,
@@ -96,7 +97,7 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
     assert ", ".join(told) == (
         "run, name, target, phase, state, wish, rows_done, rows_total, percent, rows_per_second, eta_seconds, lanes, width, "
         "hold_reason, residual_rows, verified, quarantined, errors, hot_update_ratio, created_at, updated_at, "
-        "rollback, after_contract, application, own_values, rows_moved, journal_bytes, behind, behind_seconds"
+        "rollback, after_contract, application, own_values, rows_moved, journal_bytes, policies, load, behind, behind_seconds"
     )
     assert json.loads(json.dumps(told)) == {
         "run": 7,
@@ -126,6 +127,8 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
         "own_values": None,
         "rows_moved": None,
         "journal_bytes": None,
+        "policies": [],
+        "load": None,
         "behind": None,
         "behind_seconds": None,
     }

@@ -11,14 +11,19 @@
 -- table_…             a table that a run took away whole, under the digest of its name, until its retention ends
 -- rollback_conflicts  rows whose value does not fit the old type after a switch, each with its key and its error
 -- undo_rows           rows that an undo has left as they are
+-- persona_rows        what each persona gains and loses by other policies, counted by lanes before the switch
+-- loads               a file that is loaded: how far it is staged, and what was found of it
+-- load_lines          lines of it that are set aside, each with its error
+-- stage_…             the lines that are to be loaded, under the digest of the migration's name, until they are
 -- omitted_inserts     when statements came, at most one a second, that fail once a run has done its contract
 -- application_statements  statements of the application that a run looks at: how often each came since the switch, and its plans
 -- application_answers what the application's API answered before a run, and at later moments of it
 -- notices             what people are notified of, once by each channel; notice_channels and notice_holds say what is news for it
 -- own_sessions        a view: the sessions of ours that work for a run
 --
--- Quarantine, journals, archive, rollback_conflicts, undo_rows, application_statements and application_answers hold people's data: no grants, row security
--- without a policy, and dropped when their retention ends; statements and answers as soon as their run has ended. Names say the unit, and constraints state the rules.
+-- Quarantine, load_lines, stages, journals, archive, rollback_conflicts, undo_rows, persona_rows, application_statements and
+-- application_answers hold people's data: no grants, row security without a policy, and dropped when their retention ends; statements and
+-- answers as soon as their run has ended. Names say the unit, and constraints state the rules.
 
 -- --- runs ---------------------------------------------------------------------------------------------------------------
 
@@ -75,8 +80,8 @@ CREATE TABLE backfilld.lanes (
     run                bigint NOT NULL REFERENCES backfilld.runs ON DELETE CASCADE,
     lane               integer NOT NULL CHECK (lane >= 0),
     kind               text NOT NULL
-        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'recheck', 'archive', 'restore', 'undo',
-                        'drain', 'drain_back', 'compare', 'follow')),
+        CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'recheck', 'archive', 'restore', 'undo', 'check',
+                        'compare', 'confirm', 'drain', 'drain_back', 'match', 'follow')),
     operation          integer CHECK (operation >= 0),          -- its number in the file
     pass               integer NOT NULL DEFAULT 1,
     relation           text,
@@ -114,12 +119,13 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     CASE
         WHEN kind = 'coordinator' THEN state IN ('queued', 'running', 'rolling_back')
         WHEN state IN ('queued', 'running') OR state = 'waiting' AND kind = 'follow' THEN CASE phase
+            WHEN 'expand'   THEN kind = 'check'
             WHEN 'backfill' THEN kind IN ('backfill', 'retry', 'drain')
-            WHEN 'verify'   THEN kind IN ('verify', 'follow')
-            WHEN 'switch'   THEN kind IN ('retry', 'drain', 'follow')
+            WHEN 'verify'   THEN kind IN ('verify', 'compare', 'follow')
+            WHEN 'switch'   THEN kind IN ('retry', 'confirm', 'drain', 'follow')
             WHEN 'contract' THEN kind IN ('retry', 'recheck', 'archive', 'follow')
             ELSE false END
-        WHEN state = 'rolling_back' THEN kind IN ('archive', 'restore', 'undo', 'drain_back', 'compare')
+        WHEN state = 'rolling_back' THEN kind IN ('archive', 'restore', 'undo', 'drain_back', 'match')
         ELSE false
     END;
 
@@ -192,6 +198,79 @@ CREATE TABLE backfilld.quarantine (
     quarantined_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (run, operation, key)
 );
+
+-- --- loads ----------------------------------------------------------------------------------------------------------------
+--
+-- A stage is a table of its own, made with its run (`loading/stage.py`): a line number and the texts of the fields.
+
+CREATE TABLE backfilld.loads (
+    run                bigint NOT NULL REFERENCES backfilld.runs ON DELETE CASCADE,
+    operation          integer NOT NULL CHECK (operation >= 0), -- its number in the file
+    stage              text NOT NULL,                           -- the name of its stage, in this schema
+    source             text NOT NULL,                           -- the file, as the migration names it
+    fields             text[] NOT NULL,                         -- as its header names them
+    bytes_total        bigint CHECK (bytes_total >= 0),         -- of the source as it lies there
+    bytes_read         bigint NOT NULL DEFAULT 0,               -- of these, those that are staged
+    read_offset        bigint NOT NULL DEFAULT 0,               -- where the next record begins, in what the source holds unpacked
+    digest             text NOT NULL DEFAULT '',                -- SHA-256 of all before that
+    lines              bigint NOT NULL DEFAULT 0,               -- records so far, without the header
+    duplicates         bigint NOT NULL DEFAULT 0,               -- lines that do not count, because another has their key
+    began_with         xid8,                                    -- rows of a younger transaction were written since the lanes began
+    began_at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+    staged_at          timestamptz,                             -- when its last record was
+    PRIMARY KEY (run, operation)
+);
+
+-- Lines that are not loaded. Those that COPY refused have the bytes of their record, all others the texts of their fields.
+CREATE TABLE backfilld.load_lines (
+    run                bigint NOT NULL,
+    operation          integer NOT NULL,
+    line               bigint NOT NULL,                         -- the number of the record, the header counted
+    byte_offset        bigint,
+    record             bytea,
+    fields             text[],
+    sqlstate           text NOT NULL,
+    error              text NOT NULL,
+    retry              boolean NOT NULL DEFAULT false,
+    attempts           integer NOT NULL DEFAULT 1,
+    set_aside_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run, operation, line),
+    CONSTRAINT a_record_or_its_fields CHECK ((record IS NULL) <> (fields IS NULL))
+);
+
+-- What became of the lines of each load. Lanes count in their cursors, so that none waits for another one's count.
+CREATE VIEW backfilld.load_counts AS
+SELECT l.run, l.operation, l.stage, l.lines, done.inserted, done.updated, done.same,
+       (SELECT count(*) FROM backfilld.load_lines s WHERE s.run = l.run AND s.operation = l.operation) AS set_aside, l.duplicates
+FROM backfilld.loads l
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum((n.cursor ->> 'inserted')::bigint), 0)::bigint AS inserted,
+           coalesce(sum((n.cursor ->> 'updated')::bigint), 0)::bigint AS updated,
+           coalesce(sum((n.cursor ->> 'same')::bigint), 0)::bigint AS same
+    FROM backfilld.lanes n
+    WHERE n.run = l.run AND n.operation = l.operation AND (n.kind = 'backfill' AND n.pass = 1 OR n.kind = 'retry')) done;
+
+-- The same for a whole run, with how far its sources are staged, and what the check has found of the lines it looked at. NULL for a run
+-- that loads nothing.
+CREATE FUNCTION backfilld.load_of(run bigint) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT pg_catalog.jsonb_build_object(
+               'lines', sum(c.lines), 'inserted', sum(c.inserted), 'updated', sum(c.updated), 'same', sum(c.same),
+               'set_aside', sum(c.set_aside), 'duplicates', sum(c.duplicates),
+               'bytes_read', sum(l.bytes_read), 'bytes_total', sum(l.bytes_total), 'staged', pg_catalog.bool_and(l.staged_at IS NOT NULL),
+               'seconds_left', CASE WHEN sum(l.bytes_read) > 0 AND NOT pg_catalog.bool_and(l.staged_at IS NOT NULL) THEN
+                   pg_catalog.ceil(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - min(l.began_at))
+                                   * (sum(l.bytes_total) - sum(l.bytes_read))::double precision / sum(l.bytes_read)::double precision) END,
+               'found', (SELECT pg_catalog.jsonb_build_object(
+                             'looked_at', sum((n.cursor ->> 'looked')::bigint), 'new', sum((n.cursor ->> 'new')::bigint),
+                             'changed', sum((n.cursor ->> 'changed')::bigint), 'same', sum((n.cursor ->> 'same')::bigint))
+                         FROM backfilld.lanes n WHERE n.run = load_of.run AND n.kind = 'check'),
+               'reasons', (SELECT pg_catalog.jsonb_object_agg(s.sqlstate, s.lines)
+                           FROM (SELECT a.sqlstate, count(*) AS lines FROM backfilld.load_lines a
+                                 WHERE a.run = load_of.run GROUP BY a.sqlstate) s))
+    FROM backfilld.loads l JOIN backfilld.load_counts c USING (run, operation)
+    WHERE l.run = load_of.run HAVING count(*) > 0
+$$;
 
 -- --- what a proof relies on --------------------------------------------------------------------------------------------
 --
@@ -296,6 +375,27 @@ CREATE TABLE backfilld.undo_rows (
     restored           boolean NOT NULL,
     PRIMARY KEY (run, operation, key)
 );
+
+-- What each persona may do with the rows that a lane has looked at, by the policies before a phase and after it; keys of rows that it
+-- gains or loses, a few of each.
+CREATE TABLE backfilld.persona_rows (
+    run                bigint NOT NULL,
+    operation          integer NOT NULL,
+    lane               integer NOT NULL,
+    phase              text NOT NULL CHECK (phase IN ('switch', 'contract')),
+    relation           text NOT NULL,                           -- the table, or another whose policies read it
+    persona            text NOT NULL,
+    command            text NOT NULL,
+    rows_now           bigint NOT NULL,
+    rows_then          bigint NOT NULL,
+    gained             bigint NOT NULL,
+    lost               bigint NOT NULL,
+    gained_keys        jsonb NOT NULL,
+    lost_keys          jsonb NOT NULL,
+    error_now          text,                                    -- what a statement fails with that is asked about these rows
+    error_then         text,
+    PRIMARY KEY (run, operation, phase, relation, persona, command, lane)
+) WITH (fillfactor = 50);
 
 -- Statements of the application, of a run whose file has `application`: their texts may hold constants, which are people's data. A row is
 -- written by looks at pg_stat_statements; not a foreign key, as above.
@@ -430,11 +530,13 @@ CREATE TABLE backfilld.workers (
 -- --- rights -------------------------------------------------------------------------------------------------------------
 
 ALTER TABLE backfilld.quarantine ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.load_lines ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.undo_rows ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.application_statements ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.application_answers ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.rollback_conflicts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE backfilld.omitted_inserts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE backfilld.persona_rows ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON ALL TABLES IN SCHEMA backfilld FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA backfilld FROM PUBLIC;
 REVOKE ALL ON SCHEMA backfilld FROM PUBLIC;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -56,6 +57,8 @@ def deployer(request: pytest.FixtureRequest, admin_url: str) -> Iterator[Engine]
         statements = blocks[getattr(request, "param", 0)]
         made = re.sub(r"\bshop_owner\b", owner, re.sub(r"\bbackfilld(_data)?\b", role, statements))
         admin.execute(f"CREATE ROLE {owner} LOGIN".encode())
+        with suppress(psycopg.errors.DuplicateObject):
+            admin.execute("CREATE ROLE shop_visitor NOLOGIN")
         try:
             admin.execute(f"GRANT CREATE ON SCHEMA public TO {owner}; SET ROLE {owner}".encode())
             admin.execute((EXAMPLES / "schema.sql").read_bytes())
@@ -63,6 +66,7 @@ def deployer(request: pytest.FixtureRequest, admin_url: str) -> Iterator[Engine]
             admin.execute("INSERT INTO orders (total) VALUES (0.1)")  # a draft
             admin.execute(f"RESET ROLE; REVOKE CREATE ON SCHEMA public FROM {owner}".encode())
             admin.execute(re.sub(r"\bshop\b", database, made).encode())
+            admin.execute(f"GRANT shop_visitor TO {role}".encode())  # as whom policies are compared
             own = (
                 urlsplit(url)._replace(netloc=f"{role}:change%20me@{urlsplit(url).netloc.rpartition('@')[2]}").geturl()
             )

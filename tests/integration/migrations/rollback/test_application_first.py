@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 from fix_runs import expect
+from paths import ROOT
 
 from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.record.states import State
@@ -70,9 +71,17 @@ OPERATIONS = {
         "{enable_row_security: {table: hidden, force: true}}",
         "SET LOCAL ROLE pg_database_owner; INSERT INTO hidden VALUES (2)",
     ),
+    "replace_policies": (
+        '{replace_policies: {table: guarded, policies: [{name: read, for: select, using: "true"}]}}',
+        "SET LOCAL ROLE pg_database_owner; INSERT INTO guarded VALUES (2)",
+    ),
     "set_comment": ("{set_comment: {table: jobs, comment: all}}", "INSERT INTO jobs (id) VALUES (0)"),
     "backfill": ('{backfill: {table: jobs, set: {f: "f + 1"}}}', "INSERT INTO jobs (id, f) VALUES (0, 1)"),
     "delete_rows": ("{delete_rows: {table: jobs, where: id % 10 = 0}}", "INSERT INTO jobs (id, n) VALUES (0, 1)"),
+    "load": (
+        f"{{load: {{table: products, from: {{file: {ROOT}/examples/products.csv}}, columns: {{id: id, name: name}}, key: [id]}}}}",
+        "INSERT INTO jobs (id, n) VALUES (0, 1)",
+    ),
     "sql": (
         '{sql: {table: jobs, run: "CREATE VIEW public.totals AS SELECT sum(n) FROM public.jobs", rollback: "DROP VIEW public.totals"}}',
         "INSERT INTO jobs (id, n) VALUES (0, 1)",
@@ -91,8 +100,11 @@ def jobs(engine: Engine) -> None:
     )
     engine.execute(
         "CREATE TABLE keyless AS SELECT 1 AS a; CREATE TABLE others AS SELECT 1 AS a; CREATE TABLE gone AS SELECT 1 AS a;"
-        "CREATE TABLE hidden AS SELECT 1 AS a; GRANT INSERT ON hidden TO pg_database_owner"
+        "CREATE TABLE hidden AS SELECT 1 AS a; GRANT INSERT ON hidden TO pg_database_owner;"
+        "CREATE TABLE guarded (a bigint PRIMARY KEY); ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;"
+        "CREATE POLICY every ON guarded USING (true); GRANT INSERT ON guarded TO pg_database_owner"
     )
+    engine.execute("CREATE TABLE products (id bigint PRIMARY KEY, name text)")
     engine.execute("CREATE INDEX jobs_d ON jobs (d)")
     engine.execute(
         "INSERT INTO jobs SELECT n, n, n, 'b ' || n, n, n, n, n, 1, 'legacy ' || n FROM generate_series(1, 40) n"
@@ -111,7 +123,10 @@ def succeeds(engine: Engine, insert: str) -> bool:
 def back(engine: Engine, operations: list[str], inserts: dict[str, str]) -> None:
     """Do it all, go back, and try the statements from the moment the first lane is there; each of them fails before."""
     before = engine.execute("SELECT * FROM jobs ORDER BY id")
-    run = engine.enqueue(f"name: all\noperations: [{', '.join(operations)}]\nsettings: {{lanes: 2, approve: []}}")
+    run = engine.enqueue(
+        f"name: all\noperations: [{', '.join(operations)}]\nsettings: {{lanes: 2, approve: []}}\n"
+        "application: {personas: {writer: {role: pg_database_owner, settings: {app.who: a}}}}"
+    )
     expect(engine.drive(run), State.COMPLETED)
     assert {kind for kind, insert in inserts.items() if not succeeds(engine, insert)} == {*inserts}
 

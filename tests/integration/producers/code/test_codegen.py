@@ -164,6 +164,23 @@ def test_where_neither_name_is_there_the_first_error_is_raised_and_the_old_names
     assert asked == ["total", "revenue"] * 2
 
 
+def test_the_names_that_were_there_last_are_asked_for_first(tmp_path: Path) -> None:
+    """Also where a rollback brings the old ones back."""
+    module = _module(tmp_path)
+    there, asked = {"revenue"}, []
+
+    def ask(names: Any) -> str:
+        asked.append(names.columns["revenue"])
+        if asked[-1] not in there:
+            raise psycopg.errors.UndefinedColumn
+        return str(asked[-1])
+
+    assert [module.ask_jobs(ask) for _ in range(2)] == ["revenue", "revenue"]
+    there = {"total"}
+    assert [module.ask_jobs(ask) for _ in range(2)] == ["total", "total"]
+    assert asked == ["total", "revenue", "revenue", "revenue", "total", "total"]
+
+
 @pytest.mark.parametrize(
     ("operation", "why"),
     [

@@ -14,7 +14,14 @@ from typer.testing import CliRunner
 
 from backfilld.migrations.errors import Refused, UsageError
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.planning.planned_schema import At, PlannedSchema, planned, today
+from backfilld.migrations.planning.planned_schema import (
+    At,
+    PlannedSchema,
+    as_code_sees_it,
+    planned,
+    still_planned,
+    today,
+)
 from backfilld.migrations.record.states import Phase, State
 from backfilld.producers.cli import app
 from backfilld.producers.code.pydantic_models import pydantic_models
@@ -100,6 +107,43 @@ def test_what_is_planned_for_each_phase_is_what_the_run_then_makes(engine: Engin
     for at in At:
         assert _shown(states[at]) == real[at], at
     assert states[At.TODAY] != states[At.SWITCH]
+
+
+def test_of_a_run_under_way_only_what_is_still_to_come_is_planned(engine: Engine) -> None:
+    engine.execute(TABLES)
+    run = engine.enqueue(MIGRATION)
+    engine.drive(run, until=lambda now: now.phase is Phase.CONTRACT)
+    now = today(engine.connection, ["public"])
+    states = still_planned(engine.connection, engine.run(run), ["public"])
+
+    assert states[At.EXPAND] == states[At.SWITCH] == states[At.TODAY] == now
+    assert states[At.CONTRACT] != now
+    expect(engine.drive(run), State.COMPLETED)
+    assert _shown(states[At.CONTRACT]) == _shown(today(engine.connection, ["public"]))
+
+
+def test_while_a_column_has_two_names_code_may_use_either(engine: Engine) -> None:
+    """A row is written under one of them; and the old one is NULL no more than the new one, once that is filled."""
+    engine.execute(TABLES)
+    migration = definition.parse(MIGRATION)
+    states = {
+        at: as_code_sees_it(one, migration) for at, one in planned(engine.connection, migration, ["public"]).items()
+    }
+    jobs = {
+        at: {column.name: column for one in schema.relations if one.name.name == "jobs" for column in one.columns}
+        for at, schema in states.items()
+    }
+
+    def seen(at: At, name: str) -> tuple[bool, bool] | None:
+        column = jobs[at].get(name)
+        return None if column is None else (column.nullable, column.has_default)
+
+    names = ("Customer", "customer_id")
+    assert [seen(At.TODAY, name) for name in names] == [(False, False), None]
+    assert [seen(At.EXPAND, name) for name in names] == [(False, True), (True, True)]
+    assert [seen(At.SWITCH, name) for name in names] == [(False, True), (False, True)]
+    assert [seen(At.CONTRACT, name) for name in names] == [None, (False, False)]
+    assert not any("backfilld" in name for columns in jobs.values() for name in columns)
 
 
 def test_nothing_is_changed_by_looking(engine: Engine) -> None:

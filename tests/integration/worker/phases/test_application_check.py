@@ -14,6 +14,7 @@ from backfilld.migrations.holds import Cause
 from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record import schema
 from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring.record import RecordCollector
 from backfilld.producers.client import Client
 from backfilld.worker.side_tasks import retention
 
@@ -180,6 +181,35 @@ def test_after_a_rename_of_the_table_who_uses_its_old_name_holds_contract(counte
     expect(counted.drive(run), State.COMPLETED)
 
 
+def test_an_index_that_is_still_used_holds_the_contract_that_drops_it(counted: Engine) -> None:
+    counted.execute("INSERT INTO jobs SELECT n, 's' || n, n FROM generate_series(1000, 9000) n; ANALYZE jobs")
+    text = RENAME.replace(
+        "rename_column: {table: jobs, from: total, to: revenue}", "drop_index: {table: jobs, name: jobs_status_idx}"
+    )
+    run = enqueue(counted, text)
+    expect(counted.drive(run), State.WAITING)
+    passes(counted, run, seconds=10)
+    counted.execute("SELECT id FROM jobs WHERE status = 's5'")
+    client = Client(counted.url)
+    with pytest.raises(Refused, match="reads jobs by jobs_status_idx, and can use none after contract") as refused:
+        client.approve(run)
+    assert len(refused.value.findings) == 1
+    passes(counted, run, seconds=10)
+    client.approve(run)
+    expect(counted.drive(run), State.COMPLETED)
+
+
+def test_a_table_that_is_dropped_is_needed_by_whoever_reads_it(counted: Engine) -> None:
+    text = RENAME.replace("rename_column: {table: jobs, from: total, to: revenue}", "drop_table: {table: jobs}")
+    run = enqueue(counted, text)
+    expect(counted.drive(run), State.WAITING)
+    passes(counted, run, seconds=10)
+    counted.execute("SELECT note FROM jobs WHERE id = 1")
+    with pytest.raises(Refused, match='relation "jobs" does not exist') as refused:
+        Client(counted.url).approve(run)
+    assert len(refused.value.findings) == 1
+
+
 #: A rename that forgets an index: the way back has it again.
 PLANTED = """
 name: planted
@@ -212,6 +242,14 @@ def test_a_planted_regression_is_caught_before_contract_and_switched_back(counte
     assert "pages, and read" in worse["problem"]
     assert "jobs_status_idx" in worse["plan_before"]
     assert worse["plan_after"] == "Seq Scan jobs"
+    record = RecordCollector(counted.url)
+    try:
+        (metric,) = [one for one in record.collect() if one.name == "backfilld_application_findings"]
+    finally:
+        record.close()
+    values = {sample.labels["kind"]: sample.value for sample in metric.samples if sample.labels["run"] == "planted"}
+    assert (values["regression"], values["needed"]) == (1, 0)
+
     told = client.explain(run)
     assert any("Before: " in one and "Now: Seq Scan jobs" in one for one in told.sentences), told
     assert any("Switch back, which loses nothing: backfilld rollback planted" in one for one in told.remedies)

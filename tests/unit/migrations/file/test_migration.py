@@ -240,6 +240,19 @@ def test_the_checksum_does_not_cover_what_is_checked_of_the_application() -> Non
     assert parse(BASE + "application: {statements: {window: 24h}}\n").checksum == parse(BASE).checksum
 
 
+def test_personas_alone_ask_for_no_check_of_statements() -> None:
+    personas = "personas: {ann: {role: authenticated}}"
+    for keys, checked in (
+        (personas, False),
+        (personas + ", statements: {window: 5m}", True),
+        ("on_regression: hold", True),
+    ):
+        written = parse(BASE + f"application: {{{keys}}}\n")
+        read = Migration.from_canonical(json.loads(json.dumps(written.canonical())))
+        assert [one.checked_application is not None for one in (written, read)] == [checked] * 2, keys
+        assert read.application is not None
+
+
 def test_what_is_checked_of_the_application_stays_with_the_run() -> None:
     written = parse(BASE + "application: {statements: {roles: [app], files: [q/*.sql], window: 7d}}\n")
     read = Migration.from_canonical(written.canonical())
@@ -331,6 +344,14 @@ COLUMN = "{add_column: {table: t, column: {name: c, type: text}}}"
 
 ADDED = "operations[0].add_column"
 PARAMETER = "parameters: {t: {type: text, default: a}}\n"
+
+REPLACED = "operations[0].replace_policies.policies"
+
+
+def policies(some: str, *keys: str) -> str:
+    """A file whose one operation gives a table these policies."""
+    return operation(f"replace_policies: {{{', '.join(['table: t', f'policies: [{some}]', *keys])}}}")
+
 
 BROKEN = [
     # The file as a whole
@@ -505,6 +526,23 @@ BROKEN = [
     Broken("types elsewhere", BASE + "application: {commands: [{name: a, run: [b], types_to: ../c.ts}]}\n", 4, "application.commands[0].types_to"),
     Broken("a check of no name", BASE + "application: {commands: [{name: '', run: [b]}]}\n", 4, "application.commands[0].name"),
     Broken("another answer", BASE + "application: {on_regression: stop}\n", 4, "application.on_regression"),
+    Broken("a persona without a role", BASE + "application: {personas: {a: {claims: {sub: x}}}}\n", 4, "application.personas.a.role"),
+    Broken("a persona's name", BASE + "application: {personas: {a b: {role: r}}}\n", 4, 'application.personas."a b"'),
+    Broken("PostgreSQL's setting", BASE + "application: {personas: {a: {role: r, settings: {role: b}}}}\n", 4, "application.personas.a.settings.role"),
+    Broken("our setting", BASE + "application: {personas: {a: {role: r, settings: {backfilld.batch: b}}}}\n", 4, 'application.personas.a.settings."backfilld.batch"'),
+    # Policies
+    Broken("no policy", policies(""), 3, REPLACED),
+    Broken("a policy without a condition", policies("{name: p}"), 3, REPLACED + "[0]"),
+    Broken("an INSERT without a condition", policies("{name: p, for: insert}"), 3, REPLACED + "[0]"),
+    Broken("what is there, of an INSERT", policies("{name: p, for: insert, using: a}"), 3, REPLACED + "[0].using"),
+    Broken("what is written, of a DELETE", policies("{name: p, for: delete, using: a, check: a}"), 3, REPLACED + "[0].check"),
+    Broken("a policy for no command", policies("{name: p, for: truncate, using: a}"), 3, REPLACED + "[0].for"),
+    Broken("a policy for nobody", policies("{name: p, to: [], using: a}"), 3, REPLACED + "[0].to"),
+    Broken("a policy for one twice", policies("{name: p, to: [a, a], using: a}"), 3, REPLACED + "[0].to[1]"),
+    Broken("two policies of one name", policies("{name: p, using: a}, {name: p, using: b}"), 3, REPLACED + "[1].name"),
+    Broken("fewer than none", policies("{name: p, using: a}", "expect: {gained: -1}"), 3, "operations[0].replace_policies.expect.gained"),
+    Broken("some", policies("{name: p, using: a}", "expect: {lost: some}"), 3, "operations[0].replace_policies.expect.lost"),
+    Broken("force alone", policies("{name: p, using: a}", "force: true"), 3, "operations[0].replace_policies.force"),
     # SQL in one transaction or several
     Broken("SQL without a way back", operation("sql: {run: SELECT 1}"), 3, "operations[0].sql.rollback"),
     Broken("SQL without anything", operation("sql: {phase: switch}"), 3, "operations[0].sql.run"),
@@ -687,6 +725,19 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
         *("parameters", "description", "after", "steps", "delete_rows"),
         *("rebuild", "order", "tablespace", "cluster_by", "drop"),
         *("application", "statements", "roles", "files", "window", "on_regression"),
+        *("personas", "role", "claims", "settings"),
+        *(
+            "replace_policies",
+            "policies",
+            "for",
+            "using",
+            "restrictive",
+            "keep_both",
+            "expect",
+            "gained",
+            "lost",
+            "enable",
+        ),
         *("http", "get", "headers", "compare", "ignore", "slower_than", "allow_empty"),
         *("commands", "types_to", "schemas", "timeout_seconds"),
         *(
@@ -732,6 +783,20 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
             "phase",
             "allow",
         ),
+        *(
+            "load",
+            "query",
+            "key",
+            "on_conflict",
+            "duplicates",
+            "mode",
+            "file",
+            "format",
+            "header",
+            "fields",
+            "delimiter",
+            "null",
+        ),
     }
     for node in found:
         assert node["additionalProperties"] is False
@@ -764,6 +829,14 @@ BEYOND_THE_SCHEMA = {
         "a parameter in a comment",
     ),
     *("a parameter in a name", "a parameter in the name of a column", "after itself"),
+    *(
+        "our setting",
+        "a policy without a condition",
+        "an INSERT without a condition",
+        "two policies of one name",
+        "force alone",
+    ),
+    *("what is there, of an INSERT", "what is written, of a DELETE"),
     *("files from above", "two probes of one name", "a secret in a file"),
 }
 #: What the reader refuses before there is a document, or PyYAML's own loader reads in another way.
@@ -811,8 +884,9 @@ def test_the_files_in_the_reference_are_valid(block: str) -> None:
 
 
 OTHERS = {
+    "replace_policies",
     *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
-    *("create_index", "drop_index", "delete_rows", "rebuild", "sql"),
+    *("create_index", "drop_index", "delete_rows", "load", "rebuild", "sql"),
     *("drop_not_null", "set_default", "drop_default", "drop_constraint", "rename_constraint", "set_comment"),
     *("add_primary_key", "rename_table", "drop_table", "enable_row_security", "create_table"),
 }

@@ -1,0 +1,92 @@
+"""Load a file into a table.
+
+enqueue   sends the file into the stage, a table of ours
+expand    waits until the whole file is staged; lanes check its lines; one statement each looks for lines with one key
+backfill  lanes insert and update rows, and write what they replace into the journal
+verify    every line that is left is compared with its row
+switch    the counts must agree; the stage goes
+
+There is nothing to contract. The way back deletes rows that were inserted, and gives updated ones what they had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from backfilld.migrations.file import operations as file
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.loading import check, stage
+from backfilld.migrations.loading.loading import Loading
+from backfilld.migrations.operations.base import Action, Guard, Plain, Statement, Walk, object_name
+from backfilld.migrations.postgres.locks import LockMode
+
+if TYPE_CHECKING:
+    from backfilld.migrations.operations.base import Step
+
+
+def stage_of(migration: str, operation: int) -> TableName:
+    """The stage of a load."""
+    return TableName("backfilld", object_name("stage", migration, operation))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load(Plain[file.Load]):
+    """A `load` of a migration, bound to a database."""
+
+    @cached_property
+    def loading(self) -> Loading:
+        """What its statements are made of."""
+        if self.facts.load is None:
+            msg = f"operation {self.number} of {self.migration} was not examined as a load"
+            raise LookupError(msg)
+        return Loading(
+            definition=self.definition,
+            facts=self.facts.load,
+            key=self.facts.key,
+            number=self.number,
+            stage=stage_of(self.migration, self.number),
+        )
+
+    def expand(self) -> tuple[Step, ...]:
+        loading = self.loading
+        drop = Statement(sql=stage.drop(loading.stage), lock=LockMode.NONE, note="takes the stage away")
+        all_lines = tuple(
+            Statement(sql=statement, lock=LockMode.NONE, note=f"on the stage alone: {what}")
+            for statement, what in check.of_all_lines(loading)
+        )
+        return (
+            Walk(
+                kind="stage",
+                operation=self.number,
+                table=self.table,
+                key=self.facts.key,
+                note=f"`enqueue` sends {self.definition.source.name} into {loading.stage}, 2 MB at a time"
+                if self.definition.source.query is None
+                else f"one statement puts what the query gives into {loading.stage}",
+                back=(Action(table=None, statements=(drop,)),),
+            ),
+            Walk(
+                kind="check",
+                operation=self.number,
+                table=self.table,
+                key=self.facts.key,
+                note="lanes check the lines; those that cannot be loaded are set aside, each with its error",
+            ),
+            Action(table=None, statements=all_lines, scans=True),
+        )
+
+    def undo(self) -> tuple[Step, ...]:
+        note = "deletes rows that were inserted and are untouched, and gives those that were updated what they had"
+        return (Walk(kind="undo", operation=self.number, table=self.table, key=self.facts.key, note=note),)
+
+    def switch(self) -> tuple[Step, ...]:
+        loading = self.loading
+        agree = Guard(
+            sql=check.disagreement(loading),
+            template="the counts of the load do not agree: {!r}",
+            remedy="Nothing is lost: the stage and the journal are there. Report it with the output of `backfilld status --json`",
+        )
+        drop = Statement(sql=stage.drop(loading.stage), lock=LockMode.NONE, note="takes the stage away")
+        return (Action(table=None, statements=(drop,), requires=(agree,)),)

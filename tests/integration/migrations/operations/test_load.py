@@ -1,0 +1,530 @@
+"""`load`: lines of a file become rows, in batches; what cannot be loaded is set aside; the way back is exact."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fix_daemon import until
+from fix_runs import expect
+
+from backfilld.migrations.errors import Refused
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.file.operations import Load
+from backfilld.migrations.loading import export, stage
+from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring import progress
+from backfilld.producers import commands, enqueueing, pacing, staging
+from backfilld.worker.lanes import claim
+
+if TYPE_CHECKING:
+    from fix_runs import Engine
+
+    from backfilld.migrations.record.model import Run
+
+NAME = '"odd s"."Order %s"'
+
+
+@pytest.fixture(autouse=True)
+def table(engine: Engine) -> None:
+    engine.execute('CREATE SCHEMA "odd s"')
+    engine.execute(
+        f"""
+        CREATE TABLE makers (maker text PRIMARY KEY);
+        INSERT INTO makers VALUES ('acme'), ('zeta');
+        CREATE TABLE {NAME} (
+            tenant text, id integer, "Price %" numeric(10, 2) NOT NULL CHECK ("Price %" >= 0), code varchar(5) UNIQUE, detail jsonb,
+            tags text[], maker text REFERENCES makers, seen timestamptz DEFAULT now(), note text DEFAULT 'of its own',
+            PRIMARY KEY (tenant, id)
+        );
+        INSERT INTO {NAME} (tenant, id, "Price %", code, detail, tags, maker)
+        SELECT 'a', n, n, 'c' || n, jsonb_build_object('n', n), ARRAY['x', NULL, '"q"'], 'acme' FROM generate_series(1, 20) n
+    """
+    )
+
+
+def migration(path: Path, more: str = "", settings: str = "lanes: 2, approve: []") -> str:
+    return f"""
+name: orders
+operations:
+  - load: {{table: 'odd s.Order %s', from: {{file: {path}}}, key: [tenant, id]{more}}}
+settings: {{{settings}}}
+"""
+
+
+def rows(engine: Engine) -> list[dict[str, Any]]:
+    return engine.execute(f"SELECT * FROM {NAME} ORDER BY tenant, id")
+
+
+def counts(engine: Engine, run: int) -> dict[str, int]:
+    (found,) = engine.execute(
+        "SELECT lines, inserted, updated, same, set_aside, duplicates FROM backfilld.load_counts WHERE run = %s", run
+    )
+    return found
+
+
+def write(path: Path, *lines: str, header: str = "tenant,id,Price %,code,detail,tags,maker") -> Path:
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+GOOD = [
+    'a,1,1.00,c1,"{""n"": 1}","{x,NULL,""\\""q\\""""}",acme',  # the same
+    'a,2,2.5,c2,"{""n"": 2}","{x}",zeta',
+    "b,1,7,n1,,,",
+    '"b",2,8,,"{""long"":\n""a, b""}",{},acme',
+    "b,3,1,n3,,,acme",
+    "b,3,2,n4,,,acme",
+]
+
+
+@pytest.mark.parametrize("batch_rows", [2, 1000])
+def test_rows_are_inserted_and_updated_and_go_back(engine: Engine, tmp_path: Path, batch_rows: int) -> None:
+    before = rows(engine)
+    run = engine.enqueue(migration(write(tmp_path / "orders.csv", *GOOD)))
+    expect(engine.drive(run, batch_rows=batch_rows), State.COMPLETED)
+    assert counts(engine, run) == {"lines": 6, "inserted": 3, "updated": 1, "same": 1, "set_aside": 0, "duplicates": 1}
+    after = {(one["tenant"], one["id"]): one for one in rows(engine)}
+    assert (after["b", 3]["code"], after["b", 2]["detail"], after["b", 1]["note"]) == (
+        "n4",
+        {"long": "a, b"},
+        "of its own",
+    )
+    assert (str(after["a", 2]["Price %"]), after["a", 2]["maker"], after["a", 3]["maker"]) == ("2.50", "zeta", "acme")
+    assert engine.value("SELECT count(*) FROM pg_class WHERE relname LIKE 'stage%%'") == 0
+    commands.rollback(engine.connection, run, actor="test")
+    expect(engine.drive(run, batch_rows=batch_rows), State.ROLLED_BACK)
+    assert rows(engine) == before
+
+
+#: Lines of every kind that cannot be loaded, each with the SQLSTATE that it gets; the last is good.
+BAD = {
+    "too few fields": ("x,1,1", "22P04"),
+    "too many fields": ("x,1,1,,,,acme,more", "22P04"),
+    "a quote in a field": ('x,2,3,a"b,,,', "22P04"),
+    "a quote that is not closed": ('x,3,3,"ab,,,', "22P04"),
+    "no UTF-8": (b"x,4,3,\xff\xfe,,,", "22021"),
+    "a NUL": (b"x,4,3,a\x00b,,,", "22021"),
+    "the end of data": ("\\.", "22P04"),
+    "no number": ("x,5a,3,,,,", "22P02"),
+    "out of range": ("x,99999999999,3,,,,", "22003"),
+    "no JSON": ("x,6,3,,{,,", "22P02"),
+    "no array": ("x,6,3,,,{,", "22P02"),
+    "NULL": ("x,7,,,,,", "23502"),
+    "a key that is NULL": (",7,1,,,,", "23502"),
+    "a CHECK": ("x,8,-1,,,,", "23514"),
+    "no parent": ("x,9,1,,,,nobody", "23503"),
+    "too long": ("x,10,1,abcdef,,,", "22001"),
+    "taken by another row": ("x,11,1,c5,,,", "23505"),
+    "taken by another line": ("x,12,1,new,,,", None),
+    "the same as another line": ("x,13,1,new,,,", "23505"),
+}
+
+
+def bad_file(path: Path) -> dict[int, str]:
+    """A file with good lines between bad ones; returns the SQLSTATE of each bad line by its number."""
+    lines, expected = [b"tenant,id,Price %,code,detail,tags,maker"], {}
+    for number, (content, sqlstate) in enumerate(BAD.values()):
+        lines.append(content.encode() if isinstance(content, str) else content)
+        if sqlstate is not None:
+            expected[len(lines)] = sqlstate
+        lines.append(f"good,{number},1.5,,,,zeta".encode())
+    path.write_bytes(b"\n".join(lines))  # without a line break at the end
+    return expected
+
+
+@pytest.mark.parametrize("batch_rows", [3, 1000])
+def test_lines_that_cannot_be_loaded_are_set_aside_with_their_errors(
+    engine: Engine, tmp_path: Path, batch_rows: int
+) -> None:
+    expected = bad_file(tmp_path / "bad.csv")
+    before = rows(engine)
+    run = engine.enqueue(migration(tmp_path / "bad.csv"))
+    expect(engine.drive(run, batch_rows=batch_rows), State.COMPLETED)
+    aside = engine.execute("SELECT line, sqlstate, error, byte_offset, record FROM backfilld.load_lines ORDER BY line")
+    assert {one["line"]: one["sqlstate"] for one in aside} == expected
+    content = (tmp_path / "bad.csv").read_bytes()
+    assert all(
+        content[one["byte_offset"] :].startswith(one["record"]) for one in aside if one["byte_offset"] is not None
+    )
+    assert sum(one["record"] is not None for one in aside) == 7
+    found = counts(engine, run)
+    assert found == {
+        "lines": 2 * len(BAD),
+        "inserted": len(BAD) + 1,
+        "updated": 0,
+        "same": 0,
+        "set_aside": len(BAD) - 1,
+        "duplicates": 0,
+    }
+    commands.rollback(engine.connection, run, actor="test")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert rows(engine) == before
+
+
+# --- the file --------------------------------------------------------------------------------------------------------------
+
+
+def enqueue_only(engine: Engine, text: str) -> Run:
+    return enqueueing.enqueue(engine.connection, definition.parse(text), actor="test").run
+
+
+def test_a_file_that_was_cut_off_goes_on_from_there(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file goes away half-way: the run waits, and the same file continues it; another one is refused."""
+    monkeypatch.setattr(stage, "BLOCK_BYTES", 40)
+    path = write(tmp_path / "orders.csv", *(f"z,{n},{n},,,," for n in range(100)))
+    content = path.read_bytes()
+    run = enqueue_only(engine, migration(path))
+    seen: list[int] = []
+
+    def lose(now: stage.Staging) -> None:
+        seen.append(now.lines)
+        if len(seen) == 7:
+            raise KeyboardInterrupt
+
+    staging_of = stage.read(engine.connection, run.run, 0)
+    (load,) = run.migration.operations
+    assert staging_of is not None
+    assert isinstance(load, Load)
+    with pytest.raises(KeyboardInterrupt):
+        stage.stream(engine.connection, staging_of, load.source, most_refused=0, tell=lose)
+    engine.sent.append(engine.message(run.run))
+    engine.step()
+    engine.step()
+    said = engine.lane(run.run, 0).last_error
+    assert said is not None
+    assert (said["class"], "are staged" in said["message"]) == ("staging", True)
+
+    path.unlink()
+    with pytest.raises(Refused, match="cannot be read"):
+        staging.send_files(engine.connection, run)
+    for changed in (content + b"z,1000,1,,,,\n", content.replace(b"z,1,1", b"z,1,2")):
+        path.write_bytes(changed)
+        with pytest.raises(Refused, match="is not the file any more"):
+            staging.send_files(engine.connection, run)
+    path.write_bytes(content)
+    staging.send_files(engine.connection, run)
+    expect(engine.drive(run.run), State.COMPLETED)
+    assert counts(engine, run.run)["inserted"] == 100
+    assert engine.value(f"SELECT count(*) FROM {NAME} WHERE tenant = 'z'") == 100
+
+
+def test_gzip_and_json_lines_are_read(engine: Engine, tmp_path: Path) -> None:
+    lines = [
+        {"tenant": "j", "id": 1, "Price %": 1.5, "detail": {"a": [1, None]}, "tags": "{x}", "maker": None},
+        {"tenant": "j", "id": 2, "Price %": "2", "note": "not in the first line, so not a field"},
+        {"tenant": "j", "id": 3},
+    ]
+    with gzip.open(tmp_path / "orders.ndjson.gz", "wt") as file:
+        file.write("".join(json.dumps(one) + "\n" for one in lines) + "{broken\n")
+    text = migration(tmp_path / "orders.ndjson.gz").replace(".gz}", ".gz, format: ndjson}")
+    run = engine.enqueue(text)
+    expect(engine.drive(run), State.COMPLETED)
+    assert counts(engine, run) == {"lines": 4, "inserted": 2, "updated": 0, "same": 0, "set_aside": 2, "duplicates": 0}
+    assert [(one["id"], str(one["Price %"]), one["detail"]) for one in rows(engine) if one["tenant"] == "j"] == [
+        (1, "1.50", {"a": [1, None]}),
+        (2, "2.00", None),
+    ]
+    assert [one.sqlstate for one in engine.quarantined(run)] == ["23502", "22P02"]
+    assert list(export.as_json_lines(engine.connection, run))[1] == "{broken\n"
+
+
+def test_expressions_make_values_of_fields(engine: Engine, tmp_path: Path) -> None:
+    path = write(tmp_path / "de.csv", "1;1,50;ab;$id 100%s", "2;zwei;;", header="id;Preis EUR;code;text")
+    more = """, columns: {tenant: "'de'", id: id, 'Price %': 'replace($"Preis EUR", '','', ''.'')::numeric',
+      code: "nullif(upper($code), '$id')", note: text}"""
+    text = migration(path, more).replace(f"file: {path}", f"file: {path}, delimiter: ';'")
+    run = engine.enqueue(text)
+    expect(engine.drive(run, batch_rows=1), State.COMPLETED)
+    (one,) = [one for one in rows(engine) if one["tenant"] == "de"]
+    assert (one["id"], str(one["Price %"]), one["code"], one["note"]) == (1, "1.50", "AB", "$id 100%s")
+    assert [(aside.key, aside.sqlstate) for aside in engine.quarantined(run)] == [(("line 3",), "22P02")]
+
+
+# --- rows that are there ----------------------------------------------------------------------------------------------------
+
+MODES = {
+    "upsert": ("", (1, 1, 1, 0)),
+    "left as they are": (", on_conflict: nothing", (1, 0, 2, 0)),
+    "no row may be there": (", on_conflict: error", (1, 0, 0, 2)),
+    "insert": (", mode: insert", (1, 0, 0, 2)),
+    "insert, and leave others": (", mode: insert, on_conflict: nothing", (1, 0, 2, 0)),
+    "update": (", mode: update", (0, 1, 1, 1)),
+    "newer": (", on_conflict: newer(id)", (1, 0, 2, 0)),
+    "newer price": (", on_conflict: 'newer(Price %)'", (1, 1, 1, 0)),
+}
+
+
+@pytest.mark.parametrize("what", MODES)
+def test_what_becomes_of_rows_that_are_there(engine: Engine, tmp_path: Path, what: str) -> None:
+    more, wanted = MODES[what]
+    before = rows(engine)
+    path = write(tmp_path / "o.csv", "a,1,1", "a,2,3", "m,1,1", header="tenant,id,Price %")
+    run = engine.enqueue(migration(path, more))
+    expect(engine.drive(run), State.COMPLETED)
+    found = counts(engine, run)
+    assert tuple(found[name] for name in ("inserted", "updated", "same", "set_aside")) == wanted
+    commands.rollback(engine.connection, run, actor="test")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert rows(engine) == before
+
+
+@pytest.mark.parametrize(
+    ("which", "price", "aside"), [("last", "3.00", 0), ("first", "1.00", 0), ("quarantine", None, 3)]
+)
+def test_one_of_several_lines_counts(engine: Engine, tmp_path: Path, which: str, price: str | None, aside: int) -> None:
+    path = write(tmp_path / "o.csv", "k,01,1", "k,1,2", "k, 1,3", header="tenant,id,Price %")
+    run = engine.enqueue(migration(path, f", duplicates: {which}"))
+    expect(engine.drive(run, batch_rows=1), State.COMPLETED)
+    assert [str(one["Price %"]) for one in rows(engine) if one["tenant"] == "k"] == [price] * (price is not None)
+    assert (counts(engine, run)["set_aside"], counts(engine, run)["duplicates"]) == (aside, 0 if aside else 2)
+
+
+def test_nothing_is_written_before_it_is_approved_and_too_many_bad_lines_stop_it(
+    engine: Engine, tmp_path: Path
+) -> None:
+    before = rows(engine)
+    path = write(tmp_path / "o.csv", *GOOD, "x,1,-1,,,,", "x,2,1,,,,nobody", 'x,3,1,"a"b,,,')
+    run = engine.enqueue(migration(path, settings="approve: [backfill], max_quarantined: 2"))
+    paused = engine.drive(run)
+    expect(paused, State.PAUSED)
+    assert paused.error is not None
+    assert paused.error["class"] == "quarantine"
+    pacing.tune(engine.connection, run, {"max_quarantined": 3}, width=None, actor="test")
+    commands.resume(engine.connection, run, actor="test")
+    expect(engine.drive(run), State.WAITING)
+    load = progress.read(engine.connection, [engine.run(run)])[0].load
+    assert load is not None
+    assert load["found"] == {"looked_at": 6, "new": 4, "changed": 1, "same": 1}
+    assert load["reasons"] == {"23514": 1, "23503": 1, "22P04": 1}
+    assert rows(engine) == before
+    # The parent comes, and the line is loaded after all.
+    engine.execute("INSERT INTO makers VALUES ('nobody')")
+    commands.retry(engine.connection, run, actor="test")
+    commands.approve(engine.connection, run, "backfill", actor="test")
+    expect(engine.drive(run), State.COMPLETED)
+    assert counts(engine, run) == {"lines": 9, "inserted": 4, "updated": 1, "same": 1, "set_aside": 2, "duplicates": 1}
+    commands.rollback(engine.connection, run, actor="test")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert rows(engine) == before
+
+
+def test_lines_that_are_set_aside_come_back_as_a_file_that_can_be_loaded(engine: Engine, tmp_path: Path) -> None:
+    path = write(tmp_path / "o.csv", 'x,1,-1,"a,b",,,', 'x,2,many,"",,,acme', "x,3")
+    run = engine.enqueue(migration(path))
+    expect(engine.drive(run), State.COMPLETED)
+    text = "".join(export.as_csv(engine.connection, run))
+    head, *lines = text.splitlines()
+    assert (
+        head
+        == "tenant,id,Price %,code,detail,tags,maker,backfilld_line,backfilld_sqlstate,backfilld_error,backfilld_record"
+    )
+    assert lines[0].startswith('x,1,-1,"a,b",,,,2,23514,')
+    assert lines[1].startswith('x,2,many,"",,,acme,3,22P02,')
+    assert lines[2].startswith(",,,,,,,4,22P04,")
+    assert lines[2].endswith(',"x,3"')
+    fixed = tmp_path / "fixed.csv"
+    fixed.write_text("\n".join([head, *lines[:2]]).replace(",-1,", ",1,").replace("many", "2"))
+    again = engine.enqueue(migration(fixed).replace("name: orders", "name: fixed"))
+    expect(engine.drive(again), State.COMPLETED)
+    assert [(one["id"], one["code"]) for one in rows(engine) if one["tenant"] == "x"] == [(1, "a,b"), (2, "")]
+
+
+# --- beside others ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_others_write_meanwhile_stays_on_both_ways(engine: Engine, tmp_path: Path) -> None:
+    """The application changes and deletes rows between the lanes and verify, and more of them before the way back."""
+    engine.execute(
+        f"CREATE TABLE lines (id int PRIMARY KEY, t text, o int, FOREIGN KEY (t, o) REFERENCES {NAME} ON DELETE CASCADE)"
+    )
+    path = write(tmp_path / "o.csv", *(f"a,{n},{n + 1}" for n in range(1, 40)), header="tenant,id,Price %")
+    run = engine.enqueue(migration(path))
+    engine.drive(run, until=lambda run: run.phase is Phase.VERIFY)
+    engine.execute(f"""UPDATE {NAME} SET "Price %" = 0 WHERE id IN (5, 25); DELETE FROM {NAME} WHERE id IN (6, 26)""")
+    done = engine.drive(run)
+    expect(done, State.COMPLETED)
+    assert engine.value(f"""SELECT count(*) FROM {NAME} WHERE "Price %" = 0""") == 2
+    engine.execute(
+        f"UPDATE {NAME} SET note = 'changed since' WHERE id IN (7, 27); INSERT INTO lines VALUES (1, 'a', 28)"
+    )
+    commands.rollback(engine.connection, run, actor="test")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    found = {one["id"]: (str(one["Price %"]), one["note"]) for one in rows(engine)}
+    assert found == {
+        **{n: (f"{n}.00", "of its own") for n in range(1, 21) if n != 6},
+        5: ("0.00", "of its own"),
+        7: ("7.00", "changed since"),
+        25: ("0.00", "of its own"),
+        27: ("28.00", "changed since"),
+        28: ("29.00", "of its own"),
+    }
+    assert engine.value("SELECT count(*) FROM lines") == 1
+    (left,) = engine.execute("SELECT detail FROM backfilld.events WHERE what = 'undo.done'")
+    assert left["detail"]["left"] == 6
+
+
+def test_a_row_that_is_written_between_the_look_and_the_write_is_looked_at_again(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch has seen the row as it was, and waits for it: what the way back brings is what the application wrote meanwhile."""
+    monkeypatch.setattr(claim, "LOCK_TIMEOUT_SECONDS", 20.0)
+    path = write(tmp_path / "o.csv", "a,1,9", header="tenant,id,Price %")
+    run = engine.enqueue(migration(path))
+    (lane,) = engine.drive_to_lanes(run)
+    with engine.connect() as other:
+        with other.transaction():
+            other.execute(f"""UPDATE {NAME} SET "Price %" = 4 WHERE id = 1""".encode())
+            batch = threading.Thread(target=engine.own.advance, args=[engine.message(run, lane.lane)])
+            batch.start()
+            until("the batch to wait", lambda: engine.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        batch.join()
+    assert engine.lane(run, lane.lane).attempts == 1
+    expect(engine.drive(run), State.COMPLETED)
+    assert counts(engine, run)["updated"] == 1
+    commands.rollback(engine.connection, run, actor="test")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert str(rows(engine)[0]["Price %"]) == "4.00"
+
+
+def test_a_lane_that_claims_what_it_has_not_done_is_found_out(engine: Engine, tmp_path: Path) -> None:
+    """Verify finds the row that is not as its line says, and the counts do not agree: such a run never completes."""
+    path = write(tmp_path / "o.csv", "a,1,9", "b,1,1", header="tenant,id,Price %")
+    run = engine.enqueue(migration(path))
+    engine.drive_to_lanes(run)
+    engine.execute("UPDATE backfilld.lanes SET done_at = now(), cursor = NULL WHERE kind = 'backfill'")
+    failed = engine.drive(run)
+    expect(failed, State.FAILED)
+    assert failed.error is not None
+    assert "2 lines, and 0 inserted" in failed.error["message"]
+    assert failed.pass_ == 2
+    assert str(rows(engine)[0]["Price %"]) == "9.00"
+
+
+def test_triggers_fire_under_the_applications_settings_and_one_that_keeps_a_row_is_told(
+    engine: Engine, tmp_path: Path
+) -> None:
+    engine.execute(
+        f"""
+        CREATE TABLE told (what text, id int);
+        CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.id = 3 THEN RETURN NULL; END IF;
+            INSERT INTO told VALUES (TG_OP, NEW.id); RETURN NEW; END $$;
+        CREATE TRIGGER tell BEFORE INSERT OR UPDATE ON {NAME} FOR EACH ROW EXECUTE FUNCTION tell();
+        """
+    )
+    path = write(tmp_path / "o.csv", "a,1,1", "a,2,9", "a,3,9", "b,1,1", header="tenant,id,Price %")
+    run = engine.enqueue(migration(path))
+    expect(engine.drive(run), State.COMPLETED)
+    told = {(one["what"], one["id"]) for one in engine.execute("SELECT what, id FROM told")}
+    assert told == {("UPDATE", 2), ("INSERT", 1)}
+    assert [(one.key, one.sqlstate) for one in engine.quarantined(run)] == [(("line 4",), "40001")]
+
+
+def test_a_partitioned_table_and_an_identity_column(engine: Engine, tmp_path: Path) -> None:
+    engine.execute("""
+        CREATE TABLE parts (id bigint GENERATED ALWAYS AS IDENTITY, day date, v text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+        CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+        CREATE TABLE parts_2 PARTITION OF parts DEFAULT;
+        INSERT INTO parts (day, v) SELECT date '2026-01-01' + n * 10, 'v' || n FROM generate_series(1, 6) n
+    """)
+    before = engine.execute("SELECT * FROM parts ORDER BY id")
+    path = write(
+        tmp_path / "p.csv", "2,2026-01-21,new", "50,2026-01-05,fifty", "51,2026-09-05,one more", header="id,day,v"
+    )
+    text = f"name: p\noperations: [{{load: {{table: parts, from: {{file: {path}}}, key: [id, day]}}}}]\nsettings: {{approve: []}}"
+    with pytest.raises(Refused, match="GENERATED ALWAYS AS IDENTITY"):
+        engine.enqueue(text)
+    run = engine.enqueue(text.replace("key:", "identity: true, key:"))
+    expect(engine.drive(run), State.COMPLETED)
+    assert counts(engine, run)["inserted"] == 2
+    assert engine.value("INSERT INTO parts (day) VALUES ('2026-01-02') RETURNING id") == 52
+    engine.execute("DELETE FROM parts WHERE id = 52")
+    commands.rollback(engine.connection, run, actor="test")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert engine.execute("SELECT * FROM parts ORDER BY id") == before
+
+
+REFUSED = {
+    "no such key": ("", "key: [tenant]", "no unique index over tenant alone"),
+    "no such field": (
+        "",
+        "key: [tenant, id], columns: {tenant: $tenat, id: id}",
+        "has no field tenat; did you mean tenant",
+    ),
+    "a column of the table": (
+        "",
+        "key: [tenant, id], columns: {tenant: lower(tenant), id: id}",
+        "reads tenant of the table",
+    ),
+    "the clock": (
+        "",
+        "key: [tenant, id], columns: {tenant: $tenant, id: id, seen: now()}",
+        "gives another value each time",
+    ),
+    "a NOT NULL column": ("", "key: [tenant, id], columns: {tenant: tenant, id: id}", "Price % must not be NULL"),
+    "a rule": (f"CREATE RULE keep AS ON INSERT TO {NAME} DO INSTEAD NOTHING", "key: [tenant, id]", "the rule keep"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_loaded_is_refused(engine: Engine, tmp_path: Path, what: str) -> None:
+    statement, keys, said = REFUSED[what]
+    if statement:
+        engine.execute(statement)
+    text = migration(write(tmp_path / "o.csv", *GOOD)).replace("key: [tenant, id]", keys)
+    with pytest.raises(Refused, match=re.escape(said)):
+        engine.enqueue(text)
+    assert engine.value("SELECT count(*) FROM backfilld.runs") == 0
+
+
+def test_a_query_of_the_same_database_is_a_source(engine: Engine) -> None:
+    engine.execute("""
+        CREATE SCHEMA imports;
+        CREATE TABLE imports.orders (tenant text, id text, price text, tags text[]);
+        INSERT INTO imports.orders VALUES ('q', '1', '1.50', ARRAY['a', NULL]), ('q', '2', 'free', '{}'), ('', '3', '3', NULL)
+    """)
+    before = rows(engine)
+    source = """{query: "SELECT tenant, id, price AS \\"Price %\\", tags FROM imports.orders"}"""
+    text = migration(Path("-")).replace("{file: -}", source)
+    for wrong, said in (
+        ("imports.orders", "imports.order"),
+        ("id,", "id; DROP TABLE x,"),
+        ("price AS", "id AS tenant, price AS"),
+    ):
+        with pytest.raises(Refused, match="query"):
+            engine.enqueue(text.replace(wrong, said, 1))
+    run = engine.enqueue(text)
+    expect(engine.drive(run), State.COMPLETED)
+    assert counts(engine, run) == {"lines": 3, "inserted": 2, "updated": 0, "same": 0, "set_aside": 1, "duplicates": 0}
+    assert [one["tags"] for one in rows(engine) if one["tenant"] == "q"] == [["a", None]]
+    commands.rollback(engine.connection, run, actor="test")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert rows(engine) == before
+
+
+def test_a_text_that_is_too_long_is_never_cut(engine: Engine, tmp_path: Path) -> None:
+    """A cast to varchar(5) would do it without an error; blanks at the end may go, as in an INSERT."""
+    path = write(tmp_path / "o.csv", "x,1,1,abcdef", "x,2,1,abcde   ", header="tenant,id,Price %,code")
+    run = engine.enqueue(
+        migration(path, """, columns: {tenant: tenant, id: id, 'Price %': 'Price %', code: "$code || ''"}""")
+    )
+    expect(engine.drive(run), State.COMPLETED)
+    assert [(one.key, one.sqlstate) for one in engine.quarantined(run)] == [(("line 2",), "22001")]
+    assert [one["code"] for one in rows(engine) if one["tenant"] == "x"] == ["abcde"]
+
+
+def test_lines_that_only_all_lines_together_forbid_count_for_the_limit(engine: Engine, tmp_path: Path) -> None:
+    path = write(tmp_path / "o.csv", "k,1,1", "k,1,2", header="tenant,id,Price %")
+    run = engine.enqueue(migration(path, ", duplicates: quarantine", "approve: [], max_quarantined: 1"))
+    paused = engine.drive(run)
+    expect(paused, State.PAUSED)
+    assert paused.error is not None
+    assert "2 lines are set aside, and the run allows 1; no row is written yet" in paused.error["message"]
