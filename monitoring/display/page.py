@@ -67,8 +67,8 @@ def page(
         facts.add_row("size", _sizes(progress.space["before"], progress.space["after"]))
     if progress.rollback is not None and progress.state is not State.ROLLED_BACK:
         facts.add_row("rollback", _way_back(progress.rollback))
-        for name, told in _kept(progress):
-            facts.add_row(name, told)
+        for what, words in _kept(progress):
+            facts.add_row(what, words)
     facts.add_row("created", f"{moment(progress.created_at)} UTC")
     facts.add_row("last moved", f"{moment(progress.updated_at)} UTC")
     parts: list[RenderableType] = [block(progress), Text(), facts]
