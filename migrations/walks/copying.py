@@ -144,11 +144,6 @@ class Copying:
             not_aside=self._not_aside([_cast_text(one) for one in keys]),
         )
 
-    def note(self, key: Key) -> Query:
-        """Write a key down."""
-        values = _listed(sql.SQL("%s::{}").format(sendable(sql.SQL(one))) for one in self.key_types)
-        return _SQL["note"].format(journal=self._journal, names=self._names(), values=values), list(key)
-
     def waiting(self, *, most: int) -> sql.Composed:
         """How many keys wait, counted up to `most`, and for how many `seconds` the first does."""
         return _SQL["waiting"].format(journal=self._journal, most=sql.Literal(most))

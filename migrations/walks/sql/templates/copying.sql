@@ -77,10 +77,6 @@ SELECT (SELECT count(*) FROM one) AS rows, (SELECT count(*) FROM repaired) AS re
 NOT EXISTS (SELECT FROM backfilld.quarantine q WHERE q.run = %s::bigint AND q.operation = %s::integer AND q.key = jsonb_build_array({key_texts}))
 AND NOT EXISTS (SELECT FROM backfilld.rollback_conflicts f WHERE f.run = %s::bigint AND f.operation = %s::integer AND f.key = ARRAY[{key_texts}])
 
--- name: note
--- A row is to be brought anew.
-INSERT INTO {journal} ({names}) VALUES ({values})
-
 -- name: waiting
 -- How many keys wait in the journal, as far as they are counted, and since when the first does.
 SELECT count(*) AS keys, coalesce(extract(epoch FROM clock_timestamp() - min(w.at)), 0)::float8 AS seconds
