@@ -116,6 +116,8 @@ class LanePlan:
             return 0  # another session has dropped or renamed it
         rows = catalog.estimate_rows(self._connection, table)
         ranges = split(self._connection, by_key, lanes=context.settings.lanes, rows_estimate=rows)
+        if not ranges and walk.copying is not None:
+            ranges = [Bounds()]  # the other table may have rows that this one has not any more
         if ranges and walk.to_open_end:
             ranges[-1] = replace(ranges[-1], upto=None)
         return self._insert_walk(walk, ranges, rows=rows, context=context)

@@ -502,3 +502,12 @@ def test_what_a_deploy_adds_to_the_table_meanwhile_undoes_the_switch(engine: Eng
     commands.rollback(engine.connection, run, actor="ann")
     expect(engine.drive(run), State.ROLLED_BACK)
     assert engine.value("SELECT count(late) FROM orders") == 1000
+
+
+def test_a_table_that_was_emptied_after_contract_is_empty_when_the_old_one_comes_back(engine: Engine) -> None:
+    run = engine.enqueue(rebuild())
+    expect(engine.drive(run), State.COMPLETED)
+    engine.execute("DELETE FROM orders")
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert engine.value("SELECT count(*) FROM orders") == 0
