@@ -42,6 +42,7 @@ TRIGGERS: dict[str, dict[str, Any]] = {  # Any: what a migration file takes
         }
     },
     "two ways": {"rename_column": {"table": "pgbench_accounts", "from": "abalance", "to": "balance"}},
+    "keys alone": {"rebuild": {"table": "pgbench_accounts"}},
 }
 
 
@@ -61,7 +62,7 @@ def measure(stage: Stage, effort: Effort) -> Section:
             f"One row a statement: pgbench, one client, {STATEMENTS:,} statements, its latency average, the round trip included. "
             f"{BULK_ROWS:,} rows a statement: {BULK_STATEMENTS} statements, their time divided by their rows. One way: after the "
             "expand phase of add_column (x bigint, backfill abalance * 100); two ways: after that of rename_column (abalance to "
-            "balance); the run waiting for the approval of backfill and the daemon ended. Without: a table that no run has "
+            "balance); keys alone: after that of rebuild; the run waiting for the approval of backfill and the daemon ended. Without: a table that no run has "
             "touched. synchronous_commit is off, so that the disk's latency does not hide the difference."
         ),
         tables=(

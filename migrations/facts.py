@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from backfilld.migrations.postgres.belongings import TableDefinition
 from backfilld.migrations.postgres.column_dependents import ColumnDependents
 from backfilld.migrations.postgres.definitions import Constraint, Grant, IndexDefinition, KeyColumn
 from backfilld.migrations.postgres.policies import Persona, PolicySet
@@ -393,6 +394,8 @@ class Facts:
     policies: PolicyChange | None = None
     #: Indexes and sequences of a table that is taken away, by name, each with whether it is a sequence.
     parts: tuple[tuple[str, bool], ...] = ()
+    #: A table that is made anew, with all that belongs to it.
+    definition: TableDefinition | None = None
     #: What was there before: the DEFAULT of a column, and the comment on the thing that gets another.
     default: str | None = None
     comment: str | None = None
@@ -404,8 +407,9 @@ class Facts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        index, dropped, dependents, shadow, old_name, policies = (
-            value[name] for name in ("index", "dropped", "column_dependents", "shadow", "old_name", "policies")
+        index, dropped, dependents, shadow, old_name, definition, policies = (
+            value[name]
+            for name in ("index", "dropped", "column_dependents", "shadow", "old_name", "definition", "policies")
         )
         replaced = value.get("replaced")
         return cls(
@@ -422,6 +426,7 @@ class Facts:
                 "referrers": tuple(Referrer.from_json(one) for one in value.get("referrers", ())),
                 "rules": tuple(KeptRule.from_json(one) for one in value["rules"]),
                 "old_name": OldName.from_json(old_name) if old_name else None,
+                "definition": TableDefinition.from_json(definition) if definition else None,
                 "policies": PolicyChange.from_json(policies) if policies else None,
                 "parts": tuple((name, is_sequence) for name, is_sequence in value["parts"]),
                 **{

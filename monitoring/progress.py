@@ -94,6 +94,10 @@ class Progress:
     rollback: Mapping[str, Any] | None = None
     #: What its journal takes on disk; asked for as `rollback` is.
     journal_bytes: int | None = None
+    #: Of a table that is made anew: keys that wait to be brought over to the table that is not in use, and how long the first has
+    #: waited; None where there is no such table. Asked for as `rollback` is.
+    behind: int | None = None
+    behind_seconds: float | None = None
     #: While contract waits for its approval: what the application can no longer do afterwards, and whether it still does it.
     after_contract: tuple[AfterContract, ...] = ()
     #: While a phase waits that puts other policies into force: what nobody expected of them.
@@ -172,6 +176,8 @@ KEYS = (
     "journal_bytes",
     "policies",
     "load",
+    "behind",
+    "behind_seconds",
 )
 
 

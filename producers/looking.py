@@ -34,8 +34,13 @@ class Looking(Target):
             found = waiting.find(connection, run)
             way_back = rollback_check.look(connection, found)
             kept = retention.size(connection, found.run)
+            behind = rollback_check.behind(connection, found)
             return replace(
-                progress_of(connection, found), rollback=way_back.to_json(), journal_bytes=kept["journal_bytes"]
+                progress_of(connection, found),
+                rollback=way_back.to_json(),
+                journal_bytes=kept["journal_bytes"],
+                behind=behind.keys if behind is not None else None,
+                behind_seconds=round(behind.seconds, 1) if behind is not None else None,
             )
 
     def explain(self, run: int | str) -> Explanation:

@@ -78,7 +78,7 @@ def walks(operations: Sequence[Operation]) -> dict[tuple[str, int], Walk]:
 
 
 def steps(operations: Sequence[Operation], phase: Phase) -> tuple[Step, ...]:
-    """The steps of a phase, operation by operation. The backfill phase has none: its work is done by lanes."""
+    """The steps of a phase, operation by operation. Those of the backfill phase come once its lanes have ended."""
     match phase:
         case Phase.EXPAND:
             each = [operation.expand() for operation in operations]
@@ -88,6 +88,8 @@ def steps(operations: Sequence[Operation], phase: Phase) -> tuple[Step, ...]:
             each = [operation.switch() for operation in operations]
         case Phase.CONTRACT:
             each = [operation.contract() for operation in operations]
-        case Phase.BACKFILL | Phase.DONE:
+        case Phase.BACKFILL:
+            each = [operation.fill() for operation in operations]
+        case Phase.DONE:
             each = []
     return tuple(step for several in each for step in several)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.catalog_diff import AllowedChanges
     from backfilld.migrations.postgres.definitions import IndexDefinition, KeyColumn
     from backfilld.migrations.postgres.locks import LockMode
+    from backfilld.migrations.walks.copying import Copying
     from backfilld.migrations.walks.rewrite import Rewrite
 
 
@@ -53,6 +54,8 @@ class Guard:
     before: tuple[Composed, ...] = ()
     #: The query names rows of the table: their keys, (key text[]), a few at most; and with `rows` how many there are in all.
     names_rows: bool = False
+    #: A row refuses nothing: the step is put off, and begins again with what `Action.drains` asks.
+    postpones: bool = False
 
     def problem_of(self, found: Sequence[Mapping[str, Any]]) -> str:  # Any: what psycopg reads
         """The problem, with what the query found put into it."""
@@ -102,6 +105,9 @@ class Action:
     is_users: bool = False
     #: For a step of the way back: why it cannot be done, in words; empty for all that can.
     impossible: str = ""
+    #: How many keys wait to be brought over (`keys`), for an action that brings over the last of them under its lock. With more than
+    #: `MOST_KEYS` of them, or where one of them cannot be, the step before it is done again, which is the walk that does so.
+    drains: sql.Composed | None = None
     #: Takes the action back, step by step, once it has committed.
     back: tuple[Step, ...] = ()
 
@@ -137,8 +143,21 @@ class Walk:
     #: archive: copy what is about to be dropped into the archive · restore: give rows what they had, by a rewrite ·
     #: undo: give rows back what the journal says they had · recheck: look at all rows again before the contract ·
     #: compare: count what each persona may do with rows by the old policies and by the new · confirm: the same after the switch ·
-    #: stage: wait until the source of a load is staged · check: look at its lines before the first row is written.
-    kind: Literal["archive", "restore", "undo", "recheck", "compare", "confirm", "stage", "check"]
+    #: stage: wait until the source of a load is staged · check: look at its lines before the first row is written ·
+    #: drain, drain_back: bring over the rows that a journal of keys names · match: write down the keys of rows that differ in two tables.
+    kind: Literal[
+        "archive",
+        "restore",
+        "undo",
+        "recheck",
+        "compare",
+        "confirm",
+        "stage",
+        "check",
+        "drain",
+        "drain_back",
+        "match",
+    ]
     #: The operation it belongs to, by its number in the file. An operation has one walk of each kind.
     operation: int
     table: TableName
@@ -155,6 +174,8 @@ class Walk:
     fills: bool = False
     #: For `archive`: what is copied. The walk is over once lanes have looked again and found a copy of every row.
     archived: Archived | None = None
+    #: For `drain` and `compare`: from where to where.
+    copying: Copying | None = None
     note: str = ""
     back: tuple[Step, ...] = ()
 
@@ -196,6 +217,10 @@ class Operation(Protocol):
 
     def expand(self) -> tuple[Step, ...]:
         """Add the new, beside the old."""
+        ...
+
+    def fill(self) -> tuple[Step, ...]:
+        """Complete what the lanes of the backfill phase have begun, before verify looks at it."""
         ...
 
     def undo(self) -> tuple[Step, ...]:
@@ -248,6 +273,9 @@ class Bound(Generic[_Definition_co]):
         return None
 
     def expand(self) -> tuple[Step, ...]:
+        return ()
+
+    def fill(self) -> tuple[Step, ...]:
         return ()
 
     def undo(self) -> tuple[Step, ...]:

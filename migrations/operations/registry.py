@@ -51,6 +51,8 @@ from backfilld.migrations.operations.load import preflight as load
 from backfilld.migrations.operations.load.steps import Load
 from backfilld.migrations.operations.move_column import preflight as move_column
 from backfilld.migrations.operations.move_column.steps import MoveColumn
+from backfilld.migrations.operations.rebuild import preflight as rebuild
+from backfilld.migrations.operations.rebuild.steps import Rebuild
 from backfilld.migrations.operations.rename_column import preflight as rename_column
 from backfilld.migrations.operations.rename_column.steps import RenameColumn
 from backfilld.migrations.operations.rename_constraint import preflight as rename_constraint
@@ -127,5 +129,6 @@ REGISTRY: Mapping[type[file.Operation], Kind] = {
     file.Backfill: Kind(Backfill, backfill.examine, impact.of_backfilled),
     file.DeleteRows: Kind(DeleteRows, delete_rows.examine, impact.of_deleted),
     file.Load: Kind(Load, load.examine, impact.of_none),
+    file.Rebuild: Kind(Rebuild, rebuild.examine, impact.of_rebuilt),
     file.Sql: Kind(Sql, None, impact.of_raw),
 }

@@ -165,6 +165,12 @@ class _Stage:
             for one in self._migration.operations
             if isinstance(one, definition.ChangeType | definition.ChangeKey)
         }
+        changed |= {
+            (one.table.name, column)
+            for one in self._migration.operations
+            if isinstance(one, definition.Rebuild)
+            for column in one.columns
+        }
         for row in self._connection.execute(_SQL["mismatched_keys"]).fetchall():
             ends = {(row["table_name"], row["column_name"]), (row["other_table"], row["other_column"])}
             if ends & changed:

@@ -67,6 +67,17 @@ def estimate_cost(connection: Connection, table: Table, rewrite: Rewrite, settin
     leaves = of_leaves(connection, table, rewrite) if choice.by_pages else [of_whole(connection, table, rewrite)]
     indexes = of_indexes(connection, table, {target.column for target in rewrite.facts.targets})
     lanes = 1 if choice.walk == "ordered" or settings.walk == "ordered" else settings.lanes
+    if rewrite.remakes:
+        # A second table beside the first, each row and each index entry written once.
+        found = cost(table, leaves, choice)
+        both = table.heap_bytes + table.index_bytes
+        return replace(
+            found,
+            heap_growth_bytes=table.heap_bytes,
+            index_growth_bytes=table.index_bytes,
+            wal_bytes=both,
+            moved_ratio=0.0,
+        )
     if not rewrite.updates:
         found = cost(table, leaves, choice)
         return replace(found, heap_growth_bytes=0, index_growth_bytes=0, moved_ratio=0.0)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         DropTable,
         MoveColumn,
         Operation,
+        Rebuild,
         RenameColumn,
         RenameTable,
         SetNotNull,
@@ -256,6 +257,33 @@ def of_deleted(of: DeleteRows, dependent: Dependent) -> Effect | None:
         case "materialized view":
             return Effect(ImpactAction.STAYS, "shows the rows until it is refreshed")
     return None
+
+
+#: What becomes of a dependent of a table that is made anew, but for what is made before the switch.
+_REBUILT = {
+    "inbound foreign key": "changes hands in the switch, and is proved again after it",
+    "foreign key": "changes hands in the switch, and is proved again after it",
+    "publication": "sends the new table from the switch on, under the same name",
+    "sequence": "goes on from its number",
+    "trigger": "is made for the new table, and rests until the switch",
+    "policy": "is made for the new table in the switch",
+}
+
+
+def of_rebuilt(of: Rebuild, dependent: Dependent) -> Effect | None:
+    if dependent.kind not in BOUND and dependent.kind != "replica identity":
+        return None
+    gone = {name for name, column in of.columns.items() if column.drop} & set(dependent.columns)
+    if dependent.is_text:
+        action = ImpactAction.CHANGE_FIRST if gone else ImpactAction.STAYS
+        return Effect(
+            action,
+            "fails once the new table is in place: change it first" if gone else "finds the new table by its name",
+        )
+    if gone and dependent.kind in _DROPPED_WITH_IT:
+        return Effect(ImpactAction.DROPPED, f"is not made for the new table, which has no {', '.join(sorted(gone))}")
+    action = ImpactAction.FOLLOWS if dependent.kind == "sequence" else ImpactAction.REBUILT
+    return Effect(action, _REBUILT.get(dependent.kind, "is made for the new table before the switch"))
 
 
 def of_raw(of: Sql, dependent: Dependent) -> Effect | None:

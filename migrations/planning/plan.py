@@ -259,35 +259,53 @@ def _of_lanes(
         return _of_load(number, operation, phase)
     if rewrite is None or walk is None:
         return []
-    table = rewrite.table.identifier.as_string()
-    key = ", ".join(column.name for column in operation.facts.key)
-    needed = _readable(rewrite.needs_work.as_string())
     if phase is Phase.BACKFILL:
-        where, by = (f"({key}) in the batch's range", key)
-        if walk.walk != "keys":
-            where = "ctid in the batch's pages" + (" and its stripe" if walk.stripes > 1 else "")
-            by = ("pages, in their order" if walk.walk == "ordered" else "pages") + (
-                f", in {walk.stripes} rounds" if walk.stripes > 1 else ""
-            )
-        text = f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
-        note = f"row locks for about batch_seconds; walked by {by}"
-        if rewrite.copies is not None:
-            to = rewrite.copies
-            names, given = (", ".join([*of, to.column]) for of in (to.on, to.by))
-            text = (  # for reading
-                f"INSERT INTO {to.table.identifier.as_string()} ({names}) SELECT {given} FROM {table} WHERE {where} AND {needed} "  # noqa: S608
-                f"ON CONFLICT ({', '.join(to.on)}) DO UPDATE SET {to.column} = excluded.{to.column}"
-            )
-        if rewrite.deletes:
-            text = f"DELETE FROM {table} WHERE {where} AND {needed}"  # noqa: S608 - for reading
-        if others:
-            note += f", in one pass with {', '.join(f'[{one}]' for one in others)}: one new version of each row"
-        return [PlannedAction(sql=text, lock=LockMode.ROW_EXCLUSIVE, note=note, operation=number)]
+        return [_of_batches(number, operation, rewrite, walk, others)]
+    table = rewrite.table.identifier.as_string()
+    if phase is Phase.VERIFY and rewrite.remakes:
+        text = f"SELECT … FROM {table} FULL JOIN {rewrite.remakes.target.identifier.as_string()} …"  # noqa: S608 - for reading
+        note = "in batches, row by row and bit by bit; the key of a row that differs goes into the journal"
+        return [PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number)]
     if phase is Phase.VERIFY and (rewrite.verifiable or rewrite.condition_tells is not None):
-        text = f"SELECT count(*) FROM {table} WHERE {needed}"  # noqa: S608 - for reading
+        text = f"SELECT count(*) FROM {table} WHERE {_readable(rewrite.needs_work.as_string())}"  # noqa: S608 - for reading
         note = f"in batches; the rows that it finds are {_again(rewrite)}"
         return [PlannedAction(sql=text, lock=LockMode.ACCESS_SHARE, note=note, operation=number)]
     return []
+
+
+def _of_batches(
+    number: int, operation: Operation, rewrite: Rewrite, walk: CostEstimate, others: Sequence[int]
+) -> PlannedAction:
+    """The statement that the batches of a backfill send."""
+    key = ", ".join(column.name for column in operation.facts.key)
+    where, by = (f"({key}) in the batch's range", key)
+    if walk.walk != "keys":
+        where = "ctid in the batch's pages" + (" and its stripe" if walk.stripes > 1 else "")
+        by = ("pages, in their order" if walk.walk == "ordered" else "pages") + (
+            f", in {walk.stripes} rounds" if walk.stripes > 1 else ""
+        )
+    note = f"{'no lock on a row' if rewrite.remakes else 'row locks for about batch_seconds'}; walked by {by}"
+    if others:
+        note += f", in one pass with {', '.join(f'[{one}]' for one in others)}: one new version of each row"
+    lock = LockMode.ACCESS_SHARE if rewrite.remakes else LockMode.ROW_EXCLUSIVE
+    return PlannedAction(sql=_batch_in_words(rewrite, where), lock=lock, note=note, operation=number)
+
+
+def _batch_in_words(rewrite: Rewrite, where: str) -> str:
+    """The statement of a batch, for reading."""
+    table, needed = rewrite.table.identifier.as_string(), _readable(rewrite.needs_work.as_string())
+    if rewrite.remakes:
+        return f"INSERT INTO {rewrite.remakes.target.identifier.as_string()} SELECT … FROM {table} WHERE {where}"  # noqa: S608 - for reading
+    if rewrite.copies is not None:
+        to = rewrite.copies
+        names, given = (", ".join([*of, to.column]) for of in (to.on, to.by))
+        return (  # for reading
+            f"INSERT INTO {to.table.identifier.as_string()} ({names}) SELECT {given} FROM {table} WHERE {where} AND {needed} "  # noqa: S608
+            f"ON CONFLICT ({', '.join(to.on)}) DO UPDATE SET {to.column} = excluded.{to.column}"
+        )
+    if rewrite.deletes:
+        return f"DELETE FROM {table} WHERE {where} AND {needed}"  # noqa: S608 - for reading
+    return f"UPDATE {table} SET {_sets(rewrite)} WHERE {where} AND {needed}"  # noqa: S608 - for reading
 
 
 def _of_parts(number: int, operation: Operation, phase: Phase) -> list[PlannedAction]:

@@ -120,6 +120,11 @@ class DependentView:
     comment: str | None
     column_comments: tuple[tuple[str, str], ...]
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        comments = tuple((column, text) for column, text in value["column_comments"])
+        return cls(**{**value, "grants": _grants(value["grants"]), "column_comments": comments})
+
 
 @dataclass(frozen=True, kw_only=True)
 class DependentPolicy:
@@ -129,6 +134,10 @@ class DependentPolicy:
     table: TableName
     using: str | None
     with_check: str | None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(**{**value, "table": TableName(**value["table"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,10 +223,8 @@ class ColumnDependents:
                 "references": tuple(_reference(one) for one in value["references"]),
                 "identity": _identity(value["identity"]) if value["identity"] else None,
                 "statistics": tuple(DependentStatistics(**one) for one in value["statistics"]),
-                "views": tuple(_view(one) for one in value["views"]),
-                "policies": tuple(
-                    DependentPolicy(**{**one, "table": TableName(**one["table"])}) for one in value["policies"]
-                ),
+                "views": tuple(DependentView.from_json(one) for one in value["views"]),
+                "policies": tuple(DependentPolicy.from_json(one) for one in value["policies"]),
                 "triggers": tuple(DependentTrigger(**one) for one in value["triggers"]),
                 "seen": tuple((kind, name, digest) for kind, name, digest in value["seen"]),
                 **{name: tuple(value[name]) for name in ("up_reads", "down_reads", "functions")},
@@ -252,8 +259,3 @@ def _reference(value: Mapping[str, Any]) -> DependentReference:
 def _identity(value: Mapping[str, Any]) -> DependentIdentity:
     ranges = {f"{side}_range": tuple(value[f"{side}_range"]) for side in ("old", "new")}
     return DependentIdentity(**{**value, **ranges, "grants": _grants(value["grants"])})
-
-
-def _view(value: Mapping[str, Any]) -> DependentView:
-    comments = tuple((column, text) for column, text in value["column_comments"])
-    return DependentView(**{**value, "grants": _grants(value["grants"]), "column_comments": comments})

@@ -213,6 +213,12 @@ def of_walk(connection: Connection, run: int, *, kind: str, operation: int) -> W
     return Walked(**(row or {}))
 
 
+def has_follower(connection: Connection, run: int, *, operation: int) -> bool:
+    """Whether a lane of an operation follows what is written."""
+    row = connection.execute(_SQL["has_follower"], {"run": run, "operation": operation}).fetchone()
+    return bool(row and row["there"])
+
+
 def forget_walk(connection: Connection, run: int, *, kind: str, operation: int) -> None:
     """Let a walk between two steps begin anew; all of its lanes are at their end."""
     connection.execute(_SQL["forget_walk"], {"run": run, "kind": kind, "operation": operation})

@@ -32,6 +32,16 @@ def set_aside(  # noqa: PLR0913 - one row; each column is named where it is call
     )
 
 
+def blocks_way_back(  # noqa: PLR0913 - one row; each column is named where it is called
+    connection: Connection, run: int, *, operation: int, key: Key, sqlstate: str, error: str
+) -> None:
+    """Put down that a row has no place in what was there before; it stands in the way back, and in nothing else's."""
+    connection.execute(
+        _SQL["blocks_way_back"],
+        {"run": run, "operation": operation, "key": list(key), "sqlstate": sqlstate, "error": error},
+    )
+
+
 def release(connection: Connection, run: int, *, operation: int, key: Key) -> None:
     """A row was converted after all."""
     connection.execute(_SQL["release"], {"run": run, "operation": operation, "key": Jsonb(list(key))})

@@ -32,6 +32,8 @@ class State(StrEnum):
 #: Steps of the verify phase that are the coordinator's own: make the lanes, and judge what they found. After them the data is
 #: known to be right, and the steps of the operations follow.
 VERIFY_OWN_STEPS = 2
+#: Steps of the backfill phase that are the coordinator's own: make the lanes, and wait for them.
+BACKFILL_OWN_STEPS = 2
 
 
 class Phase(StrEnum):
@@ -53,7 +55,7 @@ class Phase(StrEnum):
     @property
     def own_steps(self) -> int:
         """How many steps the coordinator takes in this phase before those of the operations."""
-        return VERIFY_OWN_STEPS if self is Phase.VERIFY else 0
+        return {Phase.BACKFILL: BACKFILL_OWN_STEPS, Phase.VERIFY: VERIFY_OWN_STEPS}.get(self, 0)
 
     def is_past(self, other: Phase) -> bool:
         """Whether a run in this phase has finished `other`."""
@@ -67,6 +69,8 @@ class LaneKind(StrEnum):
     A recheck looks at all rows once more, where the proof that opened the gate does not hold any longer. A lane that compares counts
     what each persona may do with rows before and after other policies; one that confirms, whether they are as it was said.
     A check looks at the lines of a load before the first row is written.
+    A drain brings rows over that a journal of keys names, to the new table or back to the old one; a match writes such keys down.
+    A follower drains from verify on until contract, whoever waits for an approval.
     """
 
     COORDINATOR = "coordinator"
@@ -80,6 +84,14 @@ class LaneKind(StrEnum):
     COMPARE = "compare"
     CONFIRM = "confirm"
     CHECK = "check"
+    DRAIN = "drain"
+    DRAIN_BACK = "drain_back"
+    MATCH = "match"
+    FOLLOW = "follow"
+
+
+#: Lanes that bring over what a journal of keys names; a walk of theirs may be done again.
+DRAINS = frozenset({LaneKind.DRAIN, LaneKind.DRAIN_BACK})
 
 
 class Wish(StrEnum):
@@ -161,13 +173,13 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 #: Which lanes work in which phase of a run that goes forward, beside the coordinator.
 FORWARD: dict[Phase, frozenset[LaneKind]] = {
     Phase.EXPAND: frozenset({LaneKind.CHECK}),
-    Phase.BACKFILL: frozenset({LaneKind.BACKFILL, LaneKind.RETRY}),
-    Phase.VERIFY: frozenset({LaneKind.VERIFY, LaneKind.COMPARE}),
-    Phase.SWITCH: frozenset({LaneKind.RETRY, LaneKind.CONFIRM}),
-    Phase.CONTRACT: frozenset({LaneKind.RETRY, LaneKind.RECHECK, LaneKind.ARCHIVE}),
+    Phase.BACKFILL: frozenset({LaneKind.BACKFILL, LaneKind.RETRY, LaneKind.DRAIN}),
+    Phase.VERIFY: frozenset({LaneKind.VERIFY, LaneKind.COMPARE, LaneKind.FOLLOW}),
+    Phase.SWITCH: frozenset({LaneKind.RETRY, LaneKind.CONFIRM, LaneKind.DRAIN, LaneKind.FOLLOW}),
+    Phase.CONTRACT: frozenset({LaneKind.RETRY, LaneKind.RECHECK, LaneKind.ARCHIVE, LaneKind.FOLLOW}),
 }
 #: Which lanes work while a run is rolled back, whatever its phase.
-BACK = frozenset({LaneKind.ARCHIVE, LaneKind.RESTORE, LaneKind.UNDO})
+BACK = frozenset({LaneKind.ARCHIVE, LaneKind.RESTORE, LaneKind.UNDO, LaneKind.DRAIN_BACK, LaneKind.MATCH})
 
 
 class StopReason(StrEnum):
@@ -196,7 +208,7 @@ def why_stop(state: State, *, rollback_pending: bool, all_stopped: bool) -> Stop
 
 def may_work(state: State, phase: Phase, kind: LaneKind) -> bool:
     """Whether a lane of this kind may work while its run is in this state and phase, as `backfilld.may_work` says in SQL."""
-    if state not in ACTIVE:
+    if state not in ACTIVE and not (state is State.WAITING and kind is LaneKind.FOLLOW):
         return False
     kinds = BACK if state is State.ROLLING_BACK else FORWARD.get(phase, frozenset())
     return kind is LaneKind.COORDINATOR or kind in kinds

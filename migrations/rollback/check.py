@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _SQL = queries(__package__, "retention")
 
+#: More keys that wait than this are not counted.
+MOST_COUNTED = 100_000
 #: A look at rows that takes longer than this is given up; the step itself looks again when it comes to it.
 PATIENCE = "2s"
 
@@ -58,6 +60,29 @@ class RollbackCheck:
             "keys": [list(key) for key in self.keys],
             "kept_until": self.kept_until.isoformat() if self.kept_until is not None else None,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behind:
+    """How far a table that is made anew is behind the one in use, or, after the switch, the old one behind the new one."""
+
+    #: Keys that wait to be brought over, counted up to `MOST_COUNTED`.
+    keys: int
+    #: How long the first of them has waited.
+    seconds: float
+
+
+def behind(connection: Connection, run: Run) -> Behind | None:
+    """How far a run's other tables are behind; None where there are none, or none any more."""
+    found: list[Behind] = []
+    for operation in bind(run.migration, run.facts):
+        rewrite = operation.rewrite()
+        if rewrite is not None and rewrite.remakes is not None:
+            rows = _ask(connection, rewrite.remakes.waiting(most=MOST_COUNTED))
+            found += [Behind(keys=row["keys"], seconds=row["seconds"]) for row in rows]
+    if not found:
+        return None
+    return Behind(keys=sum(one.keys for one in found), seconds=max(one.seconds for one in found))
 
 
 def look(connection: Connection, run: Run) -> RollbackCheck:

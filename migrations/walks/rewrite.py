@@ -12,6 +12,7 @@ from backfilld.migrations.identifiers import sendable
 if TYPE_CHECKING:
     from backfilld.migrations.facts import Facts, Target
     from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.walks.copying import Copying
 
 
 def expression(text: str) -> sql.Composed:
@@ -67,6 +68,8 @@ class Rewrite:
     deletes: bool = False
     #: The rows that meet the condition stay as they are; what they hold is copied.
     copies: Copied | None = None
+    #: The rows are copied to another table and stay as they are.
+    remakes: Copying | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -76,7 +79,7 @@ class Rewrite:
     @property
     def updates(self) -> bool:
         """Whether the rows that are walked are updated."""
-        return not self.deletes and self.copies is None
+        return not self.deletes and self.copies is None and self.remakes is None
 
     @property
     def values(self) -> list[tuple[Target, sql.Composable]]:

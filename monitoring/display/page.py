@@ -19,7 +19,7 @@ from backfilld.monitoring.policies import NAMED
 from backfilld.monitoring.words import counted, moment, number, safe, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
 
@@ -67,8 +67,8 @@ def page(
         facts.add_row("size", _sizes(progress.space["before"], progress.space["after"]))
     if progress.rollback is not None and progress.state is not State.ROLLED_BACK:
         facts.add_row("rollback", _way_back(progress.rollback))
-        if progress.journal_bytes:
-            facts.add_row("journal", size(progress.journal_bytes))
+        for what, words in _kept(progress):
+            facts.add_row(what, words)
     facts.add_row("created", f"{moment(progress.created_at)} UTC")
     facts.add_row("last moved", f"{moment(progress.updated_at)} UTC")
     parts: list[RenderableType] = [block(progress), Text(), facts]
@@ -80,6 +80,14 @@ def page(
     if told := [event for event in events if not by_governor(event)]:
         parts += [Text(), title("last events"), story(told[-EVENTS_ON_A_PAGE:])]
     return Group(*parts)
+
+
+def _kept(progress: Progress) -> Iterator[tuple[str, str]]:
+    """What is kept for the way back, and what waits to be brought over."""
+    if progress.journal_bytes:
+        yield "journal", size(progress.journal_bytes)
+    if progress.behind:
+        yield "behind", f"{counted(progress.behind, 'row')} to bring over, {progress.behind_seconds:.1f} s"
 
 
 def _load(load: Mapping[str, Any]) -> str:  # Any: JSON

@@ -46,7 +46,7 @@ _QUERIES = {
         WHERE n.nspname NOT IN ({_OTHERS})""",
     "trigger": """
         SELECT t.tgrelid::regclass, t.tgname, pg_get_triggerdef(t.oid), t.tgenabled
-        FROM pg_trigger t WHERE NOT t.tgisinternal""",
+        FROM pg_trigger t WHERE NOT t.tgisinternal AND t.tgrelid::regclass::text NOT LIKE 'backfilld.%'""",
     "function": """
         SELECT p.oid::regprocedure, md5(p.prosrc || coalesce(pg_get_function_sqlbody(p.oid), '')), p.proacl, p.proconfig
         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -64,12 +64,13 @@ _QUERIES = {
         SELECT p.pubname, r.prrelid::regclass, r.prattrs, pg_get_expr(r.prqual, r.prrelid)
         FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid""",
     "statistics": """
-        SELECT s.stxname, pg_get_statisticsobjdef(s.oid) FROM pg_statistic_ext s""",
+        SELECT s.stxname, pg_get_statisticsobjdef(s.oid) FROM pg_statistic_ext s
+        WHERE s.stxrelid::regclass::text NOT LIKE 'backfilld.%'""",
     "comment": """
         SELECT pg_describe_object(d.classoid, d.objoid, d.objsubid), d.description
         FROM pg_description d
         WHERE d.classoid IN ('pg_class'::regclass, 'pg_constraint'::regclass, 'pg_trigger'::regclass)
-          AND d.objoid >= 16384""",
+          AND d.objoid >= 16384 AND pg_describe_object(d.classoid, d.objoid, d.objsubid) !~ ' backfilld\\.'""",
     "sequence": """
         SELECT s.seqrelid::regclass, s.seqtypid::regtype, s.seqstart, s.seqincrement, s.seqmax, s.seqmin, s.seqcycle,
                (SELECT pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid) FROM pg_depend d

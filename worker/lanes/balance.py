@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.record import audit, lanes, runs
 from backfilld.migrations.record.model import Bounds, JournalShare, PageRange, StagePages
-from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.record.states import DRAINS, LaneKind
 from backfilld.migrations.rollback import undo
 from backfilld.migrations.walks import pages
 from backfilld.migrations.walks.keys import middle
@@ -31,7 +31,7 @@ WORTH_SHARING_BATCHES = 4
 
 def is_divisible(lane: Lane) -> bool:
     """Whether the lane walks a part of a table, which can be divided again; one that retries walks the quarantine."""
-    return lane.kind is not LaneKind.RETRY
+    return lane.kind not in {LaneKind.RETRY, LaneKind.FOLLOW, *DRAINS}
 
 
 def steps_back(lane: Lane, context: StepContext) -> bool:

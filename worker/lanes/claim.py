@@ -129,7 +129,7 @@ def _wanted(lane: Lane, context: StepContext) -> bool:
     """Whether there is a step for the lane to take; the stop of all runs is a hold, which it waits for."""
     if not may_work(context.state, context.phase, lane.kind):
         return False
-    if lane.kind is LaneKind.COORDINATOR:
+    if lane.kind in {LaneKind.COORDINATOR, LaneKind.FOLLOW}:
         return True
     return lane.pass_ == context.pass_ and context.why_stop is not StopReason.TURNING_BACK
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.operations import Operation
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Lane, Quarantined
+    from backfilld.migrations.walks.copying import Copying
     from backfilld.migrations.walks.firing import TableCode
     from backfilld.migrations.walks.keys import Query
     from backfilld.migrations.walks.next_batch import After, BatchRange, JournalSlice, Row, Seen
@@ -51,6 +52,8 @@ class Stepped:
 
     tally: Tally
     after: After
+    #: The lane comes back by itself after so long; 0 for at once.
+    back_in_seconds: float = 0.0
 
 
 class Values(Protocol):
@@ -183,7 +186,9 @@ class Backfill(LaneWork):
         if rewrite.deletes:
             values = Deletion(rewrite=rewrite, walk=walk)
         elif rewrite.copies is not None:
-            values = Copying(rewrite=rewrite)
+            values = CopiedValues(rewrite=rewrite)
+        elif rewrite.remakes is not None:
+            values = Remade(copying=rewrite.remakes)
         return cls(number=number, operation=operation, walk=walk, rewrite=rewrite, values=values, journals=kept)
 
     @property
@@ -260,7 +265,7 @@ class Deletion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Copying:
+class CopiedValues:
     """Values that go into another table."""
 
     rewrite: Rewrite
@@ -276,6 +281,25 @@ class Copying:
         del journals  # nothing that was there is replaced
         done = batch.execute_firing(copy_sql.copy(self.rewrite, batch.table, condition, parameters))
         return Tally(changed=done["changed"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remade:
+    """No values: the rows come to another table, as that is to have them."""
+
+    copying: Copying
+
+    def write(
+        self,
+        batch: Batch,
+        condition: sql.Composable,
+        parameters: list[Any],  # Any: key values
+        *,
+        journals: Sequence[Journal],
+    ) -> Tally:
+        del journals
+        cursor = batch.connection.execute(self.copying.copy(batch.table, condition), parameters)
+        return Tally(changed=cursor.rowcount)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from backfilld.migrations.operations.load.steps import Load
 from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import LaneKind, Phase
 from backfilld.migrations.walks.together import grouped
+from backfilld.worker.lanes import copying
 from backfilld.worker.lanes.kinds import Backfill, Retry, Verify
 from backfilld.worker.lanes.load import Upsert, works_of
 from backfilld.worker.lanes.together import BackfillTogether, VerifyTogether
@@ -54,8 +55,7 @@ class KnownRun:
                 continue
             own[number] = backfill
             works[LaneKind.BACKFILL, number] = backfill
-            works[LaneKind.VERIFY, number] = Verify.of(backfill)
-            works[LaneKind.RETRY, number] = Retry.of(backfill)
+            works |= _beside(backfill, number)
         backfills = []
         for first, *others in grouped({number: one.rewrite for number, one in own.items()}, run.settings):
             backfills.append(own[first])
@@ -65,8 +65,11 @@ class KnownRun:
                 works[LaneKind.VERIFY, first] = VerifyTogether.of_members(together)
         parts = _in_other_tables(operations, run=run.run)
         for (kind, number), walk in walks(operations).items():
-            if not isinstance(operations[number], Load):
+            if walk.copying is not None:
+                works[LaneKind(kind), number] = copying.of_walk(operations[number], walk, walk.copying)
+            elif not isinstance(operations[number], Load):
                 works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
+        works |= copying.followers(works)
         loads = []
         for number, operation in enumerate(operations):
             if isinstance(operation, Load):
@@ -105,6 +108,16 @@ def _in_other_tables(operations: Sequence[Operation], *, run: int) -> dict[tuple
         for part in operation.parts()
         if (backfill := Backfill.of(part, number, run=run)) is not None
     }
+
+
+def _beside(backfill: Backfill, number: int) -> dict[tuple[LaneKind, int], LaneWork]:
+    """What the lanes do that look at what a backfill did, and try again what it could not."""
+    if (copies := backfill.rewrite.remakes) is not None:
+        verify: LaneWork = copying.Match.of(backfill, copies)
+        retry: LaneWork = copying.RetryCopy.of_copy(backfill, copies)
+    else:
+        verify, retry = Verify.of(backfill), Retry.of(backfill)
+    return {(LaneKind.VERIFY, number): verify, (LaneKind.RETRY, number): retry}
 
 
 class KnownRuns:

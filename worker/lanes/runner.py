@@ -259,6 +259,9 @@ class Runner:
         self._tell(context.name, lane, stepped.tally, durations)
         if not stays:
             return Ended(messages=tuple(written.woken))
+        if stepped.back_in_seconds:
+            self._recovery.postpone(connection, written.lane, delay_seconds=stepped.back_in_seconds)
+            return Ended(messages=())
         self._send_all(written.woken)
         pause = rest_seconds(
             batch_seconds + commit_seconds,

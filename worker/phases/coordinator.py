@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.operations import Action, Walk
 from backfilld.migrations.operations.ddl.constraints import NAMED_ROWS
+from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
 from backfilld.migrations.operations.replace_policies.steps import ReplacePolicies
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import audit, lanes, quarantine, runs
 from backfilld.migrations.record.model import Reached, Rollback
-from backfilld.migrations.record.states import FORWARD, VERIFY_OWN_STEPS, LaneKind, Phase, State
+from backfilld.migrations.record.states import (
+    BACKFILL_OWN_STEPS,
+    DRAINS,
+    FORWARD,
+    VERIFY_OWN_STEPS,
+    LaneKind,
+    Phase,
+    State,
+)
 from backfilld.migrations.rollback import undo
 from backfilld.migrations.telemetry import PhaseEntered
 from backfilld.worker.lanes.write import undone_by
@@ -25,6 +34,7 @@ from backfilld.worker.phases.run_step import RunStep
 
 if TYPE_CHECKING:
     import psycopg
+    from psycopg import sql
 
     from backfilld.migrations.operations import Step
     from backfilld.migrations.postgres.connect import Connection
@@ -213,11 +223,27 @@ class Coordinator(RunStep):
             case Walk():
                 return self._walk(step, context)
             case Action(index=index):
+                if step.drains is not None and self._is_behind(step.drains):
+                    return self.go_on(self.number - 1)
                 if index is not None:
                     self._index_builds.carry_out(self.connection, self.lane, step)
                 else:
                     self.execute(step, context)
                 return self.go_on(self.number + 1)
+
+    def _is_behind(self, waiting: sql.Composed) -> bool:
+        """Whether more keys wait to be brought over than the application should wait for."""
+        row = self.connection.execute(waiting).fetchone()
+        return row is not None and row["keys"] > MOST_KEYS
+
+    def drains(self, context: StepContext) -> bool:
+        """Whether the next step brings rows over under its lock."""
+        step = self.pending(context)
+        return isinstance(step, Action) and step.drains is not None
+
+    def drain_again(self) -> list[LaneMessage]:
+        """A row cannot be brought over under the lock: the walk before does so, and puts aside what has no place."""
+        return self.go_on(self.number - 1)
 
     def _walk(self, walk: Walk, context: StepContext) -> list[LaneMessage]:
         """Make the lanes of a walk between two steps, wait for them, look at what they did, and continue."""
@@ -229,8 +255,11 @@ class Coordinator(RunStep):
         if done.open:
             return self.sleep()
         if done.lanes and not self._must_look_again(walk, done):
-            self._tell_walked(walk, done)
-            self._judge_policies(walk)
+            if LaneKind(walk.kind) in DRAINS:
+                lanes.forget_walk(self.connection, run, kind=walk.kind, operation=walk.operation)
+            else:
+                self._tell_walked(walk, done)
+                self._judge_policies(walk)
             return self.go_on(self.number + 1)
         if self._lane_plan.for_walk(walk, context):
             self.checkpoint(self.number, sleeps=True)
@@ -314,6 +343,7 @@ class Coordinator(RunStep):
         if phase is Phase.DONE:
             runs.set_phase(self.connection, self.run.run, phase)
             runs.keep_until(self.connection, self.run.run, days=self.run.settings.retention_days)
+            lanes.end_forward(self.connection, self.run.run)
             self.set_state(State.COMPLETED, reason="every phase is done, and the data is verified")
             self.checkpoint(0, done=True)
             return []
@@ -322,8 +352,13 @@ class Coordinator(RunStep):
         return self.go_on(0)
 
     def _backfill(self, context: StepContext) -> list[LaneMessage]:
-        """Step 0 makes the lanes and wakes them; step 1 is asked at each lane's end, and the last one's leads on."""
+        """Step 0 makes the lanes and wakes them; step 1 is asked at each lane's end, and the last one's leads on.
+
+        From step 2 on, in the first pass, come the actions that complete what the lanes have begun.
+        """
         pass_ = context.pass_
+        if self.number >= BACKFILL_OWN_STEPS:
+            return self._act(context)
         if self.number == 0 and pass_ == 1:
             if self._loads and (
                 too_many := staged.too_many(self.connection, self.run.run, context.settings.max_quarantined)
@@ -340,6 +375,8 @@ class Coordinator(RunStep):
             result = lanes.pass_result(self.connection, self.run.run, pass_=1, kind=LaneKind.BACKFILL)
             runs.set_totals(self.connection, self.run.run, rows_total=result.walked)
             walked_tables.measure_space(self.connection, self.run.run, [*self._backfills, *self._loads], moment="after")
+            if self._steps.of(Phase.BACKFILL):
+                return self.go_on(BACKFILL_OWN_STEPS)
         return self._enter(Phase.VERIFY)
 
     def _verify(self, context: StepContext) -> list[LaneMessage]:
@@ -348,7 +385,8 @@ class Coordinator(RunStep):
             return self._act(context)
         if self.number == 0:
             self._lane_plan.for_verify(context)
-        if lanes.count_open(self.connection, self.run.run, pass_=context.pass_, kinds=FORWARD[Phase.VERIFY]):
+            self._lane_plan.follow(context)
+        if lanes.count_open(self.connection, self.run.run, pass_=context.pass_, kinds={LaneKind.VERIFY}):
             return self._wait_for_lanes(context)
         return self._judge(context.pass_)
 

@@ -74,6 +74,9 @@ class CoordinatorSteps:
                 connection.execute("COMMIT")
         except psycopg.Error as exc:
             rule = coordinator.rule(context)
+            if breaks_rule(exc) and coordinator.drains(context):
+                connection.rollback()
+                return self._drain_again(connection, known, claimed)
             if rule is None or not breaks_rule(exc):
                 raise
             connection.rollback()
@@ -107,6 +110,17 @@ class CoordinatorSteps:
                 messages = coordinator.take_back(taken.context, rule, problem=problem, offenders=offenders)
                 connection.execute("COMMIT")
         self._committed(connection, coordinator, lock_watch)
+        return messages
+
+    def _drain_again(self, connection: Connection, known: KnownRun, claimed: Claimed) -> list[LaneMessage]:
+        """A row that was written at the last moment has no place in the other table: it is put aside by a lane."""
+        with transaction(connection):
+            taken = claim.take(connection, claimed.lane, claimed.context, look=None, writes="")
+            if not isinstance(taken, claim.Claimed):
+                return []
+            lock_watch = LockWatch(self._pool, taken.lane, taken.context, observe=self._observe)
+            messages = self._coordinator(connection, known, lock_watch).drain_again()
+            connection.execute("COMMIT")
         return messages
 
     def _coordinator(self, connection: Connection, known: KnownRun, lock_watch: LockWatch) -> Coordinator:

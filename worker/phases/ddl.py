@@ -16,6 +16,7 @@ from backfilld.migrations.postgres.lexer import self_containment_problem
 from backfilld.migrations.postgres.locks import needed
 from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import classify
+from backfilld.migrations.record import runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ def _is_one(statement: Statement) -> bool:
 def execute(connection: Connection, action: Action, *, under_lock: Callable[[], None] | None = None) -> None:
     """Run the statements of an action between what it requires and its guards; `under_lock` is called once its lock is held.
 
-    Raises Refused when a guard finds what must not be, and psycopg.Error, also when a look finds a row that breaks a rule.
+    Raises Refused when a guard finds what must not be, ChangedMeanwhile when one puts it off, and psycopg.Error, also when a look finds a row that breaks a rule.
     """
     lock = needed(action)
     if lock is not None and under_lock is not None:
@@ -81,6 +82,8 @@ def check(connection: Connection, action: Action) -> None:
 def _ask(connection: Connection, action: Action, guards: tuple[Guard, ...]) -> None:
     for guard in guards:
         if found := _found(connection, guard):
+            if guard.postpones:
+                raise runs.ChangedMeanwhile
             raise Refused([Finding("guard", f"{action.table}: {guard.problem_of(found)}", guard.remedy)])
 
 

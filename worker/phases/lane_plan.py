@@ -11,7 +11,7 @@ from backfilld.migrations.loading import stage
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.record import lanes, runs
 from backfilld.migrations.record.model import Bounds, JournalShare, PageRange, StagePages
-from backfilld.migrations.record.states import LaneKind
+from backfilld.migrations.record.states import DRAINS, LaneKind
 from backfilld.migrations.rollback import journal, undo
 from backfilld.migrations.rollback.archive import Archive
 from backfilld.migrations.walks.keys import KeyWalk, split
@@ -99,6 +99,8 @@ class LanePlan:
                 self._connection, self._run, operation=walk.operation, lanes=context.settings.lanes, key=walk.key
             )
             return self._insert_walk(walk, shares, rows=rows, context=context)
+        if LaneKind(walk.kind) in DRAINS:
+            return self._insert_walk(walk, [Bounds()], rows=0, context=context)
         if LaneKind(walk.kind) is LaneKind.CHECK:
             load = next(one for one in self._known.loads if one.number == walk.operation)
             found = self._stage_ranges(load, context)
@@ -114,6 +116,8 @@ class LanePlan:
             return 0  # another session has dropped or renamed it
         rows = catalog.estimate_rows(self._connection, table)
         ranges = split(self._connection, by_key, lanes=context.settings.lanes, rows_estimate=rows)
+        if not ranges and walk.copying is not None:
+            ranges = [Bounds()]  # the other table may have rows that this one has not any more
         if ranges and walk.to_open_end:
             ranges[-1] = replace(ranges[-1], upto=None)
         return self._insert_walk(walk, ranges, rows=rows, context=context)
@@ -134,6 +138,24 @@ class LanePlan:
                 rows_expected=rows // len(ranges),
             )
         return len(ranges)
+
+    def follow(self, context: StepContext) -> None:
+        """A lane for each table that is made anew, which brings over what is written until contract."""
+        for work in self._known.backfills:
+            if (copies := work.rewrite.remakes) is None or lanes.has_follower(
+                self._connection, self._run, operation=work.number
+            ):
+                continue
+            lanes.insert(
+                self._connection,
+                self._run,
+                kind=LaneKind.FOLLOW,
+                operation=work.number,
+                pass_=context.pass_,
+                relation=str(copies.target),
+                bounds=Bounds(),
+                batch_rows=FIRST_ROWS,
+            )
 
     def for_verify(self, context: StepContext) -> None:
         """The whole table once more, to the open end: rows added since are looked at too."""

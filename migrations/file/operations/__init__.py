@@ -30,6 +30,7 @@ from backfilld.migrations.file.operations.indexes import CreateIndex, DropIndex
 from backfilld.migrations.file.operations.loads import Load, Source
 from backfilld.migrations.file.operations.policies import Expect, NewPolicy, ReplacePolicies
 from backfilld.migrations.file.operations.raw_sql import Sql, SqlStep
+from backfilld.migrations.file.operations.rebuild import Rebuild
 from backfilld.migrations.file.operations.rows import Backfill, DeleteRows
 from backfilld.migrations.file.operations.tables import (
     CreateTable,
@@ -66,6 +67,7 @@ __all__ = [
     "NewPolicy",
     "Operation",
     "OperationModel",
+    "Rebuild",
     "References",
     "RenameColumn",
     "RenameConstraint",
@@ -110,5 +112,6 @@ Operation = (
     | Backfill
     | DeleteRows
     | Load
+    | Rebuild
     | Sql
 )

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.operations.base import Action, Guard
-from backfilld.migrations.operations.ddl import put_down
+from backfilld.migrations.operations.ddl import put_down, views
 from backfilld.migrations.postgres import dependents
 
 if TYPE_CHECKING:
     from backfilld.migrations.operations.change_type.change import Change
-    from backfilld.migrations.postgres.column_dependents import DependentView
 
 
 def unchanged(change: Change) -> Guard:
@@ -96,27 +95,4 @@ def all_there(change: Change) -> Action:
 
 def same_privileges(change: Change) -> tuple[Guard, ...]:
     """Views are made anew, so their privileges must be the ones they had."""
-    return tuple(_same_grants(view) for view in change.dependents.views)
-
-
-def _same_grants(view: DependentView) -> Guard:
-    name = sql.Identifier(view.schema, view.name)
-    had = sql.SQL(", ").join(
-        sql.SQL("({}, {}, {})").format(
-            sql.Literal(grant.privilege), sql.Literal(grant.grantee), sql.Literal(grant.grantable)
-        )
-        for grant in view.grants
-    )
-    query = sql.SQL(
-        "SELECT coalesce(now.privilege || ' to ' || now.grantee, had.privilege || ' to ' || had.grantee) AS what FROM ("
-        "SELECT x.privilege_type AS privilege, CASE WHEN x.grantee = 0 THEN 'PUBLIC' "
-        "ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS grantee, x.is_grantable AS grantable "
-        "FROM pg_catalog.pg_class c, pg_catalog.aclexplode(coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))) x "
-        "WHERE c.oid = {view}::pg_catalog.regclass) now FULL JOIN (VALUES {had}) had (privilege, grantee, grantable) "
-        "USING (privilege, grantee, grantable) WHERE now.privilege IS NULL OR had.privilege IS NULL LIMIT 1"
-    ).format(view=sql.Literal(name.as_string()), had=had)
-    return Guard(
-        sql=query,
-        template=f"the view {name.as_string()} does not have the privileges that it had: {{!r}}",
-        remedy="Ask its owner to grant them; nothing was changed",
-    )
+    return tuple(views.same_privileges(view) for view in change.dependents.views)

@@ -38,7 +38,9 @@ def grant_on_sequence(sequence: sql.Identifier, granted: Grant) -> Statement:
     return Statement(sql=statement, lock=LockMode.NONE)
 
 
-def revoke_given(relation: sql.Identifier, *, what: Literal["view", "sequence"], from_owner: bool) -> Statement:
+def revoke_given(
+    relation: sql.Identifier, *, what: Literal["table", "view", "sequence"], from_owner: bool
+) -> Statement:
     """Revoke what default privileges gave on something new."""
     revoke = sql.SQL(
         "DO $revoke$ DECLARE one record; BEGIN FOR one IN SELECT DISTINCT CASE WHEN x.grantee = 0 THEN 'PUBLIC' "

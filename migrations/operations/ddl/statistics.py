@@ -33,6 +33,12 @@ def rename(schema: str, name: str, to: str) -> Statement:
     return Statement(sql=renamed, lock=LockMode.NONE)
 
 
+def set_schema(schema: str, name: str, to: str) -> Statement:
+    """Statistics, which have a schema of their own, go to another."""
+    moved = sql.SQL("ALTER STATISTICS {} SET SCHEMA {}").format(sql.Identifier(schema, name), sql.Identifier(to))
+    return Statement(sql=moved, lock=LockMode.NONE)
+
+
 def analyze(table: TableName, *columns: str) -> Action:
     """Look at a sample of the table, or of some columns, so that plans do not get worse for want of statistics."""
     listed = sql.SQL(", ").join(sql.Identifier(column) for column in columns)

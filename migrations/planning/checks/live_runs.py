@@ -53,7 +53,7 @@ _MAY_BUILD_ON_ADDED = (
 
 
 #: Operations after which a table is not where it was.
-_ON_A_WHOLE_TABLE = (definition.RenameTable, definition.DropTable)
+_ON_A_WHOLE_TABLE = (definition.RenameTable, definition.DropTable, definition.Rebuild)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,17 +135,17 @@ WITH due AS (
     SELECT l.run, l.lane
     FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
     WHERE l.done_at IS NULL
-      AND r.state IN ('queued', 'running', 'rolling_back')
+      AND r.state IN ('queued', 'running', 'rolling_back', 'waiting')
       AND backfilld.may_work(r.state, r.phase, l.kind)
-      AND (l.kind = 'coordinator' OR l.pass = r.pass)
+      AND (l.kind IN ('coordinator', 'follow') OR l.pass = r.pass)
       AND (l.next_run_at <= clock_timestamp()
            OR l.kind = 'coordinator' AND l.next_run_at IS NULL
               AND NOT EXISTS (SELECT FROM backfilld.lanes w
-                              WHERE w.run = l.run AND w.done_at IS NULL AND w.pass = r.pass AND w.kind <> 'coordinator'
+                              WHERE w.run = l.run AND w.done_at IS NULL AND w.pass = r.pass AND w.kind NOT IN ('coordinator', 'follow')
                                 AND backfilld.may_work(r.state, r.phase, w.kind))
            OR l.kind <> 'coordinator' AND l.next_run_at IS NULL
               AND (SELECT count(*) FROM backfilld.lanes w
-                   WHERE w.run = l.run AND w.done_at IS NULL AND w.kind <> 'coordinator' AND w.pass = r.pass
+                   WHERE w.run = l.run AND w.done_at IS NULL AND w.kind NOT IN ('coordinator', 'follow') AND w.pass = r.pass
                      AND (w.next_run_at IS NOT NULL OR w.lane < l.lane)) < (r.settings ->> 'lanes')::integer)
       AND (l.enqueued_at IS NULL OR l.enqueued_at < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8))
     ORDER BY l.next_run_at
@@ -164,7 +164,7 @@ WITH ready AS (
     SELECT l.run, l.lane
     FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
     WHERE l.run = %(run)s::bigint AND l.done_at IS NULL AND l.next_run_at <= clock_timestamp()
-      AND backfilld.may_work(r.state, r.phase, l.kind) AND (l.kind = 'coordinator' OR l.pass = r.pass)
+      AND backfilld.may_work(r.state, r.phase, l.kind) AND (l.kind IN ('coordinator', 'follow') OR l.pass = r.pass)
     FOR UPDATE OF l SKIP LOCKED
 )
 UPDATE backfilld.lanes l SET enqueued_at = clock_timestamp()
@@ -182,7 +182,7 @@ SELECT coalesce(max(extract(epoch FROM clock_timestamp() - coalesce(l.enqueued_a
        count(*) AS lanes
 FROM backfilld.lanes l JOIN backfilld.runs r USING (run)
 WHERE l.done_at IS NULL AND l.next_run_at <= clock_timestamp()
-  AND backfilld.may_work(r.state, r.phase, l.kind) AND (l.kind = 'coordinator' OR l.pass = r.pass)
+  AND backfilld.may_work(r.state, r.phase, l.kind) AND (l.kind IN ('coordinator', 'follow') OR l.pass = r.pass)
 
 -- name: end_frozen
 -- Sessions of ours that hold a lane and do nothing. The server ends them itself; this is for a limit that a pooler has lost.
@@ -210,6 +210,11 @@ SELECT count(*) AS lanes, count(*) FILTER (WHERE done_at IS NULL) AS open,
        coalesce(sum(rows_residual), 0)::bigint AS residual, coalesce(sum(rows_own), 0)::bigint AS own
 FROM backfilld.lanes
 WHERE run = %(run)s::bigint AND kind = %(kind)s::text AND operation = %(operation)s::integer
+
+-- name: has_follower
+-- Whether a lane of an operation follows what is written.
+SELECT EXISTS (SELECT FROM backfilld.lanes WHERE run = %(run)s::bigint AND operation = %(operation)s::integer AND kind = 'follow' AND done_at IS NULL)
+    AS there
 
 -- name: forget_walk
 -- A walk between two steps is to be done again from its beginning: its lanes, all at their end, go.

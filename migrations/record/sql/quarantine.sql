@@ -6,6 +6,12 @@ ON CONFLICT (run, operation, key) DO UPDATE
 SET sqlstate = excluded.sqlstate, error = excluded.error, retry = false, attempts = backfilld.quarantine.attempts + 1,
     quarantined_at = clock_timestamp()
 
+-- name: blocks_way_back
+-- A row that has no place in what was there before.
+INSERT INTO backfilld.rollback_conflicts (run, operation, key, sqlstate, error)
+VALUES (%(run)s::bigint, %(operation)s::integer, %(key)s::text[], %(sqlstate)s::text, %(error)s::text)
+ON CONFLICT (run, operation, key) DO UPDATE SET sqlstate = excluded.sqlstate, error = excluded.error, seen_at = clock_timestamp()
+
 -- name: release
 -- A row of the quarantine was converted.
 DELETE FROM backfilld.quarantine

@@ -48,7 +48,7 @@ WHERE r.ended_at IS NULL
       -- The functions of a migration's triggers are called by a digest of its name (migrations/operations/base.py).
       AND EXISTS (SELECT FROM pg_proc p JOIN pg_trigger t ON t.tgfoid = p.oid
                   WHERE p.pronamespace = 'backfilld'::regnamespace
-                    AND starts_with(p.proname, 'sync_' || left(encode(sha256(convert_to(r.name, 'UTF8')), 'hex'), 10) || '_'))
+                    AND p.proname ~ ('^(sync|changed)_' || left(encode(sha256(convert_to(r.name, 'UTF8')), 'hex'), 10) || '_'))
       AND NOT EXISTS (SELECT FROM backfilld.runs n WHERE n.name = r.name AND n.run > r.run)
 ORDER BY r.run
 
@@ -88,7 +88,7 @@ CROSS JOIN LATERAL (
            max(l.lane) FILTER (WHERE l.next_run_at IS NOT NULL) AS last,
            max(l.rows_expected - l.rows_walked) AS most_left
     FROM backfilld.lanes l
-    WHERE l.run = r.run AND l.done_at IS NULL AND l.kind <> 'coordinator' AND l.pass = r.pass
+    WHERE l.run = r.run AND l.done_at IS NULL AND l.kind NOT IN ('coordinator', 'follow') AND l.pass = r.pass
 ) lanes
 WHERE r.run = %(run)s::bigint
 

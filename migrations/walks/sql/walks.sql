@@ -90,3 +90,7 @@ SELECT EXISTS (SELECT FROM triggers) OR EXISTS (SELECT FROM followed) OR EXISTS 
        n.walked <> n.whole AND EXISTS (SELECT FROM triggers WHERE NOT for_rows) AS by_parent,
        ARRAY(SELECT name FROM triggers WHERE may_change ORDER BY name COLLATE "C") AS may_change
 FROM named n
+
+-- name: followed
+-- Whether a journal of keys is there, and whether the table that it is about has been replaced.
+SELECT to_regclass(%(journal)s::text) IS NOT NULL AS journal, to_regclass(%(past)s::text) IS NOT NULL AS switched

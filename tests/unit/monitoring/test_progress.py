@@ -97,7 +97,7 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
     assert ", ".join(told) == (
         "run, name, target, phase, state, wish, rows_done, rows_total, percent, rows_per_second, eta_seconds, lanes, width, "
         "hold_reason, residual_rows, verified, quarantined, errors, hot_update_ratio, created_at, updated_at, "
-        "rollback, after_contract, application, own_values, rows_moved, journal_bytes, policies, load"
+        "rollback, after_contract, application, own_values, rows_moved, journal_bytes, policies, load, behind, behind_seconds"
     )
     assert json.loads(json.dumps(told)) == {
         "run": 7,
@@ -129,6 +129,8 @@ def test_the_json_has_exactly_the_documented_keys_in_their_order() -> None:
         "journal_bytes": None,
         "policies": [],
         "load": None,
+        "behind": None,
+        "behind_seconds": None,
     }
     assert tuple(told) == KEYS
 

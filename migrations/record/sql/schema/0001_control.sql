@@ -82,7 +82,7 @@ CREATE TABLE backfilld.lanes (
     lane               integer NOT NULL CHECK (lane >= 0),
     kind               text NOT NULL
         CHECK (kind IN ('coordinator', 'backfill', 'verify', 'retry', 'recheck', 'archive', 'restore', 'undo', 'check',
-                        'compare', 'confirm')),
+                        'compare', 'confirm', 'drain', 'drain_back', 'match', 'follow')),
     operation          integer CHECK (operation >= 0),          -- its number in the file
     pass               integer NOT NULL DEFAULT 1,
     relation           text,
@@ -119,14 +119,14 @@ CREATE FUNCTION backfilld.may_work(state text, phase text, kind text) RETURNS bo
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     CASE
         WHEN kind = 'coordinator' THEN state IN ('queued', 'running', 'rolling_back')
-        WHEN state IN ('queued', 'running') THEN CASE phase
+        WHEN state IN ('queued', 'running') OR state = 'waiting' AND kind = 'follow' THEN CASE phase
             WHEN 'expand'   THEN kind = 'check'
-            WHEN 'backfill' THEN kind IN ('backfill', 'retry')
-            WHEN 'verify'   THEN kind IN ('verify', 'compare')
-            WHEN 'switch'   THEN kind IN ('retry', 'confirm')
-            WHEN 'contract' THEN kind IN ('retry', 'recheck', 'archive')
+            WHEN 'backfill' THEN kind IN ('backfill', 'retry', 'drain')
+            WHEN 'verify'   THEN kind IN ('verify', 'compare', 'follow')
+            WHEN 'switch'   THEN kind IN ('retry', 'confirm', 'drain', 'follow')
+            WHEN 'contract' THEN kind IN ('retry', 'recheck', 'archive', 'follow')
             ELSE false END
-        WHEN state = 'rolling_back' THEN kind IN ('archive', 'restore', 'undo')
+        WHEN state = 'rolling_back' THEN kind IN ('archive', 'restore', 'undo', 'drain_back', 'match')
         ELSE false
     END;
 

@@ -31,8 +31,8 @@ DO $$ DECLARE one regclass; BEGIN
     END LOOP;
 END $$
 """
-#: Plans that are others on an older server: before 15 a view has no security_invoker.
-SHOWN_SINCE = {"orders_to_purchases": 15}
+#: Plans that are others on an older server: before 15 a view has no security_invoker, before 18 a NOT NULL no name.
+SHOWN_SINCE = {"orders_to_purchases": 15, "orders_anew": 18}
 #: Sizes and what is reckoned from them depend on the server's version and build.
 _SIZE = re.compile(r"\b\d+(\.\d+)? (B|kB|MB|GB)\b|\(\+\d+%\)|\babout \d+%")
 

@@ -159,5 +159,7 @@ def test_the_old_applications_inserts_succeed_before_the_first_walk(engine: Engi
 
 
 def test_every_operation_is_there() -> None:
-    # A key that was changed has no way back once its old values are gone.
-    assert {*OPERATIONS} | {"change_key"} == {model.kind for model in REGISTRY}
+    """But for a key that was changed, which has no way back once its old values are gone, and for a table that was made anew: the old
+    one is brought up to date before it comes back, and what it does not have is what a person dropped.
+    """
+    assert {*OPERATIONS} == {model.kind for model in REGISTRY} - {"change_key", "rebuild"}

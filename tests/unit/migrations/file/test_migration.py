@@ -725,6 +725,7 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
         "computed",
         *("parameters", "description", "after", "steps", "delete_rows"),
         *("change_columns", "move_column", "on", "change_key", "values"),
+        *("rebuild", "order", "tablespace", "cluster_by", "drop"),
         *("application", "statements", "roles", "files", "window", "on_regression"),
         *("personas", "role", "claims", "settings"),
         *(
@@ -892,7 +893,17 @@ def test_the_files_in_the_reference_are_valid(block: str) -> None:
 OTHERS = {
     "replace_policies",
     *("rename_column", "change_type", "set_not_null", "drop_column", "add_check", "add_foreign_key", "add_unique"),
-    *("create_index", "drop_index", "delete_rows", "load", "change_columns", "move_column", "change_key", "sql"),
+    *(
+        "create_index",
+        "drop_index",
+        "delete_rows",
+        "load",
+        "change_columns",
+        "move_column",
+        "change_key",
+        "rebuild",
+        "sql",
+    ),
     *("drop_not_null", "set_default", "drop_default", "drop_constraint", "rename_constraint", "set_comment"),
     *("add_primary_key", "rename_table", "drop_table", "enable_row_security", "create_table"),
 }

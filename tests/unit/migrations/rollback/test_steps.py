@@ -52,6 +52,9 @@ class Named:
     def expand(self) -> tuple[Step, ...]:
         return (action(f"{self.name} expand"),)
 
+    def fill(self) -> tuple[Step, ...]:
+        return ()
+
     def undo(self) -> tuple[Step, ...]:
         return (told(f"{self.name} undo"),)
 
@@ -152,6 +155,9 @@ class Going:
 
     def rewrite(self) -> Rewrite | None:
         return None
+
+    def fill(self) -> tuple[Step, ...]:
+        return ()
 
     def undo(self) -> tuple[Step, ...]:
         return ()

@@ -1,0 +1,244 @@
+"""A table's journal of keys: triggers write down which rows were written, so that another table can follow (`walks/copying.py`).
+
+AFTER each row, so that the key is what BEFORE triggers made of it; ENABLE ALWAYS, so that rows are written down that a subscription
+or a session with `session_replication_role = replica` writes. The function is its owner's (SECURITY DEFINER): the application's
+roles have no rights on the journal.
+
+A transaction of REPEATABLE READ or SERIALIZABLE that began before two tables changed places has a snapshot in which rows of the one
+that came may be missing. It must not write there: an UPDATE of such a row would change nothing, without an error. The *fence*, a
+trigger for each statement, fails it as PostgreSQL fails a transaction that cannot be serialized (40001), until no such transaction
+is left. That is known once an index was built CONCURRENTLY on a table of ours: PostgreSQL waits for all older snapshots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.operations.base import Action, Guard, Reliance, Statement, object_name
+from backfilld.migrations.operations.ddl import indexes
+from backfilld.migrations.operations.ddl.columns import alter_table
+from backfilld.migrations.postgres.definitions import IndexDefinition
+from backfilld.migrations.postgres.locks import LockMode
+
+if TYPE_CHECKING:
+    from backfilld.migrations.postgres.definitions import KeyColumn
+
+#: Keys that the journal may hold when the tables are locked: what is brought over then, the application waits for (20 to 40 µs each).
+MOST_KEYS = 1000
+#: How a key is written down: what a row was, and what it has become; NULL for a TRUNCATE.
+_BODY = """
+BEGIN
+  IF TG_OP = 'TRUNCATE' THEN
+    INSERT INTO {journal} (k1) VALUES (NULL);
+    RETURN NULL;
+  END IF;
+  IF TG_OP <> 'INSERT' THEN
+    INSERT INTO {journal} ({names}) VALUES ({old});
+  END IF;
+  IF TG_OP = 'INSERT' THEN
+    INSERT INTO {journal} ({names}) VALUES ({new});
+  ELSIF TG_OP = 'UPDATE' AND ROW({new}) IS DISTINCT FROM ROW({old}) THEN
+    INSERT INTO {journal} ({names}) VALUES ({new});
+  END IF;
+  RETURN NULL;
+END
+"""
+
+_FENCE = """
+BEGIN
+  IF NOT pg_catalog.pg_visible_in_snapshot(%L, pg_catalog.pg_current_snapshot()) THEN
+    RAISE EXCEPTION USING ERRCODE = 'serialization_failure', HINT = 'The transaction might succeed if retried.',
+      MESSAGE = 'could not serialize access: another table took the place of this one after the transaction began';
+  END IF;
+  RETURN NULL;
+END
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyJournal:
+    """The journal of one run's operation, and the triggers that write it."""
+
+    #: The table whose rows are written down.
+    table: TableName
+    migration: str
+    number: int
+    key: tuple[KeyColumn, ...]
+    #: The types of the journal's columns: as wide as the key is in either table.
+    key_types: tuple[str, ...]
+
+    @property
+    def name(self) -> TableName:
+        return TableName("backfilld", object_name("changed", self.migration, self.number))
+
+    @property
+    def trigger(self) -> str:
+        # Behind all others in the order of names, as far as names can tell.
+        return f"~backfilld_{object_name('changed', self.migration, self.number)}"
+
+    @property
+    def fence(self) -> tuple[Statement, ...]:
+        """No transaction writes the table from now on that began before now."""
+        name = sql.Identifier("backfilld", object_name("fence", self.migration, self.number))
+        function = f"CREATE OR REPLACE FUNCTION {name.as_string()}() RETURNS trigger LANGUAGE plpgsql SET search_path = '' AS %L"
+        # The number of this transaction is known to it alone.
+        block = f"BEGIN EXECUTE pg_catalog.format({_text(function)}, pg_catalog.format({_text(_FENCE)}, pg_catalog.pg_current_xact_id())); END"
+        trigger = sql.SQL(
+            "CREATE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} FOR EACH STATEMENT EXECUTE FUNCTION {}()"
+        ).format(sql.Identifier(self._fence), self.table.identifier, name)
+        return (
+            Statement(sql=sql.SQL("DO {}").format(sql.Literal(block)), lock=LockMode.NONE),
+            Statement(sql=trigger, lock=LockMode.SHARE_ROW_EXCLUSIVE, note="older transactions would not see all rows"),
+            alter_table(
+                self.table,
+                sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(self._fence)),
+                lock=LockMode.SHARE_ROW_EXCLUSIVE,
+            ),
+        )
+
+    def older_snapshots_gone(self, moment: str) -> Action:
+        """Wait until no transaction is left whose snapshot is older than this step, whoever has it."""
+        table = TableName("backfilld", object_name("snapshots", self.migration, self.number))
+        definition = IndexDefinition(
+            name=f"{table.name}_{moment}",
+            unique=False,
+            rest="USING btree (n) WHERE false",
+            keys=("n",),
+            where="false",
+        )
+        built = indexes.build(table, definition)
+        note = "waits until all transactions have ended that have an older snapshot; the table is empty"
+        return replace(built, statements=(replace(built.statements[0], scans=None, note=note),), back=())
+
+    @property
+    def created(self) -> tuple[Statement, ...]:
+        """The journal, its function and the triggers, on a table that has none."""
+        return (*self._journal, *self.put_on)
+
+    @property
+    def put_on(self) -> tuple[Statement, ...]:
+        """The triggers alone. Once they are there, no row that is not written down is on its way."""
+        rows, whole = self._triggers
+        on = sql.SQL("ON {} ").format(self.table.identifier)
+        function = sql.SQL("EXECUTE FUNCTION {}()").format(self.name.identifier)
+        note = "waits until all transactions that write the table have ended"
+        yields = (
+            sql.SQL("CREATE TRIGGER {} AFTER INSERT OR UPDATE OR DELETE {}FOR EACH ROW {}").format(rows, on, function),
+            sql.SQL("CREATE TRIGGER {} AFTER TRUNCATE {}FOR EACH STATEMENT {}").format(whole, on, function),
+        )
+        made = tuple(Statement(sql=one, lock=LockMode.SHARE_ROW_EXCLUSIVE, brief=True, note=note) for one in yields)
+        always = tuple(
+            alter_table(self.table, sql.SQL("ENABLE ALWAYS TRIGGER {}").format(name), lock=LockMode.SHARE_ROW_EXCLUSIVE)
+            for name in (rows, whole)
+        )
+        return (*made, *always)
+
+    @property
+    def taken_off(self) -> tuple[Statement, ...]:
+        """The triggers go, if they are there."""
+        return tuple(
+            Statement(
+                sql=sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(name, self.table.identifier),
+                lock=LockMode.ACCESS_EXCLUSIVE,
+                brief=True,
+            )
+            for name in (*self._triggers, sql.Identifier(self._fence))
+        )
+
+    @property
+    def gone(self) -> tuple[Statement, ...]:
+        """The triggers, the function and the journal go."""
+        return (
+            *self.taken_off,
+            *(
+                Statement(
+                    sql=sql.SQL("DROP FUNCTION IF EXISTS {}()").format(
+                        sql.Identifier("backfilld", object_name(kind, self.migration, self.number))
+                    ),
+                    lock=LockMode.NONE,
+                )
+                for kind in ("changed", "fence")
+            ),
+            Statement(
+                sql=sql.SQL("DROP TABLE IF EXISTS {}").format(
+                    sql.Identifier("backfilld", object_name("snapshots", self.migration, self.number))
+                ),
+                lock=LockMode.NONE,
+            ),
+            Statement(
+                sql=sql.SQL("DROP TABLE IF EXISTS {}").format(self.name.identifier),
+                lock=LockMode.NONE,
+                note="the journal, which nobody else reads",
+            ),
+        )
+
+    @property
+    def is_on(self) -> Guard:
+        """Both triggers are there and enabled for all sessions."""
+        query = sql.SQL(
+            "SELECT w.name FROM (VALUES ({rows}), ({whole})) w (name) WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t "
+            "WHERE t.tgrelid = pg_catalog.to_regclass({table}) AND t.tgname = w.name AND t.tgenabled = 'A') LIMIT 1"
+        ).format(
+            rows=sql.Literal(self.trigger),
+            whole=sql.Literal(f"{self.trigger}_t"),
+            table=sql.Literal(self.table.identifier.as_string()),
+        )
+        return Guard(
+            sql=query,
+            template="the trigger {!r} was dropped or disabled by another session, so rows may have been written that it did not see",
+            remedy="Roll back, and enqueue the migration again",
+        )
+
+    def relied_on(self, columns: tuple[str, ...]) -> Reliance:
+        again = Action(table=self.table, statements=(*self.taken_off, *self.put_on))
+        return Reliance(table=self.table, columns=columns, trigger=self.trigger, again=again)
+
+    @property
+    def _fence(self) -> str:
+        return f"~backfilld_{object_name('fence', self.migration, self.number)}"
+
+    @property
+    def _triggers(self) -> tuple[sql.Identifier, sql.Identifier]:
+        return sql.Identifier(self.trigger), sql.Identifier(f"{self.trigger}_t")
+
+    @property
+    def _journal(self) -> tuple[Statement, ...]:
+        names = [f"k{number}" for number, _ in enumerate(self.key, start=1)]
+        table = sql.SQL(
+            "CREATE TABLE {} (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, {}, at timestamptz DEFAULT pg_catalog.now())"
+        ).format(
+            self.name.identifier,
+            sql.SQL(", ").join(sql.SQL(f"{name} {type_}") for name, type_ in zip(names, self.key_types, strict=True)),
+        )
+        body = _BODY.format(
+            journal=self.name.identifier.as_string(),
+            names=", ".join(names),
+            old=", ".join(sql.Identifier("old", one.name).as_string() for one in self.key),
+            new=", ".join(sql.Identifier("new", one.name).as_string() for one in self.key),
+        )
+        function = sql.SQL(
+            "CREATE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS {}"
+        ).format(self.name.identifier, sql.Literal(body))
+        hidden = sql.SQL("SELECT backfilld.hide({}::pg_catalog.regclass)").format(
+            sql.Literal(self.name.identifier.as_string())
+        )
+        revoked = sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self.name.identifier)
+        note = "the keys of rows that are written, for a moment"
+        snapshots = sql.SQL("CREATE TABLE {} (n integer PRIMARY KEY)").format(
+            sql.Identifier("backfilld", object_name("snapshots", self.migration, self.number))
+        )
+        return (
+            Statement(sql=snapshots, lock=LockMode.NONE, note="empty; to wait for older transactions by"),
+            Statement(sql=table, lock=LockMode.NONE, note=note),
+            Statement(sql=hidden, lock=LockMode.NONE, note="nobody else reads it"),
+            Statement(sql=function, lock=LockMode.NONE),
+            Statement(sql=revoked, lock=LockMode.NONE),
+        )
+
+
+def _text(text: str) -> str:
+    return sql.Literal(text).as_string()

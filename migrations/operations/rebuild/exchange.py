@@ -1,0 +1,295 @@
+"""Two tables of one name change places, by their schemas: nothing is renamed, so indexes, constraints and sequences keep their names.
+
+The one that leaves gives up what a table alone can have: foreign keys in and out, publications, the sequence of a serial column,
+triggers that fire. The one that comes gets all of it, in the same transaction. Foreign keys come NOT VALID, which reads no row, and
+are proved afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.operations.base import Action, Guard, Statement
+from backfilld.migrations.operations.ddl import grants_and_comments, statistics, tables, views
+from backfilld.migrations.operations.ddl.columns import alter_table
+from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
+from backfilld.migrations.postgres.catalog_diff import AllowedChanges
+from backfilld.migrations.postgres.locks import LockMode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from backfilld.migrations.operations.rebuild.new_table import NewTable
+    from backfilld.migrations.postgres.belongings import ForeignKey
+    from backfilld.migrations.walks.copying import Copying
+
+#: How the mode of a trigger is said; one that was disabled stays so.
+_ENABLE = {"O": "ENABLE", "A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}
+#: At most this many rows are named.
+_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """One of the two directions."""
+
+    new: NewTable
+    #: The new table comes, and the old one leaves.
+    forward: bool
+
+    @property
+    def action(self) -> Action:
+        """The exchange, without what takes it back."""
+        new = self.new
+        return Action(
+            table=new.table,
+            locks=self._locks,
+            # The outermost first, as whoever reads them locks them.
+            views=tuple(TableName(one.schema, one.name) for one in reversed(new.definition.views)),
+            requires=(new.journal.is_on, *self._few_keys, self._nobody_aside),
+            statements=tuple(self._statements()),
+            drains=self._copying.waiting(most=MOST_KEYS + 1),
+            guards=tuple(views.same_privileges(one) for one in new.definition.views),
+            allows=self.allows,
+        )
+
+    @property
+    def proofs(self) -> Iterator[Action]:
+        """Each foreign key is proved again, by a scan that lets the application work."""
+        for table, key in (
+            *((one.table, one) for one in self.new.inbound),
+            *((self.new.table, one) for one in self._own),
+        ):
+            if key.valid and key.enforced:
+                validate = sql.SQL("VALIDATE CONSTRAINT {}").format(sql.Identifier(key.name))
+                lock = LockMode.SHARE_UPDATE_EXCLUSIVE
+                statement = alter_table(
+                    table, validate, lock=lock, brief=False, scans=True, note="scans the table that refers"
+                )
+                yield Action(table=table, statements=(statement,), scans=True)
+
+    @property
+    def _copying(self) -> Copying:
+        return self.new.forward if self.forward else self.new.back
+
+    @property
+    def _comes(self) -> TableName:
+        """Where the table that comes has waited, under the name of both."""
+        return self.new.next if self.forward else self.new.past
+
+    @property
+    def _leaves(self) -> TableName:
+        """Where the one that leaves will be."""
+        return self.new.past if self.forward else self.new.next
+
+    @property
+    def _own(self) -> tuple[ForeignKey, ...]:
+        """The foreign keys of the table that comes."""
+        return self.new.own_keys(new=self.forward)
+
+    @property
+    def _locks(self) -> tuple[TableName, ...]:
+        new = self.new
+        tables = {new.table, self._comes, new.journal.name, *(one.table for one in new.inbound)}
+        tables |= {one.other for one in new.outbound} | {one.table for one in new.definition.policies}
+        return tuple(sorted(tables, key=lambda table: (table.schema, table.name)))
+
+    # What must hold once the tables are locked
+
+    @property
+    def _few_keys(self) -> tuple[Guard, ...]:
+        """The application does not wait for more than these; a lane brings the others over first."""
+        query = sql.SQL("SELECT behind.keys FROM ({}) behind WHERE behind.keys > {}").format(
+            self._copying.waiting(most=MOST_KEYS + 1), sql.Literal(MOST_KEYS)
+        )
+        return (Guard(sql=query, template="", remedy="", postpones=True),)
+
+    @property
+    def _nobody_aside(self) -> Guard:
+        """No row is put aside because it has no place in the table that comes."""
+        new = self.new
+        columns = [one.name for one in new.key]
+        in_journal = self._is_aside("j", [f"k{place}" for place in range(1, len(columns) + 1)])
+        query = sql.SQL(
+            "SELECT m.key, count(*) OVER () AS rows FROM ("
+            "SELECT f.key FROM backfilld.rollback_conflicts f WHERE f.operation = {number} AND f.run = {run} "
+            "UNION SELECT ARRAY(SELECT jsonb_array_elements_text(q.key)) FROM backfilld.quarantine q "
+            "WHERE q.operation = {number} AND q.run = {run}) m JOIN {table} t ON {at} "
+            "WHERE NOT EXISTS (SELECT FROM {target} o WHERE {in_target}) AND NOT EXISTS (SELECT FROM {journal} j WHERE {in_journal}) "
+            "ORDER BY m.key LIMIT {named}"
+        ).format(
+            number=sql.Literal(new.number),
+            run=self._run,
+            table=new.table.identifier,
+            at=self._is_aside("t", columns),
+            target=self._comes.identifier,
+            in_target=self._is_aside("o", columns),
+            journal=new.journal.name.identifier,
+            in_journal=in_journal,
+            named=sql.Literal(_NAMED),
+        )
+        which = "new" if self.forward else "old"
+        return Guard(
+            sql=query,
+            template=f"rows that have no place in the {which} table, with their keys: {{!r}}",
+            remedy="Fix these rows, then resume",
+            names_rows=True,
+        )
+
+    def _is_aside(self, alias: str, columns: Sequence[str]) -> sql.Composed:
+        """The key in these columns is that of an entry `m`."""
+        return sql.SQL(" AND ").join(
+            sql.SQL("{} = CAST(m.key[{}] AS {})").format(
+                sql.Identifier(alias, name), sql.Literal(place), sql.SQL(type_)
+            )
+            for place, (name, type_) in enumerate(zip(columns, self.new.journal.key_types, strict=True), start=1)
+        )
+
+    @property
+    def _run(self) -> sql.Composed:
+        return sql.SQL("(SELECT max(r.run) FROM backfilld.runs r WHERE r.name = {})").format(
+            sql.Literal(self.new.migration)
+        )
+
+    @property
+    def allows(self) -> AllowedChanges:
+        new, gone = self.new, set(self.new.dropped)
+        keys = [("constraint", one.name) for one in new.outbound]
+        keys += [("inbound foreign key", f"{one.name} of {one.relation}") for one in new.inbound]
+        belongings = [
+            (kind, one.name)
+            for one in new.definition.belongings
+            if gone & set(one.columns)
+            for kind in ("constraint", "index", "statistics")
+        ]
+        # PostgreSQL writes their columns in the order of the table.
+        belongings += [("statistics", one.name) for one in new.definition.statistics if new.of.order is not None]
+        # Where a view had no privileges of its own it has them in words now: `same_privileges`.
+        belongings += [("view", one.written) for one in new.definition.views if not one.has_grants]
+        whole = [("table", "")] if new.of.with_ else []
+        return AllowedChanges(columns=new.dropped, retyped=new.retyped, may_differ=(*keys, *belongings, *whole))
+
+    # The statements
+
+    def _statements(self) -> Iterator[Statement]:
+        new, table = self.new, self.new.table
+        drain = self._copying.drain_all()
+        yield Statement(sql=drain, lock=LockMode.ROW_EXCLUSIVE, note=f"the last keys, {MOST_KEYS} at most")
+        yield from self._forgotten
+        for view in reversed(new.definition.views):
+            yield views.drop(view)
+        yield from new.journal.taken_off
+        yield from self._fired(off=True)
+        for one in new.inbound:
+            yield _drop_key(one.table, one, also=(table,))
+        for one in new.own_keys(new=not self.forward):
+            yield _drop_key(table, one, also=() if one.other == table else (one.other,))
+        yield from self._sequences_free()
+        for name in new.definition.publications:
+            yield _publication(name, "DROP", table)
+        yield _set_schema(table, self._leaves.schema)
+        yield _set_schema(self._comes, table.schema)
+        yield from self._statistics()
+        yield from self._sequences_taken()
+        for key in (*new.inbound, *self._own):
+            yield from _add_key(key)
+        if self.forward:
+            yield from new.in_place("policy")
+            yield from new.in_place("foreign key comment")
+        for name in new.definition.publications:
+            yield _publication(name, "ADD", table)
+        yield from self._bound_anew()
+        yield from self._fired(off=False)
+        yield from new.journal.put_on
+        yield from new.journal.fence
+        if new.definition.notifies:
+            yield tables.notify_postgrest()
+
+    def _bound_anew(self) -> Iterator[Statement]:
+        """Texts that were read before the run, run again: they name the table, and are bound to the one that has the name now."""
+        for view in self.new.definition.views:
+            yield from views.made(view)
+        for function in self.new.definition.functions:
+            yield Statement(sql=views.as_written(function), lock=LockMode.NONE, note="bound to the table that comes")
+        for policy in self.new.definition.policies:
+            yield views.policy(policy)
+
+    @property
+    def _forgotten(self) -> Iterator[Statement]:
+        """Rows that were put aside have their place now: under the lock, a guard has seen to that, and what was brought over."""
+        for of in ("quarantine", "rollback_conflicts"):
+            forget = sql.SQL("DELETE FROM backfilld.{} o WHERE o.operation = {} AND o.run = {}").format(
+                sql.Identifier(of), sql.Literal(self.new.number), self._run
+            )
+            yield Statement(sql=forget, lock=LockMode.NONE, note="all rows have their place")
+
+    def _fired(self, *, off: bool) -> Iterator[Statement]:
+        """Triggers of users': off on the table that leaves, each in its mode on the one that comes."""
+        for name, mode in self.new.definition.triggers:
+            if mode in _ENABLE:
+                what = sql.SQL(f"{'DISABLE' if off else _ENABLE[mode]} TRIGGER {{}}").format(sql.Identifier(name))
+                yield alter_table(self.new.table, what, lock=LockMode.SHARE_ROW_EXCLUSIVE)
+
+    def _sequences_free(self) -> Iterable[Statement]:
+        """A sequence would go with the table whose column owns it."""
+        for one in self.new.serials:
+            sequence = sql.Identifier(one.sequence_schema, one.sequence)
+            free = sql.SQL("ALTER SEQUENCE {} OWNED BY NONE").format(sequence)
+            yield Statement(sql=free, lock=LockMode.NONE, note="locks the sequence")
+
+    def _sequences_taken(self) -> Iterable[Statement]:
+        """Sequences go on from their numbers."""
+        table = self.new.table
+        for one in self.new.serials:
+            sequence = sql.Identifier(one.sequence_schema, one.sequence)
+            owned = sql.SQL("ALTER SEQUENCE {} OWNED BY {}").format(
+                sequence, sql.Identifier(table.schema, table.name, one.name)
+            )
+            yield Statement(sql=owned, lock=LockMode.NONE, note="locks the sequence")
+            if (type_ := self.new.type_of(one)) != one.type and type_ in {"smallint", "integer", "bigint"}:
+                as_wide = type_ if self.forward else one.sequence_type
+                widened = sql.SQL("ALTER SEQUENCE {} AS {}").format(sequence, sql.SQL(as_wide))
+                yield Statement(sql=widened, lock=LockMode.NONE, note="locks the sequence")
+        for one in self.new.identities:
+            comes, leaves = (sql.Identifier(schema, one.sequence) for schema in (table.schema, self._leaves.schema))
+            go_on = sql.SQL(
+                "SELECT pg_catalog.setval({}::pg_catalog.regclass, s.last_value, s.is_called) FROM {} s"
+            ).format(sql.Literal(comes.as_string()), leaves)
+            yield Statement(sql=go_on, lock=LockMode.NONE, note="from where the other table's sequence was")
+
+    def _statistics(self) -> Iterator[Statement]:
+        """Extended statistics have a schema of their own; those about a dropped column the old table has alone."""
+        for one in self.new.definition.statistics:
+            in_both = not set(self.new.dropped) & set(one.columns)
+            if self.forward or in_both:
+                yield statistics.set_schema(one.schema, one.name, self._leaves.schema)
+            if in_both or not self.forward:
+                yield statistics.set_schema(self._comes.schema, one.name, one.schema)
+
+
+def _set_schema(table: TableName, schema: str) -> Statement:
+    return alter_table(table, sql.SQL("SET SCHEMA {}").format(sql.Identifier(schema)))
+
+
+def _drop_key(table: TableName, key: ForeignKey, *, also: tuple[TableName, ...]) -> Statement:
+    return alter_table(table, sql.SQL("DROP CONSTRAINT {}").format(sql.Identifier(key.name)), also=also)
+
+
+def _add_key(key: ForeignKey) -> Iterator[Statement]:
+    """A foreign key comes, and binds rows that are written from then on."""
+    added = sql.SQL("ADD CONSTRAINT {} {}{}").format(
+        sql.Identifier(key.name), sql.SQL(key.definition), sql.SQL(" NOT VALID" if key.enforced else "")
+    )
+    other = () if key.other == key.table else (key.other,)
+    yield alter_table(key.table, added, lock=LockMode.SHARE_ROW_EXCLUSIVE, also=other, note="reads no row")
+    if key.comment:
+        yield grants_and_comments.on_constraint(key.table, key.name, key.comment)
+
+
+def _publication(name: str, what: str, table: TableName) -> Statement:
+    altered = sql.SQL("ALTER PUBLICATION {} {} TABLE {}").format(sql.Identifier(name), sql.SQL(what), table.identifier)
+    return Statement(sql=altered, lock=LockMode.SHARE_UPDATE_EXCLUSIVE, note="subscribers go on under the same name")
