@@ -5,6 +5,7 @@ Texts are read under an empty search_path, so that they mean the same everywhere
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +27,7 @@ _SQL = queries(__package__, "belongings")
 
 #: What stands for the table and for its schema in a statement; no text of PostgreSQL's has such characters.
 _TABLE, _SCHEMA = "\x01", "\x02"
+_PRIMARY_KEY = re.compile(rf'ALTER TABLE {_TABLE} ADD CONSTRAINT (?:"(?:[^"]|"")*"|[^ "]+) PRIMARY KEY ')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,16 @@ class Belonging:
     #: The columns that it is about.
     columns: tuple[str, ...]
     statement: str
+
+    @property
+    def is_primary_key(self) -> bool:
+        return _PRIMARY_KEY.match(self.statement) is not None
+
+    def of_columns(self, columns: tuple[str, ...]) -> Self:
+        """A primary key with other columns."""
+        found = _PRIMARY_KEY.match(self.statement)
+        listed = sql.SQL(", ").join(map(sql.Identifier, columns)).as_string()
+        return replace(self, columns=columns, statement=f"{found[0] if found else ''}({listed})")
 
     def made(self, table: TableName) -> sql.Composed:
         """The statement that makes it for a table, whose indexes and sequences are in its own schema."""
@@ -155,6 +167,8 @@ class TableDefinition:
     policies: tuple[DependentPolicy, ...] = ()
     #: A PostgREST is told to read the schema again.
     notifies: bool = False
+    #: The partitions of the new table, where it is partitioned: each by name, with what follows PARTITION OF.
+    partitions: tuple[tuple[str, str], ...] = ()
 
     def column(self, name: str) -> ColumnDefinition | None:
         return next((one for one in self.columns if one.name == name), None)
@@ -169,6 +183,7 @@ class TableDefinition:
                 "foreign_keys": tuple(ForeignKey.from_json(one) for one in value["foreign_keys"]),
                 "statistics": tuple(Statistics.from_json(one) for one in value["statistics"]),
                 "triggers": tuple((name, mode) for name, mode in value["triggers"]),
+                "partitions": tuple((name, bounds) for name, bounds in value["partitions"]),
                 "views": tuple(DependentView.from_json(one) for one in value["views"]),
                 "policies": tuple(DependentPolicy.from_json(one) for one in value["policies"]),
                 **{name: tuple(value[name]) for name in ("options", "publications", "functions")},

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from backfilld.migrations.file.fields import Columns, Expression, FileModel, Name, Table
 from backfilld.migrations.file.operations.base import TABLE, OperationModel, Settled
+from backfilld.migrations.file.operations.partitioning import PartitionBy
 from backfilld.migrations.identifiers import Wrong, shown
 
 #: Storage parameters are words and numbers; what they may be is PostgreSQL's to say.
@@ -71,20 +72,39 @@ class Rebuild(OperationModel):
         examples=[["customer_id", "created_at"]],
     )
 
+    primary_key: Columns | None = Field(
+        default=None,
+        description="The columns of the new table's primary key: those of the old one first, and then others.",
+        examples=[["id", "created_at"]],
+    )
+    partition_by: PartitionBy | None = Field(
+        default=None, description="The new table is partitioned, by ranges, by lists of values or by hash."
+    )
+
     @model_validator(mode="after")
     def _of_columns_that_stay(self) -> Self:
         dropped = {name for name, one in self.columns.items() if one.drop}
-        for key in ("order", "cluster_by"):
+        for key in ("order", "cluster_by", "primary_key"):
             for index, name in enumerate(getattr(self, key) or ()):
                 if name in dropped:
                     raise Wrong(
                         f"`{shown(name)}` is dropped and has no place there", "Remove one of the two.", at=(key, index)
                     )
+        if self.partition_by is not None and self.partition_by.column in dropped:
+            raise Wrong(
+                f"`{shown(self.partition_by.column)}` is dropped and cannot be the partition key",
+                "Remove one of the two.",
+                at=("partition_by",),
+            )
+        if self.partition_by is not None and self.cluster_by is not None:
+            raise Wrong("rows of several partitions have no order together", "Remove `cluster_by`.", at=("cluster_by",))
         return self
 
     @property
     def subject(self) -> str:
         parts = [f"{name} {'dropped' if one.drop else f'as {one.type}'}" for name, one in self.columns.items()]
+        if self.partition_by is not None:
+            parts.append(f"partitioned by {self.partition_by.column}")
         return ", ".join(parts) or "as it is"
 
     @property

@@ -170,7 +170,15 @@ class Exchange:
         belongings += [("statistics", one.name) for one in new.definition.statistics if new.of.order is not None]
         # Where a view had no privileges of its own it has them in words now: `same_privileges`.
         belongings += [("view", one.written) for one in new.definition.views if not one.has_grants]
-        whole = [("table", "")] if new.of.with_ else []
+        if new.of.partition_by is not None or new.of.primary_key is not None:
+            # The primary key has other columns, and of a table in partitions PostgreSQL writes each index otherwise.
+            belongings += [
+                (kind, one.name)
+                for one in new.definition.belongings
+                if one.moment in {"key", "unique", "index"}
+                for kind in ("constraint", "index")
+            ]
+        whole = [("table", "")] if new.of.with_ or new.of.partition_by is not None else []
         return AllowedChanges(columns=new.dropped, retyped=new.retyped, may_differ=(*keys, *belongings, *whole))
 
     # The statements
@@ -193,6 +201,9 @@ class Exchange:
             yield _publication(name, "DROP", table)
         yield _set_schema(table, self._leaves.schema)
         yield _set_schema(self._comes, table.schema)
+        there, here = (table.schema, self._leaves.schema) if not self.forward else (self._comes.schema, table.schema)
+        for partition in new.partitions(there):
+            yield _set_schema(partition, here)
         yield from self._statistics()
         yield from self._sequences_taken()
         for key in (*new.inbound, *self._own):

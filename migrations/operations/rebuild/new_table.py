@@ -172,14 +172,40 @@ class NewTable:
     def created(self) -> Iterator[Statement]:
         """The new table, bare: no index, no foreign key, no trigger."""
         columns = sql.SQL(", ").join(self._column(one) for one in self.columns)
-        using = sql.SQL(" USING {}").format(sql.Identifier(self.definition.method))
-        created = sql.SQL("CREATE TABLE {} ({}){}{}{}").format(
-            self.next.identifier, columns, using, self._options, self._tablespace
+        created = sql.SQL("CREATE TABLE {} ({}){}{}").format(
+            self.next.identifier, columns, self._kind, self._tablespace
         )
         yield Statement(
             sql=created, lock=LockMode.NONE, note="the new table, bare: no index, no foreign key, no trigger"
         )
+        yield from self._partitions_made()
         yield from self.made("early")
+
+    @property
+    def _kind(self) -> sql.Composable:
+        """A heap with its parameters; a table in partitions has neither, its partitions have."""
+        using = sql.SQL(" USING {}").format(sql.Identifier(self.definition.method)) + self._options
+        if (by := self.of.partition_by) is None:
+            return using
+        how = "RANGE" if by.range else "LIST" if by.list else "HASH"
+        return sql.SQL(f" PARTITION BY {how} ({{}})").format(sql.Identifier(by.column))
+
+    def partitions(self, schema: str) -> tuple[TableName, ...]:
+        """The partitions, where they are in this schema; none of a table that has none."""
+        return tuple(TableName(schema, name) for name, _ in self.definition.partitions)
+
+    def _partitions_made(self) -> Iterator[Statement]:
+        for name, bounds in self.definition.partitions:
+            partition = sql.Identifier(self.next.schema, name)
+            created = sql.SQL("CREATE TABLE {} PARTITION OF {} {} USING {}{}{}").format(
+                partition,
+                self.next.identifier,
+                sql.SQL(bounds),
+                sql.Identifier(self.definition.method),
+                self._options,
+                self._tablespace,
+            )
+            yield Statement(sql=created, lock=LockMode.NONE, note="a partition of the new table")
 
     def _column(self, column: ColumnDefinition) -> sql.Composed:
         parts: list[sql.Composable] = [sql.Identifier(column.name), sql.SQL(self.type_of(column))]
@@ -243,11 +269,10 @@ class NewTable:
     @property
     def belongs_to_it(self) -> tuple[Statement, ...]:
         """All that is made once the rows and the indexes are there: the owner, privileges, comments, triggers that rest."""
-        statements: list[Statement] = []
+        statements: list[Statement] = list(self._partitions_kept())
         revoked = self.next.identifier
         if not self.definition.owned_directly:
-            owner = sql.SQL("OWNER TO {}").format(sql.SQL(self.definition.owner))
-            statements.append(alter_table(self.next, owner, lock=LockMode.NONE, brief=False))
+            statements.append(self._given_to_owner(self.next))
         statements.append(
             grants_and_comments.revoke_given(revoked, what="table", from_owner=self.definition.has_grants)
         )
@@ -257,9 +282,36 @@ class NewTable:
                 statements.append(grants_and_comments.revoke_given(sequence, what="sequence", from_owner=False))
         return (*statements, *self.made("late"))
 
+    def _given_to_owner(self, table: TableName) -> Statement:
+        owner = sql.SQL("OWNER TO {}").format(sql.SQL(self.definition.owner))
+        return alter_table(table, owner, lock=LockMode.NONE, brief=False)
+
+    def _partitions_kept(self) -> Iterator[Statement]:
+        """Nobody comes to a partition but by its table, whose policies and privileges it does not have."""
+        secured = any(one.kind == "row security" for one in self.definition.belongings) or self.definition.notifies
+        for partition in self.partitions(self.next.schema):
+            if not self.definition.owned_directly:
+                yield self._given_to_owner(partition)
+            yield grants_and_comments.revoke_given(partition.identifier, what="table", from_owner=False)
+            if secured:
+                what = sql.SQL("ENABLE ROW LEVEL SECURITY")
+                yield alter_table(
+                    partition, what, lock=LockMode.NONE, brief=False, note="no policy: nobody comes to it directly"
+                )
+
     def _belongings(self, moment: str) -> Iterable[Belonging]:
         gone = set(self.dropped)
-        return (one for one in self.definition.belongings if one.moment == moment and not gone & set(one.columns))
+        return (
+            self._with_key(one)
+            for one in self.definition.belongings
+            if one.moment == moment and not gone & set(one.columns)
+        )
+
+    def _with_key(self, one: Belonging) -> Belonging:
+        """The primary key, with the columns that the file gives it."""
+        if self.of.primary_key is None or not one.is_primary_key:
+            return one
+        return one.of_columns(self.of.primary_key)
 
     # Foreign keys
 

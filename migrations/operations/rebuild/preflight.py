@@ -11,6 +11,7 @@ from psycopg import sql
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.operations.rebuild.exchange import Exchange
 from backfilld.migrations.operations.rebuild.new_table import NewTable, are_akin, as_wide_as_both
+from backfilld.migrations.operations.rebuild.partitioned import settle
 from backfilld.migrations.planning.checks.cancelled_runs import left_by_cancelled_run
 from backfilld.migrations.planning.checks.columns import check_reads, column_of
 from backfilld.migrations.planning.checks.tables import refuse_others_on_table
@@ -55,6 +56,7 @@ def examine(case: Case, operation: Rebuild) -> Facts:
         )
     definition = _with_collations(case, operation, found.definition)
     _check_dropped(case, operation, definition)
+    definition = settle(case, operation, definition)
     if len(case.found.findings) > before:
         return facts
     wide = tuple(KeyColumn(name=one.name, type=_key_type(case, operation, one)) for one in key.columns)

@@ -726,6 +726,7 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
         *("parameters", "description", "after", "steps", "delete_rows"),
         *("change_columns", "move_column", "on", "change_key", "values"),
         *("rebuild", "order", "tablespace", "cluster_by", "drop"),
+        *("partition_by", "range", "every", "ahead", "list", "hash", "partitions"),
         *("application", "statements", "roles", "files", "window", "on_regression"),
         *("personas", "role", "claims", "settings"),
         *(
