@@ -15,6 +15,7 @@ from backfilld.migrations.identifiers import Wrong
 EVERY = re.compile(r"(?P<number>[1-9]\d{0,3}) (?P<unit>day|week|month|year)s?")
 #: More partitions than these make planning slow, and the switch long.
 MOST_PARTITIONS = 1000
+_LAST_DAY = 28
 
 
 #: In JSON a date is a text.
@@ -103,6 +104,12 @@ class PartitionBy(FileModel):
                 "Write two whole numbers, or a span of time and a date.",
                 at=("from",),
             )
+        if (
+            isinstance(self.from_, date)
+            and self.from_.day > _LAST_DAY
+            and str(self.every).rstrip("s").endswith(("month", "year"))
+        ):
+            raise Wrong(f"not every month has a day {self.from_.day}", "Begin on a day from 1 to 28.", at=("from",))
         self._check_values()
         return self
 

@@ -43,8 +43,8 @@ def ranges(by: PartitionBy, *, reaches: date | int) -> Iterator[tuple[str, date 
     """The ranges by name, up to `ahead` of them beyond the one that `reaches` is in."""
     begin, beyond = by.from_, 0
     assert begin is not None and by.every is not None  # noqa: S101, PT018 - the file's model has seen to that
-    number = 0
-    while beyond < by.ahead + (begin <= reaches):  # type: ignore[operator] # both are dates, or both are numbers
+    number, wanted = 0, by.ahead + (begin <= reaches)  # type: ignore[operator] # both are dates, or both are numbers
+    while beyond < wanted:
         end = _step(by, number + 1)
         yield _in_name(by, begin, number), begin, end
         beyond += end > reaches  # type: ignore[operator] # as above
