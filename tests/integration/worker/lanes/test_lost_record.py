@@ -103,3 +103,13 @@ def test_what_a_run_on_record_has_made_is_not_lost(engine: Engine) -> None:
     run = engine.enqueue(text("kept", TYPE))
     engine.drive(run, until=lambda run: run.phase is Phase.SWITCH)
     assert "record is lost" not in told(engine)
+
+
+def test_what_a_run_on_record_has_made_in_a_table_that_refers_to_its_key_is_not_lost(engine: Engine) -> None:
+    engine.execute("CREATE TABLE notes (id bigint PRIMARY KEY, job bigint NOT NULL REFERENCES jobs, words text)")
+    key = '{change_key: {table: jobs, column: id, type: uuid, values: "gen_random_uuid()"}}'
+    run = engine.enqueue(text("kept", key))
+    for phase, column in ((Phase.SWITCH, "job_backfilld_new"), (Phase.CONTRACT, "job_backfilld_old")):
+        engine.drive(run, until=lambda run, phase=phase: run.phase is phase)
+        assert engine.value("SELECT count(*) FROM pg_attribute WHERE attname = %s", column) == 1
+        assert "record is lost" not in told(engine, '{backfill: {table: notes, set: {words: "upper(words)"}}}')
