@@ -10,8 +10,8 @@ PYTHON ?= python3
 
 # What the tests of every version run on; another choice: make test-versions VERSIONS="14 17"
 VERSIONS := 14 15 16 17 18
-# Those that `make test` runs a chosen part on, and skips it where they cannot be had.
-BESIDE := 14 17
+# The one that `make test` runs a chosen part on, and skips it where it cannot be had.
+BESIDE := 14
 TESTED := tests/integration tests/proof
 
 .PHONY: help setup test test-versions demo lint prometheus bench soak check clean

@@ -321,9 +321,12 @@ def _insert_retries(connection: Connection, locked: LockedRun, operations: set[i
 
     Not always a new one: a new walk forgets the open lanes of the old.
     """
-    if not operations or not any(lane.kind == "backfill" for lane in lanes.of_run(connection, locked.run)):
-        return  # lines of a load that has not begun: the coordinator makes the lane with the others
+    if not operations:
+        return
     run = find(connection, locked.run)
+    loads = any(run.migration.operations[operation].kind == "load" for operation in operations)
+    if loads and not any(lane.kind == "backfill" for lane in lanes.of_run(connection, locked.run)):
+        return  # lines of a load that has not begun: the coordinator makes the lane with the others
     pass_ = locked.pass_
     if locked.phase not in {Phase.BACKFILL, Phase.SWITCH, Phase.CONTRACT}:
         pass_ += 1

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
+from psycopg import sql
 
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.file.fields import FileModel
@@ -309,6 +310,11 @@ class _Draft:
                 return value
         return self.quoted
 
+    @property
+    def new_quoted(self) -> str:
+        """The name of the column's successor, as SQL writes it."""
+        return sql.Identifier(f"{self.column}_new").as_string()
+
     def referenced(self) -> dict[str, str]:
         """A table that the column may refer to: the one that its name speaks of, or one whose key has its type."""
         fitting = [table for table, type_ in self.subject.referable if type_ == self.column_type]
@@ -389,6 +395,13 @@ _VALUES: Mapping[tuple[str, str], Callable[[_Draft], object | None]] = {
     ("replace_policies", "for"): lambda _: "select",
     ("replace_policies", "using"): lambda draft: f"{draft.quoted} IS NOT NULL",
     ("load", "key"): lambda draft: draft.key(),
+    ("load", "file"): lambda draft: f"{draft.subject.name.name}.csv",
+    ("change_key", "column"): lambda draft: draft.key()[0],
+    ("change_key", "type"): lambda _: "uuid",
+    ("change_key", "values"): lambda _: "gen_random_uuid()",
+    ("change_columns", "up"): lambda draft: {f"{draft.column}_new": draft.quoted},
+    ("change_columns", "down"): lambda draft: {draft.column: draft.new_quoted},
+    ("move_column", "from"): lambda draft: str(draft.subject.name),
     ("sql", "run"): lambda draft: draft.comment_statement("'what it is for'"),
     ("sql", "rollback"): lambda draft: draft.comment_statement("NULL"),
 }

@@ -75,8 +75,8 @@ FILES = {
 }
 
 
-#: Files whose tests share a daemon.
-SHARING = ("test_dashboards.py::", "test_metrics.py::")
+#: Files whose tests share a daemon, or a service that starts slowly.
+SHARING = ("test_dashboards.py::", "test_metrics.py::", "test_s3.py::")
 
 
 class Together(LoadGroupScheduling):  # type: ignore[misc] # as above

@@ -10,7 +10,7 @@ import typer
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring.words import counted, size
-from backfilld.producers import answers, completion
+from backfilld.producers import answers, completion, waiting
 from backfilld.producers.cli.options import (
     All,
     Json,
@@ -253,6 +253,8 @@ def approve(  # noqa: PLR0913 - the options of a verb
     Example: backfilld approve jobs-new-field --phase contract
     """
     asked = client(context, as_json=as_json)
+    if phase is not None:
+        waiting.phase_named(phase)
     if residual:
         if phase is not None:
             msg = "--residual accepts rows, and --phase approves a phase; give one of the two"

@@ -146,7 +146,7 @@ def test_every_fact_of_the_account_is_true_and_nothing_stays(place: Place) -> No
     [
         ("PostgreSQL 18 and Valkey started", signal.SIGTERM, 128 + signal.SIGTERM),
         ("Enqueued", signal.SIGINT, 130),
-        ("Enqueued", signal.SIGKILL, -signal.SIGKILL),
+        pytest.param("Enqueued", signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.soak),
     ],
 )
 @pytest.mark.timeout(PATIENCE_SECONDS)

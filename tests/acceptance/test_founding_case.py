@@ -96,6 +96,7 @@ def application(jobs: list[int], database_url: str) -> Iterator[Application]:
     one.stop()
 
 
+@pytest.mark.soak  # its parts: test_change_type.py, test_rename_column.py, the demo
 def test_broken_rows_are_told_by_key_and_mended_and_either_name_can_be_written(
     jobs: list[int], application: Application, daemon: Daemon, record: Record, database_url: str, redis_url: str
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_killed_daemon_leaves_no_child_behind_and_the_next_one_goes_on(
     assert once(record)
 
 
+@pytest.mark.soak  # of one daemon at work: worker/test_stop.py
 def test_a_daemon_told_to_stop_finishes_the_batches_in_hand(
     items: None, record: Record, migration: Path, daemon: Daemon
 ) -> None:
@@ -120,6 +121,7 @@ def test_a_daemon_told_to_stop_finishes_the_batches_in_hand(
     assert record.one("SELECT coalesce(sum(batches_retried), 0) FROM backfilld.lanes") == 0
 
 
+@pytest.mark.soak  # killed, again and again: tests/proof/test_crash.py
 def test_postgresql_restarted_in_the_middle_is_waited_for(
     embedded_postgres: EmbeddedPostgres,
     items: None,
@@ -161,6 +163,7 @@ def test_a_newer_control_schema_is_refused_at_start(
     assert "has version 999, and this release knows" in older.log.read_text(encoding="utf-8")
 
 
+@pytest.mark.soak  # of a second host, and a killed process: test_metrics.py
 def test_metrics_are_right_with_several_processes_and_after_one_is_killed(
     items: None, record: Record, migration: Path, daemon: Daemon
 ) -> None:

@@ -65,6 +65,7 @@ def walked_so_far(record: Record, share: float) -> None:
     until(f"{share:.0%} of the rows", lambda: record.state(NAME) == "waiting" or record.walked() >= share * ACCOUNTS)
 
 
+@pytest.mark.soak  # workers killed beside writers: tests/proof; Redis: test_outages.py
 def test_a_column_is_filled_and_kept_right_under_load_while_workers_and_redis_are_killed(
     load: subprocess.Popen[bytes], told: Path, daemon: Daemon, record: Record, database_url: str, redis_url: str
 ) -> None:

@@ -50,6 +50,7 @@ def daemon(database_url: str, redis_url: str, log: Path, variables: Mapping[str,
     return Daemon(database_url, redis_url, log, processes=2, threads=1, variables=variables).ready()
 
 
+@pytest.mark.soak  # in one process it is the same lane
 def test_a_daemon_that_was_told_to_allow_the_module_calls_it(
     users: None, record: Record, site: dict[str, str], database_url: str, redis_url: str, tmp_path: Path
 ) -> None:

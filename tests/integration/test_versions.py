@@ -29,7 +29,7 @@ CHOSEN = (
 )
 
 
-@pytest.mark.parametrize("version", [14, 17])
+@pytest.mark.parametrize("version", [14, pytest.param(17, marks=pytest.mark.soak)])
 def test_a_chosen_part_passes_on(version: int) -> None:
     if not (SERVERS / str(version)).exists():
         pytest.skip(f"PostgreSQL {version} is not in {SERVERS}: `make test` brings it where npm is installed")

@@ -102,13 +102,13 @@ def there_and_back(admin_url: str, template: str, nursery: Nursery, path: Path, 
         return died + more
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_killed_at_any_statement(admin_url: str, template: str, nursery: Nursery, tmp_path: Path, seed: int) -> None:
     assert there_and_back(admin_url, template, nursery, tmp_path / "goods.csv", seed) > 3
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(3, 60))
+@pytest.mark.parametrize("seed", range(2, 60))
 def test_killed_at_any_statement_for_long(
     admin_url: str, template: str, nursery: Nursery, tmp_path: Path, seed: int
 ) -> None:

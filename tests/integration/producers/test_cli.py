@@ -209,7 +209,7 @@ def test_the_pace_is_shown_and_changed(shell: Shell) -> None:
     assert [line.strip().split(":")[0] for line in shown[5:]] == [
         name
         for name in RunSettings.model_fields
-        if name not in {"allow_functions", "approve", "journal", "retention_days"}
+        if name not in {"allow_functions", "approve", "backup", "journal", "retention_days"}
     ]
 
     night, day = "Mon-Fri 22:00-06:00 Europe/Berlin", "Sat,Sun 08:00-20:00 UTC"

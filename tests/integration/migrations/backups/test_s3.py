@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from backfilld.migrations.backup_settings import StoreSettings
     from backfilld.migrations.backups.place import Place
 
-pytestmark = pytest.mark.xdist_group("s3")
 
 WANTED = Wanted(requested_by="test", tables=(TableName("public", "jobs"),))
 

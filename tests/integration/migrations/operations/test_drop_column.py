@@ -181,7 +181,7 @@ def test_nothing_is_dropped_before_every_row_has_its_copy(engine: Engine) -> Non
     assert story.index("archive.done") > story.index("phase.contract")
 
 
-@pytest.mark.parametrize("not_null", [True, False])
+@pytest.mark.parametrize("not_null", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_from_after_every_step(engine: Engine, *, not_null: bool) -> None:
     """Rolled back from the middle of everything, the application writing all the while."""
     make(engine, column="NOT NULL DEFAULT 'd'" if not_null else "")

@@ -22,7 +22,7 @@ settings: {lanes: 1, walk: keys, batch_seconds: 0.05, journal: false}
 """
 
 
-@pytest.mark.parametrize("milliseconds", [20, 60, 150])
+@pytest.mark.parametrize("milliseconds", [20, 60, pytest.param(150, marks=pytest.mark.soak)])
 def test_batches_do_not_shrink_to_a_row_where_the_network_takes_the_time(engine: Engine, milliseconds: int) -> None:
     """A batch may last 50 ms, and one round trip of its statements takes 20, 60 or 150: its rows are sized, not the network."""
     engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text)")

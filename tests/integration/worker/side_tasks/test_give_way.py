@@ -338,6 +338,7 @@ def test_it_looks_often_while_batches_run_and_seldom_otherwise(engine: Engine) -
     assert waits == [IDLE_SECONDS, BUSY_SECONDS, BUSY_SECONDS], "just after a batch there may be another"
 
 
+@pytest.mark.soak  # the parts of it are above
 def test_a_daemon_gives_way_to_the_application_and_finishes(engine: Engine, daemon: Daemon, record: Record) -> None:
     """A batch that would take many seconds, and a row of it that the application wants."""
     engine.execute(

@@ -408,6 +408,7 @@ def test_secrets_are_in_no_event_no_row_and_no_error(desk: Desk, told: Receiver)
 # --- with a daemon -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak  # what is told again is on record, as the tests above look
 def test_a_daemon_tells_of_an_approval_again_after_its_death_and_then_of_the_end(
     database_url: str, redis_url: str, record: Record, told: Receiver, tmp_path: Path
 ) -> None:
