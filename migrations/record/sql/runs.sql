@@ -54,9 +54,14 @@ ORDER BY r.run
 
 -- name: made_names
 -- What runs that are not rolled back may have made: the digests of their names, and the inactive columns, each with its table.
-SELECT left(encode(sha256(convert_to(r.name, 'UTF8')), 'hex'), 10) AS digest, f.one ->> 'relation' AS relation,
-       f.one -> 'column_dependents' ->> 'new_column' AS new_column, f.one -> 'column_dependents' ->> 'old_column' AS old_column
+SELECT left(encode(sha256(convert_to(r.name, 'UTF8')), 'hex'), 10) AS digest, t.relation,
+       t.dependents ->> 'new_column' AS new_column, t.dependents ->> 'old_column' AS old_column
 FROM backfilld.runs r CROSS JOIN LATERAL jsonb_array_elements(r.facts) f(one)
+CROSS JOIN LATERAL (
+    SELECT f.one ->> 'relation' AS relation, f.one -> 'column_dependents' AS dependents
+    UNION ALL
+    SELECT o.referrer ->> 'table', o.referrer -> 'dependents' FROM jsonb_path_query(f.one, '$.referrers[*]') o(referrer)
+) t
 WHERE r.state <> 'rolled_back'
 
 -- name: last_ended
@@ -180,10 +185,13 @@ SELECT backfilld.awaited(%(names)s::jsonb) AS awaited
 UPDATE backfilld.runs SET settings = %(settings)s::jsonb, updated_at = clock_timestamp() WHERE run = %(run)s::bigint
 
 -- name: pulse
--- Whether a run is at work, whether one is to stop, and who stopped all of them: all that an idle daemon asks.
-SELECT EXISTS (SELECT FROM backfilld.runs
-               WHERE state IN ('queued', 'running', 'pausing', 'cancelling', 'rolling_back')
-                  OR state = 'waiting' AND verified_at IS NOT NULL AND NOT backfilld.proof_holds(run)) AS at_work,
+-- Whether a run is at work, whether one is to stop, and who stopped all of them: all that an idle daemon asks. A run that waits is
+-- at work too while a table follows another one.
+SELECT EXISTS (SELECT FROM backfilld.runs r
+               WHERE r.state IN ('queued', 'running', 'pausing', 'cancelling', 'rolling_back')
+                  OR r.state = 'waiting' AND r.verified_at IS NOT NULL AND NOT backfilld.proof_holds(r.run)
+                  OR r.state = 'waiting' AND EXISTS (SELECT FROM backfilld.lanes l
+                                                     WHERE l.run = r.run AND l.kind = 'follow' AND l.done_at IS NULL)) AS at_work,
        EXISTS (SELECT FROM backfilld.runs
                WHERE state IN ('pausing', 'cancelling') OR state = 'rolling_back' AND rollback = '{}') AS stopping,
        stopped_at, stopped_by

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -47,6 +48,10 @@ def lost(engine: Engine, operation: str, until: Callable[[Run], bool]) -> None:
     schema.ensure(engine.connection)
     engine.set_pace()
     engine.sent.clear()
+
+
+def is_in(phase: Phase, run: Run) -> bool:
+    return run.phase is phase
 
 
 def told(engine: Engine, operation: str = OTHER) -> str:
@@ -103,3 +108,13 @@ def test_what_a_run_on_record_has_made_is_not_lost(engine: Engine) -> None:
     run = engine.enqueue(text("kept", TYPE))
     engine.drive(run, until=lambda run: run.phase is Phase.SWITCH)
     assert "record is lost" not in told(engine)
+
+
+def test_what_a_run_on_record_has_made_in_a_table_that_refers_to_its_key_is_not_lost(engine: Engine) -> None:
+    engine.execute("CREATE TABLE notes (id bigint PRIMARY KEY, job bigint NOT NULL REFERENCES jobs, words text)")
+    key = '{change_key: {table: jobs, column: id, type: uuid, values: "gen_random_uuid()"}}'
+    run = engine.enqueue(text("kept", key))
+    for phase, column in ((Phase.SWITCH, "job_backfilld_new"), (Phase.CONTRACT, "job_backfilld_old")):
+        engine.drive(run, until=partial(is_in, phase))
+        assert engine.value("SELECT count(*) FROM pg_attribute WHERE attname = %s", column) == 1
+        assert "record is lost" not in told(engine, '{backfill: {table: notes, set: {words: "upper(words)"}}}')
