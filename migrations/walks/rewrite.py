@@ -62,6 +62,9 @@ class Rewrite:
     not_null: bool = False
     #: A sync trigger gives every row that is written meanwhile its value.
     synced: bool = False
+    #: The values are those of another table: rows are held before that is read. In one statement a row that was waited for is read
+    #: anew and the other table is not, so that what was written to both meanwhile would be lost.
+    reads_others: bool = False
     #: The sync trigger whose work the batch itself does, so that it need not fire; empty for none.
     writes: str = ""
     #: The rows that meet the condition are deleted; `facts.targets` are what is kept of them.

@@ -122,6 +122,11 @@ def read(
     )
 
 
+def hold(table: sql.Composable, condition: sql.Composable, parameters: Sequence[Any]) -> Query:  # Any: key values
+    """The rows of a range are held until the transaction ends."""
+    return _SQL["hold"].format(table=table, condition=condition), [*parameters]
+
+
 def without_value(table: sql.Composable, column: str, condition: sql.Composable) -> sql.Composed:
     """Gives a row when the column is NULL in some row of a range."""
     return _SQL["without_value"].format(table=table, column=sendable(sql.Identifier(column)), condition=condition)

@@ -10,7 +10,7 @@ import typer
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring.words import counted, size
-from backfilld.producers import answers, completion, waiting
+from backfilld.producers import answers, completion
 from backfilld.producers.cli.options import (
     All,
     Json,
@@ -254,7 +254,9 @@ def approve(  # noqa: PLR0913 - the options of a verb
     """
     asked = client(context, as_json=as_json)
     if phase is not None:
-        waiting.phase_named(phase)
+        from backfilld.producers.waiting import phase_named  # noqa: PLC0415 - brings PostgreSQL's driver along
+
+        phase_named(phase)
     if residual:
         if phase is not None:
             msg = "--residual accepts rows, and --phase approves a phase; give one of the two"

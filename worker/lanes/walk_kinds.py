@@ -19,7 +19,7 @@ from backfilld.migrations.rollback.undo import Next, Place
 from backfilld.migrations.walks import firing
 from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.next_batch import After, JournalSlice, Row
-from backfilld.migrations.walks.update_sql import Update
+from backfilld.migrations.walks.update_sql import Update, hold
 from backfilld.worker.lanes.batch import Tally
 from backfilld.worker.lanes.kinds import Expressions, LaneWork, Stepped, Verify
 from backfilld.worker.lanes.persona_kinds import Compare, Confirm
@@ -108,6 +108,8 @@ class Restore(LaneWork):
     def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
         del carefully
         condition, parameters = batch.within(batch_range)
+        if self.rewrite.reads_others:
+            batch.connection.execute(*hold(batch.table, condition, parameters))
         update = Update(
             table=batch.table,
             values=self.rewrite.values,

@@ -154,6 +154,7 @@ class MoveColumn(Plain[file.MoveColumn]):
                 facts=self.facts,
                 assignments=(Assignment(target=self.facts.targets[0], expression=value),),
                 synced=True,
+                reads_others=True,
                 writes=self._on_from.name,
             ),
             note=f"the values that {moved.to} has",

@@ -83,6 +83,7 @@ def statements(version: int) -> Iterator[tuple[str, sql.Composed, list[Any]]]:  
             )
     yield "read", update_sql.read(WALK, ["id", "old"], condition, needs_work=REWRITE.needs_work), keys
     yield "keys", update_sql.keys(WALK, name, condition), keys
+    yield "hold", *update_sql.hold(name, condition, keys)
     yield "without value", update_sql.without_value(name, "new %", condition), keys
     for carefully in (False, True):
         wanted = verify_sql.wanted(WALK, REWRITE.needs_work, carefully=carefully)

@@ -17,6 +17,10 @@ SELECT {key}, {columns} FROM {table} WHERE {condition} AND {needs_work} FOR NO K
 -- What a Python function gave, as a relation of one text for each column of the key and each column that is written.
 unnest({arrays}) AS {name} ({columns})
 
+-- name: hold
+-- The rows of a range are held, so that a statement after this one, which sees what was committed meanwhile, finds them as they stay.
+SELECT 1 AS one FROM {table} WHERE {condition} FOR NO KEY UPDATE
+
 -- name: without_value
 -- Whether some row of a range has no value in a column that must have one.
 SELECT 1 AS one FROM {table} WHERE {condition} AND {column} IS NULL LIMIT 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -26,6 +29,7 @@ settings: {lanes: 2, approve: %s}
 """
 ON = "[order_id, tenant]"
 ROWS = 30
+PATIENCE_SECONDS = 30.0
 
 
 @pytest.fixture
@@ -132,6 +136,43 @@ def test_it_goes_back_from_every_step(orders: Engine) -> None:
     before = orders.execute('SELECT id, n, "no%te" FROM "Odd Schema"."Order" ORDER BY id')
     assert whole_way_back_from_every_step(orders, MOVE % (ON, "[]")) > 5
     assert orders.execute('SELECT id, n, "no%te" FROM "Odd Schema"."Order" ORDER BY id') == before
+
+
+def test_a_row_whose_key_changes_before_its_value_has_come_back_keeps_it(orders: Engine) -> None:
+    """On the way back the column is there, empty, before the lanes fill it."""
+    notes = 'SELECT id, "no%te" AS note FROM "Odd Schema"."Order"'
+    values = {one["id"]: one["note"] for one in orders.execute(notes)}
+    run = orders.enqueue(MOVE % (ON, "[]"))
+    expect(orders.drive(run), State.COMPLETED)
+    commands.rollback(orders.connection, run, actor="ann")
+    there = 'SELECT count(*) FROM pg_attribute WHERE attrelid = \'"Odd Schema"."Order"\'::regclass AND attname = %s AND NOT attisdropped'
+    orders.drive(run, until=lambda _: bool(orders.value(there, "no%te")))
+    orders.execute('UPDATE "Odd Schema"."Order" SET id = id + 1000 WHERE id <= 10')
+    expect(orders.drive(run), State.ROLLED_BACK)
+    assert {one["id"]: one["note"] for one in orders.execute(notes)} == {
+        id_ + 1000 if id_ <= 10 else id_: value for id_, value in values.items()
+    }
+
+
+def test_what_is_written_while_a_batch_waits_for_the_row_is_kept(orders: Engine) -> None:
+    """The batch reads what the other table holds once it has the row, not what it held when the batch began."""
+    run = orders.enqueue(MOVE % (ON, "[]"))
+    expect(orders.drive(run), State.COMPLETED)
+    commands.rollback(orders.connection, run, actor="ann")
+    restores = "SELECT count(*) FROM backfilld.lanes WHERE kind = 'restore'"
+    orders.drive(run, until=lambda _: bool(orders.value(restores)))
+    with closing(orders.connect()) as application, ThreadPoolExecutor() as threads:
+        application.execute("BEGIN")
+        application.execute('UPDATE "Odd Schema"."Order" SET "no%te" = \'by the application\' WHERE id IN (8, 23)')
+        driven = threads.submit(orders.drive, run)
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while application.execute(waits).fetchone() == {"count": 0}:
+            assert time.monotonic() < deadline
+        application.execute("COMMIT")
+        expect(driven.result(), State.ROLLED_BACK)
+    notes = orders.execute('SELECT "no%te" AS note FROM "Odd Schema"."Order" WHERE id IN (8, 23)')
+    assert [one["note"] for one in notes] == ["by the application"] * 2
 
 
 def test_a_value_that_the_other_table_does_not_take_is_no_error_of_the_applications(orders: Engine) -> None:
