@@ -57,6 +57,10 @@ def examine(case: Case, operation: Load) -> Facts:
                 f"this role does not see every row of {one['relation']}: rows that were inserted stay on the way back where {one['name']} refers to them"
             )
     own = [one for one in case.connection.execute(_SQL["parents"], oid) if one["is_own"]]
+    # Columns of another run come and go with that run.
+    loaded_or_ours = loaded | {
+        one.name for one in catalog.named_as_ours(case.connection, case.table) if one.kind == "column"
+    }
     for one in own:
         case.warn(
             f"{one['name']} refers to rows of the same table: a line whose parent comes in a later batch is set aside, and is loaded by "
@@ -68,7 +72,9 @@ def examine(case: Case, operation: Load) -> Facts:
         load=LoadFacts(
             fields=fields,
             columns=columns,
-            others=tuple(one.name for one in case.table.columns if one.name not in loaded and not one.generated),
+            others=tuple(
+                one.name for one in case.table.columns if one.name not in loaded_or_ours and not one.generated
+            ),
             rules=tuple(
                 (row["name"], row["expression"])
                 for row in case.connection.execute(_SQL["checks"], oid)

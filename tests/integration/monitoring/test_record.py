@@ -395,3 +395,22 @@ def test_registering_does_not_ask_the_database() -> None:
     told: list[Event] = []
     CollectorRegistry().register(RecordCollector("postgresql://nobody@127.0.0.1:1/none", observe=told.append))
     assert told == []
+
+
+def test_backups_are_told_by_their_age_and_how_long_they_took(record: RecordCollector, connection: Connection) -> None:
+    assert not [name for name, *_ in _scrape(record) if name.startswith("backfilld_backup_") and "seconds" in name]
+    connection.execute(
+        """
+        INSERT INTO backfilld.backups (label, provider, kind, state, scope, requested_by, snapshot_at, began_at, taken_at, verified_at,
+                                       proved_at, proof, bytes)
+        SELECT 'a', 'pg_dump', 'logical', 'taken', 'all', 'test', now() - interval '1 hour', now() - interval '59 minutes',
+               now() - interval '50 minutes', now() - interval '40 minutes', now() - interval '30 minutes',
+               '{"seconds": 12.5, "tables": [], "warnings": []}', 1000
+        """
+    )
+    told = _scrape(record)
+    assert told["backfilld_backup_age_seconds",] == pytest.approx(3600, abs=60)
+    assert told["backfilld_backup_proved_age_seconds",] == pytest.approx(3600, abs=60)
+    assert told["backfilld_backup_duration_seconds",] == pytest.approx(9 * 60, abs=60)
+    assert told["backfilld_backup_restore_seconds",] == pytest.approx(12.5)
+    assert told["backfilld_backup_last_proved_timestamp_seconds",] == pytest.approx(time.time() - 1800, abs=60)
