@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -147,11 +147,16 @@ def application(url: str, there: int) -> Iterator[dict[str, int]]:
         thread.join()
 
 
+def _has_gone_on(record: Record, steps: int, states: set[str]) -> bool:
+    return record.state(NAME) in states or record.one("SELECT sum(seq) FROM backfilld.lanes") >= steps
+
+
 def disturb(daemon: Daemon, valkey: EmbeddedValkey, record: Record, states: set[str], *, times: int) -> None:
     """Kill workers and wipe Redis while the run is at work, and wait for its end."""
     chance = random.Random(3)
     for _ in range(times):
-        time.sleep(chance.uniform(0.2, 1.0))
+        steps = record.one("SELECT sum(seq) FROM backfilld.lanes") + chance.randrange(1, 8)
+        until("some steps more, or the end", partial(_has_gone_on, record, steps, states), patience_seconds=600)
         if record.state(NAME) in states:
             break
         valkey.flush() if chance.random() < 0.4 else daemon.kill_lanes()

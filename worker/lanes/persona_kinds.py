@@ -4,6 +4,7 @@ it really sees is what the rules say. No policy is touched, and no row.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -94,9 +95,9 @@ class _Persona(LaneWork):
             results.add(batch.connection, batch.lane.run, operation=self.number, lane=batch.lane.lane, counted=counted)
         return Tally()
 
+    @abstractmethod
     def as_persona(self, rows: _Range, persona: Persona) -> list[Counted]:
         """Look at the rows as one persona; what was counted."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

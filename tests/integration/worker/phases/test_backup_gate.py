@@ -6,13 +6,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from fix_backups import files_of
+from fix_daemon import until
 from fix_runs import expect
 
 from backfilld.migrations.backup_settings import BackupSettings, StoreSettings
@@ -242,10 +242,8 @@ def test_a_gate_that_is_killed_is_gone_through_by_the_next_worker(engine: Engine
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
 
-    deadline = time.monotonic() + 30
-    while engine.execute("SELECT FROM pg_stat_activity WHERE application_name ~ 'backfilld (backup|gate)'"):
-        assert time.monotonic() < deadline, "the server still has sessions of the killed process"
-        time.sleep(0.05)
+    theirs = "SELECT FROM pg_stat_activity WHERE application_name ~ 'backfilld (backup|gate)'"
+    until("the server to end the sessions of the killed process", lambda: not engine.execute(theirs))
     sweep.abandoned(engine.connection, place)
     sweep.remove(engine.connection, place)
     expect(engine.drive(run, runner=engine.runner(backups=place)), State.COMPLETED)
@@ -253,9 +251,7 @@ def test_a_gate_that_is_killed_is_gone_through_by_the_next_worker(engine: Engine
     known: list[Backup] = backups.listed(engine.connection)
     assert [one.level for one in known] in (["proved"], ["proved", "failed"])
     assert len(files_of(place.stores)) == 6
-    while _scratch_folders() - before:
-        assert time.monotonic() < deadline, "a scratch server outlives its owner"
-        time.sleep(0.05)
+    until("the scratch server to end with its owner", lambda: not _scratch_folders() - before)
 
 
 def _scratch_folders() -> set[str]:
@@ -263,8 +259,5 @@ def _scratch_folders() -> set[str]:
 
 
 def _until(engine: Engine, query: str) -> None:
-    deadline = time.monotonic() + 30
     with engine.connect() as other:
-        while not other.execute(query.encode()).fetchall():
-            assert time.monotonic() < deadline, query
-            time.sleep(0.02)
+        until(query, lambda: other.execute(query.encode()).fetchall())
