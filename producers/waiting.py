@@ -117,10 +117,14 @@ def how_far(now: Progress, *, after: str = "") -> str:
 def has_ended_well(run: Run) -> bool:
     """Whether a script that waits may continue: all is done, or all but what waits for an approval.
 
-    Raises RunStopped when it will not get there by itself; a run that a person paused may yet.
+    Raises RunStopped when it will not get there by itself, and NotFinished where a phase up to the switch waits for a person; a
+    run that a person paused may yet go on.
     """
     if run.state is State.PAUSED and run.error is not None:
         raise RunStopped(run)
+    if run.state is State.WAITING and not run.phase.is_past(Phase.SWITCH):
+        approve = f"backfilld approve {run.name} --phase {run.phase}"
+        raise NotFinished(f"run {run.name} is not ready to use: {run.phase} waits for approval; to let it begin: {approve}")
     gate_is_open = is_open(run)
     return run.state is State.COMPLETED or (run.state is State.WAITING and gate_is_open)
 

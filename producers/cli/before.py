@@ -142,7 +142,7 @@ def enqueue(  # noqa: PLR0913 - its options
     values: Set = None,
     again: Again = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until it is done, or only an approval is missing.")
+        bool, typer.Option("--wait", help="Wait until it is done, or waits for an approval.")
     ] = False,
     timeout: Timeout = None,
     as_json: Json = False,
