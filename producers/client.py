@@ -179,6 +179,15 @@ class Client(Following, BackingUp):
         """Enqueue into PostgreSQL alone, without Redis: any worker finds the run by itself within seconds."""
         return self.status(self._record(_load(file, parameters), again=again))
 
+    def record_folder(
+        self, folder: str | Path, parameters: Mapping[str, Given] | None = None, *, again: bool = False
+    ) -> list[Progress]:
+        """As `enqueue_folder`, into PostgreSQL alone."""
+        from backfilld.producers import folder as migrations_folder  # noqa: PLC0415 - builds the models of all operations
+
+        found = migrations_folder.read(folder, parameters or {})
+        return [self.status(run) for run in [self._record(migration, again=again) for migration in found]]
+
     def restore(self, run: int | str, into: str, tables: Sequence[str] = ()) -> tuple[Rescue, Progress | None]:
         """As `rescue`, and start the migration that puts back the rows that are wrong or missing; None where none are.
 

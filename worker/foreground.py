@@ -1,4 +1,4 @@
-"""`backfilld run`: one process that works on one run until its end, with lanes, side tasks and progress together.
+"""`backfilld run`: one process that works on runs until their end, one after the other, with lanes, side tasks and progress.
 
 With no Redis configured the queue is in memory; the record is in PostgreSQL as ever, so `backfilld pause` from another
 terminal works, and a daemon may take the run over afterwards.
@@ -23,7 +23,7 @@ from backfilld.migrations.holds import blind_because
 from backfilld.migrations.postgres import connect
 from backfilld.migrations.record import pace, runs
 from backfilld.migrations.record.lanes import startable
-from backfilld.migrations.record.states import ENDED, State
+from backfilld.migrations.record.states import ENDED, Phase, State
 from backfilld.migrations.wire.broker import connect_broker, in_memory
 from backfilld.migrations.wire.send import check, sender
 from backfilld.monitoring import display, logs, progress
@@ -34,6 +34,9 @@ from backfilld.worker.side_tasks.presence import announced
 from backfilld.worker.side_tasks.wiring import start_side_tasks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backfilld.migrations.record.model import Run
     from backfilld.migrations.settings import Settings
     from backfilld.migrations.wire.broker import AnyBroker
     from backfilld.migrations.wire.send import Sender
@@ -48,10 +51,11 @@ PATIENCE_SECONDS = 60.0
 
 
 def main() -> int:
-    """Work on one run until it has ended, waits for a person, or is stopped. Returns the exit code."""
+    """Work on each run until it has ended, waits for a person, or is stopped. Returns the exit code; the first failure ends it."""
     parser = argparse.ArgumentParser(prog="backfilld run")
-    parser.add_argument("run", type=int)
+    parser.add_argument("runs", type=int, nargs="+", metavar="run")
     parser.add_argument("--json", action="store_true", dest="as_json")
+    parser.add_argument("--folder", action="store_true", help="the runs are of a folder: --json prints a list")
     parser.add_argument(
         "--threads", type=int, default=None, help="lanes worked on at once; as many as the run has by default"
     )
@@ -61,16 +65,19 @@ def main() -> int:
         signal.signal(number, lambda _signal, _frame: stopping.set())
     logs.configure(level="warning")
     try:
-        last = _work(
-            settings_.load(), arguments.run, threads=arguments.threads, quiet=arguments.as_json, stopping=stopping
+        seen = _work(
+            settings_.load(), arguments.runs, threads=arguments.threads, quiet=arguments.as_json, stopping=stopping
         )
     except (BackfilldError, psycopg.Error) as exc:
         return _fail(exc, as_json=arguments.as_json)
     if arguments.as_json:
-        print(json.dumps(last.to_json()))  # noqa: T201 - the command's answer
-    elif then := next_command(last.name, last.state, last.phase, error_class=last.error_class):
-        print(f"next: {then}")  # noqa: T201 - the command's answer
-    return _exit_code(last, stopped=stopping.is_set())
+        shown = [one.to_json() for one in seen]
+        print(json.dumps({"runs": shown} if arguments.folder else shown[0]))  # noqa: T201 - the command's answer
+    else:
+        for one in seen:
+            if then := next_command(one.name, one.state, one.phase, error_class=one.error_class):
+                print(f"next: {then}")  # noqa: T201 - the command's answer
+    return _exit_code(seen[-1], stopped=stopping.is_set())
 
 
 def _fail(exc: BackfilldError | psycopg.Error, *, as_json: bool) -> int:
@@ -82,30 +89,37 @@ def _fail(exc: BackfilldError | psycopg.Error, *, as_json: bool) -> int:
     return code
 
 
-def _work(settings: Settings, run: int, *, threads: int | None, quiet: bool, stopping: threading.Event) -> Progress:
+def _work(
+    settings: Settings, wanted: Sequence[int], *, threads: int | None, quiet: bool, stopping: threading.Event
+) -> list[Progress]:
+    """Work on the runs in turn; how each stands at last, up to the first that did not get where it should."""
     url = settings.require_database()
-    with connect.connected(url) as connection, display.Watch(Console(quiet=quiet)) as watch:
-        found = runs.get(connection, run)
-        if found is None:
-            msg = f"there is no run {run}"
-            raise BackfilldError(msg)
-        if found.state in ENDED:
-            now = _look(connection, run)
-            watch.show([now])
-            return now
+    with connect.connected(url) as connection:
+        found = [_found(connection, run) for run in wanted]
+        if all(run.state in ENDED for run in found):
+            seen = [_look(connection, run.run) for run in found]
+            with display.Watch(Console(quiet=quiet)) as watch:
+                watch.show(seen)
+            return seen
     observe = Observers()
     broker = _broker(settings, observe)
     tasks = start_side_tasks(settings, broker, observe=observe, consume_control=False)
-    lanes = start_lanes(settings, broker, threads=threads or found.settings.lanes, observe=observe)
+    width = threads or max(run.settings.lanes for run in found)
+    lanes = start_lanes(settings, broker, threads=width, observe=observe)
+    seen = []
     try:
         with announced(url, transforms=settings.transforms, look=lambda: (True, None)):
-            _wake(url, run, sender(broker))
-            with display.Watch(Console(quiet=quiet)) as watch:
-                return _watch(url, run, watch, stopping)
+            for run in wanted:
+                _wake(url, run, sender(broker))
+                with display.Watch(Console(quiet=quiet)) as watch:
+                    seen.append(_watch(url, run, watch, stopping))
+                if _exit_code(seen[-1], stopped=stopping.is_set()):
+                    break
     finally:
         lanes.stop()
         tasks.stop()
         broker.close()
+    return seen
 
 
 def _broker(settings: Settings, observe: Observers) -> AnyBroker:
@@ -153,18 +167,22 @@ def _watch(url: str, run: int, watch: display.Watch, stopping: threading.Event) 
 
 
 def _look(connection: connect.Connection, run: int) -> Progress:
+    return progress.read(connection, [_found(connection, run)])[0]
+
+
+def _found(connection: connect.Connection, run: int) -> Run:
     found = runs.get(connection, run)
     if found is None:
-        msg = f"run {run} is gone"
+        msg = f"there is no run {run}"
         raise BackfilldError(msg)
-    return progress.read(connection, [found])[0]
+    return found
 
 
 def _exit_code(last: Progress, *, stopped: bool) -> int:
     if last.state in {State.COMPLETED, State.ROLLED_BACK}:
         return 0
     if last.state is State.WAITING:
-        return 0 if last.verified else 4
+        return 0 if last.verified and last.phase.is_past(Phase.SWITCH) else 4
     if stopped and last.state not in ENDED | {State.FAILED}:
         return 4
     return 1

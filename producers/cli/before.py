@@ -13,7 +13,6 @@ from backfilld.migrations.record.states import ENDED, State
 from backfilld.producers import answers, completion
 from backfilld.producers.cli.options import (
     Again,
-    FileArgument,
     FileOrFolder,
     Json,
     Set,
@@ -141,9 +140,7 @@ def enqueue(  # noqa: PLR0913 - its options
     *,
     values: Set = None,
     again: Again = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until it is done, or waits for an approval.")
-    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is done, or waits for an approval.")] = False,
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
@@ -198,7 +195,7 @@ def _enqueue_folder(  # noqa: PLR0913 - the options of the verb
 
 def run_here(
     context: typer.Context,
-    file: FileArgument,
+    file: FileOrFolder,
     *,
     values: Set = None,
     again: Again = False,
@@ -206,7 +203,15 @@ def run_here(
 ) -> None:
     """Do a migration in this process, from start to end: for CI, laptops and small databases. Needs no Redis.
 
+    A folder is done file by file, in the order of their names, up to the first that fails or waits for an approval of its switch.
+
     Example: backfilld run migrations/jobs.yaml
     """
-    now = client(context, as_json=as_json).record(file, parameters(values), again=again)
-    become(context, "backfilld.worker.foreground", str(now.run), *(["--json"] if as_json else []))
+    asked = client(context, as_json=as_json)
+    options = ["--json"] if as_json else []
+    if file.is_dir():
+        found = asked.record_folder(file, parameters(values), again=again)
+        options.append("--folder")
+    else:
+        found = [asked.record(file, parameters(values), again=again)]
+    become(context, "backfilld.worker.foreground", *(str(one.run) for one in found), *options)

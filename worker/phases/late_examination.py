@@ -30,20 +30,21 @@ def examine(
     """Put down the facts of a run that is about to begin; returns the message that leads on.
 
     Not in the transaction that holds the lane: what is tried on copies is rolled back, and takes locks of its own for a moment.
-    Whoever looks at the same time finds the same, and one of them writes it. Raises Refused as `enqueue` does, and InTheWay.
+    A message that came twice is looked at by two, and one of them goes on while the other still looks: what that one finds is the
+    run's own work, so nobody raises who does not hold the lane as it was. Raises Refused as `enqueue` does, and InTheWay.
     """
     # A worker that has nothing to examine needs none of it.
     from backfilld.migrations.planning import examine as preflight  # noqa: PLC0415 - see above
 
     connection.rollback()
     found = preflight.examine(connection, known.run.migration, refuses_foreign_code=refuses_foreign_code)
-    if found.findings and all(one.check == "live_run" for one in found.findings):
-        raise InTheWay("; ".join(str(one) for one in found.findings))
-    found.require()
     with transaction(connection):
         taken = claim.take(connection, claimed.lane, claimed.context, look=None, writes="")
         if not isinstance(taken, claim.Claimed):
             return []
+        if found.findings and all(one.check == "live_run" for one in found.findings):
+            raise InTheWay("; ".join(str(one) for one in found.findings))
+        found.require()
         lane = taken.lane
         runs.set_facts(connection, lane.run, found.facts, warnings=found.warnings)
         connection.execute(*lanes.advance_query(lane, Checkpoint(cursor=lane.cursor)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from fix_daemon import Record, backfilld
@@ -33,3 +34,26 @@ def test_a_redis_that_is_away_does_not_stop_a_run_that_needs_none(
     assert record.state("jobs-shout") == "waiting"
     assert "127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_is_done_in_order_up_to_the_first_that_does_not_get_there(
+    record: Record, database_url: str, tmp_path: Path
+) -> None:
+    record.connection.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text NOT NULL)")
+    record.connection.execute("INSERT INTO jobs SELECT n, 'open' FROM generate_series(1, 100) n")
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    (folder / "1.yaml").write_text(FILE)
+    (folder / "2.yaml").write_text(FILE.replace("shout", "whisper").replace("upper", "lower"))
+    (folder / "3.yaml").write_text(FILE.replace("shout", "loud") + "settings: {approve: [backfill]}\n")
+    (folder / "4.yaml").write_text(FILE.replace("shout", "never"))
+
+    done = backfilld("run", "migrations", "--json", database_url=database_url, redis_url=NOWHERE, cwd=tmp_path)
+
+    assert done.returncode == 4, done.stderr
+    assert [(one["name"], one["state"], one["phase"]) for one in json.loads(done.stdout)["runs"]] == [
+        ("jobs-shout", "waiting", "contract"),
+        ("jobs-whisper", "waiting", "contract"),
+        ("jobs-loud", "waiting", "backfill"),
+    ]
+    assert record.state("jobs-never") == "queued", "it begins after the one that waits"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fix_runs import expect
@@ -10,6 +10,7 @@ from fix_runs import expect
 from backfilld.migrations.errors import Refused, UsageError
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.holds import Cause
+from backfilld.migrations.planning import examine
 from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring import progress
@@ -91,6 +92,28 @@ def test_what_is_refused_as_it_begins_fails_the_run_and_is_examined_again(engine
     engine.execute('ALTER TABLE "Order" ADD shuot text')
     commands.resume(engine.connection, second, actor="test")
     expect(engine.drive(second), State.COMPLETED)
+
+
+def test_a_message_that_came_twice_does_not_fail_a_run_for_its_own_work(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one worker still examines the run, the other has begun it: the column that it finds there is the run's own."""
+    first = engine.enqueue(FIRST)
+    second = engine.enqueue("after: [first]\n" + FIRST.replace("first", "second").replace("shout", "loud"))
+    expect(engine.drive(first), State.WAITING)
+    examined = examine.examine
+
+    def slowly(*args: Any, **named: Any) -> examine.Examination:  # Any: passed through
+        monkeypatch.setattr(examine, "examine", examined)
+        expect(engine.drive(second, until=lambda run: run.phase is Phase.BACKFILL), State.RUNNING)
+        found = examined(*args, **named)
+        assert found.findings
+        return found
+
+    monkeypatch.setattr(examine, "examine", slowly)
+    engine.set_pace()
+    engine.runner().advance(engine.message(second))
+    expect(engine.drive(second), State.WAITING)
 
 
 def test_it_waits_for_a_run_that_decides_about_its_column(engine: Engine) -> None:
