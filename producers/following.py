@@ -38,8 +38,8 @@ class Following(Looking):
     ) -> Progress:
         """Return when a run is completed, or verified and usable and only waits for an approval.
 
-        Raises RunStopped when it failed, was cancelled, or was paused by what it met, and NotFinished after `timeout` seconds
-        or where a phase up to the switch waits for an approval.
+        Raises RunStopped when it failed, was cancelled, or was paused by what it met, and NotFinished after `timeout` seconds.
+        An approval that is missing earlier, of the switch for one, is waited for: somebody else may give it.
         """
         return self._until(run, waiting.has_ended_well, timeout=timeout, on_progress=on_progress)
 

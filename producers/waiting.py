@@ -117,8 +117,7 @@ def how_far(now: Progress, *, after: str = "") -> str:
 def has_ended_well(run: Run) -> bool:
     """Whether a script that waits may continue: all is done, or all but what waits for an approval.
 
-    Raises RunStopped when it will not get there by itself, and NotFinished where a phase up to the switch waits for a person; a
-    run that a person paused may yet go on.
+    Raises RunStopped when it will not get there by itself; a run that a person paused, or has not approved yet, may yet.
     """
     if run.state is State.PAUSED and run.error is not None:
         raise RunStopped(run)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -38,6 +40,10 @@ if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_ME
     if os.access(IN_MEMORY, os.W_OK) and runs_programs:
         tempfile.tempdir = os.environ["TMPDIR"] = str(IN_MEMORY)
 
+# Whoever set this did not think of tests that start Python hundreds of times: each would compile all of backfilld for itself.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A busy machine is no failure.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
@@ -58,3 +64,9 @@ FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones first; within both parts the order stays that of pytest-randomly."""
     items.sort(key=lambda item: not any(name in item.nodeid for name in FIRST))
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays to the end: no collection of garbage looks through thousands of tests and their modules again."""
+    gc.collect()
+    gc.freeze()

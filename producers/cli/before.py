@@ -140,7 +140,9 @@ def enqueue(  # noqa: PLR0913 - its options
     *,
     values: Set = None,
     again: Again = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is done, or waits for an approval.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until it is done, or only the approval of contract is missing.")
+    ] = False,
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:

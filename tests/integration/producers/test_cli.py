@@ -414,18 +414,6 @@ def test_waiting_for_an_approval_is_success_and_is_said(shell: Shell) -> None:
     assert shell.json("enqueue", file, "--wait")["state"] == "waiting"
 
 
-def test_waiting_ends_where_the_switch_itself_waits_for_a_person(shell: Shell) -> None:
-    file = shell.write()
-    shell("enqueue", file)
-    shell.becomes(State.RUNNING)
-    shell.enters(Phase.SWITCH, verified=True)
-    shell.becomes(State.WAITING)
-    result = shell("enqueue", file, "--wait")
-    assert result.exit_code == 4
-    assert "not ready to use: switch waits for approval" in result.stderr
-    assert "backfilld approve jobs-shout --phase switch" in result.stderr
-
-
 def test_a_draft_is_printed_or_written_and_never_over_another_file(shell: Shell) -> None:
     printed = shell("new", "jobs", "add_column", "--column", "priority")
     assert printed.exit_code == 0
