@@ -121,11 +121,6 @@ def has_ended_well(run: Run) -> bool:
     """
     if run.state is State.PAUSED and run.error is not None:
         raise RunStopped(run)
-    if run.state is State.WAITING and not run.phase.is_past(Phase.SWITCH):
-        approve = f"backfilld approve {run.name} --phase {run.phase}"
-        raise NotFinished(
-            f"run {run.name} is not ready to use: {run.phase} waits for approval; to let it begin: {approve}"
-        )
     gate_is_open = is_open(run)
     return run.state is State.COMPLETED or (run.state is State.WAITING and gate_is_open)
 
