@@ -81,7 +81,7 @@ def _revoked(function: RowFunction) -> sql.Composed:
     """Take away what is there: all where privileges are granted next, else only what default privileges gave."""
     again = "" if function.has_grants else "GRANT EXECUTE ON {what} TO PUBLIC, {owner};"
     body = (  # names are quoted
-        "DECLARE one record; BEGIN FOR one IN SELECT DISTINCT CASE WHEN x.grantee = 0 THEN 'PUBLIC' "
+        "DECLARE one record; BEGIN FOR one IN SELECT DISTINCT CASE WHEN x.grantee = 0 THEN 'PUBLIC' "  # noqa: S608 - names are quoted
         "ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS who FROM pg_catalog.pg_proc p, "
         "pg_catalog.aclexplode({acl}) x WHERE p.oid = {name}::pg_catalog.regprocedure "
         "LOOP EXECUTE 'REVOKE ALL ON ' || {what_text} || ' FROM ' || one.who; END LOOP; "
