@@ -260,8 +260,25 @@ class Exchange:
         yield from self._fired(off=False)
         yield from new.journal.put_on
         yield from new.journal.fence
+        yield from self._kept_ahead()
         if new.definition.notifies:
             yield tables.notify_postgrest()
+
+    def _kept_ahead(self) -> Iterator[Statement]:
+        """A worker makes the next partitions from now on; or no more."""
+        by = self.new.of.partition_by
+        if by is None or by.range is None:
+            return
+        relation = sql.SQL("{}::pg_catalog.regclass::text").format(sql.Literal(self.new.table.identifier.as_string()))
+        if self.forward:
+            kept = sql.SQL(
+                "INSERT INTO backfilld.partitioned_tables (relation, run, partition_by) VALUES ({}, {}, {}) "
+                "ON CONFLICT (relation) DO UPDATE SET run = excluded.run, partition_by = excluded.partition_by"
+            ).format(relation, self._run, sql.Literal(by.model_dump_json(by_alias=True, exclude_defaults=True)))
+            yield Statement(sql=kept, lock=LockMode.NONE, note="a worker makes the next partitions from now on")
+        else:
+            ended = sql.SQL("DELETE FROM backfilld.partitioned_tables p WHERE p.relation = {}").format(relation)
+            yield Statement(sql=ended, lock=LockMode.NONE, note="no worker makes partitions of it any more")
 
     def _unbound(self) -> Iterator[Statement]:
         """What is bound to the table that leaves goes, whatever reads another before it."""
