@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.record.backups import Figures
     from backfilld.migrations.record.model import Pace
+    from backfilld.migrations.record.partitions import PartitionedTable
     from backfilld.monitoring.progress import Progress
 
 T = TypeVar("T")
@@ -53,6 +54,8 @@ class Snapshot:
     kept_overdue_seconds: float
     notices: Mapping[str, int]
     backups: Figures
+    #: Tables whose next partitions a worker makes.
+    partitioned: Sequence[PartitionedTable]
     #: None: this role may not read it.
     replica_lag_seconds: float | None
     #: None: could not be read in time.
@@ -113,6 +116,16 @@ _OF_RUNS: tuple[_Of[Progress], ...] = (
         "backfilld_rollback_conflict_rows",
         "Rows written since the switch that do not fit the old column; they block a rollback.",
         lambda run: run.rollback_conflicts,
+    ),
+    _Of(
+        "backfilld_run_behind_rows",
+        "Rows that were written and are not yet in the other table of a rebuild, up to 100,000; absent where there is none.",
+        lambda run: run.behind,
+    ),
+    _Of(
+        "backfilld_run_behind_seconds",
+        "Seconds for which the first of them has waited; absent where there is no other table.",
+        lambda run: run.behind_seconds,
     ),
     _Of(
         "backfilld_run_hot_update_ratio",
@@ -228,6 +241,26 @@ def _of_database(snapshot: Snapshot) -> Iterator[Metric]:
         yield family
     yield from _of_holds_and_notices(snapshot)
     yield from _of_backups(snapshot.backups)
+    yield from _of_partitions(snapshot.partitioned)
+
+
+def _of_partitions(tables: Sequence[PartitionedTable]) -> Iterator[Metric]:
+    ahead = GaugeMetricFamily(
+        "backfilld_partitions_ahead",
+        "Partitions beyond the one that rows come into now, of tables whose next partitions a worker makes; absent before the first look.",
+        labels=["table"],
+    )
+    strays = GaugeMetricFamily(
+        "backfilld_default_partition_rows_found",
+        "1 when rows are in the default partition that belong behind the first of the others; absent when unknown.",
+        labels=["table"],
+    )
+    for one in tables:
+        if one.partitions_ahead is not None:
+            ahead.add_metric([one.relation], one.partitions_ahead)
+        if one.has_strays is not None:
+            strays.add_metric([one.relation], float(one.has_strays))
+    yield from (ahead, strays)
 
 
 def _of_backups(figures: Figures) -> Iterator[Metric]:

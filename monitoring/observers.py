@@ -124,7 +124,7 @@ _ROWS: dict[type, _Row] = dict(
         _row(RowQuarantined, "row.quarantined", "warning", lambda _: metrics.ERRORS.labels("data").inc()),
         _row(CommitUnknown, "commit.unknown", "warning", lambda _: metrics.ERRORS.labels("connection").inc()),
         _row(LaneHeld, "lane.held", "debug"),
-        _row(LanesWoken, "lanes.woken", "info", lambda event: metrics.RECONCILER_WAKEUPS.inc(event.lanes)),
+        _row(LanesWoken, "lanes.woken", "debug", lambda event: metrics.RECONCILER_WAKEUPS.inc(event.lanes)),
         _row(MessageDropped, "message.dropped", "debug", lambda _: metrics.MESSAGES_DROPPED.inc()),
         # The broker has told why, once; this is said for each message.
         _row(SendFailed, "send.failed", "debug", _count_send_failed),

@@ -21,7 +21,7 @@ from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.connect import apply_settings, connect
 from backfilld.migrations.postgres.safe_path import one_moment
 from backfilld.migrations.postgres.sessions import named
-from backfilld.migrations.record import backups, lanes, notices, pace, runs
+from backfilld.migrations.record import backups, lanes, notices, pace, partitions, runs
 from backfilld.migrations.rollback import retention
 from backfilld.migrations.telemetry import SideTaskFailed, nobody
 from backfilld.monitoring import families, progress
@@ -136,6 +136,7 @@ class RecordCollector(Collector):
             kept_overdue_seconds=retention.most_overdue_seconds(connection),
             notices=dict(zip(("pending", "failed"), notices.count(connection), strict=True)),
             backups=backups.figures(connection),
+            partitioned=partitions.listed(connection),
             replica_lag_seconds=replica_lag(standbys, self._history).value,
             sizes=None,
         )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.planning.planned_schema import PlannedSchema
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.pace import Stop
+    from backfilld.migrations.record.partitions import PartitionedTable
     from backfilld.migrations.record.states import Phase
     from backfilld.migrations.rollback.retention import Purged
     from backfilld.monitoring.pace import PaceReport
@@ -264,6 +265,18 @@ class Client(Following, BackingUp):
         """
         with self._record_of_runs() as connection:
             return commands.purge(connection, run, now=now, actor=self._actor)
+
+    def partitions(self) -> list[PartitionedTable]:
+        """The tables whose next partitions a worker makes, each with how far they reach."""
+        from backfilld.migrations.record import partitions  # noqa: PLC0415 - brings a model of the file along, for this verb alone
+
+        with self._record_of_runs() as connection:
+            return partitions.listed(connection)
+
+    def end_partitions(self, table: str) -> None:
+        """No worker makes the next partitions of a table any more. Raises UsageError where none does."""
+        with self._record_of_runs() as connection:
+            commands.end_partitions(connection, table, actor=self._actor)
 
     def approve(self, run: int | str, phase: str | None = None, *, yes: bool = False) -> Progress:
         """Let a phase begin that waits for a person, now or when it is reached; without a phase, the one that waits.

@@ -11,6 +11,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Finding, Refused, UsageError
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.record import application, audit, lanes, quarantine, runs
 from backfilld.migrations.record.model import Bounds, Rollback
 from backfilld.migrations.record.states import ENDED, LaneKind, Phase, State, Wish
@@ -114,6 +115,24 @@ def _check_way_back(connection: Connection, run: Run) -> None:
         else "Undo by hand what the plan shows; what the run changed or dropped stays as it is"
     )
     raise Refused([Finding("rollback", f"run {run.name} cannot be rolled back: {found.because}", remedy)])
+
+
+def end_partitions(connection: Connection, table: str, *, actor: str) -> None:
+    """No worker makes the next partitions of a table any more. Raises UsageError where none does."""
+    from backfilld.migrations.record import partitions  # noqa: PLC0415 - brings a model of the file along, for this command alone
+
+    try:
+        wanted = TableName.parse(table)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
+    with connection.transaction():
+        for one in partitions.listed(connection):
+            if TableName.parse(one.relation) == wanted:
+                partitions.end(connection, one.relation)
+                audit.record(connection, one.run, actor=actor, what="partitions.ended", table=one.relation)
+                return
+    msg = f"no worker makes partitions of {table}; the tables are: backfilld partitions"
+    raise UsageError(msg)
 
 
 def purge(connection: Connection, reference: int | str | None, *, now: bool, actor: str) -> list[Purged]:

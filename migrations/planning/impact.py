@@ -267,6 +267,9 @@ _REBUILT = {
     "sequence": "goes on from its number",
     "trigger": "is made for the new table, and rests until the switch",
     "policy": "is made for the new table in the switch",
+    "view": "is made anew in the switch, or before it where a materialized view reads it",
+    "materialized view": "is made over the new table just before the switch, with its rows, and takes the place of the old one in it",
+    "function": "is made anew in the switch; a call that waits for the switch may fail once",
 }
 
 

@@ -13,6 +13,7 @@ from psycopg import errors, sql
 
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import column_parts
+from backfilld.migrations.postgres.bound import TABLE, CopiedView, RowFunction, copied, placed, row_functions
 from backfilld.migrations.postgres.column_dependents import DependentPolicy, DependentView
 from backfilld.migrations.postgres.dependents import ColumnDependent
 from backfilld.migrations.queries import queries
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
 
 _SQL = queries(__package__, "belongings")
 
-#: What stands for the table and for its schema in a statement; no text of PostgreSQL's has such characters.
-_TABLE, _SCHEMA = "\x01", "\x02"
-_PRIMARY_KEY = re.compile(rf'ALTER TABLE {_TABLE} ADD CONSTRAINT (?:"(?:[^"]|"")*"|[^ "]+) PRIMARY KEY ')
+_PRIMARY_KEY = re.compile(rf'ALTER TABLE {TABLE} ADD CONSTRAINT (?:"(?:[^"]|"")*"|[^ "]+) PRIMARY KEY ')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +85,7 @@ class Belonging:
 
     def made(self, table: TableName) -> sql.Composed:
         """The statement that makes it for a table, whose indexes and sequences are in its own schema."""
-        text = self.statement.replace(_TABLE, table.identifier.as_string())
-        return sql.Composed([sql.SQL(text.replace(_SCHEMA, sql.Identifier(table.schema).as_string()))])
+        return placed(self.statement, table)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -165,6 +163,9 @@ class TableDefinition:
     views: tuple[DependentView, ...] = ()
     functions: tuple[str, ...] = ()
     policies: tuple[DependentPolicy, ...] = ()
+    #: Materialized views, and the views that these read; `views` read them, and are not read by them.
+    copied: tuple[CopiedView, ...] = ()
+    row_functions: tuple[RowFunction, ...] = ()
     #: A PostgREST is told to read the schema again.
     notifies: bool = False
     #: The partitions of the new table, where it is partitioned: each by name, with what follows PARTITION OF.
@@ -186,6 +187,8 @@ class TableDefinition:
                 "partitions": tuple((name, bounds) for name, bounds in value["partitions"]),
                 "views": tuple(DependentView.from_json(one) for one in value["views"]),
                 "policies": tuple(DependentPolicy.from_json(one) for one in value["policies"]),
+                "copied": tuple(CopiedView.from_json(one) for one in value.get("copied", ())),
+                "row_functions": tuple(RowFunction.from_json(one) for one in value.get("row_functions", ())),
                 **{name: tuple(value[name]) for name in ("options", "publications", "functions")},
             }
         )
@@ -232,11 +235,14 @@ def read(connection: Connection, table: Table, *, key: str, notifies: bool) -> F
             ColumnDependent(kind=row["kind"], oid=row["oid"], name=row["name"], definition=None)
             for row in connection.execute(_SQL["bound"], of)
         ]
+        along = [replace(one, kind="view") for one in found if one.kind == "copied"]
         definition = replace(
             definition,
             views=column_parts.views(connection, found),
             functions=column_parts.functions(connection, found),
             policies=column_parts.policies(connection, found),
+            copied=copied(connection, column_parts.views(connection, along), along),
+            row_functions=row_functions(connection, [one for one in found if one.kind == "row function"]),
         )
         rights = connection.execute(_SQL["database_rights"], of).fetchone() or {}
     if not rights["may_create"]:

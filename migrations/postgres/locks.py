@@ -106,8 +106,11 @@ class Needed:
 
 
 def _view_alone(view: TableName) -> sql.Composed:
-    """Lock a view ACCESS EXCLUSIVE and nothing that it reads, as a LOCK TABLE of it would. It changes nothing."""
-    return sql.SQL("ALTER VIEW IF EXISTS {} SET SCHEMA {}").format(view.identifier, sql.Identifier(view.schema))
+    """Lock a view ACCESS EXCLUSIVE and nothing that it reads, as a LOCK TABLE of it would. It changes nothing.
+
+    ALTER TABLE, because the view may be a materialized one.
+    """
+    return sql.SQL("ALTER TABLE IF EXISTS {} SET SCHEMA {}").format(view.identifier, sql.Identifier(view.schema))
 
 
 class Locking(Protocol):

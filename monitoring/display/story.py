@@ -281,6 +281,10 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "index.dropped": lambda detail: (
         f"dropped index {detail['index']} on {detail['table']} in {duration(detail['seconds'])}"
     ),
+    "partitions.made": lambda detail: (
+        f"made {', '.join(detail['partitions'])} of {detail['table']}, which reaches to {detail['reaches']} now"
+    ),
+    "partitions.ended": lambda detail: f"no worker makes partitions of {detail['table']} any more",
     "backup.gate": lambda detail: (
         f"backup {detail['backup']} is {detail['level']}, and {detail['required']} was required: it may begin"
     ),

@@ -248,6 +248,21 @@ SERVERS = Section(
             look=Look(unit="none"),
             size=(6, 6),
         ),
+        lines_panel(
+            "How many partitions are ahead?",
+            "Of tables that a `rebuild` has cut by ranges: partitions beyond the one that rows come into now. A worker makes the next; "
+            "`backfilld partitions` says what keeps it.",
+            Query(record("backfilld_partitions_ahead"), "{{table}}"),
+            look=Look(unit="none", least=0),
+            size=(12, 6),
+        ),
+        stat_panel(
+            "Are rows in a default partition?",
+            "Rows whose own partition cannot be made before they are moved: the runbook of BackfilldRowsInDefaultPartition says how.",
+            Query(record("backfilld_default_partition_rows_found"), "{{table}}"),
+            look=Look(unit="none", words={"0": ("no", GREEN), "1": ("yes", YELLOW)}),
+            size=(12, 6),
+        ),
     ],
 )
 

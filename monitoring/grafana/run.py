@@ -276,6 +276,15 @@ LEFT_BEHIND = Section(
             size=(6, 8),
             stacked=True,
         ),
+        lines_panel(
+            "How far behind is the other table of a rebuild?",
+            "Rows that were written and wait to be brought over, up to 100,000, and for how long the first of them has. The switch "
+            "waits until there are few, and so does a rollback; empty without a `rebuild`.",
+            Query(of_run("backfilld_run_behind_rows"), "rows"),
+            Query(of_run("backfilld_run_behind_seconds"), "seconds"),
+            look=Look(unit="short", least=0),
+            size=(12, 6),
+        ),
     ],
 )
 

@@ -107,6 +107,43 @@ def purge(
     answers.give(as_json=as_json, value=lambda: {"purged": [vars(one) for one in purged]}, text=told)
 
 
+def partitions(
+    context: typer.Context,
+    table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="A table, for --end.")] = None,
+    *,
+    end: Annotated[bool, typer.Option("--end", help="No worker makes partitions of the table any more.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the tables whose next partitions a worker makes, since a `rebuild` has cut them by ranges; or end that for one.
+
+    Example: backfilld partitions events --end
+    """
+    if end != (table is not None):
+        msg = "name a table and say --end, or give neither"
+        raise UsageError(msg)
+    asked = client(context, as_json=as_json)
+    if table is not None:
+        asked.end_partitions(table)
+        answers.give(
+            as_json=as_json,
+            value=lambda: {"ended": table},
+            text=lambda: f"no worker makes partitions of {table} any more",
+        )
+        return
+    kept = asked.partitions()
+
+    def told() -> str:
+        lines = []
+        for one in kept:
+            ahead = "not looked at yet" if one.looked_at is None else f"{one.partitions_ahead or 0} ahead"
+            reaches = f", to {one.reaches}" if one.reaches is not None else ""
+            strays = "; rows are in the default partition" if one.has_strays else ""
+            lines.append(f"{one.relation}: {ahead}{reaches}{strays}" + (f"; {one.problem}" if one.problem else ""))
+        return "\n".join(lines) or "none"
+
+    answers.give(as_json=as_json, value=lambda: {"partitions": [one.to_json() for one in kept]}, text=told)
+
+
 def rollback(  # noqa: PLR0913 - the options of a verb
     context: typer.Context,
     run: RunArgument,

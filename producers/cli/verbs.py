@@ -104,6 +104,7 @@ _register(
         "cancel": control.cancel,
         "rollback": control.rollback,
         "purge": control.purge,
+        "partitions": control.partitions,
         "restore": backup.restore,
     },
 )

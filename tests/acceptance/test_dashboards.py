@@ -28,9 +28,12 @@ OF_THE_RECORD = set(re.findall(r"(?m)^\| `(\w+)`", REFERENCE.partition("## A wor
 }
 
 
-#: What the scene has none of: backups, and a file that checks its application. That they are served: test_record.py and
-#: test_application_check.py.
-NOT_IN_THE_SCENE = ("backfilld_backup_", "backfilld_application_findings")
+#: What the scene has none of: backups, a file that checks its application, and a rebuild. That they are served: test_record.py,
+#: test_application_check.py and test_partitions.py.
+NOT_IN_THE_SCENE = (
+    *("backfilld_backup_", "backfilld_application_findings"),
+    *("backfilld_run_behind_", "backfilld_partitions_", "backfilld_default_partition_"),
+)
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)

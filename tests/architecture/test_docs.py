@@ -67,6 +67,10 @@ def test_settings_in_the_docs_are_accepted(text: str) -> None:
 @pytest.mark.parametrize("text", blocks("sql"))
 def test_sql_in_the_docs_is_understood(text: str, connection: psycopg.Connection[dict[str, object]]) -> None:
     connection.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text)")
+    connection.execute(
+        "CREATE TABLE events (id bigint, created_at timestamptz, note text) PARTITION BY RANGE (created_at); "
+        "CREATE TABLE events_default PARTITION OF events DEFAULT"
+    )
     connection.execute("CREATE FUNCTION notify() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
     connection.execute(text.encode())
 

@@ -12,7 +12,7 @@ from backfilld.migrations.wire.receive import SHUTDOWN_TIMEOUT_MILLISECONDS, rec
 from backfilld.migrations.wire.send import sender
 from backfilld.monitoring import metrics
 from backfilld.worker import handlers
-from backfilld.worker.side_tasks import backups, retention
+from backfilld.worker.side_tasks import backups, partitions, retention
 from backfilld.worker.side_tasks.activity import Activity
 from backfilld.worker.side_tasks.backups import BackupKeeper
 from backfilld.worker.side_tasks.control import Control
@@ -87,6 +87,7 @@ def start_side_tasks(settings: Settings, broker: AnyBroker, *, observe: Observer
         side_task("give way", give_way.run_once, lambda batches: give_way.wait(batches, stopping)),
         side_task("reconciler", reconciler.run_once, lambda _woken: reconciler.wait(stopping)),
         side_task("purger", retention.run_once, lambda _purged: stopping.wait(retention.TICK_SECONDS)),
+        side_task("partitions", partitions.run_once, lambda _made: stopping.wait(partitions.TICK_SECONDS)),
         side_task("reporter", Reporter(observe=observe).run_once, lambda _told: stopping.wait(REPORTER_SECONDS)),
     ]
     if settings.notifications:

@@ -91,10 +91,10 @@ def on_sequence(sequence: sql.Identifier, text: str) -> Statement:
     return _comment(sql.SQL("SEQUENCE {}").format(sequence), text)
 
 
-def on_view(view: TableName, text: str, *, column: str | None = None) -> Statement:
-    """The comment on a view, or on one of its columns; its tables are not locked by it."""
+def on_view(view: TableName, text: str, *, column: str | None = None, kind: str = "VIEW") -> Statement:
+    """The comment on a view, or on one of its columns; its tables are not locked by it. `kind`: VIEW or MATERIALIZED VIEW."""
     if column is None:
-        return _comment(sql.SQL("VIEW {}").format(view.identifier), text)
+        return _comment(sql.SQL("{} {}").format(sql.SQL(kind), view.identifier), text)
     return _comment(sql.SQL("COLUMN {}").format(sql.Identifier(view.schema, view.name, column)), text)
 
 

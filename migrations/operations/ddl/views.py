@@ -14,11 +14,14 @@ from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.base import Guard, Statement
 from backfilld.migrations.operations.ddl import grants_and_comments
 from backfilld.migrations.operations.ddl.columns import operand
+from backfilld.migrations.postgres.bound import placed
 from backfilld.migrations.postgres.locks import LockMode
+from backfilld.migrations.postgres.statements import split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from backfilld.migrations.postgres.bound import CopiedView
     from backfilld.migrations.postgres.column_dependents import DependentPolicy, DependentView
 
 
@@ -28,19 +31,57 @@ def drop(view: DependentView) -> Statement:
     return Statement(sql=gone, lock=LockMode.ACCESS_EXCLUSIVE, note="made anew below")
 
 
+def drop_copied(copied: CopiedView, *, schema: str) -> Statement:
+    """A materialized view, or one that such a view reads, goes from a schema, if it is there."""
+    name = sql.Identifier(schema, copied.view.name)
+    gone = sql.SQL("DROP {} IF EXISTS {}").format(sql.SQL(copied.kind), name)
+    return Statement(sql=gone, lock=LockMode.ACCESS_EXCLUSIVE, note="its copy comes in its place")
+
+
+def copy(copied: CopiedView, *, schema: str, named: Mapping[tuple[str, str], sql.Identifier]) -> Iterable[Statement]:
+    """The same view in another schema, over what is `named` in place of what it reads, with its rows and all that belongs to it."""
+    view, name = copied.view, TableName(schema, copied.view.name)
+    (text,) = split(view.definition)
+    options = sql.SQL(" WITH ({})").format(sql.SQL(view.options)) if view.options else sql.SQL("")
+    method: sql.Composable = sql.SQL("")
+    rows = sql.SQL("")
+    if copied.materialized:
+        method = sql.SQL(" USING {}").format(sql.Identifier(copied.method))
+        rows = sql.SQL(" WITH DATA" if copied.populated else " WITH NO DATA")
+    at = sql.SQL(" TABLESPACE {}").format(sql.Identifier(copied.tablespace)) if copied.tablespace else sql.SQL("")
+    created = sql.SQL("CREATE {} {}{}{}{} AS {}{}").format(
+        sql.SQL(copied.kind), name.identifier, method, options, at, sql.SQL(text.renamed(named)), rows
+    )
+    yield Statement(sql=created, lock=LockMode.NONE, note="read from the table that comes, before it does")
+    for statement in copied.statements:
+        yield Statement(sql=placed(statement, name), lock=LockMode.NONE, note="a view that nobody else uses yet")
+    yield from _as_it_was(view, name, kind=copied.kind)
+
+
+def move_copied(copied: CopiedView, *, schema: str) -> Statement:
+    """The copy comes in the place of the view, with its rows and indexes."""
+    name = sql.Identifier(schema, copied.view.name)
+    moved = sql.SQL("ALTER {} {} SET SCHEMA {}").format(sql.SQL(copied.kind), name, sql.Identifier(copied.view.schema))
+    return Statement(sql=moved, lock=LockMode.NONE, note="the copy that was made before")
+
+
 def made(view: DependentView) -> Iterable[Statement]:
     """The view as it was, with its owner, privileges and comments, whatever default privileges add to a new one."""
     name = TableName(view.schema, view.name)
     options = sql.SQL(" WITH ({})").format(sql.SQL(view.options)) if view.options else sql.SQL("")
     create = sql.SQL("CREATE VIEW {}{} AS {}").format(name.identifier, options, sql.SQL(view.definition))
-    owner = sql.SQL("ALTER VIEW {} OWNER TO {}").format(name.identifier, sql.SQL(view.owner))
     yield Statement(sql=create, lock=LockMode.NONE)
+    yield from _as_it_was(view, name, kind="VIEW")
+
+
+def _as_it_was(view: DependentView, name: TableName, *, kind: str) -> Iterable[Statement]:
+    owner = sql.SQL("ALTER {} {} OWNER TO {}").format(sql.SQL(kind), name.identifier, sql.SQL(view.owner))
     yield Statement(sql=owner, lock=LockMode.NONE)
     yield grants_and_comments.revoke_given(name.identifier, what="view", from_owner=True)
     for grant in view.grants:
         yield grants_and_comments.grant(name, grant)
     if view.comment is not None:
-        yield grants_and_comments.on_view(name, view.comment)
+        yield grants_and_comments.on_view(name, view.comment, kind=kind)
     for column, text in view.column_comments:
         yield grants_and_comments.on_view(name, text, column=column)
 

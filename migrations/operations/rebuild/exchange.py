@@ -14,7 +14,7 @@ from psycopg import sql
 
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.base import Action, Guard, Statement
-from backfilld.migrations.operations.ddl import grants_and_comments, statistics, tables, views
+from backfilld.migrations.operations.ddl import grants_and_comments, row_functions, statistics, tables, views
 from backfilld.migrations.operations.ddl.columns import alter_table
 from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
 from backfilld.migrations.postgres.catalog_diff import AllowedChanges
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.operations.rebuild.new_table import NewTable
     from backfilld.migrations.postgres.belongings import ForeignKey
+    from backfilld.migrations.postgres.column_dependents import DependentView
     from backfilld.migrations.walks.copying import Copying
 
 #: How the mode of a trigger is said; one that was disabled stays so.
@@ -49,11 +50,14 @@ class Exchange:
             table=new.table,
             locks=self._locks,
             # The outermost first, as whoever reads them locks them.
-            views=tuple(TableName(one.schema, one.name) for one in reversed(new.definition.views)),
-            requires=(new.journal.is_on, *self._few_keys, self._nobody_aside),
+            views=tuple(TableName(one.schema, one.name) for one in reversed(self._views)),
+            requires=(new.journal.is_on, *self._few_keys, self._nobody_aside, *self._as_read),
             statements=tuple(self._statements()),
             drains=self._copying.waiting(most=MOST_KEYS + 1),
-            guards=tuple(views.same_privileges(one) for one in new.definition.views),
+            guards=(
+                *(views.same_privileges(one) for one in self._views),
+                *(row_functions.same_privileges(one) for one in new.definition.row_functions),
+            ),
             allows=self.allows,
         )
 
@@ -85,6 +89,11 @@ class Exchange:
     def _leaves(self) -> TableName:
         """Where the one that leaves will be."""
         return self.new.past if self.forward else self.new.next
+
+    @property
+    def _views(self) -> tuple[DependentView, ...]:
+        """All views, each behind those that it reads."""
+        return (*(one.view for one in self.new.definition.copied), *self.new.definition.views)
 
     @property
     def _own(self) -> tuple[ForeignKey, ...]:
@@ -140,6 +149,41 @@ class Exchange:
             names_rows=True,
         )
 
+    @property
+    def _as_read(self) -> Iterable[Guard]:
+        """What is made anew from its text is as it was when that was read: a deploy's change of it would be lost.
+
+        Of the way forward alone: over the new table PostgreSQL may write a text otherwise.
+        """
+        definition = self.new.definition
+        texts = [
+            (
+                f"view {one.written}",
+                f"pg_catalog.pg_get_viewdef(pg_catalog.to_regclass({_text(one.written)}))",
+                one.definition,
+            )
+            for one in self._views
+        ]
+        texts += [
+            (
+                f"function {one.signature}",
+                f"pg_catalog.pg_get_functiondef(pg_catalog.to_regprocedure({_text(one.signature)}))",
+                one.definition,
+            )
+            for one in definition.row_functions
+        ]
+        if self.forward and texts:
+            is_now = sql.SQL(", ").join(
+                sql.SQL("({}, {}, {})").format(sql.Literal(name), sql.SQL(now), sql.Literal(had))
+                for name, now, had in texts
+            )
+            query = sql.SQL(
+                "SELECT w.name FROM (VALUES {}) w (name, now, had) WHERE pg_catalog.rtrim(w.now, E' ;\n') "
+                "IS DISTINCT FROM pg_catalog.rtrim(w.had, E' ;\n') LIMIT 1"
+            ).format(is_now)
+            template = "the {!r} is not what it was when the run was enqueued, and would be made as it was"
+            yield Guard(sql=query, template=template, remedy="Roll back, and enqueue the migration again")
+
     def _is_aside(self, alias: str, columns: Sequence[str]) -> sql.Composed:
         """The key in these columns is that of an entry `m`."""
         return sql.SQL(" AND ").join(
@@ -169,7 +213,7 @@ class Exchange:
         # PostgreSQL writes their columns in the order of the table.
         belongings += [("statistics", one.name) for one in new.definition.statistics if new.of.order is not None]
         # Where a view had no privileges of its own it has them in words now: `same_privileges`.
-        belongings += [("view", one.written) for one in new.definition.views if not one.has_grants]
+        belongings += [("view", one.written) for one in self._views if not one.has_grants]
         if new.of.partition_by is not None or new.of.primary_key is not None:
             # The primary key has other columns, and of a table in partitions PostgreSQL writes each index otherwise.
             belongings += [
@@ -188,8 +232,7 @@ class Exchange:
         drain = self._copying.drain_all()
         yield Statement(sql=drain, lock=LockMode.ROW_EXCLUSIVE, note=f"the last keys, {MOST_KEYS} at most")
         yield from self._forgotten
-        for view in reversed(new.definition.views):
-            yield views.drop(view)
+        yield from self._unbound()
         yield from new.journal.taken_off
         yield from self._fired(off=True)
         for one in new.inbound:
@@ -217,11 +260,41 @@ class Exchange:
         yield from self._fired(off=False)
         yield from new.journal.put_on
         yield from new.journal.fence
+        yield from self._kept_ahead()
         if new.definition.notifies:
             yield tables.notify_postgrest()
 
+    def _kept_ahead(self) -> Iterator[Statement]:
+        """A worker makes the next partitions from now on; or no more."""
+        by = self.new.of.partition_by
+        if by is None or by.range is None:
+            return
+        relation = sql.SQL("{}::pg_catalog.regclass::text").format(sql.Literal(self.new.table.identifier.as_string()))
+        if self.forward:
+            kept = sql.SQL(
+                "INSERT INTO backfilld.partitioned_tables (relation, run, partition_by) VALUES ({}, {}, {}) "
+                "ON CONFLICT (relation) DO UPDATE SET run = excluded.run, partition_by = excluded.partition_by"
+            ).format(relation, self._run, sql.Literal(by.model_dump_json(by_alias=True, exclude_defaults=True)))
+            yield Statement(sql=kept, lock=LockMode.NONE, note="a worker makes the next partitions from now on")
+        else:
+            ended = sql.SQL("DELETE FROM backfilld.partitioned_tables p WHERE p.relation = {}").format(relation)
+            yield Statement(sql=ended, lock=LockMode.NONE, note="no worker makes partitions of it any more")
+
+    def _unbound(self) -> Iterator[Statement]:
+        """What is bound to the table that leaves goes, whatever reads another before it."""
+        definition = self.new.definition
+        for view in reversed(definition.views):
+            yield views.drop(view)
+        for copied in reversed(definition.copied):
+            yield views.drop_copied(copied, schema=copied.view.schema)
+        for function in definition.row_functions:
+            yield row_functions.drop(function)
+
     def _bound_anew(self) -> Iterator[Statement]:
         """Texts that were read before the run, run again: they name the table, and are bound to the one that has the name now."""
+        for copied in self.new.definition.copied:
+            yield views.move_copied(copied, schema=self._comes.schema)
+        yield from row_functions.made(self.new.definition.row_functions)
         for view in self.new.definition.views:
             yield from views.made(view)
         for function in self.new.definition.functions:
@@ -280,6 +353,10 @@ class Exchange:
                 yield statistics.set_schema(one.schema, one.name, self._leaves.schema)
             if in_both or not self.forward:
                 yield statistics.set_schema(self._comes.schema, one.name, one.schema)
+
+
+def _text(text: str) -> str:
+    return sql.Literal(text).as_string()
 
 
 def _set_schema(table: TableName, schema: str) -> Statement:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from psycopg import sql
 
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.base import Statement, object_name
-from backfilld.migrations.operations.ddl import grants_and_comments
+from backfilld.migrations.operations.ddl import grants_and_comments, views
 from backfilld.migrations.operations.ddl.columns import alter_table
 from backfilld.migrations.operations.ddl.key_journal import KeyJournal
 from backfilld.migrations.postgres.locks import LockMode
@@ -281,6 +281,27 @@ class NewTable:
                 sequence = sql.Identifier(self.next.schema, one.sequence)
                 statements.append(grants_and_comments.revoke_given(sequence, what="sequence", from_owner=False))
         return (*statements, *self.made("late"))
+
+    def renamed(self, schema: str) -> dict[tuple[str, str], sql.Identifier]:
+        """The table and the views that are copied, by their names, as they are called in this schema."""
+        names = [self.table, *(TableName(one.view.schema, one.view.name) for one in self.definition.copied)]
+        return {(one.schema, one.name): sql.Identifier(schema, one.name) for one in names}
+
+    def unfilled(self) -> Self:
+        """The same, where no copy of a materialized view has rows."""
+        copied = tuple(replace(one, populated=False) for one in self.definition.copied)
+        return replace(self, definition=replace(self.definition, copied=copied))
+
+    def copies_made(self, schema: str) -> tuple[Statement, ...]:
+        """Copies of materialized views, and of views that these read, over the table that is in this schema."""
+        named = self.renamed(schema)
+        return (
+            *self.copies_gone(schema),
+            *(one for copied in self.definition.copied for one in views.copy(copied, schema=schema, named=named)),
+        )
+
+    def copies_gone(self, schema: str) -> tuple[Statement, ...]:
+        return tuple(views.drop_copied(one, schema=schema) for one in reversed(self.definition.copied))
 
     def _given_to_owner(self, table: TableName) -> Statement:
         owner = sql.SQL("OWNER TO {}").format(sql.SQL(self.definition.owner))

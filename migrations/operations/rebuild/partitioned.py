@@ -190,7 +190,8 @@ def _warn(case: Case, by: PartitionBy, found: tuple[tuple[str, str], ...], reach
     if by.range is not None:
         *_, last = ranges(by, reaches=reaches)
         case.warn(
-            f"the partitions of {name} reach to {last[2]}: later rows come into {found[-1][0]}. Nobody makes more of them by itself"
+            f"the partitions of {name} reach to {last[2]}, and a worker makes the next ones from the switch on, {by.ahead} ahead, until a "
+            f"person ends it (backfilld partitions {name} --end): later rows come into {found[-1][0]}"
         )
     walked = ", ".join(one.name for one in case.table.keys[0].columns)
     case.warn(

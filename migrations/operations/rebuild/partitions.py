@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+import math
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -11,9 +13,10 @@ from backfilld.migrations.file.operations.partitioning import EVERY
 from backfilld.migrations.identifiers import NAME_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from backfilld.migrations.file.operations.partitioning import PartitionBy
+    from backfilld.migrations.record.partitions import Partition
 
 #: How the beginning of a partition is written in its name.
 _IN_NAMES = {"day": "%Y_%m_%d", "week": "%Y_%m_%d", "month": "%Y_%m", "year": "%Y"}
@@ -49,6 +52,64 @@ def ranges(by: PartitionBy, *, reaches: date | int) -> Iterator[tuple[str, date 
         yield _in_name(by, begin, number), begin, end
         beyond += end > reaches  # type: ignore[operator] # as above
         begin, number = end, number + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A partition that is to be made."""
+
+    name: str
+    begins: date | int
+    ends: date | int
+
+    @property
+    def bounds(self) -> str:
+        return f"FOR VALUES FROM ({_literal(self.begins)}) TO ({_literal(self.ends)})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ahead:
+    """How far the partitions of a table reach."""
+
+    #: Whole ones beyond the one that rows come into now, up to the first gap.
+    partitions: int
+    #: Where the last of them ends; None where there is none for the rows of now.
+    reaches: date | int | None
+    #: Those that are wanted and not there, the present one among them. What has been dropped of the past is not.
+    missing: tuple[Missing, ...]
+
+
+def ahead(by: PartitionBy, table: str, there: Sequence[Partition], *, reaches: date | int) -> Ahead:
+    """What is there of the partitions that are wanted, whoever has made them; `reaches` is today, or the greatest value."""
+    taken = [(_point(one.begins), _point(one.ends)) for one in there if one.begins is not None and one.ends is not None]
+    partitions, until, missing = 0, None, list[Missing]()
+    for name, begins, ends in ranges(by, reaches=reaches):
+        if _place(ends) <= _place(reaches):
+            continue
+        if not any(begin < _place(ends) and _place(begins) < end for begin, end in taken):
+            missing.append(Missing(name=_named(table, name), begins=begins, ends=ends))
+        elif not missing:
+            partitions += _place(begins) > _place(reaches)
+            until = ends
+    return Ahead(partitions=partitions, reaches=until, missing=tuple(missing))
+
+
+def _place(value: date | int) -> float:
+    """A day is its first moment in UTC."""
+    return datetime.combine(value, time(), UTC).timestamp() if isinstance(value, date) else value
+
+
+def _point(bound: str) -> float:
+    """A bound as PostgreSQL writes it, in UTC."""
+    text = bound.strip("'")
+    if text in {"MINVALUE", "-infinity"} or text.endswith("BC"):
+        return -math.inf
+    if text in {"MAXVALUE", "infinity"}:
+        return math.inf
+    if text.lstrip("-").isdigit():
+        return int(text)
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _step(by: PartitionBy, number: int) -> date | int:

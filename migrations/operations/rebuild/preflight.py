@@ -20,7 +20,7 @@ from backfilld.migrations.postgres import belongings, catalog_diff, tables
 from backfilld.migrations.postgres.connect import SEMANTICS, apply_settings
 from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.postgres.sqlstates import in_words, server_is_gone
-from backfilld.migrations.postgres.statements import split
+from backfilld.migrations.postgres.statements import names, split
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Rebuild
@@ -205,7 +205,21 @@ def _try(case: Case, new: NewTable) -> None:
             aliased = sql.SQL("{} AS {}").format(new.next.identifier, sql.Identifier(new.table.name))
             back = replace(new.back, target=new.table)
             connection.execute(sql.SQL("EXPLAIN {}").format(back.copy(aliased, condition)), [])
-            named = {(new.table.schema, new.table.name): new.next.identifier}
+            what = "copies of materialized views"
+            for statement in new.unfilled().copies_made(new.next.schema):
+                connection.execute(statement.sql)
+            named = new.renamed(new.next.schema)
+            connection.execute("SET LOCAL check_function_bodies = off")
+            # By its arguments alone it may be the same function: beside the other it has another schema.
+            named |= {
+                (one.schema, one.name): sql.Identifier(new.next.schema, one.name)
+                for one in new.definition.row_functions
+                if (new.table.schema, new.table.name) not in names(one.signature)
+            }
+            for one in new.definition.row_functions:
+                what = f"the function {one.signature}"
+                (text,) = split(one.definition)
+                connection.execute(sql.SQL(text.renamed(named)))
             for view in new.definition.views:
                 what = f"the view {view.written}"
                 (text,) = split(view.definition)

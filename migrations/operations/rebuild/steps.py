@@ -32,6 +32,7 @@ from backfilld.migrations.walks.rewrite import Rewrite
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.walks.copying import Copying
 
 #: The index by which the rows of the new table are put in order; it goes again.
@@ -97,6 +98,7 @@ class Rebuild(Plain[file.Rebuild]):
         forward, backward = Exchange(new=self.new, forward=True), Exchange(new=self.new, forward=False)
         journal = self.new.journal
         back: tuple[Step, ...] = (
+            *([self._drained(self.new.back), *copies] if (copies := self._copies(self.new.past)) else ()),
             self._drained(self.new.back),
             backward.action,
             *backward.proofs,
@@ -104,6 +106,7 @@ class Rebuild(Plain[file.Rebuild]):
         )
         return (
             journal.older_snapshots_gone("before"),
+            *self._copies(self.new.next),
             self._drained(self.new.forward),
             replace(forward.action, back=back),
             *forward.proofs,
@@ -145,6 +148,13 @@ class Rebuild(Plain[file.Rebuild]):
     @property
     def _schemas(self) -> tuple[Statement, ...]:
         return tuple(self.new.schema_created(one.schema) for one in (self.new.next, self.new.past))
+
+    def _copies(self, comes: TableName) -> tuple[Action, ...]:
+        """Materialized views over the table that is about to come, with their rows: in the exchange they only move."""
+        if not self.new.definition.copied:
+            return ()
+        gone = Action(table=comes, statements=self.new.copies_gone(comes.schema))
+        return (Action(table=comes, statements=self.new.copies_made(comes.schema), scans=True, back=(gone,)),)
 
     def _built(self, statements: tuple[Statement, ...]) -> Action:
         """Something that takes as long as the new table is large, and that nobody waits for."""

@@ -229,8 +229,9 @@ SELECT has_database_privilege(current_database(), 'CREATE') AS may_create,
        (SELECT has_schema_privilege(c.relnamespace, 'CREATE') FROM pg_class c WHERE c.oid = %(oid)s::bigint::oid) AS may_move
 
 -- name: bound
--- What is bound to a table by its number, or to a view of it: views (those that read others behind them), functions whose bodies the
--- catalog has, policies of other tables; and `other` for what cannot be made anew from its text. To be asked under an empty search_path.
+-- What is bound to a table by its number, or to a view of it: views (those that read others behind them), `copied` views (materialized,
+-- and those that such read), functions whose bodies the catalog has, functions over the row type, policies of other tables; and `other`
+-- for what cannot be made anew from its text. To be asked under an empty search_path.
 WITH RECURSIVE views AS (
     SELECT r.ev_class AS oid, 1 AS level
     FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
@@ -239,6 +240,17 @@ WITH RECURSIVE views AS (
     SELECT r.ev_class, v.level + 1 FROM views v
     JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = v.oid
     JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid AND r.ev_class <> v.oid
+), copied AS (
+    SELECT v.oid FROM views v JOIN pg_class c ON c.oid = v.oid AND c.relkind = 'm'
+    UNION
+    SELECT d.refobjid FROM copied p JOIN pg_rewrite r ON r.ev_class = p.oid
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> p.oid
+    WHERE d.refobjid IN (SELECT v.oid FROM views v)
+), over_rows AS (
+    SELECT DISTINCT d.objid AS oid FROM pg_class c
+    JOIN pg_type t ON t.oid = c.reltype OR t.typelem = c.reltype
+    JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = t.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'n'
+    WHERE c.oid = %(oid)s::bigint::oid
 ), direct AS (
     SELECT DISTINCT d.classid, d.objid FROM pg_depend d
     LEFT JOIN pg_policy p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
@@ -249,10 +261,17 @@ WITH RECURSIVE views AS (
     SELECT DISTINCT d.classid, d.objid, d.objsubid FROM pg_class c
     JOIN pg_type t ON t.oid = c.reltype OR t.typelem = c.reltype
     JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = t.oid
-    WHERE (c.oid = %(oid)s::bigint::oid OR c.oid IN (SELECT v.oid FROM views v)) AND d.classid <> 'pg_type'::regclass AND d.deptype = 'n'
+    WHERE (c.oid = %(oid)s::bigint::oid AND d.classid <> 'pg_proc'::regclass OR c.oid IN (SELECT v.oid FROM views v))
+      AND d.classid <> 'pg_type'::regclass AND d.deptype = 'n'
     UNION
     SELECT d.classid, d.objid, d.objsubid FROM views v JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = v.oid
     WHERE d.deptype = 'n' AND d.classid <> 'pg_rewrite'::regclass
+    UNION
+    -- Of a function over the row type, which is dropped and made anew: but for views, which are so as well.
+    SELECT d.classid, d.objid, d.objsubid FROM over_rows f
+    JOIN pg_depend d ON d.refclassid = 'pg_proc'::regclass AND d.refobjid = f.oid
+    LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+    WHERE r.ev_class IS NULL OR r.ev_class IN (SELECT p.oid FROM copied p) OR r.ev_class NOT IN (SELECT v.oid FROM views v)
     UNION
     -- Of an identity's sequence, which is another one in the new table.
     SELECT d.classid, d.objid, d.objsubid
@@ -263,12 +282,14 @@ WITH RECURSIVE views AS (
       AND s.deptype = 'i' AND d.deptype = 'n' AND f.adrelid IS DISTINCT FROM %(oid)s::bigint::oid
 )
 SELECT k.kind, k.oid::bigint AS oid, k.name, k.level FROM (
-    SELECT CASE c.relkind WHEN 'v' THEN 'view' ELSE 'other' END AS kind, v.oid,
-           CASE c.relkind WHEN 'v' THEN v.oid::regclass::text ELSE pg_describe_object('pg_class'::regclass, v.oid, 0) END AS name, max(v.level) AS level
-    FROM views v JOIN pg_class c ON c.oid = v.oid GROUP BY v.oid, c.relkind
+    SELECT CASE WHEN v.oid IN (SELECT p.oid FROM copied p) THEN 'copied' ELSE 'view' END AS kind, v.oid, v.oid::regclass::text AS name, max(v.level) AS level
+    FROM views v GROUP BY v.oid
+    UNION ALL
+    SELECT 'row function', f.oid, f.oid::regprocedure::text, 0 FROM over_rows f WHERE f.oid NOT IN (SELECT o.objid FROM others o)
     UNION ALL
     SELECT CASE d.classid WHEN 'pg_proc'::regclass THEN 'function' ELSE 'policy' END, d.objid, pg_describe_object(d.classid, d.objid, 0), 0
     FROM direct d WHERE NOT EXISTS (SELECT FROM others o WHERE o.classid = d.classid AND o.objid = d.objid)
+      AND NOT (d.classid = 'pg_proc'::regclass AND d.objid IN (SELECT f.oid FROM over_rows f))
     UNION ALL
     SELECT 'other', o.objid, pg_describe_object(o.classid, o.objid, o.objsubid), 0 FROM others o
 ) k ORDER BY k.level, k.name
@@ -276,3 +297,23 @@ SELECT k.kind, k.oid::bigint AS oid, k.name, k.level FROM (
 -- name: is_collatable
 -- Whether values of a type are sorted by a collation.
 SELECT t.typcollation <> 0 AS collatable FROM pg_type t WHERE t.oid = %(type)s::text::regtype
+
+-- name: copied_view
+-- What CREATE MATERIALIZED VIEW says of a view behind its name.
+SELECT c.relkind = 'm' AS materialized, c.relispopulated AS populated, coalesce(m.amname::text, '') AS method,
+       coalesce(s.spcname::text, '') AS tablespace
+FROM pg_class c LEFT JOIN pg_am m ON m.oid = c.relam LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
+WHERE c.oid = %(oid)s::bigint::oid
+
+-- name: row_function
+-- One function, with all that CREATE FUNCTION does not bring back.
+SELECT n.nspname::text AS schema, p.proname::text AS name, p.oid::regprocedure::text AS signature, CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END AS kind,
+       CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid) END AS definition,
+       quote_ident(pg_get_userbyid(p.proowner)) AS owner, pg_has_role(current_user, p.proowner, 'USAGE') AS owned,
+       p.proacl IS NOT NULL AS has_grants, obj_description(p.oid, 'pg_proc') AS comment,
+       EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype IN ('e', 'x')) AS of_extension,
+       (SELECT json_agg(json_build_object(
+                   'privilege', x.privilege_type, 'grantable', x.is_grantable AND x.grantee <> p.proowner,
+                   'grantee', CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END) ORDER BY x.grantee)
+        FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x) AS grants
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE p.oid = %(oid)s::bigint::oid

@@ -413,6 +413,10 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     "space": event("space.before", heap_bytes=8192, index_bytes=16_384),
     "index built": event("index.built", index="i", table="jobs", seconds=73.0),
     "index dropped": event("index.dropped", index="i", table="jobs", seconds=0.2),
+    "partitions made": event(
+        "partitions.made", table="public.events", partitions=["events_2027_01", "events_2027_02"], reaches="2027-03-01"
+    ),
+    "partitions ended": event("partitions.ended", table="public.events"),
     "backup gate": event("backup.gate", backup=3, required="verified", level="proved", lsn="0/15F3A98"),
     "backup failed": event("backup.failed", step="take", error="store west: away"),
     "index invalid": event("index.left_invalid", index="i", table="jobs"),

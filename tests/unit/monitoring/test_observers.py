@@ -111,7 +111,7 @@ def _value(name: str, **labels: str) -> float:
         (RedisFailed(problem="Redis is away", remedy="Start it"), "warning", "redis.failed"),
         (RedisBack(), "info", "redis.back"),
         (MessageMalformed(queue="lanes", reason="it has no body", count=1), "warning", "message.malformed"),
-        (LanesWoken(lanes=3), "info", "lanes.woken"),
+        (LanesWoken(lanes=3), "debug", "lanes.woken"),
         (PhaseEntered(run=1, name="jobs", phase=Phase.VERIFY), "info", "phase.entered"),
         (StateChanged(run=1, name="jobs", state=State.PAUSED, reason="operator"), "info", "state.changed"),
         (StateChanged(run=1, name="jobs", state=State.FAILED, reason="22012"), "error", "state.changed"),

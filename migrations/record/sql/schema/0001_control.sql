@@ -15,6 +15,7 @@
 -- loads               a file that is loaded: how far it is staged, and what was found of it
 -- load_lines          lines of it that are set aside, each with its error
 -- stage_…             the lines that are to be loaded, under the digest of the migration's name, until they are
+-- partitioned_tables  tables whose next partitions a worker makes
 -- omitted_inserts     when statements came, at most one a second, that fail once a run has done its contract
 -- application_statements  statements of the application that a run looks at: how often each came since the switch, and its plans
 -- application_answers what the application's API answered before a run, and at later moments of it
@@ -556,6 +557,22 @@ CREATE TABLE backfilld.backups (
     CONSTRAINT a_failed_one_says_why CHECK ((state = 'failed') = (error IS NOT NULL))
 );
 CREATE INDEX backups_of_run ON backfilld.backups (run, backup) WHERE run IS NOT NULL;
+
+-- --- partitions ---------------------------------------------------------------------------------------------------------
+--
+-- Tables that a run has cut by ranges: a worker makes the next partitions, until a person ends it (`backfilld partitions TABLE --end`).
+-- It outlives the run. By the name of the table: a number would not survive a restored dump.
+CREATE TABLE backfilld.partitioned_tables (
+    relation           text PRIMARY KEY,                        -- as PostgreSQL writes it, with its schema
+    run                bigint NOT NULL,                         -- that made it
+    partition_by       jsonb NOT NULL,                          -- as its file had it
+    since              timestamptz NOT NULL DEFAULT clock_timestamp(),
+    looked_at          timestamptz,
+    partitions_ahead   integer,                                 -- whole ones beyond the present one; NULL: not known
+    reaches            text,                                    -- where the last of them ends
+    has_strays         boolean,                                 -- rows are in the default partition
+    problem            text                                     -- why the next one could not be made
+) WITH (fillfactor = 50);
 
 -- --- the workers --------------------------------------------------------------------------------------------------------
 

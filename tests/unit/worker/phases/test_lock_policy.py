@@ -219,8 +219,8 @@ def test_the_statement_that_takes_it() -> None:
     assert [one.as_string() for one in needed.statements] == [lock]
     outer, inner = TableName("public", "outer"), TableName("Odd", "inner")
     assert [one.as_string() for one in replace(needed, views=(outer, inner)).statements] == [
-        'ALTER VIEW IF EXISTS "public"."outer" SET SCHEMA "public"',
-        'ALTER VIEW IF EXISTS "Odd"."inner" SET SCHEMA "Odd"',
+        'ALTER TABLE IF EXISTS "public"."outer" SET SCHEMA "public"',
+        'ALTER TABLE IF EXISTS "Odd"."inner" SET SCHEMA "Odd"',
         lock,
     ]
     assert replace(needed, first=False).statements == ()
