@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from backfilld.migrations.facts import Facts, Referrer, Target
 from backfilld.migrations.operations.change_key.referrers import (
     TAKEN_ALONG,
     all_referrers,
     dependents_of,
     new_column,
+    old_column,
     refuse_dependents,
     refuse_names,
     refuse_other_operations,
@@ -19,7 +22,7 @@ from backfilld.migrations.operations.change_key.referrers import (
 )
 from backfilld.migrations.planning.checks.columns import check_reads, column_of
 from backfilld.migrations.planning.checks.walks import key_of
-from backfilld.migrations.postgres import catalog
+from backfilld.migrations.postgres import catalog, column_copy, column_parts
 from backfilld.migrations.postgres.dependents import column as read_column
 from backfilld.migrations.postgres.dependents import of_column
 from backfilld.migrations.postgres.expression_probe import Rejected
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.planning.checks.findings import Case
     from backfilld.migrations.postgres.column_dependents import ColumnDependents
+    from backfilld.migrations.postgres.dependents import ColumnDependent
 
 
 #: What stays with the old key, and fills it.
@@ -66,6 +70,7 @@ def examine(case: Case, operation: ChangeKey) -> Facts:
     own = read_column(case.connection, table.name, name)
     fills_itself = own["default"] is not None or any(one.kind == "identity" for one in found)
     volatile = _check_values(case, operation, fills_itself=fills_itself)
+    _check_down(case, operation, found, types=(own["type"], type_), fills_itself=fills_itself)
     target = Target(column=new_column(name), type=type_)
     members = {(table.name, name)}
     referrers = all_referrers(case, operation, type_, members)
@@ -89,6 +94,7 @@ def examine(case: Case, operation: ChangeKey) -> Facts:
         targets=(target,),
         volatile=volatile,
         default=(own["default"] or "identity") if fills_itself else None,
+        numbers=column_parts.numbers(case.connection, table.name, name),
         column_dependents=dependents,
         referrers=tuple(referrers),
     )
@@ -110,6 +116,40 @@ def _check_values(case: Case, operation: ChangeKey, *, fills_itself: bool) -> bo
             "expression", "values gives every row the same value", "Write one that differs, such as gen_random_uuid()"
         )
     return bool(analysis.unrepeatable)
+
+
+def _check_down(
+    case: Case,
+    operation: ChangeKey,
+    found: Sequence[ColumnDependent],
+    *,
+    types: tuple[str, str],
+    fills_itself: bool,
+) -> None:
+    """Whether it gives values of the old one of two types over rows whose key has the new one. Raises Rejected."""
+    if operation.down is None:
+        return
+    name = operation.column
+    if fills_itself:
+        raise Rejected(
+            "expression",
+            f"{name} has a DEFAULT or is an identity, which goes on giving rows old values",
+            "Remove `down`",
+        )
+    old_type, new_type = types
+    with column_copy.successor(
+        case.connection, case.table.name, name, named=name, type_=sql.SQL(new_type), found=found
+    ):
+        analysis = case.trial.analyse(operation.down, what="down")
+        check_reads(case, analysis)
+        case.trial.add_column(old_column(name), old_type, None)
+        case.trial.check_update({old_column(name): operation.down}, None)
+    if not analysis.unrepeatable and not analysis.reads:
+        raise Rejected(
+            "expression",
+            "down gives every row the same value",
+            "Write one that differs, such as nextval('public.old_numbers')",
+        )
 
 
 def _refuse_shared_indexes(case: Case, members: Sequence[tuple[TableName, str, ColumnDependents]]) -> None:
@@ -140,12 +180,12 @@ def _warn(case: Case, operation: ChangeKey, referrers: Sequence[Referrer], *, fi
         "columns fail until they are prepared again"
     )
     case.warn(
-        f"contract drops the old values of {name} for good: until then a rollback loses nothing, and after it none is possible"
+        f"contract drops the old values of {name}: a rollback after it takes them from the archive, and gives rows that were added since "
+        "others than they would have had"
+        if fills_itself or operation.down is not None
+        else f"{name} has no DEFAULT and is no identity: the first row that is added after the switch has no old value and blocks a "
+        "rollback, before contract and after it; `down:` gives such rows one"
     )
-    if not fills_itself:
-        case.warn(
-            f"{name} has no DEFAULT and is no identity: the first row that is added after the switch has no old value and blocks a rollback"
-        )
     if referrers:
         case.warn(
             "from verify on a row that refers to one which its transaction cannot see with its new value yet, in a REPEATABLE READ "

@@ -5,10 +5,12 @@ backfill  lanes give each row of the key's table its value, once; then each refe
 verify    every row is looked at; then what the columns carry is made for the new ones: indexes CONCURRENTLY, NOT NULL and foreign keys
           NOT VALID and validated
 switch    one transaction: all columns change names, the foreign keys with them; the triggers turn round
-contract  the old columns go, with the triggers
+contract  lanes copy the old values of the key to the archive; the old columns go, with the triggers
 
-After the switch the old key fills itself by its DEFAULT or as an identity, and the old referring columns are looked up by the new ones,
-so until contract the way back is the same exchange, and loses nothing.
+After the switch the old key fills itself by its DEFAULT or as an identity, or is given by `down`, and the old referring columns are
+looked up by the new ones, so until contract the way back is the same exchange, and loses nothing. After it the old columns come back
+first: the key from the archive, with numbers that go on where the sequence was for rows that have come since, and then each referring
+column from what it refers to.
 """
 
 from __future__ import annotations
@@ -18,11 +20,23 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.file import operations as file
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations.base import Action, Bound, Plain, Reliance, Statement, Step
-from backfilld.migrations.operations.change_key.member import NUMBERS, Follower, Root
+from backfilld.migrations.operations.base import (
+    Action,
+    Archived,
+    Bound,
+    Plain,
+    Reliance,
+    Statement,
+    Step,
+    Walk,
+    object_name,
+)
+from backfilld.migrations.operations.change_key.member import NUMBERS, Follower, Root, key_now
+from backfilld.migrations.operations.change_key.restore import OldColumns
 from backfilld.migrations.operations.change_type import exchange, guards
 from backfilld.migrations.operations.change_type.change import Change
 from backfilld.migrations.operations.ddl import columns, constraints, indexes, statistics
+from backfilld.migrations.operations.ddl.kept_numbers import KeptNumbers
 from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.walks.rewrite import Rewrite
 
@@ -145,12 +159,39 @@ class ChangeKey(Plain[file.ChangeKey]):
         )
 
     def contract(self) -> tuple[Step, ...]:
-        gone = (
-            f"contract has dropped the old values of {self.table}.{self.definition.column}, and rows were added since that never had one; "
-            "restore them from a backup"
-        )
+        root = self._root
         dropped = self._gone([one.change.old_column for one in reversed(self._members)])
-        return (replace(dropped, back=(Action(table=self.table, statements=(), impossible=gone),)),)
+        kept = self._numbers.kept_aside(root.change.old_column) if self._numbers is not None else ()
+        return (
+            Walk(
+                kind="archive",
+                operation=self.number,
+                table=self.table,
+                key=key_now(self._members, self.table),
+                archived=Archived(old=(root.change.old_column,), new=(root.change.column,)),
+                note=f"the old values of {root.change.column}, each with the new one that replaced it",
+            ),
+            replace(dropped, statements=(*kept, *dropped.statements), back=self._old_columns.again()),
+        )
+
+    @property
+    def _old_columns(self) -> OldColumns:
+        return OldColumns(
+            number=self.number,
+            facts=self.facts,
+            root=self._root,
+            followers=self._followers,
+            numbers=self._numbers,
+        )
+
+    @property
+    def _numbers(self) -> KeptNumbers | None:
+        """The sequence that goes with the old column."""
+        if self.facts.numbers is None:
+            return None
+        default = None if self.facts.numbers.generated else self.facts.default
+        kept = object_name("table", self.migration, self.number)
+        return KeptNumbers(table=self.table, kept=kept, sequence=self.facts.numbers, default=default)
 
     def relies_on(self, *, switched: bool) -> Reliance:
         return self._reliance(self._root, switched=switched)
@@ -197,8 +238,8 @@ class ChangeKey(Plain[file.ChangeKey]):
         for change in followers:
             for rule, _ in change.rules_of_old():
                 steps += rule.again()
-        for change in followers:
-            if change.dependents.not_null and not change.dependents.must_be_not_null:
+        for change in (root, *followers):
+            if change.dependents.not_null and not change.dependents.must_be_not_null and not change.keeps:
                 proof = change.not_null(change.column)
                 steps += proof.again()
                 settled = constraints.settled_not_null(change.table, change.column, proof=proof)
@@ -247,10 +288,15 @@ class ChangeKey(Plain[file.ChangeKey]):
     @property
     def _root(self) -> Root:
         (target,) = self.facts.targets[:1]
+        fills_itself, numbers = self.facts.default is not None, self._numbers
         return Root(
             change=self._changed(target.type),
             target=target,
             values=self.definition.values,
+            down=self.definition.down,
+            later=(numbers.next if numbers is not None else self.facts.default)
+            if fills_itself
+            else self.definition.down,
         )
 
     def _changed(self, type_: str) -> Change:
