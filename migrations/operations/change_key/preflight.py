@@ -20,6 +20,7 @@ from backfilld.migrations.operations.change_key.referrers import (
     refuse_table,
     table_of,
 )
+from backfilld.migrations.operations.change_key.remade import merged
 from backfilld.migrations.planning.checks.columns import check_reads, column_of
 from backfilld.migrations.planning.checks.walks import key_of
 from backfilld.migrations.postgres import catalog, column_copy, column_parts
@@ -80,13 +81,14 @@ def examine(case: Case, operation: ChangeKey) -> Facts:
         dependents_of(case, table, name, type_, found, rules=()),
         new_default=operation.values if fills_itself else None,
     )
-    _refuse_shared_indexes(
-        case,
-        [
-            (table.name, name, dependents),
-            *((table_of(case, one), one.column, one.dependents) for one in referrers),
-        ],
-    )
+    columns = [
+        (table.name, name, dependents),
+        *((table_of(case, one), one.column, one.dependents) for one in referrers),
+    ]
+    _refuse_shared(case, columns)
+    if len(case.found.findings) > before:
+        return facts
+    _try_together(case, columns, type_)
     _warn(case, operation, referrers, fills_itself=fills_itself)
     return replace(
         facts,
@@ -152,18 +154,39 @@ def _check_down(
         )
 
 
-def _refuse_shared_indexes(case: Case, members: Sequence[tuple[TableName, str, ColumnDependents]]) -> None:
-    """An index over two of the columns would have to be made for both at once."""
-    held: dict[tuple[TableName, str], str] = {}
+def _refuse_shared(case: Case, members: Sequence[tuple[TableName, str, ColumnDependents]]) -> None:
+    """What holds two of the columns would have to be made for both at once; that of a view, a policy or a trigger is its text."""
+    held: dict[tuple[TableName, str, str], str] = {}
     for table, name, dependents in members:
-        for index in dependents.indexes:
-            other = held.setdefault((table, index.name), name)
-            if other != name:
+        parts = [
+            *(("index", one.name) for one in dependents.indexes),
+            *(("check", one.name) for one in dependents.checks),
+            *(("statistics", one.name) for one in dependents.statistics),
+        ]
+        for kind, part in parts:
+            if (other := held.setdefault((table, kind, part), name)) != name:
                 case.refuse(
-                    "index",
-                    f"the index {index.name} of {table} includes {other} and {name}, which both change",
+                    "index" if kind == "index" else "column_dependents",
+                    f"the {kind} {part} of {table} includes {other} and {name}, which both change",
                     "Drop it first, and create it again after the run",
                 )
+
+
+def _try_together(case: Case, members: Sequence[tuple[TableName, str, ColumnDependents]], type_: str) -> None:
+    """Make what is made anew once over copies of all tables, in which each of the columns has the new type. Raises Rejected."""
+    found = merged(of_column(case.connection, table, name) for table, name, _ in members)
+    again = [one for one in found if one.kind in {"view", "policy", "function", "trigger"}]
+    if not again:
+        return
+    names = [one.name for one in {table for table, _, _ in members}]
+    if len(names) != len(set(names)):
+        raise Rejected(
+            "column_dependents",
+            f"the {again[0].kind} {again[0].name} depends on one of several tables, two of which have one name in different schemas",
+            "Drop it first, and create it again after the run",
+        )
+    case.warn(f"recreated unchanged in the switch: {', '.join(f'{one.kind} {one.name}' for one in again)}")
+    column_copy.try_together(case.connection, [(table, name, type_) for table, name, _ in members], again)
 
 
 def _warn(case: Case, operation: ChangeKey, referrers: Sequence[Referrer], *, fills_itself: bool) -> None:

@@ -32,8 +32,9 @@ from backfilld.migrations.operations.base import (
     object_name,
 )
 from backfilld.migrations.operations.change_key.member import NUMBERS, Follower, Root, key_now
+from backfilld.migrations.operations.change_key.remade import Remade
 from backfilld.migrations.operations.change_key.restore import OldColumns
-from backfilld.migrations.operations.change_type import exchange, guards
+from backfilld.migrations.operations.change_type import dependents, exchange, guards
 from backfilld.migrations.operations.change_type.change import Change
 from backfilld.migrations.operations.ddl import columns, constraints, indexes, statistics
 from backfilld.migrations.operations.ddl.kept_numbers import KeptNumbers
@@ -132,28 +133,34 @@ class ChangeKey(Plain[file.ChangeKey]):
                 steps += change.not_null(change.new_column).steps(looks=False)
             elif isinstance(one, Follower):
                 steps += one.whole.steps(looks=False)
-        for follower in self._followers:
-            for rule, _ in follower.change.rules_of_new():
-                steps += rule.steps(looks=False)
+        for one in self._members:
+            change = one.change
+            for known, (rule, proved) in zip(change.dependents.rules, change.rules_of_new(), strict=True):
+                # What a row refers to was looked up, so that no row can break a foreign key.
+                steps += rule.steps(looks=known.references is None) if proved else (rule.added,)
+            if change.dependents.statistics:
+                steps.append(dependents.statistics_made(change))
         steps += self._analyzed(new=True)
         return tuple(steps)
 
     def switch(self) -> tuple[Step, ...]:
-        root, followers = self._root.change, [one.change for one in self._followers]
-        statements: list[Statement] = []
+        root, followers, remade = self._root.change, [one.change for one in self._followers], self._remade
+        statements = list(remade.dropped())
         for change in (*reversed(followers), root):
             statements += exchange.old_leaves(change)
         for change in (root, *followers):
             statements += exchange.new_comes(change)
         statements += [one.whole.drop for one in self._followers if not one.change.dependents.not_null]
+        statements += remade.made()
         statements += [one.change.trigger.turned(one.after) for one in self._members]
         return (
             Action(
                 table=self.table,
-                locks=self._tables,
+                locks=self._exchanged,
+                views=remade.views,
                 requires=tuple(guards.unchanged(one.change) for one in self._members),
                 statements=tuple(statements),
-                guards=tuple(one.change.trigger.fires for one in self._members),
+                guards=(*(one.change.trigger.fires for one in self._members), *remade.same_privileges),
                 back=self._switched_back(),
             ),
         )
@@ -220,24 +227,27 @@ class ChangeKey(Plain[file.ChangeKey]):
             if change.dependents.must_be_not_null and not change.keeps:
                 # Before the exchange, which would scan the table for a primary key otherwise.
                 steps += change.not_null(change.old_column).steps(looks=False)
-        root, followers = self._root.change, [one.change for one in self._followers]
-        statements: list[Statement] = []
+        root, followers, remade = self._root.change, [one.change for one in self._followers], self._remade
+        statements = list(remade.dropped())
         for change in (*reversed(followers), root):
             statements += exchange.new_leaves(change)
         for change in (root, *followers):
             statements += exchange.old_comes(change)
+        statements += remade.made()
         statements += [one.change.trigger.turned(one.before) for one in self._members]
         steps.append(
             Action(
                 table=self.table,
-                locks=self._tables,
+                locks=self._exchanged,
+                views=remade.views,
                 requires=tuple(guards.nothing_new(one.change) for one in self._members),
                 statements=tuple(statements),
+                guards=remade.same_privileges,
             )
         )
-        for change in followers:
-            for rule, _ in change.rules_of_old():
-                steps += rule.again()
+        for change in (root, *followers):
+            for rule, proved in change.rules_of_old():
+                steps += rule.again() if proved else ()
         for change in (root, *followers):
             if change.dependents.not_null and not change.dependents.must_be_not_null and not change.keeps:
                 proof = change.not_null(change.column)
@@ -277,7 +287,9 @@ class ChangeKey(Plain[file.ChangeKey]):
     def _analyzed(self, *, new: bool) -> Iterable[Action]:
         for one in self._members:
             change = one.change
-            yield statistics.analyze(change.table, change.new_column if new else change.column)
+            # Extended statistics are of the whole table.
+            column = () if change.dependents.statistics else (change.new_column if new else change.column,)
+            yield statistics.analyze(change.table, *column)
 
     # The columns that change together
 
@@ -346,6 +358,16 @@ class ChangeKey(Plain[file.ChangeKey]):
         """All tables that are touched."""
         tables = {self.table, *(self._named(one.table) for one in self.facts.referrers)}
         return tuple(sorted(tables, key=lambda table: (table.schema, table.name)))
+
+    @property
+    def _exchanged(self) -> tuple[TableName, ...]:
+        """The same, and those of which something is made anew when the columns exchange their names."""
+        tables = {*self._tables, *self._remade.tables}
+        return tuple(sorted(tables, key=lambda table: (table.schema, table.name)))
+
+    @property
+    def _remade(self) -> Remade:
+        return Remade(changes=tuple(one.change for one in self._members))
 
     @property
     def _dependents(self) -> ColumnDependents:

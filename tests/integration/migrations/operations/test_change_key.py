@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from fix_rules import application
 from fix_runs import expect
@@ -278,13 +279,55 @@ def test_an_application_writes_all_the_while(users: Engine) -> None:
     assert failures == []
 
 
+def test_what_hangs_on_the_columns_is_made_anew(users: Engine) -> None:
+    """Views that join by them, views of views, policies, statistics, checks, and triggers that fire for them; there and back."""
+    users.execute(
+        "CREATE VIEW boss_of AS SELECT u.name, b.name AS boss, count(o.id) AS orders FROM users u LEFT JOIN users b ON b.id = u.boss "
+        'LEFT JOIN "Orders" o ON o."User" = u.id GROUP BY u.id, b.id;'
+        "CREATE VIEW fans AS SELECT p.user_id, b.boss FROM profiles p JOIN users u ON u.id = p.user_id JOIN boss_of b ON b.name = u.name;"
+        "COMMENT ON VIEW fans IS 'who'; GRANT SELECT ON fans, boss_of TO PUBLIC;"
+        "ALTER TABLE pictures ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON pictures USING (EXISTS (SELECT FROM profiles p WHERE p.user_id "
+        "= pictures.profile)); CREATE STATISTICS both_of ON boss, name FROM users;"
+        'ALTER TABLE "Orders" ADD CONSTRAINT sold CHECK (seller IS NULL OR id > 0);'
+        "CREATE TABLE changes (what text); CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "INSERT INTO public.changes VALUES (tg_op); RETURN NULL; END $$;"
+        "CREATE TRIGGER noted AFTER UPDATE OF boss, name ON users FOR EACH ROW WHEN (old.boss IS DISTINCT FROM new.boss) "
+        "EXECUTE FUNCTION noted(); ALTER TABLE users ENABLE ALWAYS TRIGGER noted"
+    )
+    was, ruled = fingerprint(users.connection, positions=False), rules(users)
+    seen = (
+        users.execute("SELECT name, boss, orders FROM boss_of ORDER BY name"),
+        users.value("SELECT count(*) FROM fans"),
+    )
+    run = users.enqueue(KEY % "[contract]")
+    expect(users.drive(run), State.WAITING)
+    assert (
+        users.execute("SELECT name, boss, orders FROM boss_of ORDER BY name"),
+        users.value("SELECT count(*) FROM fans"),
+    ) == seen
+    assert users.value("SELECT count(*) FROM changes") == 0
+    users.execute("UPDATE users SET boss = NULL WHERE name = 'u9'; INSERT INTO users (name) VALUES ('new')")
+    assert users.value("SELECT count(*) FROM changes") == 1
+    with pytest.raises(psycopg.errors.CheckViolation):
+        users.execute(
+            'INSERT INTO "Orders" (id, "User", seller) OVERRIDING SYSTEM VALUE SELECT -1, id, id FROM users LIMIT 1'
+        )
+    commands.approve(users.connection, run, Phase.CONTRACT, actor="ann")
+    expect(users.drive(run), State.COMPLETED)
+    commands.rollback(users.connection, run, actor="ann")
+    expect(users.drive(run), State.ROLLED_BACK)
+    assert (difference(was, fingerprint(users.connection, positions=False)), rules(users)) == ("", ruled)
+
+
 @pytest.mark.parametrize(
     ("made", "check", "words"),
     [
-        ("CREATE VIEW bosses AS SELECT boss FROM users", "column_dependents", "the view public.bosses"),
+        ("CREATE VIEW odd AS SELECT boss + 1 AS more FROM users", "column_dependents", "the view public.odd is not accepted"),
+        ("CREATE MATERIALIZED VIEW kept AS SELECT boss FROM users", "column_dependents", "the materialized view public.kept reads it"),
+        ("ALTER TABLE users ADD CHECK (boss IS NULL OR id IS NOT NULL)", "column_dependents", "which both change"),
         ("ALTER TABLE pictures ALTER profile SET DEFAULT 1", "references", "has a DEFAULT"),
         ('ALTER TABLE "Orders" ALTER CONSTRAINT sold_by DEFERRABLE', "references", "is deferrable"),
-        ("ALTER TABLE users ADD CHECK (id > 0)", "column_dependents", "the check"),
+        ("ALTER TABLE users ADD CHECK (id > 0)", "column_dependents", "users_id_check cannot be kept with the new type"),
         ("CREATE INDEX both_of ON users (id, boss)", "index", "which both change"),
         ("CREATE TABLE others (id integer PRIMARY KEY REFERENCES users, n integer); ALTER TABLE others ADD FOREIGN KEY (id) REFERENCES items",
          "references", "which keeps its values"),
