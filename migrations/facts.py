@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from backfilld.migrations.postgres.belongings import TableDefinition
-from backfilld.migrations.postgres.column_dependents import ColumnDependents
+from backfilld.migrations.postgres.column_dependents import ColumnDependents, DependentIdentity
 from backfilld.migrations.postgres.definitions import Constraint, Grant, IndexDefinition, KeyColumn
 from backfilld.migrations.postgres.policies import Persona, PolicySet
 
@@ -368,6 +368,8 @@ class Facts:
     dropped: Dropped | None = None
     #: For a key that gets other values: what refers to it, each behind what it refers to itself.
     referrers: tuple[Referrer, ...] = ()
+    #: Of that key: the sequence that goes with its old column.
+    numbers: DependentIdentity | None = None
     #: For columns that others replace.
     replaced: Replaced | None = None
     #: For a column that is moved: its collation as written in SQL; empty for the type's own.
@@ -423,6 +425,7 @@ class Facts:
                 "column_dependents": ColumnDependents.from_json(dependents) if dependents else None,
                 "shadow": ShadowColumn.from_json(shadow) if shadow else None,
                 "replaced": Replaced.from_json(replaced) if replaced else None,
+                "numbers": DependentIdentity.from_json(value["numbers"]) if value.get("numbers") else None,
                 "referrers": tuple(Referrer.from_json(one) for one in value.get("referrers", ())),
                 "rules": tuple(KeptRule.from_json(one) for one in value["rules"]),
                 "old_name": OldName.from_json(old_name) if old_name else None,

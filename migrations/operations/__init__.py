@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Migration
+    from backfilld.migrations.identifiers import TableName
 
 __all__ = [
     "Action",
@@ -58,14 +59,14 @@ def bind_one(migration: Migration, number: int, facts: Facts) -> Operation:
     return kind.bind(definition=definition, facts=facts, migration=migration.name, number=number)
 
 
-def walks(operations: Sequence[Operation]) -> dict[tuple[str, int], Walk]:
-    """Every walk between two steps, forward or on the way back, by its kind and its operation's number."""
-    found: dict[tuple[str, int], Walk] = {}
+def walks(operations: Sequence[Operation]) -> dict[tuple[str, int, TableName], Walk]:
+    """Every walk between two steps, forward or on the way back, by its kind, its operation's number and its table."""
+    found: dict[tuple[str, int, TableName], Walk] = {}
 
     def look(several: Sequence[Step]) -> None:
         for step in several:
             if isinstance(step, Walk):
-                found[step.kind, step.operation] = step
+                found[step.kind, step.operation, step.table] = step
             look(step.back)
 
     for phase in Phase:

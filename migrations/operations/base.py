@@ -172,6 +172,12 @@ class Walk:
     writes: bool = True
     #: For `restore`: rows without a value get one, so that what a later step of the way back would find cannot be told before it.
     fills: bool = False
+    #: For `restore`: a row that was not archived gets no value, and blocks the way back.
+    only_archived: bool = False
+    #: For `restore`: every value is looked up in other rows, and nothing of the table was archived.
+    looks_up: bool = False
+    #: A later step does the same walk once more, or one of this kind in another table.
+    again: bool = False
     #: For `archive`: what is copied. The walk is over once lanes have looked again and found a copy of every row.
     archived: Archived | None = None
     #: For `drain` and `compare`: from where to where.

@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.operations import bind, bind_one
+from backfilld.migrations.operations import bind, bind_one, walks
 from backfilld.migrations.operations.create_table import preflight as create_table
 from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql import preflight as sql
 from backfilld.migrations.planning.checks.event_triggers import check_event_triggers
 from backfilld.migrations.planning.checks.findings import Case
 from backfilld.migrations.planning.checks.leftovers import tell_leftovers
-from backfilld.migrations.planning.checks.live_runs import as_wide, check_columns, live_operations
+from backfilld.migrations.planning.checks.live_runs import (
+    as_wide,
+    check_columns,
+    check_referenced,
+    check_walk,
+    live_operations,
+)
 from backfilld.migrations.planning.checks.shared_dependents import check_shared_dependents
 from backfilld.migrations.planning.checks.side_effects import refuse_update_rules, tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
@@ -189,7 +195,12 @@ def _examine_operation(
         return nothing
     if len(found.findings) > before:
         return facts
-    return as_wide(_with_walk(case, _with_plain_types(connection, facts)), beside)
+    facts = as_wide(_with_walk(case, _with_plain_types(connection, facts)), beside)
+    bound = bind_one(migration, number, facts)
+    if bound.rewrite() is not None or walks((bound,)):
+        check_walk(found, place, facts, beside)
+    check_referenced(found, place, operation, facts, live)
+    return facts
 
 
 def _with_plain_types(connection: Connection, facts: Facts) -> Facts:

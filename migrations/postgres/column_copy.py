@@ -210,7 +210,7 @@ def try_dependents(
     schema = sql.Identifier(table.schema)
     # Not without pg_temp, which comes first where it is not named, and would hide the table itself.
     connection.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(schema))
-    tried = [(one, statement) for one in found for statement in _made_again(connection, table, one)]
+    tried = [(one, statement) for one in found for statement in _made_again(connection, [table], one)]
     connection.execute(sql.SQL("SET LOCAL search_path = pg_temp, {}").format(schema))
     for one, statement in tried:
         with _accepting("column_dependents", f"the {one.kind} {one.name} is not accepted for the new type"):
@@ -225,7 +225,39 @@ def try_dependents(
             )
 
 
-def _made_again(connection: Connection, table: TableName, one: ColumnDependent) -> list[sql.Composed]:
+def try_together(
+    connection: Connection, columns: Sequence[tuple[TableName, str, str]], found: Sequence[ColumnDependent]
+) -> None:
+    """Make everything that depends on some of several columns once more, over copies of their tables, where each has its new type.
+
+    The tables have different names. Runs inside a probe of the first of them, whose copy gives way. Raises Rejected with what
+    PostgreSQL does not accept.
+    """
+    tables = list(dict.fromkeys(table for table, _, _ in columns))
+    schemas = sql.SQL(", ").join(map(sql.Identifier, dict.fromkeys(table.schema for table in tables)))
+    with connection.transaction(force_rollback=True):
+        probed, like = (
+            sql.Identifier("pg_temp", tables[0].name),
+            sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING INDEXES)"),
+        )
+        connection.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(probed, sql.Identifier("~backfilld probe")))
+        for table in tables:
+            connection.execute(like.format(sql.Identifier(table.name), table.identifier))
+        for table, name, type_ in columns:
+            statement = sql.SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {} USING NULL").format(
+                sql.Identifier("pg_temp", table.name), sql.Identifier(name), sql.SQL(type_)
+            )
+            connection.execute(statement)
+        # As in `try_dependents`: written as they read where the tables are, and read where the copies are.
+        connection.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(schemas))
+        tried = [(one, statement) for one in found for statement in _made_again(connection, tables, one)]
+        connection.execute(sql.SQL("SET LOCAL search_path = pg_temp, {}").format(schemas))
+        for one, statement in tried:
+            with _accepting("column_dependents", f"the {one.kind} {one.name} is not accepted for the new type"):
+                connection.execute(statement)
+
+
+def _made_again(connection: Connection, tables: Sequence[TableName], one: ColumnDependent) -> list[sql.Composed]:
     """The statements that make a dependent once more; none for what the copy has already."""
     if one.kind not in {"view", "policy", "function", "trigger"}:
         return []
@@ -236,7 +268,7 @@ def _made_again(connection: Connection, table: TableName, one: ColumnDependent) 
             return [sql.SQL("CREATE TEMPORARY VIEW {} AS {}").format(name, query)]
         case "policy":
             of = TableName(row["schema"], row["table_name"])
-            over = sql.Identifier(of.name) if of == table else of.identifier
+            over = sql.Identifier(of.name) if of in tables else of.identifier
             return [
                 sql.SQL("EXPLAIN SELECT FROM {} WHERE {}").format(over, sql.SQL(expression))
                 for expression in (row["using_"], row["with_check"])

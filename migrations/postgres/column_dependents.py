@@ -69,11 +69,14 @@ class DependentReference:
 
 @dataclass(frozen=True, kw_only=True)
 class DependentIdentity:
-    """An identity, whose sequence cannot belong to another column: each of the two columns has one of the same name."""
+    """An identity, whose sequence cannot belong to another column: each of the two columns has one of the same name.
+
+    With an empty `generated` it is a sequence that the column owns, as that of a `serial`.
+    """
 
     schema: str
     name: str
-    #: ALWAYS or BY DEFAULT.
+    #: ALWAYS or BY DEFAULT; empty for a column that is no identity.
     generated: str
     #: The sequence's options for the old type and for the new one, and the values that each may give.
     old: str
@@ -85,6 +88,15 @@ class DependentIdentity:
     has_grants: bool
     grants: tuple[Grant, ...]
     comment: str | None
+    #: The type of its numbers.
+    type: str = ""
+    #: The role that it belongs to, quoted, where that is not the run's own.
+    owner: str = ""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        ranges = {f"{side}_range": tuple(value[f"{side}_range"]) for side in ("old", "new")}
+        return cls(**{**value, **ranges, "grants": _grants(value["grants"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +233,7 @@ class ColumnDependents:
                 "checks": tuple(_rule(one) for one in value["checks"]),
                 "foreign_keys": tuple(_rule(one) for one in value["foreign_keys"]),
                 "references": tuple(_reference(one) for one in value["references"]),
-                "identity": _identity(value["identity"]) if value["identity"] else None,
+                "identity": DependentIdentity.from_json(value["identity"]) if value["identity"] else None,
                 "statistics": tuple(DependentStatistics(**one) for one in value["statistics"]),
                 "views": tuple(DependentView.from_json(one) for one in value["views"]),
                 "policies": tuple(DependentPolicy.from_json(one) for one in value["policies"]),
@@ -254,8 +266,3 @@ def _rule(value: Mapping[str, Any]) -> DependentRule:
 
 def _reference(value: Mapping[str, Any]) -> DependentReference:
     return DependentReference(**{**value, "table": TableName(**value["table"]), "columns": tuple(value["columns"])})
-
-
-def _identity(value: Mapping[str, Any]) -> DependentIdentity:
-    ranges = {f"{side}_range": tuple(value[f"{side}_range"]) for side in ("old", "new")}
-    return DependentIdentity(**{**value, **ranges, "grants": _grants(value["grants"])})

@@ -182,11 +182,32 @@ INTEGERS = {
 
 def identity(connection: Connection, table: TableName, name: str, *, type_: str) -> DependentIdentity | None:
     """The identity of a column that gets this type; None for none. Raises Rejected."""
-    row = connection.execute(_SQL["identity"], named_in_query(table, name)).fetchone()
-    if row is None:
-        return None
-    if row["held_by"]:
-        raise Rejected("column_dependents", f"{row['held_by']} depends on the sequence of its identity", _FIRST)
+    row = _numbers(connection, table, name, deptype="i")
+    return None if row is None else _dependent_identity(row, type_=type_)
+
+
+def numbers(connection: Connection, table: TableName, name: str) -> DependentIdentity | None:
+    """The sequence of a column, as an identity or as one that it owns, where it goes with the column; None for none. Raises Rejected."""
+    for deptype in ("i", "a"):
+        if (row := _numbers(connection, table, name, deptype=deptype)) is not None:
+            return _dependent_identity(row, type_=row["type"])
+    return None
+
+
+def _numbers(connection: Connection, table: TableName, name: str, *, deptype: str) -> Row | None:
+    """The one sequence of a column. Raises Rejected."""
+    rows = connection.execute(_SQL["identity"], {**named_in_query(table, name), "deptype": deptype}).fetchall()
+    if len(rows) > 1:
+        leave = "Leave one that is owned by the column (OWNED BY)"
+        raise Rejected("column_dependents", f"several sequences are owned by {name}", leave)
+    for row in rows:
+        if row["held_by"]:
+            whose = "of its identity" if deptype == "i" else "that it owns"
+            raise Rejected("column_dependents", f"{row['held_by']} depends on the sequence {whose}", _FIRST)
+    return rows[0] if rows else None
+
+
+def _dependent_identity(row: Row, *, type_: str) -> DependentIdentity:
     old = (row["min"], row["max"])
     # A limit that is the type's own is that of the other type then, as ALTER SEQUENCE … AS has it.
     new = tuple(
@@ -200,7 +221,7 @@ def identity(connection: Connection, table: TableName, name: str, *, type_: str)
     return DependentIdentity(
         schema=row["schema"],
         name=row["name"],
-        generated="ALWAYS" if row["kind"] == "a" else "BY DEFAULT",
+        generated={"a": "ALWAYS", "d": "BY DEFAULT"}.get(row["kind"], ""),
         old=form.format(*old),
         new=form.format(*new),
         old_range=old,
@@ -209,6 +230,8 @@ def identity(connection: Connection, table: TableName, name: str, *, type_: str)
         has_grants=row["has_grants"],
         grants=tuple(Grant(**one) for one in row["grants"]),
         comment=row["comment"],
+        type=row["type"],
+        owner=row["owner"] or "",
     )
 
 

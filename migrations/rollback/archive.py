@@ -128,6 +128,15 @@ class Archive:
         """Give `rows`: how many rows that meet the condition the archive does not have."""
         return _TEMPLATES["unarchived"].format(held=self._held(condition))
 
+    def missing(self, *, limit: int) -> sql.Composed:
+        """The keys (`key text[]`) of rows of the whole table that the archive does not have, a few at most, and how many `rows` there are."""
+        return _TEMPLATES["missing"].format(
+            held=self._held(sql.SQL("true")),
+            key=sql.SQL(", ").join(sql.SQL("{}::text").format(name) for name in self._names),
+            names=_list(self._names),
+            limit=sql.Literal(limit),
+        )
+
     def source(self, condition: sql.Composable) -> sql.Composed:
         """What `restored` reads, for the rows that meet the condition."""
         return _TEMPLATES["source"].format(held=self._held(condition), names=_list(self._names))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -19,7 +20,9 @@ from backfilld.migrations.queries import queries
 from backfilld.migrations.record import lanes
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.rollback import retention
+from backfilld.migrations.rollback.archive import Archive
 from backfilld.migrations.rollback.steps import way_back
+from backfilld.migrations.walks.keys import KeyWalk
 from backfilld.migrations.walks.together import grouped
 
 if TYPE_CHECKING:
@@ -95,22 +98,22 @@ def look(connection: Connection, run: Run) -> RollbackCheck:
         return RollbackCheck(possible=False, because=lost, kept_until=run.kept_until)
     if because := next((step.impossible for step in steps if isinstance(step, Action) and step.impossible), ""):
         return RollbackCheck(possible=False, because=because, kept_until=run.kept_until)
-    if refused := next(_refusals(connection, steps), None):
+    if refused := next(chain(_refusals(connection, steps), _never_archived(connection, run, steps)), None):
         return replace(refused, kept_until=run.kept_until)
     # Before the switch a value that did not fit is one of what goes.
     looked = not run.phase.is_past(Phase.VERIFY) or any(isinstance(step, Action) and step.requires for step in steps)
-    keys: list[Key] = [
+    found: list[Key] = [
         *_offenders(connection, steps),
         *(() if looked else _rollback_conflicts(connection, run, operations)),
     ]
-    if not keys:
+    if not found:
         return RollbackCheck(possible=True, kept_until=run.kept_until)
-    named = "; ".join(", ".join(key) for key in keys[: retention.MOST_KEYS])
+    named = "; ".join(", ".join(key) for key in found[: retention.MOST_KEYS])
     return RollbackCheck(
         possible=False,
-        because=f"{len(keys)} rows hold values that what was there before does not accept: {named}",
-        blocked_by=len(keys),
-        keys=tuple(keys[: retention.MOST_KEYS]),
+        because=f"{len(found)} rows hold values that what was there before does not accept: {named}",
+        blocked_by=len(found),
+        keys=tuple(found[: retention.MOST_KEYS]),
         kept_until=run.kept_until,
     )
 
@@ -162,6 +165,22 @@ def _refusals(connection: Connection, steps: Sequence[Step]) -> Iterator[Rollbac
                 blocked_by=found[0]["rows"],
                 keys=tuple(tuple(row["key"]) for row in found),
             )
+
+
+def _never_archived(connection: Connection, run: Run, steps: Sequence[Step]) -> Iterator[RollbackCheck]:
+    """Rows that came after contract, and to which the way back could give no value."""
+    for step in steps:
+        if isinstance(step, Walk) and step.only_archived:
+            kept = Archive(run=run.run, operation=step.operation, walk=KeyWalk(table=step.table, key=step.key))
+            if found := _ask(connection, kept.missing(limit=retention.MOST_KEYS)):
+                keys, rows = tuple(tuple(row["key"]) for row in found), found[0]["rows"]
+                named = "; ".join(", ".join(key) for key in keys)
+                yield RollbackCheck(
+                    possible=False,
+                    because=f"{rows} rows were added since contract, and nothing gives them a value of the old type: {named}",
+                    blocked_by=rows,
+                    keys=keys,
+                )
 
 
 def _offenders(connection: Connection, steps: Sequence[Step]) -> Iterator[Key]:

@@ -99,8 +99,8 @@ class Scenario:
     reference: str | None = ""
     #: Whether columns are in the same order as before even where what comes back had been dropped.
     keeps_order: bool = True
-    #: How far a run can be rolled back to what was there before.
-    returns: Literal["always", "until contract", "never"] = "always"
+    #: Whether a run can be rolled back to what was there before.
+    returns: Literal["always", "never"] = "always"
     rows: int = 12
 
     @property
@@ -592,7 +592,6 @@ CHANGE_KEY = Scenario(
         ALTER TABLE items ADD FOREIGN KEY (owner) REFERENCES owners;
     """,
     keeps_order=False,
-    returns="until contract",
 )
 
 #: A table made anew with all that belongs to it: a key that others refer to, a unique key whose values are handed round, triggers,

@@ -173,9 +173,7 @@ class Trial:
 
     def can_return(self) -> bool:
         """Whether the run, as it stands, can be rolled back to what was there before."""
-        return self.scenario.returns == "always" or (
-            self.scenario.returns == "until contract" and not self._contracts()
-        )
+        return self.scenario.returns == "always"
 
     def _contracts(self) -> bool:
         """Whether the run is so far that the old may be gone."""

@@ -64,11 +64,8 @@ class KnownRun:
                 backfills[-1] = works[LaneKind.BACKFILL, first] = together
                 works[LaneKind.VERIFY, first] = VerifyTogether.of_members(together)
         parts = _in_other_tables(operations, run=run.run)
-        for (kind, number), walk in walks(operations).items():
-            if walk.copying is not None:
-                works[LaneKind(kind), number] = copying.of_walk(operations[number], walk, walk.copying)
-            elif not isinstance(operations[number], Load):
-                works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run.run)
+        of_walks, looked_up = _between_steps(operations, run=run.run)
+        works |= of_walks
         works |= copying.followers(works)
         loads = []
         for number, operation in enumerate(operations):
@@ -86,6 +83,7 @@ class KnownRun:
             loads=tuple(loads),
             works=works,
             in_parts={
+                **looked_up,
                 **{(LaneKind.BACKFILL, *place): one for place, one in parts.items()},
                 **{(LaneKind.VERIFY, *place): Verify.of(one) for place, one in parts.items()},
             },
@@ -98,6 +96,22 @@ class KnownRun:
         return (
             self.in_parts.get((lane.kind, lane.operation, lane.relation or "")) or self.works[lane.kind, lane.operation]
         )
+
+
+def _between_steps(
+    operations: Sequence[Operation], *, run: int
+) -> tuple[dict[tuple[LaneKind, int], LaneWork], dict[tuple[LaneKind, int, str], LaneWork]]:
+    """What lanes do in walks between two steps; and of those that look values up, which may be several of an operation, by their table."""
+    works: dict[tuple[LaneKind, int], LaneWork] = {}
+    looked_up: dict[tuple[LaneKind, int, str], LaneWork] = {}
+    for (kind, number, table), walk in walks(operations).items():
+        if walk.looks_up:
+            looked_up[LaneKind(kind), number, str(table)] = of_walk(operations[number], walk, run=run)
+        elif walk.copying is not None:
+            works[LaneKind(kind), number] = copying.of_walk(operations[number], walk, walk.copying)
+        elif not isinstance(operations[number], Load):
+            works[LaneKind(kind), number] = of_walk(operations[number], walk, run=run)
+    return works, looked_up
 
 
 def _in_other_tables(operations: Sequence[Operation], *, run: int) -> dict[tuple[int, str], Backfill]:

@@ -136,6 +136,26 @@ class Restore(LaneWork):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LookUp(LaneWork):
+    """Gives rows what the rows that they refer to have; nothing of them was archived."""
+
+    rewrite: Rewrite
+
+    @property
+    def writes(self) -> str:
+        return self.rewrite.writes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.rewrite.columns
+
+    def attempt(self, batch: Batch, batch_range: BatchRange, *, carefully: bool) -> Tally:
+        del carefully
+        condition, parameters = batch.within(batch_range)
+        return Expressions(rewrite=self.rewrite).write(batch, condition, parameters, journals=())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Undo(LaneWork):
     """Gives rows back what the journal says they were; it is the journal that is walked."""
 
@@ -221,7 +241,9 @@ def of_walk(operation: Operation, walk: Walk, *, run: int) -> LaneWork:
         case LaneKind.ARCHIVE if walk.archived is not None:
             return Archive(number=number, operation=operation, walk=by_key, archived=walk.archived, archive=kept)
         case LaneKind.RESTORE if walk.rewrite is not None:
-            return Restore(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite, archive=kept)
+            looked_up = LookUp(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite)
+            restored = Restore(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite, archive=kept)
+            return looked_up if walk.looks_up else restored
         case LaneKind.RECHECK if walk.rewrite is not None:
             return Recheck(number=number, operation=operation, walk=by_key, rewrite=walk.rewrite, fixes=walk.writes)
         case LaneKind.COMPARE if isinstance(operation, ReplacePolicies):

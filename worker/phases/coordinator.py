@@ -255,11 +255,11 @@ class Coordinator(RunStep):
         if done.open:
             return self.sleep()
         if done.lanes and not self._must_look_again(walk, done):
-            if LaneKind(walk.kind) in DRAINS:
-                lanes.forget_walk(self.connection, run, kind=walk.kind, operation=walk.operation)
-            else:
+            if LaneKind(walk.kind) not in DRAINS:
                 self._tell_walked(walk, done)
                 self._judge_policies(walk)
+            if LaneKind(walk.kind) in DRAINS or walk.again:
+                lanes.forget_walk(self.connection, run, kind=walk.kind, operation=walk.operation)
             return self.go_on(self.number + 1)
         if self._lane_plan.for_walk(walk, context):
             self.checkpoint(self.number, sleeps=True)

@@ -108,7 +108,7 @@ class LanePlan:
                 walk, [bounds for bounds, _ in found], rows=sum(rows for _, rows in found), context=context
             )
         by_key = KeyWalk(table=walk.table, key=walk.key)
-        if LaneKind(walk.kind) in {LaneKind.ARCHIVE, LaneKind.RESTORE}:
+        if LaneKind(walk.kind) in {LaneKind.ARCHIVE, LaneKind.RESTORE} and not walk.looks_up:
             # For a restore too, which may find that nothing was archived.
             Archive(run=self._run, operation=walk.operation, walk=by_key).make(self._connection)
         table = self._describe(walk.table)

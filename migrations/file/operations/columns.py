@@ -163,6 +163,11 @@ class ChangeKey(OperationModel):
         description="SQL expression that gives each row its new value, once; it may give another one each time.",
         examples=["gen_random_uuid()"],
     )
+    down: Expression | None = Field(
+        default=None,
+        description="SQL expression for the old value of a row that is added after the switch, for a key without a DEFAULT.",
+        examples=["nextval('public.old_numbers')"],
+    )
 
     @property
     def subject(self) -> str:

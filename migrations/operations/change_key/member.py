@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from backfilld.migrations.facts import Target
 from backfilld.migrations.operations.base import object_name
 from backfilld.migrations.operations.ddl.column_function import Computed
 from backfilld.migrations.operations.ddl.constraints import Rule, naming
 from backfilld.migrations.operations.ddl.lookup_function import LookedUp
+from backfilld.migrations.operations.ddl.sync_function import PREAMBLE, new_value, row_value
 from backfilld.migrations.operations.ddl.sync_trigger import NEUTRAL
+from backfilld.migrations.rollback.archive import restored
 from backfilld.migrations.walks.rewrite import Assignment
 
 if TYPE_CHECKING:
-    from backfilld.migrations.facts import Referrer, Target
+    from collections.abc import Sequence
+
+    from backfilld.migrations.facts import Referrer
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations.change_type.change import Change
+    from backfilld.migrations.postgres.definitions import KeyColumn
 
 #: The numbers of members in the names of what is made for them: more than there are operations in a file.
 NUMBERS = 100
@@ -33,6 +39,10 @@ class Root:
     target: Target
     #: The expression of its new values.
     values: str
+    #: That of old values for rows that come after the switch; None where the old column fills itself, or nothing gives one.
+    down: str | None = None
+    #: The same once contract has dropped the old column; None where nothing gives one.
+    later: str | None = None
 
     @property
     def before(self) -> str:
@@ -51,8 +61,45 @@ class Root:
 
     @property
     def after(self) -> str:
-        """After it: the old column fills itself."""
-        return NEUTRAL
+        """After it: the old column fills itself, or is given a value once."""
+        return NEUTRAL if self.down is None else self._given(self.down)
+
+    @property
+    def restoring(self) -> str:
+        """The same while the old column comes back after contract."""
+        return NEUTRAL if self.later is None else self._given(self.later)
+
+    def _given(self, expression: str) -> str:
+        """A row that is added without an old value gets one; any other is for lanes, which know what was archived."""
+        old = new_value(self.change.old_column)
+        return f"""{PREAMBLE}
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    IF {old} IS NOT DISTINCT FROM NULL THEN {old} := {row_value(self.change.table, expression)}; END IF;
+  END IF;
+  RETURN NEW;
+EXCEPTION WHEN others THEN
+  RETURN NEW; -- The application comes first: a row without an old value stands in the way back alone.
+END"""
+
+    def restored(self) -> Assignment:
+        """The old value that was archived for the new one, or another for a row that has come since."""
+        change = self.change
+        old = sql.Identifier(change.table.name, change.old_column).as_string()
+        type_ = change.dependents.type
+        archived = restored(
+            table=change.table,
+            type_=type_,
+            new=(change.column,),
+            fallback="NULL" if self.later is None else f"CAST((\n{self.later}\n) AS {type_})",
+        )
+        target = Target(column=change.old_column, type=type_)
+        return Assignment(target=target, expression=f"coalesce({old}, {archived})")
+
+    @property
+    def lacks(self) -> str:
+        """SQL over a row: it has no old value."""
+        return f"{sql.Identifier(self.change.table.name, self.change.old_column).as_string()} IS NOT DISTINCT FROM NULL"
 
     @property
     def assignment(self) -> Assignment:
@@ -84,6 +131,22 @@ class Follower:
         """The new value of the row that it refers to."""
         row = sql.Identifier(self.change.table.name).as_string()
         return Assignment(target=self.known.target, expression=self._looked_up(new=True).value(row))
+
+    def restored(self) -> Assignment:
+        """The old value of the row that it refers to, once that has it; what the trigger gave meanwhile stays."""
+        row = sql.Identifier(self.change.table.name).as_string()
+        old = sql.Identifier(self.change.table.name, self.change.old_column).as_string()
+        target = Target(column=self.change.old_column, type=self.change.dependents.type)
+        return Assignment(target=target, expression=f"coalesce({old}, {self._looked_up(new=False).value(row)})")
+
+    @property
+    def lacks(self) -> str:
+        """SQL over a row: it refers to something, but not by an old value."""
+        old, now = (
+            sql.Identifier(self.change.table.name, name).as_string()
+            for name in (self.change.old_column, self.change.column)
+        )
+        return f"({old} IS NOT DISTINCT FROM NULL AND {now} IS DISTINCT FROM NULL)"
 
     @property
     def whole(self) -> Rule:
@@ -132,3 +195,10 @@ class Follower:
             referenced=known.referenced,
             operators=operators,
         )
+
+
+def key_now(members: Sequence[Root | Follower], table: TableName) -> tuple[KeyColumn, ...]:
+    """The key by which a table is walked once its columns have their new types."""
+    changed = {one.change.column: one.change.type for one in members if one.change.table == table}
+    key = next(one.change.key for one in members if one.change.table == table)
+    return tuple(replace(one, type=changed.get(one.name, one.type)) for one in key)

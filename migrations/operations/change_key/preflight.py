@@ -5,21 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from backfilld.migrations.facts import Facts, Referrer, Target
 from backfilld.migrations.operations.change_key.referrers import (
     TAKEN_ALONG,
     all_referrers,
     dependents_of,
     new_column,
+    old_column,
     refuse_dependents,
     refuse_names,
     refuse_other_operations,
     refuse_table,
     table_of,
 )
+from backfilld.migrations.operations.change_key.remade import merged
 from backfilld.migrations.planning.checks.columns import check_reads, column_of
 from backfilld.migrations.planning.checks.walks import key_of
-from backfilld.migrations.postgres import catalog
+from backfilld.migrations.postgres import catalog, column_copy, column_parts
 from backfilld.migrations.postgres.dependents import column as read_column
 from backfilld.migrations.postgres.dependents import of_column
 from backfilld.migrations.postgres.expression_probe import Rejected
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.planning.checks.findings import Case
     from backfilld.migrations.postgres.column_dependents import ColumnDependents
+    from backfilld.migrations.postgres.dependents import ColumnDependent
 
 
 #: What stays with the old key, and fills it.
@@ -66,6 +71,7 @@ def examine(case: Case, operation: ChangeKey) -> Facts:
     own = read_column(case.connection, table.name, name)
     fills_itself = own["default"] is not None or any(one.kind == "identity" for one in found)
     volatile = _check_values(case, operation, fills_itself=fills_itself)
+    _check_down(case, operation, found, types=(own["type"], type_), fills_itself=fills_itself)
     target = Target(column=new_column(name), type=type_)
     members = {(table.name, name)}
     referrers = all_referrers(case, operation, type_, members)
@@ -75,13 +81,14 @@ def examine(case: Case, operation: ChangeKey) -> Facts:
         dependents_of(case, table, name, type_, found, rules=()),
         new_default=operation.values if fills_itself else None,
     )
-    _refuse_shared_indexes(
-        case,
-        [
-            (table.name, name, dependents),
-            *((table_of(case, one), one.column, one.dependents) for one in referrers),
-        ],
-    )
+    columns = [
+        (table.name, name, dependents),
+        *((table_of(case, one), one.column, one.dependents) for one in referrers),
+    ]
+    _refuse_shared(case, columns)
+    if len(case.found.findings) > before:
+        return facts
+    _try_together(case, columns, type_)
     _warn(case, operation, referrers, fills_itself=fills_itself)
     return replace(
         facts,
@@ -89,6 +96,7 @@ def examine(case: Case, operation: ChangeKey) -> Facts:
         targets=(target,),
         volatile=volatile,
         default=(own["default"] or "identity") if fills_itself else None,
+        numbers=column_parts.numbers(case.connection, table.name, name),
         column_dependents=dependents,
         referrers=tuple(referrers),
     )
@@ -112,18 +120,73 @@ def _check_values(case: Case, operation: ChangeKey, *, fills_itself: bool) -> bo
     return bool(analysis.unrepeatable)
 
 
-def _refuse_shared_indexes(case: Case, members: Sequence[tuple[TableName, str, ColumnDependents]]) -> None:
-    """An index over two of the columns would have to be made for both at once."""
-    held: dict[tuple[TableName, str], str] = {}
+def _check_down(
+    case: Case,
+    operation: ChangeKey,
+    found: Sequence[ColumnDependent],
+    *,
+    types: tuple[str, str],
+    fills_itself: bool,
+) -> None:
+    """Whether it gives values of the old one of two types over rows whose key has the new one. Raises Rejected."""
+    if operation.down is None:
+        return
+    name = operation.column
+    if fills_itself:
+        raise Rejected(
+            "expression",
+            f"{name} has a DEFAULT or is an identity, which goes on giving rows old values",
+            "Remove `down`",
+        )
+    old_type, new_type = types
+    with column_copy.successor(
+        case.connection, case.table.name, name, named=name, type_=sql.SQL(new_type), found=found
+    ):
+        analysis = case.trial.analyse(operation.down, what="down")
+        check_reads(case, analysis)
+        case.trial.add_column(old_column(name), old_type, None)
+        case.trial.check_update({old_column(name): operation.down}, None)
+    if not analysis.unrepeatable and not analysis.reads:
+        raise Rejected(
+            "expression",
+            "down gives every row the same value",
+            "Write one that differs, such as nextval('public.old_numbers')",
+        )
+
+
+def _refuse_shared(case: Case, members: Sequence[tuple[TableName, str, ColumnDependents]]) -> None:
+    """What holds two of the columns would have to be made for both at once; that of a view, a policy or a trigger is its text."""
+    held: dict[tuple[TableName, str, str], str] = {}
     for table, name, dependents in members:
-        for index in dependents.indexes:
-            other = held.setdefault((table, index.name), name)
-            if other != name:
+        parts = [
+            *(("index", one.name) for one in dependents.indexes),
+            *(("check", one.name) for one in dependents.checks),
+            *(("statistics", one.name) for one in dependents.statistics),
+        ]
+        for kind, part in parts:
+            if (other := held.setdefault((table, kind, part), name)) != name:
                 case.refuse(
-                    "index",
-                    f"the index {index.name} of {table} includes {other} and {name}, which both change",
+                    "index" if kind == "index" else "column_dependents",
+                    f"the {kind} {part} of {table} includes {other} and {name}, which both change",
                     "Drop it first, and create it again after the run",
                 )
+
+
+def _try_together(case: Case, members: Sequence[tuple[TableName, str, ColumnDependents]], type_: str) -> None:
+    """Make what is made anew once over copies of all tables, in which each of the columns has the new type. Raises Rejected."""
+    found = merged(of_column(case.connection, table, name) for table, name, _ in members)
+    again = [one for one in found if one.kind in {"view", "policy", "function", "trigger"}]
+    if not again:
+        return
+    names = [one.name for one in {table for table, _, _ in members}]
+    if len(names) != len(set(names)):
+        raise Rejected(
+            "column_dependents",
+            f"the {again[0].kind} {again[0].name} depends on one of several tables, two of which have one name in different schemas",
+            "Drop it first, and create it again after the run",
+        )
+    case.warn(f"recreated unchanged in the switch: {', '.join(f'{one.kind} {one.name}' for one in again)}")
+    column_copy.try_together(case.connection, [(table, name, type_) for table, name, _ in members], again)
 
 
 def _warn(case: Case, operation: ChangeKey, referrers: Sequence[Referrer], *, fills_itself: bool) -> None:
@@ -140,12 +203,12 @@ def _warn(case: Case, operation: ChangeKey, referrers: Sequence[Referrer], *, fi
         "columns fail until they are prepared again"
     )
     case.warn(
-        f"contract drops the old values of {name} for good: until then a rollback loses nothing, and after it none is possible"
+        f"contract drops the old values of {name}: a rollback after it takes them from the archive, and gives rows that were added since "
+        "others than they would have had"
+        if fills_itself or operation.down is not None
+        else f"{name} has no DEFAULT and is no identity: the first row that is added after the switch has no old value and blocks a "
+        "rollback, before contract and after it; `down:` gives such rows one"
     )
-    if not fills_itself:
-        case.warn(
-            f"{name} has no DEFAULT and is no identity: the first row that is added after the switch has no old value and blocks a rollback"
-        )
     if referrers:
         case.warn(
             "from verify on a row that refers to one which its transaction cannot see with its new value yet, in a REPEATABLE READ "

@@ -23,8 +23,8 @@ from backfilld.migrations.planning.checks.walks import key_of, keys_because
 from backfilld.migrations.postgres import catalog, column_copy, column_parts, constraints
 from backfilld.migrations.postgres.column_dependents import ColumnDependents, DependentRule, inactive
 from backfilld.migrations.postgres.definitions import Grant
+from backfilld.migrations.postgres.dependents import IN_THE_WAY, of_column
 from backfilld.migrations.postgres.dependents import column as read_column
-from backfilld.migrations.postgres.dependents import of_column
 from backfilld.migrations.postgres.expression_probe import probe
 
 if TYPE_CHECKING:
@@ -37,8 +37,23 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.dependents import ColumnDependent
     from backfilld.migrations.postgres.expression_probe import Probe
 
-#: What is made again for the new columns. All else that depends on one of them would have to be read and tried for several at once.
-TAKEN_ALONG = frozenset({"index", "unique", "primary key", "foreign key", "inbound"})
+#: What is made again for the new columns.
+TAKEN_ALONG = frozenset(
+    {
+        "index",
+        "unique",
+        "primary key",
+        "foreign key",
+        "inbound",
+        "check",
+        "statistics",
+        "view",
+        "policy",
+        "trigger",
+        "function",
+    }
+)
+_FIRST = "Drop it first, and create it again for the new type after the run"
 #: What stands behind the columns of a foreign key, as PostgreSQL writes it.
 _ENDS = re.compile(r"\)(( MATCH FULL| ON (UPDATE|DELETE) (CASCADE|RESTRICT|SET NULL)| NOT VALID)*)$")
 
@@ -249,6 +264,7 @@ def dependents_of(  # noqa: PLR0913 - one column; each part is named where it is
         for side in ("new", "old")
     ]
     names = column_parts.Names(new_form=forms[0], old_form=forms[1])
+    checks, _ = column_parts.rules(connection, table.name, name, found, new, named=new_column(name))
     return ColumnDependents(
         new_column=new_column(name),
         old_column=old_column(name),
@@ -267,7 +283,13 @@ def dependents_of(  # noqa: PLR0913 - one column; each part is named where it is
         sequence=None,
         widens_sequence=False,
         indexes=column_parts.indexes(connection, table.name, name, found, new=new, old=old, names=names),
+        checks=checks,
         foreign_keys=rules,
+        statistics=column_parts.statistics(connection, table.name, found, new),
+        views=column_parts.views(connection, found),
+        policies=column_parts.policies(connection, found),
+        functions=column_parts.functions(connection, found),
+        triggers=column_parts.triggers(connection, found),
         seen=tuple((one.kind, one.name, one.digest) for one in found),
     )
 
@@ -331,10 +353,9 @@ def refuse_dependents(
     """Put down what depends on the column and is not taken along."""
     for one in found:
         if one.kind not in allowed:
+            problem, remedy = IN_THE_WAY.get(one.kind, (f"the {one.kind} {{}} depends on it", _FIRST))
             case.refuse(
-                "column_dependents",
-                f"the {one.kind} {one.name} depends on {table}.{name}",
-                "Drop it first, and create it again for the new type after the run",
+                "column_dependents", f"{table}.{name} cannot have another type: {problem.format(one.name)}", remedy
             )
 
 

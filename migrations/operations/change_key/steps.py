@@ -5,10 +5,12 @@ backfill  lanes give each row of the key's table its value, once; then each refe
 verify    every row is looked at; then what the columns carry is made for the new ones: indexes CONCURRENTLY, NOT NULL and foreign keys
           NOT VALID and validated
 switch    one transaction: all columns change names, the foreign keys with them; the triggers turn round
-contract  the old columns go, with the triggers
+contract  lanes copy the old values of the key to the archive; the old columns go, with the triggers
 
-After the switch the old key fills itself by its DEFAULT or as an identity, and the old referring columns are looked up by the new ones,
-so until contract the way back is the same exchange, and loses nothing.
+After the switch the old key fills itself by its DEFAULT or as an identity, or is given by `down`, and the old referring columns are
+looked up by the new ones, so until contract the way back is the same exchange, and loses nothing. After it the old columns come back
+first: the key from the archive, with numbers that go on where the sequence was for rows that have come since, and then each referring
+column from what it refers to.
 """
 
 from __future__ import annotations
@@ -18,11 +20,24 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.file import operations as file
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.operations.base import Action, Bound, Plain, Reliance, Statement, Step
-from backfilld.migrations.operations.change_key.member import NUMBERS, Follower, Root
-from backfilld.migrations.operations.change_type import exchange, guards
+from backfilld.migrations.operations.base import (
+    Action,
+    Archived,
+    Bound,
+    Plain,
+    Reliance,
+    Statement,
+    Step,
+    Walk,
+    object_name,
+)
+from backfilld.migrations.operations.change_key.member import NUMBERS, Follower, Root, key_now
+from backfilld.migrations.operations.change_key.remade import Remade
+from backfilld.migrations.operations.change_key.restore import OldColumns
+from backfilld.migrations.operations.change_type import dependents, exchange, guards
 from backfilld.migrations.operations.change_type.change import Change
 from backfilld.migrations.operations.ddl import columns, constraints, indexes, statistics
+from backfilld.migrations.operations.ddl.kept_numbers import KeptNumbers
 from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.walks.rewrite import Rewrite
 
@@ -118,39 +133,72 @@ class ChangeKey(Plain[file.ChangeKey]):
                 steps += change.not_null(change.new_column).steps(looks=False)
             elif isinstance(one, Follower):
                 steps += one.whole.steps(looks=False)
-        for follower in self._followers:
-            for rule, _ in follower.change.rules_of_new():
-                steps += rule.steps(looks=False)
+        for one in self._members:
+            change = one.change
+            for known, (rule, proved) in zip(change.dependents.rules, change.rules_of_new(), strict=True):
+                # What a row refers to was looked up, so that no row can break a foreign key.
+                steps += rule.steps(looks=known.references is None) if proved else (rule.added,)
+            if change.dependents.statistics:
+                steps.append(dependents.statistics_made(change))
         steps += self._analyzed(new=True)
         return tuple(steps)
 
     def switch(self) -> tuple[Step, ...]:
-        root, followers = self._root.change, [one.change for one in self._followers]
-        statements: list[Statement] = []
+        root, followers, remade = self._root.change, [one.change for one in self._followers], self._remade
+        statements = list(remade.dropped())
         for change in (*reversed(followers), root):
             statements += exchange.old_leaves(change)
         for change in (root, *followers):
             statements += exchange.new_comes(change)
         statements += [one.whole.drop for one in self._followers if not one.change.dependents.not_null]
+        statements += remade.made()
         statements += [one.change.trigger.turned(one.after) for one in self._members]
         return (
             Action(
                 table=self.table,
-                locks=self._tables,
+                locks=self._exchanged,
+                views=remade.views,
                 requires=tuple(guards.unchanged(one.change) for one in self._members),
                 statements=tuple(statements),
-                guards=tuple(one.change.trigger.fires for one in self._members),
+                guards=(*(one.change.trigger.fires for one in self._members), *remade.same_privileges),
                 back=self._switched_back(),
             ),
         )
 
     def contract(self) -> tuple[Step, ...]:
-        gone = (
-            f"contract has dropped the old values of {self.table}.{self.definition.column}, and rows were added since that never had one; "
-            "restore them from a backup"
-        )
+        root = self._root
         dropped = self._gone([one.change.old_column for one in reversed(self._members)])
-        return (replace(dropped, back=(Action(table=self.table, statements=(), impossible=gone),)),)
+        kept = self._numbers.kept_aside(root.change.old_column) if self._numbers is not None else ()
+        return (
+            Walk(
+                kind="archive",
+                operation=self.number,
+                table=self.table,
+                key=key_now(self._members, self.table),
+                archived=Archived(old=(root.change.old_column,), new=(root.change.column,)),
+                note=f"the old values of {root.change.column}, each with the new one that replaced it",
+            ),
+            replace(dropped, statements=(*kept, *dropped.statements), back=self._old_columns.again()),
+        )
+
+    @property
+    def _old_columns(self) -> OldColumns:
+        return OldColumns(
+            number=self.number,
+            facts=self.facts,
+            root=self._root,
+            followers=self._followers,
+            numbers=self._numbers,
+        )
+
+    @property
+    def _numbers(self) -> KeptNumbers | None:
+        """The sequence that goes with the old column."""
+        if self.facts.numbers is None:
+            return None
+        default = None if self.facts.numbers.generated else self.facts.default
+        kept = object_name("table", self.migration, self.number)
+        return KeptNumbers(table=self.table, kept=kept, sequence=self.facts.numbers, default=default)
 
     def relies_on(self, *, switched: bool) -> Reliance:
         return self._reliance(self._root, switched=switched)
@@ -179,26 +227,29 @@ class ChangeKey(Plain[file.ChangeKey]):
             if change.dependents.must_be_not_null and not change.keeps:
                 # Before the exchange, which would scan the table for a primary key otherwise.
                 steps += change.not_null(change.old_column).steps(looks=False)
-        root, followers = self._root.change, [one.change for one in self._followers]
-        statements: list[Statement] = []
+        root, followers, remade = self._root.change, [one.change for one in self._followers], self._remade
+        statements = list(remade.dropped())
         for change in (*reversed(followers), root):
             statements += exchange.new_leaves(change)
         for change in (root, *followers):
             statements += exchange.old_comes(change)
+        statements += remade.made()
         statements += [one.change.trigger.turned(one.before) for one in self._members]
         steps.append(
             Action(
                 table=self.table,
-                locks=self._tables,
+                locks=self._exchanged,
+                views=remade.views,
                 requires=tuple(guards.nothing_new(one.change) for one in self._members),
                 statements=tuple(statements),
+                guards=remade.same_privileges,
             )
         )
-        for change in followers:
-            for rule, _ in change.rules_of_old():
-                steps += rule.again()
-        for change in followers:
-            if change.dependents.not_null and not change.dependents.must_be_not_null:
+        for change in (root, *followers):
+            for rule, proved in change.rules_of_old():
+                steps += rule.again() if proved else ()
+        for change in (root, *followers):
+            if change.dependents.not_null and not change.dependents.must_be_not_null and not change.keeps:
                 proof = change.not_null(change.column)
                 steps += proof.again()
                 settled = constraints.settled_not_null(change.table, change.column, proof=proof)
@@ -236,7 +287,9 @@ class ChangeKey(Plain[file.ChangeKey]):
     def _analyzed(self, *, new: bool) -> Iterable[Action]:
         for one in self._members:
             change = one.change
-            yield statistics.analyze(change.table, change.new_column if new else change.column)
+            # Extended statistics are of the whole table.
+            column = () if change.dependents.statistics else (change.new_column if new else change.column,)
+            yield statistics.analyze(change.table, *column)
 
     # The columns that change together
 
@@ -247,10 +300,15 @@ class ChangeKey(Plain[file.ChangeKey]):
     @property
     def _root(self) -> Root:
         (target,) = self.facts.targets[:1]
+        fills_itself, numbers = self.facts.default is not None, self._numbers
         return Root(
             change=self._changed(target.type),
             target=target,
             values=self.definition.values,
+            down=self.definition.down,
+            later=(numbers.next if numbers is not None else self.facts.default)
+            if fills_itself
+            else self.definition.down,
         )
 
     def _changed(self, type_: str) -> Change:
@@ -300,6 +358,16 @@ class ChangeKey(Plain[file.ChangeKey]):
         """All tables that are touched."""
         tables = {self.table, *(self._named(one.table) for one in self.facts.referrers)}
         return tuple(sorted(tables, key=lambda table: (table.schema, table.name)))
+
+    @property
+    def _exchanged(self) -> tuple[TableName, ...]:
+        """The same, and those of which something is made anew when the columns exchange their names."""
+        tables = {*self._tables, *self._remade.tables}
+        return tuple(sorted(tables, key=lambda table: (table.schema, table.name)))
+
+    @property
+    def _remade(self) -> Remade:
+        return Remade(changes=tuple(one.change for one in self._members))
 
     @property
     def _dependents(self) -> ColumnDependents:

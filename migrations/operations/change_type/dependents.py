@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backfilld.migrations.operations.base import Statement
-from backfilld.migrations.operations.ddl import grants_and_comments, views
+from backfilld.migrations.operations.base import Action, Statement
+from backfilld.migrations.operations.ddl import grants_and_comments, statistics, views
 from backfilld.migrations.operations.ddl.columns import alter_table
 from backfilld.migrations.postgres.locks import LockMode
 
@@ -43,6 +43,20 @@ def made(change: Change) -> Iterable[Statement]:
         yield from _trigger(change.table, trigger)
     for view in change.dependents.views:
         yield from views.made(view)
+
+
+def statistics_made(change: Change) -> Action:
+    """Extended statistics over the new column while it is inactive, under names of ours."""
+    table = change.table
+    names = [(one, change.statistics_name(number)) for number, one in enumerate(change.dependents.statistics)]
+    gone = Action(table=table, statements=tuple(statistics.drop(one.schema, name) for one, name in names))
+    return Action(
+        table=table,
+        statements=tuple(
+            statistics.create(table, one.schema, name, kinds=one.kinds, of=one.new) for one, name in names
+        ),
+        back=(gone,),
+    )
 
 
 def _trigger(table: TableName, trigger: DependentTrigger) -> Iterable[Statement]:

@@ -72,7 +72,7 @@ def old_comes(change: Change) -> Iterable[Statement]:
         yield _named(change, index, index.old.name)
     for rule, _ in change.rules_of_old():
         yield rule.add
-    if dependents.not_null and not dependents.must_be_not_null:
+    if dependents.not_null and not dependents.must_be_not_null and not change.keeps:
         yield change.not_null(column).add
     for one in dependents.statistics:
         yield statistics.create(table, one.schema, one.name, kinds=one.kinds, of=one.old)

@@ -92,7 +92,7 @@ class ChangeType(Plain[file.ChangeType]):
         for rule, proved in change.references_to(new=True):
             steps += rule.steps(looks=False) if proved else (rule.added,)
         if change.dependents.statistics:
-            steps.append(self._statistics())
+            steps.append(dependents.statistics_made(change))
         steps.append(self._analyzed(change.new_column))
         return tuple(steps)
 
@@ -302,19 +302,6 @@ class ChangeType(Plain[file.ChangeType]):
                 writes=change.trigger.name,
             ),
             note="the archived value where the new one is still what replaced it, else `down`",
-        )
-
-    def _statistics(self) -> Action:
-        """Extended statistics over the new column, under names of ours."""
-        change = self._change
-        names = [(one, change.statistics_name(number)) for number, one in enumerate(change.dependents.statistics)]
-        gone = Action(table=self.table, statements=tuple(statistics.drop(one.schema, name) for one, name in names))
-        return Action(
-            table=self.table,
-            statements=tuple(
-                statistics.create(self.table, one.schema, name, kinds=one.kinds, of=one.new) for one, name in names
-            ),
-            back=(gone,),
         )
 
     def _analyzed(self, column: str) -> Action:

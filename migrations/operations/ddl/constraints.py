@@ -257,6 +257,25 @@ def settled_not_null(table: TableName, column: str, *, proof: Rule) -> tuple[Sta
     return (columns.set_not_null(table, column), proof.drop)
 
 
+def not_null_called_after(table: TableName, column: str, *, other: str) -> Statement:
+    """The NOT NULL constraint that PostgreSQL keeps from 18 on gets the name that it would have as one of another column."""
+    relation, name = table.identifier.as_string(), f"{table.name}_{other}_not_null"
+    block = f"""
+DECLARE made name;
+BEGIN
+  SELECT c.conname INTO made FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid
+  WHERE c.conrelid = {sql.Literal(relation).as_string()}::pg_catalog.regclass AND c.contype = 'n' AND c.conkey = ARRAY[a.attnum]
+    AND a.attname = {sql.Literal(column).as_string()};
+  IF made IS NOT NULL AND pg_catalog.octet_length({sql.Literal(name).as_string()}) < 64 AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_constraint c
+      WHERE c.conrelid = {sql.Literal(relation).as_string()}::pg_catalog.regclass AND c.conname = {sql.Literal(name).as_string()}) THEN
+    EXECUTE pg_catalog.format({sql.Literal(f"ALTER TABLE {relation.replace('%', '%%')} RENAME CONSTRAINT %I TO %I").as_string()},
+                              made, {sql.Literal(name).as_string()});
+  END IF;
+END"""  # noqa: S608 - names are quoted
+    return Statement(sql=sql.SQL("DO {}").format(sql.Literal(block)), lock=LockMode.ACCESS_EXCLUSIVE, brief=True)
+
+
 def not_null(table: TableName, column: str, *, proof: Rule) -> Action:
     """`settled_not_null` as a step, with its way back."""
     return Action(

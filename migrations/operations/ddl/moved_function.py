@@ -7,6 +7,7 @@ the table that has the column   a row gets another value          its row of the
 the one that gets it            a row gets another value          the row that it refers to gets it
                                 a row is added without a value    it gets the one that is there
                                 a row goes, or refers to another  the row that it referred to has no value any more
+                                all rows go by a TRUNCATE         no row has a value any more
 
 A value that the other table does not take is no error of the application's: the row is put down as a rollback conflict, and found by
 verify. What another session decides is one, as it would be without us: a deadlock, a lock that is not had in time, or a serialization
@@ -109,6 +110,23 @@ BEGIN
   {takes}
     END IF;
 {self._otherwise(tuple(self.on[self.by.index(name)] for name in self.key), may_be_gone=True)}
+  RETURN NULL;
+END"""  # noqa: S608 - as above
+
+    @property
+    def truncated_body(self) -> str:
+        """Of the table that gets it, once all of its rows are gone."""
+        table, column = self.table.identifier.as_string(), _quoted(self.column)
+        return f"""{PREAMBLE}
+BEGIN
+  BEGIN
+    UPDATE {table} AS "~from" SET {column} = NULL WHERE "~from".{column} IS DISTINCT FROM NULL;
+  EXCEPTION
+    WHEN serialization_failure OR deadlock_detected OR lock_not_available THEN
+      RAISE;
+    WHEN others THEN
+      NULL; -- The application comes first: a column that is NOT NULL until the switch keeps its values.
+  END;
   RETURN NULL;
 END"""  # noqa: S608 - as above
 

@@ -7,7 +7,7 @@ What its function does is written in `sync_function.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from psycopg import sql
 
@@ -35,15 +35,18 @@ class SyncTrigger:
     name: str
     #: When it fires. One that writes another table does so AFTER.
     fires_on: str = "BEFORE INSERT OR UPDATE"
+    #: Once for each row, or for each statement.
+    for_each: Literal["ROW", "STATEMENT"] = "ROW"
 
     def created(self, body: str) -> tuple[Statement, ...]:
         """The function and the trigger; belongs into one action with the column, under the guard `fires_last`."""
         create = sql.SQL(
-            "CREATE OR REPLACE TRIGGER {trigger} {fires_on} ON {table} FOR EACH ROW "
+            "CREATE OR REPLACE TRIGGER {trigger} {fires_on} ON {table} FOR EACH {for_each} "
             "WHEN ((strpos(current_setting('backfilld.writes', true), {name}) > 0) IS NOT TRUE) EXECUTE FUNCTION {function}()"
         ).format(
             trigger=self._trigger,
             fires_on=sql.SQL(self.fires_on),
+            for_each=sql.SQL(self.for_each),
             table=self.table.identifier,
             name=sql.Literal(self.name),
             function=self._function,

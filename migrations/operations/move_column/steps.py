@@ -1,6 +1,6 @@
 """Move a column to another table, whose rows refer to those of this one, each to another.
 
-expand    the column in the other table, and two sync triggers that keep both saying the same, in one short transaction
+expand    the column in the other table, and sync triggers that keep both saying the same, in one short transaction
 backfill  lanes copy the values; a row that has none in the other table gets one there
 verify    every row is looked at; then ANALYZE
 switch    DROP NOT NULL, where the column has it, so that the application may leave it out
@@ -79,7 +79,7 @@ class MoveColumn(Plain[file.MoveColumn]):
                     self._on_from.turned(self._moved.from_body(counts=True)),
                     *(strict if self._dropped.not_null else ()),
                 ),
-                guards=(self._on_from.fires, self._on_to.fires),
+                guards=(self._on_from.fires, self._on_to.fires, self._on_truncate.fires),
                 back=(
                     Action(
                         table=self.table,
@@ -128,7 +128,11 @@ class MoveColumn(Plain[file.MoveColumn]):
     def also_relies_on(self, *, switched: bool) -> tuple[Reliance, ...]:
         del switched
         moved = self._moved
-        return (self._on_to.relied_on(moved.to_body, (moved.column, *moved.on)),)
+        named = (moved.column, *moved.on)
+        return (
+            self._on_to.relied_on(moved.to_body, named),
+            self._on_truncate.relied_on(moved.truncated_body, named),
+        )
 
     def recheck(self) -> Walk:
         return Walk(
@@ -179,15 +183,16 @@ class MoveColumn(Plain[file.MoveColumn]):
         return (
             *self._on_from.created(self._moved.from_body(counts=counts)),
             *self._on_to.created(self._moved.to_body),
+            *self._on_truncate.created(self._moved.truncated_body),
         )
 
     @property
     def _no_triggers(self) -> tuple[Statement, ...]:
-        return (self._on_from.drop, self._on_to.drop)
+        return (self._on_from.drop, self._on_to.drop, self._on_truncate.drop)
 
     @property
     def _no_functions(self) -> tuple[Statement, ...]:
-        return (self._on_from.drop_function, self._on_to.drop_function)
+        return (self._on_from.drop_function, self._on_to.drop_function, self._on_truncate.drop_function)
 
     @property
     def _on_from(self) -> SyncTrigger:
@@ -198,6 +203,11 @@ class MoveColumn(Plain[file.MoveColumn]):
     def _on_to(self) -> SyncTrigger:
         name = f"{object_name('sync', self.migration, self.number)}_to"
         return SyncTrigger(table=self.definition.to, name=name, fires_on="AFTER INSERT OR UPDATE OR DELETE")
+
+    @property
+    def _on_truncate(self) -> SyncTrigger:
+        name = f"{object_name('sync', self.migration, self.number)}_gone"
+        return SyncTrigger(table=self.definition.to, name=name, fires_on="AFTER TRUNCATE", for_each="STATEMENT")
 
     @property
     def _moved(self) -> Moved:

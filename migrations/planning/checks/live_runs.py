@@ -20,7 +20,7 @@ from backfilld.migrations.record import runs
 from backfilld.migrations.record.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Operation
@@ -69,13 +69,24 @@ class LiveOperation:
     @property
     def decides(self) -> dict[str, str]:
         """The columns about which it decides, and what it does with each."""
+        exchanged = dict.fromkeys(self.exchanged, _DECIDES["changed"])
         if self.referrer is not None:
-            return {}
-        columns = {one.column: _DECIDES[one.what] for one in self.operation.settles if one.what in _DECIDES}
+            return exchanged
+        columns = exchanged | {one.column: _DECIDES[one.what] for one in self.operation.settles if one.what in _DECIDES}
         columns |= dict.fromkeys(_written(self.operation), "is written")
         if (dependents := self.facts.column_dependents) is not None:
             columns |= dict.fromkeys((dependents.new_column, dependents.old_column), "belongs to a change of type")
         return columns
+
+    @property
+    def exchanged(self) -> set[str]:
+        """The columns that get other values at its switch, and have the old ones again if it is taken back: a key, and what refers to it."""
+        if not isinstance(self.operation, definition.ChangeKey):
+            return set()
+        own = "" if self.referrer is None else str(self.referrer)
+        return {one.column for one in self.facts.referrers if one.table == own} | (
+            {self.operation.column} if self.referrer is None else set()
+        )
 
     def relies_on(self, column: str) -> bool:
         """Whether it reads a column, has a rule about it, or walks by it."""
@@ -169,6 +180,29 @@ def check_columns(
             found.refuse("live_run", f"{place}: {other.why((taken or needed)[0])}", other.remedy)
 
 
+def check_walk(found: Findings, place: str, facts: Facts, live: Sequence[LiveOperation]) -> None:
+    """Put down the runs that give the key other values by which an operation is to know rows: what it has walked would mean others."""
+    for other in live:
+        if exchanged := sorted(other.exchanged & {one.name for one in facts.key}):
+            found.refuse("live_run", f"{place}: rows are known by it, and {other.why(exchanged[0])}", other.remedy)
+
+
+def check_referenced(
+    found: Findings, place: str, operation: Operation, facts: Facts, live: Mapping[TableName, Sequence[LiveOperation]]
+) -> None:
+    """Put down the runs that a new foreign key would refer into: they know what refers to their columns from when they began."""
+    if not isinstance(operation, definition.AddForeignKey):
+        return
+    table = operation.references.table
+    for other in live.get(table, ()):
+        taken = sorted(set(facts.referenced) & other.decides.keys())
+        if other.referrer is None and isinstance(other.operation, _ON_A_WHOLE_TABLE):
+            what = f"the run {other.run.name}, which is {other.run.state.words} in {other.run.phase}, works on {table}"
+            found.refuse("live_run", f"{place}: {what}", other.remedy)
+        elif taken and not _may_build(operation, other):
+            found.refuse("live_run", f"{place}: it would refer to {table}, and {other.why(taken[0])}", other.remedy)
+
+
 def refuse_walked(case: Case, columns: set[str], *, what: str) -> None:
     """Put down the runs that walk the table by one of these columns, or name its rows by it."""
     for other in live_operations(case.connection, case.migration.name).get(case.table.name, ()):
@@ -195,6 +229,9 @@ def _written(operation: Operation) -> set[str]:
 
 
 def _needs(operation: Operation, column: str, facts: Facts | None) -> bool:
+    if isinstance(operation, definition.DropConstraint | definition.RenameConstraint):
+        rules = facts.rules if facts is not None else ()
+        return facts is not None and (column in facts.rule_columns or any(column in one.columns for one in rules))
     if isinstance(operation, definition.AddColumn):
         return facts is not None and column in facts.reads
     return facts is None and mentions(operation, column)

@@ -217,19 +217,23 @@ WHERE %(table)s::text::regclass IN (n.conrelid, n.confrelid) AND n.contype = 'f'
 ORDER BY n.conname, f.nspname, o.relname
 
 -- name: identity
--- The identity of a column: its sequence with all that makes it what it is, and what else depends on that.
+-- The sequence of a column, with all that makes it what it is, and what else depends on that: of an identity (`i`), or one that the
+-- column owns (`a`).
 SELECT n.nspname::text AS schema, c.relname::text AS name, a.attidentity::text AS kind,
        s.seqtypid::regtype::text AS type, s.seqstart AS start, s.seqincrement AS increment, s.seqmin AS min, s.seqmax AS max,
        s.seqcache AS cache, s.seqcycle AS cycles, obj_description(c.oid, 'pg_class') AS comment, c.relacl IS NOT NULL AS has_grants,
+       CASE WHEN pg_get_userbyid(c.relowner) <> current_user THEN quote_ident(pg_get_userbyid(c.relowner)) END AS owner,
        coalesce((SELECT json_agg(json_build_object(
                       'privilege', x.privilege_type, 'grantable', x.is_grantable,
                       'grantee', CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END) ORDER BY r.rolname, x.privilege_type)
                  FROM aclexplode(c.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee), '[]') AS grants,
        (SELECT string_agg(pg_describe_object(o.classid, o.objid, o.objsubid), ', ') FROM pg_depend o
-        WHERE o.refclassid = 'pg_class'::regclass AND o.refobjid = c.oid AND o.deptype IN ('n', 'a')) AS held_by
+        WHERE o.refclassid = 'pg_class'::regclass AND o.refobjid = c.oid AND o.deptype IN ('n', 'a')
+          AND NOT EXISTS (SELECT FROM pg_attrdef f WHERE o.classid = 'pg_attrdef'::regclass AND f.oid = o.objid
+                          AND f.adrelid = a.attrelid AND f.adnum = a.attnum)) AS held_by
 FROM pg_attribute a
 JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
-    AND d.classid = 'pg_class'::regclass AND d.deptype = 'i'
+    AND d.classid = 'pg_class'::regclass AND d.deptype = %(deptype)s::text::"char"
 JOIN pg_sequence s ON s.seqrelid = d.objid
 JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text AND NOT a.attisdropped

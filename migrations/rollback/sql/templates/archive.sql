@@ -76,6 +76,10 @@ SELECT count(*) AS changed, count(*) FILTER (WHERE NOT "~is_held") AS missing FR
 -- How many rows of a range the archive does not have.
 WITH {held} SELECT count(*) FILTER (WHERE NOT "~is_held") AS rows FROM "~held"
 
+-- name: missing
+-- Rows that the archive does not have: some of their keys, and how many they are.
+WITH {held} SELECT ARRAY[{key}] AS key, count(*) OVER () AS rows FROM "~held" WHERE NOT "~is_held" ORDER BY {names} LIMIT {limit}
+
 -- name: source
 -- What the archive has of the rows of a range, beside them.
 (WITH {held} SELECT {names}, "~is_held", "~old", "~new" FROM "~held") AS "~archived"

@@ -193,6 +193,25 @@ def test_a_value_that_the_other_table_does_not_take_is_no_error_of_the_applicati
     expect(orders.drive(run), State.ROLLED_BACK)
 
 
+@pytest.mark.parametrize("phase", ["switch", "contract"])
+def test_a_truncate_is_followed(orders: Engine, phase: str) -> None:
+    """Whichever version of the application says so."""
+    run = orders.enqueue(MOVE % (ON, f"[{phase}]"))
+    expect(orders.drive(run), State.WAITING)
+    orders.execute(
+        "TRUNCATE order_notes; INSERT INTO order_notes (order_id, tenant, \"no%te\") VALUES (4, 't0', 'after')"
+    )
+    noted = 'SELECT id FROM "Odd Schema"."Order" WHERE "no%te" IS NOT NULL'
+    assert [row["id"] for row in orders.execute(noted)] == [4]
+    commands.rollback(orders.connection, run, actor="ann")
+    expect(orders.drive(run), State.ROLLED_BACK)
+    assert [row["id"] for row in orders.execute(noted)] == [4]
+    run = orders.enqueue(MOVE.replace("moved", "again") % (ON, "[contract]"))
+    expect(orders.drive(run), State.WAITING)
+    orders.execute('TRUNCATE "Odd Schema"."Order" CASCADE')
+    assert orders.value("SELECT count(*) FROM order_notes") == 0
+
+
 def test_a_deadlock_is_the_applications_to_know(orders: Engine) -> None:
     """A statement that went on after it would leave the two tables apart."""
     run = orders.enqueue(MOVE % (ON, "[switch, contract]"))

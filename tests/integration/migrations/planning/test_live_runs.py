@@ -12,6 +12,8 @@ from backfilld.migrations.planning import examine
 from backfilld.producers import commands
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fix_runs import Engine
 
     from backfilld.migrations.errors import Finding
@@ -131,3 +133,63 @@ def test_a_cancelled_run_is_in_the_way_while_its_trigger_is_there(engine: Engine
     commands.rollback(engine.connection, run, actor="ann")
     engine.drive(run)
     assert examined(engine, rename) == []
+
+
+#: What may not come beside a run that gives a key other values and has not ended, and what may.
+BESIDE_A_KEY: dict[str, tuple[bool, dict[str, Any]]] = {
+    "a walk by the key": (False, {"backfill": {"table": "jobs", "set": {"slug": "upper(slug)"}}}),
+    "a walk of what refers to it, by that": (False, {"backfill": {"table": "notes", "set": {"text": "upper(text)"}}}),
+    "a walk by another key": (True, {"backfill": {"table": "files", "set": {"path": "upper(path)"}}}),
+    "a load": (
+        False,
+        {"load": {"table": "jobs", "from": {"file": "jobs.csv"}, "columns": {"id": "id", "slug": "slug"}, "key": ["id"]}},
+    ),
+    "rows deleted": (False, {"delete_rows": {"table": "notes", "where": "text IS NULL"}}),
+    "a column that is moved to what refers": (
+        False,
+        {"move_column": {"from": "jobs", "column": "status", "to": "notes", "on": "job"}},
+    ),
+    "split in two": (
+        False,
+        {"change_columns": {"table": "jobs", "up": {"a": "left(slug, 1)", "b": "substr(slug, 2)"}, "down": {"slug": "a || b"}}},
+    ),
+    "a column computed from what refers": (
+        False,
+        {"add_column": {"table": "files", "column": {"name": "x", "type": "text"}, "backfill": "job::text"}},
+    ),
+    "an index on what refers": (False, {"create_index": {"table": "files", "name": "x", "columns": ["job"]}}),
+    "the foreign key dropped": (False, {"drop_constraint": {"table": "files", "name": "files_job_fkey"}}),
+    "another foreign key to it": (
+        False,
+        {"add_foreign_key": {"table": "others", "name": "x", "columns": ["job"], "references": {"table": "jobs"}}},
+    ),
+    "another key": (False, {"change_key": {"table": "jobs", "column": "id", "type": "uuid", "values": "gen_random_uuid()"}}),
+    "a table made anew": (False, {"rebuild": {"table": "files", "with": {"fillfactor": 80}}}),
+    "another type for what refers": (False, {"change_type": {"table": "files", "column": "job", "type": "integer"}}),
+    "another column of what refers": (True, {"change_type": {"table": "files", "column": "path", "type": "varchar(90)"}}),
+    "a rule": (True, {"add_check": {"table": "jobs", "name": "small", "check": "length(status) < 50"}}),
+}  # fmt: skip
+
+
+def test_no_run_knows_rows_by_a_key_that_is_exchanged(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the switch it would walk by one key and find another; and after it, should the run be taken back."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs.csv").write_text("id,slug\n1,b\n")
+    engine.execute(
+        "CREATE TABLE notes (job bigint PRIMARY KEY REFERENCES jobs, text text);"
+        "CREATE TABLE files (id bigint PRIMARY KEY, job bigint REFERENCES jobs, path text); CREATE TABLE others (id bigint PRIMARY KEY, job bigint)"
+    )
+    first = {
+        "name": "first",
+        "operations": [
+            {"change_key": {"table": "jobs", "column": "id", "type": "uuid", "values": "gen_random_uuid()"}}
+        ],
+        "settings": {"approve": ["switch"]},
+    }
+    engine.drive(engine.enqueue(json.dumps(first)))
+    found = {case: [one.check for one in examined(engine, operation)] for case, (_, operation) in BESIDE_A_KEY.items()}
+    assert {case: set(checks) for case, checks in found.items()} == {
+        case: set() if may else {"live_run"} for case, (may, _) in BESIDE_A_KEY.items()
+    }
