@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import psycopg
 import pytest
+from fix_contrib import passes
 from fix_runs import Engine, expect
-from psycopg.rows import dict_row
 
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.holds import Cause
-from backfilld.migrations.postgres.connect import open_pool
-from backfilld.migrations.record import schema
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring.record import RecordCollector
 from backfilld.producers.client import Client
 from backfilld.worker.side_tasks import retention
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 RENAME = """
 name: revenue
@@ -31,33 +23,19 @@ settings: {approve: APPROVE}
 
 
 @pytest.fixture
-def counted(contrib_database_url: str) -> Iterator[Engine]:
-    """An engine on a server that counts statements, with a table and an application's role."""
-    with (
-        psycopg.connect(contrib_database_url, autocommit=True, row_factory=dict_row) as connection,
-        open_pool(contrib_database_url, size=8) as pool,
-    ):
-        schema.ensure(connection)
-        one = Engine(url=contrib_database_url, connection=connection, pool=pool)
-        one.set_pace()
-        one.execute("CREATE EXTENSION pg_stat_statements")
-        one.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text, total numeric, note text)")
-        one.execute("INSERT INTO jobs SELECT n, 's' || n, n, repeat('x', 200) FROM generate_series(1, 300) n")
-        one.execute("CREATE INDEX jobs_status_idx ON jobs (status)")
-        one.execute("ANALYZE jobs")
-        one.execute("SELECT pg_stat_statements_reset()")
-        yield one
+def counted(counting_engine: Engine) -> Engine:
+    """An engine on a server that counts statements, with a table that the application reads."""
+    one = counting_engine
+    one.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, status text, total numeric, note text)")
+    one.execute("INSERT INTO jobs SELECT n, 's' || n, n, repeat('x', 200) FROM generate_series(1, 300) n")
+    one.execute("CREATE INDEX jobs_status_idx ON jobs (status)")
+    one.execute("ANALYZE jobs")
+    one.execute("SELECT pg_stat_statements_reset()")
+    return one
 
 
 def enqueue(counted: Engine, text: str = RENAME, *, window: str = "1s", approve: str = "[contract]") -> int:
     return counted.enqueue(text.replace("WINDOW", window).replace("APPROVE", approve))
-
-
-def passes(counted: Engine, run: int, *, seconds: int) -> None:
-    """Move the clock: what was seen until now was so long ago."""
-    back = f"- interval '{seconds} s'"
-    counted.execute(f"UPDATE backfilld.events SET at = at {back} WHERE run = {run}")
-    counted.execute(f"UPDATE backfilld.application_statements SET came_at = came_at {back} WHERE run = {run}")
 
 
 def test_contract_is_not_approved_while_old_statements_come(counted: Engine) -> None:
