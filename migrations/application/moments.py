@@ -7,6 +7,7 @@ puts that on record.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.application import check, corpus, functions
@@ -116,7 +117,7 @@ def before_contract(connection: Connection, run: Run) -> Checked:
 def needed(connection: Connection, run: Run) -> Checked:
     """Which statements and functions still need what contract removes, and what is not known of that."""
     _, statements, told = _needed(connection, run)
-    return Checked.of(Moment.BEFORE_CONTRACT, _asked(run, told), statements=statements)
+    return Checked.of(Moment.WAITING, _asked(run, told), statements=statements)
 
 
 def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
@@ -134,7 +135,7 @@ def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
             told.append(
                 Told(
                     kind=Kind.UNKNOWN,
-                    problem=f"{problem} (noticed {duration(changed.seconds)} ago)",
+                    problem=f"{problem} (noticed at {_ago(changed.seconds)})",
                     remedy=f"Wait until it is {application.statements.window} ago, or raise pg_stat_statements.max",
                 )
             )
@@ -153,8 +154,8 @@ def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
         sent = (
             f"{one.source} fails after contract ({broken.message})"
             if ago is None
-            else f"it fails after contract ({broken.message}) and came {ago.calls} times since the switch, by "
-            f"{', '.join(one.roles)}, last about {duration(ago.seconds)} ago"
+            else f"it fails after contract ({broken.message}) and came {_times(ago.calls)} since the switch, by "
+            f"{', '.join(one.roles)}, last seen at {_ago(ago.seconds)}"
         )
         told.append(
             Told(
@@ -214,12 +215,13 @@ def look(connection: Connection, run: Run) -> int:
     return len(_look(connection, run)[2].statements)
 
 
-def duration(seconds: float) -> str:
-    """Whole seconds, minutes or hours: a look is no stop watch."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
+
+
+def _ago(seconds: float) -> str:
+    """When that was. Not how long ago: what is on record is read later."""
+    return f"{datetime.now(UTC) - timedelta(seconds=seconds):%Y-%m-%d %H:%M} UTC"
 
 
 def _look(connection: Connection, run: Run, *, first: bool = False) -> tuple[list[TableName], Paths, Corpus]:
@@ -265,13 +267,12 @@ def _not_watched(connection: Connection, run: Run, window: float, *, is_counted:
         return [Told(kind=Kind.UNKNOWN, problem="nobody has looked at the statements since the switch")]
     if first.seconds >= window or not is_counted:
         return []
-    left = duration(window - first.seconds)
     return [
         Told(
             kind=Kind.UNKNOWN,
-            problem=f"statements have been watched for {duration(first.seconds)} since the switch, and the window is "
+            problem=f"statements have been watched only since the switch, at {_ago(first.seconds)}, and the window is "
             f"{_application(run).statements.window}",
-            remedy=f"Wait for {left}",
+            remedy=f"Wait until {_ago(first.seconds - window)}",
         )
     ]
 
