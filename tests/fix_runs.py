@@ -113,6 +113,7 @@ class Engine:
         transforms: Sequence[str] = (),
         backups: Place | None = None,
         targets: Targets | None = None,
+        replica_url: str | None = None,
     ) -> Runner:
         """A worker's runner. With `one_step` it behaves as if told to stop, which ends a message after one step."""
         stopping = threading.Event()
@@ -126,6 +127,7 @@ class Engine:
             transforms=transforms,
             backups=backups,
             targets=targets,
+            replica_url=replica_url,
         )
 
     def set_pace(self, *, width: int = 8, age_seconds: float = 0.0, hold_reason: str | None = None) -> None:

@@ -77,8 +77,14 @@ def _before_contract(connection: Connection, known: KnownRun) -> Moment | None:
     return Moment.BEFORE_CONTRACT if is_held else None
 
 
-def carry_out(
-    connection: Connection, known: KnownRun, claimed: Claimed, moment: Moment, *, probes: ApiProbes
+def carry_out(  # noqa: PLR0913 - what a check needs, each by its name
+    connection: Connection,
+    known: KnownRun,
+    claimed: Claimed,
+    moment: Moment,
+    *,
+    probes: ApiProbes,
+    replica_url: str | None = None,
 ) -> list[LaneMessage]:
     """Make a check, and put it on record; returns the message that leads on. Raises Held where contract must not begin."""
     from backfilld.migrations.application import code_verdict, gate, moments  # noqa: PLC0415 - knows every operation, which no other step must
@@ -88,13 +94,15 @@ def carry_out(
     # Another worker does not begin the same check while this one is at it, nor for long where this one dies.
     lanes.postpone(connection, lane, delay_seconds=MOST_SECONDS)
     connection.execute("COMMIT")
-    make = {
-        At.BEFORE_SWITCH: moments.before_switch,
-        At.AFTER_SWITCH: moments.after_switch,
-        At.WAITING: gate.look,
-        At.BEFORE_CONTRACT: moments.before_contract,
-    }
-    found = make[moment](connection, run)
+    match moment:
+        case At.BEFORE_SWITCH:
+            found = moments.before_switch(connection, run)
+        case At.AFTER_SWITCH:
+            found = moments.after_switch(connection, run, replica_url=replica_url)
+        case At.WAITING:
+            found = gate.look(connection, run)
+        case _:
+            found = moments.before_contract(connection, run, replica_url=replica_url)
     if moment in {At.AFTER_SWITCH, At.BEFORE_CONTRACT}:
         found = found.and_also(probes.told(connection, run, moment))
     if moment is At.BEFORE_CONTRACT:

@@ -400,6 +400,9 @@ def test_files_are_enough_on_every_version(engine: Engine) -> None:
     calls = Statement(text="SELECT next_one() FROM jobs WHERE id = 1", source="q.sql:9")
     assert measure(engine.connection, calls, paths, Budget()).buffers is None
     assert engine.value("SELECT is_called FROM s") is False
+    with engine.connect() as other, other.transaction():
+        other.execute("LOCK TABLE jobs")  # which says nothing of the statement
+        assert measure(engine.connection, one, paths, Budget()).is_busy
 
 
 def test_a_statement_that_was_bound_holds_no_lock(engine: Engine) -> None:
