@@ -150,7 +150,7 @@ def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
         *(Statement(text=one.statement, source=one.source, roles=one.roles, calls=one.calls) for one in came.values()),
         *checked,
     ]
-    with copied(connection, tables) as copies:
+    with copied(connection, [*tables, *paths.readers.joined]) as copies:
         states = States(
             connection, run.migration, run.facts, copies, paths=paths, name=run.name, phases=(Phase.CONTRACT,)
         )
@@ -177,7 +177,7 @@ def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
     plans = plans_of(connection, [one.statement for one in seen.loses_index], paths)
     for lost in seen.loses_index:
         plan = plans.get(lost.statement.text)
-        if plan is not None and (lost.table.schema, lost.table.name) in plan.by_index:
+        if plan is not None and paths.readers.by_index(plan, lost.table):
             told.append(
                 Told(
                     kind=Kind.NEEDED,
