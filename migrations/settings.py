@@ -280,6 +280,8 @@ class Settings(BaseSettings):
     application_targets: Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_listed)] = ()
     #: What `$NAME` in such a probe stands for: addresses, and the secrets of its headers.
     application_values: dict[ValueName, SecretStr] = Field(default_factory=dict, repr=False)
+    #: A replica of the database, on which the application's statements are planned and run for their times; none: on the database itself.
+    application_replica_url: SecretStr | None = None
     #: What `plan` and `enqueue` do about code of other roles that would run with the daemon's rights.
     foreign_code: Literal["warn", "refuse"] = "warn"
     #: Load signals of the operator's own. A few: each is a label of a metric.
@@ -333,6 +335,11 @@ class Settings(BaseSettings):
     @property
     def refuses_foreign_code(self) -> bool:
         return self.foreign_code == "refuse"
+
+    @property
+    def replica_url(self) -> str | None:
+        """Where the application's statements are planned, if not on the database itself."""
+        return self.application_replica_url.get_secret_value() if self.application_replica_url is not None else None
 
     def require_database(self) -> str:
         """The database's URL. Raises InvalidSettings when there is none."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, assert_never
 
-from backfilld.migrations.application.checked import holding
+from backfilld.migrations.application.checked import MOMENTS, holding
 from backfilld.migrations.holds import Cause
 from backfilld.migrations.postgres.safe_path import one_moment
 from backfilld.migrations.record import audit, lanes
@@ -65,16 +65,6 @@ AGAINST: dict[str, str] = {
     "snapshot_age_seconds": "end the oldest transaction, or wait for it; until then vacuum cannot clean up (pg_stat_activity, backend_xmin)",
     "dead_tuples": "let vacuum catch up: VACUUM the table, or make autovacuum faster for it",
     "table_growth": "the table has grown more than it should: find out what keeps vacuum from freeing space",
-}
-
-
-#: When the application was checked, in words that follow "the check of the application".
-_MOMENTS = {
-    "before": "before the run",
-    "before_switch": "before the switch",
-    "after_switch": "after the switch",
-    "before_contract": "before contract",
-    "after_contract": "after contract",
 }
 
 
@@ -385,7 +375,7 @@ def _awaiting(run: Progress) -> Iterator[str | Remedy]:
 def _found(run: Progress) -> Iterator[str | Remedy]:
     """What the newest check of the application found that contract is held for."""
     for one in holding(run.application):
-        yield sentence(f"The check of the application {_MOMENTS[run.application['moment']]} found: {one.in_words}")  # type: ignore[index] # there is one where it holds
+        yield sentence(f"The check of the application {MOMENTS[run.application['moment']]} found: {one.in_words}")  # type: ignore[index] # there is one where it holds
         if one.remedy:
             yield Remedy(one.remedy)
 

@@ -217,6 +217,7 @@ class Client(Following, BackingUp):
                 migration,
                 actor=self._actor,
                 refuses_foreign_code=self._settings.refuses_foreign_code,
+                replica_url=self._settings.replica_url,
                 again=again,
             )
             if any(one.kind == "load" for one in migration.operations):

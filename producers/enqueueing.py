@@ -27,12 +27,13 @@ class Enqueued:
     warnings: tuple[str, ...] = ()
 
 
-def enqueue(
+def enqueue(  # noqa: PLR0913 - each is named where it is called
     connection: Connection,
     migration: Migration,
     *,
     actor: str,
     refuses_foreign_code: bool = False,
+    replica_url: str | None = None,
     again: bool = False,
 ) -> Enqueued:
     """The run of this migration: the existing one, or a new one when preflight finds no reason against it.
@@ -62,7 +63,9 @@ def enqueue(
             examination.require()
         facts = () if migration.after else examination.facts
         files = query_files.read(migration)
-        known = moments.before(connection, migration, facts, rows=examination.rows, files=files)
+        known = moments.before(
+            connection, migration, facts, rows=examination.rows, files=files, replica_url=replica_url
+        )
         with connection.transaction():
             run = runs.insert(connection, migration, facts, actor=actor, known=newest.run if newest is not None else 0)
             staging.make_stages(connection, migration, run, examination.facts)

@@ -15,6 +15,7 @@ import pytest
 
 pytest_plugins = [
     "fix_postgres",
+    "fix_runs",
     "fix_contrib",
     "fix_backups",
     "fix_s3",
@@ -22,7 +23,6 @@ pytest_plugins = [
     "fix_proxy",
     "fix_daemon",
     "fix_rest",
-    "fix_runs",
     "fix_golden",
     "fix_prometheus",
     "fix_scene",

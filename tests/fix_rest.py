@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -91,13 +92,22 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the tests say what they ask."""
 
 
-@pytest.fixture
-def rest(database_url: str) -> Iterator[Rest]:
-    """An API before the test's database."""
+@contextmanager
+def serving(database_url: str) -> Iterator[Rest]:
+    """An API before a database."""
     server = Rest(database_url)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def rest(database_url: str) -> Iterator[Rest]:
+    """An API before the test's database."""
+    with serving(database_url) as server:
+        yield server

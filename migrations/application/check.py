@@ -6,7 +6,7 @@ import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.application import corpus, functions
+from backfilld.migrations.application import corpus, functions, readers
 from backfilld.migrations.application.paths import Paths
 from backfilld.migrations.application.real_plans import plans_of
 from backfilld.migrations.application.report import Breaks, LosesIndex, Named, Report, Unchecked
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backfilld.migrations.application.corpus import QueryFile, Statement
+    from backfilld.migrations.application.readers import Readers
     from backfilld.migrations.application.usable import Plan
     from backfilld.migrations.errors import Finding
     from backfilld.migrations.facts import Facts
@@ -51,33 +52,38 @@ def check(
     seen = Found(unchecked=unchecked)
     paths = paths_of(connection, statements, tables, wanted)
     if statements and facts:
-        with copied(connection, tables) as copies:
+        with copied(connection, [*tables, *paths.readers.joined]) as copies:
             name = f"dry_run {secrets.token_hex(8)}"  # that no migration and no other dry run has
             states = States(connection, migration, facts, copies, paths=paths, name=name, phases=PHASES)
             seen = states.check(statements)
             seen.unchecked += unchecked
     real = plans_of(connection, [one.statement for one in seen.loses_index], paths)
-    report = _report(seen, real, rows=rows, silence=found.silence)
+    report = _report(seen, real, paths.readers, rows=rows, silence=found.silence)
     return replace(report, asked=migration.checked_application is not None)
 
 
 def paths_of(
     connection: Connection, statements: Sequence[Statement], tables: Sequence[TableName], wanted: Statements
 ) -> Paths:
-    """The search path of each statement."""
+    """The search path of each statement, and through what it may read the tables."""
     default = wanted.roles[0] if wanted.roles else catalog.backend(connection).role
     roles = {one.roles[0] for one in statements if one.roles}
-    return Paths(connection, tables, roles, default)
+    return Paths(connection, tables, roles, default, readers.read(connection, tables))
 
 
 def _report(
-    seen: Found, real: Mapping[str, Plan], *, rows: Mapping[TableName, int], silence: Sequence[Finding]
+    seen: Found,
+    real: Mapping[str, Plan],
+    through: Readers,
+    *,
+    rows: Mapping[TableName, int],
+    silence: Sequence[Finding],
 ) -> Report:
     lost = []
     for one in seen.loses_index:
         plan = real.get(one.statement.text)
         # A statement that scans the table today as well loses nothing.
-        if plan is None or (one.table.schema, one.table.name) not in plan.by_index:
+        if plan is None or not through.by_index(plan, one.table):
             continue
         lost.append(
             LosesIndex(

@@ -20,9 +20,22 @@ class Moment(StrEnum):
     BEFORE = "before"
     BEFORE_SWITCH = "before_switch"
     AFTER_SWITCH = "after_switch"
+    #: While contract waits for a person: what speaks against it, which is what `approve` is refused for.
+    WAITING = "waiting"
     BEFORE_CONTRACT = "before_contract"
     #: Of the API alone: what is found then is only told.
     AFTER_CONTRACT = "after_contract"
+
+
+#: Each in words that follow "the check of the application".
+MOMENTS = {
+    Moment.BEFORE: "before the run",
+    Moment.BEFORE_SWITCH: "before the switch",
+    Moment.AFTER_SWITCH: "after the switch",
+    Moment.WAITING: "while contract waits for approval",
+    Moment.BEFORE_CONTRACT: "before contract",
+    Moment.AFTER_CONTRACT: "after contract",
+}
 
 
 class Kind(StrEnum):
@@ -100,6 +113,10 @@ class Checked:
         more = tuple(told)
         counts = Counter(self.counts) + Counter(str(one.kind) for one in more)
         return replace(self, told=(*more, *self.told)[:_MOST_ON_RECORD], counts=dict(counts))
+
+    def is_like(self, other: Checked) -> bool:
+        """Whether another check found the same: then the record need not say it again."""
+        return [(one.kind, one.statement) for one in self.told] == [(one.kind, one.statement) for one in other.told]
 
     @property
     def holding(self) -> tuple[Told, ...]:

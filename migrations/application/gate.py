@@ -16,8 +16,22 @@ if TYPE_CHECKING:
     from backfilld.migrations.record.model import Run
 
 
+def look(connection: Connection, run: Run) -> Checked:
+    """What speaks against contract as of now: statements and functions that need what it removes, what is not known of that, what got
+    worse by the newest check, and the newest verdict on the code.
+    """
+    newest = [
+        one
+        for moment in (Moment.BEFORE_CONTRACT, Moment.AFTER_SWITCH)
+        if (one := record.last_check(connection, run.run, moment=moment).detail) is not None
+    ]
+    known = Checked.from_json(newest[0]).told if newest else ()
+    worse = [one for one in known if one.kind in {Kind.REGRESSION, Kind.API}]
+    return needed(connection, run).and_also((*worse, *code_verdict.told(connection, run)))
+
+
 def against_contract(connection: Connection, run: Run) -> tuple[Finding, ...]:
-    """Statements that still come and fail after contract, what is not known of them, and regressions of the newest check.
+    """What `look` finds that contract is held for.
 
     Nothing of a run that has not switched yet: its worker looks when it comes so far. Nothing either where the file only warns.
     """
@@ -26,12 +40,6 @@ def against_contract(connection: Connection, run: Run) -> tuple[Finding, ...]:
         return ()
     if record.last_check(connection, run.run, moment=Moment.AFTER_SWITCH).detail is None:
         return ()
-    newest = [
-        one
-        for moment in (Moment.BEFORE_CONTRACT, Moment.AFTER_SWITCH)
-        if (one := record.last_check(connection, run.run, moment=moment).detail) is not None
-    ]
-    worse = [one for one in Checked.from_json(newest[0]).told if one.kind in {Kind.REGRESSION, Kind.API}]
     return tuple(
         Finding(
             "application",
@@ -39,5 +47,5 @@ def against_contract(connection: Connection, run: Run) -> tuple[Finding, ...]:
             (f"{one.remedy}; or" if one.remedy else "Find out, or")
             + f" let contract begin all the same: backfilld approve {run.name} --phase {Phase.CONTRACT} --yes",
         )
-        for one in (*needed(connection, run).holding, *worse, *code_verdict.told(connection, run))
+        for one in look(connection, run).holding
     )

@@ -7,15 +7,17 @@ puts that on record.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.application import check, corpus, functions
+from backfilld.migrations.application import check, corpus, functions, replica
 from backfilld.migrations.application.checked import Checked, Kind, Moment, Told
 from backfilld.migrations.application.corpus import Statement
 from backfilld.migrations.application.plans import Planned, regression
 from backfilld.migrations.application.real_plans import Budget, measure, plans_of
 from backfilld.migrations.application.report import shortened
 from backfilld.migrations.application.states import States
+from backfilld.migrations.errors import Refused
 from backfilld.migrations.file.application import Application, Statements
 from backfilld.migrations.planning.dry_run import tables_named
 from backfilld.migrations.planning.dry_run_copies import copied
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.application import Came
+    from backfilld.migrations.record.application import Came, PlannedBefore
     from backfilld.migrations.record.model import Run
 
 #: As many statements are planned on the real tables, those that took most time first; each may be run five times.
@@ -58,15 +60,18 @@ class Before:
         put(connection, run, _of_report(self.report), actor=actor)
 
 
-def before(
+def before(  # noqa: PLR0913 - each is named where it is called
     connection: Connection,
     migration: Migration,
     facts: Sequence[Facts],
     *,
     rows: Mapping[TableName, int],
     files: Sequence[QueryFile],
+    replica_url: str | None = None,
 ) -> Before | None:
-    """Look at the statements of a migration that is about to be enqueued; None where its file does not ask for it."""
+    """Look at the statements of a migration that is about to be enqueued; None where its file does not ask for it. Raises Refused for a
+    replica that cannot be used: what is not known of today's plans cannot be compared with later ones.
+    """
     if migration.checked_application is None:
         return None
     wanted = migration.checked_application.statements
@@ -77,10 +82,12 @@ def before(
     ranked = sorted((one for one in statements if paths.concerns(one)), key=lambda one: -one.milliseconds)
     unique = {one.text: one for one in ranked if one.calls is None} | {one.text: one for one in ranked}
     budget = Budget()
-    return Before(
-        report=report,
-        planned=tuple((one, measure(connection, one, paths, budget)) for one in list(unique.values())[:MOST_PLANNED]),
-    )
+    try:
+        with replica.reader(connection, replica_url) as reader:
+            planned = tuple((one, measure(reader, one, paths, budget)) for one in list(unique.values())[:MOST_PLANNED])
+    except replica.NotUsable as exc:
+        raise Refused([exc.finding]) from exc
+    return Before(report=report, planned=planned)
 
 
 def put(connection: Connection, run: int, found: Checked, *, actor: str) -> None:
@@ -98,25 +105,25 @@ def before_switch(connection: Connection, run: Run) -> Checked:
     return Checked.of(Moment.BEFORE_SWITCH, _asked(run, _unknown(found)), statements=len(statements))
 
 
-def after_switch(connection: Connection, run: Run) -> Checked:
+def after_switch(connection: Connection, run: Run, *, replica_url: str | None = None) -> Checked:
     """Plan statements as they are planned from now on, and begin to look at which ones come."""
     tables, paths, found = _look(connection, run, first=True)
     del tables
-    told = [*_unknown(found), *_regressions(connection, run, paths, Moment.AFTER_SWITCH)]
+    told = [*_unknown(found), *_regressions(connection, run, paths, Moment.AFTER_SWITCH, replica_url)]
     return Checked.of(Moment.AFTER_SWITCH, _asked(run, told), statements=len(found.statements))
 
 
-def before_contract(connection: Connection, run: Run) -> Checked:
+def before_contract(connection: Connection, run: Run, *, replica_url: str | None = None) -> Checked:
     """Which statements still need what contract removes, and which are worse than before the run."""
     paths, statements, told = _needed(connection, run)
-    told += _regressions(connection, run, paths, Moment.BEFORE_CONTRACT)
+    told += _regressions(connection, run, paths, Moment.BEFORE_CONTRACT, replica_url)
     return Checked.of(Moment.BEFORE_CONTRACT, _asked(run, told), statements=statements)
 
 
 def needed(connection: Connection, run: Run) -> Checked:
     """Which statements and functions still need what contract removes, and what is not known of that."""
     _, statements, told = _needed(connection, run)
-    return Checked.of(Moment.BEFORE_CONTRACT, _asked(run, told), statements=statements)
+    return Checked.of(Moment.WAITING, _asked(run, told), statements=statements)
 
 
 def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
@@ -134,7 +141,7 @@ def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
             told.append(
                 Told(
                     kind=Kind.UNKNOWN,
-                    problem=f"{problem} (noticed {duration(changed.seconds)} ago)",
+                    problem=f"{problem} (noticed at {_ago(changed.seconds)})",
                     remedy=f"Wait until it is {application.statements.window} ago, or raise pg_stat_statements.max",
                 )
             )
@@ -143,7 +150,7 @@ def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
         *(Statement(text=one.statement, source=one.source, roles=one.roles, calls=one.calls) for one in came.values()),
         *checked,
     ]
-    with copied(connection, tables) as copies:
+    with copied(connection, [*tables, *paths.readers.joined]) as copies:
         states = States(
             connection, run.migration, run.facts, copies, paths=paths, name=run.name, phases=(Phase.CONTRACT,)
         )
@@ -153,8 +160,8 @@ def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
         sent = (
             f"{one.source} fails after contract ({broken.message})"
             if ago is None
-            else f"it fails after contract ({broken.message}) and came {ago.calls} times since the switch, by "
-            f"{', '.join(one.roles)}, last about {duration(ago.seconds)} ago"
+            else f"it fails after contract ({broken.message}) and came {_times(ago.calls)} since the switch, by "
+            f"{', '.join(one.roles)}, last seen at {_ago(ago.seconds)}"
         )
         told.append(
             Told(
@@ -170,7 +177,7 @@ def _needed(connection: Connection, run: Run) -> tuple[Paths, int, list[Told]]:
     plans = plans_of(connection, [one.statement for one in seen.loses_index], paths)
     for lost in seen.loses_index:
         plan = plans.get(lost.statement.text)
-        if plan is not None and (lost.table.schema, lost.table.name) in plan.by_index:
+        if plan is not None and paths.readers.by_index(plan, lost.table):
             told.append(
                 Told(
                     kind=Kind.NEEDED,
@@ -214,12 +221,13 @@ def look(connection: Connection, run: Run) -> int:
     return len(_look(connection, run)[2].statements)
 
 
-def duration(seconds: float) -> str:
-    """Whole seconds, minutes or hours: a look is no stop watch."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
+
+
+def _ago(seconds: float) -> str:
+    """When that was. Not how long ago: what is on record is read later."""
+    return f"{datetime.now(UTC) - timedelta(seconds=seconds):%Y-%m-%d %H:%M} UTC"
 
 
 def _look(connection: Connection, run: Run, *, first: bool = False) -> tuple[list[TableName], Paths, Corpus]:
@@ -265,41 +273,55 @@ def _not_watched(connection: Connection, run: Run, window: float, *, is_counted:
         return [Told(kind=Kind.UNKNOWN, problem="nobody has looked at the statements since the switch")]
     if first.seconds >= window or not is_counted:
         return []
-    left = duration(window - first.seconds)
     return [
         Told(
             kind=Kind.UNKNOWN,
-            problem=f"statements have been watched for {duration(first.seconds)} since the switch, and the window is "
+            problem=f"statements have been watched only since the switch, at {_ago(first.seconds)}, and the window is "
             f"{_application(run).statements.window}",
-            remedy=f"Wait for {left}",
+            remedy=f"Wait until {_ago(first.seconds - window)}",
         )
     ]
 
 
-def _regressions(connection: Connection, run: Run, paths: Paths, moment: Moment) -> list[Told]:
-    told, budget = [], Budget()
+def _regressions(connection: Connection, run: Run, paths: Paths, moment: Moment, replica_url: str | None) -> list[Told]:
     known = record.planned_before(connection, run.run)
     if not known and record.last_check(connection, run.run, moment=Moment.BEFORE).detail is None:
         return [Told(kind=Kind.UNKNOWN, problem="no plan of a statement is on record from before the run")]
-    for one in known:
-        statement = Statement(text=one.statement, source=one.source, roles=one.roles, calls=one.calls)
-        first, now = Planned.from_json(one.plans[Moment.BEFORE]), measure(connection, statement, paths, budget)
-        record.put_plan(connection, run.run, one.statement, moment=moment, plan=now.to_json())
-        if worse := regression(first, now):
-            told.append(
-                Told(
-                    kind=Kind.REGRESSION,
-                    problem=worse,
-                    remedy=f"Switch back, which loses nothing: backfilld rollback {run.name}",
-                    statement=shortened(one.statement),
-                    source=one.source,
-                    roles=one.roles,
-                    calls=one.calls,
-                    plan_before=first.shape,
-                    plan_after=now.shape or "none",
-                )
-            )
-    return told
+    if not known:
+        return []
+    budget = Budget()
+    try:
+        with replica.reader(connection, replica_url) as reader:
+            now = {one.statement: measure(reader, _statement(one), paths, budget) for one in known}
+    except replica.NotUsable as exc:
+        return [Told(kind=Kind.UNKNOWN, problem=exc.finding.problem, remedy=exc.finding.remedy)]
+    for text, plan in now.items():
+        record.put_plan(connection, run.run, text, moment=moment, plan=plan.to_json())
+    return [told for one in known if (told := _compared(run, one, now[one.statement])) is not None]
+
+
+def _statement(one: PlannedBefore) -> Statement:
+    return Statement(text=one.statement, source=one.source, roles=one.roles, calls=one.calls)
+
+
+def _compared(run: Run, one: PlannedBefore, now: Planned) -> Told | None:
+    """What is worse of a statement, or that nobody knows; None where nothing is."""
+    first = Planned.from_json(one.plans[Moment.BEFORE])
+    told = Told(
+        kind=Kind.REGRESSION,
+        problem=regression(first, now),
+        remedy=f"Switch back, which loses nothing: backfilld rollback {run.name}",
+        statement=shortened(one.statement),
+        source=one.source,
+        roles=one.roles,
+        calls=one.calls,
+        plan_before=first.shape,
+        plan_after=now.shape or "none",
+    )
+    if now.is_busy and not first.error:
+        problem = f"it could not be planned at this moment: {now.error}"
+        return replace(told, kind=Kind.UNKNOWN, problem=problem, remedy="", plan_before="", plan_after="")
+    return told if told.problem else None
 
 
 def _of_report(report: Report) -> Checked:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from backfilld.migrations.application.corpus import Statement
+    from backfilld.migrations.application.readers import Readers
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.connect import Connection
 
@@ -23,15 +24,24 @@ _SQL = queries(__package__, "application")
 class Paths:
     """The search path of each statement, by the first role that sent it; of one of a file, by the first role that is asked for."""
 
-    def __init__(self, connection: Connection, tables: Sequence[TableName], roles: Iterable[str], default: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        tables: Sequence[TableName],
+        roles: Iterable[str],
+        default: str,
+        readers: Readers,
+    ) -> None:
+        #: Through what else the tables are read.
+        self.readers = readers
         self._default = default
         wanted = sorted({*roles, default})
         rows = connection.execute(_SQL["search_paths"], {"roles": wanted}).fetchall()
         self._of_role = {row["role"]: _expanded(row["path"], row["role"]) for row in rows}
         self._connection = connection
-        self._known = {(table.schema, table.name) for table in tables}
+        self._known = {(one.schema, one.name) for one in (*tables, *readers.names)}
         # A name in quotes has each of its own doubled.
-        self._words = {table.name.replace('"', '""').casefold() for table in tables}
+        self._words = {name.replace('"', '""').casefold() for _, name in self._known}
         self._tables: dict[str, dict[str, tuple[str, str]]] = {}
         for path in self._of_role.values():
             self._with(path)
@@ -61,12 +71,12 @@ class Paths:
         return self._tables[path]
 
     def mentions(self, text: str) -> bool:
-        """Whether the name of one of the tables is anywhere in a text: what has it not need not be read any further."""
+        """Whether the name of one of the tables, or of what reads them, is anywhere in a text: what has it not need not be read any further."""
         text = text.casefold()
         return any(name in text for name in self._words)
 
     def concerns(self, statement: Statement) -> bool:
-        """Whether a statement names one of the tables."""
+        """Whether a statement names one of the tables, or what reads them."""
         if not self.mentions(statement.text):
             return False
         tables = self._with(self.of(statement))

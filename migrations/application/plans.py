@@ -37,6 +37,8 @@ class Planned:
     milliseconds: float | None = None
     #: Why there is no plan.
     error: str = ""
+    #: Somebody else's lock or a replica's replay was in the way, several times: it says nothing of the statement.
+    is_busy: bool = False
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
         return asdict(self)
@@ -49,7 +51,7 @@ class Planned:
 
 def regression(before: Planned, after: Planned) -> str:
     """What is worse, in words that follow the statement's name; empty where nothing is."""
-    if before.error:
+    if before.error or after.is_busy:
         return ""
     if after.error:
         return f"it fails: {after.error}"

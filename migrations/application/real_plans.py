@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import psycopg
+from psycopg import errors
 
 from backfilld.migrations.application.binding import bind, find_way
 from backfilld.migrations.application.corpus import leave_no_trace
@@ -32,6 +33,10 @@ _SETTINGS = {
     "lock_timeout": "50ms",
     "statement_timeout": "2s",
 }
+#: What is in the way and not the statement's own: a lock of somebody else, and on a replica what it replays.
+_BUSY = (errors.LockNotAvailable, errors.SerializationFailure, errors.DeadlockDetected, errors.QueryCanceled)
+#: So often is tried what was in the way.
+_TRIES = 3
 _FOREIGN = "it is not planned: a function or a view in it belongs to a role with fewer rights, and would run with ours"
 #: In all, of one check.
 RUN_SECONDS = 30.0
@@ -74,6 +79,15 @@ def measure(connection: Connection, statement: Statement, paths: Paths, budget: 
 
     Raises only for the loss of the connection.
     """
+    for _ in range(_TRIES):
+        try:
+            return _measure(connection, statement, paths, budget)
+        except _BUSY as exc:
+            because = in_words(exc)
+    return Planned(error=because, is_busy=True)
+
+
+def _measure(connection: Connection, statement: Statement, paths: Paths, budget: Budget) -> Planned:
     settings = {**_SETTINGS, "search_path": paths.of(statement), "transaction_read_only": "on"}
     try:
         with connection.transaction(force_rollback=True):
@@ -84,6 +98,8 @@ def measure(connection: Connection, statement: Statement, paths: Paths, budget: 
             return Planned(error=_FOREIGN)
         runs = budget.is_left and may_run(statement.text)
         given = values(connection, statement.text, bound.plan, len(bound.types)) if runs else None
+    except _BUSY:
+        raise
     except psycopg.Error as exc:
         if server_is_gone(exc):
             raise

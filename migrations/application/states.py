@@ -58,6 +58,7 @@ _TAKEN_AWAY = re.compile(r"\AALTER TABLE (?P<copy>\"?pg_temp\"?\..+) SET SCHEMA 
 #: What is about other things than what a statement reads: functions, triggers, comments and privileges.
 _BESIDE = re.compile(
     r"(CREATE|DROP|ALTER) (OR REPLACE )?(FUNCTION|TRIGGER|CONSTRAINT TRIGGER|SCHEMA)\b|COMMENT|GRANT|REVOKE|NOTIFY|SELECT|DO\b|LOCK"
+    r"|ALTER VIEW .* OWNER TO\b"
     r"|INSERT|UPDATE|DELETE|ANALYZE|ALTER INDEX .* RENAME\b|ALTER TABLE .* (ENABLE|DISABLE) (ALWAYS |REPLICA )?TRIGGER\b",
     re.DOTALL,
 )
@@ -131,6 +132,8 @@ class States:
         self._operations = [copies.bound(migration, number, one, name=name) for number, one in enumerate(facts)]
         self._copy_oids = {table.identifier.as_string(): oid for table, oid in copies.oids.items()}
         self._by_copy = {table.name: table for table in copies.oids}
+        self._parts = paths.readers.standing_for(migration)
+        self._views: list[TableName] = []
         self._found = Found()
         self._watched: list[_Watched] = []
 
@@ -140,6 +143,7 @@ class States:
             leave_no_trace(self._connection)
             apply_settings(self._connection, {**SEMANTICS, **_TIMEOUTS})
             self._name_indexes()
+            self._make_views()
             for path, several in self._paths.grouped(statements).items():
                 with self._as_application(path):
                     for one in several:
@@ -179,6 +183,38 @@ class States:
                     continue  # of a table in another schema: its DROP INDEX is then not tried
                 self._copies.renames((after["schema"], after["name"]), name)
 
+    def _make_views(self) -> None:
+        """Have the views over the copies, as they are over the tables: DDL about them is then played on these."""
+        for view in self._paths.readers.views:
+            if not all(one in self._copies.oids or one in self._views for one in view.reads):
+                continue  # it would read a real table, and keep a lock on it
+            (parsed,) = split(view.definition)
+            try:
+                with self._connection.transaction():
+                    self._connection.execute(view.on_copies(self._copies.about_copies(parsed)))
+            except psycopg.Error as exc:
+                if server_is_gone(exc):
+                    raise
+                continue
+            self._copies.renames((view.name.schema, view.name.name), sql.Identifier("pg_temp", view.name.name))
+            self._views.append(view.name)
+
+    def _give_up_views(self) -> bool:
+        """Drop the views, and ask no more of statements that name one; whether there were any."""
+        views, self._views = self._views, []
+        for view in views:
+            self._connection.execute(
+                sql.SQL("DROP VIEW IF EXISTS {} CASCADE").format(sql.Identifier("pg_temp", view.name))
+            )
+        names = {view.name for view in views}
+        for one in list(self._watched):
+            if any(token.name in names for parsed in split(one.text) for token in parsed.tokens):
+                self._watched.remove(one)
+                self._found.checked.remove(one.statement)
+                because = "it reads a view, and the migration was not tried with views over the copies"
+                self._found.unchecked.append((one.statement, because))
+        return bool(views)
+
     def _begin(self, statement: Statement, tables: Mapping[str, tuple[str, str]]) -> None:
         """Bind a statement as things are today, and find the way in which it binds."""
         # A function may read a table that its text has in a string, and a trigger's does not name its table at all.
@@ -191,13 +227,15 @@ class States:
         except Unclosed:
             self._found.unchecked.append((statement, "it cannot be read as SQL"))
             return
-        text = ";\n".join(self._copies.about_copies(one, unqualified=tables) for one in parsed)
+        text = ";\n".join(self._copies.about_copies(one, unqualified=tables, also=self._parts) for one in parsed)
         if not is_function and text == ";\n".join(one.text for one in parsed):
             self._found.elsewhere += _CATALOG.search(text) is None
             return
         error: psycopg.Error | None = None
         # A name without a schema may be something else than the table: an alias, a column. The second way leaves it as it is.
-        for one in dict.fromkeys((text, ";\n".join(self._copies.about_copies(one) for one in parsed))):
+        for one in dict.fromkeys(
+            (text, ";\n".join(self._copies.about_copies(one, also=self._parts) for one in parsed))
+        ):
             try:
                 if isinstance(statement, Function):
                     if statement.checked_by is not None and not self._paths.may_plan(statement):
@@ -248,6 +286,9 @@ class States:
             except psycopg.Error as exc:
                 if server_is_gone(exc):
                     raise
+                if self._give_up_views():
+                    self._try(number, operation, text)
+                    return
                 because = in_words(exc)
         if because and _BESIDE.match(text.upper()) is None:
             self._found.untried.append(f"operations[{number}]: {' '.join(text.split())[:200]} ({because})")

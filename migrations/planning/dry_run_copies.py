@@ -78,15 +78,24 @@ class Copies:
         """From now on a statement that names this means the copy."""
         self._names[name] = copy
 
-    def about_copies(self, statement: SqlStatement, *, unqualified: Mapping[str, tuple[str, str]] | None = None) -> str:
-        """The text of any statement with the copies' names; of names without a schema those that are told to mean a table."""
-        places = {start: (end, self._names[name]) for start, end, name in statement.qualified if name in self._names}
+    def about_copies(
+        self,
+        statement: SqlStatement,
+        *,
+        unqualified: Mapping[str, tuple[str, str]] | None = None,
+        also: Mapping[tuple[str, str], sql.Identifier] | None = None,
+    ) -> str:
+        """The text of any statement with the copies' names; of names without a schema those that are told to mean a table. `also` are
+        names that stand for a copy in what is asked, and not in what is done.
+        """
+        names = {**(also or {}), **self._names}
+        places = {start: (end, names[name]) for start, end, name in statement.qualified if name in names}
         before = ""
         for token, after in zip(statement.tokens, (*statement.tokens[1:], None), strict=True):
             is_call = after is not None and after.text == "("
             name = (unqualified or {}).get(token.name or "")
-            if name in self._names and before != "." and not is_call and token.start not in places:
-                places[token.start] = (token.start + len(token.text), self._names[name])
+            if name in names and before != "." and not is_call and token.start not in places:
+                places[token.start] = (token.start + len(token.text), names[name])
             before = token.text
         text, at = "", 0
         for start, (end, copy) in sorted(places.items()):

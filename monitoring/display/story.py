@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from backfilld.migrations.application.checked import MOMENTS
 from backfilld.migrations.record.states import Phase, State
 from backfilld.monitoring.display.words import STYLES
 from backfilld.monitoring.words import counted, duration, number, rows_left, safe, size
@@ -202,10 +203,6 @@ def _still_to_do(detail: Mapping[str, Any]) -> str:
     return f"{counted(rows, 'row')} still needed work, as accepted" if rows else "no row needs work"
 
 
-def _at(detail: Mapping[str, Any]) -> str:
-    return str(detail["moment"]).replace("_", " the ") if detail["moment"] != "before" else "before the run"
-
-
 def _found(detail: Mapping[str, Any]) -> str:
     told = [counted(detail["statements"], "statement")]
     told += [f"{number(count)} {str(kind).replace('_', ' ')}" for kind, count in detail["counts"].items()]
@@ -243,7 +240,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "run.tuned": lambda detail: f"set {_changes(detail)}",
     "run.purged": _purged,
     "phase.approved": lambda detail: f"approved phase {detail['phase']}",
-    "application.checked": lambda detail: f"checked the application {_at(detail)}: {_found(detail)}",
+    "application.checked": lambda detail: f"checked the application {MOMENTS[detail['moment']]}: {_found(detail)}",
     "application.accepted": lambda _: "lets contract begin in spite of what checks of the application find",
     "proof.void": lambda detail: f"verifies again, because {'; '.join(detail['changes'])}",
     "policies.unexpected": lambda detail: (

@@ -119,6 +119,7 @@ class Runner:
         refuses_foreign_code: bool = False,
         backups: Place | None = None,
         targets: Targets | None = None,
+        replica_url: str | None = None,
     ) -> None:
         self._pool = pool
         self._send = send
@@ -132,6 +133,7 @@ class Runner:
             stopping=stopping,
             refuses_foreign_code=refuses_foreign_code,
             targets=targets,
+            replica_url=replica_url,
             gates=BackupGates(place=backups, stopping=stopping) if backups is not None else None,
         )
 

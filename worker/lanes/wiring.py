@@ -62,6 +62,7 @@ def start_lanes(settings: Settings, broker: AnyBroker, *, threads: int, observe:
         refuses_foreign_code=settings.refuses_foreign_code,
         backups=Place.of(settings),
         targets=Targets(allowed=settings.application_targets, values=settings.application_values),
+        replica_url=settings.replica_url,
     )
     receiver = receive_lanes(broker, handlers.of_lanes(runner, observe=observe), threads=threads)
     return Lanes(receiver=receiver, pool=pool, stopping=stopping)

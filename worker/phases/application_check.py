@@ -52,33 +52,58 @@ def due(connection: Connection, known: KnownRun, claimed: Claimed) -> Moment | N
         return Moment.BEFORE_SWITCH if is_late and not _waits_for_approval(connection, known, context) else None
     if record.last_check(connection, known.run.run, moment=Moment.AFTER_SWITCH).detail is None:
         return Moment.AFTER_SWITCH
-    if not known.steps.of(Phase.CONTRACT) or _waits_for_approval(connection, known, context):
+    if not known.steps.of(Phase.CONTRACT):
         return None
+    waits = _waits_for_approval(connection, known, context)
+    return _while_waiting(connection, known) if waits else _before_contract(connection, known)
+
+
+def _while_waiting(connection: Connection, known: KnownRun) -> Moment | None:
+    """Once, before it waits: the side task looks again while it does."""
+    from backfilld.migrations.application.checked import Moment  # noqa: PLC0415 - see above
+
+    made = record.last_check(connection, known.run.run, moment=Moment.WAITING)
+    return Moment.WAITING if made.detail is None else None
+
+
+def _before_contract(connection: Connection, known: KnownRun) -> Moment | None:
+    """As often as it is held, and where the last one is old."""
+    from backfilld.migrations.application.checked import Moment  # noqa: PLC0415 - see above
+
     last = record.last_check(connection, known.run.run, moment=Moment.BEFORE_CONTRACT)
     if last.detail is None or last.seconds is None or last.seconds > FRESH_SECONDS:
         return Moment.BEFORE_CONTRACT
-    is_free = last.accepted or application.on_regression == "warn" or not _checked(last.detail).holding
-    return None if is_free else Moment.BEFORE_CONTRACT
+    is_held = _holds(known, _checked(last.detail), accepted=last.accepted)
+    return Moment.BEFORE_CONTRACT if is_held else None
 
 
-def carry_out(
-    connection: Connection, known: KnownRun, claimed: Claimed, moment: Moment, *, probes: ApiProbes
+def carry_out(  # noqa: PLR0913 - what a check needs, each by its name
+    connection: Connection,
+    known: KnownRun,
+    claimed: Claimed,
+    moment: Moment,
+    *,
+    probes: ApiProbes,
+    replica_url: str | None = None,
 ) -> list[LaneMessage]:
     """Make a check, and put it on record; returns the message that leads on. Raises Held where contract must not begin."""
-    from backfilld.migrations.application import code_verdict, moments  # noqa: PLC0415 - knows every operation, which no other step must
+    from backfilld.migrations.application import code_verdict, gate, moments  # noqa: PLC0415 - knows every operation, which no other step must
     from backfilld.migrations.application.checked import Moment as At  # noqa: PLC0415 - comes with it
 
     run, lane = known.run, claimed.lane
     # Another worker does not begin the same check while this one is at it, nor for long where this one dies.
     lanes.postpone(connection, lane, delay_seconds=MOST_SECONDS)
     connection.execute("COMMIT")
-    make = {
-        At.BEFORE_SWITCH: moments.before_switch,
-        At.AFTER_SWITCH: moments.after_switch,
-        At.BEFORE_CONTRACT: moments.before_contract,
-    }
-    found = make[moment](connection, run)
-    if moment is not At.BEFORE_SWITCH:
+    match moment:
+        case At.BEFORE_SWITCH:
+            found = moments.before_switch(connection, run)
+        case At.AFTER_SWITCH:
+            found = moments.after_switch(connection, run, replica_url=replica_url)
+        case At.WAITING:
+            found = gate.look(connection, run)
+        case _:
+            found = moments.before_contract(connection, run, replica_url=replica_url)
+    if moment in {At.AFTER_SWITCH, At.BEFORE_CONTRACT}:
         found = found.and_also(probes.told(connection, run, moment))
     if moment is At.BEFORE_CONTRACT:
         found = found.and_also(code_verdict.told(connection, run))
@@ -88,7 +113,7 @@ def carry_out(
         taken = claim.take(connection, lane, claimed.context, look=None, writes="")
         if not isinstance(taken, claim.Claimed):
             return []
-        if not (held and last.detail is not None and _alike(found, _checked(last.detail))):
+        if not (held and last.detail is not None and found.is_like(_checked(last.detail))):
             moments.put(connection, run.run, found, actor=runs.WORKER)
         if not held:
             connection.execute(*lanes.advance_query(taken.lane, Checkpoint(cursor=taken.lane.cursor)))
@@ -101,11 +126,6 @@ def carry_out(
 def _holds(known: KnownRun, found: Checked, *, accepted: bool) -> bool:
     application = known.run.migration.checked_application
     return application is not None and application.on_regression == "hold" and not accepted and bool(found.holding)
-
-
-def _alike(found: Checked, before: Checked) -> bool:
-    """Whether a look found what the one before it had found: then the record need not say it again."""
-    return [(one.kind, one.statement) for one in found.told] == [(one.kind, one.statement) for one in before.told]
 
 
 def _checked(detail: object) -> Checked:

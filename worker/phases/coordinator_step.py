@@ -43,10 +43,12 @@ class CoordinatorSteps:
         refuses_foreign_code: bool = False,
         gates: BackupGates | None = None,
         targets: Targets | None = None,
+        replica_url: str | None = None,
     ) -> None:
         self._pool = pool
         self._refuses_foreign_code = refuses_foreign_code
         self._api_probes = ApiProbes(targets)
+        self._replica_url = replica_url
         self._observe = observe
         self._index_builds = IndexBuilds(pool=pool, stopping=stopping)
         self._gates = gates
@@ -63,7 +65,9 @@ class CoordinatorSteps:
         if (asked := self._api_probes.take(connection, known, claimed)) is not None:
             return asked
         if (moment := application_check.due(connection, known, claimed)) is not None:
-            return application_check.carry_out(connection, known, claimed, moment, probes=self._api_probes)
+            return application_check.carry_out(
+                connection, known, claimed, moment, probes=self._api_probes, replica_url=self._replica_url
+            )
         if self._gates is not None:
             self._gates.require_open(connection, known.run, claimed)
         lock_watch = LockWatch(self._pool, claimed.lane, context, observe=self._observe)

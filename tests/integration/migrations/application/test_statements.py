@@ -400,6 +400,9 @@ def test_files_are_enough_on_every_version(engine: Engine) -> None:
     calls = Statement(text="SELECT next_one() FROM jobs WHERE id = 1", source="q.sql:9")
     assert measure(engine.connection, calls, paths, Budget()).buffers is None
     assert engine.value("SELECT is_called FROM s") is False
+    with engine.connect() as other, other.transaction():
+        other.execute("LOCK TABLE jobs")  # which says nothing of the statement
+        assert measure(engine.connection, one, paths, Budget()).is_busy
 
 
 def test_a_statement_that_was_bound_holds_no_lock(engine: Engine) -> None:
@@ -410,6 +413,106 @@ def test_a_statement_that_was_bound_holds_no_lock(engine: Engine) -> None:
             with suppress(psycopg.errors.UndefinedColumn):
                 find_way(engine.connection, text)
             assert engine.value(held) == 0
+
+
+VIEWS = """
+CREATE TABLE customers (id bigint PRIMARY KEY, name text);
+CREATE TABLE jobs (id bigint PRIMARY KEY, status text, total numeric, details text, customer_id bigint);
+CREATE INDEX jobs_status_idx ON jobs (status);
+INSERT INTO jobs SELECT n, 's' || n, n, '{}', n FROM generate_series(1, 3000) n;
+INSERT INTO customers SELECT n, 'c' || n FROM generate_series(1, 3000) n;
+CREATE VIEW "Open" AS SELECT j.id, j.status, j.total, j.details AS info, c.name FROM jobs j JOIN customers c ON c.id = j.customer_id;
+CREATE VIEW above AS SELECT id, status, total, info FROM "Open" WHERE total > 0;
+CREATE MATERIALIZED VIEW kept AS SELECT status FROM jobs;
+ANALYZE;
+"""
+THROUGH = (
+    "SELECT id FROM above WHERE status = $1",
+    'SELECT id FROM public."Open" WHERE status = $1',
+    "SELECT sum(total) FROM above",
+    'SELECT name FROM "Open" WHERE name = $1 AND total > 5',
+    "SELECT count(*) FROM kept WHERE status = $1",
+    "SELECT upper(info) FROM above WHERE id = $1",
+)
+
+
+def test_a_statement_through_a_view_is_judged_by_what_the_view_reads(engine: Engine) -> None:
+    engine.execute(VIEWS)
+    queries = QueryFile("q.sql", ";\n".join(THROUGH))
+
+    def found(operation: str) -> tuple[set[str], set[str]]:
+        report = checked(engine.connection, f"name: a\noperations:\n  - {operation}\n", queries)
+        assert not report.cannot_be_checked
+        assert not report.untried
+        return {one.source for one in report.breaks}, {one.source for one in report.loses_index}
+
+    assert found("drop_index: {table: jobs, name: jobs_status_idx}") == (set(), {"q.sql:1", "q.sql:2"})
+    # The views are made anew over the column's new type; what is renamed keeps its name in them.
+    assert found("change_type: {table: jobs, column: details, type: jsonb}") == ({"q.sql:6"}, set())
+    assert found("rename_column: {table: jobs, from: total, to: revenue}") == (set(), set())
+    assert found("rename_table: {table: jobs, to: tasks}") == (set(), set())
+    held = engine.value(
+        "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND mode <> 'ExclusiveLock' AND relation > 16384"
+    )
+    assert held == 0
+
+
+def test_where_views_are_in_the_way_the_rest_is_judged_all_the_same(engine: Engine) -> None:
+    """PostgreSQL refuses the statement while a view reads the column, as it will in the run; what that does to views nobody knows."""
+    engine.execute(VIEWS)
+    files = QueryFile("q.sql", f"{THROUGH[0]};\nSELECT details FROM jobs;\nSELECT status FROM jobs")
+    drop = """
+name: a
+operations:
+  - sql:
+      table: jobs
+      phase: contract
+      run: ALTER TABLE public.jobs DROP COLUMN details
+      rollback: ALTER TABLE public.jobs ADD COLUMN details text
+      allow: [ban-drop-column]
+"""
+    report = checked(engine.connection, drop, files)
+    assert [one.source for one in report.breaks] == ["q.sql:2"]
+    assert [(one.source, "views" in one.because) for one in report.cannot_be_checked] == [("q.sql:1", True)]
+    assert (report.checked, report.untried) == (2, ())
+
+
+PARTS = """
+CREATE TABLE jobs (id bigint, made date, status text, total numeric, PRIMARY KEY (id, made)) PARTITION BY RANGE (made);
+CREATE TABLE "Jobs 25" PARTITION OF jobs FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+CREATE TABLE jobs_26 PARTITION OF jobs FOR VALUES FROM ('2026-01-01') TO ('2027-01-01') PARTITION BY HASH (id);
+CREATE TABLE jobs_26_0 PARTITION OF jobs_26 FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+CREATE INDEX jobs_status_idx ON jobs (status);
+INSERT INTO jobs SELECT n, date '2025-06-01' + n / 10, 's' || n, n FROM generate_series(1, 5000) n;
+ANALYZE;
+"""
+
+
+def test_a_statement_that_reads_partitions_is_judged_as_one_of_their_table(engine: Engine) -> None:
+    engine.execute(PARTS)
+    queries = QueryFile(
+        "q.sql",
+        "SELECT id FROM jobs WHERE status = $1;\n"
+        "SELECT id FROM jobs_26_0 WHERE status = $1;\n"
+        'SELECT total FROM "Jobs 25" WHERE status = $1;\n'
+        "SELECT count(total) FROM jobs_26;\n",
+    )
+    drop = """
+name: a
+operations:
+  - sql:
+      table: jobs
+      phase: switch
+      run: DROP INDEX public.jobs_status_idx
+      rollback: CREATE INDEX jobs_status_idx ON public.jobs (status)
+      allow: [require-concurrent-index-creation]
+"""
+    report = checked(engine.connection, drop, queries)
+    assert {one.source for one in report.loses_index} == {"q.sql:1", "q.sql:2", "q.sql:3"}, report
+    assert {one.table for one in report.loses_index} == {"jobs"}
+    assert not report.breaks
+    report = checked(engine.connection, RENAME, queries)
+    assert {one.source for one in report.breaks} == {"q.sql:3", "q.sql:4"}, report
 
 
 PLPGSQL = """

@@ -35,6 +35,7 @@ SCAN = Planned(shape="Seq Scan jobs", scanned=("public.jobs",), cost=800.0)
         (Planned(buffers=9, milliseconds=2.0), Planned(buffers=9, milliseconds=70.0), "it takes 70 ms, and took 2 ms before"),
         (Planned(buffers=9, milliseconds=0.2), Planned(buffers=9, milliseconds=9.0), ""),
         (INDEX, Planned(error='column "a" does not exist'), 'it fails: column "a" does not exist'),
+        (INDEX, Planned(error="canceling statement due to lock timeout", is_busy=True), ""),
         (Planned(error="x"), SCAN, ""),
     ],
 )  # fmt: skip
