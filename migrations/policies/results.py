@@ -75,7 +75,7 @@ class Counted:
         if self._fails:
             return ""
         fewer = said.endswith(_FEWER)
-        return _named(self.lost, self.lost_keys) if fewer else _named(self.gained, self.gained_keys)
+        return named(self.lost, self.lost_keys) if fewer else named(self.gained, self.gained_keys)
 
     @property
     def _fails(self) -> bool:
@@ -130,6 +130,7 @@ def _rows(count: int) -> str:
     return "1 row" if count == 1 else f"{count:,} rows"
 
 
-def _named(rows: int, keys: Sequence[Sequence[str]]) -> str:
+def named(rows: int, keys: Sequence[Sequence[str]]) -> str:
+    """The first keys of so many rows, in parentheses; empty where there is none."""
     few = ", ".join(key[0] if len(key) == 1 else f"({', '.join(key)})" for key in keys[:5])
     return f" ({'such as ' if rows > len(keys[:5]) else ''}{few})" if few else ""

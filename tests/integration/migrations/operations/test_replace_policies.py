@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fix_policies import ANN, OWN, PERSONAS, SCHEMA, TEAM, file
 from fix_rules import engine_at, whole_way_back_from_every_step
 from fix_runs import expect
 from typer.testing import CliRunner
@@ -28,41 +29,6 @@ if TYPE_CHECKING:
     from fix_runs import Engine
 
     from backfilld.migrations.policies.results import Counted
-
-ANN = "00000000-0000-4000-8000-00000000000a"
-OWN = {"name": "own rows", "to": ["authenticated"], "using": "owner = (SELECT auth.uid())"}
-TEAM = {"name": "team", "for": "select", "to": ["authenticated"], "using": "team = 1"}
-PERSONAS = {
-    "ann": {"role": "authenticated", "claims": {"sub": ANN}},
-    "visitor": {"role": "anon", "claims": {"aud": "x"}},
-}
-SCHEMA = f"""
-CREATE SCHEMA "Odd Schema";
-GRANT USAGE ON SCHEMA "Odd Schema" TO anon, authenticated;
-CREATE TABLE "Odd Schema"."Order" (id bigint, "Part %" text, owner uuid, team integer, PRIMARY KEY (id, "Part %"));
-INSERT INTO "Odd Schema"."Order"
-    SELECT n, 'a, "b"', CASE WHEN n % 2 = 0 THEN '{ANN}'::uuid END, n % 5 FROM generate_series(1, 60) n;
-GRANT SELECT, INSERT, UPDATE, DELETE ON "Odd Schema"."Order" TO anon, authenticated;
-ALTER TABLE "Odd Schema"."Order" ENABLE ROW LEVEL SECURITY;
-CREATE POLICY "it's old" ON "Odd Schema"."Order" TO authenticated USING (owner = auth.uid());
-COMMENT ON POLICY "it's old" ON "Odd Schema"."Order" IS 'since 2019';
-CREATE POLICY "no team 4" ON "Odd Schema"."Order" AS RESTRICTIVE FOR SELECT USING (team <> 4);
-"""
-
-
-def file(
-    *policies: dict[str, Any], personas: dict[str, Any] | None = None, approve: tuple[str, ...] = (), **keys: Any
-) -> str:
-    """A migration file. Any: its JSON."""
-    operation = {"table": "Odd Schema.Order", "policies": list(policies), **keys}
-    return json.dumps(
-        {
-            "name": "policies",
-            "application": {"personas": PERSONAS if personas is None else personas},
-            "operations": [{"replace_policies": operation}],
-            "settings": {"approve": list(approve), "lanes": 2},
-        }
-    )
 
 
 @pytest.fixture
@@ -415,7 +381,7 @@ def test_rows_of_tables_whose_policies_read_this_one_are_counted(project: Engine
 
 
 def test_a_table_that_takes_too_long_is_for_a_person(project: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "_TIME_LIMIT", "SET LOCAL statement_timeout = '200ms'")
+    monkeypatch.setattr(policies, "_SECONDS", 0.2)
     project.execute(
         """
         CREATE TABLE parts (part integer PRIMARY KEY); INSERT INTO parts VALUES (1); GRANT SELECT ON parts TO authenticated;
