@@ -19,7 +19,7 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import bind
 from backfilld.migrations.operations.replace_policies.steps import ReplacePolicies
 from backfilld.migrations.policies.comparison import GIVEN_ROWS, Comparison
-from backfilld.migrations.policies.counting import Range, Read, count, count_other
+from backfilld.migrations.policies.counting import Range, Read, count, count_other, not_counted
 from backfilld.migrations.policies.rules import Command
 from backfilld.migrations.postgres.sqlstates import in_words
 from backfilld.migrations.record.states import Phase
@@ -97,6 +97,8 @@ class _Look:
             self._try(f"the rows of {one.table}", self._of_table)
             for other in one.others:
                 self._try(f"the rows of {other.relation}", partial(self._of_other, other))
+            read = Read(table=one.table, personas=one.personas, stages=one.stages)
+            self._counted += [told for other in one.uncounted for told in not_counted(other, read)]
         if adds_columns and any((told.error_then or "").startswith(_UNDEFINED_COLUMN) for told in self._counted):
             # Said of no persona: the column is there when verify counts.
             self._counted, self._not_counted = [], ["the policies read a column that the file adds: verify counts"]

@@ -15,13 +15,13 @@ from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.policies.comparison import COMPARED, Comparison, become, first_rows
 from backfilld.migrations.policies.others import MOST_ROWS, reading, seen_of
-from backfilld.migrations.policies.results import Counted
+from backfilld.migrations.policies.results import NOT_COUNTED, Counted
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from backfilld.migrations.facts import OtherTable
+    from backfilld.migrations.facts import OtherTable, UncountedTable
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.policies import Persona, PolicySet
     from backfilld.migrations.record.states import Phase
@@ -161,6 +161,17 @@ def count_other(connection: Connection, other: OtherTable, read: Read, *, second
     return counted
 
 
+def not_counted(other: UncountedTable, read: Read) -> list[Counted]:
+    """The same of a table of which nobody can count it: a person is asked."""
+    error = f"{NOT_COUNTED}{other.because}"
+    return [
+        Counted(phase=phase, relation=other.relation, persona=one.name, command="select", error_then=error)
+        for one in read.personas
+        if not one.bypasses
+        for phase, _ in read.stages
+    ]
+
+
 def _count_other(  # noqa: PLR0913 - each is named where it is called
     connection: Connection,
     other: OtherTable,
@@ -186,7 +197,7 @@ def _count_other(  # noqa: PLR0913 - each is named where it is called
     except psycopg.Error as exc:
         if classify(exc) not in LASTING and not isinstance(exc, psycopg.errors.QueryCanceled):
             raise
-        error = f"it could not be counted: {exc.sqlstate}: {in_words(exc)}"
+        error = f"{NOT_COUNTED}{exc.sqlstate}: {in_words(exc)}"
         return [Counted(phase=phase, relation=other.relation, persona=persona.name, command="select", error_then=error)]
     refuse_wrong(told, persona, other.relation, "sees today")
     return [Counted.from_row(row, phase=phase, relation=other.relation, persona=persona.name) for row in told]

@@ -20,6 +20,8 @@ _SQL = queries(__package__, "personas")
 
 #: As many keys are named of the rows that a persona gains or loses by one command: what a person reads before deciding.
 EXAMPLES = 20
+#: Begins an error that is none of the persona's: nobody knows what it will reach.
+NOT_COUNTED = "it could not be counted: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class Counted:
     def unexpected(self, expect: Expect) -> str:
         """Why a person has to look at it, in words and without what is in the rows; empty for no reason."""
         who = f"{self.persona} {_DOES[self.command]}"
+        if self._fails and str(self.error_then).startswith(NOT_COUNTED):
+            return f"what {self.persona} reaches of {self.relation} is not known: {self.error_then}"
         if self._fails:
             return f"statements of {self.persona} on {self.relation} fail ({self.error_then})"
         if expect.gained != "any" and self.gained > expect.gained:

@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.queries import literally, queries
 
 if TYPE_CHECKING:
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
 
     from psycopg import sql
 
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.connect import Connection
 
 _SQL = queries(__package__, "policies")
@@ -122,23 +122,6 @@ def role(connection: Connection, name: str, *, table: int, key: Sequence[str]) -
 def missing_roles(connection: Connection, roles: Sequence[str]) -> list[str]:
     """Roles, of those given, that do not exist."""
     return [row["name"] for row in connection.execute(_SQL["missing_roles"], {"roles": list(roles)})]
-
-
-def reads(connection: Connection, oid: int) -> list[Mapping[str, Any]]:
-    """What the policies of a table read: rows of (policy, oid, schema, relation, kind, row_security). Any: of the catalog."""
-    return list(connection.execute(_SQL["policy_reads"], {"oid": oid}))
-
-
-def reads_back(connection: Connection, table: int, others: Sequence[int]) -> list[TableName]:
-    """The tables, of `others`, whose policies read `table` at last."""
-    rows = connection.execute(_SQL["reads_back"], {"table": table, "oids": list(others)})
-    return [TableName(row["schema"], row["relation"]) for row in rows]
-
-
-def read_by(connection: Connection, table: int) -> list[tuple[TableName, str]]:
-    """Policies of other tables that read a table, each with its table."""
-    rows = connection.execute(_SQL["read_by"], {"oid": table})
-    return [(TableName(row["schema"], row["relation"]), row["policy"]) for row in rows]
 
 
 def _boolean(value: bool) -> str:  # noqa: FBT001 - what it is about

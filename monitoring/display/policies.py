@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from backfilld.migrations.policies.results import named
+from backfilld.migrations.policies.results import NOT_COUNTED, named
 from backfilld.monitoring.display.words import cell
 from backfilld.monitoring.words import counted, number, safe
 
@@ -64,7 +64,7 @@ def _table(block: Sequence[Counted]) -> Table:
                 cell("" if line else persona),
                 cell(", ".join(commands)),
                 cell("fails" if one.error_now else number(one.rows_now)),
-                cell("fails" if one.error_then else number(one.rows_then)),
+                cell(_then(one)),
                 cell("; ".join(_changes(one)) or "as now"),
             )
     return table
@@ -80,6 +80,12 @@ def _alike(told: Iterable[Counted]) -> Iterator[tuple[list[str], Counted]]:
         else:
             found.append(([one.command], one))
     yield from found
+
+
+def _then(one: Counted) -> str:
+    if one.error_then:
+        return "?" if one.error_then.startswith(NOT_COUNTED) else "fails"
+    return number(one.rows_then)
 
 
 def _changes(one: Counted) -> Iterator[str]:

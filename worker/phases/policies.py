@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.policies import results
-from backfilld.migrations.policies.counting import Read, count_other
+from backfilld.migrations.policies.counting import Read, count_other, not_counted
 from backfilld.migrations.record import audit, runs
 from backfilld.migrations.record.states import Phase
 
@@ -56,7 +56,8 @@ def judge(connection: Connection, run: int, operation: ReplacePolicies) -> None:
 def _count_others(connection: Connection, operation: ReplacePolicies) -> list[Counted]:
     """What each persona may do with rows of tables whose policies read this one."""
     read = Read(table=operation.table, personas=operation.personas, stages=operation.stages)
-    return [counted for other in operation.others for counted in count_other(connection, other, read, seconds=_SECONDS)]
+    counted = [one for other in operation.others for one in count_other(connection, other, read, seconds=_SECONDS)]
+    return [*counted, *(one for other in operation.uncounted for one in not_counted(other, read))]
 
 
 def is_asked(connection: Connection, run: int, phase: Phase, *, operation: int | None = None) -> bool:

@@ -38,45 +38,6 @@ SELECT names.what FROM (
       AND (c.relrowsecurity::text, c.relforcerowsecurity::text) <> (%(enabled)s::text, %(forced)s::text)
 ) AS names ORDER BY names.what LIMIT 1
 
--- name: policy_reads
--- Relations that the policies of a table read: whose they are, and whether policies are asked when a row of them is read.
-SELECT p.polname::text AS policy, c.oid, n.nspname::text AS schema, c.relname::text AS relation, c.relkind::text AS kind,
-       c.relrowsecurity AS row_security
-FROM pg_policy p
-JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
-JOIN pg_class c ON c.oid = d.refobjid
-JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE p.polrelid = %(oid)s::oid AND d.deptype = 'n' AND c.oid <> p.polrelid AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-GROUP BY p.polname, c.oid, n.nspname, c.relname, c.relkind, c.relrowsecurity
-ORDER BY p.polname, n.nspname, c.relname
-
--- name: reads_back
--- Tables, of those given, whose own policies read a table at last, by way of others: their rows cannot be read any more once its
--- policies read theirs.
-WITH RECURSIVE reads AS (
-    SELECT c.oid AS start, c.oid FROM pg_class c WHERE c.oid = ANY (%(oids)s::oid[]) AND c.relrowsecurity
-    UNION
-    SELECT r.start, c.oid FROM reads r
-    JOIN pg_policy p ON p.polrelid = r.oid
-    JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'n'
-    JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('r', 'p') AND (c.relrowsecurity OR c.oid = %(table)s::oid)
-    WHERE r.oid <> %(table)s::oid
-)
-SELECT DISTINCT n.nspname::text AS schema, c.relname::text AS relation
-FROM reads r JOIN pg_class c ON c.oid = r.start JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE r.oid = %(table)s::oid AND r.start <> %(table)s::oid ORDER BY 1, 2
-
--- name: read_by
--- Policies of other tables that read a table: what they let a role see changes with the table's own.
-SELECT n.nspname::text AS schema, c.relname::text AS relation, p.polname::text AS policy
-FROM pg_depend d
-JOIN pg_policy p ON p.oid = d.objid
-JOIN pg_class c ON c.oid = p.polrelid AND c.relrowsecurity
-JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE d.classid = 'pg_policy'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s::oid
-  AND d.deptype = 'n' AND p.polrelid <> %(oid)s::oid AND n.nspname !~ '^pg_temp'
-GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-
 -- name: role
 -- What a role is to a table, and to us.
 SELECT r.rolsuper OR r.rolbypassrls AS bypasses, pg_has_role(r.oid, c.relowner, 'USAGE') AS owns,
