@@ -19,6 +19,7 @@ from backfilld.migrations.planning.checks.event_triggers import check_event_trig
 from backfilld.migrations.planning.checks.findings import Case
 from backfilld.migrations.planning.checks.leftovers import tell_leftovers
 from backfilld.migrations.planning.checks.live_runs import as_wide, check_columns, live_operations
+from backfilld.migrations.planning.checks.row_security import tell_row_security
 from backfilld.migrations.planning.checks.shared_dependents import check_shared_dependents
 from backfilld.migrations.planning.checks.side_effects import refuse_update_rules, tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
@@ -66,6 +67,7 @@ def examine(connection: Connection, migration: Migration, *, refuses_foreign_cod
             for number in range(len(migration.operations))
         )
     if not found.findings:
+        tell_row_security(connection, found, migration)
         check_index_rights(connection, found, bind(migration, found.facts))
     if not found.findings:
         _look_at_foreign_code(connection, found, refuses=refuses_foreign_code)

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.queries import literally, queries
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
     from psycopg import sql
 
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.connect import Connection
 
 _SQL = queries(__package__, "policies")
@@ -122,6 +122,48 @@ def role(connection: Connection, name: str, *, table: int, key: Sequence[str]) -
 def missing_roles(connection: Connection, roles: Sequence[str]) -> list[str]:
     """Roles, of those given, that do not exist."""
     return [row["name"] for row in connection.execute(_SQL["missing_roles"], {"roles": list(roles)})]
+
+
+def exposed_schemas(connection: Connection) -> frozenset[str]:
+    """The schemas that an API in front of the database shows, by the settings of its role; `public` where there is none."""
+    return frozenset(row["name"] for row in connection.execute(_SQL["exposed_schemas"])) or frozenset({"public"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """Something that reads with the rights of its owner: a view of a table, or a function that a policy calls."""
+
+    name: TableName
+    owner: str
+    #: The roles, of those asked for, that may use it.
+    roles: tuple[str, ...]
+    #: Of a function, the policy that calls it.
+    policy: str = ""
+
+
+def views_past(connection: Connection, table: int, roles: Sequence[str], *, forced: bool) -> list[Past]:
+    """Views that show rows of a table to these roles although no policy is asked for their owner."""
+    rows = connection.execute(_SQL["views_past"], {"oid": table, "roles": sorted(set(roles)), "forced": forced})
+    return [
+        Past(name=TableName(row["schema"], row["name"]), owner=row["owner"], roles=tuple(row["shown_to"]))
+        for row in rows
+        if row["shown_to"]
+    ]
+
+
+def definers_called(connection: Connection, table: int, roles: Sequence[str]) -> list[Past]:
+    """SECURITY DEFINER functions that a table's policies call and that these roles may call by themselves."""
+    rows = connection.execute(_SQL["definers_called"], {"oid": table, "roles": sorted(set(roles))})
+    return [
+        Past(
+            name=TableName(row["schema"], row["name"]),
+            owner=row["owner"],
+            roles=tuple(row["callers"]),
+            policy=row["policy"],
+        )
+        for row in rows
+        if row["callers"]
+    ]
 
 
 def _boolean(value: bool) -> str:  # noqa: FBT001 - what it is about

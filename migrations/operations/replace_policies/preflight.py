@@ -64,8 +64,15 @@ def examine(case: Case, operation: ReplacePolicies) -> Facts:
         )
         for persona in personas:
             _try_as(case, copy, persona, asked=new.enabled)
+        oid, roles = catalog.oid_of(case.connection, copy), [persona.role for persona in personas]
+        functions = policies.definers_called(case.connection, oid, roles)
     _check_change(case, operation, old, new)
-    for text in advice.of_set(str(table.name), new, personas):
+    exposed = policies.exposed_schemas(case.connection) if tables.has_public_api(case.connection) else frozenset()
+    for text in (
+        *advice.of_set(str(table.name), new, personas, exposed=table.name.schema in exposed),
+        *advice.of_views(str(table.name), policies.views_past(case.connection, table.oid, roles, forced=new.forced)),
+        *advice.of_definers(functions, exposed),
+    ):
         case.warn(text)
     others, uncounted = _others(case, forced=new.forced)
     change = PolicyChange(old=old, new=new, personas=tuple(personas), others=others, uncounted=uncounted)

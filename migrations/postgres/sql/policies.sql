@@ -57,3 +57,41 @@ WHERE r.rolname = %(role)s::text AND c.oid = %(oid)s::oid
 -- Roles, of those given, that do not exist.
 SELECT n.name FROM unnest(%(roles)s::text[]) AS n (name)
 WHERE n.name <> 'public' AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = n.name) ORDER BY n.name
+
+-- name: exposed_schemas
+-- The schemas that PostgREST shows to whoever calls the API, as its role is set up; without such a setting there is `public`.
+SELECT trim(s.name) AS name
+FROM pg_db_role_setting d
+CROSS JOIN LATERAL unnest(d.setconfig) AS c (setting)
+CROSS JOIN LATERAL unnest(string_to_array(substr(c.setting, length('pgrst.db_schemas=') + 1), ',')) AS s (name)
+WHERE c.setting LIKE 'pgrst.db_schemas=%%' AND d.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+
+-- name: views_past
+-- Views that show rows of a table to some of these roles with the rights of an owner for whom its policies are not asked.
+SELECT n.nspname::text AS schema, c.relname::text AS name, pg_get_userbyid(c.relowner)::text AS owner,
+       ARRAY(SELECT r.name FROM unnest(%(roles)s::text[]) AS r (name)
+             WHERE has_any_column_privilege(r.name, c.oid, 'SELECT') AND has_schema_privilege(r.name, n.oid, 'USAGE')
+             ORDER BY r.name) AS shown_to
+FROM pg_rewrite w
+JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+JOIN pg_class c ON c.oid = w.ev_class AND c.relkind = 'v'
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_roles o ON o.oid = c.relowner
+JOIN pg_class t ON t.oid = d.refobjid
+WHERE d.refobjid = %(oid)s::oid AND d.deptype = 'n' AND w.ev_type = '1'
+  AND NOT coalesce((SELECT p.option_value::boolean FROM pg_options_to_table(c.reloptions) p WHERE p.option_name = 'security_invoker'),
+                   false)
+  AND (o.rolsuper OR o.rolbypassrls OR pg_has_role(o.oid, t.relowner, 'USAGE') AND NOT (t.relforcerowsecurity OR %(forced)s::boolean))
+GROUP BY n.oid, n.nspname, c.oid, c.relname, c.relowner ORDER BY 1, 2
+
+-- name: definers_called
+-- SECURITY DEFINER functions that the policies of a table call, with the roles of these that may call them from outside as well.
+SELECT n.nspname::text AS schema, f.proname::text AS name, p.polname::text AS policy, pg_get_userbyid(f.proowner)::text AS owner,
+       ARRAY(SELECT r.name FROM unnest(%(roles)s::text[]) AS r (name)
+             WHERE has_function_privilege(r.name, f.oid, 'EXECUTE') AND has_schema_privilege(r.name, n.oid, 'USAGE')
+             ORDER BY r.name) AS callers
+FROM pg_policy p
+JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass AND d.deptype = 'n'
+JOIN pg_proc f ON f.oid = d.refobjid AND f.prosecdef
+JOIN pg_namespace n ON n.oid = f.pronamespace
+WHERE p.polrelid = %(oid)s::oid GROUP BY n.oid, n.nspname, f.oid, f.proname, p.polname, f.proowner ORDER BY 1, 2, 3

@@ -344,6 +344,40 @@ def test_advice(project: Engine) -> None:
             assert words in said, name
 
 
+def test_ways_past_the_policies_are_named(project: Engine) -> None:
+    """Views that read as an owner for whom no policy is asked, and functions of such an owner that the API shows."""
+    project.execute(
+        """
+        CREATE VIEW public."All" AS SELECT o.id FROM "Odd Schema"."Order" o; GRANT SELECT ON public."All" TO anon;
+        CREATE VIEW public.hidden AS SELECT o.id FROM "Odd Schema"."Order" o; REVOKE ALL ON public.hidden FROM anon, authenticated;
+        CREATE SCHEMA private; GRANT USAGE ON SCHEMA private TO anon, authenticated;
+        CREATE FUNCTION public.mine() RETURNS SETOF bigint LANGUAGE sql STABLE SECURITY DEFINER AS 'SELECT 1::bigint';
+        CREATE FUNCTION private.mine() RETURNS SETOF bigint LANGUAGE sql STABLE SECURITY DEFINER AS 'SELECT 1::bigint';
+        REVOKE EXECUTE ON FUNCTION public.mine() FROM PUBLIC, anon
+        """
+    )
+    said = told(project, file({**OWN, "using": "id IN (SELECT public.mine()) OR id IN (SELECT private.mine())"}))
+    assert (
+        "the view All shows anon, authenticated the rows of Odd Schema.Order with the rights of postgres, for whom no policy is asked "
+        '[0010]: ALTER VIEW "public"."All" SET (security_invoker = true)' in said
+    )
+    assert "hidden" not in said
+    assert (
+        "the function mine(), which the policy own rows calls, runs with the rights of postgres for authenticated outside"
+        in said
+    )
+    assert "[0029]: move it to a schema that the API does not show" in said
+    assert "private.mine()" not in said
+    if project.connection.info.server_version >= 150_000:
+        project.execute('ALTER VIEW public."All" SET (security_invoker = true)')
+        assert "[0010]" not in told(project, file(OWN))
+    project.execute(
+        'ALTER TABLE "Odd Schema"."Order" SET SCHEMA public; ALTER TABLE "Order" DISABLE ROW LEVEL SECURITY'
+    )
+    said = told(project, file(OWN).replace("Odd Schema.Order", "Order"))
+    assert "no policy is asked and the API shows all of its rows [0007, 0013]" in said
+
+
 def test_rows_of_tables_whose_policies_read_this_one_are_counted(project: Engine) -> None:
     """Under the policy of parts, which reads the table whose policies change; and what is said of them is what comes true."""
     project.execute(
