@@ -17,6 +17,7 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning import examine
 from backfilld.migrations.policies import results
 from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring import display
 from backfilld.monitoring.policies import unexpected
 from backfilld.monitoring.record import RecordCollector
 from backfilld.producers import cli, commands
@@ -441,6 +442,30 @@ def test_whoever_reads_or_writes_is_not_kept_waiting_while_rows_are_counted(proj
     expect(project.run(run), State.WAITING)
     assert project.value("SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()") == 0
     assert counted(project, run)["ann", "select"].rows_now == 24
+
+
+def test_status_says_how_many_rows_were_looked_at_as_each_persona(project: Engine) -> None:
+    """While lanes compare, and once they have; never "0 of 0 rows verified"."""
+    run = project.enqueue(file(OWN, expect={"gained": "any"}, approve=("switch",)))
+    project.drive_to_lanes(run, "compare")
+    client = Client(project.url)
+
+    def walked(_: object) -> bool:
+        return any(lane.rows_walked for lane in project.lanes(run, "compare"))
+
+    project.drive(run, batch_rows=15, until=walked)
+    now = client.status(run)
+    assert now.old_values_walk is not None
+    assert 0 < now.old_values_walk.rows_walked < 60
+    assert (now.personas, now.percent) == (2, now.old_values_walk.rows_walked * 1000 // 60 / 10)
+    assert display.rows(now) == f"{now.old_values_walk.rows_walked} of about 60 rows compared as 2 personas"
+    expect(project.drive(run, batch_rows=15), State.WAITING)
+    assert display.rows(client.status(run)) == "60 rows compared as 2 personas"
+    commands.approve(project.connection, run, "switch", actor="ann")
+    project.drive_to_lanes(run, "confirm")
+    assert display.rows(client.status(run)) == "0 of about 60 rows looked at as 2 personas"
+    expect(project.drive(run), State.COMPLETED)
+    assert display.rows(client.status(run)) == "60 rows compared as 2 personas"
 
 
 def test_what_is_said_of_a_policy_stays_with_its_name(project: Engine) -> None:
