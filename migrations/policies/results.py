@@ -96,6 +96,7 @@ _DOES = {
     "insert": "may insert",
     "update": "may reach by UPDATE",
     "update_check": "may write back by UPDATE",
+    "upsert": "may write by INSERT … ON CONFLICT DO UPDATE",
     "delete": "may delete",
 }
 

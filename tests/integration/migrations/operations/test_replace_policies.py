@@ -536,7 +536,7 @@ def test_people_see_who_gains_what_before_they_decide(project: Engine) -> None:
     client = Client(project.url)
     now = client.status(run)
     # Its own rows of team 4, which it sees now, it may change and delete as well.
-    assert {one.counted.command for one in now.policies} == {"select", "update", "update_check", "delete"}
+    assert {one.counted.command for one in now.policies} == {"select", "update", "update_check", "delete", "upsert"}
     assert [one.in_words.startswith(said) for one in now.policies if one.counted.command == "select"] == [True]
     (told,) = (one for one in now.to_json()["policies"] if one["command"] == "select")
     assert (told["persona"], told["command"], told["gained"], len(told["gained_keys"])) == ("ann", "select", 12, 12)
@@ -549,7 +549,7 @@ def test_people_see_who_gains_what_before_they_decide(project: Engine) -> None:
         if sample.name == "backfilld_application_findings"
     }
     collector.close()
-    assert scraped == {"policies": 4}
+    assert scraped == {"policies": 5}
     shown = CliRunner().invoke(
         cli.app, ["approve", str(run), "--phase", "switch"], env={"BACKFILLD_DATABASE_URL": project.url}
     )
