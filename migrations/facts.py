@@ -230,6 +230,16 @@ class OtherTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UncountedTable:
+    """Another table whose policies read the one that gets others, of which nobody can count what becomes of it."""
+
+    #: In the notation of migration files.
+    relation: str
+    #: Why, in words.
+    because: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyChange:
     """The policies of a table before and after, and who is asked what each of them shows."""
 
@@ -237,11 +247,13 @@ class PolicyChange:
     new: PolicySet
     personas: tuple[Persona, ...]
     others: tuple[OtherTable, ...] = ()
+    uncounted: tuple[UncountedTable, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         return cls(
             others=tuple(OtherTable.from_json(one) for one in value["others"]),
+            uncounted=tuple(UncountedTable(**one) for one in value["uncounted"]),
             old=PolicySet.from_json(value["old"]),
             new=PolicySet.from_json(value["new"]),
             personas=tuple(Persona.from_json(one) for one in value["personas"]),

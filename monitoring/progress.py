@@ -41,7 +41,9 @@ WALKING = frozenset({Phase.EXPAND, Phase.BACKFILL})
 
 @dataclass(frozen=True, kw_only=True)
 class OldValuesWalk:
-    """A walk over old values that is not over: to the archive before contract drops them, or back while a run is rolled back."""
+    """A walk between two steps that is not over: over old values, to the archive before contract drops them, or back while a run is
+    rolled back; or over rows as each persona, before and after other policies come into force.
+    """
 
     kind: LaneKind
     rows_walked: int
@@ -114,6 +116,10 @@ class Progress:
     rows_verified: int = 0
     #: The walk over old values, while there is one; not part of `to_json`.
     old_values_walk: OldValuesWalk | None = None
+    #: Rows that were compared as each persona by the old policies and the new, and how many personas there are; not part of
+    #: `to_json`.
+    rows_compared: int = 0
+    personas: int = 0
     #: Sizes of the tables before the walk and after it, in bytes; not part of `to_json` either. Any: JSON.
     space: Mapping[str, Any] | None = None
     #: The index that is being built or dropped; not part of `to_json` either.
@@ -269,6 +275,8 @@ def measure(  # noqa: PLR0913 - each is named where it is called
         rows_walked=walk["rows_walked"],
         rows_verified=walk["rows_verified"],
         old_values_walk=kept,
+        rows_compared=walk["rows_compared"],
+        personas=len((run.definition.get("application") or {}).get("personas", {})),
         space=run.space,
         index_work=index_work,
         hold=hold,

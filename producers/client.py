@@ -133,16 +133,15 @@ class Client(Following, BackingUp):
 
     def _plan(self, connection: Connection, migration: Migration) -> Plan:
         from backfilld.migrations.application import check, query_files  # noqa: PLC0415 - as the next
-        from backfilld.migrations.planning import examine, plan  # noqa: PLC0415 - a third of the start, for this verb and `enqueue` alone
+        from backfilld.migrations.planning import examine, plan, policy_preview  # noqa: PLC0415 - a third of the start, for this verb and `enqueue` alone
 
         refuses = self._settings.refuses_foreign_code
         files = query_files.read(migration)
         found = examine.examine(connection, migration, refuses_foreign_code=refuses)
         if found.findings:
             return plan.make(migration, found)
-        return plan.make(
-            migration, found, check.check(connection, migration, found.facts, rows=found.rows, files=files)
-        )
+        application = check.check(connection, migration, found.facts, rows=found.rows, files=files)
+        return plan.make(migration, found, application, policy_preview.look(connection, migration, found))
 
     def enqueue(
         self, file: str | Path, parameters: Mapping[str, Given] | None = None, *, again: bool = False

@@ -25,6 +25,7 @@ from backfilld.migrations.planning.checks.live_runs import (
     check_walk,
     live_operations,
 )
+from backfilld.migrations.planning.checks.row_security import tell_row_security
 from backfilld.migrations.planning.checks.shared_dependents import check_shared_dependents
 from backfilld.migrations.planning.checks.side_effects import refuse_update_rules, tell_side_effects
 from backfilld.migrations.planning.checks.tables import check_table, find_table
@@ -72,6 +73,7 @@ def examine(connection: Connection, migration: Migration, *, refuses_foreign_cod
             for number in range(len(migration.operations))
         )
     if not found.findings:
+        tell_row_security(connection, found, migration)
         check_index_rights(connection, found, bind(migration, found.facts))
     if not found.findings:
         _look_at_foreign_code(connection, found, refuses=refuses_foreign_code)

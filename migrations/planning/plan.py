@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.planning.dry_run_findings import DryRun
     from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.planning.examination import Examination
+    from backfilld.migrations.planning.policy_preview import Preview
     from backfilld.migrations.planning.risks import Risk
     from backfilld.migrations.planning.summary import Summary
     from backfilld.migrations.postgres.catalog import Table
@@ -139,6 +140,8 @@ class Plan:
     after: tuple[str, ...] = ()
     #: What becomes of the application's statements; None where the migration is refused.
     application: Report | None = None
+    #: Of each operation that replaces policies, who gains or loses which rows.
+    policies: tuple[Preview, ...] = ()
 
     @property
     def refused(self) -> bool:
@@ -149,7 +152,12 @@ class Plan:
         return asdict(self) | {"refused": self.refused, "application": application}
 
 
-def make(migration: Migration, examination: Examination, application: Report | None = None) -> Plan:
+def make(
+    migration: Migration,
+    examination: Examination,
+    application: Report | None = None,
+    policies: tuple[Preview, ...] = (),
+) -> Plan:
     """Put together what preflight found and what the operations would do. A refused migration has no phases."""
     operations = bind(migration, examination.facts) if not examination.findings else ()
     impacts = {name: _impacts(migration, examination, name) if operations else () for name in examination.tables}
@@ -202,6 +210,7 @@ def make(migration: Migration, examination: Examination, application: Report | N
         parameters=migration.values,
         after=migration.after,
         application=application,
+        policies=policies,
     )
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.policies.rules import applies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from backfilld.migrations.policies.trial import Seen
-    from backfilld.migrations.postgres.policies import Persona, Policy, PolicySet
+    from backfilld.migrations.postgres.policies import Past, Persona, Policy, PolicySet
 
 #: Calls that give the same for every row of a statement.
 _OF_SESSION = re.compile(r"\b(auth\.(?:uid|jwt|role|email)|(?:pg_catalog\.)?current_setting)\(")
@@ -24,14 +24,18 @@ _NOBODY = re.compile(r"\(\s*auth\.uid\(\)\s+IS\s+NULL\s*\)|\bSELECT auth\.uid\(\
 _FUNCTION = re.compile(r'((?:"[^"]+"|[a-z_][\w$]*)\.(?:"[^"]+"|[a-z_][\w$]*))\(')
 #: From so many rows on it matters whether an index serves a policy.
 MANY_ROWS = 10_000
+#: What splinter calls a SECURITY DEFINER function that a role may call.
+_DEFINERS = {"anon": "0028", "authenticated": "0029"}
 _COMMANDS = ("select", "insert", "update", "delete")
 
 
-def of_set(table: str, new: PolicySet, personas: Sequence[Persona]) -> Iterator[str]:
-    """What the policies themselves say."""
+def of_set(table: str, new: PolicySet, personas: Sequence[Persona], *, exposed: bool) -> Iterator[str]:
+    """What the policies themselves say; `exposed` is a table that an API shows."""
     if not new.enabled:
+        number, shown = ("0007, 0013", " and the API shows all of its rows") if exposed else ("0007", "")
         yield (
-            f"row level security of {table} is off, so that no policy is asked [0007]: add `enable: true` to turn it on at the switch"
+            f"row level security of {table} is off, so that no policy is asked{shown} [{number}]: add `enable: true` to turn it on at the "
+            "switch"
         )
     for policy in new.policies:
         yield from _of_policy(policy)
@@ -54,6 +58,27 @@ def of_set(table: str, new: PolicySet, personas: Sequence[Persona]) -> Iterator[
                     f"{len(several)} permissive policies are asked for each row that {persona.role} reaches by {command.upper()} [0006]: "
                     f"{', '.join(several)}; one with OR says the same"
                 )
+
+
+def of_views(table: str, views: Sequence[Past]) -> Iterator[str]:
+    """Ways past the policies, for somebody who may read a view."""
+    for view in views:
+        yield (
+            f"the view {view.name} shows {', '.join(view.roles)} the rows of {table} with the rights of {view.owner}, for whom no policy is "
+            f"asked [0010]: ALTER VIEW {view.name.identifier.as_string()} SET (security_invoker = true), unless that is what it is for"
+        )
+
+
+def of_definers(functions: Sequence[Past], exposed: Collection[str]) -> Iterator[str]:
+    """Functions that policies call, and that whoever calls the API may call as well."""
+    for one in functions:
+        if one.name.schema in exposed:
+            numbers = ", ".join(_DEFINERS[role] for role in one.roles if role in _DEFINERS)
+            yield (
+                f"the function {one.name}(), which the policy {one.policy} calls, runs with the rights of {one.owner} for "
+                f"{', '.join(one.roles)} outside of the policy too{f' [{numbers}]' if numbers else ''}: move it to a schema that the API does "
+                "not show; the policy may call it there"
+            )
 
 
 def _of_policy(policy: Policy) -> Iterator[str]:

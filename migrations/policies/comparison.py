@@ -38,6 +38,8 @@ UNDER_LOCK = 2000
 COMPARED = _SQL["compared"].format()
 #: Calls the comparison, for the keys of rows of which a rule says something else than PostgreSQL.
 WRONG = _SQL["wrong"].format()
+#: Counts the rows that are looked at.
+GIVEN_ROWS = _SQL["given_rows"].format()
 _NOTHING = sql.SQL("")
 
 
@@ -51,6 +53,8 @@ class Comparison:
     condition: sql.Composable
     #: What else stands behind the condition where our own function reads the rows: an order, a limit.
     rest: sql.Composable = field(default_factory=lambda: _NOTHING)
+    #: Which part of the table is read at all, wherever it is.
+    sample: sql.Composable = field(default_factory=lambda: _NOTHING)
 
     def rows(self) -> tuple[sql.Composed, ...]:
         """Make the function that gives the rows to whoever asks."""
@@ -58,6 +62,7 @@ class Comparison:
             columns=sql.SQL("{}.*").format(self._name),
             table=self.table.identifier,
             name=self._name,
+            sample=self.sample,
             condition=self.condition,
             rest=self.rest,
         )
@@ -103,11 +108,19 @@ class Comparison:
             wrong=sql.SQL("each.{} <> (really.key IS NOT NULL)").format(sql.SQL(really))
             if compares
             else sql.SQL("false"),
-            really=_SQL["really"].format(key=self._key, table=self.table.identifier, name=self._name, condition=seen)
+            really=_SQL["really"].format(
+                key=self._key, table=self.table.identifier, name=self._name, sample=self.sample, condition=seen
+            )
             if compares
             else _NOTHING,
         )
         return made, _grant("backfilld_compare")
+
+    def all_of_them(self) -> sql.Composed:
+        """How many of these rows whoever asks sees of the table."""
+        return _SQL["seen_rows"].format(
+            table=self.table.identifier, name=self._name, sample=self.sample, condition=self.condition
+        )
 
     @property
     def _name(self) -> sql.Identifier:

@@ -20,6 +20,8 @@ _SQL = queries(__package__, "personas")
 
 #: As many keys are named of the rows that a persona gains or loses by one command: what a person reads before deciding.
 EXAMPLES = 20
+#: Begins an error that is none of the persona's: nobody knows what it will reach.
+NOT_COUNTED = "it could not be counted: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class Counted:
     def unexpected(self, expect: Expect) -> str:
         """Why a person has to look at it, in words and without what is in the rows; empty for no reason."""
         who = f"{self.persona} {_DOES[self.command]}"
+        if self._fails and str(self.error_then).startswith(NOT_COUNTED):
+            return f"what {self.persona} reaches of {self.relation} is not known: {self.error_then}"
         if self._fails:
             return f"statements of {self.persona} on {self.relation} fail ({self.error_then})"
         if expect.gained != "any" and self.gained > expect.gained:
@@ -75,7 +79,7 @@ class Counted:
         if self._fails:
             return ""
         fewer = said.endswith(_FEWER)
-        return _named(self.lost, self.lost_keys) if fewer else _named(self.gained, self.gained_keys)
+        return named(self.lost, self.lost_keys) if fewer else named(self.gained, self.gained_keys)
 
     @property
     def _fails(self) -> bool:
@@ -92,6 +96,7 @@ _DOES = {
     "insert": "may insert",
     "update": "may reach by UPDATE",
     "update_check": "may write back by UPDATE",
+    "upsert": "may write by INSERT … ON CONFLICT DO UPDATE",
     "delete": "may delete",
 }
 
@@ -130,6 +135,7 @@ def _rows(count: int) -> str:
     return "1 row" if count == 1 else f"{count:,} rows"
 
 
-def _named(rows: int, keys: Sequence[Sequence[str]]) -> str:
+def named(rows: int, keys: Sequence[Sequence[str]]) -> str:
+    """The first keys of so many rows, in parentheses; empty where there is none."""
     few = ", ".join(key[0] if len(key) == 1 else f"({', '.join(key)})" for key in keys[:5])
     return f" ({'such as ' if rows > len(keys[:5]) else ''}{few})" if few else ""

@@ -5,6 +5,7 @@ rule                (any of the permissive) and (each of the restrictive); no ro
 NULL                no
 update, delete      the rows that SELECT shows, for such a statement has a WHERE
 a row is written    WITH CHECK, or USING where a policy has none
+ON CONFLICT         what INSERT, UPDATE and SELECT ask, all of it
 nobody is asked     row level security is off, the role bypasses it, or owns the table and it is not forced
 """
 
@@ -35,10 +36,19 @@ class Command(StrEnum):
     #: Write it back as it is.
     UPDATE_CHECK = "update_check"
     DELETE = "delete"
+    #: Write it back as it is by INSERT … ON CONFLICT DO UPDATE, which reaches no row that it may not read and change.
+    UPSERT = "upsert"
 
 
-#: What the privileges of a table call it.
-PRIVILEGE = {command: command.partition("_")[0] for command in Command}
+#: The privileges of a table that a command needs.
+_PRIVILEGES: dict[Command, frozenset[str]] = {
+    Command.SELECT: frozenset({"select"}),
+    Command.INSERT: frozenset({"insert"}),
+    Command.UPDATE: frozenset({"select", "update"}),
+    Command.UPDATE_CHECK: frozenset({"select", "update"}),
+    Command.DELETE: frozenset({"select", "delete"}),
+    Command.UPSERT: frozenset({"select", "insert", "update"}),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +74,7 @@ _NEEDS: dict[Command, tuple[str, ...]] = {
     Command.UPDATE: ("select", "update"),
     Command.UPDATE_CHECK: ("select", "update", "update_check"),
     Command.DELETE: ("select", "delete"),
+    Command.UPSERT: ("select", "insert", "update", "update_check"),
 }
 
 
@@ -75,10 +86,7 @@ def rule(set_: PolicySet, persona: Persona) -> Rule:
         for part, (command, written) in _PARTS.items()
     }
     may = set(persona.may)
-    needs = {
-        command: wanted if PRIVILEGE[command] in may and (command is Command.INSERT or "select" in may) else None
-        for command, wanted in _NEEDS.items()
-    }
+    needs = {command: wanted if _PRIVILEGES[command] <= may else None for command, wanted in _NEEDS.items()}
     return Rule(parts=parts, needs=needs)
 
 

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import errors, sql
 
 from backfilld.migrations.policies.comparison import become
-from backfilld.migrations.postgres import catalog, policies
+from backfilld.migrations.postgres import catalog, policies, readings
 from backfilld.migrations.postgres.sqlstates import in_words, was_interrupted
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.policies import Persona, Policy
+    from backfilld.migrations.postgres.readings import Way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,8 @@ class Tried:
     policies: tuple[Policy, ...] = ()
     #: The policies that it does not take.
     failed: tuple[Failed, ...] = ()
-    #: Relations that the policies read: rows of (policy, oid, schema, relation, kind, row_security). Any: of the catalog.
-    reads: tuple[Mapping[str, Any], ...] = ()
+    #: How they would read the table itself, under its own policies.
+    reads: tuple[Way, ...] = ()
 
 
 @contextmanager
@@ -65,8 +66,14 @@ def copy_of(connection: Connection, table: Table, added: Sequence[tuple[str, str
         yield name
 
 
-def written(
-    connection: Connection, copy: sql.Identifier, wanted: Sequence[Policy], *, create: Callable[[Policy], sql.Composed]
+def written(  # noqa: PLR0913 - each is named where it is called
+    connection: Connection,
+    copy: sql.Identifier,
+    wanted: Sequence[Policy],
+    *,
+    create: Callable[[Policy], sql.Composed],
+    table: Table,
+    forced: bool,
 ) -> Tried:
     """Make the policies on the copy. Their expressions are written, read and written again: what comes out then is what the table's
     own policies will be found to be.
@@ -88,7 +95,8 @@ def written(
         if failed:
             return Tried(failed=tuple(failed))
         again = policies.policies_of(connection, catalog.oid_of(connection, copy))
-    return Tried(policies=again, reads=tuple(policies.reads(connection, catalog.oid_of(connection, copy))))
+    ways = readings.ways(connection, table.oid, of=[catalog.oid_of(connection, copy)], forced=forced)
+    return Tried(policies=again, reads=tuple(ways))
 
 
 @dataclass(frozen=True, kw_only=True)

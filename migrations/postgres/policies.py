@@ -124,21 +124,46 @@ def missing_roles(connection: Connection, roles: Sequence[str]) -> list[str]:
     return [row["name"] for row in connection.execute(_SQL["missing_roles"], {"roles": list(roles)})]
 
 
-def reads(connection: Connection, oid: int) -> list[Mapping[str, Any]]:
-    """What the policies of a table read: rows of (policy, oid, schema, relation, kind, row_security). Any: of the catalog."""
-    return list(connection.execute(_SQL["policy_reads"], {"oid": oid}))
+def exposed_schemas(connection: Connection) -> frozenset[str]:
+    """The schemas that an API in front of the database shows, by the settings of its role; `public` where there is none."""
+    return frozenset(row["name"] for row in connection.execute(_SQL["exposed_schemas"])) or frozenset({"public"})
 
 
-def reads_back(connection: Connection, table: int, others: Sequence[int]) -> list[TableName]:
-    """The tables, of `others`, whose policies read `table` at last."""
-    rows = connection.execute(_SQL["reads_back"], {"table": table, "oids": list(others)})
-    return [TableName(row["schema"], row["relation"]) for row in rows]
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """Something that reads with the rights of its owner: a view of a table, or a function that a policy calls."""
+
+    name: TableName
+    owner: str
+    #: The roles, of those asked for, that may use it.
+    roles: tuple[str, ...]
+    #: Of a function, the policy that calls it.
+    policy: str = ""
 
 
-def read_by(connection: Connection, table: int) -> list[tuple[TableName, str]]:
-    """Policies of other tables that read a table, each with its table."""
-    rows = connection.execute(_SQL["read_by"], {"oid": table})
-    return [(TableName(row["schema"], row["relation"]), row["policy"]) for row in rows]
+def views_past(connection: Connection, table: int, roles: Sequence[str], *, forced: bool) -> list[Past]:
+    """Views that show rows of a table to these roles although no policy is asked for their owner."""
+    rows = connection.execute(_SQL["views_past"], {"oid": table, "roles": sorted(set(roles)), "forced": forced})
+    return [
+        Past(name=TableName(row["schema"], row["name"]), owner=row["owner"], roles=tuple(row["shown_to"]))
+        for row in rows
+        if row["shown_to"]
+    ]
+
+
+def definers_called(connection: Connection, table: int, roles: Sequence[str]) -> list[Past]:
+    """SECURITY DEFINER functions that a table's policies call and that these roles may call by themselves."""
+    rows = connection.execute(_SQL["definers_called"], {"oid": table, "roles": sorted(set(roles))})
+    return [
+        Past(
+            name=TableName(row["schema"], row["name"]),
+            owner=row["owner"],
+            roles=tuple(row["callers"]),
+            policy=row["policy"],
+        )
+        for row in rows
+        if row["callers"]
+    ]
 
 
 def _boolean(value: bool) -> str:  # noqa: FBT001 - what it is about

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backfilld.migrations.errors import Finding
-from backfilld.monitoring.display import application
+from backfilld.monitoring.display import application, policies
 from backfilld.monitoring.display.words import cell
 from backfilld.monitoring.words import counted, duration, safe, size
 
@@ -72,6 +72,8 @@ def _changes(plan: Plan, *, named: bool) -> list[RenderableType]:
         parts += [_risks(plan.risks, named=named), Text()]
     if plan.application is not None and (shown := application.report(plan.application)) is not None:
         parts += [shown, Text()]
+    for preview in plan.policies:
+        parts += [policies.preview(preview), Text()]
     return parts
 
 

@@ -61,16 +61,18 @@ def share(progress: Progress) -> str:
 
 def rows(progress: Progress) -> str:
     """The rows of the present walk, and how many were changed where that is not the same; empty where none is known."""
-    if progress.state is State.ROLLED_BACK:
+    kept = progress.old_values_walk
+    if progress.state is State.ROLLED_BACK or (progress.state is State.ROLLING_BACK and kept is None):
         return ""
-    if kept := progress.old_values_walk:
-        return _of(kept.rows_walked, kept.rows_total, _DONE_TO_KEPT[kept.kind], about=True)
-    if progress.state is State.ROLLING_BACK:
-        return ""
+    if kept is not None:
+        done = _DONE_TO_KEPT[kept.kind].format(personas=counted(progress.personas, "persona"))
+        return _of(kept.rows_walked, kept.rows_total, done, about=True)
+    if not progress.rows_total and progress.rows_compared:
+        return f"{counted(progress.rows_compared, 'row')} compared as {counted(progress.personas, 'persona')}"
     if progress.rows_total is None:
         return counted(progress.rows_done, "row") if progress.rows_done else ""
     if progress.phase is Phase.VERIFY:
-        return _of(progress.rows_verified, progress.rows_total, " verified")
+        return _of(progress.rows_verified, progress.rows_total, " verified") if progress.rows_total else ""
     if progress.phase in WALKING:
         walked = _of(progress.rows_walked, progress.rows_total, about=True, is_over=progress.percent >= 100)
         all_rows = progress.rows_walked
@@ -79,8 +81,14 @@ def rows(progress: Progress) -> str:
     return walked if progress.rows_done == all_rows else f"{walked}, {number(progress.rows_done)} changed"
 
 
-#: What a walk over old values does with them.
-_DONE_TO_KEPT = {LaneKind.ARCHIVE: " archived", LaneKind.RESTORE: " restored", LaneKind.UNDO: " undone"}
+#: What a walk between two steps does with the rows.
+_DONE_TO_KEPT = {
+    LaneKind.ARCHIVE: " archived",
+    LaneKind.RESTORE: " restored",
+    LaneKind.UNDO: " undone",
+    LaneKind.COMPARE: " compared as {personas}",
+    LaneKind.CONFIRM: " looked at as {personas}",
+}
 
 
 def _of(walked: int, total: int, done: str = "", *, about: bool = False, is_over: bool = False) -> str:

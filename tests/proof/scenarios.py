@@ -626,10 +626,46 @@ REBUILD = Scenario(
     """,
 )
 
+#: The policies of the application's own table: both sets until contract, with row security that was off before.
+POLICIES = Scenario(
+    name="policies",
+    schema=f"""
+        CREATE TABLE items (id bigint PRIMARY KEY, "pa%rt" text DEFAULT 'it''s', status text NOT NULL, n integer, {_PADDING});
+        CREATE POLICY "50%" ON items USING (status LIKE '%s%') WITH CHECK (n > 0); COMMENT ON POLICY "50%" ON items IS 'half';
+        CREATE POLICY "few" ON items AS RESTRICTIVE FOR SELECT TO pg_monitor USING (n < 500000); GRANT SELECT, UPDATE ON items TO PUBLIC;
+        CREATE TABLE parts (item bigint PRIMARY KEY); INSERT INTO parts SELECT n FROM generate_series(1, 9) n;
+        ALTER TABLE parts ENABLE ROW LEVEL SECURITY; GRANT SELECT ON parts TO PUBLIC;
+        CREATE POLICY shared ON parts USING (EXISTS (SELECT FROM items i WHERE i.id = parts.item));
+    """,
+    application="{personas: {reader: {role: pg_database_owner, settings: {app.who: '2'}}, watcher: {role: pg_monitor}}}",
+    operations="""
+  - replace_policies:
+      table: items
+      policies:
+        - {name: '100% new', for: select, using: 'n > 0'}
+        - {name: writes, for: update, to: [pg_database_owner], using: 'n > 0', check: 'n IS NOT NULL'}
+        - {name: never, restrictive: true, using: 'status <> current_setting(''app.who'', true)'}
+      keep_both: true
+      enable: true
+      force: true
+      expect: {gained: any}
+""",
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="""
+        ALTER TABLE items ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; DROP POLICY "50%" ON items; DROP POLICY few ON items;
+        CREATE POLICY "100% new" ON items FOR SELECT USING (n > 0);
+        CREATE POLICY writes ON items FOR UPDATE TO pg_database_owner USING (n > 0) WITH CHECK (n IS NOT NULL);
+        CREATE POLICY never ON items AS RESTRICTIVE USING (status <> current_setting('app.who', true));
+    """,
+)
+
 _ALL = (
     ADD_COLUMN, COUNT_UP, LOWER, SET_NOT_NULL, ADD_CHECK, ADD_FOREIGN_KEY, ADD_UNIQUE, CREATE_INDEX, DROP_INDEX, SQL,
     RENAME_COLUMN, TEXT_TO_JSONB, INT_TO_BIGINT, DROP_COLUMN, TOGETHER, RENAME_USED, PARTITIONED, TEXT_TO_ENUM, TO_TIMESTAMPTZ,
     FREED_FIRST, RULES, TABLES, KEY_TO_BIGINT, SPLIT_COLUMN, MOVE_COLUMN, CHANGE_KEY, REBUILD,
+    POLICIES,
 )  # fmt: skip
 
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}

@@ -12,7 +12,7 @@ from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.base import object_name
 from backfilld.migrations.operations.create_table.steps import created, foreign_key_body
 from backfilld.migrations.planning.checks.tables import find_table, is_reserved
-from backfilld.migrations.postgres import catalog, tables
+from backfilld.migrations.postgres import catalog, policies, tables
 from backfilld.migrations.postgres.connect import apply_settings
 from backfilld.migrations.postgres.expression_probe import Probe, Rejected
 from backfilld.migrations.postgres.lexer import self_containment_problem
@@ -46,8 +46,13 @@ def examine(connection: Connection, found: Findings, migration: Migration, numbe
         found.findings.append(rejected.finding(place))
     if secured:
         found.warn(
-            f"{place}: {operation.table} has row level security and no policy: every role but its owner sees no row and can write "
+            f"{place}: {operation.table} has row level security and no policy [0008]: every role but its owner sees no row and can write "
             "none until an `sql` operation creates one; `row_security: false` leaves it off"
+        )
+    elif operation.table.schema in policies.exposed_schemas(connection) and tables.has_public_api(connection):
+        found.warn(
+            f"{place}: {operation.table} is in a schema that the API shows, without row level security [0013]: what is granted on it is "
+            "open to anybody; leave `row_security` out"
         )
     return facts
 

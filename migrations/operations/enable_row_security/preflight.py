@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.facts import Facts
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.postgres import tables
+from backfilld.migrations.policies import advice
+from backfilld.migrations.postgres import policies, tables
 
 if TYPE_CHECKING:
     from backfilld.migrations.file.migration import EnableRowSecurity
@@ -26,9 +27,13 @@ def examine(case: Case, operation: EnableRowSecurity) -> Facts:
     if not nature.policies and not made:
         who = "every role without BYPASSRLS, its owner included," if operation.force else "every role but its owner"
         case.warn(
-            f"{table.name} has no policy: from the switch on {who} sees no row and can write none; create the policies first, "
+            f"{table.name} has no policy [0008]: from the switch on {who} sees no row and can write none; create the policies first, "
             "by an `sql` operation that stands before this one"
         )
+    if tables.has_public_api(case.connection):
+        past = policies.views_past(case.connection, table.oid, ["anon", "authenticated"], forced=operation.force)
+        for text in advice.of_views(str(table.name), past):
+            case.warn(text)
     if operation.force:
         case.warn(
             f"FORCE applies to the owner of {table.name}: a later run needs a role with BYPASSRLS to change its rows"

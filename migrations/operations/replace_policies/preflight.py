@@ -6,14 +6,14 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from backfilld.migrations.facts import Facts, OtherTable, PolicyChange
+from backfilld.migrations.facts import Facts, OtherTable, PolicyChange, UncountedTable
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.ddl import policies as ddl
 from backfilld.migrations.planning.checks.walks import key_of, with_key
 from backfilld.migrations.policies import advice, trial
 from backfilld.migrations.policies.others import MOST_ROWS
-from backfilld.migrations.postgres import catalog, policies, tables
+from backfilld.migrations.postgres import catalog, policies, readings, tables
 from backfilld.migrations.postgres.lexer import self_containment_problem
 from backfilld.migrations.postgres.policies import Persona, Policy, PolicySet
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.planning.checks.findings import Case
     from backfilld.migrations.policies.trial import Tried
     from backfilld.migrations.postgres.catalog import Table
+    from backfilld.migrations.postgres.readings import Way
 
 #: From 16 on a membership says whether it may be taken by SET ROLE.
 _WITH_SET = 160_000
@@ -46,7 +47,14 @@ def examine(case: Case, operation: ReplacePolicies) -> Facts:
     if not facts.key or any(one is None for one in wanted):
         return facts
     with trial.copy_of(case.connection, table, _added(case)) as copy:
-        tried = trial.written(case.connection, copy, [one for one in wanted if one], create=_create(table.name.name))
+        tried = trial.written(
+            case.connection,
+            copy,
+            [one for one in wanted if one],
+            create=_create(table.name.name),
+            table=table,
+            forced=old.forced or operation.force,
+        )
         if not _takes(case, tried):
             return facts
         new = PolicySet(
@@ -56,28 +64,40 @@ def examine(case: Case, operation: ReplacePolicies) -> Facts:
         )
         for persona in personas:
             _try_as(case, copy, persona, asked=new.enabled)
+        oid, roles = catalog.oid_of(case.connection, copy), [persona.role for persona in personas]
+        functions = policies.definers_called(case.connection, oid, roles)
     _check_change(case, operation, old, new)
-    for text in advice.of_set(str(table.name), new, personas):
+    exposed = policies.exposed_schemas(case.connection) if tables.has_public_api(case.connection) else frozenset()
+    for text in (
+        *advice.of_set(str(table.name), new, personas, exposed=table.name.schema in exposed),
+        *advice.of_views(str(table.name), policies.views_past(case.connection, table.oid, roles, forced=new.forced)),
+        *advice.of_definers(functions, exposed),
+    ):
         case.warn(text)
-    change = PolicyChange(old=old, new=new, personas=tuple(personas), others=_others(case))
+    others, uncounted = _others(case, forced=new.forced)
+    change = PolicyChange(old=old, new=new, personas=tuple(personas), others=others, uncounted=uncounted)
     return Facts(relation=facts.relation, key=facts.key, policies=change)
 
 
-def _others(case: Case) -> tuple[OtherTable, ...]:
-    """The tables whose policies read this one, as far as the rows of all of them can be read."""
-    read_by: dict[TableName, list[str]] = {}
-    for name, policy in policies.read_by(case.connection, case.table.oid):
-        read_by.setdefault(name, []).append(policy)
-    found: list[OtherTable] = []
-    for name, names in read_by.items():
+def _others(case: Case, *, forced: bool) -> tuple[tuple[OtherTable, ...], tuple[UncountedTable, ...]]:
+    """The tables whose policies read this one: those whose rows can be counted, and the others."""
+    read_by: dict[TableName, list[Way]] = {}
+    for way in readings.ways(case.connection, case.table.oid, forced=forced):
+        read_by.setdefault(way.table, []).append(way)
+    counted: list[OtherTable] = []
+    uncounted: list[UncountedTable] = []
+    for name, several in read_by.items():
+        policies_ = ", ".join(dict.fromkeys(way.policy for way in several))
+        said = f"the policy {policies_} of {name} reads {case.table.name}: which rows of {name} a role reaches changes with these policies"
         other = catalog.describe(case.connection, name)
-        said = f"the policy {', '.join(names)} of {name} reads {case.table.name}: which rows of {name} a role reaches changes with these policies"
-        if other is None or not other.keys or other.row_security_active or not other.may_select:
-            case.warn(f"{said}, and cannot be counted: this role may not read all of its rows, or it has no key")
+        because = _uncountable(other, several)
+        if because or other is None:
+            case.warn(f"{said}, and cannot be counted, for {because}; a person is asked before the switch")
+            uncounted.append(UncountedTable(relation=str(name), because=because))
             continue
         case.warn(f"{said}, which is counted for its first {MOST_ROWS:,} rows")
         nature = tables.nature(case.connection, other)
-        found.append(
+        counted.append(
             OtherTable(
                 relation=str(name),
                 key=key_of(other),
@@ -89,7 +109,21 @@ def _others(case: Case) -> tuple[OtherTable, ...]:
                 personas=tuple(_all_personas(case, other, tell=False)),
             )
         )
-    return tuple(found)
+    return tuple(counted), tuple(uncounted)
+
+
+def _uncountable(other: Table | None, several: Sequence[Way]) -> str:
+    """Why nobody can count what becomes of a table; empty where that can be told."""
+    around = [
+        f"{way.policy} {'reads' if way.certain else 'seems to read'} it {way.in_words}"
+        for way in several
+        if way.through or way.role is not None
+    ]
+    if around:
+        return "; ".join(around)
+    if other is None or other.row_security_active or not other.may_select:
+        return "this role may not read all of its rows"
+    return "" if other.keys else "it has no key"
 
 
 def _added(case: Case) -> list[tuple[str, str]]:
@@ -143,26 +177,32 @@ def _takes(case: Case, tried: Tried) -> bool:
             f"PostgreSQL does not take the policy {one.policy}: {one.problem}",
             "Write a condition over the table's columns; names outside pg_catalog need their schema (auth.uid())",
         )
-    table = case.table
-    own = sorted({row["policy"] for row in tried.reads if row["oid"] == table.oid})
-    others = sorted({row["oid"] for row in tried.reads if row["oid"] != table.oid})
-    back = policies.reads_back(case.connection, table.oid, others)
-    remedy = (
-        "Read the rows in a SECURITY DEFINER function that returns the set, and write COLUMN IN (SELECT the_function())"
-    )
-    if own:
+    for way in tried.reads:
+        _check_way(case, way)
+    return not tried.failed and not any(way.certain for way in tried.reads)
+
+
+def _check_way(case: Case, way: Way) -> None:
+    """A policy must not read its own table where that table's policies are asked for it."""
+    table, how = case.table.name, way.in_words
+    if not way.certain:
+        case.warn(
+            f"the policy {way.policy} seems to read {table} {how}: where it does, its policies would have to be asked for that, and the "
+            "switch is undone"
+        )
+    elif way.role is None:
         case.refuse(
             "recursion",
-            f"the policy {', '.join(own)} reads {table.name} itself, whose policies would have to be asked for that (42P17)",
-            remedy,
+            f"the policy {way.policy} reads {table} {how}, whose policies would have to be asked for that (42P17)",
+            "Read the rows in a SECURITY DEFINER function that returns the set, and write COLUMN IN (SELECT the_function())",
         )
-    for other in back:
+    else:
         case.refuse(
-            "recursion",
-            f"the new policies read {other}, whose own policies read {table.name} in turn (42P17)",
-            remedy,
+            "prediction",
+            f"the policy {way.policy} reads {table} {how}, and policies that change are asked for that role too: what it gives cannot be "
+            "predicted",
+            "Let a role own what lies between that policies are not asked for, as the table's owner",
         )
-    return not (tried.failed or own or back)
 
 
 def _try_as(case: Case, copy: sql.Identifier, persona: Persona, *, asked: bool) -> None:

@@ -21,7 +21,7 @@ from backfilld.migrations.policies.comparison import WRONG, become, first_rows
 from backfilld.migrations.record.states import Phase
 
 if TYPE_CHECKING:
-    from backfilld.migrations.facts import OtherTable, PolicyChange
+    from backfilld.migrations.facts import OtherTable, PolicyChange, UncountedTable
     from backfilld.migrations.operations.base import Statement, Step
     from backfilld.migrations.postgres.policies import Persona, Policy, PolicySet
 
@@ -58,6 +58,11 @@ class ReplacePolicies(Plain[file.ReplacePolicies]):
     def others(self) -> tuple[OtherTable, ...]:
         """Tables whose policies read this one."""
         return self._change.others
+
+    @property
+    def uncounted(self) -> tuple[UncountedTable, ...]:
+        """Those of which nobody can tell what becomes of them."""
+        return self._change.uncounted
 
     def verify(self) -> tuple[Step, ...]:
         note = "counts what each persona may do with every row, now and then; no policy is touched"

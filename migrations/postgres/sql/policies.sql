@@ -38,45 +38,6 @@ SELECT names.what FROM (
       AND (c.relrowsecurity::text, c.relforcerowsecurity::text) <> (%(enabled)s::text, %(forced)s::text)
 ) AS names ORDER BY names.what LIMIT 1
 
--- name: policy_reads
--- Relations that the policies of a table read: whose they are, and whether policies are asked when a row of them is read.
-SELECT p.polname::text AS policy, c.oid, n.nspname::text AS schema, c.relname::text AS relation, c.relkind::text AS kind,
-       c.relrowsecurity AS row_security
-FROM pg_policy p
-JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
-JOIN pg_class c ON c.oid = d.refobjid
-JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE p.polrelid = %(oid)s::oid AND d.deptype = 'n' AND c.oid <> p.polrelid AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-GROUP BY p.polname, c.oid, n.nspname, c.relname, c.relkind, c.relrowsecurity
-ORDER BY p.polname, n.nspname, c.relname
-
--- name: reads_back
--- Tables, of those given, whose own policies read a table at last, by way of others: their rows cannot be read any more once its
--- policies read theirs.
-WITH RECURSIVE reads AS (
-    SELECT c.oid AS start, c.oid FROM pg_class c WHERE c.oid = ANY (%(oids)s::oid[]) AND c.relrowsecurity
-    UNION
-    SELECT r.start, c.oid FROM reads r
-    JOIN pg_policy p ON p.polrelid = r.oid
-    JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'n'
-    JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('r', 'p') AND (c.relrowsecurity OR c.oid = %(table)s::oid)
-    WHERE r.oid <> %(table)s::oid
-)
-SELECT DISTINCT n.nspname::text AS schema, c.relname::text AS relation
-FROM reads r JOIN pg_class c ON c.oid = r.start JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE r.oid = %(table)s::oid AND r.start <> %(table)s::oid ORDER BY 1, 2
-
--- name: read_by
--- Policies of other tables that read a table: what they let a role see changes with the table's own.
-SELECT n.nspname::text AS schema, c.relname::text AS relation, p.polname::text AS policy
-FROM pg_depend d
-JOIN pg_policy p ON p.oid = d.objid
-JOIN pg_class c ON c.oid = p.polrelid AND c.relrowsecurity
-JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE d.classid = 'pg_policy'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s::oid
-  AND d.deptype = 'n' AND p.polrelid <> %(oid)s::oid AND n.nspname !~ '^pg_temp'
-GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-
 -- name: role
 -- What a role is to a table, and to us.
 SELECT r.rolsuper OR r.rolbypassrls AS bypasses, pg_has_role(r.oid, c.relowner, 'USAGE') AS owns,
@@ -96,3 +57,41 @@ WHERE r.rolname = %(role)s::text AND c.oid = %(oid)s::oid
 -- Roles, of those given, that do not exist.
 SELECT n.name FROM unnest(%(roles)s::text[]) AS n (name)
 WHERE n.name <> 'public' AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = n.name) ORDER BY n.name
+
+-- name: exposed_schemas
+-- The schemas that PostgREST shows to whoever calls the API, as its role is set up; without such a setting there is `public`.
+SELECT trim(s.name) AS name
+FROM pg_db_role_setting d
+CROSS JOIN LATERAL unnest(d.setconfig) AS c (setting)
+CROSS JOIN LATERAL unnest(string_to_array(substr(c.setting, length('pgrst.db_schemas=') + 1), ',')) AS s (name)
+WHERE c.setting LIKE 'pgrst.db_schemas=%%' AND d.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+
+-- name: views_past
+-- Views that show rows of a table to some of these roles with the rights of an owner for whom its policies are not asked.
+SELECT n.nspname::text AS schema, c.relname::text AS name, pg_get_userbyid(c.relowner)::text AS owner,
+       ARRAY(SELECT r.name FROM unnest(%(roles)s::text[]) AS r (name)
+             WHERE has_any_column_privilege(r.name, c.oid, 'SELECT') AND has_schema_privilege(r.name, n.oid, 'USAGE')
+             ORDER BY r.name) AS shown_to
+FROM pg_rewrite w
+JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+JOIN pg_class c ON c.oid = w.ev_class AND c.relkind = 'v'
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_roles o ON o.oid = c.relowner
+JOIN pg_class t ON t.oid = d.refobjid
+WHERE d.refobjid = %(oid)s::oid AND d.deptype = 'n' AND w.ev_type = '1'
+  AND NOT coalesce((SELECT p.option_value::boolean FROM pg_options_to_table(c.reloptions) p WHERE p.option_name = 'security_invoker'),
+                   false)
+  AND (o.rolsuper OR o.rolbypassrls OR pg_has_role(o.oid, t.relowner, 'USAGE') AND NOT (t.relforcerowsecurity OR %(forced)s::boolean))
+GROUP BY n.oid, n.nspname, c.oid, c.relname, c.relowner ORDER BY 1, 2
+
+-- name: definers_called
+-- SECURITY DEFINER functions that the policies of a table call, with the roles of these that may call them from outside as well.
+SELECT n.nspname::text AS schema, f.proname::text AS name, p.polname::text AS policy, pg_get_userbyid(f.proowner)::text AS owner,
+       ARRAY(SELECT r.name FROM unnest(%(roles)s::text[]) AS r (name)
+             WHERE has_function_privilege(r.name, f.oid, 'EXECUTE') AND has_schema_privilege(r.name, n.oid, 'USAGE')
+             ORDER BY r.name) AS callers
+FROM pg_policy p
+JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass AND d.deptype = 'n'
+JOIN pg_proc f ON f.oid = d.refobjid AND f.prosecdef
+JOIN pg_namespace n ON n.oid = f.pronamespace
+WHERE p.polrelid = %(oid)s::oid GROUP BY n.oid, n.nspname, f.oid, f.proname, p.polname, f.proowner ORDER BY 1, 2, 3

@@ -230,7 +230,8 @@ GROUP BY 1
 -- name: progress
 -- The numbers of the walks of runs, for status and metrics. A row that was walked and neither changed nor quarantined was as it
 -- should be already; a walk by pages does not count what it passes. What is past its turn with an error on record is retrying.
--- `kept_…` is of the walk over old values (to the archive, or back) that is not over; `lanes_back_done` of those that are.
+-- `old_values_…` is of the walk between two steps (to the archive, or back, or as each persona) that is not over; `lanes_back_done` of
+-- walks back that are.
 SELECT r.run, lanes.*, kept.*,
        greatest(lanes.rows_passed - set_aside.rows, 0)::bigint AS rows_unchanged,
        set_aside.rows AS quarantined,
@@ -256,6 +257,7 @@ CROSS JOIN LATERAL (
            AS lanes_asleep,
            count(*) FILTER (WHERE l.kind <> 'coordinator' AND l.done_at IS NOT NULL AND l.pass = r.pass) AS lanes_done,
            count(*) FILTER (WHERE l.kind IN ('restore', 'undo') AND l.done_at IS NOT NULL) AS lanes_back_done,
+           coalesce(sum(l.rows_walked) FILTER (WHERE l.kind = 'compare'), 0)::bigint AS rows_compared,
            max(l.progressed_at) AS progressed_at,
            coalesce(jsonb_agg(l.recent) FILTER (WHERE l.kind <> 'coordinator' AND l.done_at IS NULL), '[]') AS recent,
            coalesce(jsonb_agg(jsonb_build_object('lane', l.lane, 'wait', l.lock_wait) || l.last_error) FILTER (WHERE l.last_error IS NOT NULL), '[]')
@@ -267,7 +269,7 @@ CROSS JOIN LATERAL (
            coalesce(sum(CASE WHEN l.done_at IS NULL THEN greatest(l.rows_expected, l.rows_walked) ELSE l.rows_walked END), 0)::bigint
            AS old_values_total
     FROM backfilld.lanes l
-    WHERE l.run = r.run AND l.kind IN ('archive', 'restore', 'undo')
+    WHERE l.run = r.run AND l.kind IN ('archive', 'restore', 'undo', 'compare', 'confirm')
       AND EXISTS (SELECT FROM backfilld.lanes o
                   WHERE o.run = l.run AND o.kind = l.kind AND o.operation = l.operation AND o.done_at IS NULL)
 ) kept

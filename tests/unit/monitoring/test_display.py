@@ -209,6 +209,30 @@ STATUS: dict[str, Progress] = {
         percent=40.0,
         old_values_walk=OldValuesWalk(kind=LaneKind.ARCHIVE, rows_walked=400, rows_total=1000),
     ),
+    "comparing policies": replace(
+        RUNNING,
+        phase=Phase.VERIFY,
+        percent=40.0,
+        rows_done=0,
+        rows_walked=0,
+        rows_total=0,
+        personas=3,
+        old_values_walk=OldValuesWalk(kind=LaneKind.COMPARE, rows_walked=400, rows_total=1000),
+    ),
+    "confirming policies": replace(
+        RUNNING,
+        phase=Phase.SWITCH,
+        percent=40.0,
+        rows_done=0,
+        rows_walked=0,
+        rows_total=0,
+        personas=1,
+        old_values_walk=OldValuesWalk(kind=LaneKind.CONFIRM, rows_walked=400, rows_total=1000),
+    ),
+    "policies compared": replace(
+        WAITING, phase=Phase.SWITCH, rows_done=0, rows_walked=0, rows_total=0, rows_compared=1000, personas=3
+    ),
+    "verifying nothing": replace(RUNNING, phase=Phase.VERIFY, percent=100.0, rows_done=0, rows_walked=0, rows_total=0),
     "paused": replace(RUNNING, state=State.PAUSED, eta_seconds=None),
     "failed": FAILED,
     "completed": replace(

@@ -67,6 +67,7 @@ WALK: dict[str, Any] = {
     "lanes_asleep": 0,
     "lanes_done": 0,
     "lanes_back_done": 0,
+    "rows_compared": 0,
     "old_values_kind": None,
     "old_values_walked": 0,
     "old_values_total": 0,

@@ -6,7 +6,7 @@ AS {body}
 
 -- name: rows
 -- The body of that function.
-SELECT {columns} FROM {table} AS {name} WHERE {condition}{rest}
+SELECT {columns} FROM {table} AS {name}{sample} WHERE {condition}{rest}
 
 -- name: compare
 -- What a persona may do with each of these rows by two rules, counted; and, row by row, what it really sees at the same moment. The
@@ -33,7 +33,7 @@ END
 
 -- name: really
 -- The rows that the persona really sees.
-LEFT JOIN (SELECT to_jsonb(ARRAY[{key}]) AS key FROM {table} AS {name} WHERE {condition}) AS really ON really.key = ruled.key
+LEFT JOIN (SELECT to_jsonb(ARRAY[{key}]) AS key FROM {table} AS {name}{sample} WHERE {condition}) AS really ON really.key = ruled.key
 
 -- name: compared
 -- Call it: nothing here is looked up but by its whole name.
@@ -44,3 +44,11 @@ FROM pg_temp.backfilld_compare() AS c
 -- Call it for the rows of which the rule says something else than PostgreSQL, by their keys, and how many they are.
 SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(k.key)) AS key, c.wrong AS rows
 FROM pg_temp.backfilld_compare() AS c CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(c.wrong_keys) AS k (key)
+
+-- name: seen_rows
+-- How many of the rows whoever asks sees.
+SELECT pg_catalog.count(*) AS rows FROM {table} AS {name}{sample} WHERE {condition}
+
+-- name: given_rows
+-- How many rows our function gives.
+SELECT pg_catalog.count(*) AS rows FROM pg_temp.backfilld_rows() AS given

@@ -60,7 +60,7 @@ def test_a_table_without_a_policy_is_told_of(engine: Engine) -> None:
     def told(text: str = on()) -> str:
         return "; ".join(examine.examine(engine.connection, definition.parse(text)).warnings)
 
-    assert "has no policy: from the switch on every role but its owner sees no row" in told()
+    assert "has no policy [0008]: from the switch on every role but its owner sees no row" in told()
     made = {
         "run": 'create policy p ON "Odd Schema"."Order" USING (true)',
         "rollback": 'DROP POLICY p ON "Odd Schema"."Order"',

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fix_policies import ANN, OWN, PERSONAS, SCHEMA, TEAM, file
 from fix_rules import engine_at, whole_way_back_from_every_step
 from fix_runs import expect
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning import examine
 from backfilld.migrations.policies import results
 from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring import display
 from backfilld.monitoring.policies import unexpected
 from backfilld.monitoring.record import RecordCollector
 from backfilld.producers import cli, commands
@@ -28,41 +30,6 @@ if TYPE_CHECKING:
     from fix_runs import Engine
 
     from backfilld.migrations.policies.results import Counted
-
-ANN = "00000000-0000-4000-8000-00000000000a"
-OWN = {"name": "own rows", "to": ["authenticated"], "using": "owner = (SELECT auth.uid())"}
-TEAM = {"name": "team", "for": "select", "to": ["authenticated"], "using": "team = 1"}
-PERSONAS = {
-    "ann": {"role": "authenticated", "claims": {"sub": ANN}},
-    "visitor": {"role": "anon", "claims": {"aud": "x"}},
-}
-SCHEMA = f"""
-CREATE SCHEMA "Odd Schema";
-GRANT USAGE ON SCHEMA "Odd Schema" TO anon, authenticated;
-CREATE TABLE "Odd Schema"."Order" (id bigint, "Part %" text, owner uuid, team integer, PRIMARY KEY (id, "Part %"));
-INSERT INTO "Odd Schema"."Order"
-    SELECT n, 'a, "b"', CASE WHEN n % 2 = 0 THEN '{ANN}'::uuid END, n % 5 FROM generate_series(1, 60) n;
-GRANT SELECT, INSERT, UPDATE, DELETE ON "Odd Schema"."Order" TO anon, authenticated;
-ALTER TABLE "Odd Schema"."Order" ENABLE ROW LEVEL SECURITY;
-CREATE POLICY "it's old" ON "Odd Schema"."Order" TO authenticated USING (owner = auth.uid());
-COMMENT ON POLICY "it's old" ON "Odd Schema"."Order" IS 'since 2019';
-CREATE POLICY "no team 4" ON "Odd Schema"."Order" AS RESTRICTIVE FOR SELECT USING (team <> 4);
-"""
-
-
-def file(
-    *policies: dict[str, Any], personas: dict[str, Any] | None = None, approve: tuple[str, ...] = (), **keys: Any
-) -> str:
-    """A migration file. Any: its JSON."""
-    operation = {"table": "Odd Schema.Order", "policies": list(policies), **keys}
-    return json.dumps(
-        {
-            "name": "policies",
-            "application": {"personas": PERSONAS if personas is None else personas},
-            "operations": [{"replace_policies": operation}],
-            "settings": {"approve": list(approve), "lanes": 2},
-        }
-    )
 
 
 @pytest.fixture
@@ -300,7 +267,7 @@ REFUSED = {
     ),
     "reads itself by way of another": (
         file({**OWN, "using": "team IN (SELECT r.team FROM public.rota r)"}),
-        "the new policies read rota, whose own policies read Odd Schema.Order in turn",
+        "reads Odd Schema.Order through the policies of rota, whose policies",
     ),
     "the same again": (
         file(
@@ -378,6 +345,40 @@ def test_advice(project: Engine) -> None:
             assert words in said, name
 
 
+def test_ways_past_the_policies_are_named(project: Engine) -> None:
+    """Views that read as an owner for whom no policy is asked, and functions of such an owner that the API shows."""
+    project.execute(
+        """
+        CREATE VIEW public."All" AS SELECT o.id FROM "Odd Schema"."Order" o; GRANT SELECT ON public."All" TO anon;
+        CREATE VIEW public.hidden AS SELECT o.id FROM "Odd Schema"."Order" o; REVOKE ALL ON public.hidden FROM anon, authenticated;
+        CREATE SCHEMA private; GRANT USAGE ON SCHEMA private TO anon, authenticated;
+        CREATE FUNCTION public.mine() RETURNS SETOF bigint LANGUAGE sql STABLE SECURITY DEFINER AS 'SELECT 1::bigint';
+        CREATE FUNCTION private.mine() RETURNS SETOF bigint LANGUAGE sql STABLE SECURITY DEFINER AS 'SELECT 1::bigint';
+        REVOKE EXECUTE ON FUNCTION public.mine() FROM PUBLIC, anon
+        """
+    )
+    said = told(project, file({**OWN, "using": "id IN (SELECT public.mine()) OR id IN (SELECT private.mine())"}))
+    assert (
+        "the view All shows anon, authenticated the rows of Odd Schema.Order with the rights of postgres, for whom no policy is asked "
+        '[0010]: ALTER VIEW "public"."All" SET (security_invoker = true)' in said
+    )
+    assert "hidden" not in said
+    assert (
+        "the function mine(), which the policy own rows calls, runs with the rights of postgres for authenticated outside"
+        in said
+    )
+    assert "[0029]: move it to a schema that the API does not show" in said
+    assert "private.mine()" not in said
+    if project.connection.info.server_version >= 150_000:
+        project.execute('ALTER VIEW public."All" SET (security_invoker = true)')
+        assert "[0010]" not in told(project, file(OWN))
+    project.execute(
+        'ALTER TABLE "Odd Schema"."Order" SET SCHEMA public; ALTER TABLE "Order" DISABLE ROW LEVEL SECURITY'
+    )
+    said = told(project, file(OWN).replace("Odd Schema.Order", "Order"))
+    assert "no policy is asked and the API shows all of its rows [0007, 0013]" in said
+
+
 def test_rows_of_tables_whose_policies_read_this_one_are_counted(project: Engine) -> None:
     """Under the policy of parts, which reads the table whose policies change; and what is said of them is what comes true."""
     project.execute(
@@ -415,7 +416,7 @@ def test_rows_of_tables_whose_policies_read_this_one_are_counted(project: Engine
 
 
 def test_a_table_that_takes_too_long_is_for_a_person(project: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "_TIME_LIMIT", "SET LOCAL statement_timeout = '200ms'")
+    monkeypatch.setattr(policies, "_SECONDS", 0.2)
     project.execute(
         """
         CREATE TABLE parts (part integer PRIMARY KEY); INSERT INTO parts VALUES (1); GRANT SELECT ON parts TO authenticated;
@@ -428,7 +429,7 @@ def test_a_table_that_takes_too_long_is_for_a_person(project: Engine, monkeypatc
     (asked,) = {
         one.in_words for one in unexpected(project.connection, [project.run(run)])[run] if one.counted.persona == "ann"
     }
-    assert "statements of ann on parts fail (it could not be counted: 57014" in asked
+    assert "what ann reaches of parts is not known: it could not be counted: 57014" in asked
 
 
 def test_whoever_reads_or_writes_is_not_kept_waiting_while_rows_are_counted(project: Engine) -> None:
@@ -441,6 +442,30 @@ def test_whoever_reads_or_writes_is_not_kept_waiting_while_rows_are_counted(proj
     expect(project.run(run), State.WAITING)
     assert project.value("SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()") == 0
     assert counted(project, run)["ann", "select"].rows_now == 24
+
+
+def test_status_says_how_many_rows_were_looked_at_as_each_persona(project: Engine) -> None:
+    """While lanes compare, and once they have; never "0 of 0 rows verified"."""
+    run = project.enqueue(file(OWN, expect={"gained": "any"}, approve=("switch",)))
+    project.drive_to_lanes(run, "compare")
+    client = Client(project.url)
+
+    def walked(_: object) -> bool:
+        return any(lane.rows_walked for lane in project.lanes(run, "compare"))
+
+    project.drive(run, batch_rows=15, until=walked)
+    now = client.status(run)
+    assert now.old_values_walk is not None
+    assert 0 < now.old_values_walk.rows_walked < 60
+    assert (now.personas, now.percent) == (2, now.old_values_walk.rows_walked * 1000 // 60 / 10)
+    assert display.rows(now) == f"{now.old_values_walk.rows_walked} of about 60 rows compared as 2 personas"
+    expect(project.drive(run, batch_rows=15), State.WAITING)
+    assert display.rows(client.status(run)) == "60 rows compared as 2 personas"
+    commands.approve(project.connection, run, "switch", actor="ann")
+    project.drive_to_lanes(run, "confirm")
+    assert display.rows(client.status(run)) == "0 of about 60 rows looked at as 2 personas"
+    expect(project.drive(run), State.COMPLETED)
+    assert display.rows(client.status(run)) == "60 rows compared as 2 personas"
 
 
 def test_what_is_said_of_a_policy_stays_with_its_name(project: Engine) -> None:
@@ -511,7 +536,7 @@ def test_people_see_who_gains_what_before_they_decide(project: Engine) -> None:
     client = Client(project.url)
     now = client.status(run)
     # Its own rows of team 4, which it sees now, it may change and delete as well.
-    assert {one.counted.command for one in now.policies} == {"select", "update", "update_check", "delete"}
+    assert {one.counted.command for one in now.policies} == {"select", "update", "update_check", "delete", "upsert"}
     assert [one.in_words.startswith(said) for one in now.policies if one.counted.command == "select"] == [True]
     (told,) = (one for one in now.to_json()["policies"] if one["command"] == "select")
     assert (told["persona"], told["command"], told["gained"], len(told["gained_keys"])) == ("ann", "select", 12, 12)
@@ -524,7 +549,7 @@ def test_people_see_who_gains_what_before_they_decide(project: Engine) -> None:
         if sample.name == "backfilld_application_findings"
     }
     collector.close()
-    assert scraped == {"policies": 4}
+    assert scraped == {"policies": 5}
     shown = CliRunner().invoke(
         cli.app, ["approve", str(run), "--phase", "switch"], env={"BACKFILLD_DATABASE_URL": project.url}
     )

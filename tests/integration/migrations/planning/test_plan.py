@@ -11,7 +11,7 @@ from paths import ROOT
 from rich.console import Console
 
 from backfilld.migrations.file import migration as definition
-from backfilld.migrations.planning import examine, plan
+from backfilld.migrations.planning import examine, plan, policy_preview
 from backfilld.monitoring import display
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ _SIZE = re.compile(r"\b\d+(\.\d+)? (B|kB|MB|GB)\b|\(\+\d+%\)|\babout \d+%")
 
 def shown(engine: Engine, file: Path) -> str:
     migration = definition.load(file)
-    made = plan.make(migration, examine.examine(engine.connection, migration))
+    found = examine.examine(engine.connection, migration)
+    made = plan.make(migration, found, policies=policy_preview.look(engine.connection, migration, found))
     page = io.StringIO()
     Console(file=page, width=100, color_system=None).print(display.plan(made))
     text = _SIZE.sub("<size>", page.getvalue())

@@ -15,6 +15,7 @@ from backfilld.migrations.operations import Action, bind_one
 from backfilld.migrations.operations.replace_policies.steps import ReplacePolicies
 from backfilld.migrations.planning import examine
 from backfilld.migrations.policies.comparison import COMPARED, Comparison, become
+from backfilld.migrations.policies.rules import Command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,13 +44,16 @@ DECLARE r app."Order"; n integer; refused text;
 BEGIN
     FOR r IN SELECT o.* FROM app.every_order() o LOOP
         id := r.id;
-        FOREACH command IN ARRAY ARRAY['select', 'insert', 'update', 'delete'] LOOP
+        FOREACH command IN ARRAY ARRAY['select', 'insert', 'update', 'delete', 'upsert'] LOOP
             n := 0; refused := '';
             BEGIN
                 CASE command
                     WHEN 'select' THEN PERFORM FROM app."Order" o WHERE o.id = r.id;
                     WHEN 'insert' THEN INSERT INTO app."Order" VALUES (r.id + 1000, r.part, r.owner, r.team, r."Status");
                     WHEN 'update' THEN UPDATE app."Order" o SET owner = o.owner WHERE o.id = r.id;
+                    WHEN 'upsert' THEN
+                        INSERT INTO app."Order" AS o VALUES (r.id, r.part, r.owner, r.team, r."Status")
+                            ON CONFLICT ON CONSTRAINT "Order_pkey" DO UPDATE SET owner = excluded.owner;
                     ELSE DELETE FROM app."Order" o WHERE o.id = r.id;
                 END CASE;
                 GET DIAGNOSTICS n = ROW_COUNT;
@@ -208,13 +212,14 @@ def test_what_is_predicted_is_what_postgresql_does(project: Engine) -> None:
             project.connection.execute(statement.sql)
         for persona in one.personas:
             assert said[persona.name] == truth(project, persona), (name, persona.name)
-            for command in ("select", "insert", "update", "update_check", "delete"):
+            for command in Command:
                 rows = sum(what == command for what, _ in said[persona.name])
                 seen.setdefault((persona.name, command), set()).add(rows)
     assert len(SETS) == 12
     assert {who for who, _ in seen} == {"ann", "bob", "without_claims", "anon", "service", "owner"}
     assert all(
-        any(0 < rows < 16 for rows in seen["ann", command]) for command in ("select", "insert", "update", "delete")
+        any(0 < rows < 16 for rows in seen["ann", command])
+        for command in ("select", "insert", "update", "delete", "upsert")
     )
     assert seen["service", "select"] == {16}
     assert seen["service", "delete"] == {0}, "it has no privilege, whatever the policies say"
