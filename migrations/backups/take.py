@@ -24,7 +24,7 @@ import psycopg
 
 from backfilld.migrations.backups import contents, copies
 from backfilld.migrations.backups.place import BackupFailed
-from backfilld.migrations.backups.providers.base import Chained, ChainBroken, Mark, Task
+from backfilld.migrations.backups.providers.base import ChainBroken, Chained, Mark, Task
 from backfilld.migrations.backups.providers.named import provider_named
 from backfilld.migrations.errors import BackfilldError
 from backfilld.migrations.postgres.connect import connected, open_session_at
@@ -294,4 +294,3 @@ def in_words(exc: BaseException) -> str:
     if isinstance(exc, BackfilldError | psycopg.Error):
         return " ".join(str(exc).split())
     return "it was told to stop" if not str(exc) else f"{type(exc).__name__}: {exc}"
-

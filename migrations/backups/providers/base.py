@@ -108,9 +108,7 @@ class Provider(Protocol):
 class Chained(Protocol):
     """A provider whose backups may be based on others, and which needs no snapshot while it copies."""
 
-    def based_on(
-        self, place: Place, record: Connection, server: Server, known: Sequence[Backup]
-    ) -> Backup | None:
+    def based_on(self, place: Place, record: Connection, server: Server, known: Sequence[Backup]) -> Backup | None:
         """What the next backup is based on; None: a whole one is due. `known` are those that were taken, the newest first."""
 
 

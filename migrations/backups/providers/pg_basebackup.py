@@ -264,6 +264,7 @@ def _moment(task: Task, connection: Connection) -> dict[str, Any]:  # Any: detai
         "snapshot": row["snapshot"],
         "mark_lsn": mark.lsn,
         "until": flushed["lsn"],
+        "marked_at": flushed["at"].isoformat(),
         # Between the snapshot and the mark lie milliseconds, in which a row may be changed; never more than these.
         "writes": {table: rows - before.get(table, 0) for table, rows in after.items() if rows > before.get(table, 0)},
     }
@@ -301,7 +302,5 @@ def _wal_came_since(place: Place, record: Connection, backup: Backup) -> bool:
     if known is None or known.is_lost or known.received is None:
         return False
     details = backup.details
-    wanted = segments.names(
-        backup.timeline or 0, str(details["until"]), known.received, int(details["segment_bytes"])
-    )
+    wanted = segments.names(backup.timeline or 0, str(details["until"]), known.received, int(details["segment_bytes"]))
     return receiver.came_without_a_gap(settings.folder, str(backup.system_identifier), wanted)
