@@ -87,13 +87,41 @@ class Schedule(BaseModel):
     prove_every: Duration | None = None
 
 
+class WalSettings(BaseModel):
+    """Where physical backups get the WAL from: received here by pg_receivewal, or out of the operator's own archive."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: What is received is kept here, on this host or on a disk that all workers share. None: nothing is received.
+    folder: Path | None = None
+    #: The replication slot of the receiver.
+    slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = "backfilld"
+    #: Fetches a file `%f` of the archive to `%p`, as PostgreSQL's own setting of this name does.
+    restore_command: Annotated[str, Field(min_length=1)] | None = None
+    #: How long a backup waits until the WAL up to its mark has come.
+    patience: Duration = "5min"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.folder is not None and self.restore_command is not None:
+            msg = "the WAL comes from a folder that it is received into, or by restore_command, not from both"
+            raise ValueError(msg)
+        if self.folder is not None and not self.folder.is_absolute():
+            msg = "folder must be absolute: workers are started in different folders"
+            raise ValueError(msg)
+        if self.restore_command is not None and not ("%f" in self.restore_command and "%p" in self.restore_command):
+            msg = "restore_command needs %f, the name of a file, and %p, where it is to be put"
+            raise ValueError(msg)
+        return self
+
+
 class BackupSettings(BaseModel):
     """How backups are made here, and what a run needs whose file says nothing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     #: How they are taken.
-    provider: Literal["pg_dump"] = "pg_dump"
+    provider: Literal["pg_dump", "pg_basebackup"] = "pg_dump"
     #: None: `off` without a store; with one, `proved` where the tables of a run are small enough, else `recent`.
     require: Level | None = None
     #: Up to this size of the tables a proof is cheap: about half a minute of the server's processor for each GB.
@@ -111,3 +139,10 @@ class BackupSettings(BaseModel):
     #: How long a backup is kept; the last proved one, and those of runs that can still be rolled back, are kept longer.
     keep: Duration = "14d"
     schedule: Schedule = Schedule()
+    #: `pg_basebackup`: a checkpoint comes first; `spread` takes its time as the server's own do, `fast` is a burst of writes.
+    checkpoint: Literal["spread", "fast"] = "spread"
+    #: `pg_basebackup`: incremental ones in a row, each based on the one before; 0: all are whole ones.
+    incrementals: Annotated[int, Field(ge=0, le=1000)] = 24
+    #: `pg_basebackup`: how old a whole one may be that others are based on.
+    full_every: Duration = "7d"
+    wal: WalSettings = WalSettings()

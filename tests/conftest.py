@@ -18,6 +18,7 @@ pytest_plugins = [
     "fix_runs",
     "fix_contrib",
     "fix_backups",
+    "fix_physical",
     "fix_s3",
     "fix_redis",
     "fix_proxy",

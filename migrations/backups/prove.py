@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.backups import contents, copies
 from backfilld.migrations.backups.place import BackupFailed
 from backfilld.migrations.backups.providers.named import provider_named
-from backfilld.migrations.backups.take import in_words, manifest_of
+from backfilld.migrations.backups.take import in_words
 from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.record import backups
 
@@ -33,7 +33,7 @@ def verify(place: Place, number: int, watch: Watch) -> Backup:
         for store in stores[1:]:
             _read_all(store, backup, watch)
         first = stores[0]
-        manifest_of(b"".join(first.read(f"{backup.label}/{copies.MANIFEST}")))
+        copies.manifest_of(b"".join(first.read(f"{backup.label}/{copies.MANIFEST}")))
         provider_named(backup.provider).verify(place, backup, _reader(first, backup, watch), watch)
     except BackupFailed as exc:
         raise _bad(place, backup, exc) from exc
@@ -53,12 +53,14 @@ def prove(place: Place, number: int, watch: Watch) -> Backup:
     began = time.monotonic()
     provider = provider_named(backup.provider)
     restored = provider.restore(place, backup, _reader(place.stores_of(backup)[0], backup, watch), watch)
-    if told := contents.differences(backup.tables, restored.tables):
+    comparable = [one for one in backup.tables if one.table not in restored.not_compared]
+    if told := contents.differences(comparable, restored.tables):
         raise _bad(place, backup, BackupFailed(f"restored, it is not what was saved: {'; '.join(told)}"))
     proof = {
         "seconds": round(time.monotonic() - began, 1),
         "tables": [vars(one) for one in restored.tables],
         "warnings": restored.warnings,
+        **({"not_compared": dict(restored.not_compared)} if restored.not_compared else {}),
     }
     with connected(place.url) as record:
         backups.proved(record, number, proof)
@@ -80,7 +82,7 @@ def _reader(store: Store, backup: Backup, watch: Watch) -> Read:
 
 
 def _read_all(store: Store, backup: Backup, watch: Watch) -> None:
-    manifest_of(b"".join(store.read(f"{backup.label}/{copies.MANIFEST}")))
+    copies.manifest_of(b"".join(store.read(f"{backup.label}/{copies.MANIFEST}")))
     for stored in backup.objects:
         for _ in copies.read_back(store, backup.label, stored, watch):
             pass

@@ -17,13 +17,14 @@ import secrets
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Literal
 
 import psycopg
 
 from backfilld.migrations.backups import contents, copies
 from backfilld.migrations.backups.place import BackupFailed
-from backfilld.migrations.backups.providers.base import Task
+from backfilld.migrations.backups.providers.base import ChainBroken, Chained, Mark, Task
 from backfilld.migrations.backups.providers.named import provider_named
 from backfilld.migrations.errors import BackfilldError
 from backfilld.migrations.postgres.connect import connected, open_session_at
@@ -68,41 +69,64 @@ class Wanted:
 def take(place: Place, wanted: Wanted, watch: Watch) -> Backup:
     """Take a backup; returns it. Raises BackupFailed, StoreFailed, psycopg.Error, Unreachable, and what the watch raises."""
     provider = provider_named(place.settings.provider)
-    stores = place.stores_for(wanted.copies)
     with connected(place.url) as record:
         server = contents.server(record)
-        version = provider.able(place, server)
-        held = _tables(record, place, wanted)
-        contents.require_visible(held, server.role)
-        number = backups.next_number(record)
-        with _session(place, number) as (session, snapshot):
-            label = _label(server.database, snapshot["snapshot_at"].strftime("%Y%m%dT%H%M%SZ"), number)
-            backups.insert(
-                record,
-                backup=number,
-                label=label,
-                run=wanted.run,
-                provider=provider.name,
-                kind=provider.kind,
-                parent=None,
-                scope=wanted.scope,
-                requested_by=wanted.requested_by,
-                details={"database": server.database, "encoding": server.encoding},
-                tool_version=version,
-                server_version=server.server_version,
-                system_identifier=server.system_identifier,
-                timeline=server.timeline,
-                lsn_start=snapshot["lsn"],
-                snapshot_at=snapshot["snapshot_at"],
-                copies=[backups.Copy(store=store.name, region=store.region) for store in stores],
-                keep_seconds=place.keep_seconds,
-            )
-            try:
-                _write(_Taking(place, provider, record, session, stores, number, label), server, held, snapshot, watch)
-            except BaseException as exc:
-                _give_up(record, stores, number, label, exc)
-                raise
-        found = backups.get(record, number)
+        beginning = _Beginning(place, wanted, provider, record, server, provider.able(place, server))
+        if isinstance(provider, Chained):
+            parent = provider.based_on(place, record, server, backups.listed(record, states=["taken"]))
+            if parent is not None:
+                with suppress(ChainBroken):
+                    return _take(beginning, parent, watch)
+        return _take(beginning, None, watch)
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    place: Place
+    wanted: Wanted
+    provider: Provider
+    record: Connection
+    server: Server
+    tool_version: str
+
+
+def _take(beginning: _Beginning, parent: Backup | None, watch: Watch) -> Backup:
+    """Take one that is based on this one, or a whole one. Raises ChainBroken where only a whole one can be taken."""
+    place, wanted, provider, record = beginning.place, beginning.wanted, beginning.provider, beginning.record
+    server = beginning.server
+    stores = place.stores_for(wanted.copies)
+    held = _tables(record, place, wanted)
+    contents.require_visible(held, server.role)
+    number = backups.next_number(record)
+    with _session(place, number, shares_snapshot=not isinstance(provider, Chained)) as (session, snapshot):
+        label = _label(server.database, snapshot["snapshot_at"].strftime("%Y%m%dT%H%M%SZ"), number)
+        backups.insert(
+            record,
+            backup=number,
+            label=label,
+            run=wanted.run,
+            provider=provider.name,
+            kind="incremental" if parent is not None else provider.kind,
+            parent=parent.backup if parent is not None else None,
+            scope=wanted.scope,
+            requested_by=wanted.requested_by,
+            details={"database": server.database, "encoding": server.encoding},
+            tool_version=beginning.tool_version,
+            server_version=server.server_version,
+            system_identifier=server.system_identifier,
+            timeline=server.timeline,
+            lsn_start=snapshot["lsn"],
+            snapshot_at=snapshot["snapshot_at"],
+            copies=[backups.Copy(store=store.name, region=store.region) for store in stores],
+            keep_seconds=place.keep_seconds,
+        )
+        taking = _Taking(beginning, parent, session, snapshot, stores, number, label)
+        try:
+            _write(taking, held, watch)
+        except BaseException as exc:
+            _give_up(record, stores, number, label, exc)
+            raise
+    found = backups.get(record, number)
     if found is None or found.state != "taken":
         msg = f"backup {number} is gone from the record"
         raise BackupFailed(msg)
@@ -111,45 +135,62 @@ def take(place: Place, wanted: Wanted, watch: Watch) -> Backup:
 
 @dataclass(frozen=True)
 class _Taking:
-    place: Place
-    provider: Provider
-    record: Connection
+    beginning: _Beginning
+    parent: Backup | None
     session: Connection
+    snapshot: Row
     stores: Sequence[Store]
     number: int
     label: str
 
+    @property
+    def record(self) -> Connection:
+        return self.beginning.record
 
-def _write(taking: _Taking, server: Server, held: Sequence[Held], snapshot: Row, watch: Watch) -> None:
+    @property
+    def place(self) -> Place:
+        return self.beginning.place
+
+
+def _write(taking: _Taking, held: Sequence[Held], watch: Watch) -> None:
     record, number, label = taking.record, taking.number, taking.label
+    server, provider, wanted = taking.beginning.server, taking.beginning.provider, taking.beginning.wanted
     beat = _Beat(taking, watch)
-    taken = taking.provider.take(
+    mark = cache(lambda: _mark(record, f"backfilld-{number}-{label[-8:]}"))
+    taken = provider.take(
         Task(
             place=taking.place,
             server=server,
+            number=number,
+            label=label,
+            run=wanted.run,
+            parent=taking.parent,
             session=taking.session,
-            snapshot=snapshot["snapshot"],
+            snapshot=taking.snapshot.get("snapshot", ""),
             tables=held,
-            everything=_is_everything(record, number),
+            everything=wanted.scope == "all",
             begin=beat.begin,
+            mark=mark,
             watch=beat,
         )
     )
-    point = f"backfilld-{number}-{label[-8:]}"
-    at = _restore_point(record, point)
+    point = mark()
     flushed = record.execute(_SQL["flushed"]).fetchone() or {}
     # The row is what the manifest is made from, so that both say the same; a row that is `taken` without a manifest fails its
     # verification, and a manifest without the row is found by `sweep.py`.
     manifest = {
         "label": label,
-        "provider": taking.provider.name,
+        "provider": provider.name,
+        "run": wanted.run,
+        "parent": taking.parent.label if taking.parent is not None else None,
         "tables": [vars(one) for one in taken.tables],
         "objects": [vars(one) for one in taken.objects],
-        "lsn_start": snapshot["lsn"],
+        "details": dict(taken.details),
+        "lsn_start": taking.snapshot["lsn"],
         "lsn_stop": flushed.get("lsn"),
-        "restore_point": point if at else None,
-        "restore_point_lsn": at,
-        "snapshot_at": snapshot["snapshot_at"].isoformat(),
+        "restore_point": point.name,
+        "restore_point_lsn": point.lsn if point.name else None,
+        "snapshot_at": taking.snapshot["snapshot_at"].isoformat(),
         **{key: value for key, value in vars(server).items() if key != "role"},
     }
     with copies.Copies(taking.stores, label, copies.MANIFEST) as written:
@@ -160,9 +201,10 @@ def _write(taking: _Taking, server: Server, held: Sequence[Held], snapshot: Row,
         number,
         tables=taken.tables,
         objects=taken.objects,
+        details=taken.details,
         lsn_stop=flushed.get("lsn"),
-        restore_point=point if at else None,
-        restore_point_lsn=at,
+        restore_point=point.name,
+        restore_point_lsn=point.lsn if point.name else None,
     )
     if not whole:
         msg = f"backup {number} was given up meanwhile: this process gave no sign of life"
@@ -185,7 +227,7 @@ class _Beat:
 
     def __call__(self) -> str | None:
         now = time.monotonic()
-        if now - self._began > self._taking.place.most_seconds:
+        if "snapshot" in self._taking.snapshot and now - self._began > self._taking.place.most_seconds:
             msg = (
                 f"it takes longer than {self._taking.place.most_seconds:.0f} s, for which its snapshot keeps vacuum from its work "
                 "(limits.snapshot_age_seconds)"
@@ -204,13 +246,12 @@ class _Beat:
         return "backup.mb_per_second" if most and size > most * max(seconds, 1.0) else None
 
 
-def _restore_point(record: Connection, name: str) -> str | None:
-    """Where in the WAL a point of this name is from now on; None where this role may make none."""
+def _mark(record: Connection, name: str) -> Mark:
+    """A restore point of this name, where this role may make one; else the place in the WAL alone."""
     may = record.execute(_SQL["may_name_a_point"]).fetchone()
-    if not may or not may["may"]:
-        return None
-    row = record.execute(_SQL["restore_point"], {"name": name}).fetchone()
-    return str(row["restore_point_lsn"]) if row else None
+    named_so = bool(may and may["may"])
+    row = record.execute(_SQL["restore_point" if named_so else "written"], {"name": name}).fetchone() or {}
+    return Mark(name=name if named_so else None, lsn=str(row["lsn"]))
 
 
 def _tables(record: Connection, place: Place, wanted: Wanted) -> list[Held]:
@@ -222,19 +263,14 @@ def _tables(record: Connection, place: Place, wanted: Wanted) -> list[Held]:
     return held
 
 
-def _is_everything(record: Connection, number: int) -> bool:
-    found = backups.get(record, number)
-    return found is not None and found.scope == "all"
-
-
 @contextmanager
-def _session(place: Place, number: int) -> Iterator[tuple[Connection, Row]]:
-    """A session that holds the backup and its snapshot."""
+def _session(place: Place, number: int, *, shares_snapshot: bool) -> Iterator[tuple[Connection, Row]]:
+    """A session that holds the backup, and its snapshot where others share that: it keeps vacuum from its work."""
     session = open_session_at(place.url, application_name=named(f"backup={number}"), settings=contents.SESSION)
     with session:
-        session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY" if shares_snapshot else "BEGIN READ ONLY")
         backups.hold(session, backups.BACKUPS, number)
-        snapshot = session.execute(_SQL["snapshot"]).fetchone()
+        snapshot = session.execute(_SQL["snapshot" if shares_snapshot else "moment"]).fetchone()
         if snapshot is None:
             raise LookupError("pg_export_snapshot")
         yield session, snapshot
@@ -258,13 +294,3 @@ def in_words(exc: BaseException) -> str:
     if isinstance(exc, BackfilldError | psycopg.Error):
         return " ".join(str(exc).split())
     return "it was told to stop" if not str(exc) else f"{type(exc).__name__}: {exc}"
-
-
-def manifest_of(raw: bytes) -> dict[str, Any]:  # Any: JSON
-    """What a manifest says. Raises BackupFailed for one that is none."""
-    try:
-        found = json.loads(raw)
-        return {"tables": found["tables"], "objects": found["objects"], **found}
-    except (ValueError, KeyError, TypeError) as exc:
-        msg = f"its manifest cannot be read: {exc}"
-        raise BackupFailed(msg) from exc

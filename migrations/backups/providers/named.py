@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.backups.place import BackupFailed
+from backfilld.migrations.backups.providers.pg_basebackup import PgBasebackup
 from backfilld.migrations.backups.providers.pg_dump import PgDump
 
 if TYPE_CHECKING:
     from backfilld.migrations.backups.providers.base import Provider
 
-_PROVIDERS: dict[str, Provider] = {"pg_dump": PgDump()}
+_PROVIDERS: dict[str, Provider] = {"pg_dump": PgDump(), "pg_basebackup": PgBasebackup()}
 
 
 def provider_named(name: str) -> Provider:

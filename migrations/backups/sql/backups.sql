@@ -11,6 +11,11 @@ SELECT current_setting('server_version_num')::integer AS server_version,
 SELECT pg_export_snapshot() AS snapshot, clock_timestamp() AS snapshot_at,
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text AS lsn
 
+-- name: moment
+-- When a backup that shares no snapshot begins, and where the WAL was.
+SELECT clock_timestamp() AS snapshot_at,
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text AS lsn
+
 -- name: tables
 -- The tables that hold the rows of these ones, a partitioned one's leaves in its place; all tables where none is named. pg_dump
 -- leaves the rows of foreign tables out, and those that belong to an extension.
@@ -41,7 +46,11 @@ SELECT NOT pg_is_in_recovery() AND current_setting('wal_level') <> 'minimal'
 
 -- name: restore_point
 -- A point by this name in the WAL.
-SELECT pg_create_restore_point(%(name)s::text)::text AS restore_point_lsn
+SELECT pg_create_restore_point(%(name)s::text)::text AS lsn
+
+-- name: written
+-- Where the next record of the WAL will be: all that has committed is before it.
+SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END::text AS lsn
 
 -- name: flushed
 -- Up to where the WAL is on disk.

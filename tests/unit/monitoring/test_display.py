@@ -442,6 +442,7 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     ),
     "partitions ended": event("partitions.ended", table="public.events"),
     "backup gate": event("backup.gate", backup=3, required="verified", level="proved", lsn="0/15F3A98"),
+    "backup wal": event("backup.wal", error="pg_receivewal ended with 1: it was away"),
     "backup failed": event("backup.failed", step="take", error="store west: away"),
     "index invalid": event("index.left_invalid", index="i", table="jobs"),
     "a kind of another release": event("moon.rose", phase="full", empty=None),
