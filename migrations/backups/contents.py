@@ -64,6 +64,12 @@ def server(connection: Connection) -> Server:
     return Server(**(connection.execute(_SQL["server"]).fetchone() or {}))
 
 
+def is_same(one: Connection, other: Connection) -> bool:
+    """Whether both lead to one database."""
+    first, second = (each.execute(_SQL["which_database"]).fetchone() for each in (one, other))
+    return first == second
+
+
 def tables(
     connection: Connection, named: Sequence[TableName], *, everything: bool = False, excluded: Sequence[str] = ()
 ) -> list[Held]:

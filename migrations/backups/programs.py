@@ -6,10 +6,11 @@ import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)\S*")
 #: Of what a program says on its way out, the end tells.
-_LAST_WORDS = 1200
+LAST_WORDS = 1200
 #: A pipe of Linux holds as much.
 _PIPE_BYTES = 64 * 1024
 
@@ -155,6 +156,13 @@ def write_to(
         return _said(errors)
 
 
+def wait_for_the_load(watch: Watch) -> None:
+    """Return once the watch allows to begin. Raises what it raises, and BackupFailed when the load has held for too long."""
+    asked = _Asked(watch)
+    while not asked.may_go_on():
+        pass
+
+
 class _Asked:
     """A watch, asked every `LOOK_SECONDS`."""
 
@@ -198,8 +206,9 @@ def _running(
             try:
                 yield process, errors
             finally:
-                if process.poll() is None:
-                    process.kill()
+                # Its children too: a script's, and those of a parallel restore.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait(process: subprocess.Popen[bytes], asked: _Asked) -> int:
@@ -213,10 +222,11 @@ def _wait(process: subprocess.Popen[bytes], asked: _Asked) -> int:
 
 def _said(errors: IO[bytes]) -> str:
     errors.seek(0)
-    return errors.read().decode(errors="replace").strip()[-_LAST_WORDS:]
+    return errors.read().decode(errors="replace").strip()[-LAST_WORDS:]
 
 
 def _require(command: Sequence[str], code: int, errors: IO[bytes]) -> None:
     if code:
-        msg = f"{Path(command[0]).name} ended with {code}: {_said(errors) or 'it said nothing'}"
+        how = f"ended with {code}" if code > 0 else f"was ended by signal {-code} ({signal.Signals(-code).name})"
+        msg = f"{Path(command[0]).name} {how}: {_said(errors) or 'it said nothing'}"
         raise BackupFailed(msg)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.backups import contents, copies
-from backfilld.migrations.backups.place import BackupFailed
+from backfilld.migrations.backups import contents, copies, elsewhere
+from backfilld.migrations.backups.place import BackupFailed, NotWhole
+from backfilld.migrations.backups.providers.external import External
 from backfilld.migrations.backups.providers.named import provider_named
 from backfilld.migrations.backups.take import in_words, manifest_of
 from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.record import backups
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from backfilld.migrations.backups.place import Place, Watch
     from backfilld.migrations.backups.providers.base import Read
+    from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.backups import Backup
     from backfilld.migrations.stores.base import Store
 
@@ -28,18 +32,21 @@ class BadBackup(BackupFailed):
 def verify(place: Place, number: int, watch: Watch) -> Backup:
     """Read every object of every copy back. Raises BadBackup, StoreFailed where a store is away, and what the watch raises."""
     backup = _taken(place, number)
+    provider = provider_named(backup.provider)
+    if isinstance(provider, External):
+        with _bad_where_not_whole(place, backup):
+            provider.verify(place, backup, watch)
+        return _known(place, number, backups.verified)
     stores = place.stores_of(backup)
     try:
         for store in stores[1:]:
             _read_all(store, backup, watch)
         first = stores[0]
         manifest_of(b"".join(first.read(f"{backup.label}/{copies.MANIFEST}")))
-        provider_named(backup.provider).verify(place, backup, _reader(first, backup, watch), watch)
+        provider.verify(place, backup, _reader(first, backup, watch), watch)
     except BackupFailed as exc:
         raise _bad(place, backup, exc) from exc
-    with connected(place.url) as record:
-        backups.verified(record, number)
-    return _taken(place, number)
+    return _known(place, number, backups.verified)
 
 
 def prove(place: Place, number: int, watch: Watch) -> Backup:
@@ -50,8 +57,12 @@ def prove(place: Place, number: int, watch: Watch) -> Backup:
     backup = _taken(place, number)
     if backup.verified_at is None:
         backup = verify(place, number, watch)
-    began = time.monotonic()
     provider = provider_named(backup.provider)
+    if isinstance(provider, External):
+        with _bad_where_not_whole(place, backup):
+            found = elsewhere.prove(provider, place, backup, watch)
+        return _known(place, number, lambda record, number: backups.proved(record, number, found))
+    began = time.monotonic()
     restored = provider.restore(place, backup, _reader(place.stores_of(backup)[0], backup, watch), watch)
     if told := contents.differences(backup.tables, restored.tables):
         raise _bad(place, backup, BackupFailed(f"restored, it is not what was saved: {'; '.join(told)}"))
@@ -60,9 +71,19 @@ def prove(place: Place, number: int, watch: Watch) -> Backup:
         "tables": [vars(one) for one in restored.tables],
         "warnings": restored.warnings,
     }
-    with connected(place.url) as record:
-        backups.proved(record, number, proof)
-    return _taken(place, number)
+    return _known(place, number, lambda record, number: backups.proved(record, number, proof))
+
+
+@contextmanager
+def restored(place: Place, backup: Backup, watch: Watch, *, only: Sequence[TableName] = ()) -> Iterator[str]:
+    """The URL of a database, elsewhere, that it was restored into; gone at the end. Raises BackupFailed and StoreFailed."""
+    provider = provider_named(backup.provider)
+    if isinstance(provider, External):
+        with provider.restored(place, backup, watch) as url:
+            yield url
+    else:
+        with provider.restored(place, backup, reader(place, backup, watch), watch, only=only) as (url, _):
+            yield url
 
 
 def reader(place: Place, backup: Backup, watch: Watch) -> Read:
@@ -92,11 +113,26 @@ def _taken(place: Place, number: int) -> Backup:
     if backup is None:
         msg = f"there is no backup {number}"
         raise BackupFailed(msg)
-    if backup.state != "taken" or not backup.copies:
+    if backup.state != "taken" or not (backup.copies or backup.kind == "external"):
         why = f": {backup.error}" if backup.error else ""
         msg = f"backup {number} is {backup.state}{why}"
         raise BackupFailed(msg)
     return backup
+
+
+def _known(place: Place, number: int, tell: Callable[[Connection, int], None]) -> Backup:
+    with connected(place.url) as record:
+        tell(record, number)
+    return _taken(place, number)
+
+
+@contextmanager
+def _bad_where_not_whole(place: Place, backup: Backup) -> Iterator[None]:
+    """What a provider says of a backup of its own is on record; that it cannot say it now is not the backup's fault."""
+    try:
+        yield
+    except NotWhole as exc:
+        raise _bad(place, backup, exc) from exc
 
 
 def _bad(place: Place, backup: Backup, exc: BackupFailed) -> BadBackup:

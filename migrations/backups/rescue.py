@@ -17,7 +17,6 @@ from psycopg import sql
 
 from backfilld.migrations.backups import contents, prove
 from backfilld.migrations.backups.place import BackupFailed
-from backfilld.migrations.backups.providers.pg_dump import PgDump
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.connect import apply_settings, connected, open_session_at
 from backfilld.migrations.postgres.sessions import named
@@ -91,15 +90,8 @@ def rescue(place: Place, backup: Backup, tables: Sequence[TableName], *, schema:
 
     Raises BackupFailed, StoreFailed, psycopg.Error, and what the watch raises; a table is there whole or not at all.
     """
-    provider = PgDump()
-    if backup.provider != provider.name:
-        msg = (
-            f"backup {backup.backup} is by {backup.provider}: take its rows from a server restored to {backup.lsn_stop}"
-        )
-        raise BackupFailed(msg)
-    read = prove.reader(place, backup, watch)
     with (
-        provider.restored(place, backup, read, watch) as (url, _),
+        prove.restored(place, backup, watch) as url,
         open_session_at(url, application_name=named("restore"), settings=contents.SESSION) as scratch,
         connected(place.url) as connection,
     ):

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
 
-from backfilld.migrations.backups import contents, copies
+from backfilld.migrations.backups import contents, copies, elsewhere, wal
 from backfilld.migrations.backups.place import BackupFailed
 from backfilld.migrations.backups.providers.base import Task
+from backfilld.migrations.backups.providers.external import External
+from backfilld.migrations.backups.providers.external import Task as ExternalTask
 from backfilld.migrations.backups.providers.named import provider_named
 from backfilld.migrations.errors import BackfilldError
 from backfilld.migrations.postgres.connect import connected, open_session_at
@@ -59,6 +61,8 @@ class Wanted:
     tables: tuple[TableName, ...] = ()
     #: Names of stores; none: those of the settings.
     copies: tuple[str, ...] = ()
+    #: It is to be proved.
+    compare: bool = True
 
     @property
     def scope(self) -> Literal["tables", "all"]:
@@ -68,14 +72,18 @@ class Wanted:
 def take(place: Place, wanted: Wanted, watch: Watch) -> Backup:
     """Take a backup; returns it. Raises BackupFailed, StoreFailed, psycopg.Error, Unreachable, and what the watch raises."""
     provider = provider_named(place.settings.provider)
-    stores = place.stores_for(wanted.copies)
+    outside = provider if isinstance(provider, External) else None
+    stores = _stores(place, wanted, elsewhere=outside is not None)
     with connected(place.url) as record:
         server = contents.server(record)
         version = provider.able(place, server)
         held = _tables(record, place, wanted)
-        contents.require_visible(held, server.role)
+        shares = outside is None or outside.wants_snapshot(place)
+        # What is only compared at a restore point need not be compared where nobody asks for a proof.
+        compared = held if shares or (wanted.compare and wanted.tables) else []
+        contents.require_visible(compared, server.role)
         number = backups.next_number(record)
-        with _session(place, number) as (session, snapshot):
+        with _session(place, number, shares=shares) as (session, snapshot):
             label = _label(server.database, snapshot["snapshot_at"].strftime("%Y%m%dT%H%M%SZ"), number)
             backups.insert(
                 record,
@@ -85,7 +93,7 @@ def take(place: Place, wanted: Wanted, watch: Watch) -> Backup:
                 provider=provider.name,
                 kind=provider.kind,
                 parent=None,
-                scope=wanted.scope,
+                scope="all" if outside is not None and outside.whole else wanted.scope,
                 requested_by=wanted.requested_by,
                 details={"database": server.database, "encoding": server.encoding},
                 tool_version=version,
@@ -97,8 +105,12 @@ def take(place: Place, wanted: Wanted, watch: Watch) -> Backup:
                 copies=[backups.Copy(store=store.name, region=store.region) for store in stores],
                 keep_seconds=place.keep_seconds,
             )
+            taking = _Taking(place, server, record, session, stores, number, label, holds_snapshot=shares)
             try:
-                _write(_Taking(place, provider, record, session, stores, number, label), server, held, snapshot, watch)
+                if isinstance(provider, External):
+                    _tell(provider, taking, wanted, held, compared, snapshot, watch)
+                else:
+                    _write(provider, taking, held, snapshot, watch)
             except BaseException as exc:
                 _give_up(record, stores, number, label, exc)
                 raise
@@ -112,21 +124,47 @@ def take(place: Place, wanted: Wanted, watch: Watch) -> Backup:
 @dataclass(frozen=True)
 class _Taking:
     place: Place
-    provider: Provider
+    server: Server
     record: Connection
     session: Connection
     stores: Sequence[Store]
     number: int
     label: str
+    holds_snapshot: bool
 
 
-def _write(taking: _Taking, server: Server, held: Sequence[Held], snapshot: Row, watch: Watch) -> None:
+def _tell(  # noqa: PLR0913, PLR0917 - what `take` has at hand
+    provider: External,
+    taking: _Taking,
+    wanted: Wanted,
+    held: Sequence[Held],
+    compared: Sequence[Held],
+    snapshot: Row,
+    watch: Watch,
+) -> None:
+    """Have a provider take it that keeps its backups itself."""
+    asked = ExternalTask(
+        place=taking.place,
+        server=taking.server,
+        backup=taking.number,
+        label=taking.label,
+        run=wanted.run,
+        tables=wanted.tables,
+        holds=[str(one.name) for one in held],
+        began_at=snapshot["snapshot_at"],
+        snapshot=snapshot["snapshot"],
+        watch=_Beat(taking, watch),
+    )
+    elsewhere.write(provider, asked, taking.record, taking.session, compared)
+
+
+def _write(provider: Provider, taking: _Taking, held: Sequence[Held], snapshot: Row, watch: Watch) -> None:
     record, number, label = taking.record, taking.number, taking.label
     beat = _Beat(taking, watch)
-    taken = taking.provider.take(
+    taken = provider.take(
         Task(
             place=taking.place,
-            server=server,
+            server=taking.server,
             session=taking.session,
             snapshot=snapshot["snapshot"],
             tables=held,
@@ -135,22 +173,21 @@ def _write(taking: _Taking, server: Server, held: Sequence[Held], snapshot: Row,
             watch=beat,
         )
     )
-    point = f"backfilld-{number}-{label[-8:]}"
-    at = _restore_point(record, point)
-    flushed = record.execute(_SQL["flushed"]).fetchone() or {}
+    point = wal.point_name(number, label)
+    at, flushed = wal.restore_point(record, point), wal.flushed(record)
     # The row is what the manifest is made from, so that both say the same; a row that is `taken` without a manifest fails its
     # verification, and a manifest without the row is found by `sweep.py`.
     manifest = {
         "label": label,
-        "provider": taking.provider.name,
+        "provider": provider.name,
         "tables": [vars(one) for one in taken.tables],
         "objects": [vars(one) for one in taken.objects],
         "lsn_start": snapshot["lsn"],
-        "lsn_stop": flushed.get("lsn"),
+        "lsn_stop": flushed,
         "restore_point": point if at else None,
         "restore_point_lsn": at,
         "snapshot_at": snapshot["snapshot_at"].isoformat(),
-        **{key: value for key, value in vars(server).items() if key != "role"},
+        **{key: value for key, value in vars(taking.server).items() if key != "role"},
     }
     with copies.Copies(taking.stores, label, copies.MANIFEST) as written:
         written.write(json.dumps(manifest, indent=1).encode())
@@ -160,7 +197,7 @@ def _write(taking: _Taking, server: Server, held: Sequence[Held], snapshot: Row,
         number,
         tables=taken.tables,
         objects=taken.objects,
-        lsn_stop=flushed.get("lsn"),
+        lsn_stop=flushed,
         restore_point=point if at else None,
         restore_point_lsn=at,
     )
@@ -185,7 +222,7 @@ class _Beat:
 
     def __call__(self) -> str | None:
         now = time.monotonic()
-        if now - self._began > self._taking.place.most_seconds:
+        if self._taking.holds_snapshot and now - self._began > self._taking.place.most_seconds:
             msg = (
                 f"it takes longer than {self._taking.place.most_seconds:.0f} s, for which its snapshot keeps vacuum from its work "
                 "(limits.snapshot_age_seconds)"
@@ -204,13 +241,13 @@ class _Beat:
         return "backup.mb_per_second" if most and size > most * max(seconds, 1.0) else None
 
 
-def _restore_point(record: Connection, name: str) -> str | None:
-    """Where in the WAL a point of this name is from now on; None where this role may make none."""
-    may = record.execute(_SQL["may_name_a_point"]).fetchone()
-    if not may or not may["may"]:
-        return None
-    row = record.execute(_SQL["restore_point"], {"name": name}).fetchone()
-    return str(row["restore_point_lsn"]) if row else None
+def _stores(place: Place, wanted: Wanted, *, elsewhere: bool) -> list[Store]:
+    if not elsewhere:
+        return place.stores_for(wanted.copies)
+    if wanted.copies:
+        msg = f"the provider {place.settings.provider} keeps its backups itself: it has no copy in store {wanted.copies[0]}"
+        raise BackupFailed(msg)
+    return []
 
 
 def _tables(record: Connection, place: Place, wanted: Wanted) -> list[Held]:
@@ -228,13 +265,13 @@ def _is_everything(record: Connection, number: int) -> bool:
 
 
 @contextmanager
-def _session(place: Place, number: int) -> Iterator[tuple[Connection, Row]]:
-    """A session that holds the backup and its snapshot."""
+def _session(place: Place, number: int, *, shares: bool) -> Iterator[tuple[Connection, Row]]:
+    """A session that holds the backup, and with `shares` a snapshot that others can join."""
     session = open_session_at(place.url, application_name=named(f"backup={number}"), settings=contents.SESSION)
     with session:
-        session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY" if shares else "BEGIN")
         backups.hold(session, backups.BACKUPS, number)
-        snapshot = session.execute(_SQL["snapshot"]).fetchone()
+        snapshot = session.execute(_SQL["snapshot" if shares else "moment"]).fetchone()
         if snapshot is None:
             raise LookupError("pg_export_snapshot")
         yield session, snapshot

@@ -77,13 +77,13 @@ class BackupGates:
         if Phase.EXPAND in context.settings.approve and Phase.EXPAND not in run_now(connection, run).approved:
             return  # a backup that is taken before a person has said yes may be days old by then
         wanted, settings = gate.asked_of(run.migration), self.place.settings
-        if not self.place.stores and (wanted.require or settings.require or "off") == "off":
+        if not self.place.keeps and (wanted.require or settings.require or "off") == "off":
             return
         named_tables = gate.touched(run.migration)
         held = contents.tables(
             connection, named_tables or (), everything=named_tables is None, excluded=settings.exclude_schemas
         )
-        level = gate.level_of(wanted, settings, has_stores=bool(self.place.stores), size=sum(one.bytes for one in held))
+        level, _ = gate.level_of(wanted, settings, keeps=self.place.keeps, size=sum(one.bytes for one in held))
         if level == "off" or not held:
             return
         need = gate.need_of(wanted, settings, level, [str(one.name) for one in held])
@@ -95,7 +95,7 @@ class BackupGates:
                 audit.record(connection, run.run, actor=runs.WORKER, what="backup.gate", **detail)
             return
         connection.rollback()
-        message = _in_words(step, backup, held, level)
+        message = _in_words(step, backup, held, level, settings.provider)
         if (lane.last_error or {}).get("message") != message:
             raise GateShut(message)
         with self._holding(connection, run.run, message) as watch:
@@ -183,13 +183,14 @@ def run_now(connection: Connection, run: Run) -> Run:
     return found
 
 
-def _in_words(step: Next, backup: Backup | None, held: Sequence[Held], level: str) -> str:
+def _in_words(step: Next, backup: Backup | None, held: Sequence[Held], level: str, provider: str) -> str:
     names = [str(one.name) for one in held]
     what = ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more tables"
     size = sum(one.bytes for one in held) / 1e6
     match step:
         case Next.TAKE:
-            return f"takes a backup of {what} ({size:,.0f} MB) before it begins; it must be {level}"
+            by = "" if provider == "pg_dump" else f" by {provider}"
+            return f"takes a backup{by} of {what} ({size:,.0f} MB) before it begins; it must be {level}"
         case Next.VERIFY:
             return f"reads every copy of backup {backup.backup if backup else ''} back before it begins"
         case _:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from backfilld.migrations.backups.contents import Held, Server
     from backfilld.migrations.backups.copies import Copies
@@ -78,3 +79,8 @@ class Provider(Protocol):
         self, place: Place, backup: Backup, read: Read, watch: Watch, *, only: Sequence[TableName] = ()
     ) -> Restored:
         """Restore into a scratch server, and count what is there. Raises BackupFailed."""
+
+    def restored(
+        self, place: Place, backup: Backup, read: Read, watch: Watch, *, only: Sequence[TableName] = ()
+    ) -> AbstractContextManager[tuple[str, str]]:
+        """The URL of a scratch database with the rows, gone at the end, and what the tool complained about. Raises BackupFailed."""

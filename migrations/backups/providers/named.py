@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.backups.place import BackupFailed
+from backfilld.migrations.backups.providers.command import Command
 from backfilld.migrations.backups.providers.pg_dump import PgDump
 
 if TYPE_CHECKING:
     from backfilld.migrations.backups.providers.base import Provider
+    from backfilld.migrations.backups.providers.external import External
 
-_PROVIDERS: dict[str, Provider] = {"pg_dump": PgDump()}
+_PROVIDERS: dict[str, Provider | External] = {one.name: one for one in (PgDump(), Command())}
 
 
-def provider_named(name: str) -> Provider:
+def provider_named(name: str) -> Provider | External:
     """Raises BackupFailed for one that this release does not have."""
     if name not in _PROVIDERS:
         msg = f"there is no provider {name}; there are {', '.join(_PROVIDERS)}"

@@ -11,6 +11,11 @@ SELECT current_setting('server_version_num')::integer AS server_version,
 SELECT pg_export_snapshot() AS snapshot, clock_timestamp() AS snapshot_at,
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text AS lsn
 
+-- name: moment
+-- The same, and nothing that keeps vacuum from its work.
+SELECT NULL AS snapshot, clock_timestamp() AS snapshot_at,
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text AS lsn
+
 -- name: tables
 -- The tables that hold the rows of these ones, a partitioned one's leaves in its place; all tables where none is named. pg_dump
 -- leaves the rows of foreign tables out, and those that belong to an extension.
@@ -46,3 +51,8 @@ SELECT pg_create_restore_point(%(name)s::text)::text AS restore_point_lsn
 -- name: flushed
 -- Up to where the WAL is on disk.
 SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text AS lsn
+
+-- name: which_database
+-- What tells this database from every other one: its name, and the server's, which was started at a moment of its own.
+SELECT current_database()::text AS database, pg_postmaster_start_time() AS started_at,
+       (SELECT d.oid::text FROM pg_database d WHERE d.datname = current_database()) AS oid
