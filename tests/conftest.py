@@ -16,6 +16,7 @@ pytest_plugins = [
     "fix_contrib",
     "fix_backups",
     "fix_s3",
+    "fix_supabase",
     "fix_redis",
     "fix_proxy",
     "fix_daemon",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.backups import contents, copies, elsewhere
+from backfilld.migrations.backups import contents, copies
 from backfilld.migrations.backups.place import BackupFailed, NotWhole
 from backfilld.migrations.backups.providers.external import External
 from backfilld.migrations.backups.providers.named import provider_named
@@ -15,11 +14,10 @@ from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.record import backups
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from backfilld.migrations.backups.place import Place, Watch
     from backfilld.migrations.backups.providers.base import Read
-    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.backups import Backup
     from backfilld.migrations.stores.base import Store
@@ -34,8 +32,7 @@ def verify(place: Place, number: int, watch: Watch) -> Backup:
     backup = _taken(place, number)
     provider = provider_named(backup.provider)
     if isinstance(provider, External):
-        with _bad_where_not_whole(place, backup):
-            provider.verify(place, backup, watch)
+        _have_verified(provider, place, backup, watch)
         return _known(place, number, backups.verified)
     stores = place.stores_of(backup)
     try:
@@ -58,12 +55,8 @@ def prove(place: Place, number: int, watch: Watch) -> Backup:
     if backup.verified_at is None:
         backup = verify(place, number, watch)
     provider = provider_named(backup.provider)
-    if isinstance(provider, External):
-        with _bad_where_not_whole(place, backup):
-            found = elsewhere.prove(provider, place, backup, watch)
-        return _known(place, number, lambda record, number: backups.proved(record, number, found))
     began = time.monotonic()
-    restored = provider.restore(place, backup, _reader(place.stores_of(backup)[0], backup, watch), watch)
+    restored = provider.restore(place, backup, reader(place, backup, watch), watch)
     if told := contents.differences(backup.tables, restored.tables):
         raise _bad(place, backup, BackupFailed(f"restored, it is not what was saved: {'; '.join(told)}"))
     proof = {
@@ -74,21 +67,10 @@ def prove(place: Place, number: int, watch: Watch) -> Backup:
     return _known(place, number, lambda record, number: backups.proved(record, number, proof))
 
 
-@contextmanager
-def restored(place: Place, backup: Backup, watch: Watch, *, only: Sequence[TableName] = ()) -> Iterator[str]:
-    """The URL of a database, elsewhere, that it was restored into; gone at the end. Raises BackupFailed and StoreFailed."""
-    provider = provider_named(backup.provider)
-    if isinstance(provider, External):
-        with provider.restored(place, backup, watch) as url:
-            yield url
-    else:
-        with provider.restored(place, backup, reader(place, backup, watch), watch, only=only) as (url, _):
-            yield url
-
-
 def reader(place: Place, backup: Backup, watch: Watch) -> Read:
-    """Reads the objects of a backup from the first of its stores."""
-    return _reader(place.stores_of(backup)[0], backup, watch)
+    """Reads the objects of a backup from the first of its stores; one that a provider keeps itself has none."""
+    stores = place.stores_of(backup)
+    return _reader(stores[0], backup, watch) if stores else _no_objects
 
 
 def _reader(store: Store, backup: Backup, watch: Watch) -> Read:
@@ -98,6 +80,10 @@ def _reader(store: Store, backup: Backup, watch: Watch) -> Read:
         return copies.read_back(store, backup.label, stored[name], watch)
 
     return read
+
+
+def _no_objects(name: str) -> Iterator[bytes]:
+    raise LookupError(name)
 
 
 def _read_all(store: Store, backup: Backup, watch: Watch) -> None:
@@ -126,11 +112,10 @@ def _known(place: Place, number: int, tell: Callable[[Connection, int], None]) -
     return _taken(place, number)
 
 
-@contextmanager
-def _bad_where_not_whole(place: Place, backup: Backup) -> Iterator[None]:
-    """What a provider says of a backup of its own is on record; that it cannot say it now is not the backup's fault."""
+def _have_verified(provider: External, place: Place, backup: Backup, watch: Watch) -> None:
+    """What a provider says of a backup of its own is on record; that it cannot tell now is not the backup's fault."""
     try:
-        yield
+        provider.verify(place, backup, reader(place, backup, watch), watch)
     except NotWhole as exc:
         raise _bad(place, backup, exc) from exc
 

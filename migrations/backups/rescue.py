@@ -17,6 +17,8 @@ from psycopg import sql
 
 from backfilld.migrations.backups import contents, prove
 from backfilld.migrations.backups.place import BackupFailed
+from backfilld.migrations.backups.providers.base import Restoring
+from backfilld.migrations.backups.providers.named import provider_named
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.connect import apply_settings, connected, open_session_at
 from backfilld.migrations.postgres.sessions import named
@@ -90,8 +92,15 @@ def rescue(place: Place, backup: Backup, tables: Sequence[TableName], *, schema:
 
     Raises BackupFailed, StoreFailed, psycopg.Error, and what the watch raises; a table is there whole or not at all.
     """
+    provider = provider_named(backup.provider)
+    if not isinstance(provider, Restoring):
+        msg = (
+            f"backup {backup.backup} is by {backup.provider}: take its rows from a server restored to {backup.lsn_stop}"
+        )
+        raise BackupFailed(msg)
+    read = prove.reader(place, backup, watch)
     with (
-        prove.restored(place, backup, watch) as url,
+        provider.restored(place, backup, read, watch) as (url, _),
         open_session_at(url, application_name=named("restore"), settings=contents.SESSION) as scratch,
         connected(place.url) as connection,
     ):

@@ -81,6 +81,7 @@ def _complete(connection: Connection, backup: Backup, raw: bytes) -> bool:
         tables=[TableSum(**one) for one in found["tables"]],
         objects=[StoredObject(**one) for one in found["objects"]],
         lsn_stop=found.get("lsn_stop"),
+        details=found.get("details"),
         restore_point=found.get("restore_point"),
         restore_point_lsn=found.get("restore_point_lsn"),
         taken_at=backup.began_at,

@@ -17,15 +17,15 @@ import secrets
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
 
-from backfilld.migrations.backups import contents, copies, elsewhere, wal
+from backfilld.migrations.backups import contents, copies
 from backfilld.migrations.backups.place import BackupFailed
-from backfilld.migrations.backups.providers.base import Task
+from backfilld.migrations.backups.providers.base import ChainBroken, Chained, Mark, Task
 from backfilld.migrations.backups.providers.external import External
-from backfilld.migrations.backups.providers.external import Task as ExternalTask
 from backfilld.migrations.backups.providers.named import provider_named
 from backfilld.migrations.errors import BackfilldError
 from backfilld.migrations.postgres.connect import connected, open_session_at
@@ -72,49 +72,66 @@ class Wanted:
 def take(place: Place, wanted: Wanted, watch: Watch) -> Backup:
     """Take a backup; returns it. Raises BackupFailed, StoreFailed, psycopg.Error, Unreachable, and what the watch raises."""
     provider = provider_named(place.settings.provider)
-    outside = provider if isinstance(provider, External) else None
-    stores = _stores(place, wanted, elsewhere=outside is not None)
     with connected(place.url) as record:
         server = contents.server(record)
-        version = provider.able(place, server)
-        held = _tables(record, place, wanted)
-        shares = outside is None or outside.wants_snapshot(place)
-        # What is only compared at a restore point need not be compared where nobody asks for a proof.
-        compared = held if shares or (wanted.compare and wanted.tables) else []
-        contents.require_visible(compared, server.role)
-        number = backups.next_number(record)
-        with _session(place, number, shares=shares) as (session, snapshot):
-            label = _label(server.database, snapshot["snapshot_at"].strftime("%Y%m%dT%H%M%SZ"), number)
-            backups.insert(
-                record,
-                backup=number,
-                label=label,
-                run=wanted.run,
-                provider=provider.name,
-                kind=provider.kind,
-                parent=None,
-                scope="all" if outside is not None and outside.whole else wanted.scope,
-                requested_by=wanted.requested_by,
-                details={"database": server.database, "encoding": server.encoding},
-                tool_version=version,
-                server_version=server.server_version,
-                system_identifier=server.system_identifier,
-                timeline=server.timeline,
-                lsn_start=snapshot["lsn"],
-                snapshot_at=snapshot["snapshot_at"],
-                copies=[backups.Copy(store=store.name, region=store.region) for store in stores],
-                keep_seconds=place.keep_seconds,
-            )
-            taking = _Taking(place, server, record, session, stores, number, label, holds_snapshot=shares)
-            try:
-                if isinstance(provider, External):
-                    _tell(provider, taking, wanted, held, compared, snapshot, watch)
-                else:
-                    _write(provider, taking, held, snapshot, watch)
-            except BaseException as exc:
-                _give_up(record, stores, number, label, exc)
-                raise
-        found = backups.get(record, number)
+        beginning = _Beginning(place, wanted, provider, record, server, provider.able(place, server))
+        if isinstance(provider, Chained):
+            parent = provider.based_on(place, record, server, backups.listed(record, states=["taken"]))
+            if parent is not None:
+                with suppress(ChainBroken):
+                    return _take(beginning, parent, watch)
+        return _take(beginning, None, watch)
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    place: Place
+    wanted: Wanted
+    provider: Provider
+    record: Connection
+    server: Server
+    tool_version: str
+
+
+def _take(beginning: _Beginning, parent: Backup | None, watch: Watch) -> Backup:
+    """Take one that is based on this one, or a whole one. Raises ChainBroken where only a whole one can be taken."""
+    place, wanted, provider, record = beginning.place, beginning.wanted, beginning.provider, beginning.record
+    server = beginning.server
+    external = provider if isinstance(provider, External) else None
+    stores = _stores(place, wanted, provider)
+    held = _tables(record, place, wanted)
+    contents.require_visible(held, server.role)
+    number = backups.next_number(record)
+    shares_snapshot = external.joins(place) if external is not None else not isinstance(provider, Chained)
+    with _session(place, number, shares_snapshot=shares_snapshot) as (session, snapshot):
+        label = _label(server.database, snapshot["snapshot_at"].strftime("%Y%m%dT%H%M%SZ"), number)
+        backups.insert(
+            record,
+            backup=number,
+            label=label,
+            run=wanted.run,
+            provider=provider.name,
+            kind="incremental" if parent is not None else provider.kind,
+            parent=parent.backup if parent is not None else None,
+            scope="all" if external is not None and external.whole else wanted.scope,
+            requested_by=wanted.requested_by,
+            details={"database": server.database, "encoding": server.encoding},
+            tool_version=beginning.tool_version,
+            server_version=server.server_version,
+            system_identifier=server.system_identifier,
+            timeline=server.timeline,
+            lsn_start=snapshot["lsn"],
+            snapshot_at=snapshot["snapshot_at"],
+            copies=[backups.Copy(store=store.name, region=store.region) for store in stores],
+            keep_seconds=place.keep_seconds,
+        )
+        taking = _Taking(beginning, parent, session, snapshot, stores, number, label)
+        try:
+            _write(taking, held, watch)
+        except BaseException as exc:
+            _give_up(record, stores, number, label, exc)
+            raise
+    found = backups.get(record, number)
     if found is None or found.state != "taken":
         msg = f"backup {number} is gone from the record"
         raise BackupFailed(msg)
@@ -123,83 +140,80 @@ def take(place: Place, wanted: Wanted, watch: Watch) -> Backup:
 
 @dataclass(frozen=True)
 class _Taking:
-    place: Place
-    server: Server
-    record: Connection
+    beginning: _Beginning
+    parent: Backup | None
     session: Connection
+    snapshot: Row
     stores: Sequence[Store]
     number: int
     label: str
-    holds_snapshot: bool
+
+    @property
+    def record(self) -> Connection:
+        return self.beginning.record
+
+    @property
+    def place(self) -> Place:
+        return self.beginning.place
 
 
-def _tell(  # noqa: PLR0913, PLR0917 - what `take` has at hand
-    provider: External,
-    taking: _Taking,
-    wanted: Wanted,
-    held: Sequence[Held],
-    compared: Sequence[Held],
-    snapshot: Row,
-    watch: Watch,
-) -> None:
-    """Have a provider take it that keeps its backups itself."""
-    asked = ExternalTask(
-        place=taking.place,
-        server=taking.server,
-        backup=taking.number,
-        label=taking.label,
-        run=wanted.run,
-        tables=wanted.tables,
-        holds=[str(one.name) for one in held],
-        began_at=snapshot["snapshot_at"],
-        snapshot=snapshot["snapshot"],
-        watch=_Beat(taking, watch),
-    )
-    elsewhere.write(provider, asked, taking.record, taking.session, compared)
-
-
-def _write(provider: Provider, taking: _Taking, held: Sequence[Held], snapshot: Row, watch: Watch) -> None:
+def _write(taking: _Taking, held: Sequence[Held], watch: Watch) -> None:
     record, number, label = taking.record, taking.number, taking.label
+    server, provider, wanted = taking.beginning.server, taking.beginning.provider, taking.beginning.wanted
     beat = _Beat(taking, watch)
+    mark = cache(lambda: _mark(record, f"backfilld-{number}-{label[-8:]}"))
     taken = provider.take(
         Task(
             place=taking.place,
-            server=taking.server,
+            server=server,
+            number=number,
+            label=label,
+            run=wanted.run,
+            parent=taking.parent,
             session=taking.session,
-            snapshot=snapshot["snapshot"],
+            snapshot=taking.snapshot.get("snapshot", ""),
             tables=held,
-            everything=_is_everything(record, number),
+            everything=wanted.scope == "all",
             begin=beat.begin,
+            mark=mark,
             watch=beat,
+            compare=wanted.compare,
         )
     )
-    point = wal.point_name(number, label)
-    at, flushed = wal.restore_point(record, point), wal.flushed(record)
+    point = mark()
+    flushed = record.execute(_SQL["flushed"]).fetchone() or {}
     # The row is what the manifest is made from, so that both say the same; a row that is `taken` without a manifest fails its
     # verification, and a manifest without the row is found by `sweep.py`.
     manifest = {
         "label": label,
         "provider": provider.name,
+        "run": wanted.run,
+        "parent": taking.parent.label if taking.parent is not None else None,
         "tables": [vars(one) for one in taken.tables],
         "objects": [vars(one) for one in taken.objects],
-        "lsn_start": snapshot["lsn"],
-        "lsn_stop": flushed,
-        "restore_point": point if at else None,
-        "restore_point_lsn": at,
-        "snapshot_at": snapshot["snapshot_at"].isoformat(),
-        **{key: value for key, value in vars(taking.server).items() if key != "role"},
+        "details": dict(taken.details),
+        "lsn_start": taking.snapshot["lsn"],
+        "lsn_stop": flushed.get("lsn"),
+        "restore_point": point.name,
+        "restore_point_lsn": point.lsn if point.name else None,
+        "snapshot_at": taking.snapshot["snapshot_at"].isoformat(),
+        **{key: value for key, value in vars(server).items() if key != "role"},
     }
-    with copies.Copies(taking.stores, label, copies.MANIFEST) as written:
-        written.write(json.dumps(manifest, indent=1).encode())
-        written.finish()
+    if taking.stores:
+        with copies.Copies(taking.stores, label, copies.MANIFEST) as written:
+            written.write(json.dumps(manifest, indent=1).encode())
+            written.finish()
     whole = backups.taken(
         record,
         number,
         tables=taken.tables,
         objects=taken.objects,
-        lsn_stop=flushed,
-        restore_point=point if at else None,
-        restore_point_lsn=at,
+        details=taken.details,
+        snapshot_at=taken.at,
+        size=taken.bytes,
+        lsn_stop=flushed.get("lsn"),
+        restore_point=point.name,
+        restore_point_lsn=point.lsn if point.name else None,
     )
     if not whole:
         msg = f"backup {number} was given up meanwhile: this process gave no sign of life"
@@ -222,7 +236,7 @@ class _Beat:
 
     def __call__(self) -> str | None:
         now = time.monotonic()
-        if self._taking.holds_snapshot and now - self._began > self._taking.place.most_seconds:
+        if "snapshot" in self._taking.snapshot and now - self._began > self._taking.place.most_seconds:
             msg = (
                 f"it takes longer than {self._taking.place.most_seconds:.0f} s, for which its snapshot keeps vacuum from its work "
                 "(limits.snapshot_age_seconds)"
@@ -241,11 +255,19 @@ class _Beat:
         return "backup.mb_per_second" if most and size > most * max(seconds, 1.0) else None
 
 
-def _stores(place: Place, wanted: Wanted, *, elsewhere: bool) -> list[Store]:
-    if not elsewhere:
+def _mark(record: Connection, name: str) -> Mark:
+    """A restore point of this name, where this role may make one; else the place in the WAL alone."""
+    may = record.execute(_SQL["may_name_a_point"]).fetchone()
+    named_so = bool(may and may["may"])
+    row = record.execute(_SQL["restore_point" if named_so else "written"], {"name": name}).fetchone() or {}
+    return Mark(name=name if named_so else None, lsn=str(row["lsn"]))
+
+
+def _stores(place: Place, wanted: Wanted, provider: Provider) -> list[Store]:
+    if not isinstance(provider, External):
         return place.stores_for(wanted.copies)
     if wanted.copies:
-        msg = f"the provider {place.settings.provider} keeps its backups itself: it has no copy in store {wanted.copies[0]}"
+        msg = f"the provider {provider.name} keeps its backups itself: it makes no copy in store {wanted.copies[0]}"
         raise BackupFailed(msg)
     return []
 
@@ -259,19 +281,14 @@ def _tables(record: Connection, place: Place, wanted: Wanted) -> list[Held]:
     return held
 
 
-def _is_everything(record: Connection, number: int) -> bool:
-    found = backups.get(record, number)
-    return found is not None and found.scope == "all"
-
-
 @contextmanager
-def _session(place: Place, number: int, *, shares: bool) -> Iterator[tuple[Connection, Row]]:
-    """A session that holds the backup, and with `shares` a snapshot that others can join."""
+def _session(place: Place, number: int, *, shares_snapshot: bool) -> Iterator[tuple[Connection, Row]]:
+    """A session that holds the backup, and its snapshot where others share that: it keeps vacuum from its work."""
     session = open_session_at(place.url, application_name=named(f"backup={number}"), settings=contents.SESSION)
     with session:
-        session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY" if shares else "BEGIN")
+        session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY" if shares_snapshot else "BEGIN READ ONLY")
         backups.hold(session, backups.BACKUPS, number)
-        snapshot = session.execute(_SQL["snapshot" if shares else "moment"]).fetchone()
+        snapshot = session.execute(_SQL["snapshot" if shares_snapshot else "moment"]).fetchone()
         if snapshot is None:
             raise LookupError("pg_export_snapshot")
         yield session, snapshot

@@ -59,7 +59,7 @@ def json_of(printed: str, name: str, *, secrets: Collection[str] = ()) -> Any:  
         return json.loads(printed)
     except ValueError as exc:
         shown = hidden(printed.strip()[:200], secrets)
-        msg = f"{name} did not print JSON and nothing else ({exc}): {shown or 'it printed nothing'}"
+        msg = f"{name} did not answer with JSON alone ({exc}): {shown or 'with nothing'}"
         raise BackupFailed(msg) from None
 
 

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from backfilld.migrations.postgres.connect import Connection, Row
@@ -175,19 +175,19 @@ def grows(connection: Connection, backup: int, size: int) -> None:
     connection.execute(_SQL["backup_grows"], {"backup": backup, "bytes": size})
 
 
-def taken(  # noqa: PLR0913 - one row; each column is named where it is called
+def taken(  # noqa: PLR0913 - one row; each column is named where it is called. Any: JSON
     connection: Connection,
     backup: int,
     *,
     tables: Sequence[TableSum],
     objects: Sequence[StoredObject],
     lsn_stop: str | None,
+    details: Mapping[str, Any] | None = None,
     restore_point: str | None = None,
     restore_point_lsn: str | None = None,
     taken_at: datetime | None = None,
     snapshot_at: datetime | None = None,
     size: int | None = None,
-    details: dict[str, Any] | None = None,
 ) -> bool:
     """Every copy is whole; False where somebody has declared it failed meanwhile.
 
@@ -201,8 +201,8 @@ def taken(  # noqa: PLR0913 - one row; each column is named where it is called
             "objects": _listed(objects),
             "bytes": size if size is not None else sum(one.bytes for one in objects),
             "snapshot_at": snapshot_at,
-            "details": Jsonb(details or {}),
             "lsn_stop": lsn_stop,
+            "details": Jsonb(dict(details or {})),
             "restore_point": restore_point,
             "restore_point_lsn": restore_point_lsn,
             "taken_at": taken_at,

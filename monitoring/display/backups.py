@@ -41,7 +41,7 @@ def backups(found: Sequence[Backup]) -> RenderableType:
             cell(f"run {one.run}" if one.run is not None else one.requested_by),
             "all tables" if one.scope == "all" else counted(len(one.tables), "table"),
             size(one.bytes),
-            cell(", ".join(copy.store for copy in one.copies) or one.error or ""),
+            cell(", ".join(copy.store for copy in one.copies) or one.error or str(one.details.get("kept", ""))),
         )
     return table
 
@@ -49,6 +49,13 @@ def backups(found: Sequence[Backup]) -> RenderableType:
 def backup(one: Backup) -> list[str]:
     """One backup, line by line."""
     return list(_lines(one))
+
+
+def _places(one: Backup) -> Iterator[str]:
+    for copy in one.copies:
+        yield f"  copy: {copy.store}{f' ({copy.region})' if copy.region else ''}, {one.label}"
+    if "kept" in one.details:
+        yield f"  kept by {one.provider}: {one.details['kept']}, {one.details['reference']}"
 
 
 def _lines(one: Backup) -> Iterator[str]:
@@ -63,11 +70,11 @@ def _lines(one: Backup) -> Iterator[str]:
     if one.taken_at is not None:
         yield f"  taken in {duration((one.taken_at - one.began_at).total_seconds())}: {size(one.bytes)}"
     if one.verified_at is not None:
-        yield f"  verified {moment(one.verified_at)}: every copy was read back"
+        how = f"{one.provider} says that it is whole" if one.kind == "external" else "every copy was read back"
+        yield f"  verified {moment(one.verified_at)}: {how}"
     if one.proved_at is not None and one.proof is not None:
         yield f"  proved {moment(one.proved_at)}: restored and compared in {duration(one.proof['seconds'])}"
-    for copy in one.copies:
-        yield f"  copy: {copy.store}{f' ({copy.region})' if copy.region else ''}, {one.label}"
+    yield from _places(one)
     for table in one.tables:
         yield f"  {table.table}: {number(table.rows)} rows, checksum {table.checksum}"
     if one.expires_at is not None and one.state == "taken":

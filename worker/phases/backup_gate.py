@@ -99,10 +99,12 @@ class BackupGates:
         if (lane.last_error or {}).get("message") != message:
             raise GateShut(message)
         with self._holding(connection, run.run, message) as watch:
-            self._do(connection, run, step, backup, watch=watch)
+            self._do(connection, run, step, backup, watch=watch, compare=level == "proved")
         raise GateShut(f"waits for a backup that is {level}")
 
-    def _do(self, connection: Connection, run: Run, step: Next, backup: Backup | None, *, watch: _Watch) -> None:
+    def _do(  # noqa: PLR0913 - each is named where it is called
+        self, connection: Connection, run: Run, step: Next, backup: Backup | None, *, watch: _Watch, compare: bool
+    ) -> None:
         """Do the next thing. Raises GateShut when it fails, with what went wrong."""
         named_tables = gate.touched(run.migration)
         try:
@@ -113,6 +115,7 @@ class BackupGates:
                         run=run.run,
                         tables=named_tables or (),
                         copies=gate.asked_of(run.migration).copies,
+                        compare=compare,
                     )
                     take.take(self.place, wanted, watch)
                 case Next.VERIFY if backup is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from backfilld.migrations.errors import BackfilldError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from datetime import datetime
 
     from backfilld.migrations.backups.contents import Held, Server
     from backfilld.migrations.backups.copies import Copies
@@ -22,14 +25,29 @@ Read = Callable[[str], "Iterator[bytes]"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A moment in the WAL up to which a physical backup is recovered: all that had committed before it, and nothing that did after."""
+
+    #: Of a restore point; None where the role may make none.
+    name: str | None
+    lsn: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A backup that is being taken."""
 
     place: Place
     server: Server
-    #: Holds the backup, in a transaction with the snapshot.
+    number: int
+    label: str
+    #: Whatever run it is taken for.
+    run: int | None
+    #: What it is based on; None: it is a whole one.
+    parent: Backup | None
+    #: Holds the backup, in a transaction; with the snapshot, unless the provider is `Chained`.
     session: Connection
-    #: The name of the snapshot, for other sessions.
+    #: The name of the snapshot, for other sessions; empty where there is none.
     snapshot: str
     #: Tables whose rows are to be in it.
     tables: Sequence[Held]
@@ -37,7 +55,11 @@ class Task:
     everything: bool
     #: Begins an object, in all stores.
     begin: Callable[[str], Copies]
+    #: Makes the mark, once; it is made after `take` where that does not.
+    mark: Callable[[], Mark]
     watch: Watch
+    #: It is to be proved, so what it will be compared with must be known.
+    compare: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +68,12 @@ class Taken:
 
     objects: tuple[StoredObject, ...]
     tables: tuple[TableSum, ...]
+    #: The provider's own, for the record and the manifest. Any: JSON.
+    details: Mapping[str, Any] = field(default_factory=dict)
+    #: The moment that it holds; None: that of the snapshot, or when it began.
+    at: datetime | None = None
+    #: None: those of the objects.
+    bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +108,24 @@ class Provider(Protocol):
     ) -> Restored:
         """Restore into a scratch server, and count what is there. Raises BackupFailed."""
 
+
+@runtime_checkable
+class Chained(Protocol):
+    """A provider whose backups may be based on others, and which needs no snapshot while it copies."""
+
+    def based_on(self, place: Place, record: Connection, server: Server, known: Sequence[Backup]) -> Backup | None:
+        """What the next backup is based on; None: a whole one is due. `known` are those that were taken, the newest first."""
+
+
+class ChainBroken(BackfilldError):
+    """An incremental backup cannot be taken any more; a whole one can."""
+
+
+@runtime_checkable
+class Restoring(Protocol):
+    """A provider that can show what a backup holds on a scratch server."""
+
     def restored(
         self, place: Place, backup: Backup, read: Read, watch: Watch, *, only: Sequence[TableName] = ()
     ) -> AbstractContextManager[tuple[str, str]]:
-        """The URL of a scratch database with the rows, gone at the end, and what the tool complained about. Raises BackupFailed."""
+        """The URL of the database on a scratch server, and what the tool complained about. Raises BackupFailed."""

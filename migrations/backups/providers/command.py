@@ -21,21 +21,34 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from backfilld.migrations.backups import contents, programs, tools
 from backfilld.migrations.backups.place import BackupFailed, NotWhole
-from backfilld.migrations.backups.providers.external import External, Taken
+from backfilld.migrations.backups.providers.external import External, Kept
 from backfilld.migrations.errors import Unreachable
 from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.postgres.sessions import named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from backfilld.migrations.backup_settings import CommandSettings
     from backfilld.migrations.backups.contents import Server
     from backfilld.migrations.backups.place import Place, Watch
-    from backfilld.migrations.backups.providers.external import Task
+    from backfilld.migrations.backups.providers.base import Read, Task
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.record.backups import Backup
 
 _Text = Annotated[str, Field(min_length=1, max_length=500)]
+#: Each is there at every call, and empty where it has no meaning: a shell with `set -u` is satisfied.
+_NO_VARIABLES = dict.fromkeys(
+    (
+        "BACKFILLD_BACKUP",
+        "BACKFILLD_LABEL",
+        "BACKFILLD_RUN",
+        "BACKFILLD_TABLES",
+        "BACKFILLD_SNAPSHOT",
+        "BACKFILLD_REFERENCE",
+    ),
+    "",
+)
 #: A script that is asked whether it can does not take a backup.
 ABLE_SECONDS = 60.0
 
@@ -74,39 +87,49 @@ class Command(External):
     name = "command"
     whole = False
 
-    def wants_snapshot(self, place: Place) -> bool:
+    def joins(self, place: Place) -> bool:
         return _settings(place).snapshot
 
     def able(self, place: Place, server: Server) -> str:
         variables = {"BACKFILLD_SERVER_VERSION": str(server.server_version)}
         return _ask(place, "able", variables, _Able, _unwatched, seconds=ABLE_SECONDS).version
 
-    def take(self, task: Task) -> Taken:
+    def keep(self, task: Task) -> Kept:
         variables = {
-            "BACKFILLD_BACKUP": str(task.backup),
+            "BACKFILLD_BACKUP": str(task.number),
             "BACKFILLD_LABEL": task.label,
             "BACKFILLD_RUN": "" if task.run is None else str(task.run),
-            "BACKFILLD_TABLES": json.dumps([[one.schema, one.name] for one in task.tables]),
-            "BACKFILLD_SNAPSHOT": task.snapshot or "",
+            "BACKFILLD_TABLES": json.dumps(
+                None if task.everything else [[one.name.schema, one.name.name] for one in task.tables]
+            ),
+            "BACKFILLD_SNAPSHOT": task.snapshot,
             "BACKFILLD_SERVER_VERSION": str(task.server.server_version),
         }
         took = _ask(task.place, "take", variables, _Took, task.watch)
         secrets = _secrets(task.place)
-        return Taken(
+        return Kept(
             reference=_without(secrets, took.reference),
-            kept=_without(secrets, took.kept),
+            where=_without(secrets, took.kept),
             bytes=took.bytes,
             at=took.at,
             details={"command": task.place.settings.command},
         )
 
-    def verify(self, place: Place, backup: Backup, watch: Watch) -> None:
+    def verify(self, place: Place, backup: Backup, read: Read, watch: Watch) -> None:  # noqa: ARG002 - it has no objects
         looked = _ask(place, "verify", _about(backup), _Looked, watch)
         if not looked.whole:
             raise NotWhole(tools.hidden(looked.problem, _secrets(place)) or "its script says that it is not whole")
 
     @contextmanager
-    def restored(self, place: Place, backup: Backup, watch: Watch) -> Iterator[str]:
+    def restored(
+        self,
+        place: Place,
+        backup: Backup,
+        read: Read,  # noqa: ARG002 - it has no objects
+        watch: Watch,
+        *,
+        only: Sequence[TableName] = (),  # noqa: ARG002 - the script restores what it has
+    ) -> Iterator[tuple[str, str]]:
         """Raises BackupFailed also where the script had no snapshot: what it holds cannot be compared then."""
         if not backup.tables:
             msg = f"backup {backup.backup} cannot be compared: its script joins no snapshot (snapshot = true in its settings)"
@@ -114,7 +137,7 @@ class Command(External):
         try:
             url = _ask(place, "restore", _about(backup), _Restored, watch).url
             _require_elsewhere(url, place)
-            yield url
+            yield url, ""
         except BaseException:
             with suppress(BackupFailed):  # what came first tells more
                 _ask(place, "discard", _about(backup), _Discarded, _unwatched)
@@ -134,6 +157,7 @@ def _ask(  # noqa: PLR0913 - one call of the script; each is named
     environment = {
         **programs.environment(place.url, application_name=named("backup")),
         **{name: value.get_secret_value() for name, value in settings.values.items()},
+        **_NO_VARIABLES,
         **variables,
     }
     command = [str(settings.path), act]

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.backups.place import BackupFailed
 from backfilld.migrations.backups.providers.command import Command
 from backfilld.migrations.backups.providers.pg_dump import PgDump
+from backfilld.migrations.backups.providers.supabase import Supabase
 
 if TYPE_CHECKING:
     from backfilld.migrations.backups.providers.base import Provider
-    from backfilld.migrations.backups.providers.external import External
 
-_PROVIDERS: dict[str, Provider | External] = {one.name: one for one in (PgDump(), Command())}
+_PROVIDERS: dict[str, Provider] = {one.name: one for one in (PgDump(), Command(), Supabase())}
 
 
-def provider_named(name: str) -> Provider | External:
+def provider_named(name: str) -> Provider:
     """Raises BackupFailed for one that this release does not have."""
     if name not in _PROVIDERS:
         msg = f"there is no provider {name}; there are {', '.join(_PROVIDERS)}"

@@ -12,8 +12,8 @@ SELECT pg_export_snapshot() AS snapshot, clock_timestamp() AS snapshot_at,
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text AS lsn
 
 -- name: moment
--- The same, and nothing that keeps vacuum from its work.
-SELECT NULL AS snapshot, clock_timestamp() AS snapshot_at,
+-- When a backup that shares no snapshot begins, and where the WAL was.
+SELECT clock_timestamp() AS snapshot_at,
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text AS lsn
 
 -- name: tables
@@ -46,13 +46,17 @@ SELECT NOT pg_is_in_recovery() AND current_setting('wal_level') <> 'minimal'
 
 -- name: restore_point
 -- A point by this name in the WAL.
-SELECT pg_create_restore_point(%(name)s::text)::text AS restore_point_lsn
+SELECT pg_create_restore_point(%(name)s::text)::text AS lsn
+
+-- name: written
+-- Where the next record of the WAL will be: all that has committed is before it.
+SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END::text AS lsn
 
 -- name: flushed
 -- Up to where the WAL is on disk.
 SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text AS lsn
 
 -- name: which_database
--- What tells this database from every other one: its name, and the server's, which was started at a moment of its own.
-SELECT current_database()::text AS database, pg_postmaster_start_time() AS started_at,
-       (SELECT d.oid::text FROM pg_database d WHERE d.datname = current_database()) AS oid
+-- What tells this database from every other one: its name and number, and when its server was started.
+SELECT d.datname::text AS name, d.oid::bigint AS number, pg_postmaster_start_time() AS started_at
+FROM pg_database d WHERE d.datname = current_database()

@@ -39,9 +39,17 @@ UPDATE backfilld.backups SET proved_at = clock_timestamp(), proof = %(proof)s::j
 WHERE backup = %(backup)s::bigint AND state = 'taken' AND verified_at IS NOT NULL
 
 -- name: backup_failed
--- A backup is none: it could not be taken, or is not what was written. The copies of one that was never whole are still to be removed.
-UPDATE backfilld.backups SET state = 'failed', error = %(error)s::text, verified_at = NULL, proved_at = NULL
-WHERE backup = %(backup)s::bigint AND state IN ('taking', 'taken')
+-- A backup is none: it could not be taken, or is not what was written; nor are those that are based on it. The copies of one that was
+-- never whole are still to be removed.
+WITH RECURSIVE broken AS (
+    SELECT %(backup)s::bigint AS backup
+    UNION SELECT b.backup FROM backfilld.backups b JOIN broken p ON b.parent = p.backup
+)
+UPDATE backfilld.backups f
+SET state = 'failed', verified_at = NULL, proved_at = NULL,
+    error = CASE WHEN f.backup = %(backup)s::bigint THEN '' ELSE format('backup %%s, on which it is based, is bad: ', %(backup)s::bigint) END
+            || %(error)s::text
+FROM broken WHERE f.backup = broken.backup AND f.state IN ('taking', 'taken')
 
 -- name: backup_expired
 -- A backup is no longer kept; its copies are still to be removed.
