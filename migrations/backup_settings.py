@@ -78,7 +78,7 @@ class StoreSettings(BaseModel):
 
 ValueName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 #: How a backup is taken.
-Provider = Literal["pg_dump", "command", "supabase", "barman", "pgbackrest"]
+Provider = Literal["pg_dump", "pg_basebackup", "command", "supabase", "barman", "pgbackrest"]
 #: Those that keep what they take in a place of their own, not in the stores.
 KEEP_THEIR_OWN = frozenset({"command", "supabase", "barman", "pgbackrest"})
 
@@ -161,6 +161,34 @@ class Schedule(BaseModel):
     prove_every: Duration | None = None
 
 
+class WalSettings(BaseModel):
+    """Where physical backups get the WAL from: received here by pg_receivewal, or out of the operator's own archive."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: What is received is kept here, on this host or on a disk that all workers share. None: nothing is received.
+    folder: Path | None = None
+    #: The replication slot of the receiver.
+    slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = "backfilld"
+    #: Fetches a file `%f` of the archive to `%p`, as PostgreSQL's own setting of this name does.
+    restore_command: Annotated[str, Field(min_length=1)] | None = None
+    #: How long a backup waits until the WAL up to its mark has come.
+    patience: Duration = "5min"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.folder is not None and self.restore_command is not None:
+            msg = "the WAL comes from a folder that it is received into, or by restore_command, not from both"
+            raise ValueError(msg)
+        if self.folder is not None and not self.folder.is_absolute():
+            msg = "folder must be absolute: workers are started in different folders"
+            raise ValueError(msg)
+        if self.restore_command is not None and not ("%f" in self.restore_command and "%p" in self.restore_command):
+            msg = "restore_command needs %f, the name of a file, and %p, where it is to be put"
+            raise ValueError(msg)
+        return self
+
+
 class BackupSettings(BaseModel):
     """How backups are made here, and what a run needs whose file says nothing."""
 
@@ -192,6 +220,13 @@ class BackupSettings(BaseModel):
     supabase: SupabaseSettings | None = None
     barman: BarmanSettings | None = None
     pgbackrest: PgBackRestSettings | None = None
+    #: `pg_basebackup`: a checkpoint comes first; `spread` takes its time as the server's own do, `fast` is a burst of writes.
+    checkpoint: Literal["spread", "fast"] = "spread"
+    #: `pg_basebackup`: incremental ones in a row, each based on the one before; 0: all are whole ones.
+    incrementals: Annotated[int, Field(ge=0, le=1000)] = 24
+    #: `pg_basebackup`: how old a whole one may be that others are based on.
+    full_every: Duration = "7d"
+    wal: WalSettings = WalSettings()
 
     @model_validator(mode="after")
     def _set_up(self) -> Self:
@@ -218,7 +253,7 @@ class BackupSettings(BaseModel):
         """What a run needs that changes tables of this size, where nobody says; and why."""
         if self.provider == "supabase":
             return "taken", "it costs a wait of some minutes, and puts the moment to go back to on record"
-        if self.keeps_its_own:
+        if self.keeps_its_own or self.provider == "pg_basebackup":
             return "recent", "a backup of the whole server for each run is dear"
         if size <= self.proved_up_to_bytes:
             return "proved", "the tables are small enough for it to be cheap (backup.proved_up_to_bytes)"

@@ -15,6 +15,7 @@ pytest_plugins = [
     "fix_postgres",
     "fix_contrib",
     "fix_backups",
+    "fix_physical",
     "fix_s3",
     "fix_supabase",
     "fix_redis",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from backfilld.migrations.backups.place import LOOK_SECONDS, BackupFailed
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.connect import SEMANTICS
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
 
 _SQL = queries(__package__, "backups")
-_CHECKSUM = templates(__package__, "checksum")["checksum"]
+_CHECKSUM = templates(__package__, "checksum")
 
 #: The texts of values must be the same on both sides of a comparison; no limit of time ends a dump, and a session that hears nothing
 #: for a minute is one of a worker that is gone.
@@ -99,17 +101,28 @@ def require_visible(held: Sequence[Held], role: str) -> None:
         raise BackupFailed(msg)
 
 
-def checksum(session: Connection, table: TableName, watch: Watch, *, size: int = 0) -> TableSum:
+def checksum(
+    session: Connection, table: TableName, watch: Watch, *, size: int = 0, as_of: str | None = None
+) -> TableSum:
     """Count and sum up the rows of a table as this session sees them. Raises BackupFailed, psycopg.Error and what the watch raises.
 
-    The session has the settings `SESSION`.
+    The session has the settings `SESSION`. With `as_of`, a `pg_snapshot`, of the rows that are there those which that snapshot saw.
     """
+    statement = _CHECKSUM["checksum"].format(table=table.identifier)
+    if as_of is not None:
+        _, end, at_work = as_of.split(":")
+        statement = _CHECKSUM["checksum_as_of"].format(
+            table=table.identifier,
+            snapshot_end=sql.Literal(int(end)),
+            # As rows have them: without what counts how often they began anew.
+            at_work=sql.Literal([int(one) % 2**32 for one in at_work.split(",") if one]),
+        )
     found: list[TableSum] = []
     problem: list[BaseException] = []
 
     def ask() -> None:
         try:
-            row = session.execute(_CHECKSUM.format(table=table.identifier)).fetchone() or {}
+            row = session.execute(statement).fetchone() or {}
             found.append(TableSum(table=str(table), rows=row["rows"], checksum=row["checksum"], bytes=size))
         except BaseException as exc:  # noqa: BLE001 - a thread's edge: raised again in the thread that waits
             problem.append(exc)

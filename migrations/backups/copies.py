@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from backfilld.migrations.backups.place import BackupFailed
 from backfilld.migrations.record.backups import StoredObject
@@ -108,3 +109,13 @@ def manifest(stores: Sequence[Store], label: str) -> bytes | None:
     if problem is not None:
         raise problem
     return None
+
+
+def manifest_of(raw: bytes) -> dict[str, Any]:  # Any: JSON
+    """What a manifest says. Raises BackupFailed for one that is none."""
+    try:
+        found = json.loads(raw)
+        return {"tables": found["tables"], "objects": found["objects"], **found}
+    except (ValueError, KeyError, TypeError) as exc:
+        msg = f"its manifest cannot be read: {exc}"
+        raise BackupFailed(msg) from exc

@@ -9,7 +9,7 @@ from backfilld.migrations.backups import contents, copies
 from backfilld.migrations.backups.place import BackupFailed, NotWhole
 from backfilld.migrations.backups.providers.external import External
 from backfilld.migrations.backups.providers.named import provider_named
-from backfilld.migrations.backups.take import in_words, manifest_of
+from backfilld.migrations.backups.take import in_words
 from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.record import backups
 
@@ -39,7 +39,7 @@ def verify(place: Place, number: int, watch: Watch) -> Backup:
         for store in stores[1:]:
             _read_all(store, backup, watch)
         first = stores[0]
-        manifest_of(b"".join(first.read(f"{backup.label}/{copies.MANIFEST}")))
+        copies.manifest_of(b"".join(first.read(f"{backup.label}/{copies.MANIFEST}")))
         provider.verify(place, backup, _reader(first, backup, watch), watch)
     except BackupFailed as exc:
         raise _bad(place, backup, exc) from exc
@@ -57,12 +57,14 @@ def prove(place: Place, number: int, watch: Watch) -> Backup:
     provider = provider_named(backup.provider)
     began = time.monotonic()
     restored = provider.restore(place, backup, reader(place, backup, watch), watch)
-    if told := contents.differences(backup.tables, restored.tables):
+    comparable = [one for one in backup.tables if one.table not in restored.not_compared]
+    if told := contents.differences(comparable, restored.tables):
         raise _bad(place, backup, BackupFailed(f"restored, it is not what was saved: {'; '.join(told)}"))
     proof = {
         "seconds": round(time.monotonic() - began, 1),
         "tables": [vars(one) for one in restored.tables],
         "warnings": restored.warnings,
+        **({"not_compared": dict(restored.not_compared)} if restored.not_compared else {}),
     }
     return _known(place, number, lambda record, number: backups.proved(record, number, proof))
 
@@ -87,7 +89,7 @@ def _no_objects(name: str) -> Iterator[bytes]:
 
 
 def _read_all(store: Store, backup: Backup, watch: Watch) -> None:
-    manifest_of(b"".join(store.read(f"{backup.label}/{copies.MANIFEST}")))
+    copies.manifest_of(b"".join(store.read(f"{backup.label}/{copies.MANIFEST}")))
     for stored in backup.objects:
         for _ in copies.read_back(store, backup.label, stored, watch):
             pass

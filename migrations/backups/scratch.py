@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from backfilld.migrations.backups.place import BackupFailed
+from backfilld.migrations.backups.place import LOOK_SECONDS, BackupFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +84,14 @@ def server(programs: Programs, *, encoding: str, needs_bytes: int, watch: Watch)
 
 @contextmanager
 def running(  # noqa: PLR0913 - each is named where it is called
-    programs: Programs, data: Path, folder: Path, user: dict[str, Any], *, watch: Watch, superuser: str = "backfilld"
+    programs: Programs,
+    data: Path,
+    folder: Path,
+    user: dict[str, Any],
+    *,
+    watch: Watch,
+    superuser: str = "backfilld",
+    start_seconds: float = START_SECONDS,
 ) -> Iterator[str]:  # Any: as Popen has it
     """The URL of a server over this data, while it runs; its folder is gone at the end. Raises BackupFailed."""
     options = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
@@ -100,29 +107,46 @@ def running(  # noqa: PLR0913 - each is named where it is called
         **user,
     ) as keeper:
         try:
-            _wait_until_ready(data, folder / "log", watch)
-            yield f"postgresql:///postgres?host={quote(str(folder), safe='')}&user={superuser}"
+            _wait_until_ready(data, folder / "log", watch, start_seconds)
+            yield f"postgresql:///postgres?host={quote(str(folder), safe='')}&user={quote(superuser, safe='')}"
         finally:
             if keeper.stdin is not None:
                 keeper.stdin.close()
             keeper.wait()
 
 
-def run(command: list[str], folder: Path, user: dict[str, Any]) -> None:  # Any: as Popen has it
-    """Run one of the server's programs as the user of the scratch server. Raises BackupFailed."""
-    done = subprocess.run(  # noqa: S603 - a program that the operator has installed, and no shell
-        command,
-        cwd=folder,
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        **user,
-    )
-    if done.returncode:
-        msg = f"{Path(command[0]).name} of a scratch server ended with {done.returncode}: {done.stderr.strip()[-1000:]}"
-        raise BackupFailed(msg)
+def run(command: list[str], folder: Path, user: dict[str, Any], *, watch: Watch | None = None) -> None:
+    """Run one of the server's programs as the user of the scratch server. Any: as Popen has it.
+
+    Raises BackupFailed, and what the watch raises; the program is gone by then.
+    """
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(  # noqa: S603 - a program that the operator has installed, and no shell
+            command,
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+            **user,
+        ) as process,
+    ):
+        try:
+            code = None
+            while code is None:
+                if watch is not None:
+                    watch()
+                with suppress(subprocess.TimeoutExpired):
+                    code = process.wait(LOOK_SECONDS)
+        finally:
+            process.kill()
+        if code:
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip()[-1000:]
+            msg = f"{Path(command[0]).name} of a scratch server ended with {code}: {said}"
+            raise BackupFailed(msg)
 
 
 @contextmanager
@@ -147,8 +171,8 @@ def folder_for(needs_bytes: int) -> Iterator[tuple[Path, dict[str, Any]]]:  # An
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_until_ready(data: Path, log: Path, watch: Watch) -> None:
-    deadline = time.monotonic() + START_SECONDS
+def _wait_until_ready(data: Path, log: Path, watch: Watch, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
     while True:
         with suppress(OSError):
             lines = (data / "postmaster.pid").read_text().splitlines()

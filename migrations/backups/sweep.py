@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.backups import copies
 from backfilld.migrations.backups.place import BackupFailed, Place
-from backfilld.migrations.backups.take import manifest_of
 from backfilld.migrations.record import backups
 from backfilld.migrations.record.backups import StoredObject, TableSum
 from backfilld.migrations.stores.base import StoreFailed
@@ -72,7 +71,7 @@ def expire(connection: Connection, place: Place) -> list[int]:
 def _complete(connection: Connection, backup: Backup, raw: bytes) -> bool:
     """Tell the record what a manifest says; False where that cannot be read."""
     try:
-        found = manifest_of(raw)
+        found = copies.manifest_of(raw)
     except BackupFailed:
         return False
     return backups.taken(

@@ -18,7 +18,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import psycopg
 
@@ -312,13 +312,3 @@ def in_words(exc: BaseException) -> str:
     if isinstance(exc, BackfilldError | psycopg.Error):
         return " ".join(str(exc).split())
     return "it was told to stop" if not str(exc) else f"{type(exc).__name__}: {exc}"
-
-
-def manifest_of(raw: bytes) -> dict[str, Any]:  # Any: JSON
-    """What a manifest says. Raises BackupFailed for one that is none."""
-    try:
-        found = json.loads(raw)
-        return {"tables": found["tables"], "objects": found["objects"], **found}
-    except (ValueError, KeyError, TypeError) as exc:
-        msg = f"its manifest cannot be read: {exc}"
-        raise BackupFailed(msg) from exc

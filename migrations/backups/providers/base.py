@@ -83,6 +83,8 @@ class Restored:
     tables: tuple[TableSum, ...]
     #: What the tool complained about that has nothing to do with the rows.
     warnings: str
+    #: Tables that cannot be compared, and why: rows of theirs were written in between.
+    not_compared: Mapping[str, str] = field(default_factory=dict)
 
 
 class Provider(Protocol):

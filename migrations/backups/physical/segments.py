@@ -1,0 +1,28 @@
+"""Places in the WAL, and the files that hold them. Pure."""
+
+from __future__ import annotations
+
+#: What a segment is that is being written; pg_receivewal names it so.
+PARTIAL = ".partial"
+#: A log, of which the name of a segment counts the pieces, has so many bytes whatever the segments have.
+_LOG_BYTES = 2**32
+
+
+def position(lsn: str) -> int:
+    """`16/B374D848` as a number of bytes. Raises ValueError."""
+    high, low = lsn.split("/")
+    return int(high, 16) * _LOG_BYTES + int(low, 16)
+
+
+def names(timeline: int, first: str, last: str, segment_bytes: int) -> list[str]:
+    """The files that hold the WAL from one place up to another, in their order; the byte at `last` itself is not needed."""
+    begin, end = position(first) // segment_bytes, (position(last) - 1) // segment_bytes
+    per_log = _LOG_BYTES // segment_bytes
+    return [f"{timeline:08X}{one // per_log:08X}{one % per_log:08X}" for one in range(begin, end + 1)]
+
+
+def chain_is_due_for_a_whole_one(
+    length: int, age_seconds: float, *, most_incrementals: int, most_seconds: float
+) -> bool:
+    """Whether a chain of so many incremental backups, whose whole one is so old, takes no more."""
+    return length >= most_incrementals or age_seconds >= most_seconds
