@@ -29,6 +29,10 @@ class BackupFailed(BackfilldError):
     """A backup could not be taken, or is none; the message says what is wrong with it, and what would help."""
 
 
+class NotHere(BackupFailed):
+    """What this process lacks keeps it from looking at a backup; that says nothing about the backup."""
+
+
 class NotWhole(BackupFailed):
     """A backup was looked at, and is not what was taken."""
 

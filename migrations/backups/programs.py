@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING
 
 import psycopg
 
-from backfilld.migrations.backups.place import LOOK_SECONDS, MOST_HELD_SECONDS, BackupFailed
+from backfilld.migrations.backups.place import LOOK_SECONDS, MOST_HELD_SECONDS, BackupFailed, NotHere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +31,8 @@ _VERSION = re.compile(r"\(PostgreSQL\) (\d+)\S*")
 LAST_WORDS = 1200
 #: A pipe of Linux holds as much.
 _PIPE_BYTES = 64 * 1024
+#: PostgreSQL 16 came with `--compress=METHOD:LEVEL`.
+_METHODS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,23 @@ def find(given: Path | None, *, server_major: int) -> Programs:
         f"pg_dump of PostgreSQL {server_major} or newer is needed, since the server is {server_major} "
         f"({told or 'none was found'}); install it, and say where it is: BACKFILLD_BACKUP__PROGRAMS"
     )
-    raise BackupFailed(msg)
+    raise NotHere(msg)
+
+
+@cache
+def compression(programs: Programs) -> str:
+    """The best that this pg_dump has: a build may lack zstd. Tried, as no option of it tells; it says so before it connects."""
+    if programs.major < _METHODS:
+        return "1"
+    done = subprocess.run(  # noqa: S603 - a program that the operator has installed, and no shell
+        [programs / "pg_dump", "--format=custom", "--compress=zstd:1", "--host=/nowhere", "--no-password"],
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    return "zstd:1" if "/nowhere" in done.stderr else "gzip:1"
 
 
 def _candidates() -> list[Path]:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.backups import contents, copies
-from backfilld.migrations.backups.place import BackupFailed, NotWhole
+from backfilld.migrations.backups.place import BackupFailed, NotHere, NotWhole
 from backfilld.migrations.backups.providers.external import External
 from backfilld.migrations.backups.providers.named import provider_named
 from backfilld.migrations.backups.take import in_words
@@ -41,6 +41,8 @@ def verify(place: Place, number: int, watch: Watch) -> Backup:
         first = stores[0]
         copies.manifest_of(b"".join(first.read(f"{backup.label}/{copies.MANIFEST}")))
         provider.verify(place, backup, _reader(first, backup, watch), watch)
+    except NotHere:
+        raise
     except BackupFailed as exc:
         raise _bad(place, backup, exc) from exc
     return _known(place, number, backups.verified)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
+from backfilld.migrations.backups.gate import Next
 from backfilld.monitoring.display.tables import plain
 from backfilld.monitoring.display.words import cell
 from backfilld.monitoring.words import counted, duration, moment, number, size
@@ -15,8 +19,11 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from backfilld.migrations.backups.report import GateReport
     from backfilld.migrations.record.backups import Backup
 
+#: Tables that are named; the others are counted.
+_MOST_TABLES = 5
 #: By how much is known of a backup.
 STYLES = {
     "taking": "cyan",
@@ -44,6 +51,37 @@ def backups(found: Sequence[Backup]) -> RenderableType:
             cell(", ".join(copy.store for copy in one.copies) or one.error or str(one.details.get("kept", ""))),
         )
     return table
+
+
+def gate(report: GateReport) -> RenderableType:
+    """What a run waits for before it begins, and what would keep it waiting."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("because", cell(report.because))
+    facts.add_row("by", cell(report.version or report.provider))
+    shown = ", ".join(one.table for one in report.tables[:_MOST_TABLES])
+    more = f" and {len(report.tables) - _MOST_TABLES} more" if len(report.tables) > _MOST_TABLES else ""
+    facts.add_row("of", cell(f"{shown or 'no table with rows'}{more}, {size(report.bytes)}"))
+    if report.copies:
+        facts.add_row("to", cell(", ".join(report.copies)))
+    facts.add_row("at first", cell(_first(report)))
+    for problem in report.missing:
+        facts.add_row(Text("missing", style="bold red"), cell(problem))
+    head = Text.assemble(
+        ("backup", "bold"), "  before it begins one must be ", (report.require, STYLES.get(report.require, ""))
+    )
+    return Group(head, Padding(facts, (0, 0, 0, 2)))
+
+
+def _first(report: GateReport) -> str:
+    match report.next:
+        case Next.NOTHING if report.backup is None:
+            return "nothing: none is needed"
+        case Next.NOTHING:
+            return f"nothing: backup {report.backup} will do, it is less than {duration(report.max_age_seconds)} old"
+        case _:
+            return "one is taken; the run waits for it, held with the cause backup"
 
 
 def backup(one: Backup) -> list[str]:

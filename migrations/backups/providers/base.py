@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime
 
+    from backfilld.migrations.backup_settings import Level
     from backfilld.migrations.backups.contents import Held, Server
     from backfilld.migrations.backups.copies import Copies
     from backfilld.migrations.backups.place import Place, Watch
@@ -121,6 +122,14 @@ class Chained(Protocol):
 
 class ChainBroken(BackfilldError):
     """An incremental backup cannot be taken any more; a whole one can."""
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A provider that knows beforehand what a backup, or its proof, would lack here."""
+
+    def lacks(self, place: Place, connection: Connection, tables: Sequence[Held], level: Level) -> list[str]:
+        """What is missing beside what `able` asks for, each with what helps; nothing is taken."""
 
 
 @runtime_checkable

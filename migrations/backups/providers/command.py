@@ -29,11 +29,12 @@ from backfilld.migrations.postgres.sessions import named
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from backfilld.migrations.backup_settings import CommandSettings
-    from backfilld.migrations.backups.contents import Server
+    from backfilld.migrations.backup_settings import CommandSettings, Level
+    from backfilld.migrations.backups.contents import Held, Server
     from backfilld.migrations.backups.place import Place, Watch
     from backfilld.migrations.backups.providers.base import Read, Task
     from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.backups import Backup
 
 _Text = Annotated[str, Field(min_length=1, max_length=500)]
@@ -119,6 +120,12 @@ class Command(External):
         looked = _ask(place, "verify", _about(backup), _Looked, watch)
         if not looked.whole:
             raise NotWhole(tools.hidden(looked.problem, _secrets(place)) or "its script says that it is not whole")
+
+    def lacks(self, place: Place, connection: Connection, tables: Sequence[Held], level: Level) -> list[str]:
+        del connection, tables
+        if level == "proved" and not self.joins(place):
+            return ["what its script saves cannot be compared: let it join a snapshot, and set snapshot = true for it"]
+        return []
 
     @contextmanager
     def restored(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from backfilld.migrations.backup_settings import Level
     from backfilld.migrations.backups.contents import Held, Server
     from backfilld.migrations.backups.place import Place, Watch
     from backfilld.migrations.backups.providers.base import Read, Task
@@ -70,6 +71,15 @@ class External(ABC):
     @abstractmethod
     def verify(self, place: Place, backup: Backup, read: Read, watch: Watch) -> None:
         """Have it looked at. Raises NotWhole where it is none, and BackupFailed where that cannot be told now."""
+
+    def lacks(self, place: Place, connection: Connection, tables: Sequence[Held], level: Level) -> list[str]:
+        """What would keep it from being proved: whoever cannot be compared with anything, or restored elsewhere."""
+        del place, connection, tables
+        if level == "proved" and not self.replays:
+            return [
+                f"the provider {self.name} cannot restore a backup elsewhere: verified is the most that can be required"
+            ]
+        return []
 
     @contextmanager
     def restored(
