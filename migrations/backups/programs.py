@@ -57,7 +57,7 @@ def find(given: Path | None, *, server_major: int) -> Programs:
 
     Each candidate is run: there are packages whose programs crash. Raises BackupFailed.
     """
-    tried = [_tried(folder) for folder in ([given] if given is not None else _candidates())]
+    tried = [_known.get(folder) or _tried(folder) for folder in ([given] if given is not None else _candidates())]
     usable = [one for one in tried if isinstance(one, Programs) and one.major >= server_major]
     if usable:
         return min(usable, key=lambda one: (not one.has_server, one.major))
@@ -95,7 +95,10 @@ def _candidates() -> list[Path]:
     return [folder for folder in found if (folder / "pg_dump").exists()]
 
 
-@cache
+#: Those that run. One that does not is tried again: it may be installed meanwhile.
+_known: dict[Path, Programs] = {}
+
+
 def _tried(folder: Path) -> Programs | str:
     """The programs of a folder, or why they are of no use."""
     try:
@@ -107,7 +110,8 @@ def _tried(folder: Path) -> Programs | str:
     said = _VERSION.search(done.stdout)
     if done.returncode or said is None:
         return f"{folder}/pg_dump --version ends with {done.returncode}"
-    return Programs(folder=folder, major=int(said[1]), version=done.stdout.strip())
+    _known[folder] = Programs(folder=folder, major=int(said[1]), version=done.stdout.strip())
+    return _known[folder]
 
 
 def environment(url: str, *, application_name: str) -> dict[str, str]:

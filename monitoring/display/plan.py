@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from backfilld.migrations.errors import Finding
-from backfilld.monitoring.display import application, backups
+from backfilld.monitoring.display import application
+from backfilld.monitoring.display.backups import gate
 from backfilld.monitoring.display.words import cell
 from backfilld.monitoring.words import counted, duration, safe, size
 
@@ -50,7 +51,7 @@ def plan(plan: Plan) -> RenderableType:
     for report in plan.tables:
         parts += [_table_facts(report), Text()]
     if plan.backup is not None:
-        parts += [backups.gate(plan.backup), Text()]
+        parts += [gate(plan.backup), Text()]
     if not plan.refused:
         parts += _changes(plan, named=named)
     # Warnings are about what a migration does; one that is refused does nothing.
