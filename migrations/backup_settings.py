@@ -249,6 +249,16 @@ class BackupSettings(BaseModel):
         """Its backups are in a place of the provider's own, not in the stores."""
         return self.provider in KEEP_THEIR_OWN
 
+    @property
+    def oldest_seconds(self) -> dict[Literal["newest", "proved"], float]:
+        """How old the newest backup, and the newest proved one, become when all goes as the schedule has it; none without one."""
+        every, prove = self.schedule.every, self.schedule.prove_every
+        between = seconds_of(every) if every is not None else 0.0
+        found: dict[Literal["newest", "proved"], float] = {"newest": between} if every is not None else {}
+        if prove is not None:
+            found["proved"] = seconds_of(prove) + between  # what is restored may be that old itself
+        return found
+
     def default_level(self, size: int) -> tuple[Level, str]:
         """What a run needs that changes tables of this size, where nobody says; and why."""
         if self.provider == "supabase":

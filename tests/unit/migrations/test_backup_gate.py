@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backfilld.migrations.backup_settings import BackupSettings, seconds_of
+from backfilld.migrations.backup_settings import BackupSettings, Schedule, seconds_of
 from backfilld.migrations.backups.gate import Next, judge, level_of, need_of, touched
 from backfilld.migrations.file.backup_gate import BackupGate
 from backfilld.migrations.file.migration import parse
@@ -108,3 +108,19 @@ def test_a_length_of_time_is_read(text: str, seconds: float) -> None:
 def test_what_is_no_length_of_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no length of time"):
         seconds_of(text)
+
+
+@pytest.mark.parametrize(
+    ("every", "prove_every", "oldest"),
+    [
+        (None, None, {}),
+        ("1h", None, {"newest": 3600}),
+        (None, "1d", {"proved": 86_400}),
+        ("1h", "1d", {"newest": 3600, "proved": 86_400 + 3600}),
+    ],
+)
+def test_how_old_backups_become_by_the_clock(
+    every: str | None, prove_every: str | None, oldest: dict[str, float]
+) -> None:
+    schedule = Schedule(every=every, prove_every=prove_every)
+    assert BackupSettings(schedule=schedule).oldest_seconds == oldest
