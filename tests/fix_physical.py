@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ def physical_postgres() -> Iterator[EmbeddedPostgres]:
         server.close()
 
 
-def physical_place(url: str, folder: Path, **wal: Any) -> Place:  # Any: as the settings have them
+def physical_place(url: str, at: Path, **wal: Any) -> Place:  # Any: as the settings have them
     """Backups of this server into two folders, its WAL received into a third."""
     return Place(
         url=url,
@@ -65,10 +66,10 @@ def physical_place(url: str, folder: Path, **wal: Any) -> Place:  # Any: as the 
             provider="pg_basebackup",
             programs=contrib_programs(),
             checkpoint="fast",
-            wal=WalSettings(**({"folder": folder / "wal"} | wal)),
+            wal=WalSettings(**({"folder": at / "wal"} | wal)),
         ),
         stores=tuple(
-            StoreSettings(name=name, kind="folder", path=folder / "stores" / name, region=f"region-{name}")
+            StoreSettings(name=name, kind="folder", path=at / "stores" / name, region=f"region-{name}")
             for name in ("east", "west")
         ),
     )
@@ -80,6 +81,8 @@ class Taken:
 
     place: Place
     folder: Path
+    #: Where the one lies that tests share, with the WAL since.
+    shared: Path
     whole: Backup
     incremental: Backup
 
@@ -92,18 +95,22 @@ def taken_chain(physical_postgres: EmbeddedPostgres, tmp_path_factory: pytest.Te
     whole = take.take(place, WANTED, UNWATCHED)
     with psycopg.connect(physical_postgres.url(), autocommit=True) as connection:
         connection.execute("""UPDATE "Odd Schema"."Order" SET "Order" = 'changed' WHERE part = 1""")
-    return Taken(place, folder, whole, take.take(place, WANTED, UNWATCHED))
+    return Taken(place, folder, folder, whole, take.take(place, WANTED, UNWATCHED))
 
 
 @pytest.fixture
 def chain(taken_chain: Taken, tmp_path: Path) -> Iterator[Taken]:
     """A copy of the chain, to be harmed; the record is as it was at the end."""
     shutil.copytree(taken_chain.folder / "stores", tmp_path / "stores")
-    own = physical_place(taken_chain.place.url, tmp_path)
+    own = physical_place(taken_chain.place.url, tmp_path, folder=taken_chain.shared / "wal")
     yield replace(taken_chain, place=own, folder=tmp_path)
     with psycopg.connect(taken_chain.place.url, autocommit=True) as connection:
         connection.execute(
-            """UPDATE backfilld.backups SET state = 'taken', error = NULL, verified_at = NULL, proved_at = NULL
-               WHERE backup = ANY (%s)""",
-            [[taken_chain.whole.backup, taken_chain.incremental.backup]],
+            """UPDATE backfilld.backups b SET state = 'taken', error = NULL, verified_at = NULL, proved_at = NULL,
+                   objects = o.objects, expires_at = NULL
+               FROM unnest(%s::bigint[], %s::jsonb[]) AS o (backup, objects) WHERE b.backup = o.backup""",
+            [
+                [one.backup for one in (taken_chain.whole, taken_chain.incremental)],
+                [json.dumps([vars(i) for i in one.objects]) for one in (taken_chain.whole, taken_chain.incremental)],
+            ],
         )

@@ -284,6 +284,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "backup.gate": lambda detail: (
         f"backup {detail['backup']} is {detail['level']}, and {detail['required']} was required: it may begin"
     ),
+    "backup.wal": lambda detail: f"WAL for backups was not received: {detail['error']}",
     "backup.failed": lambda detail: f"could not {detail['step']} its backup: {detail['error']}",
     "index.left_invalid": lambda detail: (
         f"left index {detail['index']} on {detail['table']} INVALID; the next attempt drops it"

@@ -23,6 +23,8 @@ from backfilld.worker.side_tasks.reconciler import Reconciler
 from backfilld.worker.side_tasks.reporter import TICK_SECONDS as REPORTER_SECONDS
 from backfilld.worker.side_tasks.reporter import Reporter
 from backfilld.worker.side_tasks.side_task import SideTask
+from backfilld.worker.side_tasks.wal_receiver import TICK_SECONDS as WAL_SECONDS
+from backfilld.worker.side_tasks.wal_receiver import WalKeeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,9 +97,14 @@ def start_side_tasks(settings: Settings, broker: AnyBroker, *, observe: Observer
     if (place := Place.of(settings)).keeps:
         keeper = BackupKeeper(place, observe=observe, stopping=stopping)
         tasks.append(side_task("backups", keeper.run_once, lambda _done: stopping.wait(backups.TICK_SECONDS)))
+    wakers: list[Callable[[], None]] = [control.look, activity.end]
+    if settings.backup.provider == "pg_basebackup" and settings.backup.wal.folder is not None:
+        wal = WalKeeper(Place.of(settings), observe=observe)
+        tasks.append(side_task("wal receiver", wal.run_once, lambda _started: stopping.wait(WAL_SECONDS)))
+        wakers.append(wal.stop)
     for one in tasks:
         one.start()
-    started = SideTasks(tasks=tasks, stopping=stopping, wakers=[control.look, activity.end])
+    started = SideTasks(tasks=tasks, stopping=stopping, wakers=wakers)
     if consume_control:
         apply = handlers.of_control(control, database_url=database_url, observe=observe)
         started.receiver = receive_control(broker, apply)

@@ -1,7 +1,7 @@
 """Receives the WAL into a folder, as it is written: pg_receivewal with a slot, from which PITR has all between two backups.
 
     FOLDER/SYSTEM/0001/000000010000000000000007     what came without a gap is one stretch
-    FOLDER/SYSTEM/0002/…                            a slot that was lost, or is new, begins another
+    FOLDER/SYSTEM/0002/…                            after a gap another begins: the slot was lost, or read by another host
 
 A slot whose receiver is gone keeps WAL until the disk is full, so one is refused where the server sets no limit. The slot also tells
 whether somebody receives: of several workers one does.
@@ -12,10 +12,10 @@ from __future__ import annotations
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from backfilld.migrations.backups import programs
+from backfilld.migrations.backups.physical import segments, tools
 from backfilld.migrations.backups.physical.segments import PARTIAL
 from backfilld.migrations.backups.place import BackupFailed
 from backfilld.migrations.postgres.sessions import named
@@ -23,6 +23,7 @@ from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from backfilld.migrations.backups.place import Place
     from backfilld.migrations.postgres.connect import Connection
@@ -137,9 +138,7 @@ class Receiver:
         if known is None:
             connection.execute(_SQL["make_slot"], {"slot": settings.slot})
         try:
-            there = stretches(settings.folder, system)
-            number = int(there[-1].name) if there else 0
-            into = settings.folder / system / f"{max(number + (known is None), 1):04d}"
+            into = _folder(settings.folder / system, known, tools.facts(connection).segment_bytes)
             into.mkdir(mode=0o700, parents=True, exist_ok=True)
             log = into / _LOG
             process = _spawn(place, found, into, log)
@@ -167,6 +166,18 @@ class Receiver:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _folder(above: Path, known: Slot | None, segment_bytes: int) -> Path:
+    """The stretch that is continued, or a new one: what the slot does not keep any more would be asked for in vain."""
+    there = stretches(above.parent, above.name)
+    if not there:
+        return above / "0001"
+    wanted = segments.continues_with((one.name for one in there[-1].iterdir()), segment_bytes)
+    kept = known.received if known is not None else None
+    if kept is None or (wanted is not None and wanted < segments.position(kept) // segment_bytes):
+        return above / f"{int(there[-1].name) + 1:04d}"
+    return there[-1]
 
 
 def _spawn(place: Place, found: programs.Programs, into: Path, log: Path) -> subprocess.Popen[bytes]:

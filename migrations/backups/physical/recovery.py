@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.conninfo import make_conninfo
 
 from backfilld.migrations.backups import scratch
-from backfilld.migrations.backups.physical import objects, tools
+from backfilld.migrations.backups.physical import objects, segments, tools, wal
 from backfilld.migrations.backups.place import BackupFailed
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ class Target:
     #: With its time zone. Commits are compared with it.
     time: str | None = None
 
+    @property
+    def is_later(self) -> bool:
+        """Beyond the mark of a backup: more WAL is needed than it has."""
+        return self.name is None and self.lsn is None
+
     def settings(self) -> dict[str, str]:
         if self.name is not None:
             return {"recovery_target_name": self.name}
@@ -66,12 +71,12 @@ def mark_of(backup: Saved) -> Target:
     return Target(name=name) if name else Target(lsn=str(backup.details["mark_lsn"]))
 
 
-def build(
-    place: Place, chain: Sequence[Saved], data: Path, user: dict[str, Any], watch: Watch
+def build(  # noqa: PLR0913 - each is named where it is called
+    place: Place, chain: Sequence[Saved], data: Path, user: dict[str, Any], watch: Watch, *, later: bool
 ) -> Programs:  # Any: as Popen has it
     """Make the data folder as the backup has it, with its WAL, not told yet where to stop. Raises BackupFailed, StoreFailed.
 
-    Its parent folder is worked in, and belongs to the user of the server.
+    Its parent folder is worked in, and belongs to the user of the server. `later`: with all WAL since, as far as there is any.
     """
     last = chain[-1]
     found = tools.find(place, last.major)
@@ -86,6 +91,15 @@ def build(
         for part in parts:
             shutil.rmtree(part)
     objects.unpack(last.read(objects.WAL, watch), data / WAL_FOLDER)
+    if later:
+        details = last.details
+        size = int(details["segment_bytes"])
+        names = segments.names(int(last.manifest["timeline"]), details["start_lsn"], details["until"], size)
+        try:
+            wal.bring_later(place, str(last.manifest["system_identifier"]), names[-1], data / WAL_FOLDER, size, watch)
+        except OSError as exc:
+            msg = f"the WAL after {last.label} cannot be brought: {exc.strerror}: {exc.filename}"
+            raise BackupFailed(msg) from exc
     give(data / WAL_FOLDER, user)
     return found
 
@@ -96,7 +110,7 @@ def give(folder: Path, user: dict[str, Any]) -> None:  # Any: as Popen has it
         os.chown(folder, user["user"], user["group"])
         for at, folders, files in os.walk(folder):
             for name in (*folders, *files):
-                os.chown(os.path.join(at, name), user["user"], user["group"], follow_symlinks=False)
+                os.chown(f"{at}/{name}", user["user"], user["group"], follow_symlinks=False)
 
 
 def recover_to(
@@ -129,7 +143,7 @@ def recovered(place: Place, chain: Sequence[Saved], watch: Watch, *, target: Tar
     needs = plain[0] + sum(plain) * (len(chain) > 1) + int(last.details["wal_bytes"]) * 2
     with scratch.folder_for(needs) as (folder, user):
         data = folder / "data"
-        found = build(place, chain, data, user, watch)
+        found = build(place, chain, data, user, watch, later=target is not None and target.is_later)
         # The server's own settings name libraries, places and limits that this host has not.
         (data / "postgresql.conf").write_text("")
         (data / "pg_hba.conf").write_text("local all all trust\n")
@@ -154,13 +168,13 @@ def verify(place: Place, backup: Saved, watch: Watch) -> None:
     found = tools.find(place, backup.major)
     needs = int(backup.details["plain_bytes"]) + int(backup.details["wal_bytes"])
     with scratch.folder_for(needs) as (folder, user):
-        data, wal = folder / "data", folder / "wal"
+        data, with_wal = folder / "data", folder / "wal"
         objects.unpack(backup.read(objects.DATA, watch), data)
-        objects.unpack(backup.read(objects.WAL, watch), wal)
-        for one in (data, wal):
+        objects.unpack(backup.read(objects.WAL, watch), with_wal)
+        for one in (data, with_wal):
             give(one, user)
         kept = b"".join(backup.read(objects.BACKUP_MANIFEST, watch))
         if (data / objects.BACKUP_MANIFEST).read_bytes() != kept:
             msg = "its backup_manifest is not the one that lies beside it"
             raise BackupFailed(msg)
-        scratch.run([found / "pg_verifybackup", f"--wal-directory={wal}", str(data)], folder, user, watch=watch)
+        scratch.run([found / "pg_verifybackup", f"--wal-directory={with_wal}", str(data)], folder, user, watch=watch)

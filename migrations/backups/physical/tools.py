@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -16,6 +15,8 @@ from backfilld.migrations.backups.place import BackupFailed
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from backfilld.migrations.backup_settings import BackupSettings
     from backfilld.migrations.backups.place import Place
     from backfilld.migrations.postgres.connect import Connection

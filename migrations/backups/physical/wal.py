@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import tempfile
 import time
@@ -129,6 +130,7 @@ class Archive:
 
     def wait(self, until: str, watch: Watch) -> None:
         """Return at once: `files` waits for each segment, as only fetching one shows that it is there."""
+        del until
         if tools.facts(self.connection).may_switch:
             self.connection.execute(_SQL["switch_wal"])
         watch()
@@ -138,7 +140,7 @@ class Archive:
         with tempfile.TemporaryDirectory(prefix="backfilld-wal-") as folder:
             for name in names:
                 path = Path(folder) / name
-                while (said := self._fetch(name, path)) is not None:
+                while (said := fetch(self.command, name, path)) is not None:
                     if time.monotonic() > deadline:
                         msg = (
                             f"the WAL segment {name} is not in the archive after {self.place.settings.wal.patience}: {said}; see "
@@ -151,13 +153,39 @@ class Archive:
                     yield name, file
                 path.unlink()
 
-    def _fetch(self, name: str, into: Path) -> str | None:
-        """None once it is there; else what the command said."""
-        command = self.command.replace("%f", shlex.quote(name)).replace("%p", shlex.quote(str(into)))
-        done = subprocess.run(  # noqa: S602 - the operator's own command, from the settings of this process
-            command, shell=True, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-        )
-        if not done.returncode and into.is_file():
-            return None
-        into.unlink(missing_ok=True)
-        return f"restore_command ended with {done.returncode}: {done.stderr.strip()[-300:] or 'it said nothing'}"
+
+def fetch(command: str, name: str, into: Path) -> str | None:
+    """Fetch a segment by `restore_command`: None once it is there; else what the command said."""
+    words = command.replace("%f", shlex.quote(name)).replace("%p", shlex.quote(str(into)))
+    done = subprocess.run(  # noqa: S602 - the operator's own command, from the settings of this process
+        words, shell=True, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    if not done.returncode and into.is_file():
+        return None
+    into.unlink(missing_ok=True)
+    return f"restore_command ended with {done.returncode}: {done.stderr.strip()[-300:] or 'it said nothing'}"
+
+
+def bring_later(  # noqa: PLR0913, PLR0917 - one call, of `recovery.py`
+    place: Place, system: str, after: str, into: Path, segment_bytes: int, watch: Watch
+) -> str:
+    """Bring what was written after a backup into a folder that has its WAL; returns the last segment that there is.
+
+    `after` is the last segment of the backup, which had not come to its end. Raises OSError, and what the watch raises.
+    """
+    last, settings = after, place.settings.wal
+    while True:
+        watch()
+        path = into / last
+        if settings.restore_command is not None:
+            if fetch(settings.restore_command, last, path.with_suffix(".fetched")) is not None:
+                return last
+            path.with_suffix(".fetched").rename(path)
+        else:
+            found = receiver.find(settings.folder, system, last) if settings.folder is not None else None
+            if found is None:
+                return last
+            shutil.copyfile(found, path)
+            if found.name.endswith(segments.PARTIAL):
+                return last
+        last = segments.next_name(last, segment_bytes)

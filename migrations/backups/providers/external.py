@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.backup_settings import Level
     from backfilld.migrations.backups.contents import Held, Server
     from backfilld.migrations.backups.place import Place, Watch
-    from backfilld.migrations.backups.providers.base import Read, Task
+    from backfilld.migrations.backups.providers.base import Mark, Read, Task
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.backups import Backup, Kind, TableSum
 
@@ -65,7 +65,7 @@ class External(ABC):
     def keep(self, task: Task) -> Kept:
         """Take one. Raises BackupFailed, and what the watch raises."""
 
-    def settle(self, task: Task, kept: Kept) -> None:  # noqa: B027 - most have nothing to wait for
+    def settle(self, task: Task, mark: Mark) -> None:  # noqa: B027 - most have nothing to wait for
         """Wait until the WAL up to the mark is where a recovery finds it. Raises BackupFailed, and what the watch raises."""
 
     @abstractmethod
@@ -104,9 +104,14 @@ class External(ABC):
             sums = _sums(task.session, task.tables, task.watch)
         elif self.replays and task.compare and not task.everything:
             sums = _around_the_mark(task)
-        task.mark()
-        self.settle(task, kept)
-        known = {"reference": kept.reference, "kept": kept.where, "tables": [str(one.name) for one in task.tables]}
+        mark = task.mark()
+        self.settle(task, mark)
+        known = {
+            "reference": kept.reference,
+            "kept": kept.where,
+            "mark_lsn": mark.lsn,
+            "tables": [str(one.name) for one in task.tables],
+        }
         return Taken(objects=(), tables=sums, details={**kept.details, **known}, at=kept.at, bytes=kept.bytes)
 
     def restore(

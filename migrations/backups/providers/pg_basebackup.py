@@ -264,6 +264,7 @@ def _moment(task: Task, connection: Connection) -> dict[str, Any]:  # Any: detai
         "snapshot": row["snapshot"],
         "mark_lsn": mark.lsn,
         "until": flushed["lsn"],
+        "marked_at": flushed["at"].isoformat(),
         # Between the snapshot and the mark lie milliseconds, in which a row may be changed; never more than these.
         "writes": {table: rows - before.get(table, 0) for table, rows in after.items() if rows > before.get(table, 0)},
     }

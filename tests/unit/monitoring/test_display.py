@@ -414,6 +414,7 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     "index built": event("index.built", index="i", table="jobs", seconds=73.0),
     "index dropped": event("index.dropped", index="i", table="jobs", seconds=0.2),
     "backup gate": event("backup.gate", backup=3, required="verified", level="proved", lsn="0/15F3A98"),
+    "backup wal": event("backup.wal", error="pg_receivewal ended with 1: it was away"),
     "backup failed": event("backup.failed", step="take", error="store west: away"),
     "index invalid": event("index.left_invalid", index="i", table="jobs"),
     "a kind of another release": event("moon.rose", phase="full", empty=None),

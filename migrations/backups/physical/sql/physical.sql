@@ -33,8 +33,8 @@ SELECT pg_drop_replication_slot(%(slot)s::name)
 SELECT pg_switch_wal()::text AS lsn
 
 -- name: flushed
--- Up to where the WAL is on disk.
-SELECT pg_current_wal_flush_lsn()::text AS lsn
+-- Up to where the WAL is on disk, and when.
+SELECT pg_current_wal_flush_lsn()::text AS lsn, clock_timestamp() AS at
 
 -- name: writes
 -- How many rows of tables were updated or deleted, as far as the server has counted; whoever is rolled back counts too.
