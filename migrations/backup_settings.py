@@ -76,6 +76,80 @@ class StoreSettings(BaseModel):
         return self
 
 
+ValueName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+#: How a backup is taken.
+Provider = Literal["pg_dump", "pg_basebackup", "command", "supabase", "barman", "pgbackrest"]
+#: Those that keep what they take in a place of their own, not in the stores.
+KEEP_THEIR_OWN = frozenset({"command", "supabase", "barman", "pgbackrest"})
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        msg = "path must be absolute: workers are started in different folders"
+        raise ValueError(msg)
+    return path
+
+
+class CommandSettings(BaseModel):
+    """A script of the operator's that takes backups; docs/backup.md says what it is asked, and how it answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    path: Annotated[Path, AfterValidator(_absolute)]
+    #: The most that one call of it may take.
+    seconds: Annotated[float, Field(gt=0)] = 3600.0
+    #: A snapshot is held for it, as `pg_dump --snapshot` takes one. What it does not take from there cannot be proved.
+    snapshot: bool = False
+    #: Variables of its environment; the values are never put on record.
+    values: dict[ValueName, SecretStr] = Field(default_factory=dict, repr=False)
+
+
+class SupabaseSettings(BaseModel):
+    """A project of Supabase with point-in-time recovery, by its Management API."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    #: Its reference, as in https://REFERENCE.supabase.co.
+    project: Annotated[str, Field(pattern=r"^[a-z0-9]{8,40}$")]
+    #: A personal access token; it can restore the project.
+    token: SecretStr
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+$")] = "https://api.supabase.com"
+    #: How long is waited until a moment can be recovered; it takes two minutes, and longer under load.
+    wait_seconds: Annotated[float, Field(gt=0)] = 900.0
+    #: Between two looks.
+    poll_seconds: Annotated[float, Field(gt=0)] = 10.0
+
+
+class BarmanSettings(BaseModel):
+    """Barman, installed and set up on the worker's host."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: As Barman's configuration calls the server.
+    server: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    program: Path = Path("barman")
+    #: None: where Barman looks by itself.
+    config: Path | None = None
+    #: Based on the newest full one; a full one is taken without one.
+    incremental: bool = False
+    seconds: Annotated[float, Field(gt=0)] = 6 * 3600.0
+
+
+class PgBackRestSettings(BaseModel):
+    """pgBackRest, installed and set up on the worker's host."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stanza: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    program: Path = Path("pgbackrest")
+    config: Path | None = None
+    #: Repositories, one after the other: `backup` writes to one only.
+    repositories: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1)] = (1,)
+    #: It takes a full one by itself where there is none.
+    type: Literal["full", "diff", "incr"] = "incr"
+    seconds: Annotated[float, Field(gt=0)] = 6 * 3600.0
+
+
 class Schedule(BaseModel):
     """How often a backup is taken without a run that asks for one, and how often one is restored to see that it can be."""
 
@@ -121,8 +195,8 @@ class BackupSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     #: How they are taken.
-    provider: Literal["pg_dump", "pg_basebackup"] = "pg_dump"
-    #: None: `off` without a store; with one, `proved` where the tables of a run are small enough, else `recent`.
+    provider: Provider = "pg_dump"
+    #: None: `default_level`.
     require: Level | None = None
     #: Up to this size of the tables a proof is cheap: about half a minute of the server's processor for each GB.
     proved_up_to_bytes: Annotated[int, Field(ge=0)] = 2**30
@@ -139,6 +213,13 @@ class BackupSettings(BaseModel):
     #: How long a backup is kept; the last proved one, and those of runs that can still be rolled back, are kept longer.
     keep: Duration = "14d"
     schedule: Schedule = Schedule()
+    #: Scripts that may be run, by their names.
+    commands: dict[StoreName, CommandSettings] = Field(default_factory=dict)
+    #: `command`: which of them.
+    command: StoreName | None = None
+    supabase: SupabaseSettings | None = None
+    barman: BarmanSettings | None = None
+    pgbackrest: PgBackRestSettings | None = None
     #: `pg_basebackup`: a checkpoint comes first; `spread` takes its time as the server's own do, `fast` is a burst of writes.
     checkpoint: Literal["spread", "fast"] = "spread"
     #: `pg_basebackup`: incremental ones in a row, each based on the one before; 0: all are whole ones.
@@ -146,3 +227,44 @@ class BackupSettings(BaseModel):
     #: `pg_basebackup`: how old a whole one may be that others are based on.
     full_every: Duration = "7d"
     wal: WalSettings = WalSettings()
+
+    @model_validator(mode="after")
+    def _set_up(self) -> Self:
+        if self.provider in KEEP_THEIR_OWN and getattr(self, self.provider) is None:
+            msg = f"the provider {self.provider} needs backup.{self.provider}"
+            raise ValueError(msg)
+        if self.command is not None and self.command not in self.commands:
+            msg = f"backup.commands has no {self.command}"
+            raise ValueError(msg)
+        if self.keeps_its_own and self.copies:
+            msg = f"the provider {self.provider} keeps its backups itself, and has no copies in stores"
+            raise ValueError(msg)
+        if self.provider == "supabase" and self.require == "proved":
+            msg = "Supabase restores a project in place only, so its backups cannot be proved: verified is the most"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def keeps_its_own(self) -> bool:
+        """Its backups are in a place of the provider's own, not in the stores."""
+        return self.provider in KEEP_THEIR_OWN
+
+    @property
+    def oldest_seconds(self) -> dict[Literal["newest", "proved"], float]:
+        """How old the newest backup, and the newest proved one, become when all goes as the schedule has it; none without one."""
+        every, prove = self.schedule.every, self.schedule.prove_every
+        between = seconds_of(every) if every is not None else 0.0
+        found: dict[Literal["newest", "proved"], float] = {"newest": between} if every is not None else {}
+        if prove is not None:
+            found["proved"] = seconds_of(prove) + between  # what is restored may be that old itself
+        return found
+
+    def default_level(self, size: int) -> tuple[Level, str]:
+        """What a run needs that changes tables of this size, where nobody says; and why."""
+        if self.provider == "supabase":
+            return "taken", "it costs a wait of some minutes, and puts the moment to go back to on record"
+        if self.keeps_its_own or self.provider == "pg_basebackup":
+            return "recent", "a backup of the whole server for each run is dear"
+        if size <= self.proved_up_to_bytes:
+            return "proved", "the tables are small enough for it to be cheap (backup.proved_up_to_bytes)"
+        return "recent", "the tables are too large for a proof to be cheap (backup.proved_up_to_bytes)"

@@ -35,7 +35,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from backfilld.migrations.backup_settings import BackupSettings, StoreSettings
+from backfilld.migrations.backup_settings import BackupSettings, StoreSettings, ValueName
 from backfilld.migrations.errors import InvalidSettings, UsageError
 
 if TYPE_CHECKING:
@@ -252,7 +252,6 @@ def _check_address(url: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
-ValueName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
 class Settings(BaseSettings):

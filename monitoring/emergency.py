@@ -43,6 +43,9 @@ def steps(run: Progress, backup: Backup | None, tables: Sequence[str]) -> list[S
             )
         )
         return found
+    if backup.provider == "supabase":
+        found.append(_of_a_project(run, backup))
+        return found
     schema = f"rescue_{run.run}"
     asked = " ".join(f"--table {_quoted(one)}" for one in tables)
     found.append(
@@ -87,6 +90,18 @@ def in_words(found: Sequence[Step]) -> list[str]:
     for number, one in enumerate(found, 1):
         lines += [f"{number}. {one.title}", f"   {one.note}", *(f"     {command}" for command in one.commands), ""]
     return lines[:-1]
+
+
+def _of_a_project(run: Progress, backup: Backup) -> Step:
+    return Step(
+        title="Restore the project in place",
+        note=f"To {_at(backup)}, the last whole second before the run's first change. Loses everything that anybody has written "
+        "since. A person decides, with the application and the workers stopped.",
+        commands=(
+            f"backfilld restore {run.name} --in-place --yes",
+            f"backfilld cancel {run.name}",
+        ),
+    )
 
 
 def _roll_back(run: Progress) -> Step:

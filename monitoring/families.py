@@ -276,6 +276,18 @@ def _of_backups(figures: Figures) -> Iterator[Metric]:
     )
 
 
+def of_oldest_backups(oldest: Mapping[str, float]) -> Metric:
+    """How old backups become when all goes as the schedule of this worker's settings has it."""
+    family = GaugeMetricFamily(
+        "backfilld_backup_scheduled_age_seconds",
+        "How old the newest backup, and the newest proved one, become with the schedule; absent without one.",
+        labels=["backup"],
+    )
+    for backup, seconds in oldest.items():
+        family.add_metric([backup], seconds)
+    return family
+
+
 def _of_holds_and_notices(snapshot: Snapshot) -> Iterator[Metric]:
     pace = snapshot.pace
     held = GaugeMetricFamily(

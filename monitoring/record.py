@@ -29,7 +29,7 @@ from backfilld.monitoring.families import Sizes, Snapshot
 from backfilld.monitoring.probes import STANDBYS, History, replica_lag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from prometheus_client.metrics_core import Metric
 
@@ -51,8 +51,15 @@ class RecordCollector(Collector):
     """Reads the record at each scrape, over one connection of its own that is opened when needed."""
 
     def __init__(
-        self, database_url: str, *, observe: Observer = nobody, deadline_seconds: float = DEADLINE_SECONDS
+        self,
+        database_url: str,
+        *,
+        observe: Observer = nobody,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        oldest_backups: Mapping[str, float] | None = None,
     ) -> None:
+        """`oldest_backups`: how old the newest backups may become, in seconds, as `BackupSettings.oldest_seconds` has it."""
+        self._oldest_backups = oldest_backups or {}
         self._url = database_url
         self._observe = observe
         self._deadline_seconds = deadline_seconds
@@ -68,6 +75,7 @@ class RecordCollector(Collector):
         yield GaugeMetricFamily(
             "backfilld_database_up", "1 when the record in PostgreSQL could be read.", value=float(snapshot is not None)
         )
+        yield families.of_oldest_backups(self._oldest_backups)
         if snapshot is not None:
             yield from families.of(snapshot)
 

@@ -134,6 +134,40 @@ class BackingUp(Target):
             migration=rescue.migration(f"restore-{found.run}", rescued),
         )
 
+    def restore_in_place(self, run: int | str, *, sure: bool) -> Backup:
+        """Have the database restored in place to the moment of the backup that was taken for a run; returns that backup.
+
+        What anybody has written since is lost, the record of backfilld included: there the run is queued again, so this refuses
+        while a worker is up, which would begin it anew. Raises UsageError for that, without `sure`, and where the provider cannot;
+        BackupFailed where nothing was begun.
+        """
+        from backfilld.migrations.backups.providers import supabase  # noqa: PLC0415 - for this verb alone
+        from backfilld.migrations.record import workers  # noqa: PLC0415 - as above
+
+        backup = self.backup_of(run)
+        if backup is None:
+            msg = f"no backup was taken for run {run}: backfilld backup list"
+            raise UsageError(msg)
+        if backup.provider != supabase.Supabase.name:
+            msg = (
+                f"backup {backup.backup} is by {backup.provider}: its server is restored by hand, "
+                f"as backfilld explain {run} --emergency has it"
+            )
+            raise UsageError(msg)
+        with self._record_of_runs() as connection:
+            present = [one.worker for one in workers.listed(connection) if one.is_present]
+        if present:
+            msg = f"stop the workers first ({', '.join(present)}): in the restored database the run is queued, and they would begin it"
+            raise UsageError(msg)
+        if not sure:
+            msg = (
+                f"all that was written since {backup.snapshot_at:%Y-%m-%d %H:%M:%S} UTC will be lost, and the project is away meanwhile; "
+                "--yes if that is what you want"
+            )
+            raise UsageError(msg)
+        supabase.restore_in_place(self._place(), backup)
+        return backup
+
     def backup_of(self, run: int | str) -> Backup | None:
         """The newest backup that was taken for a run, proved rather than not; None where none was."""
         whole = [one for one in self.backups(run) if one.state == "taken"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Unreachable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
+    from backfilld.migrations.backups.report import GateReport
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.file.parameters import Given
     from backfilld.migrations.planning.plan import Plan
@@ -141,7 +143,14 @@ class Client(Following, BackingUp):
         if found.findings:
             return plan.make(migration, found)
         application = check.check(connection, migration, found.facts, rows=found.rows, files=files)
-        return plan.make(migration, found, application, policy_preview.look(connection, migration, found))
+        made = plan.make(migration, found, application, policy_preview.look(connection, migration, found))
+        return replace(made, backup=self._gate_of(connection, migration))
+
+    def _gate_of(self, connection: Connection, migration: Migration) -> GateReport | None:
+        from backfilld.migrations.backups import report  # noqa: PLC0415 - for `plan` alone
+
+        has_record = schema.version(connection) == schema.newest()
+        return report.look(connection, self._place(), migration, has_record=has_record)
 
     def enqueue(
         self, file: str | Path, parameters: Mapping[str, Given] | None = None, *, again: bool = False

@@ -20,6 +20,7 @@ pytest_plugins = [
     "fix_backups",
     "fix_physical",
     "fix_s3",
+    "fix_supabase",
     "fix_redis",
     "fix_proxy",
     "fix_daemon",

@@ -95,7 +95,7 @@ def _run(settings: Settings, folder: Path, *, processes: int, threads: int, stop
             for number in range(1, processes + 1)
         ),
     ]
-    record = RecordCollector(settings.require_database())
+    record = RecordCollector(settings.require_database(), oldest_backups=settings.backup.oldest_seconds)
     host = HostCollector(children, broker.connect_redis(settings.require_redis(), patient=False))
     server = Server(
         host=settings.http_host,

@@ -66,6 +66,18 @@ def server(connection: Connection) -> Server:
     return Server(**(connection.execute(_SQL["server"]).fetchone() or {}))
 
 
+def extensions(connection: Connection, tables: Sequence[Held]) -> set[str]:
+    """Those whose types the columns of these tables have: their rows cannot be restored without them."""
+    asked = {"schemas": [one.name.schema for one in tables], "names": [one.name.name for one in tables]}
+    return {row["extension"] for row in connection.execute(_SQL["extensions_of_tables"], asked).fetchall()}
+
+
+def is_same(one: Connection, other: Connection) -> bool:
+    """Whether both lead to one database."""
+    first, second = (each.execute(_SQL["which_database"]).fetchone() for each in (one, other))
+    return first == second
+
+
 def tables(
     connection: Connection, named: Sequence[TableName], *, everything: bool = False, excluded: Sequence[str] = ()
 ) -> list[Held]:

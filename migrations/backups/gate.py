@@ -60,13 +60,18 @@ def operated(migration: Migration) -> tuple[TableName, ...]:
     return tuple(dict.fromkeys(one.table for one in migration.operations if one.table is not None))
 
 
-def level_of(wanted: BackupGate, settings: BackupSettings, *, has_stores: bool, size: int) -> Level:
-    """What a run of this size must wait for: what its file says, or the settings, or what is cheap."""
-    if said := wanted.require or settings.require:
-        return said
-    if not has_stores:
-        return "off"
-    return "proved" if size <= settings.proved_up_to_bytes else "recent"
+def level_of(wanted: BackupGate, settings: BackupSettings, *, keeps: bool, size: int) -> tuple[Level, str]:
+    """What a run of this size must wait for, and why: what its file says, or the settings, or what is cheap.
+
+    `keeps`: this process has a place for backups.
+    """
+    if wanted.require is not None:
+        return wanted.require, "its file says so"
+    if settings.require is not None:
+        return settings.require, "the settings say so (backup.require)"
+    if not keeps:
+        return "off", "no place for backups is set in this process (BACKFILLD_STORES)"
+    return settings.default_level(size)
 
 
 def need_of(wanted: BackupGate, settings: BackupSettings, level: Level, tables: Sequence[str]) -> Need:
@@ -104,7 +109,7 @@ def _serves(backup: Backup, need: Need) -> bool:
     """Whether it has the rows and the copies."""
     return (
         backup.state == "taken"
-        and need.tables <= {one.table for one in backup.tables}
+        and backup.has_rows_of(need.tables)
         and need.copies <= {one.store for one in backup.copies}
     )
 

@@ -29,6 +29,14 @@ class BackupFailed(BackfilldError):
     """A backup could not be taken, or is none; the message says what is wrong with it, and what would help."""
 
 
+class NotHere(BackupFailed):
+    """What this process lacks keeps it from looking at a backup; that says nothing about the backup."""
+
+
+class NotWhole(BackupFailed):
+    """A backup was looked at, and is not what was taken."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """One database and the settings of this process."""
@@ -49,6 +57,11 @@ class Place:
     @property
     def keep_seconds(self) -> float:
         return seconds_of(self.settings.keep)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether this process has a place for backups: stores, or one of the provider's own."""
+        return bool(self.stores) or self.settings.keeps_its_own
 
     def stores_for(self, copies: Sequence[str] = ()) -> list[Store]:
         """The stores that a new backup is copied to. Raises BackupFailed where there is none, or one is not there."""

@@ -6,10 +6,11 @@ import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ from typing import IO, TYPE_CHECKING
 
 import psycopg
 
-from backfilld.migrations.backups.place import LOOK_SECONDS, MOST_HELD_SECONDS, BackupFailed
+from backfilld.migrations.backups.place import LOOK_SECONDS, MOST_HELD_SECONDS, BackupFailed, NotHere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)\S*")
 #: Of what a program says on its way out, the end tells.
-_LAST_WORDS = 1200
+LAST_WORDS = 1200
 #: A pipe of Linux holds as much.
 _PIPE_BYTES = 64 * 1024
+#: PostgreSQL 16 came with `--compress=METHOD:LEVEL`.
+_METHODS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ def find(given: Path | None, *, server_major: int) -> Programs:
 
     Each candidate is run: there are packages whose programs crash. Raises BackupFailed.
     """
-    tried = [_tried(folder) for folder in ([given] if given is not None else _candidates())]
+    tried = [_known.get(folder) or _tried(folder) for folder in ([given] if given is not None else _candidates())]
     usable = [one for one in tried if isinstance(one, Programs) and one.major >= server_major]
     if usable:
         return min(usable, key=lambda one: (not one.has_server, one.major))
@@ -63,7 +66,23 @@ def find(given: Path | None, *, server_major: int) -> Programs:
         f"pg_dump of PostgreSQL {server_major} or newer is needed, since the server is {server_major} "
         f"({told or 'none was found'}); install it, and say where it is: BACKFILLD_BACKUP__PROGRAMS"
     )
-    raise BackupFailed(msg)
+    raise NotHere(msg)
+
+
+@cache
+def compression(programs: Programs) -> str:
+    """The best that this pg_dump has: a build may lack zstd. Tried, as no option of it tells; it says so before it connects."""
+    if programs.major < _METHODS:
+        return "1"
+    done = subprocess.run(  # noqa: S603 - a program that the operator has installed, and no shell
+        [programs / "pg_dump", "--format=custom", "--compress=zstd:1", "--host=/nowhere", "--no-password"],
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    return "zstd:1" if "/nowhere" in done.stderr else "gzip:1"
 
 
 def _candidates() -> list[Path]:
@@ -76,7 +95,10 @@ def _candidates() -> list[Path]:
     return [folder for folder in found if (folder / "pg_dump").exists()]
 
 
-@cache
+#: Those that run. One that does not is tried again: it may be installed meanwhile.
+_known: dict[Path, Programs] = {}
+
+
 def _tried(folder: Path) -> Programs | str:
     """The programs of a folder, or why they are of no use."""
     try:
@@ -88,7 +110,8 @@ def _tried(folder: Path) -> Programs | str:
     said = _VERSION.search(done.stdout)
     if done.returncode or said is None:
         return f"{folder}/pg_dump --version ends with {done.returncode}"
-    return Programs(folder=folder, major=int(said[1]), version=done.stdout.strip())
+    _known[folder] = Programs(folder=folder, major=int(said[1]), version=done.stdout.strip())
+    return _known[folder]
 
 
 def environment(url: str, *, application_name: str) -> dict[str, str]:
@@ -155,6 +178,13 @@ def write_to(
         return _said(errors)
 
 
+def wait_for_the_load(watch: Watch) -> None:
+    """Return once the watch allows to begin. Raises what it raises, and BackupFailed when the load has held for too long."""
+    asked = _Asked(watch)
+    while not asked.may_go_on():
+        pass
+
+
 class _Asked:
     """A watch, asked every `LOOK_SECONDS`."""
 
@@ -198,8 +228,9 @@ def _running(
             try:
                 yield process, errors
             finally:
-                if process.poll() is None:
-                    process.kill()
+                # Its children too: a script's, and those of a parallel restore.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait(process: subprocess.Popen[bytes], asked: _Asked) -> int:
@@ -213,10 +244,11 @@ def _wait(process: subprocess.Popen[bytes], asked: _Asked) -> int:
 
 def _said(errors: IO[bytes]) -> str:
     errors.seek(0)
-    return errors.read().decode(errors="replace").strip()[-_LAST_WORDS:]
+    return errors.read().decode(errors="replace").strip()[-LAST_WORDS:]
 
 
 def _require(command: Sequence[str], code: int, errors: IO[bytes]) -> None:
     if code:
-        msg = f"{Path(command[0]).name} ended with {code}: {_said(errors) or 'it said nothing'}"
+        how = f"ended with {code}" if code > 0 else f"was ended by signal {-code} ({signal.Signals(-code).name})"
+        msg = f"{Path(command[0]).name} {how}: {_said(errors) or 'it said nothing'}"
         raise BackupFailed(msg)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from backfilld.migrations.backups.place import LOOK_SECONDS, BackupFailed
+from backfilld.migrations.backups.place import LOOK_SECONDS, BackupFailed, NotHere
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,8 +61,7 @@ _SETTINGS = {
 def server(programs: Programs, *, encoding: str, needs_bytes: int, watch: Watch) -> Iterator[str]:
     """The URL of an empty database on a scratch server, which is gone at the end. Raises BackupFailed."""
     if not programs.has_server:
-        msg = f"{programs.folder} has no initdb and postgres to restore with; say where they are: BACKFILLD_BACKUP__PROGRAMS"
-        raise BackupFailed(msg)
+        raise NotHere(no_server(programs))
     with folder_for(int(needs_bytes * ROOM)) as (folder, user):
         data = folder / "data"
         run(
@@ -152,14 +151,9 @@ def run(command: list[str], folder: Path, user: dict[str, Any], *, watch: Watch 
 @contextmanager
 def folder_for(needs_bytes: int) -> Iterator[tuple[Path, dict[str, Any]]]:  # Any: as Popen has it
     """A folder that the scratch server's user has for itself, and that user. Root may not run a server: nobody does."""
-    parent = tempfile.gettempdir()
-    if len(parent) > _LONGEST_FOLDER:
-        parent = "/tmp"  # noqa: S108 - mkdtemp makes the name safe
-    free = shutil.disk_usage(parent).free
-    if free < needs_bytes:
-        msg = f"a restore needs about {needs_bytes:,} bytes in {parent}, and {free:,} are free; set TMPDIR to a larger place"
-        raise BackupFailed(msg)
-    folder = Path(tempfile.mkdtemp(prefix="backfilld-scratch-", dir=parent))
+    if problem := _no_room(needs_bytes):
+        raise NotHere(problem)
+    folder = Path(tempfile.mkdtemp(prefix="backfilld-scratch-", dir=_parent()))
     user: dict[str, Any] = {}
     try:
         if os.geteuid() == 0:
@@ -169,6 +163,41 @@ def folder_for(needs_bytes: int) -> Iterator[tuple[Path, dict[str, Any]]]:  # An
         yield folder, user
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def no_server(programs: Programs) -> str:
+    """What is missing where these programs have no server."""
+    return (
+        f"{programs.folder} has no initdb and postgres to restore with; say where they are: BACKFILLD_BACKUP__PROGRAMS"
+    )
+
+
+def no_room(rows_bytes: int) -> str:
+    """What is missing for a restore of tables of this size; empty where there is room."""
+    return _no_room(int(rows_bytes * ROOM))
+
+
+def extensions(programs: Programs) -> set[str] | None:
+    """Those that a scratch server would have; None where that cannot be told."""
+    try:
+        done = subprocess.run(  # noqa: S603 - a program that the operator has installed, and no shell
+            [programs / "pg_config", "--sharedir"], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {one.stem for one in Path(done.stdout.strip(), "extension").glob("*.control")}
+
+
+def _no_room(needs_bytes: int) -> str:
+    free = shutil.disk_usage(_parent()).free
+    if free >= needs_bytes:
+        return ""
+    return f"a restore needs about {needs_bytes:,} bytes in {_parent()}, and {free:,} are free; set TMPDIR to a larger place"
+
+
+def _parent() -> str:
+    parent = tempfile.gettempdir()
+    return parent if len(parent) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108 - mkdtemp makes the name safe
 
 
 def _wait_until_ready(data: Path, log: Path, watch: Watch, seconds: float) -> None:

@@ -25,6 +25,7 @@ import psycopg
 from backfilld.migrations.backups import contents, copies
 from backfilld.migrations.backups.place import BackupFailed
 from backfilld.migrations.backups.providers.base import ChainBroken, Chained, Mark, Task
+from backfilld.migrations.backups.providers.external import External
 from backfilld.migrations.backups.providers.named import provider_named
 from backfilld.migrations.errors import BackfilldError
 from backfilld.migrations.postgres.connect import connected, open_session_at
@@ -60,6 +61,8 @@ class Wanted:
     tables: tuple[TableName, ...] = ()
     #: Names of stores; none: those of the settings.
     copies: tuple[str, ...] = ()
+    #: It is to be proved.
+    compare: bool = True
 
     @property
     def scope(self) -> Literal["tables", "all"]:
@@ -94,11 +97,13 @@ def _take(beginning: _Beginning, parent: Backup | None, watch: Watch) -> Backup:
     """Take one that is based on this one, or a whole one. Raises ChainBroken where only a whole one can be taken."""
     place, wanted, provider, record = beginning.place, beginning.wanted, beginning.provider, beginning.record
     server = beginning.server
-    stores = place.stores_for(wanted.copies)
+    external = provider if isinstance(provider, External) else None
+    stores = _stores(place, wanted, provider)
     held = _tables(record, place, wanted)
     contents.require_visible(held, server.role)
     number = backups.next_number(record)
-    with _session(place, number, shares_snapshot=not isinstance(provider, Chained)) as (session, snapshot):
+    shares_snapshot = external.joins(place) if external is not None else not isinstance(provider, Chained)
+    with _session(place, number, shares_snapshot=shares_snapshot) as (session, snapshot):
         label = _label(server.database, snapshot["snapshot_at"].strftime("%Y%m%dT%H%M%SZ"), number)
         backups.insert(
             record,
@@ -108,7 +113,7 @@ def _take(beginning: _Beginning, parent: Backup | None, watch: Watch) -> Backup:
             provider=provider.name,
             kind="incremental" if parent is not None else provider.kind,
             parent=parent.backup if parent is not None else None,
-            scope=wanted.scope,
+            scope="all" if external is not None and external.whole else wanted.scope,
             requested_by=wanted.requested_by,
             details={"database": server.database, "encoding": server.encoding},
             tool_version=beginning.tool_version,
@@ -172,6 +177,7 @@ def _write(taking: _Taking, held: Sequence[Held], watch: Watch) -> None:
             begin=beat.begin,
             mark=mark,
             watch=beat,
+            compare=wanted.compare,
         )
     )
     point = mark()
@@ -193,15 +199,18 @@ def _write(taking: _Taking, held: Sequence[Held], watch: Watch) -> None:
         "snapshot_at": taking.snapshot["snapshot_at"].isoformat(),
         **{key: value for key, value in vars(server).items() if key != "role"},
     }
-    with copies.Copies(taking.stores, label, copies.MANIFEST) as written:
-        written.write(json.dumps(manifest, indent=1).encode())
-        written.finish()
+    if taking.stores:
+        with copies.Copies(taking.stores, label, copies.MANIFEST) as written:
+            written.write(json.dumps(manifest, indent=1).encode())
+            written.finish()
     whole = backups.taken(
         record,
         number,
         tables=taken.tables,
         objects=taken.objects,
         details=taken.details,
+        snapshot_at=taken.at,
+        size=taken.bytes,
         lsn_stop=flushed.get("lsn"),
         restore_point=point.name,
         restore_point_lsn=point.lsn if point.name else None,
@@ -252,6 +261,15 @@ def _mark(record: Connection, name: str) -> Mark:
     named_so = bool(may and may["may"])
     row = record.execute(_SQL["restore_point" if named_so else "written"], {"name": name}).fetchone() or {}
     return Mark(name=name if named_so else None, lsn=str(row["lsn"]))
+
+
+def _stores(place: Place, wanted: Wanted, provider: Provider) -> list[Store]:
+    if not isinstance(provider, External):
+        return place.stores_for(wanted.copies)
+    if wanted.copies:
+        msg = f"the provider {provider.name} keeps its backups itself: it makes no copy in store {wanted.copies[0]}"
+        raise BackupFailed(msg)
+    return []
 
 
 def _tables(record: Connection, place: Place, wanted: Wanted) -> list[Held]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backfilld.migrations.application.report import Report
+    from backfilld.migrations.backups.report import GateReport
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation, Statement, Step
@@ -142,6 +143,8 @@ class Plan:
     application: Report | None = None
     #: Of each operation that replaces policies, who gains or loses which rows.
     policies: tuple[Preview, ...] = ()
+    #: What it waits for before it begins; None where it needs no backup.
+    backup: GateReport | None = None
 
     @property
     def refused(self) -> bool:

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from backfilld.migrations.postgres.connect import Connection, Row
@@ -115,6 +115,12 @@ class Backup:
             return self.state
         return "proved" if self.proved_at else "verified" if self.verified_at else "taken"
 
+    def has_rows_of(self, tables: Collection[str]) -> bool:
+        """Whether it holds the rows of these tables: a backup of the whole server, or of what the provider was told, does."""
+        if self.scope == "all" and self.kind != "logical":
+            return True
+        return {*tables} <= {one.table for one in self.tables} | {*self.details.get("tables", ())}
+
     @property
     def known_at(self) -> datetime:
         """When the last was learned of it."""
@@ -180,15 +186,21 @@ def taken(  # noqa: PLR0913 - one row; each column is named where it is called. 
     restore_point: str | None = None,
     restore_point_lsn: str | None = None,
     taken_at: datetime | None = None,
+    snapshot_at: datetime | None = None,
+    size: int | None = None,
 ) -> bool:
-    """Every copy is whole; False where somebody has declared it failed meanwhile."""
+    """Every copy is whole; False where somebody has declared it failed meanwhile.
+
+    `snapshot_at`, `size` and `details` where a provider knows them only now. Any: JSON.
+    """
     changed = connection.execute(
         _SQL["backup_taken"],
         {
             "backup": backup,
             "tables": _listed(tables),
             "objects": _listed(objects),
-            "bytes": sum(one.bytes for one in objects),
+            "bytes": size if size is not None else sum(one.bytes for one in objects),
+            "snapshot_at": snapshot_at,
             "lsn_stop": lsn_stop,
             "details": Jsonb(dict(details or {})),
             "restore_point": restore_point,

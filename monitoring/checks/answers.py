@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from backfilld.migrations import exchange
 from backfilld.migrations.errors import Finding
-from backfilld.monitoring import exchange
 from backfilld.monitoring.checks.targets import Forbidden
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from backfilld.migrations.errors import Finding
 from backfilld.monitoring.display import application, policies
+from backfilld.monitoring.display.backups import gate
 from backfilld.monitoring.display.words import cell
 from backfilld.monitoring.words import counted, duration, safe, size
 
@@ -49,6 +50,8 @@ def plan(plan: Plan) -> RenderableType:
         parts += [_summary(plan.summary), Text()]
     for report in plan.tables:
         parts += [_table_facts(report), Text()]
+    if plan.backup is not None:
+        parts += [gate(plan.backup), Text()]
     if not plan.refused:
         parts += _changes(plan, named=named)
     # Warnings are about what a migration does; one that is refused does nothing.

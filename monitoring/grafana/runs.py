@@ -228,6 +228,7 @@ BACKUPS = Section(
             "without a backup: `backfilld backup now`.",
             Query(record("backfilld_backup_age_seconds"), "newest"),
             Query(record("backfilld_backup_proved_age_seconds"), "newest proved"),
+            Query(f"{record('backfilld_backup_scheduled_age_seconds')}", "{{backup}}, by its schedule"),
             look=Look(unit="dtdurations", steps=[(86400, ORANGE), (8 * 86400, RED)], nothing="no backup"),
             size=(6, 7),
         ),

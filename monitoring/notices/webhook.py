@@ -21,7 +21,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from backfilld.monitoring import exchange
+from backfilld.migrations import exchange
 from backfilld.monitoring.notices.outcomes import NotTaken, TakenNever
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from urllib.parse import quote, unquote, urlsplit
 
 import psycopg
 
+from backfilld.migrations import exchange
 from backfilld.migrations.holds import STALE_SECONDS
 from backfilld.migrations.postgres.connect import apply_settings, connect
 from backfilld.migrations.postgres.sessions import named
-from backfilld.monitoring import exchange
 from backfilld.monitoring.probes.reading import Reading, unreadable
 
 if TYPE_CHECKING:

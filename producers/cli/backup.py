@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backfilld.migrations.errors import UsageError
 from backfilld.producers import answers, completion
 from backfilld.producers.cli.options import Json, RunArgument, client
 
 if TYPE_CHECKING:
     from backfilld.migrations.record.backups import Backup
+    from backfilld.producers.client import Client
 
 Number = Annotated[int, typer.Argument(metavar="BACKUP", help="A backup's number.", show_default=False)]
 
@@ -118,7 +120,16 @@ def restore(  # noqa: PLR0913 - the options of a verb
             "--table", metavar="TABLE", help="Whose rows; may be given several times. Default: those of the run."
         ),
     ] = None,
-    into: Annotated[str, typer.Option("--into", metavar="SCHEMA", help="A schema for the rows of the backup.")],
+    into: Annotated[
+        str | None, typer.Option("--into", metavar="SCHEMA", help="A schema for the rows of the backup.")
+    ] = None,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place", help="Have the provider take the whole database back to that moment; what came after is lost."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --in-place: do it.")] = False,
     copy_back: Annotated[
         bool, typer.Option("--copy-back", help="Put back the rows that are wrong or missing, by a run of its own.")
     ] = False,
@@ -129,6 +140,12 @@ def restore(  # noqa: PLR0913 - the options of a verb
     Example: backfilld restore jobs-new-field --table jobs --into rescue
     """
     asked = client(context, as_json=as_json)
+    if in_place:
+        _restore_in_place(asked, run, yes=yes, as_json=as_json)
+        return
+    if into is None:
+        msg = "give a schema for the rows of the backup: --into SCHEMA"
+        raise UsageError(msg)
     if copy_back:
         rescue, started = asked.restore(run, into, table or ())
     else:
@@ -154,6 +171,18 @@ def restore(  # noqa: PLR0913 - the options of a verb
     if started is not None and not as_json:
         answers.next_of(started)
         answers.next_step(f"backfilld watch {started.name}")
+
+
+def _restore_in_place(asked: Client, run: str, *, yes: bool, as_json: bool) -> None:
+    backup = asked.restore_in_place(run, sure=yes)
+    answers.give(
+        as_json=as_json,
+        value=backup.to_json,
+        text=lambda: (
+            f"{backup.provider} restores the database to {backup.snapshot_at:%Y-%m-%d %H:%M:%S} UTC; it is away until that is done.\n"
+            f"Then, before any worker is started: backfilld cancel {run}"
+        ),
+    )
 
 
 def _give(found: Backup, *, as_json: bool) -> None:

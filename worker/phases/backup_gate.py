@@ -77,13 +77,13 @@ class BackupGates:
         if Phase.EXPAND in context.settings.approve and Phase.EXPAND not in run_now(connection, run).approved:
             return  # a backup that is taken before a person has said yes may be days old by then
         wanted, settings = gate.asked_of(run.migration), self.place.settings
-        if not self.place.stores and (wanted.require or settings.require or "off") == "off":
+        if not self.place.keeps and (wanted.require or settings.require or "off") == "off":
             return
         named_tables = gate.touched(run.migration)
         held = contents.tables(
             connection, named_tables or (), everything=named_tables is None, excluded=settings.exclude_schemas
         )
-        level = gate.level_of(wanted, settings, has_stores=bool(self.place.stores), size=sum(one.bytes for one in held))
+        level, _ = gate.level_of(wanted, settings, keeps=self.place.keeps, size=sum(one.bytes for one in held))
         if level == "off" or not held:
             return
         need = gate.need_of(wanted, settings, level, [str(one.name) for one in held])
@@ -95,14 +95,16 @@ class BackupGates:
                 audit.record(connection, run.run, actor=runs.WORKER, what="backup.gate", **detail)
             return
         connection.rollback()
-        message = _in_words(step, backup, held, level)
+        message = _in_words(step, backup, held, level, settings.provider)
         if (lane.last_error or {}).get("message") != message:
             raise GateShut(message)
         with self._holding(connection, run.run, message) as watch:
-            self._do(connection, run, step, backup, watch=watch)
+            self._do(connection, run, step, backup, watch=watch, compare=level == "proved")
         raise GateShut(f"waits for a backup that is {level}")
 
-    def _do(self, connection: Connection, run: Run, step: Next, backup: Backup | None, *, watch: _Watch) -> None:
+    def _do(  # noqa: PLR0913 - each is named where it is called
+        self, connection: Connection, run: Run, step: Next, backup: Backup | None, *, watch: _Watch, compare: bool
+    ) -> None:
         """Do the next thing. Raises GateShut when it fails, with what went wrong."""
         named_tables = gate.touched(run.migration)
         try:
@@ -113,6 +115,7 @@ class BackupGates:
                         run=run.run,
                         tables=named_tables or (),
                         copies=gate.asked_of(run.migration).copies,
+                        compare=compare,
                     )
                     take.take(self.place, wanted, watch)
                 case Next.VERIFY if backup is not None:
@@ -183,13 +186,14 @@ def run_now(connection: Connection, run: Run) -> Run:
     return found
 
 
-def _in_words(step: Next, backup: Backup | None, held: Sequence[Held], level: str) -> str:
+def _in_words(step: Next, backup: Backup | None, held: Sequence[Held], level: str, provider: str) -> str:
     names = [str(one.name) for one in held]
     what = ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more tables"
     size = sum(one.bytes for one in held) / 1e6
     match step:
         case Next.TAKE:
-            return f"takes a backup of {what} ({size:,.0f} MB) before it begins; it must be {level}"
+            by = "" if provider == "pg_dump" else f" by {provider}"
+            return f"takes a backup{by} of {what} ({size:,.0f} MB) before it begins; it must be {level}"
         case Next.VERIFY:
             return f"reads every copy of backup {backup.backup if backup else ''} back before it begins"
         case _:

@@ -107,7 +107,7 @@ def what_is_due(
     `known` are the newest of those on record, the newest first.
     """
     schedule = place.settings.schedule
-    if not place.stores:
+    if not place.keeps:
         return None
     of_the_clock = [one for one in known if one.run is None and one.scope == "all"]
     good = [one for one in of_the_clock if one.state == "taken" and one.snapshot_at is not None]

@@ -95,8 +95,8 @@ def start_side_tasks(settings: Settings, broker: AnyBroker, *, observe: Observer
     if settings.notifications:
         notifier = Notifier(settings.notifications, observe=observe)
         tasks.append(side_task("notifier", notifier.run_once, lambda sending: notifier.wait(sending, stopping)))
-    if settings.stores:
-        keeper = BackupKeeper(Place.of(settings), observe=observe, stopping=stopping)
+    if (place := Place.of(settings)).keeps:
+        keeper = BackupKeeper(place, observe=observe, stopping=stopping)
         tasks.append(side_task("backups", keeper.run_once, lambda _done: stopping.wait(backups.TICK_SECONDS)))
     wakers: list[Callable[[], None]] = [control.look, activity.end]
     if settings.backup.provider == "pg_basebackup" and settings.backup.wal.folder is not None:

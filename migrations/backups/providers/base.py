@@ -11,7 +11,9 @@ from backfilld.migrations.errors import BackfilldError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from datetime import datetime
 
+    from backfilld.migrations.backup_settings import Level
     from backfilld.migrations.backups.contents import Held, Server
     from backfilld.migrations.backups.copies import Copies
     from backfilld.migrations.backups.place import Place, Watch
@@ -57,6 +59,8 @@ class Task:
     #: Makes the mark, once; it is made after `take` where that does not.
     mark: Callable[[], Mark]
     watch: Watch
+    #: It is to be proved, so what it will be compared with must be known.
+    compare: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,10 @@ class Taken:
     tables: tuple[TableSum, ...]
     #: The provider's own, for the record and the manifest. Any: JSON.
     details: Mapping[str, Any] = field(default_factory=dict)
+    #: The moment that it holds; None: that of the snapshot, or when it began.
+    at: datetime | None = None
+    #: None: those of the objects.
+    bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +122,14 @@ class Chained(Protocol):
 
 class ChainBroken(BackfilldError):
     """An incremental backup cannot be taken any more; a whole one can."""
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A provider that knows beforehand what a backup, or its proof, would lack here."""
+
+    def lacks(self, place: Place, connection: Connection, tables: Sequence[Held], level: Level) -> list[str]:
+        """What is missing beside what `able` asks for, each with what helps; nothing is taken."""
 
 
 @runtime_checkable

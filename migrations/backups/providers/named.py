@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.backups.place import BackupFailed
+from backfilld.migrations.backups.providers.command import Command
 from backfilld.migrations.backups.providers.pg_basebackup import PgBasebackup
 from backfilld.migrations.backups.providers.pg_dump import PgDump
+from backfilld.migrations.backups.providers.supabase import Supabase
 
 if TYPE_CHECKING:
     from backfilld.migrations.backups.providers.base import Provider
 
-_PROVIDERS: dict[str, Provider] = {"pg_dump": PgDump(), "pg_basebackup": PgBasebackup()}
+_ALL: tuple[Provider, ...] = (PgDump(), PgBasebackup(), Command(), Supabase())
+_PROVIDERS = {one.name: one for one in _ALL}
 
 
 def provider_named(name: str) -> Provider:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.backups import contents, programs, scratch
-from backfilld.migrations.backups.place import BackupFailed
+from backfilld.migrations.backups.place import BackupFailed, NotHere
 from backfilld.migrations.backups.providers.base import Restored, Taken
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.connect import open_session_at
@@ -24,16 +24,16 @@ from backfilld.migrations.postgres.sessions import named
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from backfilld.migrations.backups.contents import Server
+    from backfilld.migrations.backup_settings import Level
+    from backfilld.migrations.backups.contents import Held, Server
     from backfilld.migrations.backups.place import Place, Watch
     from backfilld.migrations.backups.providers.base import Read, Task
+    from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.backups import Backup, Kind, StoredObject
 
 DEFINITIONS, ROWS = "definitions.dump", "rows.dump"
 #: It fails rather than waits behind somebody else's lock, with others queueing behind its own.
 LOCK_WAIT_MILLISECONDS = 5000
-#: PostgreSQL 16 came with `--compress=METHOD:LEVEL`.
-_METHODS = 16
 
 
 class PgDump:
@@ -45,12 +45,29 @@ class PgDump:
     def able(self, place: Place, server: Server) -> str:
         return programs.find(place.settings.programs, server_major=server.major).version
 
+    def lacks(self, place: Place, connection: Connection, tables: Sequence[Held], level: Level) -> list[str]:
+        """What a restore into a scratch server on this host would lack: the server, the room, extensions of the tables' types."""
+        if level != "proved":
+            return []
+        server = contents.server(connection)
+        found = programs.find(place.settings.programs, server_major=server.major)
+        if not found.has_server:
+            return [scratch.no_server(found)]
+        room = scratch.no_room(sum(one.bytes for one in tables))
+        there = scratch.extensions(found)
+        gone = [] if there is None else sorted(contents.extensions(connection, tables) - there)
+        without = (
+            f"the scratch server has no extension {', '.join(gone)}, of which these tables have types: install it there, "
+            "or say where a server is that has it: BACKFILLD_BACKUP__PROGRAMS"
+        )
+        return [*([room] if room else []), *([without] if gone else [])]
+
     def take(self, task: Task) -> Taken:
         found = programs.find(task.place.settings.programs, server_major=task.server.major)
         base = [
             found / "pg_dump",
             "--format=custom",
-            f"--compress={'gzip:1' if found.major >= _METHODS else '1'}",
+            f"--compress={programs.compression(found)}",
             f"--snapshot={task.snapshot}",
             f"--lock-wait-timeout={LOCK_WAIT_MILLISECONDS}",
             "--no-password",
@@ -63,7 +80,8 @@ class PgDump:
             self._dump(task, [*base, "--data-only", *wanted], ROWS),
         ]
         sums = [contents.checksum(task.session, one.name, task.watch, size=one.bytes) for one in task.tables]
-        return Taken(objects=tuple(objects), tables=tuple(sums))
+        details = {"compression": programs.compression(found)}
+        return Taken(objects=tuple(objects), tables=tuple(sums), details=details)
 
     def _dump(self, task: Task, command: Sequence[str], name: str) -> StoredObject:
         environment = programs.environment(task.place.url, application_name=named("backup"))
@@ -125,7 +143,12 @@ class PgDump:
 
 
 def _programs_for(place: Place, backup: Backup) -> programs.Programs:
-    return programs.find(place.settings.programs, server_major=(backup.server_version or 0) // 10_000)
+    """Raises NotHere also for those that cannot read what others have compressed."""
+    found = programs.find(place.settings.programs, server_major=(backup.server_version or 0) // 10_000)
+    if backup.details.get("compression") == "zstd:1" and programs.compression(found) != "zstd:1":
+        msg = f"backup {backup.backup} is compressed with zstd, and {found.version} in {found.folder} was built without it"
+        raise NotHere(msg)
+    return found
 
 
 def _encoding(backup: Backup) -> str:

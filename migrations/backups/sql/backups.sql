@@ -55,3 +55,20 @@ SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_curre
 -- name: flushed
 -- Up to where the WAL is on disk.
 SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text AS lsn
+
+-- name: which_database
+-- What tells this database from every other one: its name and number, and when its server was started.
+SELECT d.datname::text AS name, d.oid::bigint AS number, pg_postmaster_start_time() AS started_at
+FROM pg_database d WHERE d.datname = current_database()
+
+-- name: extensions_of_tables
+-- The extensions of the types that the columns of these tables have, as they are, in arrays or under domains.
+SELECT DISTINCT e.extname::text AS extension
+FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS one (schema, name)
+JOIN pg_namespace n ON n.nspname = one.schema
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = one.name
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_type t ON t.oid = a.atttypid
+JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid IN (t.oid, t.typelem, t.typbasetype) AND d.deptype = 'e'
+    AND d.refclassid = 'pg_extension'::regclass
+JOIN pg_extension e ON e.oid = d.refobjid

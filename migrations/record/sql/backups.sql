@@ -25,7 +25,8 @@ UPDATE backfilld.backups SET bytes = %(bytes)s::bigint WHERE backup = %(backup)s
 UPDATE backfilld.backups
 SET state = 'taken', taken_at = coalesce(%(taken_at)s::timestamptz, clock_timestamp()), tables = %(tables)s::jsonb,
     objects = %(objects)s::jsonb, bytes = %(bytes)s::bigint, lsn_stop = %(lsn_stop)s::pg_lsn,
-    details = details || %(details)s::jsonb, restore_point = %(restore_point)s::text, restore_point_lsn = %(restore_point_lsn)s::pg_lsn
+    snapshot_at = coalesce(%(snapshot_at)s::timestamptz, snapshot_at), details = details || %(details)s::jsonb,
+    restore_point = %(restore_point)s::text, restore_point_lsn = %(restore_point_lsn)s::pg_lsn
 WHERE backup = %(backup)s::bigint AND state = 'taking'
 
 -- name: backup_verified

@@ -397,6 +397,14 @@ def test_registering_does_not_ask_the_database() -> None:
     assert told == []
 
 
+def test_how_old_backups_may_become_is_told_as_the_settings_have_it(database_url: str) -> None:
+    collector = RecordCollector(database_url, oldest_backups={"newest": 3600, "proved": 90_000})
+    told = _scrape(collector)
+    collector.close()
+    assert told["backfilld_backup_scheduled_age_seconds", "newest"] == 3600
+    assert told["backfilld_backup_scheduled_age_seconds", "proved"] == 90_000
+
+
 def test_backups_are_told_by_their_age_and_how_long_they_took(record: RecordCollector, connection: Connection) -> None:
     assert not [name for name, *_ in _scrape(record) if name.startswith("backfilld_backup_") and "seconds" in name]
     connection.execute(

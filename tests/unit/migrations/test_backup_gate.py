@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backfilld.migrations.backup_settings import BackupSettings, seconds_of
+from backfilld.migrations.backup_settings import BackupSettings, Schedule, seconds_of
 from backfilld.migrations.backups.gate import Next, judge, level_of, need_of, touched
 from backfilld.migrations.file.backup_gate import BackupGate
 from backfilld.migrations.file.migration import parse
@@ -26,7 +26,16 @@ def backup(minutes: float = 5, **known: Any) -> Backup:
     fields: dict[str, Any] = dict.fromkeys(Backup.__dataclass_fields__)
     tables = (TableSum(table="jobs", rows=1, checksum="1"), TableSum(table="users", rows=1, checksum="1"))
     copies = (Copy(store="east", region=""), Copy(store="west", region=""))
-    fields |= {"backup": 1, "run": RUN, "state": "taken", "tables": tables, "copies": copies}
+    fields |= {
+        "kind": "logical",
+        "scope": "tables",
+        "details": {},
+        "backup": 1,
+        "run": RUN,
+        "state": "taken",
+        "tables": tables,
+        "copies": copies,
+    }
     return Backup(**{**fields, "began_at": at, "snapshot_at": at, "taken_at": at, **known})
 
 
@@ -70,7 +79,7 @@ def test_what_is_next(case: str) -> None:
 def test_the_file_comes_first_then_the_settings_then_what_is_cheap(
     said: Level | None, settings: BackupSettings, *, has_stores: bool, size: int, level: Level
 ) -> None:
-    assert level_of(BackupGate(require=said), settings, has_stores=has_stores, size=size) == level
+    assert level_of(BackupGate(require=said), settings, keeps=has_stores, size=size)[0] == level
 
 
 @pytest.mark.parametrize(
@@ -99,3 +108,19 @@ def test_a_length_of_time_is_read(text: str, seconds: float) -> None:
 def test_what_is_no_length_of_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no length of time"):
         seconds_of(text)
+
+
+@pytest.mark.parametrize(
+    ("every", "prove_every", "oldest"),
+    [
+        (None, None, {}),
+        ("1h", None, {"newest": 3600}),
+        (None, "1d", {"proved": 86_400}),
+        ("1h", "1d", {"newest": 3600, "proved": 86_400 + 3600}),
+    ],
+)
+def test_how_old_backups_become_by_the_clock(
+    every: str | None, prove_every: str | None, oldest: dict[str, float]
+) -> None:
+    schedule = Schedule(every=every, prove_every=prove_every)
+    assert BackupSettings(schedule=schedule).oldest_seconds == oldest

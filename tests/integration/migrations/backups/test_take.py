@@ -259,3 +259,21 @@ def test_what_is_kept_outlives_its_time(
 def _file(place: Place, store: str, backup: Backup, name: str) -> Path:
     (path,) = (one.path for one in place.stores if one.name == store and one.path is not None)
     return path / backup.label / name
+
+
+def test_a_worker_that_cannot_look_at_it_calls_no_backup_bad(
+    taken: Backup, place: Place, connection: psycopg.Connection[dict[str, Any]], tmp_path: Path
+) -> None:
+    """It lacks the programs, or those that it has read no zstd: the backup is as good as it was."""
+    with pytest.raises(BackupFailed, match="install it, and say where it is"):
+        prove.verify(replace(place, settings=BackupSettings(programs=tmp_path)), taken.backup, UNWATCHED)
+    (tmp_path / "pg_dump").write_text(
+        """#!/bin/sh\n[ "$1" = --version ] && echo 'pg_dump (PostgreSQL) 99.1' || echo 'does not support ZSTD' >&2\n"""
+    )
+    (tmp_path / "pg_dump").chmod(0o755)
+    connection.execute("""UPDATE backfilld.backups SET details = details || '{"compression": "zstd:1"}'""")
+    with pytest.raises(BackupFailed, match="was built without it"):
+        prove.verify(replace(place, settings=BackupSettings(programs=tmp_path)), taken.backup, UNWATCHED)
+    found = backups.get(connection, taken.backup)
+    assert found is not None
+    assert found.state == "taken"
