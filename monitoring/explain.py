@@ -19,6 +19,7 @@ from backfilld.migrations.record.states import ENDED, Phase, State
 from backfilld.migrations.walks.sizing import fixed_seconds
 from backfilld.monitoring import pace as pace_report
 from backfilld.monitoring import progress
+from backfilld.monitoring.next_command import for_rows_set_aside
 from backfilld.monitoring.words import counted, duration, number, rows_left, sentence, signal_name, signal_value
 
 if TYPE_CHECKING:
@@ -462,6 +463,9 @@ def _actor(facts: Facts, unknown: str = "A person") -> str:
 
 def _left_aside(run: Progress) -> Iterator[str | Remedy]:
     """Rows that a person has to look at, as long as the run lasts."""
+    if run.state is State.COMPLETED and run.load is not None and run.quarantined:
+        yield f"{counted(run.quarantined, 'line was', 'lines were')} set aside, because they could not be loaded."
+        yield Remedy(for_rows_set_aside(run.name, run.state, of_load=True))
     if run.state in ENDED:
         return
     if run.quarantined:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.record.states import ACTIVE, Phase, State
+from backfilld.migrations.record.states import ACTIVE, ENDED, Phase, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,3 +40,12 @@ def next_command(
     elif state is State.RUNNING and phase.is_past(Phase.SWITCH):
         command = "backfilld gate {name} --phase contract --wait"
     return command.format(name=name, phase=phase)
+
+
+def for_rows_set_aside(name: str, state: State, *, of_load: bool) -> str:
+    """What a person does about rows that are set aside. Pure."""
+    if state not in ENDED:
+        return f"fix the rows, or the rule that they break, then: backfilld quarantine retry {name}"
+    if of_load:
+        return f"fix the lines in a file, and load that: backfilld quarantine export {name} --format csv > fix.csv"
+    return f"fix the rows by hand: the run is {state.words}, and tries none of them again"

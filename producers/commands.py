@@ -109,7 +109,7 @@ def _check_way_back(connection: Connection, run: Run) -> None:
     found = rollback_check.look(connection, run)
     if found.possible:
         return
-    remedy = (
+    remedy = found.remedy or (
         "Fix or delete these rows, then ask again"
         if found.blocked_by
         else "Undo by hand what the plan shows; what the run changed or dropped stays as it is"
@@ -318,6 +318,8 @@ def retry(connection: Connection, reference: int | str, *, actor: str) -> int:
     def act(locked: LockedRun) -> None:
         if locked.state not in {State.RUNNING, State.PAUSED, State.FAILED, State.WAITING}:
             msg = f"run {locked.name} is {locked.state.words}; rows can be retried while it is running, waiting, paused or failed"
+            if stage.set_aside(connection, locked.run).lines:
+                msg += f". Its lines as a file, to be fixed and loaded: backfilld quarantine export {locked.name}"
             raise UsageError(msg)
         operations = quarantine.mark_for_retry(connection, locked.run) | stage.mark_for_retry(connection, locked.run)
         if not operations and not find(connection, locked.run).unconverted:

@@ -223,6 +223,11 @@ def listed(connection: Connection, *, ended: bool = False, most: int | None = LI
     return [Run.from_row(row) for row in rows]
 
 
+def later(connection: Connection, run: int) -> list[Run]:
+    """Runs that were made after one and are not taken back, in their order."""
+    return [Run.from_row(row) for row in connection.execute(_SQL["later_runs"], {"run": run}).fetchall()]
+
+
 def with_something_left(connection: Connection) -> list[Run]:
     """Runs that have not ended, and cancelled ones of which a sync trigger is still there."""
     return [Run.from_row(row) for row in connection.execute(_SQL["with_something_left"]).fetchall()]

@@ -19,7 +19,7 @@ from backfilld.migrations.postgres.connect import apply_settings
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import lanes
 from backfilld.migrations.record.states import Phase, State
-from backfilld.migrations.rollback import retention
+from backfilld.migrations.rollback import later_changes, retention
 from backfilld.migrations.rollback.archive import Archive
 from backfilld.migrations.rollback.steps import way_back
 from backfilld.migrations.walks.keys import KeyWalk
@@ -49,6 +49,8 @@ class RollbackCheck:
     possible: bool
     #: Why not, in words for people; empty when it is possible.
     because: str = ""
+    #: What to do about it, where that can be told.
+    remedy: str = ""
     #: How many rows are in the way, and the keys of the first.
     blocked_by: int = 0
     keys: tuple[Key, ...] = ()
@@ -98,7 +100,8 @@ def look(connection: Connection, run: Run) -> RollbackCheck:
         return RollbackCheck(possible=False, because=lost, kept_until=run.kept_until)
     if because := next((step.impossible for step in steps if isinstance(step, Action) and step.impossible), ""):
         return RollbackCheck(possible=False, because=because, kept_until=run.kept_until)
-    if refused := next(chain(_refusals(connection, steps), _never_archived(connection, run, steps)), None):
+    ways = chain(_refusals(connection, run, operations, steps), _never_archived(connection, run, steps))
+    if refused := next(ways, None):
         return replace(refused, kept_until=run.kept_until)
     # Before the switch a value that did not fit is one of what goes.
     looked = not run.phase.is_past(Phase.VERIFY) or any(isinstance(step, Action) and step.requires for step in steps)
@@ -150,11 +153,15 @@ def _lost(connection: Connection, run: Run, operations: Sequence[Operation], ste
     return f"{changed} rows were changed in place without a journal (`journal: off`)" if changed else ""
 
 
-def _refusals(connection: Connection, steps: Sequence[Step]) -> Iterator[RollbackCheck]:
-    """Why a step of the way back would not begin: its guards that name rows are asked.
+def _refusals(
+    connection: Connection, run: Run, operations: Sequence[Operation], steps: Sequence[Step]
+) -> Iterator[RollbackCheck]:
+    """Why a step of the way back would not begin: what later runs have changed; and its guards that name rows are asked.
 
-    Those about the catalog are not. The step itself asks them, in its place on the way.
+    Guards about the catalog are not. The step itself asks them, in its place on the way.
     """
+    if changed := later_changes.look(connection, run, operations, steps):
+        yield RollbackCheck(possible=False, because=changed.because, remedy=changed.remedy)
     guards = [guard for step in steps if isinstance(step, Action) for guard in step.requires if guard.names_rows]
     for guard in guards:
         found = _ask(connection, guard.sql, search_path="")

@@ -20,6 +20,7 @@ def quarantine_list(context: typer.Context, run: RunArgument, *, as_json: Json =
     Example: backfilld quarantine list jobs-new-field
     """
     from backfilld.monitoring import display  # noqa: PLC0415 - rich, for the verbs that draw
+    from backfilld.monitoring.next_command import for_rows_set_aside  # noqa: PLC0415 - comes with it
 
     asked = client(context, as_json=as_json)
     rows, given_up = asked.quarantine(run), asked.unconverted(run)
@@ -35,7 +36,8 @@ def quarantine_list(context: typer.Context, run: RunArgument, *, as_json: Json =
         text=lambda: display.quarantine(rows, given_up),
     )
     if (rows or given_up) and not as_json:
-        answers.next_step(f"fix the rows, or the rule that they break, then: backfilld quarantine retry {run}")
+        now = asked.status(run)
+        answers.next_step(for_rows_set_aside(now.name, now.state, of_load=now.load is not None))
 
 
 def quarantine_retry(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:

@@ -385,7 +385,7 @@ def works_of(operation: Load, number: int, *, run: int, journals: bool, looks: b
     loading, key = operation.loading, KeyWalk(table=operation.table, key=operation.facts.key)
     common: dict[str, Any] = {"number": number, "operation": operation, "walk": key}
     of_stage = {**common, "loading": loading, "run": run}
-    journal = journal_of(operation, number, run=run)
+    journal = operation.journal(run)
     writes = Upsert(**of_stage, journal=journal if journals else None)
     return {
         LaneKind.CHECK: CheckLines(**of_stage, looks=looks),
@@ -394,14 +394,3 @@ def works_of(operation: Load, number: int, *, run: int, journals: bool, looks: b
         LaneKind.RETRY: RetryLines(**common, upsert=writes),
         LaneKind.UNDO: UndoLoad(**common, loading=loading, journal=journal),
     }
-
-
-def journal_of(operation: Load, number: int, *, run: int) -> LoadedRows:
-    """Where a load keeps what it replaces and inserts."""
-    return LoadedRows(
-        run=run,
-        operation=number,
-        walk=KeyWalk(table=operation.table, key=operation.facts.key),
-        targets=operation.loading.targets,
-        keeps_others=bool(operation.loading.facts.others),
-    )

@@ -12,6 +12,7 @@ from backfilld.migrations.errors import Refused
 from backfilld.migrations.facts import Facts, LoadColumn, LoadFacts, LoadParent, LoadReferrer
 from backfilld.migrations.loading import export, source, stage
 from backfilld.migrations.planning.checks.columns import check_reads, column_of
+from backfilld.migrations.planning.checks.live_runs import live_operations
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.definitions import KeyColumn
 from backfilld.migrations.postgres.expression_probe import Rejected
@@ -57,10 +58,7 @@ def examine(case: Case, operation: Load) -> Facts:
                 f"this role does not see every row of {one['relation']}: rows that were inserted stay on the way back where {one['name']} refers to them"
             )
     own = [one for one in case.connection.execute(_SQL["parents"], oid) if one["is_own"]]
-    # Columns of another run come and go with that run.
-    loaded_or_ours = loaded | {
-        one.name for one in catalog.named_as_ours(case.connection, case.table) if one.kind == "column"
-    }
+    others = {one.name for one in case.table.columns if not one.generated} - loaded - _of_other_runs(case)
     for one in own:
         case.warn(
             f"{one['name']} refers to rows of the same table: a line whose parent comes in a later batch is set aside, and is loaded by "
@@ -72,9 +70,7 @@ def examine(case: Case, operation: Load) -> Facts:
         load=LoadFacts(
             fields=fields,
             columns=columns,
-            others=tuple(
-                one.name for one in case.table.columns if one.name not in loaded_or_ours and not one.generated
-            ),
+            others=tuple(one.name for one in case.table.columns if one.name in others),
             rules=tuple(
                 (row["name"], row["expression"])
                 for row in case.connection.execute(_SQL["checks"], oid)
@@ -116,6 +112,13 @@ def examine(case: Case, operation: Load) -> Facts:
             lines=head.lines,
         ),
     )
+
+
+def _of_other_runs(case: Case) -> set[str]:
+    """Columns that come and go with another run."""
+    ours = {one.name for one in catalog.named_as_ours(case.connection, case.table) if one.kind == "column"}
+    live = live_operations(case.connection, case.migration.name).get(case.table.name, ())
+    return ours.union(*(one.decides for one in live))
 
 
 def _head(case: Case, operation: Load) -> source.Head:

@@ -19,8 +19,10 @@ from backfilld.migrations.file import operations as file
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.loading import check, stage
 from backfilld.migrations.loading.loading import Loading
+from backfilld.migrations.loading.upsert import LoadedRows
 from backfilld.migrations.operations.base import Action, Guard, Plain, Statement, Walk, object_name
 from backfilld.migrations.postgres.locks import LockMode
+from backfilld.migrations.walks.keys import KeyWalk
 
 if TYPE_CHECKING:
     from backfilld.migrations.operations.base import Step
@@ -47,6 +49,16 @@ class Load(Plain[file.Load]):
             key=self.facts.key,
             number=self.number,
             stage=stage_of(self.migration, self.number),
+        )
+
+    def journal(self, run: int) -> LoadedRows:
+        """Where a run keeps what it replaces and inserts."""
+        return LoadedRows(
+            run=run,
+            operation=self.number,
+            walk=KeyWalk(table=self.table, key=self.facts.key),
+            targets=self.loading.targets,
+            keeps_others=bool(self.loading.facts.others),
         )
 
     def expand(self) -> tuple[Step, ...]:

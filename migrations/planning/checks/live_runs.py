@@ -22,7 +22,7 @@ from backfilld.migrations.record.states import State
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from backfilld.migrations.facts import Facts
+    from backfilld.migrations.facts import Facts, LoadFacts
     from backfilld.migrations.file.migration import Operation
     from backfilld.migrations.planning.checks.findings import Case, Findings
     from backfilld.migrations.postgres.connect import Connection
@@ -100,6 +100,8 @@ class LiveOperation:
             return True
         if self.referrer is not None:
             return False
+        if self.facts.load is not None and column in _loaded(self.facts.load):
+            return True
         known = {one.name for one in self.facts.key} | set(self.facts.reads) | set(self.facts.rule_columns)
         if isinstance(self.operation, definition.AddColumn):
             return column in known
@@ -228,10 +230,17 @@ def _written(operation: Operation) -> set[str]:
     return {one.column for one in operation.settles} if isinstance(operation, definition.Backfill) else set()
 
 
+def _loaded(load: LoadFacts) -> set[str]:
+    """The columns that the statements of a load name: those that it writes, and those by which its way back tells an untouched row."""
+    return {one.name for one in load.columns} | {*load.others}
+
+
 def _needs(operation: Operation, column: str, facts: Facts | None) -> bool:
     if isinstance(operation, definition.DropConstraint | definition.RenameConstraint):
         rules = facts.rules if facts is not None else ()
         return facts is not None and (column in facts.rule_columns or any(column in one.columns for one in rules))
+    if facts is not None and facts.load is not None:  # without `columns` the file names none: its fields do
+        return column in _loaded(facts.load)
     if isinstance(operation, definition.AddColumn):
         return facts is not None and column in facts.reads
     return facts is None and mentions(operation, column)

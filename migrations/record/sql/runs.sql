@@ -37,6 +37,13 @@ FROM backfilld.runs
 WHERE %(ended)s::boolean OR ended_at IS NULL
 ORDER BY run DESC LIMIT %(most)s::integer
 
+-- name: later_runs
+-- Runs that were made after one and are not taken back.
+SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows, verified_at,
+       own_values, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
+       started_at, ended_at
+FROM backfilld.runs WHERE run > %(run)s::bigint AND state NOT IN ('cancelled', 'rolled_back') ORDER BY run
+
 -- name: with_something_left
 -- Runs that have not ended, and cancelled ones of which a sync trigger is still there.
 SELECT r.run, r.name, r.checksum, r.definition, r.settings, r.facts, r.phase, r.state, r.wish, r.approved, r.pass, r.rows_total,

@@ -189,6 +189,7 @@ def test_quarantined_rows_are_listed_and_tried_again(shell: Shell) -> None:
         1,
         False,
     )
+    assert "quarantine retry jobs-shout" in shell("quarantine", "list", "1").stdout
     assert shell.json("quarantine", "retry", "1")["state"] == "running"
 
 

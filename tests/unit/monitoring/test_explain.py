@@ -180,6 +180,9 @@ CASES: dict[str, Explanation] = {
         )
     ),
     "completed": told(replace(RUN, state=State.COMPLETED, phase=Phase.DONE)),
+    "completed, with lines set aside": told(
+        replace(RUN, state=State.COMPLETED, phase=Phase.DONE, quarantined=3, load={"lines": 9, "set_aside": 3})
+    ),
     "cancelled": told(replace(RUN, state=State.CANCELLED), asked_by="ann@laptop"),
     "rolled back": told(replace(RUN, state=State.ROLLED_BACK), asked_by="ann@laptop"),
     "with rows to look at": told(replace(RUN, quarantined=1, rollback_conflicts=2)),
@@ -232,6 +235,7 @@ COMMANDS = {
     "paused by what is left": {"resume jobs", "rollback jobs"},
     "failed": {"resume jobs", "rollback jobs", "events jobs"},
     "completed": {"status jobs"},
+    "completed, with lines set aside": {"status jobs", "quarantine export jobs --format csv > fix.csv"},
     "cancelled": {"rollback jobs"},
     "with rows to look at": {"quarantine list jobs", "quarantine retry jobs", "status jobs"},
 }

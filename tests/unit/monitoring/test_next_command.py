@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from backfilld.migrations.record.states import ACTIVE, Phase, State
-from backfilld.monitoring.next_command import next_command
+from backfilld.migrations.record.states import ACTIVE, ENDED, Phase, State
+from backfilld.monitoring.next_command import for_rows_set_aside, next_command
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,11 @@ def test_without_a_worker_it_is_a_worker_that_is_needed_first(state: State) -> N
 @pytest.mark.parametrize("state", [State.CANCELLING, State.CANCELLED])
 def test_a_cancelled_run_may_be_taken_back(state: State) -> None:
     assert next_command("jobs", state, Phase.BACKFILL).startswith("backfilld rollback jobs")
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_retry_is_named_only_where_it_is_accepted(state: State) -> None:
+    """Lines of a load that has ended are fixed in a file."""
+    told = for_rows_set_aside("jobs", state, of_load=True)
+    assert ("quarantine retry jobs" in told, "quarantine export jobs" in told) == (state not in ENDED, state in ENDED)
+    assert ("quarantine retry jobs" in for_rows_set_aside("jobs", state, of_load=False)) is (state not in ENDED)

@@ -193,3 +193,35 @@ def test_no_run_knows_rows_by_a_key_that_is_exchanged(
     assert {case: set(checks) for case, checks in found.items()} == {
         case: set() if may else {"live_run"} for case, (may, _) in BESIDE_A_KEY.items()
     }
+
+
+#: What decides about a column that a load writes, finds rows by, or compares on its way back.
+BESIDE_A_LOAD: dict[str, dict[str, Any]] = {
+    "rename of what is loaded": {"rename_column": {"table": "jobs", "from": "status", "to": "state"}},
+    "another type for the key": {"change_type": {"table": "jobs", "column": "id", "type": "numeric"}},
+    "other values for the key": {
+        "change_key": {"table": "jobs", "column": "id", "type": "uuid", "values": "gen_random_uuid()"}
+    },
+    "drop of what is not loaded": {"drop_column": {"table": "jobs", "column": "slug"}},
+    "the table anew": {"rebuild": {"table": "jobs", "with": {"fillfactor": 80}}},
+}
+
+
+def test_a_load_and_what_decides_about_its_columns_come_one_after_the_other(engine: Engine, tmp_path: Path) -> None:
+    """Without `columns` the fields of the file say which columns those are."""
+    file = tmp_path / "jobs.csv"
+    file.write_text("id,status\n1,done\n")
+    load = {"load": {"table": "jobs", "from": {"file": str(file)}, "key": ["id"]}}
+    run = engine.enqueue(json.dumps({"name": "first", "operations": [load]}))
+    for case, operation in BESIDE_A_LOAD.items():
+        assert {one.check for one in examined(engine, operation)} == {"live_run"}, case
+    added = {"add_column": {"table": "jobs", "column": {"name": "loud", "type": "text"}}}
+    assert examined(engine, added) == []
+    commands.cancel(engine.connection, run, actor="ann")
+    engine.drive(run)
+
+    rename = {"name": "renamed", "operations": [LIVE["rename"]], "settings": {"approve": ["contract"]}}
+    engine.drive(engine.enqueue(json.dumps(rename)))
+    assert {one.check for one in examined(engine, load)} == {"live_run"}
+    file.write_text("id,slug\n1,done\n")
+    assert examined(engine, load) == []
