@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import psycopg
 
 from backfilld.migrations.loading import check, stage, upsert
+from backfilld.migrations.loading.loaded_rows import LoadedRows
 from backfilld.migrations.loading.loading import pages, places
 from backfilld.migrations.loading.unload import Unload
-from backfilld.migrations.loading.upsert import LoadedRows
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.record import lanes
 from backfilld.migrations.record.model import StagePages, Unconverted
@@ -238,8 +238,9 @@ class Upsert(OfStage):
         return (self.journal,) if self.journal is not None else ()
 
     def take(self, batch: Batch, condition: sql.Composable) -> Counts:
-        given = self.loading.from_stage(condition)
-        return self._write_at_once(batch, given) if self._differ(batch) else self.write(batch, given)
+        if self._differ(batch):
+            return self._write_at_once(batch, condition)
+        return self.write(batch, self.loading.from_stage(condition))
 
     def _differ(self, batch: Batch) -> bool:
         """Whether so many rows of the lane differ from their lines that a look at each before would cost more than it saves."""
@@ -249,8 +250,8 @@ class Upsert(OfStage):
             return False
         return not stage.has_triggers(connection, self.table)  # somebody may have made one since
 
-    def _write_at_once(self, batch: Batch, given: sql.Composable) -> Counts:
-        query = upsert.upsert_at_once(self.loading, given, journal=self.journal, pass_=batch.lane.pass_)
+    def _write_at_once(self, batch: Batch, condition: sql.Composable) -> Counts:
+        query = upsert.upsert_at_once(self.loading, condition, journal=self.journal, pass_=batch.lane.pass_)
         return self._counted(batch.connection.execute(query).fetchone() or {})
 
     def write(self, batch: Batch, given: sql.Composable) -> Counts:
@@ -403,5 +404,5 @@ def journal_of(operation: Load, number: int, *, run: int) -> LoadedRows:
         operation=number,
         walk=KeyWalk(table=operation.table, key=operation.facts.key),
         targets=operation.loading.targets,
-        keeps_others=bool(operation.loading.facts.others),
+        others=operation.loading.facts.others,
     )
