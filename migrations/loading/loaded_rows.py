@@ -54,11 +54,14 @@ class LoadedRows(Journal):
         Under our settings: some types have texts that depend on them.
         """
         kept = [one.form.kept(value) for one, value in zip(self.columns, values, strict=True)]
-        row = _row(kept)
-        if others:
-            whole = _row([*kept, sql.SQL('{}::text COLLATE "C"').format(_row(others))])
-            row = sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(inserted, whole, row)
-        return _TEMPLATES["digest"].format(row=row, seed=sql.Literal(self.run))
+        if not others:
+            return self._digest(kept)
+        # Not of a CASE between two rows: for each one that has another shape than the last, `record_send` looks up all types anew.
+        whole = self._digest([*kept, sql.SQL('{}::text COLLATE "C"').format(_row(others))])
+        return sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(inserted, whole, self._digest(kept))
+
+    def _digest(self, values: Sequence[sql.Composable]) -> sql.Composed:
+        return _TEMPLATES["digest"].format(row=_row(values), seed=sql.Literal(self.run))
 
 
 def _row(values: Sequence[sql.Composable]) -> sql.Composed:

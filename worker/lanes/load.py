@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from backfilld.migrations.walks.next_batch import BatchRange, Seen
     from backfilld.worker.lanes.batch import Batch
 
-#: Lines of a first batch: sorted batches of 10,000 cost a third less than small ones (docs/loads.md).
-FIRST_LINES = 2000
+#: Lines of a first batch, 0.2 s or less of work: sorted batches of 10,000 cost a third less than small ones (docs/benchmarks, `load`).
+FIRST_LINES = 10_000
 #: Rows that other sessions keep writing, or a trigger keeps: a batch is tried so many times before its lines are gone over one by one,
 #: and those are set aside.
 PATIENT_ATTEMPTS = 6
@@ -245,8 +245,12 @@ class Upsert(OfStage):
     def _differ(self, batch: Batch) -> bool:
         """Whether so many rows of the lane differ from their lines that a look at each before would cost more than it saves."""
         connection, done = batch.connection, batch.lane.cursor or {}
-        written = done.get("inserted", 0) + done.get("updated", 0)
-        if written <= done.get("same", 0) or not upsert.may_write_at_once(self.loading, connection.info.server_version):
+        if not upsert.may_write_at_once(self.loading, connection.info.server_version):
+            return False
+        differ, same = done.get("inserted", 0) + done.get("updated", 0), done.get("same", 0)
+        if not (differ or same):
+            differ, same = stage.found(connection, self.run, self.number)
+        if differ <= same:
             return False
         return not stage.has_triggers(connection, self.table)  # somebody may have made one since
 
