@@ -250,11 +250,11 @@ class BackupSettings(BaseModel):
         return self.provider in KEEP_THEIR_OWN
 
     @property
-    def oldest_seconds(self) -> dict[Literal["newest", "proved"], float]:
+    def oldest_seconds(self) -> dict[str, float]:
         """How old the newest backup, and the newest proved one, become when all goes as the schedule has it; none without one."""
         every, prove = self.schedule.every, self.schedule.prove_every
         between = seconds_of(every) if every is not None else 0.0
-        found: dict[Literal["newest", "proved"], float] = {"newest": between} if every is not None else {}
+        found = {"newest": between} if every is not None else {}
         if prove is not None:
             found["proved"] = seconds_of(prove) + between  # what is restored may be that old itself
         return found

@@ -51,7 +51,6 @@ def bad_input(loading: Loading, condition: sql.Composable, *, run: int) -> sql.C
     if not found:
         return None
     return _TEMPLATES["input"].format(
-        data=_data(loading),
         stage=loading.stage.identifier,
         condition=condition,
         rules=sql.SQL(" ").join(
@@ -69,7 +68,7 @@ def set_aside_one(loading: Loading, place: str, *, run: int, sqlstate: str, erro
     return _TEMPLATES["set_aside_one"].format(
         stage=loading.stage.identifier,
         place=sql.Literal(place),
-        data=_data(loading),
+        data=loading.data,
         run=sql.Literal(run),
         operation=sql.Literal(loading.number),
         sqlstate=sql.Literal(sqlstate),
@@ -221,7 +220,3 @@ def _rules(loading: Loading) -> list[sql.Composed]:
         _TEMPLATES["rule"].format(broken=broken, sqlstate=sql.Literal(sqlstate), error=sql.Literal(error))
         for broken, sqlstate, error in found
     ]
-
-
-def _data(loading: Loading) -> sql.Composed:
-    return listed(sql.SQL("s.{}").format(sql.Identifier(name)) for name in loading.data_columns)

@@ -76,9 +76,28 @@ class Loading:
             return ("~record",)
         return tuple(f"~f_{number}" for number, _ in enumerate(self.facts.fields))
 
+    @property
+    def data(self) -> sql.Composed:
+        """What the stage has of a line, but for its number."""
+        return listed(sql.SQL("s.{}").format(sql.Identifier(name)) for name in self.data_columns)
+
     def from_stage(self, condition: sql.Composable, *, checked: bool = True) -> sql.Composed:
         """`"~given"`: lines of the stage, in the order of their keys; before they are `checked`, with what would be cut."""
         return self._given(self.stage.identifier, sql.SQL("s.ctid"), condition, checked=checked)
+
+    def values_of(self, condition: sql.Composable) -> sql.Composed:
+        """The values alone of `from_stage`."""
+        return _TEMPLATES["values"].format(
+            values=listed(self._values()),
+            lines=self.stage.identifier,
+            fields=self._fields(),
+            condition=condition,
+            order=self._order,
+        )
+
+    def lines_of(self, condition: sql.Composable) -> sql.Composed:
+        """How many lines that are, as `lines`."""
+        return _TEMPLATES["lines"].format(lines=self.stage.identifier, condition=condition)
 
     def from_set_aside(self, run: int, line: int) -> sql.Composed:
         """`"~given"`: one line that was set aside."""
@@ -154,10 +173,7 @@ class Loading:
     def _given(
         self, lines: sql.Composable, place: sql.Composable, condition: sql.Composable, *, checked: bool
     ) -> sql.Composed:
-        values = [
-            sql.SQL("{} AS {}").format(self._value(one), sql.Identifier(f"~g_{number}"))
-            for number, one in enumerate(self.columns)
-        ]
+        values = self._values()
         if not checked:
             values += [
                 sql.SQL("{} AS {}").format(found, sql.Identifier(f"~cut_{number}"))
@@ -166,13 +182,22 @@ class Loading:
             ]
         return _TEMPLATES["given"].format(
             place=place,
-            data=listed(sql.SQL("s.{}").format(sql.Identifier(name)) for name in self.data_columns),
             values=listed(values),
             lines=lines,
             fields=self._fields(),
             condition=condition,
-            order=listed(sql.Identifier(f"~g_{number}") for number in self.key_numbers),
+            order=self._order,
         )
+
+    def _values(self) -> list[sql.Composed]:
+        return [
+            sql.SQL("{} AS {}").format(self._value(one), sql.Identifier(f"~g_{number}"))
+            for number, one in enumerate(self.columns)
+        ]
+
+    @property
+    def _order(self) -> sql.Composed:
+        return listed(sql.Identifier(f"~g_{number}") for number in self.key_numbers)
 
     def _fields(self) -> sql.Composable:
         """What makes fields of a line of JSON."""

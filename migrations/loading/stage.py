@@ -170,6 +170,12 @@ def has_triggers(connection: Connection, table: TableName) -> bool:
     return bool(row and row["fires"])
 
 
+def found(connection: Connection, run: int, operation: int) -> tuple[int, int]:
+    """Of the lines that the check compared with their rows: how many differ or have none, and how many do not."""
+    row = connection.execute(_SQL["found"], {"run": run, "operation": operation}).fetchone()
+    return (int(row["differ"]), int(row["same"])) if row else (0, 0)
+
+
 def begin_lanes(connection: Connection, run: int) -> None:
     """The lanes of a run's loads begin: what is written from now on is younger than this transaction."""
     connection.execute(_SQL["begin_lanes"], {"run": run})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from backfilld.migrations.identifiers import sendable
-from backfilld.migrations.loading.upsert import INSERTED, OTHERS, LoadedRows
+from backfilld.migrations.loading.loaded_rows import DIGEST, INSERTED, LoadedRows
 from backfilld.migrations.queries import templates
 from backfilld.migrations.rollback.journal import key_name
 from backfilld.migrations.rollback.undo import Undo
@@ -40,13 +40,15 @@ class Unload(Undo):
         table, journal = self.journal.walk.table, self.journal
         columns = list(enumerate(journal.columns))
         given = sql.SQL('"~given".{}')
-        untouched = [one.form.is_same(self._column(one.name), given.format(journal.now(n))) for n, one in columns]
-        inserted = [sql.SQL("NOT ({})").format(one) for one in self._references()]
-        if journal.keeps_others:
-            row = _list(self._column(name) for name in self.facts.others)
-            inserted.append(sql.SQL('ROW({})::text COLLATE "C" = {}').format(row, given.format(OTHERS)))
-        if inserted:
-            untouched.append(sql.SQL("(NOT {} OR {})").format(given.format(INSERTED), sql.SQL(" AND ").join(inserted)))
+        is_inserted = given.format(INSERTED)
+        now = journal.digest(
+            [self._column(one.name) for _, one in columns],
+            [self._column(name) for name in journal.others],
+            inserted=is_inserted,
+        )
+        untouched = [sql.SQL("{} = {}").format(now, given.format(DIGEST))]
+        if found := [sql.SQL("NOT ({})").format(one) for one in self._references()]:
+            untouched.append(sql.SQL("(NOT {} OR {})").format(is_inserted, sql.SQL(" AND ").join(found)))
         query = _TEMPLATES["unload"].format(
             held=self._held,
             given=self._given,
@@ -62,7 +64,7 @@ class Unload(Undo):
             name=sendable(sql.Identifier(table.name)),
             same=self._same("~given"),
             same_picked=self._same("~picked"),
-            untouched=sql.SQL(" AND ").join(untouched) if untouched else sql.SQL("true"),
+            untouched=sql.SQL(" AND ").join(untouched),
             sets=_list(
                 sql.SQL('{} = "~picked".{}').format(sendable(sql.Identifier(one.name)), _old(n)) for n, one in columns
             )
@@ -91,19 +93,15 @@ class Unload(Undo):
     def _given(self) -> sql.Composed:
         held = sql.SQL('"~held".{}')
         journal = self.journal
-        parts = [sql.SQL('"~held"."~number"'), held.format(INSERTED)]
+        parts = [sql.SQL('"~held"."~number"'), held.format(INSERTED), held.format(DIGEST)]
         parts += [
             sql.SQL("{} AS {}").format(one.form.given_back(held.format(key_name(n))), _key(n))
             for n, one in enumerate(journal.key)
         ]
         parts += [
-            sql.SQL("{} AS {}, {}").format(
-                one.form.given_back(held.format(journal.was(n))), _old(n), held.format(journal.now(n))
-            )
+            sql.SQL("{} AS {}").format(one.form.given_back(held.format(journal.was(n))), _old(n))
             for n, one in enumerate(journal.columns)
         ]
-        if journal.keeps_others:
-            parts.append(held.format(OTHERS))
         return _list(parts)
 
     def _same(self, alias: str) -> sql.Composed:

@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from backfilld.migrations.loading.loaded_rows import DIGEST, INSERTED
 from backfilld.migrations.loading.loading import both, listed
 from backfilld.migrations.queries import templates
-from backfilld.migrations.rollback.journal import Form, Journal, key_name
+from backfilld.migrations.rollback.journal import key_name
 from backfilld.migrations.walks.firing import OURS, THEIRS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from typing import LiteralString
 
     from backfilld.migrations.facts import LoadColumn
+    from backfilld.migrations.loading.loaded_rows import LoadedRows
     from backfilld.migrations.loading.loading import Loading
 
 _CHECK = templates(__package__, "check")
 _UPSERT = templates(__package__, "upsert")
 
-#: Whether a row of the journal was inserted, and what it had then in columns that are not loaded; in our statements.
-INSERTED, OTHERS = sql.Identifier("~ins"), sql.Identifier("~others")
-_BOOLEAN, _TEXT = Form(type="boolean", element="boolean"), Form(type="text", element="text")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedRows(Journal):
-    """Where a run keeps what a load replaces and inserts: beside old and new values, which it was."""
-
-    #: Columns that are not loaded are kept of inserted rows.
-    keeps_others: bool
-
-    @property
-    def arrays(self) -> list[tuple[sql.Identifier, Form, sql.Identifier]]:
-        more = [(sql.Identifier(f"inserted_{self.operation}"), _BOOLEAN, INSERTED)]
-        if self.keeps_others:
-            more.append((sql.Identifier(f"others_{self.operation}"), _TEXT, OTHERS))
-        return [*super().arrays, *more]
-
-    @property
-    def differs(self) -> sql.Composable:
-        return sql.SQL("true")
-
 
 def set_aside(loading: Loading, run: sql.Composable) -> sql.Composed:
     """The parts of a statement by which lines that are judged leave the stage."""
-    return _CHECK["set_aside"].format(stage=loading.stage.identifier, run=run, operation=sql.Literal(loading.number))
+    return _CHECK["set_aside"].format(
+        stage=loading.stage.identifier, data=loading.data, run=run, operation=sql.Literal(loading.number)
+    )
 
 
 def upsert(
@@ -94,7 +76,7 @@ def upsert(
             ]
         ),
         **_told(loading, journal),
-        kept=sql.SQL(", {}").format(journal.kept(sql.SQL('"~told"'), pass_=pass_)) if journal else sql.SQL(""),
+        kept=_journaled(journal, '"~told"', pass_=pass_),
         theirs=THEIRS,
         ours=OURS,
     )
@@ -110,45 +92,32 @@ def may_write_at_once(loading: Loading, version: int) -> bool:
     return version >= WRITES_AT_ONCE and bool(loading.written) and not (there or missing or loading.facts.fires)
 
 
-def upsert_at_once(loading: Loading, given: sql.Composable, *, journal: LoadedRows | None, pass_: int) -> sql.Composed:
-    """One batch, where `may_write_at_once`. Gives what `upsert` gives."""
-    columns, key = loading.columns, loading.key_numbers[0]
-    told = _told(loading, journal)
+def upsert_at_once(
+    loading: Loading, condition: sql.Composable, *, journal: LoadedRows | None, pass_: int
+) -> sql.Composed:
+    """One batch, where `may_write_at_once`. Gives what `upsert` gives, but for what it judged."""
+    columns = loading.columns
+    before, after = partial(_of, "~before"), partial(_of, "~after")
+    inserted = sql.SQL("{} IS NULL").format(before(loading.key[0].name))
+    told = [sql.SQL("{} AS {}").format(inserted, INSERTED)]
     if journal is not None:
-        # What is told of an inserted row: it has no old value, which RETURNING knows.
-        parts = [
-            *_keys(loading),
-            *_kept(loading, _old, journal.was),
-            *_kept(loading, _is, journal.now),
-            sql.SQL('"~is_new" AS {}').format(INSERTED),
-        ]
-        if journal.keeps_others:
-            row = listed(_other(n) for n, _ in _others(loading))
-            parts.append(sql.SQL('CASE WHEN "~is_new" THEN ROW({})::text COLLATE "C" END AS {}').format(row, OTHERS))
-        told = {"told_updated": listed(parts)}
+        # A row that was inserted has no old value, which RETURNING knows.
+        told += _keys(loading, lambda number: after(columns[number].name))
+        told += _kept(loading, lambda number: before(columns[number].name), journal.was)
+        others = [after(name) for name in journal.others]
+        digest = journal.digest([after(one.name) for _, one in loading.written], others, inserted=inserted)
+        told.append(sql.SQL("{} AS {}").format(digest, DIGEST))
     return _UPSERT["upsert_at_once"].format(
-        given=given,
+        given=loading.values_of(condition),
+        lines=loading.lines_of(condition),
         table=loading.table.identifier,
         columns=listed(sql.Identifier(one.name) for one in columns),
         overriding=sql.SQL("OVERRIDING SYSTEM VALUE" if loading.facts.overrides_identity else ""),
-        inserts=listed(loading.given(number) for number, _ in enumerate(columns)),
         key=listed(sql.Identifier(one.name) for one in loading.key),
         sets=listed(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(one.name)) for _, one in loading.written),
         updates=loading.updates(excluded=True),
-        now=listed(
-            sql.SQL('"~after".{} AS {}').format(sql.Identifier(one.name), _is(number))
-            for number, one in enumerate(columns)
-        ),
-        olds=sql.SQL("").join(
-            sql.SQL('"~before".{} AS {}, ').format(sql.Identifier(one.name), _old(number))
-            for number, one in loading.written
-        ),
-        others=sql.SQL("").join(
-            sql.SQL('"~after".{} AS {}, ').format(sql.Identifier(name), _other(n)) for n, name in _others(loading)
-        ),
-        first_key=sql.Identifier(columns[key].name),
-        told=told["told_updated"],
-        kept=sql.SQL(", {}").format(journal.kept(sql.SQL('"~told"'), pass_=pass_)) if journal else sql.SQL(""),
+        told=listed(told),
+        kept=_journaled(journal, '"~written"', pass_=pass_),
     )
 
 
@@ -169,37 +138,49 @@ def _told(loading: Loading, journal: LoadedRows | None) -> dict[str, sql.Composa
     """What is told of rows that were updated, and of those that were inserted, as the journal keeps it."""
     if journal is None:
         return {"told_updated": sql.SQL("false AS inserted"), "told_inserted": sql.SQL("true AS inserted")}
-    keys, now, was = _keys(loading), _kept(loading, _is, journal.now), _kept(loading, _old, journal.was)
     none = [
         sql.SQL("CAST(NULL AS {}) AS {}").format(sql.SQL(loading.form(one).element), journal.was(n))
         for n, (_, one) in enumerate(loading.written)
     ]
-    others: list[sql.Composable] = []
-    no_others: list[sql.Composable] = []
-    if journal.keeps_others:
-        row = listed(_other(n) for n, _ in _others(loading))
-        others = [sql.SQL('ROW({})::text COLLATE "C" AS {}').format(row, OTHERS)]
-        no_others = [sql.SQL("NULL::text AS {}").format(OTHERS)]
-    updated = [*keys, *was, *now, sql.SQL("false AS {}").format(INSERTED), *no_others]
-    inserted = [*keys, *none, *now, sql.SQL("true AS {}").format(INSERTED), *others]
-    return {"told_updated": listed(updated), "told_inserted": listed(inserted)}
+    now, others = [_is(number) for number, _ in loading.written], [_other(n) for n, _ in _others(loading)]
+
+    def told(was: Iterable[sql.Composable], *, inserted: bool) -> sql.Composed:
+        is_new = sql.Literal(inserted)
+        found = journal.digest(now, others if inserted else (), inserted=is_new)
+        digest = sql.SQL("{} AS {}").format(found, DIGEST)
+        return listed([*_keys(loading, _is), *was, digest, sql.SQL("{} AS {}").format(is_new, INSERTED)])
+
+    return {
+        "told_updated": told(_kept(loading, _old, journal.was), inserted=False),
+        "told_inserted": told(none, inserted=True),
+    }
 
 
-def _keys(loading: Loading) -> list[sql.Composed]:
+def _journaled(journal: LoadedRows | None, told: LiteralString, *, pass_: int) -> sql.Composed:
+    if journal is None:
+        return sql.Composed([])
+    return sql.SQL(", {}").format(journal.kept(sql.SQL(told), pass_=pass_))
+
+
+def _keys(loading: Loading, value: Callable[[int], sql.Composable]) -> list[sql.Composed]:
     return [
-        sql.SQL("{} AS {}").format(loading.form(loading.columns[number]).kept(_is(number)), key_name(n))
+        sql.SQL("{} AS {}").format(loading.form(loading.columns[number]).kept(value(number)), key_name(n))
         for n, number in enumerate(loading.key_numbers)
     ]
 
 
 def _kept(
-    loading: Loading, value: Callable[[int], sql.Identifier], name: Callable[[int], sql.Identifier]
+    loading: Loading, value: Callable[[int], sql.Composable], name: Callable[[int], sql.Identifier]
 ) -> list[sql.Composed]:
     """Values of the columns that are written, as the journal keeps them."""
     return [
         sql.SQL("{} AS {}").format(loading.form(one).kept(value(number)), name(n))
         for n, (number, one) in enumerate(loading.written)
     ]
+
+
+def _of(alias: str, name: str) -> sql.Identifier:
+    return sql.Identifier(alias, name)
 
 
 def _as_seen(loading: Loading, number: int, one: LoadColumn) -> sql.Composed:

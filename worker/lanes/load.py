@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import psycopg
 
 from backfilld.migrations.loading import check, stage, upsert
+from backfilld.migrations.loading.loaded_rows import LoadedRows
 from backfilld.migrations.loading.loading import pages, places
 from backfilld.migrations.loading.unload import Unload
-from backfilld.migrations.loading.upsert import LoadedRows
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.record import lanes
 from backfilld.migrations.record.model import StagePages, Unconverted
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from backfilld.migrations.walks.next_batch import BatchRange, Seen
     from backfilld.worker.lanes.batch import Batch
 
-#: Lines of a first batch: sorted batches of 10,000 cost a third less than small ones (docs/loads.md).
-FIRST_LINES = 2000
+#: Lines of a first batch, 0.2 s or less of work: sorted batches of 10,000 cost a third less than small ones (docs/benchmarks, `load`).
+FIRST_LINES = 10_000
 #: Rows that other sessions keep writing, or a trigger keeps: a batch is tried so many times before its lines are gone over one by one,
 #: and those are set aside.
 PATIENT_ATTEMPTS = 6
@@ -238,19 +238,24 @@ class Upsert(OfStage):
         return (self.journal,) if self.journal is not None else ()
 
     def take(self, batch: Batch, condition: sql.Composable) -> Counts:
-        given = self.loading.from_stage(condition)
-        return self._write_at_once(batch, given) if self._differ(batch) else self.write(batch, given)
+        if self._differ(batch):
+            return self._write_at_once(batch, condition)
+        return self.write(batch, self.loading.from_stage(condition))
 
     def _differ(self, batch: Batch) -> bool:
         """Whether so many rows of the lane differ from their lines that a look at each before would cost more than it saves."""
         connection, done = batch.connection, batch.lane.cursor or {}
-        written = done.get("inserted", 0) + done.get("updated", 0)
-        if written <= done.get("same", 0) or not upsert.may_write_at_once(self.loading, connection.info.server_version):
+        if not upsert.may_write_at_once(self.loading, connection.info.server_version):
+            return False
+        differ, same = done.get("inserted", 0) + done.get("updated", 0), done.get("same", 0)
+        if not (differ or same):
+            differ, same = stage.found(connection, self.run, self.number)
+        if differ <= same:
             return False
         return not stage.has_triggers(connection, self.table)  # somebody may have made one since
 
-    def _write_at_once(self, batch: Batch, given: sql.Composable) -> Counts:
-        query = upsert.upsert_at_once(self.loading, given, journal=self.journal, pass_=batch.lane.pass_)
+    def _write_at_once(self, batch: Batch, condition: sql.Composable) -> Counts:
+        query = upsert.upsert_at_once(self.loading, condition, journal=self.journal, pass_=batch.lane.pass_)
         return self._counted(batch.connection.execute(query).fetchone() or {})
 
     def write(self, batch: Batch, given: sql.Composable) -> Counts:

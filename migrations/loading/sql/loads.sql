@@ -90,6 +90,12 @@ SELECT EXISTS (
       AND (t.tgrelid = to_regclass(%(table)s::text)
            OR t.tgrelid IN (SELECT r.relid FROM pg_partition_tree(to_regclass(%(table)s::text)) r))) AS fires
 
+-- name: found
+-- What the check has found where it compared lines with their rows.
+SELECT coalesce(sum((cursor ->> 'new')::bigint + (cursor ->> 'changed')::bigint), 0) AS differ,
+       coalesce(sum((cursor ->> 'same')::bigint), 0) AS same
+FROM backfilld.lanes WHERE run = %(run)s::bigint AND operation = %(operation)s::integer AND kind = 'check'
+
 -- name: begin_lanes
 -- The lanes of a load begin: what is written from now on is younger than this transaction.
 UPDATE backfilld.loads SET began_with = pg_current_xact_id() WHERE run = %(run)s::bigint AND began_with IS NULL

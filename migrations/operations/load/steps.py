@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.file import operations as file
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.loading import check, stage
+from backfilld.migrations.loading.loaded_rows import LoadedRows
 from backfilld.migrations.loading.loading import Loading
-from backfilld.migrations.loading.upsert import LoadedRows
 from backfilld.migrations.operations.base import Action, Guard, Plain, Statement, Walk, object_name
 from backfilld.migrations.postgres.locks import LockMode
 from backfilld.migrations.walks.keys import KeyWalk
@@ -58,7 +58,7 @@ class Load(Plain[file.Load]):
             operation=self.number,
             walk=KeyWalk(table=self.table, key=self.facts.key),
             targets=self.loading.targets,
-            keeps_others=bool(self.loading.facts.others),
+            others=self.loading.facts.others,
         )
 
     def expand(self) -> tuple[Step, ...]:

@@ -2,7 +2,7 @@
 -- A batch of the check: what some lines give is compared with the rules of the table, and with its rows. A line that breaks one leaves
 -- the stage and is set aside.
 WITH "~given" AS MATERIALIZED ({given}), "~judged" AS MATERIALIZED (
-    SELECT "~given"."~place", "~given"."~line", "~given"."~data", found."~there", found."~updates", CASE {rules} ELSE NULL END AS "~why"
+    SELECT "~given"."~place", found."~there", found."~updates", CASE {rules} ELSE NULL END AS "~why"
     FROM "~given" {found}
 ), {set_aside}
 SELECT count(*) AS walked, count("~why") AS set_aside, count(*) FILTER (WHERE "~why" IS NULL AND "~there") AS there,
@@ -13,7 +13,7 @@ FROM "~judged"
 -- Lines that are judged leave the stage, and are kept with what is wrong with them.
 "~gone" AS (
     DELETE FROM {stage} AS s USING "~judged" WHERE s.ctid = "~judged"."~place" AND "~judged"."~why" IS NOT NULL
-    RETURNING "~judged"."~line", "~judged"."~data", "~judged"."~why"
+    RETURNING s."~line", ARRAY[{data}]::text[] AS "~data", "~judged"."~why"
 ), "~kept" AS (
     INSERT INTO backfilld.load_lines (run, operation, line, fields, sqlstate, error)
     SELECT {run}, {operation}, "~line", "~data", "~why"[1], "~why"[2] FROM "~gone"
@@ -52,7 +52,7 @@ EXISTS (SELECT FROM {table} WHERE {same} AND NOT ({same_key}))
 -- name: input
 -- Values that PostgreSQL cannot read, by its own words: such lines leave the stage and are set aside.
 WITH "~judged" AS MATERIALIZED (
-    SELECT s.ctid AS "~place", s."~line", ARRAY[{data}]::text[] AS "~data", CASE {rules} ELSE NULL END AS "~why"
+    SELECT s.ctid AS "~place", CASE {rules} ELSE NULL END AS "~why"
     FROM {stage} AS s WHERE {condition}
 ), {set_aside}
 SELECT count("~why") AS set_aside FROM "~judged"
@@ -79,7 +79,7 @@ WHERE l.stage = {stage_name} AND l.run = (SELECT max(o.run) FROM backfilld.loads
 -- name: several
 -- Lines that have the same values as others in columns where one alone may: all of them, or all but the first, are set aside.
 WITH "~judged" AS (
-    SELECT "~place", "~line", "~data",
+    SELECT "~place",
            CASE WHEN count(*) OVER same > 1 AND {none_null} AND ({all} OR row_number() OVER (PARTITION BY {columns} ORDER BY "~line") > 1)
                 THEN ARRAY['23505', {error}]::text[] END AS "~why"
     FROM ({given}) AS given

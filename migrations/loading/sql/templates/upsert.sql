@@ -3,7 +3,7 @@
 -- given is not even locked; a row that another session writes meanwhile is not as it was seen, and the counts tell. Values are computed
 -- under our settings, the table's own code (triggers) runs under those of the application, and what was written is read under ours.
 WITH "~given" AS MATERIALIZED ({given}), "~judged" AS MATERIALIZED (
-    SELECT "~given"."~place", "~given"."~line", "~given"."~data", {values}, found."~there", found."~updates", {olds}CASE
+    SELECT "~given"."~place", {values}, found."~there", found."~updates", {olds}CASE
         WHEN found."~there" AND {refuses_there} THEN ARRAY['23505', {there_error}]::text[]
         WHEN found."~there" IS NULL AND {refuses_missing} THEN ARRAY['02000', {missing_error}]::text[] END AS "~why"
     FROM "~given"
@@ -36,17 +36,14 @@ CROSS JOIN LATERAL ({theirs} AND told.rows >= 0) again
 -- name: upsert_at_once
 -- The same from PostgreSQL 18 on, where a row tells what it was: every line is written, and one whose row is as given only locks it. A third
 -- less work than to compare first, as long as most rows differ; not where code of users' runs, which would see an INSERT for each.
-WITH "~given" AS MATERIALIZED ({given}), "~written" AS (
-    INSERT INTO {table} ({columns}) {overriding} SELECT {inserts} FROM "~given"
+WITH "~written" AS (
+    INSERT INTO {table} ({columns}) {overriding} {given}
     ON CONFLICT ({key}) DO UPDATE SET {sets} WHERE {updates}
-    RETURNING WITH (OLD AS "~before", NEW AS "~after") {now}, {olds}{others}"~before".{first_key} IS NULL AS "~is_new"
-), "~told" AS MATERIALIZED (
-    SELECT {told} FROM "~written"
+    RETURNING WITH (OLD AS "~before", NEW AS "~after") {told}
 ){kept}
-SELECT given.lines AS walked, written.updated AS updates, written.inserted AS inserts, 0 AS set_aside,
-       given.lines - written.updated - written.inserted AS same, written.updated, written.inserted
-FROM (SELECT count(*) AS lines FROM "~given") given
-CROSS JOIN (SELECT count(*) FILTER (WHERE NOT "~is_new") AS updated, count(*) FILTER (WHERE "~is_new") AS inserted FROM "~written") written
+SELECT given.lines AS walked, 0 AS set_aside, given.lines - written.updated - written.inserted AS same, written.updated, written.inserted
+FROM ({lines}) given
+CROSS JOIN (SELECT count(*) FILTER (WHERE NOT "~ins") AS updated, count(*) FILTER (WHERE "~ins") AS inserted FROM "~written") written
 
 -- name: verify
 -- A verifying batch: lines whose rows are not as they give. One that was written since the lanes began is the application's own word.
