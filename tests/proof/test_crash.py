@@ -142,7 +142,7 @@ def play(one: Crashes, *, deaths: int) -> None:
 
 def test_what_was_told_outlives_a_crash_and_no_row_is_done_twice(server: EmbeddedPostgres) -> None:
     with crashes(server, 1) as one:
-        play(one, deaths=4)
+        play(one, deaths=2)
     assert sum(one.lost) > 0, "no batch was lost, so nothing is proved"
 
 
