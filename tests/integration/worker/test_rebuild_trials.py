@@ -221,7 +221,11 @@ def trial(engine: Engine, writers: list[Writer], seed: int) -> None:  # noqa: C9
     )
     settings = {"lanes": chance.choice([1, 2, 3]), "walk": chance.choice(["auto", "keys"]), "approve": ["contract"]}
     text = json.dumps(
-        {"name": f"anew-{seed}", "operations": [{"rebuild": {"table": "orders", "columns": columns}}], "settings": settings}
+        {
+            "name": f"anew-{seed}",
+            "operations": [{"rebuild": {"table": "orders", "columns": columns}}],
+            "settings": settings,
+        }
     )
     rows = chance.choice([4, 20, 500])
     completed: list[State] = []
