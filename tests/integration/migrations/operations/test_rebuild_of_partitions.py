@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -85,7 +86,13 @@ def write(engine: Engine, number: int) -> None:
 
 
 def compared(engine: Engine) -> frozenset[str]:
-    return frozenset(one for one in fingerprint(engine.connection, positions=False) if not one.startswith("position"))
+    """Without the rows that PostgreSQL has of `items_event_at_fkey` for each partition: before 18 no VALIDATE marks them."""
+    return frozenset(
+        one
+        for one in fingerprint(engine.connection, positions=False)
+        if not one.startswith("position")
+        and re.match(r"constraint: public.items \| items_event_at_fkey\d", one) is None
+    )
 
 
 @pytest.mark.parametrize(
