@@ -602,8 +602,8 @@ def test_purge_says_what_is_gone_and_rollback_then_what_is_missing(shell: Shell)
     file = shell.write('name: in-place\noperations: [{backfill: {table: jobs, set: {status: "lower(status)"}}}]')
     shell("enqueue", file)
     assert shell("purge", "in-place").exit_code == 2, "it has not ended"
-    urls = {"database_url": shell.environment["BACKFILLD_DATABASE_URL"], "redis_url": None}
-    assert backfilld("run", file, **urls).returncode == 0
+    url = shell.environment["BACKFILLD_DATABASE_URL"]
+    assert backfilld("run", file, database_url=url, redis_url=None).returncode == 0
     early = shell("purge", "in-place")
     assert (early.exit_code, "backfilld purge in-place --now" in early.stderr) == (2, True)
     assert "nothing to drop" in shell("purge").stdout
