@@ -13,8 +13,8 @@ from psycopg import errors, sql
 
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import column_parts
-from backfilld.migrations.postgres.bound import TABLE, CopiedView, RowFunction, copied, placed, row_functions
-from backfilld.migrations.postgres.column_dependents import DependentPolicy, DependentView
+from backfilld.migrations.postgres.bound import TABLE, RowFunction, copied, placed, row_functions
+from backfilld.migrations.postgres.column_dependents import CopiedView, DependentPolicy, DependentView
 from backfilld.migrations.postgres.dependents import ColumnDependent
 from backfilld.migrations.queries import queries
 

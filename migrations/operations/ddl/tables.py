@@ -140,3 +140,14 @@ def _partition(kept: str, number: int) -> str:
 
 def _part(kept: str, number: int) -> str:
     return f"{kept}_part_{number}"
+
+
+def make_schema(schema: str, *, owner: str) -> Statement:
+    """A schema of a run's own, of a role that must be able to have tables there."""
+    created = sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(sql.Identifier(schema), sql.SQL(owner))
+    return Statement(sql=created, lock=LockMode.NONE, note="of the run's own")
+
+
+def drop_schema(schema: str) -> Statement:
+    """A schema of ours goes. No CASCADE: what another session has made in it is named by PostgreSQL, and nothing is dropped."""
+    return Statement(sql=sql.SQL("DROP SCHEMA IF EXISTS {}").format(sql.Identifier(schema)), lock=LockMode.NONE)

@@ -14,7 +14,14 @@ from psycopg import sql
 
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.base import Action, Guard, Statement
-from backfilld.migrations.operations.ddl import grants_and_comments, row_functions, statistics, tables, views
+from backfilld.migrations.operations.ddl import (
+    grants_and_comments,
+    publications,
+    row_functions,
+    statistics,
+    tables,
+    views,
+)
 from backfilld.migrations.operations.ddl.columns import alter_table
 from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
 from backfilld.migrations.postgres.catalog_diff import AllowedChanges
@@ -267,7 +274,7 @@ class Exchange:
             yield _drop_key(table, one, also=() if one.other == table else (one.other,))
         yield from self._sequences_free()
         for name in new.definition.publications:
-            yield _publication(name, "DROP", table)
+            yield publications.drop(name, table)
         yield _set_schema(table, self._leaves.schema)
         if self._is_partitioned(leaves=True):
             yield _partitions_follow(self._leaves, of=table.schema)
@@ -282,7 +289,7 @@ class Exchange:
             yield from new.in_place("policy")
             yield from new.in_place("foreign key comment")
         for name in new.definition.publications:
-            yield _publication(name, "ADD", table)
+            yield publications.add(name, table)
         yield from self._bound_anew()
         yield from self._fired(off=False)
         yield from new.journal.put_on
@@ -415,8 +422,3 @@ def _add_key(key: ForeignKey) -> Iterator[Statement]:
     yield alter_table(key.table, added, lock=LockMode.SHARE_ROW_EXCLUSIVE, also=other, note="reads no row")
     if key.comment:
         yield grants_and_comments.on_constraint(key.table, key.name, key.comment)
-
-
-def _publication(name: str, what: str, table: TableName) -> Statement:
-    altered = sql.SQL("ALTER PUBLICATION {} {} TABLE {}").format(sql.Identifier(name), sql.SQL(what), table.identifier)
-    return Statement(sql=altered, lock=LockMode.SHARE_UPDATE_EXCLUSIVE, note="subscribers go on under the same name")

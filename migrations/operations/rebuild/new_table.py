@@ -174,13 +174,6 @@ class NewTable:
 
     # What is made
 
-    def schema_created(self, schema: str) -> Statement:
-        """A schema of the run's own, of the table's owner, who must be able to have a table there."""
-        created = sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(
-            sql.Identifier(schema), sql.SQL(self.definition.owner)
-        )
-        return Statement(sql=created, lock=LockMode.NONE, note="of the run's own")
-
     @property
     def created(self) -> Iterator[Statement]:
         """The new table, bare: no index, no foreign key, no trigger."""

@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from backfilld.migrations.facts import Facts
+from backfilld.migrations.operations.ddl.tables import make_schema
 from backfilld.migrations.operations.rebuild.exchange import Exchange
 from backfilld.migrations.operations.rebuild.new_table import NewTable, are_akin, as_wide_as_both
 from backfilld.migrations.operations.rebuild.partitioned import settle
@@ -189,7 +190,7 @@ def _try(case: Case, new: NewTable) -> None:
             apply_settings(connection, {**SEMANTICS, "search_path": "", "lock_timeout": "2s"})
             moments = ("key", "unique", "index")
             for statement in (
-                new.schema_created(new.next.schema),
+                make_schema(new.next.schema, owner=new.definition.owner),
                 *new.created,
                 *(one for m in moments for one in new.made(m)),
                 *new.belongs_to_it,
