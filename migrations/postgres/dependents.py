@@ -151,6 +151,12 @@ def appeared_since(table: TableName, name: str, seen: Sequence[tuple[str, str, s
     ).format(now=now, known=sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(known)))
 
 
+def own_of_partitions(connection: Connection, table: TableName, name: str) -> list[str]:
+    """What partitions have on a column that the table has not, in words."""
+    rows = connection.execute(_OF_COLUMN["own_of_partitions"], {"table": table.identifier.as_string(), "column": name})
+    return [row["what"] for row in rows]
+
+
 def mentions(connection: Connection, table: TableName, name: str) -> list[str]:
     """Functions whose body is a text that holds the names of the table and of the column."""
     named = {"column": name, "name": table.name}
