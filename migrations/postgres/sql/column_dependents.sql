@@ -246,15 +246,19 @@ JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamesp
 WHERE a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text AND NOT a.attisdropped
 
 -- name: ids_used
--- How far the sequence of a column has come, and how many rows a day were inserted since the statistics began.
+-- How far the sequence of a column has come, and how many rows a day were inserted since the statistics began, where they are old
+-- enough to tell. From PostgreSQL 15 on a database has a moment of its own only once its statistics were reset.
 SELECT pg_sequence_last_value(s.seqrelid) AS last, s.seqincrement AS increment, s.seqmax AS max, s.seqcycle AS cycles,
-       CASE WHEN extract(epoch FROM now() - b.stats_reset) > 3600
-            THEN pg_stat_get_tuples_inserted(a.attrelid) * 86400.0 / extract(epoch FROM now() - b.stats_reset) END::float8 AS rows_a_day
+       CASE WHEN b.seconds > %(least_seconds)s::float8 THEN pg_stat_get_tuples_inserted(a.attrelid) * 86400.0 / b.seconds END::float8 AS rows_a_day
 FROM pg_attribute a
 JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
     AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
 JOIN pg_sequence s ON s.seqrelid = d.objid
-LEFT JOIN pg_stat_database b ON b.datname = current_database()
+CROSS JOIN (
+    SELECT extract(epoch FROM now() - coalesce(
+        (SELECT o.stats_reset FROM pg_stat_database o WHERE o.datname = current_database()),
+        (SELECT least(w.stats_reset, r.stats_reset) FROM pg_stat_wal w CROSS JOIN pg_stat_archiver r)))::float8 AS seconds
+) b
 WHERE a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text AND NOT a.attisdropped
 
 -- name: narrow_namesakes

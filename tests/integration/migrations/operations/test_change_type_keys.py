@@ -15,6 +15,7 @@ from paths import ROOT
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning import examine, plan
+from backfilld.migrations.postgres import dependents
 from backfilld.migrations.record.states import Phase, State
 from backfilld.producers import commands
 from proof.fingerprint import difference, fingerprint
@@ -448,6 +449,33 @@ def test_the_referrer_is_changed_first_and_other_runs_keep_off(engine: Engine) -
     rolled_back(engine, beside)
     rolled_back(engine, run)
     assert engine.value("SELECT count(*) FROM parts JOIN things ON things.id = thing AND things.id = parent") == 9
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "change_type: {table: jobs, column: id, type: bigint}",
+        'change_key: {table: jobs, column: id, type: uuid, values: "gen_random_uuid()"}',
+        "rebuild: {table: jobs, columns: {id: {type: bigint}}}",
+        "rebuild: {table: jobs}",
+    ],
+)
+def test_the_plan_says_how_many_numbers_are_left_and_for_how_many_days(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """By the server's own statistics, which on PostgreSQL 15 and newer have no date of the database's; in words and as JSON."""
+    engine.execute("CREATE TABLE jobs (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text)")
+    engine.execute(
+        "INSERT INTO jobs (note) SELECT 'x' FROM generate_series(1, 100); SELECT setval('jobs_id_seq', 2000000000)"
+    )
+    engine.execute("SELECT pg_stat_force_next_flush()" if engine.version >= 15 else "SELECT pg_sleep(0.6)")
+    monkeypatch.setattr(dependents, "STATISTICS_SECONDS", 0.0)
+    migration = definition.parse(f"{{name: wide, operations: [{{{operation}}}]}}")
+    shown = plan.make(migration, examine.examine(engine.connection, migration))
+    assert "6 % of the integer numbers are left, enough for " in " | ".join(shown.warnings)
+    (left,) = shown.to_json()["numbers"]
+    assert (left["table"], left["column"], left["last"], left["most"]) == ("jobs", "id", 2_000_000_000, 2**31 - 1)
+    assert left["days"] == pytest.approx((2**31 - 1 - 2_000_000_000) / left["rows_a_day"])
 
 
 def test_the_plan_tells_what_is_left_and_what_no_foreign_key_tells(engine: Engine) -> None:
