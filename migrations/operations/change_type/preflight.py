@@ -121,7 +121,7 @@ def examine(case: Case, operation: ChangeType) -> Facts:
     if keyed:
         facts = replace(facts, key=keys.walked(case, name, old=own["type"], new=target.type))
     facts = _in_place(case, operation, facts, found)
-    _refuse_partitioned(case, name, facts, found)
+    _refuse_partitioned(case, operation, facts, found)
     if facts.in_place:
         _warn_at_once(case, operation, facts)
     else:
@@ -131,18 +131,16 @@ def examine(case: Case, operation: ChangeType) -> Facts:
     return facts
 
 
-def _refuse_partitioned(case: Case, name: str, facts: Facts, found: list[ColumnDependent]) -> None:
+def _refuse_partitioned(case: Case, operation: ChangeType, facts: Facts, found: list[ColumnDependent]) -> None:
     """Put down what partitions cannot have built for a second column while the application works."""
     if case.table.kind != "p" or facts.back_in_place:
         return
-    for one in found:
-        if one.kind in _OF_PARTITIONS:
-            case.refuse(
-                "partitioned",
-                f"{case.table.name} is partitioned, and the {one.kind} {one.name} cannot be made for another column of it while the "
-                "application works",
-                f"Drop it first, and create it again for the new type afterwards; or move the rows to a new table, where {name} has it",
-            )
+    if held := [f"the {one.kind} {one.name}" for one in found if one.kind in _OF_PARTITIONS]:
+        case.refuse(
+            "partitioned",
+            f"{case.table.name} is partitioned, and {', '.join(held)} cannot be made for another column of it while the application works",
+            instead.remedy(case, operation, "Drop it first, and create it again for the new type afterwards"),
+        )
 
 
 def _in_place(case: Case, operation: ChangeType, facts: Facts, found: list[ColumnDependent]) -> Facts:
@@ -317,14 +315,12 @@ def _refuse_what_is_in_the_way(
             )
     if generated:
         case.refuse("column", f"{name} is computed by PostgreSQL", "Drop it and add it again with `add_column`")
-    for one in found:
-        if one.kind in IN_THE_WAY.keys() - _LIFTED:
-            problem, remedy = IN_THE_WAY[one.kind]
-            case.refuse(
-                "column_dependents",
-                f"{name} cannot have another type: {problem.format(one.name)}",
-                instead.remedy(case, operation, remedy),
-            )
+    in_the_way = [one for one in found if one.kind in IN_THE_WAY.keys() - _LIFTED]
+    for one in in_the_way:
+        problem, remedy = IN_THE_WAY[one.kind]
+        # A file for all of them stands behind the last.
+        told = instead.remedy(case, operation, remedy) if one is in_the_way[-1] else remedy
+        case.refuse("column_dependents", f"{name} cannot have another type: {problem.format(one.name)}", told)
     if sum(one.kind == "sequence" for one in found) > 1:
         case.refuse(
             "column_dependents",

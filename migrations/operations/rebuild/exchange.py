@@ -58,7 +58,7 @@ class Exchange:
             locks=self._locks,
             # The outermost first, as whoever reads them locks them.
             views=tuple(TableName(one.schema, one.name) for one in reversed(self._views)),
-            requires=(new.journal.is_on, *self._few_keys, self._nobody_aside, *self._as_read),
+            requires=(new.journal.is_on, *self._few_keys, self._nobody_aside, *self._as_read, *self._same_partitions),
             statements=tuple(self._statements()),
             drains=self._copying.waiting(most=MOST_KEYS + 1),
             guards=(
@@ -101,6 +101,11 @@ class Exchange:
     def _views(self) -> tuple[DependentView, ...]:
         """All views, each behind those that it reads."""
         return (*(one.view for one in self.new.definition.copied), *self.new.definition.views)
+
+    def _is_partitioned(self, *, leaves: bool) -> bool:
+        """Whether the table that leaves, or the one that comes, is in partitions."""
+        is_old = self.forward == leaves
+        return bool(self.new.definition.partition_key) if is_old else self.new.is_partitioned
 
     @property
     def _own(self) -> tuple[ForeignKey, ...]:
@@ -191,6 +196,27 @@ class Exchange:
             template = "the {!r} is not what it was when the run was enqueued, and would be made as it was"
             yield Guard(sql=query, template=template, remedy="Roll back, and enqueue the migration again")
 
+    @property
+    def _same_partitions(self) -> Iterable[Guard]:
+        """The old table has the partitions that it had: rows of one that went, or came with rows, no trigger has written down."""
+        known = self.new.definition.own_partitions
+        if not self.forward or not known:
+            return
+        query = sql.SQL(
+            "SELECT coalesce(w.name, p.name) AS name FROM (VALUES {known}) w (name, bounds) FULL JOIN ("
+            "SELECT c.relname::text AS name, pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bounds "
+            "FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid "
+            "WHERE i.inhparent = pg_catalog.to_regclass({table})) p ON p.name = w.name AND p.bounds = w.bounds "
+            "WHERE w.name IS NULL OR p.name IS NULL ORDER BY 1 LIMIT 1"
+        ).format(
+            known=sql.SQL(", ").join(
+                sql.SQL("({}, {})").format(sql.Literal(one.name), sql.Literal(one.bounds)) for one in known
+            ),
+            table=sql.Literal(self.new.table.identifier.as_string()),
+        )
+        template = "the partition {!r} came, went or has other bounds since the run was enqueued"
+        yield Guard(sql=query, template=template, remedy="Roll back, and enqueue the migration again")
+
     def _is_aside(self, alias: str, columns: Sequence[str]) -> sql.Composed:
         """The key in these columns is that of an entry `m`."""
         return sql.SQL(" AND ").join(
@@ -250,10 +276,11 @@ class Exchange:
         for name in new.definition.publications:
             yield publications.drop(name, table)
         yield _set_schema(table, self._leaves.schema)
+        if self._is_partitioned(leaves=True):
+            yield _partitions_follow(self._leaves, of=table.schema)
         yield _set_schema(self._comes, table.schema)
-        there, here = (table.schema, self._leaves.schema) if not self.forward else (self._comes.schema, table.schema)
-        for partition in new.partitions(there):
-            yield _set_schema(partition, here)
+        if self._is_partitioned(leaves=False):
+            yield _partitions_follow(table, of=self._comes.schema)
         yield from self._statistics()
         yield from self._sequences_taken()
         for key in (*new.inbound, *self._own):
@@ -368,6 +395,18 @@ def _text(text: str) -> str:
 
 def _set_schema(table: TableName, schema: str) -> Statement:
     return alter_table(table, sql.SQL("SET SCHEMA {}").format(sql.Identifier(schema)))
+
+
+def _partitions_follow(table: TableName, *, of: str) -> Statement:
+    """The partitions of a table that has left a schema leave it too, those that came since among them."""
+    body = (
+        "DECLARE one record; BEGIN FOR one IN SELECT p.relid::pg_catalog.regclass AS name FROM pg_catalog.pg_partition_tree("  # noqa: S608 - names are quoted
+        f"pg_catalog.to_regclass({_text(table.identifier.as_string())})) p JOIN pg_catalog.pg_class c ON c.oid = p.relid WHERE p.level > 0 "
+        f"AND c.relnamespace = {_text(sql.Identifier(of).as_string())}::pg_catalog.regnamespace ORDER BY c.oid "
+        f"LOOP EXECUTE pg_catalog.format('ALTER TABLE %s SET SCHEMA %I', one.name, {_text(table.schema)}); END LOOP; END"
+    )
+    moved = sql.SQL("DO {}").format(sql.Literal(body))
+    return Statement(sql=moved, lock=LockMode.ACCESS_EXCLUSIVE, brief=True, note="its partitions")
 
 
 def _drop_key(table: TableName, key: ForeignKey, *, also: tuple[TableName, ...]) -> Statement:

@@ -44,8 +44,6 @@ def examine(case: Case, operation: Rebuild) -> Facts:
     before = len(case.found.findings)
     refuse_others_on_table(case, operation)
     _check_columns(case, operation)
-    if table.kind == "p":
-        case.refuse("partitioned", f"{table.name} is partitioned already", "Rebuild a table that is not partitioned")
     if len(case.found.findings) > before or not facts.key:
         return facts
     key = table.keys[0]

@@ -118,7 +118,7 @@ class Rebuild(Plain[file.Rebuild]):
             table=self.table,
             statements=(
                 *self._schemas,
-                *tables.bring_back(new.past, new.kept, self.facts.parts),
+                *tables.bring_back(new.past, new.kept, self.facts.parts, self._partitions),
                 *self._statistics_moved(back=True),
                 *new.journal.created,
             ),
@@ -131,7 +131,7 @@ class Rebuild(Plain[file.Rebuild]):
                 statements=(
                     *new.journal.gone,
                     *self._statistics_moved(back=False),
-                    *tables.put_away(new.past, new.kept, self.facts.parts),
+                    *tables.put_away(new.past, new.kept, self.facts.parts, self._partitions),
                     *(tables.drop_schema(one.schema) for one in (new.next, new.past)),
                 ),
                 back=(again, self._compared),
@@ -144,6 +144,11 @@ class Rebuild(Plain[file.Rebuild]):
 
     def recheck(self) -> Walk:
         return replace(self._compared, kind="recheck")
+
+    @property
+    def _partitions(self) -> tuple[str, ...]:
+        """Those of the old table."""
+        return tuple(one.name for one in self.new.definition.own_partitions)
 
     @property
     def _schemas(self) -> tuple[Statement, ...]:

@@ -249,6 +249,14 @@ BY_REBUILD = {
         "ALTER TABLE orders ADD CONSTRAINT apart EXCLUDE USING gist (int8range(total, total, '[]') WITH &&)",
         "type: bigint",
     ),
+    "an index of a partitioned table": (
+        (
+            "ALTER TABLE orders RENAME TO plain; CREATE TABLE orders (LIKE plain INCLUDING DEFAULTS, PRIMARY KEY (id)) PARTITION BY HASH (id);"
+            "CREATE TABLE orders_0 PARTITION OF orders FOR VALUES WITH (MODULUS 1, REMAINDER 0); INSERT INTO orders TABLE plain;"
+            "CREATE INDEX ON orders (total)"
+        ),
+        "type: bigint",
+    ),
     "a replica identity": (
         "ALTER TABLE orders ADD CONSTRAINT one UNIQUE (total); ALTER TABLE orders REPLICA IDENTITY USING INDEX one",
         "type: bigint",
