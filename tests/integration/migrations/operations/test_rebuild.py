@@ -377,6 +377,7 @@ CREATE MATERIALIZED VIEW empty AS SELECT id FROM orders WITH NO DATA;
 CREATE VIEW best AS SELECT customer_id, total FROM reports.daily ORDER BY total DESC LIMIT 3;
 GRANT SELECT ON reports.daily TO PUBLIC; COMMENT ON MATERIALIZED VIEW reports.daily IS 'by day'; COMMENT ON INDEX reports.daily_customer IS 'one each';
 ALTER MATERIALIZED VIEW reports.daily ALTER COLUMN total SET STATISTICS 55;
+CREATE STATISTICS daily_together ON orders, total FROM reports.daily;
 CREATE FUNCTION label(orders) RETURNS text STABLE LANGUAGE sql AS $$ SELECT $1.id || ': ' || $1."Order" $$;
 CREATE FUNCTION of_customer(bigint) RETURNS SETOF orders STABLE LANGUAGE sql AS 'SELECT * FROM orders WHERE customer_id = $1';
 CREATE FUNCTION first_of(o orders[], n integer DEFAULT 1) RETURNS orders LANGUAGE plpgsql SECURITY DEFINER SET search_path = public
