@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, assert_never
 
-from backfilld.migrations.application.checked import MOMENTS, holding
+from backfilld.migrations.application.checked import HOLDING, MOMENTS, Kind, holding
 from backfilld.migrations.holds import Cause
 from backfilld.migrations.postgres.safe_path import one_moment
 from backfilld.migrations.record import audit, lanes
@@ -23,7 +23,7 @@ from backfilld.monitoring.next_command import for_rows_set_aside
 from backfilld.monitoring.words import counted, duration, number, rows_left, sentence, signal_name, signal_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from backfilld.migrations.holds import Hold
     from backfilld.migrations.postgres.connect import Connection
@@ -42,6 +42,9 @@ STILL_SECONDS = 60.0
 
 #: A batch that costs more of its target than this before its first row is worth a sentence.
 FIXED_SHARE = 0.5
+
+#: What a check of the application found that stays true of a completed run.
+LASTING = frozenset({Kind.REGRESSION, Kind.API})
 
 #: The event that says who asked for a state: the worker, who only brings it about, is in the state's own.
 ASKED: dict[State, State] = {
@@ -373,9 +376,9 @@ def _awaiting(run: Progress) -> Iterator[str | Remedy]:
     yield Remedy(f"or undo everything: backfilld rollback {run.name}")
 
 
-def _found(run: Progress) -> Iterator[str | Remedy]:
+def _found(run: Progress, kinds: Collection[Kind] = HOLDING) -> Iterator[str | Remedy]:
     """What the newest check of the application found that contract is held for."""
-    for one in holding(run.application):
+    for one in (told for told in holding(run.application) if told.kind in kinds):
         yield sentence(f"The check of the application {MOMENTS[run.application['moment']]} found: {one.in_words}")  # type: ignore[index] # there is one where it holds
         if one.remedy:
             yield Remedy(one.remedy)
@@ -450,6 +453,8 @@ def _ended(facts: Facts) -> Iterator[str | Remedy]:
         case _:
             but = f", but for {counted(run.residual_rows, 'row')} that a person accepted" if run.residual_rows else ""
             yield f"It was completed {ago}, and the data is verified{but}."
+            # What a check could not know no longer matters; what got worse does, until somebody does something about it.
+            yield from (one for one in _found(run, LASTING) if isinstance(one, str))
             yield Remedy(f"whether it can still be rolled back, and until when: backfilld status {run.name}")
 
 

@@ -180,6 +180,9 @@ CASES: dict[str, Explanation] = {
         )
     ),
     "completed": told(replace(RUN, state=State.COMPLETED, phase=Phase.DONE)),
+    "completed, and the application is slower": told(
+        replace(RUN, state=State.COMPLETED, phase=Phase.DONE, verified=True, application=APPLICATION)
+    ),
     "completed, with lines set aside": told(
         replace(RUN, state=State.COMPLETED, phase=Phase.DONE, quarantined=3, load={"lines": 9, "set_aside": 3})
     ),
@@ -235,6 +238,7 @@ COMMANDS = {
     "paused by what is left": {"resume jobs", "rollback jobs"},
     "failed": {"resume jobs", "rollback jobs", "events jobs"},
     "completed": {"status jobs"},
+    "completed, and the application is slower": {"status jobs"},
     "completed, with lines set aside": {"status jobs", "quarantine export jobs --format csv > fix.csv"},
     "cancelled": {"rollback jobs"},
     "with rows to look at": {"quarantine list jobs", "quarantine retry jobs", "status jobs"},
