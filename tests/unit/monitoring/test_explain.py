@@ -17,13 +17,17 @@ from backfilld.migrations.record.model import Pace
 from backfilld.migrations.record.states import LaneKind, Phase, State
 from backfilld.migrations.settings import Limits
 from backfilld.monitoring.after_contract import AfterContract
-from backfilld.monitoring.explain import AGAINST, ASKED, Explanation, Facts, explain
+from backfilld.monitoring.explain import explain
+from backfilld.monitoring.explain.facts import ASKED, Facts
+from backfilld.monitoring.explain.load import AGAINST
 from backfilld.monitoring.pace import Signal
 from backfilld.monitoring.policies import Unexpected
 from backfilld.monitoring.progress import OldValuesWalk, Progress
 
 if TYPE_CHECKING:
     from fix_golden import Golden
+
+    from backfilld.monitoring.explain.explanation import Explanation
 
 RUN = replace(
     RUNNING, name="jobs", width=4, hot_update_ratio=None, state_seconds=200.0, phase_seconds=180.0, max_quarantined=100
