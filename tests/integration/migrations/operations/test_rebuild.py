@@ -11,7 +11,7 @@ from fix_rules import engine_at, whole_way_back_from_every_step
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
-from backfilld.migrations.record import runs
+from backfilld.migrations.record import pulse, runs
 from backfilld.migrations.record.states import State
 from backfilld.migrations.rollback import check, retention
 from backfilld.producers import commands
@@ -300,7 +300,7 @@ def test_the_old_table_follows_while_the_run_waits_for_contract(engine: Engine) 
     assert (waits := check.behind(engine.connection, engine.run(run))) is not None
     assert (waits.keys, waits.seconds > 0) == (2, True)
     (follower,) = engine.lanes(run, "follow")
-    assert runs.pulse(engine.connection).at_work  # else nobody would look every second
+    assert pulse.read(engine.connection).at_work  # else nobody would look every second
     assert (follower.run, follower.lane) in {(one.run, one.lane) for one in engine.due()}
     engine.own.advance(engine.message(run, follower.lane))
     assert engine.value(f"SELECT total FROM {past['nspname']}.orders WHERE id = 1") == 5
@@ -314,7 +314,7 @@ def test_the_old_table_follows_while_the_run_waits_for_contract(engine: Engine) 
     expect(engine.drive(run), State.COMPLETED)
     assert engine.lane(run, follower.lane).done_at is not None
     assert check.behind(engine.connection, engine.run(run)) is None
-    assert not runs.pulse(engine.connection).at_work
+    assert not pulse.read(engine.connection).at_work
 
 
 # --- What is bound to the table by its number
