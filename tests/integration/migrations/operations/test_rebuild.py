@@ -15,7 +15,7 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
 from backfilld.migrations.planning import plan
 from backfilld.migrations.planning.examine import examine
-from backfilld.migrations.record import runs
+from backfilld.migrations.record import pulse, runs
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.rollback import check, retention
 from backfilld.producers import commands
@@ -304,7 +304,7 @@ def test_the_old_table_follows_while_the_run_waits_for_contract(engine: Engine) 
     assert (waits := check.behind(engine.connection, engine.run(run))) is not None
     assert (waits.keys, waits.seconds > 0) == (2, True)
     (follower,) = engine.lanes(run, "follow")
-    assert runs.pulse(engine.connection).at_work  # else nobody would look every second
+    assert pulse.read(engine.connection).at_work  # else nobody would look every second
     assert (follower.run, follower.lane) in {(one.run, one.lane) for one in engine.due()}
     engine.own.advance(engine.message(run, follower.lane))
     assert engine.value(f"SELECT total FROM {past['nspname']}.orders WHERE id = 1") == 5
@@ -318,7 +318,7 @@ def test_the_old_table_follows_while_the_run_waits_for_contract(engine: Engine) 
     expect(engine.drive(run), State.COMPLETED)
     assert engine.lane(run, follower.lane).done_at is not None
     assert check.behind(engine.connection, engine.run(run)) is None
-    assert not runs.pulse(engine.connection).at_work
+    assert not pulse.read(engine.connection).at_work
 
 
 # --- What is bound to the table by its number
