@@ -51,6 +51,8 @@ class Format:
 
     #: CSV with this between its fields; None: JSON, an object a line.
     delimiter: str | None = ","
+    #: A line without anything in it is no record.
+    skips_blank: bool = True
 
     def end_of_last(self, content: bytes) -> int:
         """Where the last whole record ends, as far as quotes tell; 0 where none does."""

@@ -1,20 +1,24 @@
-"""A file on this machine that is loaded: its head, and its bytes from any offset on."""
+"""A source of bytes that is loaded: its head, and its bytes from any offset on."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Finding, Refused
+from backfilld.migrations.loading.objects import Object, open_file
+from backfilld.migrations.loading.packed import told, unpacked
+from backfilld.migrations.loading.parquet import ParquetReader, looks_like
+from backfilld.migrations.loading.reader import Missing, Reader, Unreadable
 from backfilld.migrations.loading.records import Format
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from backfilld.migrations.file.operations import Source
 
 #: As much is read to learn what a file is like.
@@ -35,6 +39,10 @@ class Head:
     bytes_total: int
     #: About how many records it holds.
     lines: int
+    #: Fields that cannot be loaded, each with its type.
+    nested: Mapping[str, str] = field(default_factory=dict)
+    #: Fields of bytes, whose texts are those of bytea.
+    binary: frozenset[str] = frozenset()
 
     @property
     def header_lines(self) -> int:
@@ -42,18 +50,49 @@ class Head:
 
 
 def format_of(source: Source) -> Format:
-    """How the records of a source lie in its file."""
-    return Format(delimiter=source.delimiter if source.format == "csv" else None)
+    """How the records of a source lie in what is read of it."""
+    return Format(
+        delimiter={"csv": source.delimiter, "parquet": ","}.get(source.format), skips_blank=source.format != "parquet"
+    )
 
 
-def read_head(source: Source) -> Head:
-    """Raises Refused for a file that cannot be read, or that has no header where it should have one."""
+def open_reader(source: Source, found: Object | None = None) -> Reader:
+    """A reader at the beginning of a source. Raises Unreadable."""
+    found = found or open_file(source.name)
     try:
-        with Opened.of(source) as opened:
-            content = opened.read(HEAD_BYTES)
-            at, total = opened.position, opened.bytes_total
-    except (OSError, EOFError) as exc:
+        return ParquetReader(found) if source.format == "parquet" else TextReader(found)
+    except BaseException:
+        found.raw.close()
+        raise
+
+
+def read_head(source: Source, found: Object | None = None) -> Head:
+    """Raises Refused for a source that cannot be read, or that has no header where it should have one."""
+    try:
+        reader = open_reader(source, found)
+        try:
+            return _head_of(source, reader)
+        finally:
+            reader.close()
+    except Unreadable as exc:
         raise unreadable(source, exc) from exc
+
+
+def _head_of(source: Source, reader: Reader) -> Head:
+    if isinstance(reader, ParquetReader):
+        _check_names(source, reader.fields)
+        return Head(
+            fields=reader.fields,
+            begin=0,
+            bytes_total=reader.bytes_total,
+            lines=reader.rows,
+            nested=reader.nested,
+            binary=frozenset(reader.binary),
+        )
+    content = reader.read(HEAD_BYTES)
+    at, total = reader.position, reader.bytes_total
+    if looks_like(content):
+        raise _refused(source, "the file is one of Parquet", "Say so: format: parquet")
     whole = len(content) < HEAD_BYTES
     begin = len(_BYTE_ORDER_MARK) if content.startswith(_BYTE_ORDER_MARK) else 0
     records, end = format_of(source).cut(content[begin:], at_end=whole)
@@ -83,83 +122,79 @@ def _fields(source: Source, first: bytes) -> tuple[str, ...]:
         raise _refused(
             source, f"its first record cannot be read: {exc}", "Write it in UTF-8, as the format says"
         ) from exc
-    if not names or not all(names) or len({*names}) < len(names):
-        problem = (
-            "its first line does not name each field once"
-            if source.format == "csv"
-            else "its first line is no JSON object"
-        )
-        remedy = "Give every field a name of its own; a file without a header has `header: false` and `fields: [...]`"
-        raise _refused(source, problem, remedy)
+    _check_names(source, names)
     return names
+
+
+def _check_names(source: Source, names: tuple[str, ...]) -> None:
+    """Raises Refused where a name is missing or stands for two fields."""
+    if names and all(names) and len({*names}) == len(names):
+        return
+    problem = {
+        "csv": "its first line does not name each field once",
+        "ndjson": "its first line is no JSON object",
+        "parquet": "it does not name each field once, or has none that can be loaded",
+    }[source.format]
+    remedy = "Give every field a name of its own"
+    if source.format == "csv":
+        remedy += "; a file without a header has `header: false` and `fields: [...]`"
+    raise _refused(source, problem, remedy)
 
 
 def _refused(source: Source, problem: str, remedy: str) -> Refused:
     return Refused([Finding("source", f"{source.name}: {problem}", remedy)])
 
 
-def unreadable(source: Source, exc: Exception) -> Refused:
+def unreadable(source: Source, exc: Unreadable) -> Refused:
     """The file is not there, or not what it says it is."""
-    reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+    if isinstance(exc, Missing):
+        return _refused(source, str(exc), exc.remedy)
     return _refused(
         source,
-        f"the file cannot be read: {reason}",
+        f"the file cannot be read: {exc}",
         "Put it where the migration says, as seen from the folder in which backfilld is called, and enqueue the migration again",
     )
 
 
-class Opened:
-    """A file that is read, unpacked where it is packed, with the digest of what was read."""
+class TextReader(Reader):
+    """A file of lines, unpacked where it is packed, with the digest of what was taken of it."""
 
-    def __init__(self, raw: BinaryIO, content: BinaryIO, *, bytes_total: int) -> None:
-        self._raw = raw
-        self._content = content
+    def __init__(self, found: Object) -> None:
+        """Raises Unreadable."""
+        self._object = found
+        self._content = unpacked(found.raw, found.name)
         self._digest = hashlib.sha256()
-        #: Of the file as it lies there.
-        self.bytes_total = bytes_total
-
-    @classmethod
-    def of(cls, source: Source) -> Self:
-        """Raises OSError."""
-        path = Path(source.name)
-        raw = path.open("rb")
-        content = cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
-        return cls(raw, content, bytes_total=path.stat().st_size)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._content.close()
-        self._raw.close()
+        self.bytes_total = found.size
 
     @property
     def position(self) -> int:
-        """How many bytes of the file as it lies there were read."""
-        return self._raw.tell()
-
-    def read(self, size: int) -> bytes:
-        """The next bytes; fewer only at the end. Raises OSError, and EOFError for a packed file that is cut off."""
-        parts = []
-        while size > 0 and (part := self._content.read(size)):
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
-
-    def pass_over(self, size: int) -> str:
-        """Read so many bytes that were read before; returns the digest of all that the file has up to there."""
-        while size > 0:
-            part = self.read(min(size, BLOCK_BYTES))
-            if not part:
-                return ""
-            self.take(part)
-            size -= len(part)
-        return self.digest
-
-    def take(self, content: bytes) -> None:
-        """What was read is done with, and belongs to the digest."""
-        self._digest.update(content)
+        return self._object.raw.tell()
 
     @property
     def digest(self) -> str:
         return self._digest.copy().hexdigest()
+
+    def pass_over(self, offset: int) -> str:
+        while self.offset < offset:
+            part = self.read(min(offset - self.offset, BLOCK_BYTES))
+            if not part:
+                return ""
+            self.take(part)
+        return self.digest
+
+    def read(self, size: int) -> bytes:
+        """So many bytes; fewer only at the end."""
+        parts, left = [], size
+        with told():
+            while left > 0 and (part := self._content.read(left)):
+                parts.append(part)
+                left -= len(part)
+        self.at_end = left > 0
+        return b"".join(parts)
+
+    def take(self, content: bytes) -> None:
+        self._digest.update(content)
+        self.offset += len(content)
+
+    def close(self) -> None:
+        self._object.raw.close()

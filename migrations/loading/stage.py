@@ -8,6 +8,7 @@ comes next goes on from there. Lines keep their numbers whatever is rolled back,
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ from psycopg import sql
 from backfilld.migrations.errors import Finding
 from backfilld.migrations.errors import Refused as RefusedByUs
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.loading.reader import Unreadable
 from backfilld.migrations.loading.records import BAD_RECORD, Record, Refused
-from backfilld.migrations.loading.source import BLOCK_BYTES, Head, Opened, format_of, read_head, unreadable
+from backfilld.migrations.loading.source import BLOCK_BYTES, Head, format_of, open_reader, read_head, unreadable
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.queries import queries, templates
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backfilld.migrations.file.operations import Source
+    from backfilld.migrations.loading.reader import Reader
     from backfilld.migrations.postgres.connect import Connection
 
 _SQL = queries(__package__, "loads")
@@ -209,9 +212,9 @@ def stream(
         head = read_head(source)
         _require_same(source, staging, head)
         try:
-            with Opened.of(source) as opened:
-                return _Stream(connection, staging, source, head, opened, most_refused=most_refused, tell=tell).run()
-        except (OSError, EOFError) as exc:
+            with closing(open_reader(source)) as reader:
+                return _Stream(connection, staging, source, head, reader, most_refused=most_refused, tell=tell).run()
+        except Unreadable as exc:
             raise unreadable(source, exc) from exc
         except _Overtaken:
             staging = read(connection, staging.run, staging.operation) or staging
@@ -288,7 +291,7 @@ class _Stream:
         staging: Staging,
         source: Source,
         head: Head,
-        opened: Opened,
+        reader: Reader,
         *,
         most_refused: int,
         tell: Callable[[Staging], None],
@@ -297,27 +300,26 @@ class _Stream:
         self._staging = staging
         self._source = source
         self._head = head
-        self._opened = opened
+        self._reader = reader
         self._most_refused = most_refused
         self._tell = tell
         self._format = format_of(source)
         self._copy = _copy_statement(source, staging)
 
     def run(self) -> Staging:
-        offset, opened = self._staging.read_offset or self._head.begin, self._opened
-        if opened.pass_over(offset) != self._staging.digest and self._staging.read_offset:
+        reader, begin = self._reader, self._staging.read_offset or self._head.begin
+        if reader.pass_over(begin) != self._staging.digest and self._staging.read_offset:
             raise changed(self._source)
-        buffer, at_end = b"", False
+        buffer = b""
         while not self._staging.is_done:
-            more = opened.read(BLOCK_BYTES)
-            buffer, at_end = buffer + more, len(more) < BLOCK_BYTES
-            taken = self._stage(buffer, offset, at_end=at_end)
-            if taken or at_end:
-                offset, buffer = offset + taken, buffer[taken:]
+            buffer += reader.read(BLOCK_BYTES)
+            taken = self._stage(buffer, at_end=reader.at_end)
+            if taken or reader.at_end:
+                buffer = buffer[taken:]
                 self._tell(self._staging)
         return self._staging
 
-    def _stage(self, content: bytes, offset: int, *, at_end: bool) -> int:
+    def _stage(self, content: bytes, *, at_end: bool) -> int:
         """Stage the whole records of what was read, with the offset behind them; returns how many bytes they take."""
         end = self._format.end_of_last(content)
         chunk = content[:end]
@@ -331,11 +333,11 @@ class _Stream:
             lines = None if careful else self._try_copy(chunk, line)
             if lines is None:
                 records, end = self._format.cut(content, at_end=at_end)
-                lines = self._copy_carefully(records, line, offset)
+                lines = self._copy_carefully(records, line)
             self._require_few_refused()
             if end or at_end:
-                self._opened.take(content[:end])
-            self._advance(offset + end, lines=lines, at_end=at_end)
+                self._reader.take(content[:end])
+            self._advance(lines=lines, at_end=at_end)
         found = read(self._connection, now.run, now.operation)
         self._staging = found or now
         return end
@@ -348,16 +350,16 @@ class _Stream:
             raise LookupError(msg)
         return Staging.from_row(row)
 
-    def _advance(self, offset: int, *, lines: int, at_end: bool) -> None:
+    def _advance(self, *, lines: int, at_end: bool) -> None:
         self._connection.execute(
             _SQL["advance"],
             {
                 "run": self._staging.run,
                 "operation": self._staging.operation,
                 "bytes_total": self._head.bytes_total,
-                "bytes_read": self._head.bytes_total if at_end else self._opened.position,
-                "read_offset": offset,
-                "digest": self._opened.digest,
+                "bytes_read": self._head.bytes_total if at_end else self._reader.position,
+                "read_offset": self._reader.offset,
+                "digest": self._reader.digest,
                 "lines": lines,
                 "at_end": at_end,
             },
@@ -402,18 +404,21 @@ class _Stream:
                 copy.write(content)
             return cursor.rowcount
 
-    def _copy_carefully(self, records: Sequence[Record], line: int, offset: int) -> int:
+    def _copy_carefully(self, records: Sequence[Record], line: int) -> int:
         """COPY the records that can be read, and set the others aside; returns how many there are, but for blank lines."""
-        numbered = [(line + number, one) for number, one in enumerate(one for one in records if not one.is_blank)]
+        numbered = [(line + number, one) for number, one in enumerate(filter(self._counts, records))]
         left = [(number, one) for number, one in numbered if one.refused is None]
         for number, one in numbered:
             if one.refused is not None:
-                self._refuse(number, one, one.refused, offset)
+                self._refuse(number, one, one.refused)
         for run_of in _consecutive(left):
-            self._copy_run(run_of, offset)
+            self._copy_run(run_of)
         return len(numbered)
 
-    def _copy_run(self, records: Sequence[tuple[int, Record]], offset: int) -> None:
+    def _counts(self, record: Record) -> bool:
+        return not (record.is_blank and self._format.skips_blank)
+
+    def _copy_run(self, records: Sequence[tuple[int, Record]]) -> None:
         """COPY records that follow one another; where one cannot be read, those before it, then it by itself, then the others."""
         while records:
             try:
@@ -426,29 +431,27 @@ class _Stream:
                 return
             if len(records) == 1:
                 number, one = records[0]
-                self._refuse(
-                    number, one, Refused(sqlstate=failure.sqlstate or BAD_RECORD, error=in_words(failure)), offset
-                )
+                self._refuse(number, one, Refused(sqlstate=failure.sqlstate or BAD_RECORD, error=in_words(failure)))
                 return
             found = _AT_RECORD.search(failure.diag.context or "")
             bad = int(found[1]) - 1 if found else -1
             if not 0 <= bad < len(records):
                 bad = len(records) // 2
-                self._copy_run(records[:bad], offset)
+                self._copy_run(records[:bad])
                 records = records[bad:]
                 continue
-            self._copy_run(records[:bad], offset)
-            self._copy_run(records[bad : bad + 1], offset)
+            self._copy_run(records[:bad])
+            self._copy_run(records[bad : bad + 1])
             records = records[bad + 1 :]
 
-    def _refuse(self, line: int, record: Record, refused: Refused, offset: int) -> None:
+    def _refuse(self, line: int, record: Record, refused: Refused) -> None:
         self._connection.execute(
             _SQL["refuse_line"],
             {
                 "run": self._staging.run,
                 "operation": self._staging.operation,
                 "line": line,
-                "byte_offset": offset + record.start,
+                "byte_offset": self._reader.place_of(record.start),
                 "record": record.content,
                 "sqlstate": refused.sqlstate,
                 "error": refused.error,
@@ -469,9 +472,9 @@ def _consecutive(records: Sequence[tuple[int, Record]]) -> list[list[tuple[int, 
 
 def _copy_statement(source: Source, staging: Staging) -> sql.Composed:
     columns = columns_of(source, staging.fields)
-    return _TEMPLATES["copy" if source.format == "csv" else "copy_json"].format(
+    return _TEMPLATES["copy_json" if source.format == "ndjson" else "copy"].format(
         stage=staging.table.identifier,
         columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
-        delimiter=sql.Literal(source.delimiter),
-        null=sql.Literal(source.null),
+        delimiter=sql.Literal(format_of(source).delimiter or ""),
+        null=sql.Literal(source.null if source.format == "csv" else ""),
     )

@@ -47,7 +47,8 @@ class Source(FileModel):
 
     file: Text | None = Field(
         default=None,
-        description="The file, as who enqueues the migration finds it. `enqueue` sends it to the database; `.gz` is read as gzip.",
+        description="The file, as who enqueues the migration finds it. `enqueue` sends it to the database; `.gz` is read as "
+        "gzip, `.zst` as zstd.",
         examples=["products.csv"],
     )
     query: Expression | None = Field(
@@ -55,8 +56,8 @@ class Source(FileModel):
         description="In place of `file`: a query of the same database, whose columns are the fields.",
         examples=["SELECT sku, price FROM imports.products"],
     )
-    format: Literal["csv", "ndjson"] = Field(
-        default="csv", description="`csv`, or `ndjson`: one JSON object a line.", examples=["csv"]
+    format: Literal["csv", "ndjson", "parquet"] = Field(
+        default="csv", description="`csv`; `ndjson`: one JSON object a line; or `parquet`.", examples=["csv"]
     )
     header: bool = Field(default=True, description="Whether the first line of a CSV file names its fields.")
     fields: Columns | None = Field(

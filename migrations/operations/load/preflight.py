@@ -33,13 +33,20 @@ _SQL = queries(__package__, "load")
 #: A field in an expression: `$name`, or `$"Any name"`.
 _FIELD = re.compile(r'\$(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[A-Za-z_][A-Za-z0-9_]*))')
 
+_NESTED_REMEDY = (
+    "Name under `columns` those to load, without these; or write the file with a column for each value in them"
+)
+
 
 def examine(case: Case, operation: Load) -> Facts:
     """Raises Rejected."""
     head = _head(case, operation)
     fields = head.fields
+    if operation.columns is None and head.nested:
+        named = "; ".join(f"{name} ({type_})" for name, type_ in head.nested.items())
+        raise Rejected("columns", f"these fields cannot be loaded: {named}", _NESTED_REMEDY)
     key, name = _key(case, operation)
-    columns = tuple(_columns(case, operation, fields))
+    columns = tuple(_columns(case, operation, head))
     loaded = {one.name for one in columns}
     if missing := [one for one in operation.key if one not in loaded]:
         raise Rejected(
@@ -176,8 +183,9 @@ def _key(case: Case, operation: Load) -> tuple[tuple[KeyColumn, ...], str]:
     )
 
 
-def _columns(case: Case, operation: Load, fields: Sequence[str]) -> list[LoadColumn]:
+def _columns(case: Case, operation: Load, head: source.Head) -> list[LoadColumn]:
     """What each column gets. Raises Rejected."""
+    fields = head.fields
     if operation.columns is None:
         fields_of_theirs = [name for name in fields if name not in export.COLUMNS]
         if strange := [name for name in fields_of_theirs if case.table.column(name) is None]:
@@ -194,13 +202,14 @@ def _columns(case: Case, operation: Load, fields: Sequence[str]) -> list[LoadCol
     for number, _ in enumerate(fields):
         case.trial.add_column(f"~f_{number}", "text", None)
     plain = catalog.plain_type_names(case.connection, [column_of(case.table, name).type for name in wanted])
-    return [_column(case, operation, target, fields, plain) for target in wanted.items()]
+    return [_column(case, operation, target, head, plain) for target in wanted.items()]
 
 
 def _column(
-    case: Case, operation: Load, target: tuple[str, str], fields: Sequence[str], plain: dict[str, str]
+    case: Case, operation: Load, target: tuple[str, str], head: source.Head, plain: dict[str, str]
 ) -> LoadColumn:
     name, text = target
+    fields = head.fields
     column = column_of(case.table, name)
     if column.generated:
         raise Rejected("column", f"{name} is a generated column and cannot be loaded", "Leave it out of `columns`")
@@ -211,6 +220,14 @@ def _column(
             "Leave it out of `columns`, or take the values of the file: `identity: true`",
         )
     is_field = text in fields
+    if text in head.nested:
+        raise Rejected("columns", f"columns.{name}: {text} is a field of type {head.nested[text]}", _NESTED_REMEDY)
+    if text in head.binary and plain.get(column.type, column.type) != "bytea":
+        raise Rejected(
+            "columns",
+            f"columns.{name}: {text} is a field of bytes, and {name} is of type {column.type}",
+            f'Say what the bytes are. Text, for example: {name}: "convert_from($\\"{text}\\"::bytea, \'UTF8\')"',
+        )
     expression = f'"~f_{fields.index(text)}"' if is_field else _over_fields(text, fields, what=f"columns.{name}")
     analysis = case.trial.analyse(f"CAST(({expression}\n) AS {column.type})", what=f"columns.{name}")
     check_reads(case, analysis)

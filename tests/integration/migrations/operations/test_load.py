@@ -6,12 +6,18 @@ import gzip
 import json
 import re
 import threading
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
+import pyarrow as pa
 import pytest
+import zstandard
 from fix_daemon import until
 from fix_runs import expect
+from pyarrow import parquet
 
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.file import migration as definition
@@ -216,15 +222,17 @@ def test_a_file_that_was_cut_off_goes_on_from_there(
     assert engine.value(f"SELECT count(*) FROM {NAME} WHERE tenant = 'z'") == 100
 
 
-def test_gzip_and_json_lines_are_read(engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_packed_json_lines_are_read(engine: Engine, tmp_path: Path, suffix: str) -> None:
     lines = [
         {"tenant": "j", "id": 1, "Price %": 1.5, "detail": {"a": [1, None]}, "tags": "{x}", "maker": None},
         {"tenant": "j", "id": 2, "Price %": "2", "note": "not in the first line, so not a field"},
         {"tenant": "j", "id": 3},
     ]
-    with gzip.open(tmp_path / "orders.ndjson.gz", "wt") as file:
-        file.write("".join(json.dumps(one) + "\n" for one in lines) + "{broken\n")
-    text = migration(tmp_path / "orders.ndjson.gz").replace(".gz}", ".gz, format: ndjson}")
+    content = ("".join(json.dumps(one) + "\n" for one in lines) + "{broken\n").encode()
+    path = tmp_path / f"orders.ndjson.{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix == "gz" else zstandard.compress(content))
+    text = migration(path).replace("}, key", ", format: ndjson}, key")
     run = engine.enqueue(text)
     expect(engine.drive(run), State.COMPLETED)
     assert counts(engine, run) == {"lines": 4, "inserted": 2, "updated": 0, "same": 0, "set_aside": 2, "duplicates": 0}
@@ -234,6 +242,111 @@ def test_gzip_and_json_lines_are_read(engine: Engine, tmp_path: Path) -> None:
     ]
     assert [one.sqlstate for one in engine.quarantined(run)] == ["23502", "22P02"]
     assert list(export.as_json_lines(engine.connection, run))[1] == "{broken\n"
+
+
+MOMENT = datetime(2026, 7, 1, 1, 2, 3, 4, tzinfo=UTC)
+#: Values of every type that a Parquet file may have, each with the column that it goes into, and as PostgreSQL then has it.
+TYPED: dict[str, tuple[str, Any, list[Any], list[Any]]] = {
+    "small": ("smallint", pa.float64(), [1.0, None], [1, None]),
+    "large": ("numeric", pa.uint64(), [2**64 - 1, None], [Decimal(2**64 - 1), None]),
+    "real": ("real", pa.float32(), [0.1, float("inf")], [0.1, float("inf")]),
+    "double": ("float8", pa.float64(), [0.1 + 0.2, 1e300], [0.1 + 0.2, 1e300]),
+    "price": ("numeric(20,4)", pa.decimal128(20, 4), [Decimal("1.5000"), None], [Decimal("1.5000"), None]),
+    "yes": ("boolean", pa.bool_(), [True, False], [True, False]),
+    "text": ("text", pa.string(), ['a "b",\nc\\N', ""], ['a "b",\nc\\N', ""]),
+    "code": ("text", pa.dictionary(pa.int8(), pa.string()), ["x", None], ["x", None]),
+    "raw": ("bytea", pa.binary(), [b"\x00\xff", b""], [b"\x00\xff", b""]),
+    "label": ("text", pa.binary(), ["ä".encode(), None], ["ä", None]),
+    "who": ("uuid", pa.uuid(), [UUID(int=5).bytes, None], [UUID(int=5), None]),
+    "day": ("date", pa.date32(), [date(2026, 2, 28), None], [date(2026, 2, 28), None]),
+    "clock": ("time", pa.time64("us"), [time(1, 2, 3, 4), None], [time(1, 2, 3, 4), None]),
+    "plain": (
+        "timestamp",
+        pa.timestamp("us"),
+        [MOMENT.replace(tzinfo=None), None],
+        [MOMENT.replace(tzinfo=None), None],
+    ),
+    "moment": (
+        "timestamptz",
+        pa.timestamp("ns", "Europe/Berlin"),
+        [MOMENT, None],
+        [MOMENT, None],
+    ),
+}
+
+
+def test_a_parquet_file_gives_every_type_its_value(engine: Engine, tmp_path: Path) -> None:
+    columns = ", ".join(f'"{name}" {type_}' for name, (type_, *_) in TYPED.items())
+    engine.execute(f"CREATE TABLE typed (id int PRIMARY KEY, {columns})")
+    table = pa.table(
+        {"id": [1, 2, None], **{name: pa.array([*given, None], type_) for name, (_, type_, given, _) in TYPED.items()}}
+        | {"pair": pa.array([{"x": 1}, None, None])}
+    )
+    path = tmp_path / "typed.parquet"
+    parquet.write_table(table, path)
+    text = f"name: typed\noperations: [{{load: {{table: typed, from: {{file: {path}, format: parquet}}, key: [id]}}}}]\nsettings: {{approve: []}}"
+    with pytest.raises(Refused, match=re.escape("these fields cannot be loaded: pair (struct<x: int64>)")):
+        engine.enqueue(text)
+    wanted = {name: f'$"{name}"' if name == "moment" else name for name in ("id", *TYPED)}
+    text = text.replace("key:", f"columns: {json.dumps(wanted)}, key:")
+    with pytest.raises(Refused, match=re.escape("label is a field of bytes, and label is of type text")):
+        engine.enqueue(text)
+    with pytest.raises(Refused, match="pair is a field of type struct"):
+        engine.enqueue(text.replace('"label": "label"', '"label": "pair"'))
+    run = engine.enqueue(text.replace('"label": "label"', """"label": "convert_from($label::bytea, 'UTF8')\""""))
+    expect(engine.drive(run), State.COMPLETED)
+    (first, second) = engine.execute("SELECT * FROM typed ORDER BY id")
+    assert first == {"id": 1, **{name: expected[0] for name, (*_, expected) in TYPED.items()}}
+    assert second == {"id": 2, **{name: expected[1] for name, (*_, expected) in TYPED.items()}}
+    assert [(one.key, one.sqlstate) for one in engine.quarantined(run)] == [(("line 3",), "23502")]
+
+
+def test_a_parquet_file_that_was_cut_off_goes_on_with_the_next_row_group(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "BLOCK_BYTES", 1)
+    path = tmp_path / "orders.parquet"
+
+    def write_file(price: int) -> None:
+        found = {
+            "tenant": ["z"] * 50,
+            "id": [*range(50)],
+            "Price %": [price] * 49 + [-1],
+            "code": ["\0" if n == 7 else None for n in range(50)],
+        }
+        parquet.write_table(pa.table(found), path, row_group_size=10)
+
+    write_file(1)
+    run = enqueue_only(engine, migration(path).replace("}, key", ", format: parquet}, key"))
+    (load,) = run.migration.operations
+    begun = stage.read(engine.connection, run.run, 0)
+    assert isinstance(load, Load)
+    assert begun is not None
+
+    def lose(now: stage.Staging) -> None:
+        if now.lines == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage.stream(engine.connection, begun, load.source, most_refused=1, tell=lose)
+    write_file(2)
+    with pytest.raises(Refused, match="is not the file any more"):
+        staging.send_files(engine.connection, run)
+    write_file(1)
+    staging.send_files(engine.connection, run)
+    expect(engine.drive(run.run), State.COMPLETED)
+    assert counts(engine, run.run) == {
+        "lines": 50,
+        "inserted": 48,
+        "updated": 0,
+        "same": 0,
+        "set_aside": 2,
+        "duplicates": 0,
+    }
+    assert [(one.key, one.sqlstate) for one in engine.quarantined(run.run)] == [
+        (("line 8",), "22021"),
+        (("line 50",), "23514"),
+    ]
 
 
 def test_expressions_make_values_of_fields(engine: Engine, tmp_path: Path) -> None:
