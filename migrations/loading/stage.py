@@ -18,9 +18,17 @@ from psycopg import sql
 from backfilld.migrations.errors import Finding
 from backfilld.migrations.errors import Refused as RefusedByUs
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.loading.reader import Unreadable
+from backfilld.migrations.loading.reader import Changed, Unreadable
 from backfilld.migrations.loading.records import BAD_RECORD, Record, Refused
-from backfilld.migrations.loading.source import BLOCK_BYTES, Head, format_of, open_reader, read_head, unreadable
+from backfilld.migrations.loading.source import (
+    BLOCK_BYTES,
+    Head,
+    format_of,
+    head_of,
+    open_reader,
+    open_source,
+    unreadable,
+)
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.queries import queries, templates
 
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.operations import Source
     from backfilld.migrations.loading.reader import Reader
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.source_settings import SourceSettings
 
 _SQL = queries(__package__, "loads")
 _TEMPLATES = templates(__package__, "stage")
@@ -55,6 +64,8 @@ class Staging:
     read_offset: int
     digest: str
     lines: int
+    #: Why a worker cannot read it now.
+    problem: str
     is_done: bool
 
     @property
@@ -63,7 +74,18 @@ class Staging:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Staging:  # Any: what psycopg reads
-        names = ("run", "operation", "stage", "source", "bytes_total", "bytes_read", "read_offset", "digest", "lines")
+        names = (
+            "run",
+            "operation",
+            "stage",
+            "source",
+            "bytes_total",
+            "bytes_read",
+            "read_offset",
+            "digest",
+            "lines",
+            "problem",
+        )
         return cls(
             **{name: row[name] for name in names}, fields=tuple(row["fields"]), is_done=row["staged_at"] is not None
         )
@@ -195,25 +217,33 @@ def drop(table: TableName) -> sql.Composed:
     return _TEMPLATES["drop"].format(stage=table.identifier)
 
 
-def stream(
+def stream(  # noqa: PLR0913 - each is named where it is called
     connection: Connection,
     staging: Staging,
     source: Source,
     *,
     most_refused: int,
+    places: Sequence[SourceSettings] = (),
+    check: Callable[[Head], None] = lambda _: None,
     tell: Callable[[Staging], None] = lambda _: None,
 ) -> Staging:
-    """Send a local file into its stage, from where it was left on; `tell` is called after each chunk.
+    """Send a source into its stage, from where that was left off: a file on this machine, or an object in one of the `places`.
 
-    Raises Refused where the file cannot be read, is another than the one that was begun with, or has more than `most_refused` lines
-    that COPY cannot read; what was staged before stays.
+    `check` is called with its head, `tell` after each chunk. Raises Refused where the source cannot be read, is another than the one that
+    was begun with, or has more than `most_refused` lines that COPY cannot read; what was staged before stays.
     """
     while not staging.is_done:
-        head = read_head(source)
-        _require_same(source, staging, head)
+        version = staging.digest if source.s3 is not None and staging.read_offset else ""
         try:
-            with closing(open_reader(source)) as reader:
+            found = open_source(source, places, version=version)
+            with closing(found.raw):
+                head = head_of(source, found)
+                check(head)
+                _require_same(source, staging, head)
+                reader = open_reader(source, found)
                 return _Stream(connection, staging, source, head, reader, most_refused=most_refused, tell=tell).run()
+        except Changed as exc:
+            raise changed(source) from exc
         except Unreadable as exc:
             raise unreadable(source, exc) from exc
         except _Overtaken:
@@ -271,11 +301,27 @@ def changed(source: Source) -> RefusedByUs:
     )
 
 
+def has_changed(refused: RefusedByUs) -> bool:
+    """Whether a source was refused for being another one."""
+    return isinstance(refused.__cause__, Changed)
+
+
 def _require_same(source: Source, staging: Staging, head: Head) -> None:
     if staging.bytes_total is not None and staging.bytes_total != head.bytes_total:
         raise changed(source)
     if staging.fields != head.fields:
-        raise changed(source)
+        if staging.bytes_total is not None:
+            raise changed(source)
+        raise RefusedByUs(
+            [
+                Finding(
+                    "source",
+                    f"the fields of {source.name} are {', '.join(head.fields)}; when the migration was enqueued they were "
+                    f"{', '.join(staging.fields)}",
+                    "Cancel the run and enqueue the migration again",
+                )
+            ]
+        )
 
 
 class _Overtaken(Exception):

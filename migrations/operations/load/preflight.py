@@ -134,8 +134,11 @@ def _head(case: Case, operation: Load) -> source.Head:
         return _head_of_query(case, query)
     if (known := stage.head_on_record(case.connection, case.migration.name, case.number)) is not None:
         return known
+    declared, places = operation.source.fields, case.found.sources
+    if declared is not None and operation.source.s3 is not None and source.place_of(operation.source, places) is None:
+        return source.Head(fields=declared, begin=0, bytes_total=0, lines=0)
     try:
-        return source.read_head(operation.source)
+        return source.read_head(operation.source, places)
     except Refused as exc:
         (finding,) = exc.findings
         raise Rejected(finding.check, finding.problem, finding.remedy) from exc
