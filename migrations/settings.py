@@ -278,8 +278,14 @@ class Settings(BaseSettings):
     transforms: Annotated[tuple[ModuleName, ...], NoDecode, BeforeValidator(_listed)] = ()
     #: The addresses that a worker may ask for the API probes of migration files, each with the beginning of its path; none by default.
     application_targets: Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_listed)] = ()
-    #: What `$NAME` in such a probe stands for: addresses, and the secrets of its headers.
+    #: The addresses that a worker may ask by POST for them: a list of its own, as such a request can change something.
+    application_targets_post: Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_listed)] = ()
+    #: What `$NAME` in such a probe stands for: addresses, secrets, and tokens of personas.
     application_values: dict[ValueName, SecretStr] = Field(default_factory=dict, repr=False)
+    #: The secret of the API's tokens, with which a worker signs one for a persona that brings none; HS256 wants 32 bytes or more.
+    application_jwt_secret: Annotated[SecretStr | None, Field(min_length=32)] = None
+    #: The roles that such a token may have: a file must not choose one that sees everything.
+    application_jwt_roles: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     #: A replica of the database, on which the application's statements are planned and run for their times; none: on the database itself.
     application_replica_url: SecretStr | None = None
     #: What `plan` and `enqueue` do about code of other roles that would run with the daemon's rights.
@@ -304,6 +310,13 @@ class Settings(BaseSettings):
             msg = f"two sources have the name {twice}"
             raise ValueError(msg)
         return sources
+
+    @model_validator(mode="after")
+    def _signs_for_somebody(self) -> Self:
+        if (self.application_jwt_secret is None) != (not self.application_jwt_roles):
+            msg = "application_jwt_secret and application_jwt_roles belong together"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _stores_are_there(self) -> Self:

@@ -24,8 +24,11 @@ class Step:
         return {"title": self.title, "note": self.note, "commands": list(self.commands)}
 
 
-def steps(run: Progress, backup: Backup | None, tables: Sequence[str]) -> list[Step]:
-    """The ways out for a run, the cheapest first. `backup` is the newest whole one that was taken for it."""
+def steps(run: Progress, backup: Backup | None, tables: Sequence[str], *, before: str | None = None) -> list[Step]:
+    """The ways out for a run, the cheapest first.
+
+    `backup` is the one to go back to: taken for it, or the recent one that let it begin. `before` is where the WAL was when it began.
+    """
     found = [
         Step(
             title="Stop everything",
@@ -61,27 +64,76 @@ def steps(run: Progress, backup: Backup | None, tables: Sequence[str]) -> list[S
             ),
         )
     )
+    place = before or backup.restore_point_lsn or backup.lsn_stop
+    moment = f"WAL {place} of timeline {backup.timeline}, system {backup.system_identifier}"
     target = (
-        f"recovery_target_name = '{backup.restore_point}'"
-        if backup.restore_point
-        else f"recovery_target_lsn = '{backup.lsn_stop}'"
+        (f"recovery_target_name = '{backup.restore_point}'",)
+        if backup.restore_point and before is None
+        else (f"recovery_target_lsn = '{place}'", "recovery_target_inclusive = off")
     )
-    found.append(
-        Step(
-            title="Restore another server to the moment before, and take rows from there",
-            note=f"Needs a physical backup and an archive of the WAL, which are not backfilld's. The moment is WAL "
-            f"{backup.restore_point_lsn or backup.lsn_stop} of timeline {backup.timeline}, system {backup.system_identifier}.",
-            commands=(target, "recovery_target_action = 'promote'"),
+    if backup.provider == "pg_basebackup":
+        found.append(_another_server(run, backup, asked, moment, before))
+    else:
+        found.append(
+            Step(
+                title="Restore another server to the moment before, and take rows from there",
+                note=f"{_WHERE.get(backup.provider, _NOT_OURS)} The moment is {moment}.",
+                commands=(
+                    *_commands(backup, place),
+                    *(() if backup.provider in _WHERE else (*target, "recovery_target_action = 'promote'")),
+                    f"backfilld restore {run.name} {asked} --into {schema}_3 --from postgresql://HOST/DATABASE",
+                ),
+            )
         )
-    )
     found.append(
         Step(
             title="Restore this server in place",
-            note="Loses everything that anybody has written since. A person decides, with the application stopped.",
-            commands=(target, "recovery_target_action = 'pause'"),
+            note="Loses everything that anybody has written since. A person decides, with the application and the workers stopped: in "
+            "what is restored the run is queued, and a worker would begin it again.",
+            commands=(*target, "recovery_target_action = 'pause'", "backfilld pause --all"),
         )
     )
     return found
+
+
+#: Where the physical backup is that another server is restored from.
+_WHERE = {
+    "barman": "Barman has the backup and the WAL.",
+    "pgbackrest": "pgBackRest has the backup and the WAL.",
+}
+_NOT_OURS = "Needs a physical backup and an archive of the WAL, which are not backfilld's."
+
+
+def _commands(backup: Backup, place: str | None) -> tuple[str, ...]:
+    """How a provider that keeps its own restores another server to a place in the WAL."""
+    if backup.provider == "barman":
+        name, server = backup.details.get("reference"), backup.details.get("server")
+        return (f"barman recover --target-lsn {place} --target-action promote {server} {name} FOLDER",)
+    if backup.provider == "pgbackrest":
+        stanza, label = backup.details.get("stanza"), backup.details.get("reference")
+        return (
+            f"pgbackrest --stanza={stanza} --set={label} --type=lsn --target={place} --target-action=promote --pg1-path=FOLDER restore",
+        )
+    return ()
+
+
+def _another_server(run: Progress, backup: Backup, asked: str, moment: str, before: str | None) -> Step:
+    """With backups and WAL of our own."""
+    own = f"backfilld backup recover FOLDER --label {backup.label}"
+    at_the_moment = f"backfilld backup recover FOLDER --lsn {before}"
+    note = f"FOLDER is on a host that has the stores, and is owned by the server's user. The moment is {moment}."
+    if before is not None:
+        note += f" Where the WAL since the backup is lost too, its own mark is the nearest: --label {backup.label}."
+    return Step(
+        title="Restore another server to the moment before, and take rows from there",
+        note=note,
+        commands=(
+            own if before is None else at_the_moment,
+            "pg_ctl start --pgdata=FOLDER --log=FOLDER/server.log --options=--port=5499",
+            "until pg_isready --quiet --host=localhost --port=5499; do sleep 1; done",
+            f"backfilld restore {run.name} {asked} --into rescue_{run.run}_3 --from postgresql://localhost:5499/{backup.details.get('database', '')}",
+        ),
+    )
 
 
 def in_words(found: Sequence[Step]) -> list[str]:

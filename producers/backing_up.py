@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backfilld.migrations.errors import UsageError
@@ -11,7 +12,9 @@ from backfilld.producers.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
+    from backfilld.migrations.backups.physical.new_server import NewServer
     from backfilld.migrations.backups.place import Place
     from backfilld.migrations.backups.rescue import Rescued
     from backfilld.migrations.record.backups import Backup
@@ -25,7 +28,8 @@ def _unwatched() -> str | None:
 class Rescue:
     """Rows of a backup beside the tables, and the migration that puts back those that are wrong. Any: as a file has it."""
 
-    backup: int
+    #: None: the rows are those of another server.
+    backup: int | None
     tables: tuple[Rescued, ...]
     migration: dict[str, Any] | None
 
@@ -101,37 +105,87 @@ class BackingUp(Target):
             self._place(), self.backup(number).backup if number else self._newest(), on_progress or _unwatched
         )
 
-    def rescue(
+    def rescue(  # noqa: PLR0913 - each is named where it is called
         self,
-        run: int | str,
+        run: int | str | None,
         into: str,
         tables: Sequence[str] = (),
         *,
+        backup: int | None = None,
+        from_url: str | None = None,
         on_progress: Callable[[], str | None] | None = None,
     ) -> Rescue:
-        """Restore rows from the backup that was taken for a run into a schema beside the tables, and compare them by key.
+        """Restore rows from the backup of a run's gate into a schema beside the tables, and compare them by key.
 
-        `tables` default to those that the run touches. Nothing of the tables themselves is changed: `.migration` is what would
-        put back the rows that are wrong or missing, None where none are. Raises UsageError where no backup was taken.
+        They come from another one with `backup`, and with `from_url` from a server, one that `recover_server` made say. `tables`
+        default to those that the run touches. Nothing of the tables themselves is changed: `.migration` is what would put back the
+        rows that are wrong or missing, None where none are. Raises UsageError where there is no backup.
         """
         from backfilld.migrations.backups import gate, rescue  # noqa: PLC0415 - for this verb alone
+        from backfilld.migrations.record import runs  # noqa: PLC0415 - as above
         from backfilld.producers import waiting  # noqa: PLC0415 - as above
 
+        named = tuple(_table(one) for one in tables)
         with self._record_of_runs() as connection:
-            found = waiting.find(connection, run)
-        backup = self.backup_of(found.run)
-        if backup is None:
-            msg = f"no backup was taken for run {found.name}: backfilld backup list"
-            raise UsageError(msg)
-        named = tuple(_table(one) for one in tables) or gate.operated(found.migration)
+            if run is not None:
+                named = named or gate.operated(waiting.find(connection, run).migration)
+            name = rescue.name_of(into, lambda name: runs.find(connection, name) is not None)
         if not named:
-            msg = f"run {found.name} names no table; name those whose rows you want"
+            what = "without a run no table is known" if run is None else f"run {run} names no table"
+            msg = f"{what}; name those whose rows you want"
             raise UsageError(msg)
-        rescued = rescue.rescue(self._place(), backup, named, schema=into, watch=on_progress or _unwatched)
+        watch, found = on_progress or _unwatched, None
+        if from_url is not None:
+            rescued = rescue.rescue_from(self._place(), from_url, named, schema=into, watch=watch)
+        else:
+            found = self._to_restore(run, backup)
+            rescued = rescue.rescue(self._place(), found, named, schema=into, watch=watch)
         return Rescue(
-            backup=backup.backup,
+            backup=found.backup if found is not None else None,
             tables=tuple(rescued),
-            migration=rescue.migration(f"restore-{found.run}", rescued),
+            migration=rescue.migration(name, rescued),
+        )
+
+    def _to_restore(self, run: int | str | None, number: int | None) -> Backup:
+        """Raises UsageError."""
+        if number is not None:
+            return self.backup(number)
+        if run is None:
+            msg = "say what the rows are restored from: the backup of a run, another one, or a server"
+            raise UsageError(msg)
+        found = self.backup_of(run)
+        if found is None:
+            msg = f"no backup was taken for run {run}: backfilld backup list"
+            raise UsageError(msg)
+        return found
+
+    def recover_server(  # noqa: PLR0913 - each is named where it is called
+        self,
+        into: str | Path,
+        *,
+        label: str | None = None,
+        store: str | None = None,
+        at: datetime | None = None,
+        lsn: str | None = None,
+        latest: bool = False,
+        on_progress: Callable[[], str | None] | None = None,
+    ) -> NewServer:
+        """Make the data folder of a new server from a physical backup, of the newest unless a label says which.
+
+        It recovers to the backup's mark when it is started; or to an instant, a place in the WAL or the end of the WAL, for which the
+        WAL since must be there. Needs the stores and no database. Raises BackfilldError where it cannot be made; nothing is left then.
+        """
+        from backfilld.migrations.backups.physical import new_server  # noqa: PLC0415 - for this verb alone
+        from backfilld.migrations.backups.place import Place  # noqa: PLC0415 - as above
+
+        moment = new_server.Moment(at=at, lsn=lsn, latest=latest)
+        return new_server.make(
+            Place.of_stores(self._settings),
+            Path(into),
+            on_progress or _unwatched,
+            moment=moment,
+            label=label,
+            store=store,
         )
 
     def restore_in_place(self, run: int | str, *, sure: bool) -> Backup:
@@ -169,9 +223,12 @@ class BackingUp(Target):
         return backup
 
     def backup_of(self, run: int | str) -> Backup | None:
-        """The newest backup that was taken for a run, proved rather than not; None where none was."""
-        whole = [one for one in self.backups(run) if one.state == "taken"]
-        return max(whole, key=lambda one: (one.proved_at is not None, one.backup), default=None)
+        """The newest backup that was taken for a run, proved rather than not; or the recent one that its gate was satisfied with."""
+        from backfilld.migrations.record import backups  # noqa: PLC0415 - for these verbs alone
+        from backfilld.producers import waiting  # noqa: PLC0415 - as above
+
+        with self._record_of_runs() as connection:
+            return backups.of_run(connection, waiting.find(connection, run).run)
 
     def expire_backups(self) -> list[int]:
         """Remove backups past their time that nothing needs; returns their numbers. The newest and the newest proved one stay."""

@@ -205,14 +205,22 @@ class Client(Following, BackingUp):
         found = migrations_folder.read(folder, parameters or {})
         return [self.status(run) for run in [self._record(migration, again=again) for migration in found]]
 
-    def restore(self, run: int | str, into: str, tables: Sequence[str] = ()) -> tuple[Rescue, Progress | None]:
+    def restore(
+        self,
+        run: int | str | None,
+        into: str,
+        tables: Sequence[str] = (),
+        *,
+        backup: int | None = None,
+        from_url: str | None = None,
+    ) -> tuple[Rescue, Progress | None]:
         """As `rescue`, and start the migration that puts back the rows that are wrong or missing; None where none are.
 
         It is a run like any other: `wait` for it, and `rollback` takes it back.
         """
         from backfilld.migrations.file import migration as definition  # noqa: PLC0415 - see `_load`
 
-        rescued = self.rescue(run, into, tables)
+        rescued = self.rescue(run, into, tables, backup=backup, from_url=from_url)
         if rescued.migration is None:
             return rescued, None
         found = self._record(definition.parse(json.dumps(rescued.migration)))

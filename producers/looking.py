@@ -53,15 +53,16 @@ class Looking(Target):
     def emergency(self, run: int | str) -> list[Step]:
         """What to do when a run has done harm, from cheap to dear, with its own names and places: `.title`, `.note`, `.commands`."""
         from backfilld.migrations.backups import gate  # noqa: PLC0415 - for this verb alone
-        from backfilld.migrations.record import backups  # noqa: PLC0415 - as above
+        from backfilld.migrations.record import audit, backups  # noqa: PLC0415 - as above
         from backfilld.monitoring import emergency  # noqa: PLC0415 - as above
 
         now = self.status(run)
         with self._record_of_runs() as connection:
             found = waiting.find(connection, now.run)
-            whole = backups.listed(connection, run=now.run, states=["taken"])
-        backup = max(whole, key=lambda one: (one.proved_at is not None, one.backup), default=None)
-        return emergency.steps(now, backup, [str(one) for one in gate.operated(found.migration)])
+            backup = backups.of_run(connection, now.run)
+            opened = audit.first(connection, now.run, what="backup.gate")
+        before = opened["detail"].get("moment") if opened is not None else None
+        return emergency.steps(now, backup, [str(one) for one in gate.operated(found.migration)], before=before)
 
     def runs(self, *, ended: bool = True) -> list[Progress]:
         """Where all runs are, newest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -37,18 +38,28 @@ def place(database_url: str, stores: tuple[StoreSettings, ...]) -> Place:
 @pytest.fixture
 def governed(database_url: str) -> Iterator[None]:
     """Readings of the load come in, as a governor writes them: a step of the gate may last longer than one may be old."""
+    with readings(database_url):
+        yield
+
+
+@contextmanager
+def readings(url: str) -> Iterator[None]:
+    """As `governed`, in this database."""
     stopping = threading.Event()
 
     def read() -> None:
-        with psycopg.connect(database_url, autocommit=True) as connection:
+        # A test may take the server away.
+        with suppress(psycopg.OperationalError), psycopg.connect(url, autocommit=True) as connection:
             while not stopping.wait(1.0):
                 connection.execute("UPDATE backfilld.pace SET sampled_at = clock_timestamp()")
 
     governor = threading.Thread(target=read)
     governor.start()
-    yield
-    stopping.set()
-    governor.join()
+    try:
+        yield
+    finally:
+        stopping.set()
+        governor.join()
 
 
 def files_of(stores: tuple[StoreSettings, ...]) -> list[str]:

@@ -1,12 +1,18 @@
-"""A small stand-in for PostgREST, for the tests alone: GET of a table or view with columns, aliases, filters, order and limit.
+"""A small stand-in for PostgREST, for the tests alone: GET of a table or view with columns, aliases, filters, order and limit, and POST of
+a function with named arguments.
 
-Errors are worded as PostgREST words them: the SQLSTATE in `code`, and 400 or 404 for the status.
+A request with a token is answered as its role and with its claims, under row level security, where the server knows the secret.
+Errors are worded as PostgREST words them: the SQLSTATE in `code`, and 400, 401 or 404 for the status.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import json
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -33,19 +39,50 @@ class Rest(ThreadingHTTPServer):
         self.headers: list[dict[str, str]] = []
         #: Answers in place of the database's, by path: status and body.
         self.instead: dict[str, tuple[int, bytes]] = {}
+        #: Of the tokens; None: nobody looks at them.
+        self.secret: str | None = None
 
-    def answer(self, path: str) -> tuple[int, bytes]:
+    def answer(self, path: str, body: bytes | None = None, token: str | None = None) -> tuple[int, bytes]:
         parts = urlsplit(path)
         if parts.path in self.instead:
             return self.instead[parts.path]
+        name = parts.path.rpartition("/")[2]
+        asked = _query(name, dict(parse_qsl(parts.query))) if body is None else _call(name, json.loads(body or b"{}"))
         try:
-            with psycopg.connect(self.database_url, autocommit=True) as connection:
-                row = connection.execute(_query(parts.path.rpartition("/")[2], dict(parse_qsl(parts.query)))).fetchone()
+            with psycopg.connect(self.database_url) as connection:
+                if self.secret is not None and token is not None:
+                    claims = _claims(token, self.secret)
+                    connection.execute("SELECT set_config('request.jwt.claims', %s, true)", [json.dumps(claims)])
+                    connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(claims["role"])))
+                row = connection.execute(asked).fetchone()
         except psycopg.Error as exc:
-            status = 404 if exc.sqlstate == "42P01" else 400
+            status = 404 if exc.sqlstate in {"42P01", "42883"} else 400
             return status, json.dumps({"code": exc.sqlstate, "message": exc.diag.message_primary}).encode()
+        except ValueError as exc:
+            return 401, json.dumps({"code": "PGRST301", "message": str(exc)}).encode()
         assert row is not None
         return 200, row[0].encode()
+
+
+def _claims(token: str, secret: str) -> dict[str, Any]:
+    """What a token claims. Raises ValueError for one that is not signed so, or over."""
+    head, body, signature = token.split(".")
+    right = base64.urlsafe_b64encode(hmac.digest(secret.encode(), f"{head}.{body}".encode(), hashlib.sha256)).decode()
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(body + "=="))
+    if right.rstrip("=") != signature:
+        msg = "JWSError JWSInvalidSignature"
+        raise ValueError(msg)
+    if claims.get("exp", time.time() + 1) < time.time():
+        msg = "JWT expired"
+        raise ValueError(msg)
+    return claims
+
+
+def _call(function: str, arguments: dict[str, Any]) -> sql.Composed:
+    given = [sql.SQL("{} => {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in arguments.items()]
+    return sql.SQL("SELECT coalesce(json_agg(row_to_json(x)), '[]')::text FROM public.{}({}) x").format(
+        sql.Identifier(function), sql.SQL(", ").join(given)
+    )
 
 
 def _query(table: str, asked: dict[str, str]) -> sql.Composed:
@@ -80,8 +117,15 @@ class _Handler(BaseHTTPRequestHandler):
     server: Rest
 
     def do_GET(self) -> None:
+        self._answer(None)
+
+    def do_POST(self) -> None:
+        self._answer(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+
+    def _answer(self, sent: bytes | None) -> None:
         self.server.headers.append(dict(self.headers.items()))
-        status, body = self.server.answer(self.path)
+        kind, _, token = self.headers.get("Authorization", "").partition(" ")
+        status, body = self.server.answer(self.path, sent, token if kind == "Bearer" else None)
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

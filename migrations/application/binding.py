@@ -92,6 +92,40 @@ def ways_by_type(text: str) -> Iterator[Way]:
             yield Way(anew=anew, types=(0,) * number + (_INT4,))
 
 
+@dataclass(frozen=True)
+class GrammarError:
+    """A text that no way makes SQL, and where in it the error is."""
+
+    cause: psycopg.Error
+    position: int
+
+
+def grammar_error(connection: Connection, text: str, *, is_planned: bool) -> GrammarError | None:
+    """What PostgreSQL's grammar says against a text; None for nothing. In the transaction that is open.
+
+    The query of a PREPARE is looked at no further before that is run, which it never is: it names nothing yet, and locks nothing.
+    Another command is parsed as it is.
+    """
+    head = "PREPARE backfilld_check AS " if is_planned else ""
+    first: GrammarError | None = None
+    for way in ways(text):
+        one = head + (written_anew(text)[0] if way.anew else text)
+        try:
+            with aside(connection):
+                # Without a name, it gives way to the next one that is parsed.
+                _check(connection, connection.pgconn.prepare(b"", one.encode(connection.info.encoding)))
+        except errors.SyntaxError as exc:
+            position = int(exc.diag.statement_position or len(head) + 1) - 1 - len(head)
+            first = first or GrammarError(exc, position)
+        except _LOST:
+            raise
+        except psycopg.Error:
+            return None  # that it finds no function, say
+        else:
+            return None
+    return first
+
+
 def find_way(connection: Connection, text: str, *, plans: bool = True) -> tuple[Way, Bound]:
     """The first way in which a text binds. Raises the error of the first one."""
     first: psycopg.Error | None = None

@@ -58,6 +58,7 @@ def check(
             seen = states.check(statements)
             seen.unchecked += unchecked
     real = plans_of(connection, [one.statement for one in seen.loses_index], paths)
+    seen.unchecked += found.malformed
     report = _report(seen, real, paths.readers, rows=rows, silence=found.silence)
     return replace(report, asked=migration.checked_application is not None)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import errors, sql
 
+from backfilld.migrations.application.binding import grammar_error
 from backfilld.migrations.errors import Finding
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.sqlstates import in_words, server_is_gone
@@ -86,6 +87,8 @@ class Corpus:
     """All statements that were found, and what could not be looked at."""
 
     statements: list[Statement] = field(default_factory=list)
+    #: Statements of files that PostgreSQL's grammar refuses, each with the error.
+    malformed: list[tuple[Statement, str]] = field(default_factory=list)
     silence: list[Finding] = field(default_factory=list)
     #: None where `pg_stat_statements` cannot be read.
     counted: Counted | None = None
@@ -93,10 +96,14 @@ class Corpus:
 
 @dataclass(frozen=True)
 class QueryFile:
-    """A file of queries: its name as the migration file has it, and its text."""
+    """A file of queries: its name as the migration file has it, its text, and the patterns that named it."""
 
     name: str
     text: str
+    patterns: tuple[str, ...] = ()
+
+    def line(self, position: int) -> int:
+        return self.text.count("\n", 0, position) + 1
 
 
 def read(connection: Connection, wanted: Statements, files: Sequence[QueryFile]) -> Corpus:
@@ -109,13 +116,15 @@ def read(connection: Connection, wanted: Statements, files: Sequence[QueryFile])
         if server_is_gone(exc):
             raise
         corpus.silence.append(_unreadable(exc))
-    for file in files:
-        _read_file(file, corpus)
-    if wanted.files and not files:
+    with connection.transaction(force_rollback=True):
+        for file in files:
+            _read_file(connection, file, corpus)
+    matching = {pattern for file in files for pattern in file.patterns}
+    if missing := [pattern for pattern in wanted.files if pattern not in matching]:
         corpus.silence.append(
             Finding(
                 "statement_files",
-                f"no file matches {', '.join(wanted.files)}",
+                f"no file matches {', '.join(missing)}",
                 "Write the path as it is below the folder of the migration file",
             )
         )
@@ -228,22 +237,27 @@ def _unreadable(exc: psycopg.Error) -> Finding:
     return Finding("pg_stat_statements", f"pg_stat_statements cannot be read: {in_words(exc)}", remedy)
 
 
-def _read_file(file: QueryFile, corpus: Corpus) -> None:
+def _read_file(connection: Connection, file: QueryFile, corpus: Corpus) -> None:
     try:
         found = split(file.text)
     except Unclosed as exc:
-        corpus.silence.append(
-            Finding(
-                "statement_files",
-                f"{file.name} cannot be read as SQL: {exc}",
-                "Close it; nothing of the file is checked",
-            )
-        )
+        problem = f"{file.name}:{file.line(exc.position)} cannot be read as SQL: {exc}"
+        corpus.silence.append(Finding("statement_files", problem, "Close it; nothing of the file is checked"))
         return
-    for statement in found:
-        if (cut := bindable(statement.text)) is not None:
-            line = file.text.count("\n", 0, statement.start) + 1
-            corpus.statements.append(Statement(text=cut, source=f"{file.name}:{line}"))
+    if not found:
+        problem = f"{file.name} has no statement"
+        corpus.silence.append(
+            Finding("statement_files", problem, "Write the application's statements, or leave it out")
+        )
+    for one in found:
+        source = f"{file.name}:{file.line(one.start)}"
+        cut = bindable(one.text)
+        if (error := grammar_error(connection, cut or one.text, is_planned=cut is not None)) is not None:
+            position = one.start + one.text.index(cut or one.text) + error.position
+            problem = f"{in_words(error.cause)} (line {file.line(position)})"
+            corpus.malformed.append((Statement(text=one.text, source=source), problem))
+        elif cut is not None:
+            corpus.statements.append(Statement(text=cut, source=source))
 
 
 def bindable(text: str) -> str | None:

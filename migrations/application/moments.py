@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from backfilld.migrations.application import check, corpus, functions, replica
 from backfilld.migrations.application.checked import Checked, Kind, Moment, Told
 from backfilld.migrations.application.corpus import Statement
+from backfilld.migrations.application.personas import Personas, nobody
 from backfilld.migrations.application.plans import Planned, regression
 from backfilld.migrations.application.real_plans import Budget, measure, plans_of
 from backfilld.migrations.application.report import shortened
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.application.corpus import Corpus, QueryFile
     from backfilld.migrations.application.paths import Paths
+    from backfilld.migrations.application.personas import Whose
     from backfilld.migrations.application.report import Report
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Migration
@@ -81,13 +83,20 @@ def before(  # noqa: PLR0913 - each is named where it is called
     paths = check.paths_of(connection, statements, tables, wanted)
     ranked = sorted((one for one in statements if paths.concerns(one)), key=lambda one: -one.milliseconds)
     unique = {one.text: one for one in ranked if one.calls is None} | {one.text: one for one in ranked}
-    budget = Budget()
+    budget, personas = Budget(), Personas(facts)
     try:
         with replica.reader(connection, replica_url) as reader:
-            planned = tuple((one, measure(reader, one, paths, budget)) for one in list(unique.values())[:MOST_PLANNED])
+            most = list(unique.values())[:MOST_PLANNED]
+            planned = tuple((one, _first(reader, one, paths, budget, personas)) for one in most)
     except replica.NotUsable as exc:
         raise Refused([exc.finding]) from exc
     return Before(report=report, planned=planned)
+
+
+def _first(connection: Connection, statement: Statement, paths: Paths, budget: Budget, personas: Personas) -> Planned:
+    """As a persona, where it can: one who may not read a column, say, is not who sends it."""
+    planned = measure(connection, statement, paths, budget, whose=personas.of(statement))
+    return measure(connection, statement, paths, budget) if planned.error and planned.persona else planned
 
 
 def put(connection: Connection, run: int, found: Checked, *, actor: str) -> None:
@@ -292,12 +301,20 @@ def _regressions(connection: Connection, run: Run, paths: Paths, moment: Moment,
     budget = Budget()
     try:
         with replica.reader(connection, replica_url) as reader:
-            now = {one.statement: measure(reader, _statement(one), paths, budget) for one in known}
+            now = {
+                one.statement: measure(reader, _statement(one), paths, budget, whose=_as_before(run, one))
+                for one in known
+            }
     except replica.NotUsable as exc:
         return [Told(kind=Kind.UNKNOWN, problem=exc.finding.problem, remedy=exc.finding.remedy)]
     for text, plan in now.items():
         record.put_plan(connection, run.run, text, moment=moment, plan=plan.to_json())
     return [told for one in known if (told := _compared(run, one, now[one.statement])) is not None]
+
+
+def _as_before(run: Run, one: PlannedBefore) -> Whose:
+    persona = Planned.from_json(one.plans[Moment.BEFORE]).persona
+    return Personas(run.facts).named(persona) if persona else nobody
 
 
 def _statement(one: PlannedBefore) -> Statement:

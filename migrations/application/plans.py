@@ -37,6 +37,10 @@ class Planned:
     milliseconds: float | None = None
     #: Why there is no plan.
     error: str = ""
+    #: It was run, and not done in this time.
+    longer_than_milliseconds: float | None = None
+    #: As which persona it was planned and run; empty for our own role.
+    persona: str = ""
     #: Somebody else's lock or a replica's replay was in the way, several times: it says nothing of the statement.
     is_busy: bool = False
 
@@ -53,8 +57,18 @@ def regression(before: Planned, after: Planned) -> str:
     """What is worse, in words that follow the statement's name; empty where nothing is."""
     if before.error or after.is_busy:
         return ""
+    who = f"as {before.persona} " if before.persona else ""
+    worse = _worse(before, after)
+    return who + worse if worse else ""
+
+
+def _worse(before: Planned, after: Planned) -> str:
     if after.error:
         return f"it fails: {after.error}"
+    if before.milliseconds is not None and after.longer_than_milliseconds is not None:
+        limit = after.longer_than_milliseconds
+        if _more(before.milliseconds, limit, ratio=SLOWER_RATIO, least=SLOWER_MILLISECONDS):
+            return f"it takes more than {limit:.0f} ms, and took {before.milliseconds:.0f} ms before"
     lost = sorted(set(before.by_index) & set(after.scanned) - set(before.scanned))
     if before.buffers is not None and after.buffers is not None:
         if _more(before.buffers, after.buffers, ratio=MORE_PAGES_RATIO, least=MORE_PAGES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.application.corpus import QueryFile
@@ -25,21 +26,24 @@ def read(migration: Migration) -> tuple[QueryFile, ...]:
     size = 0
     for pattern in migration.application.statements.files:
         for path in sorted(folder.glob(pattern)):
-            if not path.is_file() or path in found:
-                continue
-            name = path.relative_to(folder).as_posix()
-            try:
-                content = path.read_bytes()
-                text = content.decode("utf-8-sig")
-            except OSError as exc:
-                msg = f"the file {name} of application.statements.files cannot be read: {exc.strerror}"
-                raise UsageError(msg) from exc
-            except UnicodeDecodeError as exc:
-                msg = f"the file {name} of application.statements.files is not UTF-8 text"
-                raise UsageError(msg) from exc
-            size += len(content)
-            if size > MOST_BYTES:
-                msg = "application.statements.files names more than 10 MiB of SQL: name the files of queries alone"
-                raise UsageError(msg)
-            found[path] = QueryFile(name, text)
+            if path in found:
+                found[path] = replace(found[path], patterns=(*found[path].patterns, pattern))
+            elif path.is_file():
+                name = path.relative_to(folder).as_posix()
+                try:
+                    size += path.stat().st_size  # before it is read: it may be a dump
+                    if size > MOST_BYTES:
+                        raise _refused(name, "makes more than 10 MiB of SQL", "Name the files of queries alone")
+                    text = path.read_bytes().decode("utf-8-sig")
+                except OSError as exc:
+                    raise _refused(name, f"cannot be read: {exc.strerror}", "Let it be read, or leave it out") from exc
+                except UnicodeDecodeError as exc:
+                    raise _refused(name, "is not UTF-8 text", "Save it as UTF-8, or leave it out") from exc
+                if "\x00" in text:
+                    raise _refused(name, "has a NUL character, so it is no text", "Save it as UTF-8, or leave it out")
+                found[path] = QueryFile(name, text, (pattern,))
     return tuple(found.values())
+
+
+def _refused(name: str, problem: str, remedy: str) -> UsageError:
+    return UsageError(f"the file {name} of application.statements.files {problem}. {remedy}")

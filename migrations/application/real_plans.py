@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -11,19 +13,22 @@ from psycopg import errors
 
 from backfilld.migrations.application.binding import bind, find_way
 from backfilld.migrations.application.corpus import leave_no_trace
+from backfilld.migrations.application.personas import nobody, take_role
 from backfilld.migrations.application.plans import Planned
 from backfilld.migrations.application.values import may_run, values
 from backfilld.migrations.postgres.connect import apply_settings
 from backfilld.migrations.postgres.sqlstates import in_words, server_is_gone
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from backfilld.migrations.application.binding import Bound
     from backfilld.migrations.application.corpus import Statement
     from backfilld.migrations.application.paths import Paths
+    from backfilld.migrations.application.personas import Whose
     from backfilld.migrations.application.usable import Plan
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.policies import Persona
 
 #: A statement holds what it reads for as long as planning takes, and no longer.
 _SETTINGS = {
@@ -33,6 +38,7 @@ _SETTINGS = {
     "lock_timeout": "50ms",
     "statement_timeout": "2s",
 }
+_TIMEOUT_MILLISECONDS = 2000.0
 #: What is in the way and not the statement's own: a lock of somebody else, and on a replica what it replays.
 _BUSY = (errors.LockNotAvailable, errors.SerializationFailure, errors.DeadlockDetected, errors.QueryCanceled)
 #: So often is tried what was in the way.
@@ -74,55 +80,71 @@ class Budget:
         return time.monotonic() < self._until
 
 
-def measure(connection: Connection, statement: Statement, paths: Paths, budget: Budget) -> Planned:
+def measure(
+    connection: Connection, statement: Statement, paths: Paths, budget: Budget, *, whose: Whose = nobody
+) -> Planned:
     """Plan a statement, and run it where it only reads and values for its parameters are known, in a transaction that cannot write.
 
-    Raises only for the loss of the connection.
+    As the persona that is chosen by its plan, where there is one. Raises only for the loss of the connection.
     """
     for _ in range(_TRIES):
         try:
-            return _measure(connection, statement, paths, budget)
+            return _measure(connection, statement, paths, budget, whose)
         except _BUSY as exc:
             because = in_words(exc)
     return Planned(error=because, is_busy=True)
 
 
-def _measure(connection: Connection, statement: Statement, paths: Paths, budget: Budget) -> Planned:
-    settings = {**_SETTINGS, "search_path": paths.of(statement), "transaction_read_only": "on"}
+def _measure(connection: Connection, statement: Statement, paths: Paths, budget: Budget, whose: Whose) -> Planned:
+    persona: Persona | None = None
+    path = paths.of(statement)
     try:
-        with connection.transaction(force_rollback=True):
-            leave_no_trace(connection)
-            apply_settings(connection, settings)
+        with _reading(connection, path):
             way, bound = find_way(connection, statement.text, plans=paths.may_plan(statement))
         if bound.plan is None:
             return Planned(error=_FOREIGN)
-        runs = budget.is_left and may_run(statement.text)
-        given = values(connection, statement.text, bound.plan, len(bound.types)) if runs else None
+        persona = whose(bound.plan)
+        if persona is not None:
+            with _reading(connection, path, persona):
+                bound = bind(connection, statement.text, way)
+        runs = budget.is_left and may_run(statement.text) and bound.plan is not None
+        given = values(connection, statement.text, bound.plan, len(bound.types)) if runs and bound.plan else None
     except _BUSY:
         raise
     except psycopg.Error as exc:
         if server_is_gone(exc):
             raise
-        return Planned(error=in_words(exc))
+        return Planned(error=in_words(exc), persona=persona.name if persona is not None else "")
     if given is None:
-        return _planned(bound)
+        return _planned(bound, persona)
     try:
-        with connection.transaction(force_rollback=True):
-            leave_no_trace(connection)
-            apply_settings(connection, settings)
-            return _planned(bind(connection, statement.text, way, values=given, times=_TIMES))
+        with _reading(connection, path, persona):
+            return _planned(bind(connection, statement.text, way, values=given, times=_TIMES), persona)
     except psycopg.Error as exc:
         if server_is_gone(exc):
             raise
         # It writes after all, it took too long, or a value was not one for it: its plan is known all the same.
-        return _planned(bound)
+        is_late = isinstance(exc, errors.QueryCanceled)
+        return replace(_planned(bound, persona), longer_than_milliseconds=_TIMEOUT_MILLISECONDS if is_late else None)
 
 
-def _planned(bound: Bound) -> Planned:
+@contextmanager
+def _reading(connection: Connection, path: str, persona: Persona | None = None) -> Iterator[None]:
+    """A transaction that cannot write, and leaves nothing behind."""
+    with connection.transaction(force_rollback=True):
+        leave_no_trace(connection)
+        apply_settings(connection, {**_SETTINGS, "search_path": path, "transaction_read_only": "on"})
+        if persona is not None:
+            take_role(connection, persona, path=path)
+        yield
+
+
+def _planned(bound: Bound, persona: Persona | None) -> Planned:
     plan = bound.run[-1] if bound.run else bound.plan
     if plan is None:
         return Planned(error=_FOREIGN)
     return Planned(
+        persona=persona.name if persona is not None else "",
         shape=plan.shape,
         indexes=plan.indexes,
         by_index=tuple(sorted(f"{schema}.{name}" for schema, name in plan.by_index)),

@@ -66,6 +66,12 @@ def server(connection: Connection) -> Server:
     return Server(**(connection.execute(_SQL["server"]).fetchone() or {}))
 
 
+def written(connection: Connection) -> str:
+    """Where the next record of the WAL will be: all that has committed is before it."""
+    row = connection.execute(_SQL["written"]).fetchone() or {}
+    return str(row["lsn"])
+
+
 def extensions(connection: Connection, tables: Sequence[Held]) -> set[str]:
     """Those whose types the columns of these tables have: their rows cannot be restored without them."""
     asked = {"schemas": [one.name.schema for one in tables], "names": [one.name.name for one in tables]}

@@ -54,6 +54,11 @@ class Place:
         most = {} if limit is None else {"most_seconds": limit.hard}
         return cls(url=settings.require_database(), settings=settings.backup, stores=settings.stores, **most)
 
+    @classmethod
+    def of_stores(cls, settings: Settings) -> Place:
+        """Without the database: it may be lost."""
+        return cls(url="", settings=settings.backup, stores=settings.stores)
+
     @property
     def keep_seconds(self) -> float:
         return seconds_of(self.settings.keep)
@@ -65,14 +70,21 @@ class Place:
 
     def stores_for(self, copies: Sequence[str] = ()) -> list[Store]:
         """The stores that a new backup is copied to. Raises BackupFailed where there is none, or one is not there."""
-        if not self.stores:
-            msg = "no store is set in this process: set BACKFILLD_STORES, as docs/backup.md has it"
-            raise BackupFailed(msg)
-        return self._opened(copies or self.settings.copies)
+        return self._required(copies or self.settings.copies)
+
+    def every_store(self, names: Sequence[str] = ()) -> list[Store]:
+        """The stores of these names, or all. Raises BackupFailed where there is none."""
+        return self._required(names)
 
     def stores_of(self, backup: Backup) -> list[Store]:
         """The stores that have a copy of it. Raises BackupFailed where this process does not know one of them."""
         return self._opened([copy.store for copy in backup.copies]) if backup.copies else []
+
+    def _required(self, names: Sequence[str]) -> list[Store]:
+        if not self.stores:
+            msg = "no store is set in this process: set BACKFILLD_STORES, as docs/backup.md has it"
+            raise BackupFailed(msg)
+        return self._opened(names)
 
     def _opened(self, names: Sequence[str]) -> list[Store]:
         try:

@@ -1,6 +1,6 @@
 """The rows of a backup beside the tables, in a schema of their own: compared by key, and put back where they are wrong.
 
-    restore into a scratch server       the definitions of that day may be others than today's
+    restore into a scratch server       the definitions of that day may be others than today's; or a server that somebody has restored
     copy the rows over                  one transaction a table: whole or not there
     compare by key                      missing, different, and added since
     a migration that puts them back     by lanes, under the governor, with a journal: rolled back as any other
@@ -10,7 +10,9 @@ Rows that others have written since stay as they are, but for those that are wro
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
@@ -25,7 +27,7 @@ from backfilld.migrations.postgres.sessions import named
 from backfilld.migrations.queries import queries, templates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from backfilld.migrations.backups.place import Place, Watch
     from backfilld.migrations.postgres.connect import Connection
@@ -98,14 +100,25 @@ def rescue(place: Place, backup: Backup, tables: Sequence[TableName], *, schema:
             f"backup {backup.backup} is by {backup.provider}: take its rows from a server restored to {backup.lsn_stop}"
         )
         raise BackupFailed(msg)
-    read = prove.reader(place, backup, watch)
+    with provider.restored(place, backup, prove.reader(place, backup, watch), watch) as (url, _):
+        return _rescue(place, url, tables, schema, watch)
+
+
+def rescue_from(place: Place, url: str, tables: Sequence[TableName], *, schema: str, watch: Watch) -> list[Rescued]:
+    """The same with the rows of another server, one that was restored to a moment say. Raises as `rescue`, and Unreachable."""
+    with connected(url) as there, connected(place.url) as here:
+        if contents.is_same(there, here):
+            raise BackupFailed("that is this database itself: name the server that was restored")
+    return _rescue(place, url, tables, schema, watch)
+
+
+def _rescue(place: Place, url: str, tables: Sequence[TableName], schema: str, watch: Watch) -> list[Rescued]:
     with (
-        provider.restored(place, backup, read, watch) as (url, _),
-        open_session_at(url, application_name=named("restore"), settings=contents.SESSION) as scratch,
+        open_session_at(url, application_name=named("restore"), settings=contents.SESSION) as saved,
         connected(place.url) as connection,
     ):
         return [
-            _rescue_one(connection, scratch, table, TableName(schema, table.name), number=number, watch=watch)
+            _rescue_one(connection, saved, table, TableName(schema, table.name), number=number, watch=watch)
             for number, table in enumerate(_parents_first(connection, tables), 1)
         ]
 
@@ -127,7 +140,7 @@ def _rescue_one(  # noqa: PLR0913 - each is named where it is called
 ) -> Rescued:
     were, are = (_columns(session, table) for session in (scratch, connection))
     if not were:
-        msg = f"the backup has no table {table}"
+        msg = f"what was saved has no table {table}"
         raise BackupFailed(msg)
     keys = tuple(name for name, (_, is_key) in are.items() if is_key)
     if not keys or any(key not in were for key in keys):
@@ -199,6 +212,13 @@ def _copy(scratch: Connection, connection: Connection, found: Rescued, watch: Wa
         rows = target.rowcount
     connection.execute(sql.SQL("ANALYZE {}").format(found.saved.identifier))
     return rows
+
+
+def name_of(schema: str, is_taken: Callable[[str], bool]) -> str:
+    """What the run is called that puts rows of this schema back: nothing that another is called already."""
+    base = "restore-" + (re.sub(r"[^a-z0-9]+", "-", schema.lower()).strip("-")[:40] or "rows")
+    names = chain([base], (f"{base}-{number}" for number in count(2)))
+    return next(name for name in names if not is_taken(name))
 
 
 def migration(name: str, rescued: Sequence[Rescued]) -> dict[str, Any] | None:

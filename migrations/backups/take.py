@@ -258,9 +258,10 @@ class _Beat:
 def _mark(record: Connection, name: str) -> Mark:
     """A restore point of this name, where this role may make one; else the place in the WAL alone."""
     may = record.execute(_SQL["may_name_a_point"]).fetchone()
-    named_so = bool(may and may["may"])
-    row = record.execute(_SQL["restore_point" if named_so else "written"], {"name": name}).fetchone() or {}
-    return Mark(name=name if named_so else None, lsn=str(row["lsn"]))
+    if not (may and may["may"]):
+        return Mark(name=None, lsn=contents.written(record))
+    row = record.execute(_SQL["restore_point"], {"name": name}).fetchone() or {}
+    return Mark(name=name, lsn=str(row["lsn"]))
 
 
 def _stores(place: Place, wanted: Wanted, provider: Provider) -> list[Store]:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
 
 from backfilld.migrations.file.application_checks import Commands, Probes
 from backfilld.migrations.file.fields import FileModel, Name
@@ -108,6 +115,17 @@ class Application(FileModel):
         description="What a finding does: `hold` keeps contract waiting until a person approves it in spite of the finding; `warn` "
         "only tells of it.",
     )
+
+    @model_validator(mode="after")
+    def _probes_ask_as_someone(self) -> Self:
+        for index, probe in enumerate(self.http):
+            if probe.as_ is not None and probe.as_ not in self.personas:
+                raise Wrong(
+                    f"there is no persona `{shown(probe.as_)}`",
+                    "Write it under `application.personas`, with its role, or name one that is there.",
+                    at=("http", index, "as"),
+                )
+        return self
 
     @property
     def asks_statements(self) -> bool:

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, Field, WithJsonSchema, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, WithJsonSchema, field_validator, model_validator
 
 from backfilld.migrations.file.fields import FileModel, Text
+from backfilld.migrations.file.personas import VALUE, PersonaName
 from backfilld.migrations.identifiers import Wrong, check_encodable, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: What a probe or a command is called in events and reports.
 _NAME = re.compile(r"[^\x00-\x1f]{1,60}")
-#: A value of the worker's settings, in a URL or a header.
-VALUE = re.compile(r"\$(?P<name>[A-Z][A-Z0-9_]*)")
 _URL = re.compile(r"(https?://|\$[A-Z])[^\s]*")
 _MOST_PROBES = 50
+_BY_NAME = "Put it into BACKFILLD_APPLICATION_VALUES of the workers, and write its name here, such as $TOKEN."
+#: What holds a secret by its name, in lower case and without - and _.
+_SECRET_HEADERS = {"authorization", "apikey", "cookie", "xapikey"}
+#: Others may be columns that are compared: `token=eq.5`.
+_SECRET_PARAMETERS = {"apikey", "accesstoken"}
+_SECRET_KEYS = _SECRET_HEADERS | {
+    "password",
+    "passwd",
+    "secret",
+    "clientsecret",
+    "token",
+    "accesstoken",
+    "refreshtoken",
+}
 
 
 def _check_name(text: str) -> str:
@@ -30,6 +47,9 @@ def _check_url(text: str) -> str:
             f"`{shown(text)}` is not a URL",
             "Write https://… or a value of the worker's settings, such as $API/jobs?select=id.",
         )
+    for name, value in parse_qsl(urlsplit(text).query):
+        if _is_secret(name, value, _SECRET_PARAMETERS):
+            raise Wrong(f"the parameter {shown(name)} of the URL holds a secret", _BY_NAME)
     return text
 
 
@@ -55,10 +75,39 @@ TypesFile = Annotated[
 class Probe(FileModel):
     """A request of which the answer must be the same after the switch and after contract."""
 
+    model_config = ConfigDict(
+        json_schema_extra={  # `_one_address` and `_safe_to_post`, for editors
+            "oneOf": [{"required": ["get"]}, {"required": ["post", "safe"]}],
+            "dependentRequired": {"body": ["post"], "safe": ["post"]},
+        }
+    )
+
     name: CheckName = Field(description="What it is called in reports.", examples=["my jobs"])
-    get: Url = Field(
+    get: Url | None = Field(
+        default=None,
         description="The URL to GET; $NAME stands for a value of the worker's settings.",
         examples=["$API/jobs?select=id,total&order=id&limit=20"],
+    )
+    post: Url | None = Field(
+        default=None,
+        description="The URL to POST to, in place of `get`, for what only answers that, such as functions and searches; $NAME stands for "
+        "a value of the worker's settings.",
+        examples=["$API/rpc/open_jobs"],
+    )
+    body: JsonValue = Field(
+        default=None,
+        description="What is posted, as JSON; $NAME in a text stands for a value of the worker's settings.",
+        examples=[{"status": "open"}],
+    )
+    safe: bool = Field(
+        default=False,
+        description="Your word that the request changes nothing, however often it is sent: without it nothing is posted.",
+    )
+    as_: PersonaName | None = Field(
+        default=None,
+        alias="as",
+        description="The persona of `application.personas` whose token is sent, as `Authorization: Bearer …`.",
+        examples=["member"],
     )
     headers: dict[str, Text] = Field(
         default_factory=dict,
@@ -94,19 +143,59 @@ class Probe(FileModel):
         for name, value in headers.items():
             if re.fullmatch(r"[A-Za-z0-9-]+", name) is None:
                 raise Wrong(f"`{shown(name)}` is not the name of a header", "Write letters, digits and -.", at=(name,))
-            if name.lower() in {"authorization", "apikey", "cookie", "x-api-key"} and VALUE.search(value) is None:
-                raise Wrong(
-                    f"the header {name} holds a secret",
-                    "Put it into BACKFILLD_APPLICATION_VALUES of the workers, and write its name here, such as $TOKEN.",
-                    at=(name,),
-                )
+            if _is_secret(name, value, _SECRET_HEADERS):
+                raise Wrong(f"the header {name} holds a secret", _BY_NAME, at=(name,))
         return headers
 
+    @field_validator("body")
+    @classmethod
+    def _no_secret_in_body(cls, body: JsonValue) -> JsonValue:
+        for path in _secrets(body):
+            raise Wrong(f"the key {shown(str(path[-1]))} of the body holds a secret", _BY_NAME, at=path)
+        return body
+
+    @model_validator(mode="after")
+    def _one_address(self) -> Self:
+        if (self.get is None) == (self.post is None):
+            both = "both `get` and `post`" if self.get is not None else "neither `get` nor `post`"
+            raise Wrong(f"a request has one address, and this one has {both}", "Write one of the two.")
+        if self.post is None:
+            for key in ("body", "safe"):
+                if key in self.model_fields_set and getattr(self, key) not in (None, False):
+                    raise Wrong(
+                        f"`{key}` is for a request with `post`", f"Remove `{key}:`, or write `post:`.", at=(key,)
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _safe_to_post(self) -> Self:
+        if self.post is not None and not self.safe:
+            raise Wrong(
+                "a POST may change something, and this one would be sent many times",
+                "Write `safe: true` where it changes nothing, however often it is sent; else ask something else by `get`.",
+                at=("post",),
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_token(self) -> Self:
+        if self.as_ is not None and any(name.lower() == "authorization" for name in self.headers):
+            raise Wrong("`as` sends a token, and so does the header Authorization", "Keep one of the two.", at=("as",))
+        return self
+
     @property
-    def values(self) -> frozenset[str]:
-        """The values of the worker's settings that it needs, by name."""
-        texts = [self.get, *self.headers.values()]
-        return frozenset(match["name"] for text in texts for match in VALUE.finditer(text))
+    def address(self) -> str:
+        """The URL, with its $NAMEs."""
+        return self.get or self.post or ""
+
+    @property
+    def method(self) -> Literal["GET", "POST"]:
+        return "GET" if self.get is not None else "POST"
+
+    @property
+    def asked(self) -> str:
+        """The request as reports name it: no value of the settings is in it."""
+        return f"{self.method} {self.address}" + (f" as {self.as_}" if self.as_ is not None else "")
 
 
 class Command(FileModel):
@@ -141,6 +230,24 @@ class Command(FileModel):
         if not run or not run[0].strip():
             raise Wrong("there is no program to run", "Write it and its arguments, such as [deno, check, src].")
         return run
+
+
+def _is_secret(name: str, value: object, names: set[str]) -> bool:
+    """Whether a value of such a name is written out: a secret stands in the settings, and the file names it."""
+    is_one = name.lower().replace("-", "").replace("_", "") in names
+    return is_one and isinstance(value, str) and VALUE.search(value) is None
+
+
+def _secrets(body: JsonValue, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where a body holds secrets."""
+    if isinstance(body, dict):
+        for name, value in body.items():
+            if _is_secret(name, value, _SECRET_KEYS):
+                yield (*path, name)
+            yield from _secrets(value, (*path, name))
+    elif isinstance(body, list):
+        for index, value in enumerate(body):
+            yield from _secrets(value, (*path, index))
 
 
 def _check_once(names: tuple[str, ...]) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue, WithJsonSchema
 
 from backfilld.migrations.file.fields import FileModel, Name, Text
 from backfilld.migrations.identifiers import Wrong, shown
 
 #: Settings of users' own have a prefix; PostgreSQL's own have none, and are not for a persona to change.
 SETTING_PATTERN = r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)+$"
+#: A value of the worker's settings: in a URL, a header or a body, or as a persona's token.
+VALUE = re.compile(r"\$(?P<name>[A-Z][A-Z0-9_]*)")
 PERSONA_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$"
 
 
@@ -32,6 +34,18 @@ def _check_persona(name: str) -> str:
     return name
 
 
+def _check_reference(text: str) -> str:
+    if VALUE.fullmatch(text) is None:
+        raise Wrong(
+            "the token is written out, or is not the name of a value",
+            "Put it into BACKFILLD_APPLICATION_VALUES of the workers, and write its name here, such as $MEMBER_TOKEN.",
+        )
+    return text
+
+
+TokenReference = Annotated[
+    str, AfterValidator(_check_reference), WithJsonSchema({"type": "string", "pattern": r"^\$[A-Z][A-Z0-9_]*$"})
+]
 SettingName = Annotated[str, AfterValidator(_check_setting)]
 PersonaName = Annotated[str, AfterValidator(_check_persona)]
 
@@ -50,4 +64,10 @@ class Persona(FileModel):
         description="Settings of the application's own that policies read by `current_setting`.",
         examples=[{"app.tenant": "5"}],
         json_schema_extra={"propertyNames": {"pattern": SETTING_PATTERN}},
+    )
+    token: TokenReference | None = Field(
+        default=None,
+        description="The name of its token among the values of the worker's settings, for requests to the API as this persona. Without "
+        "one, a worker signs a token with these claims, where its settings have a secret for that.",
+        examples=["$MEMBER_TOKEN"],
     )

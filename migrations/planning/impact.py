@@ -53,6 +53,8 @@ BOUND = frozenset(
         "sequence",
     }
 )
+#: What becomes of a materialized view over what is exchanged.
+_COPIED = "is made over the new {} just before the switch, with its rows, and takes the place of the old one in it"
 #: What goes with a column when it is dropped; the rest of the bound kinds forbid the drop.
 _DROPPED_WITH_IT = frozenset(
     {"index", "constraint", "foreign key", "column grant", "statistics", "comment", "default", "sequence"}
@@ -182,9 +184,12 @@ def of_retyped(of: ChangeType, dependent: Dependent) -> Effect | None:
         return Effect(ImpactAction.SUBSCRIBERS_FIRST, words)
     if dependent.kind == "sequence":
         return Effect(ImpactAction.FOLLOWS, "follows the column, and goes on from its number")
-    if dependent.kind in {"comment", "column grant"}:
-        return Effect(ImpactAction.REBUILT, "is copied to the new column at the switch")
-    return Effect(ImpactAction.REBUILT, "is recreated for the new type at the switch")
+    how = {
+        "materialized view": _COPIED.format("column"),
+        "comment": "is copied to the new column at the switch",
+        "column grant": "is copied to the new column at the switch",
+    }
+    return Effect(ImpactAction.REBUILT, how.get(dependent.kind, "is recreated for the new type at the switch"))
 
 
 def of_rekeyed(of: ChangeKey, dependent: Dependent) -> Effect | None:
@@ -268,7 +273,7 @@ _REBUILT = {
     "trigger": "is made for the new table, and rests until the switch",
     "policy": "is made for the new table in the switch",
     "view": "is made anew in the switch, or before it where a materialized view reads it",
-    "materialized view": "is made over the new table just before the switch, with its rows, and takes the place of the old one in it",
+    "materialized view": _COPIED.format("table"),
     "function": "is made anew in the switch; a call that waits for the switch may fail once",
 }
 

@@ -13,8 +13,8 @@ from psycopg import errors, sql
 
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres import column_parts
-from backfilld.migrations.postgres.bound import TABLE, CopiedView, RowFunction, copied, placed, row_functions
-from backfilld.migrations.postgres.column_dependents import DependentPolicy, DependentView
+from backfilld.migrations.postgres.bound import TABLE, RowFunction, copied, placed, row_functions
+from backfilld.migrations.postgres.column_dependents import CopiedView, DependentPolicy, DependentView
 from backfilld.migrations.postgres.dependents import ColumnDependent
 from backfilld.migrations.queries import queries
 
@@ -139,6 +139,26 @@ class Statistics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartitionDefinition:
+    """A partition of a table that is partitioned already."""
+
+    name: str
+    #: What follows PARTITION OF.
+    bounds: str
+    #: Empty for the database's own.
+    tablespace: str
+    method: str
+    options: tuple[str, ...]
+    #: What is its own alone, and not its table's.
+    belongings: tuple[Belonging, ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        belongings = tuple(Belonging.from_json(one) for one in value["belongings"])
+        return cls(**{**value, "options": tuple(value["options"]), "belongings": belongings})
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableDefinition:
     """A table with all that belongs to it."""
 
@@ -170,6 +190,9 @@ class TableDefinition:
     notifies: bool = False
     #: The partitions of the new table, where it is partitioned: each by name, with what follows PARTITION OF.
     partitions: tuple[tuple[str, str], ...] = ()
+    #: By what the table is partitioned now, as PARTITION BY says it, and its partitions; empty for one that is not.
+    partition_key: str = ""
+    own_partitions: tuple[PartitionDefinition, ...] = ()
 
     def column(self, name: str) -> ColumnDefinition | None:
         return next((one for one in self.columns if one.name == name), None)
@@ -188,6 +211,7 @@ class TableDefinition:
                 "views": tuple(DependentView.from_json(one) for one in value["views"]),
                 "policies": tuple(DependentPolicy.from_json(one) for one in value["policies"]),
                 "copied": tuple(CopiedView.from_json(one) for one in value.get("copied", ())),
+                "own_partitions": tuple(PartitionDefinition.from_json(one) for one in value.get("own_partitions", ())),
                 "row_functions": tuple(RowFunction.from_json(one) for one in value.get("row_functions", ())),
                 **{name: tuple(value[name]) for name in ("options", "publications", "functions")},
             }
@@ -231,6 +255,9 @@ def read(connection: Connection, table: Table, *, key: str, notifies: bool) -> F
             **{**whole, "options": tuple(whole["options"])},
         )
         in_the_way = [(row["what"], row["remedy"]) for row in connection.execute(_SQL["kept_out"], of)]
+        if definition.partition_key:
+            in_the_way += [_of_partition(row) for row in connection.execute(_SQL["partitions_kept_out"], of)]
+            definition = replace(definition, own_partitions=_partitions(connection, table))
         found = [
             ColumnDependent(kind=row["kind"], oid=row["oid"], name=row["name"], definition=None)
             for row in connection.execute(_SQL["bound"], of)
@@ -264,6 +291,19 @@ def read(connection: Connection, table: Table, *, key: str, notifies: bool) -> F
     )
 
 
+def _partitions(connection: Connection, table: Table) -> tuple[PartitionDefinition, ...]:
+    rows = connection.execute(_SQL["partitions"], {"oid": table.oid}).fetchall()
+    return tuple(
+        PartitionDefinition(
+            **{**row, "options": tuple(row["options"])},
+            belongings=tuple(
+                Belonging.from_json(one) for one in connection.execute(_SQL["belongings"], {"oid": oid, "key": ""})
+            ),
+        )
+        for row, oid in [(row, row.pop("oid")) for row in rows]
+    )
+
+
 def is_collatable(connection: Connection, type_: str) -> bool:
     """Whether a type, in SQL, has a collation. False where there is no such type."""
     try:
@@ -279,6 +319,13 @@ def _is_whole(connection: Connection, table: Table, row: Mapping[str, Any]) -> b
     """Whether a foreign key of a partitioned table cannot be added without a look at all of its rows."""
     refers = TableName(row["schema"], row["table_name"])
     return row["kind"] == "p" and refers != table.name and connection.info.server_version < 180_000
+
+
+def _of_partition(row: Mapping[str, Any]) -> tuple[str, str]:
+    return (
+        f"its partition {row['name']} {row['what']}, which the partitions of the new table could not be",
+        "Change that first, or DETACH it and rebuild without it",
+    )
 
 
 def _of_key(table: Table, row: Mapping[str, Any]) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from psycopg import sql
 
-from backfilld.migrations.postgres.column_dependents import DependentView
+from backfilld.migrations.postgres.column_dependents import CopiedView
 from backfilld.migrations.postgres.definitions import Grant
 from backfilld.migrations.postgres.expression_probe import Rejected
 from backfilld.migrations.queries import queries
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.postgres.column_dependents import DependentView
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.dependents import ColumnDependent
 
@@ -31,31 +32,6 @@ def placed(statement: str, table: TableName) -> sql.Composed:
     """A statement of PostgreSQL's for a table, whose indexes and sequences are in its own schema."""
     text = statement.replace(TABLE, table.identifier.as_string())
     return sql.Composed([sql.SQL(text.replace(SCHEMA, sql.Identifier(table.schema).as_string()))])
-
-
-@dataclass(frozen=True, kw_only=True)
-class CopiedView:
-    """A materialized view, or a view that one reads: made over the new table before the switch, and moved in it."""
-
-    view: DependentView
-    materialized: bool
-    #: It has rows; `REFRESH … WITH NO DATA` takes them.
-    populated: bool
-    method: str
-    #: Empty for the database's own.
-    tablespace: str
-    #: Indexes, storage settings and comments, in which `TABLE` and `SCHEMA` stand for the view's.
-    statements: tuple[str, ...]
-
-    @property
-    def kind(self) -> str:
-        return "MATERIALIZED VIEW" if self.materialized else "VIEW"
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        return cls(
-            **{**value, "view": DependentView.from_json(value["view"]), "statements": tuple(value["statements"])}
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

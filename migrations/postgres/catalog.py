@@ -276,6 +276,18 @@ def referable_keys(connection: Connection, table: Table) -> list[tuple[bool, tup
     return [(row["is_primary"], tuple(row["columns"])) for row in rows]
 
 
+def may_make_schemas(connection: Connection) -> bool:
+    """Whether this role may make schemas in this database."""
+    row = connection.execute(_SQL["may_make_schemas"]).fetchone()
+    return bool(row and row["may"])
+
+
+def is_built_in(connection: Connection, type_: str) -> bool:
+    """Whether a type, in SQL, is PostgreSQL's own."""
+    row = connection.execute(_SQL["is_built_in"], {"type": type_}).fetchone()
+    return bool(row and row["is_built_in"])
+
+
 def may_create(connection: Connection, schema: str) -> bool:
     """Whether this role may make something in a schema, such as an index of a table there."""
     row = connection.execute(_SQL["may_create"], {"schema": schema}).fetchone()

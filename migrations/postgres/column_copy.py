@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres.bound import placed
 from backfilld.migrations.postgres.connect import SEMANTICS, apply_settings
 from backfilld.migrations.postgres.dependents import ColumnDependent, named_in_query
 from backfilld.migrations.postgres.expression_probe import Rejected
@@ -25,6 +26,7 @@ from backfilld.migrations.queries import queries
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from backfilld.migrations.postgres.column_dependents import CopiedView
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.definitions import IndexDefinition
 
@@ -225,6 +227,25 @@ def try_dependents(
             )
 
 
+def try_indexes_of_views(connection: Connection, copied: Sequence[CopiedView]) -> None:
+    """Build the indexes of materialized views over the views that `try_dependents` made of their texts. Raises Rejected."""
+    stand_in = TableName("pg_temp", "~backfilld copy")
+    for one in copied:
+        if not one.materialized:
+            continue
+        made = sql.SQL("CREATE TEMPORARY TABLE {} AS TABLE {} WITH NO DATA").format(
+            sql.Identifier(stand_in.name), sql.Identifier("pg_temp", one.view.name)
+        )
+        with (
+            connection.transaction(force_rollback=True),
+            _accepting("column_dependents", f"an index of the materialized view {one.view.written} is not accepted"),
+        ):
+            connection.execute(made)
+            for statement in one.statements:
+                if statement.startswith("CREATE "):
+                    connection.execute(placed(statement, stand_in))
+
+
 def try_together(
     connection: Connection, columns: Sequence[tuple[TableName, str, str]], found: Sequence[ColumnDependent]
 ) -> None:
@@ -259,10 +280,12 @@ def try_together(
 
 def _made_again(connection: Connection, tables: Sequence[TableName], one: ColumnDependent) -> list[sql.Composed]:
     """The statements that make a dependent once more; none for what the copy has already."""
-    if one.kind not in {"view", "policy", "function", "trigger"}:
+    if one.kind not in {"view", "materialized view", "policy", "function", "trigger"}:
         return []
-    row = connection.execute(_SQL[f"{one.kind}_within"], {"oid": one.oid}).fetchone() or {}
-    match one.kind:
+    # There is no temporary materialized view; its text is that of a view.
+    kind = one.kind.rpartition(" ")[2]
+    row = connection.execute(_SQL[f"{kind}_within"], {"oid": one.oid}).fetchone() or {}
+    match kind:
         case "view":
             name, query = sql.Identifier(row["name"]), sql.SQL(row["definition"])
             return [sql.SQL("CREATE TEMPORARY VIEW {} AS {}").format(name, query)]

@@ -164,12 +164,54 @@ class DependentTrigger:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CopiedView:
+    """A materialized view, or a view that one reads: made over what comes before the switch, and moved in it."""
+
+    view: DependentView
+    materialized: bool
+    #: It has rows; `REFRESH … WITH NO DATA` takes them.
+    populated: bool
+    method: str
+    #: Empty for the database's own.
+    tablespace: str
+    #: Indexes, storage settings and comments, in which `bound.TABLE` and `bound.SCHEMA` stand for the view's.
+    statements: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        return "MATERIALIZED VIEW" if self.materialized else "VIEW"
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(
+            **{**value, "view": DependentView.from_json(value["view"]), "statements": tuple(value["statements"])}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DependentPublication:
+    """A publication that names the column in its list of columns, or in the condition of the rows that it sends."""
+
+    name: str
+    #: The columns that it sends; None for all.
+    columns: tuple[str, ...] | None
+    #: The rows that it sends; None for all.
+    where: str | None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(**{**value, "columns": None if value["columns"] is None else tuple(value["columns"])})
+
+
+@dataclass(frozen=True, kw_only=True)
 class ColumnDependents:
     """Everything that depends on one column."""
 
     #: The names of the two columns while each is inactive.
     new_column: str
     old_column: str
+    #: The table's owner, quoted.
+    owner: str = ""
     #: The type that it has, with its collation where that is not the type's own.
     type: str
     collation: str | None
@@ -202,16 +244,24 @@ class ColumnDependents:
     statistics: tuple[DependentStatistics, ...] = ()
     #: In the order in which they can be made.
     views: tuple[DependentView, ...] = ()
+    #: Materialized views, and the views that these read; `views` read them, and are not read by them.
+    copied: tuple[CopiedView, ...] = ()
     policies: tuple[DependentPolicy, ...] = ()
     #: CREATE OR REPLACE statements of functions whose bodies the catalog understands.
     functions: tuple[str, ...] = ()
     triggers: tuple[DependentTrigger, ...] = ()
+    publications: tuple[DependentPublication, ...] = ()
     #: (kind, name, digest of the definition) of all this, by which a change made meanwhile is seen.
     seen: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def rules(self) -> tuple[DependentRule, ...]:
         return self.checks + self.foreign_keys
+
+    @property
+    def all_views(self) -> tuple[DependentView, ...]:
+        """All views, each behind those that it reads."""
+        return (*(one.view for one in self.copied), *self.views)
 
     @property
     def fills_itself(self) -> bool:
@@ -238,6 +288,8 @@ class ColumnDependents:
                 "views": tuple(DependentView.from_json(one) for one in value["views"]),
                 "policies": tuple(DependentPolicy.from_json(one) for one in value["policies"]),
                 "triggers": tuple(DependentTrigger(**one) for one in value["triggers"]),
+                "copied": tuple(CopiedView.from_json(one) for one in value["copied"]),
+                "publications": tuple(DependentPublication.from_json(one) for one in value["publications"]),
                 "seen": tuple((kind, name, digest) for kind, name, digest in value["seen"]),
                 **{name: tuple(value[name]) for name in ("up_reads", "down_reads", "functions")},
             }

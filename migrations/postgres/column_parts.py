@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.postgres.bound import copied
 from backfilld.migrations.postgres.column_dependents import (
+    CopiedView,
     DependentIdentity,
     DependentIndex,
     DependentPolicy,
+    DependentPublication,
     DependentReference,
     DependentRule,
     DependentStatistics,
@@ -284,6 +287,34 @@ def views(connection: Connection, found: Sequence[ColumnDependent]) -> tuple[Dep
             )
         )
     return tuple(result)
+
+
+def copied_views(connection: Connection, found: Sequence[ColumnDependent]) -> tuple[CopiedView, ...]:
+    """The materialized views among what depends on a column, and the views that these read. Raises Rejected."""
+    views_ = [one for one in found if one.kind in {"view", "materialized view"}]
+    rows = connection.execute(_SQL["copied_views"], {"oids": [one.oid for one in views_]}).fetchall()
+    mine = {row["oid"] for row in rows}
+    along = [replace(one, kind="view") for one in views_ if one.oid in mine]
+    return copied(connection, views(connection, along), along)
+
+
+def publications(connection: Connection, found: Sequence[ColumnDependent]) -> tuple[DependentPublication, ...]:
+    """The publications among what depends on a column. Raises Rejected for one that this role does not own."""
+    rows = [
+        connection.execute(_SQL["publication"], {"oid": one.oid}).fetchone() or {}
+        for one in found
+        if one.kind == "publication"
+    ]
+    for row in rows:
+        if not row["owned"]:
+            problem = f"the publication {row['name']} names it in its list of columns or in its filter, and belongs to another role"
+            raise Rejected("publication", problem, "Use the owner of the publication")
+    return tuple(
+        DependentPublication(
+            name=row["name"], columns=None if row["columns"] is None else tuple(row["columns"]), where=row["condition"]
+        )
+        for row in rows
+    )
 
 
 def policies(connection: Connection, found: Sequence[ColumnDependent]) -> tuple[DependentPolicy, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,13 @@ def changed_since(table: TableName, name: str, seen: Sequence[tuple[str, str, st
         "AND since.digest = pg_catalog.md5(coalesce(now.definition, '')) "
         "WHERE (now.kind IS NULL OR since.kind IS NULL) AND since.kind IS DISTINCT FROM '' ORDER BY 1 LIMIT 1"
     ).format(now=now, then=then)
+
+
+def sends_otherwise(table: TableName, publication: str, columns: Sequence[str] | None) -> sql.Composed:
+    """A query that gives a row where the publication does not send just these columns of the table; None for any."""
+    listed = "null" if columns is None else json.dumps(sorted(columns), ensure_ascii=False)
+    parameters = {"table": table.identifier.as_string(), "publication": publication, "columns": listed}
+    return literally(_OF_COLUMN["sends_otherwise"], parameters)
 
 
 def appeared_since(table: TableName, name: str, seen: Sequence[tuple[str, str, str]]) -> sql.Composed:

@@ -25,6 +25,11 @@ _STRINGS = frozenset({"continued", "escaped", "string", "dollar"})
 class Unclosed(ValueError):
     """A quote or a comment is not closed, so it is unknown where a statement ends."""
 
+    def __init__(self, problem: str, *, position: int) -> None:
+        super().__init__(problem)
+        #: Where what is not closed begins.
+        self.position = position
+
 
 @dataclass(frozen=True)
 class Token:
@@ -146,11 +151,11 @@ def _tokens(text: str) -> list[Token]:
         lexeme, word = LEXEME.match(text, position), _WORD.match(text, position)
         kind = None if lexeme is None else "dollar" if lexeme.lastgroup == "tag" else lexeme.lastgroup
         if kind == "broken":
-            raise Unclosed("a quote is not closed")
+            raise Unclosed("a quote is not closed", position=position)
         if kind == "block":
             end = end_of_comment(text, position + 2)
             if end is None:
-                raise Unclosed("a comment is not closed")
+                raise Unclosed("a comment is not closed", position=position)
             position = end
         elif lexeme is not None:
             if kind != "line":

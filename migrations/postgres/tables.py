@@ -62,7 +62,7 @@ def has_public_api(connection: Connection) -> bool:
 
 
 def parts(connection: Connection, table: Table) -> tuple[tuple[str, bool], ...]:
-    """Names of a table's indexes and of its columns' sequences, each with whether it is a sequence."""
+    """Names of a table's indexes and of its columns' sequences, and of its partitions', each with whether it is a sequence."""
     rows = connection.execute(_SQL["table_parts"], {"oid": table.oid}).fetchall()
     return tuple((row["name"], row["is_sequence"]) for row in rows)
 

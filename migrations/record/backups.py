@@ -244,6 +244,12 @@ def listed(
     return [Backup.from_row(row) for row in connection.execute(_SQL["backups"], asked).fetchall()]
 
 
+def of_run(connection: Connection, run: int) -> Backup | None:
+    """The backup to go back to for a run: one that was taken for it, proved rather than not; else the recent one that let it begin."""
+    row = connection.execute(_SQL["backup_of_run"], {"run": run}).fetchone()
+    return Backup.from_row(row) if row else None
+
+
 def abandoned(connection: Connection) -> list[int]:
     """Backups that are being taken by nobody; the transaction of the caller holds them from now on."""
     return [row["backup"] for row in connection.execute(_SQL["abandoned_backups"], {"class": BACKUPS}).fetchall()]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from backfilld.migrations.file.application_checks import Probe
+    from backfilld.migrations.file.personas import Persona
     from backfilld.monitoring.checks.targets import Targets
 
 #: For one answer, connecting included.
@@ -81,10 +82,10 @@ def require_extra() -> None:
         ) from exc
 
 
-def ask(probe: Probe, targets: Targets) -> Answer:
-    """Ask several times. Raises Forbidden and Unanswered."""
+def ask(probe: Probe, targets: Targets, *, persona: Persona | None = None) -> Answer:
+    """Ask several times, with the token of who asks. Raises Forbidden and Unanswered."""
     require_extra()
-    each = [_ask_once(probe, targets) for _ in range(_TIMES)]
+    each = [_ask_once(probe, targets, persona) for _ in range(_TIMES)]
     first = each[0]
     volatile = {pattern for one in each[1:] for pattern in _differing(first.body, one.body, ())}
     return Answer(
@@ -95,9 +96,9 @@ def ask(probe: Probe, targets: Targets) -> Answer:
     )
 
 
-def record(probe: Probe, targets: Targets) -> Answer:
+def record(probe: Probe, targets: Targets, *, persona: Persona | None = None) -> Answer:
     """The answer that later ones are compared with. Raises Unanswered also for one that proves nothing: an error, or no rows."""
-    answer = ask(probe, targets)
+    answer = ask(probe, targets, persona=persona)
     if answer.status >= http.client.BAD_REQUEST:
         msg = f"it answers {answer.status} before anything was changed"
         raise Unanswered(msg)
@@ -134,13 +135,13 @@ def differences(probe: Probe, before: Answer, now: Answer) -> list[str]:
 # --- asking ------------------------------------------------------------------------------------------------------------
 
 
-def _ask_once(probe: Probe, targets: Targets) -> Answer:
-    url, headers = targets.url(probe), targets.headers(probe)
+def _ask_once(probe: Probe, targets: Targets, persona: Persona | None) -> Answer:
+    url, headers, sent = targets.url(probe), targets.headers(probe, persona), targets.body(probe)
     late = threading.Event()
     began = time.perf_counter()
     try:
         with exchange.connected(url, timeout_seconds=_TIMEOUT_SECONDS, late=late) as client:
-            client.request("GET", exchange.target(url), headers=headers)
+            client.request(probe.method, exchange.target(url), body=sent, headers=headers)
             with client.getresponse() as got:
                 body = got.read(_MOST_BYTES + 1)
     except (OSError, http.client.HTTPException, ValueError) as exc:

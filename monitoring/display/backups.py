@@ -9,7 +9,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from backfilld.migrations.backups.gate import Next
 from backfilld.monitoring.display.tables import plain
 from backfilld.monitoring.display.words import cell
 from backfilld.monitoring.words import counted, duration, moment, number, size
@@ -75,6 +74,8 @@ def gate(report: GateReport) -> RenderableType:
 
 
 def _first(report: GateReport) -> str:
+    from backfilld.migrations.backups.gate import Next  # noqa: PLC0415 - brings the settings along, which `status` does without
+
     match report.next:
         case Next.NOTHING if report.backup is None:
             return "nothing: none is needed"

@@ -84,7 +84,7 @@ def refusals(findings: Sequence[Finding]) -> RenderableType:
     """Why it cannot run, and what to do about each."""
     return Group(
         *(
-            _marked("refused", "bold red", Text.assemble(safe(one.problem), ".\n", (safe(one.remedy), "green")))
+            _marked("refused", "bold red", Text.assemble(safe(one.problem), ".\n", (_lines(one.remedy), "green")))
             for one in findings
         )
     )
@@ -250,6 +250,11 @@ def _estimate(estimate: Estimate) -> str:
 def _sql(text: str) -> str:
     """Statements keep their lines: a trigger's body on one line is unreadable."""
     return "\n".join(safe(part) for part in text.splitlines())
+
+
+def _lines(text: str) -> str:
+    """A remedy may end with the lines of a file."""
+    return "\n".join(safe(line) for line in text.split("\n"))
 
 
 def _marked(mark: str, style: str, text: Text) -> RenderableType:

@@ -1,14 +1,19 @@
-"""Verbs about backups: backup now, list, show, verify, prove, expire."""
+"""Verbs about backups: backup now, list, show, verify, prove, expire, recover; and restore."""
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+from datetime import datetime
+from pathlib import Path  # noqa: TC003 - typer reads the annotations of these functions when it runs
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backfilld.migrations.errors import UsageError
 from backfilld.producers import answers, completion
-from backfilld.producers.cli.options import Json, RunArgument, client
+from backfilld.producers.cli.options import Json, client
 
 if TYPE_CHECKING:
     from backfilld.migrations.record.backups import Backup
@@ -110,9 +115,85 @@ def expire(context: typer.Context, *, as_json: Json = False) -> None:
     )
 
 
+def recover(  # noqa: PLR0913 - the options of a verb
+    context: typer.Context,
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="The data folder of the new server; it is made.", show_default=False),
+    ],
+    *,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            "--label", metavar="LABEL", help="A backup, as `backup show` has it. Default: the newest that will do."
+        ),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="STORE", help="Where from. Default: the first store that has it.")
+    ] = None,
+    lsn: Annotated[
+        str | None, typer.Option("--lsn", metavar="LSN", help="Up to this place in the WAL, and nothing from there on.")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help="Up to this instant, with its time zone: 2026-05-04T12:00:00Z."),
+    ] = None,
+    latest: Annotated[bool, typer.Option("--latest", help="Up to the end of the WAL that there is.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the data folder of a new server from a physical backup and its WAL; it recovers when it is started. Needs no database.
+
+    Example: backfilld backup recover /var/lib/postgresql/before --lsn 0/15F3A98
+    """
+    if sum((lsn is not None, at is not None, latest)) > 1:
+        msg = "give one of --lsn, --at and --latest"
+        raise UsageError(msg)
+    if lsn is not None and re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", lsn) is None:
+        msg = f"--lsn: {lsn} is no place in the WAL, such as 0/15F3A98"
+        raise UsageError(msg)
+    made = client(context, as_json=as_json).recover_server(
+        folder.absolute(), label=label, store=store, lsn=lsn, at=_instant(at), latest=latest
+    )
+    quoted = shlex.quote(str(made.folder))
+    stops = ", ".join(f"{name} = {value}" for name, value in made.target.items() if name != "recovery_target_inclusive")
+    answers.give(
+        as_json=as_json,
+        value=made.to_json,
+        text=lambda: "\n".join(
+            (
+                f"{made.folder} is made from {made.label} of store {made.store}; started, it recovers to {stops or 'the end of the WAL'}",
+                *((f"chown -R postgres: {quoted}",) if os.geteuid() == 0 else ()),
+                f"{made.program} start --pgdata={quoted} --log={quoted}/server.log --options=--port=5499",
+                "until pg_isready --quiet --host=localhost --port=5499; do sleep 1; done",
+            )
+        ),
+    )
+
+
+def _instant(at: str | None) -> datetime | None:
+    if at is None:
+        return None
+    try:
+        found = datetime.fromisoformat(at)
+    except ValueError:
+        msg = f"--at: {at} is no instant, such as 2026-05-04T12:00:00Z"
+        raise UsageError(msg) from None
+    if found.tzinfo is None:
+        msg = f"--at: {at} has no time zone; write {at}Z for UTC"
+        raise UsageError(msg)
+    return found
+
+
 def restore(  # noqa: PLR0913 - the options of a verb
     context: typer.Context,
-    run: RunArgument,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="A run's id or name. Default: none, with --backup or --from.",
+            autocompletion=completion.runs,
+        ),
+    ] = None,
     *,
     table: Annotated[
         list[str] | None,
@@ -122,6 +203,13 @@ def restore(  # noqa: PLR0913 - the options of a verb
     ] = None,
     into: Annotated[
         str | None, typer.Option("--into", metavar="SCHEMA", help="A schema for the rows of the backup.")
+    ] = None,
+    backup: Annotated[
+        int | None, typer.Option("--backup", metavar="N", help="Another backup than that of the run's gate.")
+    ] = None,
+    from_url: Annotated[
+        str | None,
+        typer.Option("--from", metavar="URL", help="No backup, but a server that was restored to a moment."),
     ] = None,
     in_place: Annotated[
         bool,
@@ -135,24 +223,30 @@ def restore(  # noqa: PLR0913 - the options of a verb
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Restore rows from the backup taken for a run into a schema beside the tables, compare, and put back what is wrong.
+    """Restore rows from the backup of a run's gate into a schema beside the tables, compare, and put back what is wrong.
 
     Example: backfilld restore jobs-new-field --table jobs --into rescue
     """
     asked = client(context, as_json=as_json)
+    if backup is not None and from_url is not None:
+        msg = "give one of --backup and --from"
+        raise UsageError(msg)
     if in_place:
+        if run is None or backup is not None or from_url is not None:
+            msg = "--in-place needs a run, and goes back to the backup of its gate"
+            raise UsageError(msg)
         _restore_in_place(asked, run, yes=yes, as_json=as_json)
         return
     if into is None:
         msg = "give a schema for the rows of the backup: --into SCHEMA"
         raise UsageError(msg)
     if copy_back:
-        rescue, started = asked.restore(run, into, table or ())
+        rescue, started = asked.restore(run, into, table or (), backup=backup, from_url=from_url)
     else:
-        rescue, started = asked.rescue(run, into, table or ()), None
+        rescue, started = asked.rescue(run, into, table or (), backup=backup, from_url=from_url), None
 
     def told() -> str:
-        lines = [f"from backup {rescue.backup}:"]
+        lines = [f"from backup {rescue.backup}:" if rescue.backup is not None else "from the other server:"]
         for one in rescue.tables:
             left = f"; not compared: {', '.join(one.left_out)}" if one.left_out else ""
             lines.append(

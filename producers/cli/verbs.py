@@ -120,6 +120,7 @@ _register(
         "verify": backup.verify,
         "prove": backup.prove,
         "expire": backup.expire,
+        "recover": backup.recover,
     },
 )
 _register(

@@ -16,6 +16,7 @@ from paths import ROOT
 from typer.testing import CliRunner
 
 from backfilld.migrations import settings
+from backfilld.migrations.backup_settings import BackupSettings, Schedule, WalSettings
 from backfilld.migrations.errors import BackfilldError
 from backfilld.migrations.file import migration as definition
 from backfilld.monitoring import metrics
@@ -107,6 +108,9 @@ def test_every_setting_is_documented() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     names = {f"BACKFILLD_{name.upper()}" for name in settings.Settings.model_fields if name != "limits"}
     names |= {f"BACKFILLD_LIMITS__{name.upper()}" for name in settings.Limits.model_fields}
+    names |= {f"BACKFILLD_BACKUP__{name.upper()}" for name in BackupSettings.model_fields}
+    names |= {f"BACKFILLD_BACKUP__WAL__{name.upper()}" for name in WalSettings.model_fields}
+    names |= {f"BACKFILLD_BACKUP__SCHEDULE__{name.upper()}" for name in Schedule.model_fields}
 
     assert {name for name in names if name not in page} == set()
 

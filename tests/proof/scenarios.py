@@ -289,17 +289,22 @@ TEXT_TO_JSONB = Scenario(
     keeps_order=False,
 )
 
+_BALANCES = """
+    CREATE MATERIALIZED VIEW balances AS SELECT balance, count(*) AS items FROM items GROUP BY balance;
+    CREATE UNIQUE INDEX balances_balance ON balances (balance); GRANT SELECT ON balances TO PUBLIC;
+"""
+
 INT_TO_BIGINT = Scenario(
     name="int_to_bigint",
     schema="CREATE TABLE branches (id integer PRIMARY KEY); INSERT INTO branches SELECT generate_series(1, 9);"
     f"CREATE TABLE items (id bigint PRIMARY KEY, status text, balance integer NOT NULL DEFAULT 0, {_PADDING},"
     " branch integer REFERENCES branches, CONSTRAINT solvent CHECK (balance > -2000000), UNIQUE (balance, id));"
-    "COMMENT ON COLUMN items.balance IS 'in cents';",
+    f"COMMENT ON COLUMN items.balance IS 'in cents'; {_BALANCES}",
     operations="[{change_type: {table: items, column: balance, type: bigint}}]",
     fields={"status": word, "balance": number},
     before={"status": shown("status"), "balance": shown("balance")},
     after={"status": shown("status"), "balance": shown("balance")},
-    reference="ALTER TABLE items ALTER balance TYPE bigint",
+    reference=f"DROP MATERIALIZED VIEW balances; ALTER TABLE items ALTER balance TYPE bigint; {_BALANCES}",
     keeps_order=False,
 )
 

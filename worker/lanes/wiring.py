@@ -61,7 +61,13 @@ def start_lanes(settings: Settings, broker: AnyBroker, *, threads: int, observe:
         transforms=settings.transforms,
         refuses_foreign_code=settings.refuses_foreign_code,
         backups=Place.of(settings),
-        targets=Targets(allowed=settings.application_targets, values=settings.application_values),
+        targets=Targets(
+            allowed=settings.application_targets,
+            allowed_post=settings.application_targets_post,
+            values=settings.application_values,
+            jwt_secret=settings.application_jwt_secret,
+            jwt_roles=settings.application_jwt_roles,
+        ),
         replica_url=settings.replica_url,
     )
     receiver = receive_lanes(broker, handlers.of_lanes(runner, observe=observe), threads=threads)

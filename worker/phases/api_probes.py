@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.application.checked import Checked, Moment, Told
     from backfilld.migrations.file.application_checks import Probe
+    from backfilld.migrations.file.personas import Persona
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Run
     from backfilld.monitoring.checks.targets import Targets
@@ -73,7 +74,7 @@ class ApiProbes:
         found, refused = [], []
         for probe in probes_of(run):
             try:
-                found.append((probe, record_answer(probe, self._targets)))
+                found.append((probe, record_answer(probe, self._targets, persona=_persona(run, probe))))
             except Forbidden as exc:
                 refused.append(exc.finding)
             except Unanswered as exc:
@@ -98,14 +99,14 @@ class ApiProbes:
         before = answers.at(connection, run.run, moment="before")
         back = "" if moment is Moment.AFTER_CONTRACT else "Switch back, which loses nothing: "
         for probe in probes_of(run):
-            asked = f"GET {probe.get}"
+            asked = probe.asked
             if probe.name not in before:
                 yield Told(
                     kind=Kind.UNKNOWN, problem=f"no answer of the probe {probe.name} is on record", statement=asked
                 )
                 continue
             try:
-                now = ask(probe, self._targets)
+                now = ask(probe, self._targets, persona=_persona(run, probe))
             except Forbidden as exc:
                 yield Told(kind=Kind.UNKNOWN, problem=exc.finding.problem, remedy=exc.finding.remedy, statement=asked)
                 continue
@@ -132,6 +133,12 @@ def probes_of(run: Run) -> tuple[Probe, ...]:
     """The probes of a run's file."""
     application = run.migration.application
     return application.http if application is not None else ()
+
+
+def _persona(run: Run, probe: Probe) -> Persona | None:
+    """As whom a probe asks."""
+    application = run.migration.application
+    return application.personas[probe.as_] if application is not None and probe.as_ is not None else None
 
 
 def _has_done_contract(known: KnownRun, claimed: Claimed) -> bool:

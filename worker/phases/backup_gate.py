@@ -92,6 +92,8 @@ class BackupGates:
         if step is Next.NOTHING:
             if backup is not None:
                 detail = {"backup": backup.backup, "required": level, "level": backup.level, "lsn": backup.lsn_stop}
+                # Where a recovery ends that is to have all but this run: its first change is after this, in the same transaction.
+                detail["moment"] = contents.written(connection)
                 audit.record(connection, run.run, actor=runs.WORKER, what="backup.gate", **detail)
             return
         connection.rollback()

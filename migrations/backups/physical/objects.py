@@ -26,6 +26,7 @@ BACKUP_MANIFEST = "backup_manifest"
 #: gzip's quickest: a fifth of the size for a tenth of the processor that the best takes. It is the worker's processor, not the server's.
 _LEVEL = 1
 _AS_GZIP = 31
+_READ_BYTES = 128 * 1024
 
 
 class Compressed(io.RawIOBase):
@@ -50,19 +51,35 @@ class Compressed(io.RawIOBase):
         self._write(self._compressor.flush())
 
 
-class _Parts(io.RawIOBase):
-    """What comes in parts, to be read as a stream."""
+class _Plain(io.RawIOBase):
+    """What comes compressed in parts, to be read as a stream.
+
+    Never more is unpacked than is asked for: tarfile copies what is left over at each read, and a megabyte of pages that are mostly
+    empty unpacks to hundreds.
+    """
 
     def __init__(self, parts: Iterable[bytes]) -> None:
         self._parts = iter(parts)
+        self._decompressor = zlib.decompressobj(_AS_GZIP)
 
     def read(self, size: int = -1) -> bytes:
-        """The next part, of whatever size; tarfile puts up with that. Empty at the end."""
-        del size
-        return next(self._parts, b"")
+        """At most so many bytes; empty at the end. Raises zlib.error, EOFError where it is cut off, and what the parts raise."""
+        waiting = self._decompressor.unconsumed_tail
+        while not self._decompressor.eof:
+            if not waiting:
+                waiting = next(self._parts, b"")
+                if not waiting:
+                    msg = "it is cut off"
+                    raise EOFError(msg)
+            if plain := self._decompressor.decompress(waiting, max(size, 1)):
+                return plain
+            waiting = self._decompressor.unconsumed_tail
+        return b""
 
     def drain(self) -> None:
         """Read to the end: what gives the parts compares their digest there."""
+        while self.read(_READ_BYTES):
+            pass
         for _ in self._parts:
             pass
 
@@ -82,9 +99,9 @@ def _kept(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
 
 @contextmanager
 def _archive(parts: Iterable[bytes]) -> Iterator[tarfile.TarFile]:
-    source = _Parts(parts)
+    source = _Plain(parts)
     try:
-        with tarfile.open(fileobj=source, mode="r|gz") as archive:
+        with tarfile.open(fileobj=source, mode="r|", bufsize=_READ_BYTES) as archive:
             yield archive
         source.drain()
     except (tarfile.TarError, zlib.error, EOFError) as exc:

@@ -72,11 +72,12 @@ def mark_of(backup: Saved) -> Target:
 
 
 def build(  # noqa: PLR0913 - each is named where it is called
-    place: Place, chain: Sequence[Saved], data: Path, user: dict[str, Any], watch: Watch, *, later: bool
+    place: Place, chain: Sequence[Saved], data: Path, user: dict[str, Any], watch: Watch, *, later: Target | None
 ) -> Programs:  # Any: as Popen has it
     """Make the data folder as the backup has it, with its WAL, not told yet where to stop. Raises BackupFailed, StoreFailed.
 
-    Its parent folder is worked in, and belongs to the user of the server. `later`: with all WAL since, as far as there is any.
+    Its parent folder is worked in, and belongs to the user of the server. `later`: a moment after the mark, for which all WAL since is
+    brought, as far as there is any.
     """
     last = chain[-1]
     found = tools.find(place, last.major)
@@ -91,17 +92,36 @@ def build(  # noqa: PLR0913 - each is named where it is called
         for part in parts:
             shutil.rmtree(part)
     objects.unpack(last.read(objects.WAL, watch), data / WAL_FOLDER)
-    if later:
-        details = last.details
-        size = int(details["segment_bytes"])
-        names = segments.names(int(last.manifest["timeline"]), details["start_lsn"], details["until"], size)
-        try:
-            wal.bring_later(place, str(last.manifest["system_identifier"]), names[-1], data / WAL_FOLDER, size, watch)
-        except OSError as exc:
-            msg = f"the WAL after {last.label} cannot be brought: {exc.strerror}: {exc.filename}"
-            raise BackupFailed(msg) from exc
+    if later is not None:
+        _bring_later(place, last, data / WAL_FOLDER, later, watch)
     give(data / WAL_FOLDER, user)
     return found
+
+
+def _bring_later(place: Place, last: Saved, into: Path, target: Target, watch: Watch) -> None:
+    """All WAL that was written after a backup. Raises BackupFailed where that does not reach to a place that is wanted."""
+    details = last.details
+    size = int(details["segment_bytes"])
+    timeline = int(last.manifest["timeline"])
+    names = segments.names(timeline, details["start_lsn"], details["until"], size)
+    try:
+        reached = wal.bring_later(place, str(last.manifest["system_identifier"]), names[-1], into, size, watch)
+    except OSError as exc:
+        msg = f"the WAL after {last.label} cannot be brought: {exc.strerror}: {exc.filename}"
+        raise BackupFailed(msg) from exc
+    if target.lsn is not None and segments.holding(timeline, target.lsn, size) > reached:
+        where = place.settings.wal.folder or place.settings.wal.restore_command or "nowhere: backup.wal is not set here"
+        msg = (
+            f"the WAL reaches to the segment {reached}, and {target.lsn} is in {segments.holding(timeline, target.lsn, size)} "
+            f"(it comes from {where})"
+        )
+        raise BackupFailed(msg)
+
+
+def needed_bytes(chain: Sequence[Saved]) -> int:
+    """What recovering a chain takes on disk: all of its links unpacked, what they are combined to, and the WAL."""
+    plain = [int(link.details["plain_bytes"]) for link in chain]
+    return plain[0] + sum(plain) * (len(chain) > 1) + int(chain[-1].details["wal_bytes"]) * 2
 
 
 def give(folder: Path, user: dict[str, Any]) -> None:  # Any: as Popen has it
@@ -139,11 +159,9 @@ def recovered(place: Place, chain: Sequence[Saved], watch: Watch, *, target: Tar
     Raises BackupFailed, StoreFailed, and what the watch raises; nothing is left at the end.
     """
     last = chain[-1]
-    plain = [int(link.details["plain_bytes"]) for link in chain]
-    needs = plain[0] + sum(plain) * (len(chain) > 1) + int(last.details["wal_bytes"]) * 2
-    with scratch.folder_for(needs) as (folder, user):
+    with scratch.folder_for(needed_bytes(chain)) as (folder, user):
         data = folder / "data"
-        found = build(place, chain, data, user, watch, later=target is not None and target.is_later)
+        found = build(place, chain, data, user, watch, later=target if target is not None and target.is_later else None)
         # The server's own settings name libraries, places and limits that this host has not.
         (data / "postgresql.conf").write_text("")
         (data / "pg_hba.conf").write_text("local all all trust\n")

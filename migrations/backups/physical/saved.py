@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +66,12 @@ def chain(store: Store, label: str) -> list[Saved]:
     return found
 
 
-def newest(store: Store, provider: str) -> list[str]:
-    """The labels of whole backups of a provider in a store, the newest first."""
-    labels = [key.removesuffix(f"/{copies.MANIFEST}") for key in store.keys("") if key.endswith(f"/{copies.MANIFEST}")]
-    manifests = {label: copies.manifest_of(b"".join(store.read(f"{label}/{copies.MANIFEST}"))) for label in labels}
-    wanted = [label for label, manifest in manifests.items() if manifest.get("provider") == provider]
-    return sorted(wanted, key=lambda label: str(manifests[label].get("snapshot_at")), reverse=True)
+def of_provider(store: Store, provider: str) -> list[Saved]:
+    """The whole backups of a provider in a store, the newest first; one whose manifest cannot be read is none. Raises StoreFailed."""
+    found = []
+    for key in store.keys(""):
+        if key.endswith(f"/{copies.MANIFEST}"):
+            with suppress(BackupFailed):
+                found.append(one(store, key.removesuffix(f"/{copies.MANIFEST}")))
+    wanted = [one for one in found if one.manifest.get("provider") == provider]
+    return sorted(wanted, key=lambda one: str(one.manifest["snapshot_at"]), reverse=True)

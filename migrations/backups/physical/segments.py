@@ -24,15 +24,22 @@ def position(lsn: str) -> int:
 def names(timeline: int, first: str, last: str, segment_bytes: int) -> list[str]:
     """The files that hold the WAL from one place up to another, in their order; the byte at `last` itself is not needed."""
     begin, end = position(first) // segment_bytes, (position(last) - 1) // segment_bytes
-    per_log = _LOG_BYTES // segment_bytes
-    return [f"{timeline:08X}{one // per_log:08X}{one % per_log:08X}" for one in range(begin, end + 1)]
+    return [_name(timeline, one, segment_bytes) for one in range(begin, end + 1)]
+
+
+def holding(timeline: int, lsn: str, segment_bytes: int) -> str:
+    """The file that holds the byte at a place."""
+    return _name(timeline, position(lsn) // segment_bytes, segment_bytes)
 
 
 def next_name(name: str, segment_bytes: int) -> str:
     """The segment after this one, of the same timeline."""
+    return _name(int(name[:8], 16), number(name, segment_bytes) + 1, segment_bytes)
+
+
+def _name(timeline: int, number: int, segment_bytes: int) -> str:
     per_log = _LOG_BYTES // segment_bytes
-    one = number(name, segment_bytes) + 1
-    return f"{name[:8]}{one // per_log:08X}{one % per_log:08X}"
+    return f"{timeline:08X}{number // per_log:08X}{number % per_log:08X}"
 
 
 def number(name: str, segment_bytes: int) -> int:

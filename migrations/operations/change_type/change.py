@@ -49,6 +49,11 @@ class Change:
         """The column of the old type, once it is inactive."""
         return self.dependents.old_column
 
+    @property
+    def copies(self) -> str:
+        """The schema in which copies of materialized views wait for the exchange."""
+        return f"backfilld_{object_name('next', self.migration, self.number)}"
+
     # The sync trigger
 
     @property

@@ -95,4 +95,16 @@ def all_there(change: Change) -> Action:
 
 def same_privileges(change: Change) -> tuple[Guard, ...]:
     """Views are made anew, so their privileges must be the ones they had."""
-    return tuple(views.same_privileges(view) for view in change.dependents.views)
+    return tuple(views.same_privileges(view) for view in change.dependents.all_views)
+
+
+def sent_as_read(change: Change) -> tuple[Guard, ...]:
+    """Lists of columns are made anew, so what another session has added to one would be lost."""
+    return tuple(
+        Guard(
+            sql=dependents.sends_otherwise(change.table, one.name, one.columns),
+            template="the publication {!r} does not send the columns that it sent when the run was enqueued",
+            remedy="Give it the list that it had, then resume",
+        )
+        for one in change.dependents.publications
+    )

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from backfilld.migrations.facts import Facts, Target
 from backfilld.migrations.operations.base import object_name
-from backfilld.migrations.operations.change_type import keys
+from backfilld.migrations.operations.change_type import instead, keys
 from backfilld.migrations.operations.change_type.defaults import OldDefault
 from backfilld.migrations.operations.change_type.steps import cast
 from backfilld.migrations.planning.checks.columns import check_reads, column_of, mentions
@@ -23,11 +23,16 @@ from backfilld.migrations.postgres.dependents import mentions as functions_namin
 from backfilld.migrations.postgres.expression_probe import Analysis, Rejected
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backfilld.migrations.file.migration import ChangeType
     from backfilld.migrations.planning.checks.findings import Case
+    from backfilld.migrations.postgres.column_dependents import CopiedView, DependentPublication
 
 #: Kinds of dependent that are made anew in the switch.
 _REMADE = frozenset({"view", "policy", "function", "trigger"})
+#: What is made anew as well, each in a way of its own.
+_LIFTED = frozenset({"materialized view", "publication"})
 #: Kinds of dependent that ALTER COLUMN … TYPE takes along by itself. Not foreign keys: a copy of the table has none to try it with.
 _TAKEN_ALONG = frozenset({"check", "index", "statistics", "unique"})
 
@@ -63,11 +68,26 @@ def examine(case: Case, operation: ChangeType) -> Facts:
             is_plain=operation.up is None,
             reads=up.reads,
         ).of_new_type()
-    down = _try_exchange(case, operation, found, target, default=default, down=cast(name, plain_type))
+    copied = column_parts.copied_views(case.connection, found)
+    _refuse_copies(case, copied)
+    publications = column_parts.publications(case.connection, found)
+    if len(case.found.findings) > before:
+        return facts
+    down = _try_exchange(
+        case,
+        operation,
+        found,
+        target,
+        default=default,
+        down=cast(name, plain_type),
+        copied=copied,
+        publications=publications,
+    )
     sequences = [one for one in found if one.kind == "sequence"]
     dependents = ColumnDependents(
         new_column=target.column,
         old_column=_old_column(name),
+        owner=own["owner"],
         type=own["type"],
         collation=own["collation"],
         plain_type=plain_type,
@@ -84,9 +104,16 @@ def examine(case: Case, operation: ChangeType) -> Facts:
         widens_sequence=any(keys.is_wider(target.type, one.definition or "") for one in sequences),
         up_reads=tuple(sorted(up.reads - {name})),
         down_reads=tuple(sorted(down.reads - {name})),
+        copied=copied,
+        publications=publications,
         seen=tuple((one.kind, one.name, one.digest) for one in found),
     )
-    dependents = _with_parts(case, operation, dependents, found, target)
+    try:
+        dependents = _with_parts(case, operation, dependents, found, target)
+    except Rejected as rejected:
+        if rejected.check == "index" and rejected.remedy is not None:
+            rejected.remedy = instead.remedy(case, operation, rejected.remedy)
+        raise
     facts = replace(facts, targets=(target,), column_dependents=dependents)
     keyed = keys.is_key(case, name, found)
     if keyed:
@@ -168,6 +195,8 @@ def _try_exchange(  # noqa: PLR0913 - one trial; each part is named where it is 
     *,
     default: str | None,
     down: str,
+    copied: Sequence[CopiedView],
+    publications: Sequence[DependentPublication],
 ) -> Analysis:
     """Put the new column in the place of the old one, on a copy: `down` and all that depends on the column must accept it."""
     connection, table, name = case.connection, case.table.name, operation.column
@@ -177,7 +206,54 @@ def _try_exchange(  # noqa: PLR0913 - one trial; each part is named where it is 
         analysis = _analysed(case, operation.down or down, what="down", given=operation.down is not None, type_=type_)
         column_copy.try_dependents(connection, table, found, default, name)
         column_copy.try_foreign_keys(connection, table, found, name)
+        column_copy.try_indexes_of_views(connection, copied)
+        for one in publications:
+            _try_filter(case, operation, one, target)
     return analysis
+
+
+def _try_filter(case: Case, operation: ChangeType, publication: DependentPublication, target: Target) -> None:
+    """Whether a publication can have its condition over the new type, as PostgreSQL asks of it. Raises Rejected."""
+    if publication.where is None:
+        return
+    what = f"the filter of the publication {publication.name}"
+    remedy = f"Let it send all rows first: ALTER PUBLICATION {sql.Identifier(publication.name).as_string()} SET TABLE …"
+    try:
+        analysis = case.trial.analyse(publication.where, what=what)
+    except Rejected as rejected:
+        raise Rejected(
+            "publication", f"{what} is not accepted for the new type: {rejected.problem}", remedy
+        ) from rejected
+    if operation.column not in analysis.reads:
+        return
+    if analysis.unrepeatable:
+        problem = f"{what} would call {', '.join(analysis.unrepeatable)}, whose result depends on the session"
+        raise Rejected("publication", problem, remedy)
+    if not catalog.is_built_in(case.connection, target.type):
+        raise Rejected("publication", f"{what} cannot read a column of a type that is not PostgreSQL's own", remedy)
+
+
+def _refuse_copies(case: Case, copied: Sequence[CopiedView]) -> None:
+    """Put down why materialized views cannot be made in a schema of the run's own, and moved from there."""
+    if not copied:
+        return
+    what = (
+        f"the materialized view {next(one.view.written for one in copied if one.materialized)} reads {case.table.name}"
+    )
+    names = [one.view.name for one in copied]
+    if len(names) != len(set(names)):
+        case.refuse(
+            "column_dependents",
+            f"{what}, and of the views that are made anew for it two have one name in different schemas",
+            "Drop one of them first, and recreate it afterwards",
+        )
+    if not catalog.may_make_schemas(case.connection):
+        problem = f"{what}, and the role may not make a schema in this database, where a copy of it is made"
+        case.refuse("column_dependents", problem, "GRANT CREATE ON DATABASE")
+    for schema in sorted({one.view.schema for one in copied}):
+        if not catalog.may_create(case.connection, schema):
+            problem = f"{what}, and the role may not put a copy of it into the schema {schema}"
+            case.refuse("column_dependents", problem, f"GRANT CREATE ON SCHEMA {sql.Identifier(schema).as_string()}")
 
 
 def _with_parts(
@@ -186,6 +262,7 @@ def _with_parts(
     """With each thing that depends on the column, as it reads for the one column and for the other."""
     connection, table, name = case.connection, case.table.name, operation.column
     new_type = sql.SQL(target.type)  # as format_type wrote it
+    copied = {one.view.written for one in dependents.copied}
     with column_copy.successor(connection, table, name, named=dependents.new_column, type_=new_type) as copy:
         new = column_copy.definitions(connection, copy, found)
     with column_copy.successor(connection, table, name, named=dependents.old_column, type_=None) as copy:
@@ -203,7 +280,7 @@ def _with_parts(
         ),
         identity=column_parts.identity(connection, table, name, type_=target.type),
         statistics=column_parts.statistics(connection, table, found, new),
-        views=column_parts.views(connection, found),
+        views=column_parts.views(connection, [one for one in found if one.name not in copied]),
         policies=column_parts.policies(connection, found),
         functions=column_parts.functions(connection, found),
         triggers=column_parts.triggers(connection, found),
@@ -223,9 +300,13 @@ def _refuse_what_is_in_the_way(
     if generated:
         case.refuse("column", f"{name} is computed by PostgreSQL", "Drop it and add it again with `add_column`")
     for one in found:
-        if one.kind in IN_THE_WAY:
+        if one.kind in IN_THE_WAY.keys() - _LIFTED:
             problem, remedy = IN_THE_WAY[one.kind]
-            case.refuse("column_dependents", f"{name} cannot have another type: {problem.format(one.name)}", remedy)
+            case.refuse(
+                "column_dependents",
+                f"{name} cannot have another type: {problem.format(one.name)}",
+                instead.remedy(case, operation, remedy),
+            )
     if sum(one.kind == "sequence" for one in found) > 1:
         case.refuse(
             "column_dependents",
@@ -337,6 +418,12 @@ def _warn(  # noqa: PLR0913 - one place for all warnings; each part is named whe
     remade = [f"{one.kind} {one.name}" for one in found if one.kind in _REMADE]
     if remade:
         case.warn(f"recreated unchanged in the switch: {', '.join(remade)}")
+    if dependents.copied:
+        copies = ", ".join(one.view.written for one in dependents.copied if one.materialized)
+        case.warn(
+            f"made once more before the switch, with their rows as of that moment: {copies}; a REFRESH between it and the switch "
+            "is not in them"
+        )
     strict = [*(one.name for one in dependents.rules), *(one.name for one in dependents.indexes if one.new.unique)]
     if strict or dependents.not_null:
         rules = ", ".join([*strict, *(["NOT NULL"] if dependents.not_null else [])])
@@ -349,10 +436,16 @@ def _warn(  # noqa: PLR0913 - one place for all warnings; each part is named whe
             f"from verify to the switch {name} has its unique indexes twice: of two sessions that INSERT the same new value at the "
             "same moment with ON CONFLICT, one may fail with a duplicate key"
         )
-    if table_publications := case.table.publications:
+    lists = {one.name for one in dependents.publications if one.columns is not None}
+    if table_publications := [one for one in case.table.publications if one not in lists]:
         case.warn(
             f"{table} is published ({', '.join(table_publications)}): subscribers need the columns "
             f"{dependents.new_column} and, from the switch on, {dependents.old_column} before backfilld adds "
             "them"
+        )
+    if sent := [one.name for one in dependents.publications]:
+        case.warn(
+            f"{', '.join(sent)}: the table leaves the publication in the switch and comes back with the same list of columns and "
+            f"filter; subscribers get {type_} from then on, and must have a column that takes it"
         )
     _tell_of_readers(case, operation)

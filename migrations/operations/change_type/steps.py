@@ -5,8 +5,9 @@ backfill  lanes give every row its new value; rows whose value does not fit are 
 verify    every row is looked at; then everything that depends on the column is made for the new one as well: indexes
           CONCURRENTLY, checks and foreign keys NOT VALID and validated, statistics; and for each foreign key that refers to it a
           second one, to the new column
-switch    one transaction: the columns change names, what depends on the old one is dropped, what is ready on the new one gets
-          its names, and views, policies, triggers and functions are made anew over the name; the sync trigger turns round
+switch    copies of materialized views, over the new column; then one transaction: the columns change names, what depends on the old one is dropped, what is ready on the new one gets
+          its names, and views, policies, triggers, functions and places in publications are made anew over the name, the copies
+          come in the place of the materialized views; the sync trigger turns round
 contract  the old values go to the archive, and then the old column goes
 
 A change that PostgreSQL makes in the catalog alone, as from varchar(20) to varchar(30), needs none of this: the switch is one brief
@@ -101,6 +102,7 @@ class ChangeType(Plain[file.ChangeType]):
             return self._at_once()
         change = self._change
         return (
+            *dependents.copied(change, new=True),
             Action(
                 table=self.table,
                 locks=self._locks,
@@ -109,6 +111,7 @@ class ChangeType(Plain[file.ChangeType]):
                     guards.unchanged(change),
                     guards.fits(change, change.new_column, "the new type"),
                     *guards.sequence_fits(change, new=True),
+                    *guards.sent_as_read(change),
                 ),
                 statements=(
                     *dependents.dropped(change),
@@ -237,6 +240,7 @@ class ChangeType(Plain[file.ChangeType]):
             steps += change.not_null(change.old_column).steps(looks=False)
         for rule, proved in change.references_to(new=False):
             steps += rule.steps(looks=False) if proved else (rule.added,)
+        steps += dependents.copied(change, new=False)
         steps.append(
             Action(
                 table=self.table,
@@ -246,6 +250,7 @@ class ChangeType(Plain[file.ChangeType]):
                     guards.nothing_new(change),
                     guards.fits(change, change.old_column, f"the old type ({change.dependents.type})"),
                     *guards.sequence_fits(change, new=False),
+                    *guards.sent_as_read(change),
                 ),
                 statements=(
                     *dependents.dropped(change),
@@ -311,7 +316,7 @@ class ChangeType(Plain[file.ChangeType]):
     def _allows(self, *more: tuple[str, str]) -> AllowedChanges:
         """All else must be as it was. Where a view had no privileges of its own it has them in words now: `same_privileges`."""
         change = self._change
-        views = [("view", view.written) for view in change.dependents.views if not view.has_grants]
+        views = [("view", view.written) for view in change.dependents.all_views if not view.has_grants]
         return AllowedChanges(
             retyped=(self.column,), columns=(change.new_column, change.old_column), may_differ=(*views, *more)
         )
@@ -327,7 +332,7 @@ class ChangeType(Plain[file.ChangeType]):
     @property
     def _views(self) -> tuple[TableName, ...]:
         """All views that the exchange makes anew, each before the ones that it reads."""
-        return tuple(TableName(view.schema, view.name) for view in reversed(self._dependents.views))
+        return tuple(TableName(view.schema, view.name) for view in reversed(self._dependents.all_views))
 
     @property
     def _change(self) -> Change:

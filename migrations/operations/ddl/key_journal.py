@@ -33,7 +33,7 @@ MOST_KEYS = 1000
 _BODY = """
 BEGIN
   IF TG_OP = 'TRUNCATE' THEN
-    INSERT INTO {journal} (k1) VALUES (NULL);
+    {truncated}
     RETURN NULL;
   END IF;
   IF TG_OP <> 'INSERT' THEN
@@ -47,6 +47,14 @@ BEGIN
   RETURN NULL;
 END
 """
+
+#: What a TRUNCATE writes down: that all rows go. Of a single partition, whose trigger fires before it, the keys that it has.
+_ALL_GONE = "INSERT INTO {journal} (k1) VALUES (NULL);"
+_SOME_GONE = """IF TG_WHEN = 'BEFORE' THEN
+      EXECUTE pg_catalog.format('INSERT INTO {journal} ({names}) SELECT {key} FROM %I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME);
+    ELSE
+      {all_gone}
+    END IF;"""
 
 _FENCE = """
 BEGIN
@@ -70,6 +78,8 @@ class KeyJournal:
     key: tuple[KeyColumn, ...]
     #: The types of the journal's columns: as wide as the key is in either table.
     key_types: tuple[str, ...]
+    #: The table is in partitions, or the one is that takes its place.
+    partitioned: bool = False
 
     @property
     def name(self) -> TableName:
@@ -97,6 +107,12 @@ class KeyJournal:
                 self.table,
                 sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(self._fence)),
                 lock=LockMode.SHARE_ROW_EXCLUSIVE,
+            ),
+            *self._on_partitions(
+                f"CREATE TRIGGER %2$I BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION {name.as_string()}(); "
+                "ALTER TABLE %1$s ENABLE ALWAYS TRIGGER %2$I",
+                self._fence,
+                note="written by their own names",
             ),
         )
 
@@ -135,18 +151,27 @@ class KeyJournal:
             alter_table(self.table, sql.SQL("ENABLE ALWAYS TRIGGER {}").format(name), lock=LockMode.SHARE_ROW_EXCLUSIVE)
             for name in (rows, whole)
         )
-        return (*made, *always)
+        of_partitions = self._on_partitions(
+            f"CREATE TRIGGER %2$I BEFORE TRUNCATE ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION {self.name.identifier.as_string()}(); "
+            "ALTER TABLE %1$s ENABLE ALWAYS TRIGGER %2$I",
+            f"{self.trigger}_t",
+            note="a TRUNCATE of one partition",
+        )
+        return (*made, *always, *of_partitions)
 
     @property
     def taken_off(self) -> tuple[Statement, ...]:
         """The triggers go, if they are there."""
-        return tuple(
-            Statement(
-                sql=sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(name, self.table.identifier),
-                lock=LockMode.ACCESS_EXCLUSIVE,
-                brief=True,
-            )
-            for name in (*self._triggers, sql.Identifier(self._fence))
+        return (
+            *(
+                Statement(
+                    sql=sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(name, self.table.identifier),
+                    lock=LockMode.ACCESS_EXCLUSIVE,
+                    brief=True,
+                )
+                for name in (*self._triggers, sql.Identifier(self._fence))
+            ),
+            *self._off_partitions,
         )
 
     @property
@@ -179,13 +204,20 @@ class KeyJournal:
     @property
     def is_on(self) -> Guard:
         """Both triggers are there and enabled for all sessions."""
+        name = sql.Literal(self.table.identifier.as_string())
+        alone = sql.SQL("ARRAY[pg_catalog.to_regclass({})::pg_catalog.oid]").format(name)
+        each = sql.SQL(
+            " || ARRAY(SELECT p.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass({})) p WHERE p.level > 0)"
+        ).format(name)
         query = sql.SQL(
-            "SELECT w.name FROM (VALUES ({rows}), ({whole})) w (name) WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t "
-            "WHERE t.tgrelid = pg_catalog.to_regclass({table}) AND t.tgname = w.name AND t.tgenabled = 'A') LIMIT 1"
+            "SELECT w.name FROM (VALUES ({rows}, {relations}), ({whole}, {alone})) w (name, of) WHERE EXISTS ("
+            "SELECT FROM pg_catalog.unnest(w.of) r (oid) WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t "
+            "WHERE t.tgrelid = r.oid AND t.tgname = w.name AND t.tgenabled = 'A')) LIMIT 1"
         ).format(
             rows=sql.Literal(self.trigger),
+            relations=alone + each if self.partitioned else alone,
             whole=sql.Literal(f"{self.trigger}_t"),
-            table=sql.Literal(self.table.identifier.as_string()),
+            alone=alone,
         )
         return Guard(
             sql=query,
@@ -196,6 +228,33 @@ class KeyJournal:
     def relied_on(self, columns: tuple[str, ...]) -> Reliance:
         again = Action(table=self.table, statements=(*self.taken_off, *self.put_on))
         return Reliance(table=self.table, columns=columns, trigger=self.trigger, again=again)
+
+    @property
+    def _off_partitions(self) -> tuple[Statement, ...]:
+        """By the names of the triggers alone: a partition that was detached since has kept them."""
+        if not self.partitioned:
+            return ()
+        names = f"{_text(f'{self.trigger}_t')}, {_text(self._fence)}"
+        body = (
+            "DECLARE one record; BEGIN FOR one IN SELECT t.tgrelid::pg_catalog.regclass AS relation, t.tgname AS name "  # noqa: S608 - names are quoted
+            f"FROM pg_catalog.pg_trigger t WHERE t.tgname IN ({names}) AND NOT t.tgisinternal ORDER BY t.oid "
+            "LOOP EXECUTE pg_catalog.format('DROP TRIGGER %I ON %s', one.name, one.relation); END LOOP; END"
+        )
+        done = sql.SQL("DO {}").format(sql.Literal(body))
+        return (Statement(sql=done, lock=LockMode.ACCESS_EXCLUSIVE, brief=True, note="a TRUNCATE of one partition"),)
+
+    def _on_partitions(self, statements: str, trigger: str, *, note: str) -> tuple[Statement, ...]:
+        """Statements for each partition, %1$s, about its trigger of this name, %2$I: PostgreSQL clones no trigger for statements."""
+        if not self.partitioned:
+            return ()
+        body = (
+            "DECLARE one record; BEGIN FOR one IN SELECT p.relid::pg_catalog.regclass AS name "  # noqa: S608 - names are quoted
+            f"FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass({_text(self.table.identifier.as_string())})) p "
+            "WHERE p.level > 0 AND p.isleaf "
+            f"LOOP EXECUTE pg_catalog.format({_text(statements)}, one.name, {_text(trigger)}); END LOOP; END"
+        )
+        done = sql.SQL("DO {}").format(sql.Literal(body))
+        return (Statement(sql=done, lock=LockMode.SHARE_ROW_EXCLUSIVE, brief=True, note=note),)
 
     @property
     def _fence(self) -> str:
@@ -214,8 +273,16 @@ class KeyJournal:
             self.name.identifier,
             sql.SQL(", ").join(sql.SQL(f"{name} {type_}") for name, type_ in zip(names, self.key_types, strict=True)),
         )
+        journal = self.name.identifier.as_string()
+        truncated = _ALL_GONE.format(journal=journal)
+        if self.partitioned:
+            key = ", ".join(sql.Identifier(one.name).as_string() for one in self.key)
+            truncated = _SOME_GONE.format(
+                journal=journal, names=", ".join(names), key=_in_format(key), all_gone=truncated
+            )
         body = _BODY.format(
-            journal=self.name.identifier.as_string(),
+            journal=journal,
+            truncated=truncated,
             names=", ".join(names),
             old=", ".join(sql.Identifier("old", one.name).as_string() for one in self.key),
             new=", ".join(sql.Identifier("new", one.name).as_string() for one in self.key),
@@ -238,6 +305,11 @@ class KeyJournal:
             Statement(sql=function, lock=LockMode.NONE),
             Statement(sql=revoked, lock=LockMode.NONE),
         )
+
+
+def _in_format(text: str) -> str:
+    """SQL inside of a quoted text that is a format."""
+    return text.replace("'", "''").replace("%", "%%")
 
 
 def _text(text: str) -> str:

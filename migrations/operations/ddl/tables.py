@@ -50,14 +50,24 @@ def notify_postgrest() -> Statement:
     return Statement(sql=sql.SQL("NOTIFY pgrst, 'reload schema'").format(), lock=LockMode.NONE)
 
 
-def put_away(table: TableName, kept: str, parts: Sequence[tuple[str, bool]]) -> tuple[Statement, ...]:
+def put_away(
+    table: TableName, kept: str, parts: Sequence[tuple[str, bool]], partitions: Sequence[str] = ()
+) -> tuple[Statement, ...]:
     """A table goes to our schema under a name of ours, and what moves with it gets such names first: ours may be the same."""
     renamed = [
         _rename_part(table.schema, name, _part(kept, number), is_sequence=is_sequence)
         for number, (name, is_sequence) in enumerate(parts)
     ]
     moved = _set_schema(TableName(table.schema, kept), KEPT_IN)
-    return (rename(table, kept), *renamed, moved)
+    followed = [
+        one
+        for number, name in enumerate(partitions)
+        for one in (
+            rename(TableName(table.schema, name), _partition(kept, number)),
+            _set_schema(TableName(table.schema, _partition(kept, number)), KEPT_IN),
+        )
+    ]
+    return (rename(table, kept), *renamed, moved, *followed)
 
 
 def drop_or_put_away(table: TableName, kept: str) -> Statement:
@@ -93,14 +103,24 @@ def _text(text: str) -> str:
     return sql.Literal(text).as_string()
 
 
-def bring_back(table: TableName, kept: str, parts: Sequence[tuple[str, bool]]) -> tuple[Statement, ...]:
+def bring_back(
+    table: TableName, kept: str, parts: Sequence[tuple[str, bool]], partitions: Sequence[str] = ()
+) -> tuple[Statement, ...]:
     """The table that was put away, with its names."""
     renamed = [
         _rename_part(table.schema, _part(kept, number), name, is_sequence=is_sequence)
         for number, (name, is_sequence) in enumerate(parts)
     ]
     back = _set_schema(TableName(KEPT_IN, kept), table.schema)
-    return (back, rename(TableName(table.schema, kept), table.name), *renamed)
+    followed = [
+        one
+        for number, name in enumerate(partitions)
+        for one in (
+            _set_schema(TableName(KEPT_IN, _partition(kept, number)), table.schema),
+            rename(TableName(table.schema, _partition(kept, number)), name),
+        )
+    ]
+    return (back, rename(TableName(table.schema, kept), table.name), *followed, *renamed)
 
 
 def _set_schema(table: TableName, schema: str) -> Statement:
@@ -114,5 +134,20 @@ def _rename_part(schema: str, name: str, to: str, *, is_sequence: bool) -> State
     return Statement(sql=renamed, lock=LockMode.NONE)
 
 
+def _partition(kept: str, number: int) -> str:
+    return f"{kept}_partition_{number}"
+
+
 def _part(kept: str, number: int) -> str:
     return f"{kept}_part_{number}"
+
+
+def make_schema(schema: str, *, owner: str) -> Statement:
+    """A schema of a run's own, of a role that must be able to have tables there."""
+    created = sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(sql.Identifier(schema), sql.SQL(owner))
+    return Statement(sql=created, lock=LockMode.NONE, note="of the run's own")
+
+
+def drop_schema(schema: str) -> Statement:
+    """A schema of ours goes. No CASCADE: what another session has made in it is named by PostgreSQL, and nothing is dropped."""
+    return Statement(sql=sql.SQL("DROP SCHEMA IF EXISTS {}").format(sql.Identifier(schema)), lock=LockMode.NONE)

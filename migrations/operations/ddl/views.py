@@ -21,8 +21,7 @@ from backfilld.migrations.postgres.statements import split
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from backfilld.migrations.postgres.bound import CopiedView
-    from backfilld.migrations.postgres.column_dependents import DependentPolicy, DependentView
+    from backfilld.migrations.postgres.column_dependents import CopiedView, DependentPolicy, DependentView
 
 
 def drop(view: DependentView) -> Statement:
@@ -63,6 +62,13 @@ def move_copied(copied: CopiedView, *, schema: str) -> Statement:
     name = sql.Identifier(schema, copied.view.name)
     moved = sql.SQL("ALTER {} {} SET SCHEMA {}").format(sql.SQL(copied.kind), name, sql.Identifier(copied.view.schema))
     return Statement(sql=moved, lock=LockMode.NONE, note="the copy that was made before")
+
+
+def fill(name: TableName) -> Iterable[Statement]:
+    """A materialized view that nobody else uses yet gets its rows."""
+    refreshed = sql.SQL("REFRESH MATERIALIZED VIEW {}").format(name.identifier)
+    yield Statement(sql=refreshed, lock=LockMode.NONE, note="a copy that nobody else uses yet; reads what it is over")
+    yield Statement(sql=sql.SQL("ANALYZE {}").format(name.identifier), lock=LockMode.NONE)
 
 
 def made(view: DependentView) -> Iterable[Statement]:

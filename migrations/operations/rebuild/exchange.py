@@ -14,7 +14,14 @@ from psycopg import sql
 
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.base import Action, Guard, Statement
-from backfilld.migrations.operations.ddl import grants_and_comments, row_functions, statistics, tables, views
+from backfilld.migrations.operations.ddl import (
+    grants_and_comments,
+    publications,
+    row_functions,
+    statistics,
+    tables,
+    views,
+)
 from backfilld.migrations.operations.ddl.columns import alter_table
 from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
 from backfilld.migrations.postgres.catalog_diff import AllowedChanges
@@ -51,7 +58,7 @@ class Exchange:
             locks=self._locks,
             # The outermost first, as whoever reads them locks them.
             views=tuple(TableName(one.schema, one.name) for one in reversed(self._views)),
-            requires=(new.journal.is_on, *self._few_keys, self._nobody_aside, *self._as_read),
+            requires=(new.journal.is_on, *self._few_keys, self._nobody_aside, *self._as_read, *self._same_partitions),
             statements=tuple(self._statements()),
             drains=self._copying.waiting(most=MOST_KEYS + 1),
             guards=(
@@ -94,6 +101,11 @@ class Exchange:
     def _views(self) -> tuple[DependentView, ...]:
         """All views, each behind those that it reads."""
         return (*(one.view for one in self.new.definition.copied), *self.new.definition.views)
+
+    def _is_partitioned(self, *, leaves: bool) -> bool:
+        """Whether the table that leaves, or the one that comes, is in partitions."""
+        is_old = self.forward == leaves
+        return bool(self.new.definition.partition_key) if is_old else self.new.is_partitioned
 
     @property
     def _own(self) -> tuple[ForeignKey, ...]:
@@ -184,6 +196,27 @@ class Exchange:
             template = "the {!r} is not what it was when the run was enqueued, and would be made as it was"
             yield Guard(sql=query, template=template, remedy="Roll back, and enqueue the migration again")
 
+    @property
+    def _same_partitions(self) -> Iterable[Guard]:
+        """The old table has the partitions that it had: rows of one that went, or came with rows, no trigger has written down."""
+        known = self.new.definition.own_partitions
+        if not self.forward or not known:
+            return
+        query = sql.SQL(
+            "SELECT coalesce(w.name, p.name) AS name FROM (VALUES {known}) w (name, bounds) FULL JOIN ("
+            "SELECT c.relname::text AS name, pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bounds "
+            "FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid "
+            "WHERE i.inhparent = pg_catalog.to_regclass({table})) p ON p.name = w.name AND p.bounds = w.bounds "
+            "WHERE w.name IS NULL OR p.name IS NULL ORDER BY 1 LIMIT 1"
+        ).format(
+            known=sql.SQL(", ").join(
+                sql.SQL("({}, {})").format(sql.Literal(one.name), sql.Literal(one.bounds)) for one in known
+            ),
+            table=sql.Literal(self.new.table.identifier.as_string()),
+        )
+        template = "the partition {!r} came, went or has other bounds since the run was enqueued"
+        yield Guard(sql=query, template=template, remedy="Roll back, and enqueue the migration again")
+
     def _is_aside(self, alias: str, columns: Sequence[str]) -> sql.Composed:
         """The key in these columns is that of an entry `m`."""
         return sql.SQL(" AND ").join(
@@ -241,12 +274,13 @@ class Exchange:
             yield _drop_key(table, one, also=() if one.other == table else (one.other,))
         yield from self._sequences_free()
         for name in new.definition.publications:
-            yield _publication(name, "DROP", table)
+            yield publications.drop(name, table)
         yield _set_schema(table, self._leaves.schema)
+        if self._is_partitioned(leaves=True):
+            yield _partitions_follow(self._leaves, of=table.schema)
         yield _set_schema(self._comes, table.schema)
-        there, here = (table.schema, self._leaves.schema) if not self.forward else (self._comes.schema, table.schema)
-        for partition in new.partitions(there):
-            yield _set_schema(partition, here)
+        if self._is_partitioned(leaves=False):
+            yield _partitions_follow(table, of=self._comes.schema)
         yield from self._statistics()
         yield from self._sequences_taken()
         for key in (*new.inbound, *self._own):
@@ -255,7 +289,7 @@ class Exchange:
             yield from new.in_place("policy")
             yield from new.in_place("foreign key comment")
         for name in new.definition.publications:
-            yield _publication(name, "ADD", table)
+            yield publications.add(name, table)
         yield from self._bound_anew()
         yield from self._fired(off=False)
         yield from new.journal.put_on
@@ -363,6 +397,18 @@ def _set_schema(table: TableName, schema: str) -> Statement:
     return alter_table(table, sql.SQL("SET SCHEMA {}").format(sql.Identifier(schema)))
 
 
+def _partitions_follow(table: TableName, *, of: str) -> Statement:
+    """The partitions of a table that has left a schema leave it too, those that came since among them."""
+    body = (
+        "DECLARE one record; BEGIN FOR one IN SELECT p.relid::pg_catalog.regclass AS name FROM pg_catalog.pg_partition_tree("  # noqa: S608 - names are quoted
+        f"pg_catalog.to_regclass({_text(table.identifier.as_string())})) p JOIN pg_catalog.pg_class c ON c.oid = p.relid WHERE p.level > 0 "
+        f"AND c.relnamespace = {_text(sql.Identifier(of).as_string())}::pg_catalog.regnamespace ORDER BY c.oid "
+        f"LOOP EXECUTE pg_catalog.format('ALTER TABLE %s SET SCHEMA %I', one.name, {_text(table.schema)}); END LOOP; END"
+    )
+    moved = sql.SQL("DO {}").format(sql.Literal(body))
+    return Statement(sql=moved, lock=LockMode.ACCESS_EXCLUSIVE, brief=True, note="its partitions")
+
+
 def _drop_key(table: TableName, key: ForeignKey, *, also: tuple[TableName, ...]) -> Statement:
     return alter_table(table, sql.SQL("DROP CONSTRAINT {}").format(sql.Identifier(key.name)), also=also)
 
@@ -376,8 +422,3 @@ def _add_key(key: ForeignKey) -> Iterator[Statement]:
     yield alter_table(key.table, added, lock=LockMode.SHARE_ROW_EXCLUSIVE, also=other, note="reads no row")
     if key.comment:
         yield grants_and_comments.on_constraint(key.table, key.name, key.comment)
-
-
-def _publication(name: str, what: str, table: TableName) -> Statement:
-    altered = sql.SQL("ALTER PUBLICATION {} {} TABLE {}").format(sql.Identifier(name), sql.SQL(what), table.identifier)
-    return Statement(sql=altered, lock=LockMode.SHARE_UPDATE_EXCLUSIVE, note="subscribers go on under the same name")

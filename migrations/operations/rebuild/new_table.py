@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from backfilld.migrations.file.operations.rebuild import Rebuild
-    from backfilld.migrations.postgres.belongings import Belonging, ColumnDefinition, ForeignKey, TableDefinition
+    from backfilld.migrations.postgres.belongings import (
+        Belonging,
+        ColumnDefinition,
+        ForeignKey,
+        PartitionDefinition,
+        TableDefinition,
+    )
     from backfilld.migrations.postgres.definitions import KeyColumn
 
 #: Types whose values one index finds, so that a key may go from one to the other; a DEFAULT of one is a DEFAULT of the other.
@@ -84,7 +90,14 @@ class NewTable:
     @property
     def journal(self) -> KeyJournal:
         types = tuple(_AS_WIDE_AS_CAN_BE.get(one.type, one.type) for one in self.key)
-        return KeyJournal(table=self.table, migration=self.migration, number=self.number, key=self.key, key_types=types)
+        return KeyJournal(
+            table=self.table,
+            migration=self.migration,
+            number=self.number,
+            key=self.key,
+            key_types=types,
+            partitioned=bool(self.definition.partition_key) or self.of.partition_by is not None,
+        )
 
     # Columns
 
@@ -161,13 +174,6 @@ class NewTable:
 
     # What is made
 
-    def schema_created(self, schema: str) -> Statement:
-        """A schema of the run's own, of the table's owner, who must be able to have a table there."""
-        created = sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(
-            sql.Identifier(schema), sql.SQL(self.definition.owner)
-        )
-        return Statement(sql=created, lock=LockMode.NONE, note="of the run's own")
-
     @property
     def created(self) -> Iterator[Statement]:
         """The new table, bare: no index, no foreign key, no trigger."""
@@ -184,26 +190,43 @@ class NewTable:
     @property
     def _kind(self) -> sql.Composable:
         """A heap with its parameters; a table in partitions has neither, its partitions have."""
-        using = sql.SQL(" USING {}").format(sql.Identifier(self.definition.method)) + self._options
         if (by := self.of.partition_by) is None:
-            return using
+            if self.definition.partition_key:
+                return sql.SQL(f" PARTITION BY {self.definition.partition_key}")
+            return sql.SQL(" USING {}").format(sql.Identifier(self.definition.method)) + self._options
         how = "RANGE" if by.range else "LIST" if by.list else "HASH"
         return sql.SQL(f" PARTITION BY {how} ({{}})").format(sql.Identifier(by.column))
 
+    @property
+    def is_partitioned(self) -> bool:
+        """The new table is in partitions."""
+        return self.of.partition_by is not None or bool(self.definition.partition_key)
+
+    @property
+    def carried(self) -> tuple[PartitionDefinition, ...]:
+        """The partitions of the old table, where the new one has the same."""
+        return self.definition.own_partitions if self.of.partition_by is None else ()
+
     def partitions(self, schema: str) -> tuple[TableName, ...]:
-        """The partitions, where they are in this schema; none of a table that has none."""
-        return tuple(TableName(schema, name) for name, _ in self.definition.partitions)
+        """The new table's partitions, where they are in this schema; none of a table that has none."""
+        names = [name for name, _ in self.definition.partitions] or [one.name for one in self.carried]
+        return tuple(TableName(schema, name) for name in names)
 
     def _partitions_made(self) -> Iterator[Statement]:
-        for name, bounds in self.definition.partitions:
-            partition = sql.Identifier(self.next.schema, name)
+        definition = self.definition
+        of_old = [(one.name, one.bounds, one.method, one.options, one.tablespace) for one in self.carried]
+        of_file = [
+            (name, bounds, definition.method, definition.options, definition.tablespace)
+            for name, bounds in definition.partitions
+        ]
+        for name, bounds, method, options, tablespace in of_file or of_old:
             created = sql.SQL("CREATE TABLE {} PARTITION OF {} {} USING {}{}{}").format(
-                partition,
+                sql.Identifier(self.next.schema, name),
                 self.next.identifier,
                 sql.SQL(bounds),
-                sql.Identifier(self.definition.method),
-                self._options,
-                self._tablespace,
+                sql.Identifier(method),
+                self._with(options),
+                self._in(tablespace),
             )
             yield Statement(sql=created, lock=LockMode.NONE, note="a partition of the new table")
 
@@ -238,7 +261,10 @@ class NewTable:
 
     @property
     def _options(self) -> sql.Composable:
-        own = dict(one.split("=", 1) for one in self.definition.options) | {
+        return self._with(self.definition.options)
+
+    def _with(self, options: tuple[str, ...]) -> sql.Composable:
+        own = dict(one.split("=", 1) for one in options) | {
             name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in self.of.with_.items()
         }
         if not own:
@@ -253,18 +279,21 @@ class NewTable:
 
     @property
     def _tablespace(self) -> sql.Composable:
-        name = self.of.tablespace or self.definition.tablespace
+        return self._in(self.definition.tablespace)
+
+    def _in(self, tablespace: str) -> sql.Composable:
+        name = self.of.tablespace or tablespace
         return sql.SQL(" TABLESPACE {}").format(sql.Identifier(name)) if name else sql.SQL("")
 
     def made(self, moment: str) -> Iterator[Statement]:
         """What belongs to the new table and is made at this moment, while nobody else uses it."""
-        for one in self._belongings(moment):
-            yield Statement(sql=one.made(self.next), lock=LockMode.NONE, note=_NOTE)
+        for table, one in self._each(moment, self.next):
+            yield Statement(sql=one.made(table), lock=LockMode.NONE, note=_NOTE)
 
     def in_place(self, moment: str) -> Iterator[Statement]:
         """The same, once the new table has the old one's place."""
-        for one in self._belongings(moment):
-            yield Statement(sql=one.made(self.table), lock=LockMode.ACCESS_EXCLUSIVE)
+        for table, one in self._each(moment, self.table):
+            yield Statement(sql=one.made(table), lock=LockMode.ACCESS_EXCLUSIVE)
 
     @property
     def belongs_to_it(self) -> tuple[Statement, ...]:
@@ -308,17 +337,27 @@ class NewTable:
         return alter_table(table, owner, lock=LockMode.NONE, brief=False)
 
     def _partitions_kept(self) -> Iterator[Statement]:
-        """Nobody comes to a partition but by its table, whose policies and privileges it does not have."""
+        """Nobody comes to a partition but by its table, whose policies and privileges it does not have; one of the old table's has its own."""
         secured = any(one.kind == "row security" for one in self.definition.belongings) or self.definition.notifies
         for partition in self.partitions(self.next.schema):
             if not self.definition.owned_directly:
                 yield self._given_to_owner(partition)
             yield grants_and_comments.revoke_given(partition.identifier, what="table", from_owner=False)
-            if secured:
+            if secured and not self.carried:
                 what = sql.SQL("ENABLE ROW LEVEL SECURITY")
                 yield alter_table(
                     partition, what, lock=LockMode.NONE, brief=False, note="no policy: nobody comes to it directly"
                 )
+
+    def _each(self, moment: str, table: TableName) -> Iterator[tuple[TableName, Belonging]]:
+        """What is made at this moment, and for what: the table, or a partition of it."""
+        for one in self._belongings(moment):
+            yield table, one
+        gone = set(self.dropped)
+        for partition in self.carried:
+            for one in partition.belongings:
+                if one.moment == moment and not gone & set(one.columns):
+                    yield TableName(table.schema, partition.name), one
 
     def _belongings(self, moment: str) -> Iterable[Belonging]:
         gone = set(self.dropped)

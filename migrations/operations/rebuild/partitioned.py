@@ -10,8 +10,10 @@ import psycopg
 from psycopg import sql
 
 from backfilld.migrations.file.operations.partitioning import MOST_PARTITIONS
+from backfilld.migrations.operations.rebuild.new_table import are_akin
 from backfilld.migrations.operations.rebuild.partitions import partitions, ranges
 from backfilld.migrations.planning.checks.columns import column_of
+from backfilld.migrations.postgres.catalog import partition_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +33,8 @@ _INTEGERS = frozenset({"smallint", "integer", "bigint"})
 def settle(case: Case, operation: Rebuild, definition: TableDefinition) -> TableDefinition:
     """The definition with its partitions. Raises Rejected for a column that is not there."""
     by, key = operation.partition_by, operation.primary_key
+    if definition.partition_key:
+        _check_source(case, operation, definition)
     if by is None and key is None:
         return definition
     before = len(case.found.findings)
@@ -46,22 +50,60 @@ def settle(case: Case, operation: Rebuild, definition: TableDefinition) -> Table
     if by is None:
         return definition
     _check_keys(case, operation, by, definition)
-    _check_version(case, definition)
-    if definition.publications:
-        case.refuse(
-            "publication",
-            f"the publication {definition.publications[0]} sends {case.table.name}, and would send each partition by its own name",
-            "Take the table out of it first",
-        )
+    if not definition.partition_key:
+        _check_version(case, definition)
+        _check_publications(case, definition)
     if len(case.found.findings) > before:
         return definition
     reaches = _reaches(case, operation, by)
     if reaches is None:
         return definition
     found = partitions(by, case.table.name.name, reaches=reaches)
-    _check_names(case, found)
+    _check_names(case, found, but={one.name for one in definition.own_partitions})
     _warn(case, by, found, reaches)
     return replace(definition, partitions=found)
+
+
+def _check_source(case: Case, operation: Rebuild, definition: TableDefinition) -> None:
+    """A table that is in partitions: the new one has the same, unless the file says otherwise."""
+    name = case.table.name
+    _check_version(case, definition)
+    _check_publications(case, definition)
+    if operation.cluster_by is not None:
+        case.refuse("cluster_by", f"{name} is partitioned: rows of several partitions have no order", "Remove it")
+    if len(definition.own_partitions) > MOST_PARTITIONS:
+        case.refuse("partitions", f"{name} has more than {MOST_PARTITIONS:,} partitions", "Merge some of them first")
+    for column in sorted(one for one in partition_columns(case.connection, case.table) if one is not None):
+        changed = operation.columns.get(column)
+        if changed is None or (operation.partition_by is not None and not changed.drop):
+            continue
+        if operation.partition_by is None and changed.drop:
+            case.refuse(
+                "partition_by",
+                f"{column} is dropped, and {name} is partitioned by it",
+                "Keep it, or say by what the new table is partitioned: partition_by",
+            )
+        elif changed.type is not None and not are_akin(changed.type, column_of(case.table, column).type):
+            case.refuse(
+                "partition_by",
+                f"{name} is partitioned by {column}, and the bounds of its partitions may mean something else of {changed.type}",
+                "Keep its type, let it go from one integer type to another, or say the partitions anew: partition_by",
+            )
+    if operation.partition_by is None and not definition.own_partitions:
+        case.refuse("partitions", f"{name} has no partition", "Create one first, or say the partitions: partition_by")
+    case.warn(
+        f"{name} has {len(definition.own_partitions)} partitions, and must have the same until the switch: one that is created, attached, "
+        "detached or dropped meanwhile stops it. Let whatever makes partitions be ahead by more than the run takes"
+    )
+
+
+def _check_publications(case: Case, definition: TableDefinition) -> None:
+    if definition.publications:
+        case.refuse(
+            "publication",
+            f"the publication {definition.publications[0]} sends {case.table.name}, and would send each partition by its own name",
+            "Take the table out of it first",
+        )
 
 
 def _check_primary_key(case: Case, key: tuple[str, ...], definition: TableDefinition) -> None:
@@ -173,9 +215,10 @@ def _greatest(case: Case, column: str) -> int | None:
     return int(row["greatest"] or 0)
 
 
-def _check_names(case: Case, found: tuple[tuple[str, str], ...]) -> None:
+def _check_names(case: Case, found: tuple[tuple[str, str], ...], *, but: set[str]) -> None:
+    """Partitions of the old table leave their names to those of the new one."""
     schema = case.table.name.schema
-    for name, _ in found:
+    for name in (name for name, _ in found if name not in but):
         text = sql.Identifier(schema, name).as_string()
         row = case.connection.execute("SELECT to_regclass(%s) IS NOT NULL AS there", [text]).fetchone()
         if row is not None and row["there"]:

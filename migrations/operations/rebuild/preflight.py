@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from backfilld.migrations.facts import Facts
+from backfilld.migrations.operations.ddl.tables import make_schema
 from backfilld.migrations.operations.rebuild.exchange import Exchange
 from backfilld.migrations.operations.rebuild.new_table import NewTable, are_akin, as_wide_as_both
 from backfilld.migrations.operations.rebuild.partitioned import settle
@@ -39,8 +40,6 @@ def examine(case: Case, operation: Rebuild) -> Facts:
     before = len(case.found.findings)
     refuse_others_on_table(case, operation)
     _check_columns(case, operation)
-    if table.kind == "p":
-        case.refuse("partitioned", f"{table.name} is partitioned already", "Rebuild a table that is not partitioned")
     if len(case.found.findings) > before or not facts.key:
         return facts
     key = table.keys[0]
@@ -191,7 +190,7 @@ def _try(case: Case, new: NewTable) -> None:
             apply_settings(connection, {**SEMANTICS, "search_path": "", "lock_timeout": "2s"})
             moments = ("key", "unique", "index")
             for statement in (
-                new.schema_created(new.next.schema),
+                make_schema(new.next.schema, owner=new.definition.owner),
                 *new.created,
                 *(one for m in moments for one in new.made(m)),
                 *new.belongs_to_it,

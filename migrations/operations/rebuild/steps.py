@@ -67,7 +67,7 @@ class Rebuild(Plain[file.Rebuild]):
         gone = (
             *new.journal.gone,
             Statement(sql=sql.SQL("DROP TABLE IF EXISTS {}").format(new.next.identifier), lock=LockMode.NONE),
-            *(_drop_schema(one.schema) for one in (new.next, new.past)),
+            *(tables.drop_schema(one.schema) for one in (new.next, new.past)),
         )
         return (
             Action(
@@ -118,7 +118,7 @@ class Rebuild(Plain[file.Rebuild]):
             table=self.table,
             statements=(
                 *self._schemas,
-                *tables.bring_back(new.past, new.kept, self.facts.parts),
+                *tables.bring_back(new.past, new.kept, self.facts.parts, self._partitions),
                 *self._statistics_moved(back=True),
                 *new.journal.created,
             ),
@@ -131,8 +131,8 @@ class Rebuild(Plain[file.Rebuild]):
                 statements=(
                     *new.journal.gone,
                     *self._statistics_moved(back=False),
-                    *tables.put_away(new.past, new.kept, self.facts.parts),
-                    *(_drop_schema(one.schema) for one in (new.next, new.past)),
+                    *tables.put_away(new.past, new.kept, self.facts.parts, self._partitions),
+                    *(tables.drop_schema(one.schema) for one in (new.next, new.past)),
                 ),
                 back=(again, self._compared),
             ),
@@ -146,8 +146,15 @@ class Rebuild(Plain[file.Rebuild]):
         return replace(self._compared, kind="recheck")
 
     @property
+    def _partitions(self) -> tuple[str, ...]:
+        """Those of the old table."""
+        return tuple(one.name for one in self.new.definition.own_partitions)
+
+    @property
     def _schemas(self) -> tuple[Statement, ...]:
-        return tuple(self.new.schema_created(one.schema) for one in (self.new.next, self.new.past))
+        return tuple(
+            tables.make_schema(one.schema, owner=self.new.definition.owner) for one in (self.new.next, self.new.past)
+        )
 
     def _copies(self, comes: TableName) -> tuple[Action, ...]:
         """Materialized views over the table that is about to come, with their rows: in the exchange they only move."""
@@ -205,8 +212,3 @@ class Rebuild(Plain[file.Rebuild]):
             else:
                 yield statistics.rename(past, one.name, kept)
                 yield statistics.set_schema(past, kept, tables.KEPT_IN)
-
-
-def _drop_schema(schema: str) -> Statement:
-    """A schema of ours goes. No CASCADE: what another session has made in it is named by PostgreSQL, and nothing is dropped."""
-    return Statement(sql=sql.SQL("DROP SCHEMA IF EXISTS {}").format(sql.Identifier(schema)), lock=LockMode.NONE)

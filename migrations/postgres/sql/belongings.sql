@@ -32,13 +32,14 @@ SELECT quote_ident(pg_get_userbyid(c.relowner)) AS owner, c.relowner = quote_ide
        coalesce(s.spcname::text, '') AS tablespace, coalesce(m.amname::text, 'heap') AS method,
        ARRAY(SELECT o FROM unnest(c.reloptions) o UNION ALL SELECT 'toast.' || o FROM pg_class x CROSS JOIN unnest(x.reloptions) o
              WHERE x.oid = c.reltoastrelid) AS options,
-       c.relacl IS NOT NULL AS has_grants
+       c.relacl IS NOT NULL AS has_grants, coalesce(pg_get_partkeydef(c.oid), '') AS partition_key
 FROM pg_class c LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace LEFT JOIN pg_am m ON m.oid = c.relam
 WHERE c.oid = %(oid)s::bigint::oid
 
 -- name: belongings
 -- All that belongs to a table and is made by a statement of its own: when it is made, what it is, its name, the columns that it is
--- about, and the statement, in which chr(1) stands for the table and chr(2) for its schema. To be asked under an empty search_path.
+-- about, and the statement, in which chr(1) stands for the table and chr(2) for its schema. Of a partition what is its own alone, and
+-- not its table's. To be asked under an empty search_path.
 WITH one AS (
     SELECT c.oid, c.relname, n.nspname, format('%%I.%%I', n.nspname, c.relname) AS full_name, c.relreplident, c.relrowsecurity, c.relforcerowsecurity,
            c.relowner, c.relacl
@@ -51,12 +52,17 @@ WITH one AS (
            ARRAY(SELECT DISTINCT a.attname::text FROM attributes a
                  WHERE a.attnum = ANY (i.indkey::smallint[])
                     OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
-                               AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum)) AS columns
+                               AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum)) AS columns,
+           -- Of a partitioned table PostgreSQL writes ON ONLY, which is the index without the partitions'.
+           replace(pg_get_indexdef(i.indexrelid), ' ON ONLY ' || one.full_name || ' ', ' ON ' || one.full_name || ' ') AS definition
     FROM one JOIN pg_index i ON i.indrelid = one.oid JOIN pg_class x ON x.oid = i.indexrelid
     LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = one.oid AND k.contype IN ('p', 'u', 'x')
+    WHERE NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid)
 ), constraints AS (
     SELECT k.*, ARRAY(SELECT a.attname::text FROM attributes a WHERE a.attnum = ANY (k.conkey)) AS columns
-    FROM one JOIN pg_constraint k ON k.conrelid = one.oid
+    FROM one JOIN pg_constraint k ON k.conrelid = one.oid AND k.coninhcount = 0
+), triggers AS (
+    SELECT t.* FROM one JOIN pg_trigger t ON t.tgrelid = one.oid AND NOT t.tgisinternal AND t.tgparentid = 0
 ), made AS (
     SELECT 'early' AS moment, 'storage' AS kind, a.attname::text AS name, ARRAY[a.attname::text] AS columns, 0 AS place,
            format('ALTER TABLE %%s ALTER COLUMN %%I SET STORAGE %%s', chr(1), a.attname,
@@ -78,8 +84,8 @@ WITH one AS (
     UNION ALL SELECT CASE WHEN i.name = %(key)s::text THEN 'key' WHEN i.indisunique OR i.contype IS NOT NULL THEN 'unique' ELSE 'index' END,
            CASE WHEN i.contype IS NULL THEN 'index' ELSE 'constraint' END, i.name, i.columns, 0,
            CASE WHEN i.contype IS NULL
-                THEN overlay(pg_get_indexdef(i.indexrelid) placing ' ON ' || chr(1) || ' '
-                             from position(' ON ' || one.full_name || ' ' in pg_get_indexdef(i.indexrelid))
+                THEN overlay(i.definition placing ' ON ' || chr(1) || ' '
+                             from position(' ON ' || one.full_name || ' ' in i.definition)
                              for length(' ON ' || one.full_name || ' '))
                 ELSE format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', chr(1), i.name, pg_get_constraintdef(i.constraint_oid)) END
     FROM one CROSS JOIN indexes i
@@ -114,9 +120,9 @@ WITH one AS (
                  AND d.objid = t.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum), 1,
            overlay(pg_get_triggerdef(t.oid) placing ' ON ' || chr(1) || ' '
                    from position(' ON ' || one.full_name || ' ' in pg_get_triggerdef(t.oid)) for length(' ON ' || one.full_name || ' '))
-    FROM one JOIN pg_trigger t ON t.tgrelid = one.oid AND NOT t.tgisinternal
+    FROM one CROSS JOIN triggers t
     UNION ALL SELECT 'late', 'trigger off', t.tgname, '{}', 2, format('ALTER TABLE %%s DISABLE TRIGGER %%I', chr(1), t.tgname)
-    FROM one JOIN pg_trigger t ON t.tgrelid = one.oid AND NOT t.tgisinternal
+    FROM triggers t
     UNION ALL SELECT 'late', 'grant', '', '{}', 3,
            format('GRANT %%s ON %%s TO %%s%%s', x.privilege_type, chr(1),
                   CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END,
@@ -146,7 +152,7 @@ WITH one AS (
            format('COMMENT ON INDEX %%s.%%I IS %%L', chr(2), i.name, obj_description(i.indexrelid, 'pg_class'))
     FROM indexes i WHERE obj_description(i.indexrelid, 'pg_class') IS NOT NULL
     UNION ALL SELECT 'late', 'comment', t.tgname, '{}', 4, format('COMMENT ON TRIGGER %%I ON %%s IS %%L', t.tgname, chr(1), obj_description(t.oid, 'pg_trigger'))
-    FROM one JOIN pg_trigger t ON t.tgrelid = one.oid AND NOT t.tgisinternal WHERE obj_description(t.oid, 'pg_trigger') IS NOT NULL
+    FROM triggers t WHERE obj_description(t.oid, 'pg_trigger') IS NOT NULL
     UNION ALL SELECT 'late', 'comment', s.stxname, '{}', 4, format('COMMENT ON STATISTICS %%s.%%I IS %%L', chr(2), s.stxname, obj_description(s.oid, 'pg_statistic_ext'))
     FROM one JOIN pg_statistic_ext s ON s.stxrelid = one.oid WHERE obj_description(s.oid, 'pg_statistic_ext') IS NOT NULL
     UNION ALL SELECT 'late', 'comment', s.relname, ARRAY[a.attname::text], 4,
@@ -167,6 +173,60 @@ WITH one AS (
     FROM one JOIN pg_policy p ON p.polrelid = one.oid WHERE obj_description(p.oid, 'pg_policy') IS NOT NULL
 )
 SELECT m.moment, m.kind, m.name::text AS name, m.columns, m.statement FROM made m ORDER BY m.moment, m.place, m.kind, m.name, m.statement
+
+-- name: partitions
+-- The partitions of a table, the default one at the end, each with what CREATE TABLE says of it.
+SELECT c.oid::bigint AS oid, c.relname::text AS name, pg_get_expr(c.relpartbound, c.oid) AS bounds,
+       coalesce(s.spcname::text, '') AS tablespace, coalesce(m.amname::text, 'heap') AS method,
+       ARRAY(SELECT o FROM unnest(c.reloptions) o UNION ALL SELECT 'toast.' || o FROM pg_class x CROSS JOIN unnest(x.reloptions) o
+             WHERE x.oid = c.reltoastrelid) AS options
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace LEFT JOIN pg_am m ON m.oid = c.relam
+WHERE i.inhparent = %(oid)s::bigint::oid AND c.relispartition
+ORDER BY pg_get_expr(c.relpartbound, c.oid) = 'DEFAULT', c.oid
+
+-- name: partitions_kept_out
+-- What a partition cannot be, or have of its own, where its table is made anew: which one, and what that is, in words.
+WITH parent AS (
+    SELECT c.* FROM pg_class c WHERE c.oid = %(oid)s::bigint::oid
+), one AS (
+    SELECT c.* FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = %(oid)s::bigint::oid
+), attributes AS (
+    SELECT a.attrelid, a.attname, a.attnotnull, coalesce(pg_get_expr(d.adbin, d.adrelid), '') AS expression
+    FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attnum > 0 AND NOT a.attisdropped
+      AND a.attrelid IN (SELECT one.oid FROM one UNION SELECT parent.oid FROM parent)
+)
+SELECT DISTINCT k.name::text AS name, k.what FROM (
+    SELECT one.relname AS name, CASE one.relkind WHEN 'p' THEN 'is partitioned itself' ELSE 'is a foreign table' END AS what
+    FROM one WHERE one.relkind <> 'r'
+    UNION ALL SELECT one.relname, 'is in another schema' FROM one CROSS JOIN parent WHERE one.relnamespace <> parent.relnamespace
+    UNION ALL SELECT one.relname, 'has another owner' FROM one CROSS JOIN parent WHERE one.relowner <> parent.relowner
+    UNION ALL SELECT one.relname, 'is unlogged' FROM one WHERE one.relpersistence <> 'p'
+    UNION ALL SELECT one.relname, 'has an index as its replica identity' FROM one WHERE one.relreplident = 'i'
+    UNION ALL SELECT one.relname, format('has the trigger %%s of its own', t.tgname)
+    FROM one JOIN pg_trigger t ON t.tgrelid = one.oid AND NOT t.tgisinternal AND t.tgparentid = 0
+    UNION ALL SELECT one.relname, format('has a foreign key of its own, or is referred to by one: %%s', f.conname)
+    FROM one JOIN pg_constraint f ON f.contype = 'f' AND f.conparentid = 0 AND one.oid IN (f.conrelid, f.confrelid)
+    UNION ALL SELECT one.relname, format('is in the publication %%s', p.pubname)
+    FROM one JOIN pg_publication_rel r ON r.prrelid = one.oid JOIN pg_publication p ON p.oid = r.prpubid
+    UNION ALL SELECT one.relname, 'has extended statistics of its own' FROM one JOIN pg_statistic_ext s ON s.stxrelid = one.oid
+    UNION ALL SELECT one.relname, format('has the rule %%s', r.rulename) FROM one JOIN pg_rewrite r ON r.ev_class = one.oid
+    UNION ALL SELECT one.relname, 'has a security label'
+    FROM one JOIN pg_seclabel l ON l.classoid = 'pg_class'::regclass AND l.objoid = one.oid
+    UNION ALL SELECT one.relname, format('has another DEFAULT of %%s, or another NOT NULL', o.attname)
+    FROM one CROSS JOIN parent JOIN attributes o ON o.attrelid = one.oid JOIN attributes p ON p.attrelid = parent.oid AND p.attname = o.attname
+    WHERE o.attnotnull <> p.attnotnull OR o.expression <> p.expression
+    UNION ALL SELECT one.relname, format('is read by %%s itself', CASE WHEN r.oid IS NOT NULL THEN pg_describe_object('pg_class'::regclass, r.ev_class, 0)
+                                                                          ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END)
+    FROM one JOIN pg_type t ON t.oid = one.reltype OR t.typelem = one.reltype
+    JOIN pg_depend d ON d.deptype = 'n' AND d.classid <> 'pg_type'::regclass
+        AND (d.refclassid = 'pg_class'::regclass AND d.refobjid = one.oid OR d.refclassid = 'pg_type'::regclass AND d.refobjid = t.oid)
+    LEFT JOIN pg_policy p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
+    LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+    WHERE d.classid IN ('pg_rewrite'::regclass, 'pg_proc'::regclass, 'pg_class'::regclass)
+       OR d.classid = 'pg_policy'::regclass AND p.polrelid <> one.oid
+) k ORDER BY 1, 2 LIMIT 5
 
 -- name: foreign_keys
 -- The foreign keys of a table, and those that refer to it, each with the two tables, as PostgreSQL writes it, and who owns it.

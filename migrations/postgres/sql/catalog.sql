@@ -17,6 +17,14 @@ SELECT c.oid::bigint AS oid,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s::text AND c.relname = %(name)s::text
 
+-- name: may_make_schemas
+-- Whether this role may make schemas in this database.
+SELECT has_database_privilege(current_database(), 'CREATE') AS may
+
+-- name: is_built_in
+-- Whether a type, in SQL, is PostgreSQL's own.
+SELECT t.oid < 16384 AS is_built_in FROM pg_type t WHERE t.oid = %(type)s::text::regtype
+
 -- name: may_create
 -- Whether this role may make something in a schema, such as an index of a table there.
 SELECT has_schema_privilege(%(schema)s::text, 'CREATE') AS may_create

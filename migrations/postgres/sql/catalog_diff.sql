@@ -61,7 +61,9 @@ UNION ALL SELECT 'publication', p.pubname,
                                      WHERE a.attnum::text = ANY (string_to_array(trim(regexp_replace(
                                          to_jsonb(r) ->> 'prattrs', '[^0-9]+', ' ', 'g')), ' '))),
                  -- Not by name: PostgreSQL 14 has no such column.
-                 'where ' || regexp_replace(to_jsonb(r) ->> 'prqual', ':location -?[0-9]+', '', 'g'))
+                 'where ' || (SELECT to_jsonb(t) ->> 'rowfilter' FROM pg_publication_tables t
+                              WHERE t.pubname = p.pubname AND t.tablename = one.relname
+                                AND t.schemaname = (SELECT n.nspname FROM pg_namespace n WHERE n.oid = one.relnamespace)))
     FROM one JOIN pg_publication_rel r ON r.prrelid = one.oid JOIN pg_publication p ON p.oid = r.prpubid
 UNION ALL SELECT 'statistics', s.stxname, pg_get_statisticsobjdef(s.oid)
     FROM one JOIN pg_statistic_ext s ON s.stxrelid = one.oid

@@ -2,6 +2,7 @@
 -- What belongs to one column itself.
 SELECT a.attnum::integer AS number,
        format_type(a.atttypid, a.atttypmod) AS type,
+       (SELECT quote_ident(pg_get_userbyid(c.relowner)) FROM pg_class c WHERE c.oid = a.attrelid) AS owner,
        (SELECT quote_ident(n.nspname) || '.' || quote_ident(l.collname) FROM pg_collation l
         JOIN pg_namespace n ON n.oid = l.collnamespace
         WHERE l.oid = a.attcollation AND a.attcollation <> t.typcollation) AS collation,
@@ -56,6 +57,8 @@ WITH RECURSIVE col AS (
     LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
     WHERE NOT (r.oid IS NOT NULL AND r.rulename = '_RETURN')
       AND NOT (d.classid = 'pg_type'::regclass AND d.deptype = 'i')
+      -- Indexes of a materialized view, and its values out of line.
+      AND NOT EXISTS (SELECT FROM pg_class c WHERE d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relkind IN ('i', 't'))
 )
 SELECT 'index' AS kind, i.indexrelid::bigint AS oid, x.relname::text AS name, pg_get_indexdef(i.indexrelid) AS definition, 0 AS level
 FROM col JOIN pg_index i ON i.indrelid = col.rel JOIN pg_class x ON x.oid = i.indexrelid
@@ -104,8 +107,11 @@ SELECT 'statistics', s.oid::bigint, quote_ident(n.nspname) || '.' || quote_ident
 FROM direct JOIN pg_statistic_ext s ON direct.classid = 'pg_statistic_ext'::regclass AND s.oid = direct.objid
 JOIN pg_namespace n ON n.oid = s.stxnamespace
 UNION ALL
-SELECT 'publication', direct.objid::bigint, pg_describe_object(direct.classid, direct.objid, 0), NULL, 0
-FROM direct WHERE direct.classid = 'pg_publication_rel'::regclass
+SELECT 'publication', r.oid::bigint, pg_describe_object('pg_publication_rel'::regclass, r.oid, 0),
+       -- Not by name: PostgreSQL 14 has neither.
+       concat_ws(' ', to_jsonb(r) ->> 'prattrs', regexp_replace(to_jsonb(r) ->> 'prqual', ':location -?[0-9]+', '', 'g')), 0
+FROM pg_publication_rel r
+WHERE EXISTS (SELECT FROM direct WHERE direct.classid = 'pg_publication_rel'::regclass AND direct.objid = r.oid)
 UNION ALL
 SELECT 'other', o.objid::bigint, pg_describe_object(o.classid, o.objid, 0), NULL, 0
 FROM (SELECT DISTINCT direct.classid, direct.objid FROM direct
@@ -317,6 +323,38 @@ FROM pg_proc p WHERE p.oid = %(oid)s::bigint::oid
 SELECT t.tgname::text AS name, pg_get_triggerdef(t.oid) AS definition, t.tgenabled::text AS enabled,
        obj_description(t.oid, 'pg_trigger') AS comment
 FROM pg_trigger t WHERE t.oid = %(oid)s::bigint::oid
+
+-- name: copied_views
+-- Which of some views are materialized, or read by one that is.
+WITH RECURSIVE copied AS (
+    SELECT c.oid FROM pg_class c WHERE c.oid = ANY (%(oids)s::bigint[]) AND c.relkind = 'm'
+    UNION
+    SELECT d.refobjid FROM copied p JOIN pg_rewrite r ON r.ev_class = p.oid
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> p.oid
+    WHERE d.refobjid = ANY (%(oids)s::bigint[])
+)
+SELECT copied.oid::bigint AS oid FROM copied
+
+-- name: publication
+-- A table in a publication: the columns and the rows that it sends; none where it sends all. Not by name: PostgreSQL 14 has neither.
+SELECT p.pubname::text AS name, pg_has_role(current_user, p.pubowner, 'USAGE') AS owned,
+       CASE WHEN to_jsonb(r) ->> 'prattrs' IS NOT NULL THEN to_jsonb(t) -> 'attnames' END AS columns,
+       to_jsonb(t) ->> 'rowfilter' AS condition
+FROM pg_publication_rel r
+JOIN pg_publication p ON p.oid = r.prpubid
+JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_publication_tables t ON t.pubname = p.pubname AND t.schemaname = n.nspname AND t.tablename = c.relname
+WHERE r.oid = %(oid)s::bigint::oid
+
+-- name: sends_otherwise
+-- Whether a publication sends other columns of a table than these, in the order of their names and as JSON, or the table no more.
+SELECT p.name FROM (SELECT %(publication)s::text AS name) p
+WHERE NOT EXISTS (
+    SELECT FROM pg_publication_tables t
+    WHERE t.pubname = p.name AND format('%%I.%%I', t.schemaname, t.tablename)::regclass = %(table)s::text::regclass
+      AND %(columns)s::text::jsonb IN (
+          'null', (SELECT jsonb_agg(c.name ORDER BY c.name COLLATE "C")
+                   FROM jsonb_array_elements_text(to_jsonb(t) -> 'attnames') c (name))))
 
 -- name: view_within
 -- One view, to be made once more. This and the next three are asked with the table's schema on the search_path, in which anybody

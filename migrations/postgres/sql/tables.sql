@@ -38,9 +38,10 @@ SELECT to_regnamespace('auth') IS NOT NULL
        AND (SELECT count(*) FROM pg_roles r WHERE r.rolname IN ('anon', 'authenticated')) = 2 AS public_api
 
 -- name: table_parts
--- What moves with a table to another schema and has a name there: its indexes, and the sequences of its columns.
+-- What moves with a table and its partitions to another schema and has a name there: indexes, and the sequences of columns.
 SELECT c.relname AS name, c.relkind = 'S' AS is_sequence FROM pg_class c
-WHERE c.oid IN (SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = %(oid)s::bigint::oid)
+WHERE c.oid IN (SELECT i.indexrelid FROM pg_index i
+                WHERE i.indrelid IN (SELECT p.relid FROM pg_partition_tree(%(oid)s::bigint::oid) p UNION ALL SELECT %(oid)s::bigint::oid))
    OR (c.relkind = 'S' AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s::bigint::oid AND d.deptype IN ('a', 'i')))
 ORDER BY c.relname

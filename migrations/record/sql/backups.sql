@@ -75,6 +75,18 @@ FROM backfilld.backups
 WHERE (%(run)s::bigint IS NULL OR run = %(run)s::bigint) AND (%(states)s::text[] IS NULL OR state = ANY(%(states)s::text[]))
 ORDER BY backup DESC LIMIT %(most)s::integer
 
+-- name: backup_of_run
+-- The backup to go back to for a run: one that was taken for it, proved rather than not; else the recent one that let it begin.
+SELECT backup, label, run, provider, kind, parent, state, scope, tables, requested_by, details, tool_version, server_version, system_identifier,
+       timeline, lsn_start::text, lsn_stop::text, snapshot_at, restore_point, restore_point_lsn::text, bytes, objects, copies, began_at,
+       taken_at, verified_at, proved_at, proof, expires_at, error, clock_timestamp() AS now
+FROM backfilld.backups b
+WHERE b.state = 'taken'
+  AND (b.run = %(run)s::bigint
+       OR EXISTS (SELECT FROM backfilld.events e
+                  WHERE e.run = %(run)s::bigint AND e.what = 'backup.gate' AND (e.detail ->> 'backup')::bigint = b.backup))
+ORDER BY b.run IS NOT DISTINCT FROM %(run)s::bigint DESC, b.proved_at IS NOT NULL DESC, b.backup DESC LIMIT 1
+
 -- name: abandoned_backups
 -- Backups that are being taken by nobody: no session holds them. The lock that this asks for is this transaction's.
 SELECT backup FROM backfilld.backups
@@ -99,7 +111,11 @@ WITH RECURSIVE needed AS (
                            WHERE n.state = 'taken' AND n.proved_at IS NOT NULL ORDER BY n.taken_at DESC LIMIT 1)
             OR b.backup = (SELECT n.backup FROM backfilld.backups n WHERE n.state = 'taken' ORDER BY n.taken_at DESC LIMIT 1)
             OR EXISTS (SELECT FROM backfilld.runs r
-                       WHERE r.run = b.run AND (r.ended_at IS NULL OR r.kept_until >= clock_timestamp() AND r.purged_at IS NULL))))
+                       WHERE (r.ended_at IS NULL OR r.kept_until >= clock_timestamp() AND r.purged_at IS NULL)
+                         AND (r.run = b.run
+                              OR EXISTS (SELECT FROM backfilld.events e
+                                         WHERE e.run = r.run AND e.what = 'backup.gate'
+                                           AND (e.detail ->> 'backup')::bigint = b.backup)))))
     UNION
     SELECT p.backup, p.parent FROM backfilld.backups p JOIN needed n ON p.backup = n.parent
 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from fix_daemon import backfilld
 from psycopg.rows import dict_row
 from typer.testing import CliRunner
 
@@ -598,16 +599,11 @@ def test_rollback_waits_when_it_is_told_to(shell: Shell) -> None:
 
 
 def test_purge_says_what_is_gone_and_rollback_then_what_is_missing(shell: Shell) -> None:
-    shell(
-        "enqueue",
-        shell.write('name: in-place\noperations: [{backfill: {table: jobs, set: {status: "lower(status)"}}}]'),
-    )
+    file = shell.write('name: in-place\noperations: [{backfill: {table: jobs, set: {status: "lower(status)"}}}]')
+    shell("enqueue", file)
     assert shell("purge", "in-place").exit_code == 2, "it has not ended"
-    shell.connection.execute(
-        "CREATE TABLE backfilld.journal_1 (batch bigint); "
-        "UPDATE backfilld.runs SET state = 'completed', phase = 'done', ended_at = now(), verified_at = now(), "
-        "kept_until = now() + interval '1 day'"
-    )
+    url = shell.environment["BACKFILLD_DATABASE_URL"]
+    assert backfilld("run", file, database_url=url, redis_url=None).returncode == 0
     early = shell("purge", "in-place")
     assert (early.exit_code, "backfilld purge in-place --now" in early.stderr) == (2, True)
     assert "nothing to drop" in shell("purge").stdout

@@ -107,7 +107,8 @@ def everything(engine: Engine) -> dict[str, list[str]]:
 def make_again(engine: Engine, place: Place) -> None:
     """The commands of the page, beside the objects of one copy."""
     page = (ROOT / "docs" / "disaster.md").read_text(encoding="utf-8")
-    (commands,) = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    commands = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[0]
+    assert commands.startswith("pg_restore --list")
     label = engine.value("SELECT label FROM backfilld.backups")
     folder: Path = (place.stores[0].path or ROOT) / label
     path = f"{programs.find(None, server_major=VERSION).folder}:{os.environ['PATH']}"

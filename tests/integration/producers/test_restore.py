@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
+from fix_postgres import new_database
 from fix_runs import expect
 from typer.testing import CliRunner
 
+from backfilld.migrations.record import schema
 from backfilld.migrations.record.states import State
 from backfilld.producers.cli import app
 
@@ -96,7 +99,11 @@ def test_a_disaster_is_undone_by_key_and_what_others_wrote_stays(
     page = shell("explain", "orders", "--emergency").stdout
     assert "backfilld pause --all" in page
     assert "--table 'Odd Schema.Order' --into rescue_1 --copy-back" in page or "--copy-back" in page
-    assert "recovery_target_name = 'backfilld-" in page
+    moment = next(
+        one
+        for one in engine.execute("SELECT detail ->> 'moment' AS lsn FROM backfilld.events WHERE what = 'backup.gate'")
+    )
+    assert f"recovery_target_lsn = '{moment['lsn']}'" in page
 
 
 def test_nothing_is_put_back_where_nothing_is_wrong(engine: Engine, place: Place, shell: Callable[..., Result]) -> None:
@@ -118,7 +125,7 @@ def test_nothing_is_put_back_where_nothing_is_wrong(engine: Engine, place: Place
     ("words", "code", "told"),
     [
         (("--table", "nothing"), 1, "the table nothing is not there any more"),
-        pytest.param(("--table", "later"), 1, "the backup has no table later", marks=pytest.mark.soak),
+        pytest.param(("--table", "later"), 1, "what was saved has no table later", marks=pytest.mark.soak),
         pytest.param(("--table", "keyless"), 1, "keyless has no primary key", marks=pytest.mark.soak),
     ],
     ids=["dropped", "made since", "no key"],
@@ -138,6 +145,45 @@ def test_what_cannot_be_compared_is_told(
     answer = shell("restore", "orders", *words, "--into", "rescue")
     assert (answer.exit_code, told in answer.stderr) == (code, True), answer.stderr
     assert not engine.execute("SELECT FROM pg_class WHERE relnamespace = to_regnamespace('rescue')::oid")
+
+
+def test_rows_of_another_server_are_put_back_in_the_same_way(engine: Engine, shell: Callable[..., Result]) -> None:
+    """Whatever it was restored by; no run is needed, and this database itself is not taken for another."""
+    engine.execute("CREATE TABLE prices (id int PRIMARY KEY, cents int); INSERT INTO prices VALUES (1, 0), (4, 7)")
+    schema.ensure(engine.connection)
+    with new_database(engine.url, copy_of="template0") as other:
+        with psycopg.connect(other, autocommit=True) as there:
+            there.execute(
+                "CREATE TABLE prices (id int PRIMARY KEY, cents int); INSERT INTO prices VALUES (1, 100), (2, 200)"
+            )
+        wanted = ["restore", "--table", "prices", "--into", "rescue", "--from"]
+        itself = shell(*wanted, engine.url)
+        assert (itself.exit_code, "this database itself" in itself.stderr) == (1, True), itself.stderr
+        back = shell(*wanted, other, "--copy-back", "--json")
+    assert back.exit_code == 0, back.stderr
+    told = json.loads(back.stdout)
+    assert (told["backup"], told["run"]["name"]) == (None, "restore-rescue")
+    expect(engine.drive(told["run"]["run"]), State.COMPLETED)
+    assert engine.execute("SELECT id, cents FROM prices ORDER BY id") == [
+        {"id": 1, "cents": 100},
+        {"id": 2, "cents": 200},
+        {"id": 4, "cents": 7},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "without a run no table is known"),
+        (("--table", "a"), "say what the rows are restored from"),
+        (("--table", "a", "--backup", "9"), "there is no backup 9"),
+        (("--table", "a", "--backup", "9", "--from", "b"), "give one of"),
+        (("--in-place", "--backup", "9"), "--in-place needs a run"),
+    ],
+)
+def test_what_is_not_said_enough_is_refused(shell: Callable[..., Result], words: tuple[str, ...], told: str) -> None:
+    answer = shell("restore", "--into", "rescue", *words)
+    assert (answer.exit_code, told in answer.stderr) == (2, True), answer.stderr
 
 
 def test_a_run_without_a_backup_has_none_to_restore_from(engine: Engine, shell: Callable[..., Result]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -20,14 +21,19 @@ from backfilld.migrations.record.states import RESTING, State
 from backfilld.producers import commands
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from fix_runs import Engine
 
     from backfilld.migrations.record.model import Run
 
 WRITERS = 3
+#: Rows of each writer's in the beginning, and the keys that it chooses among.
+ROWS, KEYS = 16, 160
+#: Trials that share a database: making one takes as long as half a trial.
+TOGETHER = 5
 SCHEMA = """
+DROP TABLE IF EXISTS items, orders, customers; DROP FUNCTION IF EXISTS item;
 CREATE TABLE customers (id integer PRIMARY KEY);
 CREATE TABLE orders (
     legacy text DEFAULT 'none', id integer PRIMARY KEY, customer_id integer NOT NULL REFERENCES customers ON DELETE CASCADE,
@@ -64,8 +70,7 @@ class Writer:
         self._connection.execute(
             "INSERT INTO customers SELECT g * %s + %s FROM generate_series(0, 4) g", [WRITERS, self._number]
         )
-        for _ in range(40):
-            self._transaction([self._add])
+        self._transaction([self._add] * ROWS)
 
     def begin(self) -> None:
         self._thread = threading.Thread(target=self._work)
@@ -123,7 +128,7 @@ class Writer:
         return f"{self._number}-{self._count}"
 
     def _add(self, ledger: dict[int, tuple[int, str, int]]) -> None:
-        key = self._own(self._chance.randrange(400))
+        key = self._own(self._chance.randrange(KEYS))
         if key not in ledger:
             row = (self._own(self._chance.randrange(5)), self._name(), self._chance.randrange(1000))
             self._execute("INSERT INTO orders (id, customer_id, name, total) VALUES (%s, %s, %s, %s)", key, *row)
@@ -149,7 +154,7 @@ class Writer:
             ledger[key] = (ledger[key][0], name, ledger[key][2])
 
     def _rekey(self, ledger: dict[int, tuple[int, str, int]]) -> None:
-        new = self._own(self._chance.randrange(400))
+        new = self._own(self._chance.randrange(KEYS))
         for key in self._some(ledger) if new not in ledger else []:
             self._execute("UPDATE orders SET id = %s WHERE id = %s", new, key)
             ledger[new] = ledger.pop(key)
@@ -171,7 +176,7 @@ class Writer:
                 del ledger[key]
 
     def _upsert(self, ledger: dict[int, tuple[int, str, int]]) -> None:
-        key, customer, total = self._own(self._chance.randrange(400)), self._own(0), self._chance.randrange(1000)
+        key, customer, total = self._own(self._chance.randrange(KEYS)), self._own(0), self._chance.randrange(1000)
         name = self._name()
         self._execute(
             "INSERT INTO orders (id, customer_id, name, total) VALUES (%s, %s, %s, %s) ON CONFLICT (id) DO UPDATE SET total = excluded.total",
@@ -194,15 +199,19 @@ class Writer:
             del ledger[key]
 
 
-@pytest.fixture
-def writers(engine: Engine, request: pytest.FixtureRequest) -> Iterator[list[Writer]]:
+@contextmanager
+def writing(engine: Engine, seed: int) -> Iterator[list[Writer]]:
+    """Writers over new tables, each with rows of its own, and not yet at work."""
+    engine.sent.clear()
     engine.execute(SCHEMA)
-    several = [Writer(engine, number, request.node.callspec.params["seed"]) for number in range(WRITERS)]
-    for writer in several:
-        writer.fill()
-    yield several
-    for writer in several:
-        writer.end()
+    several = [Writer(engine, number, seed) for number in range(WRITERS)]
+    try:
+        for writer in several:
+            writer.fill()
+        yield several
+    finally:
+        for writer in several:
+            writer.end()
 
 
 def trial(engine: Engine, writers: list[Writer], seed: int) -> None:  # noqa: C901 - one story, from chance to chance
@@ -212,9 +221,13 @@ def trial(engine: Engine, writers: list[Writer], seed: int) -> None:  # noqa: C9
     )
     settings = {"lanes": chance.choice([1, 2, 3]), "walk": chance.choice(["auto", "keys"]), "approve": ["contract"]}
     text = json.dumps(
-        {"name": "anew", "operations": [{"rebuild": {"table": "orders", "columns": columns}}], "settings": settings}
+        {
+            "name": f"anew-{seed}",
+            "operations": [{"rebuild": {"table": "orders", "columns": columns}}],
+            "settings": settings,
+        }
     )
-    rows = chance.choice([7, 40, 500])
+    rows = chance.choice([4, 20, 500])
     completed: list[State] = []
     run = engine.enqueue(text)
     for writer in writers:
@@ -282,12 +295,22 @@ def cut(engine: Engine) -> None:
     )
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_by_chance(engine: Engine, writers: list[Writer], seed: int) -> None:
-    trial(engine, writers, seed)
+def several_trials(engine: Engine, seeds: Iterable[int]) -> None:
+    for seed in seeds:
+        try:
+            with writing(engine, seed) as writers:
+                trial(engine, writers, seed)
+        except BaseException as exc:
+            exc.add_note(f"in the trial of seed {seed}")
+            raise
+
+
+@pytest.mark.parametrize("first", range(0, 20, TOGETHER))
+def test_by_chance(engine: Engine, first: int) -> None:
+    several_trials(engine, range(first, first + TOGETHER))
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(2, 302))
-def test_by_chance_for_long(engine: Engine, writers: list[Writer], seed: int) -> None:
-    trial(engine, writers, seed)
+@pytest.mark.parametrize("first", range(20, 320, TOGETHER))
+def test_by_chance_for_long(engine: Engine, first: int) -> None:
+    several_trials(engine, range(first, first + TOGETHER))

@@ -45,3 +45,23 @@ def test_a_slip_is_refused_with_what_was_meant(monkeypatch: pytest.MonkeyPatch, 
 def test_what_is_not_ours_is_left_alone(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "tcp://10.0.0.1:9188")
     settings.load()
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"JWT_SECRET": "s" * 32}, "application_jwt_secret and application_jwt_roles belong together"),
+        ({"JWT_ROLES": "member"}, "application_jwt_secret and application_jwt_roles belong together"),
+        ({"JWT_SECRET": "too short", "JWT_ROLES": "member"}, "at least 32"),
+        ({"TARGETS_POST": "ftp://a"}, "must be an address of http"),
+    ],
+    ids=["for no role", "no secret", "a short secret", "no address"],
+)
+def test_tokens_are_signed_for_roles_that_are_named(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], says: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"BACKFILLD_APPLICATION_{name}", value)
+    with pytest.raises(InvalidSettings, match=says) as refused:
+        settings.load()
+    assert "too short" not in str(refused.value)

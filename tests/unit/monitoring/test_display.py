@@ -639,10 +639,14 @@ def test_a_plan_opens_with_a_summary() -> None:
 
 
 def test_a_refused_plan_says_why_and_what_to_do_and_promises_nothing() -> None:
-    finding = {"check": "row_security", "problem": "rows would be hidden", "remedy": "Use a role with BYPASSRLS"}
+    remedy = "Use a role with BYPASSRLS, or these lines:\nname: x\noperations:\n  - sql:"
+    finding = {"check": "row_security", "problem": "rows would be hidden", "remedy": remedy}
     text = printed(display.plan(plan(findings=(finding,))))
     assert "refused  rows would be hidden." in text
-    assert "Use a role with BYPASSRLS" in text
+    # A file to copy: each of its lines is as far in as the first.
+    first, *lines = (line.rstrip() for line in text[text.index("Use a role") :].splitlines())
+    indent = lines[0][: lines[0].index("name")]
+    assert (first, lines[:3]) == (remedy.splitlines()[0], [f"{indent}{line}" for line in remedy.splitlines()[1:]])
     assert "batches" not in text
     assert "warning" not in text, "of what it would do, which it will not"
 

@@ -15,10 +15,11 @@ import pytest
 from psycopg.rows import dict_row
 from rich.console import Console
 
-from backfilld.migrations.application import check
+from backfilld.migrations.application import check, query_files
 from backfilld.migrations.application.binding import find_way
 from backfilld.migrations.application.corpus import QueryFile, Statement, bindable
 from backfilld.migrations.application.real_plans import Budget, measure
+from backfilld.migrations.errors import UsageError
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.file.application import Statements
 from backfilld.migrations.identifiers import TableName
@@ -184,19 +185,54 @@ def test_files_of_queries_are_checked_with_their_lines(connection: Connection) -
     files = [
         QueryFile("queries/a.sql", "SELECT 1;\n\n-- jobs\nSELECT total\n FROM jobs WHERE id = $1;\nSELECT nothing FROM jobs"),
         QueryFile("queries/b.sql", "SELECT total FROM jobs WHERE status = 'it is not closed"),
-        QueryFile("queries/c.sql", "SELEC total FROM jobs; SELECT total FROM jobs WHERE"),
+        QueryFile("queries/c.sql", BAD),
+        QueryFile("queries/d.sql", "-- none yet\n"),
     ]  # fmt: skip
     report = checked(connection, RENAME, *files)
-    assert [one.source for one in report.breaks if one.source.startswith("q")] == ["queries/a.sql:4"]
+    broken = {one.source for one in report.breaks if one.source.startswith("q")}
+    assert broken == {"queries/a.sql:4", "queries/c.sql:9"}
     unchecked = {one.source: one.because for one in report.cannot_be_checked if one.source.startswith("q")}
-    assert unchecked.keys() == {"queries/a.sql:6", "queries/c.sql:1"}
-    assert "nothing" in unchecked["queries/a.sql:6"]
-    assert "syntax" in unchecked["queries/c.sql:1"]
-    (silence,) = report.silence
-    assert (silence.check, silence.problem) == (
-        "statement_files",
-        "queries/b.sql cannot be read as SQL: a quote is not closed",
-    )
+    assert unchecked == {
+        "queries/a.sql:6": 'it does not bind today: column "nothing" does not exist',
+        "queries/c.sql:1": 'syntax error at or near "SELEC" (line 1)',
+        "queries/c.sql:3": 'syntax error at or near "customers" (line 4)',
+        "queries/c.sql:6": 'syntax error at or near "%" (line 7)',
+        "queries/c.sql:10": "syntax error at end of input (line 10)",
+    }
+    assert {(one.check, one.problem) for one in report.silence} == {
+        ("statement_files", "queries/b.sql:1 cannot be read as SQL: a quote is not closed"),
+        ("statement_files", "queries/d.sql has no statement"),
+    }
+
+
+#: What is wrong stands beside what is right: other commands, what `pg_stat_statements` writes, and names that nobody has.
+BAD = """SELEC total FROM jobs;
+BEGIN; SET LOCAL search_path = public; CREATE TABLE x (a int); COMMIT;
+SELECT 1
+  FRM customers;
+SELECT id FROM no_such_table WHERE made > now() - interval $1; CALL no_such_procedure();
+SELECT name
+FROM customers WHERE id = %s;
+
+SELECT total FROM jobs;
+SELECT total FROM jobs WHERE"""
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xff\xfeS\x00", "queries/a.sql of application.statements.files is not UTF-8 text. Save it as UTF-8"),
+        ("SELECT 1".encode("utf-16-le"), "has a NUL character, so it is no text"),
+        (b"--" + b"x" * query_files.MOST_BYTES, "makes more than 10 MiB of SQL. Name the files of queries alone"),
+    ],
+    ids=["no UTF-8", "NUL", "huge"],
+)
+def test_a_file_that_is_no_text_is_refused_before_anything_is_asked(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "queries").mkdir()
+    (tmp_path / "queries" / "a.sql").write_bytes(content)
+    (tmp_path / "m.yaml").write_text(RENAME + "application: {statements: {files: ['queries/*.sql']}}\n")
+    with pytest.raises(UsageError, match=says):
+        query_files.read(definition.load(tmp_path / "m.yaml"))
 
 
 @pytest.mark.parametrize("statements", [200, pytest.param(1000, marks=pytest.mark.soak)])
@@ -279,6 +315,7 @@ def test_the_command_shows_what_breaks_and_what_nobody_can_know(
         "SELECT max(total) FROM public.jobs",
     }
     assert (told["unchecked"], told["loses_index"]) == (1, ())
+    assert [one["problem"] for one in told["silence"]] == ["no file matches gone/*.sql"]
     assert json.loads(json.dumps(told))["breaks"][0]["phase"] == "contract"
     console = Console(width=120, file=io.StringIO())
     console.print(display.plan(client.plan(file)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 import pytest
-from fix_postgres import cases, understood
+from fix_postgres import understood
 from fix_runs import expect
 from paths import ROOT
 from psycopg.rows import dict_row
@@ -579,19 +579,12 @@ REFUSED = {
         "ALTER TABLE jobs ADD g integer GENERATED ALWAYS AS (device + 1) STORED",
         "generated column g",
     ),
-    "a materialized view": (
-        "info",
-        "jsonb",
-        "CREATE MATERIALIZED VIEW m AS SELECT * FROM jobs_view",
-        "materialized view public.m",
-    ),
     "a rule": (
         "info",
         "jsonb",
         "CREATE RULE r AS ON UPDATE TO jobs WHERE new.info = '' DO INSTEAD NOTHING",
         "the rule r",
     ),
-    "a column list": ("info", "jsonb", "CREATE PUBLICATION p FOR TABLE jobs (id, info)", "publication p"),
     "an expression index": (
         "info",
         "jsonb",
@@ -665,7 +658,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", cases(REFUSED, since={"a column list": 15}))
+@pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused(engine: Engine, jobs: None, case: str) -> None:
     column, type_, statement, words = REFUSED[case]
     if case == "a replica identity":

@@ -287,7 +287,6 @@ BRIEF = {
         ALTER + "ADD CONSTRAINT c FOREIGN KEY (customer) REFERENCES public.customers NOT VALID", ALTER + "DROP CONSTRAINT c",
     ),
     "NOT NULL that a check proves": (ALTER + "ALTER customer SET NOT NULL", ALTER + "ALTER customer DROP NOT NULL"),
-    "row security": (ALTER + "ENABLE ROW LEVEL SECURITY", ALTER + "DISABLE ROW LEVEL SECURITY"),
     "a table with keys": (
         "CREATE TABLE public.orders (id bigint PRIMARY KEY, customer bigint REFERENCES public.customers, code varchar(9) UNIQUE)",
         "DROP TABLE public.orders",

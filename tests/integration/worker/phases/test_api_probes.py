@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -18,6 +19,7 @@ from backfilld.migrations.errors import Refused
 from backfilld.migrations.holds import Cause
 from backfilld.migrations.record import answers, audit, code_verdicts
 from backfilld.migrations.record.states import Phase, State
+from backfilld.monitoring.checks import tokens
 from backfilld.monitoring.checks.targets import Targets
 from backfilld.producers.client import Client
 from backfilld.worker.lanes.runner import Runner
@@ -147,9 +149,10 @@ def test_contract_is_held_for_an_answer_that_changed_until_it_is_as_before(engin
         ({"name": "p", "get": "$API/jobs"}, {"/jobs": (200, b"[" + b"1," * 600_000 + b"1]")}, "ask for fewer rows"),
         ({"name": "p", "get": "$MISSING/jobs"}, {}, "BACKFILLD_APPLICATION_VALUES"),
         ({"name": "p", "get": "http://169.254.169.254/latest"}, {}, "BACKFILLD_APPLICATION_TARGETS"),
+        ({"name": "p", "post": "$API/rpc/x", "safe": True}, {}, "BACKFILLD_APPLICATION_TARGETS_POST"),
         ({"name": "p", "get": "$GONE/jobs"}, {}, "127.0.0.1 cannot be asked: connection refused"),
     ],
-    ids=["empty", "an error", "no JSON", "too much", "no value", "not allowed", "unreachable"],
+    ids=["empty", "an error", "no JSON", "too much", "no value", "not allowed", "not by POST", "unreachable"],
 )
 def test_what_proves_nothing_stops_the_run_before_its_first_step(
     engine: Engine, rest: Rest, probe: dict[str, str], instead: dict[str, tuple[int, bytes]], says: str
@@ -267,6 +270,53 @@ def test_answers_are_their_owners_alone_and_go_when_the_run_has_ended(engine: En
     expect(engine.drive(run), State.ROLLED_BACK)
     retention.run_once(engine.connection)
     assert engine.value("SELECT count(*) FROM backfilld.application_answers") == 0
+
+
+POSTED = """
+CREATE FUNCTION large(lowest int) RETURNS SETOF jobs LANGUAGE sql STABLE AS 'SELECT * FROM public.jobs WHERE total >= lowest';
+ALTER TABLE jobs ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON jobs USING (id = (current_setting('request.jwt.claims')::json->>'sub')::bigint);
+GRANT SELECT ON jobs TO member_of_api;
+"""
+
+
+def test_a_probe_posts_as_a_persona(engine: Engine, rest: Rest) -> None:
+    """One persona has a token signed by the worker, the other one of the settings: each gets its own rows alone."""
+    engine.execute("CREATE ROLE member_of_api")
+    try:
+        engine.execute(TABLES)
+        engine.execute(POSTED)
+        rest.secret = "a secret that the API knows, and the worker too"  # noqa: S105 - of this test
+        token = tokens.signed({"role": "member_of_api", "sub": "2"}, secret=rest.secret, now=time.time())
+        runner = _runner(
+            engine,
+            rest,
+            allowed_post=[f"{rest.url}/rpc"],
+            values={"API": SecretStr(rest.url), "TOKEN": SecretStr(token), "LOWEST": SecretStr("5")},
+            jwt_secret=SecretStr(rest.secret),
+            jwt_roles=["member_of_api"],
+        )
+        personas = {
+            "one": {"role": "member_of_api", "claims": {"sub": "1"}},
+            "two": {"role": "member_of_api", "token": "$TOKEN"},
+        }
+        large = {"name": "large", "post": "$API/rpc/large", "safe": True, "body": {"lowest": "$LOWEST"}, "as": "one"}
+        own = {"name": "own", "get": "$API/jobs?select=id", "as": "two"}
+        text = DROP.replace("application:\n", f"application:\n  personas: {json.dumps(personas)}\n")
+        run = _enqueue(engine, large, own, text=text, approve="[contract]")
+        expect(engine.drive(run, runner=runner), State.WAITING)
+
+        recorded = answers.at(engine.connection, run, moment="before")
+        assert [[row["id"] for row in recorded[name]["body"]] for name in ("large", "own")] == [[1], [2]]
+        Client(engine.url).approve(run, "contract")
+        expect(engine.drive(run, runner=runner), State.COMPLETED)
+        (problem,) = _of_api(engine, run)["after_contract"]
+        assert problem == "the probe large is not answered as before the run: [0].details is gone"
+        told = json.dumps(audit.story(engine.connection, run), default=str)
+        assert "POST $API/rpc/large as one" in told
+        assert not any(one in told for one in (token, rest.secret))
+    finally:
+        engine.execute("DROP OWNED BY member_of_api; DROP ROLE member_of_api")
 
 
 COMMANDS = """

@@ -255,6 +255,65 @@ def test_a_planted_regression_is_caught_before_contract_and_switched_back(counte
     assert counted.value("SELECT to_regclass('jobs_status_idx') IS NOT NULL")
 
 
+#: A policy that asks a function for each row, beside one that an index serves.
+PER_ROW = """
+name: policies
+operations:
+  - replace_policies:
+      table: jobs
+      policies:
+        - {name: own, to: [ROLE], using: "owner = current_setting('app.who')"}
+        - {name: shared, to: [ROLE], for: select, using: public.is_shared(id)}
+      keep_both: true
+      expect: {gained: any}
+application:
+  personas:
+    ann: {role: ROLE, settings: {app.who: ann}}
+  statements: {window: 1s, roles: [ROLE]}
+settings: {approve: []}
+"""
+
+
+def test_a_function_for_each_row_in_a_policy_is_caught_before_contract_and_switched_back(counted: Engine) -> None:
+    """For our own role, which no policy is asked for, the statement costs what it did."""
+    role = f"member_of_{counted.value('SELECT current_database()::text')}"
+    statement = "SELECT id, note FROM jobs WHERE note LIKE 'x%'"
+    counted.execute(f"""
+        CREATE ROLE {role};
+        ALTER TABLE jobs ADD COLUMN owner text, ENABLE ROW LEVEL SECURITY;
+        UPDATE jobs SET owner = CASE WHEN id = 7 THEN 'ann' ELSE 'bob' END; CREATE INDEX ON jobs (owner);
+        CREATE TABLE shared (job bigint PRIMARY KEY);
+        INSERT INTO shared SELECT n FROM generate_series(1, 3000) n;
+        CREATE FUNCTION is_shared(bigint) RETURNS boolean LANGUAGE plpgsql STABLE SECURITY DEFINER
+            AS 'BEGIN RETURN EXISTS (SELECT FROM public.shared s WHERE s.job = -$1); END';
+        CREATE POLICY old ON jobs TO {role} USING (owner = current_setting('app.who'));
+        GRANT SELECT ON jobs TO {role};
+        ANALYZE""")
+    try:
+        counted.execute(f"SET app.who = 'ann'; SET ROLE {role}")
+        assert [row["id"] for row in counted.execute(statement)] == [7]
+        counted.execute("RESET ROLE; RESET app.who")
+        run = counted.enqueue(PER_ROW.replace("ROLE", role))
+        held(counted, run)
+        passes(counted, run, seconds=10)
+        counted.step()
+        client = Client(counted.url)
+        checked = client.status(run).application
+        assert checked is not None
+        (worse,) = [one for one in checked["findings"] if one["kind"] == "regression"]
+        assert "SELECT id, note FROM jobs WHERE note LIKE $1" in worse["statement"]
+        assert worse["problem"].startswith("as ann it reads "), worse
+        assert ("jobs_owner_idx" in worse["plan_before"], worse["plan_after"]) == (True, "Seq Scan jobs"), worse
+
+        client.rollback(run)
+        expect(counted.drive(run), State.ROLLED_BACK)
+        assert counted.value("SELECT array_agg(polname::text) FROM pg_policy WHERE polrelid = 'jobs'::regclass") == [
+            "old"
+        ]
+    finally:
+        counted.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 def test_of_a_whole_run_no_statement_is_taken_for_the_applications(counted: Engine) -> None:
     text = RENAME.replace("rename_column: {table: jobs, from: total, to: revenue}", OTHERS)
     counted.execute("SELECT status FROM jobs WHERE id = 1")

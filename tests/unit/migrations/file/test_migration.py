@@ -523,6 +523,16 @@ BROKEN = [
     Broken("a secret in a file", BASE + "application: {http: [{name: a, get: $A/b, headers: {Authorization: Bearer abc}}]}\n", 4, "application.http[0].headers.Authorization"),
     Broken("no header", BASE + "application: {http: [{name: a, get: $A/b, headers: {'X Y': z}}]}\n", 4, 'application.http[0].headers."X Y"'),
     Broken("faster", BASE + "application: {http: [{name: a, get: $A/b, slower_than: 0.5}]}\n", 4, "application.http[0].slower_than"),
+    Broken("no address", BASE + "application: {http: [{name: a}]}\n", 4, "application.http[0]"),
+    Broken("two addresses", BASE + "application: {http: [{name: a, get: $A/b, post: $A/b, safe: true}]}\n", 4, "application.http[0]"),
+    Broken("a POST that may change something", BASE + "application: {http: [{name: a, post: $A/b}]}\n", 4, "application.http[0].post"),
+    Broken("a body for GET", BASE + "application: {http: [{name: a, get: $A/b, body: {a: 1}}]}\n", 4, "application.http[0].body"),
+    Broken("a safe GET", BASE + "application: {http: [{name: a, get: $A/b, safe: true}]}\n", 4, "application.http[0].safe"),
+    Broken("a secret in a body", BASE + "application: {http: [{name: a, post: $A/b, safe: true, body: [{api_key: abc}]}]}\n", 4, "application.http[0].body[0].api_key"),
+    Broken("a secret in a URL", BASE + "application: {http: [{name: a, get: '$A/b?apikey=abc'}]}\n", 4, "application.http[0].get"),
+    Broken("as nobody", BASE + "application: {http: [{name: a, get: $A/b, as: ann}]}\n", 4, "application.http[0].as"),
+    Broken("two tokens", BASE + "application: {personas: {a: {role: r}}, http: [{name: a, get: $A/b, as: a, headers: {authorization: $T}}]}\n", 4, "application.http[0].as"),
+    Broken("a token in a file", BASE + "application: {personas: {a: {role: r, token: abc}}}\n", 4, "application.personas.a.token"),
     Broken("no program", BASE + "application: {commands: [{name: a, run: []}]}\n", 4, "application.commands[0].run"),
     Broken("types elsewhere", BASE + "application: {commands: [{name: a, run: [b], types_to: ../c.ts}]}\n", 4, "application.commands[0].types_to"),
     Broken("a check of no name", BASE + "application: {commands: [{name: '', run: [b]}]}\n", 4, "application.commands[0].name"),
@@ -742,6 +752,7 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
             "enable",
         ),
         *("http", "get", "headers", "compare", "ignore", "slower_than", "allow_empty"),
+        *("post", "body", "safe", "as", "token"),
         *("commands", "types_to", "schemas", "timeout_seconds"),
         *(
             "set",
@@ -847,6 +858,7 @@ BEYOND_THE_SCHEMA = {
     ),
     *("what is there, of an INSERT", "what is written, of a DELETE"),
     *("files from above", "two probes of one name", "a secret in a file"),
+    *("a secret in a body", "a secret in a URL", "as nobody", "two tokens"),
 }
 #: What the reader refuses before there is a document, or PyYAML's own loader reads in another way.
 BEFORE_THE_SCHEMA = {

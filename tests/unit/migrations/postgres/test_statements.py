@@ -36,10 +36,13 @@ def test_statements_end_where_postgresql_ends_them(name: str) -> None:
     assert [statement.text for statement in split(text)] == expected
 
 
-@pytest.mark.parametrize("text", ["SELECT 'a", 'SELECT "a', "SELECT /* a", "SELECT $$ a'"])
-def test_what_is_not_closed_is_said(text: str) -> None:
-    with pytest.raises(Unclosed):
+@pytest.mark.parametrize(
+    ("text", "position"), [("SELECT 'a", 7), ('SELECT "a', 7), ("SELECT 1\n/* a", 9), ("SELECT $$ a'", 11)]
+)
+def test_what_is_not_closed_is_said(text: str, position: int) -> None:
+    with pytest.raises(Unclosed) as refused:
         split(text)
+    assert refused.value.position == position
 
 
 def test_words_are_read_without_comments_and_strings() -> None:

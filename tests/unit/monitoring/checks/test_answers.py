@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
+import json
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from backfilld.migrations.file.application_checks import Probe
+from backfilld.migrations.file.personas import Persona
+from backfilld.monitoring.checks import tokens
 from backfilld.monitoring.checks.answers import Answer, differences
 from backfilld.monitoring.checks.targets import Forbidden, Targets
 
@@ -171,3 +176,65 @@ def test_secrets_are_put_in_by_name_and_a_missing_one_is_said() -> None:
         targets.headers(_probe(headers={"apikey": "$MISSING"}))
     with pytest.raises(Forbidden, match="what no header can"):
         Targets(values={"TOKEN": SecretStr("a\r\nb")}).headers(probe)
+
+
+SECRET = "a secret of at least thirty-two bytes"  # noqa: S105 - of these tests
+MEMBER = Persona(role="member", claims={"sub": "7"})
+
+
+def test_what_is_posted_has_a_list_of_addresses_of_its_own() -> None:
+    probe = Probe(name="p", post="$API/rpc/find", safe=True)
+    assert Targets(allowed_post=["http://api:3000/rest/rpc"], values=VALUES).url(probe).path == "/rest/rpc/find"
+    with pytest.raises(Forbidden, match="by POST") as refused:
+        Targets(allowed=["http://api:3000/rest"], values=VALUES).url(probe)
+    assert "BACKFILLD_APPLICATION_TARGETS_POST" in refused.value.finding.remedy
+    with pytest.raises(Forbidden):
+        Targets(allowed_post=["http://api:3000/rest"], values=VALUES).url(Probe(name="p", get="$API/jobs"))
+
+
+def test_values_are_put_into_the_texts_of_a_body() -> None:
+    probe = Probe(name="p", post="$API/x", safe=True, body={"a": ["$TOKEN", 1, {"b": "x $TOKEN"}], "$TOKEN": True})
+    sent = Targets(values={"TOKEN": SecretStr('"s3cret')}).body(probe)
+    assert sent is not None
+    assert json.loads(sent) == {"a": ['"s3cret', 1, {"b": 'x "s3cret'}], "$TOKEN": True}
+    assert Targets().body(Probe(name="p", post="$API/x", safe=True)) is None
+    with pytest.raises(Forbidden, match=r"\$TOKEN"):
+        Targets().body(probe)
+
+
+def test_a_header_of_the_file_is_sent_in_place_of_ours() -> None:
+    probe = Probe(name="p", post="$API/x", safe=True, body={}, headers={"accept": "text/csv", "content-type": "a/b"})
+    assert Targets().headers(probe) == {"User-Agent": "backfilld", "accept": "text/csv", "content-type": "a/b"}
+
+
+@pytest.mark.parametrize(
+    ("persona", "settings", "says"),
+    [
+        (MEMBER, {}, "no secret to sign one"),
+        (MEMBER, {"jwt_roles": ("anon",), "jwt_secret": SecretStr(SECRET)}, "signs no token for the role member"),
+        (
+            Persona(role="member", claims={"role": "service_role"}),
+            {"jwt_roles": ("member",), "jwt_secret": SecretStr(SECRET)},
+            "signs no token for the role service_role",
+        ),
+        (Persona(role="member", token="$GONE"), {"jwt_roles": ("member",), "jwt_secret": SecretStr(SECRET)}, r"\$GONE"),  # noqa: S106 - the name of a value
+    ],
+    ids=["no secret", "another role", "a role among the claims", "no value"],
+)
+def test_a_token_is_signed_only_as_the_settings_allow(persona: Persona, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(Forbidden, match=says):
+        Targets(**settings).headers(_probe(as_="m"), persona)
+
+
+def test_a_token_of_the_settings_is_sent_as_it_is() -> None:
+    persona = Persona(role="member", token="$TOKEN")  # noqa: S106 - the name of a value
+    assert Targets(values=VALUES).headers(_probe(as_="m"), persona)["Authorization"] == "Bearer s3cret"
+
+
+def test_a_signed_token_has_the_claims_and_ends_soon() -> None:
+    head, body, signature = tokens.signed({"role": "member", "exp": 1}, secret=SECRET, now=1000).split(".")
+    assert json.loads(base64.urlsafe_b64decode(body + "==")) == {"role": "member", "exp": 1300}
+    assert json.loads(base64.urlsafe_b64decode(head + "==")) == {"alg": "HS256", "typ": "JWT"}
+    right = hmac.digest(SECRET.encode(), f"{head}.{body}".encode(), "sha256")
+    assert base64.urlsafe_b64decode(signature + "=") == right
+    assert "=" not in signature

@@ -1,0 +1,285 @@
+"""What is bound to a column by its number and comes along in the switch: materialized views with their rows, places in publications."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from fix_rules import application, engine_at
+from fix_runs import expect
+
+from backfilld.migrations.errors import Refused
+from backfilld.migrations.file import migration as definition
+from backfilld.migrations.planning import examine
+from backfilld.migrations.record.states import Phase, State
+from backfilld.producers import commands
+from proof.fingerprint import difference, fingerprint
+
+if TYPE_CHECKING:
+    from fix_runs import Engine
+
+    from backfilld.migrations.record.model import Run
+
+ORDERS = """
+CREATE TABLE customers (id bigint PRIMARY KEY, name text);
+CREATE TABLE orders (id bigint PRIMARY KEY, customer_id bigint, total integer NOT NULL, note text DEFAULT '{}');
+INSERT INTO customers SELECT n, 'c' || n FROM generate_series(1, 9) n;
+INSERT INTO orders SELECT n, n % 9 + 1, n, json_build_object('n', n)::text FROM generate_series(1, 90) n;
+"""
+#: A view that a materialized view reads, one that reads such a one, one without rows, and one of its own in another schema.
+VIEWS = """
+CREATE SCHEMA "Odd Reports";
+CREATE VIEW big AS SELECT id, customer_id, total FROM orders WHERE total > 10;
+CREATE MATERIALIZED VIEW "Odd Reports".daily WITH (fillfactor = 70) AS
+    SELECT b.customer_id, c.name, count(*) AS orders, sum(b.total) AS total, max(b.total) AS most
+    FROM big b JOIN customers c ON c.id = b.customer_id GROUP BY 1, 2;
+CREATE UNIQUE INDEX daily_customer ON "Odd Reports".daily (customer_id);
+CREATE INDEX daily_most ON "Odd Reports".daily ((most + 1)) WHERE most > 3;
+CREATE MATERIALIZED VIEW sums AS SELECT sum(most) AS total FROM "Odd Reports".daily;
+CREATE MATERIALIZED VIEW empty AS SELECT total FROM orders WITH NO DATA;
+CREATE VIEW best AS SELECT customer_id, most FROM "Odd Reports".daily ORDER BY most DESC LIMIT 3;
+GRANT SELECT ON "Odd Reports".daily TO PUBLIC;
+COMMENT ON MATERIALIZED VIEW "Odd Reports".daily IS 'by day'; COMMENT ON INDEX "Odd Reports".daily_customer IS 'one each';
+ALTER MATERIALIZED VIEW "Odd Reports".daily ALTER COLUMN total SET STATISTICS 55;
+"""
+#: What is in the way of a plain ALTER COLUMN … TYPE, which is to be made again after it.
+DROPPED = (
+    'DROP VIEW best; DROP MATERIALIZED VIEW empty, sums, "Odd Reports".daily; DROP VIEW big; DROP SCHEMA "Odd Reports";'
+)
+FILE = "{{name: wider, operations: [{{change_type: {{table: orders, column: {0}, type: {1}}}}}], settings: {{lanes: 1, approve: [{2}]}}}}"
+
+
+def approved(engine: Engine, run: int, phase: str = "contract") -> Run:
+    commands.approve(engine.connection, run, phase, actor="ann")
+    return engine.drive(run)
+
+
+def seen(engine: Engine) -> list[object]:
+    return [
+        engine.execute('SELECT customer_id, name, orders, total, most FROM "Odd Reports".daily ORDER BY 1'),
+        engine.value("SELECT total FROM sums"),
+        engine.execute("SELECT customer_id FROM best ORDER BY 1"),
+    ]
+
+
+def owners_privileges_in_words(engine: Engine) -> None:
+    """As they are once a view was made anew."""
+    for view in ("best", "big", "sums", "empty"):
+        engine.execute(f"GRANT ALL ON {view} TO CURRENT_USER")
+
+
+def there_and_back(engine: Engine, *, wanted: frozenset[str], steps: int | None = None) -> set[Phase]:
+    """A run that is rolled back, after this many steps from the switch on or once it is completed; the phases it stopped in.
+
+    Readers and a writer meet no error, and nobody waits for a materialized view to be filled.
+    """
+    run = engine.enqueue(FILE.format("total", "bigint", ""))
+    readers = ('SELECT count(most) FROM "Odd Reports".daily', "SELECT count(most) FROM best")
+    with application(engine, *readers, "UPDATE orders SET total = total", threads=1) as failures:
+        engine.drive(run, batch_rows=50, until=lambda run: run.phase is Phase.SWITCH)
+        for _ in range(steps or 0):
+            engine.step()
+        if steps is None:
+            expect(engine.drive(run), State.COMPLETED)
+            assert difference(wanted, fingerprint(engine.connection, positions=False)) == ""
+            more = "UPDATE orders SET total = total + 3000000000 WHERE id = 90; REFRESH MATERIALIZED VIEW sums"
+            engine.execute(more)
+            engine.execute('REFRESH MATERIALIZED VIEW CONCURRENTLY "Odd Reports".daily')
+            assert engine.value('SELECT max(most) FROM "Odd Reports".daily') == 3000000090
+            engine.execute("UPDATE orders SET total = total - 3000000000 WHERE id = 90")
+        stopped = engine.run(run).phase
+        commands.rollback(engine.connection, run, actor="ann")
+        expect(engine.drive(run), State.ROLLED_BACK)
+    assert failures == []
+    engine.sent.clear()
+    return {stopped}
+
+
+def test_materialized_views_come_along_with_their_rows_and_nobody_waits_for_them(engine: Engine) -> None:
+    """There, as plain DDL and CREATE MATERIALIZED VIEW would leave it; and back, also from copies that wait for the exchange."""
+    engine.execute(ORDERS + VIEWS)
+    owners_privileges_in_words(engine)
+    before, had = fingerprint(engine.connection, positions=False), seen(engine)
+    with engine.connection.transaction(force_rollback=True):
+        engine.execute(DROPPED + "ALTER TABLE orders ALTER total TYPE bigint;" + VIEWS)
+        owners_privileges_in_words(engine)
+        wanted = fingerprint(engine.connection, positions=False)
+    stopped = set[Phase]()
+    for steps in (1, 3, None):
+        stopped |= there_and_back(engine, wanted=wanted, steps=steps)
+        assert difference(before, fingerprint(engine.connection, positions=False)) == "", steps
+        assert seen(engine) == had
+    assert stopped >= {Phase.SWITCH, Phase.DONE}
+
+
+#: With a key that an UPDATE is sent by; a filter of what UPDATE sends could name nothing else.
+NEWS = """
+CREATE PUBLICATION news FOR TABLE customers, orders (id, note, total) WHERE (total > 10 AND note <> 'x') WITH (publish = 'insert');
+CREATE PUBLICATION "Odd ""news" FOR TABLE orders (total, id);
+CREATE PUBLICATION few FOR TABLE orders WHERE (total > 5) WITH (publish = 'insert');
+CREATE PUBLICATION others FOR TABLE orders (id);
+"""
+
+
+def sent(engine: Engine) -> set[tuple[str, str, tuple[str, ...], str | None]]:
+    """What each publication sends: of all columns, those that are the application's."""
+    return {
+        (
+            row["pubname"],
+            row["tablename"],
+            tuple(sorted(one for one in row["attnames"] if "backfilld" not in one)),
+            row["rowfilter"],
+        )
+        for row in engine.execute("SELECT pubname, tablename, attnames, rowfilter FROM pg_publication_tables")
+    }
+
+
+@pytest.mark.since(15)
+def test_lists_of_columns_and_filters_name_the_column_in_use(engine: Engine) -> None:
+    """By its number, so the table leaves the publication and comes back in the same transaction; there, back, and back after contract."""
+    engine.execute(ORDERS + NEWS)
+    had = sent(engine)
+    run = engine.enqueue(FILE.format("total", "bigint", "switch, contract"))
+    expect(engine.drive(run), State.WAITING)
+    assert sent(engine) == had
+    expect(approved(engine, run, "switch"), State.WAITING)
+    assert {one[:3] for one in sent(engine)} == {one[:3] for one in had}
+    engine.execute("UPDATE orders SET total = 3000000000 WHERE id = 90")
+    engine.execute("ALTER PUBLICATION others SET TABLE orders (id, note)")  # not about the column
+    expect(approved(engine, run), State.COMPLETED)
+    assert engine.value(
+        "SELECT array_agg(attnames::text ORDER BY pubname) FROM pg_publication_tables WHERE tablename = 'orders'"
+    ) == [
+        "{id,total}",
+        "{id,customer_id,note,total}",
+        "{id,note,total}",
+        "{id,note}",
+    ]
+    engine.execute("UPDATE orders SET total = 90 WHERE id = 90; ALTER PUBLICATION others SET TABLE orders (id)")
+    commands.rollback(engine.connection, run, actor="ann")
+    engine.execute("ALTER PUBLICATION news SET TABLE customers, orders (id, note, total, customer_id)")
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "the publication 'news' does not send the columns that it sent" in now.error["message"]
+    engine.execute(
+        "ALTER PUBLICATION news SET TABLE customers, orders (id, note, total) WHERE (total > 10 AND note <> 'x')"
+    )
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert sent(engine) == had
+
+
+REFUSED = {
+    "a filter that the new type cannot have": (
+        "CREATE PUBLICATION p FOR TABLE orders WHERE (note LIKE 'a%')",
+        ("note", "jsonb"),
+        "the filter of the publication p is not accepted for the new type",
+    ),
+    "a filter over a type of the user's": (
+        "CREATE TYPE kind AS ENUM ('a', 'b'); ALTER TABLE orders ALTER note DROP DEFAULT; CREATE PUBLICATION p FOR TABLE orders WHERE (note IS NOT NULL)",
+        ("note", "public.kind"),
+        "of a type that is not PostgreSQL's own",
+    ),
+    "an index of a materialized view": (
+        "CREATE MATERIALIZED VIEW m AS SELECT note FROM orders; CREATE INDEX i ON m (lower(note))",
+        ("note", "jsonb"),
+        "an index of the materialized view public.m is not accepted",
+    ),
+    "a materialized view": (
+        "CREATE MATERIALIZED VIEW m AS SELECT left(note, 1) AS note FROM orders",
+        ("note", "jsonb"),
+        "the materialized view public.m is not accepted for the new type",
+    ),
+    "a function of a materialized view": (
+        "CREATE MATERIALIZED VIEW m AS SELECT note FROM orders; CREATE FUNCTION f() RETURNS SETOF m LANGUAGE sql AS 'TABLE m'",
+        ("note", "jsonb"),
+        "f() depends on it, or on a view that reads it",
+    ),
+    "two of one name": (
+        (
+            "CREATE MATERIALIZED VIEW m AS SELECT note FROM orders; CREATE SCHEMA s; CREATE VIEW s.m AS SELECT note FROM orders; "
+            "CREATE MATERIALIZED VIEW n AS SELECT note FROM s.m"
+        ),
+        ("note", "jsonb"),
+        "two have one name in different schemas",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_come_along_is_refused(engine: Engine, case: str) -> None:
+    statements, (column, type_), words = REFUSED[case]
+    if "filter" in case and engine.version < 15:
+        pytest.skip("publications have no filters")
+    engine.execute(ORDERS + statements)
+    before = fingerprint(engine.connection)
+    with pytest.raises(Refused, match=words.replace("(", r"\(").replace(")", r"\)")):
+        engine.enqueue(FILE.format(column, type_, ""))
+    assert fingerprint(engine.connection) == before
+
+
+@pytest.mark.since(15)
+def test_a_publication_of_another_role_is_refused_and_so_is_a_role_without_schemas(
+    supabase_admin_url: str, supabase_url: str
+) -> None:
+    with engine_at(supabase_url) as owner, psycopg.connect(supabase_admin_url, autocommit=True) as other:
+        owner.execute(ORDERS)
+        other.execute("CREATE PUBLICATION news FOR TABLE public.orders (id, total)")
+        with pytest.raises(
+            Refused, match="the publication news names it in its list of columns or in its filter, and belongs"
+        ):
+            owner.enqueue(FILE.format("total", "bigint", ""))
+        other.execute("DROP PUBLICATION news")
+        owner.execute("CREATE MATERIALIZED VIEW sums AS SELECT sum(total) FROM orders")
+        text = FILE.format("total", "bigint", "")
+        assert any(
+            "made once more before the switch" in one
+            for one in examine.examine(owner.connection, definition.parse(text)).warnings
+        )
+        run = owner.enqueue(text)
+        expect(owner.drive(run), State.COMPLETED)
+
+
+#: What no exchange of two columns can do: statements, the column and its new type.
+BY_REBUILD = {
+    "an exclusion constraint": (
+        "ALTER TABLE orders ADD CONSTRAINT apart EXCLUDE USING gist (int8range(total, total, '[]') WITH &&)",
+        "type: bigint",
+    ),
+    "a replica identity": (
+        "ALTER TABLE orders ADD CONSTRAINT one UNIQUE (total); ALTER TABLE orders REPLICA IDENTITY USING INDEX one",
+        "type: bigint",
+    ),
+    "a generated column": (
+        'ALTER TABLE orders ADD "do%ubled" bigint GENERATED ALWAYS AS (total * 2) STORED',
+        'type: bigint, up: "total::bigint", down: "(total % 4294967296)::integer"',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BY_REBUILD)
+def test_what_cannot_be_exchanged_is_refused_with_the_lines_of_a_file_that_does_it(engine: Engine, case: str) -> None:
+    """They are taken as they are, and what was in the way is there afterwards."""
+    statement, change = BY_REBUILD[case]
+    engine.execute(ORDERS + statement)
+    plain = "SELECT conname, contype, conindid <> 0 AS by_index FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype <> 'n' ORDER BY 1"
+    constraints = engine.execute(plain)
+    with pytest.raises(Refused) as refused:
+        engine.enqueue(f"{{name: wider, operations: [{{change_type: {{table: orders, column: total, {change}}}}}]}}")
+    (finding,) = refused.value.findings
+    lines = finding.remedy.partition("by a file of these lines:\n")[2]
+    assert lines, finding
+    run = engine.enqueue(lines.replace("[switch, contract]", "[]"))
+    expect(engine.drive(run), State.COMPLETED)
+    assert engine.value("SELECT pg_typeof(total)::text FROM orders LIMIT 1") == "bigint"
+    assert engine.execute(plain) == constraints
+
+
+def test_a_file_that_rebuild_would_refuse_is_not_offered(engine: Engine) -> None:
+    engine.execute(ORDERS + "CREATE RULE r AS ON UPDATE TO orders WHERE new.total = 1 DO INSTEAD NOTHING")
+    with pytest.raises(Refused) as refused:
+        engine.enqueue(FILE.format("total", "bigint", ""))
+    (finding,) = refused.value.findings
+    assert finding.remedy == "Drop that rule first, and recreate it afterwards"
