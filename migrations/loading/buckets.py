@@ -33,6 +33,9 @@ def open_object(settings: SourceSettings, key: str, *, ahead: bool, version: str
 
     `ahead`: it is read from its beginning to its end.
     """
+    if settings.bucket is None:
+        msg = f"the source {settings.name} is no bucket"
+        raise Unreadable(msg)
     try:
         client = s3.connect(
             endpoint_url=settings.endpoint_url,

@@ -6,11 +6,12 @@ import csv
 import hashlib
 import io
 import json
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Finding, Refused
+from backfilld.migrations.loading import databases
 from backfilld.migrations.loading.buckets import open_object
 from backfilld.migrations.loading.objects import Object, open_file
 from backfilld.migrations.loading.packed import told, unpacked
@@ -19,7 +20,7 @@ from backfilld.migrations.loading.reader import Missing, Reader, Unknown, Unread
 from backfilld.migrations.loading.records import Format
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from backfilld.migrations.file.operations import Source
     from backfilld.migrations.source_settings import SourceSettings
@@ -54,20 +55,26 @@ class Head:
 
 def format_of(source: Source) -> Format:
     """How the records of a source lie in what is read of it."""
-    return Format(
-        delimiter={"csv": source.delimiter, "parquet": ","}.get(source.format), skips_blank=source.format != "parquet"
-    )
+    if source.format == "parquet" or source.query is not None:  # CSV that is made here, or by a server
+        return Format(delimiter=",", skips_blank=False)
+    return Format(delimiter=source.delimiter if source.format == "csv" else None)
 
 
 def open_source(source: Source, places: Sequence[SourceSettings] = (), *, version: str = "") -> Object:
     """The bytes of a source: of a file on this machine, or of an object in one of the `places`. Raises Unreadable."""
     if source.s3 is None:
         return open_file(source.name)
+    return open_object(
+        _known_place(source, places), source.s3.partition("/")[2], ahead=source.format != "parquet", version=version
+    )
+
+
+def _known_place(source: Source, places: Sequence[SourceSettings]) -> SourceSettings:
+    """Raises Unknown."""
     place = place_of(source, places)
     if place is None:
-        there = ", ".join(one.name for one in places) or "none"
-        raise Unknown(source.place or "", there)
-    return open_object(place, source.s3.partition("/")[2], ahead=source.format != "parquet", version=version)
+        raise Unknown(source.place or "", ", ".join(one.name for one in places) or "none")
+    return place
 
 
 def place_of(source: Source, places: Sequence[SourceSettings]) -> SourceSettings | None:
@@ -83,20 +90,38 @@ def open_reader(source: Source, found: Object) -> Reader:
 def read_head(source: Source, places: Sequence[SourceSettings] = ()) -> Head:
     """Raises Refused for a source that cannot be read, or that has no header where it should have one."""
     try:
-        found = open_source(source, places)
-        with closing(found.raw):
-            return head_of(source, found)
+        with opened(source, places) as (head, _):
+            return head
     except Unreadable as exc:
         raise unreadable(source, exc) from exc
 
 
-def head_of(source: Source, found: Object) -> Head:
-    """What the beginning of a source tells; afterwards it is at its beginning. Raises Unreadable, and Refused where it has no header."""
-    reader = open_reader(source, found)
-    head = _head_of(source, reader)
-    with told():
-        found.raw.seek(0)
-    return head
+@contextmanager
+def opened(
+    source: Source, places: Sequence[SourceSettings] = (), *, version: str = ""
+) -> Iterator[tuple[Head, Reader]]:
+    """What the beginning of a source tells, and a reader at the beginning.
+
+    Raises Unreadable, and Refused where it has no header that it should have, or another than the migration says.
+    """
+    if source.database is not None:
+        with databases.one_moment(_known_place(source, places)) as connection:
+            with databases.told():
+                fields, lines, width = databases.look(connection, source.query or "")
+            _check_names(source, fields)
+            _check_declared(source, fields)
+            head = Head(fields=fields, begin=0, bytes_total=lines * width, lines=lines)
+            with closing(
+                databases.DatabaseReader(connection, source.query or "", bytes_expected=head.bytes_total)
+            ) as rows:
+                yield head, rows
+        return
+    found = open_source(source, places, version=version)
+    with closing(found.raw):
+        head = _head_of(source, open_reader(source, found))
+        with told():
+            found.raw.seek(0)
+        yield head, open_reader(source, found)
 
 
 def _head_of(source: Source, reader: Reader) -> Head:
@@ -171,7 +196,12 @@ def _check_names(source: Source, names: tuple[str, ...]) -> None:
         "parquet": "it does not name each field once, or has none that can be loaded",
     }[source.format]
     remedy = "Give every field a name of its own"
-    if source.format == "csv":
+    if source.query is not None:
+        problem, remedy = (
+            "two columns of the query have one name, or one has none",
+            "Give each a name of its own, with AS",
+        )
+    elif source.format == "csv":
         remedy += "; a file without a header has `header: false` and `fields: [...]`"
     raise _refused(source, problem, remedy)
 

@@ -8,7 +8,6 @@ comes next goes on from there. Lines keep their numbers whatever is rolled back,
 from __future__ import annotations
 
 import re
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +19,7 @@ from backfilld.migrations.errors import Refused as RefusedByUs
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.loading.reader import Changed, Unreadable
 from backfilld.migrations.loading.records import BAD_RECORD, Record, Refused
-from backfilld.migrations.loading.source import (
-    BLOCK_BYTES,
-    Head,
-    format_of,
-    head_of,
-    open_reader,
-    open_source,
-    unreadable,
-)
+from backfilld.migrations.loading.source import BLOCK_BYTES, Head, format_of, opened, unreadable
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.queries import queries, templates
 
@@ -235,20 +226,31 @@ def stream(  # noqa: PLR0913 - each is named where it is called
     while not staging.is_done:
         version = staging.digest if source.s3 is not None and staging.read_offset else ""
         try:
-            found = open_source(source, places, version=version)
-            with closing(found.raw):
-                head = head_of(source, found)
+            with opened(source, places, version=version) as (head, reader):
                 check(head)
                 _require_same(source, staging, head)
-                reader = open_reader(source, found)
                 return _Stream(connection, staging, source, head, reader, most_refused=most_refused, tell=tell).run()
         except Changed as exc:
             raise changed(source) from exc
         except Unreadable as exc:
             raise unreadable(source, exc) from exc
         except _Overtaken:
+            if source.database is not None:
+                raise unreadable(source, Unreadable("another worker has begun to read it anew")) from None
             staging = read(connection, staging.run, staging.operation) or staging
     return staging
+
+
+def begin_anew(connection: Connection, staging: Staging) -> Staging:
+    """Forget what is staged of a source that cannot be read on from there."""
+    with connection.transaction():
+        connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
+        parameters = {"run": staging.run, "operation": staging.operation}
+        connection.execute(_SQL["lock_load"], parameters)
+        connection.execute(_TEMPLATES["empty"].format(stage=staging.table.identifier))
+        connection.execute(_SQL["forget_lines"], parameters)
+        connection.execute(_SQL["begin_anew"], parameters)
+    return read(connection, staging.run, staging.operation) or staging
 
 
 def fill(connection: Connection, staging: Staging, source: Source) -> None:
@@ -278,16 +280,6 @@ def fill(connection: Connection, staging: Staging, source: Source) -> None:
     )
 
 
-def head_of_query(connection: Connection, query: str) -> Head:
-    """The fields of a query, and about how many lines it gives. Raises psycopg.Error."""
-    with connection.transaction(force_rollback=True), connection.cursor() as cursor:
-        cursor.execute(_TEMPLATES["look"].format(query=sql.SQL(f"\n{query}\n")))
-        fields = tuple(one.name for one in cursor.description or ())
-        cursor.execute(_TEMPLATES["explain"].format(query=sql.SQL(f"\n{query}\n")))
-        (plan,) = (cursor.fetchone() or {}).values()
-    return Head(fields=fields, begin=0, bytes_total=0, lines=int(plan[0]["Plan"]["Plan Rows"]))
-
-
 def changed(source: Source) -> RefusedByUs:
     """The file is another one than before."""
     return RefusedByUs(
@@ -307,7 +299,7 @@ def has_changed(refused: RefusedByUs) -> bool:
 
 
 def _require_same(source: Source, staging: Staging, head: Head) -> None:
-    if staging.bytes_total is not None and staging.bytes_total != head.bytes_total:
+    if source.database is None and staging.bytes_total is not None and staging.bytes_total != head.bytes_total:
         raise changed(source)
     if staging.fields != head.fields:
         if staging.bytes_total is not None:
@@ -373,7 +365,7 @@ class _Stream:
         with self._connection.transaction():
             self._connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
             now = self._lock()
-            if now.read_offset != self._staging.read_offset or now.is_done:
+            if (now.read_offset, now.digest) != (self._staging.read_offset, self._staging.digest) or now.is_done:
                 raise _Overtaken
             line = now.lines + 1 + self._head.header_lines
             lines = None if careful else self._try_copy(chunk, line)
@@ -402,8 +394,8 @@ class _Stream:
             {
                 "run": self._staging.run,
                 "operation": self._staging.operation,
-                "bytes_total": self._head.bytes_total,
-                "bytes_read": self._head.bytes_total if at_end else self._reader.position,
+                "bytes_total": self._reader.bytes_total,
+                "bytes_read": self._reader.bytes_total if at_end else self._reader.position,
                 "read_offset": self._reader.offset,
                 "digest": self._reader.digest,
                 "lines": lines,
@@ -522,5 +514,5 @@ def _copy_statement(source: Source, staging: Staging) -> sql.Composed:
         stage=staging.table.identifier,
         columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
         delimiter=sql.Literal(format_of(source).delimiter or ""),
-        null=sql.Literal(source.null if source.format == "csv" else ""),
+        null=sql.Literal(source.null if source.format == "csv" and source.query is None else ""),
     )

@@ -25,7 +25,7 @@ def require(connection: Connection, run: Run, operation: int) -> None:
     if found is not None and found.is_done:
         return
     load = run.migration.operations[operation]
-    if found is not None and isinstance(load, Load) and load.source.query is not None:
+    if found is not None and isinstance(load, Load) and load.source.query is not None and load.source.database is None:
         stage.fill(connection, found, load.source)
         return
     if found is None:

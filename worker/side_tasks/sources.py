@@ -102,6 +102,7 @@ class SourceReader:
             if run is None or now is None or now.is_done:
                 return
             try:
+                now = self._from_the_beginning(connection, run, now)
                 done = self._send(session, connection, run, now)
             except Refused as exc:
                 self._fail(connection, run, str(exc))
@@ -113,6 +114,17 @@ class SourceReader:
                 connection, run.run, actor=runs.WORKER, what="load.staged", operation=now.operation, lines=done.lines
             )
             lanes.wake_run(connection, run.run)
+
+    def _from_the_beginning(self, connection: Connection, run: Run, staging: Staging) -> Staging:
+        """Where what was begun cannot be continued, it is begun anew, and that is told."""
+        load = run.migration.operations[staging.operation]
+        if not isinstance(load, Load) or load.source.database is None or not staging.read_offset:
+            return staging
+        number = staging.operation
+        audit.record(
+            connection, run.run, actor=runs.WORKER, what="load.restarted", operation=number, lines=staging.lines
+        )
+        return stage.begin_anew(connection, staging)
 
     def _send(self, session: Connection, connection: Connection, run: Run, staging: Staging) -> Staging:
         self._look(session, connection, run.run)

@@ -47,6 +47,7 @@ def _check_bucket_key(text: str) -> str:
     return text
 
 
+SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 BucketKey = Annotated[Text, AfterValidator(_check_bucket_key)]
 #: Where the rows may come from.
 _PLACES = ("file", "query", "s3")
@@ -67,9 +68,14 @@ class Source(FileModel):
         "gzip, `.zst` as zstd.",
         examples=["products.csv"],
     )
+    database: SourceName | None = Field(
+        default=None,
+        description="With `query`: of another PostgreSQL, by the name of a source in the worker's settings. A worker reads it.",
+        examples=["legacy"],
+    )
     query: Expression | None = Field(
         default=None,
-        description="In place of `file`: a query of the same database, whose columns are the fields.",
+        description="In place of `file`: a query of the same database, or of `database`, whose columns are the fields.",
         examples=["SELECT sku, price FROM imports.products"],
     )
     s3: BucketKey | None = Field(
@@ -97,6 +103,8 @@ class Source(FileModel):
             raise Wrong(
                 "a load has one source", "Write either `file`, `query` or `s3`.", at=(found[-1] if found else "file",)
             )
+        if self.database is not None and self.query is None:
+            raise Wrong("a query says what is read of the database", "Write `query`.", at=("database",))
         return self
 
     @property
@@ -107,18 +115,18 @@ class Source(FileModel):
     @property
     def place(self) -> str | None:
         """The name in the worker's settings of where it lies."""
-        return self.s3.partition("/")[0] if self.s3 is not None else None
+        return self.s3.partition("/")[0] if self.s3 is not None else self.database
 
     @property
     def name(self) -> str:
         """What people call it."""
-        return self.file or self.s3 or "its query"
+        return self.file or self.s3 or (f"the query of {self.database}" if self.database is not None else "its query")
 
     @model_validator(mode="after")
     def _fields_have_names(self) -> Self:
         if self.format == "csv" and not self.header and self.fields is None:
             raise Wrong("without a header nothing names the fields", "Name them: fields: [sku, price].", at=("fields",))
-        if self.fields is not None and self.s3 is None and (self.header or self.format != "csv"):
+        if self.fields is not None and self.place is None and (self.header or self.format != "csv"):
             raise Wrong("the fields have their names in the file", "Remove it.", at=("fields",))
         return self
 

@@ -35,8 +35,17 @@ FROM backfilld.loads l
 JOIN backfilld.runs r USING (run)
 JOIN backfilld.lanes n ON n.run = l.run AND n.lane = 0
 WHERE l.staged_at IS NULL AND r.state IN ('queued', 'running') AND n.last_error ->> 'class' = 'staging'
-  AND r.definition -> 'operations' -> l.operation -> 'load' -> 'from' ?| '{s3}'
+  AND r.definition -> 'operations' -> l.operation -> 'load' -> 'from' ?| '{s3,database}'
 ORDER BY l.run, l.operation
+
+-- name: forget_lines
+-- Lines that were set aside of a source that is read anew.
+DELETE FROM backfilld.load_lines WHERE run = %(run)s::bigint AND operation = %(operation)s::integer
+
+-- name: begin_anew
+-- A load of which nothing is staged again.
+UPDATE backfilld.loads SET bytes_total = NULL, bytes_read = 0, read_offset = 0, digest = '', lines = 0, began_at = clock_timestamp()
+WHERE run = %(run)s::bigint AND operation = %(operation)s::integer
 
 -- name: hold_source
 -- Hold a source until the end of the transaction.

@@ -34,7 +34,7 @@ def stage_of(migration: str, operation: int) -> TableName:
 
 
 def _staging_note(source: file.Source, into: TableName) -> str:
-    if source.query is not None:
+    if source.query is not None and source.database is None:
         return f"one statement puts what the query gives into {into}"
     return (
         f"{'a worker' if source.is_read_by_a_worker else '`enqueue`'} sends {source.name} into {into}, 2 MB at a time"
