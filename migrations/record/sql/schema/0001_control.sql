@@ -214,7 +214,8 @@ CREATE TABLE backfilld.loads (
     bytes_total        bigint CHECK (bytes_total >= 0),         -- of the source as it lies there
     bytes_read         bigint NOT NULL DEFAULT 0,               -- of these, those that are staged
     read_offset        bigint NOT NULL DEFAULT 0,               -- where the next record begins, in what the source holds unpacked
-    digest             text NOT NULL DEFAULT '',                -- SHA-256 of all before that
+    digest             text NOT NULL DEFAULT '',                -- SHA-256 of all before that; of an object in a bucket its ETag
+    problem            text NOT NULL DEFAULT '',                -- why a worker cannot read it now
     lines              bigint NOT NULL DEFAULT 0,               -- records so far, without the header
     duplicates         bigint NOT NULL DEFAULT 0,               -- lines that do not count, because another has their key
     began_with         xid8,                                    -- rows of a younger transaction were written since the lanes began
