@@ -116,6 +116,23 @@ def test_materialized_views_come_along_with_their_rows_and_nobody_waits_for_them
     assert stopped >= {Phase.SWITCH, Phase.DONE}
 
 
+def test_an_index_that_a_materialized_view_has_got_since_stops_the_switch(engine: Engine) -> None:
+    """It would go with the view that the copy replaces."""
+    engine.execute(
+        ORDERS + "CREATE MATERIALIZED VIEW sums AS SELECT total FROM orders; CREATE INDEX mine ON sums (total)"
+    )
+    run = engine.enqueue(FILE.format("total", "bigint", ""))
+    engine.drive(run, until=lambda run: run.phase is Phase.SWITCH)
+    engine.execute("CREATE INDEX late ON sums (total)")
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "the index 'public.late' of the materialized view public.sums was created since" in now.error["message"]
+    engine.execute("DROP INDEX late")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+
+
 #: With a key that an UPDATE is sent by; a filter of what UPDATE sends could name nothing else.
 NEWS = """
 CREATE PUBLICATION news FOR TABLE customers, orders (id, note, total) WHERE (total > 10 AND note <> 'x') WITH (publish = 'insert');
