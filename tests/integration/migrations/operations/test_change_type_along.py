@@ -374,6 +374,8 @@ def test_what_partitions_cannot_have_is_refused_and_what_takes_a_moment_is_done(
     file = "{{name: wider, operations: [{{change_type: {{table: events, column: {}, type: {}}}}}], settings: {{approve: []}}}}"
     with pytest.raises(Refused, match="the index events_code_idx cannot be made for another column"):
         engine.enqueue(file.format("code", "integer, up: 'code::integer', down: 'code::text'"))
+    with pytest.raises(Refused, match="events is partitioned, and at is in the partition key"):
+        engine.enqueue(file.format("at", "timestamp"))
     run = engine.enqueue(file.format("code", "text"))
     expect(engine.drive(run), State.COMPLETED)
     assert engine.value("SELECT DISTINCT pg_typeof(code)::text FROM events_second_1") == "text"
