@@ -24,7 +24,8 @@ from backfilld.migrations.file import migration as definition
 from backfilld.migrations.file.operations import Load
 from backfilld.migrations.loading import export, stage, upsert
 from backfilld.migrations.record.states import Phase, State
-from backfilld.monitoring import progress
+from backfilld.migrations.settings import Limits
+from backfilld.monitoring import explain, progress
 from backfilld.producers import commands, enqueueing, pacing, staging
 from backfilld.worker.lanes import claim
 
@@ -343,6 +344,8 @@ def test_a_parquet_file_that_was_cut_off_goes_on_with_the_next_row_group(
         "set_aside": 2,
         "duplicates": 0,
     }
+    told = explain.read(engine.connection, engine.run(run.run), Limits())
+    assert "2 lines were set aside, because they could not be loaded." in told.sentences
     assert [(one.key, one.sqlstate) for one in engine.quarantined(run.run)] == [
         (("line 8",), "22021"),
         (("line 50",), "23514"),
