@@ -9,7 +9,7 @@ from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.postgres.foreign_code import Called
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.expression_probe import Probe
     from backfilld.migrations.postgres.user_code import EventTrigger
+    from backfilld.migrations.source_settings import SourceSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class Findings:
     """What was found so far: reasons for refusal, warnings, and the tables they are about."""
 
     backend: Backend
+    #: Where this process may read what is loaded.
+    sources: Sequence[SourceSettings] = ()
     tables: dict[TableName, Table] = field(default_factory=dict)
     #: About how many rows each table has.
     rows: dict[TableName, int] = field(default_factory=dict)

@@ -10,7 +10,8 @@ SELECT a.attnum::integer AS number,
        a.attgenerated <> '' AS generated,
        CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END AS default,
        coalesce((to_jsonb(a) ->> 'attstattarget')::integer, -1) AS statistics_target,
-       array_to_string(a.attoptions, ', ') AS options,
+       -- PostgreSQL's own, which it writes since its minor releases of November 2026, differ for each table (pg_attver).
+       nullif(array_to_string(ARRAY(SELECT o FROM unnest(a.attoptions) o WHERE o NOT LIKE 'pg\_%%'), ', '), '') AS options,
        col_description(a.attrelid, a.attnum) AS comment,
        a.attnum = (SELECT max(o.attnum) FROM pg_attribute o WHERE o.attrelid = a.attrelid AND NOT o.attisdropped) AS last,
        coalesce((SELECT json_agg(json_build_object(
