@@ -40,6 +40,8 @@ class Statement:
     scans: bool | None = None
     #: What else there is to say of it; neither the lock nor its duration.
     note: str = ""
+    #: How many statements it stands for: a block of ours does one for each partition.
+    times: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

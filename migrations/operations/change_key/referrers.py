@@ -343,7 +343,8 @@ def refuse_table(case: Case, table: Table) -> None:
         case.refuse(
             "partitioned",
             f"{table.name} is partitioned, and the indexes of its partitions cannot be exchanged",
-            "Keep the key, and add a second one with `add_column` and `add_unique`",
+            "Keep the key's type, or go from integer to bigint with `rebuild`, which keeps the partitions; for another type give the "
+            "table a second key beside it, in a column that `add_column` adds",
         )
 
 

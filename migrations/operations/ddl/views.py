@@ -12,7 +12,7 @@ from psycopg import sql
 
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.base import Guard, Statement
-from backfilld.migrations.operations.ddl import grants_and_comments
+from backfilld.migrations.operations.ddl import grants_and_comments, statistics
 from backfilld.migrations.operations.ddl.columns import operand
 from backfilld.migrations.postgres.bound import placed
 from backfilld.migrations.postgres.locks import LockMode
@@ -57,11 +57,13 @@ def copy(copied: CopiedView, *, schema: str, named: Mapping[tuple[str, str], sql
     yield from _as_it_was(view, name, kind=copied.kind)
 
 
-def move_copied(copied: CopiedView, *, schema: str) -> Statement:
-    """The copy comes in the place of the view, with its rows and indexes."""
+def move_copied(copied: CopiedView, *, schema: str) -> Iterable[Statement]:
+    """The copy comes in the place of the view, with its rows, indexes and statistics."""
     name = sql.Identifier(schema, copied.view.name)
     moved = sql.SQL("ALTER {} {} SET SCHEMA {}").format(sql.SQL(copied.kind), name, sql.Identifier(copied.view.schema))
-    return Statement(sql=moved, lock=LockMode.NONE, note="the copy that was made before")
+    yield Statement(sql=moved, lock=LockMode.NONE, note="the copy that was made before")
+    for own, statistics_name in copied.statistics:
+        yield statistics.set_schema(schema, statistics_name, own)
 
 
 def fill(name: TableName) -> Iterable[Statement]:
