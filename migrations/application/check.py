@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 #: The phases that change what a statement finds; backfill changes rows alone.
 PHASES = (Phase.EXPAND, Phase.VERIFY, Phase.SWITCH, Phase.CONTRACT)
-_NOT_PLANNED = "COPY, LOCK and TRUNCATE are not planned: look whether they name what the migration takes away"
+_NOT_PLANNED = (
+    "COPY of all columns, LOCK and TRUNCATE are not planned: look whether the migration changes what they mean"
+)
 
 
 def check(
