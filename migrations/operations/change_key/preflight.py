@@ -79,7 +79,7 @@ def examine(case: Case, operation: ChangeKey) -> Facts:
     if len(case.found.findings) > before:
         return facts
     dependents = replace(
-        dependents_of(case, table, name, type_, found, rules=()),
+        dependents_of(case, table, name, type_, found, rules=(), number=0),
         new_default=operation.values if fills_itself else None,
     )
     columns = [

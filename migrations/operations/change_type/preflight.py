@@ -307,6 +307,18 @@ def _refuse_what_is_in_the_way(
 ) -> None:
     table, name = case.table, operation.column
     if table.kind == "p":
+        deciding = catalog.partition_columns(case.connection, table)
+        if name in deciding or None in deciding:
+            why = (
+                f"{name} is in the partition key"
+                if name in deciding
+                else "the partition key is an expression, which may read it"
+            )
+            case.refuse(
+                "partition_key",
+                f"{table.name} is partitioned, and {why}",
+                instead.remedy(case, operation, "Keep its type"),
+            )
         for what in own_of_partitions(case.connection, table.name, name):
             case.refuse(
                 "partitioned",

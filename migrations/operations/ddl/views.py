@@ -66,6 +66,24 @@ def move_copied(copied: CopiedView, *, schema: str) -> Iterable[Statement]:
         yield statistics.set_schema(schema, statistics_name, own)
 
 
+def same_indexes(copied: CopiedView, *, schema: str) -> Guard:
+    """The copy has each index that the view has at this moment: one that was made since the copy would go with the view."""
+    query = sql.SQL(
+        "SELECT x.oid::pg_catalog.regclass::text AS name FROM pg_catalog.pg_index i "
+        "JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = pg_catalog.to_regclass({view}) "
+        "AND NOT EXISTS (SELECT FROM pg_catalog.pg_index o JOIN pg_catalog.pg_class c ON c.oid = o.indexrelid "
+        "WHERE o.indrelid = pg_catalog.to_regclass({copy}) AND c.relname = x.relname) LIMIT 1"
+    ).format(
+        view=sql.Literal(sql.Identifier(copied.view.schema, copied.view.name).as_string()),
+        copy=sql.Literal(sql.Identifier(schema, copied.view.name).as_string()),
+    )
+    return Guard(
+        sql=query,
+        template=f"the index {{!r}} of the materialized view {copied.view.written} was created since the run was enqueued, and would be lost",
+        remedy="Drop it, then resume, and create it again afterwards",
+    )
+
+
 def fill(name: TableName) -> Iterable[Statement]:
     """A materialized view that nobody else uses yet gets its rows."""
     refreshed = sql.SQL("REFRESH MATERIALIZED VIEW {}").format(name.identifier)

@@ -168,6 +168,9 @@ class Exchange:
         Of the way forward alone: over the new table PostgreSQL may write a text otherwise.
         """
         definition = self.new.definition
+        for one in definition.copied:
+            if one.materialized:
+                yield views.same_indexes(one, schema=self._comes.schema)
         texts = [
             (
                 f"view {one.written}",

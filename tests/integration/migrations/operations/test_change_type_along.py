@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from fix_postgres import embedded
 from fix_rules import application, engine_at
 from fix_runs import expect
 
@@ -112,6 +114,23 @@ def test_materialized_views_come_along_with_their_rows_and_nobody_waits_for_them
         assert difference(before, fingerprint(engine.connection, positions=False)) == "", steps
         assert seen(engine) == had
     assert stopped >= {Phase.SWITCH, Phase.DONE}
+
+
+def test_an_index_that_a_materialized_view_has_got_since_stops_the_switch(engine: Engine) -> None:
+    """It would go with the view that the copy replaces."""
+    engine.execute(
+        ORDERS + "CREATE MATERIALIZED VIEW sums AS SELECT total FROM orders; CREATE INDEX mine ON sums (total)"
+    )
+    run = engine.enqueue(FILE.format("total", "bigint", ""))
+    engine.drive(run, until=lambda run: run.phase is Phase.SWITCH)
+    engine.execute("CREATE INDEX late ON sums (total)")
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "the index 'public.late' of the materialized view public.sums was created since" in now.error["message"]
+    engine.execute("DROP INDEX late")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
 
 
 #: With a key that an UPDATE is sent by; a filter of what UPDATE sends could name nothing else.
@@ -355,6 +374,8 @@ def test_what_partitions_cannot_have_is_refused_and_what_takes_a_moment_is_done(
     file = "{{name: wider, operations: [{{change_type: {{table: events, column: {}, type: {}}}}}], settings: {{approve: []}}}}"
     with pytest.raises(Refused, match="the index events_code_idx cannot be made for another column"):
         engine.enqueue(file.format("code", "integer, up: 'code::integer', down: 'code::text'"))
+    with pytest.raises(Refused, match="events is partitioned, and at is in the partition key"):
+        engine.enqueue(file.format("at", "timestamp"))
     run = engine.enqueue(file.format("code", "text"))
     expect(engine.drive(run), State.COMPLETED)
     assert engine.value("SELECT DISTINCT pg_typeof(code)::text FROM events_second_1") == "text"
@@ -367,3 +388,54 @@ def test_what_partitions_cannot_have_is_refused_and_what_takes_a_moment_is_done(
         engine.execute(statement)
         with pytest.raises(Refused, match=words):
             engine.enqueue(file.format("total", "bigint").replace("wider", "other"))
+
+
+@pytest.mark.soak
+@pytest.mark.since(15)
+def test_a_subscriber_gets_every_row_over_the_switch_and_the_way_back(server_version: int) -> None:
+    """It goes on by itself: nothing is refreshed, and no row is lost or sent twice, while the application writes."""
+    assert server_version >= 15
+    with embedded(settings={"wal_level": "logical", "shared_buffers": "16MB"}) as server:
+        with psycopg.connect(server.url(), autocommit=True) as admin:
+            admin.execute("CREATE DATABASE publisher")
+            admin.execute("CREATE DATABASE subscriber")
+        with (
+            engine_at(server.url("publisher")) as engine,
+            psycopg.connect(server.url("subscriber"), autocommit=True) as other,
+        ):
+            engine.execute(ORDERS + "CREATE PUBLICATION news FOR TABLE orders (id, total) WHERE (id > 20)")
+            engine.execute("SELECT pg_create_logical_replication_slot('news', 'pgoutput')")
+            other.execute("CREATE TABLE orders (id bigint PRIMARY KEY, total bigint NOT NULL)")
+            # A slot of the same server cannot be made by CREATE SUBSCRIPTION, which would wait for itself.
+            where = f"host={engine.connection.info.host} port={engine.connection.info.port} user={engine.connection.info.user} password={engine.connection.info.password} dbname=publisher"
+            other.execute(
+                f"CREATE SUBSCRIPTION news CONNECTION '{where}' PUBLICATION news WITH (create_slot = false, slot_name = 'news', copy_data = false)"
+            )
+            writes = (
+                "INSERT INTO orders (id, total) SELECT 1000 + max(id), {n} FROM orders",
+                "UPDATE orders SET total = total + 1 WHERE id = (SELECT max(id) FROM orders)",
+            )
+            with application(engine, *writes, threads=1) as failures:
+                run = engine.enqueue(FILE.format("total", "bigint", "contract"))
+                expect(engine.drive(run), State.WAITING)
+                engine.execute("INSERT INTO orders (id, total) VALUES (777, 3000000000)")
+                engine.execute("UPDATE orders SET total = 5 WHERE id = 777")
+                commands.rollback(engine.connection, run, actor="ann")
+                expect(engine.drive(run), State.ROLLED_BACK)
+                expect(
+                    engine.drive(engine.enqueue(FILE.format("total", "bigint", "").replace("wider", "again"))),
+                    State.COMPLETED,
+                )
+                engine.execute("UPDATE orders SET total = 3000000000 WHERE id = 777")
+            assert failures == []
+            sent_rows = [
+                tuple(row.values()) for row in engine.execute("SELECT id, total FROM orders WHERE id > 90 ORDER BY id")
+            ]
+            lsn = engine.value("SELECT pg_current_wal_lsn()::text")
+            caught_up = "SELECT coalesce(bool_and(confirmed_flush_lsn >= %s::pg_lsn), false) FROM pg_replication_slots"
+            deadline = time.monotonic() + 30
+            while not engine.value(caught_up, lsn):
+                assert time.monotonic() < deadline, other.execute("SELECT * FROM pg_stat_subscription_stats").fetchall()
+            assert other.execute("SELECT id, total FROM orders WHERE id > 90 ORDER BY id").fetchall() == sent_rows
+            assert len(sent_rows) > 20
+            other.execute("DROP SUBSCRIPTION news")
