@@ -72,7 +72,13 @@ def check(  # noqa: PLR0913 - what to check, and for whom
             )
         return {at: planned_schema.as_code_sees_it(one, migration) for at, one in found.items()}
 
-    verdicts = checking.check(migration.application.commands, schemas_of, until=planned_schema.At(until), tell=tell)
+    verdicts = checking.check(
+        migration.application.commands,
+        schemas_of,
+        tables={one.table for one in migration.operations if one.table is not None},
+        until=planned_schema.At(until),
+        tell=tell,
+    )
     if has_record:
         code_verdicts.put(
             connection,

@@ -23,11 +23,13 @@ pytest_plugins = [
     "fix_supabase",
     "fix_redis",
     "fix_proxy",
+    "fix_pgbouncer",
     "fix_daemon",
     "fix_rest",
     "fix_golden",
     "fix_prometheus",
     "fix_scene",
+    "fix_archives",
 ]
 
 # Started in the background of a script, the tests inherit an ignored SIGINT, and so would every process they press Ctrl-C on.

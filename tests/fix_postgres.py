@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import sys
 import time
 from contextlib import contextmanager
@@ -63,6 +64,12 @@ def embedded(*, settings: Mapping[str, str], superuser: str = "postgres") -> Emb
     return EmbeddedPostgres(
         version=VERSION, settings=settings, superuser=superuser, server=server if server.exists() else None
     )
+
+
+def pgbench(*arguments: str, url: str) -> list[str]:
+    """The command line of pgbench: the embedded server's own, or the machine's."""
+    program = shutil.which("pgbench", path=EmbeddedPostgres().binaries) or "pgbench"
+    return [program, *arguments, url]
 
 
 @pytest.fixture(scope="session")

@@ -131,8 +131,7 @@ class Archive:
     def wait(self, until: str, watch: Watch) -> None:
         """Return at once: `files` waits for each segment, as only fetching one shows that it is there."""
         del until
-        if tools.facts(self.connection).may_switch:
-            self.connection.execute(_SQL["switch_wal"])
+        switch(self.connection)
         watch()
 
     def files(self, names: Sequence[str], watch: Watch) -> Iterator[tuple[str, IO[bytes]]]:
@@ -152,6 +151,12 @@ class Archive:
                 with path.open("rb") as file:
                     yield name, file
                 path.unlink()
+
+
+def switch(connection: Connection) -> None:
+    """Have the segment archived that is being written, where this role may; else its time comes by itself."""
+    if tools.facts(connection).may_switch:
+        connection.execute(_SQL["switch_wal"])
 
 
 def fetch(command: str, name: str, into: Path) -> str | None:

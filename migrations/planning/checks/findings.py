@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.planning.checks.numbers import NumbersLeft
     from backfilld.migrations.postgres.catalog import Backend, Table
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.expression_probe import Probe
@@ -44,6 +45,8 @@ class Findings:
     rows: dict[TableName, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    #: What is left of the numbers of columns that change.
+    numbers: list[NumbersLeft] = field(default_factory=list)
     #: Publications that send our own tables on.
     publish_record: tuple[str, ...] = ()
     #: What the expressions of the migration call and read.

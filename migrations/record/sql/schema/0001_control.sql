@@ -338,6 +338,21 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
        OR (r.ended_at IS NULL AND NOT backfilld.proof_holds(r.run))
 $$;
 
+-- --- what batches ask -------------------------------------------------------------------------------------------------
+--
+-- A batch sends its statements without preparing them, as a pooler may have it on another session next time; in a function the plan
+-- is kept by whichever session it is.
+
+-- What code of a table's own an UPDATE of some columns runs: triggers, keys that change with it, functions that a rule calls.
+CREATE FUNCTION backfilld.table_code("table" text, relation text, columns text[])
+RETURNS TABLE (fires boolean, by_parent boolean, may_change text[]) LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    /* query: table_code(table, relation, columns) */;
+END
+$$;
+
 -- --- the way back -------------------------------------------------------------------------------------------------------
 --
 -- The journal of a run is a table of its own, `journal_RUN`, made with its lanes: its columns are arrays of the types that the run
