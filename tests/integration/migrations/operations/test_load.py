@@ -526,6 +526,29 @@ def test_a_row_that_is_alike_is_not_the_same(engine: Engine, tmp_path: Path, mor
     assert {n: one for n, one in found.items() if n not in ALIKE} == {n: before[n] for n in before if n not in ALIKE}
 
 
+def test_the_journal_is_compressed_only_where_that_is_worth_its_time(engine: Engine, tmp_path: Path) -> None:
+    run = engine.enqueue(migration(write(tmp_path / "o.csv", *GOOD)))
+    engine.drive_to_lanes(run)
+    found = engine.execute(
+        """
+        SELECT format_type(a.atttypid, NULL) AS type, a.attstorage::text AS storage, a.attcompression::text AS compression
+        FROM pg_attribute a WHERE a.attrelid = %s::regclass AND a.attndims > 0
+        """,
+        f"backfilld.journal_{run}",
+    )
+    (has_lz4,) = engine.execute("SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'")
+    quick = "l" if "lz4" in has_lz4["enumvals"] else ""
+    assert {(one["type"], one["storage"], one["compression"]) for one in found} == {
+        ("bigint[]", "e", ""),
+        ("integer[]", "e", ""),
+        ("boolean[]", "x", quick),
+        ("text[]", "x", quick),
+        ("character varying[]", "x", quick),
+        ("numeric[]", "x", quick),
+        ("jsonb[]", "x", quick),
+    }
+
+
 @pytest.mark.parametrize(("same", "attempts"), [(["a,2,2", "a,3,3"], 1), ([], None)], ids=["looked at", "at once"])
 def test_a_row_that_is_written_between_the_look_and_the_write_is_looked_at_again(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: list[str], attempts: int | None
