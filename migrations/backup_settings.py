@@ -100,6 +100,8 @@ class CommandSettings(BaseModel):
     seconds: Annotated[float, Field(gt=0)] = 3600.0
     #: A snapshot is held for it, as `pg_dump --snapshot` takes one. What it does not take from there cannot be proved.
     snapshot: bool = False
+    #: What it takes needs the server's own archive: it counts once that has the WAL up to the mark.
+    archive: bool = False
     #: Variables of its environment; the values are never put on record.
     values: dict[ValueName, SecretStr] = Field(default_factory=dict, repr=False)
 
