@@ -116,7 +116,7 @@ def _rebuilt(stage: Stage, rows: int, *, writers: int) -> Made:
         database.do(BELONGINGS)
         database.settle()
         total, before = database.one("SELECT sum(total)::bigint FROM jobs"), database.sizes()
-        application = _Application(database, rows, writers)
+        application = Application(database, rows, writers)
         with application.writing():
             run = daemon.start({"rebuild": {"table": "jobs"}}, settings={"lanes": 2, "approve": ["switch", "contract"]})
             database.until_state(run, "waiting")
@@ -132,7 +132,7 @@ def _rebuilt(stage: Stage, rows: int, *, writers: int) -> Made:
         return Made(seconds=seconds, wal=wal, longest_seconds=application.longest, errors=application.errors)
 
 
-class _Application:
+class Application:
     """Sessions that add one to rows by their key, one row a statement, all the while."""
 
     def __init__(self, database: Database, rows: int, writers: int) -> None:

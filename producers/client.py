@@ -87,7 +87,9 @@ class Client(Following, BackingUp):
         migration = _load(file, parameters)
         refuses = self._settings.refuses_foreign_code
         with connected(self._settings.require_database()) as connection:
-            found = planned_schema.planned(connection, migration, schemas, refuses_foreign_code=refuses)
+            found = planned_schema.planned(
+                connection, migration, schemas, refuses_foreign_code=refuses, sources=self._settings.sources
+            )
         return {str(at): planned_schema.as_code_sees_it(one, migration) for at, one in found.items()}
 
     def check_code(
@@ -108,7 +110,13 @@ class Client(Following, BackingUp):
         refuses = self._settings.refuses_foreign_code
         with connected(self._settings.require_database()) as connection:
             return checks.check(
-                connection, migration, until=until, actor=self._actor, refuses_foreign_code=refuses, tell=tell
+                connection,
+                migration,
+                until=until,
+                actor=self._actor,
+                refuses_foreign_code=refuses,
+                sources=self._settings.sources,
+                tell=tell,
             )
 
     def plan_folder(
@@ -139,7 +147,7 @@ class Client(Following, BackingUp):
 
         refuses = self._settings.refuses_foreign_code
         files = query_files.read(migration)
-        found = examine.examine(connection, migration, refuses_foreign_code=refuses)
+        found = examine.examine(connection, migration, refuses_foreign_code=refuses, sources=self._settings.sources)
         if found.findings:
             return plan.make(migration, found)
         application = check.check(connection, migration, found.facts, rows=found.rows, files=files)
@@ -234,6 +242,7 @@ class Client(Following, BackingUp):
                 actor=self._actor,
                 refuses_foreign_code=self._settings.refuses_foreign_code,
                 replica_url=self._settings.replica_url,
+                sources=self._settings.sources,
                 again=again,
             )
             if any(one.kind == "load" for one in migration.operations):

@@ -23,6 +23,7 @@ pytest_plugins = [
     "fix_supabase",
     "fix_redis",
     "fix_proxy",
+    "fix_pgbouncer",
     "fix_daemon",
     "fix_rest",
     "fix_golden",

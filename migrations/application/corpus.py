@@ -43,9 +43,12 @@ _OUR_SHAPES = re.compile(
     r"\bcount\(\*\) AS rows\b|\bAS residual\b|\btidsend\b|\bctid >= |\btile_of_row\b|\"pg_temp\"\."
     r'|\ASELECT "[^"]+"\."[^"]+"::text|\AUPDATE "[^"]+"\.("[^"]+") AS \1 SET\b'
 )
+#: What pg_dump sends, which asks the catalog for the columns each time.
+_DUMPED = re.compile(r"COPY \S+ \([^)]*\) TO stdout;?\Z")
 #: The source of statements that were sent.
 COUNTED = "pg_stat_statements"
 _PLANNED = frozenset({"SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "TABLE", "("})
+_COPY = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/)*COPY\s+(?:BINARY\s+)?[^\s(]", re.IGNORECASE | re.DOTALL)
 #: What stands before a statement in one that is not planned itself, by its words with one blank between.
 _HEADS = re.compile(
     r"(DECLARE \S+ (BINARY |INSENSITIVE |ASENSITIVE |SCROLL |NO )*CURSOR (WITH HOLD |WITHOUT HOLD )?FOR"
@@ -87,6 +90,8 @@ class Corpus:
     """All statements that were found, and what could not be looked at."""
 
     statements: list[Statement] = field(default_factory=list)
+    #: COPY of a table's columns, which is not planned.
+    copied: list[Statement] = field(default_factory=list)
     #: Statements of files that PostgreSQL's grammar refuses, each with the error.
     malformed: list[tuple[Statement, str]] = field(default_factory=list)
     silence: list[Finding] = field(default_factory=list)
@@ -213,13 +218,14 @@ def _read_counted(connection: Connection, wanted: Statements, corpus: Corpus) ->
         )
     for row in rows:
         text = str(row["query"])
-        is_ours = _OURS.search(text) or (row["roles"] == [role] and _OUR_SHAPES.search(text))
-        if text == _CANNOT_READ or is_ours or (cut := bindable(text)) is None:
+        is_ours = _DUMPED.match(text) or _OURS.search(text) or (row["roles"] == [role] and _OUR_SHAPES.search(text))
+        cut = bindable(text)
+        if text == _CANNOT_READ or is_ours or (cut is None and not is_copy(text)):
             continue
         hours = (counted.now - (row["since"] or counted.since)).total_seconds() / 3600
-        corpus.statements.append(
+        (corpus.statements if cut is not None else corpus.copied).append(
             Statement(
-                text=cut,
+                text=cut or text,
                 source=COUNTED,
                 queryid=row["queryid"],
                 roles=tuple(sorted(row["roles"])),
@@ -258,6 +264,13 @@ def _read_file(connection: Connection, file: QueryFile, corpus: Corpus) -> None:
             corpus.malformed.append((Statement(text=one.text, source=source), problem))
         elif cut is not None:
             corpus.statements.append(Statement(text=cut, source=source))
+        elif is_copy(one.text):
+            corpus.copied.append(Statement(text=one.text, source=source))
+
+
+def is_copy(text: str) -> bool:
+    """Whether a text is a COPY of a table, to it or from it."""
+    return _COPY.match(text) is not None
 
 
 def bindable(text: str) -> str | None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.operations import Operation
     from backfilld.migrations.planning.dry_run_copies import Copies
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.statements import SqlStatement
     from backfilld.migrations.record.states import Phase
 
 _SQL = queries(__package__, "application")
@@ -227,15 +228,13 @@ class States:
         except Unclosed:
             self._found.unchecked.append((statement, "it cannot be read as SQL"))
             return
-        text = ";\n".join(self._copies.about_copies(one, unqualified=tables, also=self._parts) for one in parsed)
-        if not is_function and text == ";\n".join(one.text for one in parsed):
-            self._found.elsewhere += _CATALOG.search(text) is None
+        about = ";\n".join(self._copies.about_copies(one, unqualified=tables, also=self._parts) for one in parsed)
+        if not is_function and about == ";\n".join(one.text for one in parsed):
+            self._found.elsewhere += _CATALOG.search(about) is None
             return
         error: psycopg.Error | None = None
         # A name without a schema may be something else than the table: an alias, a column. The second way leaves it as it is.
-        for one in dict.fromkeys(
-            (text, ";\n".join(self._copies.about_copies(one, also=self._parts) for one in parsed))
-        ):
+        for one in dict.fromkeys((self._on_copies(parsed, tables), self._on_copies(parsed, {}))):
             try:
                 if isinstance(statement, Function):
                     if statement.checked_by is not None and not self._paths.may_plan(statement):
@@ -258,6 +257,17 @@ class States:
                 return
         assert error is not None  # noqa: S101 - one of the two was tried
         self._found.unchecked.append((statement, f"it does not bind today: {in_words(error)}"))
+
+    def _on_copies(self, parsed: Sequence[SqlStatement], tables: Mapping[str, tuple[str, str]]) -> str:
+        """The text with the copies' names. A name that WITH gives is left: PostgreSQL tells where it is the table's, and finds the copy."""
+        return ";\n".join(
+            self._copies.about_copies(
+                one,
+                unqualified={name: table for name, table in tables.items() if name not in one.own_names},
+                also=self._parts,
+            )
+            for one in parsed
+        )
 
     def _create(self, function: Function, body: str) -> None:
         with aside(self._connection):

@@ -40,6 +40,8 @@ class Statement:
     scans: bool | None = None
     #: What else there is to say of it; neither the lock nor its duration.
     note: str = ""
+    #: How many statements it stands for: a block of ours does one for each partition.
+    times: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +204,7 @@ class Reliance:
 
     @property
     def part(self) -> dict[str, object]:
-        """As `runs.remember_structure` takes it."""
+        """As `structure.remember` takes it."""
         relation = self.table.identifier.as_string()
         return {"name": str(self.table), "relation": relation, "columns": list(self.columns), "trigger": self.trigger}
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,7 @@ class _Stage:
         #: Operations with a skipped statement: their copies may no longer match the real tables.
         self._astray: set[int] = set()
         self._heard: list[str] = []
+        self._round_trip = 0.0
         self._state = _State()
 
     def play(self, phases: Sequence[Phase], after_phase: Callable[[Phase, Copies], None] | None) -> DryRun:
@@ -136,6 +138,7 @@ class _Stage:
             with self._connection.transaction(force_rollback=True):
                 apply_settings(self._connection, {**SEMANTICS, **_TIMEOUTS, "client_min_messages": "debug1"})
                 self._have_schema()
+                self._round_trip = min(self._seconds(b"SELECT 1") for _ in range(3))
                 self._state = self._read_state()
                 for phase in phases:
                     for number, operation in enumerate(self._operations):
@@ -204,7 +207,7 @@ class _Stage:
         self._heard.clear()
         try:
             with self._connection.transaction():
-                self._connection.execute(text.encode())
+                seconds = self._seconds(text.encode())
         except psycopg.Error as exc:
             if server_is_gone(exc):
                 raise
@@ -215,7 +218,13 @@ class _Stage:
                 refuse_failed(self._found, self._migration.operations[number], number, statement, exc)
             self._astray.add(number)
             return Seen(by_rule_because=f"it fails on an empty copy ({exc.diag.message_primary or exc})")
-        return self._see(number, statement)
+        return replace(self._see(number, statement), seconds=max(0.0, seconds - self._round_trip))
+
+    def _seconds(self, text: bytes) -> float:
+        """How long a statement takes, with its round trip. Raises psycopg.Error."""
+        began = time.monotonic()
+        self._connection.execute(text)
+        return time.monotonic() - began
 
     def _see(self, number: int, statement: Statement) -> Seen:
         before, now = self._state, self._read_state()

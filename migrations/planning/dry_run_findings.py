@@ -48,6 +48,8 @@ class Seen:
     builds_index: bool = False
     #: A scan was spared, because a constraint proves what it would have shown.
     proved: bool = False
+    #: How long it took, without the round trip; None where it was not run.
+    seconds: float | None = None
     #: Why it was not run; empty where it was.
     by_rule_because: str = ""
 

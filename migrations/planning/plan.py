@@ -10,6 +10,7 @@ from psycopg import sql
 
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.operations import Action, bind, steps
+from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
 from backfilld.migrations.operations.load.steps import Load
 from backfilld.migrations.operations.registry import REGISTRY
 from backfilld.migrations.operations.sql.steps import Sql, lock_of
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation, Statement, Step
+    from backfilld.migrations.planning.checks.numbers import NumbersLeft
     from backfilld.migrations.planning.dry_run_findings import DryRun
     from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.planning.examination import Examination
@@ -86,10 +88,31 @@ class PlannedOperation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedTransaction:
+    """A transaction that locks tables before its first statement, and holds them until its last."""
+
+    operation: int
+    #: As for its actions.
+    step: int
+    lock: LockMode
+    #: The application's; those of the run's own nobody waits for.
+    tables: tuple[str, ...]
+    views: tuple[str, ...]
+    statements: int
+    #: How many of them were run on empty copies.
+    measured: int
+    #: How long the statements take, those that were not run as long as the others on average; None where none was run.
+    seconds: float | None
+    #: Keys of rows that it brings over besides, at most.
+    most_keys: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedPhase:
     phase: Phase
     actions: tuple[PlannedAction, ...]
     waits_for_approval: bool
+    transactions: tuple[PlannedTransaction, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +164,8 @@ class Plan:
     after: tuple[str, ...] = ()
     #: What becomes of the application's statements; None where the migration is refused.
     application: Report | None = None
+    #: What is left of the numbers of columns that change and that a sequence fills.
+    numbers: tuple[NumbersLeft, ...] = ()
     #: Of each operation that replaces policies, who gains or loses which rows.
     policies: tuple[Preview, ...] = ()
     #: What it waits for before it begins; None where it needs no backup.
@@ -214,6 +239,7 @@ def make(
         after=migration.after,
         application=application,
         policies=policies,
+        numbers=tuple(examination.numbers),
     )
 
 
@@ -250,6 +276,7 @@ def _phase(
     groups: Sequence[tuple[int, ...]],
 ) -> PlannedPhase:
     planned: list[PlannedAction] = []
+    transactions: list[PlannedTransaction] = []
     for number, operation in enumerate(operations):
         cost = examination.costs[number] if examination.costs else None
         others = next(([one for one in group if one != number] for group in groups if number in group), [])
@@ -257,9 +284,12 @@ def _phase(
         planned += _of_parts(number, operation, phase)
         for step_number, step in enumerate(steps([operation], phase)):
             raw = isinstance(operation, Sql)
-            planned += _of_step(step, Place(phase, number, step_number, 0), examination.dry_run, raw=raw)
+            place = Place(phase, number, step_number, 0)
+            planned += _of_step(step, place, examination.dry_run, raw=raw)
+            if isinstance(step, Action) and (held := _held(step, place, examination.dry_run)) is not None:
+                transactions.append(held)
     waits = phase in migration.settings.approve and bool(planned)
-    return PlannedPhase(phase=phase, actions=tuple(planned), waits_for_approval=waits)
+    return PlannedPhase(phase=phase, actions=tuple(planned), waits_for_approval=waits, transactions=tuple(transactions))
 
 
 def _of_lanes(
@@ -398,6 +428,32 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None, *, raw: bool) -> 
         kept = "afterwards the table's catalog entries must be unchanged, except for what the migration asks for"
         planned[-1] = replace(planned[-1], note="; ".join(part for part in (planned[-1].note, kept) if part))
     return planned
+
+
+def _held(step: Action, place: Place, dry_run: DryRun | None) -> PlannedTransaction | None:
+    """What a step of several statements locks first, and for how long."""
+    lock = needed(step)
+    if lock is None or not lock.first or len(step.statements) == 1:
+        return None
+    # A block that does something for each partition had none to do it for.
+    seen = [
+        dry_run.at(replace(place, statement=number)).seconds
+        for number, one in enumerate(step.statements)
+        if dry_run is not None and one.times == 1
+    ]
+    took = [seconds for seconds in seen if seconds is not None]
+    statements = sum(one.times for one in step.statements)
+    return PlannedTransaction(
+        operation=place.operation,
+        step=place.step,
+        lock=lock.mode,
+        tables=tuple(str(table) for table in lock.tables if not table.schema.startswith("backfilld")),
+        views=tuple(str(view) for view in lock.views),
+        statements=statements,
+        measured=len(took),
+        seconds=round(sum(took) / len(took) * statements, 4) if took else None,
+        most_keys=MOST_KEYS if step.drains is not None else 0,
+    )
 
 
 def _of_lock(lock: Needed | None, place: Place) -> list[PlannedAction]:

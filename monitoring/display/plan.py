@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from backfilld.migrations.planning.estimate import CostEstimate
-    from backfilld.migrations.planning.plan import Estimate, Plan, PlannedPhase, TableReport
+    from backfilld.migrations.planning.plan import Estimate, Plan, PlannedPhase, PlannedTransaction, TableReport
     from backfilld.migrations.planning.risks import Risk
     from backfilld.migrations.planning.summary import Summary
 
@@ -220,9 +220,10 @@ def _phase(phase: PlannedPhase, *, named: bool = False) -> RenderableType:
     before: tuple[int | None, int | None] | None = None
     for action, step in zip(phase.actions, transactions, strict=True):
         if step != before and max(sizes[step], sizes[before]) > 1:
-            parts.append(
-                Padding(Text("in one transaction:" if sizes[step] > 1 else "by itself:", style="dim"), (0, 0, 0, 2))
-            )
+            held = next((one for one in phase.transactions if (one.operation, one.step) == step), None)
+            begins = "in one transaction:" if sizes[step] > 1 else "by itself:"
+            begins = _transaction(held) if held is not None else begins
+            parts.append(Padding(Text(begins, style="dim"), (0, 0, 0, 2)))
         before = step
         also = f"on {' and '.join(action.also)} too" if action.also else ""
         known = ", ".join(part for part in (action.lock, also, action.hold, action.known) if part)
@@ -236,6 +237,15 @@ def _phase(phase: PlannedPhase, *, named: bool = False) -> RenderableType:
             Padding(remark, (0, 0, 0, 4), expand=False),
         ]
     return Group(*parts)
+
+
+def _transaction(held: PlannedTransaction) -> str:
+    begins = f"in one transaction, which holds {held.lock} on {', '.join(map(safe, (*held.views, *held.tables)))}"
+    if held.seconds is None:
+        return f"{begins}:"
+    keys = f" and as long as {held.most_keys:,} keys take at most" if held.most_keys else ""
+    tried = f"{held.measured} of {counted(held.statements, 'statement')} timed on empty copies"
+    return f"{begins} for about {1000 * held.seconds:,.0f} ms{keys} ({tried}):"
 
 
 def _estimate(estimate: Estimate) -> str:

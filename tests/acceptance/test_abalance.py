@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 from fix_daemon import backfilld, until
+from fix_postgres import pgbench
 from paths import ROOT
-
-from backfilld.producers.demo.servers import EmbeddedPostgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,12 +49,6 @@ WHERE attrelid = 'pgbench_accounts'::regclass AND attnum > 0 AND NOT attisdroppe
 """
 BEFORE = "abalance integer, aid integer, bid integer, filler character(84)"
 AFTER = BEFORE.replace("abalance integer", "abalance bigint")
-
-
-def pgbench(*arguments: str, url: str) -> list[str]:
-    """The command line of pgbench: the embedded server's own, or the machine's."""
-    program = shutil.which("pgbench", path=EmbeddedPostgres().binaries) or "pgbench"
-    return [program, *arguments, url]
 
 
 @pytest.fixture

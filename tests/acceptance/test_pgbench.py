@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -11,9 +10,8 @@ import psycopg
 import pytest
 import redis
 from fix_daemon import backfilld, until
+from fix_postgres import pgbench
 from paths import ROOT
-
-from backfilld.producers.demo.servers import EmbeddedPostgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,12 +28,6 @@ SCALE = 2
 ACCOUNTS = SCALE * 100_000
 #: So that a failure can be told again.
 SEED = 20261122
-
-
-def pgbench(*arguments: str, url: str) -> list[str]:
-    """The command line of pgbench: the embedded server's own, or the machine's."""
-    program = shutil.which("pgbench", path=EmbeddedPostgres().binaries) or "pgbench"
-    return [program, *arguments, url]
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ _QUERIES = {
         WHERE n.nspname NOT IN ({_OTHERS}) AND n.nspname NOT LIKE 'pg_temp%'""",
     "column": f"""
         SELECT c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod), a.attcollation::regcollation, a.attnotnull, a.attidentity,
-               a.attgenerated, a.attstorage, a.attcompression, a.attstattarget, a.attoptions, a.attacl,
+               a.attgenerated, a.attstorage, a.attcompression, a.attstattarget,
+               ARRAY(SELECT o FROM unnest(a.attoptions) o WHERE o NOT LIKE 'pg\\_%'), a.attacl,
                pg_get_expr(d.adbin, d.adrelid)
         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum

@@ -21,6 +21,7 @@ from backfilld.migrations.operations.change_key.referrers import (
     table_of,
 )
 from backfilld.migrations.operations.change_key.remade import merged
+from backfilld.migrations.planning.checks import numbers
 from backfilld.migrations.planning.checks.columns import check_reads, column_of
 from backfilld.migrations.planning.checks.walks import key_of
 from backfilld.migrations.postgres import catalog, column_copy, column_parts
@@ -78,7 +79,7 @@ def examine(case: Case, operation: ChangeKey) -> Facts:
     if len(case.found.findings) > before:
         return facts
     dependents = replace(
-        dependents_of(case, table, name, type_, found, rules=()),
+        dependents_of(case, table, name, type_, found, rules=(), number=0),
         new_default=operation.values if fills_itself else None,
     )
     columns = [
@@ -89,6 +90,8 @@ def examine(case: Case, operation: ChangeKey) -> Facts:
     if len(case.found.findings) > before:
         return facts
     _try_together(case, columns, type_)
+    if (left := numbers.tell(case, name, own["type"])) is not None:
+        case.warn(str(left))
     _warn(case, operation, referrers, fills_itself=fills_itself)
     return replace(
         facts,

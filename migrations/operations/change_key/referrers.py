@@ -143,7 +143,11 @@ def _referrer(  # noqa: PLR0913 - one column; each part is named where it is cal
         target=target,
         key=key_of(table),
         dependents=_with_whole(
-            case, table, dependents_of(case, table, column, type_, seen, rules=rules), (column, type_), number=number
+            case,
+            table,
+            dependents_of(case, table, column, type_, seen, rules=rules, number=number),
+            (column, type_),
+            number=number,
         ),
         references=str(details.references) if details.references != case.table.name else "",
         columns=details.columns,
@@ -248,6 +252,7 @@ def dependents_of(  # noqa: PLR0913 - one column; each part is named where it is
     found: Sequence[ColumnDependent],
     *,
     rules: tuple[DependentRule, ...],
+    number: int,
 ) -> ColumnDependents:
     """What depends on a column, as it reads for the one and for the other. Raises Rejected."""
     connection = case.connection
@@ -259,10 +264,9 @@ def dependents_of(  # noqa: PLR0913 - one column; each part is named where it is
             new = column_copy.definitions(connection, copy, found)
         with column_copy.successor(connection, table.name, name, named=old_column(name), type_=None) as copy:
             old = column_copy.definitions(connection, copy, found)
-    forms = [
-        f"{object_name(f'backfilld_{side}', case.migration.name, case.number)}_{name[:16]}_{{}}"
-        for side in ("new", "old")
-    ]
+    # By the number of the column among those that change: several may have one name, each in a table of one schema.
+    made = case.number + NUMBERS * number
+    forms = [f"{object_name(f'backfilld_{side}', case.migration.name, made)}_{{}}" for side in ("new", "old")]
     names = column_parts.Names(new_form=forms[0], old_form=forms[1])
     checks, _ = column_parts.rules(connection, table.name, name, found, new, named=new_column(name))
     return ColumnDependents(
@@ -343,7 +347,8 @@ def refuse_table(case: Case, table: Table) -> None:
         case.refuse(
             "partitioned",
             f"{table.name} is partitioned, and the indexes of its partitions cannot be exchanged",
-            "Keep the key, and add a second one with `add_column` and `add_unique`",
+            "Keep the key's type, or go from integer to bigint with `rebuild`, which keeps the partitions; for another type give the "
+            "table a second key beside it, in a column that `add_column` adds",
         )
 
 

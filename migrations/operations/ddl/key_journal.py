@@ -78,8 +78,8 @@ class KeyJournal:
     key: tuple[KeyColumn, ...]
     #: The types of the journal's columns: as wide as the key is in either table.
     key_types: tuple[str, ...]
-    #: The table is in partitions, or the one is that takes its place.
-    partitioned: bool = False
+    #: How many partitions the table has, or the one that takes its place; none where both have none.
+    partitions: int = 0
 
     @property
     def name(self) -> TableName:
@@ -215,7 +215,7 @@ class KeyJournal:
             "WHERE t.tgrelid = r.oid AND t.tgname = w.name AND t.tgenabled = 'A')) LIMIT 1"
         ).format(
             rows=sql.Literal(self.trigger),
-            relations=alone + each if self.partitioned else alone,
+            relations=alone + each if self.partitions else alone,
             whole=sql.Literal(f"{self.trigger}_t"),
             alone=alone,
         )
@@ -232,7 +232,7 @@ class KeyJournal:
     @property
     def _off_partitions(self) -> tuple[Statement, ...]:
         """By the names of the triggers alone: a partition that was detached since has kept them."""
-        if not self.partitioned:
+        if not self.partitions:
             return ()
         names = f"{_text(f'{self.trigger}_t')}, {_text(self._fence)}"
         body = (
@@ -241,11 +241,12 @@ class KeyJournal:
             "LOOP EXECUTE pg_catalog.format('DROP TRIGGER %I ON %s', one.name, one.relation); END LOOP; END"
         )
         done = sql.SQL("DO {}").format(sql.Literal(body))
-        return (Statement(sql=done, lock=LockMode.ACCESS_EXCLUSIVE, brief=True, note="a TRUNCATE of one partition"),)
+        note = "those of partitions"
+        return (Statement(sql=done, lock=LockMode.ACCESS_EXCLUSIVE, brief=True, note=note, times=self.partitions),)
 
     def _on_partitions(self, statements: str, trigger: str, *, note: str) -> tuple[Statement, ...]:
         """Statements for each partition, %1$s, about its trigger of this name, %2$I: PostgreSQL clones no trigger for statements."""
-        if not self.partitioned:
+        if not self.partitions:
             return ()
         body = (
             "DECLARE one record; BEGIN FOR one IN SELECT p.relid::pg_catalog.regclass AS name "  # noqa: S608 - names are quoted
@@ -254,7 +255,7 @@ class KeyJournal:
             f"LOOP EXECUTE pg_catalog.format({_text(statements)}, one.name, {_text(trigger)}); END LOOP; END"
         )
         done = sql.SQL("DO {}").format(sql.Literal(body))
-        return (Statement(sql=done, lock=LockMode.SHARE_ROW_EXCLUSIVE, brief=True, note=note),)
+        return (Statement(sql=done, lock=LockMode.SHARE_ROW_EXCLUSIVE, brief=True, note=note, times=self.partitions),)
 
     @property
     def _fence(self) -> str:
@@ -275,7 +276,7 @@ class KeyJournal:
         )
         journal = self.name.identifier.as_string()
         truncated = _ALL_GONE.format(journal=journal)
-        if self.partitioned:
+        if self.partitions:
             key = ", ".join(sql.Identifier(one.name).as_string() for one in self.key)
             truncated = _SOME_GONE.format(
                 journal=journal, names=", ".join(names), key=_in_format(key), all_gone=truncated

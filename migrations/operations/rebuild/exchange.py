@@ -102,10 +102,10 @@ class Exchange:
         """All views, each behind those that it reads."""
         return (*(one.view for one in self.new.definition.copied), *self.new.definition.views)
 
-    def _is_partitioned(self, *, leaves: bool) -> bool:
-        """Whether the table that leaves, or the one that comes, is in partitions."""
+    def _partitions(self, *, leaves: bool) -> int:
+        """How many partitions the table that leaves has, or the one that comes."""
         is_old = self.forward == leaves
-        return bool(self.new.definition.partition_key) if is_old else self.new.is_partitioned
+        return len(self.new.definition.own_partitions if is_old else self.new.partitions(self.new.next.schema))
 
     @property
     def _own(self) -> tuple[ForeignKey, ...]:
@@ -168,6 +168,9 @@ class Exchange:
         Of the way forward alone: over the new table PostgreSQL may write a text otherwise.
         """
         definition = self.new.definition
+        for one in definition.copied:
+            if one.materialized:
+                yield views.same_indexes(one, schema=self._comes.schema)
         texts = [
             (
                 f"view {one.written}",
@@ -276,11 +279,11 @@ class Exchange:
         for name in new.definition.publications:
             yield publications.drop(name, table)
         yield _set_schema(table, self._leaves.schema)
-        if self._is_partitioned(leaves=True):
-            yield _partitions_follow(self._leaves, of=table.schema)
+        if leave := self._partitions(leaves=True):
+            yield _partitions_follow(self._leaves, of=table.schema, times=leave)
         yield _set_schema(self._comes, table.schema)
-        if self._is_partitioned(leaves=False):
-            yield _partitions_follow(table, of=self._comes.schema)
+        if come := self._partitions(leaves=False):
+            yield _partitions_follow(table, of=self._comes.schema, times=come)
         yield from self._statistics()
         yield from self._sequences_taken()
         for key in (*new.inbound, *self._own):
@@ -327,7 +330,7 @@ class Exchange:
     def _bound_anew(self) -> Iterator[Statement]:
         """Texts that were read before the run, run again: they name the table, and are bound to the one that has the name now."""
         for copied in self.new.definition.copied:
-            yield views.move_copied(copied, schema=self._comes.schema)
+            yield from views.move_copied(copied, schema=self._comes.schema)
         yield from row_functions.made(self.new.definition.row_functions)
         for view in self.new.definition.views:
             yield from views.made(view)
@@ -397,7 +400,7 @@ def _set_schema(table: TableName, schema: str) -> Statement:
     return alter_table(table, sql.SQL("SET SCHEMA {}").format(sql.Identifier(schema)))
 
 
-def _partitions_follow(table: TableName, *, of: str) -> Statement:
+def _partitions_follow(table: TableName, *, of: str, times: int) -> Statement:
     """The partitions of a table that has left a schema leave it too, those that came since among them."""
     body = (
         "DECLARE one record; BEGIN FOR one IN SELECT p.relid::pg_catalog.regclass AS name FROM pg_catalog.pg_partition_tree("  # noqa: S608 - names are quoted
@@ -406,7 +409,7 @@ def _partitions_follow(table: TableName, *, of: str) -> Statement:
         f"LOOP EXECUTE pg_catalog.format('ALTER TABLE %s SET SCHEMA %I', one.name, {_text(table.schema)}); END LOOP; END"
     )
     moved = sql.SQL("DO {}").format(sql.Literal(body))
-    return Statement(sql=moved, lock=LockMode.ACCESS_EXCLUSIVE, brief=True, note="its partitions")
+    return Statement(sql=moved, lock=LockMode.ACCESS_EXCLUSIVE, brief=True, note="its partitions", times=times)
 
 
 def _drop_key(table: TableName, key: ForeignKey, *, also: tuple[TableName, ...]) -> Statement:

@@ -96,7 +96,7 @@ class NewTable:
             number=self.number,
             key=self.key,
             key_types=types,
-            partitioned=bool(self.definition.partition_key) or self.of.partition_by is not None,
+            partitions=max(len(self.definition.own_partitions), len(self.definition.partitions)),
         )
 
     # Columns
@@ -196,11 +196,6 @@ class NewTable:
             return sql.SQL(" USING {}").format(sql.Identifier(self.definition.method)) + self._options
         how = "RANGE" if by.range else "LIST" if by.list else "HASH"
         return sql.SQL(f" PARTITION BY {how} ({{}})").format(sql.Identifier(by.column))
-
-    @property
-    def is_partitioned(self) -> bool:
-        """The new table is in partitions."""
-        return self.of.partition_by is not None or bool(self.definition.partition_key)
 
     @property
     def carried(self) -> tuple[PartitionDefinition, ...]:

@@ -45,7 +45,8 @@ WITH one AS (
            c.relowner, c.relacl
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %(oid)s::bigint::oid
 ), attributes AS (
-    SELECT a.*, t.typstorage FROM one JOIN pg_attribute a ON a.attrelid = one.oid AND a.attnum > 0 AND NOT a.attisdropped
+    -- PostgreSQL's own options, which it writes since its minor releases of November 2026, differ for each table (pg_attver).
+    SELECT a.*, t.typstorage, ARRAY(SELECT o FROM unnest(a.attoptions) o WHERE o NOT LIKE 'pg\_%%') AS options FROM one JOIN pg_attribute a ON a.attrelid = one.oid AND a.attnum > 0 AND NOT a.attisdropped
     JOIN pg_type t ON t.oid = a.atttypid
 ), indexes AS (
     SELECT i.*, x.relname AS name, x.reltablespace, k.oid AS constraint_oid, k.contype,
@@ -76,8 +77,8 @@ WITH one AS (
            format('ALTER TABLE %%s ALTER COLUMN %%I SET STATISTICS %%s', chr(1), a.attname, a.attstattarget)
     FROM attributes a WHERE nullif(a.attstattarget, -1) IS NOT NULL
     UNION ALL SELECT 'early', 'column options', a.attname, ARRAY[a.attname::text], 1,
-           format('ALTER TABLE %%s ALTER COLUMN %%I SET (%%s)', chr(1), a.attname, array_to_string(a.attoptions, ', '))
-    FROM attributes a WHERE a.attoptions IS NOT NULL
+           format('ALTER TABLE %%s ALTER COLUMN %%I SET (%%s)', chr(1), a.attname, array_to_string(a.options, ', '))
+    FROM attributes a WHERE a.options <> '{}'
     UNION ALL SELECT 'early', 'constraint', k.conname, k.columns, 2,
            format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', chr(1), k.conname, pg_get_constraintdef(k.oid))
     FROM constraints k WHERE k.contype = 'c' AND k.convalidated

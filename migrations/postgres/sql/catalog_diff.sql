@@ -4,7 +4,9 @@
 WITH one AS (
     SELECT c.* FROM pg_class c WHERE c.oid = %(oid)s::bigint::oid
 ), attributes AS (
-    SELECT a.*, d.adbin, d.adrelid FROM one
+    -- PostgreSQL's own options, which it writes since its minor releases of November 2026, differ for each table (pg_attver).
+    SELECT a.*, d.adbin, d.adrelid,
+           ARRAY(SELECT o FROM unnest(a.attoptions) o WHERE o NOT LIKE 'pg\_%%') AS options FROM one
     JOIN pg_attribute a ON a.attrelid = one.oid AND a.attnum > 0 AND NOT a.attisdropped
     LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 ), relations AS (
@@ -21,8 +23,8 @@ UNION ALL SELECT 'not null', a.attname, '' FROM attributes a WHERE a.attnotnull
 UNION ALL SELECT 'column grant', a.attname, g.acl::text FROM attributes a CROSS JOIN LATERAL unnest(a.attacl) g(acl)
 UNION ALL SELECT 'column comment', a.attname, col_description(a.attrelid, a.attnum)
     FROM attributes a WHERE col_description(a.attrelid, a.attnum) IS NOT NULL
-UNION ALL SELECT 'column options', a.attname, concat_ws(' ', nullif(a.attstattarget, -1), a.attoptions::text)
-    FROM attributes a WHERE nullif(a.attstattarget, -1) IS NOT NULL OR a.attoptions IS NOT NULL
+UNION ALL SELECT 'column options', a.attname, concat_ws(' ', nullif(a.attstattarget, -1), nullif(a.options, '{}')::text)
+    FROM attributes a WHERE nullif(a.attstattarget, -1) IS NOT NULL OR a.options <> '{}'
 UNION ALL SELECT 'constraint', c.conname,
        concat_ws(' ', pg_get_constraintdef(c.oid), CASE WHEN NOT c.convalidated THEN 'not validated' END,
                  'comment ' || quote_literal(obj_description(c.oid, 'pg_constraint')))

@@ -392,6 +392,8 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     "the last phase": event("phase.done"),
     "phase on the way back": event("phase.expand", direction="back"),
     "another pass": {**event("phase.backfill"), "detail": {"pass": 2, "reason": "3 rows still need work"}},
+    "read by a worker": event("load.staged", operation=0, lines=3000),
+    "read anew by a worker": event("load.restarted", operation=0, lines=800),
     "approved": event("phase.approved", phase="contract"),
     "tuned": event("run.tuned", nice=[0.0, 1.5], windows=[[], ["a", "b"]]),
     "width": event("pace.width", max_width=[8, 3]),

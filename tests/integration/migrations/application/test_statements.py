@@ -87,6 +87,11 @@ def test_exactly_the_statements_that_name_the_old_column_break_in_contract(conne
         "SELECT count(*) FROM jobs WHERE made > now() - interval '3 days'",
         "SELECT extract(year FROM made) FROM jobs LIMIT 1",
     )
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(b"COPY public.jobs (id, total) TO stdout;") as dump,
+    ):  # as pg_dump does
+        list(dump)
     report = checked(connection, RENAME)
     broken = {(one.statement, str(one.phase), one.sqlstate) for one in report.breaks}
     assert broken == {
@@ -190,14 +195,15 @@ def test_files_of_queries_are_checked_with_their_lines(connection: Connection) -
     ]  # fmt: skip
     report = checked(connection, RENAME, *files)
     broken = {one.source for one in report.breaks if one.source.startswith("q")}
-    assert broken == {"queries/a.sql:4", "queries/c.sql:9"}
+    assert broken == {"queries/a.sql:4", "queries/c.sql:10"}
     unchecked = {one.source: one.because for one in report.cannot_be_checked if one.source.startswith("q")}
     assert unchecked == {
         "queries/a.sql:6": 'it does not bind today: column "nothing" does not exist',
         "queries/c.sql:1": 'syntax error at or near "SELEC" (line 1)',
         "queries/c.sql:3": 'syntax error at or near "customers" (line 4)',
-        "queries/c.sql:6": 'syntax error at or near "%" (line 7)',
-        "queries/c.sql:10": "syntax error at end of input (line 10)",
+        "queries/c.sql:6": "COPY is not planned, so look at its columns; without a list of them it means all that the table has",
+        "queries/c.sql:7": 'syntax error at or near "%" (line 8)',
+        "queries/c.sql:11": "syntax error at end of input (line 11)",
     }
     assert {(one.check, one.problem) for one in report.silence} == {
         ("statement_files", "queries/b.sql:1 cannot be read as SQL: a quote is not closed"),
@@ -210,7 +216,8 @@ BAD = """SELEC total FROM jobs;
 BEGIN; SET LOCAL search_path = public; CREATE TABLE x (a int); COMMIT;
 SELECT 1
   FRM customers;
-SELECT id FROM no_such_table WHERE made > now() - interval $1; CALL no_such_procedure();
+SELECT id FROM no_such_table WHERE made > now() - interval $1; COPY customers TO STDOUT;
+COPY jobs (total) FROM STDIN; CALL no_such_procedure();
 SELECT name
 FROM customers WHERE id = %s;
 

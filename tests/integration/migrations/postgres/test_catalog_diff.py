@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from fix_runs import expect
 from psycopg import sql
 
 from backfilld.migrations.errors import Refused
@@ -13,6 +14,7 @@ from backfilld.migrations.operations import Action, Statement
 from backfilld.migrations.postgres import catalog_diff
 from backfilld.migrations.postgres.catalog_diff import AllowedChanges
 from backfilld.migrations.postgres.locks import LockMode
+from backfilld.migrations.record.states import State
 from backfilld.worker.phases import ddl
 
 if TYPE_CHECKING:
@@ -154,3 +156,23 @@ def test_a_column_of_another_type_keeps_what_mentions_it(engine: Engine) -> None
 
 def test_what_is_named_may_differ(engine: Engine) -> None:
     act(engine, AllowedChanges(may_differ=(("policy", "own"),)), "ALTER POLICY own ON public.jobs USING (true)")
+
+
+@pytest.mark.parametrize(
+    "operation", ["rebuild: {table: jobs}", "change_type: {table: jobs, column: total, type: bigint}"]
+)
+def test_what_postgresql_writes_down_for_itself_is_not_compared(engine: Engine, operation: str) -> None:
+    """Since its minor releases of November 2026 each column has an option of PostgreSQL's own, another one in each table."""
+    engine.execute(
+        "ALTER TABLE jobs ALTER total SET (n_distinct = 5); DROP TABLE parts; DROP PUBLICATION feed; DROP TRIGGER touch ON jobs"
+    )
+    engine.execute(
+        "SET allow_system_table_mods = on; UPDATE pg_attribute SET attoptions = array_prepend('pg_attver=' || attnum, attoptions) "
+        "WHERE attrelid = 'jobs'::regclass AND attnum > 0; RESET allow_system_table_mods"
+    )
+    run = engine.enqueue(f"name: anew\noperations: [{{{operation}}}]\nsettings: {{approve: []}}")
+    expect(engine.drive(run), State.COMPLETED)
+    (options,) = engine.execute(
+        "SELECT ARRAY(SELECT o FROM unnest(attoptions) o WHERE o NOT LIKE 'pg_attver%') AS own FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attname = 'total'"
+    )
+    assert options["own"] == ["n_distinct=5"]
