@@ -208,7 +208,7 @@ class BackupSettings(BaseModel):
     copies: tuple[StoreName, ...] = ()
     #: Where pg_dump, pg_restore, initdb and postgres are. None: those on the PATH, of Debian's packages, or of `backfilld[embedded]`.
     programs: Path | None = None
-    #: The most that is read from the server in a second, in megabytes; 0 sets no limit.
+    #: The most that is written in a second, compressed as it is, in megabytes; pg_basebackup is sent no more. 0 sets no limit.
     mb_per_second: Annotated[float, Field(ge=0)] = 0.0
     #: Schemas that a role may not read, as Supabase has them.
     exclude_schemas: tuple[str, ...] = ()
