@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from backfilld.migrations.application.binding import Way, aside, bind, find_way
 from backfilld.migrations.application.corpus import leave_no_trace
@@ -324,10 +324,10 @@ class States:
         except psycopg.Error as exc:
             if server_is_gone(exc):
                 raise
-            message = _as_the_application_sees_it(in_words(exc))
-            self._found.breaks.append(
-                Break(statement=one.statement, phase=phase, sqlstate=exc.sqlstate or "", message=message)
-            )
+            self._breaks(one, phase, exc.sqlstate or "", _as_the_application_sees_it(in_words(exc)))
+            return False
+        if (gone := self._found_outside(one, now)) is not None:
+            self._breaks(one, phase, errors.UndefinedTable.sqlstate or "", f'relation "{gone}" does not exist')
             return False
         for schema, name in sorted(newly_scanned(one.plan, now) if one.plan is not None and now is not None else ()):
             table = self._by_copy.get(name) if schema.startswith("pg_temp") else None
@@ -335,6 +335,17 @@ class States:
                 one.scans.add(table)
                 self._found.loses_index.append(LosesIndex(statement=one.statement, phase=phase, table=table))
         return True
+
+    def _found_outside(self, one: _Watched, now: Plan | None) -> str | None:
+        """A table that is read itself, as its copy does not have the name any more that the text has without a schema."""
+        if one.plan is None or now is None:
+            return None
+        come = sorted((now.scanned | now.by_index) - one.plan.scanned - one.plan.by_index)
+        real = {(table.schema, table.name) for table in self._copies.oids}
+        return next((name for schema, name in come if (schema, name) in real), None)
+
+    def _breaks(self, one: _Watched, phase: Phase, sqlstate: str, message: str) -> None:
+        self._found.breaks.append(Break(statement=one.statement, phase=phase, sqlstate=sqlstate, message=message))
 
 
 def _as_the_application_sees_it(message: str) -> str:
