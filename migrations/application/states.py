@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -65,6 +65,7 @@ _BESIDE = re.compile(
 )
 #: What asks the catalog and not the application's data.
 _CATALOG = re.compile(r"\bpg_[a-z]|\binformation_schema\b")
+_OF_ROWS = "it takes or gives rows of a table that gets another name, or goes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,8 @@ class _Watched:
     text: str
     way: Way = Way()  # noqa: RUF009 - a value
     plan: Plan | None = None
+    #: A function whose arguments and result are those of the copies.
+    made: Function | None = None
     scans: set[TableName] = field(default_factory=set)
 
 
@@ -242,8 +245,9 @@ class States:
                             (statement, "a function or a view in it is of a role with fewer rights")
                         )
                         return
-                    self._create(statement, one)
-                    watched = _Watched(statement, one)
+                    made = self._of_copies(statement, tables)
+                    self._create(made, one)
+                    watched = _Watched(statement, one, made=made)
                 else:
                     way, bound = find_way(self._connection, one, plans=self._paths.may_plan(statement))
                     watched = _Watched(statement, one, way, bound.plan)
@@ -268,6 +272,11 @@ class States:
             )
             for one in parsed
         )
+
+    def _of_copies(self, function: Function, tables: Mapping[str, tuple[str, str]]) -> Function:
+        """The function with rows of the copies where it takes or gives rows of the tables."""
+        arguments, result = (self._on_copies(split(text), tables) for text in (function.arguments, function.result))
+        return replace(function, arguments=arguments, result=result)
 
     def _create(self, function: Function, body: str) -> None:
         with aside(self._connection):
@@ -317,13 +326,18 @@ class States:
 
     def _still_binds(self, one: _Watched, phase: Phase) -> bool:
         try:
-            if isinstance(one.statement, Function):
-                self._create(one.statement, one.text)
+            if one.made is not None:
+                self._create(one.made, one.text)
                 return True
             now = bind(self._connection, one.text, one.way, plans=one.plan is not None).plan
         except psycopg.Error as exc:
             if server_is_gone(exc):
                 raise
+            if one.made is not None and isinstance(exc, errors.UndefinedObject) and one.made != one.statement:
+                # The function keeps its type when the table gets another name, or goes with it; the copy of it knows the old name.
+                self._found.checked.remove(one.statement)
+                self._found.unchecked.append((one.statement, _OF_ROWS))
+                return False
             self._breaks(one, phase, exc.sqlstate or "", _as_the_application_sees_it(in_words(exc)))
             return False
         if (gone := self._found_outside(one, now)) is not None:

@@ -185,7 +185,8 @@ def remarks(progress: Progress, *, commands: bool = True) -> list[Text]:
             Text.assemble(("error ", "red"), safe(error["message"]).removesuffix("."), remedy(told))
             for error in progress.errors[:1]
         ]
-    lines = progress.load["set_aside"] if progress.load is not None else 0
+    taken_back = progress.state in {State.CANCELLED, State.ROLLED_BACK}
+    lines = progress.load["set_aside"] if progress.load is not None and not taken_back else 0
     aside = [f"{counted(progress.quarantined, 'row')} quarantined"] if progress.quarantined else []
     aside += [f"{counted(lines, 'line')} set aside"] if lines else []
     if aside:
