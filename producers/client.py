@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from backfilld.producers.backing_up import Rescue
     from backfilld.producers.checks import Checks
     from backfilld.producers.uninstall import Uninstalled
+
+
+#: A warning about a statement of a migration file.
+_ABOUT_SQL = re.compile(r"operations\[\d+\]\.sql\b")
 
 
 class Client(Following, BackingUp):
@@ -223,7 +228,7 @@ class Client(Following, BackingUp):
         rescued = self.rescue(run, into, tables, backup=backup, from_url=from_url)
         if rescued.migration is None:
             return rescued, None
-        found = self._record(definition.parse(json.dumps(rescued.migration)))
+        found = self._record(definition.parse(json.dumps(rescued.migration)), written_by_us=True)
         self._wake_if_there(found)
         return rescued, self.status(found)
 
@@ -232,7 +237,9 @@ class Client(Following, BackingUp):
         if self._settings.redis_url:
             self._wake(run)
 
-    def _record(self, migration: Migration, *, for_workers: bool = False, again: bool = False) -> int:
+    def _record(
+        self, migration: Migration, *, for_workers: bool = False, again: bool = False, written_by_us: bool = False
+    ) -> int:
         with connected(self._settings.require_database()) as connection:
             schema.ensure(connection)
             warnings = transforms.require_allowed(connection, migration) if for_workers else ()
@@ -248,7 +255,9 @@ class Client(Following, BackingUp):
             if any(one.kind == "load" for one in migration.operations):
                 staging.send_files(connection, enqueued.run)
         for warning in (*warnings, *enqueued.warnings):
-            self._warn(warning)
+            # What the linter has to say of a person's SQL helps nobody who did not write it.
+            if not (written_by_us and _ABOUT_SQL.match(warning)):
+                self._warn(warning)
         return enqueued.run.run
 
     def _wake(self, run: int) -> None:

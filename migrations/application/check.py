@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 #: The phases that change what a statement finds; backfill changes rows alone.
 PHASES = (Phase.EXPAND, Phase.VERIFY, Phase.SWITCH, Phase.CONTRACT)
-_COPY = "COPY is not planned, so look at its columns; without a list of them it means all that the table has"
+_NOT_PLANNED = (
+    "COPY of all columns, LOCK and TRUNCATE are not planned: look whether the migration changes what they mean"
+)
 
 
 def check(
@@ -51,7 +53,7 @@ def check(
     checked, unchecked = functions.read(connection, tables)
     statements: list[Statement] = [*corpus.by_text(found.statements), *checked]
     seen = Found(unchecked=unchecked)
-    paths = paths_of(connection, [*statements, *found.copied], tables, wanted)
+    paths = paths_of(connection, [*statements, *found.commands], tables, wanted)
     if statements and facts:
         with copied(connection, [*tables, *paths.readers.joined]) as copies:
             name = f"dry_run {secrets.token_hex(8)}"  # that no migration and no other dry run has
@@ -60,7 +62,7 @@ def check(
             seen.unchecked += unchecked
     real = plans_of(connection, [one.statement for one in seen.loses_index], paths)
     seen.unchecked += found.malformed
-    seen.unchecked += [(one, _COPY) for one in found.copied if paths.concerns(one)]
+    seen.unchecked += [(one, _NOT_PLANNED) for one in found.commands if paths.concerns(one)]
     report = _report(seen, real, paths.readers, rows=rows, silence=found.silence)
     return replace(report, asked=migration.checked_application is not None)
 

@@ -113,8 +113,8 @@ def _actor(facts: Facts, unknown: str = "A person") -> str:
 
 def left_aside(run: Progress) -> Told:
     """Rows that a person has to look at, as long as the run lasts."""
-    if run.state is State.COMPLETED and run.load is not None and run.quarantined:
-        yield f"{counted(run.quarantined, 'line was', 'lines were')} set aside, because they could not be loaded."
+    if run.state is State.COMPLETED and run.load is not None and (lines := run.load["set_aside"]):
+        yield f"{counted(lines, 'line was', 'lines were')} set aside, because they could not be loaded."
         yield Remedy(for_rows_set_aside(run.name, run.state, of_load=True))
     if run.state in ENDED:
         return

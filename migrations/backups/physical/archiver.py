@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _SQL = queries(__package__, "physical")
 POLL_SECONDS = 0.2
+#: How often is looked beside something that lasts.
+LOOK_SECONDS = 1.0
 #: Of a segment's name: eight digits each for timeline, log and piece; a history or backup file has more.
 _NAME = 24
 
@@ -54,6 +56,25 @@ def require_well(connection: Connection) -> None:
     """Before a backup is taken that would wait in vain. Raises BackupFailed."""
     if problem := look(connection).problem:
         raise BackupFailed(problem)
+
+
+class Watched:
+    """A watch that also ends what waits for an archiver that gets nowhere: at its end a base backup waits for it without a word."""
+
+    def __init__(self, connection: Connection, watch: Watch, *, patience: str) -> None:
+        self._connection, self._watch, self._patience = connection, watch, patience
+        self._looked = time.monotonic()
+        self._failing_since: float | None = None
+
+    def __call__(self) -> str | None:
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            problem = look(self._connection).problem
+            self._failing_since = (self._failing_since or now) if problem else None
+            if self._failing_since is not None and now - self._failing_since >= seconds_of(self._patience):
+                raise BackupFailed(problem)
+        return self._watch()
 
 
 def wait_for(connection: Connection, segment: str, watch: Watch, *, patience: str) -> None:

@@ -87,7 +87,7 @@ class Barman(Archived):
             reference=str(identifier),
             where=f"Barman's server {settings.server}, as {name}",
             bytes=int(taken.get("size") or 0),
-            details={"server": settings.server, "backup_name": name, "based_on": base},
+            details={"server": settings.server, "backup_name": name, "based_on": base, "config": _config(settings)},
         )
         return kept, Stretch(start=str(taken["begin_xlog"]), stop=str(taken["end_xlog"]))
 
@@ -152,6 +152,11 @@ class Barman(Archived):
 
 def _command(settings: BarmanSettings) -> list[str | Path]:
     return [settings.program, *(("--config", settings.config) if settings.config is not None else ())]
+
+
+def _config(settings: BarmanSettings) -> str | None:
+    """For the commands that a person runs."""
+    return str(settings.config) if settings.config is not None else None
 
 
 def _json(

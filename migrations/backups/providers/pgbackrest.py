@@ -80,6 +80,7 @@ class PgBackRest(Archived):
             bytes=int(first["info"]["size"]),
             details={
                 "stanza": settings.stanza,
+                "config": str(settings.config) if settings.config is not None else None,
                 "labels": {str(repository): one["label"] for repository, one in taken.items()},
                 "stored_bytes": {str(number): one["info"]["repository"]["delta"] for number, one in taken.items()},
             },

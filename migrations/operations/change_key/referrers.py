@@ -25,7 +25,7 @@ from backfilld.migrations.postgres.column_dependents import ColumnDependents, De
 from backfilld.migrations.postgres.definitions import Grant
 from backfilld.migrations.postgres.dependents import IN_THE_WAY, of_column
 from backfilld.migrations.postgres.dependents import column as read_column
-from backfilld.migrations.postgres.expression_probe import probe
+from backfilld.migrations.postgres.expression_probe import Rejected, probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import ChangeKey
     from backfilld.migrations.planning.checks.findings import Case
     from backfilld.migrations.postgres.catalog import Table
+    from backfilld.migrations.postgres.column_dependents import DependentPublication
     from backfilld.migrations.postgres.constraints import ConstraintDetails
     from backfilld.migrations.postgres.dependents import ColumnDependent
     from backfilld.migrations.postgres.expression_probe import Probe
@@ -51,6 +52,7 @@ TAKEN_ALONG = frozenset(
         "policy",
         "trigger",
         "function",
+        "publication",
     }
 )
 _FIRST = "Drop it first, and create it again for the new type after the run"
@@ -294,8 +296,22 @@ def dependents_of(  # noqa: PLR0913 - one column; each part is named where it is
         policies=column_parts.policies(connection, found),
         functions=column_parts.functions(connection, found),
         triggers=column_parts.triggers(connection, found),
+        publications=_publications(case, table, found),
         seen=tuple((one.kind, one.name, one.digest) for one in found),
     )
+
+
+def _publications(case: Case, table: Table, found: Sequence[ColumnDependent]) -> tuple[DependentPublication, ...]:
+    """Publications whose list of columns names it. Raises Rejected."""
+    named = column_parts.publications(case.connection, found)
+    for one in named:
+        if one.where is not None:
+            raise Rejected(
+                "publication",
+                f"the publication {one.name} sends rows of {table.name} by a filter, which would have to be of the new values",
+                f"Let it send all rows first: ALTER PUBLICATION {sql.Identifier(one.name).as_string()} SET TABLE …",
+            )
+    return named
 
 
 @contextmanager

@@ -238,6 +238,9 @@ STATUS: dict[str, Progress] = {
     "completed": replace(
         RUNNING, phase=Phase.DONE, state=State.COMPLETED, percent=100.0, eta_seconds=None, verified=True
     ),
+    "completed, with lines set aside": replace(
+        RUNNING, phase=Phase.DONE, state=State.COMPLETED, percent=100.0, eta_seconds=None, load={"set_aside": 2}
+    ),
     "restoring": replace(BACK, old_values_walk=OldValuesWalk(kind=LaneKind.RESTORE, rows_walked=400, rows_total=1000)),
     "undoing": replace(BACK, old_values_walk=OldValuesWalk(kind=LaneKind.UNDO, rows_walked=400, rows_total=1000)),
     "rolling back": replace(BACK, percent=0.0, eta_seconds=None),

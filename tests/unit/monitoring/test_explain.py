@@ -188,7 +188,7 @@ CASES: dict[str, Explanation] = {
         replace(RUN, state=State.COMPLETED, phase=Phase.DONE, verified=True, application=APPLICATION)
     ),
     "completed, with lines set aside": told(
-        replace(RUN, state=State.COMPLETED, phase=Phase.DONE, quarantined=3, load={"lines": 9, "set_aside": 3})
+        replace(RUN, state=State.COMPLETED, phase=Phase.DONE, load={"lines": 9, "set_aside": 3})
     ),
     "cancelled": told(replace(RUN, state=State.CANCELLED), asked_by="ann@laptop"),
     "rolled back": told(replace(RUN, state=State.ROLLED_BACK), asked_by="ann@laptop"),

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 from fix_backups import UNWATCHED, readings
 from fix_runs import Engine, expect
+from typer.testing import CliRunner
 
 from backfilld.migrations.backup_settings import BarmanSettings, PgBackRestSettings
-from backfilld.migrations.backups import prove, rescue, take
+from backfilld.migrations.backups import prove, rescue, scratch, take
+from backfilld.migrations.backups.physical import recovery
 from backfilld.migrations.backups.place import BackupFailed
 from backfilld.migrations.backups.prove import BadBackup
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.postgres.connect import open_pool
 from backfilld.migrations.record import backups
 from backfilld.migrations.record.states import RESTING, State
+from backfilld.producers.cli import app
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +67,15 @@ def test_a_run_begins_once_its_backup_is_proved_and_its_rows_come_back(archive: 
         assert found.proof is not None
         assert [one["table"] for one in found.proof["tables"]] == ["jobs"]
         assert engine.value("SELECT count(*) FROM jobs WHERE status = %s", tool) == 50
+
+        told = CliRunner().invoke(app, ["--database-url", archive.place.url, "explain", f"jobs-{tool}", "--emergency"])
+        (command,) = [line.split() for line in told.stdout.splitlines() if line.strip().startswith(f"{tool} ")]
+        words = [one for one in command[1:] if "--config" not in one and "--stanza" not in one]
+        with scratch.folder_for(0) as (folder, user):
+            (folder / "data").mkdir()
+            recovery.give(folder, user)
+            archive.tool(*(one.replace("FOLDER", str(folder / "data")) for one in words))
+            assert "recovery_target_lsn" in (folder / "data" / "postgresql.auto.conf").read_text()
 
         (rescued,) = rescue.rescue(
             archive.place, found, [TableName("public", "jobs")], schema=f"rescue_{tool}", watch=UNWATCHED

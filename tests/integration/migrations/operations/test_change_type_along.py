@@ -281,8 +281,11 @@ BY_REBUILD = {
         "type: bigint",
     ),
     "a generated column": (
-        'ALTER TABLE orders ADD "do%ubled" bigint GENERATED ALWAYS AS (total * 2) STORED',
-        'type: bigint, up: "total::bigint", down: "(total % 4294967296)::integer"',
+        (
+            'ALTER TABLE orders ADD "do%ubled" bigint GENERATED ALWAYS AS (total * 2) STORED;'
+            "CREATE FUNCTION mine(integer) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT 1::bigint * $1'"
+        ),
+        'type: bigint, up: "public.mine(total)", down: "(total % 4294967296)::integer"',
     ),
 }
 
@@ -295,8 +298,12 @@ def test_what_cannot_be_exchanged_is_refused_with_the_lines_of_a_file_that_does_
     plain = "SELECT conname, contype, conindid <> 0 AS by_index FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype <> 'n' ORDER BY 1"
     constraints = engine.execute(plain)
     with pytest.raises(Refused) as refused:
-        engine.enqueue(f"{{name: wider, operations: [{{change_type: {{table: orders, column: total, {change}}}}}]}}")
+        engine.enqueue(
+            f"{{name: {'w' * 63}, operations: [{{change_type: {{table: orders, column: total, {change}}}}}], "
+            "settings: {allow_functions: [public.mine]}}"
+        )
     (finding,) = refused.value.findings
+    assert finding.check in {"column_dependents", "index", "partitioned"}
     lines = finding.remedy.partition("by a file of these lines:\n")[2]
     assert lines, finding
     run = engine.enqueue(lines.replace("[switch, contract]", "[]"))

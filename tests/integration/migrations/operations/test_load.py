@@ -26,7 +26,7 @@ from backfilld.migrations.loading import export, stage, upsert
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.settings import Limits
-from backfilld.monitoring import progress
+from backfilld.monitoring import explain, progress
 from backfilld.producers import commands, enqueueing, pacing, staging
 from backfilld.worker.lanes import claim
 
@@ -345,6 +345,8 @@ def test_a_parquet_file_that_was_cut_off_goes_on_with_the_next_row_group(
         "set_aside": 2,
         "duplicates": 0,
     }
+    told = explain.read(engine.connection, engine.run(run.run), Limits())
+    assert "2 lines were set aside, because they could not be loaded." in told.sentences
     assert [(one.key, one.sqlstate) for one in engine.quarantined(run.run)] == [
         (("line 8",), "22021"),
         (("line 50",), "23514"),
