@@ -12,9 +12,11 @@ from backfilld.migrations.loading.reader import Missing, Unreadable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Of what is packed, read at once. A few bytes can hold megabytes, and what they hold is in memory as a whole: at most 128 MB for these,
-#: which only a file has that was made to.
-_PACKED_BYTES = 4096
+#: Of what is packed, read at once. Fifteen bytes can hold 128 kB, and what these hold is in memory as a whole: so where much comes of a few,
+#: fewer are read.
+_LEAST_PACKED_BYTES, _MOST_PACKED_BYTES = 64, 4096
+#: As much is to come of one read.
+_LEAST_HELD_BYTES, _MOST_HELD_BYTES = 128 * 1024, 512 * 1024
 
 
 class Content(Protocol):
@@ -59,15 +61,20 @@ class _Unzstd:
         self._frame: Any = None
         self._packed = b""
         self._held = b""
+        self._at_once = _LEAST_PACKED_BYTES
 
     def read(self, size: int, /) -> bytes:
         try:
             while not self._held:
-                self._packed = self._packed or self._raw.read(_PACKED_BYTES)
+                self._packed = self._packed or self._raw.read(self._at_once)
                 if not self._packed:
                     break
                 self._frame = self._frame or self._begin().decompressobj()
                 self._held, self._packed = self._frame.decompress(self._packed), b""
+                if len(self._held) > _MOST_HELD_BYTES:
+                    self._at_once = max(_LEAST_PACKED_BYTES, self._at_once // 4)
+                elif len(self._held) < _LEAST_HELD_BYTES:
+                    self._at_once = min(_MOST_PACKED_BYTES, self._at_once * 2)
                 if self._frame.eof:
                     self._packed, self._frame = self._frame.unused_data, None
         except self._broken as exc:
