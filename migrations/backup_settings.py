@@ -100,6 +100,8 @@ class CommandSettings(BaseModel):
     seconds: Annotated[float, Field(gt=0)] = 3600.0
     #: A snapshot is held for it, as `pg_dump --snapshot` takes one. What it does not take from there cannot be proved.
     snapshot: bool = False
+    #: What it takes needs the server's own archive: it counts once that has the WAL up to the mark.
+    archive: bool = False
     #: Variables of its environment; the values are never put on record.
     values: dict[ValueName, SecretStr] = Field(default_factory=dict, repr=False)
 
@@ -206,7 +208,7 @@ class BackupSettings(BaseModel):
     copies: tuple[StoreName, ...] = ()
     #: Where pg_dump, pg_restore, initdb and postgres are. None: those on the PATH, of Debian's packages, or of `backfilld[embedded]`.
     programs: Path | None = None
-    #: The most that is read from the server in a second, in megabytes; 0 sets no limit.
+    #: The most that is written in a second, compressed as it is, in megabytes; pg_basebackup is sent no more. 0 sets no limit.
     mb_per_second: Annotated[float, Field(ge=0)] = 0.0
     #: Schemas that a role may not read, as Supabase has them.
     exclude_schemas: tuple[str, ...] = ()

@@ -37,6 +37,7 @@ from pydantic_settings import (
 
 from backfilld.migrations.backup_settings import BackupSettings, StoreSettings, ValueName
 from backfilld.migrations.errors import InvalidSettings, UsageError
+from backfilld.migrations.source_settings import SourceSettings  # noqa: TC001 - pydantic looks it up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -298,6 +299,17 @@ class Settings(BaseSettings):
     #: Where backups are kept, and how they are made: docs/backup.md.
     stores: Annotated[tuple[StoreSettings, ...], Field(max_length=20)] = ()
     backup: BackupSettings = BackupSettings()
+
+    #: What migrations may load from, beside files that are sent: docs/operations/load.md.
+    sources: Annotated[tuple[SourceSettings, ...], Field(max_length=20)] = ()
+
+    @field_validator("sources")
+    @classmethod
+    def _sources_named_once(cls, sources: tuple[SourceSettings, ...]) -> tuple[SourceSettings, ...]:
+        if twice := _twice(source.name for source in sources):
+            msg = f"two sources have the name {twice}"
+            raise ValueError(msg)
+        return sources
 
     @model_validator(mode="after")
     def _signs_for_somebody(self) -> Self:

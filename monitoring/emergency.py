@@ -106,14 +106,14 @@ _NOT_OURS = "Needs a physical backup and an archive of the WAL, which are not ba
 
 def _commands(backup: Backup, place: str | None) -> tuple[str, ...]:
     """How a provider that keeps its own restores another server to a place in the WAL."""
+    details, reference = backup.details, backup.details.get("reference")
+    config = f" --config={_quoted(str(details['config']))}" if details.get("config") else ""
     if backup.provider == "barman":
-        name, server = backup.details.get("reference"), backup.details.get("server")
-        return (f"barman recover --target-lsn {place} --target-action promote {server} {name} FOLDER",)
+        words = f"--target-lsn {place} --exclusive --target-action promote {details.get('server')} {reference} FOLDER"
+        return (f"barman{config} recover {words}",)
     if backup.provider == "pgbackrest":
-        stanza, label = backup.details.get("stanza"), backup.details.get("reference")
-        return (
-            f"pgbackrest --stanza={stanza} --set={label} --type=lsn --target={place} --target-action=promote --pg1-path=FOLDER restore",
-        )
+        words = f"--set={reference} --type=lsn --target={place} --target-exclusive --target-action=promote --archive-mode=off"
+        return (f"pgbackrest{config} --stanza={details.get('stanza')} {words} --pg1-path=FOLDER restore",)
     return ()
 
 

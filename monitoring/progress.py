@@ -15,7 +15,7 @@ from backfilld.migrations import holds
 from backfilld.migrations.identifiers import TARGET
 from backfilld.migrations.postgres import indexes
 from backfilld.migrations.postgres.safe_path import one_moment
-from backfilld.migrations.record import application, workers
+from backfilld.migrations.record import application, structure, workers
 from backfilld.migrations.record import pace as pace_store
 from backfilld.migrations.record import runs as runs_store
 from backfilld.migrations.record.states import ACTIVE, ENDED, RESTING, LaneKind, Phase, State, Wish
@@ -230,7 +230,7 @@ def read_within(connection: Connection, runs: Sequence[Run]) -> list[Progress]:
 def _changed_since(connection: Connection, run: Run) -> tuple[str, ...]:
     if run.state is not State.WAITING or run.verified_at is not None:
         return ()
-    return tuple(str(change) for change in runs_store.structure_changes(connection, run.run))
+    return tuple(str(change) for change in structure.changes(connection, run.run))
 
 
 def measure(  # noqa: PLR0913 - each is named where it is called

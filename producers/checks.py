@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.planning.planned_schema import At, PlannedSchema
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Run
+    from backfilld.migrations.source_settings import SourceSettings
     from backfilld.producers.code.checking import Verdict
 
 
@@ -52,6 +53,7 @@ def check(  # noqa: PLR0913 - what to check, and for whom
     until: str,
     actor: str,
     refuses_foreign_code: bool,
+    sources: Sequence[SourceSettings] = (),
     tell: Callable[[str], None] | None,
 ) -> Checks:
     """Run the commands of a migration against each phase up to `until`. Raises UsageError and Refused."""
@@ -65,10 +67,18 @@ def check(  # noqa: PLR0913 - what to check, and for whom
         if run is not None and run.facts:
             found = planned_schema.still_planned(connection, run, names)
         else:
-            found = planned_schema.planned(connection, migration, names, refuses_foreign_code=refuses_foreign_code)
+            found = planned_schema.planned(
+                connection, migration, names, refuses_foreign_code=refuses_foreign_code, sources=sources
+            )
         return {at: planned_schema.as_code_sees_it(one, migration) for at, one in found.items()}
 
-    verdicts = checking.check(migration.application.commands, schemas_of, until=planned_schema.At(until), tell=tell)
+    verdicts = checking.check(
+        migration.application.commands,
+        schemas_of,
+        tables={one.table for one in migration.operations if one.table is not None},
+        until=planned_schema.At(until),
+        tell=tell,
+    )
     if has_record:
         code_verdicts.put(
             connection,

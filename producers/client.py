@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from backfilld.producers.backing_up import Rescue
     from backfilld.producers.checks import Checks
     from backfilld.producers.uninstall import Uninstalled
+
+
+#: A warning about a statement of a migration file.
+_ABOUT_SQL = re.compile(r"operations\[\d+\]\.sql\b")
 
 
 class Client(Following, BackingUp):
@@ -87,7 +92,9 @@ class Client(Following, BackingUp):
         migration = _load(file, parameters)
         refuses = self._settings.refuses_foreign_code
         with connected(self._settings.require_database()) as connection:
-            found = planned_schema.planned(connection, migration, schemas, refuses_foreign_code=refuses)
+            found = planned_schema.planned(
+                connection, migration, schemas, refuses_foreign_code=refuses, sources=self._settings.sources
+            )
         return {str(at): planned_schema.as_code_sees_it(one, migration) for at, one in found.items()}
 
     def check_code(
@@ -108,7 +115,13 @@ class Client(Following, BackingUp):
         refuses = self._settings.refuses_foreign_code
         with connected(self._settings.require_database()) as connection:
             return checks.check(
-                connection, migration, until=until, actor=self._actor, refuses_foreign_code=refuses, tell=tell
+                connection,
+                migration,
+                until=until,
+                actor=self._actor,
+                refuses_foreign_code=refuses,
+                sources=self._settings.sources,
+                tell=tell,
             )
 
     def plan_folder(
@@ -139,7 +152,7 @@ class Client(Following, BackingUp):
 
         refuses = self._settings.refuses_foreign_code
         files = query_files.read(migration)
-        found = examine.examine(connection, migration, refuses_foreign_code=refuses)
+        found = examine.examine(connection, migration, refuses_foreign_code=refuses, sources=self._settings.sources)
         if found.findings:
             return plan.make(migration, found)
         application = check.check(connection, migration, found.facts, rows=found.rows, files=files)
@@ -215,7 +228,7 @@ class Client(Following, BackingUp):
         rescued = self.rescue(run, into, tables, backup=backup, from_url=from_url)
         if rescued.migration is None:
             return rescued, None
-        found = self._record(definition.parse(json.dumps(rescued.migration)))
+        found = self._record(definition.parse(json.dumps(rescued.migration)), written_by_us=True)
         self._wake_if_there(found)
         return rescued, self.status(found)
 
@@ -224,7 +237,9 @@ class Client(Following, BackingUp):
         if self._settings.redis_url:
             self._wake(run)
 
-    def _record(self, migration: Migration, *, for_workers: bool = False, again: bool = False) -> int:
+    def _record(
+        self, migration: Migration, *, for_workers: bool = False, again: bool = False, written_by_us: bool = False
+    ) -> int:
         with connected(self._settings.require_database()) as connection:
             schema.ensure(connection)
             warnings = transforms.require_allowed(connection, migration) if for_workers else ()
@@ -234,12 +249,15 @@ class Client(Following, BackingUp):
                 actor=self._actor,
                 refuses_foreign_code=self._settings.refuses_foreign_code,
                 replica_url=self._settings.replica_url,
+                sources=self._settings.sources,
                 again=again,
             )
             if any(one.kind == "load" for one in migration.operations):
                 staging.send_files(connection, enqueued.run)
         for warning in (*warnings, *enqueued.warnings):
-            self._warn(warning)
+            # What the linter has to say of a person's SQL helps nobody who did not write it.
+            if not (written_by_us and _ABOUT_SQL.match(warning)):
+                self._warn(warning)
         return enqueued.run.run
 
     def _wake(self, run: int) -> None:

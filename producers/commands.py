@@ -80,7 +80,10 @@ def rollback(connection: Connection, reference: int | str, *, actor: str) -> int
         if locked.state in {State.ROLLING_BACK, State.ROLLED_BACK}:
             return
         if locked.state is State.CANCELLING:
-            msg = f"run {locked.name} is being cancelled; ask again once it is cancelled"
+            msg = (
+                f"run {locked.name} is being cancelled; ask again once it is cancelled, which needs a worker, or "
+                f"backfilld cancel {locked.name} --here"
+            )
             raise UsageError(msg)
         newest = find(connection, locked.name)
         if newest.run != locked.run and not (locked.state is State.COMPLETED and newest.state is State.ROLLED_BACK):

@@ -13,9 +13,12 @@ from backfilld.producers import staging
 from backfilld.producers.waiting import find
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Awaited, Run
+    from backfilld.migrations.source_settings import SourceSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,7 @@ def enqueue(  # noqa: PLR0913 - each is named where it is called
     actor: str,
     refuses_foreign_code: bool = False,
     replica_url: str | None = None,
+    sources: Sequence[SourceSettings] = (),
     again: bool = False,
 ) -> Enqueued:
     """The run of this migration: the existing one, or a new one when preflight finds no reason against it.
@@ -50,7 +54,7 @@ def enqueue(  # noqa: PLR0913 - each is named where it is called
     if existing is not None:
         return Enqueued(run=existing, is_new=False, warnings=_differences(existing, migration))
     awaited = _awaited(connection, migration)
-    examination = examine.examine(connection, migration, refuses_foreign_code=refuses_foreign_code)
+    examination = examine.examine(connection, migration, refuses_foreign_code=refuses_foreign_code, sources=sources)
     in_the_way = {one.check for one in examination.findings} == {"live_run"}
     is_early = bool(awaited) or (bool(migration.after) and in_the_way)
     warnings = examination.warnings

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.record.model import Lane, Quarantined, Run, Unconverted
     from backfilld.monitoring.after_contract import AfterContract
     from backfilld.monitoring.emergency import Step
-    from backfilld.monitoring.explain import Explanation
+    from backfilld.monitoring.explain.explanation import Explanation
     from backfilld.monitoring.progress import Progress
 
 

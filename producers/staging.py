@@ -43,6 +43,6 @@ def send_files(connection: Connection, run: Run) -> None:
     loads = {number: one for number, one in enumerate(run.migration.operations) if isinstance(one, Load)}
     for number, operation in loads.items():
         found = stage.read(connection, run.run, number)
-        if found is None or found.is_done or operation.source.query is not None:
+        if found is None or found.is_done or operation.source.is_read_by_a_worker:
             continue
         stage.stream(connection, found, operation.source, most_refused=run.settings.max_quarantined)

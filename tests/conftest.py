@@ -29,6 +29,7 @@ pytest_plugins = [
     "fix_golden",
     "fix_prometheus",
     "fix_scene",
+    "fix_archives",
 ]
 
 # Started in the background of a script, the tests inherit an ignored SIGINT, and so would every process they press Ctrl-C on.

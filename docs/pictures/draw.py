@@ -3,6 +3,7 @@
 A throw-away PostgreSQL and Valkey, the real worker, and three runs: one at work, one that failed because its table was renamed
 under it, one that is done. Held are they by a load signal of an operator's own, once its table has got too long.
 A fourth, on a server that counts statements, waits for its application: `python docs/pictures/draw.py application` draws it alone.
+A fifth waits for code that fits: `python docs/pictures/draw.py code`, which runs mypy.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from backfilld import Client
 from backfilld.migrations.record.states import State
@@ -38,6 +40,8 @@ EXAMPLE = EXAMPLES / "jobs_new_field.yaml"
 #: The one whose application is looked at, and what the application sends.
 CHECKED = EXAMPLES / "jobs_revenue_checked.yaml"
 SENT = ("SELECT id, total FROM jobs WHERE id = 7", "SELECT count(*) FROM jobs WHERE status = 'open'")
+#: The one whose code is looked at.
+CODE = EXAMPLES / "jobs_code.yaml"
 ROWS = 2_000_000
 #: Columns and lines of the pictures of `watch`.
 SIZE = (112, 34)
@@ -227,6 +231,42 @@ def draw_application() -> None:
                 explain("application-explain", client, run)
 
 
+def draw_code() -> None:
+    """What the commands say of an application's code, and the run that waits for it."""
+    with EmbeddedPostgres() as server, EmbeddedValkey() as valkey, tempfile.TemporaryDirectory() as folder:
+        url = server.url()
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute((EXAMPLES / "schema.sql").read_bytes())
+            connection.execute("DROP FUNCTION public.revenue()")  # which contract would wait for too
+        for name in (CODE.name, "application"):
+            (Path(folder) / name).symlink_to(EXAMPLES / name)
+        client = Client(url, valkey.url, actor="ann@laptop", warn=lambda _text: None)
+        client.init()
+
+        def show(name: str, *words: str) -> None:
+            """What a command prints in the folder of the examples."""
+            programs = Path(sys.executable).parent
+            done = subprocess.run(
+                [programs / "backfilld", *words],
+                cwd=folder,
+                env={**os.environ, "BACKFILLD_DATABASE_URL": url, "PATH": f"{programs}:{os.environ['PATH']}"},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+            printed = done.stdout.rstrip()
+            save(name, f"backfilld {' '.join(words)}", Text(printed), width=max(map(len, printed.splitlines())))
+
+        show("application-code-uses", "uses", CODE.name, "--in", "application")
+        show("application-code-check", "check", CODE.name)
+        with working(url, valkey.url):
+            run = client.enqueue(CODE).run
+            until(lambda: client.status(run).state is State.WAITING)
+            page = display.page(client.status(run), client.lanes(run), client.events(run))
+            save("application-code-status", "backfilld status jobs-code", page, width=100)
+            explain("application-code-explain", client, run)
+
+
 def explain(name: str, client: Client, run: int) -> None:
     """What `backfilld explain` says."""
     told = client.explain(run)
@@ -235,6 +275,7 @@ def explain(name: str, client: Client, run: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["application"]:
-        main()
-    draw_application()
+    wanted = set(sys.argv[1:])
+    for drawing, draws in (("runs", main), ("application", draw_application), ("code", draw_code)):
+        if not wanted or drawing in wanted:
+            draws()

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 #: The phases that change what a statement finds; backfill changes rows alone.
 PHASES = (Phase.EXPAND, Phase.VERIFY, Phase.SWITCH, Phase.CONTRACT)
+_NOT_PLANNED = (
+    "COPY of all columns, LOCK and TRUNCATE are not planned: look whether the migration changes what they mean"
+)
 
 
 def check(
@@ -50,7 +53,7 @@ def check(
     checked, unchecked = functions.read(connection, tables)
     statements: list[Statement] = [*corpus.by_text(found.statements), *checked]
     seen = Found(unchecked=unchecked)
-    paths = paths_of(connection, statements, tables, wanted)
+    paths = paths_of(connection, [*statements, *found.commands], tables, wanted)
     if statements and facts:
         with copied(connection, [*tables, *paths.readers.joined]) as copies:
             name = f"dry_run {secrets.token_hex(8)}"  # that no migration and no other dry run has
@@ -59,6 +62,7 @@ def check(
             seen.unchecked += unchecked
     real = plans_of(connection, [one.statement for one in seen.loses_index], paths)
     seen.unchecked += found.malformed
+    seen.unchecked += [(one, _NOT_PLANNED) for one in found.commands if paths.concerns(one)]
     report = _report(seen, real, paths.readers, rows=rows, silence=found.silence)
     return replace(report, asked=migration.checked_application is not None)
 

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Run
 
+#: Of a command that passes as well where the tables are not in the types.
+SEES_NOTHING = (
+    "says the same without the tables of the migration, so it proves nothing of them: no code that it checks names them, or its client "
+    "has no types (createClient<Database>)"
+)
+
 
 def told(connection: Connection, run: Run) -> tuple[Told, ...]:
     """For each command of the file: that it fails, or that nobody knows; nothing where it passes."""
@@ -32,7 +38,10 @@ def told(connection: Connection, run: Run) -> tuple[Told, ...]:
                     remedy="Deploy code that fits the schema after contract, then run backfilld check with the migration file",
                 )
             )
-        elif one is None or not is_whole:
+            continue
+        if one is not None and one.get("sees_types") is False:
+            found.append(Told(kind=Kind.UNCHECKED, problem=f"the command {command.name} {SEES_NOTHING}"))
+        if one is None or not is_whole:
             found.append(
                 Told(
                     kind=Kind.UNKNOWN,

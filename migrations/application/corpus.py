@@ -13,6 +13,7 @@ import psycopg
 from psycopg import errors, sql
 
 from backfilld.migrations.application.binding import grammar_error
+from backfilld.migrations.application.texts import bindable, is_command
 from backfilld.migrations.errors import Finding
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.sqlstates import in_words, server_is_gone
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.file.application import Statements
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.postgres.statements import SqlStatement
 
 _SQL = queries(__package__, "application")
 _TEMPLATES = templates(__package__, "statements")
@@ -41,17 +41,12 @@ _CANNOT_READ = "<insufficient privilege>"
 _OURS = re.compile(r'\bbackfilld\b|"~')
 _OUR_SHAPES = re.compile(
     r"\bcount\(\*\) AS rows\b|\bAS residual\b|\btidsend\b|\bctid >= |\btile_of_row\b|\"pg_temp\"\."
-    r'|\ASELECT "[^"]+"\."[^"]+"::text|\AUPDATE "[^"]+"\.("[^"]+") AS \1 SET\b'
+    r'|\ALOCK TABLE (?:ONLY )?"|\ASELECT "[^"]+"\."[^"]+"::text|\AUPDATE "[^"]+"\.("[^"]+") AS \1 SET\b'
 )
+#: What pg_dump sends, which asks the catalog for tables and columns each time.
+_DUMPED = re.compile(r"(COPY \S+ \([^)]*\) TO stdout|LOCK TABLE .* IN ACCESS SHARE MODE);?\Z", re.DOTALL)
 #: The source of statements that were sent.
 COUNTED = "pg_stat_statements"
-_PLANNED = frozenset({"SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "TABLE", "("})
-#: What stands before a statement in one that is not planned itself, by its words with one blank between.
-_HEADS = re.compile(
-    r"(DECLARE \S+ (BINARY |INSENSITIVE |ASENSITIVE |SCROLL |NO )*CURSOR (WITH HOLD |WITHOUT HOLD )?FOR"
-    r"|PREPARE \S+ (\( .*? \) )?AS|CREATE ((GLOBAL|LOCAL|TEMP|TEMPORARY|UNLOGGED) )*TABLE (IF NOT EXISTS )?\S+( \. \S+)? AS"
-    r"|EXPLAIN( \( .*? \))?( ANALYZE)?( VERBOSE)?|(?P<inside>COPY \())(?= (SELECT|WITH|INSERT|UPDATE|DELETE|MERGE|VALUES|TABLE)\b)"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +82,8 @@ class Corpus:
     """All statements that were found, and what could not be looked at."""
 
     statements: list[Statement] = field(default_factory=list)
+    #: Commands about a table's rows that PostgreSQL does not plan.
+    commands: list[Statement] = field(default_factory=list)
     #: Statements of files that PostgreSQL's grammar refuses, each with the error.
     malformed: list[tuple[Statement, str]] = field(default_factory=list)
     silence: list[Finding] = field(default_factory=list)
@@ -213,13 +210,14 @@ def _read_counted(connection: Connection, wanted: Statements, corpus: Corpus) ->
         )
     for row in rows:
         text = str(row["query"])
-        is_ours = _OURS.search(text) or (row["roles"] == [role] and _OUR_SHAPES.search(text))
-        if text == _CANNOT_READ or is_ours or (cut := bindable(text)) is None:
+        is_ours = _DUMPED.match(text) or _OURS.search(text) or (row["roles"] == [role] and _OUR_SHAPES.search(text))
+        cut = bindable(text)
+        if text == _CANNOT_READ or is_ours or (cut is None and not is_command(text)):
             continue
         hours = (counted.now - (row["since"] or counted.since)).total_seconds() / 3600
-        corpus.statements.append(
+        (corpus.statements if cut is not None else corpus.commands).append(
             Statement(
-                text=cut,
+                text=cut or text,
                 source=COUNTED,
                 queryid=row["queryid"],
                 roles=tuple(sorted(row["roles"])),
@@ -252,39 +250,12 @@ def _read_file(connection: Connection, file: QueryFile, corpus: Corpus) -> None:
     for one in found:
         source = f"{file.name}:{file.line(one.start)}"
         cut = bindable(one.text)
-        if (error := grammar_error(connection, cut or one.text, is_planned=cut is not None)) is not None:
-            position = one.start + one.text.index(cut or one.text) + error.position
+        asked = cut if cut is not None and cut in one.text else one.text
+        if (error := grammar_error(connection, asked, is_planned=asked is cut)) is not None:
+            position = one.start + one.text.index(asked) + error.position
             problem = f"{in_words(error.cause)} (line {file.line(position)})"
             corpus.malformed.append((Statement(text=one.text, source=source), problem))
         elif cut is not None:
             corpus.statements.append(Statement(text=cut, source=source))
-
-
-def bindable(text: str) -> str | None:
-    """The part of a statement that is planned: without DECLARE … FOR and the like; None for a statement that has none."""
-    try:
-        statements = split(text)
-    except Unclosed:
-        return None
-    if len(statements) != 1:
-        return None
-    (statement,) = statements
-    first = statement.tokens[0]
-    if (first.word or first.text) in _PLANNED:
-        return statement.text
-    head = _HEADS.match(statement.bare)
-    if head is None:
-        return None
-    after = len(head.group().split())
-    within, inside = statement.tokens[after], head["inside"] is not None
-    return statement.text[within.start : _closing(statement, after) if inside else None]
-
-
-def _closing(statement: SqlStatement, number: int) -> int | None:
-    """Where the parenthesis is closed that is open before this token."""
-    depth = 1
-    for token in statement.tokens[number:]:
-        depth += {"(": 1, ")": -1}.get(token.text, 0) if token.kind == "sign" else 0
-        if depth == 0:
-            return token.start
-    return None
+        elif is_command(one.text):
+            corpus.commands.append(Statement(text=one.text, source=source))

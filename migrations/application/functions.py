@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from psycopg import errors, sql
 
 from backfilld.migrations.application.corpus import Statement
-from backfilld.migrations.postgres.statements import Unclosed, split
 from backfilld.migrations.queries import queries, templates
 
 if TYPE_CHECKING:
@@ -89,17 +88,6 @@ def read(connection: Connection, tables: Sequence[TableName]) -> tuple[list[Func
         )
         if row["language"] == "plpgsql" and (asks is None or (row["is_trigger"] and not one.fired_by)):
             unchecked.append((one, _PLPGSQL))
-        elif any(_mentions(f"{one.arguments} {one.result}", name) for name in names):
-            unchecked.append(
-                (one, "its arguments or its result are rows of the table itself, which a copy does not have")
-            )
         else:
             checked.append(one)
     return checked, unchecked
-
-
-def _mentions(text: str, name: str) -> bool:
-    try:
-        return any(token.name == name for one in split(text) for token in one.tokens)
-    except Unclosed:
-        return True

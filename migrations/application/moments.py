@@ -18,6 +18,7 @@ from backfilld.migrations.application.plans import Planned, regression
 from backfilld.migrations.application.real_plans import Budget, measure, plans_of
 from backfilld.migrations.application.report import shortened
 from backfilld.migrations.application.states import States
+from backfilld.migrations.application.texts import is_of_copy
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.file.application import Application, Statements
 from backfilld.migrations.planning.dry_run import tables_named
@@ -109,7 +110,9 @@ def before_switch(connection: Connection, run: Run) -> Checked:
     _, paths, found = _look(connection, run, first=True)
     statements = corpus.by_text(found.statements)
     plans = plans_of(connection, statements, paths)
-    known = {text: plan.identifier for text, plan in plans.items() if plan.identifier is not None}
+    known = {
+        text: plan.identifier for text, plan in plans.items() if plan.identifier is not None and not is_of_copy(text)
+    }
     record.put_identifiers(connection, run.run, known)
     return Checked.of(Moment.BEFORE_SWITCH, _asked(run, _unknown(found)), statements=len(statements))
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from backfilld.migrations.application.binding import Way, aside, bind, find_way
 from backfilld.migrations.application.corpus import leave_no_trace
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.operations import Operation
     from backfilld.migrations.planning.dry_run_copies import Copies
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.postgres.statements import SqlStatement
     from backfilld.migrations.record.states import Phase
 
 _SQL = queries(__package__, "application")
@@ -64,6 +65,7 @@ _BESIDE = re.compile(
 )
 #: What asks the catalog and not the application's data.
 _CATALOG = re.compile(r"\bpg_[a-z]|\binformation_schema\b")
+_OF_ROWS = "it takes or gives rows of a table that gets another name, or goes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,8 @@ class _Watched:
     text: str
     way: Way = Way()  # noqa: RUF009 - a value
     plan: Plan | None = None
+    #: A function whose arguments and result are those of the copies.
+    made: Function | None = None
     scans: set[TableName] = field(default_factory=set)
 
 
@@ -227,15 +231,13 @@ class States:
         except Unclosed:
             self._found.unchecked.append((statement, "it cannot be read as SQL"))
             return
-        text = ";\n".join(self._copies.about_copies(one, unqualified=tables, also=self._parts) for one in parsed)
-        if not is_function and text == ";\n".join(one.text for one in parsed):
-            self._found.elsewhere += _CATALOG.search(text) is None
+        about = ";\n".join(self._copies.about_copies(one, unqualified=tables, also=self._parts) for one in parsed)
+        if not is_function and about == ";\n".join(one.text for one in parsed):
+            self._found.elsewhere += _CATALOG.search(about) is None
             return
         error: psycopg.Error | None = None
         # A name without a schema may be something else than the table: an alias, a column. The second way leaves it as it is.
-        for one in dict.fromkeys(
-            (text, ";\n".join(self._copies.about_copies(one, also=self._parts) for one in parsed))
-        ):
+        for one in dict.fromkeys((self._on_copies(parsed, tables), self._on_copies(parsed, {}))):
             try:
                 if isinstance(statement, Function):
                     if statement.checked_by is not None and not self._paths.may_plan(statement):
@@ -243,8 +245,9 @@ class States:
                             (statement, "a function or a view in it is of a role with fewer rights")
                         )
                         return
-                    self._create(statement, one)
-                    watched = _Watched(statement, one)
+                    made = self._of_copies(statement, tables)
+                    self._create(made, one)
+                    watched = _Watched(statement, one, made=made)
                 else:
                     way, bound = find_way(self._connection, one, plans=self._paths.may_plan(statement))
                     watched = _Watched(statement, one, way, bound.plan)
@@ -258,6 +261,22 @@ class States:
                 return
         assert error is not None  # noqa: S101 - one of the two was tried
         self._found.unchecked.append((statement, f"it does not bind today: {in_words(error)}"))
+
+    def _on_copies(self, parsed: Sequence[SqlStatement], tables: Mapping[str, tuple[str, str]]) -> str:
+        """The text with the copies' names. A name that WITH gives is left: PostgreSQL tells where it is the table's, and finds the copy."""
+        return ";\n".join(
+            self._copies.about_copies(
+                one,
+                unqualified={name: table for name, table in tables.items() if name not in one.own_names},
+                also=self._parts,
+            )
+            for one in parsed
+        )
+
+    def _of_copies(self, function: Function, tables: Mapping[str, tuple[str, str]]) -> Function:
+        """The function with rows of the copies where it takes or gives rows of the tables."""
+        arguments, result = (self._on_copies(split(text), tables) for text in (function.arguments, function.result))
+        return replace(function, arguments=arguments, result=result)
 
     def _create(self, function: Function, body: str) -> None:
         with aside(self._connection):
@@ -307,17 +326,22 @@ class States:
 
     def _still_binds(self, one: _Watched, phase: Phase) -> bool:
         try:
-            if isinstance(one.statement, Function):
-                self._create(one.statement, one.text)
+            if one.made is not None:
+                self._create(one.made, one.text)
                 return True
             now = bind(self._connection, one.text, one.way, plans=one.plan is not None).plan
         except psycopg.Error as exc:
             if server_is_gone(exc):
                 raise
-            message = _as_the_application_sees_it(in_words(exc))
-            self._found.breaks.append(
-                Break(statement=one.statement, phase=phase, sqlstate=exc.sqlstate or "", message=message)
-            )
+            if one.made is not None and isinstance(exc, errors.UndefinedObject) and one.made != one.statement:
+                # The function keeps its type when the table gets another name, or goes with it; the copy of it knows the old name.
+                self._found.checked.remove(one.statement)
+                self._found.unchecked.append((one.statement, _OF_ROWS))
+                return False
+            self._breaks(one, phase, exc.sqlstate or "", _as_the_application_sees_it(in_words(exc)))
+            return False
+        if (gone := self._found_outside(one, now)) is not None:
+            self._breaks(one, phase, errors.UndefinedTable.sqlstate or "", f'relation "{gone}" does not exist')
             return False
         for schema, name in sorted(newly_scanned(one.plan, now) if one.plan is not None and now is not None else ()):
             table = self._by_copy.get(name) if schema.startswith("pg_temp") else None
@@ -325,6 +349,17 @@ class States:
                 one.scans.add(table)
                 self._found.loses_index.append(LosesIndex(statement=one.statement, phase=phase, table=table))
         return True
+
+    def _found_outside(self, one: _Watched, now: Plan | None) -> str | None:
+        """A table that is read itself, as its copy does not have the name any more that the text has without a schema."""
+        if one.plan is None or now is None:
+            return None
+        come = sorted((now.scanned | now.by_index) - one.plan.scanned - one.plan.by_index)
+        real = {(table.schema, table.name) for table in self._copies.oids}
+        return next((name for schema, name in come if (schema, name) in real), None)
+
+    def _breaks(self, one: _Watched, phase: Phase, sqlstate: str, message: str) -> None:
+        self._found.breaks.append(Break(statement=one.statement, phase=phase, sqlstate=sqlstate, message=message))
 
 
 def _as_the_application_sees_it(message: str) -> str:

@@ -35,6 +35,10 @@ _PIPE_BYTES = 64 * 1024
 _METHODS = 16
 
 
+class ProgramFailed(BackupFailed):
+    """A program has run, and ended with something else than 0."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Programs:
     """A folder with pg_dump, pg_restore and, for scratch servers, initdb and postgres."""
@@ -251,4 +255,4 @@ def _require(command: Sequence[str], code: int, errors: IO[bytes]) -> None:
     if code:
         how = f"ended with {code}" if code > 0 else f"was ended by signal {-code} ({signal.Signals(-code).name})"
         msg = f"{Path(command[0]).name} {how}: {_said(errors) or 'it said nothing'}"
-        raise BackupFailed(msg)
+        raise ProgramFailed(msg)

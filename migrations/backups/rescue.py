@@ -11,6 +11,7 @@ Rows that others have written since stay as they are, but for those that are wro
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from backfilld.migrations.postgres.sessions import named
 from backfilld.migrations.queries import queries, templates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from backfilld.migrations.backups.place import Place, Watch
     from backfilld.migrations.postgres.connect import Connection
@@ -117,10 +118,31 @@ def _rescue(place: Place, url: str, tables: Sequence[TableName], schema: str, wa
         open_session_at(url, application_name=named("restore"), settings=contents.SESSION) as saved,
         connected(place.url) as connection,
     ):
+        found = _parents_first(connection, tables)
+        names = Counter(one.name for one in found)
+        into = {
+            one: TableName(schema, one.name if names[one.name] == 1 else f"{one.schema}_{one.name}") for one in found
+        }
+        _require_free(
+            connection, [*into.values(), *(_missing_keys(schema, number) for number in range(1, len(found) + 1))]
+        )
         return [
-            _rescue_one(connection, saved, table, TableName(schema, table.name), number=number, watch=watch)
-            for number, table in enumerate(_parents_first(connection, tables), 1)
+            _rescue_one(connection, saved, table, into[table], number=number, watch=watch)
+            for number, table in enumerate(found, 1)
         ]
+
+
+def _missing_keys(schema: str, number: int) -> TableName:
+    return TableName(schema, f"backfilld_missing_{number}")
+
+
+def _require_free(connection: Connection, tables: Iterable[TableName]) -> None:
+    """Raises BackupFailed where an earlier restore has left its rows: they are not mixed with others."""
+    for one in tables:
+        row = connection.execute("SELECT to_regclass(%s) AS there", [one.identifier.as_string()]).fetchone() or {}
+        if row["there"] is not None:
+            msg = f"{one} is there already, from an earlier restore say: give another schema, or drop it"
+            raise BackupFailed(msg)
 
 
 def _parents_first(connection: Connection, tables: Sequence[TableName]) -> list[TableName]:
@@ -150,7 +172,7 @@ def _rescue_one(  # noqa: PLR0913 - each is named where it is called
     found = Rescued(
         table=table,
         saved=saved,
-        missing_keys=TableName(saved.schema, f"backfilld_missing_{number}"),
+        missing_keys=_missing_keys(saved.schema, number),
         keys=keys,
         columns=columns,
         left_out=tuple(name for name in were if name not in columns),
@@ -230,7 +252,10 @@ def migration(name: str, rescued: Sequence[Rescued]) -> dict[str, Any] | None:
     for one in rescued:
         parts = one.parts()
         if one.missing:
-            operations.append({"sql": {"table": str(one.table), "steps": _inserts(one, parts)}})
+            # A step has as many rows as a batch, whatever the linter thinks of it.
+            operations.append(
+                {"sql": {"table": str(one.table), "allow": ["data-change"], "steps": _inserts(one, parts)}}
+            )
     for one in rescued:
         parts = one.parts()
         wanted = [column for column in one.columns if column not in one.keys]

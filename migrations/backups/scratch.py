@@ -42,6 +42,11 @@ kill -s QUIT "$server" 2>/dev/null
 wait "$server"
 rm -rf -- "$folder"
 """
+#: $1 is the folder to remove, once its input ends; a program of ours that outlives us may still write there.
+_JANITOR = """
+read -r _
+until rm -rf -- "$1"; do sleep 1; done
+"""
 _SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",
@@ -150,19 +155,27 @@ def run(command: list[str], folder: Path, user: dict[str, Any], *, watch: Watch 
 
 @contextmanager
 def folder_for(needs_bytes: int) -> Iterator[tuple[Path, dict[str, Any]]]:  # Any: as Popen has it
-    """A folder that the scratch server's user has for itself, and that user. Root may not run a server: nobody does."""
+    """A folder that the scratch server's user has for itself, and that user. Root may not run a server: nobody does.
+
+    It is gone at the end, also when we are killed: it may hold a whole server's rows.
+    """
     if problem := _no_room(needs_bytes):
         raise NotHere(problem)
     folder = Path(tempfile.mkdtemp(prefix="backfilld-scratch-", dir=_parent()))
     user: dict[str, Any] = {}
-    try:
+    with subprocess.Popen(  # noqa: S603 - our own script
+        ["/bin/sh", "-c", _JANITOR, "backfilld-scratch", str(folder)],
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ):  # which closes its input, and waits for it
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
             user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         yield folder, user
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def no_server(programs: Programs) -> str:

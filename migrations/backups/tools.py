@@ -22,6 +22,14 @@ _SHORTEST_SECRET = 4
 HIDDEN = "…"
 
 
+class ToolFailed(BackupFailed):
+    """A tool has run, and ended with something else than 0; it may have printed an answer all the same."""
+
+    def __init__(self, message: str, printed: str) -> None:
+        super().__init__(message)
+        self.printed = printed
+
+
 def run(
     command: Sequence[str],
     environment: Mapping[str, str],
@@ -31,6 +39,8 @@ def run(
     secrets: Collection[str] = (),
 ) -> str:
     """Run it and return what it printed. Raises BackupFailed, and what the watch raises; all of its processes are gone by then.
+
+    Raises ToolFailed where it has run, and failed.
 
     It is begun when the load allows. Whatever it does then, it is not held in the middle: nobody can hold a tool of others.
     """
@@ -49,7 +59,10 @@ def run(
     except BackupFailed as exc:
         said = printed.decode(errors="replace").strip()[-programs.LAST_WORDS :]
         more = f"; it printed: {said}" if said else ""
-        raise BackupFailed(hidden(f"{exc}{more}", secrets)) from None
+        told = hidden(f"{exc}{more}", secrets)
+        if isinstance(exc, programs.ProgramFailed):
+            raise ToolFailed(told, hidden(printed.decode(errors="replace"), secrets)) from None
+        raise BackupFailed(told) from None
     return printed.decode(errors="replace")
 
 

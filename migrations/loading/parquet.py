@@ -137,11 +137,6 @@ class ParquetReader(Reader):
         """Its line is its row."""
         del start
 
-    def close(self) -> None:
-        with self._told():
-            self._file.close()
-            self._source.raw.close()
-
     def _kind(self, type_: Any) -> str | None:  # Any: of pyarrow
         """What is done with values of a type; None: they have no text that PostgreSQL reads."""
         types, found = self._pa.types, None

@@ -17,6 +17,21 @@ class Missing(Unreadable):
         self.remedy = f'Run: pip install "backfilld[{extra}]"'
 
 
+class Unknown(Unreadable):
+    """A source is not among those that this process knows."""
+
+    def __init__(self, name: str, known: str) -> None:
+        super().__init__(f"this process knows no source {name}; it knows: {known}")
+        self.remedy = (
+            "Name it in the settings (BACKFILLD_SOURCES); or, where only workers know it, say in the file which fields it has: "
+            "fields: [sku, price]"
+        )
+
+
+class Changed(Unreadable):
+    """A source is another one than before."""
+
+
 class Reader(ABC):
     """A source that is read. Every method raises Unreadable."""
 
@@ -52,7 +67,3 @@ class Reader(ABC):
     def place_of(self, start: int) -> int | None:
         """Where in the source a record begins, by where in what was read last; None where that says nothing."""
         return self.offset + start
-
-    @abstractmethod
-    def close(self) -> None:
-        """The source is not needed any more."""

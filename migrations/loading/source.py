@@ -6,20 +6,24 @@ import csv
 import hashlib
 import io
 import json
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.errors import Finding, Refused
+from backfilld.migrations.loading import databases
+from backfilld.migrations.loading.buckets import open_object
 from backfilld.migrations.loading.objects import Object, open_file
 from backfilld.migrations.loading.packed import told, unpacked
 from backfilld.migrations.loading.parquet import ParquetReader, looks_like
-from backfilld.migrations.loading.reader import Missing, Reader, Unreadable
+from backfilld.migrations.loading.reader import Missing, Reader, Unknown, Unreadable
 from backfilld.migrations.loading.records import Format
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from backfilld.migrations.file.operations import Source
+    from backfilld.migrations.source_settings import SourceSettings
 
 #: As much is read to learn what a file is like.
 HEAD_BYTES = 256 * 1024
@@ -51,36 +55,79 @@ class Head:
 
 def format_of(source: Source) -> Format:
     """How the records of a source lie in what is read of it."""
-    return Format(
-        delimiter={"csv": source.delimiter, "parquet": ","}.get(source.format), skips_blank=source.format != "parquet"
+    if source.format == "parquet" or source.query is not None:  # CSV that is made here, or by a server
+        return Format(delimiter=",", skips_blank=False)
+    return Format(delimiter=source.delimiter if source.format == "csv" else None)
+
+
+def open_source(source: Source, places: Sequence[SourceSettings] = (), *, version: str = "") -> Object:
+    """The bytes of a source: of a file on this machine, or of an object in one of the `places`. Raises Unreadable."""
+    if source.s3 is None:
+        return open_file(source.name)
+    return open_object(
+        _known_place(source, places), source.s3.partition("/")[2], ahead=source.format != "parquet", version=version
     )
 
 
-def open_reader(source: Source, found: Object | None = None) -> Reader:
+def _known_place(source: Source, places: Sequence[SourceSettings]) -> SourceSettings:
+    """Raises Unknown."""
+    place = place_of(source, places)
+    if place is None:
+        raise Unknown(source.place or "", ", ".join(one.name for one in places) or "none")
+    return place
+
+
+def place_of(source: Source, places: Sequence[SourceSettings]) -> SourceSettings | None:
+    """Which of the places a source names."""
+    return next((one for one in places if one.name == source.place), None)
+
+
+def open_reader(source: Source, found: Object) -> Reader:
     """A reader at the beginning of a source. Raises Unreadable."""
-    found = found or open_file(source.name)
-    try:
-        return ParquetReader(found) if source.format == "parquet" else TextReader(found)
-    except BaseException:
-        found.raw.close()
-        raise
+    return ParquetReader(found) if source.format == "parquet" else TextReader(found)
 
 
-def read_head(source: Source, found: Object | None = None) -> Head:
+def read_head(source: Source, places: Sequence[SourceSettings] = ()) -> Head:
     """Raises Refused for a source that cannot be read, or that has no header where it should have one."""
     try:
-        reader = open_reader(source, found)
-        try:
-            return _head_of(source, reader)
-        finally:
-            reader.close()
+        with opened(source, places) as (head, _):
+            return head
     except Unreadable as exc:
         raise unreadable(source, exc) from exc
+
+
+@contextmanager
+def opened(
+    source: Source, places: Sequence[SourceSettings] = (), *, version: str = ""
+) -> Iterator[tuple[Head, Reader]]:
+    """What the beginning of a source tells, and a reader at the beginning.
+
+    Raises Unreadable, and Refused where it has no header that it should have, or another than the migration says.
+    """
+    if source.database is not None:
+        with databases.one_moment(_known_place(source, places)) as connection:
+            with databases.told():
+                fields, lines, width = databases.look(connection, source.query or "")
+            _check_names(source, fields)
+            _check_declared(source, fields)
+            head = Head(fields=fields, begin=0, bytes_total=lines * width, lines=lines)
+            with closing(
+                databases.DatabaseReader(connection, source.query or "", bytes_expected=head.bytes_total)
+            ) as rows:
+                yield head, rows
+        return
+    found = open_source(source, places, version=version)
+    with closing(found.raw):
+        head = _head_of(source, open_reader(source, found))
+        with told():
+            found.raw.seek(0)
+        yield head, open_reader(source, found)
 
 
 def _head_of(source: Source, reader: Reader) -> Head:
     if isinstance(reader, ParquetReader):
         _check_names(source, reader.fields)
+        _check_declared(source, reader.fields)
         return Head(
             fields=reader.fields,
             begin=0,
@@ -100,6 +147,7 @@ def _head_of(source: Source, reader: Reader) -> Head:
         raise _refused(source, "the file is empty, or its first record does not end", "Name a file with records in it")
     fields, header = _fields(source, records[0].content), 0
     if source.format == "csv" and source.header:
+        _check_declared(source, fields)
         header = len(records[0].content)
     count = len(records) - bool(header)
     share = (total / at) if at else 1.0
@@ -112,6 +160,8 @@ def _fields(source: Source, first: bytes) -> tuple[str, ...]:
     try:
         text = first.decode()
         if source.format == "ndjson":
+            if source.fields is not None:
+                return source.fields
             found = json.loads(text)
             names = tuple(found) if isinstance(found, dict) else ()
         elif source.header:
@@ -126,6 +176,16 @@ def _fields(source: Source, first: bytes) -> tuple[str, ...]:
     return names
 
 
+def _check_declared(source: Source, fields: tuple[str, ...]) -> None:
+    """Raises Refused where the migration says which fields a source has, and it has others."""
+    if source.fields is not None and source.fields != fields:
+        raise _refused(
+            source,
+            f"its fields are {', '.join(fields)}, and `fields` says {', '.join(source.fields)}",
+            "Write `fields` as the source has them, in that order",
+        )
+
+
 def _check_names(source: Source, names: tuple[str, ...]) -> None:
     """Raises Refused where a name is missing or stands for two fields."""
     if names and all(names) and len({*names}) == len(names):
@@ -136,7 +196,12 @@ def _check_names(source: Source, names: tuple[str, ...]) -> None:
         "parquet": "it does not name each field once, or has none that can be loaded",
     }[source.format]
     remedy = "Give every field a name of its own"
-    if source.format == "csv":
+    if source.query is not None:
+        problem, remedy = (
+            "two columns of the query have one name, or one has none",
+            "Give each a name of its own, with AS",
+        )
+    elif source.format == "csv":
         remedy += "; a file without a header has `header: false` and `fields: [...]`"
     raise _refused(source, problem, remedy)
 
@@ -147,8 +212,12 @@ def _refused(source: Source, problem: str, remedy: str) -> Refused:
 
 def unreadable(source: Source, exc: Unreadable) -> Refused:
     """The file is not there, or not what it says it is."""
-    if isinstance(exc, Missing):
+    if isinstance(exc, Missing | Unknown):
         return _refused(source, str(exc), exc.remedy)
+    if source.is_read_by_a_worker:
+        return _refused(
+            source, f"it cannot be read: {exc}", "Put it there, or set the source up; then enqueue the migration again"
+        )
     return _refused(
         source,
         f"the file cannot be read: {exc}",
@@ -172,9 +241,12 @@ class TextReader(Reader):
 
     @property
     def digest(self) -> str:
-        return self._digest.copy().hexdigest()
+        return self._object.version or self._digest.copy().hexdigest()
 
     def pass_over(self, offset: int) -> str:
+        if self._object.version and self._content is self._object.raw:
+            with told():
+                self.offset = self._object.raw.seek(offset)
         while self.offset < offset:
             part = self.read(min(offset - self.offset, BLOCK_BYTES))
             if not part:
@@ -193,8 +265,6 @@ class TextReader(Reader):
         return b"".join(parts)
 
     def take(self, content: bytes) -> None:
-        self._digest.update(content)
+        if not self._object.version:
+            self._digest.update(content)
         self.offset += len(content)
-
-    def close(self) -> None:
-        self._object.raw.close()

@@ -8,7 +8,6 @@ comes next goes on from there. Lines keep their numbers whatever is rolled back,
 from __future__ import annotations
 
 import re
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,9 @@ from psycopg import sql
 from backfilld.migrations.errors import Finding
 from backfilld.migrations.errors import Refused as RefusedByUs
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.loading.reader import Unreadable
+from backfilld.migrations.loading.reader import Changed, Unreadable
 from backfilld.migrations.loading.records import BAD_RECORD, Record, Refused
-from backfilld.migrations.loading.source import BLOCK_BYTES, Head, format_of, open_reader, read_head, unreadable
+from backfilld.migrations.loading.source import BLOCK_BYTES, Head, format_of, opened, unreadable
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.queries import queries, templates
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.operations import Source
     from backfilld.migrations.loading.reader import Reader
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.source_settings import SourceSettings
 
 _SQL = queries(__package__, "loads")
 _TEMPLATES = templates(__package__, "stage")
@@ -55,6 +55,8 @@ class Staging:
     read_offset: int
     digest: str
     lines: int
+    #: Why a worker cannot read it now.
+    problem: str
     is_done: bool
 
     @property
@@ -63,7 +65,18 @@ class Staging:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Staging:  # Any: what psycopg reads
-        names = ("run", "operation", "stage", "source", "bytes_total", "bytes_read", "read_offset", "digest", "lines")
+        names = (
+            "run",
+            "operation",
+            "stage",
+            "source",
+            "bytes_total",
+            "bytes_read",
+            "read_offset",
+            "digest",
+            "lines",
+            "problem",
+        )
         return cls(
             **{name: row[name] for name in names}, fields=tuple(row["fields"]), is_done=row["staged_at"] is not None
         )
@@ -195,30 +208,49 @@ def drop(table: TableName) -> sql.Composed:
     return _TEMPLATES["drop"].format(stage=table.identifier)
 
 
-def stream(
+def stream(  # noqa: PLR0913 - each is named where it is called
     connection: Connection,
     staging: Staging,
     source: Source,
     *,
     most_refused: int,
+    places: Sequence[SourceSettings] = (),
+    check: Callable[[Head], None] = lambda _: None,
     tell: Callable[[Staging], None] = lambda _: None,
 ) -> Staging:
-    """Send a local file into its stage, from where it was left on; `tell` is called after each chunk.
+    """Send a source into its stage, from where that was left off: a file on this machine, or an object in one of the `places`.
 
-    Raises Refused where the file cannot be read, is another than the one that was begun with, or has more than `most_refused` lines
-    that COPY cannot read; what was staged before stays.
+    `check` is called with its head, `tell` after each chunk. Raises Refused where the source cannot be read, is another than the one that
+    was begun with, or has more than `most_refused` lines that COPY cannot read; what was staged before stays.
     """
     while not staging.is_done:
-        head = read_head(source)
-        _require_same(source, staging, head)
+        version = staging.digest if source.s3 is not None and staging.read_offset else ""
         try:
-            with closing(open_reader(source)) as reader:
+            with opened(source, places, version=version) as (head, reader):
+                check(head)
+                _require_same(source, staging, head)
                 return _Stream(connection, staging, source, head, reader, most_refused=most_refused, tell=tell).run()
+        except Changed as exc:
+            raise changed(source) from exc
         except Unreadable as exc:
             raise unreadable(source, exc) from exc
         except _Overtaken:
+            if source.database is not None:
+                raise unreadable(source, Unreadable("another worker has begun to read it anew")) from None
             staging = read(connection, staging.run, staging.operation) or staging
     return staging
+
+
+def begin_anew(connection: Connection, staging: Staging) -> Staging:
+    """Forget what is staged of a source that cannot be read on from there."""
+    with connection.transaction():
+        connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
+        parameters = {"run": staging.run, "operation": staging.operation}
+        connection.execute(_SQL["lock_load"], parameters)
+        connection.execute(_TEMPLATES["empty"].format(stage=staging.table.identifier))
+        connection.execute(_SQL["forget_lines"], parameters)
+        connection.execute(_SQL["begin_anew"], parameters)
+    return read(connection, staging.run, staging.operation) or staging
 
 
 def fill(connection: Connection, staging: Staging, source: Source) -> None:
@@ -248,16 +280,6 @@ def fill(connection: Connection, staging: Staging, source: Source) -> None:
     )
 
 
-def head_of_query(connection: Connection, query: str) -> Head:
-    """The fields of a query, and about how many lines it gives. Raises psycopg.Error."""
-    with connection.transaction(force_rollback=True), connection.cursor() as cursor:
-        cursor.execute(_TEMPLATES["look"].format(query=sql.SQL(f"\n{query}\n")))
-        fields = tuple(one.name for one in cursor.description or ())
-        cursor.execute(_TEMPLATES["explain"].format(query=sql.SQL(f"\n{query}\n")))
-        (plan,) = (cursor.fetchone() or {}).values()
-    return Head(fields=fields, begin=0, bytes_total=0, lines=int(plan[0]["Plan"]["Plan Rows"]))
-
-
 def changed(source: Source) -> RefusedByUs:
     """The file is another one than before."""
     return RefusedByUs(
@@ -271,11 +293,27 @@ def changed(source: Source) -> RefusedByUs:
     )
 
 
+def has_changed(refused: RefusedByUs) -> bool:
+    """Whether a source was refused for being another one."""
+    return isinstance(refused.__cause__, Changed)
+
+
 def _require_same(source: Source, staging: Staging, head: Head) -> None:
-    if staging.bytes_total is not None and staging.bytes_total != head.bytes_total:
+    if source.database is None and staging.bytes_total is not None and staging.bytes_total != head.bytes_total:
         raise changed(source)
     if staging.fields != head.fields:
-        raise changed(source)
+        if staging.bytes_total is not None:
+            raise changed(source)
+        raise RefusedByUs(
+            [
+                Finding(
+                    "source",
+                    f"the fields of {source.name} are {', '.join(head.fields)}; when the migration was enqueued they were "
+                    f"{', '.join(staging.fields)}",
+                    "Cancel the run and enqueue the migration again",
+                )
+            ]
+        )
 
 
 class _Overtaken(Exception):
@@ -327,7 +365,7 @@ class _Stream:
         with self._connection.transaction():
             self._connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
             now = self._lock()
-            if now.read_offset != self._staging.read_offset or now.is_done:
+            if (now.read_offset, now.digest) != (self._staging.read_offset, self._staging.digest) or now.is_done:
                 raise _Overtaken
             line = now.lines + 1 + self._head.header_lines
             lines = None if careful else self._try_copy(chunk, line)
@@ -356,8 +394,8 @@ class _Stream:
             {
                 "run": self._staging.run,
                 "operation": self._staging.operation,
-                "bytes_total": self._head.bytes_total,
-                "bytes_read": self._head.bytes_total if at_end else self._reader.position,
+                "bytes_total": self._reader.bytes_total,
+                "bytes_read": self._reader.bytes_total if at_end else self._reader.position,
                 "read_offset": self._reader.offset,
                 "digest": self._reader.digest,
                 "lines": lines,
@@ -476,5 +514,5 @@ def _copy_statement(source: Source, staging: Staging) -> sql.Composed:
         stage=staging.table.identifier,
         columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
         delimiter=sql.Literal(format_of(source).delimiter or ""),
-        null=sql.Literal(source.null if source.format == "csv" else ""),
+        null=sql.Literal(source.null if source.format == "csv" and source.query is None else ""),
     )

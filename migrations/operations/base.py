@@ -206,7 +206,7 @@ class Reliance:
 
     @property
     def part(self) -> dict[str, object]:
-        """As `runs.remember_structure` takes it."""
+        """As `structure.remember` takes it."""
         relation = self.table.identifier.as_string()
         return {"name": str(self.table), "relation": relation, "columns": list(self.columns), "trigger": self.trigger}
 

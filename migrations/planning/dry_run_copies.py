@@ -92,7 +92,8 @@ class Copies:
         places = {start: (end, names[name]) for start, end, name in statement.qualified if name in names}
         before = ""
         for token, after in zip(statement.tokens, (*statement.tokens[1:], None), strict=True):
-            is_call = after is not None and after.text == "("
+            # `INSERT INTO jobs (id)` calls nothing.
+            is_call = after is not None and after.text == "(" and before.upper() != "INTO"
             name = (unqualified or {}).get(token.name or "")
             if name in names and before != "." and not is_call and token.start not in places:
                 places[token.start] = (token.start + len(token.text), names[name])

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.planning.checks.live_runs import LiveOperation
     from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.postgres.connect import Connection
+    from backfilld.migrations.source_settings import SourceSettings
 
 __all__ = ["OLDEST_SERVER", "Examination", "examine"]
 
@@ -57,9 +58,15 @@ __all__ = ["OLDEST_SERVER", "Examination", "examine"]
 OLDEST_SERVER = 140_000
 
 
-def examine(connection: Connection, migration: Migration, *, refuses_foreign_code: bool = False) -> Examination:
+def examine(
+    connection: Connection,
+    migration: Migration,
+    *,
+    refuses_foreign_code: bool = False,
+    sources: Sequence[SourceSettings] = (),
+) -> Examination:
     """Ask the database whether a migration can run safely. Raises only for the loss of the connection."""
-    found = Examination(backend=catalog.backend(connection))
+    found = Examination(backend=catalog.backend(connection), sources=sources)
     _check_server(connection, found, migration)
     found.publish_record = tuple(schema.publishing(connection))
     if found.publish_record:

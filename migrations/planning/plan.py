@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.operations import Operation, Statement, Step
+    from backfilld.migrations.planning.checks.numbers import NumbersLeft
     from backfilld.migrations.planning.dry_run_findings import DryRun
     from backfilld.migrations.planning.estimate import CostEstimate
     from backfilld.migrations.planning.examination import Examination
@@ -163,6 +164,8 @@ class Plan:
     after: tuple[str, ...] = ()
     #: What becomes of the application's statements; None where the migration is refused.
     application: Report | None = None
+    #: What is left of the numbers of columns that change and that a sequence fills.
+    numbers: tuple[NumbersLeft, ...] = ()
     #: Of each operation that replaces policies, who gains or loses which rows.
     policies: tuple[Preview, ...] = ()
     #: What it waits for before it begins; None where it needs no backup.
@@ -236,6 +239,7 @@ def make(
         after=migration.after,
         application=application,
         policies=policies,
+        numbers=tuple(examination.numbers),
     )
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.planning.dry_run_copies import Copies
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Run
+    from backfilld.migrations.source_settings import SourceSettings
 
 _SQL = queries(__package__, "planned_schema")
 
@@ -189,11 +190,16 @@ def today(connection: Connection, schemas: Sequence[str]) -> PlannedSchema:
 
 
 def planned(
-    connection: Connection, migration: Migration, schemas: Sequence[str], *, refuses_foreign_code: bool = False
+    connection: Connection,
+    migration: Migration,
+    schemas: Sequence[str],
+    *,
+    refuses_foreign_code: bool = False,
+    sources: Sequence[SourceSettings] = (),
 ) -> dict[At, PlannedSchema]:
     """What there is now, and after each phase. Raises Refused where the migration cannot run here."""
     now = today(connection, schemas)
-    found = examine(connection, migration, refuses_foreign_code=refuses_foreign_code)
+    found = examine(connection, migration, refuses_foreign_code=refuses_foreign_code, sources=sources)
     found.require()
     return _after_each(connection, now, found, migration, found.facts, tuple(Phase))
 

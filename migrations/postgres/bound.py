@@ -75,7 +75,15 @@ def copied(
             if belonging["kind"] not in _OF_THE_VIEW
             and not belonging["statement"].startswith(("COMMENT ON TABLE", "COMMENT ON COLUMN"))
         ]
-        result.append(CopiedView(view=view, statements=tuple(statements), **row))
+        extended = connection.execute(_SQL["statistics"], {"oid": one.oid}).fetchall()
+        result.append(
+            CopiedView(
+                view=view,
+                statements=tuple(statements),
+                statistics=tuple((own["schema"], own["name"]) for own in extended),
+                **row,
+            )
+        )
     return tuple(result)
 
 

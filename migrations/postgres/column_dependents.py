@@ -176,6 +176,8 @@ class CopiedView:
     tablespace: str
     #: Indexes, storage settings and comments, in which `bound.TABLE` and `bound.SCHEMA` stand for the view's.
     statements: tuple[str, ...]
+    #: Extended statistics, by schema and name: they have a schema of their own, which must be their view's until it is moved.
+    statistics: tuple[tuple[str, str], ...] = ()
 
     @property
     def kind(self) -> str:
@@ -184,7 +186,12 @@ class CopiedView:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         return cls(
-            **{**value, "view": DependentView.from_json(value["view"]), "statements": tuple(value["statements"])}
+            **{
+                **value,
+                "view": DependentView.from_json(value["view"]),
+                "statements": tuple(value["statements"]),
+                "statistics": tuple((schema, name) for schema, name in value["statistics"]),
+            }
         )
 
 

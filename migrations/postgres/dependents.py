@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _SQL = queries(__package__, "dependents")
 _OF_COLUMN = queries(__package__, "column_dependents")
 
+#: Younger statistics say nothing of a day: a load at noon is no rate.
+STATISTICS_SECONDS = 3600.0
+
 #: What cannot be taken along to another column, by the kind that `of_column` gives: what to say, and what to do instead.
 IN_THE_WAY = {
     "generated": ("the generated column {} reads it", "Drop that column first, and recreate it afterwards"),
@@ -151,6 +154,12 @@ def appeared_since(table: TableName, name: str, seen: Sequence[tuple[str, str, s
     ).format(now=now, known=sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(known)))
 
 
+def own_of_partitions(connection: Connection, table: TableName, name: str) -> list[str]:
+    """What partitions have on a column that the table has not, in words."""
+    rows = connection.execute(_OF_COLUMN["own_of_partitions"], {"table": table.identifier.as_string(), "column": name})
+    return [row["what"] for row in rows]
+
+
 def mentions(connection: Connection, table: TableName, name: str) -> list[str]:
     """Functions whose body is a text that holds the names of the table and of the column."""
     named = {"column": name, "name": table.name}
@@ -159,7 +168,8 @@ def mentions(connection: Connection, table: TableName, name: str) -> list[str]:
 
 def ids_used(connection: Connection, table: TableName, name: str) -> Row | None:
     """How far the sequence of a column has come, as the query's columns say; None where it has none."""
-    return connection.execute(_OF_COLUMN["ids_used"], named_in_query(table, name)).fetchone()
+    parameters = {**named_in_query(table, name), "least_seconds": STATISTICS_SECONDS}
+    return connection.execute(_OF_COLUMN["ids_used"], parameters).fetchone()
 
 
 def narrow_namesakes(connection: Connection, table: TableName, names: Sequence[str], *, bytes_: int) -> list[str]:

@@ -85,6 +85,24 @@ class SqlStatement:
                 found.append((token.start, end, (schema.name, name.name)))
         return tuple(found)
 
+    @property
+    def own_names(self) -> frozenset[str]:
+        """Names that it gives by itself, `WITH jobs AS (…)` or `WINDOW jobs AS (…)`: behind that they are no table's."""
+        found = set()
+        for number, token in enumerate(self.tokens):
+            after = number + 1
+            while after < len(self.tokens) and self.tokens[after].word in {"NOT", "MATERIALIZED"}:
+                after += 1
+            if token.word != "AS" or after >= len(self.tokens) or self.tokens[after].text != "(":
+                continue
+            before, depth = number - 1, 0
+            while before > 0 and (depth or self.tokens[before].text == ")"):
+                depth += {")": 1, "(": -1}.get(self.tokens[before].text, 0)
+                before -= 1
+            if before >= 0 and (name := self.tokens[before].name) is not None:
+                found.add(name)
+        return frozenset(found)
+
     def renamed(self, names: Mapping[tuple[str, str], sql.Identifier]) -> str:
         """The text with other names in place of these."""
         text, at = "", 0

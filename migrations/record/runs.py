@@ -10,14 +10,12 @@ from psycopg.types.json import Jsonb
 
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.queries import queries
-from backfilld.migrations.record import audit, pace
+from backfilld.migrations.record import audit
 from backfilld.migrations.record.model import Awaited, Rollback, Run, run_settings
-from backfilld.migrations.record.pace import Stop, stop_of
 from backfilld.migrations.record.states import Phase, State, StopReason, Wish, allowed, why_stop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from backfilld.migrations.facts import Facts
     from backfilld.migrations.file.migration import Migration
@@ -26,109 +24,11 @@ if TYPE_CHECKING:
 
 _SQL = queries(__package__, "runs")
 
-#: Statement text that the claim sends in one round trip together with others.
-STEP_CONTEXT = _SQL["step_context"]
-
 #: As many runs are shown to people.
 LISTED = 200
 
 #: Who acts when no person does.
 WORKER = "worker"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepContext:
-    """What a step must know before it works."""
-
-    name: str
-    phase: Phase
-    state: State
-    pass_: int
-    settings: RunSettings
-    rollback: Rollback
-    #: About how many rows all walks pass over; None before they were planned.
-    rows_total: int | None
-    width: int
-    hold_reason: str | None
-    #: How long a batch may last at the present pace; None: as long as the run says.
-    batch_seconds: float | None
-    #: Seconds a lane rests for each second of work.
-    rest: float
-    #: Sessions of others that are active.
-    others: int
-    #: Seconds since the governor's reading; None when there never was one.
-    age_seconds: float | None
-    #: Lanes of the walk that are not at their end: those at work, and those that wait for their turn.
-    lanes_awake: int
-    lanes_asleep: int
-    #: The greatest number of a lane at work: the first to step back when fewer are wanted.
-    last_lane: int | None
-    #: What the lane with the largest rest has before it, in rows.
-    most_left: int | None
-    stop: pace.Stop | None
-    #: Migrations that must be verified before the run begins, and are not.
-    awaited: tuple[Awaited, ...] = ()
-    #: Where the WAL was, in bytes; None in recovery.
-    wal_position: int | None
-    #: By the database's clock.
-    now: datetime
-    #: When the run was made. Together with its number it is the run: numbers begin anew in a schema that was dropped and made again.
-    created_at: datetime
-
-    @property
-    def why_stop(self) -> StopReason | None:
-        """Why a step that is under way must stop now; None while it may continue."""
-        return why_stop(self.state, rollback_pending=self.rollback.pending, all_stopped=self.stop is not None)
-
-    @property
-    def target_seconds(self) -> float:
-        """How long a batch should last: the run's own wish, or less when the pace says so."""
-        return min(self.settings.batch_seconds, self.batch_seconds or self.settings.batch_seconds)
-
-    @property
-    def rest_ratio(self) -> float:
-        """Seconds of rest after each second of work: the run's `nice`, or more when the pace says so."""
-        return max(self.settings.nice, self.rest)
-
-    @property
-    def beside_others(self) -> bool:
-        """Whether the pace is one for batches beside other sessions, which are short."""
-        return self.batch_seconds is not None
-
-    @property
-    def wal_bytes_per_second(self) -> float | None:
-        """What one lane may write beside others: its part of what the run may; None: no limit."""
-        limit = self.settings.wal_mb_per_second * 1_000_000
-        if not limit or self.others < pace.MIN_OTHERS:
-            return None
-        return limit / max(1, min(self.width, self.lanes_awake))
-
-    @classmethod
-    def from_row(cls, row: Row) -> StepContext:
-        return cls(
-            name=row["name"],
-            phase=Phase(row["phase"]),
-            state=State(row["state"]),
-            pass_=row["pass"],
-            settings=run_settings(row["settings"]),
-            rollback=Rollback.from_json(row["rollback"]),
-            rows_total=row["rows_total"],
-            width=row["width"],
-            hold_reason=row["hold_reason"],
-            batch_seconds=row["batch_seconds"],
-            rest=row["rest"],
-            others=row["others"],
-            age_seconds=row["age_seconds"],
-            lanes_awake=row["lanes_awake"],
-            lanes_asleep=row["lanes_asleep"],
-            last_lane=row["last_lane"],
-            most_left=row["most_left"],
-            stop=pace.stop_of(row),
-            awaited=Awaited.listed(row["awaited"]),
-            wal_position=row["wal_position"],
-            now=row["now"],
-            created_at=row["created_at"],
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,15 +155,6 @@ def last_ended(connection: Connection, *, most: int) -> list[Run]:
     return [Run.from_row(row) for row in connection.execute(_SQL["last_ended"], {"most": most}).fetchall()]
 
 
-def step_context(connection: Connection, run: int) -> StepContext:
-    """Where a run stands, without a lock. Raises LookupError when there is no such run."""
-    row = connection.execute(STEP_CONTEXT, {"run": run}).fetchone()
-    if row is None:
-        msg = f"there is no run {run}"
-        raise LookupError(msg)
-    return StepContext.from_row(row)
-
-
 def lock(connection: Connection, run: int) -> LockedRun | None:
     """Lock a run's row until the transaction ends."""
     row = connection.execute(_SQL["lock_run"], {"run": run}).fetchone()
@@ -368,35 +259,6 @@ def wake_disturbed(connection: Connection) -> list[int]:
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class StructureChange:
-    """Something that a proof relies on, and that is not any longer what it was."""
-
-    #: The table, as files name it.
-    relation: str
-    #: `table`, `column total`, `sync trigger ~backfilld_sync_… on jobs`.
-    what: str
-    gone: bool
-
-    @property
-    def is_column(self) -> bool:
-        return self.what.startswith("column ")
-
-    def __str__(self) -> str:
-        of = f" of {self.relation}" if self.is_column else f" {self.relation}" if self.what == "table" else ""
-        return f"the {self.what}{of} {'is gone' if self.gone else 'has changed'}"
-
-
-def remember_structure(connection: Connection, run: int, parts: Sequence[Mapping[str, object]]) -> None:
-    """Put down what a proof relies on as it is at this moment; each part is `name`, `relation`, `columns` and `trigger`."""
-    connection.execute(_SQL["remember_structure"], {"run": run, "parts": Jsonb(list(parts))})
-
-
-def structure_changes(connection: Connection, run: int) -> list[StructureChange]:
-    """What has changed of that since."""
-    return [StructureChange(**row) for row in connection.execute(_SQL["structure_changes"], {"run": run}).fetchall()]
-
-
 def withdraw_approval(connection: Connection, run: int, phase: Phase) -> None:
     """A phase that was approved beforehand waits for a person once more."""
     connection.execute(_SQL["withdraw_approval"], {"run": run, "phase": phase})
@@ -418,44 +280,6 @@ def tune(
     """New settings, of which `changes` names the ones that are new: before and after."""
     connection.execute(_SQL["tune"], {"run": run, "settings": Jsonb(settings.model_dump(mode="json"))})
     audit.record(connection, run, actor=actor, what="run.tuned", **changes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pulse:
-    """What there is to do, seen in one look."""
-
-    #: A run is queued, running, stopping or turning back.
-    at_work: bool
-    #: `stopping` gives at least one run.
-    stopping: bool
-    #: All runs are stopped, by a person.
-    stop: Stop | None
-
-
-def pulse(connection: Connection) -> Pulse:
-    """One look at all runs. Raises LookupError when the control schema is damaged."""
-    row = connection.execute(_SQL["pulse"]).fetchone()
-    if row is None:
-        msg = "backfilld.pace is empty"
-        raise LookupError(msg)
-    return Pulse(at_work=row["at_work"], stopping=row["stopping"], stop=stop_of(row))
-
-
-def stopping(connection: Connection) -> list[Row]:
-    """Runs that were asked to stop: `run, name, state, seconds`."""
-    return connection.execute(_SQL["stopping"]).fetchall()
-
-
-def cancel_statements(connection: Connection, run: int) -> int:
-    """Cancel what our own backends are running for a run; returns how many were."""
-    row = connection.execute(_SQL["cancel_statements"], {"run": run}).fetchone()
-    return int(row["cancelled"]) if row else 0
-
-
-def cancel_all_statements(connection: Connection, *, grace_seconds: float) -> dict[int, int]:
-    """Cancel what our own backends have run for longer than the grace, for any run; returns how many for which."""
-    rows = connection.execute(_SQL["cancel_all_statements"], {"grace_seconds": grace_seconds}).fetchall()
-    return {row["run"]: row["cancelled"] for row in rows if row["cancelled"]}
 
 
 def progress(connection: Connection, wanted: Sequence[int]) -> dict[int, Row]:

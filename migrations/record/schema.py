@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from psycopg import errors, sql
 from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.postgres.sqlstates import server_is_gone
 from backfilld.migrations.postgres.user_code import event_triggers, refused_by
+from backfilld.migrations.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +29,17 @@ PUBLISH_A_LIST = (
 _LOCK = 0x6261636B66696C6C  # "backfill"
 
 
+#: Stands for a query of `migrations/postgres/sql/`, in a function that has its parameters in this order.
+_INCLUDED = re.compile(r"/\* query: (?P<name>\w+)\((?P<parameters>[\w, ]+)\) \*/")
+
+
+def _query(found: re.Match[str]) -> str:
+    text = str(queries("backfilld.migrations.postgres", found["name"])[found["name"]])
+    for number, parameter in enumerate(found["parameters"].split(", "), start=1):
+        text = text.replace(f"%({parameter})s", f"${number}")
+    return text
+
+
 @cache
 def versions() -> tuple[tuple[int, str], ...]:
     """The versions of the control schema, in order, as (number, SQL)."""
@@ -38,7 +51,9 @@ def versions() -> tuple[tuple[int, str], ...]:
         ),
         key=lambda file: file.name,
     )
-    return tuple((int(file.name.split("_")[0]), file.read_text(encoding="utf-8")) for file in files)
+    return tuple(
+        (int(file.name.split("_")[0]), _INCLUDED.sub(_query, file.read_text(encoding="utf-8"))) for file in files
+    )
 
 
 def newest() -> int:

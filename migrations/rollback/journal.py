@@ -43,6 +43,7 @@ _EXACT = frozenset(
     }
 )  # fmt: skip
 _VARYING = frozenset({"text", "character varying", "bytea", "json", "jsonb", "numeric"})
+_FIXED = (_EXACT | {"real", "double precision", "interval"}) - {"boolean"}
 _AS_THEY_ARE = _EXACT | _VARYING | {"real", "double precision", "interval"}
 
 #: A row whose values take more than this is kept in an array of its own, which nothing has to hold in memory beside others.
@@ -63,6 +64,11 @@ class Form:
         """`plain_type`: without a domain and a limit of length, where that is known."""
         plain = plain_type or type_
         return cls(type=type_, element=plain if plain in _AS_THEY_ARE else "text")
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every value takes as many bytes, and more than one."""
+        return self.element in _FIXED
 
     @property
     def varies(self) -> bool:
@@ -134,6 +140,11 @@ class Journal:
             *((_array("old", number, n), one.form, self.was(n)) for n, one in enumerate(self.columns)),
             *((_array("new", number, n), one.form, self.now(n)) for n, one in enumerate(self.columns)),
         ]
+
+    def stored(self, *, has_lz4: bool) -> list[sql.Composed]:
+        """How its arrays are to lie on disk, as actions of an ALTER TABLE; none: compressed as the server does it."""
+        del has_lz4
+        return []
 
     def was(self, number: int) -> sql.Identifier:
         """What a column was before the batch, in our statements; no column of a user's is called that."""
@@ -277,6 +288,9 @@ def make(connection: Connection, run: int, journals: Sequence[Journal]) -> None:
         sql.SQL("{} {}[]").format(column, sql.SQL(form.element)) for one in journals for column, form, _ in one.arrays
     ]
     connection.execute(_TEMPLATES["journal"].format(journal=table.identifier, arrays=_list(arrays)))
+    row = connection.execute(_SQL["has_lz4"]).fetchone()
+    if actions := [action for one in journals for action in one.stored(has_lz4=bool(row and row["has_lz4"]))]:
+        connection.execute(_TEMPLATES["stored"].format(journal=table.identifier, actions=_list(actions)))
     connection.execute(_SQL["hide"], {"name": table.identifier.as_string()})
 
 

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 
 _SQL = templates(__package__, "firing")
 
-#: Asks what `TableCode` holds, of `table`, `relation` and `columns`.
+#: Asks what `TableCode` holds, of `table`, `relation` and `columns`; by a function, whose plan the session keeps: planning the query
+#: takes five times as long as running it, and each batch asks.
 TABLE_CODE = queries(__package__, "walks")["table_code"]
+#: The same where there may be no schema of ours.
+_TABLE_CODE = queries("backfilld.migrations.postgres", "table_code")["table_code"]
 
 _NOTHING, _TRUE = sql.SQL(""), sql.SQL("true")
 
@@ -69,7 +72,7 @@ class TableCode:
 def table_code(connection: Connection, *, table: TableName, relation: TableName, columns: Sequence[str]) -> TableCode:
     """What an UPDATE of `columns` runs, in rows of `relation`, which is `table` or a partition of it."""
     return TableCode.from_row(
-        connection.execute(TABLE_CODE, asked(table=table, relation=relation, columns=columns)).fetchone()
+        connection.execute(_TABLE_CODE, asked(table=table, relation=relation, columns=columns)).fetchone()
     )
 
 

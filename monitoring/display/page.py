@@ -185,13 +185,13 @@ def remarks(progress: Progress, *, commands: bool = True) -> list[Text]:
             Text.assemble(("error ", "red"), safe(error["message"]).removesuffix("."), remedy(told))
             for error in progress.errors[:1]
         ]
-    if progress.quarantined:
-        remarks.append(
-            Text.assemble(
-                (f"{counted(progress.quarantined, 'row')} quarantined", "yellow"),
-                remedy(f": backfilld quarantine list {progress.name}"),
-            )
-        )
+    taken_back = progress.state in {State.CANCELLED, State.ROLLED_BACK}
+    lines = progress.load["set_aside"] if progress.load is not None and not taken_back else 0
+    aside = [f"{counted(progress.quarantined, 'row')} quarantined"] if progress.quarantined else []
+    aside += [f"{counted(lines, 'line')} set aside"] if lines else []
+    if aside:
+        which = remedy(f": backfilld quarantine list {progress.name}")
+        remarks.append(Text.assemble((" and ".join(aside), "yellow"), which))
     return remarks
 
 

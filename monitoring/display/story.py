@@ -239,6 +239,10 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "run.residual": lambda detail: f"verification found {counted(detail['residual_rows'], 'row')} still to do",
     "run.tuned": lambda detail: f"set {_changes(detail)}",
     "run.purged": _purged,
+    "load.staged": lambda detail: f"read its source: {counted(detail['lines'], 'line')}",
+    "load.restarted": lambda detail: (
+        f"reads its source anew, as of another moment: {counted(detail['lines'], 'line')} of the last one are forgotten"
+    ),
     "phase.approved": lambda detail: f"approved phase {detail['phase']}",
     "application.checked": lambda detail: f"checked the application {MOMENTS[detail['moment']]}: {_found(detail)}",
     "application.accepted": lambda _: "lets contract begin in spite of what checks of the application find",

@@ -112,6 +112,8 @@ def line(progress: Progress) -> str:
         parts.append(progress.index_work.in_words)
     if progress.quarantined:
         parts.append(f"{number(progress.quarantined)} quarantined")
+    if progress.load is not None and progress.load["set_aside"]:
+        parts.append(f"{counted(progress.load['set_aside'], 'line')} set aside")
     if progress.hold_reason and not progress.index_work:
         parts.append(progress.hold_reason if progress.state is State.WAITING else f"hold: {progress.hold_reason}")
     if progress.state in {State.FAILED, State.PAUSED} and progress.errors:

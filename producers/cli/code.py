@@ -149,12 +149,16 @@ def check(
 
 
 def _checks(found: Checks) -> str:
+    from backfilld.migrations.application.code_verdict import SEES_NOTHING  # noqa: PLC0415 - for this verb alone
+
     lines = []
     for one in found.verdicts:
         if one.fails_from is None:
             lines.append(
                 f"{one.name}: passes" + (", as it does today: it fails all the same" if one.fails_today else "")
             )
+            if one.sees_types is False:
+                lines.append(f"  it {SEES_NOTHING}")
             continue
         lines.append(f"{one.name}: fails from {one.fails_from} on")
         first = next(ran for ran in one.ran if ran.is_new)

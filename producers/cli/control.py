@@ -176,12 +176,22 @@ def rollback(  # noqa: PLR0913 - the options of a verb
         answers.say("rolled back")
 
 
-def cancel(context: typer.Context, run: RunArgument, *, as_json: Json = False) -> None:
+def cancel(
+    context: typer.Context,
+    run: RunArgument,
+    *,
+    here: Annotated[
+        bool, typer.Option("--here", help="See it to its end in this process, as `run` does; needs no worker.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Stop a run for good. What it has done stays, and its name is free again.
 
     Example: backfilld cancel jobs-new-field
     """
     now = client(context, as_json=as_json).cancel(run)
+    if here:
+        become(context, "backfilld.worker.foreground", str(now.run), "--cancel", *(["--json"] if as_json else []))
     answers.answer(now, as_json=as_json)
 
 

@@ -10,7 +10,7 @@ import re
 import subprocess
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,10 @@ from backfilld.migrations.planning.planned_schema import At
 from backfilld.producers.code import schema_types
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from backfilld.migrations.file.application_checks import Command
+    from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.planning.planned_schema import PlannedSchema
 
 #: As many new lines of one run are told and put on record.
@@ -54,6 +55,8 @@ class Verdict:
 
     name: str
     ran: tuple[Ran, ...]
+    #: Whether it says anything else where the tables of the migration are not in the types; None where that was not asked.
+    sees_types: bool | None = None
 
     @property
     def fails_from(self) -> At | None:
@@ -70,21 +73,24 @@ class Verdict:
             "passes": self.fails_from is None,
             "fails_from": str(self.fails_from) if self.fails_from else None,
             "fails_today": self.fails_today,
+            "sees_types": self.sees_types,
             "runs": [one.to_json() for one in self.ran],
         }
 
 
-def check(
+def check(  # noqa: PLR0913 - each is named where it is called
     commands: Sequence[Command],
     schemas_of: Callable[[Sequence[str]], Mapping[At, PlannedSchema]],
     *,
+    tables: Collection[TableName] = (),
     until: At = At.CONTRACT,
     folder: Path | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> tuple[Verdict, ...]:
     """Run each command once for each phase up to `until`, in the current folder. Raises UsageError for one that cannot be run at all.
 
-    `schemas_of` gives the planned schema; it is asked once for each list of schemas. `tell` hears what is being run.
+    `schemas_of` gives the planned schema; it is asked once for each list of schemas. A command that finds nothing is run once more with
+    types that lack `tables`: what passes then as well has not looked at them. `tell` hears what is being run.
     """
     folder = folder or Path.cwd()
     phases = list(At)[: list(At).index(until) + 1]
@@ -95,47 +101,69 @@ def check(
             known[command.schemas] = schemas_of(command.schemas)
         types_file = folder / command.types_to if command.types_to is not None else None
         with _put_back(types_file):
-            verdicts.append(_check(command, known[command.schemas], phases, folder, types_file, tell))
+            one = _Command(command, folder, types_file, tell)
+            verdict = one.check(known[command.schemas], phases)
+            if verdict.fails_from is None and not verdict.fails_today:
+                verdict = replace(verdict, sees_types=one.sees(known[command.schemas][At.TODAY], tables))
+            verdicts.append(verdict)
     return tuple(verdicts)
 
 
-def _check(  # noqa: PLR0913, PLR0917 - a command, the schemas, and where
-    command: Command,
-    schemas: Mapping[At, PlannedSchema],
-    phases: Sequence[At],
-    folder: Path,
-    types_file: Path | None,
-    tell: Callable[[str], None] | None,
-) -> Verdict:
-    ran: list[Ran] = []
-    today: Counter[str] = Counter()
-    failed_today = False
-    before: tuple[str, int, Counter[str]] | None = None
-    for at in phases:
-        text = ""
-        if types_file is not None:
-            text = schema_types.text(schemas[at], "python" if types_file.suffix == ".py" else "typescript")
-        if before is not None and before[0] == text:
-            code, lines = before[1:]  # the same types, or none: the command would say the same
-        else:
-            if tell is not None:
-                tell(f"{command.name}: {at}")
-            if types_file is not None:
-                types_file.write_text(text, encoding="utf-8")
-            code, lines = _run(command, folder)
-        before = text, code, lines
-        if at is At.TODAY:
-            today, failed_today = lines, code != 0
-        more = [line for line in (lines - today) if line] if code != 0 else []
-        ran.append(
-            Ran(
-                at=at,
-                exit_code=code,
-                new_lines=tuple(line[:_MOST_CHARACTERS] for line in more[:_MOST_LINES]),
-                is_new=code != 0 and at is not At.TODAY and (not failed_today or bool(more)),
+class _Command:
+    """One command, and the file that holds the types while it runs."""
+
+    def __init__(
+        self, command: Command, folder: Path, types_file: Path | None, tell: Callable[[str], None] | None
+    ) -> None:
+        self._command = command
+        self._folder = folder
+        self._types_file = types_file
+        self._tell = tell
+        self._today: Counter[str] = Counter()
+
+    def check(self, schemas: Mapping[At, PlannedSchema], phases: Sequence[At]) -> Verdict:
+        ran: list[Ran] = []
+        failed_today = False
+        before: tuple[str, int, Counter[str]] | None = None
+        for at in phases:
+            text = self._types(schemas[at])
+            if before is not None and before[0] == text:
+                code, lines = before[1:]  # the same types, or none: the command would say the same
+            else:
+                code, lines = self._run(text, str(at))
+            before = text, code, lines
+            if at is At.TODAY:
+                self._today, failed_today = lines, code != 0
+            more = [line for line in (lines - self._today) if line] if code != 0 else []
+            ran.append(
+                Ran(
+                    at=at,
+                    exit_code=code,
+                    new_lines=tuple(line[:_MOST_CHARACTERS] for line in more[:_MOST_LINES]),
+                    is_new=code != 0 and at is not At.TODAY and (not failed_today or bool(more)),
+                )
             )
-        )
-    return Verdict(name=command.name, ran=tuple(ran))
+        return Verdict(name=self._command.name, ran=tuple(ran))
+
+    def sees(self, today: PlannedSchema, tables: Collection[TableName]) -> bool | None:
+        """Whether it misses these tables in the types of today; None where they are in none."""
+        left = replace(today, relations=tuple(one for one in today.relations if one.name not in tables))
+        if self._types_file is None or left.relations == today.relations:
+            return None
+        code, lines = self._run(self._types(left), "without the tables of the migration")
+        return code != 0 or lines != self._today
+
+    def _types(self, schema: PlannedSchema) -> str:
+        if self._types_file is None:
+            return ""
+        return schema_types.text(schema, "python" if self._types_file.suffix == ".py" else "typescript")
+
+    def _run(self, types: str, at: str) -> tuple[int, Counter[str]]:
+        if self._tell is not None:
+            self._tell(f"{self._command.name}: {at}")
+        if self._types_file is not None:
+            self._types_file.write_text(types, encoding="utf-8")
+        return _run(self._command, self._folder)
 
 
 def _run(command: Command, folder: Path) -> tuple[int, Counter[str]]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from backfilld.monitoring.explain import Explanation
+    from backfilld.monitoring.explain.explanation import Explanation
     from backfilld.producers.demo.servers import EmbeddedPostgres
 
 RULES = ("recording.yaml", "alerts.yaml")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backfilld.migrations.operations import Step
-    from backfilld.migrations.record.runs import StepContext
+    from backfilld.migrations.record.step_context import StepContext
     from backfilld.worker.lanes.batch import Tally
 
 

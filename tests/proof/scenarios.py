@@ -599,6 +599,37 @@ CHANGE_KEY = Scenario(
     keeps_order=False,
 )
 
+#: A key that holds the key of others, and is referred to as a whole: the change goes along the chain, a column of each.
+KEY_CHAIN = Scenario(
+    name="key_chain",
+    schema=f"""
+        CREATE TABLE owners (id integer PRIMARY KEY, n bigint UNIQUE);
+        CREATE TABLE accounts (owner integer REFERENCES owners ON DELETE CASCADE, n integer, PRIMARY KEY (owner, n));
+        INSERT INTO owners SELECT n, n FROM generate_series(0, 6) n; INSERT INTO accounts SELECT id, n % 3 FROM owners;
+        CREATE TABLE items (id bigint PRIMARY KEY, status text, n integer, {_PADDING}, owner integer NOT NULL, account integer NOT NULL,
+                            FOREIGN KEY (owner, account) REFERENCES accounts MATCH FULL ON UPDATE CASCADE);
+        CREATE INDEX items_account ON items (account, owner);
+        CREATE FUNCTION pick() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN SELECT a.owner, a.n INTO STRICT new.owner, new.account FROM public.accounts a
+               JOIN public.owners o ON o.id = a.owner WHERE o.n = new.id % 7; RETURN new; END $$;
+        CREATE TRIGGER pick BEFORE INSERT OR UPDATE ON items FOR EACH ROW EXECUTE FUNCTION pick();
+        ALTER TABLE items ENABLE ALWAYS TRIGGER pick;
+    """,
+    operations='[{change_key: {table: owners, column: id, type: uuid, values: "gen_random_uuid()"}}]',
+    fields={"status": word, "n": number},
+    before={"status": shown("status"), "n": shown("n")},
+    after={"status": shown("status"), "n": shown("n")},
+    reference="""
+        ALTER TABLE items DROP CONSTRAINT items_owner_account_fkey; ALTER TABLE accounts DROP CONSTRAINT accounts_owner_fkey;
+        ALTER TABLE items ALTER owner TYPE uuid USING md5(owner::text)::uuid;
+        ALTER TABLE accounts ALTER owner TYPE uuid USING md5(owner::text)::uuid;
+        ALTER TABLE owners ALTER id TYPE uuid USING md5(id::text)::uuid;
+        ALTER TABLE accounts ADD FOREIGN KEY (owner) REFERENCES owners ON DELETE CASCADE;
+        ALTER TABLE items ADD FOREIGN KEY (owner, account) REFERENCES accounts MATCH FULL ON UPDATE CASCADE;
+    """,
+    keeps_order=False,
+)
+
 #: A table made anew with all that belongs to it: a key that others refer to, a unique key whose values are handed round, triggers,
 #: policies, statistics, a sequence. The application finds its columns at all times.
 REBUILD = Scenario(
@@ -670,7 +701,7 @@ _ALL = (
     ADD_COLUMN, COUNT_UP, LOWER, SET_NOT_NULL, ADD_CHECK, ADD_FOREIGN_KEY, ADD_UNIQUE, CREATE_INDEX, DROP_INDEX, SQL,
     RENAME_COLUMN, TEXT_TO_JSONB, INT_TO_BIGINT, DROP_COLUMN, TOGETHER, RENAME_USED, PARTITIONED, TEXT_TO_ENUM, TO_TIMESTAMPTZ,
     FREED_FIRST, RULES, TABLES, KEY_TO_BIGINT, SPLIT_COLUMN, MOVE_COLUMN, CHANGE_KEY, REBUILD,
-    POLICIES,
+    POLICIES, KEY_CHAIN,
 )  # fmt: skip
 
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}

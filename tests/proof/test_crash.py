@@ -18,7 +18,7 @@ from psycopg_pool.base import AttemptWithBackoff
 
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.postgres.connect import begin_settings, connect
-from backfilld.migrations.record import runs, schema
+from backfilld.migrations.record import pulse, schema
 from backfilld.producers import commands, enqueueing
 from backfilld.worker.lanes import claim
 from proof.crash import SETTINGS, Crashes, Workers, kill
@@ -169,7 +169,7 @@ def test_a_coordinator_that_waits_for_the_standby_is_not_cancelled() -> None:
                 committing = {lane: threads.submit(_commit, url, lane) for lane in (0, 1)}
                 waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
                 until("both to wait", lambda: person.execute(waiting).fetchone() == {"count": 2})
-                cancelled = runs.cancel_statements(person, 1)
+                cancelled = pulse.cancel_statements(person, 1)
                 until("the batch's wait to end", committing[1].done)
                 resting = person.execute(waiting).fetchone()
                 connection.execute("SELECT pg_wal_replay_resume()")

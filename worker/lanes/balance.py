@@ -21,7 +21,7 @@ from backfilld.migrations.walks.pages import PageCursor
 if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Lane, LaneBounds
-    from backfilld.migrations.record.runs import StepContext
+    from backfilld.migrations.record.step_context import StepContext
     from backfilld.migrations.wire.messages import LaneMessage
     from backfilld.worker.lanes.kinds import LaneWork
 

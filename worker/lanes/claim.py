@@ -23,10 +23,10 @@ from psycopg.rows import tuple_row
 from backfilld.migrations import holds
 from backfilld.migrations.postgres.connect import apply_settings, begin_settings
 from backfilld.migrations.postgres.pipelines import pipeline
-from backfilld.migrations.record import lanes, pace, runs
+from backfilld.migrations.record import lanes, pace, step_context
 from backfilld.migrations.record.model import Lane
-from backfilld.migrations.record.runs import StepContext
 from backfilld.migrations.record.states import LaneKind, StopReason, may_work
+from backfilld.migrations.record.step_context import StepContext
 from backfilld.migrations.walks.firing import TABLE_CODE, TableCode
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def take(  # noqa: PLR0913 - one round trip; each part is named where it is call
         apply_settings(connection, _settings(lane, context, writes, durable=durable))
         claimed = connection.execute(lanes.CLAIM, {"run": lane.run, "lane": lane.lane, "seq": lane.seq})
         # Read after the lock is held, so that a wish written before it cannot be missed.
-        found = connection.execute(runs.STEP_CONTEXT, {"run": lane.run})
+        found = connection.execute(step_context.QUERY, {"run": lane.run})
         # The coordinator does no batches: a VALIDATE that takes an hour must not keep other runs from working.
         permit = connection.execute(pace.TAKE_PERMIT) if lane.kind is not LaneKind.COORDINATOR else None
         seen = connection.cursor(row_factory=tuple_row).execute(*look) if look else None

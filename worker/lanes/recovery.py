@@ -16,7 +16,7 @@ import psycopg
 
 from backfilld.migrations.postgres import catalog
 from backfilld.migrations.postgres.sqlstates import classify, in_words, ran_out_of_time
-from backfilld.migrations.record import lanes, runs
+from backfilld.migrations.record import lanes, runs, step_context
 from backfilld.migrations.record.model import JournalShare, PageRange, StagePages
 from backfilld.migrations.record.states import LaneKind, State, allowed
 from backfilld.migrations.telemetry import (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.postgres.connect import Connection, Pool
     from backfilld.migrations.record.model import Lane
-    from backfilld.migrations.record.runs import StepContext
+    from backfilld.migrations.record.step_context import StepContext
     from backfilld.migrations.telemetry import ErrorClass, Observer
     from backfilld.worker.lanes.batch import TooManyQuarantined
     from backfilld.worker.phases.lock_watch import Blocked
@@ -68,7 +68,7 @@ class Recovery:
             self._pause_without_privilege(connection, lane, exc)
         elif error_class == "fatal" or (error_class == "data" and lane.kind is LaneKind.COORDINATOR):
             self.fail(connection, lane, in_words(exc) + _in_function(exc), sqlstate=exc.sqlstate)
-        elif ran_out_of_time(exc) and runs.step_context(connection, lane.run).why_stop is not None:
+        elif ran_out_of_time(exc) and step_context.read(connection, lane.run).why_stop is not None:
             self.postpone(connection, lane, delay_seconds=0.0)  # not for what it did: it comes back as it was
         elif ran_out_of_time(exc) and seconds < claim.statement_timeout_seconds(lane, context):
             self._give_way(connection, lane, context)

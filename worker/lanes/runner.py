@@ -22,7 +22,7 @@ from backfilld.migrations.errors import Refused
 from backfilld.migrations.postgres.definitions import PLACE
 from backfilld.migrations.postgres.pipelines import pipeline
 from backfilld.migrations.postgres.sqlstates import classify
-from backfilld.migrations.record import lanes, pace, runs
+from backfilld.migrations.record import lanes, pace, runs, step_context
 from backfilld.migrations.record.model import Checkpoint, Lane, Timing
 from backfilld.migrations.record.states import LaneKind
 from backfilld.migrations.telemetry import (
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.backups.place import Place
     from backfilld.migrations.postgres.connect import Connection, Pool, Row
     from backfilld.migrations.record.lanes import Statement
-    from backfilld.migrations.record.runs import StepContext
+    from backfilld.migrations.record.step_context import StepContext
     from backfilld.migrations.telemetry import Observer
     from backfilld.migrations.wire.messages import LaneMessage
     from backfilld.migrations.wire.send import Sender
@@ -148,7 +148,7 @@ class Runner:
             if lane is None or lane.seq != message.seq or lane.done_at is not None:
                 self._observe(MessageDropped(run=message.run, lane=message.lane, seq=message.seq))
                 return
-            context = runs.step_context(connection, message.run)
+            context = step_context.read(connection, message.run)
             while True:
                 outcome = self._step(connection, lane, context)
                 match outcome:

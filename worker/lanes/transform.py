@@ -17,7 +17,7 @@ from psycopg.types.string import TextLoader
 
 from backfilld.migrations.postgres.sessions import Doing, SessionName
 from backfilld.migrations.queries import queries
-from backfilld.migrations.record import runs
+from backfilld.migrations.record import step_context
 from backfilld.migrations.walks import update_sql
 from backfilld.worker.lanes import claim
 from backfilld.worker.lanes.batch import Tally
@@ -146,7 +146,7 @@ class Transform:
 
 def _check_time(connection: Connection, lane: Lane, *, seconds: float, work: str) -> None:
     """Raise what PostgreSQL raises for a statement that must end: it cannot end a function, so it is asked in between."""
-    context = runs.step_context(connection, lane.run)
+    context = step_context.read(connection, lane.run)
     if context.why_stop is not None:
         raise psycopg.errors.QueryCanceled(context.why_stop)
     limit = claim.statement_timeout_seconds(lane, context)

@@ -20,7 +20,7 @@ from backfilld.worker.lanes.batch import transaction
 if TYPE_CHECKING:
     from backfilld.migrations.application.checked import Checked, Moment
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.runs import StepContext
+    from backfilld.migrations.record.step_context import StepContext
     from backfilld.worker.lanes.claim import Claimed
     from backfilld.worker.lanes.known_runs import KnownRun
     from backfilld.worker.phases.api_probes import ApiProbes

@@ -26,7 +26,7 @@ from backfilld.migrations.backups.take import Wanted, in_words
 from backfilld.migrations.errors import BackfilldError
 from backfilld.migrations.postgres.connect import open_session_at
 from backfilld.migrations.postgres.sessions import named
-from backfilld.migrations.record import audit, backups, runs
+from backfilld.migrations.record import audit, backups, runs, step_context
 from backfilld.migrations.record.states import Phase, State
 from backfilld.worker.backoff import Backoff
 
@@ -166,7 +166,7 @@ class _Watch:
         if now - self._last > BEAT_SECONDS:
             self._last = now
             self._session.execute("SELECT")
-        context = runs.step_context(self._connection, self._run)
+        context = step_context.read(self._connection, self._run)
         if context.why_stop is not None or context.state not in {State.QUEUED, State.RUNNING}:
             raise runs.ChangedMeanwhile
         held = holds.in_force(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.operations import Step
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.lanes import Walked
-    from backfilld.migrations.record.runs import StepContext
+    from backfilld.migrations.record.step_context import StepContext
     from backfilld.migrations.wire.messages import LaneMessage
     from backfilld.worker.lanes.known_runs import KnownRun
     from backfilld.worker.phases.index_build import IndexBuilds

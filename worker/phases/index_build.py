@@ -29,7 +29,7 @@ from backfilld.migrations.postgres import indexes
 from backfilld.migrations.postgres.connect import SEMANTICS, open_session
 from backfilld.migrations.postgres.sessions import Doing, SessionName, named, tidying
 from backfilld.migrations.postgres.sqlstates import classify
-from backfilld.migrations.record import audit, runs
+from backfilld.migrations.record import audit, runs, step_context
 from backfilld.worker.phases import ddl
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class _IndexBuild:
 
     def _look_up(self) -> None:
         """Raises ChangedMeanwhile when the run or this worker is asked to stop, and psycopg.Error when the lane is lost."""
-        context = runs.step_context(self._connection, self._lane.run)
+        context = step_context.read(self._connection, self._lane.run)
         # A statement with parameters leaves its portal open, and with it a snapshot for which a build would wait for ever;
         # one without is a simple query, which takes the portal's place and ends.
         self._connection.execute("SELECT")

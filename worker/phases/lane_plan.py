@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.catalog import Table
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Key, Lane, LaneBounds
-    from backfilld.migrations.record.runs import StepContext
+    from backfilld.migrations.record.step_context import StepContext
     from backfilld.worker.lanes.known_runs import KnownRun
     from backfilld.worker.lanes.load import Upsert
 

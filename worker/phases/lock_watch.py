@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.postgres.connect import Connection, Pool
     from backfilld.migrations.postgres.locks import Blocker, Needed, Queue
     from backfilld.migrations.record.model import Lane
-    from backfilld.migrations.record.runs import StepContext
+    from backfilld.migrations.record.step_context import StepContext
     from backfilld.migrations.telemetry import Observer
 
 #: The first look from another connection, as a share of `lock_timeout`: most tries need none.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backfilld.migrations.operations.residual import in_need
-from backfilld.migrations.record import audit, lanes, quarantine, runs
+from backfilld.migrations.record import audit, lanes, quarantine, runs, structure
 from backfilld.migrations.record.states import LaneKind, Phase
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.operations import Action, Operation, Reliance, Walk
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.model import Run
-    from backfilld.migrations.record.runs import StructureChange
+    from backfilld.migrations.record.structure import StructureChange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,11 @@ class Proof:
         """What it relies on is as it should be at this moment; after each step of ours."""
         parts = [one.part for one in self._reliances(switched=switched)]
         if parts:
-            runs.remember_structure(self._connection, self._run.run, parts)
+            structure.remember(self._connection, self._run.run, parts)
 
     def changes(self) -> list[StructureChange]:
         """What was changed by another session since."""
-        return runs.structure_changes(self._connection, self._run.run)
+        return structure.changes(self._connection, self._run.run)
 
     @property
     def holds(self) -> bool:

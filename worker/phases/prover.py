@@ -12,7 +12,8 @@ from backfilld.worker.phases.proof import is_switched
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backfilld.migrations.record.runs import StepContext, StructureChange
+    from backfilld.migrations.record.step_context import StepContext
+    from backfilld.migrations.record.structure import StructureChange
     from backfilld.migrations.wire.messages import LaneMessage
     from backfilld.worker.phases.lane_plan import LanePlan
     from backfilld.worker.phases.planned_steps import PlannedSteps

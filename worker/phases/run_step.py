@@ -16,7 +16,8 @@ from backfilld.worker.phases.proof import Proof, is_switched
 if TYPE_CHECKING:
     from backfilld.migrations.operations import Action
     from backfilld.migrations.postgres.connect import Connection
-    from backfilld.migrations.record.runs import LockedRun, StepContext
+    from backfilld.migrations.record.runs import LockedRun
+    from backfilld.migrations.record.step_context import StepContext
     from backfilld.migrations.telemetry import Event
     from backfilld.worker.lanes.known_runs import KnownRun
     from backfilld.worker.phases.lock_watch import LockWatch

@@ -25,18 +25,26 @@ def require(connection: Connection, run: Run, operation: int) -> None:
     if found is not None and found.is_done:
         return
     load = run.migration.operations[operation]
-    if found is not None and isinstance(load, Load) and load.source.query is not None:
+    if found is not None and isinstance(load, Load) and load.source.query is not None and load.source.database is None:
         stage.fill(connection, found, load.source)
         return
     if found is None:
         msg = f"nothing of its source is staged. Send it: backfilld enqueue, with the file of {run.name}"
         raise NotStaged(msg)
+    if isinstance(load, Load) and load.source.place is not None:
+        raise NotStaged(_by_a_worker(found, load.source.place))
     share = f"{found.bytes_read} of {found.bytes_total} bytes" if found.bytes_total is not None else "nothing"
     msg = (
         f"{share} of {found.source} are staged. Where nobody sends the rest: backfilld enqueue, with the file of {run.name}, goes on from "
         "there"
     )
     raise NotStaged(msg)
+
+
+def _by_a_worker(found: stage.Staging, place: str) -> str:
+    share = f"{found.bytes_read} of {found.bytes_total} bytes" if found.bytes_total is not None else "nothing"
+    told = f"staged so far of {found.source}: {share}. A worker that knows the source {place} reads it"
+    return f"{told}. It cannot be read now: {found.problem}" if found.problem else told
 
 
 def too_many(connection: Connection, run: int, cap: int) -> str:

@@ -9,21 +9,29 @@ from backfilld.migrations.postgres import catalog
 from backfilld.migrations.record import lanes, runs
 from backfilld.migrations.record.model import PageRange
 from backfilld.migrations.record.states import LaneKind
+from backfilld.worker.lanes.load import Upsert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.worker.lanes.kinds import Backfill
-    from backfilld.worker.lanes.load import Upsert
 
 
 def measure_space(connection: Connection, run: int, backfills: Iterable[Backfill | Upsert], *, moment: str) -> None:
-    """Write down how large the tables of a run are, `before` the walk or `after` it, and how large each that a lane walks is."""
+    """Write down how large the tables of a run are, `before` the walk or `after` it, and how large each that a lane walks is.
+
+    What waits in the stages of a table's loads counts as part of it: growth is judged against that (`table_growth`), and rows that are
+    inserted are no room that vacuum has failed to free.
+    """
+    backfills = [*backfills]
     measured = [catalog.sizes(connection, table) for table in {backfill.table for backfill in backfills}]
     sizes = {part: sum(one[part] for one in measured) for part in ("heap_bytes", "index_bytes")}
     walked = {lane.relation for lane in lanes.of_run(connection, run) if lane.relation is not None}
     each = {name: catalog.sizes(connection, TableName.parse(name))["heap_bytes"] for name in walked}
+    for load in backfills:
+        if isinstance(load, Upsert) and (name := str(load.table)) in each:
+            each[name] += catalog.sizes(connection, load.loading.stage)["heap_bytes"]
     runs.set_space(connection, run, moment=moment, sizes=sizes, tables=each)
 
 

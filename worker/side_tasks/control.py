@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from backfilld.migrations.errors import UsageError
-from backfilld.migrations.record import lanes, pace, runs
+from backfilld.migrations.record import lanes, pace, pulse, runs
 from backfilld.migrations.record.states import State, StopReason, Wish, allowed
 from backfilld.migrations.telemetry import ControlApplied, ControlSettled, SendFailed, StateChanged, StopSwitched
 from backfilld.worker.side_tasks.activity import Activity
@@ -69,17 +69,17 @@ class Control:
 
     def run_once(self, connection: Connection) -> int:
         """Settle every run that is asked to stop; returns how many are not there yet."""
-        pulse = runs.pulse(connection)
-        self._activity.tell(at_work=pulse.at_work)
-        remaining = self._look_at_the_switch(connection, pulse.stop)
-        stopping = runs.stopping(connection) if pulse.stopping else []
+        now = pulse.read(connection)
+        self._activity.tell(at_work=now.at_work)
+        remaining = self._look_at_the_switch(connection, now.stop)
+        stopping = pulse.stopping(connection) if now.stopping else []
         self._settled &= {row["run"] for row in stopping}
         for row in stopping:
             if self._settle(connection, row):
                 continue
             remaining += 1
             if row["seconds"] >= GRACE_SECONDS:
-                cancelled = runs.cancel_statements(connection, row["run"])
+                cancelled = pulse.cancel_statements(connection, row["run"])
                 self._observe(ControlApplied(run=row["run"], verb="stop", statements_cancelled=cancelled))
         return remaining
 
@@ -95,7 +95,7 @@ class Control:
             self._switched = time.monotonic()
         if stop is None:
             return 0
-        cancelled = runs.cancel_all_statements(connection, grace_seconds=GRACE_SECONDS)
+        cancelled = pulse.cancel_all_statements(connection, grace_seconds=GRACE_SECONDS)
         for run, statements in cancelled.items():
             self._observe(ControlApplied(run=run, verb="stop", statements_cancelled=statements))
         return int(time.monotonic() - self._switched < SETTLED_SECONDS)

@@ -12,7 +12,7 @@ from backfilld.migrations.wire.receive import SHUTDOWN_TIMEOUT_MILLISECONDS, rec
 from backfilld.migrations.wire.send import sender
 from backfilld.monitoring import metrics
 from backfilld.worker import handlers
-from backfilld.worker.side_tasks import backups, partitions, retention
+from backfilld.worker.side_tasks import backups, partitions, retention, sources
 from backfilld.worker.side_tasks.activity import Activity
 from backfilld.worker.side_tasks.backups import BackupKeeper
 from backfilld.worker.side_tasks.control import Control
@@ -23,6 +23,7 @@ from backfilld.worker.side_tasks.reconciler import Reconciler
 from backfilld.worker.side_tasks.reporter import TICK_SECONDS as REPORTER_SECONDS
 from backfilld.worker.side_tasks.reporter import Reporter
 from backfilld.worker.side_tasks.side_task import SideTask
+from backfilld.worker.side_tasks.sources import SourceReader
 from backfilld.worker.side_tasks.wal_receiver import TICK_SECONDS as WAL_SECONDS
 from backfilld.worker.side_tasks.wal_receiver import WalKeeper
 
@@ -98,6 +99,15 @@ def start_side_tasks(settings: Settings, broker: AnyBroker, *, observe: Observer
     if (place := Place.of(settings)).keeps:
         keeper = BackupKeeper(place, observe=observe, stopping=stopping)
         tasks.append(side_task("backups", keeper.run_once, lambda _done: stopping.wait(backups.TICK_SECONDS)))
+    if settings.sources:
+        reader = SourceReader(settings.sources, database_url=database_url, observe=observe, stopping=stopping)
+        tasks.append(
+            side_task(
+                "sources",
+                reader.run_once,
+                lambda _begun: activity.wait(stopping, seconds=sources.TICK_SECONDS, idle_seconds=sources.IDLE_SECONDS),
+            )
+        )
     wakers: list[Callable[[], None]] = [control.look, activity.end]
     if settings.backup.provider == "pg_basebackup" and settings.backup.wal.folder is not None:
         wal = WalKeeper(Place.of(settings), observe=observe)

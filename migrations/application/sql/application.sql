@@ -35,7 +35,8 @@ FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n
 WHERE i.indrelid = to_regclass(%(table)s::text) AND i.indislive ORDER BY i.indexrelid
 
 -- name: functions
--- Functions of users' whose body is text and has one of these names in it, and trigger functions of these tables.
+-- Functions of users' whose body is text and has one of these names in it, trigger functions of these tables, and those that take or
+-- give their rows.
 SELECT p.oid::bigint AS oid, format('%%I.%%I(%%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) AS name, p.prorettype = 'trigger'::regtype AS is_trigger,
        (SELECT min(t.tgrelid::bigint) FROM pg_trigger t
         WHERE t.tgfoid = p.oid AND t.tgrelid = ANY (%(tables)s::bigint[]::oid[])) AS fired_by, l.lanname::text AS language, p.prosrc AS body, p.prokind::text AS kind,
@@ -47,7 +48,9 @@ WHERE l.lanname IN ('sql', 'plpgsql') AND p.prokind IN ('f', 'p') AND p.prosrc <
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'backfilld') AND n.nspname !~ '^pg_(toast|temp)'
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
   AND (EXISTS (SELECT FROM unnest(%(names)s::text[]) AS one (name) WHERE strpos(lower(p.prosrc), lower(one.name)) > 0)
-       OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid AND t.tgrelid = ANY (%(tables)s::bigint[]::oid[])))
+       OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid AND t.tgrelid = ANY (%(tables)s::bigint[]::oid[]))
+       OR EXISTS (SELECT FROM pg_type t JOIN pg_class c ON t.oid IN (c.reltype, (SELECT e.typarray FROM pg_type e WHERE e.oid = c.reltype))
+                  WHERE c.oid = ANY (%(tables)s::bigint[]::oid[]) AND (t.oid = p.prorettype OR t.oid = ANY (p.proargtypes))))
 ORDER BY 2
 
 -- name: oids

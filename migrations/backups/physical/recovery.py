@@ -152,6 +152,20 @@ def recover_to(
     give(data, user)
 
 
+def prepare_scratch(
+    data: Path, user: dict[str, Any], target: Target, *, major: int, prepared_transactions: int
+) -> None:  # Any: as Popen has it
+    """Tell a data folder that is thrown away where to stop. Its own settings name libraries, places and limits that this host has not."""
+    (data / "postgresql.conf").write_text("")
+    (data / "pg_hba.conf").write_text("local all all trust\n")
+    more = {
+        "hot_standby": "off",  # until it has recovered it has nothing to ask for
+        "max_prepared_transactions": str(prepared_transactions),
+        **({"event_triggers": "off"} if major >= _EVENT_TRIGGERS else {}),
+    }
+    recover_to(target, data, user, more=more)
+
+
 @contextmanager
 def recovered(place: Place, chain: Sequence[Saved], watch: Watch, *, target: Target | None = None) -> Iterator[str]:
     """The URL of the database on a scratch server that was recovered to a moment, of the backup's mark unless another is given.
@@ -162,15 +176,8 @@ def recovered(place: Place, chain: Sequence[Saved], watch: Watch, *, target: Tar
     with scratch.folder_for(needed_bytes(chain)) as (folder, user):
         data = folder / "data"
         found = build(place, chain, data, user, watch, later=target if target is not None and target.is_later else None)
-        # The server's own settings name libraries, places and limits that this host has not.
-        (data / "postgresql.conf").write_text("")
-        (data / "pg_hba.conf").write_text("local all all trust\n")
-        more = {
-            "hot_standby": "off",  # until it has recovered it has nothing to ask for
-            "max_prepared_transactions": str(last.details["prepared_transactions"]),
-            **({"event_triggers": "off"} if last.major >= _EVENT_TRIGGERS else {}),
-        }
-        recover_to(target or mark_of(last), data, user, more=more)
+        prepared = int(last.details["prepared_transactions"])
+        prepare_scratch(data, user, target or mark_of(last), major=last.major, prepared_transactions=prepared)
         superuser = str(last.details["superuser"])
         with scratch.running(
             found, data, folder, user, watch=watch, superuser=superuser, start_seconds=RECOVERY_SECONDS

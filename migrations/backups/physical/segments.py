@@ -32,6 +32,11 @@ def holding(timeline: int, lsn: str, segment_bytes: int) -> str:
     return _name(timeline, position(lsn) // segment_bytes, segment_bytes)
 
 
+def ending(timeline: int, lsn: str, segment_bytes: int) -> str:
+    """The file that holds the byte before a place: the last that is needed up to there."""
+    return _name(timeline, (position(lsn) - 1) // segment_bytes, segment_bytes)
+
+
 def next_name(name: str, segment_bytes: int) -> str:
     """The segment after this one, of the same timeline."""
     return _name(int(name[:8], 16), number(name, segment_bytes) + 1, segment_bytes)

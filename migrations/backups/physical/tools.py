@@ -48,8 +48,8 @@ def facts(connection: Connection) -> Facts:
     return Facts(**(connection.execute(_SQL["facts"]).fetchone() or {}))
 
 
-def find(place: Place, major: int) -> programs.Programs:
-    """The programs of exactly this version, each of which was run once. Raises BackupFailed."""
+def find_server(place: Place, major: int) -> programs.Programs:
+    """The programs of a server of exactly this version: no other reads its data. Raises BackupFailed."""
     found = programs.find(place.settings.programs, server_major=major)
     if found.major != major or not found.has_server:
         what = f"is of PostgreSQL {found.major}" if found.major != major else "has no postgres and initdb"
@@ -58,6 +58,12 @@ def find(place: Place, major: int) -> programs.Programs:
             "install them, and say where they are: BACKFILLD_BACKUP__PROGRAMS"
         )
         raise BackupFailed(msg)
+    return found
+
+
+def find(place: Place, major: int) -> programs.Programs:
+    """The programs of exactly this version, each of which was run once. Raises BackupFailed."""
+    found = find_server(place, major)
     wanted = ["pg_basebackup", "pg_verifybackup", "pg_waldump", "pg_receivewal"]
     if major >= INCREMENTAL:
         wanted.append("pg_combinebackup")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 from backfilld.migrations.backup_settings import seconds_of
-from backfilld.migrations.backups.physical import receiver, segments, tools
+from backfilld.migrations.backups import contents
+from backfilld.migrations.backups.physical import archiver, receiver, segments, tools
 from backfilld.migrations.backups.physical.receiver import Receiver
 from backfilld.migrations.backups.place import BackupFailed
 from backfilld.migrations.queries import queries
@@ -129,11 +130,11 @@ class Archive:
     command: str
 
     def wait(self, until: str, watch: Watch) -> None:
-        """Return at once: `files` waits for each segment, as only fetching one shows that it is there."""
-        del until
-        if tools.facts(self.connection).may_switch:
-            self.connection.execute(_SQL["switch_wal"])
-        watch()
+        """Return once the server says that it has archived it; whether it can be fetched is for `files` to see."""
+        switch(self.connection)
+        timeline, size = contents.server(self.connection).timeline, tools.facts(self.connection).segment_bytes
+        last, patience = segments.ending(timeline, until, size), self.place.settings.wal.patience
+        archiver.wait_for(self.connection, last, watch, patience=patience)
 
     def files(self, names: Sequence[str], watch: Watch) -> Iterator[tuple[str, IO[bytes]]]:
         deadline = time.monotonic() + seconds_of(self.place.settings.wal.patience)
@@ -152,6 +153,12 @@ class Archive:
                 with path.open("rb") as file:
                     yield name, file
                 path.unlink()
+
+
+def switch(connection: Connection) -> None:
+    """Have the segment archived that is being written, where this role may; else its time comes by itself."""
+    if tools.facts(connection).may_switch:
+        connection.execute(_SQL["switch_wal"])
 
 
 def fetch(command: str, name: str, into: Path) -> str | None:

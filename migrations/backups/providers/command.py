@@ -20,11 +20,14 @@ import psycopg
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from backfilld.migrations.backups import contents, programs, tools
+from backfilld.migrations.backups.physical import archiver, segments, wal
+from backfilld.migrations.backups.physical import tools as physical
 from backfilld.migrations.backups.place import BackupFailed, NotWhole
 from backfilld.migrations.backups.providers.external import External, Kept
 from backfilld.migrations.errors import Unreachable
 from backfilld.migrations.postgres.connect import connected
 from backfilld.migrations.postgres.sessions import named
+from backfilld.migrations.record import backups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.backup_settings import CommandSettings, Level
     from backfilld.migrations.backups.contents import Held, Server
     from backfilld.migrations.backups.place import Place, Watch
-    from backfilld.migrations.backups.providers.base import Read, Task
+    from backfilld.migrations.backups.providers.base import Mark, Read, Task
     from backfilld.migrations.identifiers import TableName
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.record.backups import Backup
@@ -96,6 +99,9 @@ class Command(External):
         return _ask(place, "able", variables, _Able, _unwatched, seconds=ABLE_SECONDS).version
 
     def keep(self, task: Task) -> Kept:
+        if _settings(task.place).archive:
+            with connected(task.place.url) as connection:
+                _require_archive(connection)
         variables = {
             "BACKFILLD_BACKUP": str(task.number),
             "BACKFILLD_LABEL": task.label,
@@ -115,6 +121,18 @@ class Command(External):
             at=took.at,
             details={"command": task.place.settings.command},
         )
+
+    def settle(self, task: Task, kept: Kept, mark: Mark) -> None:
+        del kept
+        if not _settings(task.place).archive:
+            return
+        with connected(task.place.url) as connection:
+            backups.grows(
+                connection, task.number, 0
+            )  # recovery stops at the first record from the mark on: there is one now
+            wal.switch(connection)
+            last = segments.holding(task.server.timeline, mark.lsn, physical.facts(connection).segment_bytes)
+            archiver.wait_for(connection, last, task.watch, patience=task.place.settings.wal.patience)
 
     def verify(self, place: Place, backup: Backup, read: Read, watch: Watch) -> None:  # noqa: ARG002 - it has no objects
         looked = _ask(place, "verify", _about(backup), _Looked, watch)
@@ -177,6 +195,12 @@ def _ask(  # noqa: PLR0913 - one call of the script; each is named
         where = ".".join(str(part) for part in first["loc"]) or "the answer"
         msg = f"{settings.path.name} {act} answers what is not expected: {where}: {first['msg']}"
         raise BackupFailed(msg) from None
+
+
+def _require_archive(connection: Connection) -> None:
+    if not archiver.look(connection).is_on:
+        raise BackupFailed("archive_mode is off, and the settings of its script say that it needs the server's archive")
+    archiver.require_well(connection)
 
 
 def _settings(place: Place) -> CommandSettings:

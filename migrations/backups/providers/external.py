@@ -65,7 +65,7 @@ class External(ABC):
     def keep(self, task: Task) -> Kept:
         """Take one. Raises BackupFailed, and what the watch raises."""
 
-    def settle(self, task: Task, mark: Mark) -> None:  # noqa: B027 - most have nothing to wait for
+    def settle(self, task: Task, kept: Kept, mark: Mark) -> None:  # noqa: B027 - most have nothing to wait for
         """Wait until the WAL up to the mark is where a recovery finds it. Raises BackupFailed, and what the watch raises."""
 
     @abstractmethod
@@ -105,7 +105,7 @@ class External(ABC):
         elif self.replays and task.compare and not task.everything:
             sums = _around_the_mark(task)
         mark = task.mark()
-        self.settle(task, mark)
+        self.settle(task, kept, mark)
         known = {
             "reference": kept.reference,
             "kept": kept.where,

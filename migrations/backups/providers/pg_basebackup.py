@@ -15,11 +15,12 @@ import json
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backfilld.migrations.backup_settings import seconds_of
 from backfilld.migrations.backups import contents, copies, programs
-from backfilld.migrations.backups.physical import objects, receiver, recovery, saved, segments, tools, wal
+from backfilld.migrations.backups.physical import archiver, objects, receiver, recovery, saved, segments, tools, wal
 from backfilld.migrations.backups.physical.tar_member import TarMember
 from backfilld.migrations.backups.place import BackupFailed
 from backfilld.migrations.backups.providers.base import ChainBroken, Restored, Taken
@@ -93,9 +94,12 @@ class PgBasebackup:
         found = tools.find(task.place, task.server.major)
         with connected(task.place.url) as connection:
             known = tools.facts(connection)
+            archiver.require_well(connection)
+            patience = task.place.settings.wal.patience
+            copying = replace(task, watch=archiver.Watched(connection, task.watch, patience=patience))
             with wal.source(task.place, found, connection, task.server.system_identifier) as received:
                 began = time.monotonic()
-                data, manifest_object, manifest, plain = self._copy(task, found)
+                data, manifest_object, manifest, plain = self._copy(copying, found)
                 copied = time.monotonic()
                 start = _start_of(manifest, task.server.timeline)
                 moment = _moment(task, connection)

@@ -38,11 +38,28 @@ Delimiter = Annotated[
 ]
 
 
+def _check_bucket_key(text: str) -> str:
+    name, _, key = text.partition("/")
+    if not name or any(part in {"", ".", ".."} for part in key.split("/")) or not text.isprintable():
+        raise Wrong(
+            f"`{shown(text)}` names no object", "Write the name of a source and a key: lake/exports/products.csv."
+        )
+    return text
+
+
+SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+BucketKey = Annotated[Text, AfterValidator(_check_bucket_key)]
+#: Where the rows may come from.
+_PLACES = ("file", "query", "s3")
+
+
 class Source(FileModel):
     """Where the rows of a load come from."""
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["file"]}, {"required": ["query"]}]}  # `_one_source`, for editors
+        json_schema_extra={
+            "oneOf": [{"required": ["file"]}, {"required": ["query"]}, {"required": ["s3"]}]
+        }  # `_one_source`, for editors
     )
 
     file: Text | None = Field(
@@ -51,10 +68,21 @@ class Source(FileModel):
         "gzip, `.zst` as zstd.",
         examples=["products.csv"],
     )
+    database: SourceName | None = Field(
+        default=None,
+        description="With `query`: of another PostgreSQL, by the name of a source in the worker's settings. A worker reads it.",
+        examples=["legacy"],
+    )
     query: Expression | None = Field(
         default=None,
-        description="In place of `file`: a query of the same database, whose columns are the fields.",
+        description="In place of `file`: a query of the same database, or of `database`, whose columns are the fields.",
         examples=["SELECT sku, price FROM imports.products"],
+    )
+    s3: BucketKey | None = Field(
+        default=None,
+        description="In place of `file`: an object in a bucket, as the name of a source in the worker's settings and the key. A worker "
+        "reads it.",
+        examples=["lake/exports/products.csv.gz"],
     )
     format: Literal["csv", "ndjson", "parquet"] = Field(
         default="csv", description="`csv`; `ndjson`: one JSON object a line; or `parquet`.", examples=["csv"]
@@ -62,7 +90,7 @@ class Source(FileModel):
     header: bool = Field(default=True, description="Whether the first line of a CSV file names its fields.")
     fields: Columns | None = Field(
         default=None,
-        description="The names of the fields, in their order, for a CSV file without a header.",
+        description="The names of the fields, in their order, for a CSV file without a header, or for a source that only workers read.",
         examples=[["sku", "price"]],
     )
     delimiter: Delimiter = Field(default=",", description="What separates the fields of a CSV file.", examples=[";"])
@@ -70,24 +98,35 @@ class Source(FileModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.file is None) == (self.query is None):
+        found = [name for name in _PLACES if getattr(self, name) is not None]
+        if len(found) != 1:
             raise Wrong(
-                "a load has one source",
-                "Write either `file` or `query`.",
-                at=("file",) if self.file is None else ("query",),
+                "a load has one source", "Write either `file`, `query` or `s3`.", at=(found[-1] if found else "file",)
             )
+        if self.database is not None and self.query is None:
+            raise Wrong("a query says what is read of the database", "Write `query`.", at=("database",))
         return self
+
+    @property
+    def is_read_by_a_worker(self) -> bool:
+        """Not by who enqueues the migration."""
+        return self.file is None
+
+    @property
+    def place(self) -> str | None:
+        """The name in the worker's settings of where it lies."""
+        return self.s3.partition("/")[0] if self.s3 is not None else self.database
 
     @property
     def name(self) -> str:
         """What people call it."""
-        return self.file if self.file is not None else "its query"
+        return self.file or self.s3 or (f"the query of {self.database}" if self.database is not None else "its query")
 
     @model_validator(mode="after")
     def _fields_have_names(self) -> Self:
         if self.format == "csv" and not self.header and self.fields is None:
             raise Wrong("without a header nothing names the fields", "Name them: fields: [sku, price].", at=("fields",))
-        if self.fields is not None and (self.header or self.format != "csv"):
+        if self.fields is not None and self.place is None and (self.header or self.format != "csv"):
             raise Wrong("the fields have their names in the file", "Remove it.", at=("fields",))
         return self
 

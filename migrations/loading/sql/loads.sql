@@ -5,12 +5,12 @@ VALUES (%(run)s::bigint, %(operation)s::integer, %(stage)s::text, %(source)s::te
 
 -- name: load
 -- A load, without a lock.
-SELECT run, operation, stage, source, fields, bytes_total, bytes_read, read_offset, digest, lines, duplicates, staged_at
+SELECT run, operation, stage, source, fields, bytes_total, bytes_read, read_offset, digest, lines, duplicates, staged_at, problem
 FROM backfilld.loads WHERE run = %(run)s::bigint AND operation = %(operation)s::integer
 
 -- name: lock_load
 -- A load, so that one session at a time stages its source.
-SELECT run, operation, stage, source, fields, bytes_total, bytes_read, read_offset, digest, lines, duplicates, staged_at
+SELECT run, operation, stage, source, fields, bytes_total, bytes_read, read_offset, digest, lines, duplicates, staged_at, problem
 FROM backfilld.loads WHERE run = %(run)s::bigint AND operation = %(operation)s::integer FOR UPDATE
 
 -- name: fields_on_record
@@ -22,9 +22,38 @@ WHERE r.name = %(name)s::text AND l.operation = %(operation)s::integer AND r.end
 -- The checkpoint of staging, in the transaction of the lines.
 UPDATE backfilld.loads
 SET bytes_total = %(bytes_total)s::bigint, bytes_read = %(bytes_read)s::bigint, read_offset = %(read_offset)s::bigint,
-    digest = %(digest)s::text, lines = lines + %(lines)s::bigint,
+    digest = %(digest)s::text, problem = '', lines = lines + %(lines)s::bigint,
     staged_at = CASE WHEN %(at_end)s::boolean THEN clock_timestamp() END
 WHERE run = %(run)s::bigint AND operation = %(operation)s::integer
+
+-- name: asked_for
+-- Sources that a worker reads and whose runs wait for it: the coordinator has said so, and sleeps. A run is queued until its first step
+-- is done.
+SELECT l.run, l.operation, l.stage, l.source, l.fields, l.bytes_total, l.bytes_read, l.read_offset, l.digest, l.lines, l.duplicates,
+       l.staged_at, l.problem
+FROM backfilld.loads l
+JOIN backfilld.runs r USING (run)
+JOIN backfilld.lanes n ON n.run = l.run AND n.lane = 0
+WHERE l.staged_at IS NULL AND r.state IN ('queued', 'running') AND n.last_error ->> 'class' = 'staging'
+  AND r.definition -> 'operations' -> l.operation -> 'load' -> 'from' ?| '{s3,database}'
+ORDER BY l.run, l.operation
+
+-- name: forget_lines
+-- Lines that were set aside of a source that is read anew.
+DELETE FROM backfilld.load_lines WHERE run = %(run)s::bigint AND operation = %(operation)s::integer
+
+-- name: begin_anew
+-- A load of which nothing is staged again.
+UPDATE backfilld.loads SET bytes_total = NULL, bytes_read = 0, read_offset = 0, digest = '', lines = 0, began_at = clock_timestamp()
+WHERE run = %(run)s::bigint AND operation = %(operation)s::integer
+
+-- name: hold_source
+-- Hold a source until the end of the transaction.
+SELECT pg_try_advisory_xact_lock(hashtext('backfilld source'), hashtext(%(run)s::bigint || ' ' || %(operation)s::integer)) AS held
+
+-- name: tell_problem
+-- Why a source cannot be read now.
+UPDATE backfilld.loads SET problem = %(problem)s::text WHERE run = %(run)s::bigint AND operation = %(operation)s::integer
 
 -- name: next_line
 -- The number of the next line that COPY writes, whatever was rolled back before.

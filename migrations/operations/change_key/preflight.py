@@ -21,6 +21,7 @@ from backfilld.migrations.operations.change_key.referrers import (
     table_of,
 )
 from backfilld.migrations.operations.change_key.remade import merged
+from backfilld.migrations.planning.checks import numbers
 from backfilld.migrations.planning.checks.columns import check_reads, column_of
 from backfilld.migrations.planning.checks.walks import key_of
 from backfilld.migrations.postgres import catalog, column_copy, column_parts
@@ -78,7 +79,7 @@ def examine(case: Case, operation: ChangeKey) -> Facts:
     if len(case.found.findings) > before:
         return facts
     dependents = replace(
-        dependents_of(case, table, name, type_, found, rules=()),
+        dependents_of(case, table, name, type_, found, rules=(), number=0),
         new_default=operation.values if fills_itself else None,
     )
     columns = [
@@ -89,7 +90,9 @@ def examine(case: Case, operation: ChangeKey) -> Facts:
     if len(case.found.findings) > before:
         return facts
     _try_together(case, columns, type_)
-    _warn(case, operation, referrers, fills_itself=fills_itself)
+    if (left := numbers.tell(case, name, own["type"])) is not None:
+        case.warn(str(left))
+    _warn(case, operation, referrers, columns, fills_itself=fills_itself)
     return replace(
         facts,
         key=key_of(table),
@@ -189,7 +192,14 @@ def _try_together(case: Case, members: Sequence[tuple[TableName, str, ColumnDepe
     column_copy.try_together(case.connection, [(table, name, type_) for table, name, _ in members], again)
 
 
-def _warn(case: Case, operation: ChangeKey, referrers: Sequence[Referrer], *, fills_itself: bool) -> None:
+def _warn(
+    case: Case,
+    operation: ChangeKey,
+    referrers: Sequence[Referrer],
+    members: Sequence[tuple[TableName, str, ColumnDependents]],
+    *,
+    fills_itself: bool,
+) -> None:
     """What a careful person should know."""
     table, name = case.table.name, operation.column
     along = (
@@ -209,6 +219,12 @@ def _warn(case: Case, operation: ChangeKey, referrers: Sequence[Referrer], *, fi
         else f"{name} has no DEFAULT and is no identity: the first row that is added after the switch has no old value and blocks a "
         "rollback, before contract and after it; `down:` gives such rows one"
     )
+    sent = {one.name: table for table, _, each in members for one in each.publications}
+    for publication, of in sent.items():
+        case.warn(
+            f"{publication}: {of} leaves the publication in the switch and comes back with the same list of columns; subscribers get the "
+            "new values from then on, and must have columns that take them"
+        )
     if referrers:
         case.warn(
             "from verify on a row that refers to one which its transaction cannot see with its new value yet, in a REPEATABLE READ "

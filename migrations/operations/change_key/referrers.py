@@ -25,7 +25,7 @@ from backfilld.migrations.postgres.column_dependents import ColumnDependents, De
 from backfilld.migrations.postgres.definitions import Grant
 from backfilld.migrations.postgres.dependents import IN_THE_WAY, of_column
 from backfilld.migrations.postgres.dependents import column as read_column
-from backfilld.migrations.postgres.expression_probe import probe
+from backfilld.migrations.postgres.expression_probe import Rejected, probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import ChangeKey
     from backfilld.migrations.planning.checks.findings import Case
     from backfilld.migrations.postgres.catalog import Table
+    from backfilld.migrations.postgres.column_dependents import DependentPublication
     from backfilld.migrations.postgres.constraints import ConstraintDetails
     from backfilld.migrations.postgres.dependents import ColumnDependent
     from backfilld.migrations.postgres.expression_probe import Probe
@@ -51,6 +52,7 @@ TAKEN_ALONG = frozenset(
         "policy",
         "trigger",
         "function",
+        "publication",
     }
 )
 _FIRST = "Drop it first, and create it again for the new type after the run"
@@ -143,7 +145,11 @@ def _referrer(  # noqa: PLR0913 - one column; each part is named where it is cal
         target=target,
         key=key_of(table),
         dependents=_with_whole(
-            case, table, dependents_of(case, table, column, type_, seen, rules=rules), (column, type_), number=number
+            case,
+            table,
+            dependents_of(case, table, column, type_, seen, rules=rules, number=number),
+            (column, type_),
+            number=number,
         ),
         references=str(details.references) if details.references != case.table.name else "",
         columns=details.columns,
@@ -248,6 +254,7 @@ def dependents_of(  # noqa: PLR0913 - one column; each part is named where it is
     found: Sequence[ColumnDependent],
     *,
     rules: tuple[DependentRule, ...],
+    number: int,
 ) -> ColumnDependents:
     """What depends on a column, as it reads for the one and for the other. Raises Rejected."""
     connection = case.connection
@@ -259,10 +266,9 @@ def dependents_of(  # noqa: PLR0913 - one column; each part is named where it is
             new = column_copy.definitions(connection, copy, found)
         with column_copy.successor(connection, table.name, name, named=old_column(name), type_=None) as copy:
             old = column_copy.definitions(connection, copy, found)
-    forms = [
-        f"{object_name(f'backfilld_{side}', case.migration.name, case.number)}_{name[:16]}_{{}}"
-        for side in ("new", "old")
-    ]
+    # By the number of the column among those that change: several may have one name, each in a table of one schema.
+    made = case.number + NUMBERS * number
+    forms = [f"{object_name(f'backfilld_{side}', case.migration.name, made)}_{{}}" for side in ("new", "old")]
     names = column_parts.Names(new_form=forms[0], old_form=forms[1])
     checks, _ = column_parts.rules(connection, table.name, name, found, new, named=new_column(name))
     return ColumnDependents(
@@ -290,8 +296,22 @@ def dependents_of(  # noqa: PLR0913 - one column; each part is named where it is
         policies=column_parts.policies(connection, found),
         functions=column_parts.functions(connection, found),
         triggers=column_parts.triggers(connection, found),
+        publications=_publications(case, table, found),
         seen=tuple((one.kind, one.name, one.digest) for one in found),
     )
+
+
+def _publications(case: Case, table: Table, found: Sequence[ColumnDependent]) -> tuple[DependentPublication, ...]:
+    """Publications whose list of columns names it. Raises Rejected."""
+    named = column_parts.publications(case.connection, found)
+    for one in named:
+        if one.where is not None:
+            raise Rejected(
+                "publication",
+                f"the publication {one.name} sends rows of {table.name} by a filter, which would have to be of the new values",
+                f"Let it send all rows first: ALTER PUBLICATION {sql.Identifier(one.name).as_string()} SET TABLE …",
+            )
+    return named
 
 
 @contextmanager
@@ -343,7 +363,8 @@ def refuse_table(case: Case, table: Table) -> None:
         case.refuse(
             "partitioned",
             f"{table.name} is partitioned, and the indexes of its partitions cannot be exchanged",
-            "Keep the key, and add a second one with `add_column` and `add_unique`",
+            "Keep the key's type, or go from integer to bigint with `rebuild`, which keeps the partitions; for another type give the "
+            "table a second key beside it, in a column that `add_column` adds",
         )
 
 

@@ -50,6 +50,11 @@ class Remade:
         return guards.same_privileges(self._each[0])
 
     @property
+    def sent_as_read(self) -> tuple[Guard, ...]:
+        """Publications send the columns that they sent."""
+        return tuple(guard for change in self._each for guard in guards.sent_as_read(change))
+
+    @property
     def views(self) -> tuple[TableName, ...]:
         """The views, each before the ones that it reads."""
         return tuple(TableName(view.schema, view.name) for view in reversed(self._each[0].dependents.views))
@@ -71,9 +76,13 @@ class Remade:
         )
         found: list[Change] = []
         seen: set[tuple[TableName, str]] = set()
+        sent: set[tuple[TableName, str]] = set()
         for number, (change, one) in enumerate(zip(self.changes, all_, strict=True)):
             shared = together if number == 0 else replace(one, views=(), policies=(), functions=())
             triggers = tuple(trigger for trigger in one.triggers if (change.table, trigger.name) not in seen)
             seen |= {(change.table, trigger.name) for trigger in triggers}
-            found.append(replace(change, dependents=replace(shared, triggers=triggers)))
+            publications = tuple(each for each in one.publications if (change.table, each.name) not in sent)
+            sent |= {(change.table, each.name) for each in publications}
+            shared = replace(shared, triggers=triggers, publications=publications)
+            found.append(replace(change, dependents=shared))
         return found

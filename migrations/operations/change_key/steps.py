@@ -158,7 +158,7 @@ class ChangeKey(Plain[file.ChangeKey]):
                 table=self.table,
                 locks=self._exchanged,
                 views=remade.views,
-                requires=tuple(guards.unchanged(one.change) for one in self._members),
+                requires=(*(guards.unchanged(one.change) for one in self._members), *remade.sent_as_read),
                 statements=tuple(statements),
                 guards=(*(one.change.trigger.fires for one in self._members), *remade.same_privileges),
                 back=self._switched_back(),
@@ -240,7 +240,7 @@ class ChangeKey(Plain[file.ChangeKey]):
                 table=self.table,
                 locks=self._exchanged,
                 views=remade.views,
-                requires=tuple(guards.nothing_new(one.change) for one in self._members),
+                requires=(*(guards.nothing_new(one.change) for one in self._members), *remade.sent_as_read),
                 statements=tuple(statements),
                 guards=remade.same_privileges,
             )

@@ -42,7 +42,7 @@ def dropped(change: Change) -> Iterable[Statement]:
 def made(change: Change) -> Iterable[Statement]:
     """All of them, as they were; of materialized views the copies that were made before."""
     for copied in change.dependents.copied:
-        yield views.move_copied(copied, schema=change.copies)
+        yield from views.move_copied(copied, schema=change.copies)
     if change.dependents.copied:
         yield tables.drop_schema(change.copies)
     for function in change.dependents.functions:

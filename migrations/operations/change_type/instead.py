@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from backfilld.migrations.file.migration import ChangeType
     from backfilld.migrations.planning.checks.findings import Case
 
+#: A migration's name has 63 characters at most.
+_MOST = 63 - len("-anew")
+
 
 def remedy(case: Case, operation: ChangeType, otherwise: str) -> str:
     """What to do, with a file to copy where `rebuild` makes the change as it is; else the other remedy alone."""
@@ -26,17 +29,20 @@ def remedy(case: Case, operation: ChangeType, otherwise: str) -> str:
 
 def _lines(case: Case, operation: ChangeType) -> str:
     parts = {"type": operation.type, "up": operation.up, "down": operation.down}
+    settings = ["approve: [switch, contract]"]
+    if allowed := case.migration.settings.allow_functions:
+        settings.append(f"allow_functions: [{', '.join(map(_quoted, allowed))}]")
     column = [f"          {name}: {_quoted(text)}" for name, text in parts.items() if text is not None]
     return "\n".join(
         [
-            f"name: {case.migration.name}-anew",
+            f"name: {case.migration.name[:_MOST]}-anew",
             "operations:",
             "  - rebuild:",
             f"      table: {_quoted(str(operation.table))}",
             "      columns:",
             f"        {_quoted(operation.column)}:",
             *column,
-            "settings: {approve: [switch, contract]}",
+            f"settings: {{{', '.join(settings)}}}",
         ]
     )
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.identifiers import TableName
+from backfilld.migrations.planning.checks import numbers
 from backfilld.migrations.planning.checks.columns import mentions
 from backfilld.migrations.planning.checks.live_runs import live_operations
 from backfilld.migrations.planning.checks.walks import key_of
 from backfilld.migrations.postgres.column_parts import INTEGERS, foreign_keys
-from backfilld.migrations.postgres.dependents import ids_used, narrow_namesakes
+from backfilld.migrations.postgres.dependents import narrow_namesakes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from backfilld.migrations.file.migration import ChangeType
     from backfilld.migrations.planning.checks.findings import Case
@@ -124,28 +125,13 @@ def tell(case: Case, operation: ChangeType, dependents: ColumnDependents, new: s
             f"{also or table} is checked once more, and the switch locks {', '.join(filter(None, (str(table), also)))}"
         )
     if is_wider(new, old):
-        used = ids_used(case.connection, table, name)
-        if used is not None and (words := numbers_left(name, used, old)) is not None:
-            case.warn(words)
+        if (left := numbers.tell(case, name, old)) is not None:
+            case.warn(str(left))
         if found := narrow_namesakes(case.connection, table, _called(table.name, name), bytes_=_BYTES[new]):
             case.warn(
                 f"no foreign key says so, but these columns may hold values of {name} and are narrower than {new}: "
                 f"{', '.join(found)}; so may arrays, parameters and variables of functions, and the application"
             )
-
-
-def numbers_left(name: str, used: Mapping[str, Any], type_: str) -> str | None:  # Any: a row
-    """How many numbers a sequence has left in a type, in words; None where that does not tell when they end."""
-    if used["increment"] < 0 or used["cycles"]:
-        return None
-    last, most = used["last"] or 0, min(used["max"], INTEGERS[type_][1])
-    left = max(most - last, 0)
-    words = f"the sequence of {name} is at {last} of {most}: {100 * left // most} % of the {type_} numbers are left"
-    a_day = used["rows_a_day"] or 0
-    if a_day >= 1:
-        days = left / used["increment"] / a_day
-        words += f", enough for {days:,.0f} days at {a_day:,.0f} INSERTs a day, the average since the statistics began"
-    return words
 
 
 def _called(table: str, name: str) -> list[str]:

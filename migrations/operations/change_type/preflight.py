@@ -17,7 +17,7 @@ from backfilld.migrations.planning.checks.walks import with_key
 from backfilld.migrations.postgres import catalog, column_copy, column_parts
 from backfilld.migrations.postgres.column_dependents import ColumnDependents, inactive
 from backfilld.migrations.postgres.definitions import Grant
-from backfilld.migrations.postgres.dependents import IN_THE_WAY, ColumnDependent, of_column
+from backfilld.migrations.postgres.dependents import IN_THE_WAY, ColumnDependent, of_column, own_of_partitions
 from backfilld.migrations.postgres.dependents import column as read_column
 from backfilld.migrations.postgres.dependents import mentions as functions_naming
 from backfilld.migrations.postgres.expression_probe import Analysis, Rejected
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _REMADE = frozenset({"view", "policy", "function", "trigger"})
 #: What is made anew as well, each in a way of its own.
 _LIFTED = frozenset({"materialized view", "publication"})
+#: What a partitioned table cannot be given CONCURRENTLY or NOT VALID.
+_OF_PARTITIONS = frozenset({"index", "unique", "primary key", "foreign key", "inbound"})
 #: Kinds of dependent that ALTER COLUMN … TYPE takes along by itself. Not foreign keys: a copy of the table has none to try it with.
 _TAKEN_ALONG = frozenset({"check", "index", "statistics", "unique"})
 
@@ -119,6 +121,7 @@ def examine(case: Case, operation: ChangeType) -> Facts:
     if keyed:
         facts = replace(facts, key=keys.walked(case, name, old=own["type"], new=target.type))
     facts = _in_place(case, operation, facts, found)
+    _refuse_partitioned(case, operation, facts, found)
     if facts.in_place:
         _warn_at_once(case, operation, facts)
     else:
@@ -126,6 +129,18 @@ def examine(case: Case, operation: ChangeType) -> Facts:
     if keyed or dependents.identity is not None:
         keys.tell(case, operation, dependents, target.type)
     return facts
+
+
+def _refuse_partitioned(case: Case, operation: ChangeType, facts: Facts, found: list[ColumnDependent]) -> None:
+    """Put down what partitions cannot have built for a second column while the application works."""
+    if case.table.kind != "p" or facts.back_in_place:
+        return
+    if held := [f"the {one.kind} {one.name}" for one in found if one.kind in _OF_PARTITIONS]:
+        case.refuse(
+            "partitioned",
+            f"{case.table.name} is partitioned, and {', '.join(held)} cannot be made for another column of it while the application works",
+            instead.remedy(case, operation, "Drop it first, and create it again for the new type afterwards"),
+        )
 
 
 def _in_place(case: Case, operation: ChangeType, facts: Facts, found: list[ColumnDependent]) -> Facts:
@@ -292,21 +307,32 @@ def _refuse_what_is_in_the_way(
 ) -> None:
     table, name = case.table, operation.column
     if table.kind == "p":
-        case.refuse(
-            "partitioned",
-            f"{table.name} is partitioned, and exchanging the indexes of partitions is not supported yet",
-            "Create a new table with the new type, and move the rows",
-        )
+        deciding = catalog.partition_columns(case.connection, table)
+        if name in deciding or None in deciding:
+            why = (
+                f"{name} is in the partition key"
+                if name in deciding
+                else "the partition key is an expression, which may read it"
+            )
+            case.refuse(
+                "partition_key",
+                f"{table.name} is partitioned, and {why}",
+                instead.remedy(case, operation, "Keep its type"),
+            )
+        for what in own_of_partitions(case.connection, table.name, name):
+            case.refuse(
+                "partitioned",
+                f"{table.name} is partitioned, and {what} is not the table's own: it would not come along to the new column",
+                "Drop it first, and recreate it afterwards",
+            )
     if generated:
         case.refuse("column", f"{name} is computed by PostgreSQL", "Drop it and add it again with `add_column`")
-    for one in found:
-        if one.kind in IN_THE_WAY.keys() - _LIFTED:
-            problem, remedy = IN_THE_WAY[one.kind]
-            case.refuse(
-                "column_dependents",
-                f"{name} cannot have another type: {problem.format(one.name)}",
-                instead.remedy(case, operation, remedy),
-            )
+    in_the_way = [one for one in found if one.kind in IN_THE_WAY.keys() - _LIFTED]
+    for one in in_the_way:
+        problem, remedy = IN_THE_WAY[one.kind]
+        # A file for all of them stands behind the last.
+        told = instead.remedy(case, operation, remedy) if one is in_the_way[-1] else remedy
+        case.refuse("column_dependents", f"{name} cannot have another type: {problem.format(one.name)}", told)
     if sum(one.kind == "sequence" for one in found) > 1:
         case.refuse(
             "column_dependents",

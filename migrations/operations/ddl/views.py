@@ -12,7 +12,7 @@ from psycopg import sql
 
 from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations.base import Guard, Statement
-from backfilld.migrations.operations.ddl import grants_and_comments
+from backfilld.migrations.operations.ddl import grants_and_comments, statistics
 from backfilld.migrations.operations.ddl.columns import operand
 from backfilld.migrations.postgres.bound import placed
 from backfilld.migrations.postgres.locks import LockMode
@@ -57,11 +57,31 @@ def copy(copied: CopiedView, *, schema: str, named: Mapping[tuple[str, str], sql
     yield from _as_it_was(view, name, kind=copied.kind)
 
 
-def move_copied(copied: CopiedView, *, schema: str) -> Statement:
-    """The copy comes in the place of the view, with its rows and indexes."""
+def move_copied(copied: CopiedView, *, schema: str) -> Iterable[Statement]:
+    """The copy comes in the place of the view, with its rows, indexes and statistics."""
     name = sql.Identifier(schema, copied.view.name)
     moved = sql.SQL("ALTER {} {} SET SCHEMA {}").format(sql.SQL(copied.kind), name, sql.Identifier(copied.view.schema))
-    return Statement(sql=moved, lock=LockMode.NONE, note="the copy that was made before")
+    yield Statement(sql=moved, lock=LockMode.NONE, note="the copy that was made before")
+    for own, statistics_name in copied.statistics:
+        yield statistics.set_schema(schema, statistics_name, own)
+
+
+def same_indexes(copied: CopiedView, *, schema: str) -> Guard:
+    """The copy has each index that the view has at this moment: one that was made since the copy would go with the view."""
+    query = sql.SQL(
+        "SELECT x.oid::pg_catalog.regclass::text AS name FROM pg_catalog.pg_index i "
+        "JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = pg_catalog.to_regclass({view}) "
+        "AND NOT EXISTS (SELECT FROM pg_catalog.pg_index o JOIN pg_catalog.pg_class c ON c.oid = o.indexrelid "
+        "WHERE o.indrelid = pg_catalog.to_regclass({copy}) AND c.relname = x.relname) LIMIT 1"
+    ).format(
+        view=sql.Literal(sql.Identifier(copied.view.schema, copied.view.name).as_string()),
+        copy=sql.Literal(sql.Identifier(schema, copied.view.name).as_string()),
+    )
+    return Guard(
+        sql=query,
+        template=f"the index {{!r}} of the materialized view {copied.view.written} was created since the run was enqueued, and would be lost",
+        remedy="Drop it, then resume, and create it again afterwards",
+    )
 
 
 def fill(name: TableName) -> Iterable[Statement]:

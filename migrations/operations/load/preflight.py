@@ -10,7 +10,7 @@ import psycopg
 
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.facts import Facts, LoadColumn, LoadFacts, LoadParent, LoadReferrer
-from backfilld.migrations.loading import export, source, stage
+from backfilld.migrations.loading import databases, export, source, stage
 from backfilld.migrations.planning.checks.columns import check_reads, column_of
 from backfilld.migrations.planning.checks.live_runs import live_operations
 from backfilld.migrations.postgres import catalog
@@ -130,12 +130,22 @@ def _of_other_runs(case: Case) -> set[str]:
 
 def _head(case: Case, operation: Load) -> source.Head:
     """What the source tells; of a file that is being sent, what is on record: a worker has none, or another one. Raises Rejected."""
-    if (query := operation.source.query) is not None:
+    query, database = operation.source.query, operation.source.database
+    if query is not None and (problem := self_containment_problem(query)):
+        raise Rejected("query", f"the query is not one query: {problem}", "Write one SELECT, without a semicolon")
+    if query is not None and database is None:
         return _head_of_query(case, query)
     if (known := stage.head_on_record(case.connection, case.migration.name, case.number)) is not None:
         return known
+    declared, places = operation.source.fields, case.found.sources
+    if (
+        declared is not None
+        and operation.source.place is not None
+        and source.place_of(operation.source, places) is None
+    ):
+        return source.Head(fields=declared, begin=0, bytes_total=0, lines=0)
     try:
-        return source.read_head(operation.source)
+        return source.read_head(operation.source, places)
     except Refused as exc:
         (finding,) = exc.findings
         raise Rejected(finding.check, finding.problem, finding.remedy) from exc
@@ -143,18 +153,16 @@ def _head(case: Case, operation: Load) -> source.Head:
 
 def _head_of_query(case: Case, query: str) -> source.Head:
     """The fields of a query. Raises Rejected."""
-    if problem := self_containment_problem(query):
-        raise Rejected("query", f"the query is not one query: {problem}", "Write one SELECT, without a semicolon")
     try:
-        head = stage.head_of_query(case.connection, query)
+        fields, lines, _ = databases.look(case.connection, query)
     except psycopg.Error as exc:
         if was_interrupted(exc):
             raise
         remedy = "Write one SELECT; names outside pg_catalog need their schema (public.products)"
         raise Rejected("query", f"the query: {in_words(exc)}", remedy) from exc
-    if len({*head.fields}) < len(head.fields):
+    if len({*fields}) < len(fields):
         raise Rejected("query", "two columns of the query have one name", "Give each a name of its own, with AS")
-    return head
+    return source.Head(fields=fields, begin=0, bytes_total=0, lines=lines)
 
 
 def _key(case: Case, operation: Load) -> tuple[tuple[KeyColumn, ...], str]:

@@ -33,6 +33,14 @@ def stage_of(migration: str, operation: int) -> TableName:
     return TableName("backfilld", object_name("stage", migration, operation))
 
 
+def _staging_note(source: file.Source, into: TableName) -> str:
+    if source.query is not None and source.database is None:
+        return f"one statement puts what the query gives into {into}"
+    return (
+        f"{'a worker' if source.is_read_by_a_worker else '`enqueue`'} sends {source.name} into {into}, 2 MB at a time"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Load(Plain[file.Load]):
     """A `load` of a migration, bound to a database."""
@@ -74,9 +82,7 @@ class Load(Plain[file.Load]):
                 operation=self.number,
                 table=self.table,
                 key=self.facts.key,
-                note=f"`enqueue` sends {self.definition.source.name} into {loading.stage}, 2 MB at a time"
-                if self.definition.source.query is None
-                else f"one statement puts what the query gives into {loading.stage}",
+                note=_staging_note(self.definition.source, loading.stage),
                 back=(Action(table=None, statements=(drop,)),),
             ),
             Walk(

@@ -185,6 +185,9 @@ class Exchange:
         Of the way forward alone: over the new table PostgreSQL may write a text otherwise.
         """
         definition = self.new.definition
+        for one in definition.copied:
+            if one.materialized:
+                yield views.same_indexes(one, schema=self._comes.schema)
         texts = [
             (
                 f"view {one.written}",
@@ -344,7 +347,7 @@ class Exchange:
     def _bound_anew(self) -> Iterator[Statement]:
         """Texts that were read before the run, run again: they name the table, and are bound to the one that has the name now."""
         for copied in self.new.definition.copied:
-            yield views.move_copied(copied, schema=self._comes.schema)
+            yield from views.move_copied(copied, schema=self._comes.schema)
         yield from row_functions.made(self.new.definition.row_functions)
         for view in self.new.definition.views:
             yield from views.made(view)

@@ -13,6 +13,7 @@ from backfilld.migrations.operations.ddl.tables import make_schema
 from backfilld.migrations.operations.rebuild.exchange import Exchange
 from backfilld.migrations.operations.rebuild.new_table import NewTable, are_akin, as_wide_as_both
 from backfilld.migrations.operations.rebuild.partitioned import settle
+from backfilld.migrations.planning.checks import numbers
 from backfilld.migrations.planning.checks.cancelled_runs import left_by_cancelled_run
 from backfilld.migrations.planning.checks.columns import check_reads, column_of
 from backfilld.migrations.planning.checks.tables import refuse_others_on_table
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 #: What comes in the switch, or rests until then: not compared before.
 _IN_THE_SWITCH = frozenset({"inbound foreign key", "policy", "publication", "trigger", "sequence", "view", "dependent"})
+
+#: A column that keeps its type is told of where less than this is left.
+_FEW_PERCENT = 50
 
 
 def examine(case: Case, operation: Rebuild) -> Facts:
@@ -264,6 +268,16 @@ def _as_old(line: Line, new: NewTable) -> Line:
 
 def _warn(case: Case, operation: Rebuild, definition: TableDefinition) -> None:
     name = case.table.name
+    for column in definition.columns:
+        changed = operation.columns.get(column.name)
+        stays = changed is None or changed.drop
+        if column.has_sequence and (left := numbers.tell(case, column.name, column.type)) is not None:
+            if not stays:
+                case.warn(str(left))
+            elif left.percent < _FEW_PERCENT and column.type != "bigint":
+                case.warn(
+                    f"{left}; it stays {column.type}: columns: {{{column.name}: {{type: bigint}}}} in this file would change that"
+                )
     size = case.table.heap_bytes + case.table.index_bytes
     case.warn(
         f"{name} is there twice until the old one is purged: up to {size // 2**20:,} MB more on disk, and as much WAL"

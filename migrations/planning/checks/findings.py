@@ -9,14 +9,16 @@ from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.postgres.foreign_code import Called
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from backfilld.migrations.file.migration import Migration
     from backfilld.migrations.identifiers import TableName
+    from backfilld.migrations.planning.checks.numbers import NumbersLeft
     from backfilld.migrations.postgres.catalog import Backend, Table
     from backfilld.migrations.postgres.connect import Connection
     from backfilld.migrations.postgres.expression_probe import Probe
     from backfilld.migrations.postgres.user_code import EventTrigger
+    from backfilld.migrations.source_settings import SourceSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +38,15 @@ class Findings:
     """What was found so far: reasons for refusal, warnings, and the tables they are about."""
 
     backend: Backend
+    #: Where this process may read what is loaded.
+    sources: Sequence[SourceSettings] = ()
     tables: dict[TableName, Table] = field(default_factory=dict)
     #: About how many rows each table has.
     rows: dict[TableName, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    #: What is left of the numbers of columns that change.
+    numbers: list[NumbersLeft] = field(default_factory=list)
     #: Publications that send our own tables on.
     publish_record: tuple[str, ...] = ()
     #: What the expressions of the migration call and read.

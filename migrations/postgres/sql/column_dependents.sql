@@ -58,7 +58,8 @@ WITH RECURSIVE col AS (
     LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
     WHERE NOT (r.oid IS NOT NULL AND r.rulename = '_RETURN')
       AND NOT (d.classid = 'pg_type'::regclass AND d.deptype = 'i')
-      -- Indexes of a materialized view, and its values out of line.
+      -- Statistics and indexes of a materialized view, and its values out of line.
+      AND d.classid <> 'pg_statistic_ext'::regclass
       AND NOT EXISTS (SELECT FROM pg_class c WHERE d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relkind IN ('i', 't'))
 )
 SELECT 'index' AS kind, i.indexrelid::bigint AS oid, x.relname::text AS name, pg_get_indexdef(i.indexrelid) AS definition, 0 AS level
@@ -246,15 +247,19 @@ JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamesp
 WHERE a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text AND NOT a.attisdropped
 
 -- name: ids_used
--- How far the sequence of a column has come, and how many rows a day were inserted since the statistics began.
+-- How far the sequence of a column has come, and how many rows a day were inserted since the statistics began, where they are old
+-- enough to tell. From PostgreSQL 15 on a database has a moment of its own only once its statistics were reset.
 SELECT pg_sequence_last_value(s.seqrelid) AS last, s.seqincrement AS increment, s.seqmax AS max, s.seqcycle AS cycles,
-       CASE WHEN extract(epoch FROM now() - b.stats_reset) > 3600
-            THEN pg_stat_get_tuples_inserted(a.attrelid) * 86400.0 / extract(epoch FROM now() - b.stats_reset) END::float8 AS rows_a_day
+       CASE WHEN b.seconds > %(least_seconds)s::float8 THEN pg_stat_get_tuples_inserted(a.attrelid) * 86400.0 / b.seconds END::float8 AS rows_a_day
 FROM pg_attribute a
 JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
     AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
 JOIN pg_sequence s ON s.seqrelid = d.objid
-LEFT JOIN pg_stat_database b ON b.datname = current_database()
+CROSS JOIN (
+    SELECT extract(epoch FROM now() - coalesce(
+        (SELECT o.stats_reset FROM pg_stat_database o WHERE o.datname = current_database()),
+        (SELECT least(w.stats_reset, r.stats_reset) FROM pg_stat_wal w CROSS JOIN pg_stat_archiver r)))::float8 AS seconds
+) b
 WHERE a.attrelid = %(table)s::text::regclass AND a.attname = %(column)s::text AND NOT a.attisdropped
 
 -- name: narrow_namesakes
@@ -346,6 +351,32 @@ JOIN pg_publication p ON p.oid = r.prpubid
 JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_publication_tables t ON t.pubname = p.pubname AND t.schemaname = n.nspname AND t.tablename = c.relname
 WHERE r.oid = %(oid)s::bigint::oid
+
+-- name: own_of_partitions
+-- What partitions have on a column that their table has not, or has otherwise: it would not come along with what the table has.
+WITH parts AS (
+    SELECT a.attrelid, a.attnum, a.attacl, pg_get_expr(d.adbin, d.adrelid) AS default,
+           (SELECT pg_get_expr(o.adbin, o.adrelid) FROM pg_attribute p JOIN pg_attrdef o ON o.adrelid = p.attrelid AND o.adnum = p.attnum
+            WHERE p.attrelid = t.root AND p.attname = a.attname) AS default_of_table
+    FROM (SELECT %(table)s::text::regclass AS root) t
+    JOIN pg_partition_tree(t.root) n ON n.level > 0
+    JOIN pg_attribute a ON a.attrelid = n.relid AND a.attname = %(column)s::text AND NOT a.attisdropped
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+)
+SELECT found.what FROM (
+    SELECT concat('the DEFAULT of ', p.attrelid::regclass) AS what FROM parts p WHERE p.default IS DISTINCT FROM p.default_of_table
+    UNION ALL
+    SELECT concat('privileges on the column of ', p.attrelid::regclass) FROM parts p WHERE p.attacl IS NOT NULL
+    UNION ALL
+    SELECT DISTINCT pg_describe_object(d.classid, d.objid, 0)
+    FROM parts p
+    JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = p.attrelid AND d.refobjsubid = p.attnum
+    LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
+    LEFT JOIN pg_trigger g ON d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
+    WHERE d.classid <> 'pg_attrdef'::regclass AND NOT (d.classid = 'pg_class'::regclass AND d.objid = p.attrelid)
+      AND NOT (d.classid = 'pg_class'::regclass AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = d.objid))
+      AND c.contype IS DISTINCT FROM 'n' AND coalesce(c.coninhcount = 0 AND c.conparentid = 0, true) AND coalesce(g.tgparentid = 0, true)
+) found ORDER BY 1
 
 -- name: sends_otherwise
 -- Whether a publication sends other columns of a table than these, in the order of their names and as JSON, or the table no more.

@@ -49,7 +49,9 @@ SELECT i.indisreplident AS replica_identity,
        ARRAY(SELECT format('%%s on %%s', quote_ident(k.conname), k.conrelid::regclass) FROM pg_constraint k
              WHERE k.conindid = i.indexrelid AND k.contype = 'f' ORDER BY 1) AS foreign_keys,
        coalesce(pg_stat_get_numscans(i.indexrelid), 0)::bigint AS scans,
-       (SELECT d.stats_reset FROM pg_stat_database d WHERE d.datname = current_database()) AS counted_since
+       -- From PostgreSQL 15 on a database has a moment of its own only once its statistics were reset.
+       coalesce((SELECT d.stats_reset FROM pg_stat_database d WHERE d.datname = current_database()),
+                (SELECT least(w.stats_reset, r.stats_reset) FROM pg_stat_wal w CROSS JOIN pg_stat_archiver r)) AS counted_since
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indexrelid = %(index)s::bigint::oid
 

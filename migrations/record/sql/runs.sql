@@ -85,25 +85,6 @@ ORDER BY ended_at DESC LIMIT %(most)s::integer
 -- Where a run stands, held until the transaction ends.
 SELECT name, state, phase, wish, settings, approved, pass, rollback FROM backfilld.runs WHERE run = %(run)s::bigint FOR UPDATE
 
--- name: step_context
--- What a step must know before it works: the run's state and settings, the lanes beside it and the database's pace.
-SELECT r.name, r.created_at, r.phase, r.state, r.pass, r.settings, r.rows_total, r.rollback, p.width, p.max_width, p.hold_reason, p.batch_seconds, p.rest,
-       coalesce((p.memory ->> 'others')::integer, 0) AS others, p.stopped_at, p.stopped_by,
-       extract(epoch FROM clock_timestamp() - p.sampled_at)::float8 AS age_seconds, clock_timestamp() AS now,
-       CASE WHEN r.examined_at IS NULL AND r.state IN ('queued', 'running') THEN backfilld.awaited(r.definition -> 'after') END AS awaited,
-       lanes.awake AS lanes_awake, lanes.asleep AS lanes_asleep, lanes.last AS last_lane, lanes.most_left,
-       CASE WHEN NOT pg_is_in_recovery() THEN (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint END AS wal_position
-FROM backfilld.runs r CROSS JOIN backfilld.pace p
-CROSS JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE l.next_run_at IS NOT NULL) AS awake,
-           count(*) FILTER (WHERE l.next_run_at IS NULL) AS asleep,
-           max(l.lane) FILTER (WHERE l.next_run_at IS NOT NULL) AS last,
-           max(l.rows_expected - l.rows_walked) AS most_left
-    FROM backfilld.lanes l
-    WHERE l.run = r.run AND l.done_at IS NULL AND l.kind NOT IN ('coordinator', 'follow') AND l.pass = r.pass
-) lanes
-WHERE r.run = %(run)s::bigint
-
 -- name: set_state
 -- A run's new state, with the wish and the error that belong to it.
 UPDATE backfilld.runs
@@ -156,18 +137,6 @@ UPDATE backfilld.runs SET verified_at = NULL, updated_at = clock_timestamp() WHE
 SELECT run FROM backfilld.runs
 WHERE state = 'waiting' AND verified_at IS NOT NULL AND NOT backfilld.proof_holds(run) ORDER BY run
 
--- name: remember_structure
--- What a proof relies on, as it is now: `parts` are tables with their columns and the name of a sync trigger.
-UPDATE backfilld.runs
-SET structure = (
-    SELECT jsonb_agg(to_jsonb(part) || jsonb_build_object('state', backfilld.structure_now(part.relation, part.columns, part.trigger)))
-    FROM jsonb_to_recordset(%(parts)s::jsonb) part (name text, relation text, columns text[], trigger text))
-WHERE run = %(run)s::bigint
-
--- name: structure_changes
--- What has changed of that since.
-SELECT relation, what, gone FROM backfilld.structure_changes(%(run)s::bigint)
-
 -- name: approve
 -- A person lets a phase begin.
 UPDATE backfilld.runs SET approved = approved || %(phase)s::text, updated_at = clock_timestamp()
@@ -191,24 +160,6 @@ SELECT backfilld.awaited(%(names)s::jsonb) AS awaited
 -- New settings for a run, from its next batch on.
 UPDATE backfilld.runs SET settings = %(settings)s::jsonb, updated_at = clock_timestamp() WHERE run = %(run)s::bigint
 
--- name: pulse
--- Whether a run is at work, whether one is to stop, and who stopped all of them: all that an idle daemon asks. A run that waits is
--- at work too while a table follows another one.
-SELECT EXISTS (SELECT FROM backfilld.runs r
-               WHERE r.state IN ('queued', 'running', 'pausing', 'cancelling', 'rolling_back')
-                  OR r.state = 'waiting' AND r.verified_at IS NOT NULL AND NOT backfilld.proof_holds(r.run)
-                  OR r.state = 'waiting' AND EXISTS (SELECT FROM backfilld.lanes l
-                                                     WHERE l.run = r.run AND l.kind = 'follow' AND l.done_at IS NULL)) AS at_work,
-       EXISTS (SELECT FROM backfilld.runs
-               WHERE state IN ('pausing', 'cancelling') OR state = 'rolling_back' AND rollback = '{}') AS stopping,
-       stopped_at, stopped_by
-FROM backfilld.pace
-
--- name: stopping
--- Runs that were asked to stop or to turn back, and for how long they have been stopping.
-SELECT run, name, state, extract(epoch FROM clock_timestamp() - state_since)::float8 AS seconds
-FROM backfilld.runs WHERE state IN ('pausing', 'cancelling') OR state = 'rolling_back' AND rollback = '{}'
-
 -- name: set_rollback
 -- Where a rollback begins: nothing yet, or the phase and the step that the run had reached.
 UPDATE backfilld.runs SET rollback = %(rollback)s::jsonb, updated_at = clock_timestamp() WHERE run = %(run)s::bigint
@@ -217,22 +168,6 @@ UPDATE backfilld.runs SET rollback = %(rollback)s::jsonb, updated_at = clock_tim
 -- From now on old values are kept for so many days.
 UPDATE backfilld.runs SET kept_until = clock_timestamp() + make_interval(secs => %(days)s::float8 * 86400)
 WHERE run = %(run)s::bigint
-
--- name: cancel_statements
--- Cancel what our own backends are running for a run. A backend that has gone on to another run's batch in this
--- very moment only repeats that batch.
-SELECT count(*) FILTER (WHERE pg_cancel_backend(o.pid)) AS cancelled
-FROM backfilld.own_sessions o
-WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.is_committing IS NOT TRUE AND o.pid <> pg_backend_pid() AND o.run = %(run)s::bigint
-
--- name: cancel_all_statements
--- Cancel what our own backends are running for any run, and have been for longer than the grace: a step that reads a lane
--- only to find it held is gone sooner.
-SELECT o.run, count(*) FILTER (WHERE pg_cancel_backend(o.pid)) AS cancelled
-FROM backfilld.own_sessions o
-WHERE o.is_here AND o.is_mine AND o.state = 'active' AND o.is_committing IS NOT TRUE AND o.pid <> pg_backend_pid()
-  AND o.xact_start < clock_timestamp() - make_interval(secs => %(grace_seconds)s::float8)
-GROUP BY 1
 
 -- name: progress
 -- The numbers of the walks of runs, for status and metrics. A row that was walked and neither changed nor quarantined was as it

@@ -15,3 +15,7 @@ FROM backfilld.undo_rows WHERE run = %(run)s::bigint AND operation = %(operation
 INSERT INTO backfilld.undo_rows (run, operation, key, restored)
 VALUES (%(run)s::bigint, %(operation)s::integer, %(key)s::text[], false)
 ON CONFLICT DO NOTHING
+
+-- name: has_lz4
+-- Whether this server compresses by lz4, which takes a tenth of the processor that its own way takes.
+SELECT EXISTS (SELECT FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)) AS has_lz4

@@ -57,3 +57,10 @@ def test_a_folder_is_done_in_order_up_to_the_first_that_does_not_get_there(
         ("jobs-loud", "waiting", "backfill"),
     ]
     assert record.state("jobs-never") == "queued", "it begins after the one that waits"
+
+    there = backfilld("cancel", "jobs-never", database_url=database_url, redis_url=NOWHERE)
+    assert (there.returncode, record.state("jobs-never")) == (0, "cancelling"), "no worker is there to do it"
+    told = backfilld("rollback", "jobs-never", "--here", database_url=database_url, redis_url=NOWHERE)
+    assert (told.returncode, "backfilld cancel jobs-never --here" in told.stderr) == (2, True)
+    done = backfilld("cancel", "jobs-never", "--here", database_url=database_url, redis_url=NOWHERE)
+    assert (done.returncode, record.state("jobs-never")) == (0, "cancelled"), done.stderr

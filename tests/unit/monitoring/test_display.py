@@ -238,6 +238,9 @@ STATUS: dict[str, Progress] = {
     "completed": replace(
         RUNNING, phase=Phase.DONE, state=State.COMPLETED, percent=100.0, eta_seconds=None, verified=True
     ),
+    "completed, with lines set aside": replace(
+        RUNNING, phase=Phase.DONE, state=State.COMPLETED, percent=100.0, eta_seconds=None, load={"set_aside": 2}
+    ),
     "restoring": replace(BACK, old_values_walk=OldValuesWalk(kind=LaneKind.RESTORE, rows_walked=400, rows_total=1000)),
     "undoing": replace(BACK, old_values_walk=OldValuesWalk(kind=LaneKind.UNDO, rows_walked=400, rows_total=1000)),
     "rolling back": replace(BACK, percent=0.0, eta_seconds=None),
@@ -392,6 +395,8 @@ EVENTS: dict[str, dict[str, Any]] = {  # Any: JSON
     "the last phase": event("phase.done"),
     "phase on the way back": event("phase.expand", direction="back"),
     "another pass": {**event("phase.backfill"), "detail": {"pass": 2, "reason": "3 rows still need work"}},
+    "read by a worker": event("load.staged", operation=0, lines=3000),
+    "read anew by a worker": event("load.restarted", operation=0, lines=800),
     "approved": event("phase.approved", phase="contract"),
     "tuned": event("run.tuned", nice=[0.0, 1.5], windows=[[], ["a", "b"]]),
     "width": event("pace.width", max_width=[8, 3]),

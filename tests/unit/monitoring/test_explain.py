@@ -17,13 +17,17 @@ from backfilld.migrations.record.model import Pace
 from backfilld.migrations.record.states import LaneKind, Phase, State
 from backfilld.migrations.settings import Limits
 from backfilld.monitoring.after_contract import AfterContract
-from backfilld.monitoring.explain import AGAINST, ASKED, Explanation, Facts, explain
+from backfilld.monitoring.explain import explain
+from backfilld.monitoring.explain.facts import ASKED, Facts
+from backfilld.monitoring.explain.load import AGAINST
 from backfilld.monitoring.pace import Signal
 from backfilld.monitoring.policies import Unexpected
 from backfilld.monitoring.progress import OldValuesWalk, Progress
 
 if TYPE_CHECKING:
     from fix_golden import Golden
+
+    from backfilld.monitoring.explain.explanation import Explanation
 
 RUN = replace(
     RUNNING, name="jobs", width=4, hot_update_ratio=None, state_seconds=200.0, phase_seconds=180.0, max_quarantined=100
@@ -180,8 +184,11 @@ CASES: dict[str, Explanation] = {
         )
     ),
     "completed": told(replace(RUN, state=State.COMPLETED, phase=Phase.DONE)),
+    "completed, and the application is slower": told(
+        replace(RUN, state=State.COMPLETED, phase=Phase.DONE, verified=True, application=APPLICATION)
+    ),
     "completed, with lines set aside": told(
-        replace(RUN, state=State.COMPLETED, phase=Phase.DONE, quarantined=3, load={"lines": 9, "set_aside": 3})
+        replace(RUN, state=State.COMPLETED, phase=Phase.DONE, load={"lines": 9, "set_aside": 3})
     ),
     "cancelled": told(replace(RUN, state=State.CANCELLED), asked_by="ann@laptop"),
     "rolled back": told(replace(RUN, state=State.ROLLED_BACK), asked_by="ann@laptop"),
@@ -235,6 +242,7 @@ COMMANDS = {
     "paused by what is left": {"resume jobs", "rollback jobs"},
     "failed": {"resume jobs", "rollback jobs", "events jobs"},
     "completed": {"status jobs"},
+    "completed, and the application is slower": {"status jobs"},
     "completed, with lines set aside": {"status jobs", "quarantine export jobs --format csv > fix.csv"},
     "cancelled": {"rollback jobs"},
     "with rows to look at": {"quarantine list jobs", "quarantine retry jobs", "status jobs"},

@@ -46,3 +46,10 @@ JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = one.name
 -- name: in_recovery
 -- Whether the server still replays WAL.
 SELECT pg_is_in_recovery() AS in_recovery
+
+-- name: archiver
+-- Whether the server archives its WAL by itself, up to where, and at what it fails now.
+SELECT current_setting('archive_mode') <> 'off' AS is_on, a.last_archived_wal AS last_archived,
+       CASE WHEN a.last_failed_time > coalesce(a.last_archived_time, '-infinity') THEN a.last_failed_wal END AS failing,
+       a.failed_count AS failures
+FROM pg_stat_archiver a

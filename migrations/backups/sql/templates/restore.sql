@@ -12,16 +12,26 @@ SELECT (SELECT count(*) FROM {saved} AS backfilld_saved JOIN {table} AS now ON (
         WHERE NOT EXISTS (SELECT FROM {saved} AS backfilld_saved WHERE ({now_keys}) = ({saved_keys}))) AS added
 
 -- name: insert
--- Some of the saved rows that are missing, put back; one that is there again stays as it is.
+-- Some of the saved rows that are missing, put back; one that is there again stays as it is. Triggers of the table see what they see in
+-- a batch: the settings that a new session of this role has.
+WITH own AS MATERIALIZED (
+    SELECT count(pg_catalog.set_config(s.name, s.reset_val, true)) AS settings FROM pg_catalog.pg_settings s
+    WHERE s.name IN ('search_path', 'TimeZone', 'DateStyle', 'IntervalStyle', 'extra_float_digits')
+)
 INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
-SELECT {saved_columns} FROM {saved} AS backfilld_saved JOIN {missing} AS missing ON ({missing_keys}) = ({saved_keys})
+SELECT {saved_columns} FROM own JOIN {missing} AS missing ON own.settings > 0
+JOIN {saved} AS backfilld_saved ON ({missing_keys}) = ({saved_keys})
 WHERE missing.number BETWEEN {first} AND {last}
 ON CONFLICT DO NOTHING
 
 -- name: delete
 -- Taking that back: those of them that nobody has changed since.
-DELETE FROM {table} AS now USING {saved} AS backfilld_saved, {missing} AS missing
-WHERE ({missing_keys}) = ({saved_keys}) AND ({now_keys}) = ({saved_keys}) AND missing.number BETWEEN {first} AND {last}
+WITH own AS MATERIALIZED (
+    SELECT count(pg_catalog.set_config(s.name, s.reset_val, true)) AS settings FROM pg_catalog.pg_settings s
+    WHERE s.name IN ('search_path', 'TimeZone', 'DateStyle', 'IntervalStyle', 'extra_float_digits')
+)
+DELETE FROM {table} AS now USING own, {saved} AS backfilld_saved, {missing} AS missing
+WHERE own.settings > 0 AND ({missing_keys}) = ({saved_keys}) AND ({now_keys}) = ({saved_keys}) AND missing.number BETWEEN {first} AND {last}
   AND ROW({saved_columns})::text = ROW({now_columns})::text
 
 -- name: saved_value

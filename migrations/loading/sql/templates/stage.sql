@@ -10,17 +10,13 @@ SELECT backfilld.hide({stage}::text::regclass)
 -- The stage has served.
 DROP TABLE IF EXISTS {stage}
 
+-- name: empty
+-- What is staged is forgotten.
+TRUNCATE {stage}
+
 -- name: fill
 -- What a query gives, each value as its text.
 INSERT INTO {stage} ({columns}) SELECT {values} FROM ({query}) AS q
-
--- name: look
--- The fields of a query.
-SELECT q.* FROM ({query}) AS q LIMIT 0
-
--- name: explain
--- About how many rows a query gives.
-EXPLAIN (FORMAT JSON) SELECT 1 FROM ({query}) AS q
 
 -- name: copy
 -- Records of a CSV file, as they are.

@@ -214,7 +214,8 @@ CREATE TABLE backfilld.loads (
     bytes_total        bigint CHECK (bytes_total >= 0),         -- of the source as it lies there
     bytes_read         bigint NOT NULL DEFAULT 0,               -- of these, those that are staged
     read_offset        bigint NOT NULL DEFAULT 0,               -- where the next record begins, in what the source holds unpacked
-    digest             text NOT NULL DEFAULT '',                -- SHA-256 of all before that
+    digest             text NOT NULL DEFAULT '',                -- SHA-256 of all before that; of an object in a bucket its ETag
+    problem            text NOT NULL DEFAULT '',                -- why a worker cannot read it now
     lines              bigint NOT NULL DEFAULT 0,               -- records so far, without the header
     duplicates         bigint NOT NULL DEFAULT 0,               -- lines that do not count, because another has their key
     began_with         xid8,                                    -- rows of a younger transaction were written since the lanes began
@@ -335,6 +336,21 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
        OR r.phase NOT IN ('contract', 'done')
        OR r.verified_at IS NULL
        OR (r.ended_at IS NULL AND NOT backfilld.proof_holds(r.run))
+$$;
+
+-- --- what batches ask -------------------------------------------------------------------------------------------------
+--
+-- A batch sends its statements without preparing them, as a pooler may have it on another session next time; in a function the plan
+-- is kept by whichever session it is.
+
+-- What code of a table's own an UPDATE of some columns runs: triggers, keys that change with it, functions that a rule calls.
+CREATE FUNCTION backfilld.table_code("table" text, relation text, columns text[])
+RETURNS TABLE (fires boolean, by_parent boolean, may_change text[]) LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    /* query: table_code(table, relation, columns) */;
+END
 $$;
 
 -- --- the way back -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,10 @@ CREATE TABLE {journal} (
     PRIMARY KEY (operation, batch, entry)
 )
 
+-- name: stored
+-- How the arrays of a journal lie on disk.
+ALTER TABLE {journal} {actions}
+
 -- name: changed
 -- The rows that an update changes, with what they were: an UPDATE tells that from PostgreSQL 18 on.
 changed AS (

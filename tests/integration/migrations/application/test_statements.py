@@ -17,7 +17,7 @@ from rich.console import Console
 
 from backfilld.migrations.application import check, query_files
 from backfilld.migrations.application.binding import find_way
-from backfilld.migrations.application.corpus import QueryFile, Statement, bindable
+from backfilld.migrations.application.corpus import QueryFile, Statement
 from backfilld.migrations.application.real_plans import Budget, measure
 from backfilld.migrations.errors import UsageError
 from backfilld.migrations.file import migration as definition
@@ -87,6 +87,10 @@ def test_exactly_the_statements_that_name_the_old_column_break_in_contract(conne
         "SELECT count(*) FROM jobs WHERE made > now() - interval '3 days'",
         "SELECT extract(year FROM made) FROM jobs LIMIT 1",
     )
+    with connection.transaction(), connection.cursor() as cursor:  # as pg_dump does
+        cursor.execute(b"LOCK TABLE public.jobs, public.customers IN ACCESS SHARE MODE")
+        with cursor.copy(b"COPY public.jobs (id, total) TO stdout;") as dump:
+            list(dump)
     report = checked(connection, RENAME)
     broken = {(one.statement, str(one.phase), one.sqlstate) for one in report.breaks}
     assert broken == {
@@ -134,8 +138,8 @@ def test_a_changed_type_breaks_what_the_new_type_cannot_do(connection: Connectio
     ("operation", "broken", "phase"),
     [
         ("drop_column: {table: jobs, column: total}", {"SELECT total FROM jobs", "SELECT j.* FROM jobs j WHERE j.total > $1"}, "contract"),
-        ("rename_table: {table: jobs, to: tasks}", {"SELECT total FROM jobs", "SELECT j.* FROM jobs j WHERE j.total > $1", "SELECT status FROM public.jobs"}, "contract"),
-        ("drop_table: {table: jobs}", {"SELECT total FROM jobs", "SELECT j.* FROM jobs j WHERE j.total > $1", "SELECT status FROM public.jobs"}, "contract"),
+        ("rename_table: {table: jobs, to: tasks}", {"SELECT total FROM jobs", "SELECT j.* FROM jobs j WHERE j.total > $1", "SELECT status FROM public.jobs", "SELECT to_jsonb(jobs) FROM jobs"}, "contract"),
+        ("drop_table: {table: jobs}", {"SELECT total FROM jobs", "SELECT j.* FROM jobs j WHERE j.total > $1", "SELECT status FROM public.jobs", "SELECT to_jsonb(jobs) FROM jobs"}, "contract"),
         ("add_column: {table: jobs, column: {name: x, type: text}, backfill: status}", set(), ""),
     ],
 )  # fmt: skip
@@ -147,6 +151,7 @@ def test_what_is_taken_away_breaks_what_names_it(
         "SELECT total FROM jobs",
         "SELECT j.* FROM jobs j WHERE j.total > 5",
         "SELECT status FROM public.jobs",
+        "SELECT to_jsonb(jobs) FROM jobs",  # of which the copy is the row only without a schema
         "SELECT jobs.name FROM customers jobs",  # an alias
         "SELECT name FROM customers",
     )
@@ -181,6 +186,26 @@ def test_a_name_means_what_the_search_path_of_the_role_makes_of_it(connection: C
         connection.execute('DROP SCHEMA "Odd Schema" CASCADE; DROP ROLE odd_app')
 
 
+def test_a_function_of_rows_breaks_where_the_row_gets_another_shape(connection: Connection) -> None:
+    """As computed fields of PostgREST are, whose bodies need not name the table; and what a column that comes does to them."""
+    send(
+        connection,
+        "CREATE FUNCTION doubled(one jobs) RETURNS numeric LANGUAGE sql AS 'SELECT 2 * one.total'",
+        "CREATE FUNCTION stated(several jobs[]) RETURNS text LANGUAGE sql AS 'SELECT several[1].status'",
+        "CREATE FUNCTION listed() RETURNS SETOF jobs LANGUAGE sql AS 'SELECT id, status, total, device_info, made FROM jobs'",
+    )
+    report = checked(connection, RENAME)
+    broken = {one.source: str(one.phase) for one in report.breaks if one.source != "function public.dear()"}
+    assert broken == {"function public.doubled(one jobs)": "contract", "function public.listed()": "expand"}, report
+    send(connection, "ALTER TABLE jobs ADD COLUMN revenue numeric")
+    with pytest.raises(psycopg.errors.InvalidFunctionDefinition):
+        send(connection, "SELECT * FROM listed()")
+
+    report = checked(connection, "name: a\noperations:\n  - rename_table: {table: jobs, to: tasks}\n")
+    unchecked = {one.source: one.because for one in report.cannot_be_checked}
+    assert "gets another name" in unchecked["function public.doubled(one jobs)"]
+
+
 def test_files_of_queries_are_checked_with_their_lines(connection: Connection) -> None:
     files = [
         QueryFile("queries/a.sql", "SELECT 1;\n\n-- jobs\nSELECT total\n FROM jobs WHERE id = $1;\nSELECT nothing FROM jobs"),
@@ -190,14 +215,15 @@ def test_files_of_queries_are_checked_with_their_lines(connection: Connection) -
     ]  # fmt: skip
     report = checked(connection, RENAME, *files)
     broken = {one.source for one in report.breaks if one.source.startswith("q")}
-    assert broken == {"queries/a.sql:4", "queries/c.sql:9"}
+    assert broken == {"queries/a.sql:4", "queries/c.sql:10"}
     unchecked = {one.source: one.because for one in report.cannot_be_checked if one.source.startswith("q")}
     assert unchecked == {
         "queries/a.sql:6": 'it does not bind today: column "nothing" does not exist',
         "queries/c.sql:1": 'syntax error at or near "SELEC" (line 1)',
         "queries/c.sql:3": 'syntax error at or near "customers" (line 4)',
-        "queries/c.sql:6": 'syntax error at or near "%" (line 7)',
-        "queries/c.sql:10": "syntax error at end of input (line 10)",
+        "queries/c.sql:6": "COPY of all columns, LOCK and TRUNCATE are not planned: look whether the migration changes what they mean",
+        "queries/c.sql:7": 'syntax error at or near "%" (line 8)',
+        "queries/c.sql:11": "syntax error at end of input (line 11)",
     }
     assert {(one.check, one.problem) for one in report.silence} == {
         ("statement_files", "queries/b.sql:1 cannot be read as SQL: a quote is not closed"),
@@ -210,7 +236,8 @@ BAD = """SELEC total FROM jobs;
 BEGIN; SET LOCAL search_path = public; CREATE TABLE x (a int); COMMIT;
 SELECT 1
   FRM customers;
-SELECT id FROM no_such_table WHERE made > now() - interval $1; CALL no_such_procedure();
+SELECT id FROM no_such_table WHERE made > now() - interval $1; COPY customers TO STDOUT;
+COPY jobs FROM STDIN; COPY public.jobs (status, made) FROM STDIN; CALL no_such_procedure();
 SELECT name
 FROM customers WHERE id = %s;
 
@@ -274,29 +301,6 @@ def test_statements_are_checked_in_time_and_keep_nobody_waiting(connection: Conn
     assert report.checked >= statements
     assert seconds < 60
     assert (waited, done > 5) == (0, True), (waited, done)
-
-
-@pytest.mark.parametrize(
-    ("text", "cut"),
-    [
-        ("SELECT 1", "SELECT 1"),
-        ("  /* by the app */ WITH a AS (SELECT 1) TABLE a ", "WITH a AS (SELECT 1) TABLE a"),
-        ("DECLARE c NO SCROLL CURSOR WITH HOLD FOR SELECT a FROM t", "SELECT a FROM t"),
-        ("EXPLAIN (ANALYZE, BUFFERS) SELECT a FROM t", "SELECT a FROM t"),
-        ("PREPARE p (int, text) AS SELECT a FROM t WHERE b = $1", "SELECT a FROM t WHERE b = $1"),
-        ("CREATE TEMP TABLE x AS SELECT a FROM t", "SELECT a FROM t"),
-        ("CREATE TABLE public.x AS SELECT a FROM t", "SELECT a FROM t"),
-        ("COPY (SELECT a, (b) FROM t) TO STDOUT", "SELECT a, (b) FROM t"),
-        ("COPY t TO STDOUT", None),
-        ("CREATE TABLE x (a int)", None),
-        ("SET search_path = a", None),
-        ("BEGIN", None),
-        ("SELECT 'open", None),
-        ("", None),
-    ],
-)
-def test_what_is_planned_of_a_statement(text: str, cut: str | None) -> None:
-    assert bindable(text) == cut
 
 
 def test_the_command_shows_what_breaks_and_what_nobody_can_know(

@@ -319,6 +319,33 @@ def test_what_hangs_on_the_columns_is_made_anew(users: Engine) -> None:
     assert (difference(was, fingerprint(users.connection, positions=False)), rules(users)) == ("", ruled)
 
 
+@pytest.mark.since(15)
+def test_lists_of_columns_in_publications_name_the_new_columns(engine: Engine) -> None:
+    """Two columns of one table in one list, and a column of another table; there and back."""
+    engine.execute(
+        "CREATE TABLE users (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text, boss integer REFERENCES users);"
+        "CREATE TABLE profiles (user_id integer PRIMARY KEY REFERENCES users, bio text); INSERT INTO users (name, boss) VALUES ('a', 1);"
+        "CREATE PUBLICATION news FOR TABLE users (boss, id), profiles (user_id); CREATE PUBLICATION few FOR TABLE users (id)"
+    )
+    listed = (
+        "SELECT pubname, tablename, ARRAY(SELECT a FROM unnest(attnames) a WHERE a !~ 'backfilld' ORDER BY 1)::text[] AS columns "
+        "FROM pg_publication_tables ORDER BY 1, 2"
+    )
+    numbered = "SELECT p.pubname, array_agg(a.attname ORDER BY a.attname) AS columns FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_attribute a ON a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs) GROUP BY 1 ORDER BY 1"
+    had, named = engine.execute(listed), engine.execute(numbered)
+    run = engine.enqueue(KEY % "[contract]")
+    expect(engine.drive(run), State.WAITING)
+    assert (engine.execute(listed), engine.execute(numbered)) == (had, named)
+    commands.approve(engine.connection, run, Phase.CONTRACT, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    commands.rollback(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.ROLLED_BACK)
+    assert (engine.execute(listed), engine.execute(numbered)) == (had, named)
+    engine.execute("ALTER PUBLICATION few SET TABLE users (id) WHERE (id > 7)")
+    with pytest.raises(Refused, match="the publication few sends rows of users by a filter"):
+        engine.enqueue(KEY.replace("users-uuid", "again") % "[]")
+
+
 @pytest.mark.parametrize(
     ("made", "check", "words"),
     [

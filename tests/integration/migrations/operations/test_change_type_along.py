@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from fix_postgres import embedded
 from fix_rules import application, engine_at
 from fix_runs import expect
 
@@ -42,6 +44,7 @@ CREATE VIEW best AS SELECT customer_id, most FROM "Odd Reports".daily ORDER BY m
 GRANT SELECT ON "Odd Reports".daily TO PUBLIC;
 COMMENT ON MATERIALIZED VIEW "Odd Reports".daily IS 'by day'; COMMENT ON INDEX "Odd Reports".daily_customer IS 'one each';
 ALTER MATERIALIZED VIEW "Odd Reports".daily ALTER COLUMN total SET STATISTICS 55;
+CREATE STATISTICS daily_together ON orders, most FROM "Odd Reports".daily; COMMENT ON STATISTICS daily_together IS 'both';
 """
 #: What is in the way of a plain ALTER COLUMN … TYPE, which is to be made again after it.
 DROPPED = (
@@ -111,6 +114,23 @@ def test_materialized_views_come_along_with_their_rows_and_nobody_waits_for_them
         assert difference(before, fingerprint(engine.connection, positions=False)) == "", steps
         assert seen(engine) == had
     assert stopped >= {Phase.SWITCH, Phase.DONE}
+
+
+def test_an_index_that_a_materialized_view_has_got_since_stops_the_switch(engine: Engine) -> None:
+    """It would go with the view that the copy replaces."""
+    engine.execute(
+        ORDERS + "CREATE MATERIALIZED VIEW sums AS SELECT total FROM orders; CREATE INDEX mine ON sums (total)"
+    )
+    run = engine.enqueue(FILE.format("total", "bigint", ""))
+    engine.drive(run, until=lambda run: run.phase is Phase.SWITCH)
+    engine.execute("CREATE INDEX late ON sums (total)")
+    now = engine.drive(run)
+    expect(now, State.FAILED)
+    assert now.error is not None
+    assert "the index 'public.late' of the materialized view public.sums was created since" in now.error["message"]
+    engine.execute("DROP INDEX late")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
 
 
 #: With a key that an UPDATE is sent by; a filter of what UPDATE sends could name nothing else.
@@ -248,13 +268,24 @@ BY_REBUILD = {
         "ALTER TABLE orders ADD CONSTRAINT apart EXCLUDE USING gist (int8range(total, total, '[]') WITH &&)",
         "type: bigint",
     ),
+    "an index of a partitioned table": (
+        (
+            "ALTER TABLE orders RENAME TO plain; CREATE TABLE orders (LIKE plain INCLUDING DEFAULTS, PRIMARY KEY (id)) PARTITION BY HASH (id);"
+            "CREATE TABLE orders_0 PARTITION OF orders FOR VALUES WITH (MODULUS 1, REMAINDER 0); INSERT INTO orders TABLE plain;"
+            "CREATE INDEX ON orders (total)"
+        ),
+        "type: bigint",
+    ),
     "a replica identity": (
         "ALTER TABLE orders ADD CONSTRAINT one UNIQUE (total); ALTER TABLE orders REPLICA IDENTITY USING INDEX one",
         "type: bigint",
     ),
     "a generated column": (
-        'ALTER TABLE orders ADD "do%ubled" bigint GENERATED ALWAYS AS (total * 2) STORED',
-        'type: bigint, up: "total::bigint", down: "(total % 4294967296)::integer"',
+        (
+            'ALTER TABLE orders ADD "do%ubled" bigint GENERATED ALWAYS AS (total * 2) STORED;'
+            "CREATE FUNCTION mine(integer) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT 1::bigint * $1'"
+        ),
+        'type: bigint, up: "public.mine(total)", down: "(total % 4294967296)::integer"',
     ),
 }
 
@@ -267,8 +298,12 @@ def test_what_cannot_be_exchanged_is_refused_with_the_lines_of_a_file_that_does_
     plain = "SELECT conname, contype, conindid <> 0 AS by_index FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype <> 'n' ORDER BY 1"
     constraints = engine.execute(plain)
     with pytest.raises(Refused) as refused:
-        engine.enqueue(f"{{name: wider, operations: [{{change_type: {{table: orders, column: total, {change}}}}}]}}")
+        engine.enqueue(
+            f"{{name: {'w' * 63}, operations: [{{change_type: {{table: orders, column: total, {change}}}}}], "
+            "settings: {allow_functions: [public.mine]}}"
+        )
     (finding,) = refused.value.findings
+    assert finding.check in {"column_dependents", "index", "partitioned"}
     lines = finding.remedy.partition("by a file of these lines:\n")[2]
     assert lines, finding
     run = engine.enqueue(lines.replace("[switch, contract]", "[]"))
@@ -283,3 +318,131 @@ def test_a_file_that_rebuild_would_refuse_is_not_offered(engine: Engine) -> None
         engine.enqueue(FILE.format("total", "bigint", ""))
     (finding,) = refused.value.findings
     assert finding.remedy == "Drop that rule first, and recreate it afterwards"
+
+
+#: A partition of partitions, one that was attached with its columns in another order, and what hangs on the column.
+EVENTS = """
+CREATE TABLE events (id bigint, at date NOT NULL, total integer NOT NULL DEFAULT 7 CHECK (total >= 0), code varchar, PRIMARY KEY (id, at))
+    PARTITION BY RANGE (at);
+CREATE TABLE events_first PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2026-07-01');
+CREATE TABLE events_second PARTITION OF events FOR VALUES FROM ('2026-07-01') TO ('2027-01-01') PARTITION BY HASH (id);
+CREATE TABLE events_second_0 PARTITION OF events_second FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE events_second_1 PARTITION OF events_second FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+CREATE TABLE others (code varchar, total integer NOT NULL DEFAULT 7, gone text, at date NOT NULL, id bigint NOT NULL);
+ALTER TABLE others DROP COLUMN gone, ADD CONSTRAINT events_total_check CHECK (total >= 0);
+ALTER TABLE events ATTACH PARTITION others DEFAULT;
+CREATE INDEX ON events (code);
+ALTER TABLE events ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON events USING (total < 90);
+GRANT SELECT (total) ON events TO PUBLIC; COMMENT ON COLUMN events.total IS 'in all';
+CREATE VIEW totals AS SELECT at, sum(total) AS total FROM events GROUP BY at; GRANT SELECT ON totals TO PUBLIC;
+INSERT INTO events SELECT n, date '2025-12-01' + n, n % 80, n FROM generate_series(1, 300) n;
+"""
+PLAIN_DDL = """
+DROP VIEW totals; DROP POLICY few ON events; ALTER TABLE events ALTER total TYPE bigint;
+CREATE POLICY few ON events USING (total < 90);
+CREATE VIEW totals AS SELECT at, sum(total) AS total FROM events GROUP BY at; GRANT SELECT ON totals TO PUBLIC;
+"""
+
+
+def catalog(engine: Engine) -> frozenset[str]:
+    """Without the names that NOT NULL has from PostgreSQL 18 on: what was attached has one of its own."""
+    lines = fingerprint(engine.connection, positions=False)
+    return frozenset(line for line in lines if " | NOT NULL " not in line)
+
+
+def test_a_column_of_a_partitioned_table_there_and_back(engine: Engine) -> None:
+    """Where no index holds it: PostgreSQL builds none CONCURRENTLY on such a table."""
+    engine.execute(EVENTS)
+    before, rows = catalog(engine), engine.execute("TABLE totals ORDER BY at")
+    with engine.connection.transaction(force_rollback=True):
+        engine.execute(PLAIN_DDL)
+        wanted = catalog(engine)
+    text = FILE.format("total", "bigint", "").replace("orders", "events")
+    writes = ("UPDATE events SET total = total WHERE id = {n} % 300", "SELECT count(total) FROM totals")
+    for phase in (Phase.CONTRACT, None):
+        run = engine.enqueue(text)
+        with application(engine, *writes, threads=1) as failures:
+            engine.drive(run, batch_rows=90, until=lambda run, phase=phase: run.phase is phase)  # type: ignore[misc] # a default
+            if phase is None:
+                expect(engine.run(run), State.COMPLETED)
+                assert difference(wanted, catalog(engine)) == ""
+                engine.execute("UPDATE events SET at = at + 200, total = total + 1 WHERE id = 1")
+                engine.execute("UPDATE events SET at = at - 200, total = total - 1 WHERE id = 1")
+            commands.rollback(engine.connection, run, actor="ann")
+            expect(engine.drive(run, batch_rows=90), State.ROLLED_BACK)
+        assert failures == []
+        engine.sent.clear()
+        assert difference(before, catalog(engine)) == "", phase
+        assert engine.execute("TABLE totals ORDER BY at") == rows
+
+
+def test_what_partitions_cannot_have_is_refused_and_what_takes_a_moment_is_done(engine: Engine) -> None:
+    engine.execute(EVENTS)
+    file = "{{name: wider, operations: [{{change_type: {{table: events, column: {}, type: {}}}}}], settings: {{approve: []}}}}"
+    with pytest.raises(Refused, match="the index events_code_idx cannot be made for another column"):
+        engine.enqueue(file.format("code", "integer, up: 'code::integer', down: 'code::text'"))
+    with pytest.raises(Refused, match="events is partitioned, and at is in the partition key"):
+        engine.enqueue(file.format("at", "timestamp"))
+    run = engine.enqueue(file.format("code", "text"))
+    expect(engine.drive(run), State.COMPLETED)
+    assert engine.value("SELECT DISTINCT pg_typeof(code)::text FROM events_second_1") == "text"
+    for statement, words in {
+        "CREATE INDEX mine ON events_second_0 (total)": "mine is not the table's own",
+        "DROP INDEX mine; CREATE VIEW ours AS SELECT total FROM others": "ours is not the table's own",
+        "DROP VIEW ours; ALTER TABLE others ALTER total SET DEFAULT 8": "the DEFAULT of public.others is not",
+        "ALTER TABLE others ALTER total SET DEFAULT 7; GRANT SELECT (total) ON others TO PUBLIC": "privileges on the column of public.others",
+    }.items():
+        engine.execute(statement)
+        with pytest.raises(Refused, match=words):
+            engine.enqueue(file.format("total", "bigint").replace("wider", "other"))
+
+
+@pytest.mark.soak
+@pytest.mark.since(15)
+def test_a_subscriber_gets_every_row_over_the_switch_and_the_way_back(server_version: int) -> None:
+    """It goes on by itself: nothing is refreshed, and no row is lost or sent twice, while the application writes."""
+    assert server_version >= 15
+    with embedded(settings={"wal_level": "logical", "shared_buffers": "16MB"}) as server:
+        with psycopg.connect(server.url(), autocommit=True) as admin:
+            admin.execute("CREATE DATABASE publisher")
+            admin.execute("CREATE DATABASE subscriber")
+        with (
+            engine_at(server.url("publisher")) as engine,
+            psycopg.connect(server.url("subscriber"), autocommit=True) as other,
+        ):
+            engine.execute(ORDERS + "CREATE PUBLICATION news FOR TABLE orders (id, total) WHERE (id > 20)")
+            engine.execute("SELECT pg_create_logical_replication_slot('news', 'pgoutput')")
+            other.execute("CREATE TABLE orders (id bigint PRIMARY KEY, total bigint NOT NULL)")
+            # A slot of the same server cannot be made by CREATE SUBSCRIPTION, which would wait for itself.
+            where = f"host={engine.connection.info.host} port={engine.connection.info.port} user={engine.connection.info.user} password={engine.connection.info.password} dbname=publisher"
+            other.execute(
+                f"CREATE SUBSCRIPTION news CONNECTION '{where}' PUBLICATION news WITH (create_slot = false, slot_name = 'news', copy_data = false)"
+            )
+            writes = (
+                "INSERT INTO orders (id, total) SELECT 1000 + max(id), {n} FROM orders",
+                "UPDATE orders SET total = total + 1 WHERE id = (SELECT max(id) FROM orders)",
+            )
+            with application(engine, *writes, threads=1) as failures:
+                run = engine.enqueue(FILE.format("total", "bigint", "contract"))
+                expect(engine.drive(run), State.WAITING)
+                engine.execute("INSERT INTO orders (id, total) VALUES (777, 3000000000)")
+                engine.execute("UPDATE orders SET total = 5 WHERE id = 777")
+                commands.rollback(engine.connection, run, actor="ann")
+                expect(engine.drive(run), State.ROLLED_BACK)
+                expect(
+                    engine.drive(engine.enqueue(FILE.format("total", "bigint", "").replace("wider", "again"))),
+                    State.COMPLETED,
+                )
+                engine.execute("UPDATE orders SET total = 3000000000 WHERE id = 777")
+            assert failures == []
+            sent_rows = [
+                tuple(row.values()) for row in engine.execute("SELECT id, total FROM orders WHERE id > 90 ORDER BY id")
+            ]
+            lsn = engine.value("SELECT pg_current_wal_lsn()::text")
+            caught_up = "SELECT coalesce(bool_and(confirmed_flush_lsn >= %s::pg_lsn), false) FROM pg_replication_slots"
+            deadline = time.monotonic() + 30
+            while not engine.value(caught_up, lsn):
+                assert time.monotonic() < deadline, other.execute("SELECT * FROM pg_stat_subscription_stats").fetchall()
+            assert other.execute("SELECT id, total FROM orders WHERE id > 90 ORDER BY id").fetchall() == sent_rows
+            assert len(sent_rows) > 20
+            other.execute("DROP SUBSCRIPTION news")

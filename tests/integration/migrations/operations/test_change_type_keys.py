@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from paths import ROOT
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.planning import examine, plan
+from backfilld.migrations.postgres import dependents
 from backfilld.migrations.record.states import Phase, State
 from backfilld.producers import commands
 from proof.fingerprint import difference, fingerprint
@@ -59,6 +61,13 @@ INSERT INTO "Odd Schema"."Payments" SELECT id, id FROM orders;
 def approved(engine: Engine, run: int, phase: str = "contract") -> Run:
     commands.approve(engine.connection, run, phase, actor="ann")
     return engine.drive(run)
+
+
+def until(engine: Engine, question: str) -> None:
+    """Wait until the application has come so far."""
+    deadline = time.monotonic() + 30
+    while not engine.value(question):
+        assert time.monotonic() < deadline, question
 
 
 def rolled_back(engine: Engine, run: int) -> None:
@@ -128,9 +137,11 @@ def test_the_application_writes_on_past_the_last_integer_and_goes_back_when_its_
         assert engine.value("SELECT count(*) FROM orders WHERE id IS DISTINCT FROM id_backfilld_new") == 0
         expect(approved(engine, run, "switch"), State.WAITING)
         assert engine.value("SELECT count(*) FROM orders WHERE id IS DISTINCT FROM id_backfilld_old") == 0
-        engine.execute("SELECT setval('orders_id_seq', 3000000000)")
+        engine.execute("SELECT setval('orders_id_seq', 2147483639)")
+        until(engine, "SELECT count(*) > 9 FROM orders WHERE id > 2147483647")
         expect(approved(engine, run), State.COMPLETED)
     assert failures == []
+    engine.execute("SELECT setval('orders_id_seq', 3000000000)")
     engine.execute("INSERT INTO orders (id, parent_id) VALUES (3999999999, 9)")
     assert engine.value("SELECT count(*) FROM order_items WHERE order_id > 2147483647") > 0
 
@@ -154,6 +165,62 @@ def test_the_application_writes_on_past_the_last_integer_and_goes_back_when_its_
     assert failures == []
     assert difference(before, fingerprint(engine.connection, positions=False)) == ""
     assert engine.value("SELECT pg_typeof(id)::text FROM orders LIMIT 1") == "integer"
+
+
+#: Ids are integers everywhere, and soon there are none left.
+SHOP = """
+CREATE TABLE orders (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, parent_id integer REFERENCES orders ON DELETE SET NULL, total integer);
+CREATE TABLE order_items (order_id integer NOT NULL REFERENCES orders ON DELETE CASCADE, line integer, PRIMARY KEY (order_id, line));
+CREATE TABLE payments (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, order_id integer UNIQUE REFERENCES orders, paid integer);
+CREATE INDEX ON orders (parent_id);
+INSERT INTO orders (parent_id, total) SELECT nullif(n - 1, 0), n FROM generate_series(1, 100) n;
+INSERT INTO order_items SELECT id, 1 FROM orders; INSERT INTO payments (order_id, paid) SELECT id, total FROM orders;
+SELECT setval('orders_id_seq', 2147000000);
+"""
+#: An order with all that refers to it and a child of its own; and some that are taken back.
+PLACED = (
+    """WITH o AS (INSERT INTO orders (parent_id, total) SELECT max(id), 7 FROM orders RETURNING id), i AS (
+       INSERT INTO order_items (order_id, line) SELECT id, l FROM o, generate_series(1, 2) l) INSERT INTO payments (order_id, paid) SELECT id, 7 FROM o""",
+    "UPDATE orders SET total = total + 1 WHERE id = {n} % 100",
+    """WITH p AS (DELETE FROM payments WHERE order_id IN (SELECT id FROM orders WHERE id BETWEEN 101 AND (SELECT max(id) - 60 FROM orders) ORDER BY id LIMIT 2) RETURNING order_id)
+       UPDATE orders SET total = 0 FROM p WHERE id = order_id""",
+    "DELETE FROM orders WHERE total = 0",
+)
+#: Every order has two items or the one that it had at first, and its sum is what was paid or more; nothing refers to nothing.
+SOUND = """SELECT count(*) = 0 FROM orders o FULL JOIN (SELECT order_id, count(*) AS lines FROM order_items GROUP BY 1) i ON i.order_id = o.id
+    LEFT JOIN payments p ON p.order_id = o.id WHERE o.id IS NULL OR i.lines IS NULL OR o.id > 100 AND i.lines <> 2 OR p.paid > o.total"""
+
+
+@pytest.mark.soak
+def test_a_shop_runs_past_the_last_integer(engine: Engine) -> None:
+    """Referrers first, the key last, while orders are placed; back before the ids need it, there again, and back no more after."""
+    engine.execute(SHOP)
+    file = "{{name: {0}, operations: [{{change_type: {{table: {1}, column: {2}, type: bigint}}}}], settings: {{approve: {3}}}}}"
+    with application(engine, *PLACED) as failures:
+        for table, column in (("order_items", "order_id"), ("payments", "order_id"), ("orders", "parent_id")):
+            run = engine.enqueue(file.format(f"{table}-{column}", table, column, "[]"))
+            expect(engine.drive(run, batch_rows=50), State.COMPLETED)
+        before = fingerprint(engine.connection, positions=False)
+        run = engine.enqueue(file.format("orders-id", "orders", "id", "[switch, contract]"))
+        expect(engine.drive(run, batch_rows=50), State.WAITING)
+        expect(approved(engine, run, "switch"), State.WAITING)
+        rolled_back(engine, run)
+        assert difference(before, fingerprint(engine.connection, positions=False)) == ""
+        assert engine.value(SOUND)
+
+        run = engine.enqueue(file.format("orders-id", "orders", "id", "[switch, contract]"))
+        expect(engine.drive(run, batch_rows=50), State.WAITING)
+        expect(approved(engine, run, "switch"), State.WAITING)
+        engine.execute("SELECT setval('orders_id_seq', 2147483640)")
+        until(engine, "SELECT count(*) > 20 FROM orders WHERE id > 2147483647")
+        with pytest.raises(
+            Refused, match=r"rows whose id does not fit the old type \(integer\), with their keys: .*2147483648"
+        ):
+            commands.rollback(engine.connection, run, actor="ann")
+        expect(approved(engine, run), State.COMPLETED)
+    assert failures == []
+    assert engine.value(SOUND)
+    assert engine.value("SELECT count(*) FROM orders c JOIN orders p ON p.id = c.parent_id WHERE p.id > 2147483647") > 9
 
 
 COMMENTS = """
@@ -382,6 +449,33 @@ def test_the_referrer_is_changed_first_and_other_runs_keep_off(engine: Engine) -
     rolled_back(engine, beside)
     rolled_back(engine, run)
     assert engine.value("SELECT count(*) FROM parts JOIN things ON things.id = thing AND things.id = parent") == 9
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "change_type: {table: jobs, column: id, type: bigint}",
+        'change_key: {table: jobs, column: id, type: uuid, values: "gen_random_uuid()"}',
+        "rebuild: {table: jobs, columns: {id: {type: bigint}}}",
+        "rebuild: {table: jobs}",
+    ],
+)
+def test_the_plan_says_how_many_numbers_are_left_and_for_how_many_days(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """By the server's own statistics, which on PostgreSQL 15 and newer have no date of the database's; in words and as JSON."""
+    engine.execute("CREATE TABLE jobs (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text)")
+    engine.execute(
+        "INSERT INTO jobs (note) SELECT 'x' FROM generate_series(1, 100); SELECT setval('jobs_id_seq', 2000000000)"
+    )
+    engine.execute("SELECT pg_stat_force_next_flush()" if engine.version >= 15 else "SELECT pg_sleep(0.6)")
+    monkeypatch.setattr(dependents, "STATISTICS_SECONDS", 0.0)
+    migration = definition.parse(f"{{name: wide, operations: [{{{operation}}}]}}")
+    shown = plan.make(migration, examine.examine(engine.connection, migration))
+    assert "6 % of the integer numbers are left, enough for " in " | ".join(shown.warnings)
+    (left,) = shown.to_json()["numbers"]
+    assert (left["table"], left["column"], left["last"], left["most"]) == ("jobs", "id", 2_000_000_000, 2**31 - 1)
+    assert left["days"] == pytest.approx((2**31 - 1 - 2_000_000_000) / left["rows_a_day"])
 
 
 def test_the_plan_tells_what_is_left_and_what_no_foreign_key_tells(engine: Engine) -> None:

@@ -23,8 +23,10 @@ from backfilld.migrations.errors import Refused
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.file.operations import Load
 from backfilld.migrations.loading import export, stage, upsert
+from backfilld.migrations.queries import queries
 from backfilld.migrations.record.states import Phase, State
-from backfilld.monitoring import progress
+from backfilld.migrations.settings import Limits
+from backfilld.monitoring import explain, progress
 from backfilld.producers import commands, enqueueing, pacing, staging
 from backfilld.worker.lanes import claim
 
@@ -343,6 +345,8 @@ def test_a_parquet_file_that_was_cut_off_goes_on_with_the_next_row_group(
         "set_aside": 2,
         "duplicates": 0,
     }
+    told = explain.read(engine.connection, engine.run(run.run), Limits())
+    assert "2 lines were set aside, because they could not be loaded." in told.sentences
     assert [(one.key, one.sqlstate) for one in engine.quarantined(run.run)] == [
         (("line 8",), "22021"),
         (("line 50",), "23514"),
@@ -521,6 +525,41 @@ def test_a_row_that_is_alike_is_not_the_same(engine: Engine, tmp_path: Path, mor
     assert {n: found[n] for n in ALIKE} == theirs
     assert [repr(found[n]) for n in ALIKE] == [repr(theirs[n]) for n in ALIKE]
     assert {n: one for n, one in found.items() if n not in ALIKE} == {n: before[n] for n in before if n not in ALIKE}
+
+
+def test_rows_that_a_load_inserts_are_no_growth_that_holds_it(engine: Engine, tmp_path: Path) -> None:
+    """A table that is all but empty becomes many times as large, and the governor's hold would never end."""
+    path = write(tmp_path / "o.csv", *(f"z,{n},{n}" for n in range(20_000)), header="tenant,id,Price %")
+    run = engine.enqueue(migration(path))
+    engine.drive_to_lanes(run)
+    (changing,) = engine.execute(queries("backfilld.monitoring.probes", "probes")["changing"])
+    engine.drive(run, until=lambda run: run.phase is Phase.VERIFY)
+    size = engine.value("SELECT pg_table_size(to_regclass(%s))", NAME)
+    assert size > 10 * 2**16
+    assert (size - changing["bytes_before"]) / changing["bytes_before"] < Limits().table_growth.soft  # type: ignore[union-attr] # not switched off by default
+
+
+def test_the_journal_is_compressed_only_where_that_is_worth_its_time(engine: Engine, tmp_path: Path) -> None:
+    run = engine.enqueue(migration(write(tmp_path / "o.csv", *GOOD)))
+    engine.drive_to_lanes(run)
+    found = engine.execute(
+        """
+        SELECT format_type(a.atttypid, NULL) AS type, a.attstorage::text AS storage, a.attcompression::text AS compression
+        FROM pg_attribute a WHERE a.attrelid = %s::regclass AND a.attndims > 0
+        """,
+        f"backfilld.journal_{run}",
+    )
+    (has_lz4,) = engine.execute("SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'")
+    quick = "l" if "lz4" in has_lz4["enumvals"] else ""
+    assert {(one["type"], one["storage"], one["compression"]) for one in found} == {
+        ("bigint[]", "e", ""),
+        ("integer[]", "e", ""),
+        ("boolean[]", "x", quick),
+        ("text[]", "x", quick),
+        ("character varying[]", "x", quick),
+        ("numeric[]", "x", quick),
+        ("jsonb[]", "x", quick),
+    }
 
 
 @pytest.mark.parametrize(("same", "attempts"), [(["a,2,2", "a,3,3"], 1), ([], None)], ids=["looked at", "at once"])

@@ -18,7 +18,7 @@ from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
 from backfilld.migrations.planning import plan
 from backfilld.migrations.planning.examine import examine
 from backfilld.migrations.postgres.locks import needed
-from backfilld.migrations.record import runs
+from backfilld.migrations.record import pulse, runs
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.rollback import check, retention
 from backfilld.producers import commands
@@ -307,7 +307,7 @@ def test_the_old_table_follows_while_the_run_waits_for_contract(engine: Engine) 
     assert (waits := check.behind(engine.connection, engine.run(run))) is not None
     assert (waits.keys, waits.seconds > 0) == (2, True)
     (follower,) = engine.lanes(run, "follow")
-    assert runs.pulse(engine.connection).at_work  # else nobody would look every second
+    assert pulse.read(engine.connection).at_work  # else nobody would look every second
     assert (follower.run, follower.lane) in {(one.run, one.lane) for one in engine.due()}
     engine.own.advance(engine.message(run, follower.lane))
     assert engine.value(f"SELECT total FROM {past['nspname']}.orders WHERE id = 1") == 5
@@ -321,7 +321,7 @@ def test_the_old_table_follows_while_the_run_waits_for_contract(engine: Engine) 
     expect(engine.drive(run), State.COMPLETED)
     assert engine.lane(run, follower.lane).done_at is not None
     assert check.behind(engine.connection, engine.run(run)) is None
-    assert not runs.pulse(engine.connection).at_work
+    assert not pulse.read(engine.connection).at_work
 
 
 # --- What is bound to the table by its number
@@ -380,6 +380,7 @@ CREATE MATERIALIZED VIEW empty AS SELECT id FROM orders WITH NO DATA;
 CREATE VIEW best AS SELECT customer_id, total FROM reports.daily ORDER BY total DESC LIMIT 3;
 GRANT SELECT ON reports.daily TO PUBLIC; COMMENT ON MATERIALIZED VIEW reports.daily IS 'by day'; COMMENT ON INDEX reports.daily_customer IS 'one each';
 ALTER MATERIALIZED VIEW reports.daily ALTER COLUMN total SET STATISTICS 55;
+CREATE STATISTICS daily_together ON orders, total FROM reports.daily;
 CREATE FUNCTION label(orders) RETURNS text STABLE LANGUAGE sql AS $$ SELECT $1.id || ': ' || $1."Order" $$;
 CREATE FUNCTION of_customer(bigint) RETURNS SETOF orders STABLE LANGUAGE sql AS 'SELECT * FROM orders WHERE customer_id = $1';
 CREATE FUNCTION first_of(o orders[], n integer DEFAULT 1) RETURNS orders LANGUAGE plpgsql SECURITY DEFINER SET search_path = public

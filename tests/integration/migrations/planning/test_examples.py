@@ -36,8 +36,9 @@ PGBENCH = """
 
 #: Their contract is final; until then there is a way back.
 FINAL = frozenset({"accounts_uuid"})
-#: It asks an API and counts statements: tests/integration/worker/phases/test_application_example.py has both.
-ELSEWHERE = frozenset({"jobs_revenue_checked"})
+#: One asks an API and counts statements: tests/integration/worker/phases/test_application_example.py has both. The other's contract
+#: waits for code: tests/integration/producers/code/test_example.py.
+ELSEWHERE = frozenset({"jobs_revenue_checked", "jobs_code"})
 
 
 def contents(engine: Engine) -> list[str]:

@@ -34,7 +34,9 @@ END $$
 #: Plans that are others on an older server: before 15 a view has no security_invoker, before 18 a NOT NULL no name.
 SHOWN_SINCE = {"orders_to_purchases": 15, "orders_anew": 18}
 #: Sizes and what is reckoned from them depend on the server's version and build.
-_TIME = re.compile(r"\babout [\d,]+\s+ms\b")
+_TIME = re.compile(r"\babout [\d,]+ ms\b")
+#: Where its lines break depends on the time in it.
+_TIMED = re.compile(r"in one transaction, which holds [^:]*:")
 _SIZE = re.compile(r"\b\d+(\.\d+)? (B|kB|MB|GB)\b|\(\+\d+%\)|\babout \d+%")
 
 
@@ -44,7 +46,8 @@ def shown(engine: Engine, file: Path) -> str:
     made = plan.make(migration, found, policies=policy_preview.look(engine.connection, migration, found))
     page = io.StringIO()
     Console(file=page, width=100, color_system=None).print(display.plan(made))
-    text = _TIME.sub("about <time>", _SIZE.sub("<size>", page.getvalue()))
+    text = _TIMED.sub(lambda found: " ".join(found[0].split()), page.getvalue())
+    text = _TIME.sub("about <time>", _SIZE.sub("<size>", text))
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backfilld.migrations.queries import queries
-from backfilld.migrations.record import lanes, runs
+from backfilld.migrations.record import lanes, pulse, runs
 from backfilld.migrations.record.model import Reached, Rollback
 from backfilld.migrations.record.states import (
     ACTIVE,
@@ -95,11 +95,11 @@ def test_which_runs_are_to_be_stopped(engine: Engine, run: int, way: str) -> Non
             continue  # `back_has_a_beginning`
         set_to(engine, run, state, ROLLBACKS[way])
         why = why_stop(state, rollback_pending=ROLLBACKS[way].pending, all_stopped=False)
-        found = [row["run"] for row in runs.stopping(engine.connection)]
+        found = [row["run"] for row in pulse.stopping(engine.connection)]
         assert (found == [run]) == (why in {StopReason.ASKED, StopReason.TURNING_BACK}), state
-        pulse = runs.pulse(engine.connection)
-        assert pulse.stopping == bool(found)
-        assert pulse.at_work == (state in ACTIVE | STOPPING), state
+        now = pulse.read(engine.connection)
+        assert now.stopping == bool(found)
+        assert now.at_work == (state in ACTIVE | STOPPING), state
 
 
 def set_to(engine: Engine, run: int, state: State, rollback: Rollback) -> None:

@@ -132,6 +132,21 @@ def test_new_code_passes_where_it_is_right_and_the_verdict_is_on_record(engine: 
     assert _verdict(engine)["fails_from"] == "contract"  # the type is what it is by now
 
 
+def test_a_command_that_does_not_look_at_the_tables_proves_nothing(engine: Engine, project: Path) -> None:
+    """As code does whose client has no types."""
+    engine.execute(TABLES)
+    schema.ensure(engine.connection)
+    (project / "app.py").write_text("open('generated/database.ts')", encoding="utf-8")
+    verdict = _verdict(engine)
+    assert (verdict["passes"], verdict["sees_types"], len(verdict["runs"])) == (True, False, 4)
+    shown = _check(engine)
+    assert shown.exit_code == 0
+    assert "it says the same without the tables of the migration" in shown.stdout
+    assert (project / "generated" / "database.ts").read_text(encoding="utf-8") == "// what was there\n"
+    (project / "app.py").write_text(OLD_CODE, encoding="utf-8")
+    assert _verdict(engine, "--until", "today")["sees_types"] is True
+
+
 def test_without_a_record_the_verdict_is_only_told(engine: Engine, project: Path) -> None:
     engine.execute("DROP SCHEMA IF EXISTS backfilld CASCADE")
     engine.execute(TABLES)

@@ -9,7 +9,7 @@ import pytest
 from fix_runs import expect
 
 from backfilld.migrations.postgres.connect import connect
-from backfilld.migrations.record import runs
+from backfilld.migrations.record import step_context
 from backfilld.migrations.record.states import State
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_what_was_known_of_a_lane_before_a_crash_is_not_its_next_batch(engine: E
     engine.own.advance(engine.message(run, lane.lane))
     before = engine.lane(run, lane.lane)
     assert before.seq == lane.seq + 1
-    context = runs.step_context(engine.connection, run)
+    context = step_context.read(engine.connection, run)
 
     # The crash takes the batch back, and what another worker does in its place is longer.
     engine.execute("UPDATE jobs SET n = id")

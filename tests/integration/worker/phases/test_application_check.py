@@ -175,6 +175,26 @@ def test_after_a_rename_of_the_table_who_uses_its_old_name_holds_contract(counte
     expect(counted.drive(run), State.COMPLETED)
 
 
+def test_a_copy_of_the_old_column_holds_contract(counted: Engine) -> None:
+    """It is counted by its text, before the switch as after it."""
+
+    def copy() -> None:
+        with counted.connection.cursor() as cursor, cursor.copy(b"COPY jobs (id, total) TO STDOUT") as rows:
+            list(rows)
+
+    copy()
+    run = enqueue(counted)
+    expect(counted.drive(run), State.WAITING)
+    passes(counted, run, seconds=10)
+    copy()
+    client = Client(counted.url)
+    with pytest.raises(Refused, match=r'column "total" does not exist\) and came once since the switch.*/\* COPY \*/'):
+        client.approve(run)
+    passes(counted, run, seconds=10)
+    client.approve(run)
+    expect(counted.drive(run), State.COMPLETED)
+
+
 def test_an_index_that_is_still_used_holds_the_contract_that_drops_it(counted: Engine) -> None:
     counted.execute("INSERT INTO jobs SELECT n, 's' || n, n FROM generate_series(1000, 9000) n; ANALYZE jobs")
     text = RENAME.replace(

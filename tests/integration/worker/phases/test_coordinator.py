@@ -10,7 +10,7 @@ import pytest
 from fix_runs import expect
 
 from backfilld.migrations.postgres.connect import open_pool
-from backfilld.migrations.record import lanes, runs
+from backfilld.migrations.record import lanes, step_context
 from backfilld.migrations.record.states import RESTING, Phase, State
 from backfilld.migrations.telemetry import BatchRetried, PhaseEntered, StateChanged
 from backfilld.migrations.wire.messages import LaneMessage
@@ -122,7 +122,7 @@ def test_many_tiny_lanes_that_end_at_once_lead_on_once(engine: Engine) -> None:
         runner = engine.runner(send=queue.append)
         try:
             with engine.connect() as connection:
-                while runs.step_context(connection, run).state not in RESTING:
+                while step_context.read(connection, run).state not in RESTING:
                     connection.execute("UPDATE backfilld.pace SET sampled_at = clock_timestamp(), width = 8")
                     with queue_is_free:
                         message = queue.pop(0) if queue else None

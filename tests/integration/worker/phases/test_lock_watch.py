@@ -22,7 +22,7 @@ from backfilld.migrations.identifiers import TableName
 from backfilld.migrations.operations import Action, Statement
 from backfilld.migrations.postgres import locks
 from backfilld.migrations.postgres.connect import open_pool
-from backfilld.migrations.record import runs, schema
+from backfilld.migrations.record import schema, step_context
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchRetried, BlockerSentAway, CommitUnknown, LaneHeld
 from backfilld.producers import commands, pacing, waiting
@@ -469,7 +469,7 @@ def both() -> Action:
 def step_of(engine: Engine, connection: Connection, action: Action, run: int) -> None:
     """One action, as the coordinator does it."""
     lock_watch = LockWatch(
-        engine.pool, engine.lane(run, 0), runs.step_context(connection, run), observe=engine.events.append
+        engine.pool, engine.lane(run, 0), step_context.read(connection, run), observe=engine.events.append
     )
     with connection.transaction(), lock_watch.watching():
         connection.execute("SET LOCAL lock_timeout = '500ms'")

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from backfilld.migrations.holds import STALE_SECONDS, blind_because
 from backfilld.migrations.postgres.connect import connect
-from backfilld.migrations.record import lanes, pace, runs
+from backfilld.migrations.record import lanes, pace, step_context
 from backfilld.migrations.record.states import State
 from backfilld.migrations.settings import Limit, Limits, Signal
 from backfilld.migrations.telemetry import BatchCommitted, Event, LaneHeld, PaceSet
@@ -223,7 +223,7 @@ def test_beside_others_batches_are_short_and_rest(engine: Engine, run: int) -> N
     for other in others:
         other.execute("SELECT 1")
     governor(engine).run_once(engine.connection)
-    standing = runs.step_context(engine.connection, run)
+    standing = step_context.read(engine.connection, run)
     assert standing.settings.batch_seconds == 0.5
     assert standing.target_seconds <= 0.1
     assert standing.rest_ratio > 0

@@ -805,6 +805,8 @@ def test_every_key_is_described_and_no_other_is_allowed() -> None:
         *(
             "load",
             "query",
+            "s3",
+            "database",
             "key",
             "on_conflict",
             "duplicates",

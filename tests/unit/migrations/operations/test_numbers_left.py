@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from backfilld.migrations.operations.change_type.keys import numbers_left
+from backfilld.migrations.planning.checks.numbers import NumbersLeft
 
 LAST = 2**31 - 1
 USED = {"last": LAST - 1_000_000, "increment": 1, "max": 2**63 - 1, "cycles": False, "rows_a_day": None}
+WHERE = {"operation": 0, "table": "orders", "column": "id"}
 
 
 @pytest.mark.parametrize(
@@ -22,9 +23,9 @@ USED = {"last": LAST - 1_000_000, "increment": 1, "max": 2**63 - 1, "cycles": Fa
 )
 def test_what_is_left_of_a_type(more: dict[str, object], words: str) -> None:
     """By the type, though the sequence itself goes further; by days where the server knows how many rows come."""
-    assert words in str(numbers_left("id", {**USED, **more}, "integer"))
+    assert words in str(NumbersLeft.of({**USED, **more}, "integer", **WHERE))
 
 
 @pytest.mark.parametrize("more", [{"cycles": True}, {"increment": -1}])
 def test_numbers_that_do_not_end_there_are_not_told(more: dict[str, object]) -> None:
-    assert numbers_left("id", {**USED, **more}, "integer") is None
+    assert NumbersLeft.of({**USED, **more}, "integer", **WHERE) is None

@@ -60,3 +60,18 @@ def test_names_with_a_schema_are_found_and_exchanged() -> None:
     other = statement.renamed({("public", "jobs"): sql.Identifier("pg_temp", "jobs")})
     assert other.startswith('INSERT INTO "pg_temp"."jobs" SELECT "pg_temp"."jobs".id, "a""b". "C"')
     assert other.endswith("""WHERE '"public"."jobs"' < x.y.z""")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('WITH a AS (SELECT 1), "B" (x, y) AS NOT MATERIALIZED (SELECT 1, 2) TABLE a', {"a", "B"}),
+        ("SELECT sum(x) OVER w FROM t AS j WINDOW w AS (ORDER BY (y))", {"w"}),
+        ("SELECT x AS y FROM t AS j (a, b), LATERAL (SELECT 1) AS z", set()),
+        ("SELECT CAST(x AS text), (y) AS (", set()),
+        ("AS (", set()),
+    ],
+)
+def test_names_that_a_statement_gives_by_itself(text: str, names: set[str]) -> None:
+    (statement,) = split(text)
+    assert statement.own_names == names
