@@ -64,9 +64,8 @@ def open_source(source: Source, places: Sequence[SourceSettings] = (), *, versio
     """The bytes of a source: of a file on this machine, or of an object in one of the `places`. Raises Unreadable."""
     if source.s3 is None:
         return open_file(source.name)
-    return open_object(
-        _known_place(source, places), source.s3.partition("/")[2], ahead=source.format != "parquet", version=version
-    )
+    place = _known_place(source, places)
+    return open_object(place, _key_in(place, source), ahead=source.format != "parquet", version=version)
 
 
 def _known_place(source: Source, places: Sequence[SourceSettings]) -> SourceSettings:
@@ -79,7 +78,26 @@ def _known_place(source: Source, places: Sequence[SourceSettings]) -> SourceSett
 
 def place_of(source: Source, places: Sequence[SourceSettings]) -> SourceSettings | None:
     """Which of the places a source names."""
-    return next((one for one in places if one.name == source.place), None)
+    by_name = next((one for one in places if one.name == source.place), None)
+    return by_name or next((one for one in places if _is_below(one, source)), None)
+
+
+def _is_below(place: SourceSettings, source: Source) -> bool:
+    """Whether a source names the bucket by the bucket's own name, and an object of what may be read of it."""
+    return place.bucket == source.place and source.s3 is not None and _key(source).startswith(_prefix(place))
+
+
+def _key(source: Source) -> str:
+    return (source.s3 or "").partition("/")[2]
+
+
+def _key_in(place: SourceSettings, source: Source) -> str:
+    """The key below the prefix of a place."""
+    return _key(source) if place.name == source.place else _key(source).removeprefix(_prefix(place))
+
+
+def _prefix(place: SourceSettings) -> str:
+    return f"{place.prefix.rstrip('/')}/" if place.prefix else ""
 
 
 def open_reader(source: Source, found: Object) -> Reader:

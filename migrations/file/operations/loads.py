@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
@@ -49,6 +49,7 @@ def _check_bucket_key(text: str) -> str:
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 BucketKey = Annotated[Text, AfterValidator(_check_bucket_key)]
+_URL = "s3://"
 #: Where the rows may come from.
 _PLACES = ("file", "query", "s3")
 
@@ -65,7 +66,7 @@ class Source(FileModel):
     file: Text | None = Field(
         default=None,
         description="The file, as who enqueues the migration finds it. `enqueue` sends it to the database; `.gz` is read as "
-        "gzip, `.zst` as zstd.",
+        "gzip, `.zst` as zstd. `s3://BUCKET/KEY` is an object, as in `s3`.",
         examples=["products.csv"],
     )
     database: SourceName | None = Field(
@@ -95,6 +96,16 @@ class Source(FileModel):
     )
     delimiter: Delimiter = Field(default=",", description="What separates the fields of a CSV file.", examples=[";"])
     null: Text = Field(default="", description="What stands for NULL in a CSV file, where it is not quoted.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _url(cls, given: Any) -> Any:  # Any: as the file has it
+        """An object may be named as its URL, where files are."""
+        if isinstance(given, dict) and isinstance(file := given.get("file"), str) and file.startswith(_URL):
+            if "s3" in given:
+                raise Wrong("a load has one source", "Write either `file` or `s3`.", at=("s3",))
+            return {name: value for name, value in given.items() if name != "file"} | {"s3": file.removeprefix(_URL)}
+        return given
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

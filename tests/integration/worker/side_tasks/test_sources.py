@@ -146,13 +146,13 @@ def test_a_worker_reads_objects_of_every_kind(lake: Lake) -> None:
         "s3: lake/a.csv",
         "s3: lake/b c/ü.csv.gz, header: false, fields: [id, name]",
         "s3: lake/c.ndjson.zst, format: ndjson",
-        "s3: lake/d.parquet, format: parquet",
+        f"file: s3://{lake.bucket}/exports/d.parquet, format: parquet",  # as files are named, by its own bucket
     )
     with pytest.raises(Refused, match="this process knows no source lake; it knows: none"):
         lake.enqueue(text, knows=False)
     run = lake.enqueue(text)
     assert "staged so far of lake/a.csv: nothing" in lake.ask(run)
-    assert lake.read(lake.place.model_copy(update={"name": "other"})) == 0
+    assert lake.read(lake.place.model_copy(update={"name": "other", "prefix": "other/"})) == 0
     assert lake.read() == 1
     expect(lake.engine.drive(run), State.COMPLETED)
     found = lake.engine.execute("SELECT array_agg(name ORDER BY id) AS names FROM goods")
