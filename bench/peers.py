@@ -79,7 +79,8 @@ def measure(stage: Stage, effort: Effort) -> Section:
         method=(
             f"The table of the part `rebuild`, with {WRITERS} sessions beside that update rows by their key, and with none. Time and WAL "
             "from the call until the new table is in its place: of backfilld that is from enqueue to the end of the switch, with its "
-            "comparison of all rows, which the others do not make, and with the rests that it takes beside an application. Lost: updates that are not in the table afterwards, and lines of its catalog entry. "
+            "comparison of all rows, which the others do not make, and with the rests that it takes beside an application. The WAL is the server's, "
+            "so that of the application is in it for as long as the way takes. Lost: updates that are not in the table afterwards, and lines of its catalog entry. "
             "A way back has backfilld alone, and columns of another type or order, dropped columns and partitions too; pg_squeeze needs "
             "wal_level = logical and a library that is loaded at the start, and both need an extension and a superuser."
         ),

@@ -98,8 +98,8 @@ def steps(run: Progress, backup: Backup | None, tables: Sequence[str], *, before
 
 #: Where the physical backup is that another server is restored from.
 _WHERE = {
-    "barman": "Barman has the backup and the WAL.",
-    "pgbackrest": "pgBackRest has the backup and the WAL.",
+    "barman": "Barman has the backup and the WAL. On another host: it puts tablespaces to where they were.",
+    "pgbackrest": "pgBackRest has the backup and the WAL. On another host, or with --tablespace-map-all.",
 }
 _NOT_OURS = "Needs a physical backup and an archive of the WAL, which are not backfilld's."
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from psycopg import errors, sql
 
 from backfilld.migrations.application.corpus import Statement
+from backfilld.migrations.postgres.connect import apply_settings
 from backfilld.migrations.queries import queries, templates
 
 if TYPE_CHECKING:
@@ -74,7 +75,10 @@ def read(connection: Connection, tables: Sequence[TableName]) -> tuple[list[Func
         asks = _TEMPLATES["plpgsql_errors"].format(check=sql.Identifier(checker["schema"], "plpgsql_check_function_tb"))
     checked: list[Function] = []
     unchecked: list[tuple[Statement, str]] = []
-    for row in connection.execute(_SQL["functions"], {"names": names, "tables": list(oids)}).fetchall():
+    with connection.transaction(force_rollback=True):
+        apply_settings(connection, {"search_path": ""})  # so that types have their schema, and arguments none
+        rows = connection.execute(_SQL["functions"], {"names": names, "tables": list(oids)}).fetchall()
+    for row in rows:
         kind = "PROCEDURE" if row["kind"] == "p" else "FUNCTION"
         one = Function(
             text=row["body"],

@@ -245,7 +245,7 @@ class States:
                             (statement, "a function or a view in it is of a role with fewer rights")
                         )
                         return
-                    made = self._of_copies(statement, tables)
+                    made = self._of_copies(statement)
                     self._create(made, one)
                     watched = _Watched(statement, one, made=made)
                 else:
@@ -273,9 +273,9 @@ class States:
             for one in parsed
         )
 
-    def _of_copies(self, function: Function, tables: Mapping[str, tuple[str, str]]) -> Function:
-        """The function with rows of the copies where it takes or gives rows of the tables."""
-        arguments, result = (self._on_copies(split(text), tables) for text in (function.arguments, function.result))
+    def _of_copies(self, function: Function) -> Function:
+        """The function with rows of the copies where it takes or gives rows of the tables: types have their schema, arguments none."""
+        arguments, result = (self._on_copies(split(text), {}) for text in (function.arguments, function.result))
         return replace(function, arguments=arguments, result=result)
 
     def _create(self, function: Function, body: str) -> None:

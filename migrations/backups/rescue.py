@@ -38,7 +38,7 @@ _SQL = queries(__package__, "restore")
 _TEMPLATES = templates(__package__, "restore")
 #: Rows that one transaction puts back; a second's work, and no more locks than a batch has.
 ROWS_PER_STEP = 5000
-SAVED, NOW, MISSING = "backfilld_saved", "now", "missing"
+SAVED, NOW, MISSING, SAME = "backfilld_saved", "now", "missing", "same"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,7 @@ class Rescued:
             "now_keys": listed(self.keys, NOW),
             "own_keys": listed(self.keys, own),
             "missing_keys": listed(self.keys, MISSING),
+            "same_keys": listed(self.keys, SAME),
             "saved_columns": listed(self.columns, SAVED),
             "now_columns": listed(self.columns, NOW),
             "own_columns": listed(self.columns, own),

@@ -80,6 +80,8 @@ class Action:
     #: Views that are locked before `locks`, which must not be empty then, the outermost first. Readers of a view lock it before the
     #: table; behind a table that is locked already they would hold the views that the statements need.
     views: tuple[TableName, ...] = ()
+    #: Done before anything of the application's is locked, in the same transaction: in nobody's way, however long they take.
+    first: tuple[Statement, ...] = ()
     #: Guards that are asked before the first statement, once the tables are locked.
     requires: tuple[Guard, ...] = ()
     guards: tuple[Guard, ...] = ()
@@ -107,8 +109,8 @@ class Action:
     is_users: bool = False
     #: For a step of the way back: why it cannot be done, in words; empty for all that can.
     impossible: str = ""
-    #: How many keys wait to be brought over (`keys`), for an action that brings over the last of them under its lock. With more than
-    #: `MOST_KEYS` of them, or where one of them cannot be, the step before it is done again, which is the walk that does so.
+    #: How many keys wait to be brought over (`keys`), for an action that brings over the last of them: with more than `MOST_KEYS_FIRST`,
+    #: or where one of them cannot be, the step before it is done again, which is the walk that does so.
     drains: sql.Composed | None = None
     #: Takes the action back, step by step, once it has committed.
     back: tuple[Step, ...] = ()

@@ -405,7 +405,7 @@ def _of_step(step: Step, place: Place, dry_run: DryRun | None, *, raw: bool) -> 
         text = f"-- {step.kind}: {step.table}"
         lock = _LOCKS_OF_WALKS.get(step.kind, LockMode.ROW_EXCLUSIVE)
         return [PlannedAction(sql=text, lock=lock, note=step.note, operation=place.operation)]
-    planned = _of_lock(needed(step), place)
+    planned = [*_first(step, place), *_of_lock(needed(step), place)]
     for number, statement in enumerate(step.statements):
         seen = dry_run.at(replace(place, statement=number)) if dry_run is not None else Seen(by_rule_because="-")
         lock_mode = seen.lock or statement.lock
@@ -454,6 +454,22 @@ def _held(step: Action, place: Place, dry_run: DryRun | None) -> PlannedTransact
         seconds=round(sum(took) / len(took) * statements, 4) if took else None,
         most_keys=MOST_KEYS if step.drains is not None else 0,
     )
+
+
+def _first(step: Action, place: Place) -> list[PlannedAction]:
+    """What is done before a lock of the application's is asked for."""
+    return [
+        PlannedAction(
+            sql=one.sql.as_string().strip(),
+            lock=one.lock,
+            note="; ".join(part for part in (one.note, _GIVES_WAY if one.brief else "") if part),
+            operation=place.operation,
+            step=place.step,
+            hold="brief",
+            known="by rule",
+        )
+        for one in step.first
+    ]
 
 
 def _of_lock(lock: Needed | None, place: Place) -> list[PlannedAction]:

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
+from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS_FIRST
 from backfilld.migrations.postgres.sqlstates import classify, in_words
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record import quarantine, runs
@@ -52,8 +52,9 @@ class Drain(LaneWork):
 
     def step(self, batch: Batch, seen: Seen, *, beside_others: bool, carefully: bool) -> Stepped:
         del seen, beside_others
-        # What is left when the tables change places may be as much: an application that writes all the time never leaves none.
-        rows = max(batch.lane.batch_rows, MOST_KEYS)
+        # As much as may be left when the tables are about to change places: an application that writes all the time never leaves none.
+        # Not the batch's own size: between two batches a lane rests, and what is written meanwhile may be more than that.
+        rows = max(batch.lane.batch_rows, MOST_KEYS_FIRST)
         lock_journal(batch, self.copying)
         if carefully:
             tally, taken = one_by_one(batch, self.copying), 0
@@ -107,7 +108,7 @@ class Follow(LaneWork):
         # The switch holds the journal until it has committed: asked again, the answer stays what it is.
         found = batch.connection.execute(_WHERE, where).fetchone()
         copying = self.back if found is not None and found["switched"] else self.forward
-        rows = max(batch.lane.batch_rows, MOST_KEYS)
+        rows = max(batch.lane.batch_rows, MOST_KEYS_FIRST)
         if carefully:
             tally, taken = one_by_one(batch, copying), 0
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from backfilld.migrations.operations import Action, Walk
 from backfilld.migrations.operations.ddl.constraints import NAMED_ROWS
-from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
+from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS_FIRST
 from backfilld.migrations.operations.replace_policies.steps import ReplacePolicies
 from backfilld.migrations.postgres.sqlstates import classify
 from backfilld.migrations.record import audit, lanes, quarantine, runs
@@ -232,9 +232,9 @@ class Coordinator(RunStep):
                 return self.go_on(self.number + 1)
 
     def _is_behind(self, waiting: sql.Composed) -> bool:
-        """Whether more keys wait to be brought over than the application should wait for."""
+        """Whether more keys wait to be brought over than a short transaction should bring."""
         row = self.connection.execute(waiting).fetchone()
-        return row is not None and row["keys"] > MOST_KEYS
+        return row is not None and row["keys"] > MOST_KEYS_FIRST
 
     def drains(self, context: StepContext) -> bool:
         """Whether the next step brings rows over under its lock."""

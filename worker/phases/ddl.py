@@ -53,6 +53,8 @@ def execute(connection: Connection, action: Action, *, under_lock: Callable[[], 
     lock = needed(action)
     if lock is not None and under_lock is not None:
         lock = replace(lock, first=True)
+    for early in action.first:
+        connection.execute(early.sql)
     for asked_first in lock.statements if lock is not None else ():
         connection.execute(asked_first)
     if under_lock is not None:

@@ -125,12 +125,13 @@ class Barman(Archived):
         del user
         settings = _settings_for(place, backup)
         identifier = str(backup.details["reference"])
-        known = {one["backup_id"]: one for one in _listed(settings, watch)}
-        if identifier not in known:
-            msg = f"Barman's server {settings.server} has no backup {identifier} any more"
-            raise BackupFailed(msg)
-        if spaces := known[identifier].get("tablespaces"):
-            msg = f"Barman would restore its tablespaces to where those of the server are ({len(spaces)}): it can be verified, and not proved here"
+        shown = _json(settings, ("show-backup", settings.server, identifier), watch).get(settings.server, {})
+        # To where those of the server are, over the data in use. A release that says nothing of them may do that too.
+        if (spaces := shown.get("tablespaces")) is None or spaces:
+            told = f"its {len(spaces)} tablespaces" if spaces else "tablespaces, of which show-backup says nothing,"
+            msg = (
+                f"Barman would restore {told} to where those of the server are: it can be verified, and not proved here"
+            )
             raise BackupFailed(msg)
         staging = ("--local-staging-path", str(data.with_name("staging"))) if backup.details.get("based_on") else ()
         command = [

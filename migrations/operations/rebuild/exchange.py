@@ -23,7 +23,7 @@ from backfilld.migrations.operations.ddl import (
     views,
 )
 from backfilld.migrations.operations.ddl.columns import alter_table
-from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
+from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS, MOST_KEYS_FIRST
 from backfilld.migrations.postgres.catalog_diff import AllowedChanges
 from backfilld.migrations.postgres.locks import LockMode
 
@@ -56,11 +56,12 @@ class Exchange:
         return Action(
             table=new.table,
             locks=self._locks,
+            first=self._first,
             # The outermost first, as whoever reads them locks them.
             views=tuple(TableName(one.schema, one.name) for one in reversed(self._views)),
             requires=(new.journal.is_on, *self._few_keys, self._nobody_aside, *self._as_read, *self._same_partitions),
             statements=tuple(self._statements()),
-            drains=self._copying.waiting(most=MOST_KEYS + 1),
+            drains=self._copying.waiting(most=MOST_KEYS_FIRST + 1),
             guards=(
                 *(views.same_privileges(one) for one in self._views),
                 *(row_functions.same_privileges(one) for one in new.definition.row_functions),
@@ -115,9 +116,25 @@ class Exchange:
     @property
     def _locks(self) -> tuple[TableName, ...]:
         new = self.new
-        tables = {new.table, self._comes, new.journal.name, *(one.table for one in new.inbound)}
+        tables = {new.table, self._comes, *(one.table for one in new.inbound)}
         tables |= {one.other for one in new.outbound} | {one.table for one in new.definition.policies}
         return tuple(sorted(tables, key=lambda table: (table.schema, table.name)))
+
+    @property
+    def _first(self) -> tuple[Statement, ...]:
+        """The journal is locked as lanes do that bring keys over, and then all that it has is brought over.
+
+        The application goes on writing it, and must: a transaction that waits for the journal with the table in hand, and that we wait
+        for with the journal in hand, is a deadlock.
+        """
+        lock = sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(self.new.journal.name.identifier)
+        note = "all keys so far, before a table is locked"
+        return (
+            Statement(
+                sql=lock, lock=LockMode.SHARE_UPDATE_EXCLUSIVE, note="no lane brings keys over meanwhile", brief=True
+            ),
+            Statement(sql=self._copying.drain_all(), lock=LockMode.ROW_EXCLUSIVE, note=note),
+        )
 
     # What must hold once the tables are locked
 

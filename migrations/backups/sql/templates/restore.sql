@@ -25,14 +25,18 @@ WHERE missing.number BETWEEN {first} AND {last}
 ON CONFLICT DO NOTHING
 
 -- name: delete
--- Taking that back: those of them that nobody has changed since.
-WITH own AS MATERIALIZED (
+-- Taking that back: those of them that nobody has changed since. Texts are compared before the settings are those of triggers.
+WITH same AS MATERIALIZED (
+    SELECT {now_keys} FROM {table} AS now, {saved} AS backfilld_saved, {missing} AS missing
+    WHERE ({missing_keys}) = ({saved_keys}) AND ({now_keys}) = ({saved_keys}) AND missing.number BETWEEN {first} AND {last}
+      AND ROW({saved_columns})::text = ROW({now_columns})::text
+    FOR UPDATE OF now
+), own AS MATERIALIZED (
     SELECT count(pg_catalog.set_config(s.name, s.reset_val, true)) AS settings FROM pg_catalog.pg_settings s
     WHERE s.name IN ('search_path', 'TimeZone', 'DateStyle', 'IntervalStyle', 'extra_float_digits')
+      AND (SELECT count(*) FROM same) > 0
 )
-DELETE FROM {table} AS now USING own, {saved} AS backfilld_saved, {missing} AS missing
-WHERE own.settings > 0 AND ({missing_keys}) = ({saved_keys}) AND ({now_keys}) = ({saved_keys}) AND missing.number BETWEEN {first} AND {last}
-  AND ROW({saved_columns})::text = ROW({now_columns})::text
+DELETE FROM {table} AS now USING own, same WHERE own.settings > 0 AND ({now_keys}) = ({same_keys})
 
 -- name: saved_value
 -- The saved value of a column, for the row at hand.

@@ -190,20 +190,23 @@ def test_a_function_of_rows_breaks_where_the_row_gets_another_shape(connection: 
     """As computed fields of PostgREST are, whose bodies need not name the table; and what a column that comes does to them."""
     send(
         connection,
-        "CREATE FUNCTION doubled(one jobs) RETURNS numeric LANGUAGE sql AS 'SELECT 2 * one.total'",
+        "CREATE FUNCTION doubled(one jobs, jobs int) RETURNS numeric LANGUAGE sql AS 'SELECT jobs * one.total'",
         "CREATE FUNCTION stated(several jobs[]) RETURNS text LANGUAGE sql AS 'SELECT several[1].status'",
         "CREATE FUNCTION listed() RETURNS SETOF jobs LANGUAGE sql AS 'SELECT id, status, total, device_info, made FROM jobs'",
     )
     report = checked(connection, RENAME)
     broken = {one.source: str(one.phase) for one in report.breaks if one.source != "function public.dear()"}
-    assert broken == {"function public.doubled(one jobs)": "contract", "function public.listed()": "expand"}, report
+    assert broken == {
+        "function public.doubled(one public.jobs, jobs integer)": "contract",
+        "function public.listed()": "expand",
+    }, report
     send(connection, "ALTER TABLE jobs ADD COLUMN revenue numeric")
     with pytest.raises(psycopg.errors.InvalidFunctionDefinition):
         send(connection, "SELECT * FROM listed()")
 
     report = checked(connection, "name: a\noperations:\n  - rename_table: {table: jobs, to: tasks}\n")
     unchecked = {one.source: one.because for one in report.cannot_be_checked}
-    assert "gets another name" in unchecked["function public.doubled(one jobs)"]
+    assert "gets another name" in unchecked["function public.doubled(one public.jobs, jobs integer)"]
 
 
 def test_files_of_queries_are_checked_with_their_lines(connection: Connection) -> None:

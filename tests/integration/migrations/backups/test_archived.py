@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,8 +26,6 @@ from backfilld.migrations.record.states import RESTING, State
 from backfilld.producers.cli import app
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fix_archives import Archive
 
 pytestmark = pytest.mark.archives
@@ -144,6 +146,33 @@ def test_one_that_the_tool_does_not_have_any_more_is_found(archive: Archive) -> 
     )
     with pytest.raises(BadBackup, match="no backup gone any more"):
         prove.verify(archive.place, taken.backup, UNWATCHED)
+
+
+def test_tablespaces_are_never_restored_to_their_places(archive: Archive) -> None:
+    """There the server's own data lies: pgBackRest puts them elsewhere, and Barman is not asked to."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as parent:
+        Path(parent).chmod(0o755)
+        place = Path(parent) / "space"
+        place.mkdir()
+        if os.geteuid() == 0:
+            shutil.chown(place, "nobody", "nogroup")
+        archive.connection.execute(f"CREATE TABLESPACE elsewhere LOCATION '{place}'".encode())
+        archive.connection.execute("CREATE TABLE far (id int) TABLESPACE elsewhere")
+        archive.connection.execute("INSERT INTO far SELECT generate_series(1, 100)")
+        try:
+            taken = take.take(
+                archive.place, take.Wanted(requested_by="test", tables=(TableName("public", "far"),)), UNWATCHED
+            )
+            before = {(one, one.stat().st_ino) for one in place.rglob("*")}
+            if archive.place.settings.provider == "barman":
+                with pytest.raises(BackupFailed, match="1 tablespaces to where those of the server are"):
+                    prove.prove(archive.place, taken.backup, UNWATCHED)
+            else:
+                assert prove.prove(archive.place, taken.backup, UNWATCHED).level == "proved"
+            assert {(one, one.stat().st_ino) for one in place.rglob("*")} == before
+        finally:
+            archive.connection.execute("DROP TABLE far")
+            archive.connection.execute("DROP TABLESPACE elsewhere")
 
 
 def test_what_is_not_set_up_is_told_and_nothing_is_taken(archive: Archive, tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ EXAMPLES = ROOT / "examples"
 PICTURE = """
 SELECT 'column' AS kind, c.relname || '.' || a.attname AS name,
        concat_ws(' ', format_type(a.atttypid, a.atttypmod), CASE WHEN a.attnotnull THEN 'not null' END, pg_get_expr(d.adbin, d.adrelid),
-                 a.attacl, col_description(c.oid, a.attnum), nullif(to_jsonb(a) ->> 'attstattarget', '-1'), a.attoptions) AS what
+                 a.attacl, col_description(c.oid, a.attnum), nullif(to_jsonb(a) ->> 'attstattarget', '-1'),
+                 nullif(ARRAY(SELECT o FROM unnest(a.attoptions) o WHERE o NOT LIKE 'pg\\_%'), '{}')) AS what
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v') AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL

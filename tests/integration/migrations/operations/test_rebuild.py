@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -12,9 +13,11 @@ from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.file import migration as definition
+from backfilld.migrations.operations import Action, bind
 from backfilld.migrations.operations.ddl.key_journal import MOST_KEYS
 from backfilld.migrations.planning import plan
 from backfilld.migrations.planning.examine import examine
+from backfilld.migrations.postgres.locks import needed
 from backfilld.migrations.record import pulse, runs
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.rollback import check, retention
@@ -561,6 +564,31 @@ def test_the_owner_of_the_table_needs_no_more_than_to_make_schemas(engine: Engin
         commands.rollback(plain.connection, run, actor="ann")
         expect(plain.drive(run), State.ROLLED_BACK)
         assert plain.value("SELECT count(*) FROM public.mine") == 50
+
+
+def test_a_transaction_that_the_switch_waits_for_does_not_wait_for_the_switch(engine: Engine) -> None:
+    """It has the table in hand and writes the journal: were that locked first, neither would go on."""
+    migration = definition.parse(rebuild(approve=("switch",)))
+    (operation,) = bind(migration, examine(engine.connection, migration).facts)
+    expect(engine.drive(engine.enqueue(rebuild(approve=("switch",)))), State.WAITING)
+    exchange = next(one for one in operation.switch() if isinstance(one, Action) and one.first)
+    lock = needed(exchange)
+    assert lock is not None
+
+    def begin(ours: psycopg.Connection[Any]) -> None:
+        with ours.transaction(force_rollback=True):
+            ours.execute("SET LOCAL lock_timeout = '10s'")
+            for one in (*(one.sql for one in exchange.first), *lock.statements):
+                ours.execute(one)
+
+    waits = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass AND mode = 'AccessExclusiveLock'"
+    with engine.connect() as application, engine.connect() as ours, ThreadPoolExecutor() as pool:
+        application.execute("BEGIN; LOCK TABLE orders IN ROW EXCLUSIVE MODE")
+        begun = pool.submit(begin, ours)
+        while not application.execute(waits).fetchall() and not begun.done():
+            pass
+        application.execute("SET LOCAL lock_timeout = '1ms'; UPDATE orders SET total = 3 WHERE id = 1; COMMIT")
+        begun.result(timeout=10)
 
 
 def test_the_plan_says_what_the_switch_locks_and_for_how_long(engine: Engine) -> None:

@@ -13,8 +13,8 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from backfilld.migrations.operations.base import Action, Statement, Step
+from backfilld.migrations.operations.ddl import publications
 from backfilld.migrations.operations.ddl.key_journal import KeyJournal
-from backfilld.migrations.operations.rebuild import exchange
 from backfilld.migrations.operations.rebuild.exchange import Exchange
 from backfilld.migrations.operations.rebuild.new_table import NewTable
 from backfilld.migrations.operations.rebuild.steps import Rebuild
@@ -193,7 +193,7 @@ MISTAKES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     ),
     "foreign keys before the switch": (bound_while_it_lags, 'violates foreign key constraint "early"'),
     "the publication is forgotten": (
-        lambda patch: patch.setattr(exchange, "_publication", published_no_more),
+        lambda patch: patch.setattr(publications, "add", published_no_more),
         "lost: publication sent",
     ),
     "the identity is forgotten": (

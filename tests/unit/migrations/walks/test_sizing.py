@@ -47,6 +47,7 @@ def test_a_batch_far_over_its_target_is_followed_by_a_tenth(rows: int, target: f
 
 @given(ROWS, TIMINGS, TARGETS, st.floats(1.01, 100))
 def test_it_is_never_followed_by_a_larger_one(rows: int, recent: list[Timing], target: float, factor: float) -> None:
+    recent = recent[-REMEMBERED + 1 :]  # what is remembered beside the last one
     recent = [*recent, timing(rows, fixed_seconds(recent) + PANIC * target * factor)]
     assert next_rows(rows, recent, target_seconds=target) <= max(rows, LEAST_ROWS + 1)
 
