@@ -43,7 +43,7 @@ class LoadedRows(Journal):
         ]
 
     def stored(self, *, has_lz4: bool) -> list[sql.Composed]:
-        """Keys in random order and digests hardly compress, and trying to is a sixth of what a batch of a load costs (docs/benchmarks)."""
+        """Keys in random order and digests hardly compress, and trying to was an eighth of the processor that a batch of a load took."""
         external = [column for column, form, _ in self.arrays if form.is_fixed]
         quickly = [column for column, form, _ in self.arrays if has_lz4 and not form.is_fixed]
         return [sql.SQL("ALTER COLUMN {} SET STORAGE EXTERNAL").format(column) for column in external] + [

@@ -263,7 +263,7 @@ MILLIONS = int(os.environ.get("BACKFILLD_SOAK_LINES", "2000000"))
 def test_two_million_lines_there_and_back(
     database_url: str, redis_url: str, embedded_valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:
-    """Takes ten minutes or more; with BACKFILLD_SOAK_LINES=200000 one or two."""
+    """Takes 12 minutes on two cores that are shared with others; with BACKFILLD_SOAK_LINES=200000 three."""
     running = Daemon(database_url, redis_url, tmp_path / "daemon.log", variables=IMPOLITE)
     # Who looks all the time is none of the application's sessions, beside which batches would be short.
     looks = Record(f"{database_url}?application_name=backfilld%20looks")
