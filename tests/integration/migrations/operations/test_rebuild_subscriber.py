@@ -46,13 +46,14 @@ class Subscriber:
     def follows(self) -> None:
         """It has the publisher's rows, by the relation that it began with."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        wanted = self._engine.execute(ROWS)
-        while (found := self._connection.execute(ROWS.encode()).fetchall()) != wanted:
-            assert time.monotonic() < deadline, f"{len(found)} rows of {len(wanted)}, or others"
+        wanted = (self._engine.execute(ROWS), [{"state": "r"}])
+        while (found := self._look()) != wanted:
+            assert time.monotonic() < deadline, f"{len(found[0])} rows of {len(wanted[0])}, or others, and {found[1]}"
             time.sleep(0.02)
-        assert self._connection.execute("SELECT srsubstate::text AS state FROM pg_subscription_rel").fetchall() == [
-            {"state": "r"}
-        ]
+
+    def _look(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        states = self._connection.execute("SELECT srsubstate::text AS state FROM pg_subscription_rel").fetchall()
+        return self._connection.execute(ROWS.encode()).fetchall(), states
 
     def close(self) -> None:
         self._connection.execute("DROP SUBSCRIPTION all_of_it")
