@@ -50,6 +50,11 @@ class Remade:
         return guards.same_privileges(self._each[0])
 
     @property
+    def privileges_as_read(self) -> tuple[Guard, ...]:
+        """Views have the privileges that were read."""
+        return guards.privileges_as_read(self._each[0])
+
+    @property
     def sent_as_read(self) -> tuple[Guard, ...]:
         """Publications send the columns that they sent."""
         return tuple(guard for change in self._each for guard in guards.sent_as_read(change))

@@ -158,7 +158,11 @@ class ChangeKey(Plain[file.ChangeKey]):
                 table=self.table,
                 locks=self._exchanged,
                 views=remade.views,
-                requires=(*(guards.unchanged(one.change) for one in self._members), *remade.sent_as_read),
+                requires=(
+                    *(guards.unchanged(one.change) for one in self._members),
+                    *remade.sent_as_read,
+                    *remade.privileges_as_read,
+                ),
                 statements=tuple(statements),
                 guards=(*(one.change.trigger.fires for one in self._members), *remade.same_privileges),
                 back=self._switched_back(),
@@ -240,7 +244,11 @@ class ChangeKey(Plain[file.ChangeKey]):
                 table=self.table,
                 locks=self._exchanged,
                 views=remade.views,
-                requires=(*(guards.nothing_new(one.change) for one in self._members), *remade.sent_as_read),
+                requires=(
+                    *(guards.nothing_new(one.change) for one in self._members),
+                    *remade.sent_as_read,
+                    *remade.privileges_as_read,
+                ),
                 statements=tuple(statements),
                 guards=remade.same_privileges,
             )

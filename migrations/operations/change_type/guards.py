@@ -98,6 +98,11 @@ def same_privileges(change: Change) -> tuple[Guard, ...]:
     return tuple(views.same_privileges(view) for view in change.dependents.all_views)
 
 
+def privileges_as_read(change: Change) -> tuple[Guard, ...]:
+    """What was granted on a view since the run was enqueued would be lost."""
+    return tuple(views.privileges_as_read(view) for view in change.dependents.all_views)
+
+
 def copies_have_all(change: Change) -> tuple[Guard, ...]:
     """Materialized views have got no index that their copies have not."""
     return tuple(views.same_indexes(one, schema=change.copies) for one in change.dependents.copied if one.materialized)

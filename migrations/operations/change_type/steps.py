@@ -112,6 +112,7 @@ class ChangeType(Plain[file.ChangeType]):
                     guards.fits(change, change.new_column, "the new type"),
                     *guards.sequence_fits(change, new=True),
                     *guards.sent_as_read(change),
+                    *guards.privileges_as_read(change),
                     *guards.copies_have_all(change),
                 ),
                 statements=(
@@ -252,6 +253,7 @@ class ChangeType(Plain[file.ChangeType]):
                     guards.fits(change, change.old_column, f"the old type ({change.dependents.type})"),
                     *guards.sequence_fits(change, new=False),
                     *guards.sent_as_read(change),
+                    *guards.privileges_as_read(change),
                     *guards.copies_have_all(change),
                 ),
                 statements=(

@@ -129,23 +129,40 @@ def as_written(statement: str) -> sql.Composed:
 
 def same_privileges(view: DependentView) -> Guard:
     """A view was made anew, so its privileges must be the ones that it had."""
-    name = sql.Identifier(view.schema, view.name)
+    return Guard(
+        sql=_other_privileges(view),
+        template=f"the view {_named(view)} does not have the privileges that it had: {{!r}}",
+        remedy="Ask its owner to grant them; nothing was changed",
+    )
+
+
+def privileges_as_read(view: DependentView) -> Guard:
+    """A view is about to be made anew, with the privileges that were read: what was granted since would be lost."""
+    return Guard(
+        sql=_other_privileges(view),
+        template=f"the view {_named(view)} has other privileges than when the run was enqueued: {{!r}}",
+        remedy="Give it those that it had, then resume, and change them afterwards",
+    )
+
+
+def _named(view: DependentView) -> str:
+    return sql.Identifier(view.schema, view.name).as_string()
+
+
+def _other_privileges(view: DependentView) -> sql.Composed:
+    """A privilege that a view has and had not, or the other way round."""
     had = sql.SQL(", ").join(
         sql.SQL("({}, {}, {})").format(
             sql.Literal(grant.privilege), sql.Literal(grant.grantee), sql.Literal(grant.grantable)
         )
         for grant in view.grants
     )
-    query = sql.SQL(
+    none = sql.SQL("SELECT NULL::text, NULL::text, NULL::boolean WHERE false")
+    return sql.SQL(
         "SELECT coalesce(now.privilege || ' to ' || now.grantee, had.privilege || ' to ' || had.grantee) AS what FROM ("
         "SELECT x.privilege_type AS privilege, CASE WHEN x.grantee = 0 THEN 'PUBLIC' "
         "ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS grantee, x.is_grantable AS grantable "
         "FROM pg_catalog.pg_class c, pg_catalog.aclexplode(coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))) x "
-        "WHERE c.oid = {view}::pg_catalog.regclass) now FULL JOIN (VALUES {had}) had (privilege, grantee, grantable) "
+        "WHERE c.oid = {view}::pg_catalog.regclass) now FULL JOIN ({had}) had (privilege, grantee, grantable) "
         "USING (privilege, grantee, grantable) WHERE now.privilege IS NULL OR had.privilege IS NULL LIMIT 1"
-    ).format(view=sql.Literal(name.as_string()), had=had)
-    return Guard(
-        sql=query,
-        template=f"the view {name.as_string()} does not have the privileges that it had: {{!r}}",
-        remedy="Ask its owner to grant them; nothing was changed",
-    )
+    ).format(view=sql.Literal(_named(view)), had=sql.SQL("VALUES {}").format(had) if view.grants else none)

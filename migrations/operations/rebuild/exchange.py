@@ -188,6 +188,8 @@ class Exchange:
         for one in definition.copied:
             if one.materialized:
                 yield views.same_indexes(one, schema=self._comes.schema)
+        for view in self._views:
+            yield views.privileges_as_read(view)
         texts = [
             (
                 f"view {one.written}",

@@ -84,3 +84,24 @@ def test_the_exchange_waits_for_a_view_before_it_locks_the_table(engine: Engine,
     exchanges_behind(engine, run, view)
     expect(engine.drive(run), State.ROLLED_BACK)
     assert engine.value("SELECT pg_typeof(n)::text FROM a_outer LIMIT 1") == "integer"
+
+
+@pytest.mark.parametrize(
+    "operation",
+    ["change_type: {table: jobs, column: n, type: bigint}", "rebuild: {table: jobs, columns: {n: {type: bigint}}}"],
+)
+def test_what_is_granted_on_a_view_meanwhile_is_not_lost(engine: Engine, operation: str) -> None:
+    engine.execute("CREATE TABLE jobs (id bigint PRIMARY KEY, n integer)")
+    engine.execute("INSERT INTO jobs VALUES (1, 1)")
+    engine.execute(VIEWS)
+    run = engine.enqueue(f"name: wider\noperations: [{{{operation}}}]\nsettings: {{approve: [switch]}}")
+    expect(engine.drive(run), State.WAITING)
+    engine.execute("GRANT SELECT ON b_inner TO PUBLIC")
+    commands.approve(engine.connection, run, Phase.SWITCH, actor="ann")
+    expect(engine.drive(run), State.FAILED)
+    (error,) = engine.execute("SELECT error ->> 'message' AS message FROM backfilld.runs")
+    assert """b_inner" has other privileges than when the run was enqueued: 'SELECT to PUBLIC'""" in error["message"]
+    engine.execute("REVOKE SELECT ON b_inner FROM PUBLIC")
+    commands.resume(engine.connection, run, actor="ann")
+    expect(engine.drive(run), State.COMPLETED)
+    assert engine.value("SELECT pg_typeof(n)::text FROM a_outer LIMIT 1") == "bigint"
