@@ -9,6 +9,9 @@ the one that gets it            a row gets another value          the row that i
                                 a row goes, or refers to another  the row that it referred to has no value any more
                                 all rows go by a TRUNCATE         no row has a value any more
 
+A value is read from the row as it is when the trigger fires, and not taken from what it is told of: an UPDATE that a foreign key
+cascades is told after the statement's own triggers have fired, and another trigger may have written the row again.
+
 A value that the other table does not take is no error of the application's: the row is put down as a rollback conflict, and found by
 verify. What another session decides is one, as it would be without us: a deadlock, a lock that is not had in time, or a serialization
 failure; a statement that goes on after it would leave the tables apart.
@@ -53,11 +56,15 @@ class Moved:
     migration: str
     operation: int
 
-    def from_body(self, *, counts: bool) -> str:
-        """Of the table that has the column; with `counts` statements that write it are put on record."""
+    def from_body(self, *, counts: bool, filled: bool = True) -> str:
+        """Of the table that has the column; with `counts` statements that write it are put on record.
+
+        Until the column is `filled`, on the way back, a row that gets another key alone says nothing of the value, which may be in the
+        other table only: a foreign key that cascades has its row follow.
+        """
         into, column = self.to.identifier.as_string(), _quoted(self.column)
         value = new_value(self.column)
-        belongs = self._belongs('"new"', '"~to"')
+        belongs, is_now = self._belongs('"new"', '"~to"'), f'"~from".{column}'
         keys = ", ".join(new_value(name) for name in self.by)
         on = ", ".join(_quoted(name) for name in self.on)
         counted = ""
@@ -67,9 +74,10 @@ class Moved:
             counted = f"\n  IF {if_so} THEN\n{count_statement(self.migration, self.operation)}\n  END IF;"
         return f"""{PREAMBLE}
 BEGIN
-  IF TG_OP = 'UPDATE' AND NOT ({self._any_changed((self.column, *self.by))}) THEN RETURN NULL; END IF;{counted}
+  IF TG_OP = 'UPDATE' AND NOT ({self._any_changed((self.column, *(self.by if filled else ())))}) THEN RETURN NULL; END IF;{counted}
   BEGIN
-    UPDATE {into} AS "~to" SET {column} = {value} WHERE {belongs} AND {self._differs(f'"~to".{column}', value)};
+    UPDATE {into} AS "~to" SET {column} = {is_now} FROM {self.table.identifier.as_string()} AS "~from"
+    WHERE {belongs} AND {self._belongs('"~from"', '"~to"')} AND {self._differs(f'"~to".{column}', is_now)};
     IF {value} IS DISTINCT FROM NULL AND NOT EXISTS (SELECT FROM {into} AS "~to" WHERE {belongs}) THEN
       INSERT INTO {into} ({on}, {column}) VALUES ({keys}, {value}) ON CONFLICT ({on}) DO UPDATE SET {column} = excluded.{column};
     END IF;
@@ -87,7 +95,9 @@ END"""  # noqa: S608 - names are quoted, operators are the catalog's
         here = self._belongs('"~from"', '"~to"')
         leaves = f"""    UPDATE {table} AS "~from" SET {column} = NULL WHERE {was} AND {own} IS DISTINCT FROM NULL
       AND NOT EXISTS (SELECT FROM {into} AS "~to" WHERE {here});"""  # noqa: S608 - as above
-        takes = f"""    UPDATE {table} AS "~from" SET {column} = {value} WHERE {now} AND {self._differs(own, value)};"""  # noqa: S608
+        is_now = f'"~to".{column}'
+        takes = f"""    UPDATE {table} AS "~from" SET {column} = {is_now} FROM {into} AS "~to"
+    WHERE {now} AND {here} AND {self._differs(own, is_now)};"""  # noqa: S608 - as above
         return f"""{PREAMBLE}
 BEGIN
   IF TG_OP = 'UPDATE' THEN

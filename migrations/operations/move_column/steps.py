@@ -84,7 +84,7 @@ class MoveColumn(Plain[file.MoveColumn]):
                     Action(
                         table=self.table,
                         requires=(self._same,),
-                        statements=(self._on_from.turned(self._moved.from_body(counts=False)),),
+                        statements=(self._on_from.turned(self._moved.from_body(counts=False, filled=False)),),
                         frees=True,
                     ),
                     *(
@@ -111,7 +111,7 @@ class MoveColumn(Plain[file.MoveColumn]):
                         locks=self._locks,
                         statements=(
                             *dropped_column.added(self.table, name, self._dropped),
-                            *self._triggers(counts=True),
+                            *self._triggers(counts=True, filled=False),
                         ),
                         frees=True,
                     ),
@@ -179,9 +179,9 @@ class MoveColumn(Plain[file.MoveColumn]):
 
     # The triggers
 
-    def _triggers(self, *, counts: bool) -> tuple[Statement, ...]:
+    def _triggers(self, *, counts: bool, filled: bool = True) -> tuple[Statement, ...]:
         return (
-            *self._on_from.created(self._moved.from_body(counts=counts)),
+            *self._on_from.created(self._moved.from_body(counts=counts, filled=filled)),
             *self._on_to.created(self._moved.to_body),
             *self._on_truncate.created(self._moved.truncated_body),
         )

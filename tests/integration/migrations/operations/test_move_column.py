@@ -193,6 +193,51 @@ def test_a_value_that_the_other_table_does_not_take_is_no_error_of_the_applicati
     expect(orders.drive(run), State.ROLLED_BACK)
 
 
+CASCADES = """
+UPDATE "Odd Schema"."Order" SET id = 99, tenant = 't9' WHERE id = 4;
+UPDATE "Odd Schema"."Order" SET id = 98, "no%te" = 'both' WHERE id = 6;
+UPDATE "Odd Schema"."Order" SET id = 97, "no%te" = NULL WHERE id = 9;
+"""
+KEPT = 'SELECT array_agg("no%te" ORDER BY id) AS notes FROM "Odd Schema"."Order" WHERE id > 90'
+
+
+def test_a_key_that_changes_before_its_row_is_filled_loses_nothing(orders: Engine) -> None:
+    """The other table's row follows it by a cascade, whose triggers fire after the statement's own, with what it held before."""
+    run = orders.enqueue(MOVE % (ON, "[]"))
+    assert orders.drive_to_lanes(run)
+    orders.execute(CASCADES)
+    assert orders.value(KEPT) == [None, "both", "note %4"]
+    expect(orders.drive(run), State.COMPLETED)
+    assert orders.value(KEPT.replace('"Odd Schema"."Order"', "order_notes").replace("id", "order_id")) == [
+        None,
+        "both",
+        "note %4",
+    ]
+
+
+def test_a_key_that_changes_before_the_way_back_has_filled_its_row_loses_nothing(orders: Engine) -> None:
+    run = orders.enqueue(MOVE % (ON, "[]"))
+    expect(orders.drive(run), State.COMPLETED)
+    commands.rollback(orders.connection, run, actor="ann")
+    assert orders.drive_to_lanes(run, "restore")
+    orders.execute(CASCADES)
+    expect(orders.drive(run), State.ROLLED_BACK)
+    # That it was to be NULL, and not only not filled yet, nobody can tell.
+    assert orders.value(KEPT) == ["note %9", "both", "note %4"]
+
+
+def test_what_a_trigger_of_the_applications_writes_afterwards_stays(orders: Engine) -> None:
+    orders.execute(
+        'CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE "Odd Schema"."Order" SET "no%te" = \'again\' '
+        "WHERE id = new.id AND new.\"no%te\" = 'first'; RETURN NULL; END $$; "
+        'CREATE TRIGGER again AFTER UPDATE ON "Odd Schema"."Order" FOR EACH ROW EXECUTE FUNCTION again()'
+    )
+    run = orders.enqueue(MOVE % (ON, "[contract]"))
+    expect(orders.drive(run), State.WAITING)
+    orders.execute('UPDATE "Odd Schema"."Order" SET "no%te" = \'first\' WHERE id = 3')
+    assert both(orders, 3) == ("again", "again")
+
+
 @pytest.mark.parametrize("phase", ["switch", "contract"])
 def test_a_truncate_is_followed(orders: Engine, phase: str) -> None:
     """Whichever version of the application says so."""
