@@ -113,6 +113,7 @@ class _Writer:
         self._scenario = scenario
         self._chance = random.Random(f"{seed} {number}")
         self._number, self._of = number, of
+        self._settings = _SETTINGS[number % len(_SETTINGS)]
         self._connection = psycopg.connect(
             url,
             autocommit=True,
@@ -120,7 +121,7 @@ class _Writer:
             # Values as literals: an application that says of what type its parameters are goes no further than the switch.
             cursor_factory=psycopg.ClientCursor,
             application_name="the application",
-            options=f"-c lock_timeout={LONGEST_WAIT} {_SETTINGS[number % len(_SETTINGS)]}",
+            options=f"-c lock_timeout={LONGEST_WAIT} {self._settings}",
         )
         self._table = sql.Identifier("public", scenario.table.replace("%", "%%"))
 
@@ -251,7 +252,7 @@ class _Writer:
 
     def _rekey(self, _version: Mapping[str, Shows]) -> None:
         key = self._some_key()
-        if key is not None:
+        if key is not None and not (self._scenario.cascades and "replica" in self._settings):
             new = self._new_key()
             self._execute(sql.SQL("UPDATE {} SET id = %s WHERE id = %s").format(self._table), [new, key])
             row = self.ledger[new] = self.ledger.pop(key)

@@ -99,6 +99,8 @@ class Scenario:
     reference: str | None = ""
     #: Whether columns are in the same order as before even where what comes back had been dropped.
     keeps_order: bool = True
+    #: Whether rows of another table follow a key by a cascade, which fires for no replica: a session like one changes no key.
+    cascades: bool = False
     #: Whether a run can be rolled back to what was there before.
     returns: Literal["always", "never"] = "always"
     rows: int = 12
@@ -572,6 +574,7 @@ MOVE_COLUMN = Scenario(
     # Nothing has a DEFAULT for a row that was added once the column was gone.
     back={"note": lambda row: OneOf((None, "none")) if row["note"] == "none" else row["note"]},
     reference="ALTER TABLE details ADD note text; ALTER TABLE items DROP COLUMN note",
+    cascades=True,
 )
 
 #: The application writes no key: which one a row has is decided by a trigger of its own, in whichever type keys are.
