@@ -348,6 +348,7 @@ def test_when_a_whole_one_is_due(chain: Taken, session: Rows) -> None:
         assert base(chain.place, [replace(one, **other) for one in known]) is None, other
 
 
+@pytest.mark.soak  # takes another one into the stores that tests share
 def test_where_an_incremental_one_fails_a_whole_one_is_taken(taken_chain: Taken, session: Rows, tmp_path: Path) -> None:
     """What it is based on has lost its manifest."""
     newest = _path(taken_chain, taken_chain.incremental, objects.BACKUP_MANIFEST)
@@ -375,6 +376,7 @@ def test_links_are_kept_for_as_long_as_what_is_based_on_them(chain: Taken, sessi
 # --- the receiver ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak  # the slot that tests share is lost as well
 def test_a_lost_slot_begins_another_stretch(chain: Taken, session: Rows, tmp_path: Path) -> None:
     """The server has removed what nobody came for: the gap is never taken for a whole piece."""
     place = physical_place(chain.place.url, tmp_path, slot="another")
