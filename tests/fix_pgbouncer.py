@@ -43,7 +43,7 @@ def pgbouncer_url(database_url: str) -> Iterator[str]:
     """The test's database through a pooler in transaction mode."""
     program = shutil.which("pgbouncer")
     if program is None:
-        pytest.skip("there is no pgbouncer")
+        pytest.skip("pgbouncer is not installed, and no wheel brings it")
     server, port = urlsplit(database_url), free_port()
     database = server.path.lstrip("/")
     with tempfile.TemporaryDirectory() as folder:

@@ -574,7 +574,7 @@ CREATE TRIGGER t BEFORE INSERT ON jobs FOR EACH ROW WHEN (NEW.status = 'never') 
 def test_functions_in_plpgsql_are_checked_where_there_is_somebody_who_can(engine: Engine) -> None:
     """On a server of one's own, as no wheel has the extension: BACKFILLD_TEST_DATABASE_URL."""
     if not engine.execute("SELECT 1 AS one FROM pg_available_extensions WHERE name = 'plpgsql_check'"):
-        pytest.skip("the server has no plpgsql_check")
+        pytest.skip("the server has no plpgsql_check, which no wheel brings")
     engine.execute(PLPGSQL)
     report = checked(engine.connection, RENAME)
     assert {(one.source, one.sqlstate) for one in report.breaks} == {

@@ -6,12 +6,12 @@ That the publication names the table at each stop is looked at in test_rebuild_m
 from __future__ import annotations
 
 import json
-import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from fix_daemon import until
 from fix_postgres import SETTINGS, embedded, missing_service, new_database
 from fix_rules import engine_at
 from fix_runs import expect
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fix_runs import Engine
 
 #: A subscriber that has not caught up after so long never will.
-PATIENCE_SECONDS = 30
 ORDERS = "CREATE TABLE orders (legacy text DEFAULT 'l', id {type} PRIMARY KEY, name text UNIQUE, total integer)"
 FILLED = "INSERT INTO orders SELECT 'l' || n, n, 'o' || n, n FROM generate_series(1, 500) n"
 ROWS = "SELECT legacy, id::bigint, name, total FROM orders ORDER BY id"
@@ -45,11 +44,8 @@ class Subscriber:
 
     def follows(self) -> None:
         """It has the publisher's rows, by the relation that it began with."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
         wanted = (self._engine.execute(ROWS), [{"state": "r"}])
-        while (found := self._look()) != wanted:
-            assert time.monotonic() < deadline, f"{len(found[0])} rows of {len(wanted[0])}, or others, and {found[1]}"
-            time.sleep(0.02)
+        until("the subscriber to have the publisher's rows", lambda: self._look() == wanted)
 
     def _look(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         states = self._connection.execute("SELECT srsubstate::text AS state FROM pg_subscription_rel").fetchall()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from fix_daemon import until
 from fix_physical import physical_place
 from psycopg.rows import dict_row
 
@@ -20,7 +20,7 @@ from backfilld.migrations.telemetry import Event, SideTaskFailed
 from backfilld.worker.side_tasks.wal_receiver import WalKeeper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from backfilld.producers.demo.servers import EmbeddedPostgres
 
@@ -33,15 +33,8 @@ def session(physical_postgres: EmbeddedPostgres) -> Iterator[Rows]:
     with psycopg.connect(physical_postgres.url(), autocommit=True, row_factory=dict_row) as connection:
         yield connection
         # Of a killed one the server may know nothing yet.
-        until(lambda: not (known := receiver.slot(connection, "backfilld")) or not known.active)
+        until("the slot to be free", lambda: not (known := receiver.slot(connection, "backfilld")) or not known.active)
         connection.execute("SELECT pg_drop_replication_slot('backfilld') FROM pg_replication_slots")
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def received(session: Rows) -> bool:
@@ -71,15 +64,15 @@ def test_a_receiver_that_is_killed_continues_where_it_was(
     told: list[Event] = []
     keeper = WalKeeper(place, observe=told.append)
     assert keeper.run_once(session) == 1
-    until(lambda: received(session))
+    until("all WAL to be received", lambda: received(session))
     other = WalKeeper(place, observe=told.append)
     assert other.run_once(session) == 0, "one is enough"
 
     os.kill(pid_of(tmp_path), signal.SIGKILL)
     session.execute("CREATE TABLE IF NOT EXISTS filling (); SELECT pg_switch_wal()")
     session.execute("CREATE TABLE IF NOT EXISTS filled (); SELECT pg_switch_wal()")
-    until(lambda: keeper.run_once(session) == 1)
-    until(lambda: received(session))
+    until("the keeper to hold the slot", lambda: keeper.run_once(session) == 1)
+    until("all WAL to be received", lambda: received(session))
     keeper.stop()
 
     system = contents.server(session).system_identifier
@@ -100,7 +93,10 @@ def test_what_is_lacking_is_told_once_a_minute(
 ) -> None:
     session.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '-1'")
     session.execute("SELECT pg_reload_conf()")
-    until(lambda: (session.execute("SHOW max_slot_wal_keep_size").fetchone() or {})["max_slot_wal_keep_size"] == "-1")
+    until(
+        "the setting to be read",
+        lambda: (session.execute("SHOW max_slot_wal_keep_size").fetchone() or {})["max_slot_wal_keep_size"] == "-1",
+    )
     told: list[Event] = []
     keeper = WalKeeper(physical_place(physical_postgres.url(), tmp_path), observe=told.append)
     try:
