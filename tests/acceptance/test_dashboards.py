@@ -223,6 +223,7 @@ def test_a_second_host_changes_no_number_of_the_record(scene: Scene) -> None:
 
 
 def test_prometheus_takes_the_page_as_open_metrics(scene: Scene) -> None:
+    scene.prometheus.scraped()
     assert {(one["health"], one["lastError"]) for one in scene.prometheus.targets()} == {("up", "")}
     # As Prometheus asks for it, but for what it would take instead.
     with closing(http.client.HTTPConnection("127.0.0.1", scene.daemon.port, timeout=10)) as connection:
@@ -230,7 +231,7 @@ def test_prometheus_takes_the_page_as_open_metrics(scene: Scene) -> None:
         answer = connection.getresponse()
         assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
         assert answer.read().endswith(b"# EOF\n")
-    assert all(sample.value for sample in scene.prometheus.query("scrape_samples_scraped"))
+    assert all(sample.value for sample in scene.prometheus.query("max_over_time(scrape_samples_scraped[1m])"))
 
 
 def test_a_slow_batch_leads_to_its_run(scene: Scene) -> None:
