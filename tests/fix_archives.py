@@ -1,4 +1,4 @@
-"""A server with an archive of pgBackRest or Barman, as Debian has them: the programs of PostgreSQL 15 are Debian's too."""
+"""What Debian alone brings: a server with an archive of pgBackRest or Barman, and one with plpgsql_check. All are of PostgreSQL 15."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PROGRAMS = Path("/usr/lib/postgresql/15/bin")
+EXTENSIONS = Path("/usr/share/postgresql/15/extension")
 TABLES = """
 CREATE SCHEMA "Odd Schema";
 CREATE TABLE "Odd Schema"."Order" (part int, id int, "Order" text, doc json, PRIMARY KEY (part, id));
@@ -66,6 +67,7 @@ def pgbackrest_archive() -> Iterator[Archive]:
         sockets = _open(work / "sockets")
         settings = {"archive_mode": "on", "archive_command": command, "unix_socket_directories": str(sockets)}
         with _server(settings) as (server, connection):
+            connection.execute(TABLES)
             data = server.folder / "data"
             with (data / "pg_hba.conf").open("a") as rights:
                 rights.write("local all all trust\n")
@@ -87,6 +89,7 @@ def pgbackrest_archive() -> Iterator[Archive]:
 def barman_archive() -> Iterator[Archive]:
     require_tools("barman", "rsync")
     with _work() as work, _server({"max_slot_wal_keep_size": "1GB"}) as (server, connection):
+        connection.execute(TABLES)
         configuration = work / "barman.conf"
         conninfo = make_conninfo("", **conninfo_to_dict(server.url()))
         user = subprocess.run(["id", "-un"], check=True, capture_output=True, text=True).stdout.strip()
@@ -115,6 +118,16 @@ def barman_archive() -> Iterator[Archive]:
                 receiver.terminate()
 
 
+@pytest.fixture
+def plpgsql_checking() -> Iterator[psycopg.Connection[dict[str, Any]]]:
+    """A superuser's connection to a server that has plpgsql_check."""
+    if not (EXTENSIONS / "plpgsql_check.control").exists():
+        pytest.skip("plpgsql_check is not installed (make test-backup, as root on Debian)")
+    with _server({}) as (_, connection):
+        connection.execute("CREATE EXTENSION plpgsql_check")
+        yield connection
+
+
 @contextmanager
 def _server(settings: dict[str, str]) -> Iterator[tuple[EmbeddedPostgres, psycopg.Connection[dict[str, Any]]]]:
     server = EmbeddedPostgres(version=15, server=PROGRAMS, settings={"wal_level": "replica", **settings})
@@ -122,7 +135,6 @@ def _server(settings: dict[str, str]) -> Iterator[tuple[EmbeddedPostgres, psycop
     try:
         with psycopg.connect(server.url(), autocommit=True, row_factory=dict_row) as connection:
             schema.ensure(connection)
-            connection.execute(TABLES)
             yield server, connection
     finally:
         server.close()

@@ -94,12 +94,13 @@ class Barman(Archived):
     def look(self, place: Place, backup: Backup, watch: Watch) -> None:
         settings = _settings_for(place, backup)
         identifier = str(backup.details["reference"])
-        # What has come is archived by its cron, once a minute; here a look is not to depend on that.
+        # What has come is archived by its cron, once a minute, which also looks whether a backup has all of its WAL; a look of ours is
+        # not to depend on that.
         _tried([*_command(settings), "archive-wal", settings.server], watch)
-        known = {one["backup_id"]: one for one in _listed(settings, watch)}
-        if identifier not in known:
-            raise NotWhole(f"Barman's server {settings.server} has no backup {identifier} any more")
-        status = known[identifier].get("status")
+        status = _status(settings, identifier, watch)
+        if status in _ON_THE_WAY:
+            _tried([*_command(settings), "check-backup", settings.server, identifier], watch)
+            status = _status(settings, identifier, watch)
         if status in _ON_THE_WAY:
             msg = f"Barman's backup {identifier} is {status}: its WAL is not archived yet (does barman cron run?)"
             raise BackupFailed(msg)
@@ -188,6 +189,14 @@ def _listed(settings: BarmanSettings, watch: Watch) -> list[dict[str, Any]]:  # 
     """Its backups of the server, the newest first."""
     found = _json(settings, ("list-backup", settings.server), watch).get(settings.server, [])
     return [one for one in found if isinstance(one, dict) and "backup_id" in one]
+
+
+def _status(settings: BarmanSettings, identifier: str, watch: Watch) -> str:
+    """What it says of a backup. Raises NotWhole where it has none of this name."""
+    for one in _listed(settings, watch):
+        if one["backup_id"] == identifier:
+            return str(one.get("status"))
+    raise NotWhole(f"Barman's server {settings.server} has no backup {identifier} any more")
 
 
 def _newest_whole(settings: BarmanSettings, watch: Watch) -> str | None:

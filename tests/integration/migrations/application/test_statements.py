@@ -560,7 +560,6 @@ operations:
 
 
 PLPGSQL = """
-CREATE EXTENSION plpgsql_check;
 CREATE TABLE jobs (id bigint PRIMARY KEY, status text, total numeric);
 CREATE FUNCTION plain() RETURNS numeric LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT max(total) FROM public.jobs); END $$;
 CREATE FUNCTION dynamic() RETURNS SETOF numeric LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY EXECUTE 'SELECT total FROM jobs'; END $$;
@@ -571,12 +570,10 @@ CREATE TRIGGER t BEFORE INSERT ON jobs FOR EACH ROW WHEN (NEW.status = 'never') 
 """
 
 
-def test_functions_in_plpgsql_are_checked_where_there_is_somebody_who_can(engine: Engine) -> None:
-    """On a server of one's own, as no wheel has the extension: BACKFILLD_TEST_DATABASE_URL."""
-    if not engine.execute("SELECT 1 AS one FROM pg_available_extensions WHERE name = 'plpgsql_check'"):
-        pytest.skip("the server has no plpgsql_check, which no wheel brings")
-    engine.execute(PLPGSQL)
-    report = checked(engine.connection, RENAME)
+@pytest.mark.archives
+def test_functions_in_plpgsql_are_checked_where_there_is_somebody_who_can(plpgsql_checking: Connection) -> None:
+    plpgsql_checking.execute(PLPGSQL)
+    report = checked(plpgsql_checking, RENAME)
     assert {(one.source, one.sqlstate) for one in report.breaks} == {
         ("function public.plain()", "42703"),
         ("function public.dynamic()", "42703"),
