@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
     from bench.stage import Stage
 
 SCALE, SCALE_QUICK = 10, 2
-PAIRS, PAIRS_QUICK = 12, 2
-#: How much slower than it could the dump is.
-SLOWED = 4.0
+#: How many times slower than it could the dump is, and in how many pairs of windows.
+SLOWED, SLOWED_QUICK = {1.0: 12, 4.0: 12, 20.0: 5}, {1.0: 2, 4.0: 2}
 #: Left out at both ends of a window.
 EDGE_SECONDS = 0.5
 WARM_UP_SECONDS = 5.0
@@ -55,8 +55,8 @@ def measure(stage: Stage, effort: Effort) -> Section:
         name="backup",
         title=f"Backups: beside pgbench at {TRANSACTIONS_PER_SECOND} transactions/s, and part by part",
         method=(
-            f"Beside: whole backups by pg_dump (dump, checksums, two objects in a folder), {SLOWED:g} times slower than it could "
-            "(backup.mb_per_second), each beside a window of its length in which nothing was done; the quotient is of the "
+            "Beside: whole backups by pg_dump (dump, checksums, two objects in a folder), as fast as it goes and slower by "
+            "backup.mb_per_second, each beside a window of its length in which nothing was done; the quotient is of the "
             "windows' transactions, its interval from drawing pairs. Part by part: a server of its own with one table, one store in a "
             "folder of the same disk. `taken` is the copy with its checksums, and for pg_basebackup the WAL up to its mark; `verified` "
             "reads all of it back; `proved` restores it into a scratch server on the same machine and compares. The processor's "
@@ -71,45 +71,52 @@ def measure(stage: Stage, effort: Effort) -> Section:
 
 
 def _beside(stage: Stage, effort: Effort) -> tuple[list[Figure], Table]:
-    pairs = PAIRS_QUICK if effort.is_quick else PAIRS
     with stage.copy_of(accounts(SCALE_QUICK if effort.is_quick else SCALE)) as database:
         schema.ensure(database.connection)
         stores = (StoreSettings(name="folder", kind="folder", path=stage.folder / "store"),)
-        free = Place(url=database.url, settings=BackupSettings(), stores=stores)
+
+        def dump(mb_per_second: float) -> Backup:
+            place = Place(url=database.url, settings=BackupSettings(mb_per_second=mb_per_second), stores=stores)
+            return take.take(place, take.Wanted(requested_by="bench"), _unwatched)
+
+        dump(0.0)  # once for the programs to be in memory
         began = time.monotonic()
-        first = take.take(free, take.Wanted(requested_by="bench"), _unwatched)
-        alone = time.monotonic() - began
-        pace = first.bytes / MEGABYTE / (alone * SLOWED)
-        slow = Place(url=database.url, settings=BackupSettings(mb_per_second=pace), stores=stores)
-        turns: list[tuple[Window, Window]] = []
+        fastest = dump(0.0).bytes / MEGABYTE / (time.monotonic() - began)
+        turns: dict[float, list[tuple[Window, Window]]] = {}
         with Load(stage, database) as load:
             time.sleep(WARM_UP_SECONDS)
-            while len(turns) < pairs:
-                working = _window(lambda: take.take(slow, take.Wanted(requested_by="bench"), _unwatched))
-                seconds = working.seconds
-                turns.append((_window(lambda: time.sleep(seconds)), working))  # noqa: B023 - called at once
-                tell(f"backup beside {len(turns)}/{pairs}: {seconds:.1f} s each")
+            for slowed, pairs in (SLOWED_QUICK if effort.is_quick else SLOWED).items():
+                turns[slowed] = []
+                for number_ in range(1, pairs + 1):
+                    working = _window(partial(dump, 0.0 if slowed == 1 else fastest / slowed))
+                    turns[slowed].append((_window(partial(time.sleep, working.seconds)), working))
+                    tell(f"backup beside, {slowed:g} times slower, {number_}/{pairs}: {working.seconds:.1f} s each")
     transactions = sorted(load.transactions(), key=lambda one: one.due)
-    found = [Pair(due_in(transactions, idle), due_in(transactions, working)) for idle, working in turns]
-    quotients = dict(zip(SHARES, ratios(found, list(SHARES.values())), strict=True))
-    kinds = {"idle": pooled(one.without for one in found), "beside a dump": pooled(one.with_ for one in found)}
-    p99 = quotients["p99"]
-    target = Target(at="most", value=MOST)
-    table = Table(
-        columns=("windows", "transactions", *(f"{mark} ms" for mark in SHARES)),
-        rows=(
-            *(
-                (kind, f"{len(all_):,}", *(number(percentile(all_, share)) for share in SHARES.values()))
-                for kind, all_ in kinds.items()
-            ),
-            ("quotient", "", *(str(one) for one in quotients.values())),
-        ),
-    )
-    unit = f"times, {p99.least:.2f} to {p99.most:.2f}"
-    return [
-        Figure(name="p99 beside a dump to p99 idle", values=(p99.value,), unit=unit, target=target),
-        Figure(name="of a dump beside", values=tuple(working.seconds for _, working in turns), unit="s"),
-    ], table
+    figures, rows = list[Figure](), list[tuple[str, ...]]()
+    for slowed, windows in turns.items():
+        found = [Pair(due_in(transactions, idle), due_in(transactions, working)) for idle, working in windows]
+        quotients = dict(zip(SHARES, ratios(found, list(SHARES.values())), strict=True))
+        pace = "as fast as it goes" if slowed == 1 else f"{slowed:g} times slower"
+        kinds = {
+            f"idle, beside those {pace}": pooled(one.without for one in found),
+            f"a dump {pace}": pooled(one.with_ for one in found),
+        }
+        for kind, all_ in kinds.items():
+            rows.append((kind, f"{len(all_):,}", *(number(percentile(all_, share)) for share in SHARES.values())))
+        rows.append(("quotient", "", *(str(one) for one in quotients.values())))
+        p99 = quotients["p99"]
+        figures.append(
+            Figure(
+                name=f"p99 beside a dump {pace}, idle = 1",
+                values=(p99.value,),
+                unit=f"times, {p99.least:.2f} to {p99.most:.2f}",
+                target=None if slowed == 1 else Target(at="most", value=MOST),
+            )
+        )
+        seconds = tuple(working.seconds for _, working in windows)
+        figures.append(Figure(name=f"a dump {pace}", values=seconds, unit="s"))
+    columns = ("windows", "transactions", *(f"{mark} ms" for mark in SHARES))
+    return figures, Table(columns=columns, rows=tuple(rows))
 
 
 def _window(do: Callable[[], object]) -> Window:

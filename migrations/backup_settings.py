@@ -208,7 +208,8 @@ class BackupSettings(BaseModel):
     copies: tuple[StoreName, ...] = ()
     #: Where pg_dump, pg_restore, initdb and postgres are. None: those on the PATH, of Debian's packages, or of `backfilld[embedded]`.
     programs: Path | None = None
-    #: The most that is written in a second, compressed as it is, in megabytes; pg_basebackup is sent no more. 0 sets no limit.
+    #: The most that is written in a second, compressed as it is, in megabytes; pg_basebackup is sent no more, and checksums are read
+    #: as much slower as the copy was. 0 sets no limit.
     mb_per_second: Annotated[float, Field(ge=0)] = 0.0
     #: Schemas that a role may not read, as Supabase has them.
     exclude_schemas: tuple[str, ...] = ()

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +18,8 @@ from typing import IO, TYPE_CHECKING
 
 import psycopg
 
-from backfilld.migrations.backups.place import LOOK_SECONDS, MOST_HELD_SECONDS, BackupFailed, NotHere
+from backfilld.migrations.backups.pacing import Asked, Pace
+from backfilld.migrations.backups.place import LOOK_SECONDS, BackupFailed, NotHere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)\S*")
 #: Of what a program says on its way out, the end tells.
 LAST_WORDS = 1200
+#: What else runs on this machine, PostgreSQL perhaps, comes before a backup.
+NICE = 10
 #: A pipe of Linux holds as much.
 _PIPE_BYTES = 64 * 1024
 #: PostgreSQL 16 came with `--compress=METHOD:LEVEL`.
@@ -126,9 +128,14 @@ def environment(url: str, *, application_name: str) -> dict[str, str]:
 
 
 def read_from(
-    command: Sequence[str], environment: Mapping[str, str], *, write: Callable[[bytes], None], watch: Watch
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    write: Callable[[bytes], None],
+    watch: Watch,
+    pace: Pace | None = None,
 ) -> None:
-    """Run a program and hand on what it writes, as fast as `write` takes it and the watch allows.
+    """Run a program and hand on what it writes, as fast as `write` takes it, and the watch and the pace allow.
 
     Raises BackupFailed when it fails, and whatever the watch raises; the program is gone by then.
     """
@@ -136,9 +143,9 @@ def read_from(
         if process.stdout is None:
             raise TypeError(command)
         descriptor = process.stdout.fileno()
-        asked = _Asked(watch)
+        asked, pace = Asked(watch), pace or Pace()
         while True:
-            if not asked.may_go_on():
+            if not (asked.may_go_on() and pace.may_go_on()):
                 continue
             if not select.select([descriptor], [], [], LOOK_SECONDS)[0]:
                 continue
@@ -146,6 +153,7 @@ def read_from(
             if not part:
                 break
             write(part)
+            pace.spent(len(part))
         _require(command, _wait(process, asked), errors)
 
 
@@ -166,7 +174,7 @@ def write_to(
             raise TypeError(command)
         descriptor = process.stdin.fileno()
         os.set_blocking(descriptor, False)
-        asked = _Asked(watch)
+        asked = Asked(watch)
         try:
             for part in parts:
                 left = memoryview(part)
@@ -184,35 +192,9 @@ def write_to(
 
 def wait_for_the_load(watch: Watch) -> None:
     """Return once the watch allows to begin. Raises what it raises, and BackupFailed when the load has held for too long."""
-    asked = _Asked(watch)
+    asked = Asked(watch)
     while not asked.may_go_on():
         pass
-
-
-class _Asked:
-    """A watch, asked every `LOOK_SECONDS`."""
-
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-        self._next = 0.0
-        self._held_since: float | None = None
-
-    def may_go_on(self) -> bool:
-        """Raises what the watch raises, and BackupFailed when the load has held for too long."""
-        now = time.monotonic()
-        if now < self._next:
-            return True
-        self._next = now + LOOK_SECONDS
-        reason = self._watch()
-        if reason is None:
-            self._held_since = None
-            return True
-        self._held_since = self._held_since or now
-        if now - self._held_since > MOST_HELD_SECONDS:
-            msg = f"the load has held it for {MOST_HELD_SECONDS / 60:.0f} minutes ({reason})"
-            raise BackupFailed(msg)
-        time.sleep(LOOK_SECONDS)
-        return False
 
 
 @contextmanager
@@ -230,6 +212,8 @@ def _running(
             raise BackupFailed(msg) from exc
         with process:
             try:
+                with suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
                 yield process, errors
             finally:
                 # Its children too: a script's, and those of a parallel restore.
@@ -237,7 +221,7 @@ def _running(
                     os.killpg(process.pid, signal.SIGKILL)
 
 
-def _wait(process: subprocess.Popen[bytes], asked: _Asked) -> int:
+def _wait(process: subprocess.Popen[bytes], asked: Asked) -> int:
     while True:
         asked.may_go_on()
         try:

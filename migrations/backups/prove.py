@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from backfilld.migrations.backups import contents, copies
+from backfilld.migrations.backups import checksums, copies
 from backfilld.migrations.backups.place import BackupFailed, NotHere, NotWhole
 from backfilld.migrations.backups.providers.external import External
 from backfilld.migrations.backups.providers.named import provider_named
@@ -60,7 +60,7 @@ def prove(place: Place, number: int, watch: Watch) -> Backup:
     began = time.monotonic()
     restored = provider.restore(place, backup, reader(place, backup, watch), watch)
     comparable = [one for one in backup.tables if one.table not in restored.not_compared]
-    if told := contents.differences(comparable, restored.tables):
+    if told := checksums.differences(comparable, restored.tables):
         raise _bad(place, backup, BackupFailed(f"restored, it is not what was saved: {'; '.join(told)}"))
     proof = {
         "seconds": round(time.monotonic() - began, 1),

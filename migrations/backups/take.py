@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 import psycopg
 
 from backfilld.migrations.backups import contents, copies
+from backfilld.migrations.backups.pacing import Pace
 from backfilld.migrations.backups.place import BackupFailed
 from backfilld.migrations.backups.providers.base import ChainBroken, Chained, Mark, Task
 from backfilld.migrations.backups.providers.external import External
@@ -177,6 +178,7 @@ def _write(taking: _Taking, held: Sequence[Held], watch: Watch) -> None:
             begin=beat.begin,
             mark=mark,
             watch=beat,
+            pace=Pace(taking.place.settings.mb_per_second * 1e6),
             compare=wanted.compare,
         )
     )
@@ -228,7 +230,6 @@ class _Beat:
         self._watch = watch
         self._began = self._last = time.monotonic()
         self._objects: list[copies.Copies] = []
-        self._allowed = 0.0
 
     def begin(self, name: str) -> copies.Copies:
         self._objects.append(copies.Copies(self._taking.stores, self._taking.label, name))
@@ -242,17 +243,12 @@ class _Beat:
                 "(limits.snapshot_age_seconds)"
             )
             raise BackupFailed(msg)
-        size = sum(one.bytes for one in self._objects)
         if now - self._last > BEAT_SECONDS:
             self._last = now
-            backups.grows(self._taking.record, self._taking.number, size)
+            backups.grows(self._taking.record, self._taking.number, sum(one.bytes for one in self._objects))
             if not self._taking.session.lock.locked():  # a checksum is a sign of life itself
                 self._taking.session.execute("SELECT")
-        return self._watch() or self._too_fast(size, now - self._began)
-
-    def _too_fast(self, size: int, seconds: float) -> str | None:
-        most = self._taking.place.settings.mb_per_second * 1e6
-        return "backup.mb_per_second" if most and size > most * max(seconds, 1.0) else None
+        return self._watch()
 
 
 def _mark(record: Connection, name: str) -> Mark:

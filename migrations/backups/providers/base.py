@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from backfilld.migrations.backups.pacing import Pace
 from backfilld.migrations.errors import BackfilldError
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Task:
     #: Makes the mark, once; it is made after `take` where that does not.
     mark: Callable[[], Mark]
     watch: Watch
+    #: Of what is written, and of what is read for checksums.
+    pace: Pace = field(default_factory=Pace)
     #: It is to be proved, so what it will be compared with must be known.
     compare: bool = True
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from backfilld.migrations.backups import contents
+from backfilld.migrations.backups import checksums, contents
 from backfilld.migrations.backups.place import BackupFailed
 from backfilld.migrations.backups.providers.base import Restored, Taken
 from backfilld.migrations.identifiers import TableName
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from backfilld.migrations.backup_settings import Level
     from backfilld.migrations.backups.contents import Held, Server
+    from backfilld.migrations.backups.pacing import Pace
     from backfilld.migrations.backups.place import Place, Watch
     from backfilld.migrations.backups.providers.base import Mark, Read, Task
     from backfilld.migrations.postgres.connect import Connection
@@ -101,7 +102,7 @@ class External(ABC):
         kept = self.keep(task)
         sums: tuple[TableSum, ...] = ()
         if task.snapshot:
-            sums = _sums(task.session, task.tables, task.watch)
+            sums = _sums(task.session, task.tables, task.watch, task.pace)
         elif self.replays and task.compare and not task.everything:
             sums = _around_the_mark(task)
         mark = task.mark()
@@ -134,11 +135,11 @@ class External(ABC):
 def _around_the_mark(task: Task) -> tuple[TableSum, ...]:
     """The rows of tables that have the same before and after the mark; what others held at the mark nobody knows."""
     with open_session_at(task.place.url, application_name=named("backup"), settings=contents.SESSION) as session:
-        before = _sums(session, task.tables, task.watch)
+        before = _sums(session, task.tables, task.watch, task.pace)
         task.mark()
-        after = _sums(session, task.tables, task.watch)
+        after = _sums(session, task.tables, task.watch, task.pace)
     return tuple(one for one, other in zip(before, after, strict=True) if one == other)
 
 
-def _sums(session: Connection, held: Sequence[Held], watch: Watch) -> tuple[TableSum, ...]:
-    return tuple(replace(contents.checksum(session, one.name, watch), bytes=one.bytes) for one in held)
+def _sums(session: Connection, held: Sequence[Held], watch: Watch, pace: Pace | None = None) -> tuple[TableSum, ...]:
+    return tuple(checksums.checksum(session, one, watch, pace=pace) for one in held)

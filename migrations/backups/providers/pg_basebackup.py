@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backfilld.migrations.backup_settings import seconds_of
-from backfilld.migrations.backups import contents, copies, programs
+from backfilld.migrations.backups import checksums, contents, copies, programs
 from backfilld.migrations.backups.physical import archiver, objects, receiver, recovery, saved, segments, tools, wal
 from backfilld.migrations.backups.physical.tar_member import TarMember
 from backfilld.migrations.backups.place import BackupFailed
@@ -195,7 +195,7 @@ class PgBasebackup:
             snapshot = str(details["snapshot"])
             names = [TableName.parse(one.table) for one in backup.tables]
             held = contents.tables(session, [name for name in names if not only or name in only])
-            sums = [contents.checksum(session, one.name, watch, as_of=snapshot) for one in held]
+            sums = [checksums.checksum(session, one, watch, as_of=snapshot) for one in held]
         return Restored(tables=tuple(sums), warnings="", not_compared=_written_meanwhile(backup.tables, sums, details))
 
     @contextmanager
@@ -261,7 +261,7 @@ def _moment(task: Task, connection: Connection) -> dict[str, Any]:  # Any: detai
         # A recovery to a place stops at the first record from there on: there is one now.
         backups.grows(connection, task.number, 0)
         flushed = connection.execute(_SQL["flushed"]).fetchone() or {}
-        sums = tuple(contents.checksum(session, one.name, task.watch, size=one.bytes) for one in task.tables)
+        sums = tuple(checksums.checksum(session, one, task.watch, pace=task.pace) for one in task.tables)
     after = _writes(connection, task)
     return {
         "tables": sums,

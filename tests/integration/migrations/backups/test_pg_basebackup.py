@@ -15,7 +15,7 @@ from fix_backups import UNWATCHED, files_of
 from fix_physical import WANTED, physical_place
 from psycopg.rows import dict_row
 
-from backfilld.migrations.backups import contents, prove, sweep, take
+from backfilld.migrations.backups import checksums, contents, prove, sweep, take
 from backfilld.migrations.backups.physical import objects, receiver, recovery, saved
 from backfilld.migrations.backups.place import BackupFailed
 from backfilld.migrations.backups.prove import BadBackup
@@ -105,15 +105,15 @@ def test_rows_that_are_written_in_the_meantime_are_told_apart(
         at_work.execute("INSERT INTO meant VALUES (11)")
         session.execute("INSERT INTO meant VALUES (12)")  # later begun, and over before
         seeing.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-        table = TableName("public", "meant")
+        table = contents.Held(name=TableName("public", "meant"), bytes=0, hides_rows=False)
         seen = (seeing.execute("SELECT pg_current_snapshot()::text AS snapshot").fetchone() or {})["snapshot"]
-        expected = contents.checksum(seeing, table, UNWATCHED)
+        expected = checksums.checksum(seeing, table, UNWATCHED)
         at_work.commit()
         session.execute("INSERT INTO meant VALUES (13)")
 
     with open_session_at(url, application_name="test", settings=contents.SESSION) as looking:
-        assert contents.checksum(looking, table, UNWATCHED, as_of=seen) == expected
-        assert contents.checksum(looking, table, UNWATCHED).rows == 13
+        assert checksums.checksum(looking, table, UNWATCHED, as_of=seen) == expected
+        assert checksums.checksum(looking, table, UNWATCHED).rows == 13
 
 
 # --- what is wrong is found ---------------------------------------------------------------------------------------------------

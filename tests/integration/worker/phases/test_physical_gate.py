@@ -68,7 +68,7 @@ STEPS = {
     "nothing is read back": ("physical", "recovery", "recovery.verify"),
     "it is verified, and that not told": ("prove", "backups", "backups.verified"),
     "it is unpacked, and not recovered": ("physical", "recovery", "recovery.prepare_scratch"),
-    "it is recovered, and not compared": ("prove", "contents", "contents.differences"),
+    "it is recovered, and not compared": ("prove", "checksums", "checksums.differences"),
     "it is proved, and that not told": ("prove", "backups", "backups.proved"),
 }
 
