@@ -190,6 +190,12 @@ def write_to(
         return _said(errors)
 
 
+def go_last(process: subprocess.Popen[bytes]) -> None:
+    """Give a process that was just begun, and so its children, a processor when nobody else wants it."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
+
+
 def wait_for_the_load(watch: Watch) -> None:
     """Return once the watch allows to begin. Raises what it raises, and BackupFailed when the load has held for too long."""
     asked = Asked(watch)
@@ -212,8 +218,7 @@ def _running(
             raise BackupFailed(msg) from exc
         with process:
             try:
-                with suppress(OSError):
-                    os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
+                go_last(process)
                 yield process, errors
             finally:
                 # Its children too: a script's, and those of a parallel restore.

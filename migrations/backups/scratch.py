@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from backfilld.migrations.backups.place import LOOK_SECONDS, BackupFailed, NotHere
+from backfilld.migrations.backups.programs import go_last
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,6 +111,7 @@ def running(  # noqa: PLR0913 - each is named where it is called
         start_new_session=True,
         **user,
     ) as keeper:
+        go_last(keeper)
         try:
             _wait_until_ready(data, folder / "log", watch, start_seconds)
             yield f"postgresql:///postgres?host={quote(str(folder), safe='')}&user={quote(superuser, safe='')}"
@@ -137,6 +139,7 @@ def run(command: list[str], folder: Path, user: dict[str, Any], *, watch: Watch 
             **user,
         ) as process,
     ):
+        go_last(process)
         try:
             code = None
             while code is None:
