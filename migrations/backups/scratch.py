@@ -157,15 +157,9 @@ def run(command: list[str], folder: Path, user: dict[str, Any], *, watch: Watch 
 
 
 @contextmanager
-def folder_for(needs_bytes: int) -> Iterator[tuple[Path, dict[str, Any]]]:  # Any: as Popen has it
-    """A folder that the scratch server's user has for itself, and that user. Root may not run a server: nobody does.
-
-    It is gone at the end, also when we are killed: it may hold a whole server's rows.
-    """
-    if problem := _no_room(needs_bytes):
-        raise NotHere(problem)
-    folder = Path(tempfile.mkdtemp(prefix="backfilld-scratch-", dir=_parent()))
-    user: dict[str, Any] = {}
+def fleeting_folder(parent: Path, *, prefix: str) -> Iterator[Path]:
+    """A folder that is gone at the end, also when we are killed."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     with subprocess.Popen(  # noqa: S603 - our own script
         ["/bin/sh", "-c", _JANITOR, "backfilld-scratch", str(folder)],
         cwd="/",
@@ -174,6 +168,19 @@ def folder_for(needs_bytes: int) -> Iterator[tuple[Path, dict[str, Any]]]:  # An
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ):  # which closes its input, and waits for it
+        yield folder
+
+
+@contextmanager
+def folder_for(needs_bytes: int) -> Iterator[tuple[Path, dict[str, Any]]]:  # Any: as Popen has it
+    """A folder that the scratch server's user has for itself, and that user. Root may not run a server: nobody does.
+
+    It is gone at the end, also when we are killed: it may hold a whole server's rows.
+    """
+    if problem := _no_room(needs_bytes):
+        raise NotHere(problem)
+    user: dict[str, Any] = {}
+    with fleeting_folder(_parent(), prefix="backfilld-scratch-") as folder:
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
@@ -211,9 +218,9 @@ def _no_room(needs_bytes: int) -> str:
     return f"a restore needs about {needs_bytes:,} bytes in {_parent()}, and {free:,} are free; set TMPDIR to a larger place"
 
 
-def _parent() -> str:
+def _parent() -> Path:
     parent = tempfile.gettempdir()
-    return parent if len(parent) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108 - mkdtemp makes the name safe
+    return Path(parent if len(parent) <= _LONGEST_FOLDER else "/tmp")  # noqa: S108 - mkdtemp makes the name safe
 
 
 def _wait_until_ready(data: Path, log: Path, watch: Watch, seconds: float) -> None:

@@ -8,12 +8,11 @@ the old server's settings stay               but for those that would reach for 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backfilld.migrations.backups import scratch
 from backfilld.migrations.backups.physical import recovery, saved, segments
 from backfilld.migrations.backups.physical.recovery import Target
 from backfilld.migrations.backups.place import BackupFailed
@@ -21,6 +20,7 @@ from backfilld.migrations.stores.base import StoreFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from backfilld.migrations.backups.physical.saved import Saved
     from backfilld.migrations.backups.place import Place, Watch
@@ -100,8 +100,8 @@ def make(  # noqa: PLR0913 - each is named where it is called
         into.parent.mkdir(parents=True, exist_ok=True)
         _require_room(into.parent, recovery.needed_bytes(chain))
         # Beside its place, so that it is there whole or not at all.
-        with tempfile.TemporaryDirectory(prefix=f".{into.name}-", dir=into.parent) as making:
-            data = Path(making) / "data"
+        with scratch.fleeting_folder(into.parent.resolve(), prefix=f".{into.name}-") as making:
+            data = making / "data"
             programs = recovery.build(place, chain, data, {}, watch, later=None if moment.is_the_mark else target)
             recovery.recover_to(target, data, {}, more=_settings(data, backup))
             if into.exists():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -11,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from fix_backups import UNWATCHED
+from fix_daemon import until
 from typer.testing import CliRunner
 
-from backfilld.migrations.backups.physical import new_server
+from backfilld.migrations.backups.physical import new_server, recovery
 from backfilld.migrations.backups.physical.new_server import Moment
 from backfilld.migrations.backups.place import BackupFailed
 from backfilld.producers.cli import app
@@ -67,6 +70,18 @@ def test_what_was_asked_for_is_what_recovery_is_told(
     assert printed.exit_code == 0, printed.stderr
     assert f"recovery_target_name = {chain.whole.restore_point}" in printed.stdout
     assert f"pg_ctl start --pgdata={tmp_path / 'mark'}" in printed.stdout
+
+
+def test_one_that_is_killed_leaves_nothing(chain: Taken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was unpacked is a whole server's rows."""
+    monkeypatch.setattr(recovery, "recover_to", lambda *_args, **_kwargs: os.kill(os.getpid(), signal.SIGKILL))
+    child = os.fork()
+    if child == 0:
+        make(chain, tmp_path / "new" / "data", Moment())
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    until("what was unpacked to go", lambda: not list((tmp_path / "new").iterdir()))
 
 
 def test_what_cannot_be_recovered_to_is_told_and_nothing_is_left(chain: Taken, tmp_path: Path, later: str) -> None:

@@ -177,14 +177,17 @@ INSERT INTO orders (parent_id, total) SELECT nullif(n - 1, 0), n FROM generate_s
 INSERT INTO order_items SELECT id, 1 FROM orders; INSERT INTO payments (order_id, paid) SELECT id, total FROM orders;
 SELECT setval('orders_id_seq', 2147000000);
 """
-#: An order with all that refers to it and a child of its own; and some that are taken back.
+#: An order with all that refers to it and a child of its own; and some that are taken back, by one session at a time: two that delete
+#: parents and children of each other wait for each other without us.
+ALONE = "(SELECT pg_advisory_xact_lock(1)) IS NOT NULL"
 PLACED = (
     """WITH o AS (INSERT INTO orders (parent_id, total) SELECT max(id), 7 FROM orders RETURNING id), i AS (
        INSERT INTO order_items (order_id, line) SELECT id, l FROM o, generate_series(1, 2) l) INSERT INTO payments (order_id, paid) SELECT id, 7 FROM o""",
     "UPDATE orders SET total = total + 1 WHERE id = {n} % 100",
-    """WITH p AS (DELETE FROM payments WHERE order_id IN (SELECT id FROM orders WHERE id BETWEEN 101 AND (SELECT max(id) - 60 FROM orders) ORDER BY id LIMIT 2) RETURNING order_id)
+    f"""WITH p AS (DELETE FROM payments WHERE {ALONE} AND order_id IN (
+            SELECT id FROM orders WHERE id BETWEEN 101 AND (SELECT max(id) - 60 FROM orders) ORDER BY id LIMIT 2) RETURNING order_id)
        UPDATE orders SET total = 0 FROM p WHERE id = order_id""",
-    "DELETE FROM orders WHERE total = 0",
+    f"DELETE FROM orders WHERE {ALONE} AND total = 0",
 )
 #: Every order has two items or the one that it had at first, and its sum is what was paid or more; nothing refers to nothing.
 SOUND = """SELECT count(*) = 0 FROM orders o FULL JOIN (SELECT order_id, count(*) AS lines FROM order_items GROUP BY 1) i ON i.order_id = o.id
