@@ -3,7 +3,8 @@
 A throw-away PostgreSQL and Valkey, the real worker, and three runs: one at work, one that failed because its table was renamed
 under it, one that is done. Held are they by a load signal of an operator's own, once its table has got too long.
 A fourth, on a server that counts statements, waits for its application: `python docs/pictures/draw.py application` draws it alone.
-A fifth waits for code that fits: `python docs/pictures/draw.py code`, which runs mypy.
+A fifth waits for code that fits: `python docs/pictures/draw.py code`, which runs mypy. A sixth has policies that let a persona see more:
+`python docs/pictures/draw.py policies`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ CHECKED = EXAMPLES / "jobs_revenue_checked.yaml"
 SENT = ("SELECT id, total FROM jobs WHERE id = 7", "SELECT count(*) FROM jobs WHERE status = 'open'")
 #: The one whose code is looked at.
 CODE = EXAMPLES / "jobs_code.yaml"
+#: The one whose policies are counted; with this in place of its rule, a persona sees what it did not see before.
+POLICIES = EXAMPLES / "jobs_policies.yaml"
+NARROW, WIDE = "using: customer_id =", "using: status = 'open' OR customer_id ="
 ROWS = 2_000_000
 #: Columns and lines of the pictures of `watch`.
 SIZE = (112, 34)
@@ -267,6 +271,25 @@ def draw_code() -> None:
             explain("application-code-explain", client, run)
 
 
+def draw_policies() -> None:
+    """Who reaches which rows, by the plan; and a run that waits for a person, since one of the personas gains some."""
+    with EmbeddedPostgres() as server, EmbeddedValkey() as valkey, tempfile.TemporaryDirectory() as folder:
+        url = server.url()
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute((EXAMPLES / "schema.sql").read_bytes())
+        client = Client(url, valkey.url, actor="ann@laptop", warn=lambda _text: None)
+        client.init()
+        (preview,) = client.plan(POLICIES).policies
+        save("policies-plan", "backfilld plan examples/jobs_policies.yaml", display.policies.preview(preview), width=92)
+        file = Path(folder) / POLICIES.name
+        file.write_text(POLICIES.read_text(encoding="utf-8").replace(NARROW, WIDE), encoding="utf-8")
+        with working(url, valkey.url):
+            run = client.enqueue(file).run
+            until(lambda: client.status(run).state is State.WAITING)
+            page = display.page(client.status(run), client.lanes(run), client.events(run))
+            save("policies-status", "backfilld status jobs-policies", page, width=92)
+
+
 def explain(name: str, client: Client, run: int) -> None:
     """What `backfilld explain` says."""
     told = client.explain(run)
@@ -276,6 +299,11 @@ def explain(name: str, client: Client, run: int) -> None:
 
 if __name__ == "__main__":
     wanted = set(sys.argv[1:])
-    for drawing, draws in (("runs", main), ("application", draw_application), ("code", draw_code)):
+    for drawing, draws in (
+        ("runs", main),
+        ("application", draw_application),
+        ("code", draw_code),
+        ("policies", draw_policies),
+    ):
         if not wanted or drawing in wanted:
             draws()
