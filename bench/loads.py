@@ -81,8 +81,9 @@ def measure(stage: Stage, effort: Effort) -> Section:
         title=f"Loads: {rows:,} lines of CSV into {rows:,} rows with 2 secondary indexes (medians of {effort.repetitions})",
         method=(
             "Half of the keys exist, with other values, in random order. `load` is enqueue with a daemon of "
-            f"{LANES} processes until the run is completed: stage, check, upsert with journal, and the look at every row. `upsert` is its "
-            "backfill phase alone. COPY is of as many rows whose keys are new. JSON is a loop of "
+            f"{LANES} processes until the run is completed: stage, check, upsert with journal, and the look at every row. `check` "
+            "looks for lines that cannot be loaded, compares the others with their rows, and puts the stage into the order of its keys; `upsert` is "
+            "the backfill phase alone. COPY is of as many rows whose keys are new. JSON is a loop of "
             f"{JSON_ROWS} rows a statement, as PostgREST makes it of an upsert of supabase-js. Server CPU is of all processes of "
             "PostgreSQL, by /proc; client CPU is of the process that enqueues, or that sends."
         ),
@@ -151,6 +152,7 @@ def _ways(stage: Stage, rows: int) -> dict[str, Callable[[], Cost]]:
         "COPY": lambda: _copy(stage, new, rows),
         "load": load,
         "stage": lambda: parts["stage"],
+        "check": lambda: parts["check"],
         "upsert": lambda: parts["upsert"],
         "load again": lambda: parts["again"],
         "JSON upserts": lambda: _json_loop(stage, half, rows),
@@ -205,6 +207,7 @@ def _run(
     return {
         "load": ended.since(whole),
         "stage": staged.since(stage_),
+        "check": begun.since(staged),
         "upsert": Cost(
             seconds=database.lasted(run, "phase.approved", "phase.verify"),
             server_cpu=upsert.server_cpu,

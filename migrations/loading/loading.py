@@ -90,9 +90,9 @@ class Loading:
         return _TEMPLATES["values"].format(
             values=listed(self._values()),
             lines=self.stage.identifier,
-            fields=self._fields(),
+            fields=self.fields,
             condition=condition,
-            order=self._order,
+            order=self.order,
         )
 
     def lines_of(self, condition: sql.Composable) -> sql.Composed:
@@ -184,9 +184,9 @@ class Loading:
             place=place,
             values=listed(values),
             lines=lines,
-            fields=self._fields(),
+            fields=self.fields,
             condition=condition,
-            order=self._order,
+            order=self.order,
         )
 
     def _values(self) -> list[sql.Composed]:
@@ -196,10 +196,16 @@ class Loading:
         ]
 
     @property
-    def _order(self) -> sql.Composed:
-        return listed(sql.Identifier(f"~g_{number}") for number in self.key_numbers)
+    def keys(self) -> list[tuple[sql.Composed, sql.Identifier]]:
+        """The values of the key, each with its name in `"~given"`."""
+        return [(self._value(self.columns[number]), sql.Identifier(f"~g_{number}")) for number in self.key_numbers]
 
-    def _fields(self) -> sql.Composable:
+    @property
+    def order(self) -> sql.Composed:
+        return listed(name for _, name in self.keys)
+
+    @property
+    def fields(self) -> sql.Composable:
         """What makes fields of a line of JSON."""
         if self.definition.source.format != "ndjson":
             return sql.SQL("")

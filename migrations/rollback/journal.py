@@ -175,7 +175,7 @@ class Journal:
             operation=sql.Literal(self.operation),
             number=sql.Literal(pass_),
             columns=_list(column for column, _, _ in self.arrays),
-            arrays=_list(sql.SQL("array_agg({}) FILTER (WHERE NOT wide)").format(name) for _, _, name in self.arrays),
+            arrays=_list(sql.SQL("array_agg({})").format(name) for _, _, name in self.arrays),
             alone=_list(sql.SQL("ARRAY[{}]").format(name) for _, _, name in self.arrays),
             names=_list(name for _, _, name in self.arrays),
             wide=wide if sizes else sql.SQL("false"),

@@ -87,6 +87,32 @@ WITH "~judged" AS (
 ), {set_aside}
 SELECT count(*) AS lines FROM "~gone"
 
+-- name: in_order
+-- The lines of a stage come into the order of their keys, where they are not nearly in it.
+DO LANGUAGE plpgsql {body}
+
+-- name: in_order_body
+-- How that is done. A stage that is too large stays as it is: all of it is written again, at once.
+DECLARE
+    lines bigint;
+    back bigint;
+BEGIN
+    IF pg_catalog.pg_relation_size({name}::text::pg_catalog.regclass) > {most} THEN
+        RETURN;
+    END IF;
+    SELECT count(*), count(*) FILTER (WHERE descends) INTO lines, back
+    FROM (SELECT {descends} AS descends FROM (SELECT s.ctid AS "~place", {keys} FROM {stage} AS s {fields}) AS k
+          WINDOW before AS (ORDER BY "~place")) AS seen;
+    IF back * {share} <= lines THEN
+        RETURN;
+    END IF;
+    CREATE TABLE {sorted} (LIKE {stage}) WITH (autovacuum_enabled = off);
+    PERFORM backfilld.hide({sorted_name}::text::pg_catalog.regclass);
+    INSERT INTO {sorted} SELECT s.* FROM {stage} AS s {fields} ORDER BY {order};
+    DROP TABLE {stage};
+    ALTER TABLE {sorted} RENAME TO {plain_name};
+END
+
 -- name: run_of
 -- The newest run that has this stage.
 (SELECT max(o.run) FROM backfilld.loads o WHERE o.stage = {stage_name})

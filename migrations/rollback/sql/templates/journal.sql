@@ -40,9 +40,9 @@ SELECT count(*) AS changed, count(*) FILTER (WHERE still) AS residual FROM chang
 -- change has the higher number.
 {entry} AS (
     INSERT INTO {journal} (operation, pass, rows, {columns})
-    SELECT {operation}, {number}, count(*) FILTER (WHERE NOT wide), {arrays}
-    FROM (SELECT {names}, {wide} AS wide FROM {changed} WHERE {differs}) one
-    HAVING count(*) > 0
+    SELECT {operation}, {number}, count(*), {arrays}
+    FROM (SELECT {names} FROM {changed} WHERE NOT ({wide}) AND {differs}) one
+    HAVING count(*) > 0 OR EXISTS (SELECT FROM {changed} WHERE {wide} AND {differs})
     RETURNING batch
 ), {wide_entry} AS (
     INSERT INTO {journal} (batch, entry, operation, pass, rows, {columns})

@@ -22,7 +22,7 @@ from pyarrow import parquet
 from backfilld.migrations.errors import Refused
 from backfilld.migrations.file import migration as definition
 from backfilld.migrations.file.operations import Load
-from backfilld.migrations.loading import export, stage, upsert
+from backfilld.migrations.loading import check, export, stage, upsert
 from backfilld.migrations.queries import queries
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.settings import Limits
@@ -550,16 +550,72 @@ def test_the_journal_is_compressed_only_where_that_is_worth_its_time(engine: Eng
         f"backfilld.journal_{run}",
     )
     (has_lz4,) = engine.execute("SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'")
-    quick = "l" if "lz4" in has_lz4["enumvals"] else ""
+    texts = ("x", "l") if "lz4" in has_lz4["enumvals"] else ("e", "")
     assert {(one["type"], one["storage"], one["compression"]) for one in found} == {
         ("bigint[]", "e", ""),
         ("integer[]", "e", ""),
-        ("boolean[]", "x", quick),
-        ("text[]", "x", quick),
-        ("character varying[]", "x", quick),
-        ("numeric[]", "x", quick),
-        ("jsonb[]", "x", quick),
+        ("boolean[]", *texts),
+        ("text[]", *texts),
+        ("character varying[]", *texts),
+        ("numeric[]", *texts),
+        ("jsonb[]", *texts),
     }
+
+
+def staged(engine: Engine, run: int) -> tuple[int, str, list[str]]:
+    """The file of the stage on disk, who may read it, and its lines as they lie."""
+    found = stage.read(engine.connection, run, 0)
+    assert found is not None
+    name = str(found.table.identifier.as_string(engine.connection))
+    (of,) = engine.execute(
+        "SELECT relfilenode::bigint AS file, relacl::text AS acl FROM pg_class WHERE oid = %s::regclass", name
+    )
+    lines = engine.execute(f"SELECT s::text AS line FROM {name} s ORDER BY s.ctid")
+    return of["file"], of["acl"], [one["line"] for one in lines]
+
+
+@pytest.mark.parametrize("kind", ["csv", "ndjson"])
+def test_lines_come_into_the_order_of_their_keys(engine: Engine, tmp_path: Path, kind: str) -> None:
+    """By the key as its type has it, not as the text that stands in the file; what else is in a line, and its number, stay."""
+    engine.execute("CREATE TABLE plain (id int PRIMARY KEY, part text)")
+    engine.execute("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC")  # as careless as some are
+    keys = [n * 37 % 101 for n in range(100)]
+    if kind == "csv":
+        path = write(tmp_path / "p.csv", *(f"p{n},{n}" for n in keys), header="part,id")
+    else:
+        path = tmp_path / "p.ndjson"
+        path.write_text("".join(f'{{"part": "p{n}", "id": {n}}}\n' for n in keys))
+    text = f"name: plain\noperations: [{{load: {{table: plain, from: {{file: {path}, format: {kind}}}, key: [id]}}}}]\nsettings: {{lanes: 2, approve: []}}\n"
+    run = engine.enqueue(text)
+    engine.drive(run, until=lambda _: bool(engine.lanes(run, "check")))
+    file, acl, lines = staged(engine, run)
+    engine.drive_to_lanes(run)
+    now = staged(engine, run)
+
+    assert now[0] != file
+    assert now[1] == acl
+    assert "{=" not in acl
+    assert sorted(now[2]) == sorted(lines)
+    assert [int(re.findall(r"p(\d+)", line)[0]) for line in now[2]] == sorted(keys)
+    expect(engine.drive(run, batch_rows=7), State.COMPLETED)
+    assert engine.value("SELECT count(*) FROM plain WHERE part = 'p' || id") == 100
+
+
+@pytest.mark.parametrize(
+    ("keys", "most"),
+    [([*range(199, 0, -1)], 0), ([5, *range(10, 500), 7], 2**30)],
+    ids=["too large", "nearly in order"],
+)
+def test_lines_that_need_not_come_into_order_stay_where_they_are(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: list[int], most: int
+) -> None:
+    monkeypatch.setattr(check, "MOST_PUT_IN_ORDER_BYTES", most)
+    run = engine.enqueue(migration(write(tmp_path / "o.csv", *(f"z,{n},1" for n in keys), header="tenant,id,Price %")))
+    engine.drive(run, until=lambda _: bool(engine.lanes(run, "check")))
+    before = staged(engine, run)
+    engine.drive_to_lanes(run)
+    assert staged(engine, run) == before
+    expect(engine.drive(run), State.COMPLETED)
 
 
 @pytest.mark.parametrize(("same", "attempts"), [(["a,2,2", "a,3,3"], 1), ([], None)], ids=["looked at", "at once"])
