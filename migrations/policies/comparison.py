@@ -39,6 +39,7 @@ COMPARED = _SQL["compared"].format()
 #: Calls the comparison, for the keys of rows of which a rule says something else than PostgreSQL.
 WRONG = _SQL["wrong"].format()
 #: Counts the rows that are looked at.
+SEEN = _SQL["seen"].format()
 GIVEN_ROWS = _SQL["given_rows"].format()
 _NOTHING = sql.SQL("")
 
@@ -116,11 +117,12 @@ class Comparison:
         )
         return made, _grant("backfilld_compare")
 
-    def all_of_them(self) -> sql.Composed:
-        """How many of these rows whoever asks sees of the table."""
-        return _SQL["seen_rows"].format(
+    def all_of_them(self) -> tuple[sql.Composed, ...]:
+        """Make the function that says how many of these rows whoever asks sees of the table."""
+        made = _SQL["seen_rows"].format(
             table=self.table.identifier, name=self._name, sample=self.sample, condition=self.condition
         )
+        return made, _grant("backfilld_seen")
 
     @property
     def _name(self) -> sql.Identifier:

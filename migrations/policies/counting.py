@@ -13,7 +13,7 @@ from psycopg import sql
 
 from backfilld.migrations.errors import Finding, Refused
 from backfilld.migrations.identifiers import TableName
-from backfilld.migrations.policies.comparison import COMPARED, Comparison, become, first_rows
+from backfilld.migrations.policies.comparison import COMPARED, SEEN, Comparison, become, first_rows
 from backfilld.migrations.policies.others import MOST_ROWS, reading, seen_of
 from backfilld.migrations.policies.results import NOT_COUNTED, Counted
 from backfilld.migrations.postgres.sqlstates import classify, in_words
@@ -64,7 +64,7 @@ class Range:
         if "select" not in persona.may:
             return False
         try:
-            self._as_persona(persona, (), self.comparison.all_of_them())
+            self._as_persona(persona, self.comparison.all_of_them(), SEEN)
         except psycopg.Error as exc:
             if classify(exc) not in LASTING:
                 raise

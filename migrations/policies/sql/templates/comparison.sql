@@ -1,7 +1,8 @@
 -- name: every_row
 -- The rows of a range, whoever asks: the function reads them with our rights, and gives them with the table's own row type, so that
--- an expression over the table is one over them too.
-CREATE FUNCTION pg_temp.backfilld_rows() RETURNS SETOF {table} LANGUAGE sql STABLE SECURITY DEFINER
+-- an expression over the table is one over them too. Its body is parsed when it is called: under a search_path of its own, or it would
+-- be the caller's, with our rights.
+CREATE FUNCTION pg_temp.backfilld_rows() RETURNS SETOF {table} LANGUAGE sql STABLE SECURITY DEFINER SET search_path = ''
 AS {body}
 
 -- name: rows
@@ -46,8 +47,14 @@ SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(k.key)) AS key, c.wrong
 FROM pg_temp.backfilld_compare() AS c CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(c.wrong_keys) AS k (key)
 
 -- name: seen_rows
--- How many of the rows whoever asks sees.
-SELECT pg_catalog.count(*) AS rows FROM {table} AS {name}{sample} WHERE {condition}
+-- How many of the rows whoever asks sees; parsed here, as what compares is.
+CREATE FUNCTION pg_temp.backfilld_seen() RETURNS bigint LANGUAGE sql STABLE BEGIN ATOMIC
+SELECT count(*) FROM {table} AS {name}{sample} WHERE {condition};
+END
+
+-- name: seen
+-- Call it.
+SELECT pg_temp.backfilld_seen() AS rows
 
 -- name: given_rows
 -- How many rows our function gives.
