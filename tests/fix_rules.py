@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
-from fix_runs import Engine, expect
+from fix_runs import PACE_SECONDS, Engine, expect
 from psycopg.rows import dict_row
 
 from backfilld.migrations.postgres.connect import open_pool
@@ -95,6 +95,7 @@ def application(engine: Engine, *statements: str, threads: int = 2) -> Iterator[
                         )
                     except psycopg.Error as exc:
                         failures.append(exc)
+                stop.wait(PACE_SECONDS)
 
     writers = [threading.Thread(target=write, args=(number,)) for number in range(threads)]
     for writer in writers:

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import yaml
 from fix_postgres import understood
-from fix_runs import expect
+from fix_runs import PACE_SECONDS, expect
 from psycopg import sql
 
 from backfilld.migrations.errors import Refused
@@ -151,6 +151,7 @@ def writing(engine: Engine, *statements: str) -> Iterator[list[psycopg.Error]]:
                 except psycopg.Error as exc:
                     errors.append(exc)
                     return
+                stop.wait(PACE_SECONDS)
 
     threads = [threading.Thread(target=write, args=(statement,)) for statement in statements]
     for thread in threads:
@@ -206,6 +207,7 @@ def test_the_switch_loses_no_write(engine: Engine, jobs: None) -> None:
             while not stop.is_set():
                 application.execute(f"UPDATE jobs SET {column} = {column} + 1 WHERE id = 7".encode())
                 done += 1
+                stop.wait(PACE_SECONDS)
         counted.append(done)
 
     threads = [threading.Thread(target=count, args=(column,)) for column in ("total", "revenue")]
