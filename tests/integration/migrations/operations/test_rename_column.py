@@ -439,11 +439,12 @@ def steps_to_the_end(engine: Engine) -> int:
     return steps
 
 
-def test_back_from_after_every_step(engine: Engine) -> None:
+def test_back_from_after_every_other_step(engine: Engine) -> None:
     """Until and after contract: the catalog is as it was, and what was written under either name is kept."""
     engine.execute(understood(EVERYTHING, engine.version))
     before = picture(engine)
-    for number in range(steps_to_the_end(engine) + 1):
+    end = steps_to_the_end(engine)
+    for number in (*range(0, end, 2), end):
         engine.sent.clear()
         run = engine.enqueue(RENAME % "[]")
         for _ in range(number):
