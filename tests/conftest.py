@@ -8,10 +8,12 @@ import shutil
 import signal
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import hypothesis
 import pytest
+import typer.testing
 
 pytest_plugins = [
     "fix_postgres",
@@ -47,6 +49,9 @@ if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_ME
 # Whoever set this did not think of tests that start Python hundreds of times: each would compile all of backfilld for itself.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Its runner builds every verb and option of a command line anew at each call, which takes five times as long as the call.
+typer.testing._get_command = cache(typer.testing._get_command)  # type: ignore[attr-defined] # there is no public way
 
 # A busy machine is no failure.
 hypothesis.settings.register_profile("any machine", deadline=None)
