@@ -8,10 +8,12 @@ import shutil
 import signal
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import hypothesis
 import pytest
+import typer.testing
 
 pytest_plugins = [
     "fix_postgres",
@@ -48,6 +50,9 @@ if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_ME
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# Its runner builds every verb and option of a command line anew at each call, which takes five times as long as the call.
+typer.testing._get_command = cache(typer.testing._get_command)  # type: ignore[attr-defined] # there is no public way
+
 # A busy machine is no failure.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
@@ -68,6 +73,10 @@ FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones first; within both parts the order stays that of pytest-randomly."""
     items.sort(key=lambda item: not any(name in item.nodeid for name in FIRST))
+
+
+# Garbage is rare and collected more rarely: at Python's own pace looking for it took a twentieth of the tests' time.
+gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_collection_finish() -> None:

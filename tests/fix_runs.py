@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 #: A run of the tests that has not come to rest after this many steps never will.
 MOST_STEPS = 5000
+#: Between two statements of a session that plays an application: some hundreds a second. At full speed it would take the processor
+#: that the run beside it needs, and see no more of it.
+PACE_SECONDS = 0.002
 
 E = TypeVar("E")
 

@@ -88,13 +88,16 @@ def tables_named(
 ) -> list[TableName]:
     """The tables that the operations are about or their statements name."""
     tables = {operation.table: None for operation in migration.operations if operation.table is not None}
+    seen = {(table.schema, table.name) for table in tables}
     for number, one in enumerate(facts):
         operation = bind_one(migration, number, one)
         for phase in Phase:
             for step in steps([operation], phase):
                 for statement in step.statements if isinstance(step, Action) else ():
                     for name in names(statement.sql.as_string()):
-                        tables |= {TableName(*name): None} if kind_of(connection, name) in {"r", "p"} else {}
+                        if name not in seen and kind_of(connection, name) in {"r", "p"}:
+                            tables[TableName(*name)] = None
+                        seen.add(name)
     tables |= dict.fromkeys(known)
     return list(tables)[:_MOST_COPIES]
 
@@ -174,6 +177,8 @@ class _Stage:
             if isinstance(one, definition.Rebuild)
             for column in one.columns
         }
+        if not self._connection.execute(_SQL["copies_have_keys"]).fetchall():
+            return  # as nearly always, and asking for those that do not match is planned for longer than it runs
         for row in self._connection.execute(_SQL["mismatched_keys"]).fetchall():
             ends = {(row["table_name"], row["column_name"]), (row["other_table"], row["other_column"])}
             if ends & changed:
@@ -327,6 +332,6 @@ class _Stage:
     def _read_state(self) -> _State:
         rows = self._connection.execute(_SQL["state"], {"oids": list(self._copies.oids.values())}).fetchall()
         return _State(
-            files={row["oid"]: row["file"] for row in rows},
+            files={row["oid"]: row["file"] for row in rows if row["file"] is not None},
             locks=frozenset((row["oid"], from_pg_locks(mode)) for row in rows for mode in row["modes"]),
         )

@@ -11,12 +11,17 @@ FROM pg_catalog.pg_constraint t JOIN pg_catalog.pg_constraint c ON c.conrelid = 
 WHERE t.conrelid = %(table)s::text::regclass AND t.contype = 'p'
 
 -- name: state
--- Of each of these tables, its file, which a rewrite changes, and the locks that this session holds on it.
-SELECT c.oid::bigint AS oid, coalesce(pg_relation_filenode(c.oid), 0)::bigint AS file,
-       coalesce(array_agg(DISTINCT l.mode) FILTER (WHERE l.mode IS NOT NULL), '{}') AS modes
-FROM pg_class c LEFT JOIN pg_locks l ON l.locktype = 'relation' AND l.pid = pg_backend_pid() AND l.relation = c.oid
-WHERE c.oid = ANY (%(oids)s::bigint[]::oid[])
-GROUP BY c.oid
+-- Of each of these tables, its file, which a rewrite changes, and the locks that this session holds on it. NULL for a table without
+-- a file, and for one that is gone.
+SELECT t.oid, pg_relation_filenode(t.oid::oid)::bigint AS file,
+       ARRAY(SELECT DISTINCT l.mode FROM pg_locks l
+             WHERE l.locktype = 'relation' AND l.pid = pg_backend_pid() AND l.relation = t.oid::oid) AS modes
+FROM unnest(%(oids)s::bigint[]) AS t (oid)
+
+-- name: copies_have_keys
+-- Foreign keys on temporary tables.
+SELECT n.oid::bigint AS oid FROM pg_constraint n
+WHERE n.contype = 'f' AND n.conrelid IN (SELECT c.oid FROM pg_class c WHERE c.relnamespace = pg_my_temp_schema())
 
 -- name: mismatched_keys
 -- Columns of foreign keys on temporary tables whose types have different values or operators, domains taken for what they are over.

@@ -14,7 +14,7 @@ INSERT INTO backfilld.lanes (run, lane, kind) VALUES (%(run)s::bigint, 0, 'coord
 -- name: run_by_id
 -- One run, whole.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       CASE WHEN ended_at IS NOT NULL OR backfilld.proof_holds(run) THEN verified_at END AS verified_at,
+       CASE WHEN verified_at IS NULL OR ended_at IS NOT NULL OR backfilld.proof_holds(run) THEN verified_at END AS verified_at,
        own_values, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
        started_at, ended_at
 FROM backfilld.runs WHERE run = %(run)s::bigint
@@ -22,7 +22,7 @@ FROM backfilld.runs WHERE run = %(run)s::bigint
 -- name: run_by_name
 -- The newest run of a name.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       CASE WHEN ended_at IS NOT NULL OR backfilld.proof_holds(run) THEN verified_at END AS verified_at,
+       CASE WHEN verified_at IS NULL OR ended_at IS NOT NULL OR backfilld.proof_holds(run) THEN verified_at END AS verified_at,
        own_values, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
        started_at, ended_at
 FROM backfilld.runs WHERE name = %(name)s::text ORDER BY run DESC LIMIT 1
@@ -30,7 +30,7 @@ FROM backfilld.runs WHERE name = %(name)s::text ORDER BY run DESC LIMIT 1
 -- name: runs
 -- Runs, newest first; those that have ended only when asked for.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       CASE WHEN ended_at IS NOT NULL OR backfilld.proof_holds(run) THEN verified_at END AS verified_at,
+       CASE WHEN verified_at IS NULL OR ended_at IS NOT NULL OR backfilld.proof_holds(run) THEN verified_at END AS verified_at,
        own_values, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
        started_at, ended_at
 FROM backfilld.runs
@@ -74,7 +74,7 @@ WHERE r.state <> 'rolled_back'
 -- name: last_ended
 -- The runs that ended last, the last one first.
 SELECT run, name, checksum, definition, settings, facts, phase, state, wish, approved, pass, rows_total, residual_rows,
-       CASE WHEN ended_at IS NOT NULL OR backfilld.proof_holds(run) THEN verified_at END AS verified_at,
+       CASE WHEN verified_at IS NULL OR ended_at IS NOT NULL OR backfilld.proof_holds(run) THEN verified_at END AS verified_at,
        own_values, error, space, rollback, kept_until, purged_at, requested_by, created_at, updated_at, state_since, phase_since,
        started_at, ended_at
 FROM backfilld.runs

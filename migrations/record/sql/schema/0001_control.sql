@@ -344,8 +344,10 @@ $$;
 -- is kept by whichever session it is.
 
 -- What code of a table's own an UPDATE of some columns runs: triggers, keys that change with it, functions that a rule calls.
+-- With a plan for any table from the first call: by itself PostgreSQL makes one for the table at each of a session's first five.
 CREATE FUNCTION backfilld.table_code("table" text, relation text, columns text[])
-RETURNS TABLE (fires boolean, by_parent boolean, may_change text[]) LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+RETURNS TABLE (fires boolean, by_parent boolean, may_change text[]) LANGUAGE plpgsql STABLE
+SET search_path = '' SET plan_cache_mode = 'force_generic_plan' AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from fix_rules import application, back_from_every_step, engine_at, rules
+from fix_rules import application, back_from_every_other_step, engine_at, rules
 from fix_runs import expect
 from psycopg import sql
 from psycopg.rows import dict_row
@@ -133,9 +133,9 @@ def test_an_orphan_that_comes_between_the_look_and_the_key(engine: Engine) -> No
     assert rules(engine) == {}
 
 
-def test_the_way_back_from_every_step(engine: Engine) -> None:
-    assert back_from_every_step(engine, file(key())) > 6
-    assert back_from_every_step(engine, file(key()), "customers") > 6
+def test_the_way_back_from_every_other_step(engine: Engine) -> None:
+    assert back_from_every_other_step(engine, file(key())) > 6
+    assert back_from_every_other_step(engine, file(key()), "customers") > 6
 
 
 @pytest.mark.parametrize("table", ["orders", "customers"])
@@ -242,7 +242,7 @@ def test_a_partitioned_table_refers(engine: Engine) -> None:
         assert [finding.check for finding in found.findings] == ["partitioned"]
         assert "VALIDATE on each partition" in told(found)
         return
-    back_from_every_step(engine, file(key("parts")), "parts")
+    back_from_every_other_step(engine, file(key("parts")), "parts")
     engine.execute("UPDATE parts SET customer_id = 99 WHERE id IN (99, 100)")
     engine.sent.clear()
     run = engine.enqueue(file(key("parts")))
@@ -260,7 +260,7 @@ def test_a_partitioned_table_refers(engine: Engine) -> None:
 def test_a_partitioned_table_is_referred_to(engine: Engine) -> None:
     engine.execute(PARTITIONED + "ALTER TABLE orders ADD part bigint; UPDATE orders SET part = id * 4")
     operation = key("orders", ("part",), "parts")
-    back_from_every_step(engine, file(operation))
+    back_from_every_other_step(engine, file(operation))
     engine.execute("UPDATE orders SET part = 500 WHERE id = 7")
     engine.sent.clear()
     run = engine.enqueue(file(operation))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg
 import pytest
 from fix_postgres import understood
-from fix_runs import expect
+from fix_runs import PACE_SECONDS, expect
 from paths import ROOT
 from psycopg.rows import dict_row
 
@@ -275,6 +275,7 @@ class Application:
                         self.written += 1
                     except psycopg.Error as exc:
                         self.errors.append(f"{statement}: {exc}")
+                self._stop.wait(PACE_SECONDS)
 
 
 def test_writers_notice_nothing_from_expand_to_contract_and_back(engine: Engine, jobs: None) -> None:

@@ -438,6 +438,7 @@ def test_a_subscriber_gets_every_row_over_the_switch_and_the_way_back(server_ver
             deadline = time.monotonic() + 30
             while not engine.value(caught_up, lsn):
                 assert time.monotonic() < deadline, other.execute("SELECT * FROM pg_stat_subscription_stats").fetchall()
+                time.sleep(0.02)  # the grain of looking; nothing is assumed to have happened after it
             assert other.execute("SELECT id, total FROM orders WHERE id > 90 ORDER BY id").fetchall() == sent_rows
             assert len(sent_rows) > 20
             other.execute("DROP SUBSCRIPTION news")

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from fix_rules import application, whole_way_back_from_every_step
+from fix_rules import application, whole_way_back_from_every_other_step
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
@@ -79,11 +79,11 @@ def test_it_takes_a_moment_and_moves_no_row(engine: Engine, case: str) -> None:
     assert engine.execute('SELECT id, "a%b"::text AS value FROM "Odd Schema"."Order" ORDER BY id') == rows
 
 
-def test_back_from_every_step(engine: Engine) -> None:
+def test_back_from_every_other_step(engine: Engine) -> None:
     """Where the way back is a statement too; otherwise it is that of any change of type, which `test_change_type` goes back by."""
     column, type_, _ = AT_ONCE["zone"]
     make(engine, column, VALUES["zone"])
-    assert whole_way_back_from_every_step(engine, change(type_)) > 5
+    assert whole_way_back_from_every_other_step(engine, change(type_)) > 5
 
 
 def test_what_is_on_the_column_stays_on_it_there_and_back(engine: Engine) -> None:

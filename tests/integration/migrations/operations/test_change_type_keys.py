@@ -68,6 +68,7 @@ def until(engine: Engine, question: str) -> None:
     deadline = time.monotonic() + 30
     while not engine.value(question):
         assert time.monotonic() < deadline, question
+        time.sleep(0.02)  # the grain of looking at another session; nothing is assumed to have happened after it
 
 
 def rolled_back(engine: Engine, run: int) -> None:

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from fix_daemon import until
 from fix_indexes import BUILDING, aside, index, open_snapshot, open_writer, phase_of_build, to_build
-from fix_runs import expect
+from fix_runs import PACE_SECONDS, expect
 from psycopg import sql
 
 from backfilld.migrations.errors import Refused
@@ -255,6 +255,7 @@ def test_writers_go_on_during_the_build(engine: Engine) -> None:
                     written.append(number)
                 except psycopg.Error as exc:
                     failures.append(exc)
+                stop.wait(PACE_SECONDS)
 
     thread = threading.Thread(target=write)
     thread.start()

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from fix_rules import whole_way_back_from_every_step
+from fix_rules import whole_way_back_from_every_other_step
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
@@ -33,8 +33,8 @@ def orders(engine: Engine) -> None:
     )
 
 
-def test_back_from_every_step(engine: Engine) -> None:
-    assert whole_way_back_from_every_step(engine, drop()) > 4
+def test_back_from_every_other_step(engine: Engine) -> None:
+    assert whole_way_back_from_every_other_step(engine, drop()) > 4
 
 
 def test_it_waits_for_a_person_and_plan_says_why(engine: Engine) -> None:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from fix_rules import rules, whole_way_back_from_every_step
+from fix_rules import rules, whole_way_back_from_every_other_step
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
@@ -39,8 +39,8 @@ def is_not_null(engine: Engine) -> bool:
     return bool(engine.value(query, COLUMN))
 
 
-def test_back_from_every_step(engine: Engine) -> None:
-    assert whole_way_back_from_every_step(engine, drop()) > 4
+def test_back_from_every_other_step(engine: Engine) -> None:
+    assert whole_way_back_from_every_other_step(engine, drop()) > 4
 
 
 def test_a_backfill_of_the_same_file_may_write_null(engine: Engine) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from fix_rules import engine_at, whole_way_back_from_every_step
+from fix_rules import engine_at, whole_way_back_from_every_other_step
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
@@ -54,9 +54,9 @@ def kept(engine: Engine) -> list[str]:
     return [row["name"] for row in rows]
 
 
-def test_back_from_every_step_with_all_that_it_had(engine: Engine) -> None:
+def test_back_from_every_other_step_with_all_that_it_had(engine: Engine) -> None:
     rows = engine.execute("SELECT * FROM events ORDER BY id")
-    assert whole_way_back_from_every_step(engine, drop()) > 4
+    assert whole_way_back_from_every_other_step(engine, drop()) > 4
     assert engine.execute("SELECT * FROM events ORDER BY id") == rows
     assert engine.value("INSERT INTO events (\"a%b\") VALUES ('z') RETURNING n") == 3
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from fix_rules import whole_way_back_from_every_step
+from fix_rules import whole_way_back_from_every_other_step
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
@@ -37,8 +37,8 @@ def state(engine: Engine) -> tuple[bool, bool]:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_back_from_every_step(engine: Engine, *, force: bool) -> None:
-    assert whole_way_back_from_every_step(engine, on(force=force)) > 4
+def test_back_from_every_other_step(engine: Engine, *, force: bool) -> None:
+    assert whole_way_back_from_every_other_step(engine, on(force=force)) > 4
     engine.sent.clear()
     expect(engine.drive(engine.enqueue(on(force=force))), State.COMPLETED)
     assert state(engine) == (True, force)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import yaml
 from fix_postgres import understood
-from fix_runs import expect
+from fix_runs import PACE_SECONDS, expect
 from psycopg import sql
 
 from backfilld.migrations.errors import Refused
@@ -151,6 +151,7 @@ def writing(engine: Engine, *statements: str) -> Iterator[list[psycopg.Error]]:
                 except psycopg.Error as exc:
                     errors.append(exc)
                     return
+                stop.wait(PACE_SECONDS)
 
     threads = [threading.Thread(target=write, args=(statement,)) for statement in statements]
     for thread in threads:
@@ -206,6 +207,7 @@ def test_the_switch_loses_no_write(engine: Engine, jobs: None) -> None:
             while not stop.is_set():
                 application.execute(f"UPDATE jobs SET {column} = {column} + 1 WHERE id = 7".encode())
                 done += 1
+                stop.wait(PACE_SECONDS)
         counted.append(done)
 
     threads = [threading.Thread(target=count, args=(column,)) for column in ("total", "revenue")]
@@ -437,11 +439,12 @@ def steps_to_the_end(engine: Engine) -> int:
     return steps
 
 
-def test_back_from_after_every_step(engine: Engine) -> None:
+def test_back_from_after_every_other_step(engine: Engine) -> None:
     """Until and after contract: the catalog is as it was, and what was written under either name is kept."""
     engine.execute(understood(EVERYTHING, engine.version))
     before = picture(engine)
-    for number in range(steps_to_the_end(engine) + 1):
+    end = steps_to_the_end(engine)
+    for number in (*range(0, end, 2), end):
         engine.sent.clear()
         run = engine.enqueue(RENAME % "[]")
         for _ in range(number):

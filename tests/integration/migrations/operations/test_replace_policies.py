@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fix_policies import ANN, OWN, PERSONAS, SCHEMA, TEAM, file
-from fix_rules import engine_at, whole_way_back_from_every_step
+from fix_rules import engine_at, whole_way_back_from_every_other_step
 from fix_runs import expect
 from typer.testing import CliRunner
 
@@ -57,13 +57,13 @@ def told(engine: Engine, text: str) -> str:
     return "\n".join([*map(str, found.findings), *found.warnings])
 
 
-def test_back_from_every_step(project: Engine) -> None:
+def test_back_from_every_other_step(project: Engine) -> None:
     """Names, comments, expressions and row level security are as before, whatever step the run has come to; then all the way."""
     project.execute('ALTER TABLE "Odd Schema"."Order" DISABLE ROW LEVEL SECURITY')
     assert "is off, so that no policy is asked [0007]" in told(project, file(OWN))
     visitor = {"visitor": PERSONAS["visitor"]}  # one says it all, and each step of the way enqueues the file anew
     text = file(OWN, keep_both=True, enable=True, force=True, personas=visitor)
-    assert whole_way_back_from_every_step(project, text) > 8
+    assert whole_way_back_from_every_other_step(project, text) > 8
     project.sent.clear()
     run = project.enqueue(text)
     expect(project.drive(run), State.COMPLETED)

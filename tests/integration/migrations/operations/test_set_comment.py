@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fix_rules import whole_way_back_from_every_step
+from fix_rules import whole_way_back_from_every_other_step
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
@@ -43,9 +43,9 @@ def orders(engine: Engine) -> None:
     )
 
 
-def test_each_is_said_and_there_is_a_way_back_from_every_step(engine: Engine) -> None:
+def test_each_is_said_and_there_is_a_way_back_from_every_other_step(engine: Engine) -> None:
     text = said(*({**on, "comment": 'it\'s "50%"'} for on, _ in COMMENTS.values()))
-    assert whole_way_back_from_every_step(engine, text) > 6
+    assert whole_way_back_from_every_other_step(engine, text) > 6
     engine.sent.clear()
     expect(engine.drive(engine.enqueue(text)), State.COMPLETED)
     assert [engine.value(f"SELECT {read}") for _, read in COMMENTS.values()] == ['it\'s "50%"'] * 4
@@ -53,7 +53,7 @@ def test_each_is_said_and_there_is_a_way_back_from_every_step(engine: Engine) ->
 
 def test_an_empty_one_removes_it(engine: Engine) -> None:
     text = said({"column": "a%b", "comment": ""})
-    whole_way_back_from_every_step(engine, text)
+    whole_way_back_from_every_other_step(engine, text)
     engine.sent.clear()
     expect(engine.drive(engine.enqueue(text)), State.COMPLETED)
     assert engine.value(f"SELECT {COMMENTS['column'][1]}") is None

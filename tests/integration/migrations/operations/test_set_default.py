@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from fix_rules import whole_way_back_from_every_step
+from fix_rules import whole_way_back_from_every_other_step
 from fix_runs import expect
 
 from backfilld.migrations.errors import Refused
@@ -33,9 +33,9 @@ def orders(engine: Engine) -> None:
     )
 
 
-def test_it_is_for_new_rows_and_there_is_a_way_back_from_every_step(engine: Engine) -> None:
+def test_it_is_for_new_rows_and_there_is_a_way_back_from_every_other_step(engine: Engine) -> None:
     text = defaults(("a%b", "'50%' -- for all"), ("n", "1 + 1"))
-    assert whole_way_back_from_every_step(engine, text) > 4
+    assert whole_way_back_from_every_other_step(engine, text) > 4
     engine.sent.clear()
     expect(engine.drive(engine.enqueue(text)), State.COMPLETED)
     engine.execute('INSERT INTO "Odd Schema"."Order" DEFAULT VALUES')

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from fix_rules import application, back_from_every_step, engine_at, rules
+from fix_rules import application, back_from_every_other_step, engine_at, rules
 from fix_runs import expect
 from psycopg import sql
 
@@ -182,10 +182,10 @@ def test_the_switch_scans_nothing(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("operation", [not_null(), not_null(backfill="'x'")])
-def test_the_way_back_from_every_step(engine: Engine, operation: dict[str, Any]) -> None:
+def test_the_way_back_from_every_other_step(engine: Engine, operation: dict[str, Any]) -> None:
     if "backfill" not in operation["set_not_null"]:
         engine.execute("UPDATE users SET email = 'x' WHERE email IS NULL")
-    assert back_from_every_step(engine, file(operation), "users") > 8
+    assert back_from_every_other_step(engine, file(operation), "users") > 8
 
 
 def test_a_partitioned_table(engine: Engine) -> None:
@@ -197,7 +197,7 @@ def test_a_partitioned_table(engine: Engine) -> None:
         "INSERT INTO parts SELECT n, CASE WHEN n % 3 > 0 THEN 'v' END FROM generate_series(1, 199) n"
     )
     text = file(not_null("parts", "v", backfill="'filled'"))
-    back_from_every_step(engine, text, "parts")
+    back_from_every_other_step(engine, text, "parts")
     engine.execute("UPDATE parts SET v = NULL WHERE id IN (99, 100)")
     engine.sent.clear()
     expect(engine.drive(engine.enqueue(text), batch_rows=20), State.COMPLETED)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from fix_runs import expect
+from fix_runs import PACE_SECONDS, expect
 from psycopg import sql
 
 from backfilld.migrations.errors import Refused
@@ -519,6 +519,7 @@ def test_writers_meet_no_half_of_contract(engine: Engine) -> None:
                     return  # contract is over: the column is the application's to fill
                 except psycopg.Error as exc:
                     failures.append(exc)
+                stop.wait(PACE_SECONDS)
 
     threads = [threading.Thread(target=write, args=(1000 + number,)) for number in range(2)]
     for thread in threads:

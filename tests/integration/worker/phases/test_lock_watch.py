@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg
 import pytest
 from fix_postgres import embedded
-from fix_runs import Engine, expect
+from fix_runs import PACE_SECONDS, Engine, expect
 from psycopg import sql
 from psycopg.pq import PipelineStatus
 from psycopg.rows import dict_row
@@ -77,6 +77,7 @@ def until(look: Callable[[], Any]) -> Any:  # Any: what is looked for
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (seen := look()):
         assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)  # the grain of looking at another session; nothing is assumed to have happened after it
     return seen
 
 
@@ -198,6 +199,7 @@ class Application(threading.Thread):
                     return
                 self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
                 self.statements += 1
+                self.stopping.wait(PACE_SECONDS)
 
     def __enter__(self) -> Self:
         self.start()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import psycopg
 import pytest
-from fix_runs import expect
+from fix_runs import PACE_SECONDS, expect
 
 from backfilld.migrations.record.states import Phase, State
 from backfilld.migrations.telemetry import BatchRetried, SessionFrozen
@@ -51,6 +51,7 @@ class Application(threading.Thread):
                 connection.execute("SELECT count(*) FROM jobs")
                 self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
                 self.statements += 1
+                self._stopping.wait(PACE_SECONDS)
 
     def __enter__(self) -> Self:
         self.start()
