@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _TEMPLATES = templates(__package__, "check")
 
+#: In so many rounds the lines come in the order of their keys, each with a part of the lines from all over the file. In a single one the
+#: heap of a table whose rows are updated grew by 84 % more, and it was no quicker.
+STRIPES = 8
 #: What goes back in a stage that is nearly in order: one line in so many. A stage that is larger than this is not put in order.
 IN_ORDER_SHARE, MOST_PUT_IN_ORDER_BYTES = 100, 2 * 1024**3
 _COMPARED = frozenset(
@@ -129,12 +132,20 @@ def of_all_lines(loading: Loading) -> list[tuple[sql.Composed, str]]:
             relation=sql.SQL(sequence),
         )
         found.append((statement, f"the sequence {sequence} does not give values again that lines have"))
-    found.append((_in_order(loading), "lines come into the order of their keys, unless they are nearly in it"))
+    found.append(
+        (
+            _in_order(loading),
+            f"lines come into the order of their keys, in {STRIPES} rounds, unless they are nearly in it",
+        )
+    )
     return found
 
 
 def _in_order(loading: Loading) -> sql.Composed:
-    """What a batch takes lies together in the table and in its index then: of small batches that saves a third of the work."""
+    """What a batch takes lies together in the table and in its index then: of small batches that saves a third of the work.
+
+    Not of a page of the table all at once: what comes later finds the room that what came before has left there.
+    """
     place, stage_ = loading.stage, loading.stage.identifier
     ordered = TableName(place.schema, f"{place.name}_in_order")
     types = [loading.columns[number].plain_type or loading.columns[number].type for number in loading.key_numbers]
@@ -153,7 +164,7 @@ def _in_order(loading: Loading) -> sql.Composed:
         fields=loading.fields,
         sorted=ordered.identifier,
         sorted_name=sql.Literal(ordered.identifier.as_string()),
-        order=listed(value for value, _ in loading.keys),
+        order=listed([sql.SQL('s."~line" % {}').format(sql.Literal(STRIPES)), *(value for value, _ in loading.keys)]),
         plain_name=sql.Identifier(place.name),
     )
     return _TEMPLATES["in_order"].format(body=sql.Literal(body.as_string()))
