@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 SCALE, SCALE_QUICK = 10, 2
 #: backup.mb_per_second, and in how many pairs of windows; 0 sets no limit. Of the slowest the figure is asked for.
 POLITE = 2.0
-PACES, PACES_QUICK = {0.0: 12, 10.0: 8, POLITE: 4}, {0.0: 2, 10.0: 2}
-#: Rows of the table that is saved beside pgbench's.
-BESIDE, BESIDE_QUICK = 300_000, 30_000
+PACES, PACES_QUICK = {0.0: 6, 10.0: 3, POLITE: 3}, {0.0: 2, 10.0: 2}
+#: Rows of the table that is saved beside pgbench's: a dump begins with some tenths of a second that nothing can slow down, and what lasts for
+#: a quarter of a minute has more than a hundredth of its transactions in them.
+BESIDE, BESIDE_QUICK = 1_000_000, 30_000
 #: Left out at both ends of a window.
 EDGE_SECONDS = 0.5
 WARM_UP_SECONDS = 5.0
