@@ -37,7 +37,7 @@ EXAMPLE = "jobs_new_field.yaml"
 SESSIONS = 2
 
 PAUSE_AT_PERCENT = 20.0
-KILL_AT_PERCENT = 45.0
+KILL_AT_PERCENT = 25.0
 #: With more lanes at work than one process has threads, both processes are in the middle of a batch.
 LANES_AT_WORK = (PROCESSES - 1) * THREADS + 1
 #: The application's writes that the stillness of a pause must outlast: more than a second's worth, two looks of the reconciler.
