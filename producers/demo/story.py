@@ -37,11 +37,9 @@ EXAMPLE = "jobs_new_field.yaml"
 SESSIONS = 2
 
 PAUSE_AT_PERCENT = 20.0
-KILL_AT_PERCENT = 25.0
+KILL_AT_PERCENT = 30.0
 #: With more lanes at work than one process has threads, both processes are in the middle of a batch.
 LANES_AT_WORK = (PROCESSES - 1) * THREADS + 1
-#: From here on one less will do, which are most likely of both processes all the same: a quick machine is done before more are.
-SOON_DONE_PERCENT = 50.0
 #: The application's writes that the stillness of a pause must outlast: more than a second's worth, two looks of the reconciler.
 WRITES_WHILE_PAUSED = 250
 #: The same for the wait for an approval, and for the time after contract.
@@ -170,12 +168,8 @@ class Story:
         daemon = self._site.daemon
         self._until(lambda: self._percent() >= KILL_AT_PERCENT, f"{KILL_AT_PERCENT:.0f} % are done")
         at_work = self._until(
-            lambda: (
-                found
-                if len(found := self._at_work()) >= LANES_AT_WORK - (self._percent() > SOON_DONE_PERCENT)
-                else None
-            ),
-            "lanes of both processes work at once",
+            lambda: found if len(found := self._at_work()) >= LANES_AT_WORK else None,
+            f"{LANES_AT_WORK} lanes work at once",
         )
         victim = daemon.children()["lanes-1"]
         os.kill(victim, signal.SIGKILL)
