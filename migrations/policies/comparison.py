@@ -38,8 +38,9 @@ UNDER_LOCK = 2000
 COMPARED = _SQL["compared"].format()
 #: Calls the comparison, for the keys of rows of which a rule says something else than PostgreSQL.
 WRONG = _SQL["wrong"].format()
-#: Counts the rows that are looked at.
+#: Counts the rows of them that a persona really sees.
 SEEN = _SQL["seen"].format()
+#: Counts the rows that are looked at.
 GIVEN_ROWS = _SQL["given_rows"].format()
 _NOTHING = sql.SQL("")
 

@@ -94,16 +94,16 @@ DO LANGUAGE plpgsql {body}
 -- name: in_order_body
 -- How that is done. A stage that is too large stays as it is: all of it is written again, at once.
 DECLARE
-    lines bigint;
-    back bigint;
+    "~lines" bigint; -- no column of the stage is called that
+    "~back" bigint;
 BEGIN
     IF pg_catalog.pg_relation_size({name}::text::pg_catalog.regclass) > {most} THEN
         RETURN;
     END IF;
-    SELECT count(*), count(*) FILTER (WHERE descends) INTO lines, back
+    SELECT count(*), count(*) FILTER (WHERE descends) INTO "~lines", "~back"
     FROM (SELECT {descends} AS descends FROM (SELECT s.ctid AS "~place", {keys} FROM {stage} AS s {fields}) AS k
           WINDOW before AS (ORDER BY "~place")) AS seen;
-    IF back * {share} <= lines THEN
+    IF "~back" * {share} <= "~lines" THEN
         RETURN;
     END IF;
     CREATE TABLE {sorted} (LIKE {stage}) WITH (autovacuum_enabled = off);
