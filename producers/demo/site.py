@@ -37,7 +37,7 @@ _OF_THE_USER = ("BACKFILLD_", "PG", "PROMETHEUS_", "DRAMATIQ_")
 #: As few as promised, and more for as long as the machine is quick: the run must be long enough to be struck in the middle, and
 #: short enough on two slow cores.
 LEAST_JOBS = 300_000
-MOST_JOBS = 1_000_000
+MOST_JOBS = 900_000
 JOBS_AT_ONCE = 50_000
 LOADING_SECONDS = 6.0
 
