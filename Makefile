@@ -10,18 +10,21 @@ PYTHON ?= python3
 
 # What the tests of every version run on; another choice: make test-versions VERSIONS="14 17"
 VERSIONS := 14 15 16 17 18
-# The one that `make test` runs a chosen part on, and skips it where it cannot be had.
-BESIDE := 14
+# Those that CI runs a chosen part on: the oldest, and one in between.
+CHOSEN := 14 17
 # Debian's, for `make test-backup`.
 ARCHIVES := barman pgbackrest rsync postgresql-15 postgresql-15-plpgsql-check
 CHECKER := /usr/share/postgresql/15/extension/plpgsql_check.control
 TESTED := tests/integration tests/proof
+# What `make test` leaves to the targets beside it.
+QUICK := not soak and not archives and not versions
 
-.PHONY: help setup test test-versions test-backup demo lint prometheus bench soak check clean
+.PHONY: help setup test test-chosen test-versions test-backup demo lint prometheus bench soak check clean
 
 help:
 	@echo "make setup   the virtual environment in $(VENV) (the other targets do this first)"
 	@echo "make test    the tests"
+	@echo "make test-chosen    a chosen part of the tests on PostgreSQL $(CHOSEN)"
 	@echo "make test-versions  the tests on PostgreSQL $(VERSIONS), which npm brings (VERSIONS=14: on that one)"
 	@echo "make test-backup  backups by Debian's barman and pgbackrest, and its plpgsql_check, which root gets by apt; without them it skips"
 	@echo "make demo    a migration under load, on a PostgreSQL and a Valkey that are thrown away"
@@ -58,15 +61,18 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 test: $(READY)
-	@$(BIN)/python tests/get_postgres.py $(VENV)/postgres $(BESIDE) </dev/null || true
-	$(BIN)/python -m pytest -m "not soak and not archives" </dev/null
+	$(BIN)/python -m pytest -m "$(QUICK)" </dev/null
+
+test-chosen: $(READY)
+	@$(BIN)/python tests/get_postgres.py $(VENV)/postgres $(CHOSEN) </dev/null || true
+	$(BIN)/python -m pytest -m versions -n2 tests/integration/test_versions.py </dev/null
 
 test-versions: $(READY)
 	$(BIN)/python tests/get_postgres.py $(VENV)/postgres $(filter-out 16 18,$(VERSIONS)) </dev/null
 	@failed=; \
 	for version in $(VERSIONS); do \
 	    echo "PostgreSQL $$version"; \
-	    BACKFILLD_TEST_POSTGRES=$$version $(BIN)/python -m pytest -m "not soak and not archives" $(TESTED) </dev/null || failed="$$failed $$version"; \
+	    BACKFILLD_TEST_POSTGRES=$$version $(BIN)/python -m pytest -m "$(QUICK)" $(TESTED) </dev/null || failed="$$failed $$version"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "failed on PostgreSQL:$$failed" >&2; exit 1; fi
 

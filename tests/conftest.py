@@ -65,7 +65,6 @@ FIRST = (
     "test_notifier.py",
     "test_give_way.py",
     "test_stop.py",
-    "test_versions.py",
 )
 
 

@@ -29,10 +29,11 @@ CHOSEN = (
 )
 
 
-@pytest.mark.parametrize("version", [14, pytest.param(17, marks=pytest.mark.soak)])
+@pytest.mark.versions
+@pytest.mark.parametrize("version", [14, 17])
 def test_a_chosen_part_passes_on(version: int) -> None:
     if not (SERVERS / str(version)).exists():
-        pytest.skip(f"PostgreSQL {version} is not in {SERVERS}: `make test` brings it where npm is installed")
+        pytest.skip(f"PostgreSQL {version} is not in {SERVERS}: `make test-chosen` brings it where npm is installed")
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *CHOSEN]
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "BACKFILLD_TEST_"))
