@@ -2,7 +2,7 @@
 
 build, start, enqueue
 at a fifth    pause through the control queue; nothing moves; resume
-near half     SIGKILL one worker process in the middle of its batches, and wipe Valkey at the same moment
+near half     SIGKILL one worker process in the middle of a batch, and wipe Valkey at the same moment
 verified      put the application's next release out, and approve contract
 completed     check everything with plain SQL, without any code of backfilld
 """
@@ -14,6 +14,8 @@ import signal
 import time
 from importlib import resources
 from typing import TYPE_CHECKING, LiteralString, TypeVar
+
+import psutil
 
 from backfilld.migrations.errors import BackfilldError
 from backfilld.migrations.record import runs
@@ -37,9 +39,7 @@ EXAMPLE = "jobs_new_field.yaml"
 SESSIONS = 2
 
 PAUSE_AT_PERCENT = 20.0
-KILL_AT_PERCENT = 30.0
-#: With more lanes at work than one process has threads, both processes are in the middle of a batch.
-LANES_AT_WORK = (PROCESSES - 1) * THREADS + 1
+KILL_AT_PERCENT = 40.0
 #: The application's writes that the stillness of a pause must outlast: more than a second's worth, two looks of the reconciler.
 WRITES_WHILE_PAUSED = 250
 #: The same for the wait for an approval, and for the time after contract.
@@ -167,11 +167,10 @@ class Story:
     def _strike(self) -> Struck:
         daemon = self._site.daemon
         self._until(lambda: self._percent() >= KILL_AT_PERCENT, f"{KILL_AT_PERCENT:.0f} % are done")
-        at_work = self._until(
-            lambda: found if len(found := self._at_work()) >= LANES_AT_WORK else None,
-            f"{LANES_AT_WORK} lanes work at once",
+        child, at_work = self._until(
+            lambda: max(self._at_work().items(), key=lambda one: len(one[1]), default=None), "a lane is at work"
         )
-        victim = daemon.children()["lanes-1"]
+        victim = daemon.children()[child]
         os.kill(victim, signal.SIGKILL)
         self._site.valkey.flush()
         began, struck_at = time.perf_counter(), self._now()
@@ -188,11 +187,11 @@ class Story:
             "every open lane makes a checkpoint again",
         )
         recovered = time.perf_counter() - began
-        # The server ends the sessions of a process that is gone; those with a batch in them are the lanes it was killed in.
+        # The server ends the sessions of a process that is gone.
         lost = self._until(lambda: self._gone(at_work), "PostgreSQL rolls back the batches of the dead process")
         lanes = ("lane " if len(lost) == 1 else "lanes ") + " and ".join(str(lane) for lane in sorted(lost.values()))
         self._screen.step(f"PostgreSQL rolled back {lanes}; all lanes moved after {recovered:.1f} s")
-        self._until(lambda: daemon.children()["lanes-1"] != victim, "the dead process is replaced")
+        self._until(lambda: daemon.children()[child] != victim, "the dead process is replaced")
         return Struck(lanes_lost=len(lost), lanes_open=len(open_lanes), seconds=recovered)
 
     def _finish(self, application: Application) -> None:
@@ -317,16 +316,23 @@ class Story:
         ).fetchall()
         return [row["lane"] for row in found]
 
-    def _at_work(self) -> dict[int, int]:
-        """Lanes in a transaction at this moment, by the session that has them: their name says which."""
+    def _at_work(self) -> dict[str, dict[int, int]]:
+        """Lanes in a transaction at this moment, by the process and the session that have them: the name of a session says which lane,
+        and the port it comes from whose it is.
+        """
         found = self._look.execute(
             """
-            SELECT pid, substring(application_name FROM 'lane=(\\d+)')::integer AS lane FROM pg_stat_activity
+            SELECT pid, client_port, substring(application_name FROM 'lane=(\\d+)')::integer AS lane FROM pg_stat_activity
             WHERE application_name LIKE 'backfilld run=%%' AND xact_start IS NOT NULL AND usename = 'postgres'
               AND application_name NOT LIKE '%% lane=0 %%'
             """
         ).fetchall()
-        return {row["pid"]: row["lane"] for row in found}
+        at_work: dict[str, dict[int, int]] = {}
+        for child, process in self._site.daemon.children().items() if found else ():
+            ports = {one.laddr[1] for one in psutil.Process(process).net_connections("tcp")}
+            if sessions := {row["pid"]: row["lane"] for row in found if row["client_port"] in ports}:
+                at_work[child] = sessions
+        return at_work
 
     def _gone(self, sessions: dict[int, int]) -> dict[int, int]:
         alive = self._look.execute("SELECT pid FROM pg_stat_activity WHERE pid = ANY(%s)", [list(sessions)]).fetchall()

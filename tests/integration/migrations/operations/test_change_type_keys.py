@@ -472,7 +472,7 @@ def test_the_plan_says_how_many_numbers_are_left_and_for_how_many_days(
     engine.execute(
         "INSERT INTO jobs (note) SELECT 'x' FROM generate_series(1, 100); SELECT setval('jobs_id_seq', 2000000000)"
     )
-    engine.execute("SELECT pg_stat_force_next_flush()" if engine.version >= 15 else "SELECT pg_sleep(0.6)")
+    engine.hand_in_counts()
     monkeypatch.setattr(dependents, "STATISTICS_SECONDS", 0.0)
     migration = definition.parse(f"{{name: wide, operations: [{{{operation}}}]}}")
     shown = plan.make(migration, examine.examine(engine.connection, migration))

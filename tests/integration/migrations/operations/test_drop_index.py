@@ -199,9 +199,7 @@ def test_what_is_used_is_told_of(engine: Engine) -> None:
 
     def used() -> bool:
         engine.execute("SELECT FROM jobs WHERE status = 'open 7'")
-        engine.execute(
-            "SELECT pg_stat_force_next_flush()" if engine.connection.info.server_version >= 150000 else "SELECT 1"
-        )
+        engine.hand_in_counts()
         return bool(engine.value("SELECT idx_scan > 0 FROM pg_stat_user_indexes WHERE indexrelname = %s", NAME))
 
     until("the statistics to know", used)

@@ -120,7 +120,7 @@ def test_a_table_that_is_read_by_ranges_in_its_order_is_walked_in_order(engine: 
     engine.execute(
         "DO $$ BEGIN FOR n IN 1..100 LOOP PERFORM sum(size) FROM jobs WHERE at > 100 AND at <= 1200; END LOOP; END $$"
     )
-    engine.execute("SELECT pg_stat_force_next_flush()")
+    engine.hand_in_counts()
     run = engine.enqueue(SET % (2, "auto"))
     expect(engine.drive(run), State.COMPLETED)
     assert [(lane.ordered, lane.stripes) for lane in lanes_of(engine, run)] == [(True, 1)]

@@ -431,6 +431,7 @@ def test_autovacuum_goes_for_us_and_a_prepared_transaction_is_named() -> None:
         engine.execute("ALTER TABLE jobs SET (autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0)")
         engine.execute("INSERT INTO jobs SELECT n, repeat('x', 500) FROM generate_series(41, 4000) n")
         engine.execute("UPDATE jobs SET status = status || 'y'")
+        engine.hand_in_counts()
         (vacuum,) = until(lambda: locks.holders(connection, EVERYTHING))
         assert (vacuum.backend_type, vacuum.prevents_wraparound) == ("autovacuum worker", False)
         # When we ask for the table, it goes
