@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from backfilld.migrations.backups.place import Watch
 
 #: What is done at once, where a pace is set, is no more than of so long: a burst of a moment takes a processor from nobody.
-BURST_SECONDS = 0.05
+BURST_SECONDS = 0.01
 
 
 class Asked:

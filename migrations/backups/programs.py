@@ -31,8 +31,11 @@ _VERSION = re.compile(r"\(PostgreSQL\) (\d+)\S*")
 LAST_WORDS = 1200
 #: What else runs on this machine, PostgreSQL perhaps, comes before a backup.
 NICE = 10
-#: A pipe of Linux holds as much.
+#: What is read at once: a pipe of Linux holds as much.
 _PIPE_BYTES = 64 * 1024
+#: And where a pace is set. What a program may write ahead it writes in one go, compressing several times as much that the server sends in
+#: one go: with 64 kB that took a processor for milliseconds, which the p99 of an application beside it shows (docs/benchmarks, `backup`).
+_PACED_PIPE_BYTES = 8 * 1024
 #: PostgreSQL 16 came with `--compress=METHOD:LEVEL`.
 _METHODS = 16
 
@@ -139,17 +142,21 @@ def read_from(
 
     Raises BackupFailed when it fails, and whatever the watch raises; the program is gone by then.
     """
-    with _running(command, environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as (process, errors):
+    asked, pace = Asked(watch), pace or Pace()
+    at_once = _PIPE_BYTES if pace.burst is None else _PACED_PIPE_BYTES
+    with _running(command, environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, pipe_bytes=at_once) as (
+        process,
+        errors,
+    ):
         if process.stdout is None:
             raise TypeError(command)
         descriptor = process.stdout.fileno()
-        asked, pace = Asked(watch), pace or Pace()
         while True:
             if not (asked.may_go_on() and pace.may_go_on()):
                 continue
             if not select.select([descriptor], [], [], LOOK_SECONDS)[0]:
                 continue
-            part = os.read(descriptor, _PIPE_BYTES)
+            part = os.read(descriptor, at_once)
             if not part:
                 break
             write(part)
@@ -205,13 +212,20 @@ def wait_for_the_load(watch: Watch) -> None:
 
 @contextmanager
 def _running(
-    command: Sequence[str], environment: Mapping[str, str], *, stdin: int, stdout: int
+    command: Sequence[str], environment: Mapping[str, str], *, stdin: int, stdout: int, pipe_bytes: int = _PIPE_BYTES
 ) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
     """A program in a group of its own, so that Ctrl-C is for us; gone at the end."""
     with tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(  # noqa: S603 - a program that the operator has installed, and no shell
-                command, env=environment, stdin=stdin, stdout=stdout, stderr=errors, start_new_session=True, bufsize=0
+                command,
+                env=environment,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=errors,
+                start_new_session=True,
+                bufsize=0,
+                pipesize=pipe_bytes,
             )
         except OSError as exc:
             msg = f"{command[0]}: {exc.strerror}"

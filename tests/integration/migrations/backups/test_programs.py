@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
 import time
 
+import pytest
 from fix_backups import UNWATCHED
 
 from backfilld.migrations.backups import programs
@@ -38,3 +41,13 @@ def test_what_they_write_is_taken_no_faster_than_the_pace() -> None:
         assert taken <= 2_000_000 * at, parts
         taken += size
     assert taken == 600_000
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_GETPIPE_SZ"), reason="only Linux has pipes of any size")
+def test_with_a_pace_they_write_little_ahead() -> None:
+    parts: list[bytes] = []
+    ask = "import fcntl; print(fcntl.fcntl(1, fcntl.F_GETPIPE_SZ), end=''); print(' ' * 100_000, end='')"
+    programs.read_from(
+        [sys.executable, "-c", ask], os.environ, write=parts.append, watch=UNWATCHED, pace=Pace(10_000_000)
+    )
+    assert int(b"".join(parts)) == max(map(len, parts)) == 8192
